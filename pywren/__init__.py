@@ -1,0 +1,1 @@
+"""Run your Python functions over thousands of inputs, in the cloud or on this machine."""

@@ -1,0 +1,134 @@
+"""A home of its own for every test, and a look at what the suite leaves behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+# Everything pywren writes outside its home goes to the directory for temporary files: the suite has one of
+# its own, so that whatever stands there at the end was left behind. It is short because a socket's path may
+# have 104 bytes at most. pytest's own directories stay where they always are.
+os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+_TEMPORARY = Path(tempfile.mkdtemp(prefix="pw-"))
+_HOME = Path(tempfile.mkdtemp(prefix="pw-home-"))
+_SESSION_VARIABLE = "SUITE_OF_TESTS"
+_GRACE_SECONDS = 10.0
+_SPARE_DESCRIPTORS = 16  # what pytest, hypothesis, moto and logging open once and keep
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Take the user's own AWS account, configuration and home out of reach before anything is imported."""
+    for name in list(os.environ):
+        if name.startswith(("AWS_", "PYWREN_")):
+            del os.environ[name]
+    os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+    os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = str(_HOME / "no-aws-config")
+    os.environ["HOME"] = str(_HOME)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(_TEMPORARY)
+    os.environ[_SESSION_VARIABLE] = str(os.getpid())
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the suite's own directories."""
+    shutil.rmtree(_TEMPORARY, ignore_errors=True)
+    shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def pywren_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the test a ``PYWREN_HOME`` of its own, which does not exist yet."""
+    home = tmp_path_factory.mktemp("home") / "pywren"
+    monkeypatch.setenv("PYWREN_HOME", str(home))
+    return home
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Fail the session when a process, a thread, a file or many descriptors outlive it."""
+    descriptors = _descriptors()
+    yield
+    _close_shared_workers()
+    gc.collect()
+    left = {
+        "child processes": _settle(_processes),
+        "threads": _settle(_threads),
+        "temporary files": _settle(_temporary_files),
+        "files in the home directory": [str(path) for path in _HOME.glob(".pywren*")],
+        "file descriptors": _settle(lambda: _opened_since(descriptors)),
+    }
+    report = [f"{what}: " + "\n    ".join(["", *found]) for what, found in left.items() if found]
+    if report:
+        pytest.fail("the suite leaves behind\n  " + "\n  ".join(report), pytrace=False)
+
+
+def _close_shared_workers() -> None:
+    """End what pywren keeps for the life of a process: a program ends it by ending."""
+    shared = sys.modules.get("pywren._shared")
+    if shared is not None:
+        shared.close()
+
+
+def _settle(look: Callable[[], list[str]]) -> list[str]:
+    """Look until nothing is left, or the grace is over: ends of processes and threads take a moment."""
+    deadline = time.monotonic() + _GRACE_SECONDS
+    while (found := look()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
+def _processes() -> list[str]:
+    """Descendants of this process, and what was cut loose from it: those still carry the suite's mark."""
+    found = {process.pid: process for process in psutil.Process().children(recursive=True)}
+    mark = str(os.getpid())
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.environ().get(_SESSION_VARIABLE) == mark:
+                found[process.pid] = process
+        except psutil.Error:
+            continue  # it has ended meanwhile, or is another user's
+    return [_described(process) for process in found.values()]
+
+
+def _described(process: psutil.Process) -> str:
+    try:
+        return f"{process.pid} ({process.status()}) {' '.join(process.cmdline())[:200]}"
+    except psutil.Error:
+        return f"{process.pid} (gone)"
+
+
+def _threads() -> list[str]:
+    return [
+        repr(thread)
+        for thread in threading.enumerate()
+        if thread is not threading.main_thread() and (not thread.daemon or thread.name.startswith("pywren"))
+    ]
+
+
+def _temporary_files() -> list[str]:
+    return [str(path) for path in _TEMPORARY.iterdir()]
+
+
+def _descriptors() -> dict[int, str]:
+    """The open descriptors and what they are, where the system tells."""
+    found = {}
+    for link in Path("/proc/self/fd").glob("*"):
+        try:
+            found[int(link.name)] = os.readlink(link)
+        except OSError:
+            continue  # the directory's own descriptor
+    return found
+
+
+def _opened_since(before: dict[int, str]) -> list[str]:
+    opened = [f"{number}: {target}" for number, target in _descriptors().items() if number not in before]
+    return opened if len(opened) > _SPARE_DESCRIPTORS else []

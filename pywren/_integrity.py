@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import os
-import secrets
-import tempfile
 from pathlib import Path
 
 from pywren.exceptions import ConfigError, IntegrityError
@@ -34,7 +33,7 @@ def verify_sha256(data: bytes | bytearray | memoryview, expected: str | None, wh
     Raises:
         IntegrityError: the digests differ; the bytes must not be unpickled.
     """
-    if expected is None or not hmac.compare_digest(sha256(data), expected):
+    if expected is None or not hmac.compare_digest(sha256(data).encode(), expected.encode(errors="replace")):
         raise IntegrityError(
             f"{what} is not what was stored: its SHA-256 does not match. Someone or something else wrote there; "
             "it was not unpickled"
@@ -45,54 +44,81 @@ def home() -> Path:
     """Return pywren's own directory, made with mode 0700 on first use: ``$PYWREN_HOME``, else ``~/.pywren``.
 
     Raises:
-        ConfigError: it cannot be made.
+        ConfigError: it cannot be made, or others could write to it.
     """
-    path = Path(os.environ.get("PYWREN_HOME") or Path.home() / ".pywren")
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
+        return _make_home()
+    except (OSError, RuntimeError) as error:
         raise ConfigError(
-            f"cannot make the directory {path}: {error}; set PYWREN_HOME to one that can be written"
+            f"cannot make pywren's own directory: {error}; set PYWREN_HOME to one that can be written"
         ) from error
+
+
+def _make_home() -> Path:
+    # Path.home() raises RuntimeError where there is no home directory at all
+    path = Path(os.environ.get("PYWREN_HOME") or Path.home() / ".pywren")
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _refuse_shared(path)
     return path
 
 
 def user_key() -> bytes:
     """Return this user's secret key, a file of mode 0600 in ``home()`` that is made on first use.
 
-    A machine that is to attach to calls made on another one needs a copy of the file.
+    A machine that is to attach to calls made on another one needs a copy of the file. Where there is no place
+    for the file, as on a worker, a key of this process alone serves.
 
     Raises:
-        ConfigError: the file cannot be made, or is not a key.
+        ConfigError: the file is not a key, or others could have written it.
     """
-    path = home() / "key"
     try:
+        path = _make_home() / "key"
+        if not path.exists():
+            _make_user_key(path)
+        _refuse_shared(path)
         key = path.read_bytes()
-    except FileNotFoundError:
-        key = _make_user_key(path)
-    except OSError as error:
-        raise ConfigError(f"cannot read the key file {path}: {error}") from error
+    except (OSError, RuntimeError) as error:
+        return _process_key(str(error))
     if len(key) != _KEY_BYTES:
-        raise ConfigError(f"the key file {path} holds {len(key)} bytes, not {_KEY_BYTES}: remove it and a new one is made")
+        raise ConfigError(
+            f"the key file {path} holds {len(key)} bytes, not {_KEY_BYTES}: remove it and a new one is made"
+        )
     return key
 
 
-def _make_user_key(path: Path) -> bytes:
+def _refuse_shared(path: Path) -> None:
+    """Refuse a file or directory that others can write: a planted key would let them run code here."""
+    if hasattr(os, "getuid"):
+        status = path.stat()
+        if status.st_uid not in (os.getuid(), 0) or status.st_mode & 0o022:
+            raise ConfigError(f"others can write to {path}: make it yours alone (chmod go-w), or set PYWREN_HOME")
+
+
+_key_of_this_process: list[bytes] = []
+
+
+def _process_key(reason: str) -> bytes:
+    if not _key_of_this_process:
+        _key_of_this_process.append(os.urandom(_KEY_BYTES))
+        logging.getLogger(__name__).warning(
+            "no place for the key file (%s): no other process can collect the futures of this one", reason
+        )
+    return _key_of_this_process[0]
+
+
+def _make_user_key(path: Path) -> None:
     """Make the key file so that of several processes doing so at once all end with the same key."""
+    import tempfile  # here: every worker loads this module, and none makes a key file
+
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".key-")  # mode 0600
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".key-")  # mode 0600
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(secrets.token_bytes(_KEY_BYTES))
-            try:
-                os.link(temporary, path)
-            except FileExistsError:
-                pass  # another process was first: its key counts
-        finally:
-            os.unlink(temporary)
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot make the key file {path}: {error}; set PYWREN_HOME to a writable directory") from error
+        with os.fdopen(handle, "wb") as file:
+            file.write(os.urandom(_KEY_BYTES))
+        os.link(temporary, path)
+    except FileExistsError:
+        pass  # another process was first: its key counts
+    finally:
+        os.unlink(temporary)
 
 
 def callset_secret(key: bytes, callset_id: str) -> bytes:

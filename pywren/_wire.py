@@ -9,13 +9,14 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from pywren._integrity import signature, signature_matches
-from pywren.exceptions import CALL_ERRORS, CallError, DecodeError
+from pywren._integrity import attempt_key, signature, signature_matches
+from pywren.exceptions import WORKER_ERRORS, CallError, DecodeError, PywrenError, rebuild
 
 ASYNC_PAYLOAD_LIMIT = 1_000_000
 """Bytes of an asynchronous Lambda payload, 1 MB (AWS Lambda quotas, 2026)."""
@@ -25,6 +26,9 @@ INLINE_ARGUMENT_LIMIT = 128 * 1024
 
 INLINE_OUTCOME_LIMIT = 256 * 1024
 """Bytes of an encoded outcome up to which it travels inside ``status.json``."""
+
+INLINE_REFERENCES = 200
+"""References that travel inside the payload; a longer list gets an object of its own."""
 
 EAGER_OUTPUT_LIMIT = 1024 * 1024
 """Bytes of a separate output up to which the client fetches it before anyone asks."""
@@ -71,7 +75,7 @@ class CallsetKeys:
         if not key.startswith(self.root):
             return None
         call_id, _, name = key[len(self.root) :].partition("/")
-        return call_id if name == STATUS_SUFFIX else None
+        return call_id if call_id and name == STATUS_SUFFIX else None
 
 
 @dataclass(frozen=True)
@@ -104,17 +108,26 @@ class CallKeys:
         """The status of an attempt that failed and may be tried again."""
         return f"{self.root}attempts/{attempt}.json"
 
-    def attempt_output(self, attempt: int) -> str:
-        """The outcome of one attempt: attempts never overwrite each other's."""
-        return self.output if attempt == 1 else f"{self.root}attempts/{attempt}.pickle"
+    def spare_output(self, attempt: int, sha256: str) -> str:
+        """Where an outcome goes when another one stands under ``output`` already: a call may be delivered twice."""
+        return f"{self.root}attempts/{attempt}-{sha256[:16]}.pickle"
+
+    @property
+    def references(self) -> str:
+        """The list of references, when it is too long for the payload."""
+        return self.root + "references.json"
+
+    def input(self, index: int) -> str:
+        """An outcome that an argument refers to and that stands nowhere else in this storage."""
+        return f"{self.root}inputs/{index}.pickle"
 
 
 # -- JSON ----------------------------------------------------------------------------------------------------
 
 
-def _load_object(data: bytes, what: str) -> dict[str, Any]:
+def _load_object(data: bytes | str, what: str) -> dict[str, Any]:
     try:
-        value = json.loads(data)
+        value = json.loads(bytes(data) if isinstance(data, memoryview) else data)
     except (ValueError, RecursionError) as error:
         raise DecodeError(f"{what} is not JSON: {error}") from error
     if not isinstance(value, dict):
@@ -125,7 +138,7 @@ def _load_object(data: bytes, what: str) -> dict[str, Any]:
 class _Reader:
     """Takes typed fields out of a JSON object; every misfit is a ``DecodeError`` naming the field."""
 
-    def __init__(self, what: str, document: dict[str, Any]) -> None:
+    def __init__(self, what: str, document: Mapping[str, Any]) -> None:
         self.what = what
         self.rest = dict(document)
 
@@ -140,15 +153,47 @@ class _Reader:
             raise DecodeError(f"{self.what}: {name!r} is a {type(value).__name__}")
         return value
 
+    def take_number(self, name: str, default: Any = ...) -> float:
+        """Take a finite number: JSON of Python knows NaN, infinities and integers that no float can hold."""
+        value: float = self.take(name, (int, float), default)
+        try:
+            finite = math.isfinite(value)
+        except OverflowError:
+            finite = False
+        if not finite:
+            raise DecodeError(f"{self.what}: {name!r} is not a finite number")
+        return value
+
+    def take_attempt(self) -> int:
+        attempt: int = self.take("attempt", int, 1)
+        if attempt < 1:
+            raise DecodeError(f"{self.what}: 'attempt' is {attempt}, but they count from 1")
+        return attempt
+
+    def take_number(self, name: str, default: Any = ...) -> float:
+        value = self.take(name, (int, float), default)
+        try:
+            if math.isfinite(value):
+                return float(value)
+        except OverflowError:  # an integer beyond any float
+            pass
+        raise DecodeError(f"{self.what}: {name!r} is no finite number")
+
+    def take_attempt(self) -> int:
+        attempt = self.take("attempt", int, 1)
+        if not 1 <= attempt < 2**31:
+            raise DecodeError(f"{self.what}: there is no attempt of that number")
+        return int(attempt)
+
     def take_bytes(self, name: str) -> bytes | None:
         text = self.take(name, str, None)
         return None if text is None else _from_base64(text, f"{self.what}: {name!r}")
 
     def take_range(self, name: str) -> tuple[int, int] | None:
-        value = self.take(name, list, None)
+        value = self.take(name, (list, tuple), None)
         if value is None:
             return None
-        if len(value) != 2 or not all(type(end) is int and end >= 0 for end in value):
+        if len(value) != 2 or not all(type(end) is int for end in value) or not 0 <= value[0] <= value[1]:
             raise DecodeError(f"{self.what}: {name!r} is not two offsets")
         return value[0], value[1]
 
@@ -169,6 +214,48 @@ def _dump(document: Mapping[str, Any]) -> bytes:
 
 
 # -- Call ----------------------------------------------------------------------------------------------------
+
+
+def _payload_object(payload: object) -> dict[str, Any]:
+    if isinstance(payload, (str, bytes, bytearray, memoryview)):
+        return _load_object(payload, "the payload")
+    if isinstance(payload, Mapping) and all(isinstance(key, str) for key in payload):
+        return dict(payload)
+    raise DecodeError(f"the payload is a {type(payload).__name__}, not a JSON object")
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """As much of a payload as any version of pywren can read: where to report, and who sent it."""
+
+    storage_config: Mapping[str, Any]
+    callset_id: str
+    call_id: str
+    status_key: str
+    pywren_version: str
+    python_version: str | None
+    attempt: int = 1
+    attempt_key: bytes | None = field(default=None, repr=False)
+
+    @classmethod
+    def decode(cls, payload: object) -> Envelope:
+        """Read a payload's envelope.
+
+        Raises:
+            DecodeError: it is not a payload of any version.
+        """
+        reader = _Reader("the payload", _payload_object(payload))
+        attempt_key = reader.take("attempt_key", str, None)
+        return cls(
+            storage_config=reader.take("storage_config", dict),
+            callset_id=reader.take("callset_id", str),
+            call_id=reader.take("call_id", str),
+            status_key=reader.take("status_key", str),
+            pywren_version=reader.take("pywren_version", str, ""),
+            python_version=reader.take("python_version", str, None),
+            attempt=reader.take_attempt(),
+            attempt_key=None if attempt_key is None else _from_hex(attempt_key),
+        )
 
 
 @dataclass(frozen=True)
@@ -215,12 +302,13 @@ class Call:
     # new since 0.4
     python_version: str | None = None
     attempt: int = 1
-    attempt_key: bytes | None = None
+    attempt_key: bytes | None = field(default=None, repr=False)
     func_sha256: str | None = None
     data_sha256: str | None = None
     runtime_sha256: str | None = None
-    data_inline: bytes | None = None
+    data_inline: bytes | None = field(default=None, repr=False)
     references: tuple[Reference, ...] = ()
+    references_sha256: str | None = None
     retryable: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -239,12 +327,12 @@ class Call:
         if self.data_inline is not None:
             document["data_inline"] = _to_base64(self.data_inline)
         if self.references:
-            document["references"] = [[r.key, r.sha256, r.callset_id, r.call_id] for r in self.references]
+            document["references"] = _reference_lists(self.references)
         document.update(self.extra)
         return document
 
     @classmethod
-    def decode(cls, payload: Mapping[str, Any] | bytes) -> Call:
+    def decode(cls, payload: Mapping[str, Any] | bytes | str) -> Call:
         """Read a payload.
 
         Args:
@@ -253,7 +341,9 @@ class Call:
         Raises:
             DecodeError: it is not a payload; names the first field that misfits.
         """
-        document = _load_object(payload, "the payload") if isinstance(payload, bytes) else dict(payload)
+        document = _load_object(payload, "the payload") if isinstance(payload, (bytes, str)) else payload
+        if not isinstance(document, Mapping):
+            raise DecodeError(f"the payload is a {type(document).__name__}, not an object")
         reader = _Reader("the payload", document)
         attempt_key = reader.take("attempt_key", str, None)
         references = reader.take("references", list, [])
@@ -266,22 +356,23 @@ class Call:
             output_key=reader.take("output_key", str),
             status_key=reader.take("status_key", str),
             cancel_key=reader.take("cancel_key", str),
-            job_max_runtime=reader.take("job_max_runtime", (int, float)),
+            job_max_runtime=reader.take_number("job_max_runtime"),
             data_byte_range=reader.take_range("data_byte_range"),
             use_cached_runtime=reader.take("use_cached_runtime", bool, True),
             runtime=reader.take("runtime", dict, None),
             runtime_url=reader.take("runtime_url", str, None),
             pywren_version=reader.take("pywren_version", str, ""),
             extra_env=_texts(reader.take("extra_env", dict, None)),
-            host_submit_time=reader.take("host_submit_time", (int, float), 0.0),
+            host_submit_time=reader.take_number("host_submit_time", 0.0),
             python_version=reader.take("python_version", str, None),
-            attempt=reader.take("attempt", int, 1),
+            attempt=reader.take_attempt(),
             attempt_key=None if attempt_key is None else _from_hex(attempt_key),
             func_sha256=reader.take("func_sha256", str, None),
             data_sha256=reader.take("data_sha256", str, None),
             runtime_sha256=reader.take("runtime_sha256", str, None),
             data_inline=reader.take_bytes("data_inline"),
             references=tuple(_reference(item) for item in references),
+            references_sha256=reader.take("references_sha256", str, None),
             retryable=reader.take("retryable", bool, False),
         )
         return replace(call, extra=reader.rest)
@@ -305,6 +396,30 @@ def _from_hex(text: str) -> bytes:
         return bytes.fromhex(text)
     except ValueError as error:
         raise DecodeError("the payload: 'attempt_key' is not hexadecimal") from error
+
+
+def encode_references(references: Iterable[Reference]) -> bytes:
+    """Return a list of references as the object that stands for it when it is long."""
+    return json.dumps(_reference_lists(references)).encode()
+
+
+def decode_references(data: bytes) -> tuple[Reference, ...]:
+    """Read what ``encode_references`` wrote.
+
+    Raises:
+        DecodeError: the bytes are no such list.
+    """
+    try:
+        items = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DecodeError(f"the references are not JSON: {error}") from error
+    if not isinstance(items, list):
+        raise DecodeError("the references are not a list")
+    return tuple(_reference(item) for item in items)
+
+
+def _reference_lists(references: Iterable[Reference]) -> list[list[str]]:
+    return [[r.key, r.sha256, r.callset_id, r.call_id] for r in references]
 
 
 def _reference(item: Any) -> Reference:
@@ -341,21 +456,23 @@ class StagedFunction:
         Raises:
             DecodeError: the bytes are not one, or a path leads out of the directory.
         """
-        line, newline, _ = data.partition(b"\n")
-        if not newline:
+        start = data.find(b"\n") + 1
+        if not start:
             raise DecodeError("the staged function has no header line")
-        reader = _Reader("the staged function", _load_object(line, "the staged function's header"))
-        end = len(line) + 1 + reader.take("pickle", int)
-        pickle = data[len(line) + 1 : end]
+        reader = _Reader("the staged function", _load_object(data[:start], "the staged function's header"))
+        end = start + reader.take("pickle", int)
+        if end < start:
+            raise DecodeError("the staged function: its pickle has a negative length")
+        pickle = data[start:end]
         modules = {}
         for item in reader.take("modules", list):
             if not (isinstance(item, list) and len(item) == 2 and isinstance(item[0], str) and type(item[1]) is int):
                 raise DecodeError("the staged function: a module is not a path and a length")
             path, size = item
-            if size < 0 or path.startswith("/") or "\\" in path or not path or {"", ".", ".."} & set(path.split("/")):
+            if size < 0 or {"\\", "\0"} & set(path) or {"", ".", ".."} & set(path.split("/")):
                 raise DecodeError(f"the staged function: {path!r} is no safe path")
             modules[path], end = data[end : end + size], end + size
-        if end != len(data) or len(line) + 1 > end:
+        if end != len(data):
             raise DecodeError("the staged function: its length is not that of its parts")
         return cls(pickle, modules)
 
@@ -376,7 +493,7 @@ class Outcome:
     """
 
     success: bool
-    body: bytes
+    body: bytes = field(repr=False)
     exception: str | None = None
     exception_args: str | None = None
     exception_traceback: str | None = None
@@ -402,13 +519,13 @@ class Outcome:
         """
         if data.startswith(_SUCCESS_LINE):
             return cls(True, data[len(_SUCCESS_LINE) :])
-        head, newline, body = data.partition(b"\n")
-        if not newline:
+        start = data.find(b"\n") + 1
+        if not start:
             raise DecodeError("the outcome has no header line")
-        reader = _Reader("the outcome", _load_object(head, "the outcome's header"))
+        reader = _Reader("the outcome", _load_object(data[:start], "the outcome's header"))
         return cls(
             success=reader.take("success", bool),
-            body=body,
+            body=data[start:],
             exception=reader.take("exception", str, None),
             exception_args=reader.take("exception_args", str, None),
             exception_traceback=reader.take("exception_traceback", str, None),
@@ -423,7 +540,7 @@ _SUCCESS_LINE = b'{"success":true}\n'
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a call ended without an outcome: one of ``exceptions.CALL_ERRORS``, as it travels.
+    """Why a call ended without an outcome: one of ``exceptions.WORKER_ERRORS``, as it travels.
 
     Args:
         kind: the name of the error's class.
@@ -436,22 +553,26 @@ class Failure:
     details: tuple[Any, ...] = ()
 
     @classmethod
-    def of(cls, error: CallError) -> Failure:
+    def of(cls, error: PywrenError) -> Failure:
         """Turn an error into what travels."""
         return cls(type(error).__name__, str(error), tuple(error.args[1:]))
 
-    def error(self, callset_id: str, call_id: str, status: Mapping[str, Any] | None = None) -> CallError:
-        """Make the error that this stands for."""
-        cls = CALL_ERRORS.get(self.kind, CallError)
-        return cls(self.message, *self.details, callset_id=callset_id, call_id=call_id, status=status)
+    def error(self, callset_id: str, call_id: str, status: Mapping[str, Any] | None = None) -> PywrenError:
+        """Make the error that this stands for, with ``callset_id``, ``call_id`` and ``status`` set on it."""
+        error = rebuild(
+            WORKER_ERRORS.get(self.kind, CallError),
+            (self.message, *self.details),
+            {"callset_id": callset_id, "call_id": call_id, "status": status},
+        )
+        return error
 
 
 @dataclass(frozen=True)
 class Status:
     """What the worker says about one attempt of a call.
 
-    Either ``failure`` is set, or the outcome is: inside (``outcome``, encoded) or as an object of its own
-    (``output_key``, ``output_sha256``, ``output_size`` in bytes). ``info`` holds 0.4's other keys: times in
+    Either ``failure`` is set, or the outcome is: inside (``outcome``, encoded) or, when ``output_sha256`` is
+    set, as the object ``output_key`` of ``output_size`` bytes. ``info`` holds 0.4's other keys: times in
     seconds since the epoch, log names, ``stdout``, ``stderr``, ``server_info`` and so on.
     """
 
@@ -459,7 +580,7 @@ class Status:
     call_id: str
     attempt: int = 1
     failure: Failure | None = None
-    outcome: bytes | None = None
+    outcome: bytes | None = field(default=None, repr=False)
     output_key: str | None = None
     output_sha256: str | None = None
     output_size: int | None = None
@@ -471,7 +592,7 @@ class Status:
 
     def document(self) -> dict[str, Any]:
         """Return the status as the dict that users see as ``run_status``, without the outcome itself."""
-        document: dict[str, Any] = dict(self.info)
+        document: dict[str, Any] = {str(name): value for name, value in self.info.items() if name not in _STATUS_OWN}
         document.update(
             callset_id=self.callset_id,
             call_id=self.call_id,
@@ -483,6 +604,7 @@ class Status:
         )
         if self.output_sha256 is not None:
             document["output_sha256"] = self.output_sha256
+        if self.output_size is not None:
             document["output_size"] = self.output_size
         if self.failure is not None:
             document["failure"] = [self.failure.kind, self.failure.message, *self.failure.details]
@@ -500,7 +622,8 @@ class Status:
         document = self.document()
         if self.outcome is not None:
             document["outcome"] = _to_base64(self.outcome)
-        body = _dump(document)
+        # a worker must always be able to say how a call ended, whatever stands in info or details
+        body = json.dumps(_plain(document), separators=(",", ":")).encode()
         if key is None:
             return body
         return body[:-1] + b',"signature":"' + signature(key, body).encode() + b'"}'
@@ -518,7 +641,7 @@ class Status:
         return cls(
             callset_id=reader.take("callset_id", str),
             call_id=reader.take("call_id", str),
-            attempt=reader.take("attempt", int, 1),
+            attempt=reader.take_attempt(),
             failure=None if failure is None else _failure(failure),
             outcome=reader.take_bytes("outcome"),
             output_key=reader.take("output_key", str, None),
@@ -531,21 +654,58 @@ class Status:
         )
 
     @classmethod
-    def verify(cls, data: bytes, key: bytes) -> Status:
-        """Read a status and check its signature: ``signed`` says whether it holds.
+    def verify(cls, data: bytes, secret: bytes, callset_id: str, call_id: str) -> Status:
+        """Read the status of a call and check its signature: ``signed`` says whether it can be believed.
+
+        It cannot when the signature does not hold, or when it speaks of another call.
 
         Args:
             data: the bytes of ``status.json``.
-            key: the key of the attempt that the status claims to be.
+            secret: the callset's secret.
+            callset_id: the callset that was asked for.
+            call_id: the call that was asked for.
 
         Raises:
             DecodeError: the bytes are not a status.
         """
         status = cls.decode(data)
         match = _SIGNATURE.search(data)
-        if match is None or not signature_matches(key, data[: match.start()] + b"}", match[1].decode()):
+        if match is None or (status.callset_id, status.call_id) != (callset_id, call_id):
             return status
-        return replace(status, signed=True)
+        key = attempt_key(secret, call_id, status.attempt)
+        holds = signature_matches(key, data[: match.start()] + b"}", match[1].decode())
+        return replace(status, signed=holds)
+
+
+_STATUS_OWN = frozenset(
+    {
+        "callset_id",
+        "call_id",
+        "attempt",
+        "failure",
+        "outcome",
+        "output_key",
+        "output_sha256",
+        "output_size",
+        "exception",
+        "exception_args",
+        "exception_traceback",
+        "signature",
+    }
+)
+
+
+def _plain(value: Any, depth: int = 8) -> Any:
+    """Return what JSON can hold of any value; the rest as text."""
+    if value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if depth and isinstance(value, Mapping):
+        return {str(name): _plain(item, depth - 1) for name, item in value.items()}
+    if depth and isinstance(value, (list, tuple)):
+        return [_plain(item, depth - 1) for item in value]
+    return repr(value)
 
 
 _SIGNATURE = re.compile(rb',"signature":"([0-9a-f]{64})"\}\Z')

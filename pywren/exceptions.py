@@ -13,6 +13,7 @@
     │   ├── StorageNoSuchKeyError
     │   ├── StorageOutputNotFoundError
     │   ├── StorageConfigMismatchError
+    │   ├── StorageSetupError (ConfigError)  this machine's credentials, profile, region or endpoint
     │   └── IntegrityError              a digest or a signature does not match: nothing was unpickled
     ├── WaitTimeoutError (TimeoutError) *you* stopped waiting; the call goes on
     └── CallError                       a call failed outside the user's own function
@@ -55,13 +56,15 @@ __all__ = [
     "StorageError",
     "StorageNoSuchKeyError",
     "StorageOutputNotFoundError",
+    "StorageSetupError",
     "VersionMismatchError",
     "WaitTimeoutError",
     "WorkerCrashedError",
 ]
 
 
-def _rebuild(cls: type[PywrenError], args: tuple[Any, ...], state: dict[str, Any]) -> PywrenError:
+def rebuild(cls: type[PywrenError], args: tuple[Any, ...], state: Mapping[str, Any]) -> PywrenError:
+    """Make an error again from its class, its ``args`` and its attributes, without calling its constructor."""
     error = cls.__new__(cls, *args)
     error.args = args
     error.__dict__.update(state)
@@ -74,7 +77,7 @@ class PywrenError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         # Exception's own reduction calls ``cls(*args)``, which breaks every subclass whose
         # constructor takes something else than the message.
-        return _rebuild, (type(self), self.args, dict(self.__dict__))
+        return rebuild, (type(self), self.args, dict(self.__dict__))
 
 
 class ArgumentError(PywrenError, ValueError):
@@ -168,6 +171,10 @@ class StorageConfigMismatchError(StorageError):
         self.prev_path = prev_path
 
 
+class StorageSetupError(StorageError, ConfigError):
+    """This machine is not set up to reach the storage: credentials, profile, region or endpoint."""
+
+
 class IntegrityError(StorageError):
     """A digest or a signature does not match, so nothing was unpickled."""
 
@@ -251,7 +258,7 @@ class WorkerCrashedError(CallError):
     def signal(self) -> int | None:
         """The number of the signal that ended the process, if one did."""
         code = self.returncode
-        return -code if code is not None and code < 0 else None
+        return -code if isinstance(code, int) and code < 0 else None
 
 
 class CallLostError(CallError):
@@ -262,7 +269,7 @@ class ResultSerializationError(CallError):
     """The function's result, or the exception it raised, could not be brought back."""
 
 
-CALL_ERRORS: Mapping[str, type[CallError]] = {
+WORKER_ERRORS: Mapping[str, type[PywrenError]] = {
     cls.__name__: cls
     for cls in (
         CallError,
@@ -273,6 +280,12 @@ CALL_ERRORS: Mapping[str, type[CallError]] = {
         WorkerCrashedError,
         CallLostError,
         ResultSerializationError,
+        ConfigError,
+        DecodeError,
+        IntegrityError,
+        StorageError,
+        StorageNoSuchKeyError,
+        StorageOutputNotFoundError,
     )
 }
 """The errors that a worker may report, by the name that travels in the status."""

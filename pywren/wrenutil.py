@@ -9,7 +9,6 @@ import base64
 import binascii
 import uuid
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
 
 from pywren.exceptions import ArgumentError
 
@@ -52,8 +51,56 @@ def split_s3_url(url: str) -> tuple[str, str]:
     Raises:
         ArgumentError: the text is not such a URL; it is a ``ValueError``.
     """
-    parts = urlsplit(url)
-    key = parts.path.lstrip("/")
-    if parts.scheme != "s3" or not parts.netloc or not key:
+    scheme, _, rest = url.partition("://")
+    bucket, _, key = rest.partition("/")
+    if scheme != "s3" or not bucket or not key:
         raise ArgumentError(f"the S3 URL {url!r} is not valid; write it as s3://bucket/key")
-    return parts.netloc, key
+    return bucket, key
+
+
+def sdb_to_dict(item: dict[str, Any]) -> dict[str, str]:
+    """Return the attributes of a SimpleDB item (``{"Attributes": [{"Name": …, "Value": …}]}``) as a dict."""
+    return {attribute["Name"]: attribute["Value"] for attribute in item["Attributes"]}
+
+
+class WrappedStreamingBody:
+    """A file-like view of a botocore streaming body that knows its length.
+
+    Args:
+        body: what is read from.
+        size: its length in bytes.
+    """
+
+    def __init__(self, body: BinaryIO, size: int) -> None:
+        self.sb = body
+        self.size = size
+        self.pos = 0
+
+    def tell(self) -> int:
+        """Return how many bytes have been read."""
+        return self.pos
+
+    def read(self, n: int | None = None) -> bytes:
+        """Return up to ``n`` bytes, or all that are left."""
+        data = self.sb.read() if n is None else self.sb.read(n)
+        self.pos += len(data)
+        return data
+
+    def readline(self) -> bytes:
+        """Return the bytes up to the next newline, it included."""
+        line = bytearray()
+        while byte := self.read(1):
+            line += byte
+            if byte == b"\n":
+                break
+        return bytes(line)
+
+    def seek(self, offset: int, whence: int = 0) -> None:
+        """Accept the seeks that ``tarfile`` and ``zipfile`` make on a stream: none that would move.
+
+        Raises:
+            ArgumentError: the position would change, which a stream cannot do.
+        """
+        target = {0: offset, 1: self.pos + offset, 2: self.size + offset}.get(whence)
+        if target != self.pos:
+            raise ArgumentError(f"cannot seek to {target} in a stream that stands at {self.pos}")

@@ -1,0 +1,70 @@
+"""``Callset``: one map, and what all its calls share."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pywren import _integrity
+from pywren._wire import CallKeys, CallsetKeys
+from pywren.wrenutil import create_callset_id
+
+
+@dataclass(eq=False)
+class Callset:
+    """One map: its id, its secret, where its objects are.
+
+    Args:
+        prefix: the storage's prefix.
+        id: a UUID.
+        secret: what the keys of its attempts are derived from; ``None`` derives it from the user key when
+            it is first needed.
+        submitted: when the map was made, in seconds since the epoch.
+        job_max_runtime: seconds that each call may run.
+        queue_patience: seconds that a call may wait before it starts; ``None`` for ever.
+        facts: what ``invoke_status`` says of every call alike.
+    """
+
+    prefix: str
+    id: str = field(default_factory=create_callset_id)
+    secret: bytes | None = None
+    submitted: float = field(default_factory=time.time)
+    job_max_runtime: float = 0.0
+    queue_patience: float | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    condition: threading.Condition = field(default_factory=threading.Condition)
+
+    @property
+    def keys(self) -> CallsetKeys:
+        """The keys of the callset's objects."""
+        return CallsetKeys(self.prefix, self.id)
+
+    def call_keys(self, call_id: str) -> CallKeys:
+        """The keys of one call's objects."""
+        return self.keys.call(call_id)
+
+    def attempt_key(self, call_id: str, attempt: int) -> bytes:
+        """The key that signs the status of one attempt of one call."""
+        return _integrity.attempt_key(self.known_secret(), call_id, attempt)
+
+    def known_secret(self) -> bytes:
+        """The callset's secret, derived from the user key unless it came with a pickled future."""
+        if self.secret is None:
+            self.secret = _integrity.callset_secret(_integrity.user_key(), self.id)
+        return self.secret
+
+    def lost_after(self, grace: float) -> float | None:
+        """Return the time, in seconds since the epoch, from which a call without a status is lost."""
+        if self.queue_patience is None:
+            return None
+        return self.submitted + self.queue_patience + self.job_max_runtime + grace
+
+
+@dataclass
+class CallRecord:
+    """What the client notes of one call for its ``invoke_status``."""
+
+    facts: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,484 @@
+"""``ResponseFuture``: the outcome of one call, which may not be there yet.
+
+The state machine stands here and nowhere else::
+
+    new ──▶ invoked (PENDING) ──▶ running (RUNNING) ──▶ success, error (FINISHED)
+                    └──────────────────┴──────────────▶ error (CANCELLED_AND_NOTIFIED)
+
+The words in brackets are those of ``concurrent.futures``, whose ``Future`` this is: the standard library's
+``wait``, ``as_completed`` and ``asyncio.wrap_future`` work on it. What learns of outcomes (the monitor of a
+storage, the local pool) is the future's *origin*; it alone settles futures, many at a time.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import enum
+import threading
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from pywren.exceptions import ArgumentError, CallCancelledError, StorageConfigMismatchError, WaitTimeoutError
+
+if TYPE_CHECKING:
+    from pywren.storage import Storage
+
+__all__ = ["JobState", "ResponseFuture"]
+
+_DONE = frozenset({FINISHED, CANCELLED_AND_NOTIFIED})
+
+
+class JobState(enum.Enum):
+    """Where a call stands, in the words of PyWren 0.4."""
+
+    new = 1
+    invoked = 2
+    running = 3
+    success = 4
+    error = 5
+
+
+class Origin(Protocol):
+    """Where the outcomes of a future's callset come from."""
+
+    @property
+    def storage_path(self) -> list[str]:
+        """``[backend, bucket, prefix]`` of the storage the callset was made with."""
+
+    def ask(self, futures: Iterable[ResponseFuture]) -> None:
+        """Take note that somebody waits for these futures; returns at once."""
+
+    def look(self, futures: Iterable[ResponseFuture]) -> None:
+        """Find out now which of these futures are done, and settle them."""
+
+    def cancel(self, future: ResponseFuture) -> bool:
+        """End the call; returns whether this is what ended it."""
+
+    def run_status(self, future: ResponseFuture, source: Any) -> dict[str, Any] | None:
+        """Make the user's view of the worker's status from what the future was settled with."""
+
+    def invoke_status(self, future: ResponseFuture) -> dict[str, Any]:
+        """Make the user's view of what the client did for the call."""
+
+    def recipe(self, future: ResponseFuture) -> tuple[Callable[..., ResponseFuture], tuple[Any, ...]]:
+        """Return what makes this future again in another process (``__reduce__``)."""
+
+
+class Settlement(NamedTuple):
+    """How a call ended: the value, or the error.
+
+    ``source`` is what the origin makes ``run_status`` from when someone asks for it.
+    """
+
+    future: ResponseFuture
+    value: Any
+    error: BaseException | None
+    source: Any
+
+
+class ResponseFuture(concurrent.futures.Future[Any]):
+    """The outcome of one call.
+
+    Made by ``Executor.map`` and ``call_async``. It can be pickled, and unpickled in another process (on
+    another machine, when its storage is reachable from there) it goes on waiting for the same call.
+
+    Args:
+        call_id: the call within its callset.
+        callset_id: the callset, one for each map.
+        invoke_metadata: what ``invoke_status`` will hold; ``None`` leaves the future *new*.
+        storage_path: ``[backend, bucket, prefix]`` of the storage that holds the outcome.
+    """
+
+    GET_RESULT_SLEEP_SECS = 4
+    """Kept for programs that set it; nothing here sleeps."""
+
+    # The base class's fields, with defaults on the class: ten thousand futures are made in one go, and a
+    # lock and two lists each would be most of their cost. The condition is shared by the callset's futures.
+    _state = PENDING
+    _result: Any = None
+    _exception: BaseException | None = None
+    _installed: list[Any] | None = None
+    _callbacks: list[Callable[[Any], object]] | None = None
+    _origin: Origin | None = None
+    _source: Any = None
+    _told = False
+    _asked = False
+    status_query_count = 0
+
+    def __init__(
+        self,
+        call_id: str,
+        callset_id: str,
+        invoke_metadata: dict[str, Any] | None = None,
+        storage_path: Sequence[str] | None = None,
+        *,
+        origin: Origin | None = None,
+        condition: threading.Condition | None = None,
+    ) -> None:
+        # not super().__init__(): see the class's defaults
+        self.call_id = call_id
+        self.callset_id = callset_id
+        self._condition = condition or threading.Condition()
+        if origin is not None:
+            self._origin = origin
+        elif invoke_metadata is not None and storage_path is not None:
+            from pywren._monitor import attach
+
+            attach(self, storage_path, invoke_metadata)
+
+    # -- asking ------------------------------------------------------------------------------------------------
+
+    def result(
+        self,
+        timeout: float | None = None,
+        check_only: bool = False,
+        throw_except: bool = True,
+        storage_handler: Storage | None = None,
+    ) -> Any:
+        """Wait for the call and return what the function returned.
+
+        Args:
+            timeout: how many seconds to wait at most; ``None`` waits until the call has ended.
+            check_only: only tell whether the call has ended; does not wait.
+            throw_except: with False, a call that failed gives ``None`` instead of raising.
+            storage_handler: kept for 0.4; a future uses the storage it was made with.
+
+        Returns:
+            The function's value; with ``check_only`` a bool.
+
+        Raises:
+            WaitTimeoutError: the call had not ended after ``timeout`` seconds. A ``TimeoutError``.
+            CallCancelledError: the call was cancelled.
+            CallError: the call failed outside the function: the subclass says how.
+            ArgumentError: the call was never invoked.
+            BaseException: the function's own exception, with its own type and the remote traceback.
+        """
+        origin = self._invoked()
+        if storage_handler is not None and list(storage_handler.path) != list(origin.storage_path):
+            raise StorageConfigMismatchError(list(storage_handler.path), list(origin.storage_path))
+        if check_only:
+            return self.done()
+        self._await_outcome(timeout)
+        if self._exception is None:
+            return self._result
+        if not throw_except:
+            return None
+        try:
+            raise self._exception
+        finally:
+            # the traceback holds this frame, and the frame would hold the future: break the cycle
+            del self
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the call and return what it raised, or ``None`` when it returned.
+
+        Args:
+            timeout: how many seconds to wait at most; ``None`` waits until the call has ended.
+
+        Raises:
+            WaitTimeoutError: the call had not ended after ``timeout`` seconds.
+            CallCancelledError: the call was cancelled.
+            ArgumentError: the call was never invoked.
+        """
+        self._invoked()
+        self._await_outcome(timeout)
+        if self._state == CANCELLED_AND_NOTIFIED and self._exception is not None:
+            raise self._exception
+        return self._exception
+
+    def done(self) -> bool:
+        """Ask whether the call has ended, with a value, an error or by being cancelled."""
+        if self._state not in _DONE:
+            if self._origin is None:
+                return False
+            self._asked = True
+            self._origin.look((self,))
+        if self._state not in _DONE:
+            return False
+        self._told = True
+        return True
+
+    def running(self) -> bool:
+        """Tell whether the call is known to be running; a storage does not tell, this machine does."""
+        return bool(self._state == RUNNING)
+
+    def cancelled(self) -> bool:
+        """Tell whether the call was cancelled."""
+        return self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
+
+    def succeeded(self) -> bool:
+        """Tell whether the caller has already been told that the call returned a value; asks nobody."""
+        return self._told and self._state == FINISHED and self._exception is None
+
+    def errored(self) -> bool:
+        """Tell whether the caller has already been told that the call failed; asks nobody."""
+        return self._told and self._state in _DONE and self._exception is not None
+
+    def cancel(self, storage_handler: Storage | None = None) -> bool:
+        """End the call, also when it is running already.
+
+        Args:
+            storage_handler: kept for 0.4; a future uses the storage it was made with.
+
+        Returns:
+            Whether this is what ended the call (now or earlier); False when the call had ended by itself.
+
+        Raises:
+            ArgumentError: the call was never invoked.
+        """
+        origin = self._invoked()
+        if self._state not in _DONE and origin.cancel(self):
+            return True
+        return self.cancelled()
+
+    def add_done_callback(self, fn: Callable[[concurrent.futures.Future[Any]], object]) -> None:
+        """Have a function called with this future once it is done, at once when it is done already.
+
+        Args:
+            fn: called in the thread that learns of the outcome; what it raises is logged.
+        """
+        with self._condition:
+            if self._state not in _DONE:
+                if self._callbacks is None:
+                    self._callbacks = []
+                self._callbacks.append(fn)
+                self._ask()
+                return
+        _call_back(self, (fn,))
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Wait for the call in a coroutine: ``value = await future``."""
+        import asyncio
+
+        return asyncio.wrap_future(self).__await__()
+
+    # -- what is known of it ------------------------------------------------------------------------------------
+
+    @property
+    def run_status(self) -> dict[str, Any] | None:
+        """What the worker says about the call (times in seconds); ``None`` until the call is collected."""
+        if not self._told or self._origin is None:
+            return None
+        if not isinstance(self._source, dict):
+            self._source = self._origin.run_status(self, self._source)
+        return self._source
+
+    @property
+    def invoke_status(self) -> dict[str, Any] | None:
+        """What the client did for the call (times in seconds); ``None`` until the call is collected."""
+        return None if not self._told or self._origin is None else self._origin.invoke_status(self)
+
+    @property
+    def storage_path(self) -> list[str] | None:
+        """``[backend, bucket, prefix]`` of the storage that the future was made with."""
+        return None if self._origin is None else self._origin.storage_path
+
+    @property
+    def job_state(self) -> JobState:
+        """Where the call stands as far as is known here; asks nobody."""
+        if self._origin is None:
+            return JobState.new
+        if self._state in _DONE:
+            return JobState.success if self._exception is None else JobState.error
+        return JobState.running if self._state == RUNNING else JobState.invoked
+
+    def __repr__(self) -> str:
+        outcome = ""
+        if self._state in _DONE:
+            told = self._result if self._exception is None else self._exception
+            outcome = f" {'returned' if self._exception is None else 'raised'} {type(told).__name__}"
+        return f"<ResponseFuture {self.callset_id[:8]}/{self.call_id} {self.job_state.name}{outcome}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._origin is None:
+            return ResponseFuture, (self.call_id, self.callset_id)
+        return self._origin.recipe(self)
+
+    # -- the base class's fields that outsiders touch -------------------------------------------------------------
+
+    @property
+    def _waiters(self) -> list[Any]:
+        # The standard library appends its waiters here: whoever does so wants the outcome.
+        if self._installed is None:
+            self._installed = []
+        self._ask()
+        return self._installed
+
+    @property
+    def _done_callbacks(self) -> list[Callable[[Any], object]]:
+        return self._callbacks or []
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _invoked(self) -> Origin:
+        if self._origin is None:
+            raise ArgumentError("job not yet invoked: a future is made by map or call_async of an executor")
+        return self._origin
+
+    def _ask(self) -> None:
+        if not self._asked:
+            self._asked = True
+            if self._origin is not None and self._state not in _DONE:
+                self._origin.ask((self,))
+
+    def _await_outcome(self, timeout: float | None) -> None:
+        if self._state not in _DONE and not await_all([self], timeout):
+            raise WaitTimeoutError(
+                f"call {self.call_id} of callset {self.callset_id} had not ended after {timeout} s; it goes on: "
+                "ask again with a longer timeout, or cancel() it"
+            )
+        self._told = True
+
+
+class _Countdown:
+    """A waiter in the sense of ``concurrent.futures``: an event that is set after so many futures."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self._lock = threading.Lock()
+        self._ended = 0
+        self._target: int | None = None
+
+    def start(self, target: int) -> None:
+        """Set the event once ``target`` futures have ended; those that have since installation count."""
+        with self._lock:
+            self._target = target
+            self._check()
+
+    def add_result(self, future: object) -> None:
+        with self._lock:
+            self._ended += 1
+            self._check()
+
+    add_exception = add_cancelled = add_result
+
+    def _check(self) -> None:
+        if self._target is not None and self._ended >= self._target:
+            self.event.set()
+
+
+def await_all(futures: Sequence[ResponseFuture], timeout: float | None, at_least: int | None = None) -> bool:
+    """Wait until some futures are done, woken by an event.
+
+    Args:
+        futures: different futures, of any origin.
+        timeout: how many seconds to wait at most; ``None`` for ever.
+        at_least: how many must be done; ``None`` means all.
+
+    Returns:
+        Whether so many are done.
+    """
+    countdown = _Countdown()
+    waiting = []
+    for future in futures:
+        if future._state in _DONE:
+            continue
+        with future._condition:
+            if future._state not in _DONE:
+                if future._installed is None:
+                    future._installed = []
+                future._installed.append(countdown)
+                waiting.append(future)
+    done = len(futures) - len(waiting)
+    countdown.start((len(futures) if at_least is None else at_least) - done)
+    try:
+        if not countdown.event.is_set():
+            ask(waiting)
+        return countdown.event.wait(timeout)
+    finally:
+        for future in waiting:
+            with future._condition:
+                if future._installed is not None:
+                    future._installed.remove(countdown)
+
+
+def ask(futures: Iterable[ResponseFuture]) -> None:
+    """Tell the origins of these futures, one message each, that somebody waits for them."""
+    for origin, group in _by_origin(futures):
+        for future in group:
+            future._asked = True
+        origin.ask(group)
+
+
+def _by_origin(futures: Iterable[ResponseFuture]) -> list[tuple[Origin, list[ResponseFuture]]]:
+    groups: dict[int, tuple[Origin, list[ResponseFuture]]] = {}
+    for future in futures:
+        if future._origin is not None:
+            groups.setdefault(id(future._origin), (future._origin, []))[1].append(future)
+    return list(groups.values())
+
+
+def settle(settlements: Iterable[Settlement]) -> None:
+    """Give futures of one callset their outcome; those that have one keep it.
+
+    For origins alone. Waiters are told under the callset's condition, callbacks called after it is released.
+    """
+    settlements = list(settlements)
+    if not settlements:
+        return
+    callbacks: list[tuple[ResponseFuture, Sequence[Callable[[Any], object]]]] = []
+    condition = settlements[0].future._condition
+    with condition:
+        for future, value, error, source in settlements:
+            if future._state in _DONE:
+                continue
+            future._result, future._exception, future._source = value, error, source
+            cancelled = isinstance(error, CallCancelledError)
+            future._state = CANCELLED_AND_NOTIFIED if cancelled else FINISHED
+            if future._installed is not None:
+                for waiter in future._installed:
+                    _tell(waiter, future)
+            if future._callbacks is not None:
+                callbacks.append((future, future._callbacks))
+                future._callbacks = None
+        condition.notify_all()
+    for future, functions in callbacks:
+        _call_back(future, functions)
+
+
+def _tell(waiter: Any, future: ResponseFuture) -> None:
+    if future._state == CANCELLED_AND_NOTIFIED:
+        waiter.add_cancelled(future)
+    elif future._exception is not None:
+        waiter.add_exception(future)
+    else:
+        waiter.add_result(future)
+
+
+def _call_back(future: ResponseFuture, functions: Sequence[Callable[[Any], object]]) -> None:
+    future._told = True
+    for function in functions:
+        try:
+            function(future)
+        except Exception:  # as concurrent.futures: a callback's error is its own
+            concurrent.futures._base.LOGGER.exception("exception calling callback for %r", future)
+
+
+def mark_running(future: ResponseFuture) -> None:
+    """Note that a call has started. For origins alone."""
+    with future._condition:
+        if future._state == PENDING:
+            future._state = RUNNING
+
+
+def tell(futures: Iterable[ResponseFuture]) -> None:
+    """Note that the caller has been told of these futures, which are done: ``succeeded`` may repeat it."""
+    for future in futures:
+        future._told = True
+
+
+def is_done(future: ResponseFuture) -> bool:
+    """Tell whether a future is known to be done, asking nobody."""
+    return future._state in _DONE
+
+
+def is_asked(future: ResponseFuture) -> bool:
+    """Tell whether anybody waits for this future, so that its output is worth fetching."""
+    return future._asked
+
+
+def look(futures: Iterable[ResponseFuture]) -> None:
+    """Have the origins of these futures find out now which are done."""
+    for origin, group in _by_origin(futures):
+        origin.look(group)

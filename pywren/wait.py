@@ -1,0 +1,71 @@
+"""Waiting for many futures at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pywren import future as _future
+from pywren.exceptions import ArgumentError
+from pywren.future import ResponseFuture
+
+ALL_COMPLETED = 1
+ANY_COMPLETED = 2
+ALWAYS = 3
+
+
+def wait(
+    fs: Iterable[ResponseFuture],
+    return_when: int = ALL_COMPLETED,
+    THREADPOOL_SIZE: int = 64,
+    WAIT_DUR_SEC: float = 5,
+    timeout: float | None = None,
+) -> tuple[list[ResponseFuture], list[ResponseFuture]]:
+    """Wait for futures, of any maps, executors and storages together.
+
+    Args:
+        fs: the futures.
+        return_when: ``ALL_COMPLETED``, ``ANY_COMPLETED`` (at least one), or ``ALWAYS`` (look once, do not wait).
+        THREADPOOL_SIZE: kept for 0.4; the monitor of each storage decides.
+        WAIT_DUR_SEC: kept for 0.4; waiting is woken by an event.
+        timeout: how many seconds to wait at most; ``None`` waits as long as it takes.
+
+    Returns:
+        ``(done, not_done)``, both lists in the order of ``fs``.
+
+    Raises:
+        ArgumentError: ``return_when`` is none of the three, or one of ``fs`` is no future.
+    """
+    futures = list(fs)
+    for item in futures:
+        if not isinstance(item, ResponseFuture):
+            raise ArgumentError(f"wait() takes futures of pywren, not a {type(item).__name__}")
+        item._invoked()
+    distinct = list({id(item): item for item in futures}.values())
+    if return_when == ALWAYS:
+        _future.look([item for item in distinct if not _future.is_done(item)])
+    elif return_when == ALL_COMPLETED:
+        _future.await_all(distinct, timeout)
+    elif return_when == ANY_COMPLETED:
+        _future.await_all(distinct, timeout, at_least=min(1, len(distinct)))
+    else:
+        raise ArgumentError(f"return_when is {return_when!r}; it must be pywren.ALL_COMPLETED, ANY_COMPLETED or ALWAYS")
+    done, not_done = [], []
+    for item in futures:
+        (done if _future.is_done(item) else not_done).append(item)
+    _future.tell(done)
+    return done, not_done
+
+
+def get_all_results(fs: Iterable[ResponseFuture]) -> list[Any]:
+    """Wait for all futures and return their results in order.
+
+    Args:
+        fs: the futures.
+
+    Raises:
+        BaseException: what the first failing call of the list raised, once all have ended.
+    """
+    futures = list(fs)
+    wait(futures)
+    return [item.result() for item in futures]

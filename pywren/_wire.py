@@ -127,7 +127,7 @@ class CallKeys:
 
 def _load_object(data: bytes | str, what: str) -> dict[str, Any]:
     try:
-        value = json.loads(bytes(data) if isinstance(data, memoryview) else data)
+        value = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise DecodeError(f"{what} is not JSON: {error}") from error
     if not isinstance(value, dict):
@@ -170,21 +170,6 @@ class _Reader:
             raise DecodeError(f"{self.what}: 'attempt' is {attempt}, but they count from 1")
         return attempt
 
-    def take_number(self, name: str, default: Any = ...) -> float:
-        value = self.take(name, (int, float), default)
-        try:
-            if math.isfinite(value):
-                return float(value)
-        except OverflowError:  # an integer beyond any float
-            pass
-        raise DecodeError(f"{self.what}: {name!r} is no finite number")
-
-    def take_attempt(self) -> int:
-        attempt = self.take("attempt", int, 1)
-        if not 1 <= attempt < 2**31:
-            raise DecodeError(f"{self.what}: there is no attempt of that number")
-        return int(attempt)
-
     def take_bytes(self, name: str) -> bytes | None:
         text = self.take(name, str, None)
         return None if text is None else _from_base64(text, f"{self.what}: {name!r}")
@@ -217,8 +202,10 @@ def _dump(document: Mapping[str, Any]) -> bytes:
 
 
 def _payload_object(payload: object) -> dict[str, Any]:
-    if isinstance(payload, (str, bytes, bytearray, memoryview)):
+    if isinstance(payload, (str, bytes)):
         return _load_object(payload, "the payload")
+    if isinstance(payload, (bytearray, memoryview)):
+        return _load_object(bytes(payload), "the payload")
     if isinstance(payload, Mapping) and all(isinstance(key, str) for key in payload):
         return dict(payload)
     raise DecodeError(f"the payload is a {type(payload).__name__}, not a JSON object")
@@ -559,12 +546,11 @@ class Failure:
 
     def error(self, callset_id: str, call_id: str, status: Mapping[str, Any] | None = None) -> PywrenError:
         """Make the error that this stands for, with ``callset_id``, ``call_id`` and ``status`` set on it."""
-        error = rebuild(
+        return rebuild(
             WORKER_ERRORS.get(self.kind, CallError),
             (self.message, *self.details),
             {"callset_id": callset_id, "call_id": call_id, "status": status},
         )
-        return error
 
 
 @dataclass(frozen=True)

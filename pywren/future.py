@@ -297,7 +297,7 @@ class ResponseFuture(concurrent.futures.Future[Any]):
 
     # -- the base class's fields that outsiders touch -------------------------------------------------------------
 
-    @property
+    @property  # type: ignore[override]
     def _waiters(self) -> list[Any]:
         # The standard library appends its waiters here: whoever does so wants the outcome.
         if self._installed is None:
@@ -451,7 +451,7 @@ def _call_back(future: ResponseFuture, functions: Sequence[Callable[[Any], objec
     for function in functions:
         try:
             function(future)
-        except Exception:  # as concurrent.futures: a callback's error is its own
+        except Exception:  # noqa: BLE001 -- as concurrent.futures: a callback's error is its own
             concurrent.futures._base.LOGGER.exception("exception calling callback for %r", future)
 
 

@@ -50,7 +50,8 @@ def wait(
         _future.await_all(distinct, timeout, at_least=min(1, len(distinct)))
     else:
         raise ArgumentError(f"return_when is {return_when!r}; it must be pywren.ALL_COMPLETED, ANY_COMPLETED or ALWAYS")
-    done, not_done = [], []
+    done: list[ResponseFuture] = []
+    not_done: list[ResponseFuture] = []
     for item in futures:
         (done if _future.is_done(item) else not_done).append(item)
     _future.tell(done)

@@ -1,12 +1,32 @@
-"""Pickling that both sides share: plain pickle where it suffices, cloudpickle where it does not, exceptions with their traceback.
+"""Pickling that both sides share: plain pickle where it suffices, else cloudpickle; exceptions with their traceback.
 
 cloudpickle and tblib are imported on first need, so that ``import pywren`` loads neither.
 """
 
 from __future__ import annotations
 
+import functools
+import io
+import linecache
+import os
 import pickle
-from dataclasses import dataclass
+import sys
+import traceback
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from pywren._wire import Outcome
+from pywren.exceptions import ResultSerializationError, SerializationError
+
+PROTOCOL = 5
+OUT_OF_BAND_MIN = 64 * 1024
+"""Bytes of a buffer from which on it is worth keeping out of the pickle."""
+
+_FUTURE = "pywren-future"
+_MAX_FRAMES = 200
+_MAX_TEXT = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -25,3 +45,787 @@ class Packed:
     def size(self) -> int:
         """Bytes of the pickle and of the buffers together."""
         return len(self.data) + sum(buffer.raw().nbytes for buffer in self.buffers)
+
+
+@dataclass
+class Mentions:
+    """What pickles mention and the reader must be able to import.
+
+    Args:
+        modules: names of modules that something is looked up in by reference.
+        code: code of the functions pickled by value, with the package their relative imports start from.
+    """
+
+    modules: set[str] = field(default_factory=set)
+    code: dict[types.CodeType, str] = field(default_factory=dict)
+
+
+# -- writing -------------------------------------------------------------------------------------------------
+
+PersistentId = Callable[[Any], "int | FinishedFuture | None"]
+"""Says what a future among the arguments stands for: the index of a reference, a finished future that
+travels by value, or ``None`` for everything that is no future."""
+
+_ATOMS: frozenset[type] = frozenset({int, float, str, bytes, bool, type(None), complex, bytearray, type(...)})
+_CONTAINERS: frozenset[type] = frozenset({list, tuple, set, frozenset})
+_CONTAINER_DEPTH = 3
+# fmt: off
+_NUMPY_SCALARS = frozenset({
+    "bool", "bool_", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "intc", "uintc",
+    "longlong", "ulonglong", "float16", "float32", "float64", "longdouble", "complex64", "complex128", "clongdouble",
+    "str_", "bytes_", "datetime64", "timedelta64",
+})
+# fmt: on
+_FIXED_SCALARS = frozenset({"int32", "int64", "uint32", "uint64", "float32", "float64", "complex64", "complex128"})
+
+
+def is_atom(kind: type) -> bool:
+    """Tell whether plain pickle suffices for every instance of exactly this type."""
+    return kind in _ATOMS or (kind.__module__ == "numpy" and kind.__name__ in _NUMPY_SCALARS)
+
+
+def _is_plain(obj: Any, depth: int = 0) -> bool:
+    # plain pickle also "succeeds" for what the reader cannot import: only what is known not to refer to
+    # anything of the user's may take this way
+    kind = type(obj)
+    if kind in _ATOMS:
+        return True
+    if kind in _CONTAINERS:
+        return _holds_plain(obj, depth)
+    if kind is dict:
+        return _holds_plain(obj, depth) and _holds_plain(obj.values(), depth)
+    if kind.__module__ != "numpy" or depth:
+        return False
+    if kind.__name__ == "ndarray":
+        return not obj.dtype.hasobject and obj.dtype.metadata is None
+    return kind.__name__ in _NUMPY_SCALARS
+
+
+def _holds_plain(items: Iterable[Any], depth: int) -> bool:
+    others = set(map(type, items)) - _ATOMS
+    if not others:
+        return True
+    if depth >= _CONTAINER_DEPTH or not all(kind in _CONTAINERS or kind is dict for kind in others):
+        return False
+    return all(_is_plain(item, depth + 1) for item in items if type(item) not in _ATOMS)
+
+
+def dump(
+    obj: Any,
+    *,
+    out_of_band: bool = False,
+    persistent_id: PersistentId | None = None,
+    mentions: Mentions | None = None,
+) -> Packed:
+    """Pickle an object, letting whatever goes wrong through as it is: ``dumps`` explains it.
+
+    Args:
+        obj: the object.
+        out_of_band: keep big buffers out of the pickle, as views of the object's own memory.
+        persistent_id: says which objects are futures and what they stand for.
+        mentions: takes what the pickle mentions.
+    """
+    kind = type(obj)
+    if kind in _ATOMS:
+        return Packed(pickle.dumps(obj, PROTOCOL))
+    if kind.__module__ == "numpy":
+        if mentions is not None:
+            mentions.modules.add("numpy")
+        template = _scalar_template(kind)
+        if template is not None:
+            return Packed(template[0] + obj.tobytes() + template[1])
+    buffers: list[pickle.PickleBuffer] = []
+    callback = _collector(buffers) if out_of_band else None
+    if _is_plain(obj):
+        return Packed(pickle.dumps(obj, PROTOCOL, buffer_callback=callback), tuple(buffers))
+    with io.BytesIO() as file:
+        pickler_class, futures_pickler_class, _ = _pickler_classes()
+        if persistent_id is None:
+            pickler = pickler_class(file, callback)
+        else:
+            pickler = futures_pickler_class(file, callback)
+            pickler.future_id = persistent_id
+        pickler.mentions = mentions
+        pickler.dump(obj)
+        return Packed(file.getvalue(), tuple(buffers))
+
+
+@functools.cache
+def _scalar_template(kind: type) -> tuple[bytes, bytes] | None:
+    """Return what stands before and after the value in the pickle of a numpy scalar of this type.
+
+    numpy takes 4 µs to pickle a scalar, of which only the value differs; maps over ``linspace`` have many.
+    """
+    if kind.__name__ not in _FIXED_SCALARS:
+        return None
+    import numpy as np
+
+    value = bytes(range(101, 101 + np.dtype(kind).itemsize))
+    before, found, after = pickle.dumps(np.frombuffer(value, dtype=kind)[0], PROTOCOL).partition(value)
+    return (before, after) if found and value not in after else None
+
+
+def dumps(
+    obj: Any,
+    *,
+    out_of_band: bool = False,
+    path: str = "",
+    persistent_id: PersistentId | None = None,
+    mentions: Mentions | None = None,
+) -> Packed:
+    """Pickle an object.
+
+    Args:
+        obj: the object.
+        out_of_band: keep big buffers out of the pickle, as views of the object's own memory.
+        path: what the object is, for the error: ``argument 3``.
+        persistent_id: says which objects are futures and what they stand for.
+        mentions: takes what the pickle mentions.
+
+    Raises:
+        SerializationError: something in it cannot be pickled; names it and says where it sits.
+    """
+    try:
+        return dump(obj, out_of_band=out_of_band, persistent_id=persistent_id, mentions=mentions)
+    except Exception as error:  # noqa: BLE001 - __reduce__ of the user's classes may raise anything
+        raise_unpicklable(obj, error, path)
+
+
+def raise_unpicklable(obj: Any, error: Exception, path: str) -> NoReturn:
+    """Raise the ``SerializationError`` that explains why an object did not pickle.
+
+    Args:
+        obj: the object.
+        error: what pickling it raised; becomes the cause.
+        path: what the object is: ``argument 3``.
+    """
+    from pywren._unpicklable import explain
+
+    where, why = explain(obj, error, path or f"the {type(obj).__name__}")
+    raise SerializationError(f"{where}: {why}", path=where) from error
+
+
+def dump_result(value: Any, *, out_of_band: bool = False) -> Packed:
+    """Pickle what the user's function returned.
+
+    Raises:
+        ResultSerializationError: something in it cannot be pickled; names its type and where it sits.
+    """
+    try:
+        return dumps(value, out_of_band=out_of_band, path="result")
+    except SerializationError as error:
+        raise ResultSerializationError(f"the result of the function cannot be brought back: {error}") from error
+
+
+def _collector(buffers: list[pickle.PickleBuffer]) -> Callable[[pickle.PickleBuffer], bool]:
+    def collect(buffer: pickle.PickleBuffer) -> bool:
+        if memoryview(buffer).nbytes < OUT_OF_BAND_MIN:
+            return True  # pickle it in band
+        buffers.append(buffer)
+        return False
+
+    return collect
+
+
+@functools.cache
+def _pickler_classes() -> tuple[Any, Any, Any]:
+    import cloudpickle
+
+    class UserPickler(cloudpickle.Pickler):  # type: ignore[misc]
+        """cloudpickle that notes what the reader must be able to import."""
+
+        mentions: Mentions | None = None
+
+        def __init__(self, file: io.BytesIO, buffer_callback: Any = None) -> None:
+            super().__init__(file, protocol=PROTOCOL, buffer_callback=buffer_callback)
+
+        def reducer_override(self, obj: Any) -> Any:
+            if isinstance(obj, io.TextIOWrapper):
+                _refuse_file(obj)  # cloudpickle would send a copy of its contents
+            reduced = super().reducer_override(obj)
+            if self.mentions is not None:
+                _note(self.mentions, obj, by_reference=reduced is NotImplemented)
+            return reduced
+
+    class FuturesPickler(UserPickler):
+        """The same, where futures become persistent ids."""
+
+        future_id: PersistentId
+
+        def persistent_id(self, obj: Any) -> Any:
+            place = self.future_id(obj)
+            if place is None:
+                return None
+            return _FUTURE, place, getattr(obj, "callset_id", None), getattr(obj, "call_id", None)
+
+    class ExceptionPickler(UserPickler):
+        """The same for exceptions: with tracebacks and what they were raised from."""
+
+        chained = True
+
+        def reducer_override(self, obj: Any) -> Any:
+            if isinstance(obj, types.TracebackType):
+                return _make_traceback, (_frames(obj),)
+            if isinstance(obj, BaseException):
+                return _reduce_exception(obj, self.chained)
+            return super().reducer_override(obj)
+
+    return UserPickler, FuturesPickler, ExceptionPickler
+
+
+def _refuse_file(file: io.TextIOWrapper) -> None:
+    if file not in (sys.stdin, sys.stdout, sys.stderr, sys.__stdin__, sys.__stdout__, sys.__stderr__):
+        raise pickle.PicklingError("cannot pickle an open file: send its path, or what it holds")
+
+
+def _note(mentions: Mentions, obj: Any, *, by_reference: bool) -> None:
+    if isinstance(obj, types.ModuleType):
+        mentions.modules.add(obj.__name__)
+    elif isinstance(obj, types.FunctionType):
+        if by_reference:
+            mentions.modules.add(obj.__module__)
+        else:
+            mentions.code[obj.__code__] = _package_of(obj.__globals__)
+    elif by_reference:
+        # an instance may reduce to a bare name, which is looked up in its class's module
+        owner = obj if isinstance(obj, (type, types.BuiltinFunctionType)) else type(obj)
+        module = owner.__module__
+        if isinstance(module, str):
+            mentions.modules.add(module)
+
+
+def _package_of(namespace: Mapping[str, Any]) -> str:
+    package = namespace.get("__package__")
+    if package is None:
+        name = str(namespace.get("__name__") or "")
+        package = name if "__path__" in namespace else name.rpartition(".")[0]
+    return str(package)
+
+
+# -- reading -------------------------------------------------------------------------------------------------
+
+
+def loads(packed: Packed) -> Any:
+    """Unpickle an object; what its own code raises comes through."""
+    return pickle.loads(packed.data, buffers=packed.buffers)
+
+
+def load_argument(packed: Packed, references: Sequence[bytes] = ()) -> Any:
+    """Unpickle the argument of a call, on the worker.
+
+    Args:
+        packed: the argument.
+        references: encoded outcomes of earlier calls; a future among the argument is one of them.
+    """
+    return _ArgumentUnpickler(packed, references).load()
+
+
+class _ArgumentUnpickler(pickle.Unpickler):
+    def __init__(self, packed: Packed, references: Sequence[bytes]) -> None:
+        super().__init__(io.BytesIO(packed.data), buffers=packed.buffers)
+        self._references = references
+        self._futures: dict[int, FinishedFuture] = {}
+
+    def persistent_load(self, pid: Any) -> Any:
+        mark, place, callset_id, call_id = pid
+        if mark != _FUTURE:
+            raise pickle.UnpicklingError(f"unknown persistent id {pid!r}")
+        if isinstance(place, FinishedFuture):
+            place.callset_id, place.call_id = callset_id, call_id
+            return place
+        if place not in self._futures:
+            self._futures[place] = FinishedFuture(self._references[place], callset_id=callset_id, call_id=call_id)
+        return self._futures[place]
+
+
+def load_result(
+    packed: Packed,
+    *,
+    call_id: str | None = None,
+    callset_id: str | None = None,
+    status: Mapping[str, Any] | None = None,
+) -> Any:
+    """Unpickle a result, in the client.
+
+    Args:
+        packed: the result, verified.
+        call_id: the call, for the error.
+        callset_id: its callset.
+        status: its status.
+
+    Raises:
+        ResultSerializationError: unpickling raised, exited or recursed without end.
+    """
+    try:
+        return loads(packed)
+    except KeyboardInterrupt:
+        raise  # the user's own Ctrl-C
+    except BaseException as error:  # a SystemExit of the result's code must not end the client
+        raise ResultSerializationError(
+            f"the result of call {call_id} cannot be unpickled here: {type(error).__name__}: {_text_of(error)}",
+            call_id=call_id,
+            callset_id=callset_id,
+            status=status,
+        ) from error
+
+
+class FinishedFuture:
+    """A future that has finished before the call that it is an argument of began.
+
+    Its methods are those of ``ResponseFuture``; the outcome is unpickled when somebody asks.
+
+    Args:
+        outcome: the encoded outcome.
+        callset_id: the callset of the call that it stands for.
+        call_id: that call.
+    """
+
+    run_status: Mapping[str, Any] | None = None
+    invoke_status: Mapping[str, Any] | None = None
+    storage_path: Sequence[str] | None = None
+    status_query_count = 0
+
+    def __init__(self, outcome: bytes, *, callset_id: str | None = None, call_id: str | None = None) -> None:
+        self.callset_id = callset_id
+        self.call_id = call_id
+        self._outcome: bytes | None = outcome
+        self._loaded = False
+        self._value: Any = None
+        self._error: BaseException | None = None
+
+    @classmethod
+    def of_value(cls, value: Any, *, callset_id: str | None = None, call_id: str | None = None) -> FinishedFuture:
+        """Make one that travels by value, from what a call returned."""
+        future = cls(b"", callset_id=callset_id, call_id=call_id)
+        future._settle(value, None)
+        return future
+
+    @classmethod
+    def of_exception(
+        cls, error: BaseException, *, callset_id: str | None = None, call_id: str | None = None
+    ) -> FinishedFuture:
+        """Make one that travels by value, from what a call raised."""
+        future = cls(b"", callset_id=callset_id, call_id=call_id)
+        future._settle(None, error)
+        return future
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._outcome is None and self._error is None:
+            return _finished_with_value, (self._value, self.callset_id, self.call_id)
+        if self._outcome is None and self._error is not None:
+            packed = dump_exception(self._error)
+            outcome = Outcome(
+                False,
+                packed.required_body().data,
+                packed.type_name,
+                packed.text,
+                packed.traceback,
+            ).encode()
+        else:
+            outcome = self._outcome or b""
+        return _finished_with_outcome, (outcome, self.callset_id, self.call_id)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of call {self.call_id} of callset {self.callset_id}>"
+
+    def _settle(self, value: Any, error: BaseException | None) -> None:
+        self._value, self._error, self._loaded, self._outcome = value, error, True, None
+
+    def _load(self) -> None:
+        if self._loaded or self._outcome is None:
+            return
+        outcome = Outcome.decode(self._outcome)
+        encoded, packed = self._outcome, Packed(outcome.body)
+        if outcome.success:
+            value = load_result(packed, call_id=self.call_id, callset_id=self.callset_id)
+            self._settle(value, None)
+        else:
+            self._settle(None, load_exception(packed, call_id=self.call_id, callset_id=self.callset_id))
+        self._outcome = encoded  # pickled again it travels as it came
+
+    def result(
+        self,
+        timeout: float | None = None,
+        check_only: bool = False,
+        throw_except: bool = True,
+        storage_handler: Any = None,
+    ) -> Any:
+        """Return what the call returned, or raise what it raised; the arguments are 0.4's.
+
+        Args:
+            timeout: not needed: the call has finished.
+            check_only: return only that it has finished.
+            throw_except: raise what the call raised; otherwise return None for it.
+            storage_handler: not needed: the outcome has come along.
+        """
+        if check_only:
+            return True
+        self._load()
+        if self._error is None:
+            return self._value
+        if not throw_except:
+            return None
+        try:
+            raise self._error
+        finally:
+            self = None  # type: ignore[assignment]  # breaks the cycle between error, traceback and frame
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what the call raised, or None."""
+        self._load()
+        return self._error
+
+    def done(self) -> bool:
+        """Tell that the call has finished."""
+        return True
+
+    def running(self) -> bool:
+        """Tell that the call is not running."""
+        return False
+
+    def cancelled(self) -> bool:
+        """Tell that the call was not cancelled."""
+        return False
+
+    def cancel(self, storage_handler: Any = None) -> bool:
+        """Tell that a finished call cannot be cancelled."""
+        return False
+
+    def succeeded(self) -> bool:
+        """Tell whether the call returned."""
+        return not self.errored()
+
+    def errored(self) -> bool:
+        """Tell whether the call raised."""
+        if self._outcome is not None:
+            return not Outcome.decode(self._outcome).success
+        return self._error is not None
+
+    def add_done_callback(self, fn: Callable[[Any], object]) -> None:
+        """Call a function with this future, now."""
+        fn(self)
+
+
+def _finished_with_value(value: Any, callset_id: str | None, call_id: str | None) -> FinishedFuture:
+    return FinishedFuture.of_value(value, callset_id=callset_id, call_id=call_id)
+
+
+def _finished_with_outcome(outcome: bytes, callset_id: str | None, call_id: str | None) -> FinishedFuture:
+    return FinishedFuture(outcome, callset_id=callset_id, call_id=call_id)
+
+
+# -- exceptions ----------------------------------------------------------------------------------------------
+
+
+class RemoteTraceback(Exception):
+    """The text of a traceback whose source lines this machine does not have; stands at the end of the causes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.text}"""'
+
+
+@dataclass(frozen=True)
+class PackedException:
+    """A pickled exception, and its description in text.
+
+    Args:
+        body: the exception; ``None`` when it cannot be brought back, then ``error`` says why.
+        type_name: the name of its type.
+        text: ``str`` of it.
+        traceback: its formatted traceback, with what it was raised from.
+        error: what the caller gets in its place, when there is no ``body``.
+    """
+
+    body: Packed | None
+    type_name: str
+    text: str
+    traceback: str
+    error: ResultSerializationError | None = None
+
+    def required_body(self) -> Packed:
+        """Return the body.
+
+        Raises:
+            ResultSerializationError: there is none.
+        """
+        if self.body is None:
+            raise self.error or ResultSerializationError("an exception without its pickle")
+        return self.body
+
+
+def dump_exception(error: BaseException) -> PackedException:
+    """Pickle an exception with its traceback, causes and notes, and check that it really loads again.
+
+    Frames of pywren itself above the user's function are left out. Causes that do not pickle are left
+    out too, and are then found in the text only. Never raises for what the exception does.
+    """
+    described = _describe(error)
+    problem: BaseException | None = None
+    for chained in (True, False):
+        try:
+            data = _dump_exception(error, chained, described.traceback)
+            _load_exception(Packed(data), type(error))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as failure:  # noqa: BLE001 - the exception's own code may raise anything, SystemExit too
+            problem = problem or failure
+        else:
+            return PackedException(Packed(data), described.type_name, described.text, described.traceback)
+    assert problem is not None  # the loop ends by return or with a problem
+    return PackedException(
+        None,
+        described.type_name,
+        described.text,
+        described.traceback,
+        _unreturnable(described, problem),
+    )
+
+
+def _describe(error: BaseException) -> PackedException:
+    formatted = "".join(traceback.format_exception(type(error), error, _user_frames(error.__traceback__)))
+    return PackedException(None, type(error).__name__, _text_of(error), _cut(formatted))
+
+
+def _unreturnable(described: PackedException, problem: BaseException) -> ResultSerializationError:
+    return ResultSerializationError(
+        f"the function raised {described.type_name}: {described.text}\n"
+        f"and that exception cannot be brought back ({type(problem).__name__}: {_text_of(problem)}).\n"
+        f"The remote traceback:\n{described.traceback}"
+    )
+
+
+def _dump_exception(error: BaseException, chained: bool, text: str) -> bytes:
+    with io.BytesIO() as file:
+        pickler = _pickler_classes()[2](file)
+        pickler.chained = chained
+        pickler.dump((error, text))
+        data: bytes = file.getvalue()
+        return data
+
+
+def load_exception(
+    packed: Packed,
+    *,
+    call_id: str | None = None,
+    callset_id: str | None = None,
+    status: Mapping[str, Any] | None = None,
+) -> BaseException:
+    """Unpickle an exception, in the client, so that printing it shows the remote lines.
+
+    Where this machine lacks the source of a remote frame, the text of the remote traceback is put at the
+    end of the chain of causes; the user's own causes stay.
+
+    Args:
+        packed: the exception, verified.
+        call_id: the call, for the error.
+        callset_id: its callset.
+        status: its status.
+
+    Returns:
+        The exception, or the ``ResultSerializationError`` that says why it cannot be unpickled.
+    """
+    try:
+        error, text = _load_exception(packed)
+    except KeyboardInterrupt:
+        raise  # the user's own Ctrl-C
+    except BaseException as problem:  # noqa: BLE001 - a SystemExit of its code must not end the client
+        failure = ResultSerializationError(
+            f"the exception that call {call_id} raised cannot be unpickled here: "
+            f"{type(problem).__name__}: {_text_of(problem)}",
+            call_id=call_id,
+            callset_id=callset_id,
+            status=status,
+        )
+        failure.__cause__ = problem
+        return failure
+    if _lacks_source(error):
+        _innermost(error).__cause__ = RemoteTraceback(text)
+    return error
+
+
+def _load_exception(packed: Packed, expected: type[BaseException] = BaseException) -> tuple[BaseException, str]:
+    error, text = loads(packed)
+    if not isinstance(error, expected):
+        raise pickle.UnpicklingError(f"it is a {type(error).__name__} after unpickling")
+    return error, text
+
+
+def _reduce_exception(error: BaseException, chained: bool) -> tuple[Any, ...]:
+    cls = type(error)
+    context = {
+        "traceback": _user_frames(error.__traceback__),
+        "cause": error.__cause__ if chained and not isinstance(error.__cause__, RemoteTraceback) else None,
+        "context": error.__context__ if chained else None,
+        "suppress": error.__suppress_context__,
+    }
+    if _reduces_itself(cls):
+        reduced = error.__reduce_ex__(PROTOCOL)
+        if isinstance(reduced, str):
+            raise pickle.PicklingError(f"{cls.__name__}.__reduce__ gives a name, not how to make the exception")
+        make, args, *rest = reduced
+        state, listitems, dictitems, setter = (*rest, None, None, None, None)[:4]
+        return make, args, (context, state, setter), listitems, dictitems, _restore_reduced
+    base = _builtin_base(cls)
+    state = (context, dict(error.__dict__), _members(error, base))
+    return _new_exception, (cls, base, error.args), state, None, None, _restore_exception
+
+
+def _reduces_itself(cls: type[BaseException]) -> bool:
+    import copyreg
+
+    if cls in copyreg.dispatch_table:
+        return True
+    for name in ("__reduce_ex__", "__reduce__", "__setstate__"):
+        owner = next(base for base in cls.__mro__ if name in vars(base))
+        if owner.__module__ != "builtins":
+            return True
+    return False
+
+
+def _builtin_base(cls: type[BaseException]) -> type[BaseException]:
+    return next(base for base in cls.__mro__ if base.__module__ == "builtins" and issubclass(base, BaseException))
+
+
+def _members(error: BaseException, base: type[BaseException]) -> dict[str, Any]:
+    """Return what is kept in slots: those of the built-in base (``errno``, ``start``), and the class's own."""
+    members = {}
+    for owner in type(error).__mro__:
+        if owner in (BaseException, object):
+            continue
+        for name, kind in vars(owner).items():
+            # AttributeError.obj may be anything, and Python's own pickle of it leaves it out
+            if isinstance(kind, (types.MemberDescriptorType, types.GetSetDescriptorType)) and name not in _UNSENT:
+                value = getattr(error, name, None)
+                if value is not None:
+                    members[name] = value
+    return members
+
+
+_UNSENT = frozenset({"obj", "__dict__", "__weakref__", "exceptions", "message"})
+
+
+def _new_exception(cls: type[BaseException], base: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    # the class's own __init__ may take something else than ``args``: it ran when the exception was raised
+    error = base.__new__(cls, *args)
+    try:
+        base.__init__(error, *args)
+    except (TypeError, ValueError):
+        pass  # it was never called with them either: the members follow
+    error.args = args
+    return error
+
+
+def _restore_exception(error: BaseException, state: tuple[Any, ...]) -> None:
+    context, attributes, members = state
+    for name, value in members.items():
+        try:
+            setattr(error, name, value)
+        except (AttributeError, TypeError):
+            pass  # read-only: set by __new__
+    error.__dict__.update(attributes)
+    _restore_context(error, context)
+
+
+def _restore_reduced(error: BaseException, state: tuple[Any, ...]) -> None:
+    context, own, setter = state
+    if setter is not None:
+        setter(error, own)
+    elif own is not None:
+        error.__setstate__(own)
+    _restore_context(error, context)
+
+
+def _restore_context(error: Any, context: Mapping[str, Any]) -> None:
+    if not isinstance(error, BaseException):
+        return  # its own reduction made something else of it; the check that follows says so
+    error.__traceback__ = context["traceback"]
+    error.__cause__ = context["cause"]
+    error.__context__ = context["context"]
+    error.__suppress_context__ = context["suppress"]
+
+
+# -- tracebacks ----------------------------------------------------------------------------------------------
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+Frames = list[tuple[str, int, str, str]]
+"""File, line number, function and source line of each frame, outermost first."""
+
+
+def _user_frames(trace: types.TracebackType | None) -> types.TracebackType | None:
+    """Leave out pywren's own frames above the user's function."""
+    inner = trace
+    while inner is not None and inner.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        inner = inner.tb_next
+    return inner or trace
+
+
+def _frames(trace: types.TracebackType) -> Frames:
+    # flat, because tblib's own nested form recurses in pickle for the traceback of a RecursionError
+    frames: Frames = []
+    current: types.TracebackType | None = trace
+    while current is not None:
+        code = current.tb_frame.f_code
+        line = linecache.getline(code.co_filename, current.tb_lineno, current.tb_frame.f_globals).strip()
+        frames.append((code.co_filename, current.tb_lineno, code.co_name, line))
+        current = current.tb_next
+    if len(frames) > _MAX_FRAMES:
+        return frames[: _MAX_FRAMES // 2] + frames[-_MAX_FRAMES // 2 :]
+    return frames
+
+
+def _make_traceback(frames: Frames) -> types.TracebackType | None:
+    import tblib
+
+    node: Any = None
+    for filename, lineno, name, line in reversed(frames):
+        # __pywren_line__ lets the client tell whether it has the same source
+        code = types.SimpleNamespace(co_filename=filename, co_name=name)
+        frame = types.SimpleNamespace(f_globals={"__file__": filename, "__name__": "?"}, f_code=code, f_lineno=lineno)
+        frame.f_locals = {"__pywren_line__": line}
+        node = types.SimpleNamespace(tb_frame=frame, tb_lineno=lineno, tb_next=node)
+    made: types.TracebackType | None = tblib.Traceback(node, get_locals=lambda frame: frame.f_locals).as_traceback()
+    return made
+
+
+def _lacks_source(error: BaseException) -> bool:
+    """Tell whether printing the chain here would leave out source lines that the worker had."""
+    for link in _chain(error):
+        current = link.__traceback__
+        while current is not None:
+            line = current.tb_frame.f_locals.get("__pywren_line__")
+            if line and linecache.getline(current.tb_frame.f_code.co_filename, current.tb_lineno).strip() != line:
+                return True
+            current = current.tb_next
+    return False
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """Return the exceptions that are printed for one, itself first."""
+    chain: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and all(current is not link for link in chain):
+        chain.append(current)
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+    return chain
+
+
+def _innermost(error: BaseException) -> BaseException:
+    return _chain(error)[-1]
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return _cut(str(error))
+    except Exception as problem:  # noqa: BLE001 - the user's __str__ may raise anything
+        return f"<str() of it raised {type(problem).__name__}>"
+
+
+def _cut(text: str) -> str:
+    if len(text) <= _MAX_TEXT:
+        return text
+    head, tail = text[: _MAX_TEXT // 4], text[-_MAX_TEXT * 3 // 4 :]
+    return f"{head}\n[... {len(text) - _MAX_TEXT} characters left out ...]\n{tail}"

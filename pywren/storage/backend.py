@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
+from pywren.exceptions import StorageError
+
 
 class Backend(Protocol):
     """Objects by key, strongly consistent, each put whole or not at all.
@@ -40,3 +42,13 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Give up connections; the backend is not used afterwards."""
+
+
+def check_range(key: str, byte_range: tuple[int, int] | None) -> None:
+    """Check a byte range before it is sent: S3 answers one that is upside down with the whole object.
+
+    Raises:
+        StorageError: it is no range.
+    """
+    if byte_range is not None and not 0 <= byte_range[0] <= byte_range[1]:
+        raise StorageError(f"cannot read {key}: {byte_range} is no range of bytes")

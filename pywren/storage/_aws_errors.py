@@ -1,0 +1,382 @@
+"""The one table that says what an error of AWS or of botocore means and what to do about it.
+
+Errors are told by name, so that nothing here imports botocore: the local path never loads it.
+A test fails when botocore grows a class that the table does not know.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from pywren.exceptions import ConfigError, InvocationError, PywrenError, StorageError, StorageSetupError
+
+# -- what an error is ----------------------------------------------------------------------------------------
+
+
+def is_aws_error(error: BaseException) -> bool:
+    """Tell whether an exception comes from botocore."""
+    return any(cls.__module__ == "botocore.exceptions" for cls in type(error).__mro__)
+
+
+def response(error: BaseException) -> Mapping[str, Any]:
+    """Return the service's answer, empty when there was none."""
+    answer = getattr(error, "response", None)
+    return answer if is_aws_error(error) and isinstance(answer, dict) else {}
+
+
+def error_code(error: BaseException) -> str:
+    """Return the service's error code, such as ``NoSuchKey``; empty when the service did not answer."""
+    return str(response(error).get("Error", {}).get("Code", ""))
+
+
+def request_id(error: BaseException) -> str:
+    """Return the service's id of the request that failed; empty when the service did not answer."""
+    return str(_metadata(error).get("RequestId", ""))
+
+
+def was_repeated(error: BaseException) -> bool:
+    """Tell whether botocore had sent the request before, so that this answer may be to our own echo."""
+    return int(_metadata(error).get("RetryAttempts", 0)) > 0
+
+
+def _metadata(error: BaseException) -> Mapping[str, Any]:
+    metadata = response(error).get("ResponseMetadata", {})
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def is_throttling(error: BaseException) -> bool:
+    """Tell whether the service was busy or failed inside, so that the same request may succeed later."""
+    status = _metadata(error).get("HTTPStatusCode", 0)
+    return error_code(error) in _BUSY_CODES or (
+        status in (429, 500, 502, 503, 504) and error_code(error) not in _BY_CODE
+    )
+
+
+def is_network_error(error: BaseException) -> bool:
+    """Tell whether the answer was lost on the way."""
+    return not response(error) and _meaning_of_class(error) in (_NETWORK, _BROKEN_TRANSFER)
+
+
+# -- what it means -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What is wrong and what to do about it.
+
+    Args:
+        text: a sentence; ``{permission}``, ``{login}``, ``{aws}`` and ``{region}`` are filled in.
+        setup: it is this machine's set-up, not the service, that refuses.
+    """
+
+    text: str
+    setup: bool = False
+
+
+_RUN_HERE = "PYWREN_EXECUTOR=local runs everything on this machine, without an account"
+
+_NO_CREDENTIALS = Meaning(
+    f"no AWS credentials were found: run `aws configure`, or name a profile in AWS_PROFILE; {_RUN_HERE}", setup=True
+)
+_CREDENTIAL_SOURCE = Meaning(
+    "the source of the AWS credentials failed: check the profile in ~/.aws/config, or the role of this machine; "
+    f"{_RUN_HERE}",
+    setup=True,
+)
+_SSO = Meaning("the AWS sign-in has ended: run `{login}`", setup=True)
+_LOGIN = Meaning("the AWS sign-in has ended or was refused: run `{aws_login}`", setup=True)
+_PROFILE = Meaning(
+    "the AWS profile or configuration file is wrong: check AWS_PROFILE and ~/.aws/config "
+    "(`aws configure list-profiles` shows what there is)",
+    setup=True,
+)
+_REGION = Meaning(
+    "the AWS region is missing or wrong: write it in the configuration under account: aws_region",
+    setup=True,
+)
+_NETWORK = Meaning(
+    "the service could not be reached: check the network, the proxy (HTTPS_PROXY), the region and AWS_ENDPOINT_URL",
+    setup=True,
+)
+_BROKEN_TRANSFER = Meaning("the answer was cut off or damaged on the way, again and again: check the network")
+_SETTINGS = Meaning("a setting in ~/.aws/config or an AWS_… environment variable is wrong", setup=True)
+_NAME = Meaning("the name of a bucket or of another resource in the configuration is not valid", setup=True)
+_INSTALLATION = Meaning(
+    "botocore could not do what was asked: its version may not fit (`pip install -U boto3`), or this is a bug of pywren"
+)
+_WAITED = Meaning("it did not become ready: look at its state in the AWS console, then try again")
+_REFUSED = Meaning("the service refused the request")
+
+_BY_CLASS: Mapping[str, Meaning] = {
+    name: meaning
+    for names, meaning in (
+        ("NoCredentialsError PartialCredentialsError NoAuthTokenError", _NO_CREDENTIALS),
+        (
+            "CredentialRetrievalError MetadataRetrievalError RefreshWithMFAUnsupportedError UnknownCredentialError "
+            "UnknownTokenProviderError InvalidIMDSEndpointError InvalidIMDSEndpointModeError",
+            _CREDENTIAL_SOURCE,
+        ),
+        ("SSOError TokenRetrievalError", _SSO),
+        ("LoginError", _LOGIN),
+        ("ProfileNotFound ConfigNotFound ConfigParseError InvalidConfigError", _PROFILE),
+        ("BaseEndpointResolverError InvalidRegionError ServiceNotInRegionError UnknownRegionError", _REGION),
+        ("ConnectionError HTTPClientError", _NETWORK),
+        (
+            "IncompleteReadError ResponseStreamingError ChecksumError FlexibleChecksumError AwsChunkedWrapperError "
+            "UnseekableStreamError",
+            _BROKEN_TRANSFER,
+        ),
+        (
+            "InvalidChecksumConfigError InvalidDefaultsMode InvalidEndpointConfigurationError "
+            "InvalidEndpointDiscoveryConfigurationError InvalidProxiesConfigError InvalidRetryConfigurationError "
+            "InvalidS3AddressingStyleError InvalidS3UsEast1RegionalEndpointConfigError "
+            "InvalidSTSRegionalEndpointsConfigError EndpointProviderError",
+            _SETTINGS,
+        ),
+        (
+            "InvalidDNSNameError InvalidHostLabelError ParamValidationError ValidationError "
+            "UnsupportedOutpostResourceError UnsupportedS3AccesspointConfigurationError UnsupportedS3ArnError "
+            "UnsupportedS3ConfigurationError UnsupportedS3ControlArnError UnsupportedS3ControlConfigurationError",
+            _NAME,
+        ),
+        ("WaiterError", _WAITED),
+        ("CapacityNotAvailableError", Meaning("AWS has no capacity of this kind just now: try again later")),
+        (
+            "ApiVersionNotFoundError DataNotFoundError InvalidExpressionError MD5UnavailableError "
+            "MissingDependencyException MissingParametersError OperationNotPageableError PaginationError "
+            "StubResponseError UndefinedModelAttributeError UnknownClientMethodError UnknownServiceStyle "
+            "UnknownSignatureVersionError UnsupportedServiceProtocolsError UnsupportedSignatureVersionError "
+            "WaiterConfigError",
+            _INSTALLATION,
+        ),
+        ("ClientError", _REFUSED),  # what the service answered: told by its code
+    )
+    for name in names.split()
+}
+
+_BUSY_CODES = frozenset(
+    {
+        "429",
+        "500",
+        "502",
+        "503",
+        "504",
+        "BandwidthLimitExceeded",
+        "ConditionalRequestConflict",
+        "EC2ThrottledException",
+        "InternalError",
+        "InternalFailure",
+        "InternalServerError",
+        "OperationAborted",
+        "PriorRequestNotComplete",
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "RequestTimeout",
+        "RequestTimeoutException",
+        "ServiceException",
+        "ServiceUnavailable",
+        "ServiceUnavailableException",
+        "SlowDown",
+        "ThrottledException",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequestsException",
+        "TransactionInProgressException",
+    }
+)
+
+_BY_CODE: Mapping[str, Meaning] = {
+    name: meaning
+    for names, meaning in (
+        (
+            "403 AccessDenied AccessDeniedException UnauthorizedOperation UnauthorizedAccess AuthorizationError",
+            Meaning("these AWS credentials may not do this: grant them {permission}"),
+        ),
+        (
+            "ExpiredToken ExpiredTokenException RequestExpired UnauthorizedException",
+            Meaning(
+                "the AWS credentials have expired: get new ones, with single sign-on by `{login}`; long jobs need "
+                "credentials that renew themselves",
+                setup=True,
+            ),
+        ),
+        (
+            "InvalidAccessKeyId InvalidClientTokenId UnrecognizedClientException AuthFailure InvalidToken",
+            Meaning(
+                "AWS does not know these credentials: they were deleted or belong elsewhere. `{aws} sts "
+                "get-caller-identity` shows which are used; `aws configure` takes new ones",
+                setup=True,
+            ),
+        ),
+        (
+            "SignatureDoesNotMatch InvalidSignatureException IncompleteSignature MissingAuthenticationToken",
+            Meaning(
+                "the secret key does not belong to the access key, or the clock of this machine is wrong: check both "
+                "(`aws configure` takes new keys)",
+                setup=True,
+            ),
+        ),
+        (
+            "RequestTimeTooSkewed RequestInTheFuture",
+            Meaning("the clock of this machine is wrong: set it (for example with NTP)", setup=True),
+        ),
+        (
+            "NoSuchBucket",
+            Meaning(
+                "there is no such bucket: create it with `pywren create_bucket`, or name yours in the configuration "
+                "under s3: bucket"
+            ),
+        ),
+        (
+            "PermanentRedirect AuthorizationHeaderMalformed IllegalLocationConstraintException 301",
+            Meaning("the bucket is in another region{region}: write that one under account: aws_region", setup=True),
+        ),
+        (
+            "InvalidBucketName",
+            Meaning("this is no valid name of a bucket: correct it in the configuration under s3: bucket", setup=True),
+        ),
+        (
+            "NotImplemented",
+            Meaning("the S3 server does not know conditional writes (If-None-Match), which pywren needs"),
+        ),
+        ("InvalidRange 416", Meaning("the object is shorter than the range that was asked for")),
+        ("EntityTooLarge", Meaning("the object is larger than the 5 GB that one upload may have")),
+        (
+            "RequestTooLarge RequestTooLargeException RequestEntityTooLargeException 413",
+            Meaning(
+                "the payload is larger than the service takes (1 MB for an asynchronous call): move data out of "
+                "extra_env and extra_meta"
+            ),
+        ),
+        (
+            "ResourceNotFoundException",
+            Meaning("it does not exist in this region and account{region}: {missing}"),
+        ),
+        (
+            "AWS.SimpleQueueService.NonExistentQueue QueueDoesNotExist",
+            Meaning("there is no such queue: create it with `pywren create_queue`"),
+        ),
+        ("NoSuchEntity", Meaning("there is no such role or policy: create it with `pywren create_role`")),
+        (
+            "InvalidRuntimeException InvalidZipFileException InvalidSecurityGroupIDException InvalidSubnetIDException",
+            Meaning("the function is broken as it was deployed: deploy it again with `pywren deploy_lambda`"),
+        ),
+        (
+            "RecursiveInvocationException",
+            Meaning("AWS stopped a chain of functions that invoke each other (about 16 deep): map wider, not deeper"),
+        ),
+        (
+            "ResourceConflictException",
+            Meaning("it exists already, or another change to it is under way: wait a moment and try again"),
+        ),
+        (
+            "CodeStorageExceededException",
+            Meaning("the account's store of function code is full: delete old functions or versions"),
+        ),
+    )
+    for name in names.split()
+}
+
+_KMS = Meaning(
+    "the data is encrypted with a KMS key that refuses: grant kms:Decrypt and kms:GenerateDataKey on the key to these "
+    "credentials and to the function's role, and check that the key is enabled"
+)
+
+
+def meaning(error: BaseException) -> Meaning:
+    """Return what an error of botocore means."""
+    code = error_code(error)
+    text = str(response(error).get("Error", {}).get("Message", ""))
+    if code.startswith("KMS") or (code in ("AccessDenied", "AccessDeniedException") and "kms:" in text):
+        return _KMS
+    return _BY_CODE.get(code) or _meaning_of_class(error) or _REFUSED
+
+
+def _meaning_of_class(error: BaseException) -> Meaning | None:
+    return meaning_of_class(type(error))
+
+
+def meaning_of_class(kind: type[BaseException]) -> Meaning | None:
+    """Return what an exception class of botocore means: its own entry, or that of its nearest base."""
+    for cls in kind.__mro__:
+        if cls.__module__ == "botocore.exceptions" and cls.__name__ in _BY_CLASS:
+            return _BY_CLASS[cls.__name__]
+    return None
+
+
+# -- the boundary --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """A context manager around requests: what botocore raises leaves it as one of our errors.
+
+    Args:
+        doing: what is being done, for "cannot …", such as ``read s3://bucket/key``.
+        refused: the class to raise when the service refuses.
+        permission: the IAM permission that it takes, and on what.
+        missing: what to do when the thing does not exist.
+        profile: the AWS profile in use.
+        special: may turn an error into a more particular one.
+    """
+
+    doing: str
+    refused: type[PywrenError]
+    permission: str = "the permission for it"
+    missing: str = "check its name in the configuration"
+    profile: str | None = None
+    special: Callable[[BaseException], PywrenError | None] = lambda error: None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None and is_aws_error(error):
+            raise self.special(error) or self.translate(error) from error
+
+    def translate(self, error: BaseException) -> PywrenError:
+        """Return our error for one of botocore's."""
+        what = meaning(error)
+        message = f"cannot {self.doing}: {what.text.format(**self._words(error))} ({_said(error)})"
+        if issubclass(self.refused, StorageError):
+            return StorageSetupError(message) if what.setup else self.refused(message)
+        if what.setup:
+            return ConfigError(message)
+        if issubclass(self.refused, InvocationError):
+            return self.refused(message, code=error_code(error), request_id=request_id(error))
+        return self.refused(message)
+
+    def _words(self, error: BaseException) -> dict[str, str]:
+        profile = self.profile or os.environ.get("AWS_PROFILE")
+        suffix = f" --profile {profile}" if profile else ""
+        return {
+            "permission": self.permission,
+            "missing": self.missing,
+            "login": "aws sso login" + suffix,
+            "aws_login": "aws login" + suffix,
+            "aws": "aws" + suffix,
+            "region": _region(error),
+        }
+
+
+def _region(error: BaseException) -> str:
+    found = _metadata(error).get("HTTPHeaders", {}).get("x-amz-bucket-region") or response(error).get("Error", {}).get(
+        "Region"
+    )
+    return f", {found}" if found else ""
+
+
+def _said(error: BaseException) -> str:
+    answer = response(error)
+    if not answer:
+        return f"{type(error).__name__}: {error}"
+    said = f"AWS said {error_code(error) or '?'}: {answer.get('Error', {}).get('Message', '')}"
+    return f"{said}; request {request_id(error)}" if request_id(error) else said

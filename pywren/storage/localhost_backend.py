@@ -1,0 +1,252 @@
+"""``LocalhostBackend``: objects as files below one directory of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from pywren._integrity import home
+from pywren.exceptions import StorageError, StorageNoSuchKeyError
+from pywren.storage.backend import check_range
+
+KEEP_SECONDS = 7 * 86400.0
+"""Age at which a callset that its executor left behind is deleted."""
+
+EXPIRE_INTERVAL = 3600.0
+"""Seconds between two looks for such callsets, over all processes."""
+
+_INCOMING = ".pywren-incoming"
+_EXPIRED = ".pywren-expired"
+_CALLSET_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
+_UNSAFE = re.compile(r"[\0\\:]" if os.name == "nt" else r"\0")
+_RACES = 20
+
+
+class LocalhostBackend:
+    """Objects as files, each made whole under another name and then moved into place.
+
+    Unlike in S3 a key cannot be both an object and the beginning of others (``a`` and ``a/b``).
+
+    Args:
+        root: the directory; ``None`` is ``jobs`` in pywren's own. It is made with mode 0700 on the first write.
+    """
+
+    def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
+        self.root = Path(root) if root is not None else home() / "jobs"
+
+    def __repr__(self) -> str:
+        return f"LocalhostBackend({str(self.root)!r})"
+
+    def put(self, key: str, data: bytes | bytearray | memoryview, *, if_absent: bool = False) -> bool:
+        """Store an object; see ``Backend.put``."""
+        path = self._path(key)
+        with _translated(f"write {path}"):
+            temporary = self._write_temporary(data)
+            try:
+                return _move(temporary, path, if_absent)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary)
+
+    def _write_temporary(self, data: bytes | bytearray | memoryview) -> str:
+        incoming = self.root / _INCOMING
+        try:
+            handle, temporary = tempfile.mkstemp(dir=incoming)
+        except FileNotFoundError:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            incoming.mkdir(mode=0o700, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=incoming)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+        return temporary
+
+    def get(self, key: str, byte_range: tuple[int, int] | None = None) -> bytes:
+        """Return an object's bytes, or some of them; see ``Backend.get``."""
+        check_range(key, byte_range)
+        path = self._path(key)
+        try:
+            with _translated(f"read {path}"), open(path, "rb") as file:
+                return file.read() if byte_range is None else _read_range(file.fileno(), key, *byte_range)
+        except StorageError as error:
+            if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+                raise StorageNoSuchKeyError(key) from None
+            raise
+
+    def list(self, prefix: str, start_after: str = "") -> list[str]:
+        """Return keys in order; see ``Backend.list``."""
+        folder = prefix.rpartition("/")[0]
+        base = self._path(folder) if folder else self.root
+        with _translated(f"list {base}"):
+            keys = _keys_below(base, f"{folder}/" if folder else "", prefix)
+            return sorted(key for key in keys if key > start_after)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects, and the directories that are empty then; see ``Backend.delete``."""
+        folders = set()
+        for key in keys:
+            path = self._path(key)
+            with _translated(f"delete {path}"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                os.unlink(path)
+                folders.add(path.parent)
+        for folder in folders:
+            self._remove_empty(folder)
+
+    def _remove_empty(self, folder: Path) -> None:
+        while folder != self.root:
+            try:
+                folder.rmdir()
+            except OSError:  # not empty, or another process was first
+                return
+            folder = folder.parent
+
+    def close(self) -> None:
+        """Nothing is open between calls."""
+
+    def expire(
+        self,
+        max_age_seconds: float = KEEP_SECONDS,
+        *,
+        now: Callable[[], float] = time.time,
+        budget_seconds: float = 0.5,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> int:
+        """Delete whole callsets in which nothing was written for some days.
+
+        Args:
+            max_age_seconds: age of the newest file of a callset from which it is deleted.
+            now: seconds since the epoch.
+            budget_seconds: stop after this time and leave the rest to the next run.
+            clock: monotonic seconds.
+
+        Returns:
+            How many callsets were deleted.
+        """
+        limit, end, deleted = now() - max_age_seconds, clock() + budget_seconds, 0
+        for callset in _callsets_below(self.root):
+            if clock() > end:
+                break
+            if not _touched_since(callset, limit):
+                shutil.rmtree(callset, ignore_errors=True)
+                self._remove_empty(callset.parent)
+                deleted += 1
+        self._drop_leftovers(limit)
+        return deleted
+
+    def expire_if_due(self, *, now: Callable[[], float] = time.time) -> None:
+        """Run ``expire`` unless this or another process did within the last hour; for the start of a program."""
+        marker = self.root / _EXPIRED
+        try:
+            if abs(now() - marker.stat().st_mtime) < EXPIRE_INTERVAL:
+                return
+        except FileNotFoundError:
+            if not self.root.is_dir():
+                return
+        except OSError:
+            return
+        with contextlib.suppress(OSError):  # a directory that cannot be written has nothing of ours to delete
+            marker.touch(mode=0o600)
+            os.utime(marker, (now(), now()))
+            self.expire(now=now)
+
+    def _drop_leftovers(self, limit: float) -> None:
+        """Delete what writers that were killed have left."""
+        with contextlib.suppress(OSError), os.scandir(self.root / _INCOMING) as entries:
+            for entry in entries:
+                if entry.stat().st_mtime < limit:
+                    os.unlink(entry)
+
+    def _path(self, key: str) -> Path:
+        parts = key.split("/")
+        if {"", ".", ".."} & set(parts) or parts[0] in (_INCOMING, _EXPIRED) or _UNSAFE.search(key):
+            raise StorageError(f"{key!r} cannot be the key of an object")
+        return self.root.joinpath(*parts)
+
+
+@contextlib.contextmanager
+def _translated(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot {doing}: {error.strerror or error}; check space and permissions, "
+            "or set PYWREN_HOME to another directory"
+        ) from error
+
+
+def _move(temporary: str, path: Path, if_absent: bool) -> bool:
+    for _ in range(_RACES):
+        try:
+            if if_absent:
+                os.link(temporary, path)  # fails when there is one, unlike rename
+            else:
+                os.replace(temporary, path)
+            return True
+        except FileExistsError:
+            return False
+        except FileNotFoundError:
+            # no directory yet, or a delete that emptied it removed it just now: then once more
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    raise FileNotFoundError(f"the directory {path.parent} is removed again and again")
+
+
+def _read_range(handle: int, key: str, first: int, last: int) -> bytes:
+    size = os.fstat(handle).st_size
+    if first >= size:
+        raise StorageError(f"cannot read {key}: the object is shorter than the range that was asked for")
+    with open(handle, "rb", closefd=False) as file:
+        file.seek(first)
+        return file.read(min(last, size) - first + 1)
+
+
+def _keys_below(folder: Path, key: str, prefix: str) -> Iterator[str]:
+    """Yield the keys of all files below a directory whose own key is given, leaving out branches off the prefix."""
+    try:
+        entries = os.scandir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    with entries:
+        for entry in entries:
+            if not key and entry.name in (_INCOMING, _EXPIRED):
+                continue
+            name = key + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                if name.startswith(prefix) or prefix.startswith(name + "/"):
+                    yield from _keys_below(Path(entry.path), name + "/", prefix)
+            elif name.startswith(prefix):
+                yield name
+
+
+def _callsets_below(folder: Path) -> Iterator[Path]:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                continue
+            if _CALLSET_ID.match(entry.name):
+                yield Path(entry.path)
+            elif entry.name != _INCOMING:
+                yield from _callsets_below(Path(entry.path))
+
+
+def _touched_since(folder: Path, limit: float) -> bool:
+    try:
+        if os.stat(folder).st_mtime >= limit:
+            return True
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.stat(follow_symlinks=False).st_mtime >= limit:
+                    return True
+                if entry.is_dir(follow_symlinks=False) and _touched_since(Path(entry.path), limit):
+                    return True
+    except FileNotFoundError:  # another process is deleting it
+        return True
+    return False

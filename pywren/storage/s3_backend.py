@@ -1,0 +1,167 @@
+"""``S3Backend``: objects in a bucket of S3, or of a server that speaks its protocol."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, TypeVar
+
+from pywren.exceptions import PywrenError, StorageError, StorageNoSuchKeyError, StorageSetupError
+from pywren.storage._aws_errors import Boundary, error_code, was_repeated
+from pywren.storage._aws_requests import CLIENT_OPTIONS, Retry
+from pywren.storage._per_process import PerProcess
+from pywren.storage.backend import check_range
+
+Answer = TypeVar("Answer")
+
+DELETE_BATCH = 1000
+"""Keys that one DeleteObjects takes."""
+
+
+class S3Backend:
+    """Objects in one bucket. Nothing is sent, and botocore is not imported, before the first request.
+
+    Each backend has a session of its own: mocks of AWS depend on it, and sessions are not thread-safe. Its client is.
+
+    Args:
+        bucket: the bucket's name.
+        region: its region; ``None`` takes that of the profile or environment.
+        profile: the profile of ``~/.aws/config``; ``None`` takes ``AWS_PROFILE`` or the default.
+        retry: repeats what failed in passing.
+    """
+
+    def __init__(
+        self, bucket: str, region: str | None = None, *, profile: str | None = None, retry: Retry | None = None
+    ) -> None:
+        self.bucket = bucket
+        self.region = region
+        self.profile = profile
+        self._retry = retry or Retry()
+        self._client: PerProcess[Any] = PerProcess(functools.partial(_make_client, region, profile))
+
+    def __repr__(self) -> str:
+        return f"S3Backend({self.bucket!r}, {self.region!r})"
+
+    def put(self, key: str, data: bytes | bytearray | memoryview, *, if_absent: bool = False) -> bool:
+        """Store an object; see ``Backend.put``."""
+        body = bytes(data) if isinstance(data, memoryview) else data  # botocore takes no views
+        if if_absent:
+            return self._put_if_absent(key, body)
+        self._send(key, lambda s3: s3.put_object(Bucket=self.bucket, Key=key, Body=body), "write", "s3:PutObject")
+        return True
+
+    def _put_if_absent(self, key: str, body: bytes | bytearray) -> bool:
+        refused: list[BaseException] = []
+        tries = 0
+
+        def request(s3: Any) -> bool:
+            nonlocal tries
+            tries += 1
+            try:
+                s3.put_object(Bucket=self.bucket, Key=key, Body=body, IfNoneMatch="*")
+            except s3.exceptions.ClientError as error:
+                if error_code(error) not in ("PreconditionFailed", "412"):
+                    raise
+                refused.append(error)
+                return False
+            return True
+
+        written = self._send(key, request, "write", "s3:PutObject")
+        if refused and (tries > 1 or was_repeated(refused[0])):
+            # an earlier try may have been written and only its answer lost: then what stands there is ours
+            return self.get(key) == body
+        return written
+
+    def get(self, key: str, byte_range: tuple[int, int] | None = None) -> bytes:
+        """Return an object's bytes, or some of them; see ``Backend.get``."""
+        check_range(key, byte_range)
+        ranged = {} if byte_range is None else {"Range": f"bytes={byte_range[0]}-{byte_range[1]}"}
+
+        def request(s3: Any) -> bytes:
+            # read inside the retry: a connection that breaks in the middle is worth another try
+            body: bytes = s3.get_object(Bucket=self.bucket, Key=key, **ranged)["Body"].read()
+            return body
+
+        return self._send(key, request, "read", "s3:GetObject", _READ_HINT)
+
+    def list(self, prefix: str, start_after: str = "") -> list[str]:
+        """Return keys in order; see ``Backend.list``."""
+        return [item["Key"] for page in self._pages(prefix, start_after) for item in page.get("Contents", ())]
+
+    def _pages(self, prefix: str, start_after: str) -> Iterator[dict[str, Any]]:
+        position = {"StartAfter": start_after} if start_after else {}
+        while True:
+            page = self._send(prefix, functools.partial(self._list_page, prefix, position), "list", "s3:ListBucket")
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            position = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def _list_page(self, prefix: str, position: dict[str, str], s3: Any) -> dict[str, Any]:
+        page: dict[str, Any] = s3.list_objects_v2(Bucket=self.bucket, Prefix=prefix, **position)
+        return page
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; see ``Backend.delete``."""
+        for batch in _batches(keys, DELETE_BATCH):
+            self._send(batch[0], functools.partial(self._delete_batch, batch), "delete", "s3:DeleteObject")
+
+    def _delete_batch(self, batch: Sequence[str], s3: Any) -> None:
+        objects = {"Objects": [{"Key": key} for key in batch], "Quiet": True}
+        answer = s3.delete_objects(Bucket=self.bucket, Delete=objects)
+        for refused in answer.get("Errors", ())[:1]:
+            # the request as a whole has succeeded: make it the error that a request for this key would have been
+            metadata = {**answer["ResponseMetadata"], "HTTPStatusCode": 0}
+            raise s3.exceptions.ClientError({"Error": refused, "ResponseMetadata": metadata}, "DeleteObjects")
+
+    def close(self) -> None:
+        """Give up connections."""
+        client = self._client.peek()
+        self._client.forget()
+        if client is not None:
+            client.close()
+
+    def _send(self, key: str, request: Callable[[Any], Answer], verb: str, permission: str, hint: str = "") -> Answer:
+        place = f"s3://{self.bucket}/{key}"
+        boundary = Boundary(
+            doing=f"{verb} {place}",
+            refused=StorageError,
+            permission=f"{permission} on {place}{hint}",
+            profile=self.profile,
+            special=functools.partial(_missing_key, key),
+        )
+        with boundary:
+            return self._retry.run(lambda: request(self._client.get()))
+
+
+_READ_HINT = ", and s3:ListBucket on its bucket; without s3:ListBucket a key that does not exist looks like this too"
+
+
+def _missing_key(key: str, error: BaseException) -> PywrenError | None:
+    return StorageNoSuchKeyError(key) if error_code(error) in ("NoSuchKey", "404") else None
+
+
+def _batches(keys: Iterable[str], size: int) -> Iterator[list[str]]:
+    remaining = iter(keys)
+    while batch := list(islice(remaining, size)):
+        yield batch
+
+
+def _make_client(region: str | None, profile: str | None) -> Any:
+    import botocore.config
+    import botocore.session
+
+    session = botocore.session.Session(profile=profile)
+    # Listings are most of what is parsed, and parsing their timestamps, which nobody reads, is two thirds of the cost.
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=lambda text: text)
+    config = botocore.config.Config(**CLIENT_OPTIONS)
+    try:
+        return session.create_client("s3", region_name=region, config=config)
+    except ValueError as error:
+        # botocore's own errors are told by the boundary around; this is for an endpoint that is no URL
+        if type(error) is not ValueError:
+            raise
+        raise StorageSetupError(
+            f"cannot make an S3 client: {error}; check AWS_ENDPOINT_URL and AWS_ENDPOINT_URL_S3"
+        ) from error

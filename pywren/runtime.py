@@ -1,0 +1,44 @@
+"""Runtimes: does the Python on the worker fit the one here?"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pywren.exceptions import ConfigError
+from pywren.storage.runtime_info import get_runtime_info
+
+__all__ = ["check_runtime", "get_runtime_info", "runtime_valid", "version_str"]
+
+
+def version_str(version_info: Sequence[Any]) -> str:
+    """Return major and minor of a version of Python, such as ``"3.12"``.
+
+    Args:
+        version_info: ``sys.version_info`` or another sequence that begins like it.
+    """
+    return f"{version_info[0]}.{version_info[1]}"
+
+
+def runtime_valid(runtime_meta: Mapping[str, Any]) -> bool:
+    """Tell whether a runtime has the same Python as this program.
+
+    Args:
+        runtime_meta: what ``get_runtime_info`` returns.
+    """
+    return bool(runtime_meta.get("python_ver") == version_str(sys.version_info))
+
+
+def check_runtime(runtime_meta: Mapping[str, Any]) -> None:
+    """Check that a runtime has the same Python as this program.
+
+    Raises:
+        ConfigError: it has another.
+    """
+    if not runtime_valid(runtime_meta):
+        here = version_str(sys.version_info)
+        raise ConfigError(
+            f"the runtime's python version is {runtime_meta.get('python_ver')}, but this program runs on {here}: "
+            f"make a runtime for Python {here} with `pywren runtime build`, or run this program on the other"
+        )

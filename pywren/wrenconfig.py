@@ -1,0 +1,387 @@
+"""The configuration: a nested dict from a YAML file, checked so that errors name file, key and remedy."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import functools
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pywren.exceptions import ConfigError
+from pywren.storage.runtime_info import is_public
+
+logger = logging.getLogger(__name__)
+
+Config = dict[str, Any]
+
+MAX_AGG_DATA_SIZE = 4e6
+"""Bytes of arguments up to which those of a map share one object."""
+
+AWS_REGION_DEFAULT = "us-west-2"
+AWS_S3_BUCKET_DEFAULT = "pywren.data"
+AWS_S3_PREFIX_DEFAULT = "pywren.jobs"
+AWS_LAMBDA_ROLE_DEFAULT = "pywren_exec_role_1"
+AWS_LAMBDA_FUNCTION_NAME_DEFAULT = "pywren_1"
+AWS_SQS_QUEUE_DEFAULT = "pywren-jobs-1"
+
+default_runtime = {version: f"pywren.runtimes/default_{version}.tar.gz" for version in ("3.10", "3.11", "3.12", "3.13")}
+"""Keys of runtimes in the user's own bucket, by Python."""
+
+CONFIG_VARIABLE = "PYWREN_CONFIG_FILE"
+_FILE_NAME = ".pywren_config"
+_PLACEHOLDER_BUCKETS = frozenset({"BUCKET_NAME", "YOUR_BUCKET", "YOUR_BUCKET_NAME", AWS_S3_BUCKET_DEFAULT})
+_PLACEHOLDER_KEY = "PYWREN_DEFAULT_KEY"
+
+
+# -- where it comes from -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a configuration comes from.
+
+    Args:
+        kind: ``argument``, ``environment`` (``PYWREN_CONFIG_FILE``), ``directory`` (``./.pywren_config``),
+            ``home`` (``~/.pywren_config``) or ``embedded``.
+        path: the file, if it is one.
+    """
+
+    kind: str
+    path: str | None = None
+
+    @property
+    def embedded(self) -> bool:
+        """There is no configuration: everything runs on this machine."""
+        return self.kind == "embedded"
+
+    def __str__(self) -> str:
+        return self.path or {"argument": "the config argument", "embedded": "the embedded configuration"}[self.kind]
+
+
+def find_source(config: Mapping[str, Any] | None = None) -> Source:
+    """Tell where the configuration comes from, without reading it.
+
+    Args:
+        config: one that was passed as an argument; it comes first.
+
+    Raises:
+        ConfigError: ``PYWREN_CONFIG_FILE`` names a file that does not exist. It is never silently replaced.
+    """
+    if config is not None:
+        return Source("argument")
+    named = os.environ.get(CONFIG_VARIABLE)
+    if named:
+        if not Path(named).is_file():
+            raise ConfigError(
+                f"{CONFIG_VARIABLE} names {named}, but there is no such file: correct it, make the file with "
+                f"`pywren --filename {named} create_config`, or unset the variable"
+            )
+        return Source("environment", named)
+    for kind, path in (("directory", Path(_FILE_NAME).absolute()), ("home", Path(get_default_home_filename()))):
+        if path.is_file():
+            return Source(kind, str(path))
+    return Source("embedded")
+
+
+def get_default_home_filename() -> str:
+    """Return the path of the configuration in the user's home directory."""
+    return str(Path.home() / _FILE_NAME)
+
+
+def get_default_config_filename() -> str | None:
+    """Return the file that ``default`` reads, ``None`` when there is none.
+
+    Raises:
+        ConfigError: ``PYWREN_CONFIG_FILE`` names a file that does not exist.
+    """
+    return find_source().path
+
+
+def embedded() -> Config:
+    """Return the configuration for no account: storage and workers on this machine."""
+    return {
+        "storage_backend": "localhost",
+        "storage_prefix": AWS_S3_PREFIX_DEFAULT,
+        "runtime": {},
+        "scheduler": {"map_item_limit": setting({}, "scheduler.map_item_limit")},
+    }
+
+
+def default() -> Config:
+    """Return the configuration of the first file that there is, or the embedded one.
+
+    The places are ``PYWREN_CONFIG_FILE``, ``./.pywren_config`` and ``~/.pywren_config``.
+
+    Raises:
+        ConfigError: the file is missing, unreadable or wrong.
+    """
+    filename = get_default_config_filename()
+    return embedded() if filename is None else load(filename)
+
+
+def load(filename: str | os.PathLike[str]) -> Config:
+    """Read a configuration from a YAML file, check it and fill in where callsets are kept.
+
+    Raises:
+        ConfigError: the file is missing, unreadable or wrong; says which key and what to write.
+    """
+    path = os.fspath(filename)
+    config = _parse(_read(path), path)
+    validate(config, path)
+    standalone = config.get("standalone") or {}
+    if standalone.get("ec2_ssh_key") == _PLACEHOLDER_KEY:
+        standalone["ec2_ssh_key"] = None
+    _drop_public_runtime(config, path)
+    return patch_storage_config(config)
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the configuration {path}: {error.strerror or error}; make one with `pywren create_config`"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"the configuration {path} is not UTF-8 text (byte {error.start}): save it as UTF-8"
+        ) from error
+
+
+def _parse(text: str, path: str) -> Config:
+    import yaml
+
+    try:
+        config = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}, line {mark.line + 1}, column {mark.column + 1}" if mark else path
+        problem = getattr(error, "problem", None) or str(error)
+        raise ConfigError(f"{where}: this is not YAML: {problem}; correct it, or make a new one") from error
+    if not isinstance(config, dict):
+        found = "is empty" if config is None else f"is a {type(config).__name__}, not sections with keys"
+        raise ConfigError(f"the configuration {path} {found}: make one with `pywren create_config --force`")
+    return config
+
+
+def _drop_public_runtime(config: Config, source: str) -> None:
+    runtime = config.get("runtime")
+    if runtime and is_public(runtime):
+        _warn_of_public_runtime(source, str(runtime["s3_bucket"]))
+        config["runtime"] = {key: value for key, value in runtime.items() if key not in ("s3_bucket", "s3_key")}
+
+
+@functools.lru_cache(maxsize=64)  # one warning for a file, however often it is read
+def _warn_of_public_runtime(source: str, bucket: str) -> None:
+    logger.warning(
+        "%s: the runtime in the public bucket %s no longer exists and is ignored: the worker's own Python is used. "
+        "For packages of your own make a runtime with `pywren runtime build`",
+        source,
+        bucket,
+    )
+
+
+# -- what may stand in it ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a key may hold.
+
+    Args:
+        kinds: the types; ``float`` takes whole numbers too.
+        default: what holds when it is missing; ``None`` when there is none.
+        low: the smallest number.
+        high: the largest number.
+        hint: what to write, when the types do not say it.
+    """
+
+    kinds: tuple[type, ...] = (str,)
+    default: Any = None
+    low: float | None = None
+    high: float | None = None
+    hint: str = ""
+
+
+KEYS: Mapping[str, Key] = {
+    "account.aws_account_id": Key((int, str), hint="the 12 digits of the account"),
+    "account.aws_lambda_role": Key(default=AWS_LAMBDA_ROLE_DEFAULT),
+    "account.aws_region": Key(hint="a region such as us-west-2"),
+    "lambda.memory": Key((int,), 1536, 128, 10240),
+    "lambda.timeout": Key((int,), 300, 1, 900),
+    "lambda.function_name": Key(default=AWS_LAMBDA_FUNCTION_NAME_DEFAULT),
+    "lambda.event_age": Key((int,), 21600, 60, 21600),
+    "s3.bucket": Key(hint="the name of a bucket of yours"),
+    "s3.pywren_prefix": Key(default=AWS_S3_PREFIX_DEFAULT),
+    "localhost.root": Key(hint="a directory"),
+    "local.workers": Key((int,), None, 1, 1024),
+    "local.show_output": Key((bool,), False),
+    "runtime.s3_bucket": Key(),
+    "runtime.s3_key": Key(),
+    "runtime.runtime_storage": Key(default="s3"),
+    "scheduler.map_item_limit": Key((int,), 10000, 1),
+    "scheduler.retries": Key((int,), 2, 0, 100),
+    "standalone.ec2_instance_type": Key(),
+    "standalone.sqs_queue_name": Key(default=AWS_SQS_QUEUE_DEFAULT),
+    "standalone.visibility": Key((int,), 10, 0, 43200),
+    "standalone.ec2_ssh_key": Key(),
+    "standalone.target_ami": Key(),
+    "standalone.instance_name": Key(),
+    "standalone.instance_profile_name": Key(),
+    "standalone.max_idle_time": Key((float,), 60, 0),
+    "standalone.idle_terminate_granularity": Key((float,), 3600, 0),
+    "standalone.fast_io": Key((bool,), False),
+    "standalone.availability_zone": Key(),
+    "storage_backend": Key(hint="s3 or localhost"),
+    "storage_prefix": Key(default=AWS_S3_PREFIX_DEFAULT),
+    "local_run_dir": Key(hint="a directory"),
+}
+"""Every key by its path, with a dot between section and key."""
+
+_SECTIONS = frozenset(path.partition(".")[0] for path in KEYS if "." in path)
+
+
+def setting(config: Mapping[str, Any], path: str) -> Any:
+    """Return what a configuration says under a key, or the key's default.
+
+    Args:
+        config: the configuration.
+        path: section and key, such as ``"scheduler.retries"``.
+
+    Returns:
+        The value; ``None`` when it is missing and has no default.
+    """
+    value: Any = config
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return KEYS[path].default if value is None else value
+
+
+def require(config: Mapping[str, Any], path: str) -> Any:
+    """Return what a configuration says under a key.
+
+    Raises:
+        ConfigError: it says nothing, and the key has no default.
+    """
+    value = setting(config, path)
+    if value is None:
+        raise ConfigError(
+            f"the configuration has no {_spoken(path)}: write {_wanted(KEYS[path])} there, "
+            "or make a configuration with `pywren-setup`"
+        )
+    return value
+
+
+def validate(config: Mapping[str, Any], source: str = "the config argument") -> None:
+    """Check a configuration; what is unknown only gets a warning, so that files of any age load.
+
+    Args:
+        config: the configuration.
+        source: the file or other place it comes from, for messages.
+
+    Raises:
+        ConfigError: names the file, the key and what to write there.
+    """
+    for path, value in _leaves(config, source):
+        key = KEYS.get(path)
+        if key is None:
+            _warn_of_unknown(path, source)
+        elif value is not None:
+            _check(key, path, value, source)
+    _check_storage(config, source)
+
+
+def _check_storage(config: Mapping[str, Any], source: str) -> None:
+    backend = setting(config, "storage_backend") or "s3"
+    if backend not in ("s3", "localhost"):
+        raise ConfigError(f"{source}: storage_backend is {backend!r}: write s3 or localhost")
+    if backend == "s3":
+        _check_bucket(config, source)
+
+
+def _leaves(config: Mapping[str, Any], source: str) -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        if name not in _SECTIONS:
+            yield str(name), value
+        elif isinstance(value, Mapping):
+            yield from ((f"{name}.{key}", item) for key, item in value.items())
+        elif value is not None:
+            raise ConfigError(f"{source}: {name} is {value!r}, but it is a section: write its keys below it, indented")
+
+
+def _check(key: Key, path: str, value: Any, source: str) -> None:
+    # True is an int to Python, but no number to the writer of a configuration
+    fits = isinstance(value, key.kinds) and (not isinstance(value, bool) or bool in key.kinds)
+    if not fits and not (float in key.kinds and type(value) is int):
+        raise ConfigError(f"{source}: {_spoken(path)} is {value!r}: write {_wanted(key)}")
+    if (key.low is not None and value < key.low) or (key.high is not None and value > key.high):
+        raise ConfigError(f"{source}: {_spoken(path)} is {value}: write {_wanted(key)}")
+
+
+def _check_bucket(config: Mapping[str, Any], source: str) -> None:
+    bucket = setting(config, "s3.bucket")
+    if not bucket:
+        raise ConfigError(f"{source}: there is no {_spoken('s3.bucket')}: write the name of a bucket of yours there")
+    if bucket in _PLACEHOLDER_BUCKETS:
+        raise ConfigError(
+            f"{source}: {_spoken('s3.bucket')} is still {bucket}: make sure you change the default bucket to the name "
+            "of one of yours (`pywren create_bucket` makes it)"
+        )
+
+
+def _wanted(key: Key) -> str:
+    names = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+    text = key.hint or " or ".join(names[kind] for kind in key.kinds)
+    if key.low is not None and key.high is not None:
+        return f"{text} from {key.low:g} to {key.high:g}" if key.high < 1e6 else text
+    return text if key.low is None else f"{text} of at least {key.low:g}"
+
+
+def _spoken(path: str) -> str:
+    section, _, key = path.partition(".")
+    return f"{section}: {key}" if key else section
+
+
+def _warn_of_unknown(path: str, source: str) -> None:
+    near = difflib.get_close_matches(path, KEYS, n=1, cutoff=0.75)
+    hint = f": did you mean {_spoken(near[0])}?" if near else ""
+    logger.warning("%s: unknown key %s is ignored%s", source, _spoken(path), hint)
+
+
+# -- the storage's part --------------------------------------------------------------------------------------
+
+
+def patch_storage_config(config: Config) -> Config:
+    """Fill in where callsets and runtimes are kept, as a file of 0.4 leaves it out; returns the same dict."""
+    config.setdefault("storage_backend", "s3")
+    config.setdefault("storage_prefix", setting(config, "s3.pywren_prefix"))
+    runtime = config.get("runtime")
+    config["runtime"] = {"runtime_storage": "s3", **(runtime or {})}
+    return config
+
+
+def extract_storage_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ``storage_config`` that ``Storage`` is made from and that payloads carry.
+
+    Raises:
+        ConfigError: there is no bucket, or it is still the placeholder.
+    """
+    whole = patch_storage_config(copy.deepcopy(dict(config)))
+    _check_storage(whole, "the configuration")
+    return {
+        "storage_backend": whole["storage_backend"],
+        "storage_prefix": whole["storage_prefix"],
+        "backend_config": _backend_config(whole),
+    }
+
+
+def _backend_config(config: Config) -> dict[str, Any]:
+    if config["storage_backend"] == "localhost":
+        root = setting(config, "localhost.root")
+        return {} if root is None else {"root": os.path.abspath(os.path.expanduser(root))}
+    return {"bucket": config["s3"]["bucket"], "region": setting(config, "account.aws_region")}

@@ -1,0 +1,30 @@
+"""Logging for programs that have none of their own: ``default_config``."""
+
+from __future__ import annotations
+
+import logging
+
+from pywren.exceptions import ConfigError
+
+FORMAT = "%(asctime)s [%(levelname)s] %(name)s: %(message)s"
+_NOISY = ("boto", "boto3", "botocore", "s3transfer", "urllib3")
+
+
+def default_config(level: str | int = "INFO") -> None:
+    """Write pywren's log messages to stderr, unless the program has set up handlers itself, and quiet boto.
+
+    Args:
+        level: a name or number of the ``logging`` module, in any case.
+
+    Raises:
+        ConfigError: there is no such level.
+    """
+    number = level if isinstance(level, int) else logging.getLevelName(level.strip().upper())
+    if not isinstance(number, int):
+        raise ConfigError(
+            f"{level!r} is no level of logging: write DEBUG, INFO, WARNING, ERROR or CRITICAL (PYWREN_LOGLEVEL)"
+        )
+    logging.basicConfig(format=FORMAT)
+    logging.getLogger("pywren").setLevel(number)
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(max(number, logging.ERROR))

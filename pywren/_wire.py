@@ -319,7 +319,7 @@ class Call:
         return document
 
     @classmethod
-    def decode(cls, payload: Mapping[str, Any] | bytes | str) -> Call:
+    def decode(cls, payload: object) -> Call:
         """Read a payload.
 
         Args:
@@ -328,10 +328,7 @@ class Call:
         Raises:
             DecodeError: it is not a payload; names the first field that misfits.
         """
-        document = _load_object(payload, "the payload") if isinstance(payload, (bytes, str)) else payload
-        if not isinstance(document, Mapping):
-            raise DecodeError(f"the payload is a {type(document).__name__}, not an object")
-        reader = _Reader("the payload", document)
+        reader = _Reader("the payload", _payload_object(payload))
         attempt_key = reader.take("attempt_key", str, None)
         references = reader.take("references", list, [])
         call = cls(

@@ -252,13 +252,14 @@ class WorkerCrashedError(CallError):
     @property
     def returncode(self) -> int | None:
         """The exit code of the process: negative for a signal, ``None`` when it is not known."""
-        return self.args[1] if len(self.args) > 1 else None
+        code = self.args[1] if len(self.args) > 1 else None
+        return code if isinstance(code, int) else None
 
     @property
     def signal(self) -> int | None:
         """The number of the signal that ended the process, if one did."""
         code = self.returncode
-        return -code if isinstance(code, int) and code < 0 else None
+        return -code if code is not None and code < 0 else None
 
 
 class CallLostError(CallError):

@@ -96,7 +96,8 @@ def _processes() -> list[str]:
                 found[process.pid] = process
         except psutil.Error:
             continue  # it has ended meanwhile, or is another user's
-    return [_described(process) for process in found.values()]
+    # multiprocessing's tracker of its own semaphores ends with the process that uses multiprocessing
+    return [text for text in map(_described, found.values()) if "multiprocessing.resource_tracker" not in text]
 
 
 def _described(process: psutil.Process) -> str:

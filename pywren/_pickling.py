@@ -125,7 +125,7 @@ def dump(
         persistent_id: says which objects are futures and what they stand for.
         mentions: takes what the pickle mentions.
     """
-    kind = type(obj)
+    kind: Any = type(obj)  # Any, because mypy does not take type for hashable
     if kind in _ATOMS:
         return Packed(pickle.dumps(obj, PROTOCOL))
     if kind.__module__ == "numpy":
@@ -188,20 +188,23 @@ def dumps(
     try:
         return dump(obj, out_of_band=out_of_band, persistent_id=persistent_id, mentions=mentions)
     except Exception as error:  # noqa: BLE001 - __reduce__ of the user's classes may raise anything
-        raise_unpicklable(obj, error, path)
+        raise_unpicklable(obj, error, path, persistent_id=persistent_id)
 
 
-def raise_unpicklable(obj: Any, error: Exception, path: str) -> NoReturn:
+def raise_unpicklable(obj: Any, error: Exception, path: str, *, persistent_id: PersistentId | None = None) -> NoReturn:
     """Raise the ``SerializationError`` that explains why an object did not pickle.
 
     Args:
         obj: the object.
         error: what pickling it raised; becomes the cause.
         path: what the object is: ``argument 3``.
+        persistent_id: says which objects are futures, as it did when pickling failed.
     """
     from pywren._unpicklable import explain
 
-    where, why = explain(obj, error, path or f"the {type(obj).__name__}")
+    where, why = explain(
+        obj, error, path or f"the {type(obj).__name__}", functools.partial(dump, persistent_id=persistent_id)
+    )
     raise SerializationError(f"{where}: {why}", path=where) from error
 
 
@@ -643,7 +646,7 @@ def load_exception(
         failure.__cause__ = problem
         return failure
     if _lacks_source(error):
-        _innermost(error).__cause__ = RemoteTraceback(text)
+        _chain(error)[-1].__cause__ = RemoteTraceback(text)
     return error
 
 
@@ -658,7 +661,7 @@ def _reduce_exception(error: BaseException, chained: bool) -> tuple[Any, ...]:
     cls = type(error)
     context = {
         "traceback": _user_frames(error.__traceback__),
-        "cause": error.__cause__ if chained and not isinstance(error.__cause__, RemoteTraceback) else None,
+        "cause": error.__cause__ if chained else None,
         "context": error.__context__ if chained else None,
         "suppress": error.__suppress_context__,
     }
@@ -670,7 +673,7 @@ def _reduce_exception(error: BaseException, chained: bool) -> tuple[Any, ...]:
         state, listitems, dictitems, setter = (*rest, None, None, None, None)[:4]
         return make, args, (context, state, setter), listitems, dictitems, _restore_reduced
     base = _builtin_base(cls)
-    state = (context, dict(error.__dict__), _members(error, base))
+    state = (context, dict(error.__dict__), _members(error))
     return _new_exception, (cls, base, error.args), state, None, None, _restore_exception
 
 
@@ -687,25 +690,27 @@ def _reduces_itself(cls: type[BaseException]) -> bool:
 
 
 def _builtin_base(cls: type[BaseException]) -> type[BaseException]:
-    return next(base for base in cls.__mro__ if base.__module__ == "builtins" and issubclass(base, BaseException))
+    return next(base for base in cls.__mro__ if not base.__flags__ & _HEAP_TYPE and issubclass(base, BaseException))
 
 
-def _members(error: BaseException, base: type[BaseException]) -> dict[str, Any]:
+def _members(error: BaseException) -> dict[str, Any]:
     """Return what is kept in slots: those of the built-in base (``errno``, ``start``), and the class's own."""
     members = {}
     for owner in type(error).__mro__:
         if owner in (BaseException, object):
             continue
         for name, kind in vars(owner).items():
-            # AttributeError.obj may be anything, and Python's own pickle of it leaves it out
-            if isinstance(kind, (types.MemberDescriptorType, types.GetSetDescriptorType)) and name not in _UNSENT:
-                value = getattr(error, name, None)
-                if value is not None:
-                    members[name] = value
+            if not isinstance(kind, (types.MemberDescriptorType, types.GetSetDescriptorType)):
+                continue
+            if name in ("__dict__", "__weakref__") or (owner is AttributeError and name == "obj"):
+                continue  # AttributeError.obj may be anything; Python's own pickle leaves it out too
+            value = getattr(error, name, None)
+            if value is not None:
+                members[name] = value
     return members
 
 
-_UNSENT = frozenset({"obj", "__dict__", "__weakref__", "exceptions", "message"})
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: not built in
 
 
 def _new_exception(cls: type[BaseException], base: type[BaseException], args: tuple[Any, ...]) -> BaseException:
@@ -751,6 +756,7 @@ def _restore_context(error: Any, context: Mapping[str, Any]) -> None:
 # -- tracebacks ----------------------------------------------------------------------------------------------
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_LINE = "__pywren_line__"  # the local variable by which an unpickled frame keeps the remote source line
 Frames = list[tuple[str, int, str, str]]
 """File, line number, function and source line of each frame, outermost first."""
 
@@ -770,6 +776,7 @@ def _frames(trace: types.TracebackType) -> Frames:
     while current is not None:
         code = current.tb_frame.f_code
         line = linecache.getline(code.co_filename, current.tb_lineno, current.tb_frame.f_globals).strip()
+        line = line or current.tb_frame.f_locals.get(_LINE, "")  # a traceback that was itself unpickled
         frames.append((code.co_filename, current.tb_lineno, code.co_name, line))
         current = current.tb_next
     if len(frames) > _MAX_FRAMES:
@@ -782,10 +789,9 @@ def _make_traceback(frames: Frames) -> types.TracebackType | None:
 
     node: Any = None
     for filename, lineno, name, line in reversed(frames):
-        # __pywren_line__ lets the client tell whether it has the same source
         code = types.SimpleNamespace(co_filename=filename, co_name=name)
         frame = types.SimpleNamespace(f_globals={"__file__": filename, "__name__": "?"}, f_code=code, f_lineno=lineno)
-        frame.f_locals = {"__pywren_line__": line}
+        frame.f_locals = {_LINE: line}
         node = types.SimpleNamespace(tb_frame=frame, tb_lineno=lineno, tb_next=node)
     made: types.TracebackType | None = tblib.Traceback(node, get_locals=lambda frame: frame.f_locals).as_traceback()
     return made
@@ -796,7 +802,7 @@ def _lacks_source(error: BaseException) -> bool:
     for link in _chain(error):
         current = link.__traceback__
         while current is not None:
-            line = current.tb_frame.f_locals.get("__pywren_line__")
+            line = current.tb_frame.f_locals.get(_LINE)
             if line and linecache.getline(current.tb_frame.f_code.co_filename, current.tb_lineno).strip() != line:
                 return True
             current = current.tb_next
@@ -804,17 +810,13 @@ def _lacks_source(error: BaseException) -> bool:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """Return the exceptions that are printed for one, itself first."""
+    """Return the exceptions that are printed for one, itself first, up to the text of a remote traceback."""
     chain: list[BaseException] = []
     current: BaseException | None = error
-    while current is not None and all(current is not link for link in chain):
+    while current is not None and not isinstance(current, RemoteTraceback) and all(current is not e for e in chain):
         chain.append(current)
         current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
     return chain
-
-
-def _innermost(error: BaseException) -> BaseException:
-    return _chain(error)[-1]
 
 
 def _text_of(error: BaseException) -> str:

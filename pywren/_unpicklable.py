@@ -3,29 +3,176 @@
 from __future__ import annotations
 
 import functools
-import pickle
+import inspect
+import re
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-_MAX_TRIES = 20_000
-"""Parts that are tried before the search gives up and blames the smallest part found so far."""
+_MAX_TRIES = 5_000
+"""Parts that are pickled in the search before the smallest culprit found so far is blamed."""
+
+_TOO_DEEP = (
+    "it is nested too deeply to be pickled; make it flatter (a list in place of linked objects), "
+    "or raise the limit with sys.setrecursionlimit before the call"
+)
+
+Part = tuple[str, Any]
+"""What is added to the path, and the part of the object that stands there."""
 
 
-def explain(obj: Any, error: Exception, path: str) -> tuple[str, str]:
+def explain(obj: Any, error: Exception, path: str, dump: Callable[[Any], object]) -> tuple[str, str]:
     """Find what made pickling fail.
 
     Args:
         obj: the object that did not pickle.
         error: what pickling it raised.
         path: what the object is: ``argument 3``.
+        dump: pickles a part, or raises.
 
     Returns:
         Where the culprit sits (``argument 3.model.lock``) and why it cannot be pickled.
     """
-    if isinstance(error, RecursionError) or isinstance(error.__cause__, RecursionError):
-        return path, (
-            "is nested too deeply to be pickled; make it flatter (a list in place of linked objects), "
-            "or raise sys.setrecursionlimit here"
-        )
-    return path, str(error)
+    if _is_too_deep(error):
+        return path, _TOO_DEEP
+    seen = {id(obj)}
+    kept = [obj]  # parts made on the way must live as long as their ids are remembered
+    tries = 0
+    while True:
+        for name, part in _parts(obj):
+            if id(part) in seen or tries >= _MAX_TRIES:
+                continue
+            seen.add(id(part))
+            kept.append(part)
+            tries += 1
+            problem = _problem(part, dump)
+            if problem is not None:
+                obj, error, path = part, problem, path + name
+                break
+        else:
+            return path, _reason(obj, error)
+
+
+def _problem(part: Any, dump: Callable[[Any], object]) -> Exception | None:
+    try:
+        dump(part)
+    except Exception as error:  # noqa: BLE001 - __reduce__ of the user's classes may raise anything
+        return error
+    return None
+
+
+def _is_too_deep(error: BaseException) -> bool:
+    return isinstance(error, RecursionError) or isinstance(error.__cause__, RecursionError)
+
+
+def _reason(obj: Any, error: Exception) -> str:
+    if _is_too_deep(error):
+        return _TOO_DEEP
+    text = str(error)
+    refused = re.match(r"cannot pickle '?([\w.]+)'? object", text)
+    if refused:
+        return f"a {refused[1]} cannot be pickled; make it inside the function, on the worker"
+    kind = type(obj)
+    name = (
+        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    )
+    return f"a {name} cannot be pickled ({type(error).__name__}: {text})"
+
+
+# -- the parts of an object ----------------------------------------------------------------------------------
+
+
+def _parts(obj: Any) -> Iterator[Part]:
+    """Yield what an object's pickle would hold, smallest steps first named as the user would name them."""
+    if isinstance(obj, dict):
+        yield from _items(obj)
+    elif isinstance(obj, (list, tuple)):
+        fields = getattr(obj, "_fields", None)
+        for index, item in enumerate(obj):
+            yield f".{fields[index]}" if fields else f"[{index}]", item
+    elif isinstance(obj, (set, frozenset)):
+        yield from ((f" (element {item!r:.80})", item) for item in obj)
+    elif isinstance(obj, types.FunctionType):
+        yield from _function_parts(obj)
+    elif isinstance(obj, (types.MethodType, types.BuiltinMethodType, types.MethodWrapperType)):
+        yield f" (the object of its method {obj.__name__!r})", obj.__self__
+        yield ".__func__", getattr(obj, "__func__", None)
+    elif isinstance(obj, functools.partial):
+        yield " (the function of the partial)", obj.func
+        yield from ((f" (argument {index} of the partial)", arg) for index, arg in enumerate(obj.args))
+        yield from ((f" (argument {name!r} of the partial)", arg) for name, arg in obj.keywords.items())
+    elif isinstance(obj, type):
+        yield from _class_parts(obj)
+    if not isinstance(obj, (type, types.FunctionType, types.ModuleType)):
+        yield from _attributes(obj)
+
+
+def _items(obj: dict[Any, Any]) -> Iterator[Part]:
+    for key, value in obj.items():
+        yield f"[{key!r:.80}]", value
+        yield f" (key {key!r:.80})", key
+
+
+def _function_parts(function: types.FunctionType) -> Iterator[Part]:
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            yield f" (closure variable {name!r})", cell.cell_contents
+        except ValueError:
+            pass  # an empty cell
+    for name in sorted(_global_names(function.__code__)):
+        if name in function.__globals__:
+            yield f" (global variable {name!r})", function.__globals__[name]
+    for index, default in enumerate(function.__defaults__ or ()):
+        yield f" (default value {index})", default
+    for name, default in (function.__kwdefaults__ or {}).items():
+        yield f" (default value of {name!r})", default
+    yield from ((f".{name}", value) for name, value in vars(function).items())
+
+
+def _global_names(code: types.CodeType) -> set[str]:
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            names |= _global_names(constant)
+    return names
+
+
+def _class_parts(cls: type) -> Iterator[Part]:
+    for name, value in vars(cls).items():
+        if name not in ("__dict__", "__weakref__", "__doc__", "__module__"):
+            yield f".{name}", value.__func__ if isinstance(value, (staticmethod, classmethod)) else value
+    yield from ((f" (base class {base.__name__!r})", base) for base in cls.__bases__)
+
+
+def _attributes(obj: Any) -> Iterator[Part]:
+    named: dict[str, Any] = {}
+    for name in _slots(type(obj)):
+        value = inspect.getattr_static(obj, name, None)
+        if isinstance(value, types.MemberDescriptorType):
+            try:
+                named[name] = value.__get__(obj)
+            except AttributeError:
+                pass  # a slot that was never set
+    try:
+        named.update(object.__getattribute__(obj, "__dict__"))
+        reduced = obj.__reduce_ex__(5)
+    except Exception:  # noqa: BLE001 - the culprit is this object itself: its reduction raises
+        reduced = ""
+    if isinstance(reduced, tuple):
+        state = reduced[2] if len(reduced) > 2 else None
+        if isinstance(state, tuple) and len(state) == 2 and all(isinstance(half, (dict, type(None))) for half in state):
+            named |= {**(state[0] or {}), **(state[1] or {})}
+        elif isinstance(state, dict):
+            named |= state
+        elif state is not None:
+            yield " (its state)", state
+    yield from ((f".{name}", value) for name, value in named.items())
+    if isinstance(reduced, tuple) and isinstance(reduced[1], tuple):
+        for index, part in enumerate(reduced[1]):
+            yield f" (its class {part.__name__!r})" if part is type(obj) else f" (constructor argument {index})", part
+
+
+def _slots(cls: type) -> Iterable[str]:
+    for base in cls.__mro__:
+        slots = vars(base).get("__slots__", ())
+        yield from (slots,) if isinstance(slots, str) else slots

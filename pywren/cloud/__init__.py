@@ -1,1 +1,1 @@
-
+"""What pywren asks of AWS beside storage: calls, functions, queues, logs, deployment."""

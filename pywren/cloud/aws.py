@@ -1,0 +1,464 @@
+"""``AWS``: the requests that pywren sends beside those to the storage, named by intent.
+
+Errors leave as ours: ``InvocationError`` where a call is started, ``DeploymentError`` where something is made or
+looked at, ``ConfigError`` when this machine's credentials, profile, region or endpoint are wrong.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any, TypeVar
+
+from pywren.exceptions import ArgumentError, ConfigError, DeploymentError, InvocationError, PywrenError
+from pywren.storage._aws_errors import Boundary, error_code, response
+from pywren.storage._aws_requests import CLIENT_OPTIONS, Retry, patience
+from pywren.storage._per_process import PerProcess
+
+Answer = TypeVar("Answer")
+
+HANDLER = "pywren.wrenhandler.aws_lambda_handler"
+"""The entry point of a deployed function."""
+
+LONG_POLL_SECONDS = 20
+"""Seconds that one ReceiveMessage may wait (the limit of SQS)."""
+
+FUNCTION_CHANGE_PATIENCE = 60.0
+"""Seconds for which a function that is being changed, or whose role is too new, is asked again."""
+
+
+@dataclass(frozen=True)
+class FunctionSpec:
+    """How a Lambda function is to be.
+
+    Args:
+        name: its name.
+        role_arn: the role it runs as.
+        runtime: such as ``python3.12``.
+        memory: megabytes.
+        timeout: seconds.
+        ephemeral_storage: megabytes of ``/tmp``.
+        architecture: ``x86_64`` or ``arm64``.
+        environment: its environment variables.
+        handler: its entry point.
+    """
+
+    name: str
+    role_arn: str
+    runtime: str
+    memory: int
+    timeout: int
+    ephemeral_storage: int = 512
+    architecture: str = "x86_64"
+    environment: Mapping[str, str] | None = None
+    handler: str = HANDLER
+
+    def configuration(self) -> dict[str, Any]:
+        """Return the arguments that creating and updating a function have in common."""
+        return {
+            "FunctionName": self.name,
+            "Role": self.role_arn,
+            "Runtime": self.runtime,
+            "Handler": self.handler,
+            "MemorySize": self.memory,
+            "Timeout": self.timeout,
+            "EphemeralStorage": {"Size": self.ephemeral_storage},
+            "Environment": {"Variables": dict(self.environment or {})},
+        }
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message that was received from a queue.
+
+    Args:
+        body: its text.
+        receipt: what deleting and extending it take.
+    """
+
+    body: str
+    receipt: str
+
+
+class AWS:
+    """One account in one region. Nothing is sent, and botocore is not imported, before the first request.
+
+    Args:
+        region: ``None`` takes that of the profile or environment.
+        profile: the profile of ``~/.aws/config``; ``None`` takes ``AWS_PROFILE`` or the default.
+        session: a botocore session to use instead of one of its own.
+        sleep: waits some seconds.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        region: str | None = None,
+        *,
+        profile: str | None = None,
+        session: Any = None,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.region = region
+        self.profile = profile
+        self._given_session = session
+        self._sleep = sleep
+        self._retry = Retry(patience=_patience, sleep=sleep, clock=clock)
+        self._session: PerProcess[Any] = PerProcess(self._make_session)
+        self._clients: dict[str, PerProcess[Any]] = {}
+        self._session_lock: PerProcess[Lock] = PerProcess(Lock)
+
+    def __repr__(self) -> str:
+        return f"AWS({self.region!r})"
+
+    # -- sending -------------------------------------------------------------------------------------------
+
+    def client(self, service: str) -> Any:
+        """Return the botocore client of a service, made on first use; threads may share it."""
+        holder = self._clients.get(service)
+        if holder is None:
+            # setdefault is atomic: all threads end with the same holder
+            holder = self._clients.setdefault(service, PerProcess(lambda: self._make_client(service)))
+        return holder.get()
+
+    def _make_session(self) -> Any:
+        import botocore.session
+
+        return self._given_session or botocore.session.Session(profile=self.profile)
+
+    def _make_client(self, service: str) -> Any:
+        import botocore.config
+
+        with self._session_lock.get():  # sessions are not thread-safe
+            try:
+                return self._session.get().create_client(
+                    service, region_name=self.region, config=botocore.config.Config(**CLIENT_OPTIONS)
+                )
+            except ValueError as error:
+                if type(error) is not ValueError:  # botocore's own are told by the boundary
+                    raise
+                raise ConfigError(f"cannot make a client for {service}: {error}; check AWS_ENDPOINT_URL") from error
+
+    def request(
+        self,
+        service: str,
+        operation: str,
+        *,
+        doing: str,
+        permission: str = "",
+        missing: str = "",
+        refused: type[PywrenError] = DeploymentError,
+        **arguments: Any,
+    ) -> dict[str, Any]:
+        """Send one request, again while the service is busy, and return its answer.
+
+        Args:
+            service: botocore's name of the service.
+            operation: the client's method.
+            doing: what is being done, for "cannot …".
+            permission: the IAM permission it takes, and on what; by default that of the operation's name.
+            missing: what to do when the thing does not exist.
+            refused: the error to raise when the service refuses.
+            **arguments: the operation's own.
+        """
+        needed = permission or f"{service}:{operation.title().replace('_', '')}"
+        with self._boundary(doing, needed, missing, refused):
+            answer: dict[str, Any] = self._retry.run(lambda: getattr(self.client(service), operation)(**arguments))
+            return answer
+
+    def wait(self, service: str, waiter: str, *, doing: str, **arguments: Any) -> None:
+        """Wait until one of botocore's waiters is content."""
+        with self._boundary(doing, f"to {doing}", "", DeploymentError):
+            self.client(service).get_waiter(waiter).wait(**arguments)
+
+    def _boundary(self, doing: str, permission: str, missing: str, refused: type[PywrenError]) -> Boundary:
+        return Boundary(
+            doing=doing,
+            refused=refused,
+            permission=permission,
+            missing=missing or "check its name in the configuration",
+            profile=self.profile,
+        )
+
+    def close(self) -> None:
+        """Give up connections."""
+        for holder in list(self._clients.values()):
+            client = holder.peek()
+            holder.forget()
+            if client is not None:
+                client.close()
+
+    # -- who ------------------------------------------------------------------------------------------------
+
+    def account_id(self) -> str:
+        """Return the 12 digits of the account that the credentials belong to."""
+        return str(self.request("sts", "get_caller_identity", doing="find out whose credentials these are")["Account"])
+
+    # -- Lambda: calls --------------------------------------------------------------------------------------
+
+    def invoke_async(self, function_name: str, payload: bytes) -> str:
+        """Start a Lambda function without waiting for it.
+
+        Args:
+            function_name: name or ARN.
+            payload: JSON, up to 1 MB.
+
+        Returns:
+            The id of the request.
+
+        Raises:
+            InvocationError: Lambda refused it, or was too busy for too long.
+        """
+        answer = self.request(
+            "lambda",
+            "invoke",
+            doing=f"invoke the function {function_name}",
+            permission=f"lambda:InvokeFunction on the function {function_name}",
+            missing=_DEPLOY,
+            refused=InvocationError,
+            FunctionName=function_name,
+            InvocationType="Event",
+            Payload=payload,
+        )
+        request_id = str(answer.get("ResponseMetadata", {}).get("RequestId", ""))
+        if answer.get("StatusCode") != 202:
+            raise InvocationError(
+                f"invoking {function_name}: Lambda answered {answer.get('StatusCode')} instead of 202 "
+                f"(request {request_id})",
+                code=str(answer.get("StatusCode", "")),
+                request_id=request_id,
+            )
+        return request_id
+
+    # -- Lambda: functions ----------------------------------------------------------------------------------
+
+    def function_config(self, name: str) -> dict[str, Any] | None:
+        """Return a function's configuration, ``None`` when there is no such function."""
+        return self._unless_missing(
+            "lambda", "get_function_configuration", doing=f"look at the function {name}", FunctionName=name
+        )
+
+    def create_function(self, spec: FunctionSpec, zip_file: bytes, *, tags: Mapping[str, str] | None = None) -> str:
+        """Create a function, wait until it is ready, and return its ARN."""
+        answer = self.request(
+            "lambda",
+            "create_function",
+            doing=f"create the function {spec.name}",
+            permission=f"lambda:CreateFunction, and iam:PassRole on {spec.role_arn}",
+            Code={"ZipFile": zip_file},
+            Architectures=[spec.architecture],
+            Tags=dict(tags or {}),
+            **spec.configuration(),
+        )
+        self.wait("lambda", "function_active_v2", doing=f"wait for the function {spec.name}", FunctionName=spec.name)
+        return str(answer["FunctionArn"])
+
+    def update_function_code(self, name: str, zip_file: bytes, *, architecture: str = "x86_64") -> None:
+        """Replace a function's code and wait until it is in force."""
+        self.request(
+            "lambda",
+            "update_function_code",
+            doing=f"update the code of {name}",
+            missing=_DEPLOY,
+            FunctionName=name,
+            ZipFile=zip_file,
+            Architectures=[architecture],
+        )
+        self._wait_for_update(name)
+
+    def update_function_configuration(self, spec: FunctionSpec) -> None:
+        """Change a function's configuration and wait until it is in force."""
+        self.request(
+            "lambda",
+            "update_function_configuration",
+            doing=f"update the configuration of {spec.name}",
+            permission=f"lambda:UpdateFunctionConfiguration, and iam:PassRole on {spec.role_arn}",
+            missing=_DEPLOY,
+            **spec.configuration(),
+        )
+        self._wait_for_update(spec.name)
+
+    def _wait_for_update(self, name: str) -> None:
+        self.wait("lambda", "function_updated_v2", doing=f"wait for the function {name}", FunctionName=name)
+
+    def set_event_invoke(self, name: str, *, event_age: int, on_failure: str, retries: int = 0) -> None:
+        """Say what Lambda does with an asynchronous call that fails.
+
+        Args:
+            name: the function.
+            event_age: seconds after which a call that could not start is dropped, 60 to 21,600.
+            on_failure: ARN of the bucket or queue that gets a record of it.
+            retries: how often Lambda itself runs it again.
+        """
+        self.request(
+            "lambda",
+            "put_function_event_invoke_config",
+            doing=f"set what happens to failed calls of {name}",
+            missing=_DEPLOY,
+            FunctionName=name,
+            MaximumRetryAttempts=retries,
+            MaximumEventAgeInSeconds=event_age,
+            DestinationConfig={"OnFailure": {"Destination": on_failure}},
+        )
+
+    def delete_function(self, name: str) -> bool:
+        """Delete a function; returns whether there was one."""
+        answer = self._unless_missing(
+            "lambda", "delete_function", doing=f"delete the function {name}", FunctionName=name
+        )
+        return answer is not None
+
+    # -- SQS ------------------------------------------------------------------------------------------------
+
+    def queue_url(self, name: str) -> str:
+        """Return a queue's URL.
+
+        Raises:
+            InvocationError: there is no such queue.
+        """
+        return str(
+            self.request(
+                "sqs",
+                "get_queue_url",
+                doing=f"find the queue {name}",
+                missing="create it with `pywren create_queue`",
+                refused=InvocationError,
+                QueueName=name,
+            )["QueueUrl"]
+        )
+
+    def send_message(self, queue_url: str, body: str) -> str:
+        """Put a message into a queue and return its id.
+
+        Raises:
+            InvocationError: the queue refused it.
+        """
+        answer = self.request(
+            "sqs",
+            "send_message",
+            doing=f"send to the queue {queue_url}",
+            refused=InvocationError,
+            QueueUrl=queue_url,
+            MessageBody=body,
+        )
+        return str(answer["MessageId"])
+
+    def receive(
+        self, queue_url: str, *, wait_seconds: int = LONG_POLL_SECONDS, most: int = 1, visibility: int | None = None
+    ) -> list[Message]:
+        """Take messages from a queue, waiting for the first.
+
+        Args:
+            queue_url: the queue.
+            wait_seconds: how long to wait, up to 20.
+            most: how many to take, up to 10.
+            visibility: seconds for which nobody else sees them; ``None`` is the queue's own.
+        """
+        if not 0 <= wait_seconds <= LONG_POLL_SECONDS:
+            raise ArgumentError(f"wait_seconds is {wait_seconds}: SQS waits up to {LONG_POLL_SECONDS}")
+        timeout: dict[str, Any] = {} if visibility is None else {"VisibilityTimeout": visibility}
+        answer = self.request(
+            "sqs",
+            "receive_message",
+            doing=f"receive from the queue {queue_url}",
+            QueueUrl=queue_url,
+            WaitTimeSeconds=wait_seconds,
+            MaxNumberOfMessages=most,
+            **timeout,
+        )
+        return [Message(item["Body"], item["ReceiptHandle"]) for item in answer.get("Messages", ())]
+
+    def extend_message(self, queue_url: str, message: Message, visibility: int) -> None:
+        """Hide a received message from others for some more seconds."""
+        self.request(
+            "sqs",
+            "change_message_visibility",
+            doing=f"keep a message of the queue {queue_url}",
+            QueueUrl=queue_url,
+            ReceiptHandle=message.receipt,
+            VisibilityTimeout=visibility,
+        )
+
+    def delete_message(self, queue_url: str, message: Message) -> None:
+        """Delete a received message."""
+        self.request(
+            "sqs",
+            "delete_message",
+            doing=f"delete a message of the queue {queue_url}",
+            QueueUrl=queue_url,
+            ReceiptHandle=message.receipt,
+        )
+
+    # -- CloudWatch logs ------------------------------------------------------------------------------------
+
+    def log_events(
+        self,
+        group: str,
+        *,
+        streams: list[str] | None = None,
+        start_ms: int | None = None,
+        end_ms: int | None = None,
+        pattern: str = "",
+    ) -> Iterator[tuple[int, str]]:
+        """Yield a log group's events in order of time, as ``(timestamp in milliseconds, message)``.
+
+        Args:
+            group: the log group, ``/aws/lambda/<function>``; one that does not exist yet has no events.
+            streams: only these log streams.
+            start_ms: only events from this time on, in milliseconds since the epoch.
+            end_ms: only events before this time.
+            pattern: a filter pattern of CloudWatch.
+        """
+        chosen = {
+            "logStreamNames": streams,
+            "startTime": start_ms,
+            "endTime": end_ms,
+            "filterPattern": pattern or None,
+        }
+        arguments = {name: value for name, value in chosen.items() if value is not None}
+        while True:
+            page = self._unless_missing(
+                "logs", "filter_log_events", doing=f"read the log {group}", logGroupName=group, **arguments
+            )
+            for event in (page or {}).get("events", ()):
+                yield event["timestamp"], event["message"]
+            if not page or not page.get("nextToken"):
+                return
+            arguments["nextToken"] = page["nextToken"]
+
+    def latest_log_streams(self, group: str, most: int = 1) -> list[str]:
+        """Return the names of a log group's streams that were written to last, the latest first."""
+        page = self._unless_missing(
+            "logs",
+            "describe_log_streams",
+            doing=f"look at the log {group}",
+            logGroupName=group,
+            orderBy="LastEventTime",
+            descending=True,
+            limit=most,
+        )
+        return [stream["logStreamName"] for stream in (page or {}).get("logStreams", ())]
+
+    def _unless_missing(self, service: str, operation: str, **arguments: Any) -> dict[str, Any] | None:
+        try:
+            return self.request(service, operation, **arguments)
+        except DeploymentError as error:
+            if error.__cause__ is not None and error_code(error.__cause__) == "ResourceNotFoundException":
+                return None
+            raise
+
+
+_DEPLOY = "deploy it with: pywren deploy_lambda"
+
+
+def _patience(error: BaseException) -> float:
+    """Beyond what every request waits for, wait for functions that are changing and roles that are new."""
+    code, text = error_code(error), str(response(error).get("Error", {}).get("Message", ""))
+    if code == "InvalidParameterValueException" and "cannot be assumed" in text:
+        return FUNCTION_CHANGE_PATIENCE
+    if code == "ResourceConflictException" and ("pending" in text.lower() or "in progress" in text.lower()):
+        return FUNCTION_CHANGE_PATIENCE
+    return patience(error)

@@ -1,0 +1,147 @@
+"""The imports of a source file or of a compiled function."""
+
+from __future__ import annotations
+
+import ast
+import dis
+import types
+import warnings
+import weakref
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+_IMPORT_ERRORS = frozenset({"ImportError", "ModuleNotFoundError", "Exception", "BaseException"})
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import.
+
+    Args:
+        names: the dotted names it may load: for ``from a import b`` both ``a`` and ``a.b``.
+        optional: whether the program may do without: it stands in a function, an ``if``, or in a ``try``
+            that catches ``ImportError``.
+    """
+
+    names: tuple[str, ...]
+    optional: bool = False
+
+
+# -- of source -----------------------------------------------------------------------------------------------
+
+
+def imports_of_source(source: bytes, package: str) -> list[Import]:
+    """Return the imports of a source file; none when it is not Python.
+
+    Args:
+        source: its bytes, in the encoding that they declare.
+        package: the package that its relative imports start from.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the source's own, such as "\d": Python shows them to its author
+            tree = ast.parse(source)
+        found = list(_statements(tree.body, package, optional=False))
+        if b"import_module" in source or b"__import__" in source:
+            found += _calls(tree)
+    except (SyntaxError, ValueError, RecursionError):
+        return []
+    return found
+
+
+def _statements(body: Iterable[ast.AST], package: str, *, optional: bool) -> Iterator[Import]:
+    for node in body:
+        if isinstance(node, ast.Import):
+            yield Import(tuple(alias.name for alias in node.names), optional)
+        elif isinstance(node, ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+            yield Import(_from_names(node.module or "", names, node.level, package), optional)
+        elif isinstance(node, ast.If) and _is_type_checking(node.test):
+            yield from _statements(node.orelse, package, optional=optional)
+        elif isinstance(node, ast.stmt):
+            inner = optional or _may_fail(node)
+            yield from _statements(ast.iter_child_nodes(node), package, optional=inner)
+        elif isinstance(node, (ast.ExceptHandler, ast.match_case)):
+            yield from _statements(node.body, package, optional=True)
+
+
+def _may_fail(node: ast.stmt) -> bool:
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.If, ast.Match)):
+        return True
+    return isinstance(node, ast.Try) and any(_catches_import_error(handler.type) for handler in node.handlers)
+
+
+def _catches_import_error(kind: ast.expr | None) -> bool:
+    if kind is None:
+        return True
+    kinds = kind.elts if isinstance(kind, ast.Tuple) else [kind]
+    return any(isinstance(item, ast.Name) and item.id in _IMPORT_ERRORS for item in kinds)
+
+
+def _is_type_checking(test: ast.expr) -> bool:
+    name = test.attr if isinstance(test, ast.Attribute) else test.id if isinstance(test, ast.Name) else ""
+    return name == "TYPE_CHECKING"
+
+
+def _calls(tree: ast.AST) -> Iterator[Import]:
+    """Yield what ``importlib.import_module("name")`` and ``__import__("name")`` load."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or not node.args:
+            continue
+        called = node.func
+        name = called.attr if isinstance(called, ast.Attribute) else called.id if isinstance(called, ast.Name) else ""
+        what = node.args[0]
+        if name in ("import_module", "__import__") and isinstance(what, ast.Constant) and isinstance(what.value, str):
+            yield Import((what.value,), optional=True)
+
+
+def _from_names(module: str, names: Iterable[str], level: int, package: str) -> tuple[str, ...]:
+    if level:
+        parents = package.split(".") if package else []
+        if level - 1 > len(parents) or not parents:
+            return ()
+        module = ".".join([*parents[: len(parents) - level + 1], *([module] if module else [])])
+    return (module, *(f"{module}.{name}" for name in names if name != "*")) if module else ()
+
+
+# -- of compiled functions -----------------------------------------------------------------------------------
+
+_known: weakref.WeakKeyDictionary[types.CodeType, dict[str, list[Import]]] = weakref.WeakKeyDictionary()
+
+
+def imports_of_code(code: types.CodeType, package: str) -> list[Import]:
+    """Return the imports that a function makes when it runs, those of its inner functions too.
+
+    Args:
+        code: the code of the function.
+        package: the package that its relative imports start from.
+    """
+    by_package = _known.setdefault(code, {})
+    if package not in by_package:
+        by_package[package] = list(_code_imports(code, package))
+    return by_package[package]
+
+
+def _code_imports(code: types.CodeType, package: str) -> Iterator[Import]:
+    # bytecode does not say which try an import stands in
+    optional = not _IMPORT_ERRORS.isdisjoint(code.co_names)
+    loaded: list[object] = []
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "IMPORT_NAME":
+            level, names = loaded[-2:] if len(loaded) > 1 else (0, None)
+            yield Import(_code_names(instruction.argval, level, names, package), optional)
+        elif instruction.opname.startswith("LOAD_"):
+            loaded.append(instruction.argval)
+    if "import_module" in code.co_names or "__import__" in code.co_names:
+        texts = (text for text in code.co_consts if isinstance(text, str))
+        yield from (Import((text,), optional=True) for text in texts if text.replace(".", "").isidentifier())
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _code_imports(constant, package)
+
+
+def _code_names(module: str, level: object, names: object, package: str) -> tuple[str, ...]:
+    level = level if isinstance(level, int) else 0
+    if not level and not isinstance(names, tuple):
+        return (module,)
+    return _from_names(module, names if isinstance(names, tuple) else (), level, package)

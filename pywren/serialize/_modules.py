@@ -1,0 +1,342 @@
+"""Modules as files: where a module stands, and the files that the worker needs of it."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import stat
+import sys
+import sysconfig
+import threading
+import time
+import types
+import zipimport
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
+from pathlib import Path
+
+from pywren.exceptions import SerializationError
+
+PACKAGE_LIMIT = 50 * 1024 * 1024
+"""Bytes of one package up to which it is shipped."""
+
+_EXTENSION_SUFFIXES = tuple(sorted({*EXTENSION_SUFFIXES, ".so", ".pyd"}, key=len, reverse=True))
+
+
+@dataclass(frozen=True)
+class Module:
+    """What is shipped as one: a top-level package or module, or one that stands in a namespace package.
+
+    Args:
+        name: its dotted name; with a dot only in a namespace package.
+        path: its file, or the directory of a package; in a zip file the name within it.
+        is_package: whether ``path`` is a package's directory.
+        is_library: whether it stands in site-packages.
+        archive: the zip file that it stands in.
+    """
+
+    name: str
+    path: str
+    is_package: bool = False
+    is_library: bool = False
+    archive: str | None = None
+
+    @property
+    def shown_path(self) -> str:
+        """The path as users see it in ``__file__``."""
+        return os.path.join(self.archive, self.path) if self.archive else self.path
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a module as it is now.
+
+    Args:
+        relative: where the worker puts it, a POSIX path.
+        path: where it stands here; in a zip file the name within it.
+        stamp: changes when the file does: modification time in nanoseconds and size in bytes.
+        archive: the zip file that it stands in.
+    """
+
+    relative: str
+    path: str
+    stamp: tuple[int, int]
+    archive: str | None = None
+
+    @property
+    def shown_path(self) -> str:
+        """The path as users see it in ``__file__``."""
+        return os.path.join(self.archive, self.path) if self.archive else self.path
+
+    @property
+    def module_name(self) -> str | None:
+        """The dotted name of the module that this is the source of, if it is one."""
+        if not self.relative.endswith(".py"):
+            return None
+        return self.relative.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+# -- finding -------------------------------------------------------------------------------------------------
+
+
+def locate(name: str) -> Module | None:
+    """Find what is to be shipped for a dotted name: its top-level module, or what stands in a namespace package.
+
+    None of the user's code runs.
+
+    Returns:
+        The module, or None when there is no file for it: built in, missing, or made by hand.
+    """
+    parts = name.split(".")
+    for count in range(1, len(parts) + 1):
+        prefix = ".".join(parts[:count])
+        spec = _spec_of(prefix)
+        if spec is None:
+            return None
+        if not _is_namespace(spec):
+            return _module_of(prefix, spec)
+    return None
+
+
+def loaded_below_namespace(name: str) -> list[str]:
+    """Return the loaded modules below a namespace package; none when it is something else."""
+    spec = _spec_of(name)
+    if spec is None or not _is_namespace(spec):
+        return []
+    return [loaded for loaded in list(sys.modules) if loaded.startswith(name + ".")]
+
+
+def _spec_of(name: str) -> ModuleSpec | None:
+    module = sys.modules.get(name)
+    if module is not None:
+        spec = getattr(module, "__spec__", None)
+        return spec if isinstance(spec, ModuleSpec) else _spec_of_module(name, module)
+    parent = name.rpartition(".")[0]
+    if parent:
+        return _spec_below(name, _spec_of(parent))
+    try:
+        return importlib.util.find_spec(name)
+    except (ImportError, AttributeError, ValueError):
+        return None
+
+
+def _spec_of_module(name: str, module: types.ModuleType) -> ModuleSpec | None:
+    file = getattr(module, "__file__", None)
+    if not isinstance(file, str):
+        return None
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is not None and hasattr(module, "__path__"):
+        spec.submodule_search_locations = list(module.__path__)
+    return spec
+
+
+def _spec_below(name: str, parent: ModuleSpec | None) -> ModuleSpec | None:
+    # importlib.util.find_spec would import the parent
+    if parent is None or parent.submodule_search_locations is None:
+        return None
+    for finder in sys.meta_path:
+        find = getattr(finder, "find_spec", None)
+        spec = find(name, list(parent.submodule_search_locations)) if find else None
+        if isinstance(spec, ModuleSpec):
+            return spec
+    return None
+
+
+def _is_namespace(spec: ModuleSpec) -> bool:
+    return spec.origin is None and spec.submodule_search_locations is not None
+
+
+def _module_of(name: str, spec: ModuleSpec) -> Module | None:
+    is_package = spec.submodule_search_locations is not None
+    loader: object = spec.loader
+    if isinstance(loader, zipimport.zipimporter):
+        inside = loader.prefix.replace(os.sep, "/") + name.rpartition(".")[2]
+        path = inside if is_package else inside + os.path.splitext(spec.origin or ".py")[1]
+        return Module(name, path, is_package, is_library_path(loader.archive), loader.archive)
+    if spec.origin is None or not spec.has_location or not os.path.isfile(spec.origin):
+        return None
+    origin = os.path.abspath(spec.origin)
+    return Module(name, os.path.dirname(origin) if is_package else origin, is_package, is_library_path(origin))
+
+
+@functools.lru_cache(maxsize=4096)
+def is_library_path(path: str) -> bool:
+    """Tell whether a path lies in a site-packages directory."""
+    parts = Path(path).parts
+    return "site-packages" in parts or "dist-packages" in parts or os.path.realpath(path).startswith(_library_roots())
+
+
+@functools.lru_cache(maxsize=4096)
+def is_standard_path(path: str) -> bool:
+    """Tell whether a path lies in the standard library."""
+    return not is_library_path(path) and os.path.realpath(path).startswith(_standard_roots())
+
+
+@functools.cache
+def _library_roots() -> tuple[str, ...]:
+    import site
+
+    roots = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()]
+    if site.ENABLE_USER_SITE:
+        roots.append(site.getusersitepackages())
+    return tuple(os.path.realpath(root) + os.sep for root in roots if root)
+
+
+@functools.cache
+def _standard_roots() -> tuple[str, ...]:
+    roots = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), os.path.dirname(os.__file__)}
+    return tuple(os.path.realpath(root) + os.sep for root in roots if root)
+
+
+# -- files ---------------------------------------------------------------------------------------------------
+
+
+def files_of(module: Module) -> list[File]:
+    """List the files that make up a module, data files of a package included.
+
+    Raises:
+        SerializationError: a package is over ``PACKAGE_LIMIT``, or cannot be read.
+    """
+    base = module.name.replace(".", "/")
+    folder = base.rpartition("/")[0]
+    try:
+        if module.archive is not None:
+            files = list(_files_in_zip(module, module.archive, folder))
+        elif module.is_package:
+            files = list(_walk(module.path, base, set()))
+        else:
+            relative = f"{folder}/{os.path.basename(module.path)}".lstrip("/")
+            files = [File(relative, module.path, _stamp(os.stat(module.path)))]
+    except OSError as error:
+        raise _unreadable(module.name, module.shown_path, error) from error
+    size = sum(file.stamp[1] for file in files)
+    if size > PACKAGE_LIMIT:
+        raise _too_big(module, size)
+    return files
+
+
+def _walk(directory: str, relative: str, visited: set[tuple[int, int]]) -> Iterator[File]:
+    status = os.stat(directory)
+    if (status.st_dev, status.st_ino) in visited:
+        return  # a symbolic link that leads back up
+    visited.add((status.st_dev, status.st_ino))
+    with os.scandir(directory) as scan:
+        entries = sorted(scan, key=lambda entry: entry.name)
+    for entry in entries:
+        try:
+            status = entry.stat()
+        except OSError:
+            continue  # a dangling link, or gone since
+        if stat.S_ISREG(status.st_mode):
+            yield File(f"{relative}/{entry.name}", entry.path, _stamp(status))
+        elif stat.S_ISDIR(status.st_mode) and entry.name != "__pycache__" and not entry.name.startswith("."):
+            yield from _walk(entry.path, f"{relative}/{entry.name}", visited)
+
+
+def _files_in_zip(module: Module, archive: str, folder: str) -> Iterator[File]:
+    changed = os.stat(archive).st_mtime_ns
+    above = module.path.rpartition("/")[0]
+    from zipfile import ZipFile  # 10 ms that hardly anyone needs
+
+    with ZipFile(archive) as opened:
+        for item in opened.infolist():
+            name = item.filename
+            wanted = name.startswith(module.path + "/") if module.is_package else name == module.path
+            if wanted and not item.is_dir() and "__pycache__" not in name.split("/"):
+                relative = f"{folder}/{name.removeprefix(above).lstrip('/')}".lstrip("/")
+                yield File(relative, name, (changed, item.file_size), archive)
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int]:
+    return status.st_mtime_ns, status.st_size
+
+
+def extension_among(files: Iterable[File]) -> str | None:
+    """Return the path of the first C extension that the other files do not stand in for, if there is one."""
+    paths = [file.shown_path for file in files]
+    present = set(paths)
+    for path in paths:
+        suffix = next((suffix for suffix in _EXTENSION_SUFFIXES if path.endswith(suffix)), None)
+        if suffix is None or path.removesuffix(suffix).endswith("__mypyc"):
+            continue
+        if path.removesuffix(suffix) + ".py" not in present:  # else it is compiled only to be quicker
+            return path
+    return None
+
+
+def _too_big(module: Module, size: int) -> SerializationError:
+    return SerializationError(
+        f"the package {module.name} ({module.shown_path}) is {size / 1e6:.0f} MB, over the limit of "
+        f"{PACKAGE_LIMIT / 1e6:.0f} MB for what is shipped with a function; keep its data elsewhere, leave it out with "
+        f"exclude_modules=[{module.name!r}], or install it on the worker with 'pywren runtime build'",
+        path=module.name,
+    )
+
+
+def _unreadable(name: str, path: str, error: Exception) -> SerializationError:
+    return SerializationError(
+        f"the module {name} cannot be shipped: {path} cannot be read ({error}); "
+        f"make it readable, or leave it out with exclude_modules",
+        path=name,
+    )
+
+
+# -- contents ------------------------------------------------------------------------------------------------
+
+_CACHED_FILE_LIMIT = 1024 * 1024
+_CACHE_LIMIT = 64 * 1024 * 1024
+_SETTLED_SECONDS = 0.1  # a younger file may change again within one tick of the file system's clock
+
+
+class _Contents:
+    """Contents of files by path, read again when the file has changed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[str, tuple[tuple[int, int], bytes]] = {}
+        self._size = 0
+
+    def read(self, file: File) -> bytes:
+        key = file.shown_path
+        known = self._known.get(key)
+        if known is not None and known[0] == file.stamp:
+            return known[1]
+        data = self._read(file)
+        if len(data) <= _CACHED_FILE_LIMIT and time.time() - file.stamp[0] / 1e9 > _SETTLED_SECONDS:
+            self._keep(key, file.stamp, data)
+        return data
+
+    def _keep(self, key: str, stamp: tuple[int, int], data: bytes) -> None:
+        with self._lock:
+            if self._size + len(data) > _CACHE_LIMIT:
+                self._known.clear()
+                self._size = 0
+            self._known[key] = stamp, data
+            self._size += len(data)
+
+    @staticmethod
+    def _read(file: File) -> bytes:
+        try:
+            return Path(file.path).read_bytes() if file.archive is None else _read_from_zip(file.archive, file.path)
+        except OSError as error:
+            raise _unreadable(file.module_name or file.relative, file.shown_path, error) from error
+
+
+def _read_from_zip(archive: str, name: str) -> bytes:
+    # the importer knows the archive already; its own path separator is the system's
+    data: bytes = zipimport.zipimporter(archive).get_data(os.path.join(archive, *name.split("/")))
+    return data
+
+
+_contents = _Contents()
+
+
+def content_of(file: File) -> bytes:
+    """Return the bytes of a file as they are now.
+
+    Raises:
+        SerializationError: it cannot be read.
+    """
+    return _contents.read(file)

@@ -1,0 +1,157 @@
+"""The serializer: a function, its arguments and the user's modules become bytes."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Collection, Container, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from pywren._pickling import PROTOCOL, Mentions, Packed, PersistentId, dump, dumps, raise_unpicklable
+from pywren.serialize._modules import Module, content_of, files_of
+from pywren.serialize.module_dependency import THIS_INTERPRETER, ModuleDependencyAnalyzer
+from pywren.wrenutil import bytes_to_b64str
+
+_INLINE = frozenset({int, float, str, bool})  # as quick as can be: maps have thousands of them
+
+
+class PackedCalls(NamedTuple):
+    """A map in bytes.
+
+    Args:
+        func: the function.
+        items: the arguments, in order.
+        modules: the user's modules and data files, by relative POSIX path.
+    """
+
+    func: Packed
+    items: list[Packed]
+    modules: dict[str, bytes]
+
+
+class Serializer:
+    """Pickles functions and arguments, and collects the user's modules that they need.
+
+    Args:
+        preinstalls: top-level names of modules that the worker has installed, beside the standard library and
+            pywren; the default is a worker that shares this interpreter and its site-packages.
+        exclude: modules whose file path contains one of these strings are never shipped.
+    """
+
+    def __init__(self, preinstalls: Container[str] = THIS_INTERPRETER, exclude: Collection[str] = ()) -> None:
+        self.preinstalls = preinstalls
+        self.exclude = tuple(exclude)
+
+    def pack_call(
+        self,
+        func: Any,
+        items: Sequence[Any],
+        *,
+        out_of_band: bool = False,
+        persistent_id: PersistentId | None = None,
+        exclude_modules: Collection[str] | None = None,
+    ) -> PackedCalls:
+        """Pickle a function and the arguments of all its calls.
+
+        Args:
+            func: the function.
+            items: one argument a call.
+            out_of_band: keep big buffers out of the pickles, as views of the objects' own memory.
+            persistent_id: says which objects in the arguments are futures and what they stand for.
+            exclude_modules: modules whose file path contains one of these strings are not shipped this time.
+
+        Raises:
+            SerializationError: something cannot be pickled, or a module cannot be shipped; names it.
+        """
+        mentions = Mentions()
+        name = getattr(func, "__name__", None) or f"the {type(func).__name__}"
+        packed_func = dumps(func, out_of_band=out_of_band, path=name, mentions=mentions)
+        packed_items = _pack_items(items, out_of_band, persistent_id, mentions)
+        return PackedCalls(packed_func, packed_items, self._modules(mentions, exclude_modules or ()))
+
+    def _modules(self, mentions: Mentions, exclude: Collection[str]) -> dict[str, bytes]:
+        analyzer = ModuleDependencyAnalyzer(self.preinstalls, (*self.exclude, *exclude))
+        _add_mentions(analyzer, mentions)
+        return {file.relative: content_of(file) for file in analyzer.files()}
+
+
+def _pack_items(
+    items: Sequence[Any], out_of_band: bool, persistent_id: PersistentId | None, mentions: Mentions
+) -> list[Packed]:
+    packed: list[Packed] = []
+    append, plain = packed.append, pickle.dumps
+    item: Any = None
+    try:
+        for item in items:
+            if type(item) in _INLINE:
+                append(Packed(plain(item, PROTOCOL)))
+            else:
+                append(dump(item, out_of_band=out_of_band, persistent_id=persistent_id, mentions=mentions))
+    except Exception as error:  # noqa: BLE001 - __reduce__ of the user's classes may raise anything
+        raise_unpicklable(item, error, f"argument {len(packed)}", persistent_id=persistent_id)
+    return packed
+
+
+def _add_mentions(analyzer: ModuleDependencyAnalyzer, mentions: Mentions) -> None:
+    for name in mentions.modules:
+        analyzer.add(name)
+    for code, package in mentions.code.items():
+        analyzer.add_code(code, package)
+
+
+# -- names of 0.4 ----------------------------------------------------------------------------------------------
+
+
+class SerializeIndependent:
+    """0.4's serializer: pickles objects one by one, and finds the paths of the modules that they need.
+
+    Args:
+        preinstalled_modules: what the worker has installed: names, or pairs of a name and whether it is a package.
+    """
+
+    def __init__(self, preinstalled_modules: Iterable[Any] = ()) -> None:
+        self.preinstalled_modules = frozenset(
+            item if isinstance(item, str) else str(item[0]) for item in preinstalled_modules
+        )
+
+    def __call__(
+        self, list_of_objs: Sequence[Any], exclude_modules: Collection[str] | None = None
+    ) -> tuple[list[bytes], set[str]]:
+        """Pickle objects.
+
+        Args:
+            list_of_objs: the objects.
+            exclude_modules: modules whose file path contains one of these strings are left out.
+
+        Returns:
+            The pickles, and the paths of the modules to ship: files, and directories of packages.
+
+        Raises:
+            SerializationError: something cannot be pickled, or a module cannot be shipped.
+        """
+        mentions = Mentions()
+        packed = [dumps(obj, path=f"object {index}", mentions=mentions).data for index, obj in enumerate(list_of_objs)]
+        analyzer = ModuleDependencyAnalyzer(self.preinstalled_modules, exclude_modules or ())
+        _add_mentions(analyzer, mentions)
+        return packed, analyzer.get_and_clear_paths()
+
+
+def create_mod_data(mod_paths: Iterable[str]) -> dict[str, str]:
+    """Read modules: 0.4's function.
+
+    Args:
+        mod_paths: paths of files, and of the directories of packages.
+
+    Returns:
+        The contents as base64 text, by POSIX path relative to the directory that is to be on ``sys.path``.
+
+    Raises:
+        SerializationError: a package is too big or cannot be read.
+    """
+    data: dict[str, str] = {}
+    for path in mod_paths:
+        is_package = os.path.isdir(path)
+        name = os.path.basename(os.path.normpath(path))
+        for file in files_of(Module(name if is_package else os.path.splitext(name)[0], path, is_package)):
+            data[file.relative] = bytes_to_b64str(content_of(file))
+    return data

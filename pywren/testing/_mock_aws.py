@@ -1,0 +1,155 @@
+"""``mock_aws``: moto's S3, Lambda, IAM, SQS and logs, with a bucket and a function that really runs."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
+
+from pywren.cloud.aws import AWS
+from pywren.cloud.deploy import create_execution_role, deploy_function
+from pywren.testing._mock_function import MockFunction
+from pywren.worker.bundle import build_zip
+
+ACCOUNT_ID = "123456789012"
+"""The account that moto mocks."""
+
+REGION = "us-west-2"
+"""The region that everything is made in."""
+
+CONCURRENCY = 4
+"""How many invocations of the function run at once when nothing else is said."""
+
+
+@contextmanager
+def mock_aws(*, concurrency: int = CONCURRENCY, lambda_timeout: int = 300) -> Iterator[dict[str, Any]]:
+    """Mock AWS while the context lasts, with everything that pywren needs already set up.
+
+    A bucket, an execution role, a queue and the deployed function stand ready. What the executor invokes
+    runs as on Lambda: in a child process of its own, under Lambda's environment, with its log in
+    CloudWatch. Contexts may be nested, follow each other, or be open in several threads: each has its own
+    bucket, function and queue, and moto lasts as long as the longest. Credentials and settings of AWS in the
+    environment are out of reach meanwhile, and restored at the end.
+
+    Args:
+        concurrency: how many invocations run at once; others wait their turn.
+        lambda_timeout: seconds after which the function is ended, 1 to 900.
+
+    Yields:
+        A configuration for ``default_executor(config=…)``, ``lambda_executor(config=…)`` and the others.
+
+    Raises:
+        ImportError: moto is not installed.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_world)
+        config = _config(uuid.uuid4().hex[:12], lambda_timeout)
+        _create_resources(config)
+        name = config["lambda"]["function_name"]
+        function = MockFunction(name, account_id=ACCOUNT_ID, region=REGION, concurrency=concurrency)
+        stack.callback(function.close)
+        _world.functions[name] = function
+        stack.callback(_world.functions.pop, name)
+        yield config
+
+
+def _config(name: str, lambda_timeout: int) -> dict[str, Any]:
+    return {
+        "account": {"aws_account_id": ACCOUNT_ID, "aws_lambda_role": f"pywren-mock-{name}", "aws_region": REGION},
+        "lambda": {"memory": 1536, "timeout": lambda_timeout, "function_name": f"pywren-mock-{name}"},
+        "s3": {"bucket": f"pywren-mock-{name}", "pywren_prefix": "pywren.jobs"},
+        "scheduler": {"map_item_limit": 10000},
+        "standalone": {"sqs_queue_name": f"pywren-mock-{name}", "visibility": 10},
+    }
+
+
+def _create_resources(config: Mapping[str, Any]) -> None:
+    """Create the bucket, the queue, the role and the function, the last two as pywren itself does."""
+    aws = AWS(REGION)
+    try:
+        location = {"LocationConstraint": REGION}
+        name = config["s3"]["bucket"]
+        aws.request("s3", "create_bucket", doing="mock", Bucket=name, CreateBucketConfiguration=location)
+        aws.request("sqs", "create_queue", doing="mock", QueueName=config["standalone"]["sqs_queue_name"])
+        create_execution_role(config, aws)
+        deploy_function(config, aws, archive=_archive())
+    finally:
+        aws.close()
+
+
+@functools.cache
+def _archive() -> bytes:
+    return build_zip()
+
+
+class _World(AbstractContextManager["_World"]):
+    """What all open contexts of the process share: moto, the patched invocation, the environment."""
+
+    def __init__(self) -> None:
+        self.functions: dict[str, MockFunction] = {}
+        self._lock = threading.Lock()
+        self._open = 0
+        self._stack = ExitStack()
+
+    def __enter__(self) -> _World:
+        with self._lock:
+            if self._open == 0:
+                with ExitStack() as stack:
+                    self._start(stack)
+                    self._stack = stack.pop_all()
+            self._open += 1
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        with self._lock:
+            self._open -= 1
+            if self._open == 0:
+                self._stack.close()
+
+    def _start(self, stack: ExitStack) -> None:
+        moto = _import_moto()
+        stack.enter_context(_environment())
+        stack.enter_context(moto.mock_aws(config={"lambda": {"use_docker": False}}))
+        from pywren.testing._moto_patches import atomic_s3, invocations
+
+        stack.enter_context(atomic_s3())
+        stack.enter_context(invocations(self.functions))
+
+
+_world = _World()
+
+
+def _import_moto() -> Any:
+    try:
+        import moto
+    except ImportError as error:
+        raise ImportError("pywren.testing.mock_aws needs moto: pip install 'pywren[testing]'") from error
+    return moto
+
+
+_ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_SESSION_TOKEN": "testing",
+    "AWS_DEFAULT_REGION": REGION,
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+}
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    """Take every AWS setting out of the environment (profiles, keys, endpoints), and put dummies there."""
+    saved = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("AWS_")}
+    os.environ.update(_ENVIRONMENT)
+    try:
+        yield
+    finally:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            del os.environ[name]
+        os.environ.update(saved)

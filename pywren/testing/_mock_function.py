@@ -1,0 +1,130 @@
+"""``MockFunction``: the worker's real handler behind a mocked Lambda function."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from pywren.worker.handler import Container
+from pywren.wrenhandler import handle_on_lambda
+
+logger = logging.getLogger(__name__)
+
+
+class MockFunction:
+    """Runs the invocations of one function: those to come later one after the other in a few threads.
+
+    Args:
+        name: the function's name.
+        account_id: the mocked account.
+        region: the mocked region.
+        concurrency: how many asynchronous invocations run at once.
+    """
+
+    def __init__(self, name: str, *, account_id: str, region: str, concurrency: int) -> None:
+        self.name = name
+        self._account_id = account_id
+        self._region = region
+        self._container = Container(environment=_lambda_environment(name, region))
+        self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="pywren-mock-lambda")
+        self._streams = threading.local()
+
+    def invoke_later(self, payload: bytes, timeout: float) -> None:
+        """Take an asynchronous invocation. What it raises goes to the log only, as on Lambda."""
+        self._threads.submit(self.invoke_now, payload, timeout)
+
+    def invoke_now(self, payload: bytes, timeout: float) -> tuple[Any, bool]:
+        """Run an invocation to its end.
+
+        Args:
+            payload: JSON.
+            timeout: seconds after which Lambda would end it.
+
+        Returns:
+            What the handler returned, or what Lambda says of the exception it raised; and whether it raised.
+        """
+        context = _LambdaContext(self.name, self._log_stream(), timeout)
+        begun = time.time()
+        failed, output = False, ""
+        try:
+            answer: Any = handle_on_lambda(self._container, json.loads(payload), context)
+            output = (answer or {}).get("stdout", "") + (answer or {}).get("stderr", "")
+        except Exception as error:  # noqa: BLE001 - Lambda answers for whatever its functions raise
+            failed = True
+            answer = {"errorType": type(error).__name__, "errorMessage": str(error)}
+            output = f"[ERROR] {type(error).__name__}: {error}"
+            logger.info("the mocked function %s raised %s", self.name, output)
+        self._log(context, begun, output)
+        return answer, failed
+
+    def close(self) -> None:
+        """Forget what has not started, kill what runs, and end the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._container.close()
+        self._threads.shutdown(wait=True)
+
+    def _log_stream(self) -> str:
+        """Return this thread's log stream: one for each environment, as on Lambda."""
+        if not hasattr(self._streams, "name"):
+            self._streams.name = f"{time.strftime('%Y/%m/%d')}/[$LATEST]{uuid.uuid4().hex}"
+        return str(self._streams.name)
+
+    def _log(self, context: _LambdaContext, begun: float, output: str) -> None:
+        """Write what Lambda writes to CloudWatch: START, the output, END, REPORT."""
+        from moto.backends import get_backend
+
+        request, milliseconds = context.aws_request_id, (time.time() - begun) * 1000
+        lines = [
+            f"START RequestId: {request} Version: $LATEST",
+            *output.splitlines(),
+            f"END RequestId: {request}",
+            f"REPORT RequestId: {request}\tDuration: {milliseconds:.2f} ms\tBilled Duration: {milliseconds:.0f} ms\t"
+            f"Memory Size: 1536 MB\tMax Memory Used: 64 MB",
+        ]
+        backend: Any = get_backend("logs")[self._account_id][self._region]
+        if context.log_group_name not in backend.groups:
+            backend.create_log_group(context.log_group_name, {})
+        backend.ensure_log_stream(context.log_group_name, context.log_stream_name)
+        now = int(time.time() * 1000)
+        first = int(begun * 1000)
+        events = [
+            {"timestamp": first if index == 0 else now, "message": line + "\n"} for index, line in enumerate(lines)
+        ]
+        backend.put_log_events(context.log_group_name, context.log_stream_name, events)
+
+
+class _LambdaContext:
+    """What Lambda hands to a function beside the payload."""
+
+    def __init__(self, function_name: str, log_stream_name: str, timeout: float) -> None:
+        self.function_name = function_name
+        self.function_version = "$LATEST"
+        self.aws_request_id = str(uuid.uuid4())
+        self.log_group_name = f"/aws/lambda/{function_name}"
+        self.log_stream_name = log_stream_name
+        self._deadline = time.monotonic() + timeout
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Return the milliseconds after which Lambda ends the function."""
+        return max(0, int((self._deadline - time.monotonic()) * 1000))
+
+
+def _lambda_environment(name: str, region: str) -> Mapping[str, str]:
+    return {
+        "AWS_LAMBDA_FUNCTION_NAME": name,
+        "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1536",
+        "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{name}",
+        "AWS_REGION": region,
+        "AWS_DEFAULT_REGION": region,
+        "AWS_EXECUTION_ENV": "AWS_Lambda_python",
+        "OMP_NUM_THREADS": "1",
+        "TZ": ":UTC",
+        "LANG": "en_US.UTF-8",
+    }

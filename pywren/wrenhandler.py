@@ -1,0 +1,71 @@
+"""A door of PyWren 0.4: the entry point of the Lambda function, over ``pywren.worker.handler``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from pywren.worker.handler import Container
+
+LAMBDA_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
+"""What every function sees on Lambda, where most have less than one core."""
+
+_warm: list[Container] = []
+"""The container of this process, kept between invocations: Lambda runs one at a time."""
+
+
+def aws_lambda_handler(event: Mapping[str, Any], context: Any) -> dict[str, Any] | None:
+    """Run one call: what Lambda invokes.
+
+    Args:
+        event: the payload.
+        context: Lambda's context object.
+
+    Returns:
+        The status, for callers that wait for it; ``None`` when the call had been ended elsewhere.
+    """
+    if "AWS_LAMBDA_FUNCTION_NAME" not in os.environ:  # not on Lambda: leave nothing behind
+        with Container(environment=LAMBDA_ENVIRONMENT) as container:
+            return handle_on_lambda(container, event, context)
+    if not _warm:
+        _warm.append(Container(environment=LAMBDA_ENVIRONMENT))
+    return handle_on_lambda(_warm[0], event, context)
+
+
+def handle_on_lambda(container: Container, event: Mapping[str, Any], context: Any) -> dict[str, Any] | None:
+    """Run one call in a container, with what Lambda's context object says about the invocation."""
+    return container.handle(
+        event,
+        {
+            "aws_request_id": context.aws_request_id,
+            "log_group_name": context.log_group_name,
+            "log_stream_name": context.log_stream_name,
+            "remaining_seconds": context.get_remaining_time_in_millis() / 1000,
+        },
+    )
+
+
+def generic_handler(
+    event: Mapping[str, Any],
+    context_dict: Mapping[str, Any] | None,
+    custom_handler_env: Mapping[str, str] | None = None,
+    *,
+    container: Container | None = None,
+) -> dict[str, Any] | None:
+    """Run one call anywhere.
+
+    Args:
+        event: the payload.
+        context_dict: what is known about this invocation; its texts go into the status.
+        custom_handler_env: environment variables of the call, under its own ``extra_env``. For a container
+            that is given, say them there.
+        container: a warm worker; without it one is made for this call and closed after it.
+
+    Returns:
+        The status, or ``None`` when the call had been ended elsewhere.
+    """
+    if container is not None:
+        return container.handle(event, context_dict)
+    with Container(environment=custom_handler_env) as made:
+        return made.handle(event, context_dict)

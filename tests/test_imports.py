@@ -1,0 +1,134 @@
+"""What an import of pywren loads, and what is reachable after it: fresh interpreters tell."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+LOADED = """
+import json, sys
+before = set(sys.modules)
+{statements}
+names = {{name.partition(".")[0] for name in set(sys.modules) - before}}
+print(json.dumps(sorted(names - set(sys.stdlib_module_names) - {{"__mp_main__", "pywren"}})))
+"""
+
+NAMES = """default_executor lambda_executor dummy_executor remote_executor standalone_executor local_executor
+get_all_results wait ALL_COMPLETED ANY_COMPLETED ALWAYS Executor __version__ SOURCE_DIR PoolExecutor""".split()
+SUBMODULES = """wrenconfig invokers queues wrenlogging runtime wren executor future storage serialize wrenutil
+version local exceptions""".split()
+
+
+def python(program: str, **environment: str) -> str:
+    """Run a program in a fresh interpreter that finds this pywren, with warnings as errors; return what it prints."""
+    finished = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def third_party(statements: str) -> set[str]:
+    """The packages, neither the standard library's nor pywren's, that some statements load."""
+    return set(json.loads(python(LOADED.format(statements=statements)).splitlines()[-1]))
+
+
+def test_import_pywren_loads_no_third_party_module() -> None:
+    """A plain import costs nothing but the standard library."""
+    assert third_party("import pywren") == set()
+
+
+@pytest.mark.parametrize("name", SUBMODULES)
+def test_a_module_of_the_client_loads_no_third_party_module(name: str) -> None:
+    """Nor does any of its modules, until it is used."""
+    assert third_party(f"import pywren.{name}") == set()
+
+
+@pytest.mark.parametrize("module", ["pywren.wrenhandler", "pywren.worker.child", "pywren.worker.handler"])
+def test_the_worker_loads_only_what_the_bundle_carries(module: str) -> None:
+    """The worker's entry and its child load no package but cloudpickle and tblib."""
+    assert third_party(f"import {module}") <= {"cloudpickle", "tblib"}
+
+
+def test_the_worker_does_not_import_the_client() -> None:
+    """A worker never loads executors, futures, serialization or configuration."""
+    program = "import sys, pywren.wrenhandler, pywren.worker.child; print(*sorted(sys.modules))"
+    client = {"executor", "future", "_monitor", "invokers", "queues", "wait", "wrenconfig", "serialize", "cloud"}
+    assert not {f"pywren.{name}" for name in client} & set(python(program).split())
+
+
+LOCAL_MAP = """
+import pywren
+pwex = pywren.local_executor()
+def loaded(_):
+    import sys
+    return sorted({name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names))
+there = pywren.get_all_results(pwex.map(loaded, [1, 2]))
+"""
+
+
+def test_a_local_map_never_loads_boto3() -> None:
+    """The whole local path, from import to results, does without the AWS SDK (0.3 seconds)."""
+    assert not third_party(LOCAL_MAP) & {"boto3", "botocore", "moto", "numpy", "click"}
+
+
+def test_a_local_worker_loads_only_what_the_bundle_carries() -> None:
+    """In the child that runs the function, too, there is nothing but pywren, cloudpickle and tblib."""
+    there = json.loads(python(f"import json\n{LOCAL_MAP}\nprint(json.dumps(there))"))
+    for names in there:
+        found = {name for name in names if not name.startswith("__") and not name.startswith("_pywren")}
+        assert found <= {"pywren", "cloudpickle", "tblib"}
+
+
+def test_everything_of_0_4_is_reachable_after_a_plain_import() -> None:
+    """Names and submodules are attributes of the package, without further imports."""
+    program = f"import pywren\nfor name in {NAMES + SUBMODULES}: getattr(pywren, name)"
+    python(program)
+
+
+def test_wait_stays_the_function() -> None:
+    """``pywren.wait`` is the function although a module has that name, whatever is imported later."""
+    python(
+        "import pywren\n"
+        "import pywren.wait, pywren.executor, pywren.future\n"
+        "from pywren.wait import wait\n"
+        "assert pywren.wait is wait and callable(wait)\n"
+    )
+
+
+def test_an_unknown_attribute_is_an_attribute_error() -> None:
+    """Lazy submodules do not hide a misspelt name."""
+    program = "import pywren\ntry: pywren.no_such_name\nexcept AttributeError as error: print(error)"
+    assert "no_such_name" in python(program)
+
+
+def test_dir_lists_the_public_names() -> None:
+    """Completion in a notebook shows what there is, before it is loaded."""
+    shown = set(python("import pywren; print(*dir(pywren))").split())
+    assert shown >= set(NAMES) | set(SUBMODULES)
+
+
+def test_importing_installs_no_log_handler() -> None:
+    """A library leaves logging to the program that uses it."""
+    assert python("import logging, pywren; print(logging.root.handlers)").strip() == "[]"
+
+
+def test_the_environment_can_ask_for_logging_at_import() -> None:
+    """``PYWREN_LOGLEVEL`` configures logging at that level and quiets the AWS SDK, as in 0.4."""
+    program = (
+        "import logging, pywren\n"
+        "print(len(logging.root.handlers), logging.getLogger('pywren').getEffectiveLevel() == logging.INFO,\n"
+        "      logging.getLogger('botocore').getEffectiveLevel() > logging.INFO)"
+    )
+    assert python(program, PYWREN_LOGLEVEL="INFO").split() == ["1", "True", "True"]

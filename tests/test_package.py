@@ -1,0 +1,109 @@
+"""What is installed: the wheel, its contents and its metadata."""
+
+from __future__ import annotations
+
+import email.message
+import email.parser
+import importlib
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import pywren
+from pywren.version import __version__
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """The wheel, built from a copy of the sources so that nothing is written beside them."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "pywren", source / "pywren", ignore=shutil.ignore_patterns("__pycache__"))
+    built = subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(source / "dist"), str(source)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    (path,) = (source / "dist").glob("*.whl")
+    return zipfile.ZipFile(path)
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: zipfile.ZipFile) -> email.message.Message:
+    """The wheel's metadata."""
+    (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    return email.parser.BytesParser().parsebytes(wheel.read(name))
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+    """Every module and the type marker are in it; tests, examples and caches are not."""
+    expected = {str(path.relative_to(ROOT)) for path in (ROOT / "pywren").rglob("*.py")} | {"pywren/py.typed"}
+    packaged = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert expected <= packaged
+    assert {name.partition("/")[0] for name in packaged} == {"pywren"}
+    assert not [name for name in packaged if "__pycache__" in name]
+    assert any(name.endswith("licenses/LICENSE") for name in wheel.namelist())
+
+
+@pytest.mark.slow
+def test_the_metadata(metadata: email.message.Message) -> None:
+    """Name, version, licence and supported Pythons are those of the project."""
+    assert metadata["Name"] == "pywren"
+    assert metadata["Version"] == __version__ == pywren.__version__
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["Requires-Python"] == ">=3.10"
+    assert metadata["Description-Content-Type"] == "text/markdown"
+
+
+@pytest.mark.slow
+def test_plain_requirements_are_few(metadata: email.message.Message) -> None:
+    """Without an extra, six packages are required; the extras are those the documentation names."""
+    required = [item for item in metadata.get_all("Requires-Dist", []) if "extra ==" not in item]
+    names = {re.split(r"[<>=!~ \[;]", item)[0].lower() for item in required}
+    assert names == {"boto3", "botocore", "click", "cloudpickle", "pyyaml", "tblib"}
+    assert {"testing", "examples", "test"} <= set(metadata.get_all("Provides-Extra", []))
+
+
+@pytest.mark.slow
+def test_every_console_script_can_be_started(wheel: zipfile.ZipFile) -> None:
+    """Each command names a function that exists."""
+    (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
+    scripts = re.findall(r"^(\S+) = (\S+):(\S+)$", wheel.read(name).decode(), re.MULTILINE)
+    assert [script for script, _, _ in scripts if script == "pywren"]
+    for _, module, function in scripts:
+        assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_the_licence_is_the_whole_text() -> None:
+    """The file is the Apache License 2.0 as it is published."""
+    text = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in text
+    assert "TERMS AND CONDITIONS FOR USE, REPRODUCTION, AND DISTRIBUTION" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+
+
+def test_the_changelog_starts_with_what_is_not_released() -> None:
+    """Changes are written down, from the user's side, as they are made."""
+    headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings[0] == "[Unreleased]"
+
+
+def test_the_top_level_is_tidy() -> None:
+    """Only what belongs there stands at the top of the repository."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode != 0:
+        pytest.skip("not a clone")
+    top = {line.partition("/")[0] for line in listed.stdout.splitlines()}
+    allowed = {"pywren", "tests", "examples", "docs", "benchmarks", ".ci", ".gitignore"}
+    assert top <= allowed | {"setup.py", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"}

@@ -1,0 +1,68 @@
+"""The README and the documents: what can be pasted works, what is linked exists."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
+
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+COMMANDS = re.findall(r"^```sh\n(.*?)\n```", README, re.MULTILINE | re.DOTALL)
+
+
+def title(block: str) -> str:
+    """The last line of a block, to tell the tests apart."""
+    return block.strip().splitlines()[-1].strip()[:50]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", BLOCKS, ids=map(title, BLOCKS))
+def test_a_python_block_can_be_pasted_into_a_file_and_run(block: str, tmp_path: Path) -> None:
+    """Each block is a whole program; those with tests are run by pytest."""
+    program = tmp_path / "test_pasted.py"
+    # a hundredth of the first program's work is enough to see that it runs
+    program.write_text(block.replace("100, 1000)", "100, 10)"))
+    pytest_options = ["-m", "pytest", "-q", "-p", "no:cacheprovider"] if "def test_" in block else []
+    finished = subprocess.run(
+        [sys.executable, *pytest_options, program.name],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+def test_there_are_two_commands_and_ci_runs_them() -> None:
+    """All set-up is two commands, and what CI runs is the same to the letter."""
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert len(COMMANDS) == 2
+    for command in COMMANDS:
+        assert f"bash -c '{command}'" in script
+
+
+def test_the_first_program_is_the_example() -> None:
+    """The program shown on top is the one that the first command runs."""
+    example = (ROOT / "examples" / "random_matrices.py").read_text(encoding="utf-8")
+    for line in BLOCKS[0].splitlines():
+        wanted = line.replace("1000))", "count))")
+        assert wanted in example.splitlines(), line
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    """Every relative link of a document names a file that is there."""
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    missing = [link for link in links if link and not (document.parent / link).exists()]
+    assert not missing

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pywren import _integrity
+from pywren._pickling import Packed
 from pywren._wire import CallKeys, CallsetKeys
 from pywren.wrenutil import create_callset_id
 
@@ -26,16 +27,25 @@ class Callset:
         job_max_runtime: seconds that each call may run.
         queue_patience: seconds that a call may wait before it starts; ``None`` for ever.
         facts: what ``invoke_status`` says of every call alike.
+        condition: shared by the callset's futures.
+        deletion: the finalizer that deletes the callset's directory on this machine, when there is one.
     """
 
     prefix: str
     id: str = field(default_factory=create_callset_id)
-    secret: bytes | None = None
+    secret: bytes | None = field(default=None, repr=False)
     submitted: float = field(default_factory=time.time)
     job_max_runtime: float = 0.0
     queue_patience: float | None = None
     facts: dict[str, Any] = field(default_factory=dict)
-    condition: threading.Condition = field(default_factory=threading.Condition)
+    condition: threading.Condition = field(default_factory=threading.Condition, repr=False)
+    deletion: Any = field(default=None, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(self.__dict__, secret=self.known_secret(), condition=None, deletion=None)
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update(state, condition=threading.Condition())
 
     @property
     def keys(self) -> CallsetKeys:
@@ -46,15 +56,15 @@ class Callset:
         """The keys of one call's objects."""
         return self.keys.call(call_id)
 
-    def attempt_key(self, call_id: str, attempt: int) -> bytes:
-        """The key that signs the status of one attempt of one call."""
-        return _integrity.attempt_key(self.known_secret(), call_id, attempt)
-
     def known_secret(self) -> bytes:
         """The callset's secret, derived from the user key unless it came with a pickled future."""
         if self.secret is None:
             self.secret = _integrity.callset_secret(_integrity.user_key(), self.id)
         return self.secret
+
+    def attempt_key(self, call_id: str, attempt: int) -> bytes:
+        """The key that signs the status of one attempt of one call."""
+        return _integrity.attempt_key(self.known_secret(), call_id, attempt)
 
     def lost_after(self, grace: float) -> float | None:
         """Return the time, in seconds since the epoch, from which a call without a status is lost."""
@@ -63,8 +73,27 @@ class Callset:
         return self.submitted + self.queue_patience + self.job_max_runtime + grace
 
 
-@dataclass
-class CallRecord:
-    """What the client notes of one call for its ``invoke_status``."""
+@dataclass(frozen=True)
+class Submission:
+    """What a map sends where its calls go.
 
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    Args:
+        callset: the callset.
+        function: the pickled function.
+        modules: the user's modules and data files, by relative path.
+        arguments: the pickled arguments, one a call.
+        inputs: for each argument, the finished futures in it, in the order of their persistent ids.
+        extra_env: environment variables of the calls.
+        extra_meta: further members of the payload.
+        options: ``invoke_pool_threads``, ``data_all_as_one``, ``use_cached_runtime`` and
+            ``overwrite_invoke_args`` of ``Executor.map``.
+    """
+
+    callset: Callset
+    function: Packed
+    modules: Mapping[str, bytes]
+    arguments: Sequence[Packed]
+    inputs: Sequence[Sequence[Any]]
+    extra_env: Mapping[str, str] | None = None
+    extra_meta: Mapping[str, Any] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)

@@ -123,9 +123,9 @@ class ResponseFuture(concurrent.futures.Future[Any]):
         if origin is not None:
             self._origin = origin
         elif invoke_metadata is not None and storage_path is not None:
-            from pywren._monitor import attach
+            from pywren._staged_calls import adopt  # it makes futures, so it cannot be imported above
 
-            attach(self, storage_path, invoke_metadata)
+            adopt(self, storage_path, invoke_metadata)
 
     # -- asking ------------------------------------------------------------------------------------------------
 
@@ -297,8 +297,8 @@ class ResponseFuture(concurrent.futures.Future[Any]):
 
     # -- the base class's fields that outsiders touch -------------------------------------------------------------
 
-    @property  # type: ignore[override]
-    def _waiters(self) -> list[Any]:
+    @property
+    def _waiters(self) -> list[Any]:  # type: ignore[override]
         # The standard library appends its waiters here: whoever does so wants the outcome.
         if self._installed is None:
             self._installed = []
@@ -471,6 +471,11 @@ def tell(futures: Iterable[ResponseFuture]) -> None:
 def is_done(future: ResponseFuture) -> bool:
     """Tell whether a future is known to be done, asking nobody."""
     return future._state in _DONE
+
+
+def settlement(future: ResponseFuture) -> Settlement:
+    """Return how a call ended, of a future that is done, without raising. For what hands outcomes on."""
+    return Settlement(future, future._result, future._exception, future._source)
 
 
 def is_asked(future: ResponseFuture) -> bool:

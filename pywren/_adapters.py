@@ -1,0 +1,41 @@
+"""Functions of one argument made from other functions; workers import them, so they need nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """Calls a function with the list of results of finished futures."""
+
+    function: Callable[[list[Any]], Any]
+
+    def __call__(self, futures: Sequence[Any]) -> Any:
+        """Raise what the first failing future holds, else return what the function makes of the results."""
+        return self.function([future.result() for future in futures])
+
+
+@dataclass(frozen=True)
+class Application:
+    """Calls a function with positional and keyword arguments that travel together."""
+
+    function: Callable[..., Any]
+
+    def __call__(self, arguments: tuple[Sequence[Any], Mapping[str, Any]]) -> Any:
+        """Call the function."""
+        positional, keywords = arguments
+        return self.function(*positional, **keywords)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Calls a function once for each of several tuples of positional arguments."""
+
+    function: Callable[..., Any]
+
+    def __call__(self, chunk: Sequence[Sequence[Any]]) -> list[Any]:
+        """Return the results in order."""
+        return [self.function(*arguments) for arguments in chunk]

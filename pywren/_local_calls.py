@@ -1,0 +1,288 @@
+"""Calls that run on this machine and whose outcomes stay in memory.
+
+``LocalDispatcher`` hands callsets to the pool; ``LocalCallset`` is the origin of their futures. Only when a
+future is pickled does its outcome go to a storage: the one of this machine, where another process finds it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pywren import _staged_calls, _verdict, future
+from pywren._callset import Callset, Submission
+from pywren._integrity import sha256
+from pywren._wire import INLINE_OUTCOME_LIMIT, Failure, Status
+from pywren.exceptions import CallCancelledError, CallLostError, PywrenError, StorageError
+from pywren.future import ResponseFuture, Settlement
+from pywren.storage import Storage
+from pywren.worker.task import Function, RunResult
+from pywren.wrenutil import create_call_id
+
+if TYPE_CHECKING:
+    from pywren.worker.pool import LocalPool
+
+logger = logging.getLogger(__name__)
+
+
+class _Ended(NamedTuple):
+    """What a future of this machine was settled with: the child's answer and when it came."""
+
+    result: RunResult
+    time: float
+
+
+class LocalCallset:
+    """The origin of the futures of one callset that runs in the pool.
+
+    Args:
+        callset: the callset.
+        storage: where outcomes go when their futures are pickled.
+        pool: what runs the calls.
+    """
+
+    def __init__(self, callset: Callset, storage: Storage, pool: LocalPool) -> None:
+        self.callset = callset
+        self.storage = storage
+        self._pool = pool
+        self._batch: Any = None
+        self._futures: dict[int, ResponseFuture] = {}
+        self._sharing = threading.Lock()
+        self._shared: set[str] = set()
+        self._lock_file: Any = None
+        _callsets.add(self)
+
+    def submit(self, submission: Submission) -> list[ResponseFuture]:
+        """Hand the calls to the pool and return their futures."""
+        condition = self.callset.condition
+        futures = [
+            ResponseFuture(create_call_id(index), self.callset.id, origin=self, condition=condition)
+            for index in range(len(submission.arguments))
+        ]
+        self._futures = dict(enumerate(futures))
+        self._batch = self._pool.submit(
+            Function(self.callset.id, submission.function, submission.modules),
+            submission.arguments,
+            extra_env=submission.extra_env or {},
+            timeout=self.callset.job_max_runtime,
+            on_start=self._on_start,
+            on_results=self._on_results,
+        )
+        return futures
+
+    # -- what the pool tells -----------------------------------------------------------------------------------
+
+    def _on_start(self, index: int) -> None:
+        one = self._futures.get(index)
+        if one is not None:
+            future.mark_running(one)
+
+    def _on_results(self, results: Sequence[tuple[int, RunResult]]) -> None:
+        now = time.time()
+        settlements = []
+        for index, result in results:
+            one = self._futures.pop(index, None)
+            if one is not None:
+                settlements.append(Settlement(one, *self._judge(one.call_id, result), _Ended(result, now)))
+        future.settle(settlements)
+        if self._shared:
+            for settlement in settlements:
+                self._store_if_shared(settlement.future)
+
+    def _judge(self, call_id: str, result: RunResult) -> tuple[Any, BaseException | None]:
+        if result.failure is not None:
+            return _verdict.of_failure(result.failure, self.callset.id, call_id, None)
+        if result.success is None or result.body is None:
+            return None, CallLostError(f"call {call_id} ended without an outcome; run it again", call_id=call_id)
+        return _verdict.of_outcome(result.success, result.body, self.callset.id, call_id)
+
+    # -- Origin ------------------------------------------------------------------------------------------------
+
+    @property
+    def storage_path(self) -> list[str]:
+        """``[backend, directory, prefix]``."""
+        return self.storage.path
+
+    def ask(self, futures: Iterable[ResponseFuture]) -> None:
+        """Nothing to do: the pool tells of every outcome."""
+
+    def look(self, futures: Iterable[ResponseFuture]) -> None:
+        """Nothing to do: the pool tells of every outcome."""
+
+    def cancel(self, target: ResponseFuture) -> bool:
+        """Take the call back from the pool, or have its process killed."""
+        index = int(target.call_id)
+        if not self._pool.cancel(self._batch, index):
+            return False
+        error = CallCancelledError(
+            f"call {target.call_id} was cancelled", call_id=target.call_id, callset_id=self.callset.id
+        )
+        ended = _Ended(RunResult(None, None, failure=Failure.of(error), returncode=None), time.time())
+        self._futures.pop(index, None)
+        future.settle([Settlement(target, None, error, ended)])
+        self._store_if_shared(target)
+        return target.cancelled()
+
+    def run_status(self, target: ResponseFuture, source: Any) -> dict[str, Any] | None:
+        """Return what the worker of a storage would have said."""
+        return self._status(target, source).document() if isinstance(source, _Ended) else None
+
+    def invoke_status(self, target: ResponseFuture) -> dict[str, Any]:
+        """Return what the client did for the callset."""
+        status = dict(self.callset.facts)
+        ended = future.settlement(target).source
+        if isinstance(ended, _Ended):
+            status["status_done_timestamp"] = ended.time
+        return {**status, "call_id": target.call_id, "callset_id": self.callset.id, "status_query_count": 0}
+
+    def recipe(self, target: ResponseFuture) -> tuple[Callable[..., ResponseFuture], tuple[Any, ...]]:
+        """Put the outcome, now or once it is there, where another process finds it."""
+        client = self._share(target)
+        return _staged_calls.attach, (target.call_id, self.callset, self.storage, client)
+
+    # -- sharing with other processes ------------------------------------------------------------------------------
+
+    def _share(self, target: ResponseFuture) -> str:
+        with self._sharing:
+            path = Path(self.storage.path[1], self.callset.keys.root, "client")
+            self._shared.add(target.call_id)
+            if self._lock_file is None:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._lock_file = _hold_lock(path)
+        if future.is_done(target):
+            self._store_if_shared(target)
+        return str(path)
+
+    def _store_if_shared(self, target: ResponseFuture) -> None:
+        with self._sharing:
+            if target.call_id not in self._shared:
+                return
+            self._shared.discard(target.call_id)
+            try:
+                self._store(target)
+            except (PywrenError, OSError) as error:
+                logger.warning("call %s cannot be collected by another process: %s", target.call_id, error)
+
+    def _store(self, target: ResponseFuture) -> None:
+        keys = self.callset.call_keys(target.call_id)
+        status = self._status(target, future.settlement(target).source)
+        if status.failure is None:
+            outcome = _staged_calls.encoded_outcome(target)
+            if len(outcome) <= INLINE_OUTCOME_LIMIT:
+                status = dataclasses.replace(status, outcome=outcome)
+            else:
+                self.storage.put(keys.output, outcome)
+                status = dataclasses.replace(status, output_sha256=sha256(outcome), output_size=len(outcome))
+        self.storage.commit_status(keys.status, status.encode(self.callset.attempt_key(target.call_id, 1)))
+
+    def _status(self, target: ResponseFuture, ended: Any) -> Status:
+        result = ended.result if isinstance(ended, _Ended) else RunResult(None, None)
+        keys = self.callset.call_keys(target.call_id)
+        name, text, trace = result.exception or (None, None, None)
+        return Status(
+            callset_id=self.callset.id,
+            call_id=target.call_id,
+            failure=result.failure,
+            output_key=keys.output,
+            exception=name,
+            exception_args=text,
+            exception_traceback=trace,
+            info=self._info(keys, result, getattr(ended, "time", time.time())),
+        )
+
+    def _info(self, keys: Any, result: RunResult, end_time: float) -> dict[str, Any]:
+        exec_time = result.info.get("exec_time", 0.0)
+        setup_time = result.info.get("setup_time", 0.0)
+        return {
+            "func_key": self.callset.keys.func,
+            "data_key": keys.data,
+            "status_key": keys.status,
+            "host_submit_time": self.callset.submitted,
+            "start_time": end_time - exec_time - setup_time,
+            "end_time": end_time,
+            "exec_time": exec_time,
+            "setup_time": setup_time,
+            "func_download_time": 0.0,
+            "data_download_time": 0.0,
+            "output_upload_time": 0.0,
+            "runtime_cached": True,
+            "runtime_s3_key_used": None,
+            "runtime_s3_bucket_used": None,
+            "retcode": result.returncode,
+            "stdout": result.stdout,
+            "stderr": result.stderr,
+            **result.info,
+        }
+
+    # -- after os.fork ---------------------------------------------------------------------------------------------
+
+    def lose_in_child(self) -> None:
+        """End the futures in a forked child: the pool is the parent's, and so are the calls."""
+        self._sharing = threading.Lock()
+        self._lock_file = None
+        self.callset.condition = threading.Condition()
+        lost, self._futures = self._futures, {}
+        settlements = []
+        for one in lost.values():
+            one._condition = self.callset.condition
+            error = CallLostError(
+                f"call {one.call_id} runs for the process that this one was forked from, which alone gets its result",
+                call_id=one.call_id,
+                callset_id=self.callset.id,
+            )
+            settlements.append(Settlement(one, None, error, None))
+        future.settle(settlements)
+
+
+def _hold_lock(path: Path) -> Any:
+    """Lock a file for as long as this process lives; others see by it that the calls still run."""
+    import fcntl  # the pool is there on Linux and macOS only
+
+    file = open(path, "wb")  # noqa: SIM115 -- held for as long as the callset lives
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise StorageError(f"cannot lock {path}: {error}") from error
+    return file
+
+
+_callsets: weakref.WeakSet[LocalCallset] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for callset in list(_callsets):
+        callset.lose_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+class LocalDispatcher:
+    """Hands callsets to the pool of this machine.
+
+    Args:
+        storage: where outcomes go when their futures are pickled.
+        pool: what runs the calls.
+    """
+
+    out_of_band = True
+
+    def __init__(self, storage: Storage, pool: LocalPool) -> None:
+        self.storage = storage
+        self._pool = pool
+
+    def close(self) -> None:
+        """Nothing to let go of: the pool ends by itself when no executor uses it."""
+
+    def dispatch(self, submission: Submission) -> list[ResponseFuture]:
+        """Submit a callset and return its futures."""
+        return LocalCallset(submission.callset, self.storage, self._pool).submit(submission)

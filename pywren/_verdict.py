@@ -1,0 +1,80 @@
+"""What a verified status, or what a child answered, means for a future: a value, or an error."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from pywren import _pickling
+from pywren._pickling import Packed
+from pywren._wire import Failure, Outcome
+from pywren.exceptions import ResultSerializationError
+
+Verdict = tuple[Any, "BaseException | None"]
+"""The function's value, or the error."""
+
+
+def of_outcome(
+    success: bool, body: Packed, callset_id: str, call_id: str, status: Mapping[str, Any] | None = None
+) -> Verdict:
+    """Load what the function returned or raised.
+
+    Args:
+        success: whether it returned.
+        body: the pickled value or exception, verified.
+        callset_id: the callset.
+        call_id: the call.
+        status: the worker's status, for the error that loading may end in.
+    """
+    try:
+        if success:
+            return _pickling.load_result(body, call_id=call_id, callset_id=callset_id, status=status), None
+        error = _pickling.load_exception(body, call_id=call_id, callset_id=callset_id, status=status)
+    except ResultSerializationError as problem:
+        return None, problem
+    except KeyboardInterrupt as interrupt:
+        if threading.current_thread() is threading.main_thread():
+            raise
+        # Ctrl-C reaches the main thread only: this one came out of the pickle
+        return None, ResultSerializationError(
+            "the result raised KeyboardInterrupt while it was unpickled here: " + repr(interrupt),
+            call_id=call_id,
+            callset_id=callset_id,
+            status=status,
+        )
+    if isinstance(error, FileNotFoundError):
+        _hint_at_missing_file(error)
+    return None, error
+
+
+def of_encoded(data: bytes, callset_id: str, call_id: str, status: Mapping[str, Any] | None) -> Verdict:
+    """Load an encoded outcome, which was verified.
+
+    Raises:
+        DecodeError: it is none.
+    """
+    outcome = Outcome.decode(data)
+    return of_outcome(outcome.success, Packed(outcome.body), callset_id, call_id, status)
+
+
+def of_failure(failure: Failure, callset_id: str, call_id: str, status: Mapping[str, Any] | None) -> Verdict:
+    """Make the error of a call that ended without an outcome."""
+    return None, failure.error(callset_id, call_id, status)
+
+
+def _hint_at_missing_file(error: FileNotFoundError) -> None:
+    """Say so when the file that the worker did not find is one that stands here."""
+    name = error.filename
+    if not isinstance(name, (str, bytes)) or os.path.isabs(name) or not os.path.exists(name):
+        return
+    hint = (
+        f"{os.fsdecode(name)!r} exists in the client's directory, but a worker runs in an empty one of its own: "
+        "read the file before map() and pass its contents, or put it where workers can fetch it"
+    )
+    if sys.version_info >= (3, 11):
+        error.add_note(hint)
+    else:
+        error.strerror = f"{error.strerror} ({hint})"

@@ -1,0 +1,403 @@
+"""``Executor``: maps functions over data and returns futures."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from pywren import _pickling, wrenconfig
+from pywren._adapters import Reduction
+from pywren._callset import Callset, Submission
+from pywren._local_calls import LocalDispatcher
+from pywren._staged_calls import StagedDispatcher, agg_data
+from pywren._wire import CALL_FIELDS, Call
+from pywren.exceptions import ArgumentError
+from pywren.future import ResponseFuture, settlement
+from pywren.runtime import check_runtime, get_runtime_info
+from pywren.serialize import Serializer
+from pywren.storage import Storage
+from pywren.wait import wait
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+logger = logging.getLogger(__name__)
+
+
+class Executor:
+    """Maps functions over data on the workers that its invoker reaches.
+
+    Usually made by ``pywren.default_executor()``. It may be shared by threads, and used as a context manager.
+
+    Args:
+        invoker: what starts calls: an object with ``invoke(payload)`` and ``config()``.
+        config: the configuration, a nested dict as ``wrenconfig.load`` returns it.
+        job_max_runtime: seconds after which a call is stopped.
+
+    Raises:
+        ConfigError: the configuration is wrong, or its runtime is missing or of another Python.
+    """
+
+    def __init__(self, invoker: Any, config: Mapping[str, Any], job_max_runtime: float) -> None:
+        self.invoker = invoker
+        self.job_max_runtime = job_max_runtime
+        self.config = config
+        self.storage_config = wrenconfig.extract_storage_config(config)
+        self.storage = Storage(self.storage_config)
+        self.map_item_limit: int = wrenconfig.setting(config, "scheduler.map_item_limit")
+        runtime_config = config.get("runtime") or {}
+        self.runtime_meta_info = get_runtime_info(runtime_config)
+        check_runtime(self.runtime_meta_info)
+        self._dispatcher = _choose_dispatcher(invoker, self.storage, runtime_config)
+        self.serializer = _make_serializer(invoker, self.runtime_meta_info)
+
+    # -- the verbs ---------------------------------------------------------------------------------------------
+
+    def map(
+        self,
+        func: Callable[[Any], Any],
+        iterdata: Iterable[Any],
+        extra_env: Mapping[str, str] | None = None,
+        extra_meta: Mapping[str, Any] | None = None,
+        invoke_pool_threads: int = 64,
+        data_all_as_one: bool = True,
+        use_cached_runtime: bool = True,
+        overwrite_invoke_args: Mapping[str, Any] | None = None,
+        exclude_modules: Sequence[str] | None = None,
+    ) -> list[ResponseFuture]:
+        """Call a function once for every item, each call on a worker of its own.
+
+        Args:
+            func: takes one item.
+            iterdata: the items; consumed before anything is invoked. A future among an item is waited for,
+                and arrives on the worker as a finished future.
+            extra_env: environment variables for the calls.
+            extra_meta: further members for the payloads, which JSON can hold.
+            invoke_pool_threads: how many calls are invoked at once.
+            data_all_as_one: let small arguments travel together; with False each gets an object of its own.
+            use_cached_runtime: let a worker use the runtime that it extracted for an earlier call.
+            overwrite_invoke_args: members of the payload to replace, last of all; for tests.
+            exclude_modules: modules whose file's path contains one of these are not sent along.
+
+        Returns:
+            One future for each item, in order; ``[]`` for no items.
+
+        Raises:
+            ArgumentError: there are more items than ``scheduler.map_item_limit``, ``extra_meta`` clashes with
+                a member of the payload, or a payload is too large. A ``ValueError``; nothing was invoked.
+            SerializationError: the function or an item cannot be sent; nothing was invoked.
+            StorageError: something could not be stored; nothing was invoked.
+            InvocationError: a call was refused.
+        """
+        items = self._consume(iterdata)
+        _check_callable(func)
+        _check_meta(extra_meta)
+        if not items:
+            return []
+        inputs = _Inputs(self._dispatcher)
+        function, arguments, modules = self.serializer.pack_call(
+            func,
+            inputs.watch(items),
+            out_of_band=self._dispatcher.out_of_band,
+            persistent_id=inputs.persistent_id,
+            exclude_modules=exclude_modules,
+        )
+        callset = self._new_callset()
+        return self._dispatcher.dispatch(
+            Submission(
+                callset,
+                function,
+                modules,
+                arguments,
+                inputs.by_argument(len(arguments)),
+                extra_env=_checked_env(extra_env),
+                extra_meta=extra_meta,
+                options={
+                    "invoke_pool_threads": invoke_pool_threads,
+                    "data_all_as_one": data_all_as_one,
+                    "use_cached_runtime": use_cached_runtime,
+                    "overwrite_invoke_args": overwrite_invoke_args,
+                },
+            )
+        )
+
+    def call_async(
+        self,
+        func: Callable[[Any], Any],
+        data: Any,
+        extra_env: Mapping[str, str] | None = None,
+        extra_meta: Mapping[str, Any] | None = None,
+    ) -> ResponseFuture:
+        """Call a function once, on a worker.
+
+        Args:
+            func: takes ``data``.
+            data: its argument.
+            extra_env: environment variables for the call.
+            extra_meta: further members for the payload.
+
+        Raises:
+            PywrenError: as ``map``.
+        """
+        return self.map(func, [data], extra_env, extra_meta)[0]
+
+    def reduce(
+        self,
+        function: Callable[[list[Any]], Any],
+        list_of_futures: Iterable[ResponseFuture],
+        extra_env: Mapping[str, str] | None = None,
+        extra_meta: Mapping[str, Any] | None = None,
+    ) -> ResponseFuture:
+        """Wait for all futures, then call a function once, on a worker, with the list of their results.
+
+        The results do not pass through this process when the workers can reach them where they are. When one
+        of the calls failed, the call made here raises what it raised.
+
+        Args:
+            function: takes the list of results.
+            list_of_futures: the futures.
+            extra_env: environment variables for the call.
+            extra_meta: further members for the payload.
+
+        Raises:
+            PywrenError: as ``map``.
+        """
+        futures = list(list_of_futures)
+        _check_callable(function)
+        wait(futures)
+        return self.call_async(Reduction(function), futures, extra_env, extra_meta)
+
+    def get_logs(self, future: ResponseFuture, verbose: bool = True) -> list[tuple[int, str]]:
+        """Return what a finished call wrote to the function's log.
+
+        Args:
+            future: a future that this executor's calls belong to; waited for.
+            verbose: kept for 0.4, which printed when True.
+
+        Returns:
+            ``(milliseconds since the epoch, message)`` in order, from START to REPORT.
+
+        Raises:
+            ArgumentError: the call did not run on Lambda, so it has no log there.
+        """
+        from pywren.cloud.aws import AWS
+        from pywren.cloud.logs import call_logs
+
+        wait([future])
+        run_status = future.run_status or {}
+        if not run_status.get("log_stream_name"):
+            raise ArgumentError(
+                f"{future!r} did not run on Lambda: its output is in run_status['stdout'] and ['stderr']"
+            )
+        aws = AWS(wrenconfig.setting(self.config, "account.aws_region"))
+        try:
+            return call_logs(aws, run_status)
+        finally:
+            aws.close()
+
+    # -- the pieces of 0.4 -----------------------------------------------------------------------------------------
+
+    def put_data(self, data_key: str, data_str: bytes, callset_id: str, call_id: str) -> None:
+        """Store a pickled argument. Kept for programs of 0.4.
+
+        Args:
+            data_key: its key.
+            data_str: its bytes.
+            callset_id: the callset it is for.
+            call_id: the call it is for.
+        """
+        self.storage.put_data(data_key, data_str)
+        logger.debug("stored %d bytes for call %s of callset %s", len(data_str), call_id, callset_id)
+
+    def invoke_with_keys(
+        self,
+        func_key: str,
+        data_key: str,
+        output_key: str,
+        status_key: str,
+        cancel_key: str,
+        callset_id: str,
+        call_id: str,
+        extra_env: Mapping[str, str] | None,
+        extra_meta: Mapping[str, Any] | None,
+        data_byte_range: tuple[int, int] | None,
+        use_cached_runtime: bool,
+        host_job_meta: Mapping[str, Any],
+        job_max_runtime: float,
+        overwrite_invoke_args: Mapping[str, Any] | None = None,
+    ) -> ResponseFuture:
+        """Invoke one call whose function and argument a program has stored itself. Kept for programs of 0.4.
+
+        The function and the argument are read once here, for the digests without which no worker unpickles them.
+
+        Args:
+            func_key: where the function is, as ``map`` stores it.
+            data_key: where the argument is.
+            output_key: where a big outcome goes.
+            status_key: where the status goes.
+            cancel_key: 0.4's mark of a cancelled call.
+            callset_id: the callset.
+            call_id: the call.
+            extra_env: environment variables for the call.
+            extra_meta: further members for the payload.
+            data_byte_range: the first and last offset of the argument in its object; ``None`` for all of it.
+            use_cached_runtime: let the worker use a runtime that it has extracted already.
+            host_job_meta: what ``invoke_status`` says besides.
+            job_max_runtime: seconds after which the call is stopped.
+            overwrite_invoke_args: members of the payload to replace.
+
+        Raises:
+            ArgumentError: the executor runs calls in memory, not through a storage.
+            StorageError: the function or the argument is not there.
+        """
+        if not isinstance(self._dispatcher, StagedDispatcher):
+            raise ArgumentError("invoke_with_keys() needs an executor with a storage: this one runs calls in memory")
+        _check_meta(extra_meta)
+        callset = Callset(self.storage.prefix, callset_id, job_max_runtime=job_max_runtime)
+        callset.facts.update(self.invoker.config(), **host_job_meta)
+        return self._dispatcher.invoke_stored(
+            callset,
+            Call(
+                storage_config=self.storage_config,
+                callset_id=callset_id,
+                call_id=call_id,
+                func_key=func_key,
+                data_key=data_key,
+                output_key=output_key,
+                status_key=status_key,
+                cancel_key=cancel_key,
+                job_max_runtime=job_max_runtime,
+                data_byte_range=data_byte_range,
+                use_cached_runtime=use_cached_runtime,
+                extra_env=_checked_env(extra_env),
+                extra=extra_meta or {},
+            ),
+            overwrite_invoke_args or {},
+        )
+
+    @staticmethod
+    def agg_data(data_strs: Sequence[bytes]) -> tuple[bytes, list[tuple[int, int]]]:
+        """Join byte strings end to end.
+
+        Args:
+            data_strs: the pieces.
+
+        Returns:
+            The whole, and the first and last offset of each piece in it, both included.
+        """
+        return agg_data(data_strs)
+
+    # -- its end -------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Give up what the executor holds; its futures stay usable. Happens by itself when it is dropped."""
+        self._dispatcher.close()
+
+    def __enter__(self) -> Executor:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _consume(self, iterdata: Iterable[Any]) -> list[Any]:
+        if not isinstance(iterdata, Iterable):
+            raise ArgumentError(
+                f"map() takes an iterable of items, not a {type(iterdata).__name__}; "
+                "for one item there is call_async(func, item)"
+            )
+        items = list(islice(iterdata, self.map_item_limit + 1))
+        if len(items) > self.map_item_limit:
+            raise ArgumentError(
+                f"exceeding map item limit: more than {self.map_item_limit:,} items in one map. Raise "
+                "scheduler: map_item_limit in the configuration, or map over them in pieces. Nothing was invoked"
+            )
+        return items
+
+    def _new_callset(self) -> Callset:
+        callset = Callset(self.storage.prefix, job_max_runtime=self.job_max_runtime)
+        callset.facts.update(self.invoker.config(), job_invoke_timestamp=callset.submitted)
+        return callset
+
+
+class _Inputs:
+    """The futures among the arguments of a map, found while these are pickled, and waited for."""
+
+    def __init__(self, dispatcher: StagedDispatcher | LocalDispatcher) -> None:
+        self._by_reference = isinstance(dispatcher, StagedDispatcher)
+        self._current: dict[ResponseFuture, int] | None = None
+        self._found: list[dict[ResponseFuture, int]] = []
+
+    def watch(self, items: Iterable[Any]) -> Iterable[Any]:
+        """Yield the items, noting which one is being pickled."""
+        for item in items:
+            self._current = {}
+            self._found.append(self._current)
+            yield item
+
+    def persistent_id(self, obj: Any) -> int | _pickling.FinishedFuture | None:
+        """Say what a future stands for: a reference, or by value for the function's own and this machine's."""
+        if not isinstance(obj, ResponseFuture):
+            return None
+        wait([obj])
+        if self._by_reference and self._current is not None:
+            return self._current.setdefault(obj, len(self._current))
+        ended = settlement(obj)
+        ids = {"callset_id": obj.callset_id, "call_id": obj.call_id}
+        if ended.error is None:
+            return _pickling.FinishedFuture.of_value(ended.value, **ids)
+        return _pickling.FinishedFuture.of_exception(ended.error, **ids)
+
+    def by_argument(self, count: int) -> Sequence[Sequence[ResponseFuture]]:
+        """Return the futures of each argument, in the order of their references."""
+        if not any(self._found):
+            return ()
+        return [list(found) for found in self._found[:count]]
+
+
+def _choose_dispatcher(
+    invoker: Any, storage: Storage, runtime_config: Mapping[str, Any]
+) -> StagedDispatcher | LocalDispatcher:
+    """Let calls of this machine stay in memory, unless a configuration says where to stage them."""
+    pool = getattr(invoker, "pool", None)
+    if pool is not None and storage.path[0] == "localhost":
+        return LocalDispatcher(storage, pool)
+    return StagedDispatcher(storage, invoker, runtime_config)
+
+
+def _check_callable(func: object) -> None:
+    if not callable(func):
+        raise ArgumentError(f"the function to call is a {type(func).__name__}, which cannot be called")
+
+
+def _check_meta(extra_meta: Mapping[str, Any] | None) -> None:
+    clash = sorted(CALL_FIELDS.intersection(extra_meta or ()))
+    if clash:
+        raise ArgumentError(
+            f"extra_meta has {', '.join(map(repr, clash))}, which the payload has of its own: choose another name. "
+            "Nothing was invoked"
+        )
+
+
+def _checked_env(extra_env: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    for name, value in (extra_env or {}).items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise ArgumentError(f"extra_env: {name!r} and its value {value!r} must both be text")
+        if not name or "=" in name or "\0" in name or "\0" in value:
+            raise ArgumentError(f"extra_env: no environment can hold {name!r} with the value {value!r}")
+    return extra_env
+
+
+def _make_serializer(invoker: Any, runtime_meta: Mapping[str, Any]) -> Serializer:
+    """Say what need not be sent: on this machine all that is installed, elsewhere what the runtime lists."""
+    if getattr(invoker, "runs_here", False):
+        return Serializer()
+    return Serializer({name for name, _ in runtime_meta["preinstalls"]})

@@ -1,0 +1,171 @@
+"""The factories of executors: where calls run is decided here."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pywren import wrenconfig
+from pywren.exceptions import ArgumentError, ConfigError
+from pywren.executor import Executor
+from pywren.invokers import DummyInvoker, LambdaInvoker, LocalInvoker
+from pywren.wait import ALL_COMPLETED, ALWAYS, ANY_COMPLETED, get_all_results, wait
+
+__all__ = [
+    "ALL_COMPLETED",
+    "ALWAYS",
+    "ANY_COMPLETED",
+    "default_executor",
+    "dummy_executor",
+    "get_all_results",
+    "lambda_executor",
+    "local_executor",
+    "remote_executor",
+    "standalone_executor",
+    "wait",
+]
+
+logger = logging.getLogger(__name__)
+
+EXECUTOR_VARIABLE = "PYWREN_EXECUTOR"
+
+
+def default_executor(**kwargs: Any) -> Executor:
+    """Make the executor that the environment asks for.
+
+    ``PYWREN_EXECUTOR`` names it: ``lambda``, ``remote`` (or ``standalone``), ``dummy`` or ``local``. Without it
+    calls go to AWS Lambda when there is a configuration, and run on this machine when there is none.
+
+    Args:
+        kwargs: what the factory takes: ``config``, ``job_max_runtime``.
+
+    Raises:
+        ConfigError: ``PYWREN_EXECUTOR`` names none of these, or the configuration is missing or wrong.
+    """
+    name = os.environ.get(EXECUTOR_VARIABLE)
+    if name:
+        factory = _FACTORIES.get(name)
+        if factory is None:
+            raise ConfigError(f"{EXECUTOR_VARIABLE} is {name!r}; set it to one of {', '.join(_FACTORIES)}, or unset it")
+        return factory(**kwargs)
+    if wrenconfig.find_source(kwargs.get("config")).embedded:
+        _say_where()
+        return local_executor(**kwargs)
+    return lambda_executor(**kwargs)
+
+
+def lambda_executor(config: Mapping[str, Any] | None = None, job_max_runtime: float = 280) -> Executor:
+    """Make an executor whose calls run on AWS Lambda.
+
+    Args:
+        config: the configuration; ``None`` reads the file.
+        job_max_runtime: seconds after which a call is stopped; Lambda itself allows up to 900.
+
+    Raises:
+        ConfigError: there is no configuration, or it is wrong.
+    """
+    config = _needed_config(config, "lambda_executor")
+    region = wrenconfig.setting(config, "account.aws_region")
+    invoker = LambdaInvoker(region, wrenconfig.setting(config, "lambda.function_name"))
+    invoker.queue_patience = wrenconfig.setting(config, "lambda.event_age")
+    return Executor(invoker, config, job_max_runtime)
+
+
+def dummy_executor(config: Mapping[str, Any] | None = None, job_max_runtime: float = 300) -> Executor:
+    """Make an executor that keeps its calls until ``executor.invoker.run_jobs()`` runs them, here.
+
+    Args:
+        config: the configuration; ``None`` reads the file, and without one stages on this machine.
+        job_max_runtime: seconds after which a call is stopped.
+
+    Raises:
+        ConfigError: the configuration is wrong.
+    """
+    return Executor(DummyInvoker(), _config(config), job_max_runtime)
+
+
+def remote_executor(config: Mapping[str, Any] | None = None, job_max_runtime: float = 3600) -> Executor:
+    """Make an executor whose calls go to stand-alone workers through an SQS queue.
+
+    Args:
+        config: the configuration; ``None`` reads the file.
+        job_max_runtime: seconds after which a call is stopped.
+
+    Raises:
+        ConfigError: there is no configuration, or it is wrong.
+    """
+    from pywren.queues import SQSInvoker
+
+    config = _needed_config(config, "remote_executor")
+    region = wrenconfig.setting(config, "account.aws_region")
+    invoker = SQSInvoker(region, wrenconfig.require(config, "standalone.sqs_queue_name"))
+    return Executor(invoker, config, job_max_runtime)
+
+
+standalone_executor = remote_executor
+
+
+def local_executor(
+    invoker_object: Any = None, config: Mapping[str, Any] | None = None, job_max_runtime: float = 300
+) -> Executor:
+    """Make an executor whose calls run on this machine, in processes of their own.
+
+    Without a configuration all stays in memory; a configuration with a bucket stages there, as 0.4 did.
+
+    Args:
+        invoker_object: an invoker to use instead of a new ``LocalInvoker``.
+        config: the configuration; ``None`` reads the file, if there is one.
+        job_max_runtime: seconds after which a call is stopped.
+
+    Raises:
+        ConfigError: the configuration is wrong, or this machine runs Windows.
+    """
+    config = _config(config)
+    if invoker_object is None:
+        run_dir = wrenconfig.setting(config, "local_run_dir")
+        invoker_object = LocalInvoker() if run_dir is None else LocalInvoker(run_dir=run_dir)
+    return Executor(invoker_object, config, job_max_runtime)
+
+
+_FACTORIES: Mapping[str, Callable[..., Executor]] = {
+    "lambda": lambda_executor,
+    "remote": remote_executor,
+    "standalone": standalone_executor,
+    "dummy": dummy_executor,
+    "local": local_executor,
+}
+
+
+def _config(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Return a configuration that was passed in, checked, or read the default one."""
+    if config is None:
+        return wrenconfig.default()
+    if not isinstance(config, Mapping):
+        raise ArgumentError(f"config is a {type(config).__name__}; pass a dict as pywren.wrenconfig.load() returns it")
+    wrenconfig.validate(config)
+    return config
+
+
+def _needed_config(config: Mapping[str, Any] | None, who: str) -> Mapping[str, Any]:
+    if wrenconfig.find_source(config).embedded:
+        raise ConfigError(
+            f"{who}() needs a configuration, and there is none: `pywren create_config` writes ~/.pywren_config. "
+            "To run on this machine use default_executor() or local_executor()"
+        )
+    return _config(config)
+
+
+_said_where = False
+
+
+def _say_where() -> None:
+    global _said_where
+    if not _said_where:
+        _said_where = True
+        logger.warning(
+            "no configuration: calls run on this machine. For AWS Lambda write one with `pywren create_config`; "
+            "to keep this without the notice set %s=local",
+            EXECUTOR_VARIABLE,
+        )

@@ -1,6 +1,6 @@
 """Futures are pickled into a file by this process, and collected by another one.
 
-    python examples/collect_elsewhere.py
+Run it with ``python examples/collect_elsewhere.py``.
 
 On Lambda the first process may end meanwhile: the calls go on, and whoever has the file and this user's key
 (``~/.pywren/key``) can collect them. On this machine the calls live in the workers of the first process, which

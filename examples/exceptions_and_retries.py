@@ -1,6 +1,6 @@
 """Exceptions come back with their own type, and what failed for a passing reason is tried again by hand.
 
-    python examples/exceptions_and_retries.py
+Run it with ``python examples/exceptions_and_retries.py``.
 """
 
 import os

@@ -1,6 +1,6 @@
 """A thousand products of a random matrix and a random vector, one call each: PyWren's own first example.
 
-    python examples/random_matrices.py [COUNT]
+Run it with ``python examples/random_matrices.py [COUNT]``.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Word count: a map over parts of a text, and one reduce over what the map found.
 
-    python examples/word_count.py [FILE ...]
+Run it with ``python examples/word_count.py [FILE ...]``.
 
 Without arguments it counts the words of this project's own documents. The text itself is what travels: a worker does
 not see the files of this machine.

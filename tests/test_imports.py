@@ -20,10 +20,39 @@ names = {{name.partition(".")[0] for name in set(sys.modules) - before}}
 print(json.dumps(sorted(names - set(sys.stdlib_module_names) - {{"__mp_main__", "pywren"}})))
 """
 
-NAMES = """default_executor lambda_executor dummy_executor remote_executor standalone_executor local_executor
-get_all_results wait ALL_COMPLETED ANY_COMPLETED ALWAYS Executor __version__ SOURCE_DIR PoolExecutor""".split()
-SUBMODULES = """wrenconfig invokers queues wrenlogging runtime wren executor future storage serialize wrenutil
-version local exceptions""".split()
+NAMES = [
+    "default_executor",
+    "lambda_executor",
+    "dummy_executor",
+    "remote_executor",
+    "standalone_executor",
+    "local_executor",
+    "get_all_results",
+    "wait",
+    "ALL_COMPLETED",
+    "ANY_COMPLETED",
+    "ALWAYS",
+    "Executor",
+    "__version__",
+    "SOURCE_DIR",
+    "PoolExecutor",
+]
+SUBMODULES = [
+    "wrenconfig",
+    "invokers",
+    "queues",
+    "wrenlogging",
+    "runtime",
+    "wren",
+    "executor",
+    "future",
+    "storage",
+    "serialize",
+    "wrenutil",
+    "version",
+    "local",
+    "exceptions",
+]
 
 
 def python(program: str, **environment: str) -> str:

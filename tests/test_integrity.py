@@ -169,7 +169,10 @@ def test_derived_keys_never_change() -> None:
     """A future pickled by one release is collected by the next: these values are fixed."""
     secret = _integrity.callset_secret(bytes(32), "6f3cf9f0-3c5e-4c3e-9f2b-2f8a0d9c1e77")
     assert secret.hex() == "e00f95612fccc5624b074fbff7b8e36be2094e3d500171ebd1d6fec4d1b73760"
-    assert _integrity.attempt_key(secret, "00003", 1).hex() == "f784fe2b3a931de2475a07b70365a325d227eca92451e822bfec915e10d43e6c"
+    assert (
+        _integrity.attempt_key(secret, "00003", 1).hex()
+        == "f784fe2b3a931de2475a07b70365a325d227eca92451e822bfec915e10d43e6c"
+    )
 
 
 def test_a_signature_holds_for_its_message_only() -> None:

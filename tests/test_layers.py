@@ -142,7 +142,7 @@ def test_the_sdk_is_imported_in_two_places(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_heavy_packages_are_imported_where_they_are_used(name: str) -> None:
-    """cloudpickle, tblib, numpy, yaml and moto are loaded by the function that needs them, not by an import of pywren."""
+    """cloudpickle, tblib, numpy, yaml and moto are loaded by the function that needs them, not at import."""
     if name.startswith(("pywren.scripts", "pywren.testing")):
         heavy = {"numpy"}  # a command needs click to be one
     else:

@@ -45,7 +45,7 @@ class Serializer:
     def pack_call(
         self,
         func: Any,
-        items: Sequence[Any],
+        items: Iterable[Any],
         *,
         out_of_band: bool = False,
         persistent_id: PersistentId | None = None,
@@ -55,9 +55,9 @@ class Serializer:
 
         Args:
             func: the function.
-            items: one argument a call.
+            items: one argument a call; taken one at a time, after the function.
             out_of_band: keep big buffers out of the pickles, as views of the objects' own memory.
-            persistent_id: says which objects in the arguments are futures and what they stand for.
+            persistent_id: says which objects in function and arguments are futures and what they stand for.
             exclude_modules: modules whose file path contains one of these strings are not shipped this time.
 
         Raises:
@@ -65,7 +65,7 @@ class Serializer:
         """
         mentions = Mentions()
         name = getattr(func, "__name__", None) or f"the {type(func).__name__}"
-        packed_func = dumps(func, out_of_band=out_of_band, path=name, mentions=mentions)
+        packed_func = dumps(func, out_of_band=out_of_band, path=name, persistent_id=persistent_id, mentions=mentions)
         packed_items = _pack_items(items, out_of_band, persistent_id, mentions)
         return PackedCalls(packed_func, packed_items, self._modules(mentions, exclude_modules or ()))
 
@@ -76,7 +76,7 @@ class Serializer:
 
 
 def _pack_items(
-    items: Sequence[Any], out_of_band: bool, persistent_id: PersistentId | None, mentions: Mentions
+    items: Iterable[Any], out_of_band: bool, persistent_id: PersistentId | None, mentions: Mentions
 ) -> list[Packed]:
     packed: list[Packed] = []
     append, plain = packed.append, pickle.dumps

@@ -1,0 +1,290 @@
+"""Invokers: where calls go. ``LambdaInvoker``, ``DummyInvoker`` and ``LocalInvoker``.
+
+An invoker is any object with ``invoke(payload)``, which starts one call and returns, and ``config()``, which says
+what it is. It may also say ``payload_limit`` (bytes of JSON it takes), ``queue_patience`` (seconds that a call may
+wait before it starts), ``runs_here`` (the worker has this machine's packages) and ``pool`` (calls may go straight
+there and stay in memory; calls that ``LocalInvoker`` itself is given are staged like all others).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from pywren._wire import ASYNC_PAYLOAD_LIMIT
+from pywren.exceptions import ArgumentError, DecodeError, PywrenError
+from pywren.storage._per_process import PerProcess
+
+if TYPE_CHECKING:
+    from pywren.cloud.aws import AWS
+    from pywren.worker.handler import Container
+    from pywren.worker.pool import LocalPool
+
+logger = logging.getLogger(__name__)
+
+EVENT_AGE_LIMIT = 21_600
+"""Seconds that Lambda keeps an asynchronous call at most."""
+
+Payload = Mapping[str, Any]
+
+
+class LambdaInvoker:
+    """Starts calls as asynchronous invocations of a Lambda function.
+
+    Args:
+        region_name: the function's region.
+        lambda_function_name: its name or ARN.
+        aws: what sends the requests; one of its own when not given.
+        queue_patience: seconds that Lambda keeps a call it cannot start (``lambda: event_age``).
+    """
+
+    TIME_LIMIT = True
+    """Whether what runs the calls ends them itself after some time."""
+
+    payload_limit = ASYNC_PAYLOAD_LIMIT
+
+    def __init__(
+        self,
+        region_name: str,
+        lambda_function_name: str,
+        *,
+        aws: AWS | None = None,
+        queue_patience: float = EVENT_AGE_LIMIT,
+    ) -> None:
+        from pywren.cloud.aws import AWS
+
+        self.queue_patience = queue_patience
+
+        self.region_name = region_name
+        self.lambda_function_name = lambda_function_name
+        self.aws = AWS(region_name) if aws is None else aws
+
+    def __repr__(self) -> str:
+        return f"LambdaInvoker({self.region_name!r}, {self.lambda_function_name!r})"
+
+    @property
+    def lambclient(self) -> Any:
+        """The client of the Lambda service."""
+        return self.aws.client("lambda")
+
+    def invoke(self, payload: Payload) -> str:
+        """Start one call; throttling and errors inside the service are waited out.
+
+        Returns:
+            The id of Lambda's request.
+
+        Raises:
+            ArgumentError: the payload is larger than Lambda takes.
+            InvocationError: Lambda refused it.
+        """
+        body = encode_payload(payload, ASYNC_PAYLOAD_LIMIT, "an asynchronous call of Lambda")
+        return self.aws.invoke_async(self.lambda_function_name, body)
+
+    def config(self) -> dict[str, Any]:
+        """Return what ``invoke_status`` says of this invoker."""
+        return {"lambda_function_name": self.lambda_function_name, "region_name": self.region_name}
+
+    def close(self) -> None:
+        """Give up connections."""
+        self.aws.close()
+
+
+class DummyInvoker:
+    """Keeps calls until ``run_jobs`` runs them, in child processes of this machine."""
+
+    TIME_LIMIT = False
+    runs_here = True
+
+    def __init__(self) -> None:
+        self.payloads: list[Payload] = []
+
+    def __repr__(self) -> str:
+        return f"<DummyInvoker with {len(self.payloads)} calls>"
+
+    def invoke(self, payload: Payload) -> None:
+        """Keep one call."""
+        self.payloads.append(payload)
+
+    def config(self) -> dict[str, Any]:
+        """Return what ``invoke_status`` says of this invoker: nothing."""
+        return {}
+
+    def run_jobs(self, MAXJOBS: int = -1, run_dir: str | None = None) -> None:
+        """Run the kept calls one after the other.
+
+        Args:
+            MAXJOBS: how many; -1 runs all.
+            run_dir: for 0.4's callers; every call has a directory of its own anyway.
+
+        Raises:
+            DecodeError: a payload was not one; the others have been run.
+        """
+        run_payloads(self._take(MAXJOBS))
+
+    def run_jobs_threaded(self, MAXJOBS: int = -1, run_dir: str | None = None, thread_count: int | None = None) -> None:
+        """Run the kept calls, several at once; returns when all have ended.
+
+        Args:
+            MAXJOBS: how many; -1 runs all.
+            run_dir: for 0.4's callers; every call has a directory of its own anyway.
+            thread_count: how many at once; by default one a processor.
+
+        Raises:
+            DecodeError: a payload was not one; the others have been run.
+        """
+        run_payloads(self._take(MAXJOBS), threads=thread_count or os.cpu_count() or 1)
+
+    def _take(self, most: int) -> list[Payload]:
+        count = len(self.payloads) if most < 0 else most
+        taken, self.payloads[:count] = self.payloads[:count], []
+        return taken
+
+
+class LocalInvoker:
+    """Runs staged calls on this machine, in the pool that all local executors share.
+
+    Args:
+        run_dir: for 0.4's callers; every call has a directory of its own anyway.
+        pool: the pool; the shared one when not given.
+    """
+
+    TIME_LIMIT = False
+    runs_here = True
+
+    def __init__(self, run_dir: str | None = None, *, pool: LocalPool | None = None) -> None:
+        self.run_dir = run_dir
+        self._given_pool = pool
+        self._threads: PerProcess[_WorkThreads] = PerProcess(self._make_threads)
+
+    def __repr__(self) -> str:
+        return "LocalInvoker()"
+
+    @property
+    def pool(self) -> LocalPool:
+        """The pool whose children run the calls."""
+        if self._given_pool is not None:
+            return self._given_pool
+        from pywren.worker.pool import LocalPool
+
+        return LocalPool.shared()
+
+    def invoke(self, payload: Payload) -> None:
+        """Start one call; it waits its turn when all children are busy."""
+        self._threads.get().submit(payload)
+
+    def config(self) -> dict[str, Any]:
+        """Return what ``invoke_status`` says of this invoker: nothing."""
+        return {}
+
+    def close(self) -> None:
+        """Forget the calls that have not started."""
+        threads = self._threads.peek()
+        if threads is not None:
+            threads.close()
+
+    def _make_threads(self) -> _WorkThreads:
+        from pywren.worker.handler import Container
+
+        return _WorkThreads(Container(self.pool), os.cpu_count() or 1)
+
+
+class _WorkThreads:
+    """Threads that take payloads through a container, alive only while there are any.
+
+    They are daemons: the program may end while calls run, and a thread that ends when it finds nothing to do
+    leaves nothing behind.
+    """
+
+    def __init__(self, container: Container, limit: int) -> None:
+        self._container = container
+        self._limit = limit
+        self._waiting: deque[Payload] = deque()
+        self._running = 0
+        self._lock = threading.Lock()
+
+    def submit(self, payload: Payload) -> None:
+        with self._lock:
+            self._waiting.append(payload)
+            if self._running >= self._limit:
+                return
+            self._running += 1
+        threading.Thread(target=self._work, name="pywren-local-call", daemon=True).start()
+
+    def close(self) -> None:
+        with self._lock:
+            self._waiting.clear()
+        self._container.close()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._running -= 1
+                    return
+                payload = self._waiting.popleft()
+            try:
+                self._container.handle(payload)
+            except PywrenError as error:
+                # as on Lambda: what could be told to the client was written to the call's status
+                logger.warning("a local call ended without a status: %s", error)
+
+
+def run_payloads(payloads: Sequence[Payload], *, threads: int = 1, context: Mapping[str, Any] | None = None) -> None:
+    """Run calls in child processes of this machine, which end before this returns.
+
+    Args:
+        payloads: the calls.
+        threads: how many to run at once.
+        context: what is known about these invocations; its texts go into the statuses.
+
+    Raises:
+        DecodeError: a payload was not one; the others have been run.
+    """
+    from pywren.worker.handler import Container
+
+    if not payloads:
+        return
+    with Container() as container, ThreadPoolExecutor(min(threads, len(payloads))) as pool:
+        errors = [error for error in pool.map(_handling(container, context), payloads) if error is not None]
+    if errors:
+        raise errors[0]
+
+
+def _handling(container: Container, context: Mapping[str, Any] | None) -> Callable[[Payload], DecodeError | None]:
+    def handle(payload: Payload) -> DecodeError | None:
+        try:
+            container.handle(payload, context)
+        except DecodeError as error:
+            return error
+        return None
+
+    return handle
+
+
+def encode_payload(payload: Payload, limit: int, what: str) -> bytes:
+    """Return a payload as compact JSON.
+
+    Args:
+        payload: ``Call.encode()``.
+        limit: bytes that the service takes.
+        what: the service, for the error.
+
+    Raises:
+        ArgumentError: it is larger than that, or JSON cannot hold it.
+    """
+    try:
+        body = json.dumps(payload, separators=(",", ":")).encode()
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"the payload does not fit JSON: {error}; look at extra_meta and extra_env") from error
+    if len(body) > limit:
+        raise ArgumentError(
+            f"the payload has {len(body):,} bytes, and {what} takes {limit:,}: "
+            "move data out of extra_env and extra_meta into the arguments"
+        )
+    return body

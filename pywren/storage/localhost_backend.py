@@ -59,8 +59,7 @@ class LocalhostBackend:
         try:
             handle, temporary = tempfile.mkstemp(dir=incoming)
         except FileNotFoundError:
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            incoming.mkdir(mode=0o700, exist_ok=True)
+            _make_directories(incoming)
             handle, temporary = tempfile.mkstemp(dir=incoming)
         try:
             with os.fdopen(handle, "wb") as file:
@@ -195,8 +194,19 @@ def _move(temporary: str, path: Path, if_absent: bool) -> bool:
             return False
         except FileNotFoundError:
             # no directory yet, or a delete that emptied it removed it just now: then once more
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_directories(path.parent)
     raise FileNotFoundError(f"the directory {path.parent} is removed again and again")
+
+
+def _make_directories(path: Path) -> None:
+    """Make a directory and those above it, each with mode 0700; others may make or remove them meanwhile."""
+    with contextlib.suppress(FileExistsError):
+        try:
+            path.mkdir(mode=0o700)
+        except FileNotFoundError:
+            _make_directories(path.parent)
+            with contextlib.suppress(FileNotFoundError):
+                path.mkdir(mode=0o700)
 
 
 def _read_range(handle: int, key: str, first: int, last: int) -> bytes:

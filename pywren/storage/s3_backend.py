@@ -45,13 +45,13 @@ class S3Backend:
 
     def put(self, key: str, data: bytes | bytearray | memoryview, *, if_absent: bool = False) -> bool:
         """Store an object; see ``Backend.put``."""
-        body = bytes(data) if isinstance(data, memoryview) else data  # botocore takes no views
+        body = data if isinstance(data, bytes) else bytes(data)  # botocore takes no views
         if if_absent:
             return self._put_if_absent(key, body)
         self._send(key, lambda s3: s3.put_object(Bucket=self.bucket, Key=key, Body=body), "write", "s3:PutObject")
         return True
 
-    def _put_if_absent(self, key: str, body: bytes | bytearray) -> bool:
+    def _put_if_absent(self, key: str, body: bytes) -> bool:
         refused: list[BaseException] = []
         tries = 0
 
@@ -112,7 +112,7 @@ class S3Backend:
         answer = s3.delete_objects(Bucket=self.bucket, Delete=objects)
         for refused in answer.get("Errors", ())[:1]:
             # the request as a whole has succeeded: make it the error that a request for this key would have been
-            metadata = {**answer["ResponseMetadata"], "HTTPStatusCode": 0}
+            metadata = {**answer.get("ResponseMetadata", {}), "HTTPStatusCode": 0}
             raise s3.exceptions.ClientError({"Error": refused, "ResponseMetadata": metadata}, "DeleteObjects")
 
     def close(self) -> None:

@@ -146,7 +146,9 @@ class Storage:
             status = json.loads(data)
         except ValueError as error:
             raise DecodeError(f"the status of call {call_id} of callset {callset_id} is not JSON: {error}") from error
-        return dict(status)
+        if not isinstance(status, dict):
+            raise DecodeError(f"the status of call {call_id} of callset {callset_id} is no JSON object")
+        return status
 
     def get_call_output(self, callset_id: str, call_id: str) -> bytes:
         """Return the bytes of a call's output object. They are not verified: do not unpickle them.

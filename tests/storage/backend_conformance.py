@@ -1,0 +1,148 @@
+"""What every storage backend must do; a test class for a backend inherits it and gives a ``backend`` fixture."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+
+import pytest
+
+from pywren.exceptions import StorageError, StorageNoSuchKeyError
+from pywren.storage.backend import Backend
+
+
+class BackendConformance:
+    """Each method is one promise of ``Backend``."""
+
+    @pytest.mark.parametrize("data", [b"", b"x", b"\0\xff" * 1000, bytearray(b"abc"), memoryview(b"abcdef")[1:4]])
+    def test_returns_what_was_put(self, backend: Backend, data: bytes | bytearray | memoryview) -> None:
+        """An object comes back byte for byte, whatever bytes-like type it was put as."""
+        assert backend.put("p/a", data) is True
+        assert backend.get("p/a") == bytes(data)
+
+    def test_put_replaces(self, backend: Backend) -> None:
+        """A put without a condition replaces the object, and says it was written."""
+        backend.put("p/a", b"a long first version")
+        assert backend.put("p/a", b"second") is True
+        assert backend.get("p/a") == b"second"
+
+    def test_put_if_absent_keeps_the_first(self, backend: Backend) -> None:
+        """The first conditional put stands; later ones say False and change nothing."""
+        assert backend.put("p/a", b"first", if_absent=True) is True
+        assert backend.put("p/a", b"second", if_absent=True) is False
+        assert backend.get("p/a") == b"first"
+
+    def test_put_if_absent_of_the_same_bytes_is_false(self, backend: Backend) -> None:
+        """A conditional put of bytes that stand already did not write them."""
+        backend.put("p/a", b"same", if_absent=True)
+        assert backend.put("p/a", b"same", if_absent=True) is False
+
+    def test_put_if_absent_after_delete(self, backend: Backend) -> None:
+        """A deleted object is absent."""
+        backend.put("p/a", b"first")
+        backend.delete(["p/a"])
+        assert backend.put("p/a", b"second", if_absent=True) is True
+
+    def test_one_of_many_threads_wins(self, backend: Backend) -> None:
+        """Of threads that put the same key if absent at once exactly one writes it."""
+        barrier = threading.Barrier(8)
+
+        def write(number: int) -> bool:
+            barrier.wait(timeout=30)
+            return backend.put("p/contested/status.json", str(number).encode(), if_absent=True)
+
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            won = list(pool.map(write, range(8)))
+        assert won.count(True) == 1
+        assert backend.get("p/contested/status.json") == str(won.index(True)).encode()
+
+    def test_missing_key(self, backend: Backend) -> None:
+        """Getting what is not there is an error that names the key."""
+        with pytest.raises(StorageNoSuchKeyError, match="p/nothing") as caught:
+            backend.get("p/nothing")
+        assert caught.value.key == "p/nothing"
+
+    def test_missing_range(self, backend: Backend) -> None:
+        """Getting a range of what is not there is the same error."""
+        with pytest.raises(StorageNoSuchKeyError):
+            backend.get("p/nothing", (0, 3))
+
+    def test_a_prefix_is_no_object(self, backend: Backend) -> None:
+        """The beginning of other keys is not an object itself."""
+        backend.put("p/a/b", b"x")
+        with pytest.raises(StorageNoSuchKeyError):
+            backend.get("p/a")
+
+    @pytest.mark.parametrize(
+        ("byte_range", "expected"),
+        [((0, 0), b"0"), ((2, 4), b"234"), ((0, 9), b"0123456789"), ((9, 9), b"9"), ((8, 50), b"89")],
+    )
+    def test_range(self, backend: Backend, byte_range: tuple[int, int], expected: bytes) -> None:
+        """Both ends of a range belong to it, and its end may lie behind the object's."""
+        backend.put("p/a", b"0123456789")
+        assert backend.get("p/a", byte_range) == expected
+
+    @pytest.mark.parametrize("byte_range", [(10, 12), (5, 3), (-3, -1)])
+    def test_impossible_range(self, backend: Backend, byte_range: tuple[int, int]) -> None:
+        """A range that lies behind the object or is none is an error, never other bytes."""
+        backend.put("p/a", b"0123456789")
+        with pytest.raises(StorageError):
+            backend.get("p/a", byte_range)
+
+    def test_list_is_in_order(self, backend: Backend) -> None:
+        """Listing gives all keys below a prefix in the order of their characters."""
+        keys = ["p/b", "p/a/00010/x", "p/a/00009/x", "p/a-b", "p/a/2", "q/z"]
+        for key in keys:
+            backend.put(key, b"")
+        assert backend.list("p/") == sorted(key for key in keys if key.startswith("p/"))
+        assert backend.list("") == sorted(keys)
+
+    def test_list_of_a_partial_name(self, backend: Backend) -> None:
+        """A prefix need not end at a slash."""
+        for key in ("p/ab", "p/abc/d", "p/b", "pp/ab"):
+            backend.put(key, b"")
+        assert backend.list("p/ab") == ["p/ab", "p/abc/d"]
+        assert backend.list("p") == ["p/ab", "p/abc/d", "p/b", "pp/ab"]
+
+    def test_list_start_after(self, backend: Backend) -> None:
+        """Only keys after ``start_after`` are listed, which need not exist."""
+        for number in range(5):
+            backend.put(f"p/{number}", b"")
+        assert backend.list("p/", "p/2") == ["p/3", "p/4"]
+        assert backend.list("p/", "p/25") == ["p/3", "p/4"]
+        assert backend.list("p/", "p/9") == []
+
+    def test_list_of_nothing(self, backend: Backend) -> None:
+        """A prefix without objects gives an empty list."""
+        assert backend.list("nothing/here/") == []
+
+    def test_list_sees_what_was_just_put(self, backend: Backend) -> None:
+        """Listing is consistent with puts and deletes that have returned."""
+        backend.put("p/a", b"")
+        assert backend.list("p/") == ["p/a"]
+        backend.delete(["p/a"])
+        assert backend.list("p/") == []
+
+    def test_delete_ignores_what_is_missing(self, backend: Backend) -> None:
+        """Deleting is idempotent, takes any iterable, and leaves other objects alone."""
+        for key in ("p/a/b", "p/a/c", "p/d"):
+            backend.put(key, b"x")
+        backend.delete(iter(["p/a/b", "p/never", "never/at/all"]))
+        backend.delete(["p/a/b"])
+        backend.delete([])
+        assert backend.list("") == ["p/a/c", "p/d"]
+
+    def test_more_than_one_page(self, backend: Backend) -> None:
+        """More objects than one request can list or delete are listed and deleted all the same."""
+        keys = [f"p/{number:05d}" for number in range(1003)]
+        for key in keys:
+            backend.put(key, b"")
+        assert backend.list("p/") == keys
+        backend.delete(keys)
+        assert backend.list("p/") == []
+
+    def test_close(self, backend: Backend) -> None:
+        """Closing twice does no harm."""
+        backend.put("p/a", b"")
+        backend.close()
+        backend.close()

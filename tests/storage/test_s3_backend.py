@@ -1,0 +1,343 @@
+"""A bucket as a storage, mocked by moto, and what errors of AWS become."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import boto3
+import botocore.exceptions
+import pytest
+from backend_conformance import BackendConformance
+from botocore.response import StreamingBody
+from botocore.stub import ANY, Stubber
+from moto import mock_aws
+
+from pywren.exceptions import StorageError, StorageNoSuchKeyError, StorageSetupError
+from pywren.storage._aws_errors import meaning_of_class
+from pywren.storage._aws_requests import Retry
+from pywren.storage._per_process import PerProcess
+from pywren.storage.s3_backend import S3Backend
+
+BUCKET, REGION = "a-bucket-of-mine", "eu-central-1"
+
+
+@pytest.fixture
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credentials that open nothing."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+
+
+@pytest.fixture
+def mocked(credentials: None) -> Iterator[None]:
+    """AWS mocked by moto, with one bucket."""
+    with mock_aws():
+        s3 = boto3.client("s3", REGION)
+        s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
+        yield
+
+
+@pytest.mark.moto
+class TestS3Backend(BackendConformance):
+    """The promises of every backend."""
+
+    @pytest.fixture
+    def backend(self, mocked: None) -> Iterator[S3Backend]:
+        """A backend over a mocked bucket."""
+        backend = S3Backend(BUCKET, REGION)
+        yield backend
+        backend.close()
+
+
+@pytest.mark.moto
+def test_a_bucket_that_does_not_exist(mocked: None) -> None:
+    """The error names the bucket and how to get one."""
+    backend = S3Backend("another-bucket", REGION)
+    for request in (lambda: backend.get("k"), lambda: backend.put("k", b""), lambda: backend.list("")):
+        with pytest.raises(StorageError, match=r"another-bucket.*pywren create_bucket"):
+            request()
+    backend.close()
+
+
+@pytest.mark.moto
+def test_a_backend_made_before_the_mock_is_mocked(credentials: None) -> None:
+    """No session is made before the first request."""
+    backend = S3Backend(BUCKET, "us-east-1")
+    with mock_aws():
+        boto3.client("s3", "us-east-1").create_bucket(Bucket=BUCKET)
+        assert backend.put("k", b"v")
+    backend.close()
+
+
+# -- requests and answers, stubbed -----------------------------------------------------------------------------
+
+
+class Stubbed:
+    """A backend whose client is stubbed, with a clock that only sleeping moves."""
+
+    def __init__(self, client: Any) -> None:
+        self.now = 0.0
+        self.backend = S3Backend(BUCKET, REGION, retry=Retry(sleep=self.sleep, clock=lambda: self.now))
+        self.backend._client = PerProcess(lambda: client)
+        self.stub = Stubber(client)
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += seconds
+
+    def refuse(self, operation: str, code: str, status: int = 400, *, times: int = 1, **extra: Any) -> None:
+        """Let the next requests fail with an error of the service."""
+        for _ in range(times):
+            self.stub.add_client_error(operation, code, "the text of AWS", status, **extra)
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Any]:
+    """A client of S3 as the backend makes it; making one takes a while."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ACCESS_KEY_ID", "testing")
+        environment.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        client = S3Backend(BUCKET, REGION)._client.get()
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def stubbed(client: Any) -> Iterator[Stubbed]:
+    """A backend over a stubbed client; every answer that was prepared must have been used."""
+    stubbed = Stubbed(client)
+    with stubbed.stub:
+        yield stubbed
+        stubbed.stub.assert_no_pending_responses()
+
+
+REFUSALS = [
+    ("AccessDenied", 403, StorageError, "s3:GetObject.*s3:ListBucket"),
+    ("AccessDenied", 403, StorageError, "a key that does not exist looks like this too"),
+    ("NoSuchBucket", 404, StorageError, "s3: bucket"),
+    ("PermanentRedirect", 301, StorageSetupError, "another region"),
+    ("AuthorizationHeaderMalformed", 400, StorageSetupError, "aws_region"),
+    ("ExpiredToken", 400, StorageSetupError, "aws sso login"),
+    ("ExpiredTokenException", 400, StorageSetupError, "expired"),
+    ("InvalidAccessKeyId", 403, StorageSetupError, "aws configure"),
+    ("SignatureDoesNotMatch", 403, StorageSetupError, "secret key"),
+    ("RequestTimeTooSkewed", 403, StorageSetupError, "clock"),
+    ("KMS.AccessDeniedException", 400, StorageError, "kms:Decrypt and kms:GenerateDataKey"),
+    ("KMS.DisabledException", 400, StorageError, "key is enabled"),
+    ("InvalidRange", 416, StorageError, "shorter"),
+    ("NotImplemented", 501, StorageError, "If-None-Match"),
+    ("SomethingNew", 400, StorageError, "SomethingNew: the text of AWS"),
+]
+
+
+@pytest.mark.parametrize(("code", "status", "kind", "text"), REFUSALS)
+def test_what_a_refusal_becomes(stubbed: Stubbed, code: str, status: int, kind: type[Exception], text: str) -> None:
+    """Each error code is one of our errors, with the place, what AWS said and the remedy, and is not tried again."""
+    stubbed.refuse("get_object", code, status)
+    with pytest.raises(kind, match=text) as caught:
+        stubbed.backend.get("p/k")
+    assert f"s3://{BUCKET}/p/k" in str(caught.value)
+    assert code in str(caught.value)
+    assert stubbed.now == 0
+
+
+def test_a_missing_key_by_code(stubbed: Stubbed) -> None:
+    """``NoSuchKey`` is the error for a missing key."""
+    stubbed.refuse("get_object", "NoSuchKey", 404)
+    with pytest.raises(StorageNoSuchKeyError):
+        stubbed.backend.get("p/k")
+
+
+def test_a_denial_by_kms(stubbed: Stubbed) -> None:
+    """A plain AccessDenied whose text speaks of KMS is about the key, not the bucket."""
+    stubbed.stub.add_client_error("put_object", "AccessDenied", "not authorized to perform: kms:GenerateDataKey", 403)
+    with pytest.raises(StorageError, match="KMS key"):
+        stubbed.backend.put("p/k", b"")
+
+
+def test_the_region_that_s3_names(stubbed: Stubbed) -> None:
+    """A wrong region's error says the right one."""
+    stubbed.refuse("put_object", "PermanentRedirect", 301, service_error_meta={"Region": "ap-south-1"})
+    with pytest.raises(StorageSetupError, match="ap-south-1"):
+        stubbed.backend.put("p/k", b"")
+
+
+@pytest.mark.parametrize(("code", "status"), [("SlowDown", 503), ("InternalError", 500), ("???", 502), ("429", 429)])
+def test_a_busy_service_is_asked_again(stubbed: Stubbed, code: str, status: int) -> None:
+    """Throttling and failures inside S3 are waited out."""
+    stubbed.refuse("get_object", code, status, times=3)
+    stubbed.stub.add_response("get_object", {"Body": StreamingBody(io.BytesIO(b"abc"), 3)})
+    assert stubbed.backend.get("p/k") == b"abc"
+    assert 0 < stubbed.now < 5
+
+
+def test_a_service_that_stays_busy(stubbed: Stubbed) -> None:
+    """Patience ends, and the error says what the service said."""
+    stubbed.backend._retry = Retry(patience=lambda _: 1.0, sleep=stubbed.sleep, clock=lambda: stubbed.now)
+    for _ in range(20):
+        stubbed.stub.add_client_error("get_object", "SlowDown", "reduce your rate", 503)
+    with pytest.raises(StorageError, match="reduce your rate"):
+        stubbed.backend.get("p/k")
+    assert stubbed.now <= 1.0
+    stubbed.stub._queue.clear()
+
+
+def test_a_body_that_breaks_is_read_again(stubbed: Stubbed) -> None:
+    """A connection that ends in the middle of an object is worth another try."""
+    stubbed.stub.add_response("get_object", {"Body": StreamingBody(io.BytesIO(b"ab"), 3)})
+    stubbed.stub.add_response("get_object", {"Body": StreamingBody(io.BytesIO(b"abc"), 3)})
+    assert stubbed.backend.get("p/k") == b"abc"
+
+
+def test_a_conditional_put_that_races(stubbed: Stubbed) -> None:
+    """409 means that two writers met: the put is sent again, and tells who won."""
+    stubbed.refuse("put_object", "ConditionalRequestConflict", 409)
+    stubbed.refuse("put_object", "PreconditionFailed", 412)
+    stubbed.stub.add_response("get_object", {"Body": StreamingBody(io.BytesIO(b"theirs"), 6)})
+    assert stubbed.backend.put("p/k", b"ours", if_absent=True) is False
+
+
+def test_a_conditional_put_whose_answer_was_lost(stubbed: Stubbed) -> None:
+    """When the first try was written and only its answer lost, the put has won."""
+    stubbed.refuse("put_object", "InternalError", 500)
+    stubbed.refuse("put_object", "PreconditionFailed", 412)
+    stubbed.stub.add_response("get_object", {"Body": StreamingBody(io.BytesIO(b"ours"), 4)})
+    assert stubbed.backend.put("p/k", b"ours", if_absent=True) is True
+
+
+def test_a_conditional_put_that_botocore_repeated(stubbed: Stubbed) -> None:
+    """botocore's own repetitions count as well."""
+    stubbed.refuse("put_object", "PreconditionFailed", 412, response_meta={"RetryAttempts": 1})
+    stubbed.stub.add_response("get_object", {"Body": StreamingBody(io.BytesIO(b"ours"), 4)})
+    assert stubbed.backend.put("p/k", b"ours", if_absent=True) is True
+
+
+def test_what_is_sent(stubbed: Stubbed) -> None:
+    """A conditional put carries the condition, a ranged get the range."""
+    stubbed.stub.add_response("put_object", {}, {"Bucket": BUCKET, "Key": "k", "Body": b"x", "IfNoneMatch": "*"})
+    body = StreamingBody(io.BytesIO(b"bc"), 2)
+    stubbed.stub.add_response("get_object", {"Body": body}, {"Bucket": BUCKET, "Key": "k", "Range": "bytes=1-2"})
+    assert stubbed.backend.put("k", b"x", if_absent=True)
+    assert stubbed.backend.get("k", (1, 2)) == b"bc"
+
+
+def test_an_object_that_may_not_be_deleted(stubbed: Stubbed) -> None:
+    """A refusal for one key of a batch is an error, though the request as a whole succeeded."""
+    refused = {"Errors": [{"Key": "p/b", "Code": "AccessDenied", "Message": "no"}]}
+    stubbed.stub.add_response("delete_objects", refused, {"Bucket": BUCKET, "Delete": ANY})
+    with pytest.raises(StorageError, match="s3:DeleteObject"):
+        stubbed.backend.delete(["p/a", "p/b"])
+
+
+def test_deleting_again_what_was_throttled(stubbed: Stubbed) -> None:
+    """A key that S3 was too busy to delete is deleted by another request."""
+    busy = {"Errors": [{"Key": "p/b", "Code": "SlowDown", "Message": "later"}]}
+    stubbed.stub.add_response("delete_objects", busy)
+    stubbed.stub.add_response("delete_objects", {})
+    stubbed.backend.delete(["p/a", "p/b"])
+
+
+# -- this machine's set-up -------------------------------------------------------------------------------------
+
+
+SETUP = [
+    (lambda e: e.NoCredentialsError(), "aws configure.*PYWREN_EXECUTOR=local"),
+    (lambda e: e.PartialCredentialsError(provider="env", cred_var="x"), "AWS_PROFILE"),
+    (lambda e: e.SSOTokenLoadError(error_msg="x"), "aws sso login --profile work"),
+    (lambda e: e.UnauthorizedSSOTokenError(), "aws sso login --profile work"),
+    (lambda e: e.TokenRetrievalError(provider="sso", error_msg="x"), "aws sso login --profile work"),
+    (lambda e: e.CredentialRetrievalError(provider="process", error_msg="x"), "source of the AWS credentials"),
+    (lambda e: e.EndpointConnectionError(endpoint_url="http://x"), "AWS_ENDPOINT_URL"),
+    (lambda e: e.ConnectTimeoutError(endpoint_url="http://x"), "network"),
+    (lambda e: e.ProxyConnectionError(proxy_url="http://x"), "HTTPS_PROXY"),
+    (lambda e: e.NoRegionError(), "aws_region"),
+]
+
+
+@pytest.mark.parametrize(("make", "text"), SETUP)
+def test_what_a_wrong_set_up_becomes(
+    stubbed: Stubbed, monkeypatch: pytest.MonkeyPatch, make: Callable[[Any], BaseException], text: str
+) -> None:
+    """What keeps a request from leaving this machine is a set-up error with the remedy."""
+
+    def fail() -> None:
+        raise make(botocore.exceptions)
+
+    monkeypatch.setenv("AWS_PROFILE", "work")
+    stubbed.backend._client = PerProcess(fail)
+    with pytest.raises(StorageSetupError, match=text):
+        stubbed.backend.get("k")
+    assert stubbed.now < 10
+
+
+def test_no_credentials_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an account the error says so, and how to do without."""
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+    with pytest.raises(StorageSetupError, match="no AWS credentials were found"):
+        S3Backend(BUCKET, REGION).get("k")
+
+
+def test_a_profile_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt profile is named."""
+    with pytest.raises(StorageSetupError, match="nobody"):
+        S3Backend(BUCKET, REGION, profile="nobody").get("k")
+    monkeypatch.setenv("AWS_PROFILE", "somebody")
+    with pytest.raises(StorageSetupError, match="somebody"):
+        S3Backend(BUCKET, REGION).get("k")
+
+
+@pytest.mark.usefixtures("credentials")
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+def test_endpoint_variables(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """Both variables lead to another server; one that is no URL is named."""
+    monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    backend = S3Backend(BUCKET, REGION)
+    assert backend._client.get().meta.endpoint_url == "http://127.0.0.1:9"
+    backend.close()
+    monkeypatch.setenv(variable, "nonsense")
+    with pytest.raises(StorageSetupError, match=variable):
+        S3Backend(BUCKET, REGION).get("k")
+
+
+@pytest.mark.usefixtures("credentials")
+def test_region_of_the_configuration_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment's region is for configurations that name none."""
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "ap-south-1")
+    for given, expected in ((REGION, REGION), (None, "ap-south-1")):
+        backend = S3Backend(BUCKET, given)
+        assert backend._client.get().meta.region_name == expected
+        backend.close()
+
+
+@pytest.mark.usefixtures("credentials")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_makes_its_own_client() -> None:
+    """Connections are never shared with a forked child."""
+    backend = S3Backend(BUCKET, REGION)
+    client = backend._client.get()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if backend._client.get() is not client else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    backend.close()
+
+
+def test_every_error_of_botocore_is_known() -> None:
+    """botocore has no exception class whose meaning we do not know, by itself or by a base."""
+    roots = {botocore.exceptions.BotoCoreError}
+    unknown = [
+        name
+        for name, kind in vars(botocore.exceptions).items()
+        if inspect.isclass(kind)
+        and issubclass(kind, Exception)
+        and not issubclass(kind, Warning)
+        and kind.__module__ == "botocore.exceptions"
+        and kind not in roots
+        and meaning_of_class(kind) is None
+    ]
+    assert unknown == []

@@ -1,0 +1,174 @@
+"""The verbs of a storage, by callset and call."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pywren.storage
+from pywren._wire import Status
+from pywren.exceptions import ConfigError, DecodeError, StorageConfigMismatchError, StorageOutputNotFoundError
+from pywren.storage import Storage, exceptions, storage_utils
+
+CALLSET = "0d1a1cd9-3f1f-4d2f-9f0e-0c1b2a3d4e5f"
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    """A storage in a directory of this machine."""
+    return Storage(
+        {"storage_backend": "localhost", "storage_prefix": "jobs", "backend_config": {"root": str(tmp_path / "root")}}
+    )
+
+
+def test_importing_loads_no_third_party_module() -> None:
+    """``import pywren.storage`` and making a storage for S3 load neither boto3 nor botocore nor yaml."""
+    program = (
+        "import sys; from pywren.storage import Storage;"
+        "Storage({'storage_backend': 's3', 'storage_prefix': 'p', 'backend_config': {'bucket': 'b'}});"
+        "print(sorted({'boto3', 'botocore', 'yaml', 'cloudpickle'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_copy_by_pickle_sees_the_same_objects(storage: Storage) -> None:
+    """A storage pickles as its configuration."""
+    storage.put("jobs/x", b"1")
+    copy = pickle.loads(pickle.dumps(storage))
+    assert copy.get("jobs/x") == b"1"
+    assert copy.get_storage_config() == storage.get_storage_config()
+
+
+def test_path(tmp_path: Path) -> None:
+    """The path names backend, bucket or directory, and prefix."""
+    s3 = {"storage_backend": "s3", "storage_prefix": "p", "backend_config": {"bucket": "b", "region": "r"}}
+    assert Storage(s3).path == ["s3", "b", "p"]
+    local = {"storage_backend": "localhost", "storage_prefix": "p", "backend_config": {"root": "/r"}}
+    assert storage_utils.get_storage_path(local) == ["localhost", "/r", "p"]
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ({"storage_backend": "gcs", "storage_prefix": "p", "backend_config": {}}, "write s3 or localhost"),
+        ({"storage_prefix": "p"}, "write s3 or localhost"),
+        ({"storage_backend": "s3", "storage_prefix": "p", "backend_config": {}}, "s3: bucket"),
+        ({"storage_backend": "s3"}, "storage_prefix"),
+        ({"storage_backend": "s3", "storage_prefix": "p", "backend_config": "b"}, "backend_config"),
+    ],
+)
+def test_wrong_configurations(config: dict[str, object], text: str) -> None:
+    """A configuration that names no storage is refused at once, with the key."""
+    with pytest.raises(ConfigError, match=text):
+        Storage(config)
+
+
+def test_the_first_status_stands(storage: Storage) -> None:
+    """Whoever commits first ends the call; the others are told that they did not."""
+    key = storage.keys(CALLSET).call("00000").status
+    assert storage.read_status(CALLSET, "00000") is None
+    assert storage.commit_status(key, b"first")
+    assert not storage.commit_status(key, b"second")
+    assert storage.read_status(CALLSET, "00000") == b"first"
+
+
+def test_finished_calls(storage: Storage) -> None:
+    """Calls with a status are listed in order; other objects and other callsets do not count."""
+    keys = storage.keys(CALLSET)
+    storage.put(keys.func, b"")
+    for call_id in ("00000", "00002", "00010"):
+        storage.commit_status(keys.call(call_id).status, b"{}")
+    storage.put(keys.call("00001").output, b"")
+    storage.put(keys.call("00001").attempt(1), b"")
+    storage.commit_status(storage.keys("another").call("00005").status, b"{}")
+    assert storage.finished_calls(CALLSET) == ["00000", "00002", "00010"]
+    assert storage.finished_calls(CALLSET, start_after="00000") == ["00002", "00010"]
+    assert storage.finished_calls("nobody") == []
+    assert storage.get_callset_status(CALLSET) == storage.finished_calls(CALLSET)
+
+
+def test_delete_callset(storage: Storage) -> None:
+    """Every object of the callset goes, none of another's."""
+    storage.put(storage.keys(CALLSET).func, b"")
+    storage.put(storage.keys(CALLSET).call("00000").attempt(2), b"")
+    storage.put(storage.keys("another").func, b"")
+    storage.delete_callset(CALLSET)
+    storage.delete_callset(CALLSET)
+    assert storage.backend.list("") == ["jobs/another/func.pickle"]
+
+
+def test_call_status_of_04(storage: Storage) -> None:
+    """``get_call_status`` gives the dict, or None while there is none; other bytes are one error."""
+    keys = storage.keys(CALLSET)
+    assert storage.get_call_status(CALLSET, "00000") is None
+    storage.commit_status(keys.call("00000").status, json.dumps({"exception": None, "end_time": 1.5}).encode())
+    assert storage.get_call_status(CALLSET, "00000") == {"exception": None, "end_time": 1.5}
+    for call_id, data in (("00001", b"\xff"), ("00002", b"[1]"), ("00003", b"")):
+        storage.commit_status(keys.call(call_id).status, data)
+        with pytest.raises(DecodeError, match=call_id):
+            storage.get_call_status(CALLSET, call_id)
+
+
+def test_call_output_of_04(storage: Storage) -> None:
+    """``get_call_output`` gives the bytes, or an error that names the call."""
+    storage.put_data(storage.keys(CALLSET).call("00000").output, b"out")
+    assert storage.get_call_output(CALLSET, "00000") == b"out"
+    with pytest.raises(StorageOutputNotFoundError, match=f"00001.*{CALLSET}"):
+        storage.get_call_output(CALLSET, "00001")
+
+
+def test_cancelling_by_key_ends_the_call(storage: Storage) -> None:
+    """0.4's ``put_cancelled`` leaves the mark and an unsigned status, which can only be an error."""
+    keys = storage.keys(CALLSET).call("00003")
+    storage.put_cancelled(keys.cancel)
+    data = storage.read_status(CALLSET, "00003")
+    assert data is not None
+    status = Status.decode(data)
+    assert (status.callset_id, status.call_id, status.signed) == (CALLSET, "00003", False)
+    assert status.failure is not None
+    assert "cancelled" in status.failure.message
+    assert storage.get(keys.cancel)
+
+
+def test_cancelling_a_finished_call_changes_nothing(storage: Storage) -> None:
+    """A status that stands is not replaced by a cancellation."""
+    keys = storage.keys(CALLSET).call("00003")
+    storage.commit_status(keys.status, b"{}")
+    storage.put_cancelled(keys.cancel)
+    assert storage.read_status(CALLSET, "00003") == b"{}"
+
+
+def test_keys_of_04() -> None:
+    """The functions of 0.4 give 0.4's layout."""
+    assert storage_utils.create_func_key("p", "c") == "p/c/func.pickle"
+    assert storage_utils.create_agg_data_key("p", "c") == "p/c/aggdata.pickle"
+    expected = ("p/c/00000/data.pickle", "p/c/00000/output.pickle", "p/c/00000/status.json", "p/c/00000/cancel")
+    assert storage_utils.create_keys("p", "c", "00000") == expected
+    singles = (
+        storage_utils.create_data_key,
+        storage_utils.create_output_key,
+        storage_utils.create_status_key,
+        storage_utils.create_cancel_key,
+    )
+    assert tuple(create("p", "c", "00000") for create in singles) == expected
+
+
+def test_check_storage_path() -> None:
+    """Another storage is an error that names both; the same one passes."""
+    config = {"storage_backend": "s3", "storage_prefix": "p", "backend_config": {"bucket": "b"}}
+    storage_utils.check_storage_path(config, ["s3", "b", "p"])
+    with pytest.raises(StorageConfigMismatchError) as caught:
+        storage_utils.check_storage_path(config, ["s3", "other", "p"])
+    assert caught.value.prev_path == ["s3", "other", "p"]
+
+
+def test_doors_of_04() -> None:
+    """0.4's import paths lead to the same classes."""
+    assert exceptions.StorageNoSuchKeyError is pywren.exceptions.StorageNoSuchKeyError
+    assert exceptions.StorageConfigMismatchError is StorageConfigMismatchError

@@ -1,0 +1,88 @@
+"""What is known of runtimes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+
+import pywren.storage
+from pywren import runtime
+from pywren.exceptions import ConfigError
+
+HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
+OWN = {"s3_bucket": "mine", "s3_key": "runtimes/a.tar.gz", "runtime_storage": "s3"}
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A mocked S3 with the bucket of the runtime."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    with mock_aws():
+        client = boto3.client("s3", "us-east-1")
+        client.create_bucket(Bucket="mine")
+        yield client
+        client.close()
+
+
+def test_version_str() -> None:
+    """Major and minor, and nothing else."""
+    assert runtime.version_str((3, 12, 1)) == "3.12"
+    assert runtime.version_str(sys.version_info) == HERE
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        None,
+        {},
+        {"runtime_storage": "s3"},
+        {"s3_bucket": "pywren-runtimes-public-us-west-2", "s3_key": "pywren.runtimes/default_3.6.tar.gz"},
+    ],
+)
+def test_no_runtime_is_the_workers_own_python(config: dict[str, Any] | None) -> None:
+    """Without a runtime, or with one of 0.4's public ones, nothing is asked and Python is the client's."""
+    info = runtime.get_runtime_info(config)
+    assert info["python_ver"] == HERE
+    assert ["cloudpickle", True] in info["preinstalls"]
+    assert runtime.runtime_valid(info)
+
+
+@pytest.mark.moto
+def test_a_runtime_of_ones_own(s3: Any) -> None:
+    """The description beside the tarball is read, under both of 0.4's names."""
+    meta = {"python_ver": HERE, "preinstalls": [["numpy", True]], "pkg_ver_list": [["numpy", "2.0"]]}
+    s3.put_object(Bucket="mine", Key="runtimes/a.meta.json", Body=json.dumps(meta))
+    assert runtime.get_runtime_info(OWN) == meta
+    assert pywren.storage.get_runtime_info(OWN) == meta
+
+
+@pytest.mark.moto
+def test_a_runtime_that_is_missing(s3: Any) -> None:
+    """The error names it and how to make one."""
+    with pytest.raises(ConfigError, match=r"s3://mine/runtimes/a\.meta\.json.*pywren runtime build"):
+        runtime.get_runtime_info(OWN)
+
+
+@pytest.mark.moto
+@pytest.mark.parametrize("body", [b"", b"\xff", b"[]", b"{}", b'{"python_ver": 3.12}'])
+def test_a_description_that_is_none(s3: Any, body: bytes) -> None:
+    """Other bytes are an error that names the object."""
+    s3.put_object(Bucket="mine", Key="runtimes/a.meta.json", Body=body)
+    with pytest.raises(ConfigError, match=r"runtimes/a\.meta\.json"):
+        runtime.get_runtime_info(OWN)
+
+
+def test_a_runtime_of_another_python() -> None:
+    """It is not valid, and the check says which version it is and what to do."""
+    meta = {"python_ver": "2.7"}
+    assert not runtime.runtime_valid(meta)
+    with pytest.raises(ConfigError, match=rf"python version is 2\.7.*runs on {HERE}.*pywren runtime build"):
+        runtime.check_runtime(meta)
+    runtime.check_runtime({"python_ver": HERE})

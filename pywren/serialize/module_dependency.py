@@ -21,6 +21,7 @@ import sys
 import types
 from collections.abc import Collection, Container, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pywren.exceptions import SerializationError
 from pywren.serialize._imports import Import, imports_of_code, imports_of_source
@@ -34,6 +35,9 @@ from pywren.serialize._modules import (
     loaded_below_namespace,
     locate,
 )
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution
 
 LAMBDA_PREINSTALLS = frozenset({"boto3", "botocore", "s3transfer", "jmespath", "dateutil", "six", "urllib3"})
 """Top-level names that every Python runtime of Lambda has: boto3 and what it depends on."""
@@ -233,14 +237,25 @@ def _imports_of_file(file: File) -> list[Import]:
 @functools.cache
 def _distributions() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Return the distributions of each top-level name, and the top-level names of each distribution."""
-    from importlib.metadata import packages_distributions  # 15 ms that most programs do not need
+    from importlib.metadata import distributions  # 15 ms that most programs do not need
 
-    by_name = {name: list(found) for name, found in packages_distributions().items()}
+    by_name: dict[str, list[str]] = {}
     by_distribution: dict[str, list[str]] = {}
-    for name, distributions in by_name.items():
-        for distribution in distributions:
-            by_distribution.setdefault(_normalized(distribution), []).append(name)
+    for distribution in distributions():
+        names = _top_levels(distribution)
+        by_distribution[_normalized(distribution.metadata["Name"])] = names
+        for name in names:
+            by_name.setdefault(name, []).append(distribution.metadata["Name"])
     return by_name, by_distribution
+
+
+def _top_levels(distribution: Distribution) -> list[str]:
+    declared = distribution.read_text("top_level.txt")
+    if declared:
+        return declared.split()
+    # importlib.metadata.packages_distributions looks at the files on Python 3.11 and later only
+    files = (file.parts for file in distribution.files or () if file.suffix == ".py")
+    return sorted({parts[0].removesuffix(".py") for parts in files})
 
 
 def _required_by(top: str) -> list[str]:

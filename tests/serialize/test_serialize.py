@@ -1,6 +1,9 @@
 """What a function may be made of, and what cannot be sent."""
 
+import pickle
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,7 @@ import pytest
 from pywren.exceptions import SerializationError
 from pywren.serialize import LAMBDA_PREINSTALLS, SerializeIndependent, Serializer, create_mod_data
 
-KINDS = '''
+KINDS = """
 import collections, dataclasses, enum, functools
 import numpy as np
 
@@ -120,7 +123,7 @@ def func(item):
     name, function, argument = item
     value = function(argument)
     return name, value.k if isinstance(value, Model) else value
-'''
+"""
 
 RESULTS = {
     "closure": 11,
@@ -174,7 +177,8 @@ def test_notebook_functions_run_in_another_process(ship):
 from IPython.core.interactiveshell import InteractiveShell
 shell = InteractiveShell.instance()
 shell.history_manager.enabled = False
-for cell in ("import math\\nbase = 4", "def helper(x):\\n    return math.sqrt(x) + base", "def f(x):\\n    return helper(x)"):
+cells = "import math; base = 4", "def helper(x): return math.sqrt(x) + base", "def f(x): return helper(x)"
+for cell in cells:
     shell.run_cell(cell).raise_error()
 func = shell.user_ns["f"]
 """
@@ -240,7 +244,7 @@ def test_what_a_reduction_raises_is_the_cause():
 
 def test_an_open_file_is_not_sent():
     """An open file is refused, though cloudpickle would send a copy of its contents."""
-    with open(__file__) as file, pytest.raises(SerializationError, match="argument 0: .*open file"):
+    with open(__file__) as file, pytest.raises(SerializationError, match=r"argument 0: .*open file"):
         Serializer().pack_call(len, [file])
 
 
@@ -273,13 +277,11 @@ def test_futures_among_arguments_are_seen_by_the_hook():
     assert b"pywren-future" in packed.items[0].data
 
 
-def test_ten_thousand_small_arguments_are_quick(benchmark_seconds=1.0):
+def test_ten_thousand_small_arguments_are_quick():
     """Ten thousand integers are packed in well under a second."""
-    import time
-
     start = time.perf_counter()
     Serializer().pack_call(len, range(10_000))
-    assert time.perf_counter() - start < benchmark_seconds
+    assert time.perf_counter() - start < 1
 
 
 # -- names of 0.4
@@ -287,9 +289,6 @@ def test_ten_thousand_small_arguments_are_quick(benchmark_seconds=1.0):
 
 def test_serialize_independent_gives_pickles_and_paths(tmp_path, monkeypatch):
     """0.4's serializer returns one pickle an object, and the paths of the modules that they need."""
-    import pickle
-    import sys
-
     package = tmp_path / "ind_pkg"
     package.mkdir()
     (package / "__init__.py").write_text("from ind_single import VALUE\ndef f(x):\n    return x + VALUE\n")
@@ -345,8 +344,6 @@ def test_this_interpreters_libraries_are_not_shipped():
 
 def test_an_edited_module_takes_effect_on_the_next_map(tmp_path, monkeypatch):
     """What is shipped is the file as it is now, not as it was when it was imported or shipped before."""
-    import sys
-
     module = tmp_path / "edited_mod.py"
     module.write_text("def f(x):\n    return 1\n")
     monkeypatch.syspath_prepend(tmp_path)

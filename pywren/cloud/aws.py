@@ -169,9 +169,17 @@ class AWS:
             answer: dict[str, Any] = self._retry.run(lambda: getattr(self.client(service), operation)(**arguments))
             return answer
 
-    def wait(self, service: str, waiter: str, *, doing: str, **arguments: Any) -> None:
-        """Wait until one of botocore's waiters is content."""
-        with self._boundary(doing, f"to {doing}", "", DeploymentError):
+    def wait(self, service: str, waiter: str, *, doing: str, permission: str, **arguments: Any) -> None:
+        """Wait until one of botocore's waiters is content.
+
+        Args:
+            service: botocore's name of the service.
+            waiter: the waiter's name.
+            doing: what is being done, for "cannot …".
+            permission: the IAM permission it takes, and on what.
+            **arguments: those of the operation that the waiter repeats.
+        """
+        with self._boundary(doing, permission, "", DeploymentError):
             self.client(service).get_waiter(waiter).wait(**arguments)
 
     def _boundary(self, doing: str, permission: str, missing: str, refused: type[PywrenError]) -> Boundary:
@@ -253,7 +261,7 @@ class AWS:
             Tags=dict(tags or {}),
             **spec.configuration(),
         )
-        self.wait("lambda", "function_active_v2", doing=f"wait for the function {spec.name}", FunctionName=spec.name)
+        self._wait_for_function("function_active_v2", spec.name)
         return str(answer["FunctionArn"])
 
     def update_function_code(self, name: str, zip_file: bytes, *, architecture: str = "x86_64") -> None:
@@ -267,7 +275,7 @@ class AWS:
             ZipFile=zip_file,
             Architectures=[architecture],
         )
-        self._wait_for_update(name)
+        self._wait_for_function("function_updated_v2", name)
 
     def update_function_configuration(self, spec: FunctionSpec) -> None:
         """Change a function's configuration and wait until it is in force."""
@@ -279,10 +287,16 @@ class AWS:
             missing=_DEPLOY,
             **spec.configuration(),
         )
-        self._wait_for_update(spec.name)
+        self._wait_for_function("function_updated_v2", spec.name)
 
-    def _wait_for_update(self, name: str) -> None:
-        self.wait("lambda", "function_updated_v2", doing=f"wait for the function {name}", FunctionName=name)
+    def _wait_for_function(self, waiter: str, name: str) -> None:
+        self.wait(
+            "lambda",
+            waiter,
+            doing=f"wait for the function {name}",
+            permission=f"lambda:GetFunction on the function {name}",
+            FunctionName=name,
+        )
 
     def set_event_invoke(self, name: str, *, event_age: int, on_failure: str, retries: int = 0) -> None:
         """Say what Lambda does with an asynchronous call that fails.

@@ -50,10 +50,13 @@ def _metadata(error: BaseException) -> Mapping[str, Any]:
 
 def is_throttling(error: BaseException) -> bool:
     """Tell whether the service was busy or failed inside, so that the same request may succeed later."""
-    status = _metadata(error).get("HTTPStatusCode", 0)
-    return error_code(error) in _BUSY_CODES or (
-        status in (429, 500, 502, 503, 504) and error_code(error) not in _BY_CODE
-    )
+    code, status = error_code(error), _metadata(error).get("HTTPStatusCode", 0)
+    # Lambda answers 502 for what will not pass either: a broken function, a key of KMS that refuses
+    known_refusal = code in _BY_CODE or code.startswith("KMS")
+    return code in _BUSY_CODES or (status in _BUSY_STATUSES and not known_refusal)
+
+
+_BUSY_STATUSES = (429, 500, 502, 503, 504)
 
 
 def is_network_error(error: BaseException) -> bool:
@@ -171,6 +174,8 @@ _BUSY_CODES = frozenset(
         "InternalError",
         "InternalFailure",
         "InternalServerError",
+        "KMS.ThrottlingException",
+        "KMSThrottlingException",
         "OperationAborted",
         "PriorRequestNotComplete",
         "ProvisionedThroughputExceededException",

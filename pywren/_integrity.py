@@ -48,15 +48,26 @@ def home() -> Path:
     """
     try:
         return _make_home()
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         raise ConfigError(
             f"cannot make pywren's own directory: {error}; set PYWREN_HOME to one that can be written"
         ) from error
 
 
+def home_path() -> Path:
+    """Return where ``home()`` is, without making it.
+
+    Raises:
+        ConfigError: this user has no home directory, and ``PYWREN_HOME`` is not set.
+    """
+    try:
+        return Path(os.environ.get("PYWREN_HOME") or Path.home() / ".pywren").absolute()
+    except RuntimeError as error:
+        raise ConfigError(f"there is no home directory: {error}; set PYWREN_HOME to one that can be written") from error
+
+
 def _make_home() -> Path:
-    # Path.home() raises RuntimeError where there is no home directory at all
-    path = Path(os.environ.get("PYWREN_HOME") or Path.home() / ".pywren")
+    path = home_path()
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     _refuse_shared(path)
     return path
@@ -77,7 +88,7 @@ def user_key() -> bytes:
             _make_user_key(path)
         _refuse_shared(path)
         key = path.read_bytes()
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         return _process_key(str(error))
     if len(key) != _KEY_BYTES:
         raise ConfigError(

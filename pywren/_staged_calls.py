@@ -112,7 +112,7 @@ class StagedCallset:
         self._clock = clock
         self._looking = threading.RLock()
         self._futures: dict[str, list[weakref.ref[ResponseFuture]]] = {}
-        self._awaited: set[ResponseFuture] = set()
+        self._with_callbacks: set[ResponseFuture] = set()
         self._order: list[str] = []
         self._passed = 0  # so many calls at the beginning of _order have ended
         self._committed: dict[str, Status] = {}  # verified, with a big output that nobody has asked for
@@ -130,8 +130,9 @@ class StagedCallset:
 
     def ask(self, futures: Iterable[ResponseFuture]) -> None:
         """Take note that somebody waits for these futures; returns at once."""
-        self._awaited.update(futures)
-        self._monitor.watch(self)
+        self._with_callbacks.update(one for one in futures if future.has_callbacks(one))
+        recently = self._clock() - self._last_look < FIRST_LOOK
+        self._monitor.watch(self, FIRST_LOOK if recently else 0.0)
 
     def look(self, futures: Iterable[ResponseFuture]) -> None:
         """Find out now which of these futures are done; a look of a moment ago will do."""
@@ -197,7 +198,7 @@ class StagedCallset:
 
     def _drop(self, call_id: str) -> None:
         for one in self._living(call_id):
-            self._awaited.discard(one)
+            self._with_callbacks.discard(one)
         self._futures.pop(call_id, None)
         self._committed.pop(call_id, None)
 

@@ -317,10 +317,9 @@ class ResponseFuture(concurrent.futures.Future[Any]):
         return self._origin
 
     def _ask(self) -> None:
-        if not self._asked:
+        if self._origin is not None and self._state not in _DONE:
             self._asked = True
-            if self._origin is not None and self._state not in _DONE:
-                self._origin.ask((self,))
+            self._origin.ask((self,))
 
     def _await_outcome(self, timeout: float | None) -> None:
         if self._state not in _DONE and not await_all([self], timeout):
@@ -476,6 +475,11 @@ def is_done(future: ResponseFuture) -> bool:
 def settlement(future: ResponseFuture) -> Settlement:
     """Return how a call ended, of a future that is done, without raising. For what hands outcomes on."""
     return Settlement(future, future._result, future._exception, future._source)
+
+
+def has_callbacks(future: ResponseFuture) -> bool:
+    """Tell whether functions are to be called with this future, so that it must not be forgotten."""
+    return bool(future._callbacks)
 
 
 def is_asked(future: ResponseFuture) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pywren._integrity import home_path
 from pywren.exceptions import ConfigError
 from pywren.storage.runtime_info import is_public
 
@@ -383,5 +384,5 @@ def extract_storage_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def _backend_config(config: Config) -> dict[str, Any]:
     if config["storage_backend"] == "localhost":
         root = setting(config, "localhost.root")
-        return {} if root is None else {"root": os.path.abspath(os.path.expanduser(root))}
+        return {"root": str(home_path() / "jobs") if root is None else os.path.abspath(os.path.expanduser(root))}
     return {"bucket": config["s3"]["bucket"], "region": setting(config, "account.aws_region")}

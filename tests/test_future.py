@@ -1,0 +1,337 @@
+"""Tests of ``ResponseFuture``: the state machine, with an origin that the test settles itself."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import pickle
+import threading
+import traceback
+
+import pytest
+
+from pywren import future as future_module
+from pywren.exceptions import ArgumentError, CallCancelledError, CallLostError, WaitTimeoutError
+from pywren.future import JobState, ResponseFuture, Settlement
+
+
+class Origin:
+    """An origin whose futures end when the test says so, or when somebody looks."""
+
+    storage_path = ["localhost", "nowhere", "prefix"]
+
+    def __init__(self) -> None:
+        self.condition = threading.Condition()
+        self.asked = threading.Event()
+        self.on_look: list[Settlement] = []
+
+    def future(self, call_id="00000"):
+        return ResponseFuture(call_id, "a-callset", origin=self, condition=self.condition)
+
+    def ask(self, futures):
+        self.asked.set()
+
+    def look(self, futures):
+        future_module.settle(self.on_look)
+
+    def cancel(self, future):
+        future_module.settle([Settlement(future, None, CallCancelledError("the call was cancelled"), None)])
+        return future.cancelled()
+
+    def run_status(self, future, source):
+        return {"exec_time": source}
+
+    def invoke_status(self, future):
+        return {"host": "here"}
+
+    def recipe(self, future):
+        return ResponseFuture, (future.call_id, future.callset_id)
+
+
+def settle(future, value=None, error=None, source=None):
+    future_module.settle([Settlement(future, value, error, source)])
+
+
+def ended_futures():
+    """One future a final state: success, error, cancelled."""
+    origin = Origin()
+    success, error, cancelled = (origin.future(f"0000{number}") for number in range(3))
+    settle(success, 42, source=1.5)
+    settle(error, error=OSError("no disk"))
+    cancelled.cancel()
+    return success, error, cancelled
+
+
+def outstanding_futures():
+    """One future a state without an outcome: invoked and running."""
+    origin = Origin()
+    invoked, running = origin.future(), origin.future("00001")
+    future_module.mark_running(running)
+    return invoked, running
+
+
+class TestResult:
+    """``result`` against every state."""
+
+    def test_of_success_is_the_value(self):
+        """A call that returned gives its value, again and again."""
+        success, _, _ = ended_futures()
+        assert [success.result(), success.result(timeout=0)] == [42, 42]
+
+    def test_of_error_raises_the_functions_own(self):
+        """A call that raised raises the same exception."""
+        _, error, _ = ended_futures()
+        with pytest.raises(OSError, match="no disk"):
+            error.result()
+
+    def test_of_cancelled_raises_both_kinds_of_cancelled(self):
+        """A cancelled call raises an error that is ours and the standard library's."""
+        _, _, cancelled = ended_futures()
+        with pytest.raises(concurrent.futures.CancelledError):
+            cancelled.result()
+        with pytest.raises(CallCancelledError, match="cancelled"):
+            cancelled.result()
+
+    def test_without_throw_except_is_none_for_failures(self):
+        """``throw_except=False`` gives None for a call that failed and the value for one that did not."""
+        success, error, cancelled = ended_futures()
+        results = [item.result(throw_except=False) for item in (success, error, cancelled)]
+        assert results == [42, None, None]
+
+    def test_times_out_with_every_kind_of_timeout_error(self):
+        """A wait that runs out raises what programs for any Python catch, and names the call."""
+        for outstanding in outstanding_futures():
+            for kind in (TimeoutError, concurrent.futures.TimeoutError, WaitTimeoutError):
+                with pytest.raises(kind, match=outstanding.call_id):
+                    outstanding.result(timeout=0.01)
+
+    def test_check_only_is_a_bool(self):
+        """``check_only`` tells whether the call has ended, and does not raise what it raised."""
+        assert [item.result(check_only=True) for item in ended_futures()] == [True, True, True]
+        assert [item.result(check_only=True) for item in outstanding_futures()] == [False, False]
+
+    def test_of_a_new_future_is_a_value_error(self):
+        """A future that no executor made says so."""
+        for method in ("result", "exception", "cancel"):
+            with pytest.raises(ValueError, match="job not yet invoked"):
+                getattr(ResponseFuture("00000", "a-callset"), method)()
+        assert issubclass(ArgumentError, ValueError)
+
+    def test_is_woken_by_the_outcome(self):
+        """A thread that waits gets the value that arrives meanwhile."""
+        origin = Origin()
+        waiting = origin.future()
+        with concurrent.futures.ThreadPoolExecutor(1) as threads:
+            answer = threads.submit(waiting.result)
+            assert origin.asked.wait(10)
+            settle(waiting, "late")
+            assert answer.result(10) == "late"
+
+    def test_refuses_another_storage(self):
+        """A storage handler of somewhere else is an error that names both places."""
+
+        class Elsewhere:
+            path = ["s3", "a-bucket", "prefix"]
+
+        success, _, _ = ended_futures()
+        with pytest.raises(Exception, match="a-bucket"):
+            success.result(storage_handler=Elsewhere())
+
+
+class TestException:
+    """``exception`` against every state."""
+
+    def test_is_none_or_the_error(self):
+        """It returns what was raised, and None for a call that returned."""
+        success, error, _ = ended_futures()
+        assert success.exception() is None
+        assert isinstance(error.exception(), OSError)
+
+    def test_of_cancelled_raises(self):
+        """As in the standard library a cancelled future raises instead."""
+        _, _, cancelled = ended_futures()
+        with pytest.raises(concurrent.futures.CancelledError):
+            cancelled.exception()
+
+    def test_times_out(self):
+        """A wait that runs out is a TimeoutError."""
+        for outstanding in outstanding_futures():
+            with pytest.raises(TimeoutError):
+                outstanding.exception(timeout=0.01)
+
+
+def test_states_in_all_words():
+    """Each state shows the same in ``job_state``, in the standard library's methods and in the repr."""
+    invoked, running = outstanding_futures()
+    success, error, cancelled = ended_futures()
+    table = {
+        ResponseFuture("00000", "a-callset"): (JobState.new, False, False, False),
+        invoked: (JobState.invoked, False, False, False),
+        running: (JobState.running, True, False, False),
+        success: (JobState.success, False, True, False),
+        error: (JobState.error, False, True, False),
+        cancelled: (JobState.error, False, True, True),
+    }
+    for item, (state, is_running, is_done, is_cancelled) in table.items():
+        seen = (item.job_state, item.running(), item.done(), item.cancelled())
+        assert seen == (state, is_running, is_done, is_cancelled)
+        assert state.name in repr(item)
+
+
+def test_repr_shows_the_outcomes_type_never_the_value():
+    """A secret result does not end up in a log."""
+    origin = Origin()
+    item = origin.future()
+    settle(item, "a secret")
+    assert "returned str" in repr(item)
+    assert "secret" not in repr(item)
+
+
+def test_succeeded_and_errored_repeat_what_the_caller_was_told():
+    """Both stay False until done, result, exception, wait or a callback has told the caller."""
+    success, error, _ = ended_futures()
+    assert (success.succeeded(), error.errored()) == (False, False)
+    assert success.done()
+    error.exception()
+    assert (success.succeeded(), success.errored()) == (True, False)
+    assert (error.succeeded(), error.errored()) == (False, True)
+
+
+def test_done_looks():
+    """``done`` finds out by itself, without anybody having waited."""
+    origin = Origin()
+    item = origin.future()
+    assert not item.done()
+    origin.on_look = [Settlement(item, 1, None, None)]
+    assert item.done()
+
+
+def test_first_settlement_stands():
+    """A second outcome of the same call changes nothing."""
+    origin = Origin()
+    item = origin.future()
+    settle(item, "first")
+    settle(item, error=OSError("second"))
+    assert item.result() == "first"
+
+
+def test_cancel_of_an_ended_call_is_false():
+    """What has ended by itself cannot be cancelled; what was cancelled says so again."""
+    success, error, cancelled = ended_futures()
+    assert (success.cancel(), error.cancel(), cancelled.cancel()) == (False, False, True)
+
+
+class TestCallbacks:
+    """``add_done_callback``."""
+
+    def test_runs_when_done_and_at_once_when_it_was(self):
+        """A callback added before and one added after the outcome are both called once."""
+        item = Origin().future()
+        seen = []
+        item.add_done_callback(lambda done: seen.append(("before", done.result())))
+        settle(item, 7)
+        item.add_done_callback(lambda done: seen.append(("after", done.result())))
+        assert seen == [("before", 7), ("after", 7)]
+        assert item.succeeded()
+
+    def test_that_raises_is_logged_and_hurts_nobody(self, caplog):
+        """The callbacks after one that raises are still called."""
+        item = Origin().future()
+        seen = []
+        item.add_done_callback(lambda done: 1 / 0)
+        item.add_done_callback(seen.append)
+        settle(item, 7)
+        assert seen == [item]
+        assert "ZeroDivisionError" in caplog.text
+
+    def test_asks_for_the_outcome(self):
+        """Adding a callback makes the origin look, as waiting does."""
+        origin = Origin()
+        origin.future().add_done_callback(print)
+        assert origin.asked.is_set()
+
+
+class TestStandardLibrary:
+    """The standard library's own functions work on these futures."""
+
+    def test_wait_first_exception(self):
+        """``concurrent.futures.wait`` with FIRST_EXCEPTION is woken by an error."""
+        origin = Origin()
+        items = [origin.future(f"{number:05d}") for number in range(3)]
+        settle(items[0], 1)
+        with concurrent.futures.ThreadPoolExecutor(1) as threads:
+            answer = threads.submit(
+                concurrent.futures.wait, items, return_when=concurrent.futures.FIRST_EXCEPTION, timeout=10
+            )
+            assert origin.asked.wait(10)
+            settle(items[2], error=OSError())
+            done, not_done = answer.result(10)
+        assert (done, not_done) == ({items[0], items[2]}, {items[1]})
+
+    def test_as_completed_in_order_of_completion(self):
+        """``as_completed`` yields ended futures first and the others as they end."""
+        origin = Origin()
+        items = [origin.future(f"{number:05d}") for number in range(4)]
+        settle(items[1], 1)
+        order = concurrent.futures.as_completed(items, timeout=10)
+        seen = [next(order)]
+        for number in (3, 0, 2):
+            settle(items[number], number)
+            seen.append(next(order))
+        assert seen == [items[1], items[3], items[0], items[2]]
+        assert list(order) == []
+
+    def test_wrap_future(self):
+        """``asyncio.wrap_future`` gives value and error in a coroutine."""
+        success, error, _ = ended_futures()
+
+        async def both():
+            assert await asyncio.wrap_future(success) == 42
+            with pytest.raises(OSError, match="no disk"):
+                await asyncio.wrap_future(error)
+
+        asyncio.run(both())
+
+    def test_await(self):
+        """A future can be awaited, and wakes the loop when its outcome arrives from another thread."""
+        item = Origin().future()
+
+        async def wait_for_it():
+            threading.Timer(0.01, settle, (item, "awaited")).start()
+            return await asyncio.wait_for(item, 10)
+
+        assert asyncio.run(wait_for_it()) == "awaited"
+
+
+def test_statuses_are_none_until_collected():
+    """``run_status`` and ``invoke_status`` appear with the outcome."""
+    origin = Origin()
+    item = origin.future()
+    assert (item.run_status, item.invoke_status) == (None, None)
+    settle(item, 1, source=0.25)
+    assert (item.run_status, item.invoke_status) == (None, None)
+    item.result()
+    assert (item.run_status, item.invoke_status) == ({"exec_time": 0.25}, {"host": "here"})
+    assert item.storage_path == ["localhost", "nowhere", "prefix"]
+
+
+def test_new_future_pickles():
+    """A future that was never invoked survives pickling as such."""
+    copy = pickle.loads(pickle.dumps(ResponseFuture("00003", "a-callset")))
+    assert (copy.call_id, copy.callset_id, copy.job_state) == ("00003", "a-callset", JobState.new)
+
+
+def test_raising_does_not_keep_the_future_alive():
+    """The traceback of a raised error does not refer to the future for ever."""
+    _, error, _ = ended_futures()
+    try:
+        error.result()
+    except OSError as raised:
+        frames = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(raised.__traceback__)]
+    assert error not in frames
+
+
+def test_call_errors_say_which_call():
+    """The errors of calls carry their ids."""
+    error = CallLostError("gone", call_id="00001", callset_id="a-callset")
+    assert (error.call_id, error.callset_id) == ("00001", "a-callset")

@@ -1,0 +1,81 @@
+"""Tests of ``Monitor``: when it looks, and that its thread lives no longer than there is something to look for."""
+
+from __future__ import annotations
+
+import threading
+
+from pywren._monitor import FIRST_LOOK, SLOWEST_LOOK, Monitor, look_delay
+
+
+class Watched:
+    """A callset that notes each look and is over after some."""
+
+    def __init__(self, looks: int, delay: float = 0.0) -> None:
+        self.left = looks
+        self.delay = delay
+        self.over = threading.Event()
+        self.threads: set[str] = set()
+
+    def examine(self):
+        self.threads.add(threading.current_thread().name)
+        self.left -= 1
+        if self.left <= 0:
+            self.over.set()
+            return None
+        return self.delay
+
+    def forget_parent_locks(self):
+        pass
+
+
+def monitor_threads():
+    return [thread for thread in threading.enumerate() if thread.name == "pywren-monitor"]
+
+
+def test_delay_grows_with_the_wait_up_to_a_ceiling():
+    """A quick call is noticed within tens of milliseconds, a long one is asked for gently."""
+    delays = [look_delay(idle, 0.001) for idle in (0, 0.1, 1, 10, 100, 10_000)]
+    assert delays == sorted(delays)
+    assert delays[0] == FIRST_LOOK < 0.05
+    assert delays[-1] == SLOWEST_LOOK
+    assert look_delay(10, 0.001) == 1.0
+
+
+def test_delay_leaves_the_processor_to_others():
+    """A costly look is not repeated at once."""
+    assert look_delay(0.0, 0.5) == 1.0
+
+
+def test_looks_until_nothing_is_outstanding_and_then_ends():
+    """One thread looks after all callsets, and ends with the last."""
+    monitor = Monitor()
+    callsets = [Watched(3), Watched(5)]
+    for watched in callsets:
+        monitor.watch(watched)
+    threads = monitor_threads()
+    for watched in callsets:
+        assert watched.over.wait(10)
+    for thread in threads:
+        thread.join(10)
+    assert monitor_threads() == []
+    assert callsets[0].threads == callsets[1].threads == {"pywren-monitor"}
+
+
+def test_starts_again_when_there_is_something_new():
+    """A monitor that had ended looks again."""
+    monitor = Monitor()
+    for _ in range(2):
+        watched = Watched(1)
+        monitor.watch(watched)
+        assert watched.over.wait(10)
+
+
+def test_asking_brings_a_planned_look_forward():
+    """Somebody who begins to wait need not wait for a look that was planned for later."""
+    monitor = Monitor()
+    watched = Watched(2, delay=3600.0)
+    monitor.watch(watched)
+    while watched.left == 2:
+        threading.Event().wait(0.001)
+    monitor.watch(watched)
+    assert watched.over.wait(10)

@@ -1,0 +1,118 @@
+"""Tests of ``wait`` and ``get_all_results``."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from test_future import Origin, settle
+
+import pywren
+from pywren import future as future_module
+from pywren.future import ResponseFuture, Settlement
+
+
+def some(count, origin=None):
+    origin = origin or Origin()
+    return [origin.future(f"{number:05d}") for number in range(count)]
+
+
+def test_wait_is_a_function_whatever_is_imported():
+    """``pywren.wait`` stays the function although a module has its name."""
+    import pywren.wait  # noqa: PLC0415
+
+    assert callable(pywren.wait)
+
+
+def test_all_completed_returns_lists_in_order():
+    """Both lists have the order of the argument, whatever the order of completion."""
+    items = some(4)
+    for number in (3, 1, 0, 2):
+        settle(items[number], number)
+    assert pywren.wait(items) == (items, [])
+    assert all(item.succeeded() for item in items)
+
+
+def test_any_completed_returns_when_one_has():
+    """One outcome is enough; the others stay in the second list."""
+    origin = Origin()
+    items = some(3, origin)
+    timer = threading.Timer(0.01, settle, (items[1], 1))
+    timer.start()
+    assert pywren.wait(items, return_when=pywren.ANY_COMPLETED) == ([items[1]], [items[0], items[2]])
+    timer.join()
+
+
+def test_always_looks_once_and_does_not_wait():
+    """``ALWAYS`` has the origin look, and returns at once."""
+    origin = Origin()
+    items = some(3, origin)
+    origin.on_look = [Settlement(items[2], 2, None, None)]
+    assert pywren.wait(items, return_when=pywren.ALWAYS) == ([items[2]], items[:2])
+
+
+def test_futures_of_different_maps_with_equal_call_ids_are_different():
+    """0.4 compared call ids alone and mixed them up."""
+    first, second = some(2), some(2)
+    for item in first:
+        settle(item, "first")
+    done, not_done = pywren.wait([*first, *second], return_when=pywren.ANY_COMPLETED)
+    assert (done, not_done) == (first, second)
+
+
+def test_the_same_future_twice():
+    """A future that stands in the list twice stands in the answer twice, and is waited for once."""
+    (item,) = some(1)
+    settle(item, 1)
+    assert pywren.wait([item, item]) == ([item, item], [])
+
+
+def test_timeout_returns_what_there_is():
+    """With a timeout the futures that have not ended are returned as such."""
+    items = some(2)
+    settle(items[0], 0)
+    assert pywren.wait(items, timeout=0.01) == ([items[0]], [items[1]])
+
+
+def test_nothing_to_wait_for():
+    """An empty list is done."""
+    for return_when in (pywren.ALL_COMPLETED, pywren.ANY_COMPLETED, pywren.ALWAYS):
+        assert pywren.wait([], return_when=return_when) == ([], [])
+
+
+def test_bad_arguments_are_named():
+    """Something else than futures, a future that was not invoked, an unknown return_when: each says so."""
+    with pytest.raises(ValueError, match="not a str"):
+        pywren.wait(["future"])
+    with pytest.raises(ValueError, match="not yet invoked"):
+        pywren.wait([ResponseFuture("00000", "a-callset")])
+    with pytest.raises(ValueError, match="ANY_COMPLETED"):
+        pywren.wait(some(1), return_when=7)
+
+
+def test_get_all_results_in_order():
+    """Results come in the order of the futures."""
+    items = some(3)
+    for number in (2, 0, 1):
+        settle(items[number], number * 10)
+    assert pywren.get_all_results(items) == [0, 10, 20]
+
+
+def test_get_all_results_waits_for_all_before_it_raises():
+    """A failure is raised once every call has ended, so that nothing is left running unseen."""
+    items = some(2)
+    settle(items[0], error=OSError("first"))
+    timer = threading.Timer(0.05, settle, (items[1], 1))
+    timer.start()
+    with pytest.raises(OSError, match="first"):
+        pywren.get_all_results(items)
+    assert future_module.is_done(items[1])
+    timer.join()
+
+
+def test_waiters_are_removed_again():
+    """Waiting in a loop with a timeout leaves nothing behind on the futures."""
+    (item,) = some(1)
+    for _ in range(5):
+        pywren.wait([item], timeout=0.001)
+    assert item._installed == []

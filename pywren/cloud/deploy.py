@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 POLICY_NAME = "pywren-worker"
 """The role's inline policy."""
 
-EVENT_AGE = 6 * 60 * 60
+EVENT_AGE = 21_600
 """Seconds that a call may wait in Lambda's own queue: the most there is."""
 
 LOG_RETENTION_DAYS = 30
@@ -53,7 +53,8 @@ def deploy_function(config: Mapping[str, Any], aws: AWS, *, archive: bytes | Non
         aws.update_function_configuration(spec)
     # Lambda's own retries would run the user's function again behind pywren's back
     bucket_arn = f"arn:{partition(_region(config))}:s3:::{_setting(config, 's3', 'bucket')}"
-    aws.set_event_invoke(spec.name, event_age=EVENT_AGE, on_failure=bucket_arn, retries=0)
+    event_age = int((config.get("lambda") or {}).get("event_age") or EVENT_AGE)
+    aws.set_event_invoke(spec.name, event_age=event_age, on_failure=bucket_arn, retries=0)
     logger.info("the function %s is deployed for %s", spec.name, spec.runtime)
     return arn
 

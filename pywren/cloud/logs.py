@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pywren.cloud.aws import AWS
+from pywren.exceptions import ArgumentError
 
 _CLOCKS_APART_MS = 60_000
 
@@ -20,15 +21,16 @@ def call_logs(aws: AWS, run_status: Mapping[str, Any]) -> list[tuple[int, str]]:
         run_status: the worker's status of the call.
 
     Returns:
-        ``(timestamp in milliseconds, message)``, in order; nothing for a call that did not run on Lambda.
+        ``(timestamp in milliseconds, message)``, in order.
 
     Raises:
+        ArgumentError: the call did not run on Lambda.
         DeploymentError: the logs may not be read.
     """
     request_id = run_status.get("aws_request_id")
     group, stream = run_status.get("log_group_name"), run_status.get("log_stream_name")
     if not (request_id and group and stream):
-        return []
+        raise ArgumentError("the call has no log in CloudWatch: it did not run on Lambda, or never began there")
     start, end = run_status.get("start_time"), run_status.get("end_time")
     events = aws.log_events(
         group,

@@ -1,1 +1,1 @@
-
+"""The commands: ``pywren`` and what comes with it."""

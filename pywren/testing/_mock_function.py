@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pywren.worker.handler import Container
+from pywren.worker.process import ForkServer
 from pywren.wrenhandler import handle_on_lambda
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,9 @@ class MockFunction:
         self.name = name
         self._account_id = account_id
         self._region = region
-        self._container = Container(environment=_lambda_environment(name, region))
+        # what calls print goes to the mocked log, not to the terminal of the test
+        self._runner = ForkServer(on_output=lambda stream, text: None)
+        self._container = Container(self._runner, environment=_lambda_environment(name, region))
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="pywren-mock-lambda")
         self._streams = threading.local()
 
@@ -66,8 +69,9 @@ class MockFunction:
     def close(self) -> None:
         """Forget what has not started, kill what runs, and end the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._container.close()
+        self._runner.close()
         self._threads.shutdown(wait=True)
+        self._container.close()
 
     def _log_stream(self) -> str:
         """Return this thread's log stream: one for each environment, as on Lambda."""

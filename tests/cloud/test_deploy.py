@@ -1,0 +1,173 @@
+"""Deployment, policies and logs, over moto."""
+
+import io
+import json
+import sys
+import time
+import zipfile
+
+import pytest
+
+import pywren.testing
+from pywren.cloud.aws import AWS
+from pywren.cloud.deploy import create_execution_role, deploy_function
+from pywren.cloud.logs import call_logs
+from pywren.cloud.policies import execution_policy, lambda_trust_policy, partition
+from pywren.exceptions import ArgumentError, ConfigError
+from pywren.worker import bundle
+
+moto = pytest.mark.moto
+
+
+@pytest.fixture
+def config():
+    """The configuration of a mocked AWS in which everything is deployed."""
+    with pywren.testing.mock_aws() as made:
+        yield made
+
+
+@pytest.fixture
+def aws(config):
+    """The mocked account."""
+    made = AWS(config["account"]["aws_region"])
+    yield made
+    made.close()
+
+
+@moto
+def test_the_function_is_made_for_the_clients_python(config, aws):
+    """Runtime, handler, memory, time-out and role are what they should be."""
+    function = aws.function_config(config["lambda"]["function_name"])
+    assert function["Runtime"] == f"python{sys.version_info.major}.{sys.version_info.minor}"
+    assert function["Handler"] == "pywren.wrenhandler.aws_lambda_handler"
+    assert (function["MemorySize"], function["Timeout"]) == (1536, 300)
+    assert function["Role"].endswith(":role/" + config["account"]["aws_lambda_role"])
+
+
+@moto
+def test_lambda_does_not_retry_by_itself(config, aws):
+    """Its own retries would run the user's function again; dropped calls leave a record in the bucket."""
+    name = config["lambda"]["function_name"]
+    answer = aws.request("lambda", "get_function_event_invoke_config", doing="look", FunctionName=name)
+    assert answer["MaximumRetryAttempts"] == 0
+    assert answer["MaximumEventAgeInSeconds"] == 21600
+    assert answer["DestinationConfig"]["OnFailure"]["Destination"] == f"arn:aws:s3:::{config['s3']['bucket']}"
+
+
+@moto
+def test_deploying_again_changes_what_changed(config, aws, monkeypatch):
+    """The configuration follows, and unchanged code is not sent again."""
+    same, other = (bundle.build_zip({"pywren/__init__.py": text}) for text in (b"1", b"2"))
+    first = deploy_function(config, aws, archive=same)
+    sent = []
+    monkeypatch.setattr(AWS, "update_function_code", lambda self, name, zip_file, **more: sent.append(zip_file))
+    config["lambda"]["memory"] = 2048
+    assert deploy_function(config, aws, archive=same) == first
+    function = aws.function_config(config["lambda"]["function_name"])
+    assert (function["MemorySize"], function["CodeSha256"]) == (2048, bundle.code_sha256(same))
+    assert sent == []
+    deploy_function(config, aws, archive=other)
+    assert sent == [other]
+
+
+@moto
+def test_the_account_is_found_out_when_the_configuration_does_not_say(config, aws):
+    """A missing account id is asked for, one that YAML has read as a number gets its zeros back."""
+    del config["account"]["aws_account_id"]
+    assert ":123456789012:" in create_execution_role(config, aws)
+    config["account"]["aws_account_id"] = 42
+    assert ":000000000042:" in create_execution_role(config, aws)
+
+
+def test_a_missing_key_is_named():
+    """The error says which key the configuration lacks."""
+    with pytest.raises(ConfigError, match="lambda: function_name"):
+        deploy_function({"account": {"aws_region": "us-west-2"}}, AWS("us-west-2"), archive=b"")
+
+
+@moto
+def test_the_deployed_zip_is_the_bundle(config, aws):
+    """What Lambda would unzip is a package with the worker's entry in it."""
+    from moto.awslambda.utils import get_backend
+
+    name = config["lambda"]["function_name"]
+    code = get_backend("123456789012", "us-west-2").get_function(name).code_bytes
+    assert "pywren/wrenhandler.py" in zipfile.ZipFile(io.BytesIO(code)).namelist()
+
+
+# -- policies ------------------------------------------------------------------------------------------------
+
+
+def test_the_worker_may_do_no_more_than_it_needs():
+    """No statement is about everything, and none lets it delete."""
+    policy = execution_policy(
+        bucket="b", prefix="/jobs/", function_name="f", region="us-west-2", account_id="123456789012"
+    )
+    text = json.dumps(policy)
+    assert '"*"' not in text
+    assert "Delete" not in text
+    statements = {statement["Sid"]: statement for statement in policy["Statement"]}
+    assert statements["StagedObjects"]["Resource"] == "arn:aws:s3:::b/jobs/*"
+    assert statements["List"]["Condition"] == {"StringLike": {"s3:prefix": ["jobs/*", "aws/lambda/async/f/*"]}}
+    assert statements["OwnLog"]["Resource"] == [
+        "arn:aws:logs:us-west-2:123456789012:log-group:/aws/lambda/f",
+        "arn:aws:logs:us-west-2:123456789012:log-group:/aws/lambda/f:*",
+    ]
+
+
+def test_only_lambda_may_take_the_role():
+    """The trust policy names one service."""
+    (statement,) = lambda_trust_policy()["Statement"]
+    assert statement["Principal"] == {"Service": "lambda.amazonaws.com"}
+
+
+@pytest.mark.parametrize(
+    ("region", "name"), [("eu-west-1", "aws"), ("cn-north-1", "aws-cn"), ("us-gov-west-1", "aws-us-gov")]
+)
+def test_other_partitions_have_other_arns(region, name):
+    """China and GovCloud are partitions of their own."""
+    assert partition(region) == name
+    policy = execution_policy(bucket="b", prefix="p", function_name="f", region=region, account_id="1" * 12)
+    assert f"arn:{name}:s3:::b/p/*" in json.dumps(policy)
+
+
+# -- logs ----------------------------------------------------------------------------------------------------
+
+
+@moto
+def test_the_log_of_a_call_goes_from_start_to_report(config, aws):
+    """Other calls of the same stream are left out, over several pages too."""
+    from moto.backends import get_backend
+
+    group = f"/aws/lambda/{config['lambda']['function_name']}"
+    now = time.time()
+    lines = [
+        line
+        for request in ("r-1", "r-2", "r-3")
+        for line in (
+            f"START RequestId: {request}",
+            f"of {request}",
+            f"END RequestId: {request}",
+            f"REPORT RequestId: {request}",
+        )
+    ]
+    backend = get_backend("logs")["123456789012"]["us-west-2"]
+    backend.ensure_log_stream(group, "stream")
+    events = [{"timestamp": int(now * 1000) + index, "message": line} for index, line in enumerate(lines)]
+    backend.put_log_events(group, "stream", events)
+    status = {
+        "aws_request_id": "r-2",
+        "log_group_name": group,
+        "log_stream_name": "stream",
+        "start_time": now,
+        "end_time": now + 1,
+    }
+    found = call_logs(aws, status)
+    assert [message for _, message in found] == lines[4:8]
+    assert [timestamp for timestamp, _ in found] == [int(now * 1000) + index for index in range(4, 8)]
+
+
+def test_a_call_that_did_not_run_on_lambda_has_no_log():
+    """Asking for it is an error that says so."""
+    with pytest.raises(ArgumentError, match="did not run on Lambda"):
+        call_logs(AWS("us-west-2"), {"start_time": 1.0})

@@ -1,0 +1,147 @@
+"""The command ``pywren``: exit code and whole output."""
+
+import sys
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+import pywren.testing
+from pywren import wrenconfig
+from pywren.cloud.aws import AWS
+from pywren.scripts.pywrencli import cli
+from pywren.version import __version__
+
+
+@pytest.fixture
+def run():
+    """Run a command line; returns exit code and output."""
+
+    def invoke(*arguments):
+        result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, result.output
+
+    return invoke
+
+
+def test_version(run):
+    """The version is pywren's."""
+    assert run("--version") == (0, f"pywren, version {__version__}\n")
+
+
+def test_create_config_writes_what_it_is_told(run, tmp_path):
+    """The file loads, and holds the options."""
+    path = tmp_path / "config.yaml"
+    code, output = run(
+        "--filename", path, "create_config", "--aws_region", "eu-west-1", "--bucket_name", "mine",
+        "--bucket_prefix", "p", "--lambda_role", "r",
+        "--function_name", "f", "--sqs_queue", "q", "--standalone_name", "s",
+    )  # fmt: skip
+    assert (code, output) == (0, f"new configuration written to {path}\n")
+    config = wrenconfig.load(path)
+    assert config["account"] == {"aws_lambda_role": "r", "aws_region": "eu-west-1"}
+    assert config["lambda"] == {"memory": 1536, "timeout": 300, "function_name": "f"}
+    assert config["s3"] == {"bucket": "mine", "pywren_prefix": "p"}
+    assert (config["standalone"]["sqs_queue_name"], config["standalone"]["instance_name"]) == ("q", "s")
+
+
+def test_commands_and_options_may_be_written_with_dashes(run, tmp_path):
+    """Underscores are 0.4's; dashes are what fingers type."""
+    path = tmp_path / "config.yaml"
+    code, _ = run("--filename", path, "create-config", "--bucket-name", "mine")
+    assert code == 0
+    assert wrenconfig.load(path)["s3"]["bucket"] == "mine"
+
+
+def test_create_config_does_not_overwrite(run, tmp_path):
+    """Only ``--force`` replaces a file."""
+    path = tmp_path / "config.yaml"
+    path.write_text("precious")
+    code, output = run("--filename", path, "create_config", "--bucket_name", "mine")
+    assert code == 1
+    assert "--force" in output
+    assert path.read_text() == "precious"
+    assert run("--filename", path, "create_config", "--bucket_name", "mine", "--force")[0] == 0
+    assert wrenconfig.load(path)["s3"]["bucket"] == "mine"
+
+
+def test_create_config_warns_of_the_default_bucket(run, tmp_path):
+    """A configuration with the placeholder bucket is no good yet."""
+    code, output = run("--filename", tmp_path / "config.yaml", "create_config")
+    assert code == 0
+    assert "make sure you change the default bucket" in output
+
+
+def test_create_config_goes_where_the_environment_says(run, tmp_path, monkeypatch):
+    """``PYWREN_CONFIG_FILE`` names the file that programs will read."""
+    path = tmp_path / "named.yaml"
+    monkeypatch.setenv("PYWREN_CONFIG_FILE", str(path))
+    assert run("create_config", "--bucket_name", "mine")[0] == 0
+    assert path.exists()
+
+
+def test_create_config_for_another_python_is_refused(run, tmp_path):
+    """The function gets the Python of the client."""
+    code, output = run("--filename", tmp_path / "config.yaml", "create_config", "--pythonver", "2.7")
+    assert code == 2
+    assert f"{sys.version_info.major}.{sys.version_info.minor}" in output
+
+
+def test_an_unwritable_file_is_an_error_not_a_traceback(run, tmp_path):
+    """The directory is missing: the error says so."""
+    code, output = run("--filename", tmp_path / "nowhere" / "config.yaml", "create_config")
+    assert code == 1
+    assert "cannot write" in output
+
+
+@pytest.mark.parametrize("command", ["deploy_lambda", "test_function"])
+def test_without_a_configuration_there_is_a_remedy(run, tmp_path, monkeypatch, command):
+    """Commands that need one say how to make it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    code, output = run(command)
+    assert code == 1
+    assert "pywren create_config" in output
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    """The file of a mocked AWS."""
+    with pywren.testing.mock_aws() as config:
+        path = tmp_path / "config.yaml"
+        path.write_text(yaml.safe_dump(config))
+        yield path, config
+
+
+@pytest.mark.moto
+def test_deploy_lambda_creates_and_updates(run, config_file):
+    """The command may be repeated, and says what it deployed."""
+    path, config = config_file
+    name, region = config["lambda"]["function_name"], config["account"]["aws_region"]
+    aws = AWS(region)
+    aws.delete_function(name)
+    for _ in range(2):
+        code, output = run("--filename", path, "deploy_lambda")
+        assert (code, output) == (0, f"deployed arn:aws:lambda:{region}:123456789012:function:{name}\n")
+    assert aws.function_config(name) is not None
+    aws.close()
+
+
+@pytest.mark.moto
+def test_test_function_says_hello(run, config_file):
+    """0.4's words."""
+    assert run("--filename", config_file[0], "test_function") == (0, "function returned: Hello world\n")
+
+
+@pytest.mark.moto
+def test_an_error_of_aws_is_a_message(run, config_file):
+    """A function that is not there gives exit code 1 and the remedy."""
+    path, config = config_file
+    aws = AWS(config["account"]["aws_region"])
+    aws.delete_function(config["lambda"]["function_name"])
+    aws.close()
+    code, output = run("--filename", path, "test_function")
+    assert code == 1
+    assert "pywren deploy_lambda" in output

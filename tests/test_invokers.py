@@ -1,0 +1,260 @@
+"""Invokers: what they send, what they refuse, and what they run."""
+
+import json
+import threading
+import time
+
+import botocore.session
+import pytest
+from botocore.stub import Stubber
+
+from pywren import _integrity
+from pywren._wire import ASYNC_PAYLOAD_LIMIT, Call, CallsetKeys, Outcome, StagedFunction, Status
+from pywren.cloud.aws import AWS
+from pywren.exceptions import ArgumentError, DecodeError, InvocationError
+from pywren.invokers import DummyInvoker, LambdaInvoker, LocalInvoker
+from pywren.local import local_handler
+from pywren.storage import Storage
+from pywren.version import __version__
+
+SECRET = b"s" * 32
+WAIT = 30.0
+
+
+# -- Lambda --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stubbed():
+    """A Lambda invoker that sends nothing, and the stub of its client."""
+    session = botocore.session.Session()
+    session.set_credentials("key", "secret")
+    aws = AWS("us-west-2", session=session, sleep=lambda seconds: None)
+    invoker = LambdaInvoker("us-west-2", "pywren_1", aws=aws)
+    with Stubber(invoker.lambclient) as stub:
+        yield invoker, stub
+        stub.assert_no_pending_responses()
+    invoker.close()
+
+
+def accept(stub, payload, status=202):
+    """Expect one asynchronous invocation."""
+    stub.add_response(
+        "invoke",
+        {"StatusCode": status, "ResponseMetadata": {"RequestId": "r-1"}},
+        {"FunctionName": "pywren_1", "InvocationType": "Event", "Payload": payload},
+    )
+
+
+def test_lambda_gets_compact_json(stubbed):
+    """A call is one asynchronous invocation with the payload as JSON without spaces."""
+    invoker, stub = stubbed
+    accept(stub, b'{"call_id":"00000","text":"\\u00e4"}')
+    assert invoker.invoke({"call_id": "00000", "text": "ä"}) == "r-1"
+
+
+@pytest.mark.parametrize("code", ["TooManyRequestsException", "ServiceException"])
+def test_throttling_and_errors_inside_lambda_are_waited_out(stubbed, code):
+    """What may succeed later is tried again."""
+    invoker, stub = stubbed
+    for _ in range(3):
+        stub.add_client_error("invoke", code, http_status_code=429 if code.startswith("Too") else 500)
+    accept(stub, b"{}")
+    invoker.invoke({})
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [("ResourceNotFoundException", "pywren deploy_lambda"), ("AccessDeniedException", "lambda:InvokeFunction")],
+)
+def test_a_refusal_says_what_to_do(stubbed, code, words):
+    """A function that is missing or may not be invoked gives an error with code and remedy."""
+    invoker, stub = stubbed
+    stub.add_client_error("invoke", code, http_status_code=404)
+    with pytest.raises(InvocationError, match=words) as caught:
+        invoker.invoke({})
+    assert caught.value.code == code
+
+
+def test_the_response_is_looked_at(stubbed):
+    """Anything but 202 is no acceptance."""
+    invoker, stub = stubbed
+    accept(stub, b"{}", status=200)
+    with pytest.raises(InvocationError, match="202"):
+        invoker.invoke({})
+
+
+def test_a_payload_over_the_limit_is_refused_with_the_figures(stubbed):
+    """Nothing is sent that Lambda would not take."""
+    invoker, _ = stubbed
+    assert invoker.payload_limit == ASYNC_PAYLOAD_LIMIT
+    with pytest.raises(ArgumentError, match=r"1,000,0\d\d bytes.*1,000,000") as caught:
+        invoker.invoke({"x": "a" * ASYNC_PAYLOAD_LIMIT})
+    assert "extra_meta" in str(caught.value)
+
+
+def test_a_payload_that_is_no_json_is_refused(stubbed):
+    """``extra_meta`` can hold only what JSON can."""
+    invoker, _ = stubbed
+    with pytest.raises(ArgumentError, match="extra_meta"):
+        invoker.invoke({"x": object()})
+
+
+def test_the_configs_are_those_of_0_4(stubbed):
+    """``invoke_status`` has these members."""
+    assert stubbed[0].config() == {"lambda_function_name": "pywren_1", "region_name": "us-west-2"}
+    assert DummyInvoker().config() == {}
+    assert LocalInvoker().config() == {}
+    assert (LambdaInvoker.TIME_LIMIT, DummyInvoker.TIME_LIMIT, LocalInvoker.TIME_LIMIT) == (True, False, False)
+
+
+# -- this machine --------------------------------------------------------------------------------------------
+
+
+class Client:
+    """Stages calls of one function as the client does."""
+
+    def __init__(self, root, function):
+        import cloudpickle
+
+        self.storage = Storage(
+            {"storage_backend": "localhost", "storage_prefix": "jobs", "backend_config": {"root": str(root)}}
+        )
+        self.keys = CallsetKeys("jobs", "callset")
+        self.staged = StagedFunction(cloudpickle.dumps(function)).encode()
+        self.storage.put(self.keys.func, self.staged)
+
+    def payload(self, index, argument):
+        import sys
+
+        import cloudpickle
+
+        call_id = f"{index:05d}"
+        keys = self.keys.call(call_id)
+        return Call(
+            storage_config=self.storage.storage_config,
+            callset_id="callset",
+            call_id=call_id,
+            func_key=self.keys.func,
+            data_key=keys.data,
+            output_key=keys.output,
+            status_key=keys.status,
+            cancel_key=keys.cancel,
+            job_max_runtime=60,
+            pywren_version=__version__,
+            python_version=f"{sys.version_info.major}.{sys.version_info.minor}",
+            host_submit_time=time.time(),
+            func_sha256=_integrity.sha256(self.staged),
+            data_inline=cloudpickle.dumps(argument),
+            attempt_key=_integrity.attempt_key(SECRET, call_id, 1),
+        ).encode()
+
+    def results(self):
+        import cloudpickle
+
+        found = {}
+        for call_id in self.storage.finished_calls("callset"):
+            status = Status.verify(self.storage.read_status("callset", call_id), SECRET, "callset", call_id)
+            assert status.signed
+            assert status.failure is None, status.failure
+            found[int(call_id)] = cloudpickle.loads(Outcome.decode(status.outcome).body)
+        return found
+
+
+@pytest.fixture
+def squares(tmp_path):
+    """A client that squares numbers."""
+    return Client(tmp_path / "store", lambda x: x * x)
+
+
+def test_the_dummy_keeps_calls_until_they_are_run(squares):
+    """Nothing runs before ``run_jobs``, and that runs as many as it is asked to."""
+    invoker = DummyInvoker()
+    for index in range(5):
+        invoker.invoke(squares.payload(index, index))
+    assert len(invoker.payloads) == 5
+    assert squares.results() == {}
+    invoker.run_jobs(MAXJOBS=2)
+    assert len(invoker.payloads) == 3
+    assert squares.results() == {0: 0, 1: 1}
+    invoker.run_jobs()
+    assert invoker.payloads == []
+    assert squares.results() == {0: 0, 1: 1, 2: 4, 3: 9, 4: 16}
+
+
+def test_the_dummy_runs_several_at_once(tmp_path):
+    """``run_jobs_threaded`` has calls meet each other, which one after the other never could."""
+    meeting = tmp_path / "meeting"
+    meeting.mkdir()
+
+    def meet(argument):
+        import pathlib
+        import time
+
+        name, directory = argument
+        pathlib.Path(directory, name).touch()
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            if len(list(pathlib.Path(directory).iterdir())) == 2:
+                return "met"
+            time.sleep(0.01)
+        return "alone"
+
+    client = Client(tmp_path / "store", meet)
+    invoker = DummyInvoker()
+    for index in range(2):
+        invoker.invoke(client.payload(index, (str(index), str(meeting))))
+    invoker.run_jobs_threaded(thread_count=2, run_dir=str(tmp_path / "tasks"))
+    assert client.results() == {0: "met", 1: "met"}
+
+
+def test_a_broken_payload_does_not_stop_the_others(squares):
+    """The others are run, then the dummy says what was wrong."""
+    invoker = DummyInvoker()
+    invoker.invoke({"nothing": "here"})
+    invoker.invoke(squares.payload(0, 7))
+    with pytest.raises(DecodeError):
+        invoker.run_jobs()
+    assert squares.results() == {0: 49}
+
+
+def test_running_nothing_starts_nothing():
+    """A dummy without calls has nothing to do."""
+    DummyInvoker().run_jobs()
+
+
+def test_the_door_of_0_4_runs_payloads(squares):
+    """``pywren.local.local_handler`` runs a list of payloads and adds what it is told to the status."""
+    local_handler([squares.payload(0, 3)], "/nowhere", {"jobnum": "1"})
+    assert squares.results() == {0: 9}
+    assert json.loads(squares.storage.read_status("callset", "00000"))["jobnum"] == "1"
+
+
+def local_threads():
+    """The threads of local invokers that are alive."""
+    return [thread for thread in threading.enumerate() if thread.name == "pywren-local-call"]
+
+
+def test_the_local_invoker_runs_staged_calls_in_the_shared_pool(squares):
+    """Calls are committed to their storage, and the threads that took them there end."""
+    invoker = LocalInvoker(run_dir="/nowhere")
+    for index in range(10):
+        invoker.invoke(squares.payload(index, index))
+    deadline = time.monotonic() + WAIT
+    for thread in local_threads():
+        thread.join(max(0.0, deadline - time.monotonic()))
+    assert squares.results() == {index: index * index for index in range(10)}
+    assert local_threads() == []
+    invoker.close()
+
+
+def test_a_broken_payload_does_not_stop_the_local_invoker(squares, caplog):
+    """It is logged, as on Lambda, and the next call runs."""
+    invoker = LocalInvoker()
+    invoker.invoke({"nothing": "here"})
+    invoker.invoke(squares.payload(0, 5))
+    for thread in local_threads():
+        thread.join(WAIT)
+    assert squares.results() == {0: 25}
+    assert "without a status" in caplog.text
+    invoker.close()

@@ -1,0 +1,224 @@
+"""``pywren.testing.mock_aws``: what people use who test their own pipelines."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+import pywren
+import pywren.testing
+from pywren.cloud.aws import AWS
+from pywren.exceptions import DeploymentError, InvocationError, WorkerCrashedError
+from pywren.queues import sqs_run_local
+
+pytestmark = pytest.mark.moto
+WAIT = 60.0
+
+
+@pytest.fixture(scope="module")
+def config():
+    """The fixture of docs/testing.md, shared by the tests of this module."""
+    with pywren.testing.mock_aws() as made:
+        yield made
+
+
+@pytest.fixture
+def aws(config):
+    """The mocked account."""
+    made = AWS(config["account"]["aws_region"])
+    yield made
+    made.close()
+
+
+def invoke(aws, name, payload):
+    """Invoke a function and wait for its answer: what it says, and whether it failed."""
+    answer = aws.request("lambda", "invoke", doing="invoke", FunctionName=name, Payload=payload)
+    return answer["Payload"].read(), answer.get("FunctionError")
+
+
+def mocked_threads():
+    """The threads that run mocked functions."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith("pywren-mock-lambda")]
+
+
+@pytest.mark.parametrize("factory", ["default_executor", "lambda_executor"])
+def test_a_map_really_runs(config, factory):
+    """What is mapped runs in other processes, under Lambda's environment."""
+
+    def work(x):
+        import os
+
+        return x * x, os.getpid(), os.environ["AWS_LAMBDA_FUNCTION_NAME"], os.environ["OMP_NUM_THREADS"]
+
+    executor = getattr(pywren, factory)(config=config)
+    results = pywren.get_all_results(executor.map(work, range(8)))
+    assert [result[0] for result in results] == [x * x for x in range(8)]
+    assert os.getpid() not in {result[1] for result in results}
+    assert {result[2:] for result in results} == {(config["lambda"]["function_name"], "1")}
+
+
+def test_an_exception_comes_back_with_its_own_type(config):
+    """The user's own exception is raised in the test."""
+
+    def fail(x):
+        return {}[x]
+
+    with pytest.raises(KeyError, match="missing"):
+        pywren.default_executor(config=config).call_async(fail, "missing").result()
+
+
+def test_a_crash_is_told(config):
+    """A function that ends its process gives the error that Lambda's users see."""
+    with pytest.raises(WorkerCrashedError, match="non-zero return code"):
+        pywren.default_executor(config=config).call_async(os._exit, 3).result()
+
+
+def test_what_a_function_prints_is_in_its_log(config):
+    """``get_logs`` goes from START to REPORT, with the call's own output between."""
+
+    def talk(x):
+        print("called with", x)
+
+    executor = pywren.default_executor(config=config)
+    futures = executor.map(talk, range(3))
+    pywren.wait(futures)
+    for index, future in enumerate(futures):
+        messages = [message.strip() for _, message in executor.get_logs(future)]
+        request = future.run_status["aws_request_id"]
+        assert messages[0] == f"START RequestId: {request} Version: $LATEST"
+        assert messages[1] == f"called with {index}"
+        assert messages[-1].startswith(f"REPORT RequestId: {request}")
+
+
+def test_the_environment_says_which_executor(config, monkeypatch):
+    """``PYWREN_EXECUTOR`` counts here as everywhere."""
+    monkeypatch.setenv("PYWREN_EXECUTOR", "dummy")
+    executor = pywren.default_executor(config=config)
+    future = executor.call_async(len, "abc")
+    executor.invoker.run_jobs()
+    assert future.result() == 3
+
+
+def test_calls_of_the_queue_run(config, monkeypatch):
+    """The queue is there, and what stand-alone workers would take can be run here."""
+    executor = pywren.remote_executor(config=config)
+    future = executor.call_async(len, "abcd")
+    assert sqs_run_local(config["account"]["aws_region"], config["standalone"]["sqs_queue_name"]) == 1
+    assert future.result() == 4
+
+
+def test_an_invocation_may_be_waited_for(config, aws):
+    """A synchronous one answers; what the handler raises is answered as a function error."""
+    body, error = invoke(aws, config["lambda"]["function_name"], b"{}")
+    assert error == "Unhandled"
+    assert b"DecodeError" in body
+
+
+def test_a_payload_over_lambdas_limit_is_refused(config, aws):
+    """Limits are those of Lambda."""
+    with pytest.raises(InvocationError, match="too large") as caught:
+        aws.invoke_async(config["lambda"]["function_name"], b'"%s"' % (b"x" * 1_000_000))
+    assert caught.value.code == "RequestTooLargeException"
+
+
+def test_a_missing_function_is_missing(config, aws):
+    """Only what is deployed can be invoked."""
+    with pytest.raises(InvocationError, match="pywren deploy_lambda"):
+        aws.invoke_async("no-such-function", b"{}")
+
+
+def test_contexts_may_be_nested_and_reused():
+    """Each has its own bucket and function, and the outer one goes on when the inner ends."""
+    with pywren.testing.mock_aws() as outer:
+        with pywren.testing.mock_aws() as inner:
+            assert outer["s3"]["bucket"] != inner["s3"]["bucket"]
+            assert pywren.default_executor(config=inner).call_async(len, "ab").result() == 2
+        assert pywren.default_executor(config=outer).call_async(len, "abc").result() == 3
+
+
+def test_contexts_may_be_open_in_several_threads():
+    """Parallel tests do not disturb each other."""
+    results = []
+
+    def run(length):
+        with pywren.testing.mock_aws() as config:
+            results.append(pywren.default_executor(config=config).call_async(len, "x" * length).result())
+
+    threads = [threading.Thread(target=run, args=(length,)) for length in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT)
+    assert sorted(results) == [0, 1, 2]
+
+
+def test_leaving_ends_everything():
+    """Calls that still run are killed, those that wait are forgotten, and the threads end."""
+    before = mocked_threads()
+    with pywren.testing.mock_aws(concurrency=1) as config:
+        executor = pywren.default_executor(config=config)
+
+        def wait_for_ever(_):
+            import threading
+
+            threading.Event().wait()
+
+        executor.map(wait_for_ever, range(3))
+    assert mocked_threads() == before
+
+
+def test_moto_may_be_active_already():
+    """Inside a test that uses moto itself, its resources are left alone."""
+    moto = pytest.importorskip("moto")
+    with moto.mock_aws():
+        aws = AWS("us-west-2")
+        aws.request("sqs", "create_queue", doing="test", QueueName="mine")
+        with pywren.testing.mock_aws() as config:
+            assert pywren.default_executor(config=config).call_async(len, "abc").result() == 3
+        assert aws.queue_url("mine").endswith("mine")
+        aws.close()
+
+
+def test_functions_of_others_are_echoed_as_moto_does():
+    """Lambda functions that are not pywren's behave as without us."""
+    with pywren.testing.mock_aws() as config:
+        aws = AWS("us-west-2")
+        role = aws.function_config(config["lambda"]["function_name"])["Role"]
+        aws.request(
+            "lambda",
+            "create_function",
+            doing="test",
+            refused=DeploymentError,
+            FunctionName="other",
+            Role=role,
+            Runtime="python3.12",
+            Handler="a.b",
+            Code={"ZipFile": b"x"},
+        )
+        assert invoke(aws, "other", b'"echo"') == (b'"echo"', None)
+        aws.close()
+
+
+def test_without_moto_the_error_says_what_to_install():
+    """moto is an extra."""
+    program = (
+        "import sys; sys.modules['moto'] = None\n"
+        "import pywren.testing\n"
+        "try:\n"
+        "    with pywren.testing.mock_aws(): pass\n"
+        "except ImportError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=WAIT, check=False)
+    assert "pip install 'pywren[testing]'" in done.stdout, done.stderr
+
+
+def test_importing_the_module_loads_no_sdk():
+    """``import pywren.testing`` in a conftest costs nothing until it is used."""
+    program = (
+        "import sys, pywren.testing; print([name for name in ('moto', 'boto3', 'botocore') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=WAIT, check=False)
+    assert done.stdout == "[]\n", done.stderr

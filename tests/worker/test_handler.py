@@ -1,0 +1,661 @@
+"""The handler: from a payload to a committed status, over the localhost storage and a real fork server."""
+
+import os
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import cloudpickle
+import pytest
+
+from pywren import _integrity
+from pywren._pickling import Packed, load_result, loads
+from pywren._wire import (
+    INLINE_OUTCOME_LIMIT,
+    Call,
+    CallsetKeys,
+    Failure,
+    Outcome,
+    Reference,
+    StagedFunction,
+    Status,
+    encode_references,
+)
+from pywren.exceptions import DecodeError
+from pywren.storage import Storage
+from pywren.version import __version__
+from pywren.worker.handler import Container, FunctionCache, _in_band
+from pywren.worker.process import ForkServer
+from pywren.worker.task import RunResult
+from pywren.wrenhandler import aws_lambda_handler, generic_handler
+
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+SECRET = b"s" * 32
+WAIT = 30.0
+
+
+@pytest.fixture(scope="module")
+def runner():
+    """One fork server for all tests: it is what a warm worker has."""
+    server = ForkServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def storage(tmp_path):
+    """A localhost storage."""
+    return Storage(
+        {
+            "storage_backend": "localhost",
+            "storage_prefix": "jobs",
+            "backend_config": {"root": str(tmp_path / "store")},
+        }
+    )
+
+
+@pytest.fixture
+def container(runner):
+    """A warm worker."""
+    with Container(runner) as made:
+        yield made
+
+
+class Client:
+    """Stages calls as the client does."""
+
+    def __init__(self, storage, callset_id="callset"):
+        self.storage = storage
+        self.callset_id = callset_id
+        self.keys = CallsetKeys("jobs", callset_id)
+
+    def call(self, function, argument, call_id="00000", modules=None, **changes):
+        staged = StagedFunction(cloudpickle.dumps(function), modules or {}).encode()
+        data = cloudpickle.dumps(argument)
+        keys = self.keys.call(call_id)
+        self.storage.put(self.keys.func, staged)
+        self.storage.put(keys.data, data)
+        attempt = changes.get("attempt", 1)
+        call = Call(
+            storage_config=self.storage.storage_config,
+            callset_id=self.callset_id,
+            call_id=call_id,
+            func_key=self.keys.func,
+            data_key=keys.data,
+            output_key=keys.output,
+            status_key=keys.status,
+            cancel_key=keys.cancel,
+            job_max_runtime=60,
+            pywren_version=__version__,
+            python_version=PYTHON,
+            host_submit_time=time.time(),
+            func_sha256=_integrity.sha256(staged),
+            data_sha256=_integrity.sha256(data),
+            attempt_key=_integrity.attempt_key(SECRET, call_id, attempt),
+        )
+        return replace(call, **changes)
+
+    def status(self, call_id="00000"):
+        data = self.storage.read_status(self.callset_id, call_id)
+        return None if data is None else Status.verify(data, SECRET, self.callset_id, call_id)
+
+    def result(self, call_id="00000"):
+        status = self.status(call_id)
+        assert status.signed
+        assert status.failure is None
+        outcome = status.outcome
+        if outcome is None:
+            outcome = self.storage.get(status.output_key)
+            assert _integrity.sha256(outcome) == status.output_sha256
+        decoded = Outcome.decode(outcome)
+        assert decoded.success
+        return load_result(Packed(decoded.body))
+
+
+@pytest.fixture
+def client(storage):
+    """The other side."""
+    return Client(storage)
+
+
+# -- the way of a good call ----------------------------------------------------------------------------------
+
+
+def test_a_call_ends_with_a_signed_status(container, client):
+    """The status stands under the call's key, is signed with the attempt's key, and holds the value."""
+    document = container.handle(client.call(lambda x: x + 1, 41).encode())
+    assert client.result() == 42
+    assert document["call_id"] == "00000"
+    assert "outcome" not in document
+
+
+def test_the_status_tells_what_0_4_told(container, client):
+    """The run statistics of 0.4 reach the status."""
+
+    def talkative(x):
+        print("häl", x)
+        print("err", file=sys.stderr)
+
+    call = client.call(talkative, "lo")
+    context = {"aws_request_id": "r-1", "log_group_name": "g", "log_stream_name": "s", "remaining_seconds": 100.0}
+    container.handle(call.encode(), context)
+    info = client.status().info
+    assert info["stdout"] == "häl lo\n"
+    assert info["stderr"] == "err\n"
+    assert info["start_time"] <= info["end_time"]
+    assert info["retcode"] == 0
+    assert info["func_key"] == call.func_key
+    assert info["data_key"] == call.data_key
+    assert info["status_key"] == call.status_key
+    assert info["host_submit_time"] == call.host_submit_time
+    assert info["free_disk_bytes"] > 0
+    assert "uname" in info["server_info"]
+    assert (info["aws_request_id"], info["log_group_name"], info["log_stream_name"]) == ("r-1", "g", "s")
+    for name in ("setup_time", "exec_time", "func_download_time", "data_download_time", "output_upload_time"):
+        assert info[name] >= 0
+    assert {"runtime_cached", "runtime_s3_key_used", "runtime_s3_bucket_used"} <= set(info)
+
+
+def test_runtime_cached_is_true_on_a_warm_worker_only(container, client):
+    """The first call of a worker, and one that asks for a fresh runtime, say so."""
+    seen = []
+    for index, cached in enumerate((True, True, False)):
+        call = client.call(len, "abc", call_id=f"{index:05d}", use_cached_runtime=cached)
+        seen.append(container.handle(call.encode())["runtime_cached"])
+    assert seen == [False, True, False]
+
+
+def test_an_argument_may_travel_inside_the_payload(container, client):
+    """A small argument needs no object of its own."""
+    call = client.call(lambda x: x * 2, None, data_inline=cloudpickle.dumps("ab"), data_sha256=None)
+    client.storage.backend.delete([call.data_key])
+    container.handle(call.encode())
+    assert client.result() == "abab"
+
+
+def test_an_argument_may_be_a_range_of_a_shared_object(container, client):
+    """Only the range is read, and its digest is what counts."""
+    parts = [cloudpickle.dumps(text) for text in ("first", "second", "third")]
+    client.storage.put(client.keys.aggdata, b"".join(parts))
+    begin = len(parts[0])
+    call = client.call(
+        str.upper,
+        None,
+        data_key=client.keys.aggdata,
+        data_byte_range=(begin, begin + len(parts[1]) - 1),
+        data_sha256=_integrity.sha256(parts[1]),
+    )
+    container.handle(call.encode())
+    assert client.result() == "SECOND"
+
+
+def test_a_big_outcome_has_an_object_of_its_own(container, client):
+    """What does not fit the status is stored first, and the status says where and with which digest."""
+    container.handle(client.call(lambda n: b"x" * n, INLINE_OUTCOME_LIMIT + 1).encode())
+    assert client.status().outcome is None
+    assert client.status().output_key == client.keys.call("00000").output
+    assert client.status().output_size > INLINE_OUTCOME_LIMIT
+    assert client.result() == b"x" * (INLINE_OUTCOME_LIMIT + 1)
+
+
+def test_a_raised_exception_is_an_outcome(container, client):
+    """The user's own exception is no failure: it comes back pickled, with its text for people."""
+
+    def fail(x):
+        raise ValueError(f"not {x}")
+
+    container.handle(client.call(fail, 7).encode())
+    status = client.status()
+    assert status.failure is None
+    assert not Outcome.decode(status.outcome).success
+    assert (status.exception, status.exception_args) == ("ValueError", "not 7")
+    assert "in fail" in status.exception_traceback
+
+
+def test_shipped_modules_are_importable(container, client):
+    """Modules beside the function reach the child."""
+
+    def use(_):
+        import handler_test_module
+
+        return handler_test_module.ANSWER
+
+    container.handle(client.call(use, None, modules={"handler_test_module.py": b"ANSWER = 42\n"}).encode())
+    assert client.result() == 42
+
+
+def test_extra_env_reaches_the_function_over_the_containers(runner, client):
+    """The worker's own variables are there, and the call's own come over them."""
+
+    def look(names):
+        import os
+
+        return [os.environ.get(name) for name in names]
+
+    with Container(runner, environment={"A": "worker", "B": "worker"}) as container:
+        container.handle(client.call(look, ["A", "B", "C"], extra_env={"B": "call", "C": "call"}).encode())
+    assert client.result() == ["worker", "call", "call"]
+
+
+def test_0_4s_entry_runs_one_call(client):
+    """``generic_handler`` runs a call in a worker of its own, with the variables it was given."""
+
+    def look(_):
+        import os
+
+        return os.environ["HERE"]
+
+    generic_handler(client.call(look, None).encode(), {"jobnum": "3"}, {"HERE": "yes"})
+    assert client.result() == "yes"
+    assert client.status().info["jobnum"] == "3"
+
+
+class LambdaContext:
+    """What Lambda hands over."""
+
+    aws_request_id = "request"
+    log_group_name = "group"
+    log_stream_name = "stream"
+
+    def get_remaining_time_in_millis(self):
+        """As on Lambda."""
+        return 60_000
+
+
+def test_the_lambda_entry_runs_one_call(client):
+    """On Lambda's entry the function sees one BLAS thread, and the status Lambda's names."""
+
+    def threads(_):
+        import os
+
+        return os.environ["OMP_NUM_THREADS"]
+
+    aws_lambda_handler(client.call(threads, None).encode(), LambdaContext())
+    assert client.result() == "1"
+    assert client.status().info["aws_request_id"] == "request"
+
+
+# -- references ----------------------------------------------------------------------------------------------
+
+
+def refer(client, values, *, in_status):
+    """Store outcomes of earlier calls and return references to them."""
+    references = []
+    for index, value in enumerate(values):
+        outcome = Outcome(True, cloudpickle.dumps(value)).encode()
+        keys = CallsetKeys("jobs", "earlier").call(f"{index:05d}")
+        key = keys.status if in_status else keys.output
+        status = Status(callset_id="earlier", call_id=f"{index:05d}", outcome=outcome)
+        client.storage.put(key, status.encode(None) if in_status else outcome)
+        references.append(Reference(key, _integrity.sha256(outcome), "earlier", f"{index:05d}"))
+    return tuple(references)
+
+
+def argument_of_references(count):
+    """Pickle a list of futures, each standing for one reference."""
+    import concurrent.futures
+
+    from pywren._pickling import dumps
+
+    futures = [concurrent.futures.Future() for _ in range(count)]
+    places = {id(future): index for index, future in enumerate(futures)}
+    return dumps(futures, persistent_id=lambda obj: places.get(id(obj))).data
+
+
+total = lambda futures: sum(future.result() for future in futures)  # noqa: E731 - pickled by value
+
+
+@pytest.mark.parametrize("in_status", [True, False])
+def test_references_are_fetched_and_verified(container, client, in_status):
+    """Futures among the argument arrive finished, from a status or from an output object."""
+    references = refer(client, [1, 2, 39], in_status=in_status)
+    call = client.call(total, None, references=references, data_inline=argument_of_references(3))
+    container.handle(call.encode())
+    assert client.result() == 42
+
+
+def test_a_long_list_of_references_is_an_object(container, client):
+    """A list too long for the payload is read from the storage, and verified."""
+    references = encode_references(refer(client, range(5), in_status=False))
+    client.storage.put(client.keys.call("00000").references, references)
+    call = client.call(
+        total, None, references_sha256=_integrity.sha256(references), data_inline=argument_of_references(5)
+    )
+    container.handle(call.encode())
+    assert client.result() == 10
+
+
+# -- integrity -----------------------------------------------------------------------------------------------
+
+
+def poison(path):
+    """Return a pickle that leaves a file when it is loaded."""
+
+    class Poison:
+        def __reduce__(self):
+            return open, (path, "w")
+
+    return cloudpickle.dumps(Poison())
+
+
+@pytest.mark.parametrize("what", ["func", "data", "reference", "references"])
+def test_an_altered_object_is_reported_and_never_unpickled(container, client, tmp_path, what):
+    """A digest that does not match gives a signed IntegrityError naming the object; nothing was unpickled."""
+    trace = tmp_path / "unpickled"
+    references = refer(client, [1, 2], in_status=False)
+    listed = encode_references(references)
+    client.storage.put(client.keys.call("00000").references, listed)
+    call = client.call(len, "abc", references=references)
+    if what == "references":
+        call = replace(call, references=(), references_sha256=_integrity.sha256(listed))
+    key = {
+        "func": call.func_key,
+        "data": call.data_key,
+        "reference": references[1].key,
+        "references": client.keys.call("00000").references,
+    }[what]
+    bad = StagedFunction(poison(str(trace))).encode() if what == "func" else poison(str(trace))
+    client.storage.put(key, bad)
+    container.handle(call.encode())
+    status = client.status()
+    assert status.signed
+    assert status.failure.kind == "IntegrityError"
+    assert key in status.failure.message
+    assert not trace.exists()
+
+
+def test_a_call_without_digests_is_not_run(container, client):
+    """A payload that promises nothing proves nothing."""
+    container.handle(client.call(len, "abc", func_sha256=None).encode())
+    assert client.status().failure.kind == "IntegrityError"
+
+
+def test_a_missing_object_is_reported(container, client):
+    """A function that is not there any more is an error that names its key."""
+    call = client.call(len, "abc")
+    client.storage.backend.delete([call.func_key])
+    container.handle(call.encode())
+    assert client.status().failure.kind == "StorageNoSuchKeyError"
+    assert call.func_key in client.status().failure.message
+
+
+def test_an_altered_function_is_not_taken_from_the_cache(container, client):
+    """The cache goes by key and digest: another function under the same key is another entry."""
+    container.handle(client.call(lambda x: 1, None).encode())
+    container.handle(client.call(lambda x: 2, None, call_id="00001").encode())
+    assert (client.result("00000"), client.result("00001")) == (1, 2)
+
+
+def test_a_kept_function_is_not_fetched_again(container, client):
+    """A warm worker runs the next call of a map without reading the function."""
+    container.handle(client.call(len, "abc").encode())
+    call = client.call(len, "abcd", call_id="00001")
+    client.storage.backend.delete([call.func_key])
+    container.handle(call.encode())
+    assert client.result("00001") == 4
+
+
+def test_the_function_cache_is_bounded():
+    """Old functions go when new ones come, and one that is too big is not kept at all."""
+    functions = {name: StagedFunction(name.encode() * 100).encode() for name in "abcde"}
+    big = StagedFunction(b"x" * 1000).encode()
+    fetched = []
+
+    def get(name, data):
+        def fetch():
+            fetched.append(name)
+            return data
+
+        return cache.get(name, _integrity.sha256(data), fetch)
+
+    cache = FunctionCache(limit=3 * len(functions["a"]))
+    for name in "abcdea":
+        get(name, functions[name])
+    assert fetched == list("abcdea")
+    get("a", functions["a"])
+    get("e", functions["e"])
+    assert fetched == list("abcdea")
+    get("big", big)
+    get("big", big)
+    get("e", functions["e"])
+    assert fetched == [*"abcdea", "big", "big"]
+
+
+# -- what a worker refuses -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", [{"pywren_version": "0.4.0"}, {"python_version": "2.7"}])
+def test_another_version_is_refused_before_anything_is_read(container, client, changes):
+    """Client and worker must agree: the error names both versions and how to redeploy."""
+    call = client.call(len, "abc", **changes)
+    client.storage.backend.delete([call.func_key, call.data_key])
+    container.handle(call.encode())
+    failure = client.status().failure
+    assert failure.kind == "VersionMismatchError"
+    assert "version mismatch" in failure.message
+    assert __version__ in failure.message
+    assert next(iter(changes.values())) in failure.message
+    assert "pywren deploy_lambda" in failure.message
+
+
+def test_a_payload_of_another_version_is_refused_as_such(container, client):
+    """What another version wrote need not be readable for the versions to be told."""
+    payload = client.call(len, "abc", pywren_version="9.0").encode()
+    del payload["func_key"]
+    container.handle(payload)
+    assert client.status().failure.kind == "VersionMismatchError"
+
+
+@pytest.mark.parametrize("payload", [None, 3, [], "text", {}, {"storage_config": 7, "status_key": "x/status.json"}])
+def test_what_is_no_payload_raises(container, payload):
+    """A payload that says nothing can be reported to nobody: the platform hears of it."""
+    with pytest.raises(DecodeError):
+        container.handle(payload)
+
+
+def test_a_broken_payload_leaves_an_error_where_it_says(container, client):
+    """As long as the payload says where the status goes, the client is told."""
+    payload = client.call(len, "abc").encode()
+    payload["func_key"] = 7
+    with pytest.raises(DecodeError, match="func_key"):
+        container.handle(payload)
+    assert client.status().failure.kind == "DecodeError"
+
+
+def test_a_broken_payload_without_a_key_leaves_an_unsigned_error(container, client):
+    """Without the attempt's key the status is unsigned: it can only be an error."""
+    payload = client.call(len, "abc").encode()
+    del payload["attempt_key"], payload["func_key"]
+    with pytest.raises(DecodeError):
+        container.handle(payload)
+    assert not client.status().signed
+    assert client.status().failure is not None
+
+
+# -- failures of the child -----------------------------------------------------------------------------------
+
+
+def test_a_crash_is_a_failure(container, client):
+    """A child that ends without an outcome is reported with its exit code."""
+    container.handle(client.call(lambda code: os._exit(code), 3).encode())
+    status = client.status()
+    assert status.signed
+    assert (status.failure.kind, status.failure.details) == ("WorkerCrashedError", (3,))
+    assert status.info["retcode"] == 3
+
+
+def test_a_call_is_stopped_at_its_time(container, client):
+    """``job_max_runtime`` is kept by killing the child."""
+    container.handle(client.call(time.sleep, 600, job_max_runtime=0.3).encode())
+    assert client.status().failure.kind == "CallTimeoutError"
+    assert "ran out of time" in client.status().failure.message
+
+
+def test_a_call_is_stopped_before_the_platform_ends_the_worker(container, client):
+    """What remains of the function's own time-out counts too, with time left to report."""
+    container.handle(client.call(time.sleep, 600).encode(), {"remaining_seconds": 3.4})
+    assert client.status().failure.kind == "CallTimeoutError"
+
+
+class FakeRunner:
+    """Ends every task in one way."""
+
+    def __init__(self, result):
+        self.result = result
+
+    def run(self, task, *, stopped=None):
+        """Give the answer."""
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
+    def close(self):
+        """Nothing to close."""
+
+
+def test_whatever_the_handler_survives_is_reported(client):
+    """An error of the worker's own ends the call with its traceback, not with silence."""
+    with Container(FakeRunner(RuntimeError("a bug"))) as container:
+        container.handle(client.call(len, "abc").encode())
+    assert client.status().signed
+    assert client.status().failure.kind == "CallError"
+    assert "RuntimeError: a bug" in client.status().failure.message
+
+
+def test_a_lost_attempt_that_may_be_retried_does_not_end_the_call(client):
+    """Its status goes to the attempt's own key, and the call is open for the next one."""
+    lost = RunResult(None, None, failure=Failure("CallLostError", "gone"), returncode=None)
+    with Container(FakeRunner(lost)) as container:
+        container.handle(client.call(len, "abc", attempt=2, retryable=True).encode())
+    assert client.status() is None
+    status = Status.verify(client.storage.get(client.keys.call("00000").attempt(2)), SECRET, client.callset_id, "00000")
+    assert status.signed
+    assert status.failure.kind == "CallLostError"
+
+
+def test_a_crash_is_final_even_if_the_call_may_be_retried(container, client):
+    """``os._exit`` is the function's own doing: it would do it again."""
+    container.handle(client.call(lambda code: os._exit(code), 3, retryable=True).encode())
+    assert client.status().failure.kind == "WorkerCrashedError"
+
+
+def test_output_is_cut_to_its_end(client):
+    """A status is listed and fetched often: it carries the last lines only."""
+    result = RunResult(True, Packed(cloudpickle.dumps(1)), stdout="x" * 10**6 + "end", stderr="é" * 10**6)
+    with Container(FakeRunner(result)) as container:
+        container.handle(client.call(len, "abc").encode())
+    assert client.status().info["stdout"].endswith("xend")
+    assert len(client.storage.read_status(client.callset_id, "00000")) < 400_000
+
+
+def test_out_of_band_buffers_are_joined_without_unpickling():
+    """A result that a pool keeps in pieces is stored as one pickle that any reader can load."""
+    np = pytest.importorskip("numpy")
+    from pywren._pickling import dumps
+
+    array = np.arange(100_000.0)
+    packed = dumps({"a": array}, out_of_band=True)
+    assert packed.buffers
+    loaded = loads(Packed(_in_band(packed)))
+    assert (loaded["a"] == array).all()
+    loaded["a"][0] = 7.0  # still writable
+
+
+# -- one way to end a call -----------------------------------------------------------------------------------
+
+
+def test_the_first_commit_stands(container, client):
+    """A call that is delivered twice runs twice and counts once."""
+    first = container.handle(client.call(lambda x: x, "first").encode())
+    second = container.handle(client.call(lambda x: x, "second").encode())
+    assert first is not None
+    assert second is None
+    assert client.result() == "first"
+
+
+def test_a_late_delivery_does_not_touch_the_output_of_the_first(container, client):
+    """The second delivery's big outcome leaves what the first status has signed alone."""
+    size = INLINE_OUTCOME_LIMIT + 1
+    container.handle(client.call(lambda n: b"1" * n, size).encode())
+    container.handle(client.call(lambda n: b"2" * n, size).encode())
+    assert client.result() == b"1" * size
+
+
+def test_a_planted_output_is_not_adopted(container, client):
+    """What stands under the output key before the call ends is not believed."""
+    size = INLINE_OUTCOME_LIMIT + 1
+    client.storage.put(client.keys.call("00000").output, b"planted")
+    container.handle(client.call(lambda n: b"1" * n, size).encode())
+    assert client.result() == b"1" * size
+
+
+def test_a_call_that_ended_before_it_started_is_not_run(container, client, tmp_path):
+    """One that starts long after its submission looks first, and leaves a cancelled call alone."""
+    trace = tmp_path / "ran"
+    call = client.call(lambda path: open(path, "w").close(), str(trace), host_submit_time=time.time() - 60)
+    client.storage.put_cancelled(call.cancel_key)
+    assert container.handle(call.encode()) is None
+    assert not trace.exists()
+
+
+def test_a_late_call_that_has_not_ended_is_run(container, client):
+    """Waiting long is no reason not to run."""
+    container.handle(client.call(len, "abc", host_submit_time=time.time() - 60).encode())
+    assert client.result() == 3
+
+
+def test_a_running_call_that_is_ended_elsewhere_is_killed(runner, client, tmp_path):
+    """The worker notices a status that stands, kills the child and leaves the status alone."""
+    started = tmp_path / "started"
+
+    def wait_for_ever(path):
+        import threading
+
+        open(path, "w").close()
+        threading.Event().wait()
+
+    call = client.call(wait_for_ever, str(started))
+    with Container(runner, first_look=0.05, look_interval=0.05) as container:
+        ended = []
+        thread = threading.Thread(target=lambda: ended.append(container.handle(call.encode())))
+        thread.start()
+        deadline = time.monotonic() + WAIT
+        while not started.exists() and time.monotonic() < deadline:
+            thread.join(0.01)
+        client.storage.put_cancelled(call.cancel_key)
+        thread.join(WAIT)
+    assert ended == [None]
+    assert client.status().failure.kind == "CallCancelledError"
+
+
+def test_a_quick_call_costs_no_look(client):
+    """The status is asked for only when a call runs long or starts late."""
+
+    reads = []
+
+    class CountingStorage(Storage):
+        def get(self, key, byte_range=None):
+            reads.append(key)
+            return super().get(key, byte_range)
+
+    result = RunResult(True, Packed(cloudpickle.dumps(1)))
+    with Container(FakeRunner(result), make_storage=CountingStorage) as container:
+        call = client.call(len, "abc")
+        container.handle(call.encode())
+    assert reads == [call.func_key, call.data_key]
+
+
+def test_a_storage_is_made_once(client):
+    """Connections are kept between calls."""
+    made = []
+
+    def make(config):
+        made.append(Storage(config))
+        return made[-1]
+
+    result = RunResult(True, Packed(cloudpickle.dumps(1)))
+    with Container(FakeRunner(result), make_storage=make) as container:
+        for index in range(3):
+            container.handle(client.call(len, "abc", call_id=f"{index:05d}").encode())
+    assert len(made) == 1

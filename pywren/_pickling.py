@@ -63,8 +63,8 @@ class Mentions:
 # -- writing -------------------------------------------------------------------------------------------------
 
 PersistentId = Callable[[Any], "int | FinishedFuture | None"]
-"""Says what a future among the arguments stands for: the index of a reference, a finished future that
-travels by value, or ``None`` for everything that is no future."""
+"""Says what travels in place of a future: the index of a reference, a finished future by value, or ``None``
+for everything that is no future."""
 
 _ATOMS: frozenset[type] = frozenset({int, float, str, bytes, bool, type(None), complex, bytearray, type(...)})
 _CONTAINERS: frozenset[type] = frozenset({list, tuple, set, frozenset})
@@ -115,6 +115,7 @@ def dump(
     *,
     out_of_band: bool = False,
     persistent_id: PersistentId | None = None,
+    references: bool = True,
     mentions: Mentions | None = None,
 ) -> Packed:
     """Pickle an object, letting whatever goes wrong through as it is: ``dumps`` explains it.
@@ -123,6 +124,8 @@ def dump(
         obj: the object.
         out_of_band: keep big buffers out of the pickle, as views of the object's own memory.
         persistent_id: says which objects are futures and what they stand for.
+        references: whether futures may become references; without, only finished ones by value, which is quicker
+            to find out and needs no ``load_argument``.
         mentions: takes what the pickle mentions.
     """
     kind: Any = type(obj)  # Any, because mypy does not take type for hashable
@@ -140,11 +143,8 @@ def dump(
         return Packed(pickle.dumps(obj, PROTOCOL, buffer_callback=callback), tuple(buffers))
     with io.BytesIO() as file:
         pickler_class, futures_pickler_class, _ = _pickler_classes()
-        if persistent_id is None:
-            pickler = pickler_class(file, callback)
-        else:
-            pickler = futures_pickler_class(file, callback)
-            pickler.future_id = persistent_id
+        pickler = (futures_pickler_class if persistent_id and references else pickler_class)(file, callback)
+        pickler.future_id = persistent_id
         pickler.mentions = mentions
         pickler.dump(obj)
         return Packed(file.getvalue(), tuple(buffers))
@@ -171,6 +171,7 @@ def dumps(
     out_of_band: bool = False,
     path: str = "",
     persistent_id: PersistentId | None = None,
+    references: bool = True,
     mentions: Mentions | None = None,
 ) -> Packed:
     """Pickle an object.
@@ -180,13 +181,14 @@ def dumps(
         out_of_band: keep big buffers out of the pickle, as views of the object's own memory.
         path: what the object is, for the error: ``argument 3``.
         persistent_id: says which objects are futures and what they stand for.
+        references: whether futures may become references; without, only finished ones by value.
         mentions: takes what the pickle mentions.
 
     Raises:
         SerializationError: something in it cannot be pickled; names it and says where it sits.
     """
     try:
-        return dump(obj, out_of_band=out_of_band, persistent_id=persistent_id, mentions=mentions)
+        return dump(obj, out_of_band=out_of_band, persistent_id=persistent_id, references=references, mentions=mentions)
     except Exception as error:  # noqa: BLE001 - __reduce__ of the user's classes may raise anything
         raise_unpicklable(obj, error, path, persistent_id=persistent_id)
 
@@ -238,11 +240,15 @@ def _pickler_classes() -> tuple[Any, Any, Any]:
         """cloudpickle that notes what the reader must be able to import."""
 
         mentions: Mentions | None = None
+        future_id: PersistentId | None = None
 
         def __init__(self, file: io.BytesIO, buffer_callback: Any = None) -> None:
             super().__init__(file, protocol=PROTOCOL, buffer_callback=buffer_callback)
 
         def reducer_override(self, obj: Any) -> Any:
+            place = None if self.future_id is None else self.future_id(obj)
+            if isinstance(place, FinishedFuture):
+                return place.__reduce__()
             if isinstance(obj, io.TextIOWrapper):
                 _refuse_file(obj)  # cloudpickle would send a copy of its contents
             reduced = super().reducer_override(obj)
@@ -251,13 +257,11 @@ def _pickler_classes() -> tuple[Any, Any, Any]:
             return reduced
 
     class FuturesPickler(UserPickler):
-        """The same, where futures become persistent ids."""
-
-        future_id: PersistentId
+        """The same, where futures may become references."""
 
         def persistent_id(self, obj: Any) -> Any:
-            place = self.future_id(obj)
-            if place is None:
+            place = None if self.future_id is None else self.future_id(obj)
+            if not isinstance(place, int):
                 return None
             return _FUTURE, place, getattr(obj, "callset_id", None), getattr(obj, "call_id", None)
 
@@ -333,9 +337,6 @@ class _ArgumentUnpickler(pickle.Unpickler):
         mark, place, callset_id, call_id = pid
         if mark != _FUTURE:
             raise pickle.UnpicklingError(f"unknown persistent id {pid!r}")
-        if isinstance(place, FinishedFuture):
-            place.callset_id, place.call_id = callset_id, call_id
-            return place
         if place not in self._futures:
             self._futures[place] = FinishedFuture(self._references[place], callset_id=callset_id, call_id=call_id)
         return self._futures[place]

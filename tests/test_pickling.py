@@ -293,17 +293,20 @@ def test_a_failed_future_raises_on_the_worker():
 @pytest.mark.parametrize(
     "finished",
     [
-        FinishedFuture.of_value(lambda: 5),
-        FinishedFuture.of_exception(ValueError("no")),
-        FinishedFuture(_outcome(3)),
+        FinishedFuture.of_value(lambda: 5, callset_id="set", call_id="00007"),
+        FinishedFuture.of_exception(ValueError("no"), callset_id="set", call_id="00007"),
+        FinishedFuture(_outcome(3), callset_id="set", call_id="00007"),
     ],
     ids=["value", "exception", "outcome"],
 )
-def test_a_future_may_travel_by_value(finished):
-    """A finished future can stand in the argument itself, for a worker that gets no references."""
+@pytest.mark.parametrize("references", [True, False])
+def test_a_future_may_travel_by_value(finished, references):
+    """A finished future can stand in the argument or function itself, for a worker that gets no references."""
     future = ClientFuture()
-    packed = dumps([future, future], persistent_id=lambda obj: finished if obj is future else None)
-    first, second = load_argument(packed)
+    packed = dumps(
+        [future, future], persistent_id=lambda obj: finished if obj is future else None, references=references
+    )
+    first, second = loads(packed)
     assert first is second
     assert (first.call_id, first.callset_id) == ("00007", "set")
     if finished.errored():

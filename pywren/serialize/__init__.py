@@ -1,10 +1,9 @@
 """From functions, arguments and the user's modules to bytes."""
 
-from pywren.serialize.module_dependency import LAMBDA_PREINSTALLS, THIS_INTERPRETER, ModuleDependencyAnalyzer
+from pywren.serialize.module_dependency import THIS_INTERPRETER, ModuleDependencyAnalyzer
 from pywren.serialize.serialize import PackedCalls, SerializeIndependent, Serializer, create_mod_data
 
 __all__ = [
-    "LAMBDA_PREINSTALLS",
     "THIS_INTERPRETER",
     "ModuleDependencyAnalyzer",
     "PackedCalls",

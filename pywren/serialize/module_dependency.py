@@ -39,9 +39,6 @@ from pywren.serialize._modules import (
 if TYPE_CHECKING:
     from importlib.metadata import Distribution
 
-LAMBDA_PREINSTALLS = frozenset({"boto3", "botocore", "s3transfer", "jmespath", "dateutil", "six", "urllib3"})
-"""Top-level names that every Python runtime of Lambda has: boto3 and what it depends on."""
-
 _WORKERS_OWN = frozenset({"__main__", "__mp_main__", "pywren", "cloudpickle", "tblib"})
 
 

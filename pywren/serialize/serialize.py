@@ -57,7 +57,8 @@ class Serializer:
             func: the function.
             items: one argument a call; taken one at a time, after the function.
             out_of_band: keep big buffers out of the pickles, as views of the objects' own memory.
-            persistent_id: says which objects in function and arguments are futures and what they stand for.
+            persistent_id: says which objects are futures and what they stand for; those of the function itself,
+                which is pickled first, can only travel by value.
             exclude_modules: modules whose file path contains one of these strings are not shipped this time.
 
         Raises:
@@ -65,7 +66,9 @@ class Serializer:
         """
         mentions = Mentions()
         name = getattr(func, "__name__", None) or f"the {type(func).__name__}"
-        packed_func = dumps(func, out_of_band=out_of_band, path=name, persistent_id=persistent_id, mentions=mentions)
+        packed_func = dumps(
+            func, out_of_band=out_of_band, path=name, persistent_id=persistent_id, references=False, mentions=mentions
+        )
         packed_items = _pack_items(items, out_of_band, persistent_id, mentions)
         return PackedCalls(packed_func, packed_items, self._modules(mentions, exclude_modules or ()))
 

@@ -6,7 +6,8 @@ import zipfile
 import pytest
 
 from pywren.exceptions import SerializationError
-from pywren.serialize import LAMBDA_PREINSTALLS, ModuleDependencyAnalyzer, _modules
+from pywren.serialize import ModuleDependencyAnalyzer, _modules
+from pywren.storage.runtime_info import LAMBDA_PREINSTALLS
 
 LAMBDA = "{'boto3', 'botocore'}"
 

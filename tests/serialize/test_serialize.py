@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from pywren._pickling import FinishedFuture
 from pywren.exceptions import SerializationError
-from pywren.serialize import LAMBDA_PREINSTALLS, SerializeIndependent, Serializer, create_mod_data
+from pywren.serialize import SerializeIndependent, Serializer, create_mod_data
+from pywren.storage.runtime_info import LAMBDA_PREINSTALLS
 
 KINDS = """
 import collections, dataclasses, enum, functools
@@ -277,6 +279,20 @@ def test_futures_among_arguments_are_seen_by_the_hook():
     assert b"pywren-future" in packed.items[0].data
 
 
+def test_a_future_that_the_function_uses_travels_by_value():
+    """A future in the function's closure arrives finished, too."""
+    future = Holder(lock=threading.Lock())
+
+    def function(x):
+        return future.result() + x
+
+    def hook(obj):
+        return FinishedFuture.of_value(5) if obj is future else None
+
+    packed = Serializer().pack_call(function, [1], persistent_id=hook)
+    assert pickle.loads(packed.func.data)(1) == 6
+
+
 def test_ten_thousand_small_arguments_are_quick():
     """Ten thousand integers are packed in well under a second."""
     start = time.perf_counter()
@@ -323,7 +339,7 @@ def test_a_library_with_an_extension_is_refused_for_lambda():
     assert caught.value.path == "numpy"
     packed = Serializer(LAMBDA_PREINSTALLS).pack_call(len, [np.float64(1.0)], exclude_modules=["numpy"])
     assert packed.modules == {}
-    assert Serializer(LAMBDA_PREINSTALLS | {"numpy"}).pack_call(len, [np.zeros(3)]).modules == {}
+    assert Serializer({*LAMBDA_PREINSTALLS, "numpy"}).pack_call(len, [np.zeros(3)]).modules == {}
 
 
 def test_a_pure_library_is_shipped_with_what_it_requires():

@@ -81,7 +81,7 @@ class Stop:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._listener: Callable[[], None] | None = None
+        self._listener: Callable[[], object] | None = None
         self._asked = False
 
     def set(self) -> None:
@@ -96,7 +96,7 @@ class Stop:
         """Tell whether the call was asked to end."""
         return self._asked
 
-    def listen(self, listener: Callable[[], None] | None) -> None:
+    def listen(self, listener: Callable[[], object] | None) -> None:
         """Have a function called, once, when the call is asked to end; at once if it was already.
 
         The one who runs the call uses this, and passes ``None`` when the call has ended.

@@ -1,0 +1,398 @@
+"""The protocol between a child and its parent: frames on a stream socket, both ends.
+
+::
+
+    frame = header, sizes of the segments, meta, payload
+
+The header is fixed (``_HEADER``). The *segments* are a pickle and its out-of-band buffers; together they are
+the payload. Up to 64 KiB it stands in the frame. What is bigger crosses as an unlinked file whose descriptor
+travels with the frame and which the receiver maps copy-on-write, so that its arrays are writable and nobody
+copies them. *Meta* is a pickle on the way to the child and JSON on the way back: the parent unpickles nothing
+of its own accord.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+import struct
+import sys
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+INLINE_LIMIT = 64 * 1024
+"""Bytes of a payload up to which it stands in the frame itself."""
+
+# What the parent says.
+FUNCTION = 1  # number: key; meta: FunctionMeta fields; segments: its pickle
+ARGUMENTS = 2  # meta: [(ticket, argument)], where an argument is a list of segments or (arena, offset, sizes)
+ARENA = 3  # number: arena; the file holds many big arguments
+BATCH = 4  # number: batch; meta: (function key, extra_env, show_output)
+FORGET = 5  # meta: (batches, arenas, function keys) that are not needed any more
+SHOW = 6  # two descriptors: where output goes that is to be shown
+FORK = 7  # number: call; descriptors: call socket, stdout, stderr, status pipe; meta: scratch directory
+KILL = 8  # number: call whose process group is to be killed
+TASK = 9  # meta: what a forked child is to run; segments: function, then argument
+# What the child says.
+READY = 20
+RESULT = 21  # number: ticket; first, second: setup and execution seconds; segments: value or exception
+
+_OWN_DESCRIPTORS = {SHOW: 2, FORK: 4}
+
+IN_FILE = 1
+SUCCESS = 2
+RAISED = 4
+LEFTOVERS = 8  # the call left threads or child processes: kill this child's group
+
+_HEADER = struct.Struct("<BBHIQddQ")  # kind, flags, segments, bytes of meta, number, first, second, bytes of payload
+_SIZE = struct.Struct("<Q")
+_DESCRIPTOR = struct.Struct("@i")
+_RECEIVE_BYTES = 64 * 1024
+_RECEIVE_CONTROL = 64  # room for eight descriptors
+_ALIGNMENT = 64
+_MEGABYTE = 1024 * 1024
+_CLOEXEC_FLAG = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+
+Buffer = bytes | bytearray | memoryview
+
+
+class UnlinkedFile:
+    """A file without a name: memory on Linux, a removed temporary file elsewhere; closed with its last reference."""
+
+    __slots__ = ("__weakref__", "descriptor", "size")
+
+    def __init__(self, descriptor: int | None = None, size: int = 0) -> None:
+        self.descriptor = _unlinked() if descriptor is None else descriptor
+        self.size = size
+
+    def __del__(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+    def append(self, segments: Sequence[Buffer]) -> int:
+        """Write segments at the end, each at an aligned offset, and return where the first one is."""
+        start = _aligned(self.size, mmap.ALLOCATIONGRANULARITY)
+        offset = start
+        for segment in segments:
+            _write_all(self.descriptor, segment, offset)
+            offset = _aligned(offset + memoryview(segment).nbytes)
+        self.size = offset
+        os.truncate(self.descriptor, offset)  # the padding after the last one belongs to the file
+        return start
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return bytes of the file."""
+        data = os.pread(self.descriptor, size, offset)
+        if len(data) == size:
+            return data
+        parts = [data]
+        while data:  # one read gives 2 GB at most
+            offset, size = offset + len(data), size - len(data)
+            data = os.pread(self.descriptor, size, offset)
+            parts.append(data)
+        return b"".join(parts)
+
+    def map(self, offset: int, size: int) -> memoryview:
+        """Map bytes of the file copy-on-write: they can be written to, and nobody else sees it."""
+        extra = offset % mmap.ALLOCATIONGRANULARITY
+        options: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+        mapped = mmap.mmap(self.descriptor, size + extra, access=mmap.ACCESS_COPY, offset=offset - extra, **options)
+        return memoryview(mapped)[extra:]
+
+    def tail(self, limit: int) -> bytes:
+        """Return the last bytes that were written to a file of output."""
+        size = os.fstat(self.descriptor).st_size
+        return os.pread(self.descriptor, limit, max(0, size - limit))
+
+
+def high_descriptor(descriptor: int, *, inheritable: bool = False) -> int:
+    """Move a descriptor out of the low numbers, which programs close in bulk; returns the new number."""
+    import fcntl
+
+    command = fcntl.F_DUPFD if inheritable else fcntl.F_DUPFD_CLOEXEC
+    for lowest in (256, 64, 16):
+        try:
+            moved = fcntl.fcntl(descriptor, command, lowest)
+        except OSError:
+            continue  # the limit on descriptors is lower than that
+        os.close(descriptor)
+        return moved
+    return descriptor
+
+
+def _unlinked() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("pywren", os.MFD_CLOEXEC)
+    import tempfile
+
+    descriptor, path = tempfile.mkstemp(prefix="pywren-")
+    os.unlink(path)
+    return descriptor
+
+
+def _write_all(descriptor: int, data: Buffer, offset: int) -> None:
+    view = memoryview(data).cast("B")
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def _aligned(offset: int, alignment: int = _ALIGNMENT) -> int:
+    return -(-offset // alignment) * alignment
+
+
+def offsets(sizes: Iterable[int], start: int = 0) -> Iterable[tuple[int, int]]:
+    """Give offset and size of each segment that ``append`` wrote from a start on."""
+    for size in sizes:
+        yield start, size
+        start = _aligned(start + size)
+
+
+class Frame(NamedTuple):
+    """One frame as it was received."""
+
+    kind: int
+    flags: int
+    number: int
+    first: float
+    second: float
+    sizes: Sequence[int]
+    meta: bytes
+    payload: bytes | UnlinkedFile
+    descriptors: Sequence[int]
+
+    def segments(self) -> list[Buffer]:
+        """Return the pickle as bytes, and the buffers after it as memory that can be written to."""
+        payload = self.payload
+        if isinstance(payload, UnlinkedFile):
+            return read_segments(payload, self.sizes)
+        if len(self.sizes) <= 1:
+            return [payload]
+        found: list[Buffer] = []
+        start = 0
+        for size in self.sizes:
+            found.append(bytearray(payload[start : start + size]) if found else payload[start : start + size])
+            start += size
+        return found
+
+
+def read_segments(file: UnlinkedFile, sizes: Sequence[int], start: int = 0) -> list[Buffer]:
+    """Return segments of a file: the first, a pickle, as bytes; big ones after it mapped, small ones copied."""
+    found: list[Buffer] = []
+    for offset, size in offsets(sizes, start):
+        if not found:
+            found.append(file.read(offset, size))
+        elif size >= _MEGABYTE and _MAPPED.may_map():
+            found.append(_MAPPED.map(file, offset, size))
+        else:
+            found.append(bytearray(file.read(offset, size)))
+    return found
+
+
+class _Mapped:
+    """Counts the maps that live: before Python 3.13 each holds a descriptor, and those are few."""
+
+    def __init__(self) -> None:
+        self.alive = 0
+        self.limit: int | None = None
+
+    def may_map(self) -> bool:
+        if sys.version_info >= (3, 13):
+            return True
+        if self.limit is None:
+            import resource
+
+            soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            self.limit = 256 if soft < 0 else min(256, soft // 4)
+        return self.alive < self.limit
+
+    def map(self, file: UnlinkedFile, offset: int, size: int) -> memoryview:
+        import weakref
+
+        view = file.map(offset, size)
+        self.alive += 1
+        weakref.finalize(view.obj, self._gone).atexit = False
+        return view
+
+    def _gone(self) -> None:
+        self.alive -= 1
+
+
+_MAPPED = _Mapped()
+
+
+class Outgoing(NamedTuple):
+    """One encoded frame, with what must live until it is sent."""
+
+    data: bytes
+    descriptors: Sequence[int] = ()
+    file: UnlinkedFile | None = None
+
+
+def encode(
+    kind: int,
+    *,
+    flags: int = 0,
+    number: int = 0,
+    first: float = 0.0,
+    second: float = 0.0,
+    meta: bytes = b"",
+    segments: Sequence[Buffer] = (),
+    descriptors: Sequence[int] = (),
+    file: UnlinkedFile | None = None,
+    sizes: Sequence[int] = (),
+) -> Outgoing:
+    """Encode a frame.
+
+    A payload over 64 KiB goes to a file of its own, unless one is given that holds segments of these sizes.
+    """
+    if file is None:
+        sizes = [memoryview(segment).nbytes for segment in segments]
+    total = sum(sizes)
+    if file is None and total > INLINE_LIMIT:
+        file = UnlinkedFile()
+        file.append(segments)
+    if file is not None:
+        flags |= IN_FILE
+        descriptors = (file.descriptor, *descriptors)
+        payload: Sequence[Buffer] = ()
+    else:
+        payload = segments
+    head = _HEADER.pack(kind, flags, len(sizes), len(meta), number, first, second, total)
+    packed_sizes = [_SIZE.pack(size) for size in sizes] if len(sizes) > 1 else []
+    return Outgoing(b"".join((head, *packed_sizes, meta, *payload)), descriptors, file)
+
+
+def encode_plain_result(flags: int, ticket: int, setup: float, execution: float, pickle: bytes) -> bytes:
+    """Encode the result that most calls have: one small pickle and nothing to tell."""
+    return _HEADER.pack(RESULT, flags, 1, 0, ticket, setup, execution, len(pickle)) + pickle
+
+
+class FrameReader:
+    """Puts frames together from what arrives on a socket."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._descriptors: deque[int] = deque()
+
+    def feed(self, data: bytes, descriptors: Iterable[int] = ()) -> list[Frame]:
+        """Take what arrived, and return the frames that are whole now."""
+        self._descriptors.extend(descriptors)
+        if self._rest:
+            data = self._rest + data
+        frames: list[Frame] = []
+        position, end = 0, len(data)
+        while end - position >= _HEADER.size:
+            kind, flags, count, meta, number, first, second, total = _HEADER.unpack_from(data, position)
+            body = position + _HEADER.size
+            sizes: Sequence[int] = (total,)
+            after = body + meta + (0 if flags & IN_FILE else total)
+            if count > 1:
+                after += count * _SIZE.size
+            if after > end:
+                break
+            if count > 1:
+                sizes = struct.unpack_from(f"<{count}Q", data, body)
+                body += count * _SIZE.size
+            payload: bytes | UnlinkedFile = data[body + meta : after]
+            if flags & IN_FILE:
+                payload = UnlinkedFile(self._descriptors.popleft())
+            own: Sequence[int] = ()
+            if kind in _OWN_DESCRIPTORS:
+                own = [self._descriptors.popleft() for _ in range(_OWN_DESCRIPTORS[kind])]
+            frames.append(Frame(kind, flags, number, first, second, sizes, data[body : body + meta], payload, own))
+            position = after
+        self._rest = data[position:]
+        return frames
+
+    def close(self) -> None:
+        """Close descriptors that belong to no whole frame."""
+        while self._descriptors:
+            os.close(self._descriptors.popleft())
+
+
+class Channel:
+    """One end of the data socket.
+
+    The parent's end never blocks: what does not fit into the socket waits in a queue until ``flush`` finds room.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self._reader = FrameReader()
+        self._outgoing: deque[Outgoing] = deque()
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor."""
+        return self.socket.fileno()
+
+    def close(self) -> None:
+        """Close the socket, and drop what was not sent."""
+        self._outgoing.clear()
+        self._reader.close()
+        self.socket.close()
+
+    def receive(self) -> list[Frame]:
+        """Return the frames that are whole after one read.
+
+        Raises:
+            EOFError: the other end is closed.
+            BlockingIOError: nothing is there, on an end that does not block.
+        """
+        try:
+            data, control, _, _ = self.socket.recvmsg(_RECEIVE_BYTES, _RECEIVE_CONTROL, _CLOEXEC_FLAG)
+        except ConnectionResetError:
+            data, control = b"", []
+        if not data:
+            raise EOFError("the other end of the channel is closed")
+        return self._reader.feed(data, _descriptors_in(control) if control else ())
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something waits for room in the socket."""
+        return bool(self._outgoing)
+
+    def send(self, frame: Outgoing) -> None:
+        """Send a frame, waiting for room when this end blocks, and queueing it when it does not."""
+        self._outgoing.append(frame)
+        if len(self._outgoing) == 1:
+            self.flush()
+
+    def flush(self) -> bool:
+        """Send what waits, and return whether all of it is sent; a closed other end swallows it."""
+        queue = self._outgoing
+        while queue:
+            frame = queue[0]
+            try:
+                sent = self._send_some(frame)
+            except BlockingIOError:
+                return False
+            except OSError:  # the other end is gone, which its owner is told elsewhere
+                queue.clear()
+                return True
+            if sent < len(frame.data):
+                queue[0] = Outgoing(frame.data[sent:], (), frame.file)
+            else:
+                queue.popleft()
+        return True
+
+    def _send_some(self, frame: Outgoing) -> int:
+        if not frame.descriptors:
+            return self.socket.send(frame.data)
+        rights = b"".join(map(_DESCRIPTOR.pack, frame.descriptors))
+        return self.socket.sendmsg([frame.data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+
+
+def _descriptors_in(control: Iterable[tuple[int, int, bytes]]) -> list[int]:
+    found = []
+    for level, kind, data in control:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            usable = len(data) - len(data) % _DESCRIPTOR.size
+            found += [item[0] for item in _DESCRIPTOR.iter_unpack(data[:usable])]
+    if not _CLOEXEC_FLAG:
+        for descriptor in found:
+            os.set_inheritable(descriptor, False)
+    return found

@@ -1,0 +1,447 @@
+"""The program of a worker process, in two modes: *pool* runs calls itself, *fork* forks a process for each.
+
+It is a fresh interpreter that loads nothing of the client's: not its main script, not its directory. It imports
+the runner, the protocol and pickling of pywren, cloudpickle and tblib.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from pywren.worker import _frames
+from pywren.worker._frames import Buffer, Channel, Frame, Outgoing, UnlinkedFile, high_descriptor
+from pywren.worker.runner import (
+    FunctionSource,
+    Output,
+    Report,
+    TaskRunner,
+    exit_code,
+    leftovers,
+    packed_from,
+)
+
+# The user's function may replace any of these under their public names.
+_loads = pickle.loads
+_exit, _getpid, _read = os._exit, os.getpid, os.read
+
+_TICKET = struct.Struct("<Q")
+STATUS = struct.Struct("<qq")
+"""What the fork server writes to a call's status pipe: the pid, and the exit code or ``RUNNING``."""
+RUNNING = 1 << 32
+_SETSIG = 10  # F_SETSIG, which the fcntl module does not know before Python 3.14
+_CHANNEL, _LIFELINE, _TICKETS = 3, 4, 5
+
+
+def main(arguments: Sequence[str]) -> NoReturn:
+    """Run the program.
+
+    Args:
+        arguments: the mode, ``pool`` or ``fork``; the private directory; directories that are the client's own.
+    """
+    mode, root, *unwanted = arguments
+    sys.argv = [""]
+    _leave_the_clients_session()
+    _tidy_path(unwanted)
+    channel, lifeline, tickets = _take_descriptors(has_tickets=mode == "pool")
+    _die_with_parent(lifeline)
+    os.makedirs(root, mode=0o700, exist_ok=True)
+    if mode == "pool":
+        _PoolChild(channel, tickets, root).serve()
+    _ForkServer(channel, lifeline, root).serve()
+
+
+def _leave_the_clients_session() -> None:
+    """Neither Ctrl-C at the client's terminal nor a kill of its process group is meant for this process."""
+    if os.getsid(0) != os.getpid():
+        os.setsid()
+
+
+def _tidy_path(unwanted: Sequence[str]) -> None:
+    """Move what ``PYTHONPATH`` names behind everything else, without the client's own directories."""
+    named = [os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    own = {os.path.abspath(entry) for entry in unwanted}
+    fixed = [entry for entry in sys.path if entry and os.path.abspath(entry) not in named]
+    sys.path[:] = fixed + [entry for entry in dict.fromkeys(named) if entry not in own]
+
+
+def _take_descriptors(*, has_tickets: bool) -> tuple[Channel, int, int]:
+    """Move the channels to numbers that programs do not close in bulk, and close what else was inherited."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=high_descriptor(_CHANNEL))
+    lifeline = high_descriptor(_LIFELINE)
+    tickets = high_descriptor(_TICKETS) if has_tickets else -1
+    keep = {0, 1, 2, sock.fileno(), lifeline, tickets}
+    for entry in ("/proc/self/fd", "/dev/fd"):
+        try:
+            numbers = [int(name) for name in os.listdir(entry)]
+        except OSError:
+            continue
+        for number in numbers:
+            if number not in keep:
+                _close(number)
+        break
+    return Channel(sock), lifeline, tickets
+
+
+def _close(number: int) -> None:
+    try:
+        os.close(number)
+    except OSError:
+        pass  # the descriptor of the listing itself
+
+
+def _die_with_parent(lifeline: int) -> None:
+    """Have the kernel kill this process group when the parent is gone, however it went (Linux)."""
+    if sys.platform != "linux":
+        return
+    import fcntl
+
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(lifeline, _SETSIG, signal.SIGKILL)
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_NONBLOCK | fcntl.FASYNC)
+    try:
+        if not os.read(lifeline, 1):
+            _exit(1)  # it went before this was set up
+    except BlockingIOError:
+        pass
+
+
+# -- results -----------------------------------------------------------------------------------------------------
+
+
+def _result_frame(ticket: int, report: Report, tails: tuple[str, str], left: str) -> Outgoing:
+    flags = 0 if report.success is None else _frames.SUCCESS if report.success else _frames.RAISED
+    body = report.body
+    told = report.exception is not None or left or tails[0] or tails[1]
+    if body is not None and not told and not body.buffers and len(body.data) <= _frames.INLINE_LIMIT:
+        return Outgoing(_frames.encode_plain_result(flags, ticket, report.setup_time, report.exec_time, body.data))
+    segments: list[Buffer] = [] if body is None else [body.data, *(buffer.raw() for buffer in body.buffers)]
+    return _frames.encode(
+        _frames.RESULT,
+        flags=flags | (_frames.LEFTOVERS if left else 0),
+        number=ticket,
+        first=report.setup_time,
+        second=report.exec_time,
+        meta=_notes(report, tails, left) if told else b"",
+        segments=segments,
+    )
+
+
+def _notes(report: Report, tails: tuple[str, str], left: str) -> bytes:
+    """Encode what there is to tell beside the body: JSON, because the parent must be able to trust it."""
+    import json
+
+    notes = {"exception": report.exception, "stdout": tails[0], "stderr": tails[1], "leftovers": left}
+    return json.dumps({name: value for name, value in notes.items() if value}).encode()
+
+
+def _end_process(error: BaseException, output: Output) -> NoReturn:
+    """End this process as Python does when this exception is not caught."""
+    if isinstance(error, KeyboardInterrupt):
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        output.flush()
+        os.kill(os.getpid(), signal.SIGINT)
+    code = exit_code(error)
+    output.flush()
+    _exit(code)
+
+
+# -- pool mode ---------------------------------------------------------------------------------------------------
+
+
+class _Function:
+    """A function that this child was given: its source, and what was loaded from it."""
+
+    def __init__(self, source: FunctionSource, runner: TaskRunner) -> None:
+        self.source = source
+        self._runner = runner
+        self._loaded: Callable[[Any], Any] | None = None
+
+    def load(self) -> Callable[[Any], Any]:
+        """Make the function's modules importable and return it, loading it the first time."""
+        self._runner.activate(self.source)
+        if self._loaded is None:
+            self._loaded = self._runner.load(self.source.pickle)
+        return self._loaded
+
+
+class _PoolChild:
+    """Takes one ticket after the other, runs that call, and flushes its result."""
+
+    def __init__(self, channel: Channel, tickets: int, root: str) -> None:
+        self.channel = channel
+        self.tickets = tickets
+        self.output = Output(captured=True)
+        self.runner = TaskRunner(root, os.path.join(root, "scratch"))
+        self.functions: dict[int, _Function] = {}
+        self.batches: dict[int, tuple[_Function, Mapping[str, str], bool]] = {}
+        self.arenas: dict[int, UnlinkedFile] = {}
+        self.arguments: dict[int, Any] = {}
+        self.poll = select.poll()
+        self.poll.register(tickets, select.POLLIN)
+        self.pid = os.getpid()
+
+    def serve(self) -> NoReturn:
+        """Run calls until the parent closes the ticket pipe."""
+        self.channel.send(_frames.encode(_frames.READY))
+        while True:
+            ticket = self._take_ticket()
+            try:
+                self._run(ticket)
+            except EOFError:
+                _exit(0)  # the parent is gone
+
+    def _take_ticket(self) -> int:
+        while True:
+            try:
+                data = _read(self.tickets, 8)
+            except BlockingIOError:  # the parent reads here too, and does not block
+                self.poll.poll()
+                continue
+            if not data:
+                _exit(0)
+            return int(_TICKET.unpack(data)[0])
+
+    def _run(self, ticket: int) -> None:
+        while ticket not in self.arguments:
+            for frame in self.channel.receive():
+                self._take_frame(frame)
+        argument, references = self._argument(self.arguments.pop(ticket))
+        function, extra_env, shown = self.batches[ticket >> 32]
+        if shown:
+            self.output.begin(shown=True)
+        try:
+            report = self.runner.run(function.load, packed_from(argument), references, extra_env)
+        except BaseException as error:  # noqa: BLE001 -- sys.exit() and the like end this process, as they would anywhere
+            if _getpid() != self.pid:
+                _exit(0)
+            _end_process(error, self.output)
+        if _getpid() != self.pid:
+            _exit(0)  # the user's function forked and came back twice
+        _close_nested_pool()
+        self.output.flush()
+        left = leftovers()
+        self.channel.send(_result_frame(ticket, report, self.output.tails(), left))
+        if left:
+            signal.pause()  # until the parent kills what is left, and this process with it
+        self.output.restore()
+        self.runner.place.leave(self.output.streams)
+
+    def _argument(self, entry: Any) -> tuple[Sequence[Buffer], Sequence[bytes]]:
+        """Return the segments of an argument, and the references it makes."""
+        if isinstance(entry, bytes):
+            return (entry,), ()
+        where, references = entry
+        if isinstance(where, list):
+            return [where[0], *(bytearray(part) for part in where[1:])], references
+        arena, offset, sizes = where
+        return _frames.read_segments(self.arenas[arena], sizes, offset), references
+
+    def _take_frame(self, frame: Frame) -> None:
+        if frame.kind == _frames.ARGUMENTS:
+            self.arguments.update(_loads(frame.meta))
+        elif frame.kind == _frames.BATCH:
+            function, extra_env, shown = _loads(frame.meta)
+            self.batches[frame.number] = (self.functions[function], extra_env, shown)
+        elif frame.kind == _frames.FUNCTION:
+            self.functions[frame.number] = _Function(function_source(frame.segments()), self.runner)
+        elif frame.kind == _frames.ARENA and isinstance(frame.payload, UnlinkedFile):
+            arena, frame.payload.descriptor = frame.payload.descriptor, -1
+            self.arenas[frame.number] = UnlinkedFile(high_descriptor(arena))
+        elif frame.kind == _frames.SHOW:
+            out, err = (high_descriptor(number) for number in frame.descriptors)
+            self.output.show((out, err))
+        elif frame.kind == _frames.FORGET:
+            self._forget(*_loads(frame.meta))
+
+    def _forget(self, batches: Sequence[int], arenas: Sequence[int], functions: Sequence[int]) -> None:
+        for batch in batches:
+            self.batches.pop(batch, None)
+        for arena in arenas:
+            self.arenas.pop(arena, None)
+        for function in functions:
+            self.functions.pop(function, None)
+        gone = set(batches)
+        for ticket in [ticket for ticket in self.arguments if ticket >> 32 in gone]:
+            del self.arguments[ticket]
+
+
+def _close_nested_pool() -> None:
+    """End the local pool that the call made, if it did: it ends with the call."""
+    pool = sys.modules.get("pywren.worker.pool")
+    if pool is not None:
+        pool.LocalPool.close_shared()
+
+
+def function_source(segments: Sequence[Buffer]) -> FunctionSource:
+    """Read a function as the parent sent it: modules, digest and runtime first, then the pickle."""
+    modules, digest, runtime_path = _loads(segments[0])
+    return FunctionSource(packed_from(segments[1:]), modules, digest, runtime_path)
+
+
+# -- fork mode ---------------------------------------------------------------------------------------------------
+
+
+class _Forked:
+    """One process that the server forked."""
+
+    def __init__(self, number: int, pid: int, status: int) -> None:
+        self.number = number
+        self.pid = pid
+        self.status = status
+
+    def kill(self) -> None:
+        """Kill its process group."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass  # nothing is left of it (macOS says so by EPERM)
+
+
+class _ForkServer:
+    """Forks one process for each call; cloudpickle and tblib are loaded before."""
+
+    def __init__(self, channel: Channel, lifeline: int, root: str) -> None:
+        import cloudpickle  # noqa: F401 -- loaded here so that no call has to
+        import tblib.pickling_support  # noqa: F401
+
+        self.channel = channel
+        self.lifeline = lifeline
+        self.root = root
+        self.forked: dict[int, _Forked] = {}
+
+    def serve(self) -> NoReturn:
+        """Fork, reap and kill until the parent is gone."""
+        wake_in, wake_out = os.pipe()
+        wake_in, wake_out = high_descriptor(wake_in), high_descriptor(wake_out)
+        os.set_blocking(wake_in, False)
+        os.set_blocking(wake_out, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wake_out, warn_on_full_buffer=False)
+        poll = select.poll()
+        for number in (self.channel.fileno(), self.lifeline, wake_in):
+            poll.register(number, select.POLLIN)
+        self.channel.send(_frames.encode(_frames.READY))
+        while True:
+            ready = {number for number, _ in poll.poll()}
+            if wake_in in ready:
+                _drain(wake_in)
+                self._reap()
+            if self.lifeline in ready:
+                self._end()
+            if self.channel.fileno() in ready:
+                self._obey()
+
+    def _obey(self) -> None:
+        try:
+            frames = self.channel.receive()
+        except EOFError:
+            self._end()
+        for frame in frames:
+            if frame.kind == _frames.FORK:
+                self._fork(frame)
+            elif frame.kind == _frames.KILL:
+                for forked in self.forked.values():
+                    if forked.number == frame.number:
+                        forked.kill()
+
+    def _fork(self, frame: Frame) -> None:
+        call, out, err, status = frame.descriptors
+        try:
+            pid = os.fork()
+        except OSError:
+            for number in frame.descriptors:
+                os.close(number)  # the parent sees the status pipe end without a status
+            return
+        if pid == 0:
+            self._become_call(call, out, err, os.fsdecode(frame.meta))
+        try:
+            os.setpgid(pid, pid)  # both sides do this: whoever comes first
+        except OSError:
+            pass
+        for number in (call, out, err):
+            os.close(number)
+        _report(status, pid, RUNNING)
+        self.forked[pid] = _Forked(frame.number, pid, status)
+
+    def _become_call(self, call: int, out: int, err: int, scratch: str) -> NoReturn:
+        os.setpgid(0, 0)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=high_descriptor(call))
+        keep = {0, 1, 2, sock.fileno()}
+        for number in [int(name) for name in os.listdir("/dev/fd")]:
+            if number not in keep:
+                _close(number)
+        _run_forked(Channel(sock), self.root, scratch)
+
+    def _reap(self) -> None:
+        for pid, forked in list(self.forked.items()):
+            status = _reaped(forked)
+            if status is None:
+                continue
+            del self.forked[pid]
+            _report(forked.status, pid, os.waitstatus_to_exitcode(status))
+            os.close(forked.status)
+
+    def _end(self) -> NoReturn:
+        for forked in self.forked.values():
+            forked.kill()
+        _exit(0)
+
+
+def _reaped(forked: _Forked) -> int | None:
+    """Reap a forked process that has ended, and kill what it left; ``None`` as long as it runs."""
+    if hasattr(os, "waitid"):
+        if os.waitid(os.P_PID, forked.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            return None
+        forked.kill()  # its pid is taken until it is reaped, so the group is the right one
+    pid, status = os.waitpid(forked.pid, os.WNOHANG)
+    return status if pid else None
+
+
+def _report(descriptor: int, pid: int, returncode: int) -> None:
+    try:
+        os.write(descriptor, STATUS.pack(pid, returncode))
+    except OSError:
+        pass  # nobody waits for it any more
+
+
+def _drain(descriptor: int) -> None:
+    try:
+        while os.read(descriptor, 512):
+            pass
+    except BlockingIOError:
+        pass
+
+
+def _run_forked(channel: Channel, root: str, scratch: str) -> NoReturn:
+    """Run the one call of a forked process."""
+    output = Output(captured=False)
+    runner = TaskRunner(root, scratch)
+    pid = os.getpid()
+    frames: list[Frame] = []
+    try:
+        while not frames:
+            frames = channel.receive()
+        segments = frames[0].segments()
+        counts, references, extra_env = _loads(segments[0])
+        function = _Function(function_source(segments[1 : counts + 1]), runner)
+        report = runner.run(function.load, packed_from(segments[counts + 1 :]), references, extra_env)
+    except EOFError:
+        _exit(1)
+    except BaseException as error:  # noqa: BLE001 -- sys.exit() and the like end this process, as they would anywhere
+        _end_process(error, output)
+    if _getpid() == pid:
+        output.flush()
+        channel.send(_result_frame(0, report, ("", ""), leftovers()))
+    _exit(0)

@@ -1,0 +1,881 @@
+"""The local pool: long-lived worker processes of this machine, shared by all local executors of one client.
+
+::
+
+    submit ──▶ queue of batches ──▶ a member's tickets ──▶ its process runs ──▶ result ──▶ on_results
+    (caller)        │  feed: as many tickets as ~10 ms of work    │               (pump thread)
+                    ◀──── take back: cancelled, stalled behind a slow call, or the process has died
+
+One lock guards all state. The caller's thread writes straight to members that have room, so a single call on an
+idle pool meets one thread switch; everything that children say is read by one thread, the *pump*, which also calls
+back, never with the lock held.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import pickle
+import select
+import struct
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
+
+from pywren._pickling import Packed
+from pywren._wire import Failure
+from pywren.worker import _frames
+from pywren.worker._batch import Batch, OnResults, OnStart, PreparedFunction
+from pywren.worker._frames import Frame, UnlinkedFile
+from pywren.worker.process import (
+    TAIL_LIMIT,
+    OutputTail,
+    Process,
+    check_platform,
+    remove_directory,
+    run_result,
+    write_through,
+)
+from pywren.worker.task import (
+    Function,
+    RunResult,
+    Stop,
+    Task,
+    cancelled_failure,
+    crash_failure,
+    timeout_failure,
+)
+
+logger = logging.getLogger(__name__)
+
+LINGER_SECONDS = 5.0
+"""How long the children of a pool stay when no executor uses it."""
+
+_MAX_TICKETS = 512  # 4,096 bytes: what one write puts into a pipe whole
+_WORK_AHEAD_SECONDS = 0.01
+_STALL_SECONDS = 0.002
+_KEPT_FUNCTIONS = 8
+_FORGET_AFTER = 16
+_MAX_FAILED_STARTS = 3
+_EXIT_WARNING_SECONDS = 2.0
+_BATCH_SHIFT = 32
+_INDEX_MASK = (1 << _BATCH_SHIFT) - 1
+
+
+class _Member:
+    """One worker process as the pool sees it: what it knows, and the tickets it holds.
+
+    Results come in the order of the tickets, so the first ticket without a result, the *head*, is the call that
+    runs, unless it is still in the pipe.
+    """
+
+    def __init__(self) -> None:
+        self.output = (UnlinkedFile(), UnlinkedFile())
+        self.process = Process("pool", output=self.output)
+        self.ready = False
+        self.dying = self.killed = False
+        self.tickets: deque[int] = deque()
+        self.announced = -1
+        self.window = 1
+        self.last = self.started = time.monotonic()
+        self.ending: tuple[int, Failure] | None = None
+        self.shown: tuple[OutputTail, OutputTail] | None = None
+        self.exclusive = False
+        self.watched: dict[int, int] = {}
+        self._functions: OrderedDict[str, int] = OrderedDict()
+        self._function_count = 0
+        self._current_function = ""
+        self._batches: set[int] = set()
+        self._arenas: set[int] = set()
+        self._stale_batches: list[int] = []
+
+    @property
+    def idle(self) -> bool:
+        """Whether it could run a call at once."""
+        return self.ready and not self.dying and not self.tickets
+
+    def room(self, batch: Batch) -> int:
+        """Return how many calls of a batch it should be given now."""
+        held = len(self.tickets)
+        if self.dying or self.process.channel.waiting or (held and (batch.show_output or self.exclusive)):
+            return 0
+        if batch.show_output:
+            return 1
+        window = self.window if batch.function.id == self._current_function else 1
+        return window - held if held <= window // 2 else 0
+
+    def give(self, batch: Batch, indices: Sequence[int], now: float) -> None:
+        """Send calls, with all they need that is not known there yet."""
+        if not self.tickets:
+            self.last = self.started = now
+        if batch.number not in self._batches:
+            self._introduce(batch)
+        for index in indices if batch.arenas else ():
+            arena = batch.arena_of(index)
+            if arena is not None and arena.number not in self._arenas:
+                self._arenas.add(arena.number)
+                self._send(_frames.encode(_frames.ARENA, number=arena.number, sizes=(0,), file=arena.file))
+        base = batch.number << _BATCH_SHIFT
+        tickets = [base | index for index in indices]
+        if batch.arenas:
+            entries = {base | index: batch.entry(index) for index in indices}
+        else:
+            entries = dict(zip(tickets, map(batch.entries.__getitem__, indices), strict=True))
+        self._send(_frames.encode(_frames.ARGUMENTS, meta=pickle.dumps(entries, 5)))
+        self.exclusive = batch.show_output
+        self.tickets.extend(tickets)
+        self._write_tickets(tickets)
+
+    def _write_tickets(self, tickets: Sequence[int]) -> None:
+        try:
+            os.write(self.process.tickets_out, struct.pack(f"<{len(tickets)}Q", *tickets))
+        except BrokenPipeError:
+            pass  # never, because this process holds a read end too
+
+    def _introduce(self, batch: Batch) -> None:
+        key = self._functions.get(batch.function.id)
+        if key is None:
+            key = self._function_count = self._function_count + 1
+            self._send(batch.function.frame(key))
+            self._functions[batch.function.id] = key
+        self._functions.move_to_end(batch.function.id)
+        if batch.function.id != self._current_function:
+            self._current_function, self.window = batch.function.id, 1
+        if batch.show_output and self.shown is None:
+            self._prepare_shown()
+        self._batches.add(batch.number)
+        meta = pickle.dumps((key, batch.extra_env, batch.show_output), 5)
+        self._send(_frames.encode(_frames.BATCH, number=batch.number, meta=meta))
+
+    def _prepare_shown(self) -> None:
+        pipes = [os.pipe(), os.pipe()]
+        self._send(_frames.encode(_frames.SHOW, descriptors=[write for _, write in pipes]))
+        for _, write in pipes:  # a socket with nothing waiting takes so small a frame at once
+            os.close(write)
+        self.shown = (
+            OutputTail(pipes[0][0], "stdout", write_through),
+            OutputTail(pipes[1][0], "stderr", write_through),
+        )
+
+    def _send(self, frame: _frames.Outgoing) -> None:
+        self.process.channel.send(frame)
+
+    def take_back(self) -> list[int]:
+        """Take every ticket out of the pipe; the call that runs is not among them."""
+        taken: list[int] = []
+        while True:
+            try:
+                data = os.read(self.process.tickets_in, 8 * _MAX_TICKETS)
+            except BlockingIOError:
+                break
+            taken.extend(struct.unpack(f"<{len(data) // 8}Q", data))
+        for _ in taken:
+            self.tickets.pop()
+        return taken
+
+    def put_back(self, tickets: Sequence[int]) -> None:
+        """Give tickets again whose arguments were sent before."""
+        self.tickets.extend(tickets)
+        if tickets:
+            self._write_tickets(tickets)
+
+    def forget(self, batch: Batch) -> None:
+        """Let it drop what it has of a batch that has ended: big things at once, small ones some time."""
+        if batch.number not in self._batches or self.dying:
+            return
+        self._batches.discard(batch.number)
+        self._stale_batches.append(batch.number)
+        arenas = [arena.number for arena in batch.arenas if arena.number in self._arenas]
+        functions = []
+        while len(self._functions) > _KEPT_FUNCTIONS:
+            functions.append(self._functions.popitem(last=False)[1])
+        if arenas or functions or len(self._stale_batches) >= _FORGET_AFTER:
+            meta = pickle.dumps((self._stale_batches, arenas, functions), 5)
+            self._send(_frames.encode(_frames.FORGET, meta=meta))
+            self._stale_batches = []
+        self._arenas.difference_update(arenas)
+
+    def forget_arena(self, number: int) -> None:
+        """Let it drop one arena, all calls of which have ended."""
+        if number in self._arenas and not self.dying:
+            self._arenas.discard(number)
+            self._send(_frames.encode(_frames.FORGET, meta=pickle.dumps(([], [number], []), 5)))
+
+    def progressed(self, count: int, now: float) -> None:
+        """Note that some calls have ended, and aim at some milliseconds of work ahead."""
+        each = max((now - self.last) / count, 1e-6)
+        self.last = self.started = now
+        self.window = max(1, min(int(_WORK_AHEAD_SECONDS / each), self.window * 4, _MAX_TICKETS))
+
+    def kill(self, ending: tuple[int, Failure] | None = None) -> None:
+        """Kill it; the ticket ends with the failure, the others are taken back."""
+        self.ending = self.ending or ending
+        self.killed = True
+        self.lose()
+
+    def lose(self) -> None:
+        """Kill what is of no use without its channel: it died, or the user's code closed or misused that."""
+        self.dying = True
+        self.process.kill()
+
+    def shown_tails(self) -> tuple[str, str]:
+        """Return what the call that just ended has shown."""
+        if self.shown is None or not self.exclusive:
+            return "", ""
+        return self.shown[0].take(), self.shown[1].take()
+
+    def tails(self) -> tuple[str, str]:
+        """Return the last output of a process that has died."""
+        if self.exclusive and self.shown is not None:
+            return self.shown_tails()
+        out, err = (file.tail(TAIL_LIMIT).decode("utf-8", "replace") for file in self.output)
+        return out, err
+
+    def close_shown(self) -> None:
+        """Close the pipes of output that is shown."""
+        for tail in self.shown or ():
+            tail.close()
+
+    def events(self) -> dict[int, int]:
+        """Return the descriptors to be watched, and for what."""
+        channel = self.process.channel
+        found = {self.process.pidfd: select.POLLIN}
+        if not self.dying:
+            found[channel.fileno()] = select.POLLIN | (select.POLLOUT if channel.waiting else 0)
+        for tail in self.shown or ():
+            found[tail.descriptor] = select.POLLIN
+        return found
+
+
+class LocalPool:
+    """Worker processes of this machine that run calls.
+
+    They start when the pool is made. Executors share one pool, ``LocalPool.shared()``; it ends its processes some
+    seconds after the last executor released it, and starts them again when it is used again. At the end of the
+    program calls that still run are waited for.
+
+    Args:
+        processes: how many; by default as many as there are processors.
+        show_output: whether what calls print is written to this process's own streams as it comes, unless the
+            batch says otherwise.
+        linger: seconds for which processes stay when no executor uses the pool.
+
+    Raises:
+        ConfigError: this is neither Linux nor macOS.
+        OSError: no process can be started.
+    """
+
+    _shared: ClassVar[LocalPool | None] = None
+    _shared_lock: ClassVar[threading.Lock] = threading.Lock()
+    _open: ClassVar[set[LocalPool]] = set()
+
+    def __init__(
+        self, processes: int | None = None, *, show_output: bool = False, linger: float = LINGER_SECONDS
+    ) -> None:
+        check_platform()
+        self._size = processes or os.cpu_count() or 1
+        self._show_output = show_output
+        self._linger = linger
+        self._users = 0
+        self._closed = False
+        self._reset()
+        _register_hooks()
+        LocalPool._open.add(self)
+        self._start_members()
+
+    def _reset(self) -> None:
+        """Take the state of a pool without processes; also in a process that was forked from the client."""
+        self._lock = threading.Lock()
+        self._finished = threading.Condition(self._lock)
+        self._members: list[_Member] = []
+        self._queue: deque[Batch] = deque()
+        self._batches: dict[int, Batch] = {}
+        self._numbers = 0
+        self._outstanding = 0
+        self._touched: dict[int, Batch] = {}
+        self._garbage: list[str] = []
+        self._failed_starts = 0
+        self._last_function: PreparedFunction | None = None
+        self._thread: threading.Thread | None = None
+        self._poll = select.poll()
+        self._watched: dict[int, tuple[_Member, int]] = {}
+        self._wakes_at = float("inf")
+        self._idle_since = time.monotonic()
+        self._wake_in, self._wake_out = os.pipe()
+        for descriptor in (self._wake_in, self._wake_out):
+            os.set_blocking(descriptor, False)
+        self._poll.register(self._wake_in, select.POLLIN)
+
+    # -- who uses it -------------------------------------------------------------------------------------------
+
+    @classmethod
+    def shared(cls) -> LocalPool:
+        """Return the pool of this process; its children are started the first time."""
+        with cls._shared_lock:
+            if cls._shared is None or cls._shared._closed:
+                cls._shared = cls()
+            return cls._shared
+
+    @classmethod
+    def close_shared(cls) -> None:
+        """End the pool of this process, if there is one; calls under way end as cancelled."""
+        with cls._shared_lock:
+            pool, cls._shared = cls._shared, None
+        if pool is not None:
+            pool.close()
+
+    def acquire(self) -> None:
+        """Say that an executor uses the pool; its processes are started if they have ended."""
+        with self._lock:
+            self._users += 1
+            self._require_open()
+            self._start_missing()
+
+    def release(self) -> None:
+        """Say that an executor uses it no more; after the last one, and some seconds, the processes end."""
+        with self._lock:
+            self._users -= 1
+            self._idle_since = time.monotonic()
+            self._wake()
+
+    def close(self) -> None:
+        """End every child process and the pump; calls under way end as cancelled."""
+        with self._lock:
+            LocalPool._open.discard(self)
+            if not self._closed:
+                self._closed = True
+                self._fail_all(Failure("CallCancelledError", "the call was cancelled: the local pool was closed"))
+                for member in self._members:
+                    member.kill()
+            thread = self._thread
+            self._wake()
+        if thread is None:
+            self._close_wake_pipe()
+        elif thread is not threading.current_thread():
+            thread.join()
+
+    # -- calls -------------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        function: Function,
+        args: Sequence[Packed],
+        *,
+        on_results: OnResults,
+        on_start: OnStart | None = None,
+        extra_env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        references: Sequence[Sequence[bytes]] | None = None,
+        show_output: bool | None = None,
+    ) -> Batch:
+        """Have a function called for every argument; returns at once.
+
+        Arguments and function are snapshots: the caller may change arrays afterwards.
+
+        Args:
+            function: the function.
+            args: one packed argument a call.
+            on_results: called on the pump's thread with ``[(index, result), …]``, whatever has come together;
+                exactly one result for every call. It must not block.
+            on_start: called with the index of a call that runs, on the pump's or the submitting thread. Quick calls
+                may end without, and the call may already have ended.
+            extra_env: environment variables of these calls.
+            timeout: seconds after which a call that runs is killed; ``None`` never.
+            references: for each call the encoded outcomes that futures among its argument stand for.
+            show_output: whether output is shown as it comes; by default as the pool was made.
+
+        Raises:
+            OSError: no process can be started, or there is no room for the arguments.
+            RuntimeError: the pool is closed.
+        """
+        shown = self._show_output if show_output is None else show_output
+        prepared = self._prepared(function)
+        batch = Batch(prepared, extra_env or {}, timeout, shown, on_start, on_results)
+        batch.add(args, references)
+        with self._lock:
+            self._require_open()
+            self._start_missing()
+            self._numbers += 1
+            batch.number = self._numbers
+            for arena in batch.arenas:
+                self._numbers += 1
+                arena.number = self._numbers
+            self._outstanding += batch.remaining
+            if batch.remaining:
+                self._batches[batch.number] = batch
+                self._queue.append(batch)
+            starts = self._feed(time.monotonic())
+            self._wake_for_new_work()
+        _announce(starts)
+        return batch
+
+    def cancel(self, batch: Batch, index: int) -> bool:
+        """Cancel a call: one that waits never runs, one that runs is killed with its process.
+
+        Returns:
+            Whether it is cancelled; its result is then a ``CallCancelledError``. False when it had ended.
+        """
+        with self._lock:
+            if batch.number not in self._batches or batch.done[index]:
+                return False
+            ticket = batch.number << _BATCH_SHIFT | index
+            holder = next((member for member in self._members if ticket in member.tickets), None)
+            running = False
+            if holder is not None:
+                taken = holder.take_back()
+                self._receive(holder)
+                if batch.done[index]:
+                    holder.put_back(taken)
+                    self._wake()
+                    return False
+                running = ticket not in taken
+                holder.put_back([other for other in taken if other != ticket])
+                if running:
+                    holder.kill((ticket, cancelled_failure(running=True)))
+            if not running:
+                self._finish(batch, index, _failed(cancelled_failure(running=False), None))
+            else:
+                batch.cancelled.add(index)
+            self._wake()
+            return True
+
+    def run(self, task: Task, *, stopped: Stop | None = None) -> RunResult:
+        """Run one task to its end and say how it ended; never raises for what the task does.
+
+        Args:
+            task: the task.
+            stopped: asks for the task to be killed; it then ends with a ``CallCancelledError``.
+
+        Raises:
+            OSError: no process can be started.
+            RuntimeError: the pool is closed.
+        """
+        ended = threading.Event()
+        results: list[RunResult] = []
+
+        def take(found: list[tuple[int, RunResult]]) -> None:
+            results.append(found[0][1])
+            ended.set()
+
+        batch = self.submit(
+            task.function,
+            [task.data],
+            on_results=take,
+            extra_env=task.extra_env,
+            timeout=task.timeout,
+            references=[task.references],
+        )
+        if stopped is not None:
+            stopped.listen(lambda: self.cancel(batch, 0))
+        try:
+            ended.wait()
+        except BaseException:
+            self.cancel(batch, 0)
+            raise
+        finally:
+            if stopped is not None:
+                stopped.listen(None)
+        return results[0]
+
+    def _prepared(self, function: Function) -> PreparedFunction:
+        last = self._last_function
+        if last is None or last.id != function.id:
+            last = self._last_function = PreparedFunction(function)
+        return last
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the local pool is closed: make another one, or use LocalPool.shared()")
+
+    # -- members -----------------------------------------------------------------------------------------------
+
+    def _start_members(self) -> None:
+        with self._lock:
+            self._start_missing()
+
+    def _start_missing(self) -> None:
+        """Start processes until there are enough; one is enough to go on with."""
+        missing = self._size - sum(not member.dying for member in self._members)
+        for _ in range(missing):
+            try:
+                self._members.append(_Member())
+            except OSError:
+                if not any(not member.dying for member in self._members):
+                    raise
+                logger.warning("only %d of %d worker processes could be started", len(self._members), self._size)
+                break
+        if self._members and self._thread is None:
+            self._thread = threading.Thread(target=self._pump, name="pywren-pool", daemon=True)
+            self._thread.start()
+        elif missing > 0:
+            self._wake()
+
+    def _bury(self, member: _Member) -> None:
+        """Settle what a process that has ended leaves, and replace it."""
+        self._receive(member)
+        returncode = member.process.wait()
+        taken = member.take_back()
+        member.dying = True
+        if member.tickets:
+            self._end_head(member, returncode)
+        self._requeue([*member.tickets, *taken])
+        if member.ready or member.killed:
+            self._failed_starts = 0
+        else:
+            self._failed_starts += 1
+        self._drop(member)
+        if self._closed or not (self._users or self._outstanding):
+            return
+        if self._failed_starts >= _MAX_FAILED_STARTS:
+            self._fail_all(crash_failure(returncode, *member.tails()))
+            return
+        try:
+            self._start_missing()
+        except OSError as error:
+            self._fail_all(Failure("WorkerCrashedError", f"no worker process can be started: {error}", (None,)))
+
+    def _end_head(self, member: _Member, returncode: int | None) -> None:
+        ticket = member.tickets[0]
+        ending, member.ending = member.ending, None
+        member.tickets.popleft()
+        stdout, stderr = member.tails()
+        failure = ending[1] if ending is not None and ending[0] == ticket else crash_failure(returncode, stdout, stderr)
+        batch = self._batches.get(ticket >> _BATCH_SHIFT)
+        if batch is not None:
+            result = RunResult(None, None, failure=failure, returncode=returncode, stdout=stdout, stderr=stderr)
+            self._finish(batch, ticket & _INDEX_MASK, result)
+
+    def _drop(self, member: _Member) -> None:
+        for descriptor in [number for number, (owner, _) in self._watched.items() if owner is member]:
+            self._poll.unregister(descriptor)
+            del self._watched[descriptor]
+        self._members.remove(member)
+        member.close_shown()
+        member.process.end()
+        self._garbage.append(member.process.root)
+
+    # -- giving and taking back --------------------------------------------------------------------------------
+
+    def _feed(self, now: float) -> list[tuple[OnStart, int]]:
+        """Give calls to members that have room; returns whose start is to be announced."""
+        while self._queue:
+            batch = self._queue[0]
+            if not batch.waiting:
+                self._queue.popleft()
+                continue
+            share = -(-batch.waiting // len(self._members)) if self._members else 0
+            gave = False
+            for member in sorted(self._members, key=_load):
+                if room := min(member.room(batch), share):
+                    indices = batch.take(room)
+                    if indices:
+                        member.give(batch, indices, now)
+                        gave = True
+            if not gave:
+                break
+        return self._starts()
+
+    def _starts(self) -> list[tuple[OnStart, int]]:
+        found = []
+        for member in self._members:
+            head = member.tickets[0] if member.tickets else -1
+            if head != member.announced:
+                member.announced = head
+                batch = self._batches.get(head >> _BATCH_SHIFT)
+                if batch is not None and batch.on_start is not None:
+                    found.append((batch.on_start, head & _INDEX_MASK))
+        return found
+
+    def _balance(self, now: float) -> None:
+        """Take back calls that wait behind a slow one while another member has nothing to do."""
+        if any(batch.waiting for batch in self._queue) or not any(member.idle for member in self._members):
+            return
+        for member in self._members:
+            if _could_share(member) and now - member.last >= _STALL_SECONDS:
+                member.window = 1
+                self._requeue(member.take_back())
+
+    def _requeue(self, tickets: Sequence[int]) -> None:
+        by_batch: dict[int, list[int]] = {}
+        for ticket in tickets:
+            by_batch.setdefault(ticket >> _BATCH_SHIFT, []).append(ticket & _INDEX_MASK)
+        for number, indices in by_batch.items():
+            batch = self._batches.get(number)
+            if batch is not None:
+                batch.give_back(indices)
+                if batch not in self._queue:
+                    self._queue.appendleft(batch)
+
+    # -- results -----------------------------------------------------------------------------------------------
+
+    def _receive(self, member: _Member) -> None:
+        """Take all that a member has said."""
+        count = 0
+        try:
+            while True:
+                for frame in member.process.channel.receive():
+                    count += self._take_frame(member, frame)
+        except BlockingIOError:
+            pass
+        except EOFError:
+            member.lose()
+        if count:
+            member.progressed(count, time.monotonic())
+
+    def _take_frame(self, member: _Member, frame: Frame) -> int:
+        if frame.kind == _frames.READY:
+            member.ready = True
+            member.last = member.started = time.monotonic()
+            return 0
+        ticket = frame.number
+        if frame.kind != _frames.RESULT or not member.tickets or member.tickets[0] != ticket:
+            member.lose()
+            return 0
+        member.tickets.popleft()
+        batch = self._batches.get(ticket >> _BATCH_SHIFT)
+        if batch is not None:
+            self._finish(batch, ticket & _INDEX_MASK, run_result(frame, *member.shown_tails()))
+        if frame.flags & _frames.LEFTOVERS:
+            member.kill()
+        return 1
+
+    def _finish(self, batch: Batch, index: int, result: RunResult) -> None:
+        if batch.done[index]:
+            return
+        if index in batch.cancelled and result.failure is None:
+            result = _failed(cancelled_failure(running=True), None)
+        batch.done[index] = 1
+        arena = batch.arena_of(index) if batch.arenas else None
+        batch.entries[index] = None
+        batch.collected.append((index, result))
+        batch.remaining -= 1
+        self._outstanding -= 1
+        self._touched[batch.number] = batch
+        if arena is not None:
+            arena.calls -= 1
+            if not arena.calls:
+                for member in self._members:
+                    member.forget_arena(arena.number)
+        if not batch.remaining:
+            del self._batches[batch.number]
+            for member in self._members:
+                member.forget(batch)
+            self._idle_since = time.monotonic()
+
+    def _fail_all(self, failure: Failure) -> None:
+        for batch in list(self._batches.values()):
+            for index in range(len(batch.done)):
+                if not batch.done[index]:
+                    self._finish(batch, index, _failed(failure, None))
+        self._queue.clear()
+
+    # -- the pump ----------------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        try:
+            os.write(self._wake_out, b"w")
+        except (BlockingIOError, OSError):
+            pass  # it is awake already, or has ended
+
+    def _wake_for_new_work(self) -> None:
+        """Wake the pump only when it would sleep too long: a quick call wakes it by its result."""
+        if self._next_time() < self._wakes_at or any(member.process.channel.waiting for member in self._members):
+            self._wake()
+
+    def _pump(self) -> None:
+        while True:
+            with self._lock:
+                timeout = self._prepare_to_wait()
+            ready = self._poll.poll(timeout)
+            with self._lock:
+                starts = self._turn(ready)
+                finished = [(batch, batch.collected) for batch in self._touched.values()]
+                for batch, _ in finished:
+                    batch.collected = []
+                self._touched.clear()
+                garbage, self._garbage = self._garbage, []
+                ended = not self._members and not self._outstanding and not finished
+                if ended:
+                    self._thread = None
+                    if self._closed:
+                        self._close_wake_pipe()
+                if not self._outstanding:
+                    self._finished.notify_all()
+            _announce(starts)
+            for batch, results in finished:
+                _deliver(batch, results)
+            for directory in garbage:
+                remove_directory(directory)
+            if ended:
+                return
+
+    def _prepare_to_wait(self) -> float | None:
+        """Watch what is to be watched, and return the milliseconds to wait at most."""
+        for member in self._members:
+            wanted = member.events()
+            for descriptor in [number for number in member.watched if number not in wanted]:
+                self._poll.unregister(descriptor)
+                del member.watched[descriptor], self._watched[descriptor]
+            for descriptor, events in wanted.items():
+                if member.watched.get(descriptor) != events:
+                    self._poll.register(descriptor, events)
+                    member.watched[descriptor] = events
+                    self._watched[descriptor] = (member, events)
+        if self._touched or self._garbage or not self._members:
+            return 0
+        now = time.monotonic()
+        known = self._wakes_at if self._wakes_at > now else float("inf")
+        self._wakes_at = min(known, self._next_time())
+        return None if self._wakes_at == float("inf") else max(0.0, (self._wakes_at - now) * 1000 + 1)
+
+    def _next_time(self) -> float:
+        """Return when the pump must act by itself: a time-out, a stalled member, the end of the linger."""
+        times = [float("inf")]
+        someone_idle = any(member.idle for member in self._members)
+        for member in self._members:
+            timeout = self._timeout_of(member)
+            if timeout is not None and not member.dying:
+                times.append(member.started + timeout)
+            if someone_idle and _could_share(member):
+                times.append(member.last + _STALL_SECONDS)
+        if not self._users and not self._outstanding and self._members:
+            times.append(self._idle_since + self._linger)
+        return min(times)
+
+    def _timeout_of(self, member: _Member) -> float | None:
+        if not member.tickets or not member.ready:
+            return None
+        batch = self._batches.get(member.tickets[0] >> _BATCH_SHIFT)
+        return None if batch is None else batch.timeout
+
+    def _turn(self, ready: Sequence[tuple[int, int]]) -> list[tuple[OnStart, int]]:
+        """Take what has come, and do what is due."""
+        dead = []
+        for descriptor, _ in ready:
+            if descriptor == self._wake_in:
+                _drain(self._wake_in)
+                continue
+            member = self._watched[descriptor][0]
+            if descriptor == member.process.pidfd:
+                dead.append(member)
+            elif member.shown is not None and descriptor in (tail.descriptor for tail in member.shown):
+                for tail in member.shown:
+                    tail.pump()
+            else:
+                member.process.channel.flush()
+                self._receive(member)
+        for member in dead:
+            self._bury(member)
+        now = time.monotonic()
+        self._expire(now)
+        self._balance(now)
+        return self._feed(now)
+
+    def _expire(self, now: float) -> None:
+        for member in self._members:
+            timeout = self._timeout_of(member)
+            if timeout is None or member.dying or now < member.started + timeout:
+                continue
+            head = member.tickets[0]
+            self._receive(member)
+            if member.tickets and member.tickets[0] == head:
+                member.kill((head, timeout_failure(timeout)))
+        if not self._users and not self._outstanding and now >= self._idle_since + self._linger:
+            for member in self._members:
+                member.kill()
+
+    # -- the end of the process, and forks ---------------------------------------------------------------------
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until no call is outstanding; returns whether that is so."""
+        with self._lock:
+            return self._finished.wait_for(lambda: not self._outstanding, timeout)
+
+    def _close_wake_pipe(self) -> None:
+        if self._wake_in >= 0:
+            os.close(self._wake_in)
+            os.close(self._wake_out)
+            self._wake_in = self._wake_out = -1
+
+    def _finish_at_exit(self) -> None:
+        """Wait for outstanding calls as ``ProcessPoolExecutor`` does, then end everything."""
+        try:
+            if not self.wait(_EXIT_WARNING_SECONDS):
+                logger.warning(
+                    "the program is at its end, but %d calls still run: waiting for them; Ctrl-C ends them",
+                    self._outstanding,
+                )
+                self.wait()
+        finally:
+            self.close()
+
+    def _forget_after_fork(self) -> None:
+        """In a forked process: the children are the other process's, and the pump is not here."""
+        for member in self._members:
+            member.process.forget()
+            member.close_shown()
+        self._close_wake_pipe()
+        self._reset()
+
+
+def _load(member: _Member) -> tuple[int, bool]:
+    return len(member.tickets), not member.ready
+
+
+def _could_share(member: _Member) -> bool:
+    return not member.dying and len(member.tickets) > (1 if member.ready else 0)
+
+
+def _failed(failure: Failure, returncode: int | None) -> RunResult:
+    return RunResult(None, None, failure=failure, returncode=returncode)
+
+
+def _announce(starts: Sequence[tuple[OnStart, int]]) -> None:
+    for on_start, index in starts:
+        _call_back(on_start, index)
+
+
+def _deliver(batch: Batch, results: list[tuple[int, RunResult]]) -> None:
+    if results:
+        _call_back(batch.on_results, results)
+
+
+def _call_back(function: Callable[..., None], argument: object) -> None:
+    try:
+        function(argument)
+    except Exception:
+        # The pump serves every executor: one's mistake must not end the others' calls.
+        logger.exception("a callback of the local pool raised")
+
+
+def _drain(descriptor: int) -> None:
+    try:
+        while os.read(descriptor, 512):
+            pass
+    except BlockingIOError:
+        pass
+
+
+_hooked = False
+
+
+def _register_hooks() -> None:
+    global _hooked
+    if not _hooked:
+        _hooked = True
+        atexit.register(_at_exit)
+        os.register_at_fork(after_in_child=_after_fork)
+
+
+def _at_exit() -> None:
+    for pool in list(LocalPool._open):
+        pool._finish_at_exit()
+
+
+def _after_fork() -> None:
+    LocalPool._shared_lock = threading.Lock()
+    for pool in list(LocalPool._open):
+        pool._forget_after_fork()

@@ -1,0 +1,477 @@
+"""Running one task in a child: load the function and its argument, call it, and leave no trace for the next."""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # without the enums of signal, which cost microseconds
+import _thread
+import builtins
+import hashlib
+import importlib
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pickle import PickleBuffer
+from types import ModuleType
+from typing import Any, NamedTuple, TextIO
+
+from pywren import _pickling
+from pywren._pickling import Packed
+from pywren.worker._frames import high_descriptor
+
+# The user's function may replace any of these under their public names.
+_perf_counter = time.perf_counter
+_dump_result, _dump_exception = _pickling.dump_result, _pickling.dump_exception
+_loads, _load_argument = _pickling.loads, _pickling.load_argument
+_FUTURE_MARK = _pickling._FUTURE.encode()
+
+_KEPT_MODULE_SETS = 4
+_RESTORED_SIGNALS = tuple(
+    getattr(_signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGPIPE")
+    if hasattr(_signal, name)
+)
+_UNUSED_TIME = 0  # the scratch directory's time of modification as long as nothing was written there
+
+
+class FunctionSource(NamedTuple):
+    """A function as it arrived, before it is loaded.
+
+    Args:
+        pickle: the pickled function.
+        modules: the user's modules and data files by relative path.
+        digest: equal digests mean equal modules; empty without modules.
+        runtime_path: the directory of an extracted runtime.
+    """
+
+    pickle: Packed
+    modules: Mapping[str, bytes]
+    digest: str
+    runtime_path: str | None
+
+
+class Report(NamedTuple):
+    """What a child says about a call that did not end its process.
+
+    Args:
+        success: True for a value, False for an exception, None for a result that does not pickle.
+        body: the pickled value or exception.
+        setup_time: seconds until the function was called.
+        exec_time: seconds the function ran.
+        exception: name, text and traceback of the exception, or of what went wrong with the result.
+    """
+
+    success: bool | None
+    body: Packed | None
+    setup_time: float
+    exec_time: float
+    exception: tuple[str, str, str] | None = None
+
+
+def packed_from(segments: Sequence[bytes | bytearray | memoryview]) -> Packed:
+    """Make a pickle and its buffers from the segments of a frame."""
+    data = segments[0]
+    return Packed(
+        data if isinstance(data, bytes) else bytes(data), tuple(PickleBuffer(segment) for segment in segments[1:])
+    )
+
+
+def modules_digest(modules: Mapping[str, bytes]) -> str:
+    """Return a name for a set of modules; empty for no modules."""
+    if not modules:
+        return ""
+    digest = hashlib.sha256()
+    for path in sorted(modules):
+        digest.update(f"{path}\0{len(modules[path])}\0".encode())
+        digest.update(modules[path])
+    return digest.hexdigest()[:32]
+
+
+class TaskRunner:
+    """Runs one task after the other in this process.
+
+    Args:
+        root: a private directory, for modules and for scratch directories.
+        scratch: the directory in which calls run; made on need.
+    """
+
+    def __init__(self, root: str, scratch: str) -> None:
+        self.modules = ShippedModules(root)
+        self.place = _Place(scratch)
+
+    def activate(self, source: FunctionSource) -> None:
+        """Make one function's modules importable, and no other's."""
+        if self.modules.activate(source):
+            self.place.paths_changed()
+
+    def load(self, pickle: Packed) -> Callable[[Any], Any]:
+        """Load a function whose modules are importable."""
+        function: Callable[[Any], Any] = _loads(pickle)
+        return function
+
+    def run(
+        self,
+        load: Callable[[], Callable[[Any], Any]],
+        argument: Packed,
+        references: Sequence[bytes],
+        extra_env: Mapping[str, str],
+    ) -> Report:
+        """Run one call.
+
+        Args:
+            load: gives the function.
+            argument: its pickled argument.
+            references: encoded outcomes that the argument refers to.
+            extra_env: environment variables of this call.
+
+        Raises:
+            BaseException: what is no ``Exception`` ends the process, see ``exit_code``.
+        """
+        started = called = _perf_counter()
+        running = True
+        try:
+            self.place.enter(extra_env)
+            function = load()
+            has_futures = references or _FUTURE_MARK in argument.data
+            value = _load_argument(argument, references) if has_futures else _loads(argument)
+            called = _perf_counter()
+            value = function(value)
+            ended = _perf_counter()
+            running = False
+            return Report(True, _dump_result(value, out_of_band=True), called - started, ended - called)
+        except Exception as error:  # noqa: BLE001 -- whatever the user's code raises is the outcome
+            ended = _perf_counter() if running else ended
+            report = _raised if running else _not_pickled
+            return report(error, called - started, ended - called)
+
+
+def _raised(error: Exception, setup_time: float, exec_time: float) -> Report:
+    _explain_missing_file(error)
+    told = _dump_exception(error)
+    if told.body is None:
+        return Report(None, None, setup_time, exec_time, _failure(told.error or error))
+    exception = (told.type_name, told.text, told.traceback)
+    return Report(False, told.body, setup_time, exec_time, exception)
+
+
+def _not_pickled(error: Exception, setup_time: float, exec_time: float) -> Report:
+    return Report(None, None, setup_time, exec_time, _failure(error))
+
+
+def _failure(error: Exception) -> tuple[str, str, str]:
+    return "ResultSerializationError", str(error), ""
+
+
+def _explain_missing_file(error: Exception) -> None:
+    """Add to a missing file's error that the client's own directory is not there."""
+    name = getattr(error, "filename", None)
+    if not isinstance(error, FileNotFoundError) or not isinstance(name, str) or os.path.isabs(name):
+        return
+    note = (
+        f"{name!r} is a relative path: calls run in an empty directory of their own, as on Lambda, and do not see "
+        "the client's files. Read the file in the client and pass its content, or put it where the worker can read it"
+    )
+    try:
+        notes = getattr(error, "__notes__", None)
+        error.__notes__ = [*(notes or ()), note]  # type: ignore[attr-defined]  # Python 3.10 has no add_note
+    except AttributeError:
+        pass  # a subclass without a __dict__
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the exit code of a process that ends with this exception, and print what Python would print."""
+    if isinstance(error, SystemExit):
+        if error.code is None:
+            return 0
+        if isinstance(error.code, int):
+            return error.code & 0xFF
+        sys.stderr.write(f"{error.code}\n")
+        return 1
+    import traceback
+
+    traceback.print_exception(type(error), error, error.__traceback__)
+    return 1
+
+
+# -- the user's modules ------------------------------------------------------------------------------------------
+
+
+class ShippedModules:
+    """The modules that came with functions: those of one function are importable at a time.
+
+    Args:
+        root: the directory under which each set gets one of its own.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._active = ""
+        self._runtime: str | None = None
+        self._set_aside: dict[str, dict[str, ModuleType]] = {}
+
+    @property
+    def directory(self) -> str:
+        """The directory of the modules that are importable now."""
+        return self._directory(self._active)
+
+    def _directory(self, digest: str) -> str:
+        return os.path.join(self._root, f"modules-{digest}")
+
+    def activate(self, source: FunctionSource) -> bool:
+        """Make one function's modules importable, and no other's; returns whether that changed anything."""
+        if source.digest == self._active and source.runtime_path == self._runtime:
+            return False
+        self._deactivate()
+        if source.digest:
+            _write_modules(self._directory(source.digest), source.modules)
+        self._active, self._runtime = source.digest, source.runtime_path
+        if source.runtime_path is not None:
+            sys.path.insert(0, source.runtime_path)
+        if source.digest:
+            sys.path.insert(0, self.directory)
+            sys.modules.update(self._set_aside.pop(source.digest, {}))
+        importlib.invalidate_caches()
+        return True
+
+    def _deactivate(self) -> None:
+        if self._runtime is not None and self._runtime in sys.path:
+            sys.path.remove(self._runtime)
+        if not self._active:
+            return
+        if self.directory in sys.path:
+            sys.path.remove(self.directory)
+        # Functions that are loaded keep their modules; they must find the same ones when they run again.
+        self._set_aside[self._active] = {name: sys.modules.pop(name) for name in _modules_in(self.directory + os.sep)}
+        while len(self._set_aside) > _KEPT_MODULE_SETS:
+            del self._set_aside[next(iter(self._set_aside))]
+
+
+def _modules_in(directory: str) -> list[str]:
+    found = []
+    for name, module in list(sys.modules.items()):
+        places = [getattr(module, "__file__", None)]
+        try:
+            places += list(getattr(module, "__path__", None) or ())
+        except Exception:  # noqa: BLE001 -- odd objects live in sys.modules, and computing a __path__ may import
+            pass
+        if any(isinstance(place, str) and (place + os.sep).startswith(directory) for place in places):
+            found.append(name)
+    return found
+
+
+def _write_modules(directory: str, modules: Mapping[str, bytes]) -> None:
+    """Write modules so that the directory has its name only when it is whole; another process may do the same."""
+    if os.path.isdir(directory):
+        return
+    temporary = f"{directory}.{os.getpid()}"
+    for path, content in modules.items():
+        target = os.path.join(temporary, *path.split("/"))
+        os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+        with open(target, "wb") as file:
+            file.write(content)
+    try:
+        os.rename(temporary, directory)
+    except OSError:
+        if not os.path.isdir(directory):
+            raise
+        import shutil
+
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+# -- what a call may change ----------------------------------------------------------------------------------------
+
+
+class _Place:
+    """The state of the process that a call finds and may change: environment, paths, directory, streams, signals."""
+
+    def __init__(self, scratch: str) -> None:
+        self._scratch = scratch
+        self._scratch_descriptor: int | None = None
+        self._environment = os.environ
+        self._environment_data: dict[Any, Any] = os.environ._data  # type: ignore[attr-defined]
+        self._saved_environment = dict(self._environment_data)
+        self._path = sys.path
+        self._saved_path = list(sys.path)
+        self._stdin = sys.stdin
+        self._print = builtins.print
+        self._umask = os.umask(0o077)
+        os.umask(self._umask)
+        self._handlers = [_signal.getsignal(number) for number in _RESTORED_SIGNALS]
+        self._recursion_limit = sys.getrecursionlimit()
+
+    def enter(self, extra_env: Mapping[str, str]) -> None:
+        """Go to an empty directory and set the call's environment variables."""
+        if self._scratch_descriptor is None:
+            self._make_scratch()
+        if extra_env:
+            self._environment.update(extra_env)
+
+    def paths_changed(self) -> None:
+        """Take ``sys.path`` as it is now for what is to be restored."""
+        self._saved_path = list(sys.path)
+
+    def leave(self, streams: tuple[TextIO, TextIO]) -> None:
+        """Restore what the call changed; costs a few microseconds when it changed nothing.
+
+        Args:
+            streams: what ``sys.stdout`` and ``sys.stderr`` are to be.
+        """
+        if os.environ is not self._environment:
+            os.environ = self._environment  # noqa: B003 -- the very object, whose content is restored next
+        if self._environment_data != self._saved_environment:
+            self._restore_environment()
+        if sys.path is not self._path or sys.path != self._saved_path:
+            sys.path = self._path
+            sys.path[:] = self._saved_path
+        if builtins.print is not self._print:
+            builtins.print = self._print
+        sys.stdin, sys.stdout, sys.stderr = self._stdin, *streams
+        os.umask(self._umask)
+        _signal.alarm(0)
+        for number, handler in zip(_RESTORED_SIGNALS, self._handlers, strict=True):
+            if _signal.getsignal(number) is not handler:
+                _signal.signal(number, handler)
+        if sys.getrecursionlimit() != self._recursion_limit:
+            sys.setrecursionlimit(self._recursion_limit)
+        self._restore_directory()
+
+    def _restore_environment(self) -> None:
+        current, saved = self._environment_data, self._saved_environment
+        for name in [name for name in current if name not in saved]:
+            del self._environment[_decoded(name)]
+        for name, value in saved.items():
+            if current.get(name) != value:
+                self._environment[_decoded(name)] = _decoded(value)
+
+    def _make_scratch(self) -> None:
+        os.makedirs(self._scratch, mode=0o700)
+        os.utime(self._scratch, ns=(_UNUSED_TIME, _UNUSED_TIME))
+        descriptor = os.open(self._scratch, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+        self._scratch_descriptor = high_descriptor(descriptor)
+        os.fchdir(self._scratch_descriptor)
+
+    def _restore_directory(self) -> None:
+        descriptor = self._scratch_descriptor
+        if descriptor is None:
+            return
+        try:
+            if os.fstat(descriptor).st_mtime_ns == _UNUSED_TIME:
+                os.fchdir(descriptor)
+                return
+            os.close(descriptor)
+        except OSError:
+            pass  # the call closed descriptors, or removed the directory
+        import shutil
+
+        self._scratch_descriptor = None
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        if os.path.exists(self._scratch):  # the call made something that cannot be removed
+            self._scratch += "+"
+        self._make_scratch()
+
+
+def _decoded(name: bytes) -> str:
+    return os.fsdecode(name)
+
+
+# -- output ----------------------------------------------------------------------------------------------------
+
+TAIL_LIMIT = 64 * 1024
+"""Bytes of output that go into the result, the last ones."""
+
+
+class Output:
+    """File descriptors 1 and 2 of a child, and the text streams over them.
+
+    Args:
+        captured: whether they are files whose tails this object reads; otherwise they are pipes to the parent.
+    """
+
+    def __init__(self, *, captured: bool) -> None:
+        self._captured = captured
+        # Fresh ones, because those of the interpreter may have been made over something else. Line by line, so that
+        # a crash loses nothing; and any text can be printed.
+        self._streams = self._open_streams()
+        self._null = high_descriptor(os.dup(0))
+        self._targets = (high_descriptor(os.dup(1)), high_descriptor(os.dup(2)))
+        self._shown: tuple[int, int] | None = None
+
+    def show(self, descriptors: tuple[int, int]) -> None:
+        """Take the pipes for output that is to be shown as it comes."""
+        self._shown = descriptors
+
+    def begin(self, *, shown: bool) -> None:
+        """Let the next call write to the pipes instead of the files, or back."""
+        targets = self._shown if shown and self._shown is not None else self._targets
+        os.dup2(targets[0], 1)
+        os.dup2(targets[1], 2)
+
+    def flush(self) -> None:
+        """Write out what the streams hold; a call may have closed them, or what is under them."""
+        for stream in self._streams:
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                continue
+
+    def restore(self) -> None:
+        """Put standard streams back that the call closed or redirected."""
+        os.dup2(self._null, 0)
+        os.dup2(self._targets[0], 1)
+        os.dup2(self._targets[1], 2)
+        if self._streams[0].closed or self._streams[1].closed:
+            self._streams = self._open_streams()
+
+    @staticmethod
+    def _open_streams() -> tuple[TextIO, TextIO]:
+        sys.stdout, sys.stderr = (
+            open(number, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+            for number in (1, 2)
+        )
+        sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr  # type: ignore[misc]
+        return sys.stdout, sys.stderr
+
+    @property
+    def streams(self) -> tuple[TextIO, TextIO]:
+        """The text streams over descriptors 1 and 2."""
+        return self._streams
+
+    def tails(self) -> tuple[str, str]:
+        """Return the last of what the call wrote, and forget it."""
+        if not self._captured:
+            return "", ""
+        out, err = self._targets
+        return _tail(out) if os.lseek(out, 0, os.SEEK_CUR) else "", _tail(err) if os.lseek(err, 0, os.SEEK_CUR) else ""
+
+
+def _tail(descriptor: int) -> str:
+    size = os.fstat(descriptor).st_size
+    data = os.pread(descriptor, TAIL_LIMIT, max(0, size - TAIL_LIMIT))
+    os.ftruncate(descriptor, 0)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return data.decode("utf-8", "replace")
+
+
+# -- leftovers -------------------------------------------------------------------------------------------------
+
+
+def leftovers() -> str:
+    """Say what a call left running in this process or under it; empty when nothing."""
+    threads = _thread._count()
+    children = _has_children()
+    if not threads and not children:
+        return ""
+    parts = ([f"{threads} thread(s)"] if threads else []) + (["child processes"] if children else [])
+    return " and ".join(parts)
+
+
+def _has_children() -> bool:
+    """Tell whether child processes run; those that have ended are reaped."""
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return False
+        if pid == 0:
+            return True

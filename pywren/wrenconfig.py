@@ -225,6 +225,7 @@ KEYS: Mapping[str, Key] = {
     "runtime.s3_bucket": Key(),
     "runtime.s3_key": Key(),
     "runtime.runtime_storage": Key(default="s3"),
+    "runtime.preinstalls": Key((list,), (), hint="a list of the modules that a layer or an image gives the worker"),
     "scheduler.map_item_limit": Key((int,), 10000, 1),
     "scheduler.retries": Key((int,), 2, 0, 100),
     "standalone.ec2_instance_type": Key(),

@@ -47,7 +47,8 @@ def get_runtime_info(runtime_config: Mapping[str, Any] | None) -> dict[str, Any]
     """Return what a runtime holds.
 
     Args:
-        runtime_config: the configuration's ``runtime`` section: ``s3_bucket`` and ``s3_key`` of the tarball.
+        runtime_config: the configuration's ``runtime`` section: ``s3_bucket`` and ``s3_key`` of the tarball,
+            and ``preinstalls``, the modules that the worker has besides, from a layer or an image.
 
     Returns:
         ``python_ver`` ("3.12"), ``preinstalls`` ([module, whether it is a package], …) and ``pkg_ver_list``;
@@ -58,7 +59,7 @@ def get_runtime_info(runtime_config: Mapping[str, Any] | None) -> dict[str, Any]
         StorageError: it cannot be read.
     """
     if runtime_config is None or not has_own_runtime(runtime_config):
-        return _workers_own()
+        return _workers_own(runtime_config or {})
     from pywren.storage.s3_backend import S3Backend
 
     bucket, key = runtime_config["s3_bucket"], meta_key(runtime_config["s3_key"])
@@ -83,10 +84,10 @@ def meta_key(tarball_key: str) -> str:
     return tarball_key.removesuffix(".tar.gz") + ".meta.json"
 
 
-def _workers_own() -> dict[str, Any]:
+def _workers_own(runtime_config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "python_ver": f"{sys.version_info.major}.{sys.version_info.minor}",
-        "preinstalls": [[name, True] for name in LAMBDA_PREINSTALLS],
+        "preinstalls": [[name, True] for name in (*LAMBDA_PREINSTALLS, *(runtime_config.get("preinstalls") or ()))],
         "pkg_ver_list": [],
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import os
 import threading
 import uuid
@@ -62,6 +63,8 @@ def _config(name: str, lambda_timeout: int) -> dict[str, Any]:
         "account": {"aws_account_id": ACCOUNT_ID, "aws_lambda_role": f"pywren-mock-{name}", "aws_region": REGION},
         "lambda": {"memory": 1536, "timeout": lambda_timeout, "function_name": f"pywren-mock-{name}"},
         "s3": {"bucket": f"pywren-mock-{name}", "pywren_prefix": "pywren.jobs"},
+        # the children of the mocked function share this interpreter's packages
+        "runtime": {"preinstalls": sorted(importlib.metadata.packages_distributions())},
         "scheduler": {"map_item_limit": 10000},
         "standalone": {"sqs_queue_name": f"pywren-mock-{name}", "visibility": 10},
     }

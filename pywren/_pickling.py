@@ -142,7 +142,7 @@ def dump(
     if _is_plain(obj):
         return Packed(pickle.dumps(obj, PROTOCOL, buffer_callback=callback), tuple(buffers))
     with io.BytesIO() as file:
-        pickler_class, futures_pickler_class, _ = _pickler_classes()
+        pickler_class, futures_pickler_class = _pickler_classes()
         pickler = (futures_pickler_class if persistent_id and references else pickler_class)(file, callback)
         pickler.future_id = persistent_id
         pickler.mentions = mentions
@@ -233,14 +233,15 @@ def _collector(buffers: list[pickle.PickleBuffer]) -> Callable[[pickle.PickleBuf
 
 
 @functools.cache
-def _pickler_classes() -> tuple[Any, Any, Any]:
+def _pickler_classes() -> tuple[Any, Any]:
     import cloudpickle
 
     class UserPickler(cloudpickle.Pickler):  # type: ignore[misc]
-        """cloudpickle that notes what the reader must be able to import."""
+        """cloudpickle that notes what the reader must be able to import, and knows exceptions and futures."""
 
         mentions: Mentions | None = None
         future_id: PersistentId | None = None
+        chained = False  # whether exceptions bring what they were raised from
 
         def __init__(self, file: io.BytesIO, buffer_callback: Any = None) -> None:
             super().__init__(file, protocol=PROTOCOL, buffer_callback=buffer_callback)
@@ -249,6 +250,10 @@ def _pickler_classes() -> tuple[Any, Any, Any]:
             place = None if self.future_id is None else self.future_id(obj)
             if isinstance(place, FinishedFuture):
                 return place.__reduce__()
+            if isinstance(obj, BaseException):
+                return _reduce_exception(obj, self.chained)
+            if isinstance(obj, types.TracebackType):
+                return _make_traceback, (_frames(obj),)
             if isinstance(obj, io.TextIOWrapper):
                 _refuse_file(obj)  # cloudpickle would send a copy of its contents
             reduced = super().reducer_override(obj)
@@ -265,19 +270,7 @@ def _pickler_classes() -> tuple[Any, Any, Any]:
                 return None
             return _FUTURE, place, getattr(obj, "callset_id", None), getattr(obj, "call_id", None)
 
-    class ExceptionPickler(UserPickler):
-        """The same for exceptions: with tracebacks and what they were raised from."""
-
-        chained = True
-
-        def reducer_override(self, obj: Any) -> Any:
-            if isinstance(obj, types.TracebackType):
-                return _make_traceback, (_frames(obj),)
-            if isinstance(obj, BaseException):
-                return _reduce_exception(obj, self.chained)
-            return super().reducer_override(obj)
-
-    return UserPickler, FuturesPickler, ExceptionPickler
+    return UserPickler, FuturesPickler
 
 
 def _refuse_file(file: io.TextIOWrapper) -> None:
@@ -414,19 +407,14 @@ class FinishedFuture:
         return future
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self._outcome is None and self._error is None:
+        if self._outcome is not None:
+            outcome = self._outcome
+        elif self._error is None:
             return _finished_with_value, (self._value, self.callset_id, self.call_id)
-        if self._outcome is None and self._error is not None:
-            packed = dump_exception(self._error)
-            outcome = Outcome(
-                False,
-                packed.required_body().data,
-                packed.type_name,
-                packed.text,
-                packed.traceback,
-            ).encode()
         else:
-            outcome = self._outcome or b""
+            packed = dump_exception(self._error)
+            body = packed.required_body().data
+            outcome = Outcome(False, body, packed.type_name, packed.text, packed.traceback).encode()
         return _finished_with_outcome, (outcome, self.callset_id, self.call_id)
 
     def __repr__(self) -> str:
@@ -604,7 +592,7 @@ def _unreturnable(described: PackedException, problem: BaseException) -> ResultS
 
 def _dump_exception(error: BaseException, chained: bool, text: str) -> bytes:
     with io.BytesIO() as file:
-        pickler = _pickler_classes()[2](file)
+        pickler = _pickler_classes()[0](file)
         pickler.chained = chained
         pickler.dump((error, text))
         data: bytes = file.getvalue()

@@ -429,10 +429,25 @@ def test_exceptions_come_back(error):
     assert (packed.type_name, packed.text) == (type(error).__name__, str(error))
 
 
+@pytest.mark.parametrize("error", EXCEPTIONS, ids=lambda error: type(error).__name__)
+def test_exceptions_are_values_too(error):
+    """An exception that is returned, or passed as an argument, comes back as it was, whatever its ``__init__``."""
+    back = loads(dumps([error]))[0]
+    assert type(back) is type(error)
+    assert back.args == error.args
+    assert vars(back) == vars(error)
+
+
 def test_an_exception_that_refers_to_itself_comes_back():
     """A cycle through an attribute is kept."""
     back = load_exception(dump_exception(_self_referring()).body)
     assert back.me is back
+
+
+def test_a_returned_exception_keeps_its_traceback():
+    """An exception that was caught and returned still shows where it was raised."""
+    back = loads(dumps(_raised(_chain)))
+    assert "in _chain" in "".join(traceback.format_exception(back))
 
 
 def _raised(function, *args):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dis
+import threading
 import types
 import warnings
 import weakref
@@ -38,15 +39,23 @@ def imports_of_source(source: bytes, package: str) -> list[Import]:
         package: the package that its relative imports start from.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the source's own, such as "\d": Python shows them to its author
-            tree = ast.parse(source)
+        tree = _parse(source)
         found = list(_statements(tree.body, package, optional=False))
         if b"import_module" in source or b"__import__" in source:
             found += _calls(tree)
     except (SyntaxError, ValueError, RecursionError):
         return []
     return found
+
+
+def _parse(source: bytes) -> ast.Module:
+    # the lock, because catch_warnings changes the whole process
+    with _parsing, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the source's own, such as "\d": Python shows them to its author
+        return ast.parse(source)
+
+
+_parsing = threading.Lock()
 
 
 def _statements(body: Iterable[ast.AST], package: str, *, optional: bool) -> Iterator[Import]:

@@ -224,6 +224,8 @@ def _walk(directory: str, relative: str, visited: set[tuple[int, int]]) -> Itera
     visited.add((status.st_dev, status.st_ino))
     with os.scandir(directory) as scan:
         entries = sorted(scan, key=lambda entry: entry.name)
+    if any(entry.name == "pyvenv.cfg" for entry in entries):
+        return  # a virtual environment, kept inside the package
     for entry in entries:
         try:
             status = entry.stat()

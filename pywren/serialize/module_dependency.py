@@ -208,8 +208,8 @@ def _root_of(module: Module) -> str:
 def _has_extension(module: Module, extension: str, because: str) -> SerializationError:
     return SerializationError(
         f"the module {module.name} is not installed on the worker, and cannot be shipped because it has a C extension "
-        f"({extension}); {because}. Install it on the worker with 'pywren runtime build', or leave it out with "
-        f"exclude_modules=[{module.name!r}]",
+        f"({extension}); {because}. Give the worker a runtime or a layer that has it and name it in the "
+        f"configuration under runtime: preinstalls, or leave it out with exclude_modules=[{module.name!r}]",
         path=module.name,
     )
 

@@ -315,3 +315,12 @@ def test_ignored_modules_are_left_out():
     analyzer.ignore(["numpy"])
     analyzer.add("numpy.linalg")
     assert analyzer.get_and_clear_paths() == set()
+
+
+def test_a_virtual_environment_inside_a_package_is_not_shipped(ship, monkeypatch):
+    """A directory with a pyvenv.cfg is no part of the package that it was made in."""
+    ship.write({"around/__init__.py": "", "around/env/pyvenv.cfg": "", "around/env/lib/x.py": ""})
+    monkeypatch.syspath_prepend(ship.client)
+    analyzer = ModuleDependencyAnalyzer()
+    analyzer.add("around")
+    assert {file.relative for file in analyzer.files()} == {"around/__init__.py"}

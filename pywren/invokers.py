@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pywren.cloud.aws import AWS
     from pywren.worker.handler import Container
     from pywren.worker.pool import LocalPool
+    from pywren.worker.task import RunResult, Stop, Task
 
 logger = logging.getLogger(__name__)
 
@@ -191,7 +192,20 @@ class LocalInvoker:
     def _make_threads(self) -> _WorkThreads:
         from pywren.worker.handler import Container
 
-        return _WorkThreads(Container(self.pool), os.cpu_count() or 1)
+        return _WorkThreads(Container(_PoolOf(self)), os.cpu_count() or 1)
+
+
+class _PoolOf:
+    """Runs tasks in whatever pool is the invoker's at the time: the shared one may end and come again."""
+
+    def __init__(self, invoker: LocalInvoker) -> None:
+        self._invoker = invoker
+
+    def run(self, task: Task, *, stopped: Stop | None = None) -> RunResult:
+        return self._invoker.pool.run(task, stopped=stopped)
+
+    def close(self) -> None:
+        pass  # it is others' too
 
 
 class _WorkThreads:

@@ -52,6 +52,7 @@ from pywren.exceptions import (
     StorageError,
     StorageNoSuchKeyError,
     VersionMismatchError,
+    WorkerCrashedError,
 )
 from pywren.storage import Storage
 from pywren.version import __version__
@@ -437,7 +438,7 @@ class _Attempt:
 
     def _commit(self, status: Status) -> Status | None:
         body = status.encode(self.call.attempt_key)
-        if self.call.retryable and status.failure is not None and status.failure.kind == CallLostError.__name__:
+        if self.call.retryable and _may_be_retried(status.failure):
             self.storage.put(self.keys.attempt(self.call.attempt), body, if_absent=True)
             return status
         if self.storage.commit_status(self.call.status_key, body):
@@ -525,6 +526,14 @@ def _failure(error: Exception) -> Failure:
         return Failure.of(error)
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     return Failure(CallError.__name__, f"the worker itself failed:\n{_tail(trace)}")
+
+
+def _may_be_retried(failure: Failure | None) -> bool:
+    """Tell whether an attempt failed for no reason of the call's own: it vanished, or its worker did."""
+    if failure is None:
+        return False
+    vanished = failure.kind == WorkerCrashedError.__name__ and failure.details[:1] == (None,)
+    return vanished or failure.kind == CallLostError.__name__
 
 
 def _in_band(packed: Packed) -> bytes:

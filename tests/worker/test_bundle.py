@@ -1,14 +1,20 @@
 """The bundle: the files of a worker and the zip that is deployed."""
 
 import io
+import json
 import os
 import subprocess
 import sys
 import zipfile
 
+import cloudpickle
 import pytest
 
+from pywren._integrity import sha256
+from pywren._wire import Call, CallsetKeys, Outcome, StagedFunction, Status
 from pywren.exceptions import DeploymentError
+from pywren.storage import Storage
+from pywren.version import __version__
 from pywren.worker import bundle
 
 PROGRAM = """
@@ -29,12 +35,12 @@ def archive(tmp_path):
     return path
 
 
-def run_in_empty_directory(tmp_path, archive, program):
+def run_in_empty_directory(tmp_path, archive, program, *arguments):
     """Run a program with nothing but the standard library and the zip to import from."""
     empty = tmp_path / "empty"
     empty.mkdir()
     return subprocess.run(
-        [sys.executable, "-I", "-S", "-W", "error", "-c", program, str(archive)],
+        [sys.executable, "-I", "-S", "-W", "error", "-c", program, str(archive), *map(str, arguments)],
         cwd=empty,
         env={"PATH": os.environ["PATH"]},
         capture_output=True,
@@ -98,3 +104,44 @@ def test_the_pickling_libraries_import_from_the_zip(tmp_path, archive):
     program = "import sys; sys.path.insert(0, sys.argv[1]); import cloudpickle, tblib.pickling_support; print('ok')"
     done = run_in_empty_directory(tmp_path, archive, program)
     assert (done.stdout, done.stderr) == ("ok\n", "")
+
+
+CALL = """
+import json, pathlib, sys
+sys.path.insert(0, sys.argv[1])
+from pywren.wrenhandler import generic_handler
+status = generic_handler(json.loads(pathlib.Path(sys.argv[2]).read_text()), None)
+print(status["exception"], status.get("failure"))
+"""
+
+
+def test_an_unzipped_bundle_runs_a_call_with_nothing_else(tmp_path):
+    """On Lambda there is the bundle and nothing else of ours: handler, fork server and child run from it."""
+    zipfile.ZipFile(io.BytesIO(bundle.build_zip())).extractall(tmp_path / "task")
+    storage = Storage(
+        {"storage_backend": "localhost", "storage_prefix": "", "backend_config": {"root": str(tmp_path / "store")}}
+    )
+    keys = CallsetKeys("", "callset")
+    call = keys.call("00000")
+    staged = StagedFunction(cloudpickle.dumps(lambda x: x + 1)).encode()
+    storage.put(keys.func, staged)
+    payload = Call(
+        storage_config=storage.storage_config,
+        callset_id="callset",
+        call_id="00000",
+        func_key=keys.func,
+        data_key=call.data,
+        output_key=call.output,
+        status_key=call.status,
+        cancel_key=call.cancel,
+        job_max_runtime=60,
+        pywren_version=__version__,
+        func_sha256=sha256(staged),
+        data_inline=cloudpickle.dumps(41),
+    )
+    path = tmp_path / "payload.json"
+    path.write_text(json.dumps(payload.encode()))
+    done = run_in_empty_directory(tmp_path, tmp_path / "task", CALL, path)
+    assert (done.stdout, done.stderr) == ("None None\n", "")
+    status = Status.decode(storage.read_status("callset", "00000"))
+    assert cloudpickle.loads(Outcome.decode(status.outcome).body) == 42

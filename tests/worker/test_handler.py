@@ -523,15 +523,18 @@ def test_whatever_the_handler_survives_is_reported(client):
     assert "RuntimeError: a bug" in client.status().failure.message
 
 
-def test_a_lost_attempt_that_may_be_retried_does_not_end_the_call(client):
+@pytest.mark.parametrize(
+    "failure", [Failure("CallLostError", "gone"), Failure("WorkerCrashedError", "the server is gone", (None,))]
+)
+def test_a_lost_attempt_that_may_be_retried_does_not_end_the_call(client, failure):
     """Its status goes to the attempt's own key, and the call is open for the next one."""
-    lost = RunResult(None, None, failure=Failure("CallLostError", "gone"), returncode=None)
+    lost = RunResult(None, None, failure=failure, returncode=None)
     with Container(FakeRunner(lost)) as container:
         container.handle(client.call(len, "abc", attempt=2, retryable=True).encode())
     assert client.status() is None
     status = Status.verify(client.storage.get(client.keys.call("00000").attempt(2)), SECRET, client.callset_id, "00000")
     assert status.signed
-    assert status.failure.kind == "CallLostError"
+    assert status.failure == failure
 
 
 def test_a_crash_is_final_even_if_the_call_may_be_retried(container, client):

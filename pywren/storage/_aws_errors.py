@@ -19,7 +19,16 @@ from pywren.exceptions import ConfigError, InvocationError, PywrenError, Storage
 
 def is_aws_error(error: BaseException) -> bool:
     """Tell whether an exception comes from botocore."""
-    return any(cls.__module__ == "botocore.exceptions" for cls in type(error).__mro__)
+    return _is_stale(error) or any(_is_botocore(cls) for cls in type(error).__mro__)
+
+
+def _is_botocore(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] == "botocore"
+
+
+def _is_stale(error: BaseException) -> bool:
+    # the one error that botocore raises as a plain RuntimeError: the source gave credentials that have expired
+    return type(error) is RuntimeError and "refreshed credentials are still expired" in str(error)
 
 
 def response(error: BaseException) -> Mapping[str, Any]:
@@ -73,7 +82,7 @@ class Meaning:
 
     Args:
         text: a sentence; ``{permission}``, ``{login}``, ``{aws}`` and ``{region}`` are filled in.
-        setup: it is this machine's set-up, not the service, that refuses.
+        setup: it is this machine's set-up that is wrong, nothing that the service decides.
     """
 
     text: str
@@ -90,6 +99,11 @@ _CREDENTIAL_SOURCE = Meaning(
     f"{_RUN_HERE}",
     setup=True,
 )
+_EXPIRED = Meaning(
+    "the AWS credentials have expired: get new ones, with single sign-on by `{login}`; long jobs need credentials "
+    "that renew themselves",
+    setup=True,
+)
 _SSO = Meaning("the AWS sign-in has ended: run `{login}`", setup=True)
 _LOGIN = Meaning("the AWS sign-in has ended or was refused: run `{aws_login}`", setup=True)
 _PROFILE = Meaning(
@@ -102,8 +116,7 @@ _REGION = Meaning(
     setup=True,
 )
 _NETWORK = Meaning(
-    "the service could not be reached: check the network, the proxy (HTTPS_PROXY), the region and AWS_ENDPOINT_URL",
-    setup=True,
+    "the service could not be reached: check the network, the proxy (HTTPS_PROXY), the region and AWS_ENDPOINT_URL"
 )
 _BROKEN_TRANSFER = Meaning("the answer was cut off or damaged on the way, again and again: check the network")
 _SETTINGS = Meaning("a setting in ~/.aws/config or an AWS_… environment variable is wrong", setup=True)
@@ -111,7 +124,13 @@ _NAME = Meaning("the name of a bucket or of another resource in the configuratio
 _INSTALLATION = Meaning(
     "botocore could not do what was asked: its version may not fit (`pip install -U boto3`), or this is a bug of pywren"
 )
+_ANOTHER_SERVER = Meaning(
+    "what answered does not speak the protocol of AWS: check AWS_ENDPOINT_URL, and whether a proxy or a sign-in page "
+    "is in the way",
+    setup=True,
+)
 _WAITED = Meaning("it did not become ready: look at its state in the AWS console, then try again")
+_BUSY = Meaning("the service was too busy, or failed inside, for as long as it was asked: try again later")
 _REFUSED = Meaning("the service refused the request")
 
 _BY_CLASS: Mapping[str, Meaning] = {
@@ -146,6 +165,7 @@ _BY_CLASS: Mapping[str, Meaning] = {
             "UnsupportedS3ConfigurationError UnsupportedS3ControlArnError UnsupportedS3ControlConfigurationError",
             _NAME,
         ),
+        ("ResponseParserError", _ANOTHER_SERVER),
         ("WaiterError", _WAITED),
         ("CapacityNotAvailableError", Meaning("AWS has no capacity of this kind just now: try again later")),
         (
@@ -203,14 +223,7 @@ _BY_CODE: Mapping[str, Meaning] = {
             "403 AccessDenied AccessDeniedException UnauthorizedOperation UnauthorizedAccess AuthorizationError",
             Meaning("these AWS credentials may not do this: grant them {permission}"),
         ),
-        (
-            "ExpiredToken ExpiredTokenException RequestExpired UnauthorizedException",
-            Meaning(
-                "the AWS credentials have expired: get new ones, with single sign-on by `{login}`; long jobs need "
-                "credentials that renew themselves",
-                setup=True,
-            ),
-        ),
+        ("ExpiredToken ExpiredTokenException RequestExpired UnauthorizedException", _EXPIRED),
         (
             "InvalidAccessKeyId InvalidClientTokenId UnrecognizedClientException AuthFailure InvalidToken",
             Meaning(
@@ -296,10 +309,14 @@ _KMS = Meaning(
 
 def meaning(error: BaseException) -> Meaning:
     """Return what an error of botocore means."""
+    if _is_stale(error):
+        return _EXPIRED
     code = error_code(error)
     text = str(response(error).get("Error", {}).get("Message", ""))
     if code.startswith("KMS") or (code in ("AccessDenied", "AccessDeniedException") and "kms:" in text):
         return _KMS
+    if is_throttling(error):
+        return _BUSY
     return _BY_CODE.get(code) or _meaning_of_class(error) or _REFUSED
 
 
@@ -310,7 +327,7 @@ def _meaning_of_class(error: BaseException) -> Meaning | None:
 def meaning_of_class(kind: type[BaseException]) -> Meaning | None:
     """Return what an exception class of botocore means: its own entry, or that of its nearest base."""
     for cls in kind.__mro__:
-        if cls.__module__ == "botocore.exceptions" and cls.__name__ in _BY_CLASS:
+        if _is_botocore(cls) and cls.__name__ in _BY_CLASS:
             return _BY_CLASS[cls.__name__]
     return None
 

@@ -161,7 +161,7 @@ def test_a_network_that_is_down_is_reported_soon(stubbed: Callable[[str], Stubbe
         raise botocore.exceptions.EndpointConnectionError(endpoint_url="https://lambda")
 
     it.aws._clients["lambda"] = PerProcess(fail)
-    with pytest.raises(ConfigError, match="check the network"):
+    with pytest.raises(InvocationError, match="check the network"):
         it.aws.invoke_async("f", b"{}")
     assert 0 < it.now <= 5
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import boto3
 import botocore.exceptions
+import botocore.parsers
 import pytest
 from backend_conformance import BackendConformance
 from botocore.response import StreamingBody
@@ -180,7 +181,7 @@ def test_a_service_that_stays_busy(stubbed: Stubbed) -> None:
     stubbed.backend._retry = Retry(patience=lambda _: 1.0, sleep=stubbed.sleep, clock=lambda: stubbed.now)
     for _ in range(20):
         stubbed.stub.add_client_error("get_object", "SlowDown", "reduce your rate", 503)
-    with pytest.raises(StorageError, match="reduce your rate"):
+    with pytest.raises(StorageError, match=r"busy.*reduce your rate"):
         stubbed.backend.get("p/k")
     assert stubbed.now <= 1.0
     stubbed.stub._queue.clear()
@@ -251,9 +252,8 @@ SETUP = [
     (lambda e: e.UnauthorizedSSOTokenError(), "aws sso login --profile work"),
     (lambda e: e.TokenRetrievalError(provider="sso", error_msg="x"), "aws sso login --profile work"),
     (lambda e: e.CredentialRetrievalError(provider="process", error_msg="x"), "source of the AWS credentials"),
-    (lambda e: e.EndpointConnectionError(endpoint_url="http://x"), "AWS_ENDPOINT_URL"),
-    (lambda e: e.ConnectTimeoutError(endpoint_url="http://x"), "network"),
-    (lambda e: e.ProxyConnectionError(proxy_url="http://x"), "HTTPS_PROXY"),
+    (lambda e: botocore.parsers.ResponseParserError("<html>"), "does not speak the protocol"),
+    (lambda e: RuntimeError("Credentials were refreshed, but the refreshed credentials are still expired."), "expired"),
     (lambda e: e.NoRegionError(), "aws_region"),
 ]
 
@@ -272,6 +272,39 @@ def test_what_a_wrong_set_up_becomes(
     with pytest.raises(StorageSetupError, match=text):
         stubbed.backend.get("k")
     assert stubbed.now < 10
+
+
+NETWORK = [
+    (botocore.exceptions.EndpointConnectionError(endpoint_url="http://x"), "AWS_ENDPOINT_URL"),
+    (botocore.exceptions.ConnectTimeoutError(endpoint_url="http://x"), "network"),
+    (botocore.exceptions.ReadTimeoutError(endpoint_url="http://x"), "network"),
+    (botocore.exceptions.ProxyConnectionError(proxy_url="http://x"), "HTTPS_PROXY"),
+]
+
+
+@pytest.mark.parametrize(("error", "text"), NETWORK)
+def test_what_a_network_that_is_down_becomes(stubbed: Stubbed, error: BaseException, text: str) -> None:
+    """It is tried again for seconds, not minutes, and is no fault of the configuration for sure."""
+
+    def fail() -> None:
+        raise error
+
+    stubbed.backend._client = PerProcess(fail)
+    with pytest.raises(StorageError, match=text) as caught:
+        stubbed.backend.get("k")
+    assert not isinstance(caught.value, StorageSetupError)
+    assert 0 < stubbed.now <= 5
+
+
+def test_our_own_bugs_are_not_disguised(stubbed: Stubbed) -> None:
+    """An exception that is not botocore's passes the boundary as it is."""
+
+    def fail() -> None:
+        raise RuntimeError("a bug")
+
+    stubbed.backend._client = PerProcess(fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        stubbed.backend.get("k")
 
 
 def test_no_credentials_at_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import functools
 import io
-import linecache
-import os
 import pickle
 import sys
 import traceback
@@ -17,6 +15,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from pywren._remote_errors import (
+    RemoteTraceback,
+    chain_of,
+    cut_text,
+    frames_of,
+    lacks_source,
+    make_traceback,
+    reduce_exception,
+    text_of,
+    user_frames,
+)
 from pywren._wire import Outcome
 from pywren.exceptions import ResultSerializationError, SerializationError
 
@@ -25,8 +34,6 @@ OUT_OF_BAND_MIN = 64 * 1024
 """Bytes of a buffer from which on it is worth keeping out of the pickle."""
 
 _FUTURE = "pywren-future"
-_MAX_FRAMES = 200
-_MAX_TEXT = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -77,11 +84,6 @@ _NUMPY_SCALARS = frozenset({
 })
 # fmt: on
 _FIXED_SCALARS = frozenset({"int32", "int64", "uint32", "uint64", "float32", "float64", "complex64", "complex128"})
-
-
-def is_atom(kind: type) -> bool:
-    """Tell whether plain pickle suffices for every instance of exactly this type."""
-    return kind in _ATOMS or (kind.__module__ == "numpy" and kind.__name__ in _NUMPY_SCALARS)
 
 
 def _is_plain(obj: Any, depth: int = 0) -> bool:
@@ -251,9 +253,9 @@ def _pickler_classes() -> tuple[Any, Any]:
             if isinstance(place, FinishedFuture):
                 return place.__reduce__()
             if isinstance(obj, BaseException):
-                return _reduce_exception(obj, self.chained)
+                return reduce_exception(obj, self.chained)
             if isinstance(obj, types.TracebackType):
-                return _make_traceback, (_frames(obj),)
+                return make_traceback, (frames_of(obj),)
             if isinstance(obj, io.TextIOWrapper):
                 _refuse_file(obj)  # cloudpickle would send a copy of its contents
             reduced = super().reducer_override(obj)
@@ -359,7 +361,7 @@ def load_result(
         raise  # the user's own Ctrl-C
     except BaseException as error:  # a SystemExit of the result's code must not end the client
         raise ResultSerializationError(
-            f"the result of call {call_id} cannot be unpickled here: {type(error).__name__}: {_text_of(error)}",
+            f"the result of call {call_id} cannot be unpickled here: {type(error).__name__}: {text_of(error)}",
             call_id=call_id,
             callset_id=callset_id,
             status=status,
@@ -509,17 +511,6 @@ def _finished_with_outcome(outcome: bytes, callset_id: str | None, call_id: str 
 # -- exceptions ----------------------------------------------------------------------------------------------
 
 
-class RemoteTraceback(Exception):
-    """The text of a traceback whose source lines this machine does not have; stands at the end of the causes."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.text = text
-
-    def __str__(self) -> str:
-        return f'\n"""\n{self.text}"""'
-
-
 @dataclass(frozen=True)
 class PackedException:
     """A pickled exception, and its description in text.
@@ -578,14 +569,14 @@ def dump_exception(error: BaseException) -> PackedException:
 
 
 def _describe(error: BaseException) -> PackedException:
-    formatted = "".join(traceback.format_exception(type(error), error, _user_frames(error.__traceback__)))
-    return PackedException(None, type(error).__name__, _text_of(error), _cut(formatted))
+    formatted = "".join(traceback.format_exception(type(error), error, user_frames(error.__traceback__)))
+    return PackedException(None, type(error).__name__, text_of(error), cut_text(formatted))
 
 
 def _unreturnable(described: PackedException, problem: BaseException) -> ResultSerializationError:
     return ResultSerializationError(
         f"the function raised {described.type_name}: {described.text}\n"
-        f"and that exception cannot be brought back ({type(problem).__name__}: {_text_of(problem)}).\n"
+        f"and that exception cannot be brought back ({type(problem).__name__}: {text_of(problem)}).\n"
         f"The remote traceback:\n{described.traceback}"
     )
 
@@ -627,15 +618,15 @@ def load_exception(
     except BaseException as problem:  # noqa: BLE001 - a SystemExit of its code must not end the client
         failure = ResultSerializationError(
             f"the exception that call {call_id} raised cannot be unpickled here: "
-            f"{type(problem).__name__}: {_text_of(problem)}",
+            f"{type(problem).__name__}: {text_of(problem)}",
             call_id=call_id,
             callset_id=callset_id,
             status=status,
         )
         failure.__cause__ = problem
         return failure
-    if _lacks_source(error):
-        _chain(error)[-1].__cause__ = RemoteTraceback(text)
+    if lacks_source(error):
+        chain_of(error)[-1].__cause__ = RemoteTraceback(text)
     return error
 
 
@@ -644,179 +635,3 @@ def _load_exception(packed: Packed, expected: type[BaseException] = BaseExceptio
     if not isinstance(error, expected):
         raise pickle.UnpicklingError(f"it is a {type(error).__name__} after unpickling")
     return error, text
-
-
-def _reduce_exception(error: BaseException, chained: bool) -> tuple[Any, ...]:
-    cls = type(error)
-    context = {
-        "traceback": _user_frames(error.__traceback__),
-        "cause": error.__cause__ if chained else None,
-        "context": error.__context__ if chained else None,
-        "suppress": error.__suppress_context__,
-    }
-    if _reduces_itself(cls):
-        reduced = error.__reduce_ex__(PROTOCOL)
-        if isinstance(reduced, str):
-            raise pickle.PicklingError(f"{cls.__name__}.__reduce__ gives a name, not how to make the exception")
-        make, args, *rest = reduced
-        state, listitems, dictitems, setter = (*rest, None, None, None, None)[:4]
-        return make, args, (context, state, setter), listitems, dictitems, _restore_reduced
-    base = _builtin_base(cls)
-    state = (context, dict(error.__dict__), _members(error))
-    return _new_exception, (cls, base, error.args), state, None, None, _restore_exception
-
-
-def _reduces_itself(cls: type[BaseException]) -> bool:
-    import copyreg
-
-    if cls in copyreg.dispatch_table:
-        return True
-    for name in ("__reduce_ex__", "__reduce__", "__setstate__"):
-        owner = next(base for base in cls.__mro__ if name in vars(base))
-        if owner.__module__ != "builtins":
-            return True
-    return False
-
-
-def _builtin_base(cls: type[BaseException]) -> type[BaseException]:
-    return next(base for base in cls.__mro__ if not base.__flags__ & _HEAP_TYPE and issubclass(base, BaseException))
-
-
-def _members(error: BaseException) -> dict[str, Any]:
-    """Return what is kept in slots: those of the built-in base (``errno``, ``start``), and the class's own."""
-    members = {}
-    for owner in type(error).__mro__:
-        if owner in (BaseException, object):
-            continue
-        for name, kind in vars(owner).items():
-            if not isinstance(kind, (types.MemberDescriptorType, types.GetSetDescriptorType)):
-                continue
-            if name in ("__dict__", "__weakref__") or (owner is AttributeError and name == "obj"):
-                continue  # AttributeError.obj may be anything; Python's own pickle leaves it out too
-            value = getattr(error, name, None)
-            if value is not None:
-                members[name] = value
-    return members
-
-
-_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: not built in
-
-
-def _new_exception(cls: type[BaseException], base: type[BaseException], args: tuple[Any, ...]) -> BaseException:
-    # the class's own __init__ may take something else than ``args``: it ran when the exception was raised
-    error = base.__new__(cls, *args)
-    try:
-        base.__init__(error, *args)
-    except (TypeError, ValueError):
-        pass  # it was never called with them either: the members follow
-    error.args = args
-    return error
-
-
-def _restore_exception(error: BaseException, state: tuple[Any, ...]) -> None:
-    context, attributes, members = state
-    for name, value in members.items():
-        try:
-            setattr(error, name, value)
-        except (AttributeError, TypeError):
-            pass  # read-only: set by __new__
-    error.__dict__.update(attributes)
-    _restore_context(error, context)
-
-
-def _restore_reduced(error: BaseException, state: tuple[Any, ...]) -> None:
-    context, own, setter = state
-    if setter is not None:
-        setter(error, own)
-    elif own is not None:
-        error.__setstate__(own)
-    _restore_context(error, context)
-
-
-def _restore_context(error: Any, context: Mapping[str, Any]) -> None:
-    if not isinstance(error, BaseException):
-        return  # its own reduction made something else of it; the check that follows says so
-    error.__traceback__ = context["traceback"]
-    error.__cause__ = context["cause"]
-    error.__context__ = context["context"]
-    error.__suppress_context__ = context["suppress"]
-
-
-# -- tracebacks ----------------------------------------------------------------------------------------------
-
-_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-_LINE = "__pywren_line__"  # the local variable by which an unpickled frame keeps the remote source line
-Frames = list[tuple[str, int, str, str]]
-"""File, line number, function and source line of each frame, outermost first."""
-
-
-def _user_frames(trace: types.TracebackType | None) -> types.TracebackType | None:
-    """Leave out pywren's own frames above the user's function."""
-    inner = trace
-    while inner is not None and inner.tb_frame.f_code.co_filename.startswith(_PACKAGE):
-        inner = inner.tb_next
-    return inner or trace
-
-
-def _frames(trace: types.TracebackType) -> Frames:
-    # flat, because tblib's own nested form recurses in pickle for the traceback of a RecursionError
-    frames: Frames = []
-    current: types.TracebackType | None = trace
-    while current is not None:
-        code = current.tb_frame.f_code
-        line = linecache.getline(code.co_filename, current.tb_lineno, current.tb_frame.f_globals).strip()
-        line = line or current.tb_frame.f_locals.get(_LINE, "")  # a traceback that was itself unpickled
-        frames.append((code.co_filename, current.tb_lineno, code.co_name, line))
-        current = current.tb_next
-    if len(frames) > _MAX_FRAMES:
-        return frames[: _MAX_FRAMES // 2] + frames[-_MAX_FRAMES // 2 :]
-    return frames
-
-
-def _make_traceback(frames: Frames) -> types.TracebackType | None:
-    import tblib
-
-    node: Any = None
-    for filename, lineno, name, line in reversed(frames):
-        code = types.SimpleNamespace(co_filename=filename, co_name=name)
-        frame = types.SimpleNamespace(f_globals={"__file__": filename, "__name__": "?"}, f_code=code, f_lineno=lineno)
-        frame.f_locals = {_LINE: line}
-        node = types.SimpleNamespace(tb_frame=frame, tb_lineno=lineno, tb_next=node)
-    made: types.TracebackType | None = tblib.Traceback(node, get_locals=lambda frame: frame.f_locals).as_traceback()
-    return made
-
-
-def _lacks_source(error: BaseException) -> bool:
-    """Tell whether printing the chain here would leave out source lines that the worker had."""
-    for link in _chain(error):
-        current = link.__traceback__
-        while current is not None:
-            line = current.tb_frame.f_locals.get(_LINE)
-            if line and linecache.getline(current.tb_frame.f_code.co_filename, current.tb_lineno).strip() != line:
-                return True
-            current = current.tb_next
-    return False
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    """Return the exceptions that are printed for one, itself first, up to the text of a remote traceback."""
-    chain: list[BaseException] = []
-    current: BaseException | None = error
-    while current is not None and not isinstance(current, RemoteTraceback) and all(current is not e for e in chain):
-        chain.append(current)
-        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
-    return chain
-
-
-def _text_of(error: BaseException) -> str:
-    try:
-        return _cut(str(error))
-    except Exception as problem:  # noqa: BLE001 - the user's __str__ may raise anything
-        return f"<str() of it raised {type(problem).__name__}>"
-
-
-def _cut(text: str) -> str:
-    if len(text) <= _MAX_TEXT:
-        return text
-    head, tail = text[: _MAX_TEXT // 4], text[-_MAX_TEXT * 3 // 4 :]
-    return f"{head}\n[... {len(text) - _MAX_TEXT} characters left out ...]\n{tail}"

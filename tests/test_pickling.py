@@ -1,5 +1,6 @@
 """Pickling of values, futures and exceptions between client and worker."""
 
+import copyreg
 import functools
 import os
 import pickle
@@ -12,6 +13,7 @@ from pathlib import Path
 import cloudpickle
 import numpy as np
 import pytest
+import tblib.pickling_support
 
 import pywren
 from pywren._pickling import (
@@ -19,7 +21,6 @@ from pywren._pickling import (
     FinishedFuture,
     Mentions,
     Packed,
-    RemoteTraceback,
     dump_exception,
     dump_result,
     dumps,
@@ -28,6 +29,7 @@ from pywren._pickling import (
     load_result,
     loads,
 )
+from pywren._remote_errors import RemoteTraceback
 from pywren._wire import Outcome
 from pywren.exceptions import ResultSerializationError, SerializationError
 
@@ -436,6 +438,21 @@ def test_exceptions_are_values_too(error):
     assert type(back) is type(error)
     assert back.args == error.args
     assert vars(back) == vars(error)
+
+
+def test_a_registered_reduction_is_used():
+    """What the user registered with copyreg is honoured, but not what tblib registers for every exception."""
+    copyreg.pickle(Registered, lambda error: (Registered, ("from the registry",)))
+    copyreg.pickle(OddInit, tblib.pickling_support.pickle_exception)
+    try:
+        assert load_exception(dump_exception(Registered("x")).body).args == ("from the registry",)
+        assert load_exception(dump_exception(OddInit(3, detail="d")).body).code == 3
+    finally:
+        del copyreg.dispatch_table[Registered], copyreg.dispatch_table[OddInit]
+
+
+class Registered(Exception):
+    pass
 
 
 def test_an_exception_that_refers_to_itself_comes_back():

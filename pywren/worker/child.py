@@ -51,9 +51,9 @@ def main(arguments: Sequence[str]) -> NoReturn:
     _leave_the_clients_session()
     _tidy_path(unwanted)
     channel, lifeline, tickets = _take_descriptors(has_tickets=mode == "pool")
-    _die_with_parent(lifeline)
     os.makedirs(root, mode=0o700, exist_ok=True)
     if mode == "pool":
+        _die_with_parent(lifeline)
         _PoolChild(channel, tickets, root).serve()
     _ForkServer(channel, lifeline, root).serve()
 
@@ -98,7 +98,11 @@ def _close(number: int) -> None:
 
 
 def _die_with_parent(lifeline: int) -> None:
-    """Have the kernel kill this process group when the parent is gone, however it went (Linux)."""
+    """Have the kernel kill this process group when the parent is gone, however it went (Linux).
+
+    The fork server, which runs no user's code, sees the end of the lifeline itself: it must first kill the groups
+    of what it forked.
+    """
     if sys.platform != "linux":
         return
     import fcntl

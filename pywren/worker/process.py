@@ -34,6 +34,8 @@ TAIL_LIMIT = 64 * 1024
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _READ_BYTES = 64 * 1024
+_FORK_ATTEMPTS = 3
+_FORK_PAUSE_SECONDS = 1.0
 _ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS"),
     "1",
@@ -408,17 +410,23 @@ class ForkServer:
             ConfigError: the runtime's interpreter cannot be started.
         """
         python = _runtime_python(task.function.runtime_path)
-        call: _ForkedCall | None = None
-        try:
+        for _ in range(_FORK_ATTEMPTS):
             with self._lock:
                 server = self._server(python)
                 self._calls += 1
                 call = _ForkedCall(server, self._calls, self._on_output)
-                call.start()
-            return call.run(task, stopped)
-        finally:
-            if call is not None:
+            try:
+                with self._lock:
+                    call.start()
+                result = call.run(task, stopped)
+            finally:
                 call.close()
+            if result is not None:
+                return result
+            # Either the server is just ending, or the machine is short of processes: then the wait is the pause.
+            _wait_readable(server.pidfd, _FORK_PAUSE_SECONDS)
+        message = "no process could be forked for the call: the machine is short of processes or memory"
+        return RunResult(None, None, failure=Failure("WorkerCrashedError", message, (None,)), returncode=None)
 
     def _server(self, python: str | None) -> Process:
         if self._pid != os.getpid():
@@ -513,8 +521,8 @@ class _ForkedCall:
             os.close(descriptor)
         self._theirs.clear()
 
-    def run(self, task: Task, stopped: Stop | None) -> RunResult:
-        """Send the task, and wait for its end."""
+    def run(self, task: Task, stopped: Stop | None) -> RunResult | None:
+        """Send the task, and wait for its end; ``None`` when no process was forked, so that it never began."""
         _send_waiting(self.channel, _task_frame(task))
         if stopped is not None:
             stopped.listen(self._ask_to_stop)
@@ -527,6 +535,8 @@ class _ForkedCall:
         stdout, stderr = (tail.take() for tail in self.tails)
         if self.frame is not None:
             return run_result(self.frame, stdout, stderr)
+        if self.pid is None and self.failure is None:
+            return None
         failure = self.failure or crash_failure(self.returncode, stdout, stderr)
         return RunResult(None, None, failure=failure, returncode=self.returncode, stdout=stdout, stderr=stderr)
 

@@ -8,6 +8,7 @@ import builtins
 import hashlib
 import importlib
 import os
+import pickle
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,8 @@ _perf_counter = time.perf_counter
 _dump_result, _dump_exception = _pickling.dump_result, _pickling.dump_exception
 _loads, _load_argument = _pickling.loads, _pickling.load_argument
 _FUTURE_MARK = _pickling._FUTURE.encode()
+
+_PICKLE = tuple((name, getattr(pickle, name)) for name in ("dumps", "loads", "Pickler"))
 
 _KEPT_MODULE_SETS = 4
 _RESTORED_SIGNALS = tuple(
@@ -138,11 +141,20 @@ class TaskRunner:
             value = function(value)
             ended = _perf_counter()
             running = False
+            _restore_pickle()
             return Report(True, _dump_result(value, out_of_band=True), called - started, ended - called)
         except Exception as error:  # noqa: BLE001 -- whatever the user's code raises is the outcome
             ended = _perf_counter() if running else ended
+            _restore_pickle()
             report = _raised if running else _not_pickled
             return report(error, called - started, ended - called)
+
+
+def _restore_pickle() -> None:
+    """Put back what the user's function may have replaced in ``pickle``, and results are pickled with."""
+    for name, original in _PICKLE:
+        if getattr(pickle, name) is not original:
+            setattr(pickle, name, original)
 
 
 def _raised(error: Exception, setup_time: float, exec_time: float) -> Report:

@@ -1,0 +1,342 @@
+"""The fork server with real processes: one process a call, which nothing outlives."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import psutil
+import pytest
+
+from pywren._pickling import dumps, load_exception, loads
+from pywren.exceptions import ConfigError
+from pywren.worker import process
+from pywren.worker.pool import LocalPool
+from pywren.worker.process import ForkServer
+from pywren.worker.task import Function, RunResult, Stop, Task
+
+WAIT = 60.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def by_value() -> Iterator[None]:
+    """Pickle this module's functions as a script's: the children cannot import it."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.fixture(scope="module")
+def shown() -> list[tuple[str, str]]:
+    """What the server passed on of the calls' output."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def server(shown: list[tuple[str, str]]) -> Iterator[ForkServer]:
+    """A fork server that is ended with the module's tests."""
+    with ForkServer(lambda name, text: shown.append((name, text))) as server:
+        yield server
+
+
+def run(server: ForkServer, called: Callable[..., Any], arg: Any = None, **options: Any) -> RunResult:
+    """Run one call."""
+    stopped = options.pop("stopped", None)
+    modules: Mapping[str, bytes] = options.pop("modules", {})
+    function = Function("f", dumps(called, out_of_band=True), modules, options.pop("runtime_path", None))
+    return server.run(Task(function, dumps(arg, out_of_band=True), **options), stopped=stopped)
+
+
+def value(result: RunResult) -> Any:
+    """Return what the function returned."""
+    assert result.success, (result.failure, result.exception)
+    assert result.body is not None
+    return loads(result.body)
+
+
+def wait_until(condition: Callable[[], bool]) -> bool:
+    """Look until a condition outside of this process holds."""
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process runs; a zombie does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_every_call_has_a_process_of_its_own(server: ForkServer) -> None:
+    """Nothing of a call is there for the next."""
+
+    def call(_: Any) -> tuple[int, int, bool, list[str], str | None]:
+        sys.spoiled = getattr(sys, "spoiled", 0) + 1  # type: ignore[attr-defined]
+        Path("left").touch()
+        files = os.listdir(".")
+        return os.getpid(), sys.spoiled, os.getpid() == os.getpgrp(), files, os.environ.get("OMP_NUM_THREADS")  # type: ignore[attr-defined]
+
+    found = [value(run(server, call)) for _ in range(3)]
+    assert len({pid for pid, *_ in found}) == 3
+    assert {tuple(map(str, rest)) for _, *rest in found} == {("1", "True", "['left']", "1")}
+
+
+def test_calls_from_several_threads(server: ForkServer) -> None:
+    """Threads run tasks at once, each its own."""
+    found: dict[int, Any] = {}
+
+    def work(n: int) -> None:
+        found[n] = value(run(server, lambda x: (time.sleep(0.05), x)[1], n))
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {n: n for n in range(8)}
+
+
+def test_big_values_both_ways(server: ForkServer) -> None:
+    """Arrays and bytes cross whole, and can be written to."""
+
+    def call(array: Any) -> Any:
+        array += 1
+        return array
+
+    found = value(run(server, call, np.zeros(1_000_000)))
+    found += 1
+    assert (found == 2).all()
+    data = os.urandom(3_000_000)
+    assert value(run(server, lambda x: x, data)) == data
+
+
+def test_a_users_exception(server: ForkServer) -> None:
+    """The exception comes back with its own type and remote traceback."""
+
+    def call(_: Any) -> None:
+        raise LookupError("x")
+
+    result = run(server, call)
+    assert result.success is False
+    assert result.body is not None
+    assert isinstance(load_exception(result.body), LookupError)
+    assert result.exception is not None
+    assert 'raise LookupError("x")' in result.exception[2]
+
+
+def crash_in_c(_: Any) -> None:
+    """End by a signal, with a last word."""
+    print("last word")
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def interrupt(_: Any) -> None:
+    """Raise what is no ``Exception``."""
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("called", "arg", "returncode", "text"),
+    [
+        (sys.exit, 0, 0, "sys.exit(0)"),
+        (sys.exit, -1, 255, "non-zero return code"),
+        (os._exit, 3, 3, "non-zero return code: 3"),
+        (lambda s: os.kill(os.getpid(), s), 9, -9, "memory may be the cause"),
+        (crash_in_c, None, -11, "last word"),
+        (interrupt, None, -2, "non-zero return code"),
+    ],
+)
+def test_a_process_that_ends(
+    server: ForkServer, called: Callable[..., Any], arg: Any, returncode: int, text: str
+) -> None:
+    """A ``WorkerCrashedError`` with the exit code and the last output."""
+    result = run(server, called, arg)
+    assert result.failure is not None
+    assert result.failure.kind == "WorkerCrashedError"
+    assert result.failure.details == (returncode,)
+    assert text in result.failure.message
+
+
+def test_output_streams_and_its_tail_is_kept(server: ForkServer, shown: list[tuple[str, str]]) -> None:
+    """Output is passed on as it comes, decoded with replacement, and its tail is in the result."""
+
+    def call(_: Any) -> None:
+        print("é")
+        os.write(1, b"\xff")
+        os.write(2, b"error")
+
+    shown.clear()
+    result = run(server, call)
+    assert (result.stdout, result.stderr) == ("é\n�", "error")
+    assert "".join(text for name, text in shown if name == "stdout") == "é\n�"
+    assert "".join(text for name, text in shown if name == "stderr") == "error"
+    assert len(run(server, lambda _: print("x" * 2_000_000)).stdout) == 64 * 1024
+
+
+def test_output_is_passed_on_while_the_call_runs(tmp_path: Path) -> None:
+    """What a call prints is there before it ends."""
+    gate = tmp_path / "gate"
+
+    def call(path: str) -> None:
+        print("begun")
+        while not os.path.exists(path):
+            time.sleep(0.005)
+
+    with ForkServer(lambda _, text: gate.touch() if "begun" in text else None) as server:
+        assert run(server, call, str(gate), timeout=WAIT).success
+
+
+def start_child(_: Any) -> None:
+    """Start a process, say its pid, and wait for it with signals blocked."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
+    child = subprocess.Popen(["sleep", "1000"])
+    print(child.pid, flush=True)
+    child.wait()
+
+
+def test_a_call_over_its_time_is_killed_with_its_children(server: ForkServer) -> None:
+    """``ran out of time``, and nothing of it survives."""
+    result = run(server, start_child, timeout=0.5)
+    assert result.failure is not None
+    assert result.failure.kind == "CallTimeoutError"
+    assert "ran out of time" in result.failure.message
+    assert wait_until(lambda: not alive(int(result.stdout)))
+
+
+def test_stopping_a_call(server: ForkServer) -> None:
+    """A call that is asked to end is killed and ends as cancelled; so does one that was asked before."""
+    stop = Stop()
+    timer = threading.Timer(0.2, stop.set)
+    timer.start()
+    for _ in range(2):
+        result = run(server, time.sleep, 1000, stopped=stop)
+        assert result.failure is not None
+        assert result.failure.kind == "CallCancelledError"
+        assert "cancelled" in result.failure.message
+    timer.join()
+
+
+def test_threads_and_processes_that_are_left(server: ForkServer) -> None:
+    """The result comes, what was left is ended and told."""
+
+    def call(_: Any) -> int:
+        threading.Thread(target=time.sleep, args=(1000,)).start()
+        return subprocess.Popen(["sleep", "1000"]).pid
+
+    result = run(server, call)
+    assert wait_until(lambda: not alive(value(result)))
+    assert "1 thread" in result.info["leftovers"]
+    assert "child processes" in result.info["leftovers"]
+
+
+def test_closing_descriptors(server: ForkServer) -> None:
+    """Closing 0–2, or all up to 255, gives the result or a crash, and the server stays usable."""
+    for last in (3, 256, 4096):
+        result = run(server, lambda n: os.closerange(0, n), last)
+        assert result.success or (result.failure is not None and result.failure.kind == "WorkerCrashedError")
+    assert value(run(server, len, "abc")) == 3
+
+
+def test_killing_the_server(server: ForkServer) -> None:
+    """A call that kills the server is a crash; the next call has a new server."""
+    result = run(server, lambda _: (os.kill(os.getppid(), signal.SIGKILL), time.sleep(1000)))
+    assert result.failure is not None
+    assert result.failure.kind == "WorkerCrashedError"
+    assert value(run(server, len, "abc")) == 3
+
+
+def test_extra_env_and_modules(server: ForkServer) -> None:
+    """``extra_env`` and shipped modules reach the call."""
+
+    def call(_: Any) -> tuple[str | None, int]:
+        import fork_shipped
+
+        return os.environ.get("EXTRA"), fork_shipped.VALUE
+
+    modules = {"fork_shipped.py": b"VALUE = 5"}
+    for _ in range(2):
+        assert value(run(server, call, extra_env={"EXTRA": "x"}, modules=modules)) == ("x", 5)
+
+
+def test_a_runtime_without_an_interpreter(server: ForkServer, tmp_path: Path) -> None:
+    """Packages in the runtime's directory are importable."""
+    (tmp_path / "in_runtime.py").write_text("VALUE = 6")
+    assert value(run(server, lambda _: __import__("in_runtime").VALUE, runtime_path=str(tmp_path))) == 6
+
+
+def test_a_runtime_with_its_own_interpreter(server: ForkServer, tmp_path: Path) -> None:
+    """``condaruntime/bin/python`` runs the call."""
+    python = tmp_path / "condaruntime" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nOWN_INTERPRETER=1 exec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    own = run(server, lambda _: os.environ.get("OWN_INTERPRETER"), runtime_path=str(tmp_path))
+    assert value(own) == "1"
+    assert value(run(server, lambda _: os.environ.get("OWN_INTERPRETER"))) is None
+
+
+def test_close_ends_calls_and_leaves_nothing(tmp_path: Path) -> None:
+    """``close`` ends the server and what it forked; a call under way ends as a crash."""
+    begun = threading.Event()
+    server = ForkServer(lambda name, text: begun.set())
+    results: list[RunResult] = []
+    thread = threading.Thread(target=lambda: results.append(run(server, start_child)))
+    thread.start()
+    assert begun.wait(WAIT)
+    server.close()
+    thread.join(WAIT)
+    assert results[0].failure is not None
+    assert results[0].failure.kind == "WorkerCrashedError"
+    assert wait_until(lambda: not alive(int(results[0].stdout)))
+    with pytest.raises(RuntimeError, match="closed"):
+        run(server, len, "x")
+
+
+def test_nothing_survives_a_handler_that_is_killed(tmp_path: Path) -> None:
+    """SIGKILL of the parent ends the server and its calls."""
+    script = """
+import sys, threading, time
+from pywren._pickling import dumps
+from pywren.worker.process import ForkServer
+from pywren.worker.task import Function, Task
+def call(path):
+    import os, subprocess
+    child = subprocess.Popen(["sleep", "1000"])
+    with open(path + ".tmp", "w") as file:
+        file.write(f"{os.getpid()} {os.getppid()} {child.pid}")
+    os.rename(path + ".tmp", path)
+    child.wait()
+ForkServer().run(Task(Function("f", dumps(call)), dumps(sys.argv[1])))
+"""
+    path = tmp_path / "pids"
+    client = subprocess.Popen(
+        [sys.executable, "-c", script, str(path)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(tmp_path)},
+    )
+    assert wait_until(path.exists)
+    pids = [int(pid) for pid in path.read_text().split()]
+    client.kill()
+    client.wait()
+    assert wait_until(lambda: not any(map(alive, pids)))
+
+
+def test_another_platform(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where processes cannot be run as needed, the error says what to use."""
+    monkeypatch.delattr(process.os, "posix_spawn")
+    for make in (ForkServer, LocalPool):
+        with pytest.raises(ConfigError, match="Linux or macOS"):
+            make()

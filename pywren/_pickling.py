@@ -33,6 +33,7 @@ PROTOCOL = 5
 OUT_OF_BAND_MIN = 64 * 1024
 """Bytes of a buffer from which on it is worth keeping out of the pickle."""
 
+_plain_dumps, _plain_loads = pickle.dumps, pickle.loads  # as they were before any user's code replaced them
 _FUTURE = "pywren-future"
 
 
@@ -132,7 +133,7 @@ def dump(
     """
     kind: Any = type(obj)  # Any, because mypy does not take type for hashable
     if kind in _ATOMS:
-        return Packed(pickle.dumps(obj, PROTOCOL))
+        return Packed(_plain_dumps(obj, PROTOCOL))
     if kind.__module__ == "numpy":
         if mentions is not None:
             mentions.modules.add("numpy")
@@ -142,7 +143,7 @@ def dump(
     buffers: list[pickle.PickleBuffer] = []
     callback = _collector(buffers) if out_of_band else None
     if _is_plain(obj):
-        return Packed(pickle.dumps(obj, PROTOCOL, buffer_callback=callback), tuple(buffers))
+        return Packed(_plain_dumps(obj, PROTOCOL, buffer_callback=callback), tuple(buffers))
     with io.BytesIO() as file:
         pickler_class, futures_pickler_class = _pickler_classes()
         pickler = (futures_pickler_class if persistent_id and references else pickler_class)(file, callback)
@@ -281,19 +282,19 @@ def _refuse_file(file: io.TextIOWrapper) -> None:
 
 
 def _note(mentions: Mentions, obj: Any, *, by_reference: bool) -> None:
+    if isinstance(obj, types.FunctionType) and not by_reference:
+        mentions.code[obj.__code__] = _package_of(obj.__globals__)
+        return
     if isinstance(obj, types.ModuleType):
-        mentions.modules.add(obj.__name__)
-    elif isinstance(obj, types.FunctionType):
-        if by_reference:
-            mentions.modules.add(obj.__module__)
-        else:
-            mentions.code[obj.__code__] = _package_of(obj.__globals__)
+        module: Any = obj.__name__
     elif by_reference:
+        named = isinstance(obj, (type, types.FunctionType, types.BuiltinFunctionType))
         # an instance may reduce to a bare name, which is looked up in its class's module
-        owner = obj if isinstance(obj, (type, types.BuiltinFunctionType)) else type(obj)
-        module = owner.__module__
-        if isinstance(module, str):
-            mentions.modules.add(module)
+        module = (obj if named else type(obj)).__module__
+    else:
+        return
+    if isinstance(module, str):
+        mentions.modules.add(module)
 
 
 def _package_of(namespace: Mapping[str, Any]) -> str:
@@ -309,7 +310,7 @@ def _package_of(namespace: Mapping[str, Any]) -> str:
 
 def loads(packed: Packed) -> Any:
     """Unpickle an object; what its own code raises comes through."""
-    return pickle.loads(packed.data, buffers=packed.buffers)
+    return _plain_loads(packed.data, buffers=packed.buffers)
 
 
 def load_argument(packed: Packed, references: Sequence[bytes] = ()) -> Any:
@@ -569,7 +570,10 @@ def dump_exception(error: BaseException) -> PackedException:
 
 
 def _describe(error: BaseException) -> PackedException:
-    formatted = "".join(traceback.format_exception(type(error), error, user_frames(error.__traceback__)))
+    try:
+        formatted = "".join(traceback.format_exception(type(error), error, user_frames(error.__traceback__)))
+    except Exception as problem:  # noqa: BLE001 - hostile attributes of the exception end here
+        formatted = f"<the traceback cannot be formatted: {type(problem).__name__}>\n"
     return PackedException(None, type(error).__name__, text_of(error), cut_text(formatted))
 
 

@@ -204,7 +204,7 @@ def text_of(error: BaseException) -> str:
     """Return ``str`` of an exception, cut to a bearable length; never raises."""
     try:
         return cut_text(str(error))
-    except Exception as problem:  # noqa: BLE001 - the user's __str__ may raise anything
+    except BaseException as problem:  # noqa: BLE001 - the user's __str__ may raise anything, SystemExit too
         return f"<str() of it raised {type(problem).__name__}>"
 
 

@@ -2,12 +2,14 @@
 
 import copyreg
 import functools
+import linecache
 import os
 import pickle
 import subprocess
 import sys
 import threading
 import traceback
+import types
 from pathlib import Path
 
 import cloudpickle
@@ -585,8 +587,6 @@ def test_the_text_of_the_remote_traceback_is_added_only_where_the_source_is_miss
     assert back.__cause__.__context__.__cause__ is None
     namespace = {}
     exec(compile("def f():\n    raise ValueError('v')\n", "/nowhere/f.py", "exec"), namespace)
-    import linecache
-
     linecache.cache["/nowhere/f.py"] = (1, None, ["def f():\n", "    raise ValueError('v')  # line\n"], "/nowhere/f.py")
     try:
         packed = dump_exception(_raised(namespace["f"]))
@@ -664,6 +664,30 @@ def test_a_cause_that_cannot_be_brought_back_does_not_hold_up_its_effect():
     assert "holds a lock" in packed.traceback
 
 
+def test_hostile_attributes_do_not_hold_up_the_report():
+    """An exception whose parts raise when they are looked at is reported all the same."""
+
+    class Hostile(Exception):
+        @property
+        def __cause__(self):
+            raise SystemError("do not look")
+
+        def __str__(self):
+            raise SystemExit
+
+    packed = dump_exception(Hostile())
+    assert packed.type_name == "Hostile"
+    assert packed.body is not None or packed.error is not None
+
+
+def test_a_replaced_pickle_dumps_is_not_used(monkeypatch):
+    """A function that replaces ``pickle.dumps`` does not change how its result travels."""
+    monkeypatch.setattr(pickle, "dumps", None)
+    monkeypatch.setattr(pickle, "loads", None)
+    assert loads(dump_result([1, 2])) == [1, 2]
+    assert loads(dump_result(lambda: 3))() == 3
+
+
 def test_an_exception_without_text_comes_back():
     """An exception whose ``__str__`` raises is brought back all the same."""
     packed = dump_exception(NoText("t"))
@@ -686,3 +710,18 @@ def test_a_long_text_is_cut():
     assert len(packed.text) < 70_000
     assert "characters left out" in packed.traceback
     assert len(load_exception(packed.body).args[0]) == 1_000_000
+
+
+def test_what_a_pickle_mentions_is_noted():
+    """Modules that the reader imports are noted, and the code of functions that travel by value."""
+
+    def function(x):
+        return os.path.join(x, subprocess.list2cmdline([]))
+
+    nameless = types.FunctionType(function.__code__, {"os": os, "subprocess": subprocess})
+    nameless.__module__ = None
+    mentions = Mentions()
+    dumps([function, nameless, Plain(), functools.partial(recurse), linecache], mentions=mentions)
+    assert {"os", "subprocess", "functools", "linecache", Plain.__module__} <= mentions.modules
+    assert list(mentions.code) == [function.__code__]
+    assert None not in mentions.modules

@@ -22,7 +22,7 @@ ACCOUNT_ID = "123456789012"
 REGION = "us-west-2"
 """The region that everything is made in."""
 
-CONCURRENCY = 4
+CONCURRENCY = 16
 """How many invocations of the function run at once when nothing else is said."""
 
 
@@ -32,8 +32,10 @@ def mock_aws(*, concurrency: int = CONCURRENCY, lambda_timeout: int = 300) -> It
 
     A bucket, an execution role, a queue and the deployed function stand ready. What the executor invokes
     runs as on Lambda: in a child process of its own, under Lambda's environment, with its log in
-    CloudWatch. Contexts may be nested, follow each other, or be open in several threads: each has its own
-    bucket, function and queue, and moto lasts as long as the longest. Credentials and settings of AWS in the
+    CloudWatch. A function that itself uses AWS, through boto3 or pywren, reaches the same mocked one.
+
+    Contexts may be nested, follow each other, or be open in several threads: each has its own bucket,
+    function and queue, and moto lasts as long as the longest. Credentials and settings of AWS in the
     environment are out of reach meanwhile, and restored at the end.
 
     Args:
@@ -51,7 +53,9 @@ def mock_aws(*, concurrency: int = CONCURRENCY, lambda_timeout: int = 300) -> It
         config = _config(uuid.uuid4().hex[:12], lambda_timeout)
         _create_resources(config)
         name = config["lambda"]["function_name"]
-        function = MockFunction(name, account_id=ACCOUNT_ID, region=REGION, concurrency=concurrency)
+        function = MockFunction(
+            name, account_id=ACCOUNT_ID, region=REGION, concurrency=concurrency, endpoint=_world.endpoint
+        )
         stack.callback(function.close)
         _world.functions[name] = function
         stack.callback(_world.functions.pop, name)
@@ -94,6 +98,7 @@ class _World(AbstractContextManager["_World"]):
 
     def __init__(self) -> None:
         self.functions: dict[str, MockFunction] = {}
+        self.endpoint: str | None = None
         self._lock = threading.Lock()
         self._open = 0
         self._stack = ExitStack()
@@ -117,10 +122,11 @@ class _World(AbstractContextManager["_World"]):
         moto = _import_moto()
         stack.enter_context(_environment())
         stack.enter_context(moto.mock_aws(config={"lambda": {"use_docker": False}}))
-        from pywren.testing._moto_patches import atomic_s3, invocations
+        from pywren.testing._moto_patches import atomic_s3, http_server, invocations
 
         stack.enter_context(atomic_s3())
         stack.enter_context(invocations(self.functions))
+        self.endpoint = stack.enter_context(http_server())
 
 
 _world = _World()

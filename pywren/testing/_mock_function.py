@@ -26,15 +26,18 @@ class MockFunction:
         account_id: the mocked account.
         region: the mocked region.
         concurrency: how many asynchronous invocations run at once.
+        endpoint: where the functions themselves find the mocked AWS.
     """
 
-    def __init__(self, name: str, *, account_id: str, region: str, concurrency: int) -> None:
+    def __init__(
+        self, name: str, *, account_id: str, region: str, concurrency: int, endpoint: str | None = None
+    ) -> None:
         self.name = name
         self._account_id = account_id
         self._region = region
         # what calls print goes to the mocked log, not to the terminal of the test
         self._runner = ForkServer(on_output=lambda stream, text: None)
-        self._container = Container(self._runner, environment=_lambda_environment(name, region))
+        self._container = Container(self._runner, environment=_lambda_environment(name, region, endpoint))
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="pywren-mock-lambda")
         self._streams = threading.local()
 
@@ -119,8 +122,9 @@ class _LambdaContext:
         return max(0, int((self._deadline - time.monotonic()) * 1000))
 
 
-def _lambda_environment(name: str, region: str) -> Mapping[str, str]:
+def _lambda_environment(name: str, region: str, endpoint: str | None) -> Mapping[str, str]:
     return {
+        **({} if endpoint is None else {"AWS_ENDPOINT_URL": endpoint}),
         "AWS_LAMBDA_FUNCTION_NAME": name,
         "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1536",

@@ -1,21 +1,23 @@
-"""What pywren changes in moto while it is mocking: invocations run, and S3 is atomic.
+"""What pywren adds to moto while it is mocking: invocations run, S3 is atomic, and functions reach it too.
 
 Importing this module imports moto.
 """
 
 from __future__ import annotations
 
+import functools
 import json
+import logging
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from moto.awslambda_simple.models import LambdaSimpleBackend
 from moto.core.exceptions import JsonRESTError
-from moto.core.models import botocore_stubber
+from moto.s3.responses import S3Response
 
 from pywren._wire import ASYNC_PAYLOAD_LIMIT
 from pywren.testing._mock_function import MockFunction
@@ -70,15 +72,43 @@ def atomic_s3() -> Iterator[None]:
     moto looks whether an object stands and then writes it, and lists a dict that others change: with
     workers in several threads the first commit would not always win.
     """
-    process = botocore_stubber.process_request
     lock = threading.RLock()
-
-    def one_at_a_time(request: Any) -> Any:
-        host = urlsplit(request.url).hostname or ""
-        if not any(label == "s3" or label.startswith("s3-") for label in host.split(".")):
-            return process(request)
-        with lock:
-            return process(request)
-
-    with mock.patch.object(botocore_stubber, "process_request", one_at_a_time):
+    with ExitStack() as stack:
+        for name in ("bucket_response", "key_response"):
+            method = _one_at_a_time(getattr(S3Response, name), lock)
+            stack.enter_context(mock.patch.object(S3Response, name, method))
         yield
+
+
+def _one_at_a_time(method: Callable[..., Any], lock: threading.RLock) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def locked(*args: Any, **kwargs: Any) -> Any:
+        with lock:
+            return method(*args, **kwargs)
+
+    return locked
+
+
+@contextmanager
+def http_server() -> Iterator[str | None]:
+    """Serve the mocked AWS over HTTP too, for functions that themselves use AWS in their processes.
+
+    Yields:
+        The endpoint's URL; ``None`` when Flask, which moto's server needs, is not installed.
+    """
+    try:
+        from moto.moto_server.threaded_moto_server import ThreadedMotoServer
+    except ImportError:
+        yield None
+        return
+    requests = logging.getLogger("werkzeug")
+    level = requests.level
+    requests.setLevel(logging.ERROR)  # it prints a line for every request, unless it is told not to
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
+        requests.setLevel(level)

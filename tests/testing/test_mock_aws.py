@@ -92,6 +92,32 @@ def test_what_a_function_prints_is_in_its_log(config):
         assert messages[-1].startswith(f"REPORT RequestId: {request}")
 
 
+def test_a_function_that_uses_aws_meets_the_same_mock(config, aws):
+    """What it writes with boto3 can be read in the test."""
+
+    def write(bucket):
+        import boto3
+
+        boto3.client("s3").put_object(Bucket=bucket, Key="results/1", Body=b"written by the function")
+
+    bucket = config["s3"]["bucket"]
+    pywren.default_executor(config=config).call_async(write, bucket).result()
+    answer = aws.request("s3", "get_object", doing="read", Bucket=bucket, Key="results/1")
+    assert answer["Body"].read() == b"written by the function"
+
+
+def test_a_function_may_map_on_lambda_itself(config):
+    """An executor made on the worker invokes the same function again."""
+
+    def fan_out(config):
+        import pywren
+
+        executor = pywren.lambda_executor(config=config)
+        return pywren.get_all_results(executor.map(lambda x: x + 1, [1, 2]))
+
+    assert pywren.default_executor(config=config).call_async(fan_out, config).result() == [2, 3]
+
+
 def test_the_environment_says_which_executor(config, monkeypatch):
     """``PYWREN_EXECUTOR`` counts here as everywhere."""
     monkeypatch.setenv("PYWREN_EXECUTOR", "dummy")

@@ -100,7 +100,9 @@ class LocalCallset:
         if result.failure is not None:
             return _verdict.of_failure(result.failure, self.callset.id, call_id, None)
         if result.success is None or result.body is None:
-            return None, CallLostError(f"call {call_id} ended without an outcome; run it again", call_id=call_id)
+            lost = CallLostError("the call ended without an outcome; run it again", call_id=call_id)
+            lost.callset_id = self.callset.id
+            return None, lost
         return _verdict.of_outcome(result.success, result.body, self.callset.id, call_id)
 
     # -- Origin ------------------------------------------------------------------------------------------------
@@ -121,9 +123,7 @@ class LocalCallset:
         index = int(target.call_id)
         if not self._pool.cancel(self._batch, index):
             return False
-        error = CallCancelledError(
-            f"call {target.call_id} was cancelled", call_id=target.call_id, callset_id=self.callset.id
-        )
+        error = CallCancelledError("the call was cancelled", call_id=target.call_id, callset_id=self.callset.id)
         ended = _Ended(RunResult(None, None, failure=Failure.of(error), returncode=None), time.time())
         self._futures.pop(index, None)
         future.settle([Settlement(target, None, error, ended)])
@@ -233,7 +233,7 @@ class LocalCallset:
         for one in lost.values():
             one._condition = self.callset.condition
             error = CallLostError(
-                f"call {one.call_id} runs for the process that this one was forked from, which alone gets its result",
+                "the call runs for the process that this one was forked from, which alone gets its result",
                 call_id=one.call_id,
                 callset_id=self.callset.id,
             )

@@ -141,7 +141,7 @@ class StagedCallset:
 
     def cancel(self, target: ResponseFuture) -> bool:
         """End the call, by being the first to write its status."""
-        if self._end(target.call_id, CallCancelledError(f"call {target.call_id} was cancelled")):
+        if self._end(target.call_id, CallCancelledError("the call was cancelled")):
             return True
         self.examine()
         return False
@@ -356,16 +356,16 @@ class StagedCallset:
     def _declare_lost(self, missing: Sequence[str], client_gone: bool) -> None:
         lost_after = self.callset.lost_after(LOST_GRACE)
         if client_gone:
-            text = "is lost: the process that ran it on its machine has ended; run it again"
+            text = "the call is lost: the process that ran it on its machine has ended; run it again"
         elif lost_after is not None and self._clock() > lost_after:
             text = (
-                f"is lost: {self._clock() - self.callset.submitted:.0f} s after it was invoked it has no status. It "
-                "never started, or its worker vanished; look at the function's log, and run it again"
+                f"the call is lost: {self._clock() - self.callset.submitted:.0f} s after it was invoked it has no "
+                "status. It never started, or its worker vanished; look at the function's log, and run it again"
             )
         else:
             return
         for call_id in missing:
-            self._end(call_id, CallLostError(f"call {call_id} of callset {self.callset.id} {text}"))
+            self._end(call_id, CallLostError(text))
 
     def _storage_failed(self, error: PywrenError, outstanding: Sequence[str]) -> bool:
         """Put up with a storage that fails for a while; then end the futures (not the calls) with its error."""

@@ -539,7 +539,8 @@ class Failure:
     @classmethod
     def of(cls, error: PywrenError) -> Failure:
         """Turn an error into what travels."""
-        return cls(type(error).__name__, str(error), tuple(error.args[1:]))
+        message = str(error.args[0]) if error.args else ""
+        return cls(type(error).__name__, message, tuple(error.args[1:]))
 
     def error(self, callset_id: str, call_id: str, status: Mapping[str, Any] | None = None) -> PywrenError:
         """Make the error that this stands for, with ``callset_id``, ``call_id`` and ``status`` set on it."""

@@ -218,7 +218,8 @@ class CallError(PywrenError):
         self.status = status
 
     def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
+        message = str(self.args[0]) if self.args else ""
+        return message if self.call_id is None else f"{message} (call {self.call_id} of callset {self.callset_id})"
 
 
 class VersionMismatchError(CallError):

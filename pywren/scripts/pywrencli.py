@@ -117,11 +117,15 @@ def test_function(filename: str | None) -> None:
     import pywren
 
     executor = pywren.lambda_executor(config=_load(filename))
-    click.echo(f"function returned: {executor.call_async(_hello, 'world').result()}")
+    click.echo(f"function returned: {executor.call_async(_hello(), 'world').result()}")
 
 
-def _hello(whom: str) -> str:
-    return f"Hello {whom}"
+def _hello() -> Callable[[str], str]:
+    # Not at module level: it would be pickled by reference, and the worker has no click to import this with.
+    def hello(whom: str) -> str:
+        return f"Hello {whom}"
+
+    return hello
 
 
 def _load(filename: str | None) -> wrenconfig.Config:

@@ -1,7 +1,9 @@
 """The command ``pywren``: exit code and whole output."""
 
+import subprocess
 import sys
 
+import cloudpickle
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -9,7 +11,7 @@ from click.testing import CliRunner
 import pywren.testing
 from pywren import wrenconfig
 from pywren.cloud.aws import AWS
-from pywren.scripts.pywrencli import cli
+from pywren.scripts.pywrencli import _hello, cli
 from pywren.version import __version__
 
 
@@ -133,6 +135,14 @@ def test_deploy_lambda_creates_and_updates(run, config_file):
 def test_test_function_says_hello(run, config_file):
     """0.4's words."""
     assert run("--filename", config_file[0], "test_function") == (0, "function returned: Hello world\n")
+
+
+def test_the_test_function_needs_nothing_that_a_worker_lacks():
+    """click is not in the bundle: the function travels by value."""
+    program = "import cloudpickle, sys; sys.modules['click'] = None; print(cloudpickle.load(sys.stdin.buffer)('world'))"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, input=cloudpickle.dumps(_hello()), capture_output=True, timeout=60, check=False)
+    assert done.stdout.split() == [b"Hello", b"world"], done.stderr
 
 
 @pytest.mark.moto

@@ -50,7 +50,7 @@ def default_executor(**kwargs: Any) -> Executor:
         if factory is None:
             raise ConfigError(f"{EXECUTOR_VARIABLE} is {name!r}; set it to one of {', '.join(_FACTORIES)}, or unset it")
         return factory(**kwargs)
-    if wrenconfig.find_source(kwargs.get("config")).embedded:
+    if _stays_here(kwargs.get("config")):
         _say_where()
         return local_executor(**kwargs)
     return lambda_executor(**kwargs)
@@ -154,7 +154,23 @@ def _needed_config(config: Mapping[str, Any] | None, who: str) -> Mapping[str, A
             f"{who}() needs a configuration, and there is none: `pywren create_config` writes ~/.pywren_config. "
             "To run on this machine use default_executor() or local_executor()"
         )
+    if _stays_here(config):
+        raise ConfigError(
+            f"{who}() was given a configuration with storage_backend: localhost, which other machines cannot reach: "
+            "write s3: bucket there (`pywren create_config` makes one). To run on this machine use "
+            "default_executor() or local_executor()"
+        )
     return _config(config)
+
+
+def _stays_here(config: Mapping[str, Any] | None) -> bool:
+    """Tell whether calls can only run here: there is no configuration, or the one passed stages on this machine.
+
+    The latter is what ``wrenconfig.default()`` returns when there is no file, and programs pass it on.
+    """
+    if isinstance(config, Mapping):
+        return bool(wrenconfig.setting(config, "storage_backend") == "localhost")
+    return wrenconfig.find_source(config).embedded
 
 
 _said_where = False

@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import shutil
+import tempfile
 import threading
 import time
 import weakref
@@ -19,10 +21,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pywren import _staged_calls, _verdict, future
 from pywren._callset import Callset, Submission
 from pywren._integrity import sha256
-from pywren._wire import INLINE_OUTCOME_LIMIT, Failure, Status
+from pywren._wire import INLINE_OUTCOME_LIMIT, Call, Failure, Status
 from pywren.exceptions import CallCancelledError, CallLostError, PywrenError, StorageError
 from pywren.future import ResponseFuture, Settlement
 from pywren.storage import Storage
+from pywren.version import __version__
 from pywren.worker.task import Function, RunResult
 from pywren.wrenutil import create_call_id
 
@@ -67,6 +70,7 @@ class LocalCallset:
             for index in range(len(submission.arguments))
         ]
         self._futures = dict(enumerate(futures))
+        self._note(submission)
         self._batch = self._pool.submit(
             Function(self.callset.id, submission.function, submission.modules),
             submission.arguments,
@@ -76,6 +80,38 @@ class LocalCallset:
             on_results=self._on_results,
         )
         return futures
+
+    def _note(self, submission: Submission) -> None:
+        """Note for ``invoke_status`` what a callset in a storage has: the payload, sizes, times."""
+        callset = self.callset
+        shared = Call(
+            storage_config=self.storage.get_storage_config(),
+            callset_id=callset.id,
+            call_id="",
+            func_key=callset.keys.func,
+            data_key="",
+            output_key="",
+            status_key="",
+            cancel_key="",
+            job_max_runtime=callset.job_max_runtime,
+            use_cached_runtime=submission.options.get("use_cached_runtime", True),
+            pywren_version=__version__,
+            extra_env=submission.extra_env,
+            host_submit_time=callset.submitted,
+            extra=submission.extra_meta or {},
+        )
+        callset.facts.update(
+            shared.encode(),
+            agg_data=True,
+            data_size_bytes=sum(packed.size if packed.buffers else len(packed.data) for packed in submission.arguments),
+            data_upload_time=0.0,
+            data_upload_timestamp=callset.submitted,
+            func_module_str_len=submission.function.size + sum(map(len, submission.modules.values())),
+            func_upload_time=0.0,
+            func_upload_timestamp=callset.submitted,
+            lambda_invoke_time=0.0,
+            lambda_invoke_timestamp=callset.submitted,
+        )
 
     # -- what the pool tells -----------------------------------------------------------------------------------
 
@@ -135,12 +171,22 @@ class LocalCallset:
         return self._status(target, source).document() if isinstance(source, _Ended) else None
 
     def invoke_status(self, target: ResponseFuture) -> dict[str, Any]:
-        """Return what the client did for the callset."""
-        status = dict(self.callset.facts)
+        """Return what the client did for the callset; what 0.4 did besides took no time here."""
+        keys = self.callset.call_keys(target.call_id)
         ended = future.settlement(target).source
-        if isinstance(ended, _Ended):
-            status["status_done_timestamp"] = ended.time
-        return {**status, "call_id": target.call_id, "callset_id": self.callset.id, "status_query_count": 0}
+        ended_at = ended.time if isinstance(ended, _Ended) else None
+        return {
+            **self.callset.facts,
+            "call_id": target.call_id,
+            "data_key": keys.data,
+            "output_key": keys.output,
+            "status_key": keys.status,
+            "cancel_key": keys.cancel,
+            "status_done_timestamp": ended_at,
+            "status_query_count": 0,
+            "download_output_timestamp": ended_at,
+            "download_output_time": 0.0,
+        }
 
     def recipe(self, target: ResponseFuture) -> tuple[Callable[..., ResponseFuture], tuple[Any, ...]]:
         """Put the outcome, now or once it is there, where another process finds it."""
@@ -198,6 +244,8 @@ class LocalCallset:
         )
 
     def _info(self, keys: Any, result: RunResult, end_time: float) -> dict[str, Any]:
+        from pywren.worker.handler import server_info  # which nothing else here needs
+
         exec_time = result.info.get("exec_time", 0.0)
         setup_time = result.info.get("setup_time", 0.0)
         return {
@@ -218,6 +266,8 @@ class LocalCallset:
             "retcode": result.returncode,
             "stdout": result.stdout,
             "stderr": result.stderr,
+            "server_info": dict(server_info()),
+            "free_disk_bytes": shutil.disk_usage(tempfile.gettempdir()).free,
             **result.info,
         }
 

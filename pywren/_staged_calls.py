@@ -156,7 +156,9 @@ class StagedCallset:
         payload = record.pop("payload", {})
         secrets = ("attempt_key", "data_inline")  # and the argument itself, which would only be big
         shown = {name: value for name, value in payload.items() if name not in secrets}
-        return {**self.callset.facts, **shown, **record, "status_query_count": target.status_query_count}
+        # an outcome inside the status came with it
+        came = {"download_output_timestamp": record.get("status_done_timestamp"), "download_output_time": 0.0}
+        return {**self.callset.facts, **shown, **came, **record, "status_query_count": target.status_query_count}
 
     def recipe(self, target: ResponseFuture) -> tuple[Callable[..., ResponseFuture], tuple[Any, ...]]:
         """Return what makes the future again: the callset with its secret, the storage's configuration."""

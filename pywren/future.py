@@ -102,6 +102,7 @@ class ResponseFuture(concurrent.futures.Future[Any]):
     _callbacks: list[Callable[[Any], object]] | None = None
     _origin: Origin | None = None
     _source: Any = None
+    _view: dict[str, Any] | None = None
     _told = False
     _asked = False
     status_query_count = 0
@@ -260,9 +261,9 @@ class ResponseFuture(concurrent.futures.Future[Any]):
         """What the worker says about the call (times in seconds); ``None`` until the call is collected."""
         if not self._told or self._origin is None:
             return None
-        if not isinstance(self._source, dict):
-            self._source = self._origin.run_status(self, self._source)
-        return self._source
+        if self._view is None:
+            self._view = self._origin.run_status(self, self._source)
+        return self._view
 
     @property
     def invoke_status(self) -> dict[str, Any] | None:

@@ -465,7 +465,7 @@ class _Attempt:
             "func_download_time": 0.0,
             "data_download_time": 0.0,
             "output_upload_time": 0.0,
-            "server_info": dict(_server_info()),
+            "server_info": dict(server_info()),
             "free_disk_bytes": shutil.disk_usage(tempfile.gettempdir()).free,
         }
         info.update(_texts(self.context))
@@ -507,8 +507,8 @@ class StatusWatch:
 
 
 @functools.cache
-def _server_info() -> Mapping[str, Any]:
-    """Say what the machine is that a call ran on: system, processors, memory in bytes."""
+def server_info() -> Mapping[str, Any]:
+    """Say what this machine is: system, Python, processors, memory in bytes."""
     system = (platform.system(), platform.node(), platform.release(), platform.version(), platform.machine())
     info: dict[str, Any] = {
         "uname": " ".join(system),

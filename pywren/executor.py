@@ -47,6 +47,7 @@ class Executor:
         self.storage_config = wrenconfig.extract_storage_config(config)
         self.storage = Storage(self.storage_config)
         self.map_item_limit: int = wrenconfig.setting(config, "scheduler.map_item_limit")
+        wrenconfig.warn_of_public_runtime(config)
         runtime_config = config.get("runtime") or {}
         self.runtime_meta_info = get_runtime_info(runtime_config)
         check_runtime(self.runtime_meta_info)

@@ -171,10 +171,22 @@ def _parse(text: str, path: str) -> Config:
 
 
 def _drop_public_runtime(config: Config, source: str) -> None:
+    warn_of_public_runtime(config, source)
+    runtime = config.get("runtime")
+    if runtime and is_public(runtime):
+        config["runtime"] = {key: value for key, value in runtime.items() if key not in ("s3_bucket", "s3_key")}
+
+
+def warn_of_public_runtime(config: Mapping[str, Any], source: str = "the config argument") -> None:
+    """Say, once for each source, that a runtime in one of 0.4's public buckets is not used.
+
+    Args:
+        config: the configuration.
+        source: the file or other place it comes from.
+    """
     runtime = config.get("runtime")
     if runtime and is_public(runtime):
         _warn_of_public_runtime(source, str(runtime["s3_bucket"]))
-        config["runtime"] = {key: value for key, value in runtime.items() if key not in ("s3_bucket", "s3_key")}
 
 
 @functools.lru_cache(maxsize=64)  # one warning for a file, however often it is read

@@ -11,7 +11,9 @@ _NOISY = ("boto", "boto3", "botocore", "s3transfer", "urllib3")
 
 
 def default_config(level: str | int = "INFO") -> None:
-    """Write pywren's log messages to stderr, unless the program has set up handlers itself, and quiet boto.
+    """Write log messages to stderr, unless the program has set up handlers itself, and quiet boto.
+
+    A program without handlers sees its own messages from this level on too, as with 0.4.
 
     Args:
         level: a name or number of the ``logging`` module, in any case.
@@ -24,7 +26,7 @@ def default_config(level: str | int = "INFO") -> None:
         raise ConfigError(
             f"{level!r} is no level of logging: write DEBUG, INFO, WARNING, ERROR or CRITICAL (PYWREN_LOGLEVEL)"
         )
-    logging.basicConfig(format=FORMAT)
+    logging.basicConfig(format=FORMAT, level=number)
     logging.getLogger("pywren").setLevel(number)
     for name in _NOISY:
         logging.getLogger(name).setLevel(max(number, logging.ERROR))

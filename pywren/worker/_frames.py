@@ -361,6 +361,12 @@ class Channel:
         if len(self._outgoing) == 1:
             self.flush()
 
+    def send_now(self, data: bytes) -> None:
+        """Send a frame without descriptors, on an end that blocks."""
+        sent = self.socket.send(data)
+        if sent < len(data):
+            self.socket.sendall(data[sent:])
+
     def flush(self) -> bool:
         """Send what waits, and return whether all of it is sent; a closed other end swallows it."""
         queue = self._outgoing

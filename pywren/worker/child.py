@@ -16,8 +16,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
+from pywren._pickling import Packed
 from pywren.worker import _frames
-from pywren.worker._frames import Buffer, Channel, Frame, Outgoing, UnlinkedFile, high_descriptor
+from pywren.worker._frames import Buffer, Channel, Frame, UnlinkedFile, high_descriptor
 from pywren.worker.runner import (
     FunctionSource,
     Output,
@@ -120,14 +121,15 @@ def _die_with_parent(lifeline: int) -> None:
 # -- results -----------------------------------------------------------------------------------------------------
 
 
-def _result_frame(ticket: int, report: Report, tails: tuple[str, str], left: str) -> Outgoing:
+def _send_result(channel: Channel, ticket: int, report: Report, tails: tuple[str, str], left: str) -> None:
     flags = 0 if report.success is None else _frames.SUCCESS if report.success else _frames.RAISED
     body = report.body
     told = report.exception is not None or left or tails[0] or tails[1]
     if body is not None and not told and not body.buffers and len(body.data) <= _frames.INLINE_LIMIT:
-        return Outgoing(_frames.encode_plain_result(flags, ticket, report.setup_time, report.exec_time, body.data))
+        channel.send_now(_frames.encode_plain_result(flags, ticket, report.setup_time, report.exec_time, body.data))
+        return
     segments: list[Buffer] = [] if body is None else [body.data, *(buffer.raw() for buffer in body.buffers)]
-    return _frames.encode(
+    frame = _frames.encode(
         _frames.RESULT,
         flags=flags | (_frames.LEFTOVERS if left else 0),
         number=ticket,
@@ -136,6 +138,7 @@ def _result_frame(ticket: int, report: Report, tails: tuple[str, str], left: str
         meta=_notes(report, tails, left) if told else b"",
         segments=segments,
     )
+    channel.send(frame)
 
 
 def _notes(report: Report, tails: tuple[str, str], left: str) -> bytes:
@@ -217,12 +220,13 @@ class _PoolChild:
         while ticket not in self.arguments:
             for frame in self.channel.receive():
                 self._take_frame(frame)
-        argument, references = self._argument(self.arguments.pop(ticket))
+        entry = self.arguments.pop(ticket)
+        argument, references = (Packed(entry), ()) if isinstance(entry, bytes) else self._argument(entry)
         function, extra_env, shown = self.batches[ticket >> 32]
         if shown:
             self.output.begin(shown=True)
         try:
-            report = self.runner.run(function.load, packed_from(argument), references, extra_env)
+            report = self.runner.run(function.load, argument, references, extra_env)
         except BaseException as error:  # noqa: BLE001 -- sys.exit() and the like end this process, as they would anywhere
             if _getpid() != self.pid:
                 _exit(0)
@@ -232,21 +236,19 @@ class _PoolChild:
         _close_nested_pool()
         self.output.flush()
         left = leftovers()
-        self.channel.send(_result_frame(ticket, report, self.output.tails(), left))
+        _send_result(self.channel, ticket, report, self.output.tails(), left)
         if left:
             signal.pause()  # until the parent kills what is left, and this process with it
         self.output.restore()
         self.runner.place.leave(self.output.streams)
 
-    def _argument(self, entry: Any) -> tuple[Sequence[Buffer], Sequence[bytes]]:
-        """Return the segments of an argument, and the references it makes."""
-        if isinstance(entry, bytes):
-            return (entry,), ()
+    def _argument(self, entry: Any) -> tuple[Packed, Sequence[bytes]]:
+        """Return an argument that is no plain pickle, and the references it makes."""
         where, references = entry
         if isinstance(where, list):
-            return [where[0], *(bytearray(part) for part in where[1:])], references
+            return packed_from([where[0], *(bytearray(part) for part in where[1:])]), references
         arena, offset, sizes = where
-        return _frames.read_segments(self.arenas[arena], sizes, offset), references
+        return packed_from(_frames.read_segments(self.arenas[arena], sizes, offset)), references
 
     def _take_frame(self, frame: Frame) -> None:
         if frame.kind == _frames.ARGUMENTS:
@@ -447,5 +449,5 @@ def _run_forked(channel: Channel, root: str, scratch: str) -> NoReturn:
         _end_process(error, output)
     if _getpid() == pid:
         output.flush()
-        channel.send(_result_frame(0, report, ("", ""), leftovers()))
+        _send_result(channel, 0, report, ("", ""), leftovers())
     _exit(0)

@@ -16,12 +16,10 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import pickle
 import select
-import struct
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
@@ -29,16 +27,9 @@ from pywren._pickling import Packed
 from pywren._wire import Failure
 from pywren.worker import _frames
 from pywren.worker._batch import Batch, OnResults, OnStart, PreparedFunction
-from pywren.worker._frames import Frame, UnlinkedFile
-from pywren.worker.process import (
-    TAIL_LIMIT,
-    OutputTail,
-    Process,
-    check_platform,
-    remove_directory,
-    run_result,
-    write_through,
-)
+from pywren.worker._frames import Frame
+from pywren.worker._member import BATCH_SHIFT, STALL_SECONDS, Member
+from pywren.worker.process import check_platform, remove_directory, run_result
 from pywren.worker.task import (
     Function,
     RunResult,
@@ -54,200 +45,9 @@ logger = logging.getLogger(__name__)
 LINGER_SECONDS = 5.0
 """How long the children of a pool stay when no executor uses it."""
 
-_MAX_TICKETS = 512  # 4,096 bytes: what one write puts into a pipe whole
-_WORK_AHEAD_SECONDS = 0.01
-_STALL_SECONDS = 0.002
-_KEPT_FUNCTIONS = 8
-_FORGET_AFTER = 16
 _MAX_FAILED_STARTS = 3
 _EXIT_WARNING_SECONDS = 2.0
-_BATCH_SHIFT = 32
-_INDEX_MASK = (1 << _BATCH_SHIFT) - 1
-
-
-class _Member:
-    """One worker process as the pool sees it: what it knows, and the tickets it holds.
-
-    Results come in the order of the tickets, so the first ticket without a result, the *head*, is the call that
-    runs, unless it is still in the pipe.
-    """
-
-    def __init__(self) -> None:
-        self.output = (UnlinkedFile(), UnlinkedFile())
-        self.process = Process("pool", output=self.output)
-        self.ready = False
-        self.dying = self.killed = False
-        self.tickets: deque[int] = deque()
-        self.announced = -1
-        self.window = 1
-        self.last = self.started = time.monotonic()
-        self.ending: tuple[int, Failure] | None = None
-        self.shown: tuple[OutputTail, OutputTail] | None = None
-        self.exclusive = False
-        self.watched: dict[int, int] = {}
-        self._functions: OrderedDict[str, int] = OrderedDict()
-        self._function_count = 0
-        self._current_function = ""
-        self._batches: set[int] = set()
-        self._arenas: set[int] = set()
-        self._stale_batches: list[int] = []
-
-    @property
-    def idle(self) -> bool:
-        """Whether it could run a call at once."""
-        return self.ready and not self.dying and not self.tickets
-
-    def room(self, batch: Batch) -> int:
-        """Return how many calls of a batch it should be given now."""
-        held = len(self.tickets)
-        if self.dying or self.process.channel.waiting or (held and (batch.show_output or self.exclusive)):
-            return 0
-        if batch.show_output:
-            return 1
-        window = self.window if batch.function.id == self._current_function else 1
-        return window - held if held <= window // 2 else 0
-
-    def give(self, batch: Batch, indices: Sequence[int], now: float) -> None:
-        """Send calls, with all they need that is not known there yet."""
-        if not self.tickets:
-            self.last = self.started = now
-        if batch.number not in self._batches:
-            self._introduce(batch)
-        for index in indices if batch.arenas else ():
-            arena = batch.arena_of(index)
-            if arena is not None and arena.number not in self._arenas:
-                self._arenas.add(arena.number)
-                self._send(_frames.encode(_frames.ARENA, number=arena.number, sizes=(0,), file=arena.file))
-        base = batch.number << _BATCH_SHIFT
-        tickets = [base | index for index in indices]
-        if batch.arenas:
-            entries = {base | index: batch.entry(index) for index in indices}
-        else:
-            entries = dict(zip(tickets, map(batch.entries.__getitem__, indices), strict=True))
-        self._send(_frames.encode(_frames.ARGUMENTS, meta=pickle.dumps(entries, 5)))
-        self.exclusive = batch.show_output
-        self.tickets.extend(tickets)
-        self._write_tickets(tickets)
-
-    def _write_tickets(self, tickets: Sequence[int]) -> None:
-        try:
-            os.write(self.process.tickets_out, struct.pack(f"<{len(tickets)}Q", *tickets))
-        except BrokenPipeError:
-            pass  # never, because this process holds a read end too
-
-    def _introduce(self, batch: Batch) -> None:
-        key = self._functions.get(batch.function.id)
-        if key is None:
-            key = self._function_count = self._function_count + 1
-            self._send(batch.function.frame(key))
-            self._functions[batch.function.id] = key
-        self._functions.move_to_end(batch.function.id)
-        if batch.function.id != self._current_function:
-            self._current_function, self.window = batch.function.id, 1
-        if batch.show_output and self.shown is None:
-            self._prepare_shown()
-        self._batches.add(batch.number)
-        meta = pickle.dumps((key, batch.extra_env, batch.show_output), 5)
-        self._send(_frames.encode(_frames.BATCH, number=batch.number, meta=meta))
-
-    def _prepare_shown(self) -> None:
-        pipes = [os.pipe(), os.pipe()]
-        self._send(_frames.encode(_frames.SHOW, descriptors=[write for _, write in pipes]))
-        for _, write in pipes:  # a socket with nothing waiting takes so small a frame at once
-            os.close(write)
-        self.shown = (
-            OutputTail(pipes[0][0], "stdout", write_through),
-            OutputTail(pipes[1][0], "stderr", write_through),
-        )
-
-    def _send(self, frame: _frames.Outgoing) -> None:
-        self.process.channel.send(frame)
-
-    def take_back(self) -> list[int]:
-        """Take every ticket out of the pipe; the call that runs is not among them."""
-        taken: list[int] = []
-        while True:
-            try:
-                data = os.read(self.process.tickets_in, 8 * _MAX_TICKETS)
-            except BlockingIOError:
-                break
-            taken.extend(struct.unpack(f"<{len(data) // 8}Q", data))
-        for _ in taken:
-            self.tickets.pop()
-        return taken
-
-    def put_back(self, tickets: Sequence[int]) -> None:
-        """Give tickets again whose arguments were sent before."""
-        self.tickets.extend(tickets)
-        if tickets:
-            self._write_tickets(tickets)
-
-    def forget(self, batch: Batch) -> None:
-        """Let it drop what it has of a batch that has ended: big things at once, small ones some time."""
-        if batch.number not in self._batches or self.dying:
-            return
-        self._batches.discard(batch.number)
-        self._stale_batches.append(batch.number)
-        arenas = [arena.number for arena in batch.arenas if arena.number in self._arenas]
-        functions = []
-        while len(self._functions) > _KEPT_FUNCTIONS:
-            functions.append(self._functions.popitem(last=False)[1])
-        if arenas or functions or len(self._stale_batches) >= _FORGET_AFTER:
-            meta = pickle.dumps((self._stale_batches, arenas, functions), 5)
-            self._send(_frames.encode(_frames.FORGET, meta=meta))
-            self._stale_batches = []
-        self._arenas.difference_update(arenas)
-
-    def forget_arena(self, number: int) -> None:
-        """Let it drop one arena, all calls of which have ended."""
-        if number in self._arenas and not self.dying:
-            self._arenas.discard(number)
-            self._send(_frames.encode(_frames.FORGET, meta=pickle.dumps(([], [number], []), 5)))
-
-    def progressed(self, count: int, now: float) -> None:
-        """Note that some calls have ended, and aim at some milliseconds of work ahead."""
-        each = max((now - self.last) / count, 1e-6)
-        self.last = self.started = now
-        self.window = max(1, min(int(_WORK_AHEAD_SECONDS / each), self.window * 4, _MAX_TICKETS))
-
-    def kill(self, ending: tuple[int, Failure] | None = None) -> None:
-        """Kill it; the ticket ends with the failure, the others are taken back."""
-        self.ending = self.ending or ending
-        self.killed = True
-        self.lose()
-
-    def lose(self) -> None:
-        """Kill what is of no use without its channel: it died, or the user's code closed or misused that."""
-        self.dying = True
-        self.process.kill()
-
-    def shown_tails(self) -> tuple[str, str]:
-        """Return what the call that just ended has shown."""
-        if self.shown is None or not self.exclusive:
-            return "", ""
-        return self.shown[0].take(), self.shown[1].take()
-
-    def tails(self) -> tuple[str, str]:
-        """Return the last output of a process that has died."""
-        if self.exclusive and self.shown is not None:
-            return self.shown_tails()
-        out, err = (file.tail(TAIL_LIMIT).decode("utf-8", "replace") for file in self.output)
-        return out, err
-
-    def close_shown(self) -> None:
-        """Close the pipes of output that is shown."""
-        for tail in self.shown or ():
-            tail.close()
-
-    def events(self) -> dict[int, int]:
-        """Return the descriptors to be watched, and for what."""
-        channel = self.process.channel
-        found = {self.process.pidfd: select.POLLIN}
-        if not self.dying:
-            found[channel.fileno()] = select.POLLIN | (select.POLLOUT if channel.waiting else 0)
-        for tail in self.shown or ():
-            found[tail.descriptor] = select.POLLIN
-        return found
+_INDEX_MASK = (1 << BATCH_SHIFT) - 1
 
 
 class LocalPool:
@@ -290,7 +90,7 @@ class LocalPool:
         """Take the state of a pool without processes; also in a process that was forked from the client."""
         self._lock = threading.Lock()
         self._finished = threading.Condition(self._lock)
-        self._members: list[_Member] = []
+        self._members: list[Member] = []
         self._queue: deque[Batch] = deque()
         self._batches: dict[int, Batch] = {}
         self._numbers = 0
@@ -301,7 +101,7 @@ class LocalPool:
         self._last_function: PreparedFunction | None = None
         self._thread: threading.Thread | None = None
         self._poll = select.poll()
-        self._watched: dict[int, tuple[_Member, int]] = {}
+        self._watched: dict[int, tuple[Member, int]] = {}
         self._wakes_at = float("inf")
         self._idle_since = time.monotonic()
         self._wake_in, self._wake_out = os.pipe()
@@ -421,7 +221,7 @@ class LocalPool:
         with self._lock:
             if batch.number not in self._batches or batch.done[index]:
                 return False
-            ticket = batch.number << _BATCH_SHIFT | index
+            ticket = batch.number << BATCH_SHIFT | index
             holder = next((member for member in self._members if ticket in member.tickets), None)
             running = False
             if holder is not None:
@@ -501,7 +301,7 @@ class LocalPool:
         missing = self._size - sum(not member.dying for member in self._members)
         for _ in range(missing):
             try:
-                self._members.append(_Member())
+                self._members.append(Member())
             except OSError:
                 if not any(not member.dying for member in self._members):
                     raise
@@ -513,7 +313,7 @@ class LocalPool:
         elif missing > 0:
             self._wake()
 
-    def _bury(self, member: _Member) -> None:
+    def _bury(self, member: Member) -> None:
         """Settle what a process that has ended leaves, and replace it."""
         self._receive(member)
         returncode = member.process.wait()
@@ -537,18 +337,18 @@ class LocalPool:
         except OSError as error:
             self._fail_all(Failure("WorkerCrashedError", f"no worker process can be started: {error}", (None,)))
 
-    def _end_head(self, member: _Member, returncode: int | None) -> None:
+    def _end_head(self, member: Member, returncode: int | None) -> None:
         ticket = member.tickets[0]
         ending, member.ending = member.ending, None
         member.tickets.popleft()
         stdout, stderr = member.tails()
         failure = ending[1] if ending is not None and ending[0] == ticket else crash_failure(returncode, stdout, stderr)
-        batch = self._batches.get(ticket >> _BATCH_SHIFT)
+        batch = self._batches.get(ticket >> BATCH_SHIFT)
         if batch is not None:
             result = RunResult(None, None, failure=failure, returncode=returncode, stdout=stdout, stderr=stderr)
             self._finish(batch, ticket & _INDEX_MASK, result)
 
-    def _drop(self, member: _Member) -> None:
+    def _drop(self, member: Member) -> None:
         for descriptor in [number for number, (owner, _) in self._watched.items() if owner is member]:
             self._poll.unregister(descriptor)
             del self._watched[descriptor]
@@ -568,7 +368,7 @@ class LocalPool:
                 continue
             share = -(-batch.waiting // len(self._members)) if self._members else 0
             gave = False
-            for member in sorted(self._members, key=_load):
+            for member in sorted(self._members, key=lambda member: member.load):
                 if room := min(member.room(batch), share):
                     indices = batch.take(room)
                     if indices:
@@ -584,7 +384,7 @@ class LocalPool:
             head = member.tickets[0] if member.tickets else -1
             if head != member.announced:
                 member.announced = head
-                batch = self._batches.get(head >> _BATCH_SHIFT)
+                batch = self._batches.get(head >> BATCH_SHIFT)
                 if batch is not None and batch.on_start is not None:
                     found.append((batch.on_start, head & _INDEX_MASK))
         return found
@@ -594,14 +394,14 @@ class LocalPool:
         if any(batch.waiting for batch in self._queue) or not any(member.idle for member in self._members):
             return
         for member in self._members:
-            if _could_share(member) and now - member.last >= _STALL_SECONDS:
+            if member.could_share and now - member.last >= STALL_SECONDS:
                 member.window = 1
                 self._requeue(member.take_back())
 
     def _requeue(self, tickets: Sequence[int]) -> None:
         by_batch: dict[int, list[int]] = {}
         for ticket in tickets:
-            by_batch.setdefault(ticket >> _BATCH_SHIFT, []).append(ticket & _INDEX_MASK)
+            by_batch.setdefault(ticket >> BATCH_SHIFT, []).append(ticket & _INDEX_MASK)
         for number, indices in by_batch.items():
             batch = self._batches.get(number)
             if batch is not None:
@@ -611,7 +411,7 @@ class LocalPool:
 
     # -- results -----------------------------------------------------------------------------------------------
 
-    def _receive(self, member: _Member) -> None:
+    def _receive(self, member: Member) -> None:
         """Take all that a member has said."""
         count = 0
         try:
@@ -625,7 +425,7 @@ class LocalPool:
         if count:
             member.progressed(count, time.monotonic())
 
-    def _take_frame(self, member: _Member, frame: Frame) -> int:
+    def _take_frame(self, member: Member, frame: Frame) -> int:
         if frame.kind == _frames.READY:
             member.ready = True
             member.last = member.started = time.monotonic()
@@ -635,7 +435,7 @@ class LocalPool:
             member.lose()
             return 0
         member.tickets.popleft()
-        batch = self._batches.get(ticket >> _BATCH_SHIFT)
+        batch = self._batches.get(ticket >> BATCH_SHIFT)
         if batch is not None:
             self._finish(batch, ticket & _INDEX_MASK, run_result(frame, *member.shown_tails()))
         if frame.flags & _frames.LEFTOVERS:
@@ -657,6 +457,7 @@ class LocalPool:
         if arena is not None:
             arena.calls -= 1
             if not arena.calls:
+                batch.arenas.remove(arena)
                 for member in self._members:
                     member.forget_arena(arena.number)
         if not batch.remaining:
@@ -686,6 +487,27 @@ class LocalPool:
             self._wake()
 
     def _pump(self) -> None:
+        """The pump's thread: whatever goes wrong here, nobody may be left waiting for a result."""
+        try:
+            self._serve()
+        except Exception as error:
+            logger.exception("the local pool has failed")
+            with self._lock:
+                self._closed = True
+                LocalPool._open.discard(self)
+                self._fail_all(Failure("WorkerCrashedError", f"the local pool has failed: {error!r}", (None,)))
+                for member in self._members:
+                    member.process.close()
+                    member.close_shown()
+                self._members.clear()
+                self._thread = None
+                self._close_wake_pipe()
+                finished = list(self._touched.values())
+                self._finished.notify_all()
+            for batch in finished:
+                _deliver(batch, batch.collected)
+
+    def _serve(self) -> None:
         while True:
             with self._lock:
                 timeout = self._prepare_to_wait()
@@ -702,8 +524,6 @@ class LocalPool:
                     self._thread = None
                     if self._closed:
                         self._close_wake_pipe()
-                if not self._outstanding:
-                    self._finished.notify_all()
             _announce(starts)
             for batch, results in finished:
                 _deliver(batch, results)
@@ -714,6 +534,8 @@ class LocalPool:
 
     def _prepare_to_wait(self) -> float | None:
         """Watch what is to be watched, and return the milliseconds to wait at most."""
+        if not self._outstanding:  # and all results have been handed over
+            self._finished.notify_all()
         for member in self._members:
             wanted = member.events()
             for descriptor in [number for number in member.watched if number not in wanted]:
@@ -739,16 +561,16 @@ class LocalPool:
             timeout = self._timeout_of(member)
             if timeout is not None and not member.dying:
                 times.append(member.started + timeout)
-            if someone_idle and _could_share(member):
-                times.append(member.last + _STALL_SECONDS)
+            if someone_idle and member.could_share:
+                times.append(member.last + STALL_SECONDS)
         if not self._users and not self._outstanding and self._members:
             times.append(self._idle_since + self._linger)
         return min(times)
 
-    def _timeout_of(self, member: _Member) -> float | None:
+    def _timeout_of(self, member: Member) -> float | None:
         if not member.tickets or not member.ready:
             return None
-        batch = self._batches.get(member.tickets[0] >> _BATCH_SHIFT)
+        batch = self._batches.get(member.tickets[0] >> BATCH_SHIFT)
         return None if batch is None else batch.timeout
 
     def _turn(self, ready: Sequence[tuple[int, int]]) -> list[tuple[OnStart, int]]:
@@ -784,6 +606,7 @@ class LocalPool:
             if member.tickets and member.tickets[0] == head:
                 member.kill((head, timeout_failure(timeout)))
         if not self._users and not self._outstanding and now >= self._idle_since + self._linger:
+            self._last_function = None
             for member in self._members:
                 member.kill()
 
@@ -819,14 +642,6 @@ class LocalPool:
             member.close_shown()
         self._close_wake_pipe()
         self._reset()
-
-
-def _load(member: _Member) -> tuple[int, bool]:
-    return len(member.tickets), not member.ready
-
-
-def _could_share(member: _Member) -> bool:
-    return not member.dying and len(member.tickets) > (1 if member.ready else 0)
 
 
 def _failed(failure: Failure, returncode: int | None) -> RunResult:

@@ -227,7 +227,11 @@ def _homes() -> dict[str, str]:
 
 def _clients_own_directories() -> list[str]:
     """Return the directories that are on the client's path only because it was started there."""
-    own = [os.getcwd()]
+    own = []
+    try:
+        own.append(os.getcwd())
+    except FileNotFoundError:
+        pass  # it was removed
     script = getattr(sys.modules.get("__main__"), "__file__", None)
     if script:
         own.append(os.path.dirname(os.path.abspath(script)))
@@ -463,7 +467,10 @@ class ForkServer:
             self._servers.clear()
         for server in servers:
             # The end of the channel tells the server to kill what it forked.
-            server.channel.socket.shutdown(socket.SHUT_WR)
+            try:
+                server.channel.socket.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # it has ended
             if _wait_readable(server.pidfd, 5.0):
                 server.wait()
             server.close()

@@ -341,8 +341,8 @@ class _Place:
         sys.stdin, sys.stdout, sys.stderr = self._stdin, *streams
         os.umask(self._umask)
         _signal.alarm(0)
-        for number, handler in zip(_RESTORED_SIGNALS, self._handlers, strict=True):
-            if _signal.getsignal(number) is not handler:
+        if [_signal.getsignal(number) for number in _RESTORED_SIGNALS] != self._handlers:
+            for number, handler in zip(_RESTORED_SIGNALS, self._handlers, strict=True):
                 _signal.signal(number, handler)
         if sys.getrecursionlimit() != self._recursion_limit:
             sys.setrecursionlimit(self._recursion_limit)

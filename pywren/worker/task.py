@@ -86,11 +86,11 @@ class Stop:
 
     def set(self) -> None:
         """Have the call's process group killed; it then ends as cancelled, unless its result was there first."""
-        with self._lock:
+        with self._lock:  # held while the listener is called: after ``listen(None)`` it never is
             self._asked = True
             listener, self._listener = self._listener, None
-        if listener is not None:
-            listener()
+            if listener is not None:
+                listener()
 
     def is_set(self) -> bool:
         """Tell whether the call was asked to end."""

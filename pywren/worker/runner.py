@@ -130,8 +130,8 @@ class TaskRunner:
         Raises:
             BaseException: what is no ``Exception`` ends the process, see ``exit_code``.
         """
-        started = called = _perf_counter()
-        running = True
+        started = _perf_counter()
+        called = ended = None
         try:
             self.place.enter(extra_env)
             function = load()
@@ -140,14 +140,15 @@ class TaskRunner:
             called = _perf_counter()
             value = function(value)
             ended = _perf_counter()
-            running = False
             _restore_pickle()
             return Report(True, _dump_result(value, out_of_band=True), called - started, ended - called)
         except Exception as error:  # noqa: BLE001 -- whatever the user's code raises is the outcome
-            ended = _perf_counter() if running else ended
+            now = _perf_counter()
             _restore_pickle()
-            report = _raised if running else _not_pickled
-            return report(error, called - started, ended - called)
+            if called is None:
+                return _raised(error, now - started, 0.0)
+            report = _raised if ended is None else _not_pickled
+            return report(error, called - started, (ended or now) - called)
 
 
 def _restore_pickle() -> None:
@@ -368,7 +369,8 @@ class _Place:
         if descriptor is None:
             return
         try:
-            if os.fstat(descriptor).st_mtime_ns == _UNUSED_TIME:
+            found = os.fstat(descriptor)
+            if found.st_mtime_ns == _UNUSED_TIME and found.st_nlink:
                 os.fchdir(descriptor)
                 return
             os.close(descriptor)

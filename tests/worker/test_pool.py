@@ -925,3 +925,43 @@ def test_a_raising_callback_does_not_end_the_pump(pool: LocalPool, caplog: pytes
     assert ended.wait(WAIT)
     assert one(pool, len, "x").success
     assert "callback" in caplog.text
+
+
+def test_ctrl_c_ends_a_program_that_waits_for_its_calls(tmp_path: Path) -> None:
+    """At its end a program says how many calls it waits for, and Ctrl-C ends them."""
+    script = """
+        import time
+        from pywren._pickling import dumps
+        from pywren.worker.pool import LocalPool
+        from pywren.worker.task import Function
+        pool = LocalPool.shared()
+        pool.submit(Function("f", dumps(time.sleep)), [dumps(1000)] * 3, on_results=len)
+    """
+    client = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert client.stderr is not None
+    assert "3 calls still run" in client.stderr.readline()
+    workers = psutil.Process(client.pid).children(recursive=True)
+    assert workers
+    client.send_signal(signal.SIGINT)
+    client.communicate(timeout=WAIT)
+    assert wait_until(lambda: not any(alive(worker.pid) for worker in workers))
+
+
+def test_children_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When no child gets ready, calls end with an error that shows why, and do not wait for ever."""
+    from pywren.worker import process
+
+    monkeypatch.setattr(process, "_BOOTSTRAP", "import sys; sys.exit('no good')")
+    pool = LocalPool(1)
+    try:
+        failure = one(pool, len, "x").failure
+        assert failure is not None
+        assert failure.kind == "WorkerCrashedError"
+        assert "no good" in failure.message
+    finally:
+        pool.close()

@@ -27,6 +27,7 @@ class Callset:
         job_max_runtime: seconds that each call may run.
         queue_patience: seconds that a call may wait before it starts; ``None`` for ever.
         facts: what ``invoke_status`` says of every call alike.
+        modules: top-level names of the user's modules that were sent; who reads an outcome may need them.
         condition: shared by the callset's futures.
         deletion: the finalizer that deletes the callset's directory on this machine, when there is one.
     """
@@ -38,6 +39,7 @@ class Callset:
     job_max_runtime: float = 0.0
     queue_patience: float | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    modules: frozenset[str] = frozenset()
     condition: threading.Condition = field(default_factory=threading.Condition, repr=False)
     deletion: Any = field(default=None, repr=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from pywren._local_calls import LocalDispatcher
 from pywren._staged_calls import StagedDispatcher, agg_data
 from pywren._wire import CALL_FIELDS, Call
 from pywren.exceptions import ArgumentError
-from pywren.future import ResponseFuture, settlement
+from pywren.future import ResponseFuture, modules_sent_for, settlement
 from pywren.runtime import check_runtime, get_runtime_info
 from pywren.serialize import Serializer
 from pywren.storage import Storage
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 logger = logging.getLogger(__name__)
+
+SHOW_OUTPUT_VARIABLE = "PYWREN_SHOW_OUTPUT"
+"""Set to anything, it has what local calls print shown as it comes, as ``local: show_output`` does."""
 
 
 class Executor:
@@ -51,7 +55,7 @@ class Executor:
         runtime_config = config.get("runtime") or {}
         self.runtime_meta_info = get_runtime_info(runtime_config)
         check_runtime(self.runtime_meta_info)
-        self._dispatcher = _choose_dispatcher(invoker, self.storage, runtime_config)
+        self._dispatcher = _choose_dispatcher(invoker, self.storage, config)
         self.serializer = _make_serializer(invoker, self.runtime_meta_info)
 
     # -- the verbs ---------------------------------------------------------------------------------------------
@@ -97,15 +101,17 @@ class Executor:
         _check_meta(extra_meta)
         if not items:
             return []
-        inputs = _Inputs(self._dispatcher)
+        mentions = _pickling.Mentions()
+        inputs = _Inputs(self._dispatcher, mentions)
         function, arguments, modules = self.serializer.pack_call(
             func,
             inputs.watch(items),
             out_of_band=self._dispatcher.out_of_band,
             persistent_id=inputs.persistent_id,
             exclude_modules=exclude_modules,
+            mentions=mentions,
         )
-        callset = self._new_callset()
+        callset = self._new_callset(modules)
         return self._dispatcher.dispatch(
             Submission(
                 callset,
@@ -323,16 +329,21 @@ class Executor:
             )
         return items
 
-    def _new_callset(self) -> Callset:
-        callset = Callset(self.storage.prefix, job_max_runtime=self.job_max_runtime)
+    def _new_callset(self, modules: Iterable[str]) -> Callset:
+        names = frozenset(path.partition("/")[0].partition(".")[0] for path in modules)
+        callset = Callset(self.storage.prefix, job_max_runtime=self.job_max_runtime, modules=names)
         callset.facts.update(self.invoker.config(), job_invoke_timestamp=callset.submitted)
         return callset
 
 
 class _Inputs:
-    """The futures among the arguments of a map, found while these are pickled, and waited for."""
+    """The futures among the arguments of a map, found while these are pickled, and waited for.
 
-    def __init__(self, dispatcher: StagedDispatcher | LocalDispatcher) -> None:
+    Their outcomes need the modules that their own calls were sent with.
+    """
+
+    def __init__(self, dispatcher: StagedDispatcher | LocalDispatcher, mentions: _pickling.Mentions) -> None:
+        self._mentions = mentions
         self._by_reference = isinstance(dispatcher, StagedDispatcher)
         self._current: dict[ResponseFuture, int] | None = None
         self._found: list[dict[ResponseFuture, int]] = []
@@ -349,6 +360,7 @@ class _Inputs:
         if not isinstance(obj, ResponseFuture):
             return None
         wait([obj])
+        self._mentions.modules.update(modules_sent_for(obj))
         if self._by_reference and self._current is not None:
             return self._current.setdefault(obj, len(self._current))
         ended = settlement(obj)
@@ -365,13 +377,14 @@ class _Inputs:
 
 
 def _choose_dispatcher(
-    invoker: Any, storage: Storage, runtime_config: Mapping[str, Any]
+    invoker: Any, storage: Storage, config: Mapping[str, Any]
 ) -> StagedDispatcher | LocalDispatcher:
     """Let calls of this machine stay in memory, unless a configuration says where to stage them."""
     pool = getattr(invoker, "pool", None)
     if pool is not None and storage.path[0] == "localhost":
-        return LocalDispatcher(storage, pool)
-    return StagedDispatcher(storage, invoker, runtime_config)
+        shown = bool(os.environ.get(SHOW_OUTPUT_VARIABLE)) or wrenconfig.setting(config, "local.show_output")
+        return LocalDispatcher(storage, pool, show_output=shown)
+    return StagedDispatcher(storage, invoker, config.get("runtime") or {})
 
 
 def _check_callable(func: object) -> None:

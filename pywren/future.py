@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from pywren.exceptions import ArgumentError, CallCancelledError, StorageConfigMismatchError, WaitTimeoutError
 
 if TYPE_CHECKING:
+    from pywren._callset import Callset
     from pywren.storage import Storage
 
 __all__ = ["JobState", "ResponseFuture"]
@@ -41,6 +42,8 @@ class JobState(enum.Enum):
 
 class Origin(Protocol):
     """Where the outcomes of a future's callset come from."""
+
+    callset: Callset
 
     @property
     def storage_path(self) -> list[str]:
@@ -471,6 +474,11 @@ def tell(futures: Iterable[ResponseFuture]) -> None:
 def is_done(future: ResponseFuture) -> bool:
     """Tell whether a future is known to be done, asking nobody."""
     return future._state in _DONE
+
+
+def modules_sent_for(future: ResponseFuture) -> frozenset[str]:
+    """Return the names of the user's modules that the call was sent with: its outcome may refer to them."""
+    return frozenset() if future._origin is None else future._origin.callset.modules
 
 
 def settlement(future: ResponseFuture) -> Settlement:

@@ -50,6 +50,7 @@ class Serializer:
         out_of_band: bool = False,
         persistent_id: PersistentId | None = None,
         exclude_modules: Collection[str] | None = None,
+        mentions: Mentions | None = None,
     ) -> PackedCalls:
         """Pickle a function and the arguments of all its calls.
 
@@ -60,11 +61,12 @@ class Serializer:
             persistent_id: says which objects are futures and what they stand for; those of the function itself,
                 which is pickled first, can only travel by value.
             exclude_modules: modules whose file path contains one of these strings are not shipped this time.
+            mentions: takes what the pickles mention; modules that stand there in the end are shipped too.
 
         Raises:
             SerializationError: something cannot be pickled, or a module cannot be shipped; names it.
         """
-        mentions = Mentions()
+        mentions = Mentions() if mentions is None else mentions
         name = getattr(func, "__name__", None) or f"the {type(func).__name__}"
         packed_func = dumps(
             func, out_of_band=out_of_band, path=name, persistent_id=persistent_id, references=False, mentions=mentions

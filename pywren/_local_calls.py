@@ -62,7 +62,7 @@ class LocalCallset:
         self._lock_file: Any = None
         _callsets.add(self)
 
-    def submit(self, submission: Submission) -> list[ResponseFuture]:
+    def submit(self, submission: Submission, show_output: bool) -> list[ResponseFuture]:
         """Hand the calls to the pool and return their futures."""
         condition = self.callset.condition
         futures = [
@@ -78,6 +78,7 @@ class LocalCallset:
             timeout=self.callset.job_max_runtime,
             on_start=self._on_start,
             on_results=self._on_results,
+            show_output=show_output,
         )
         return futures
 
@@ -317,22 +318,28 @@ if hasattr(os, "register_at_fork"):
 
 
 class LocalDispatcher:
-    """Hands callsets to the pool of this machine.
+    """Hands callsets to the pool of this machine, which stays while there is a dispatcher.
 
     Args:
         storage: where outcomes go when their futures are pickled.
         pool: what runs the calls.
+        show_output: whether what calls print is shown as it comes.
     """
 
     out_of_band = True
+    """Big buffers cross apart from their pickles."""
 
-    def __init__(self, storage: Storage, pool: LocalPool) -> None:
+    def __init__(self, storage: Storage, pool: LocalPool, *, show_output: bool = False) -> None:
         self.storage = storage
         self._pool = pool
+        self._show_output = show_output
+        pool.acquire()
+        self._release = weakref.finalize(self, pool.release)
 
     def close(self) -> None:
-        """Nothing to let go of: the pool ends by itself when no executor uses it."""
+        """Let go of the pool; its processes end some seconds after its last user has."""
+        self._release()
 
     def dispatch(self, submission: Submission) -> list[ResponseFuture]:
         """Submit a callset and return its futures."""
-        return LocalCallset(submission.callset, self.storage, self._pool).submit(submission)
+        return LocalCallset(submission.callset, self.storage, self._pool).submit(submission, self._show_output)

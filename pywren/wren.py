@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pywren import wrenconfig
 from pywren.exceptions import ArgumentError, ConfigError
-from pywren.executor import Executor
-from pywren.invokers import DummyInvoker, LambdaInvoker, LocalInvoker
 from pywren.wait import ALL_COMPLETED, ALWAYS, ANY_COMPLETED, get_all_results, wait
 
 __all__ = [
@@ -26,6 +24,9 @@ __all__ = [
     "standalone_executor",
     "wait",
 ]
+
+if TYPE_CHECKING:
+    from pywren.executor import Executor
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +69,11 @@ def lambda_executor(config: Mapping[str, Any] | None = None, job_max_runtime: fl
     """
     config = _needed_config(config, "lambda_executor")
     region = wrenconfig.setting(config, "account.aws_region")
+    from pywren.invokers import LambdaInvoker
+
     invoker = LambdaInvoker(region, wrenconfig.setting(config, "lambda.function_name"))
     invoker.queue_patience = wrenconfig.setting(config, "lambda.event_age")
-    return Executor(invoker, config, job_max_runtime)
+    return _executor(invoker, config, job_max_runtime)
 
 
 def dummy_executor(config: Mapping[str, Any] | None = None, job_max_runtime: float = 300) -> Executor:
@@ -83,7 +86,9 @@ def dummy_executor(config: Mapping[str, Any] | None = None, job_max_runtime: flo
     Raises:
         ConfigError: the configuration is wrong.
     """
-    return Executor(DummyInvoker(), _config(config), job_max_runtime)
+    from pywren.invokers import DummyInvoker
+
+    return _executor(DummyInvoker(), _config(config), job_max_runtime)
 
 
 def remote_executor(config: Mapping[str, Any] | None = None, job_max_runtime: float = 3600) -> Executor:
@@ -101,7 +106,7 @@ def remote_executor(config: Mapping[str, Any] | None = None, job_max_runtime: fl
     config = _needed_config(config, "remote_executor")
     region = wrenconfig.setting(config, "account.aws_region")
     invoker = SQSInvoker(region, wrenconfig.require(config, "standalone.sqs_queue_name"))
-    return Executor(invoker, config, job_max_runtime)
+    return _executor(invoker, config, job_max_runtime)
 
 
 standalone_executor = remote_executor
@@ -124,9 +129,18 @@ def local_executor(
     """
     config = _config(config)
     if invoker_object is None:
-        run_dir = wrenconfig.setting(config, "local_run_dir")
-        invoker_object = LocalInvoker() if run_dir is None else LocalInvoker(run_dir=run_dir)
-    return Executor(invoker_object, config, job_max_runtime)
+        from pywren.invokers import LocalInvoker
+
+        invoker_object = LocalInvoker(run_dir=wrenconfig.setting(config, "local_run_dir"))
+        invoker_object.start()
+    return _executor(invoker_object, config, job_max_runtime)
+
+
+def _executor(invoker: Any, config: Mapping[str, Any], job_max_runtime: float) -> Executor:
+    # Imported last: while it is, the processes of the local pool start on another processor.
+    from pywren.executor import Executor
+
+    return Executor(invoker, config, job_max_runtime)
 
 
 _FACTORIES: Mapping[str, Callable[..., Executor]] = {

@@ -232,7 +232,6 @@ KEYS: Mapping[str, Key] = {
     "s3.bucket": Key(hint="the name of a bucket of yours"),
     "s3.pywren_prefix": Key(default=AWS_S3_PREFIX_DEFAULT),
     "localhost.root": Key(hint="a directory"),
-    "local.workers": Key((int,), None, 1, 1024),
     "local.show_output": Key((bool,), False),
     "runtime.s3_bucket": Key(),
     "runtime.s3_key": Key(),

@@ -294,7 +294,6 @@ def test_settings_and_their_defaults() -> None:
     assert wrenconfig.setting(config, "scheduler.retries") == 0
     assert wrenconfig.setting({}, "scheduler.retries") == 2
     assert wrenconfig.setting(config, "lambda.event_age") == 21600
-    assert wrenconfig.setting({}, "local.workers") is None
     assert wrenconfig.setting({}, "local.show_output") is False
 
 

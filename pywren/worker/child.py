@@ -35,7 +35,7 @@ _exit, _getpid, _read = os._exit, os.getpid, os.read
 
 _TICKET = struct.Struct("<Q")
 STATUS = struct.Struct("<qq")
-"""What the fork server writes to a call's status pipe: the pid, and the exit code or ``RUNNING``."""
+"""What stands on a call's status pipe: the pid, and ``RUNNING`` (says the call) or the exit code (says the server)."""
 RUNNING = 1 << 32
 _SETSIG = 10  # F_SETSIG, which the fcntl module does not know before Python 3.14
 _CHANNEL, _LIFELINE, _TICKETS = 3, 4, 5
@@ -367,18 +367,20 @@ class _ForkServer:
                 os.close(number)  # the parent sees the status pipe end without a status
             return
         if pid == 0:
-            self._become_call(call, out, err, os.fsdecode(frame.meta))
+            self._become_call(frame)
         try:
             os.setpgid(pid, pid)  # both sides do this: whoever comes first
         except OSError:
             pass
         for number in (call, out, err):
             os.close(number)
-        _report(status, pid, RUNNING)
         self.forked[pid] = _Forked(frame.number, pid, status)
 
-    def _become_call(self, call: int, out: int, err: int, scratch: str) -> NoReturn:
+    def _become_call(self, frame: Frame) -> NoReturn:
+        call, out, err, status = frame.descriptors
         os.setpgid(0, 0)
+        # Before any code of the user's runs the parent knows whom to kill, even if that code kills the server.
+        _report(status, os.getpid(), RUNNING)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.dup2(out, 1)
@@ -388,7 +390,7 @@ class _ForkServer:
         for number in [int(name) for name in os.listdir("/dev/fd")]:
             if number not in keep:
                 _close(number)
-        _run_forked(Channel(sock), self.root, scratch)
+        _run_forked(Channel(sock), self.root, os.fsdecode(frame.meta))
 
     def _reap(self) -> None:
         for pid, forked in list(self.forked.items()):

@@ -88,7 +88,8 @@ class LocalPool:
 
     def _reset(self) -> None:
         """Take the state of a pool without processes; also in a process that was forked from the client."""
-        self._lock = threading.Lock()
+        # Reentrant, because an executor that is garbage-collected releases the pool, in any thread and at any moment.
+        self._lock = threading.RLock()
         self._finished = threading.Condition(self._lock)
         self._members: list[Member] = []
         self._queue: deque[Batch] = deque()

@@ -203,6 +203,7 @@ class LocalCallset:
             if self._lock_file is None:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._lock_file = _hold_lock(path)
+                weakref.finalize(self, self._lock_file.close)
         if future.is_done(target):
             self._store_if_shared(target)
         return str(path)

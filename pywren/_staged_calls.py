@@ -164,7 +164,8 @@ class StagedCallset:
         """Return what makes the future again: the callset with its secret, the storage's configuration."""
         if self.callset.deletion is not None:
             self.callset.deletion.detach()  # another process may want the outcome
-        return attach, (target.call_id, self.callset, self.storage)
+        record = {name: value for name, value in self.records.get(target.call_id, {}).items() if name != "payload"}
+        return attach, (target.call_id, self.callset, self.storage, None, record)
 
     # -- futures -------------------------------------------------------------------------------------------------
 
@@ -387,7 +388,13 @@ _attached: weakref.WeakValueDictionary[tuple[Any, ...], StagedCallset] = weakref
 _attaching = threading.Lock()
 
 
-def attach(call_id: str, callset: Callset, storage: Storage, client: str | None = None) -> ResponseFuture:
+def attach(
+    call_id: str,
+    callset: Callset,
+    storage: Storage,
+    client: str | None = None,
+    record: Mapping[str, Any] | None = None,
+) -> ResponseFuture:
     """Make the future of a call that another future was made for, here or in another process.
 
     Args:
@@ -395,6 +402,7 @@ def attach(call_id: str, callset: Callset, storage: Storage, client: str | None 
         callset: its callset.
         storage: where its objects are.
         client: for calls that run in the client's own process: the file that it holds locked while it lives.
+        record: what ``invoke_status`` is to say of this call alone.
     """
     alive = None if client is None else functools.partial(_is_locked, client)
     # one origin for all futures of a callset that are unpickled here, while one of them lives
@@ -404,6 +412,7 @@ def attach(call_id: str, callset: Callset, storage: Storage, client: str | None 
         if origin is None:
             origin = StagedCallset(callset, storage, Monitor(), client_alive=alive)
             _attached[key] = origin
+        origin.records.setdefault(call_id, {}).update(record or {})
         return origin.add([call_id])[0]
 
 

@@ -21,6 +21,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from typing import Any, NamedTuple
 
 WORKERS = 2
 MEGABYTE = 1_000_000
-MAX_SECONDS = 240
+MAX_SECONDS = 120
 
 
 # -- the functions that are called -------------------------------------------------------------------------------
@@ -115,15 +116,16 @@ class Pywren(Library):
     package = "pywren"
     start_program = """
 import pywren
-pwex = pywren.local_executor(config={"local": {"workers": 2}})
+pwex = pywren.local_executor()
 print(pwex.call_async(lambda x: x + 1, 1).result())
 """
 
     def __init__(self) -> None:
         import pywren
+        from pywren.invokers import LocalInvoker
+        from pywren.worker.pool import LocalPool
 
-        self.pywren = pywren
-        self.executor = pywren.local_executor(config={"local": {"workers": WORKERS}})
+        self.executor = pywren.local_executor(LocalInvoker(pool=LocalPool(WORKERS)))
         super().__init__()
 
     def submit(self, function: Callable[[Any], Any], xs: Sequence[Any]) -> list[Any]:
@@ -215,7 +217,7 @@ ray.shutdown()
 
 
 LITHOPS_CONFIG = {
-    "lithops": {"backend": "localhost", "storage": "localhost", "telemetry": False},
+    "lithops": {"backend": "localhost", "storage": "localhost", "telemetry": False, "data_limit": False},
     "localhost": {"worker_processes": WORKERS, "runtime": sys.executable},
 }
 
@@ -411,15 +413,20 @@ def installed(library: str) -> bool:
 def measure_in_child(name: str, library: str, quick: bool) -> float | str:
     """Make one measurement in a fresh process; a text says why there is no figure."""
     command = [sys.executable, __file__, "--measure", name, library, *(["--quick"] if quick else [])]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    try:
-        printed, complaint = child.communicate(timeout=MAX_SECONDS)
-    except subprocess.TimeoutExpired:
-        printed, complaint = "", f"over {MAX_SECONDS} s"
-    finally:
-        with contextlib.suppress(ProcessLookupError):  # whatever it has left running
-            os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+    # files, not pipes: workers that outlive the process would keep a pipe open
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as complaints:
+        child = subprocess.Popen(command, stdout=output, stderr=complaints, start_new_session=True)
+        try:
+            child.wait(timeout=MAX_SECONDS)
+        except subprocess.TimeoutExpired:
+            return f"over {MAX_SECONDS} s"
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # whatever it has left running
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+        output.seek(0)
+        complaints.seek(0)
+        printed, complaint = output.read(), complaints.read()
     for line in reversed(printed.splitlines()):
         if line.startswith("measured: "):
             value: float | str = json.loads(line.removeprefix("measured: "))

@@ -73,9 +73,10 @@ def test_every_class_can_be_copied(cls: type[PywrenError]) -> None:
 
 @pytest.mark.parametrize("cls", [cls for cls in CLASSES if issubclass(cls, CallError)])
 def test_a_call_error_says_which_call(cls: type[CallError]) -> None:
-    """Errors of a call carry the call, its callset and the worker's status, and show the message alone."""
+    """Errors of a call carry the call, its callset and the worker's status; the text names the call once."""
     error = cls("what happened", "detail", call_id="00003", callset_id="c", status={"retcode": 1})
-    assert str(error) == "what happened"
+    assert str(error) == "what happened (call 00003 of callset c)"
+    assert str(cls("no call is known")) == "no call is known"
     assert error.args == ("what happened", "detail")
     assert (error.call_id, error.callset_id, error.status) == ("00003", "c", {"retcode": 1})
 

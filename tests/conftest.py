@@ -72,10 +72,10 @@ def nothing_left_behind() -> Iterator[None]:
 
 
 def _close_shared_workers() -> None:
-    """End what pywren keeps for the life of a process: a program ends it by ending."""
-    shared = sys.modules.get("pywren._shared")
-    if shared is not None:
-        shared.close()
+    """End the pool that all local executors share: a program ends it by ending."""
+    pool = sys.modules.get("pywren.worker.pool")
+    if pool is not None:
+        pool.LocalPool.close_shared()
 
 
 def _settle(look: Callable[[], list[str]]) -> list[str]:

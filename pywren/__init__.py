@@ -10,18 +10,17 @@
 from __future__ import annotations
 
 import os
+import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 from pywren.version import __version__
-
-# ``pywren.wait`` is the function although there is a module of that name: imported later, the module
-# would take the attribute over.
-from pywren.wait import ALL_COMPLETED, ALWAYS, ANY_COMPLETED, get_all_results, wait
 
 if TYPE_CHECKING:
     from pywren._pool_executor import PoolExecutor
     from pywren.executor import Executor
     from pywren.future import ResponseFuture
+    from pywren.wait import ALL_COMPLETED, ALWAYS, ANY_COMPLETED, get_all_results, wait
     from pywren.wren import (
         default_executor,
         dummy_executor,
@@ -55,11 +54,15 @@ SOURCE_DIR = os.path.dirname(os.path.abspath(__file__))
 
 # Imported when first used, so that ``import pywren`` stays light and a worker loads only what it needs.
 _LAZY = {
+    "ALL_COMPLETED": "wait",
+    "ALWAYS": "wait",
+    "ANY_COMPLETED": "wait",
     "Executor": "executor",
     "PoolExecutor": "_pool_executor",
     "ResponseFuture": "future",
     "default_executor": "wren",
     "dummy_executor": "wren",
+    "get_all_results": "wait",
     "lambda_executor": "wren",
     "local_executor": "wren",
     "remote_executor": "wren",
@@ -88,6 +91,21 @@ _SUBMODULES = frozenset(
 )
 
 
+class _Package(types.ModuleType):
+    """The package, whose ``wait`` is the function although there is a module of that name."""
+
+    @property
+    def wait(self) -> Any:
+        """The function ``pywren.wait.wait``."""
+        from pywren.wait import wait
+
+        return wait
+
+    @wait.setter
+    def wait(self, module: object) -> None:
+        """Leave it: the import system sets a submodule as an attribute of its package."""
+
+
 def __getattr__(name: str) -> Any:
     import importlib
 
@@ -102,8 +120,10 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY, *_SUBMODULES})
+    return sorted({*globals(), *_LAZY, *_SUBMODULES, "wait"})
 
+
+sys.modules[__name__].__class__ = _Package
 
 if "PYWREN_LOGLEVEL" in os.environ:
     from pywren import wrenlogging

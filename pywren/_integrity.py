@@ -10,9 +10,12 @@ import hashlib
 import hmac
 import logging
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pywren.exceptions import ConfigError, IntegrityError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _KEY_BYTES = 32
 
@@ -60,6 +63,8 @@ def home_path() -> Path:
     Raises:
         ConfigError: this user has no home directory, and ``PYWREN_HOME`` is not set.
     """
+    from pathlib import Path  # here: workers load this module, and have no home
+
     try:
         return Path(os.environ.get("PYWREN_HOME") or Path.home() / ".pywren").absolute()
     except RuntimeError as error:

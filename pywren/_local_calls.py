@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pywren import _staged_calls, _verdict, future
 from pywren._callset import Callset, Submission
+from pywren._failure import Failure
 from pywren._integrity import sha256
-from pywren._wire import INLINE_OUTCOME_LIMIT, Call, Failure, Status
+from pywren._wire import INLINE_OUTCOME_LIMIT, Call, Status
 from pywren.exceptions import CallCancelledError, CallLostError, PywrenError, StorageError
 from pywren.future import ResponseFuture, Settlement
 from pywren.storage import Storage

@@ -26,7 +26,6 @@ from pywren._remote_errors import (
     text_of,
     user_frames,
 )
-from pywren._wire import Outcome
 from pywren.exceptions import ResultSerializationError, SerializationError
 
 PROTOCOL = 5
@@ -417,6 +416,8 @@ class FinishedFuture:
         else:
             packed = dump_exception(self._error)
             body = packed.required_body().data
+            from pywren._wire import Outcome  # not above: a child that is given no futures does without
+
             outcome = Outcome(False, body, packed.type_name, packed.text, packed.traceback).encode()
         return _finished_with_outcome, (outcome, self.callset_id, self.call_id)
 
@@ -429,6 +430,8 @@ class FinishedFuture:
     def _load(self) -> None:
         if self._loaded or self._outcome is None:
             return
+        from pywren._wire import Outcome
+
         outcome = Outcome.decode(self._outcome)
         encoded, packed = self._outcome, Packed(outcome.body)
         if outcome.success:
@@ -493,6 +496,8 @@ class FinishedFuture:
     def errored(self) -> bool:
         """Tell whether the call raised."""
         if self._outcome is not None:
+            from pywren._wire import Outcome
+
             return not Outcome.decode(self._outcome).success
         return self._error is not None
 

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from pywren import _pickling, _verdict, future
 from pywren._callset import Callset, Submission
+from pywren._failure import Failure
 from pywren._integrity import sha256, verify_sha256
 from pywren._monitor import FIRST_LOOK, Monitor, look_delay
 from pywren._threads import for_each
@@ -28,7 +29,6 @@ from pywren._wire import (
     INLINE_ARGUMENT_LIMIT,
     INLINE_REFERENCES,
     Call,
-    Failure,
     Outcome,
     Reference,
     StagedFunction,
@@ -152,20 +152,23 @@ class StagedCallset:
 
     def invoke_status(self, target: ResponseFuture) -> dict[str, Any]:
         """Return what the client did: for the callset, and for this call."""
-        record = dict(self.records.get(target.call_id, {}))
-        payload = record.pop("payload", {})
-        secrets = ("attempt_key", "data_inline")  # and the argument itself, which would only be big
-        shown = {name: value for name, value in payload.items() if name not in secrets}
+        record = self._record(target.call_id)
         # an outcome inside the status came with it
         came = {"download_output_timestamp": record.get("status_done_timestamp"), "download_output_time": 0.0}
-        return {**self.callset.facts, **shown, **came, **record, "status_query_count": target.status_query_count}
+        return {**self.callset.facts, **came, **record, "status_query_count": target.status_query_count}
 
     def recipe(self, target: ResponseFuture) -> tuple[Callable[..., ResponseFuture], tuple[Any, ...]]:
         """Return what makes the future again: the callset with its secret, the storage's configuration."""
         if self.callset.deletion is not None:
             self.callset.deletion.detach()  # another process may want the outcome
-        record = {name: value for name, value in self.records.get(target.call_id, {}).items() if name != "payload"}
-        return attach, (target.call_id, self.callset, self.storage, None, record)
+        return attach, (target.call_id, self.callset, self.storage, None, self._record(target.call_id))
+
+    def _record(self, call_id: str) -> dict[str, Any]:
+        """Return what is known of one call: its payload without secrets and argument, and what was done with it."""
+        record = dict(self.records.get(call_id, {}))
+        payload = record.pop("payload", {})
+        hidden = ("attempt_key", "data_inline")
+        return {**{name: value for name, value in payload.items() if name not in hidden}, **record}
 
     # -- futures -------------------------------------------------------------------------------------------------
 

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pywren import _pickling
+from pywren._failure import Failure
 from pywren._pickling import Packed
-from pywren._wire import Failure, Outcome
+from pywren._wire import Outcome
 from pywren.exceptions import ResultSerializationError
 
 Verdict = tuple[Any, "BaseException | None"]

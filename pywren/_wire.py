@@ -15,8 +15,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from pywren._failure import Failure
 from pywren._integrity import attempt_key, signature, signature_matches
-from pywren.exceptions import WORKER_ERRORS, CallError, DecodeError, PywrenError, rebuild
+from pywren.exceptions import DecodeError
 
 ASYNC_PAYLOAD_LIMIT = 1_000_000
 """Bytes of an asynchronous Lambda payload, 1 MB (AWS Lambda quotas, 2026)."""
@@ -520,35 +521,6 @@ _SUCCESS_LINE = b'{"success":true}\n'
 
 
 # -- Status --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a call ended without an outcome: one of ``exceptions.WORKER_ERRORS``, as it travels.
-
-    Args:
-        kind: the name of the error's class.
-        message: what happened and what to do.
-        details: the further ``args`` of the error.
-    """
-
-    kind: str
-    message: str
-    details: tuple[Any, ...] = ()
-
-    @classmethod
-    def of(cls, error: PywrenError) -> Failure:
-        """Turn an error into what travels."""
-        message = str(error.args[0]) if error.args else ""
-        return cls(type(error).__name__, message, tuple(error.args[1:]))
-
-    def error(self, callset_id: str, call_id: str, status: Mapping[str, Any] | None = None) -> PywrenError:
-        """Make the error that this stands for, with ``callset_id``, ``call_id`` and ``status`` set on it."""
-        return rebuild(
-            WORKER_ERRORS.get(self.kind, CallError),
-            (self.message, *self.details),
-            {"callset_id": callset_id, "call_id": call_id, "status": status},
-        )
 
 
 @dataclass(frozen=True)

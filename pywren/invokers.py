@@ -175,10 +175,6 @@ class LocalInvoker:
 
         return LocalPool.shared()
 
-    def start(self) -> None:
-        """Have the pool's children start now, so that they are ready when the first call comes."""
-        logger.debug("calls of this machine run in %r", self.pool)
-
     def invoke(self, payload: Payload) -> None:
         """Start one call; it waits its turn when all children are busy."""
         self._threads.get().submit(payload)

@@ -129,15 +129,16 @@ def local_executor(
     """
     config = _config(config)
     if invoker_object is None:
+        from pywren.worker.pool import LocalPool
+
+        pool = LocalPool.shared()  # its first process starts while the rest is imported here
         from pywren.invokers import LocalInvoker
 
-        invoker_object = LocalInvoker(run_dir=wrenconfig.setting(config, "local_run_dir"))
-        invoker_object.start()
+        invoker_object = LocalInvoker(run_dir=wrenconfig.setting(config, "local_run_dir"), pool=pool)
     return _executor(invoker_object, config, job_max_runtime)
 
 
 def _executor(invoker: Any, config: Mapping[str, Any], job_max_runtime: float) -> Executor:
-    # Imported last: while it is, the processes of the local pool start on another processor.
     from pywren.executor import Executor
 
     return Executor(invoker, config, job_max_runtime)

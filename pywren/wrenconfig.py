@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import functools
 import logging
 import os
@@ -361,6 +360,8 @@ def _spoken(path: str) -> str:
 
 
 def _warn_of_unknown(path: str, source: str) -> None:
+    import difflib  # for a mistake alone
+
     near = difflib.get_close_matches(path, KEYS, n=1, cutoff=0.75)
     hint = f": did you mean {_spoken(near[0])}?" if near else ""
     logger.warning("%s: unknown key %s is ignored%s", source, _spoken(path), hint)

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pywren._failure import Failure
 from pywren._integrity import attempt_key
 from pywren._wire import (
     CALL_FIELDS,
     Call,
     CallsetKeys,
     Envelope,
-    Failure,
     Outcome,
     Reference,
     StagedFunction,

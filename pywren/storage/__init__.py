@@ -1,6 +1,24 @@
 """Where callsets are kept: ``Storage`` over a backend, and what is known of runtimes."""
 
-from pywren.storage.runtime_info import get_runtime_info
-from pywren.storage.storage import Storage
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pywren.storage.runtime_info import get_runtime_info
+    from pywren.storage.storage import Storage
 
 __all__ = ["Storage", "get_runtime_info"]
+
+
+def __getattr__(name: str) -> Any:
+    # imported when first used: the configuration needs one word of this package, and nothing of its storages
+    if name == "Storage":
+        from pywren.storage.storage import Storage
+
+        return Storage
+    if name == "get_runtime_info":
+        from pywren.storage.runtime_info import get_runtime_info
+
+        return get_runtime_info
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

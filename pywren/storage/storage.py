@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pywren._wire import CallsetKeys, Failure, Status
+from pywren._failure import Failure
+from pywren._wire import CallsetKeys, Status
 from pywren.exceptions import (
     CallCancelledError,
     ConfigError,

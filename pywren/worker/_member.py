@@ -10,7 +10,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 
-from pywren._wire import Failure
+from pywren._failure import Failure
 from pywren.worker import _frames
 from pywren.worker._batch import Batch
 from pywren.worker._frames import UnlinkedFile

@@ -28,6 +28,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from pywren._failure import Failure
 from pywren._integrity import sha256, verify_sha256
 from pywren._pickling import PROTOCOL, Packed
 from pywren._wire import (
@@ -36,7 +37,6 @@ from pywren._wire import (
     Call,
     CallKeys,
     Envelope,
-    Failure,
     Outcome,
     Reference,
     StagedFunction,

@@ -23,8 +23,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
+from pywren._failure import Failure
 from pywren._pickling import Packed
-from pywren._wire import Failure
 from pywren.worker import _frames
 from pywren.worker._batch import Batch, OnResults, OnStart, PreparedFunction
 from pywren.worker._frames import Frame
@@ -198,7 +198,7 @@ class LocalPool:
         batch.add(args, references)
         with self._lock:
             self._require_open()
-            self._start_missing()
+            self._start_missing(batch.remaining)
             self._numbers += 1
             batch.number = self._numbers
             for arena in batch.arenas:
@@ -297,9 +297,11 @@ class LocalPool:
         with self._lock:
             self._start_missing()
 
-    def _start_missing(self) -> None:
+    def _start_missing(self, coming: int = 0) -> None:
         """Start processes until there are enough; one is enough to go on with."""
-        missing = self._size - sum(not member.dying for member in self._members)
+        # Interpreters that start at once are in each other's way, and the first result needs one only.
+        first = self._outstanding + coming <= 1 and not any(member.ready for member in self._members)
+        missing = (1 if first else self._size) - sum(not member.dying for member in self._members)
         for _ in range(missing):
             try:
                 self._members.append(Member())
@@ -430,6 +432,7 @@ class LocalPool:
         if frame.kind == _frames.READY:
             member.ready = True
             member.last = member.started = time.monotonic()
+            self._start_missing()
             return 0
         ticket = frame.number
         if frame.kind != _frames.RESULT or not member.tickets or member.tickets[0] != ticket:

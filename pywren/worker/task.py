@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from pywren._failure import Failure
 from pywren._pickling import Packed
-from pywren._wire import Failure
 
 
 @dataclass(frozen=True)

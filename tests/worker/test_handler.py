@@ -10,12 +10,12 @@ import cloudpickle
 import pytest
 
 from pywren import _integrity
+from pywren._failure import Failure
 from pywren._pickling import Packed, load_result, loads
 from pywren._wire import (
     INLINE_OUTCOME_LIMIT,
     Call,
     CallsetKeys,
-    Failure,
     Outcome,
     Reference,
     StagedFunction,

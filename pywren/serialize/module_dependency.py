@@ -231,6 +231,11 @@ def _imports_of_file(file: File) -> list[Import]:
     return imports
 
 
+def installed_modules() -> list[str]:
+    """Return the top-level names of all that is installed for this interpreter."""
+    return sorted(_distributions()[0])
+
+
 @functools.cache
 def _distributions() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Return the distributions of each top-level name, and the top-level names of each distribution."""

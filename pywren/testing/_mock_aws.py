@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import os
 import threading
 import uuid
@@ -13,6 +12,7 @@ from typing import Any
 
 from pywren.cloud.aws import AWS
 from pywren.cloud.deploy import create_execution_role, deploy_function
+from pywren.serialize.module_dependency import installed_modules
 from pywren.testing._mock_function import MockFunction
 from pywren.worker.bundle import build_zip
 
@@ -68,7 +68,7 @@ def _config(name: str, lambda_timeout: int) -> dict[str, Any]:
         "lambda": {"memory": 1536, "timeout": lambda_timeout, "function_name": f"pywren-mock-{name}"},
         "s3": {"bucket": f"pywren-mock-{name}", "pywren_prefix": "pywren.jobs"},
         # the children of the mocked function share this interpreter's packages
-        "runtime": {"preinstalls": sorted(importlib.metadata.packages_distributions())},
+        "runtime": {"preinstalls": installed_modules()},
         "scheduler": {"map_item_limit": 10000},
         "standalone": {"sqs_queue_name": f"pywren-mock-{name}", "visibility": 10},
     }

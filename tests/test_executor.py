@@ -1,0 +1,652 @@
+"""The verbs of ``Executor``, over every kind of executor."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import executors
+import hostile
+import pytest
+from executors import KINDS, STAGED_KINDS, WAIT
+
+import pywren
+import pywren.testing
+from pywren import wrenconfig
+from pywren.exceptions import ArgumentError, ConfigError, SerializationError
+from pywren.executor import Executor
+from pywren.queues import sqs_run_local
+
+ROOT = Path(pywren.__file__).parent.parent
+
+# what compat.md says of a call
+RUN_STATUS = """
+    exception exception_args exception_traceback start_time setup_time exec_time end_time call_id callset_id func_key
+    data_key output_key status_key runtime_cached retcode stdout host_submit_time server_info free_disk_bytes
+    runtime_s3_key_used runtime_s3_bucket_used func_download_time data_download_time output_upload_time
+""".split()
+RUN_STATUS_ON_LAMBDA = "aws_request_id log_group_name log_stream_name".split()
+INVOKE_STATUS = """
+    agg_data data_size_bytes data_upload_time data_upload_timestamp func_module_str_len func_upload_time
+    func_upload_timestamp job_invoke_timestamp lambda_invoke_timestamp lambda_invoke_time status_done_timestamp
+    status_query_count download_output_time download_output_timestamp
+""".split()
+PAYLOAD = """
+    storage_config func_key data_key output_key status_key cancel_key callset_id call_id job_max_runtime
+    data_byte_range use_cached_runtime runtime pywren_version runtime_url host_submit_time
+""".split()
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def ready(request, tmp_path_factory):
+    """One executor of each kind for all tests."""
+    with executors.make(request.param, tmp_path_factory.mktemp("home")) as made:
+        yield made
+
+
+def another(ready):
+    """Another executor of the same kind, with a configuration of its own."""
+    factory = {"local": pywren.local_executor, "dummy": pywren.dummy_executor, "lambda": pywren.lambda_executor}
+    return executors.Ready(ready.kind, factory[ready.kind](config=ready.config), ready.config)
+
+
+# -- map and call_async -------------------------------------------------------------------------------------------
+
+
+def test_map_in_order(ready):
+    """One future an item, in order, with ids that count."""
+    futures = ready.map(lambda x: x * 2, range(25))
+    assert pywren.get_all_results(futures) == [x * 2 for x in range(25)]
+    assert [future.call_id for future in futures] == [f"{n:05d}" for n in range(25)]
+    assert len({future.callset_id for future in futures}) == 1
+
+
+def test_map_of_nothing(ready):
+    """No items, no futures."""
+    assert ready.executor.map(abs, []) == []
+    assert ready.executor.map(abs, iter(())) == []
+
+
+@pytest.mark.parametrize("items", [(x for x in (-1, -2)), {-1: 0, -2: 0}, (-1, -2), map(int, ["-1", "-2"])], ids=type)
+def test_map_of_any_iterable(tmp_path, items):
+    """A generator, a dict's keys, a tuple, another map."""
+    with executors.make("local", tmp_path) as ready:
+        assert pywren.get_all_results(ready.map(abs, items)) == [1, 2]
+
+
+def test_map_gives_one_positional_argument(ready):
+    """A tuple is not unpacked."""
+    assert pywren.get_all_results(ready.map(lambda pair: pair, [(1, 2), (3, 4)])) == [(1, 2), (3, 4)]
+
+
+def test_map_at_the_item_limit(tmp_path):
+    """As many items as allowed are mapped, one more is not, and an endless iterable does not hang."""
+    config = {**wrenconfig.default(), "scheduler": {"map_item_limit": 3}}
+    executor = pywren.dummy_executor(config)
+    assert executor.map_item_limit == 3
+    assert len(executor.map(abs, range(3))) == 3
+    for items in (range(4), itertools.count()):
+        with pytest.raises(ValueError, match="exceeding map item limit"):
+            executor.map(abs, items)
+    assert len(executor.invoker.payloads) == 3
+
+
+def test_call_async(ready):
+    """``call_async`` is a map of one item, which is not yet known to have ended."""
+    future = ready.executor.call_async(lambda x: x + 1, 7)
+    assert not future.succeeded()
+    assert future.run_status is None
+    assert future.invoke_status is None
+    ready.run()
+    assert future.result(WAIT) == 8
+    assert future.succeeded()
+
+
+def test_wait_over_several_maps_and_executors(ready):
+    """Futures of several maps of several executors are told apart."""
+    other = another(ready)
+    futures = [*ready.map(abs, [-1, -2]), *ready.map(hostile.raises_own, [1]), *other.map(abs, [-3, -4])]
+    done, not_done = pywren.wait(futures)
+    assert (done, not_done) == (futures, [])
+    assert [future.result(throw_except=False) for future in futures] == [1, 2, None, 3, 4]
+    assert [future.errored() for future in futures] == [False, False, True, False, False]
+
+
+# -- options ------------------------------------------------------------------------------------------------------
+
+
+def test_extra_env(ready):
+    """The variables reach the function, and no other call."""
+
+    def look(name):
+        import os
+
+        return os.environ.get(name)
+
+    assert ready.call(look, "EXTRA", extra_env={"EXTRA": "ü = 1"}).result(WAIT) == "ü = 1"
+    assert ready.call(look, "EXTRA").result(WAIT) is None
+
+
+def test_extra_meta(ready):
+    """Further members go into the payload; one that is there already is refused before anything is invoked."""
+    assert ready.call(abs, -1, extra_meta={"mine": 1}).result(WAIT) == 1
+    with pytest.raises(ValueError, match="func_key"):
+        ready.executor.map(abs, [1], extra_meta={"func_key": "x", "mine": 1})
+
+
+def test_job_max_runtime(ready):
+    """0.4's attribute counts, also when it is changed."""
+    with ready.max_runtime(250):
+        future = ready.call(abs, -1)
+        assert future.result(WAIT) == 1
+        assert future.invoke_status["job_max_runtime"] == 250
+
+
+def test_exclude_modules(ready, tmp_path, monkeypatch):
+    """A module that is excluded is missing on the worker."""
+    name = f"left_out_{ready.kind}"
+    (tmp_path / f"{name}.py").write_text("def f(x):\n    return x\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module(name)
+    with pytest.raises(ImportError, match=name):
+        ready.call(module.f, 1, exclude_modules=[name]).result(WAIT)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_data_all_as_one(ready, together):
+    """Arguments travel together or apart, and arrive all the same."""
+    items = [bytes([n]) * size for n, size in enumerate([10, 30_000, 300_000])]
+    futures = ready.map(len, items, data_all_as_one=together)
+    assert pywren.get_all_results(futures) == [10, 30_000, 300_000]
+
+
+# -- what a function finds on the worker ----------------------------------------------------------------------------
+
+
+def test_place_of_a_call(ready):
+    """The directory is empty and a scratch one, the path lacks the client's, BLAS has one thread."""
+
+    def look(name):
+        import os
+        import sys
+
+        found = os.listdir(".")
+        with open(name, "w") as file:
+            file.write("scratch")
+        return found, os.getcwd(), sys.path, os.environ.get("OMP_NUM_THREADS"), os.path.exists(name)
+
+    for files, directory, path, threads, written in pywren.get_all_results(ready.map(look, ["a", "b", "c"])):
+        assert files == []
+        assert directory != os.getcwd()
+        assert str(Path(__file__).parent) not in path
+        assert os.getcwd() not in path
+        assert "" not in path
+        assert threads == "1"
+        assert written
+    assert not os.path.exists("a")
+
+
+def test_the_clients_directory_is_not_importable(ready, tmp_path, monkeypatch):
+    """A module beside the script that nobody refers to is not found by name."""
+    (tmp_path / "beside.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+    def imports(name):
+        import importlib
+
+        return importlib.import_module(name)
+
+    with pytest.raises(ModuleNotFoundError, match="beside"):
+        ready.call(imports, "beside").result(WAIT)
+
+
+def test_a_package_with_data_is_sent(ready, tmp_path, monkeypatch):
+    """A package of the user's arrives with its submodules and data files."""
+    name = f"sent_{ready.kind}"
+    package = tmp_path / name
+    (package / "inner").mkdir(parents=True)
+    (package / "__init__.py").write_text("from .inner.deep import read\n")
+    (package / "inner" / "__init__.py").write_text("")
+    (package / "inner" / "deep.py").write_text(
+        "import importlib.resources\n"
+        "def read(x):\n"
+        "    return importlib.resources.files(__package__).joinpath('data.txt').read_text() * x\n"
+    )
+    (package / "inner" / "data.txt").write_text("data")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert ready.call(importlib.import_module(name).read, 2).result(WAIT) == "datadata"
+
+
+def test_an_edited_module_takes_effect(ready, tmp_path, monkeypatch):
+    """The next map runs the file as it is now, without a restart."""
+    name = f"edited_{ready.kind}"
+    file = tmp_path / f"{name}.py"
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    file.write_text("def f(x):\n    return 'old'\n")
+    module = importlib.import_module(name)
+    assert pywren.get_all_results(ready.map(module.f, range(3))) == ["old"] * 3
+    file.write_text("def f(x):\n    return 'the new one'\n")
+    assert pywren.get_all_results(ready.map(module.f, range(3))) == ["the new one"] * 3
+
+
+def test_state_of_modules_stays_with_the_map(ready):
+    """Standard modules changed by a call of another map are the worker's own business; pywren's is unharmed."""
+    ready.call(hostile.replaces_pickle).result(WAIT)
+    assert ready.call(hostile.returns_point, 1).result(WAIT).x == 1
+
+
+def test_nested_map(ready):
+    """A function may itself make an executor and map."""
+
+    def outer(n):
+        import pywren
+
+        with pywren.default_executor() as executor:
+            return sum(pywren.get_all_results(executor.map(lambda x: x * n, range(4))))
+
+    assert ready.call(outer, 10, extra_env={"PYWREN_EXECUTOR": "local"}).result(WAIT) == 60
+
+
+# -- reduce, and futures among arguments ---------------------------------------------------------------------------
+
+
+def test_reduce(ready):
+    """The function gets the results in order."""
+    assert ready.reduce(list, ready.map(abs, [-3, -1, -2])).result(WAIT) == [3, 1, 2]
+    assert ready.reduce(len, []).result(WAIT) == 0
+
+
+def test_reduce_of_many(ready):
+    """So many inputs that the list of them is an object of its own."""
+    count = 300 if ready.kind != "dummy" else 60
+    futures = ready.map(lambda x: x, range(count))
+    assert ready.reduce(sum, futures).result(WAIT) == sum(range(count))
+
+
+def test_reduce_of_big_results(ready):
+    """Inputs with outputs of their own are handed on."""
+    futures = ready.map(hostile.returns_much, [10, 2_000_000, 200_000])
+    assert ready.reduce(lambda values: [len(value) for value in values], futures).result(WAIT) == [
+        10,
+        2_000_000,
+        200_000,
+    ]
+
+
+def test_reduce_of_the_users_classes(ready):
+    """Results that are instances of a class in a module of the user's need that module on the worker."""
+    futures = ready.map(hostile.returns_point, [1, 2])
+    assert len(ready.reduce(tuple, futures).result(WAIT)) == 2
+
+
+def test_reduce_of_failed(ready):
+    """A failed input is the error of the reduce."""
+    futures = ready.map(lambda x: 1 // x, [1, 0])
+    with pytest.raises(ZeroDivisionError):
+        ready.reduce(sum, futures).result(WAIT)
+
+
+def test_reduce_of_another_executors_futures(ready, tmp_path):
+    """Inputs may come from another executor, and from another storage."""
+    other = another(ready)
+    with executors.make("local", tmp_path) as elsewhere:
+        futures = [*ready.map(abs, [-1]), *other.map(abs, [-2]), elsewhere.call(abs, -4)]
+        assert ready.reduce(sum, futures).result(WAIT) == 7
+
+
+def test_reduce_of_reduced(ready):
+    """What reduce returns is a future like any other."""
+    first = ready.reduce(sum, ready.map(abs, [-1, -2]))
+    second = ready.reduce(sum, ready.map(abs, [-3, -4]))
+    assert ready.reduce(sum, [first, second]).result(WAIT) == 10
+
+
+def test_futures_among_arguments(ready):
+    """A future anywhere in an argument arrives as a finished future, as in 0.4."""
+    first, second = ready.map(abs, [-5, -6])
+
+    def use(argument):
+        inner = argument["deep"][0]
+        return inner.result() + argument["other"].result(), inner.done(), inner is argument["same"]
+
+    argument = {"deep": [first], "same": first, "other": second}
+    assert ready.call(use, argument).result(WAIT) == (11, True, True)
+
+
+def test_futures_among_many_arguments(ready):
+    """Each call gets its own."""
+    futures = ready.map(abs, range(-5, 0))
+    chained = ready.map(lambda future: future.result() * 10, futures)
+    assert pywren.get_all_results(chained) == [50, 40, 30, 20, 10]
+
+
+def test_a_future_in_a_closure(ready):
+    """A future that the function itself holds arrives finished too."""
+    future = ready.call(abs, -5)
+    assert pywren.get_all_results(ready.map(lambda x: future.result() + x, [1, 2])) == [6, 7]
+
+
+def test_an_unfinished_future_is_waited_for(tmp_path):
+    """map waits for the futures among its arguments."""
+    with executors.make("local", tmp_path) as ready:
+        slow = ready.call(lambda path: hostile.holds_until(path, path + ".gate"), str(tmp_path / "held"))
+        timer = threading.Timer(0.1, (tmp_path / "held.gate").touch)
+        timer.start()
+        assert ready.call(hostile.asks_the_future, slow).result(WAIT) == "on time"
+        timer.join()
+
+
+# -- sizes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["local", "dummy"])
+@pytest.mark.parametrize("where", ["argument", "closure"])
+def test_200_megabytes(kind, where, tmp_path):
+    """Arguments and closures of 200 MB arrive."""
+    big = b"x" * 200_000_000
+    with executors.make(kind, tmp_path) as ready:
+        future = ready.call(len, big) if where == "argument" else ready.call(lambda _: len(big))
+        assert future.result(WAIT) == len(big)
+
+
+# -- sharing ------------------------------------------------------------------------------------------------------
+
+
+def test_from_many_threads(ready):
+    """Threads share an executor."""
+    if ready.kind == "dummy":
+        pytest.skip("run_jobs runs what other threads have invoked")
+    with ThreadPoolExecutor(8) as threads:
+        maps = threads.map(lambda n: pywren.get_all_results(ready.map(lambda x: x * n, range(4))), range(12))
+        assert list(maps) == [[x * n for x in range(4)] for n in range(12)]
+
+
+def test_many_executors_are_cheap():
+    """Programs make executors freely: they share the processes of this machine."""
+    before = set(threading.enumerate())
+    made = [pywren.local_executor() for _ in range(200)]
+    futures = [executor.call_async(abs, -1) for executor in made]
+    assert pywren.get_all_results(futures) == [1] * 200
+    assert len(set(threading.enumerate()) - before) < 10
+
+
+def test_context_manager(ready):
+    """Futures stay usable after the executor's block."""
+    with another(ready).executor as executor:
+        future = executor.call_async(abs, -1)
+        if ready.kind == "dummy":
+            executor.invoker.run_jobs()
+    assert future.result(WAIT) == 1
+
+
+def test_dropped_executor(ready):
+    """Its futures stay usable too."""
+    future = another(ready).call(abs, -1)
+    assert future.result(WAIT) == 1
+
+
+# -- what is told of a call ----------------------------------------------------------------------------------------
+
+
+def test_run_status(ready):
+    """Every key of 0.4 is there, with times that fit together."""
+
+    def talk(x):
+        print("hello", x)
+
+    future = ready.call(talk, 1)
+    future.result(WAIT)
+    status = future.run_status
+    expected = RUN_STATUS + (RUN_STATUS_ON_LAMBDA if ready.kind == "lambda" else [])
+    assert [key for key in expected if key not in status] == []
+    assert status["stdout"] == "hello 1\n"
+    assert status["exception"] is None
+    assert status["retcode"] == 0
+    assert status["host_submit_time"] - 1 < status["start_time"] <= status["end_time"]
+    assert 0 <= status["exec_time"] < WAIT
+    json.dumps(status)
+
+
+def test_run_status_of_an_error(ready):
+    """Name, text and traceback of the exception are in the status."""
+    future = ready.call(hostile.raises_value_error, "told")
+    future.exception(WAIT)
+    status = future.run_status
+    assert status["exception"] == "ValueError"
+    assert "told" in status["exception_args"]
+    assert "raises_value_error" in status["exception_traceback"]
+
+
+@pytest.mark.parametrize("size", [10, 2_000_000])
+def test_invoke_status(ready, size):
+    """Every key of 0.4 is there, for results inside the status and apart."""
+    future = ready.call(hostile.returns_much, size)
+    future.result(WAIT)
+    status = future.invoke_status
+    expected = INVOKE_STATUS + (PAYLOAD if ready.kind != "local" else ["call_id", "callset_id"])
+    assert [key for key in expected if key not in status] == []
+    assert status["status_done_timestamp"] >= status["job_invoke_timestamp"]
+    if ready.kind == "lambda":
+        assert status["lambda_function_name"] == ready.config["lambda"]["function_name"]
+        assert status["region_name"] == ready.config["account"]["aws_region"]
+
+
+def test_attributes_of_0_4(ready):
+    """Programs look at these."""
+    executor = ready.executor
+    assert isinstance(executor, Executor)
+    assert executor.map_item_limit == 10_000
+    assert executor.storage_config["storage_backend"] == ("s3" if ready.kind == "lambda" else "localhost")
+    assert set(executor.storage_config) == {"storage_backend", "storage_prefix", "backend_config"}
+    assert executor.storage.get_storage_config() == executor.storage_config
+    assert executor.runtime_meta_info["python_ver"] == f"{sys.version_info[0]}.{sys.version_info[1]}"
+    assert executor.serializer is not None
+    assert executor.config is not None
+    future = ready.call(abs, -1)
+    assert future.storage_path == executor.storage.path
+    assert future.result(WAIT) == 1
+
+
+@pytest.mark.moto
+def test_get_logs(tmp_path):
+    """On Lambda the log of a call goes from START to REPORT; elsewhere there is none."""
+    with executors.make("lambda", tmp_path / "lambda") as ready:
+        future = ready.call(print, "into the log")
+        logs = ready.executor.get_logs(future, verbose=False)
+    messages = [message for _, message in logs]
+    assert messages[0].startswith("START")
+    assert any("into the log" in message for message in messages)
+    assert messages[-1].startswith("REPORT")
+    assert all(isinstance(timestamp, int) for timestamp, _ in logs)
+    with executors.make("local", tmp_path / "local") as ready, pytest.raises(ArgumentError, match="stdout"):
+        ready.executor.get_logs(ready.call(print, "nowhere"))
+
+
+@pytest.mark.parametrize("kind", STAGED_KINDS)
+def test_invoke_with_keys(kind, tmp_path):
+    """0.4's lower verb: a program stores function and argument itself."""
+    with executors.make(kind, tmp_path) as ready:
+        executor = ready.executor
+        stored = ready.call(abs, -3, overwrite_invoke_args={})
+        assert stored.result(WAIT) == 3
+        keys = executor.storage.keys("by-hand").call("00000")
+        executor.put_data(keys.data, b"\x80\x05K\x07.", "by-hand", "00000")
+        func_key = stored.invoke_status["func_key"]
+        future = executor.invoke_with_keys(
+            func_key, keys.data, keys.output, keys.status, keys.cancel, "by-hand", "00000", None, None, None,
+            True, {"note": "mine"}, 100,
+        )  # fmt: skip
+        ready.run()
+        assert future.result(WAIT) == 7
+        assert future.invoke_status["note"] == "mine"
+
+
+# -- printing -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_what_calls_print(shown, tmp_path):
+    """Local calls are quiet, unless the configuration asks for their output."""
+    program = (
+        "import pywren, sys\n"
+        "config = {**pywren.wrenconfig.default(), 'local': {'show_output': sys.argv[1] == 'True'}}\n"
+        "future = pywren.local_executor(config=config).call_async(print, 'from the worker')\n"
+        "future.result(60)\n"
+        "assert future.run_status['stdout'] == 'from the worker\\n', future.run_status\n"
+    )
+    done = run(program, str(shown))
+    assert done.stdout == ("from the worker\n" if shown else "")
+
+
+# -- factories ----------------------------------------------------------------------------------------------------
+
+
+def run(program, *arguments, **environment):
+    """Run a program that uses pywren, and return the finished process."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=WAIT, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def config():
+    """A mocked account."""
+    with pywren.testing.mock_aws() as made:
+        yield made
+
+
+@pytest.mark.moto
+@pytest.mark.parametrize(
+    ("name", "max_runtime", "invoker"),
+    [
+        ("lambda_executor", 280, "LambdaInvoker"),
+        ("dummy_executor", 300, "DummyInvoker"),
+        ("remote_executor", 3600, "SQSInvoker"),
+        ("standalone_executor", 3600, "SQSInvoker"),
+    ],
+)
+def test_factories(config, name, max_runtime, invoker):
+    """Each makes an executor with its invoker and its default of ``job_max_runtime``, by position or keyword."""
+    factory = getattr(pywren, name)
+    made = factory(config)
+    assert (type(made.invoker).__name__, made.job_max_runtime) == (invoker, max_runtime)
+    assert factory(config=config, job_max_runtime=17).job_max_runtime == 17
+    assert pywren.standalone_executor is pywren.remote_executor
+
+
+@pytest.mark.moto
+def test_local_factory(config):
+    """It takes an invoker first, and stages where a configuration says so."""
+    invoker = pywren.invokers.LocalInvoker()
+    made = pywren.local_executor(invoker, config, 17)
+    assert (made.invoker, made.job_max_runtime) == (invoker, 17)
+    assert made.storage_config["storage_backend"] == "s3"
+    assert made.call_async(abs, -1).result(WAIT) == 1
+    made = pywren.local_executor()
+    assert (type(made.invoker).__name__, made.job_max_runtime) == ("LocalInvoker", 300)
+
+
+@pytest.mark.moto
+def test_remote_executor_runs(config):
+    """Its calls wait in the queue until a stand-alone worker takes them."""
+    executor = pywren.remote_executor(config)
+    assert executor.invoker.config()["sqs_queue_name_name"] == config["standalone"]["sqs_queue_name"]
+    future = executor.call_async(abs, -1)
+    assert not future.done()
+    assert sqs_run_local(config["account"]["aws_region"], config["standalone"]["sqs_queue_name"]) == 1
+    assert future.result(WAIT) == 1
+
+
+@pytest.mark.moto
+@pytest.mark.parametrize(
+    ("value", "invoker"),
+    [
+        (None, "LambdaInvoker"),
+        ("lambda", "LambdaInvoker"),
+        ("remote", "SQSInvoker"),
+        ("standalone", "SQSInvoker"),
+        ("dummy", "DummyInvoker"),
+        ("local", "LocalInvoker"),
+    ],
+)
+def test_default_executor(config, monkeypatch, value, invoker):
+    """``PYWREN_EXECUTOR`` decides; without it a configuration means Lambda."""
+    if value is not None:
+        monkeypatch.setenv("PYWREN_EXECUTOR", value)
+    made = pywren.default_executor(config=config, job_max_runtime=17)
+    assert (type(made.invoker).__name__, made.job_max_runtime) == (invoker, 17)
+
+
+def test_unknown_executor(monkeypatch):
+    """0.4 took an unknown name for lambda."""
+    monkeypatch.setenv("PYWREN_EXECUTOR", "lamda")
+    with pytest.raises(ConfigError, match=r"lamda.*lambda"):
+        pywren.default_executor()
+
+
+def test_without_configuration_one_line_says_so():
+    """The default executor then runs here, and says so once."""
+    program = (
+        "import logging, pywren\n"
+        "logging.basicConfig(format='%(name)s: %(message)s')\n"
+        "for _ in range(3):\n"
+        "    print(pywren.default_executor().call_async(abs, -1).result(60))\n"
+    )
+    done = run(program)
+    assert done.stdout == "1\n1\n1\n"
+    (line,) = done.stderr.splitlines()
+    assert "calls run on this machine" in line
+    assert "pywren create_config" in line
+
+
+def test_a_configuration_file_that_is_missing(monkeypatch, tmp_path):
+    """A file that was asked for is never silently replaced."""
+    monkeypatch.setenv("PYWREN_CONFIG_FILE", str(tmp_path / "not-there"))
+    for factory in (pywren.default_executor, pywren.local_executor, pywren.lambda_executor):
+        with pytest.raises(ConfigError, match="not-there"):
+            factory()
+
+
+def test_lambda_without_configuration():
+    """Only the default executor falls back to this machine."""
+    for factory in (pywren.lambda_executor, pywren.remote_executor):
+        with pytest.raises(ConfigError, match="create_config"):
+            factory()
+
+
+def test_a_configuration_that_is_none():
+    """Something else than a dict, and the placeholder of a bucket, are named."""
+    with pytest.raises(ArgumentError, match="str"):
+        pywren.lambda_executor("~/.pywren_config")
+    config = {"account": {"aws_region": "us-west-2"}, "s3": {"bucket": "BUCKET_NAME", "pywren_prefix": "p"}}
+    with pytest.raises(ConfigError, match="make sure you change the default bucket"):
+        pywren.lambda_executor(config)
+
+
+def test_what_cannot_be_sent_names_itself(ready):
+    """The path to the object is in the error."""
+    with pytest.raises(SerializationError) as caught:
+        ready.executor.map(abs, [0, {"model": hostile.Holder(threading.Lock())}])
+    assert caught.value.path.startswith("argument 1")
+
+
+def test_nothing_is_printed(ready, capfd, caplog):
+    """A map that goes well says nothing."""
+    with caplog.at_level(logging.INFO):
+        assert ready.call(abs, -1).result(WAIT) == 1
+    assert capfd.readouterr() == ("", "")
+    assert [record for record in caplog.records if record.name.startswith("pywren")] == []

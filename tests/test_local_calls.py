@@ -1,0 +1,225 @@
+"""Calls that stay in memory: their futures elsewhere, in other processes and after a fork."""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import executors
+import hostile
+import pytest
+from executors import WAIT, is_there
+
+import pywren
+from pywren.exceptions import CallCancelledError, PywrenError
+from pywren.storage import Storage
+
+COLLECT = """
+import pickle, pywren, sys
+with open(sys.argv[1], "rb") as file:
+    futures = pickle.load(file)
+pywren.wait(futures)
+print([future.result(throw_except=False) for future in futures], repr(futures[-1].exception()))
+"""
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory):
+    """A local executor for all tests."""
+    with executors.make("local", tmp_path_factory.mktemp("home")) as made:
+        yield made
+
+
+def collect(path):
+    """Start a process that collects pickled futures."""
+    command = [sys.executable, "-c", COLLECT, str(path)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(path.parent))
+
+
+def environment(tmp_path):
+    """The environment of a program that ends without tidying up: it finds pywren, and this directory's modules."""
+    here = Path(__file__).parent
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)]), "TMPDIR": str(tmp_path)}
+
+
+def answer(process):
+    """Wait for a process and return what it printed."""
+    with process:
+        output, errors = process.communicate(timeout=WAIT)
+    assert process.returncode == 0, errors
+    return output.strip()
+
+
+# -- collected by another process ---------------------------------------------------------------------------------
+
+
+def test_finished_futures_are_collected_elsewhere(ready, tmp_path):
+    """Values, small and big, and errors reach another process."""
+    futures = [*ready.map(lambda x: "x" * x, [1, 500_000]), ready.call(hostile.raises_value_error, "no")]
+    pywren.wait(futures)
+    (tmp_path / "futures").write_bytes(pickle.dumps(futures))
+    printed = answer(collect(tmp_path / "futures"))
+    assert printed.endswith("None] ValueError('no')")
+    assert "x" * 500_000 in printed
+
+
+def test_unfinished_futures_are_waited_for_elsewhere(ready, tmp_path):
+    """Another process waits while the calls run here."""
+    gate = tmp_path / "gate"
+    future = ready.call(lambda path: hostile.holds_until(path, gate), str(tmp_path / "held"))
+    (tmp_path / "futures").write_bytes(pickle.dumps([future]))
+    process = collect(tmp_path / "futures")
+    assert is_there(tmp_path / "held")
+    gate.touch()
+    assert answer(process) == "['on time'] None"
+
+
+def test_a_client_that_ended_before_its_calls(tmp_path):
+    """Row 69 of the failure table: a call whose client is gone is lost, and its collector says so."""
+    program = (
+        "import pickle, pywren, sys, time, os, signal\n"
+        "future = pywren.local_executor().call_async(time.sleep, 300)\n"
+        "open(sys.argv[1], 'wb').write(pickle.dumps([future]))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    path = tmp_path / "futures"
+    done = subprocess.run([sys.executable, "-c", program, str(path)], timeout=WAIT, env=environment(tmp_path), check=False)
+    assert done.returncode == -signal.SIGKILL
+    printed = answer(collect(path))
+    assert printed.startswith("[None] CallLostError")
+    assert "has ended" in printed
+
+
+def test_a_client_that_ended_after_its_calls(tmp_path):
+    """Results that were there when the client ended are still there."""
+    program = (
+        "import pickle, pywren, sys\n"
+        "futures = pywren.local_executor().map(abs, [-1, -2])\n"
+        "pywren.get_all_results(futures)\n"
+        "open(sys.argv[1], 'wb').write(pickle.dumps(futures))\n"
+    )
+    path = tmp_path / "futures"
+    subprocess.run([sys.executable, "-c", program, str(path)], timeout=WAIT, env=environment(tmp_path), check=True)
+    assert answer(collect(path)) == "[1, 2] None"
+
+
+def test_a_copy_in_the_same_process(ready):
+    """An unpickled copy is a future of the same call, and gives the same result."""
+    futures = ready.map(abs, [-1, -2])
+    copies = pickle.loads(pickle.dumps(futures))
+    assert [copy.call_id for copy in copies] == ["00000", "00001"]
+    assert pywren.get_all_results(copies) == pywren.get_all_results(futures) == [1, 2]
+
+
+def test_a_cancelled_future_is_cancelled_elsewhere(ready, tmp_path):
+    """The copy of a future that is cancelled later hears of it."""
+    future = ready.call(hostile.sleeps_on, str(tmp_path / "held"))
+    copy = pickle.loads(pickle.dumps(future))
+    assert is_there(tmp_path / "held")
+    assert future.cancel()
+    with pytest.raises(CallCancelledError, match="cancelled"):
+        copy.result(WAIT)
+
+
+def test_nothing_is_stored_unless_pickled(ready):
+    """Results stay in memory, and no file of theirs is ever made."""
+    futures = ready.map(abs, range(3))
+    pywren.get_all_results(futures)
+    assert ready.executor.storage.backend.list(f"{ready.executor.storage.prefix}/{futures[0].callset_id}") == []
+
+
+def test_results_in_the_store_are_signed(ready):
+    """What another process could have planted in the store is not unpickled."""
+    future = ready.call(abs, -1)
+    assert future.result(WAIT) == 1
+    recipe = pickle.dumps(future)
+    storage: Storage = ready.executor.storage
+    (key,) = [k for k in storage.backend.list(f"{storage.prefix}/{future.callset_id}") if k.endswith("status.json")]
+    forged = storage.get(key).replace(b'"call_id"', b'"Call_id"')
+    storage.put(key, forged)
+    copy = pickle.loads(recipe)
+    with pytest.raises(PywrenError):
+        copy.result(WAIT)
+
+
+# -- after os.fork ------------------------------------------------------------------------------------------------
+
+FORK = """
+import os, sys, time, pywren, hostile
+executor = pywren.local_executor()
+finished = executor.call_async(abs, -7)
+assert finished.result(60) == 7
+future = executor.call_async(lambda path: hostile.holds_until(path, path + ".gate"), sys.argv[1])
+child = os.fork()
+if child == 0:
+    try:
+        future.result(60)
+    except pywren.exceptions.CallLostError:
+        told = finished.result(0) == 7 and executor.call_async(abs, -2).result(60) == 2
+        os._exit(0 if told else 1)
+    os._exit(2)
+_, status = os.waitpid(child, 0)
+open(sys.argv[1] + ".gate", "w").close()
+print(os.waitstatus_to_exitcode(status), future.result(60), executor.call_async(abs, -3).result(60))
+"""
+
+
+def test_after_fork_both_processes_go_on(tmp_path):
+    """Row 72 of the failure table: the parent's calls go on, the child's copies are lost, new maps work in both."""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, str(tmp_path / "held")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT, env=environment(tmp_path), check=False)
+    assert done.stdout == "0 on time 3\n", done.stderr
+
+
+# -- what is known ------------------------------------------------------------------------------------------------
+
+
+def test_running_is_known(ready, tmp_path):
+    """A future of this machine says when its call runs."""
+    gate = tmp_path / "gate"
+    future = ready.call(lambda path: hostile.holds_until(path, gate), str(tmp_path / "held"))
+    assert is_there(tmp_path / "held")
+    assert future.running()
+    assert future.job_state is pywren.future.JobState.running
+    gate.touch()
+    assert future.result(WAIT) == "on time"
+    assert not future.running()
+
+
+def test_callbacks_and_awaiting(ready):
+    """A callback runs once the outcome is there, and a coroutine can await it."""
+    import asyncio
+
+    told = threading.Event()
+    future = ready.call(abs, -1)
+    future.add_done_callback(lambda done: told.set())
+    assert told.wait(WAIT)
+
+    async def main():
+        return await ready.call(abs, -2), await asyncio.gather(*map(asyncio.wrap_future, ready.map(abs, [-3, -4])))
+
+    assert asyncio.run(main()) == (2, [3, 4])
+
+
+def test_dropped_futures_still_run(ready, tmp_path):
+    """A call goes on though nobody holds its future."""
+    ready.call(lambda path: open(path, "w").close(), str(tmp_path / "mark"))
+    gc.collect()
+    assert is_there(tmp_path / "mark")
+
+
+def test_results_do_not_pile_up(ready):
+    """What a future held goes with the future."""
+    import weakref
+
+    future = ready.call(hostile.returns_point, 1)
+    value = weakref.ref(future.result(WAIT))
+    del future
+    gc.collect()
+    assert value() is None

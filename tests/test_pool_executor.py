@@ -1,0 +1,205 @@
+"""``PoolExecutor`` against the contract of ``concurrent.futures.Executor``, over the local executor."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import threading
+
+import executors
+import hostile
+import pytest
+from executors import WAIT, is_there
+
+import pywren
+from pywren.exceptions import ArgumentError, SerializationError, WorkerCrashedError
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory):
+    """A local executor for all tests."""
+    with executors.make("local", tmp_path_factory.mktemp("home")) as made:
+        yield made
+
+
+@pytest.fixture
+def pool(ready):
+    """A pool of its own for each test."""
+    with pywren.PoolExecutor(ready.executor) as made:
+        yield made
+
+
+def described(*args, **kwargs):
+    return args, kwargs
+
+
+class TestSubmit:
+    """``submit``."""
+
+    def test_passes_positional_and_keyword_arguments(self, pool):
+        """What the function gets is what was given, also under names that pywren itself uses."""
+        assert pool.submit(described, 1, 2, x=3, fn=4, self=5).result(WAIT) == ((1, 2), {"x": 3, "fn": 4, "self": 5})
+        assert pool.submit(described).result(WAIT) == ((), {})
+
+    def test_returns_a_future_of_the_standard_library(self, pool):
+        """``as_completed`` and ``wait`` of concurrent.futures take it."""
+        futures = [pool.submit(abs, -n) for n in range(5)]
+        assert all(isinstance(future, concurrent.futures.Future) for future in futures)
+        assert {future.result() for future in concurrent.futures.as_completed(futures, WAIT)} == set(range(5))
+        assert concurrent.futures.wait(futures, WAIT).not_done == set()
+
+    def test_the_functions_own_exception(self, pool):
+        """``result`` and ``exception`` give what the function raised."""
+        future = pool.submit(divmod, 1, 0)
+        with pytest.raises(ZeroDivisionError):
+            future.result(WAIT)
+        assert isinstance(future.exception(), ZeroDivisionError)
+
+    def test_what_cannot_be_sent_is_an_error_at_once(self, pool):
+        """The standard library would say so only in the future."""
+        with pytest.raises(SerializationError, match="lock"):
+            pool.submit(described, threading.Lock())
+
+    def test_a_crash_leaves_the_pool_usable(self, pool):
+        """``ProcessPoolExecutor`` would be broken."""
+        with pytest.raises(WorkerCrashedError):
+            pool.submit(os._exit, 1).result(WAIT)
+        assert pool.submit(abs, -1).result(WAIT) == 1
+
+    def test_from_many_threads(self, pool):
+        """Threads share a pool."""
+        with concurrent.futures.ThreadPoolExecutor(8) as threads:
+            futures = list(threads.map(lambda n: pool.submit(pow, n, 2), range(50)))
+        assert [future.result(WAIT) for future in futures] == [n * n for n in range(50)]
+
+
+class TestMap:
+    """``map``."""
+
+    def test_of_several_iterables(self, pool):
+        """Items are taken in step, the shortest iterable decides."""
+        assert list(pool.map(pow, range(5), [2] * 3)) == [0, 1, 4]
+        assert list(pool.map(abs, [])) == []
+
+    def test_of_a_generator(self, pool):
+        """The iterable is consumed at once, as in the standard library."""
+        assert list(pool.map(abs, (-n for n in range(4)))) == [0, 1, 2, 3]
+
+    @pytest.mark.parametrize("chunksize", [1, 3, 10, 1000])
+    def test_in_chunks(self, pool, chunksize):
+        """Results are the same whatever the size of the chunks."""
+        assert list(pool.map(pow, range(10), range(10), chunksize=chunksize)) == [n**n for n in range(10)]
+
+    def test_chunks_share_a_process_call(self, pool):
+        """Items of one chunk run in one call."""
+        assert len(set(pool.map(lambda n: (os.getpid(), os.getcwd()), range(4), chunksize=4))) == 1
+
+    def test_chunksize_below_one(self, pool):
+        """It is the ``ValueError`` of the standard library."""
+        with pytest.raises(ValueError, match="chunksize"):
+            pool.map(abs, [1], chunksize=0)
+        assert issubclass(ArgumentError, ValueError)
+
+    def test_is_an_iterator(self, pool):
+        """Results come one by one."""
+        results = pool.map(abs, [-1, -2])
+        assert iter(results) is results
+        assert (next(results), next(results)) == (1, 2)
+        with pytest.raises(StopIteration):
+            next(results)
+
+    def test_raises_where_the_failing_item_is(self, pool):
+        """Results before it have been handed on."""
+        results = pool.map(lambda n: 1 // n, [1, 0, 1])
+        assert next(results) == 1
+        with pytest.raises(ZeroDivisionError):
+            next(results)
+
+    def test_timeout(self, pool, tmp_path):
+        """A result that is not there in time is a TimeoutError, and what is outstanding is cancelled."""
+        results = pool.map(hostile.sleeps_on, [str(tmp_path / f"held{n}") for n in range(3)], timeout=0.2)
+        with pytest.raises(TimeoutError):
+            next(results)
+        assert executors.is_released(tmp_path / "held0")
+
+    def test_closed_early(self, pool, tmp_path):
+        """Who stops iterating cancels the rest."""
+        results = pool.map(lambda path: path and hostile.sleeps_on(path), ["", str(tmp_path / "held")])
+        assert next(results) == ""
+        results.close()
+        assert executors.is_released(tmp_path / "held")
+
+
+class TestShutdown:
+    """``shutdown``."""
+
+    def test_waits_for_what_runs(self, ready, tmp_path):
+        """The default returns when all calls have ended."""
+        pool = pywren.PoolExecutor(ready.executor)
+        gate = tmp_path / "gate"
+        future = pool.submit(hostile.holds_until, str(tmp_path / "held"), str(gate))
+        assert is_there(tmp_path / "held")
+        ending = threading.Thread(target=pool.shutdown)
+        ending.start()
+        assert not future.done()
+        gate.touch()
+        ending.join(WAIT)
+        assert future.done()
+        assert future.result() == "on time"
+
+    def test_without_waiting(self, ready, tmp_path):
+        """``wait=False`` returns at once; the calls go on."""
+        pool = pywren.PoolExecutor(ready.executor)
+        gate = tmp_path / "gate"
+        future = pool.submit(hostile.holds_until, str(tmp_path / "held"), str(gate))
+        pool.shutdown(wait=False)
+        assert not future.done()
+        gate.touch()
+        assert future.result(WAIT) == "on time"
+
+    def test_cancelling_what_waits(self, ready, tmp_path):
+        """``cancel_futures`` ends the calls that have not begun; those that run go on."""
+        pool = pywren.PoolExecutor(ready.executor)
+        gate = str(tmp_path / "gate")
+        running = [pool.submit(hostile.holds_until, str(tmp_path / f"held{n}"), gate) for n in range(os.cpu_count())]
+        assert all(is_there(tmp_path / f"held{n}") for n in range(os.cpu_count()))
+        waiting = [pool.submit(abs, -n) for n in range(5)]
+        pool.shutdown(wait=False, cancel_futures=True)
+        assert all(future.cancelled() for future in waiting)
+        (tmp_path / "gate").touch()
+        assert [future.result(WAIT) for future in running] == ["on time"] * len(running)
+
+    def test_no_calls_afterwards(self, ready):
+        """``submit`` and ``map`` raise the RuntimeError of the standard library; a second shutdown is harmless."""
+        pool = pywren.PoolExecutor(ready.executor)
+        pool.shutdown()
+        pool.shutdown()
+        with pytest.raises(RuntimeError, match="shutdown"):
+            pool.submit(abs, 1)
+        with pytest.raises(RuntimeError, match="shutdown"):
+            pool.map(abs, [1])
+
+    def test_context_manager(self, ready):
+        """Leaving the block waits for the calls."""
+        with pywren.PoolExecutor(ready.executor) as pool:
+            futures = [pool.submit(abs, -n) for n in range(3)]
+        assert all(future.done() for future in futures)
+        with pytest.raises(RuntimeError, match="shutdown"):
+            pool.submit(abs, 1)
+
+
+def test_without_an_executor(monkeypatch):
+    """A pool makes the default executor by itself."""
+    monkeypatch.setenv("PYWREN_EXECUTOR", "local")
+    with pywren.PoolExecutor() as pool:
+        assert pool.submit(abs, -1).result(WAIT) == 1
+
+
+def test_under_asyncio(pool):
+    """``loop.run_in_executor`` takes it."""
+    import asyncio
+
+    async def main():
+        return await asyncio.get_running_loop().run_in_executor(pool, pow, 2, 10)
+
+    assert asyncio.run(main()) == 1024

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -261,6 +262,7 @@ def test_what_a_map_left_on_this_machine_goes_with_it() -> None:
     assert root.is_dir()
     made.close()
     del made, futures
+    gc.collect()
     assert not root.exists()
 
 

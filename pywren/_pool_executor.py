@@ -22,10 +22,11 @@ class PoolExecutor(concurrent.futures.Executor):
     For programs written for ``ProcessPoolExecutor``; no ``if __name__ == "__main__"`` guard is needed.
 
     Args:
-        executor: the executor to use; ``None`` makes ``pywren.default_executor()``.
+        executor: the executor to use, which stays open; ``None`` makes ``pywren.default_executor()``.
     """
 
     def __init__(self, executor: Executor | None = None) -> None:
+        self._is_own = executor is None
         if executor is None:
             from pywren.wren import default_executor  # it imports this package's other public modules
 
@@ -90,6 +91,7 @@ class PoolExecutor(concurrent.futures.Executor):
                     future.cancel()
         if wait:
             _await(outstanding)
+        if self._is_own:
             self._executor.close()
 
     def _start(self, function: Callable[[Any], Any], items: list[Any]) -> list[ResponseFuture]:

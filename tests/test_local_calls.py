@@ -39,7 +39,9 @@ def ready(tmp_path_factory):
 def collect(path):
     """Start a process that collects pickled futures."""
     command = [sys.executable, "-c", COLLECT, str(path)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(path.parent))
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(path.parent)
+    )
 
 
 def environment(tmp_path):
@@ -89,7 +91,9 @@ def test_a_client_that_ended_before_its_calls(tmp_path):
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     path = tmp_path / "futures"
-    done = subprocess.run([sys.executable, "-c", program, str(path)], timeout=WAIT, env=environment(tmp_path), check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)], timeout=WAIT, env=environment(tmp_path), check=False
+    )
     assert done.returncode == -signal.SIGKILL
     printed = answer(collect(path))
     assert printed.startswith("[None] CallLostError")
@@ -190,6 +194,19 @@ def test_running_is_known(ready, tmp_path):
     gate.touch()
     assert future.result(WAIT) == "on time"
     assert not future.running()
+
+
+def test_calls_after_cancelled_ones(ready, tmp_path):
+    """Calls that were cancelled while they waited do not hold up those that come after them."""
+    gate = tmp_path / "gate"
+    paths = [str(tmp_path / f"held{n}") for n in range(os.cpu_count() or 1)]
+    running = [ready.call(lambda path: hostile.holds_until(path, gate), path) for path in paths]
+    assert all(map(is_there, paths))
+    waiting = [ready.call(abs, -n) for n in range(5)]
+    assert all(future.cancel() for future in waiting)
+    gate.touch()
+    assert pywren.get_all_results(running) == ["on time"] * len(running)
+    assert ready.call(abs, -1).result(3) == 1
 
 
 def test_callbacks_and_awaiting(ready):

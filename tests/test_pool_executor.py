@@ -188,6 +188,13 @@ class TestShutdown:
             pool.submit(abs, 1)
 
 
+def test_leaves_the_executor_open(ready):
+    """The executor that it was given is not its own: it goes on."""
+    with pywren.PoolExecutor(ready.executor) as pool:
+        assert pool.submit(abs, -1).result(WAIT) == 1
+    assert ready.call(abs, -1).result(WAIT) == 1
+
+
 def test_without_an_executor(monkeypatch):
     """A pool makes the default executor by itself."""
     monkeypatch.setenv("PYWREN_EXECUTOR", "local")

@@ -377,7 +377,7 @@ class LocalPool:
                     if indices:
                         member.give(batch, indices, now)
                         gave = True
-            if not gave:
+            if not gave and batch.waiting:  # else all that waited had been cancelled: on to the next batch
                 break
         return self._starts()
 

@@ -450,6 +450,7 @@ def _run_forked(channel: Channel, root: str, scratch: str) -> NoReturn:
     except BaseException as error:  # noqa: BLE001 -- sys.exit() and the like end this process, as they would anywhere
         _end_process(error, output)
     if _getpid() == pid:
+        _close_nested_pool()
         output.flush()
         _send_result(channel, 0, report, ("", ""), leftovers())
     _exit(0)

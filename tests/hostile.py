@@ -19,6 +19,7 @@ import time
 LONG = 300.0
 """Seconds for which things wait that are not meant to end by themselves."""
 
+
 def hold(path):
     """Lock a file for as long as this process, or one that it starts with the file open, lives."""
     file = open(path, "wb")  # noqa: SIM115 -- held until the process ends

@@ -60,6 +60,12 @@ def aws() -> Iterator[dict[str, Any]]:
         yield config
 
 
+@pytest.fixture(scope="module")
+def on_lambda(aws: dict[str, Any]) -> executor.Executor:
+    """An executor on Lambda that tests share: each has clients of its own, which cost a quarter of a second."""
+    return pywren.lambda_executor(config=aws)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def pool_of_the_module() -> Iterator[None]:
     """End the local pool with the module."""
@@ -74,8 +80,8 @@ Make = Callable[..., executor.Executor]
 def make(request: pytest.FixtureRequest) -> Make:
     """Makes executors of one kind; a dummy runs its calls by itself."""
     if request.param == "lambda":
-        config = request.getfixturevalue("aws")
-        return lambda **options: pywren.lambda_executor(config=config, **options)
+        config, made = request.getfixturevalue("aws"), request.getfixturevalue("on_lambda")
+        return lambda **options: pywren.lambda_executor(config=config, **options) if options else made
     if request.param == "local":
         return pywren.local_executor
     return request.getfixturevalue("eager_dummy")  # type: ignore[no-any-return]
@@ -398,12 +404,11 @@ def test_a_worker_on_lambda_may_map(aws: dict[str, Any]) -> None:
 
 
 @pytest.mark.moto
-def test_get_logs(aws: dict[str, Any]) -> None:
+def test_get_logs(on_lambda: executor.Executor) -> None:
     """Milliseconds and messages, from START to REPORT."""
-    made = pywren.lambda_executor(config=aws)
-    one = made.call_async(print, "said on Lambda")
+    one = on_lambda.call_async(print, "said on Lambda")
     one.result()
-    logs = made.get_logs(one, verbose=False)
+    logs = on_lambda.get_logs(one, verbose=False)
     assert all(isinstance(when, int) and isinstance(message, str) for when, message in logs)
     assert logs[0][1].startswith("START")
     assert logs[-1][1].startswith("REPORT")
@@ -470,9 +475,9 @@ def test_keys_of_the_payload() -> None:
 
 
 @pytest.mark.moto
-def test_layout_of_the_objects(aws: dict[str, Any]) -> None:
+def test_layout_of_the_objects(aws: dict[str, Any], on_lambda: executor.Executor) -> None:
     """Function, joined arguments, own argument, output, status and cancel mark are where 0.4 put them."""
-    made = pywren.lambda_executor(config=aws)
+    made = on_lambda
     together = made.map(len, [os.urandom(200_000)] * 2)
     apart = made.map(bytes, [600_000], data_all_as_one=False)
     assert pywren.get_all_results(together) == [200_000] * 2
@@ -541,9 +546,9 @@ def test_status_of_a_failed_call(make: Make) -> None:
 
 
 @pytest.mark.moto
-def test_keys_of_the_run_status_on_lambda(aws: dict[str, Any]) -> None:
+def test_keys_of_the_run_status_on_lambda(aws: dict[str, Any], on_lambda: executor.Executor) -> None:
     """Lambda's names for the invocation and its log are there too."""
-    one = pywren.lambda_executor(config=aws).call_async(add_one, 1)
+    one = on_lambda.call_async(add_one, 1)
     one.result()
     assert {"aws_request_id", "log_group_name", "log_stream_name"} <= set(one.run_status)
     assert one.run_status["log_group_name"] == f"/aws/lambda/{aws['lambda']['function_name']}"
@@ -665,9 +670,9 @@ def test_text_when_the_process_died(make: Make) -> None:
 
 
 @pytest.mark.moto
-def test_text_of_another_version(aws: dict[str, Any], eager_dummy: Make) -> None:
+def test_text_of_another_version(on_lambda: executor.Executor, eager_dummy: Make) -> None:
     """``pywren_version`` differs, as 0.4's own test arranges it."""
-    for made in (pywren.lambda_executor(config=aws), eager_dummy()):
+    for made in (on_lambda, eager_dummy()):
         one = made.map(add_one, [1], overwrite_invoke_args={"pywren_version": "0.0.0"})[0]
         assert "version mismatch" in str(raised_by(one))
 
@@ -697,10 +702,9 @@ def _with_runtime(config: dict[str, Any], python_ver: str) -> dict[str, Any]:
 
 
 @pytest.mark.moto
-def test_args_of_a_broken_runtime(aws: dict[str, Any]) -> None:
+def test_args_of_a_broken_runtime(on_lambda: executor.Executor) -> None:
     """``args[1]`` says what is wrong with it."""
-    made = pywren.lambda_executor(config=aws)
-    one = made.map(add_one, [1], overwrite_invoke_args={"runtime_sha256": "0" * 64})[0]
+    one = on_lambda.map(add_one, [1], overwrite_invoke_args={"runtime_sha256": "0" * 64})[0]
     assert raised_by(one).args[1] in ("RUNTIME_TOO_BIG", "RUNTIME_ERROR", "RUNTIME_READ_ERROR")
 
 
@@ -870,9 +874,9 @@ def test_modules_of_the_user_travel(make: Make, tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.moto
-def test_a_fresh_runtime_when_asked(aws: dict[str, Any]) -> None:
+def test_a_fresh_runtime_when_asked(on_lambda: executor.Executor) -> None:
     """``runtime_cached`` says which it was."""
-    made = pywren.lambda_executor(config=aws)
+    made = on_lambda
     made.call_async(add_one, 1).result()
     for cached in (False, True):
         one = made.map(add_one, [1], use_cached_runtime=cached)[0]

@@ -34,6 +34,12 @@ def aws() -> Iterator[dict[str, Any]]:
         yield config
 
 
+@pytest.fixture(scope="module")
+def on_lambda(aws: dict[str, Any]) -> Executor:
+    """An executor on Lambda that tests share."""
+    return pywren.lambda_executor(config=aws)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def pool_of_the_module() -> Iterator[None]:
     """End the local pool with the module."""
@@ -46,7 +52,7 @@ def pwex(request: pytest.FixtureRequest) -> Executor:
     """An executor on this machine, and one on Lambda."""
     if request.param == "local":
         return pywren.local_executor()
-    return pywren.lambda_executor(config=request.getfixturevalue("aws"))
+    return request.getfixturevalue("on_lambda")  # type: ignore[no-any-return]
 
 
 def statements(policy: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -137,10 +143,10 @@ def test_a_future_uses_the_configuration_it_was_made_with(
 )
 @pytest.mark.moto
 def test_a_failure_of_the_handler_puts_the_future_in_error(
-    aws: dict[str, Any], changes: dict[str, Any], text: str
+    on_lambda: Executor, changes: dict[str, Any], text: str
 ) -> None:
     """Whatever is wrong around the function is the call's error."""
-    one = pywren.lambda_executor(config=aws).map(len, ["x"], overwrite_invoke_args=changes)[0]
+    one = on_lambda.map(len, ["x"], overwrite_invoke_args=changes)[0]
     error = one.exception(timeout=WAIT)
     assert text in str(error)
     assert one.errored()

@@ -70,7 +70,7 @@ class Executor:
         data_all_as_one: bool = True,
         use_cached_runtime: bool = True,
         overwrite_invoke_args: Mapping[str, Any] | None = None,
-        exclude_modules: Sequence[str] | None = None,
+        exclude_modules: Iterable[str] | None = None,
     ) -> list[ResponseFuture]:
         """Call a function once for every item, each call on a worker of its own.
 
@@ -399,6 +399,12 @@ def _check_meta(extra_meta: Mapping[str, Any] | None) -> None:
             f"extra_meta has {', '.join(map(repr, clash))}, which the payload has of its own: choose another name. "
             "Nothing was invoked"
         )
+
+
+def _checked_excludes(exclude_modules: Iterable[str] | None) -> Sequence[str]:
+    if isinstance(exclude_modules, str):  # each of its letters would be taken for a path of its own
+        raise ArgumentError(f"exclude_modules is the text {exclude_modules!r}; pass a list: [{exclude_modules!r}]")
+    return tuple(exclude_modules or ())
 
 
 def _checked_env(extra_env: Mapping[str, str] | None) -> Mapping[str, str] | None:

@@ -135,6 +135,7 @@ def _restore_context(error: Any, context: Mapping[str, Any]) -> None:
 # -- tracebacks ----------------------------------------------------------------------------------------------
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_SENT_MODULES = os.sep + "modules-"  # the workers' copies of the user's modules: gone sooner or later, also from here
 _LINE = "__pywren_line__"  # the local variable by which an unpickled frame keeps the remote source line
 Frames = list[tuple[str, int, str, str]]
 """File, line number, function and source line of each frame, outermost first."""
@@ -183,8 +184,8 @@ def lacks_source(error: BaseException) -> bool:
     for link in chain_of(error):
         current = link.__traceback__
         while current is not None:
-            line = current.tb_frame.f_locals.get(_LINE)
-            if line and linecache.getline(current.tb_frame.f_code.co_filename, current.tb_lineno).strip() != line:
+            line, filename = current.tb_frame.f_locals.get(_LINE), current.tb_frame.f_code.co_filename
+            if line and (_SENT_MODULES in filename or linecache.getline(filename, current.tb_lineno).strip() != line):
                 return True
             current = current.tb_next
     return False

@@ -54,6 +54,15 @@ class Ready:
         """Call a function once, and have the call run."""
         return self.map(func, [argument], **options)[0]
 
+    def call_twice(self, func: Any, argument: Any, then: Any) -> tuple[ResponseFuture, ResponseFuture]:
+        """Call one function, and when it has ended another one, in the same worker where there is one."""
+        first = self.executor.call_async(func, argument)
+        if self.kind != "dummy":
+            pywren.wait([first])
+        second = self.executor.call_async(then, None)
+        self.run()
+        return first, second
+
     def reduce(self, func: Any, futures: Any, **options: Any) -> ResponseFuture:
         """Reduce, and have the call run."""
         future = self.executor.reduce(func, futures, **options)

@@ -21,6 +21,7 @@ from executors import KINDS, STAGED_KINDS, WAIT
 import pywren
 import pywren.testing
 from pywren import wrenconfig
+from pywren._wire import INLINE_REFERENCES
 from pywren.exceptions import ArgumentError, ConfigError, SerializationError
 from pywren.executor import Executor
 from pywren.queues import sqs_run_local
@@ -268,7 +269,7 @@ def test_reduce(ready):
 
 def test_reduce_of_many(ready):
     """So many inputs that the list of them is an object of its own."""
-    count = 300 if ready.kind != "dummy" else 60
+    count = INLINE_REFERENCES + 1 if ready.kind == "lambda" else 50
     futures = ready.map(lambda x: x, range(count))
     assert ready.reduce(sum, futures).result(WAIT) == sum(range(count))
 

@@ -290,7 +290,7 @@ TABLE = [
 def test_table(ready, row, tmp_path):
     """What the row says comes out, and the executor goes on."""
     path = tmp_path / "held"
-    future = start(ready, row, path)
+    future, following = start(ready, row, path)
     if row.error is None:
         value = future.result(WAIT)
         assert row.value(value) if callable(row.value) else value == row.value
@@ -300,21 +300,19 @@ def test_table(ready, row, tmp_path):
         assert row.error is Exception or issubclass(type(caught.value), row.error)
     row.check(future)
     assert not row.released or is_released(path)
-    row.afterwards(ready.call(hostile.surroundings).result(WAIT))
+    row.afterwards(following.result(WAIT))
 
 
 def start(ready, row, path):
-    """Make the call of a row; one that is to be stopped while it runs must have begun to run."""
+    """Make the call of a row and one more; a call that is to be stopped while it runs must have begun to run."""
     argument = str(path) if row.argument is PATH else row.argument
     for patience in (1, 3, 10):  # a busy machine may need longer to start the worker
         with ready.max_runtime(row.max_runtime and row.max_runtime * patience):
-            future = ready.call(row.function, argument)
-        if row.max_runtime is None:
-            break
+            future, following = ready.call_twice(row.function, argument, hostile.surroundings)
         pywren.wait([future])
-        if path.exists():
+        if not row.max_runtime or path.exists():
             break
-    return future
+    return future, following
 
 
 # -- the function, continued --------------------------------------------------------------------------------------

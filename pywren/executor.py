@@ -108,7 +108,7 @@ class Executor:
             inputs.watch(items),
             out_of_band=self._dispatcher.out_of_band,
             persistent_id=inputs.persistent_id,
-            exclude_modules=exclude_modules,
+            exclude_modules=_checked_excludes(exclude_modules),
             mentions=mentions,
         )
         callset = self._new_callset(modules)

@@ -161,6 +161,12 @@ def test_exclude_modules(ready, tmp_path, monkeypatch):
         ready.call(module.f, 1, exclude_modules=[name]).result(WAIT)
 
 
+def test_exclude_modules_as_one_text(ready):
+    """A text where a list belongs would exclude every path with one of its letters: it is refused."""
+    with pytest.raises(ArgumentError, match=r"\['numpy'\]"):
+        ready.map(abs, [1], exclude_modules="numpy")
+
+
 @pytest.mark.parametrize("together", [True, False])
 def test_data_all_as_one(ready, together):
     """Arguments travel together or apart, and arrive all the same."""

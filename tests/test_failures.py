@@ -75,11 +75,14 @@ def ready(request, tmp_path_factory):
         yield made
 
 
-@pytest.fixture(autouse=True)
-def client_directory(tmp_path, monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def client_directory(tmp_path_factory):
     """A directory with a file that no worker has."""
-    (tmp_path / CLIENT_FILE).write_text("here")
-    monkeypatch.chdir(tmp_path)
+    directory = tmp_path_factory.mktemp("client")
+    (directory / CLIENT_FILE).write_text("here")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        yield
 
 
 @dataclass(frozen=True)
@@ -347,7 +350,7 @@ def test_classes_of_the_script(kind, tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     root = str(Path(pywren.__file__).parent.parent)
     done = subprocess.run(
-        [sys.executable, "script.py", kind], capture_output=True, text=True, timeout=WAIT, check=False,
+        [sys.executable, tmp_path / "script.py", kind], capture_output=True, text=True, timeout=WAIT, check=False,
         env={**os.environ, "PYTHONPATH": root},
     )  # fmt: skip
     assert done.stdout == "of the script True True 5\n", done.stderr

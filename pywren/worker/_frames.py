@@ -271,6 +271,11 @@ def encode_plain_result(flags: int, ticket: int, setup: float, execution: float,
     return _HEADER.pack(RESULT, flags, 1, 0, ticket, setup, execution, len(pickle)) + pickle
 
 
+def encode_note(kind: int, meta: bytes, number: int = 0) -> Outgoing:
+    """Encode a frame that is nothing but its meta, as most are that a parent sends."""
+    return Outgoing(_HEADER.pack(kind, 0, 0, len(meta), number, 0.0, 0.0, 0) + meta)
+
+
 class FrameReader:
     """Puts frames together from what arrives on a socket."""
 
@@ -361,6 +366,10 @@ class Channel:
         if len(self._outgoing) == 1:
             self.flush()
 
+    def queue(self, frame: Outgoing) -> None:
+        """Have a frame sent by the next ``flush``, together with those around it."""
+        self._outgoing.append(frame)
+
     def send_now(self, data: bytes) -> None:
         """Send a frame without descriptors, on an end that blocks."""
         sent = self.socket.send(data)
@@ -371,6 +380,8 @@ class Channel:
         """Send what waits, and return whether all of it is sent; a closed other end swallows it."""
         queue = self._outgoing
         while queue:
+            if len(queue) > 1:
+                self._gather()
             frame = queue[0]
             try:
                 sent = self._send_some(frame)
@@ -384,6 +395,15 @@ class Channel:
             else:
                 queue.popleft()
         return True
+
+    def _gather(self) -> None:
+        """Make one of the first frames, up to the next with descriptors: one message to send, one to wake for."""
+        queue = self._outgoing
+        plain = []
+        while queue and not queue[0].descriptors:
+            plain.append(queue.popleft().data)
+        if plain:
+            queue.appendleft(Outgoing(b"".join(plain)))
 
     def _send_some(self, frame: Outgoing) -> int:
         if not frame.descriptors:

@@ -24,7 +24,7 @@ STALL_SECONDS = 0.002
 
 _MAX_TICKETS = 512  # 4,096 bytes: what one write puts into a pipe whole
 _WORK_AHEAD_SECONDS = 0.01
-_KEPT_FUNCTIONS = 8
+_KEPT_FUNCTIONS, _MOST_FUNCTIONS = 4, 8
 _FORGET_AFTER = 16
 
 
@@ -49,6 +49,7 @@ class Member:
         self._shown_ends: list[int] = []
         self.exclusive = False
         self.watched: dict[int, int] = {}
+        self.watched_for: tuple[bool, bool, bool] | None = None
         self._functions: OrderedDict[str, int] = OrderedDict()
         self._function_count = 0
         self._current_function = ""
@@ -81,14 +82,15 @@ class Member:
             arena = batch.arena_of(index)
             if arena is not None and arena.number not in self._arenas:
                 self._arenas.add(arena.number)
-                self._send(_frames.encode(_frames.ARENA, number=arena.number, sizes=(0,), file=arena.file))
+                self._queue(_frames.encode(_frames.ARENA, number=arena.number, sizes=(0,), file=arena.file))
         base = batch.number << BATCH_SHIFT
         tickets = [base | index for index in indices]
         if batch.arenas:
             entries = {base | index: batch.entry(index) for index in indices}
         else:
             entries = dict(zip(tickets, map(batch.entries.__getitem__, indices), strict=True))
-        self._send(_frames.encode(_frames.ARGUMENTS, meta=pickle.dumps(entries, 5)))
+        self._queue(_frames.encode_note(_frames.ARGUMENTS, pickle.dumps(entries, 5)))
+        self.process.channel.flush()
         self.exclusive = batch.show_output
         self.tickets.extend(tickets)
         self._write_tickets(tickets)
@@ -103,8 +105,9 @@ class Member:
         key = self._functions.get(batch.function.id)
         if key is None:
             key = self._function_count = self._function_count + 1
-            self._send(batch.function.frame(key))
+            self._queue(batch.function.frame(key))
             self._functions[batch.function.id] = key
+            self._forget_functions()
         self._functions.move_to_end(batch.function.id)
         if batch.function.id != self._current_function:
             self._current_function, self.window = batch.function.id, 1
@@ -112,19 +115,31 @@ class Member:
             self._prepare_shown()
         self._batches.add(batch.number)
         meta = pickle.dumps((key, batch.extra_env, batch.show_output), 5)
-        self._send(_frames.encode(_frames.BATCH, number=batch.number, meta=meta))
+        self._queue(_frames.encode_note(_frames.BATCH, meta, batch.number))
+
+    def _forget_functions(self) -> None:
+        """Let it drop functions that were used long ago, some at a time: that takes a message."""
+        if len(self._functions) <= _MOST_FUNCTIONS:
+            return
+        functions = [self._functions.popitem(last=False)[1] for _ in range(_MOST_FUNCTIONS - _KEPT_FUNCTIONS)]
+        self._queue_forget([], functions)
+
+    def _queue_forget(self, arenas: Sequence[int], functions: Sequence[int]) -> None:
+        meta = pickle.dumps((self._stale_batches, arenas, functions), 5)
+        self._queue(_frames.encode_note(_frames.FORGET, meta))
+        self._stale_batches = []
 
     def _prepare_shown(self) -> None:
         pipes = [os.pipe(), os.pipe()]
         self._shown_ends = [write for _, write in pipes]  # they stay open here: the frame may have to wait
-        self._send(_frames.encode(_frames.SHOW, descriptors=self._shown_ends))
+        self._queue(_frames.encode(_frames.SHOW, descriptors=self._shown_ends))
         self.shown = (
             OutputTail(pipes[0][0], "stdout", write_through),
             OutputTail(pipes[1][0], "stderr", write_through),
         )
 
-    def _send(self, frame: _frames.Outgoing) -> None:
-        self.process.channel.send(frame)
+    def _queue(self, frame: _frames.Outgoing) -> None:
+        self.process.channel.queue(frame)
 
     def take_back(self) -> list[int]:
         """Take every ticket out of the pipe; the call that runs is not among them."""
@@ -152,20 +167,17 @@ class Member:
         self._batches.discard(batch.number)
         self._stale_batches.append(batch.number)
         arenas = [arena.number for arena in batch.arenas if arena.number in self._arenas]
-        functions = []
-        while len(self._functions) > _KEPT_FUNCTIONS:
-            functions.append(self._functions.popitem(last=False)[1])
-        if arenas or functions or len(self._stale_batches) >= _FORGET_AFTER:
-            meta = pickle.dumps((self._stale_batches, arenas, functions), 5)
-            self._send(_frames.encode(_frames.FORGET, meta=meta))
-            self._stale_batches = []
-        self._arenas.difference_update(arenas)
+        if arenas or len(self._stale_batches) >= _FORGET_AFTER:
+            self._queue_forget(arenas, [])
+            self.process.channel.flush()
+            self._arenas.difference_update(arenas)
 
     def forget_arena(self, number: int) -> None:
         """Let it drop one arena, all calls of which have ended."""
         if number in self._arenas and not self.dying:
             self._arenas.discard(number)
-            self._send(_frames.encode(_frames.FORGET, meta=pickle.dumps(([], [number], []), 5)))
+            self._queue_forget([number], [])
+            self.process.channel.flush()
 
     def progressed(self, count: int, now: float) -> None:
         """Note that some calls have ended, and aim at some milliseconds of work ahead."""
@@ -204,6 +216,11 @@ class Member:
         for descriptor in self._shown_ends:
             os.close(descriptor)
         self._shown_ends = []
+
+    @property
+    def watch_for(self) -> tuple[bool, bool, bool]:
+        """What ``events`` depends on."""
+        return self.dying, self.process.channel.waiting, self.shown is not None
 
     def events(self) -> dict[int, int]:
         """Return the descriptors to be watched, and for what."""

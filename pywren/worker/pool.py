@@ -95,7 +95,7 @@ class LocalPool:
         self._queue: deque[Batch] = deque()
         self._batches: dict[int, Batch] = {}
         self._numbers = 0
-        self._outstanding = 0
+        self._outstanding = self._waiters = 0
         self._touched: dict[int, Batch] = {}
         self._garbage: list[str] = []
         self._failed_starts = 0
@@ -394,10 +394,11 @@ class LocalPool:
 
     def _balance(self, now: float) -> None:
         """Take back calls that wait behind a slow one while another member has nothing to do."""
-        if any(batch.waiting for batch in self._queue) or not any(member.idle for member in self._members):
+        stalled = [member for member in self._members if member.could_share and now - member.last >= STALL_SECONDS]
+        if not stalled or any(batch.waiting for batch in self._queue):
             return
-        for member in self._members:
-            if member.could_share and now - member.last >= STALL_SECONDS:
+        if any(member.idle for member in self._members):
+            for member in stalled:
                 member.window = 1
                 self._requeue(member.take_back())
 
@@ -414,13 +415,15 @@ class LocalPool:
 
     # -- results -----------------------------------------------------------------------------------------------
 
-    def _receive(self, member: Member) -> None:
-        """Take all that a member has said."""
+    def _receive(self, member: Member, *, everything: bool = True) -> None:
+        """Take what a member has said; not everything when the poll tells if there is more."""
         count = 0
         try:
             while True:
                 for frame in member.process.channel.receive():
                     count += self._take_frame(member, frame)
+                if not everything:
+                    break
         except BlockingIOError:
             pass
         except EOFError:
@@ -538,18 +541,11 @@ class LocalPool:
 
     def _prepare_to_wait(self) -> float | None:
         """Watch what is to be watched, and return the milliseconds to wait at most."""
-        if not self._outstanding:  # and all results have been handed over
+        if self._waiters and not self._outstanding:  # and all results have been handed over
             self._finished.notify_all()
         for member in self._members:
-            wanted = member.events()
-            for descriptor in [number for number in member.watched if number not in wanted]:
-                self._poll.unregister(descriptor)
-                del member.watched[descriptor], self._watched[descriptor]
-            for descriptor, events in wanted.items():
-                if member.watched.get(descriptor) != events:
-                    self._poll.register(descriptor, events)
-                    member.watched[descriptor] = events
-                    self._watched[descriptor] = (member, events)
+            if member.watched_for != member.watch_for:
+                self._watch(member)
         if self._touched or self._garbage or not self._members:
             return 0
         now = time.monotonic()
@@ -557,19 +553,33 @@ class LocalPool:
         self._wakes_at = min(known, self._next_time())
         return None if self._wakes_at == float("inf") else max(0.0, (self._wakes_at - now) * 1000 + 1)
 
+    def _watch(self, member: Member) -> None:
+        """Watch the descriptors of a member, and no others."""
+        member.watched_for = member.watch_for
+        wanted = member.events()
+        for descriptor in [number for number in member.watched if number not in wanted]:
+            self._poll.unregister(descriptor)
+            del member.watched[descriptor], self._watched[descriptor]
+        for descriptor, events in wanted.items():
+            if member.watched.get(descriptor) != events:
+                self._poll.register(descriptor, events)
+                member.watched[descriptor] = events
+                self._watched[descriptor] = (member, events)
+
     def _next_time(self) -> float:
         """Return when the pump must act by itself: a time-out, a stalled member, the end of the linger."""
-        times = [float("inf")]
-        someone_idle = any(member.idle for member in self._members)
+        earliest = float("inf")
+        if not self._outstanding:
+            return earliest if self._users or not self._members else self._idle_since + self._linger
         for member in self._members:
+            if not member.tickets:
+                continue
             timeout = self._timeout_of(member)
             if timeout is not None and not member.dying:
-                times.append(member.started + timeout)
-            if someone_idle and member.could_share:
-                times.append(member.last + STALL_SECONDS)
-        if not self._users and not self._outstanding and self._members:
-            times.append(self._idle_since + self._linger)
-        return min(times)
+                earliest = min(earliest, member.started + timeout)
+            if member.could_share and any(other.idle for other in self._members):
+                earliest = min(earliest, member.last + STALL_SECONDS)
+        return earliest
 
     def _timeout_of(self, member: Member) -> float | None:
         if not member.tickets or not member.ready:
@@ -591,8 +601,9 @@ class LocalPool:
                 for tail in member.shown:
                     tail.pump()
             else:
-                member.process.channel.flush()
-                self._receive(member)
+                if member.process.channel.waiting:
+                    member.process.channel.flush()
+                self._receive(member, everything=False)
         for member in dead:
             self._bury(member)
         now = time.monotonic()
@@ -619,7 +630,11 @@ class LocalPool:
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until no call is outstanding; returns whether that is so."""
         with self._lock:
-            return self._finished.wait_for(lambda: not self._outstanding, timeout)
+            self._waiters += 1
+            try:
+                return self._finished.wait_for(lambda: not self._outstanding, timeout)
+            finally:
+                self._waiters -= 1
 
     def _close_wake_pipe(self) -> None:
         if self._wake_in >= 0:

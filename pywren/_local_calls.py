@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -43,6 +43,27 @@ class _Ended(NamedTuple):
     time: float
 
 
+class _Sent(NamedTuple):
+    """What ``invoke_status`` tells of a submission; few ask, so it is put together when somebody does."""
+
+    data_bytes: int
+    function_bytes: int
+    use_cached_runtime: bool
+    extra_env: Mapping[str, str] | None
+    extra_meta: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, submission: Submission) -> _Sent:
+        """Note it, without keeping the arguments alive."""
+        return cls(
+            sum([packed.size if packed.buffers else len(packed.data) for packed in submission.arguments]),
+            submission.function.size + sum(map(len, submission.modules.values())),
+            submission.options.get("use_cached_runtime", True),
+            submission.extra_env,
+            submission.extra_meta or {},
+        )
+
+
 class LocalCallset:
     """The origin of the futures of one callset that runs in the pool.
 
@@ -57,6 +78,7 @@ class LocalCallset:
         self.storage = storage
         self._pool = pool
         self._batch: Any = None
+        self._sent: _Sent | None = None
         self._futures: dict[int, ResponseFuture] = {}
         self._sharing = threading.Lock()
         self._shared: set[str] = set()
@@ -71,7 +93,7 @@ class LocalCallset:
             for index in range(len(submission.arguments))
         ]
         self._futures = dict(enumerate(futures))
-        self._note(submission)
+        self._sent = _Sent.of(submission)
         self._batch = self._pool.submit(
             Function(self.callset.id, submission.function, submission.modules),
             submission.arguments,
@@ -83,8 +105,11 @@ class LocalCallset:
         )
         return futures
 
-    def _note(self, submission: Submission) -> None:
+    def _note_facts(self) -> None:
         """Note for ``invoke_status`` what a callset in a storage has: the payload, sizes, times."""
+        sent = self._sent
+        if sent is None:
+            return
         callset = self.callset
         shared = Call(
             storage_config=self.storage.get_storage_config(),
@@ -96,24 +121,25 @@ class LocalCallset:
             status_key="",
             cancel_key="",
             job_max_runtime=callset.job_max_runtime,
-            use_cached_runtime=submission.options.get("use_cached_runtime", True),
+            use_cached_runtime=sent.use_cached_runtime,
             pywren_version=__version__,
-            extra_env=submission.extra_env,
+            extra_env=sent.extra_env,
             host_submit_time=callset.submitted,
-            extra=submission.extra_meta or {},
+            extra=sent.extra_meta,
         )
         callset.facts.update(
             shared.encode(),
             agg_data=True,
-            data_size_bytes=sum(packed.size if packed.buffers else len(packed.data) for packed in submission.arguments),
+            data_size_bytes=sent.data_bytes,
             data_upload_time=0.0,
             data_upload_timestamp=callset.submitted,
-            func_module_str_len=submission.function.size + sum(map(len, submission.modules.values())),
+            func_module_str_len=sent.function_bytes,
             func_upload_time=0.0,
             func_upload_timestamp=callset.submitted,
             lambda_invoke_time=0.0,
             lambda_invoke_timestamp=callset.submitted,
         )
+        self._sent = None
 
     # -- what the pool tells -----------------------------------------------------------------------------------
 
@@ -174,6 +200,7 @@ class LocalCallset:
 
     def invoke_status(self, target: ResponseFuture) -> dict[str, Any]:
         """Return what the client did for the callset; what 0.4 did besides took no time here."""
+        self._note_facts()
         keys = self.callset.call_keys(target.call_id)
         ended = future.settlement(target).source
         ended_at = ended.time if isinstance(ended, _Ended) else None
@@ -192,6 +219,7 @@ class LocalCallset:
 
     def recipe(self, target: ResponseFuture) -> tuple[Callable[..., ResponseFuture], tuple[Any, ...]]:
         """Put the outcome, now or once it is there, where another process finds it."""
+        self._note_facts()
         client = self._share(target)
         return _staged_calls.attach, (target.call_id, self.callset, self.storage, client)
 

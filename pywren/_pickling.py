@@ -238,6 +238,10 @@ def _collector(buffers: list[pickle.PickleBuffer]) -> Callable[[pickle.PickleBuf
 def _pickler_classes() -> tuple[Any, Any]:
     import cloudpickle
 
+    cloudpickles_own = frozenset(
+        value for value in vars(cloudpickle.cloudpickle).values() if type(value) is types.FunctionType
+    )
+
     class UserPickler(cloudpickle.Pickler):  # type: ignore[misc]
         """cloudpickle that notes what the reader must be able to import, and knows exceptions and futures."""
 
@@ -249,6 +253,8 @@ def _pickler_classes() -> tuple[Any, Any]:
             super().__init__(file, protocol=PROTOCOL, buffer_callback=buffer_callback)
 
         def reducer_override(self, obj: Any) -> Any:
+            if type(obj) is types.FunctionType and obj in cloudpickles_own:
+                return NotImplemented  # by reference: most of the objects in a pickled function are these
             place = None if self.future_id is None else self.future_id(obj)
             if isinstance(place, FinishedFuture):
                 return place.__reduce__()

@@ -335,19 +335,25 @@ class ResponseFuture(concurrent.futures.Future[Any]):
 
 
 class _Countdown:
-    """A waiter in the sense of ``concurrent.futures``: an event that is set after so many futures."""
+    """A waiter in the sense of ``concurrent.futures``: it lets one thread go on after so many futures."""
 
     def __init__(self) -> None:
-        self.event = threading.Event()
+        self._gate = threading.Lock()  # a bare lock, because an event takes as long as the rest of the waiting
+        self._gate.acquire()
         self._lock = threading.Lock()
         self._ended = 0
         self._target: int | None = None
+        self.is_over = False
 
     def start(self, target: int) -> None:
-        """Set the event once ``target`` futures have ended; those that have since installation count."""
+        """Be over once ``target`` futures have ended; those that have since installation count."""
         with self._lock:
             self._target = target
             self._check()
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait, once, until it is over, and return whether it is."""
+        return self.is_over or self._gate.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
 
     def add_result(self, future: object) -> None:
         with self._lock:
@@ -357,8 +363,9 @@ class _Countdown:
     add_exception = add_cancelled = add_result
 
     def _check(self) -> None:
-        if self._target is not None and self._ended >= self._target:
-            self.event.set()
+        if self._target is not None and self._ended >= self._target and not self.is_over:
+            self.is_over = True
+            self._gate.release()
 
 
 def await_all(futures: Sequence[ResponseFuture], timeout: float | None, at_least: int | None = None) -> bool:
@@ -386,9 +393,9 @@ def await_all(futures: Sequence[ResponseFuture], timeout: float | None, at_least
     done = len(futures) - len(waiting)
     countdown.start((len(futures) if at_least is None else at_least) - done)
     try:
-        if not countdown.event.is_set():
+        if not countdown.is_over:
             ask(waiting)
-        return countdown.event.wait(timeout)
+        return countdown.wait(timeout)
     finally:
         for future in waiting:
             with future._condition:

@@ -27,9 +27,9 @@ INLINE_LIMIT = 64 * 1024
 
 # What the parent says.
 FUNCTION = 1  # number: key; meta: FunctionMeta fields; segments: its pickle
-ARGUMENTS = 2  # meta: [(ticket, argument)], where an argument is a list of segments or (arena, offset, sizes)
+ARGUMENTS = 2  # number: batch; meta: what is said of a batch once, (function key, extra_env, show_output), or None;
+# then {ticket: argument}, where an argument is a pickle, or a list of segments or (arena, offset, sizes) and references
 ARENA = 3  # number: arena; the file holds many big arguments
-BATCH = 4  # number: batch; meta: (function key, extra_env, show_output)
 FORGET = 5  # meta: (batches, arenas, function keys) that are not needed any more
 SHOW = 6  # two descriptors: where output goes that is to be shown
 FORK = 7  # number: call; descriptors: call socket, stdout, stderr, status pipe; meta: scratch directory

@@ -8,7 +8,7 @@ import select
 import struct
 import time
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pywren._failure import Failure
 from pywren.worker import _frames
@@ -76,8 +76,7 @@ class Member:
         """Send calls, with all they need that is not known there yet."""
         if not self.tickets:
             self.last = self.started = now
-        if batch.number not in self._batches:
-            self._introduce(batch)
+        terms = None if batch.number in self._batches else self._introduce(batch)
         for index in indices if batch.arenas else ():
             arena = batch.arena_of(index)
             if arena is not None and arena.number not in self._arenas:
@@ -89,7 +88,7 @@ class Member:
             entries = {base | index: batch.entry(index) for index in indices}
         else:
             entries = dict(zip(tickets, map(batch.entries.__getitem__, indices), strict=True))
-        self._queue(_frames.encode_note(_frames.ARGUMENTS, pickle.dumps(entries, 5)))
+        self._queue(_frames.encode_note(_frames.ARGUMENTS, pickle.dumps((terms, entries), 5), batch.number))
         self.process.channel.flush()
         self.exclusive = batch.show_output
         self.tickets.extend(tickets)
@@ -101,7 +100,8 @@ class Member:
         except BrokenPipeError:
             pass  # never, because this process holds a read end too
 
-    def _introduce(self, batch: Batch) -> None:
+    def _introduce(self, batch: Batch) -> tuple[int, Mapping[str, str], bool]:
+        """Send what all calls of a batch need, and return what is to be said of it with the first of them."""
         key = self._functions.get(batch.function.id)
         if key is None:
             key = self._function_count = self._function_count + 1
@@ -114,8 +114,7 @@ class Member:
         if batch.show_output and self.shown is None:
             self._prepare_shown()
         self._batches.add(batch.number)
-        meta = pickle.dumps((key, batch.extra_env, batch.show_output), 5)
-        self._queue(_frames.encode_note(_frames.BATCH, meta, batch.number))
+        return key, batch.extra_env, batch.show_output
 
     def _forget_functions(self) -> None:
         """Let it drop functions that were used long ago, some at a time: that takes a message."""
@@ -232,7 +231,6 @@ class Member:
             found[tail.descriptor] = select.POLLIN
         return found
 
-    @property
     def load(self) -> tuple[int, bool]:
         """What orders members when calls are given out: how many it holds, and whether it is still starting."""
         return len(self.tickets), not self.ready

@@ -252,10 +252,11 @@ class _PoolChild:
 
     def _take_frame(self, frame: Frame) -> None:
         if frame.kind == _frames.ARGUMENTS:
-            self.arguments.update(_loads(frame.meta))
-        elif frame.kind == _frames.BATCH:
-            function, extra_env, shown = _loads(frame.meta)
-            self.batches[frame.number] = (self.functions[function], extra_env, shown)
+            terms, arguments = _loads(frame.meta)
+            if terms is not None:
+                function, extra_env, shown = terms
+                self.batches[frame.number] = (self.functions[function], extra_env, shown)
+            self.arguments.update(arguments)
         elif frame.kind == _frames.FUNCTION:
             self.functions[frame.number] = _Function(function_source(frame.segments()), self.runner)
         elif frame.kind == _frames.ARENA and isinstance(frame.payload, UnlinkedFile):

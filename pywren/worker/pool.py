@@ -299,9 +299,12 @@ class LocalPool:
 
     def _start_missing(self, coming: int = 0) -> None:
         """Start processes until there are enough; one is enough to go on with."""
-        # Interpreters that start at once are in each other's way, and the first result needs one only.
-        first = self._outstanding + coming <= 1 and not any(member.ready for member in self._members)
-        missing = (1 if first else self._size) - sum(not member.dying for member in self._members)
+        missing = self._size - len([member for member in self._members if not member.dying])
+        if missing <= 0:
+            return
+        if self._outstanding + coming <= 1 and not any(member.ready for member in self._members):
+            # Interpreters that start at once are in each other's way, and the first result needs one only.
+            missing += 1 - self._size
         for _ in range(missing):
             try:
                 self._members.append(Member())
@@ -371,12 +374,13 @@ class LocalPool:
                 continue
             share = -(-batch.waiting // len(self._members)) if self._members else 0
             gave = False
-            for member in sorted(self._members, key=lambda member: member.load):
-                if room := min(member.room(batch), share):
-                    indices = batch.take(room)
-                    if indices:
-                        member.give(batch, indices, now)
-                        gave = True
+            for member in sorted(self._members, key=Member.load):
+                room = min(member.room(batch), share)
+                if room and (indices := batch.take(room)):
+                    member.give(batch, indices, now)
+                    gave = True
+                    if not batch.waiting:
+                        break
             if not gave and batch.waiting:  # else all that waited had been cancelled: on to the next batch
                 break
         return self._starts()
@@ -612,7 +616,7 @@ class LocalPool:
         return self._feed(now)
 
     def _expire(self, now: float) -> None:
-        for member in self._members:
+        for member in self._members if self._outstanding else ():
             timeout = self._timeout_of(member)
             if timeout is None or member.dying or now < member.started + timeout:
                 continue

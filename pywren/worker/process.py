@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import pickle
 import select
 import signal
 import socket
@@ -306,10 +307,13 @@ def _notes(meta: bytes) -> dict[str, Any]:
     return notes
 
 
+_NOTHING_BESIDE = pickle.dumps(({}, "", None), 5)  # no modules, no digest, no runtime
+
+
 def function_segments(function: Function) -> list[Buffer]:
     """Return what a child needs of a function: modules, digest and runtime, then the pickle with its buffers."""
-    import pickle
-
+    if not function.modules and function.runtime_path is None:
+        return [_NOTHING_BESIDE, *packed_segments(function.pickle)]
     from pywren.worker.runner import modules_digest
 
     modules = dict(function.modules)

@@ -220,7 +220,8 @@ class ShippedModules:
         self._root = root
         self._active = ""
         self._runtime: str | None = None
-        self._set_aside: dict[str, dict[str, ModuleType]] = {}
+        self._runtime_entries: list[str] = []
+        self._set_aside: dict[tuple[str, str | None], dict[str, ModuleType]] = {}
 
     @property
     def directory(self) -> str:
@@ -239,24 +240,36 @@ class ShippedModules:
             _write_modules(self._directory(source.digest), source.modules)
         self._active, self._runtime = source.digest, source.runtime_path
         if source.runtime_path is not None:
-            sys.path.insert(0, source.runtime_path)
+            self._runtime_entries = runtime_directories(source.runtime_path)
+            sys.path[:0] = self._runtime_entries
         if source.digest:
             sys.path.insert(0, self.directory)
-            sys.modules.update(self._set_aside.pop(source.digest, {}))
+        sys.modules.update(self._set_aside.pop((source.digest, source.runtime_path), {}))
         importlib.invalidate_caches()
         return True
 
     def _deactivate(self) -> None:
-        if self._runtime is not None and self._runtime in sys.path:
-            sys.path.remove(self._runtime)
-        if not self._active:
+        unwanted = [*self._runtime_entries, *([self.directory] if self._active else ())]
+        if not unwanted:
             return
-        if self.directory in sys.path:
-            sys.path.remove(self.directory)
+        sys.path[:] = [entry for entry in sys.path if entry not in unwanted]
+        self._runtime_entries = []
         # Functions that are loaded keep their modules; they must find the same ones when they run again.
-        self._set_aside[self._active] = {name: sys.modules.pop(name) for name in _modules_in(self.directory + os.sep)}
+        names = [name for entry in unwanted for name in _modules_in(entry + os.sep)]
+        self._set_aside[self._active, self._runtime] = {name: sys.modules.pop(name) for name in dict.fromkeys(names)}
         while len(self._set_aside) > _KEPT_MODULE_SETS:
             del self._set_aside[next(iter(self._set_aside))]
+
+
+def runtime_directories(runtime: str) -> list[str]:
+    """Return the directories of an extracted runtime that packages are imported from and that are not on the path yet.
+
+    Its own interpreter, if it has one and runs this, knows some of them already.
+    """
+    packages = os.path.join("lib", f"python{sys.version_info[0]}.{sys.version_info[1]}", "site-packages")
+    places = (os.path.join("condaruntime", packages), packages, "site-packages")
+    directories = [*(os.path.join(runtime, place) for place in places), runtime]
+    return [directory for directory in directories if directory not in sys.path and os.path.isdir(directory)]
 
 
 def _modules_in(directory: str) -> list[str]:

@@ -7,6 +7,7 @@ future is pickled does its outcome go to a storage: the one of this machine, whe
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 import os
 import shutil
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
     from pywren.worker.pool import LocalPool
 
 logger = logging.getLogger(__name__)
+
+
+_KNOWN_AGAIN_BYTES = 64 * 1024
+"""Size of a function up to which it is worth finding out whether the workers know it."""
 
 
 class _Ended(NamedTuple):
@@ -95,7 +100,7 @@ class LocalCallset:
         self._futures = dict(enumerate(futures))
         self._sent = _Sent.of(submission)
         self._batch = self._pool.submit(
-            Function(self.callset.id, submission.function, submission.modules),
+            _function_of(submission),
             submission.arguments,
             extra_env=submission.extra_env or {},
             timeout=self.callset.job_max_runtime,
@@ -345,6 +350,15 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def _function_of(submission: Submission) -> Function:
+    """Return the function as the pool takes it; a small one that was sent before need not be sent again."""
+    pickle = submission.function
+    if submission.modules or pickle.buffers or len(pickle.data) > _KNOWN_AGAIN_BYTES:
+        return Function(submission.callset.id, pickle, submission.modules)
+    digest = hashlib.blake2b(pickle.data, digest_size=20).hexdigest()
+    return Function(digest, pickle, load_anew=True)
 
 
 class LocalDispatcher:

@@ -27,7 +27,10 @@ INLINE_LIMIT = 64 * 1024
 
 # What the parent says.
 FUNCTION = 1  # number: key; meta: FunctionMeta fields; segments: its pickle
-ARGUMENTS = 2  # number: batch; meta: what is said of a batch once, (function key, extra_env, show_output), or None;
+ARGUMENTS = (
+    2  # number: batch; meta: what is said of a batch once, (function key, load_anew, extra_env, show_output), or
+)
+# None;
 # then {ticket: argument}, where an argument is a pickle, or a list of segments or (arena, offset, sizes) and references
 ARENA = 3  # number: arena; the file holds many big arguments
 FORGET = 5  # meta: (batches, arenas, function keys) that are not needed any more

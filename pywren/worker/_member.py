@@ -100,7 +100,7 @@ class Member:
         except BrokenPipeError:
             pass  # never, because this process holds a read end too
 
-    def _introduce(self, batch: Batch) -> tuple[int, Mapping[str, str], bool]:
+    def _introduce(self, batch: Batch) -> tuple[int, bool, Mapping[str, str], bool]:
         """Send what all calls of a batch need, and return what is to be said of it with the first of them."""
         key = self._functions.get(batch.function.id)
         if key is None:
@@ -114,7 +114,7 @@ class Member:
         if batch.show_output and self.shown is None:
             self._prepare_shown()
         self._batches.add(batch.number)
-        return key, batch.extra_env, batch.show_output
+        return key, batch.function.load_anew, batch.extra_env, batch.show_output
 
     def _forget_functions(self) -> None:
         """Let it drop functions that were used long ago, some at a time: that takes a message."""

@@ -254,8 +254,11 @@ class _PoolChild:
         if frame.kind == _frames.ARGUMENTS:
             terms, arguments = _loads(frame.meta)
             if terms is not None:
-                function, extra_env, shown = terms
-                self.batches[frame.number] = (self.functions[function], extra_env, shown)
+                key, load_anew, extra_env, shown = terms
+                function = self.functions[key]
+                if load_anew:
+                    function = _Function(function.source, self.runner)
+                self.batches[frame.number] = (function, extra_env, shown)
             self.arguments.update(arguments)
         elif frame.kind == _frames.FUNCTION:
             self.functions[frame.number] = _Function(function_source(frame.segments()), self.runner)

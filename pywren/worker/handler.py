@@ -2,7 +2,7 @@
 
 ::
 
-    payload ─ decode ─ versions ─ (ended already?) ─ fetch function, argument, references; verify
+    payload ─ decode ─ versions ─ (ended already?) ─ runtime ─ fetch function, argument, references; verify
             ─ run in a child, and look now and then whether the call was ended elsewhere
             ─ big outcome to its own object ─ status, signed, first commit wins
 
@@ -46,6 +46,7 @@ from pywren._wire import (
 from pywren.exceptions import (
     CallError,
     CallLostError,
+    ConfigError,
     DecodeError,
     PywrenError,
     RuntimeSetupError,
@@ -56,6 +57,7 @@ from pywren.exceptions import (
 )
 from pywren.storage import Storage
 from pywren.version import __version__
+from pywren.worker.runtime_files import ERROR, Archive, RuntimeFiles
 from pywren.worker.task import Function, Runner, RunResult, Stop, Task
 
 logger = logging.getLogger(__name__)
@@ -82,7 +84,7 @@ REFERENCE_THREADS = 16
 
 
 class Container:
-    """What a warm worker keeps between calls: storages, children, functions.
+    """What a warm worker keeps between calls: storages, children, functions, runtimes.
 
     Calls may be handled by several threads at once, when the runner can.
 
@@ -91,6 +93,7 @@ class Container:
         environment: environment variables for every call, under its own ``extra_env``.
         make_storage: makes a storage of a ``storage_config``.
         clock: tells the time in seconds since the epoch.
+        runtimes: extracts the users' runtimes; its own, closed with the container, when not given.
         first_look: seconds of running after which a call is first looked after.
         look_interval: seconds between looks.
     """
@@ -102,9 +105,11 @@ class Container:
         environment: Mapping[str, str] | None = None,
         make_storage: Callable[[Mapping[str, Any]], Storage] = Storage,
         clock: Callable[[], float] = time.time,
+        runtimes: RuntimeFiles | None = None,
         first_look: float = FIRST_LOOK,
         look_interval: float = LOOK_INTERVAL,
     ) -> None:
+        self.runtimes = runtimes or RuntimeFiles()
         self.environment = dict(environment or {})
         self.clock = clock
         self.first_look = first_look
@@ -113,6 +118,7 @@ class Container:
         self.warm = False
         self._runner = runner
         self._owns_runner = runner is None
+        self._owns_runtimes = runtimes is None
         self._make_storage = make_storage
         self._storages: dict[str, Storage] = {}
         self._lock = threading.Lock()
@@ -132,6 +138,8 @@ class Container:
             runner.close()
         for storage in storages.values():
             storage.close()
+        if self._owns_runtimes:
+            self.runtimes.close()
 
     @property
     def runner(self) -> Runner:
@@ -290,8 +298,16 @@ class _Attempt:
         return None if status is None else self._commit(status)
 
     def _execute(self) -> Status | None:
-        self._check_runtime()
-        function = self._fetch_function()
+        archive = Archive.of_call(self.call)
+        if archive is None:
+            return self._run()
+        self.info.update(runtime_s3_bucket_used=archive.bucket, runtime_s3_key_used=archive.key)
+        with self.container.runtimes.lease(archive, fresh=not self.call.use_cached_runtime) as lease:
+            self.info["runtime_cached"] = lease.cached
+            return self._run(lease.path)
+
+    def _run(self, runtime_path: str | None = None) -> Status | None:
+        function = self._fetch_function(runtime_path)
         data = self._fetch_data()
         references = self._fetch_references()
         self.info["setup_time"] = self.container.clock() - self.started
@@ -304,24 +320,26 @@ class _Attempt:
         )
         watch = StatusWatch(self._status_stands, self.container.first_look, self.container.look_interval)
         with watch:
-            result = self.container.runner.run(task, stopped=watch.stopped)
+            result = self._run_child(task, watch.stopped)
         return None if watch.stopped.is_set() else self._status(result)
+
+    def _run_child(self, task: Task, stopped: Stop) -> RunResult:
+        try:
+            return self.container.runner.run(task, stopped=stopped)
+        except ConfigError as error:
+            if task.function.runtime_path is None:
+                raise
+            raise RuntimeSetupError(str(error), ERROR) from error  # its interpreter cannot be started any more
 
     # -- before the child ------------------------------------------------------------------------------------
 
-    def _check_runtime(self) -> None:
-        if self.call.runtime_sha256 is not None:
-            raise RuntimeSetupError(
-                "this worker runs its own Python only; take the section 'runtime' out of the configuration",
-                "RUNTIME_ERROR",
-            )
-
-    def _fetch_function(self) -> Function:
+    def _fetch_function(self, runtime_path: str | None) -> Function:
         begun = self.container.clock()
         key, digest = self.call.func_key, self.call.func_sha256
         staged = self.container.functions.get(key, digest, lambda: self.storage.get(key))
         self.info["func_download_time"] = self.container.clock() - begun
-        return Function(id=digest or "", pickle=Packed(staged.pickle), modules=staged.modules)
+        name = f"{digest} {runtime_path}" if runtime_path else digest or ""
+        return Function(name, Packed(staged.pickle), staged.modules, runtime_path)
 
     def _fetch_data(self) -> bytes:
         if self.call.data_inline is not None:
@@ -448,7 +466,6 @@ class _Attempt:
 
     def _first_info(self) -> dict[str, Any]:
         call = self.call
-        runtime = call.runtime or {}
         info: dict[str, Any] = {
             "start_time": self.started,
             "setup_time": 0.0,
@@ -457,8 +474,8 @@ class _Attempt:
             "data_key": call.data_key,
             "status_key": call.status_key,
             "runtime_cached": call.use_cached_runtime and self.container.warm,
-            "runtime_s3_key_used": runtime.get("s3_key"),
-            "runtime_s3_bucket_used": runtime.get("s3_bucket"),
+            "runtime_s3_key_used": None,
+            "runtime_s3_bucket_used": None,
             "retcode": None,
             "stdout": "",
             "stderr": "",

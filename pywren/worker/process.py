@@ -459,8 +459,8 @@ class ForkServer:
         server = self._servers.get(python)
         if server is not None and not _has_ended(server):
             return server
-        if server is not None:
-            server.close()
+        for gone in [path for path in self._servers if path == python or not _is_there(path)]:
+            self._servers.pop(gone).close()
         try:
             server = self._servers[python] = Process("fork", executable=python)
         except OSError as error:
@@ -500,6 +500,11 @@ def _runtime_python(runtime_path: str | None) -> str | None:
         return None
     python = os.path.join(runtime_path, "condaruntime", "bin", "python")
     return python if os.path.exists(python) else None
+
+
+def _is_there(python: str | None) -> bool:
+    """Tell whether an interpreter has not been removed together with its runtime."""
+    return python is None or os.path.exists(python)
 
 
 def _has_ended(process: Process) -> bool:

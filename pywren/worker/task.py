@@ -22,12 +22,15 @@ class Function:
         modules: the user's modules and data files it needs, source by relative POSIX path.
         runtime_path: the directory of an extracted runtime, whose packages (and interpreter, if it has
             one) the child uses.
+        load_anew: whether each submission loads it again, for an id that stands for more than one callset: the
+            calls of one do not see what those of another did to the function's variables.
     """
 
     id: str
     pickle: Packed
     modules: Mapping[str, bytes] = field(default_factory=dict)
     runtime_path: str | None = None
+    load_anew: bool = False
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,9 @@ for everything that is no future."""
 _ATOMS: frozenset[type] = frozenset({int, float, str, bytes, bool, type(None), complex, bytearray, type(...)})
 _CONTAINERS: frozenset[type] = frozenset({list, tuple, set, frozenset})
 _CONTAINER_DEPTH = 3
+_PARTS_OF_FUNCTIONS: frozenset[Any] = frozenset(
+    {types.FunctionType, types.CodeType, types.CellType, types.BuiltinFunctionType, types.ModuleType, type}
+)
 # fmt: off
 _NUMPY_SCALARS = frozenset({
     "bool", "bool_", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "intc", "uintc",
@@ -255,6 +258,16 @@ def _pickler_classes() -> tuple[Any, Any]:
         def reducer_override(self, obj: Any) -> Any:
             if type(obj) is types.FunctionType and obj in cloudpickles_own:
                 return NotImplemented  # by reference: most of the objects in a pickled function are these
+            reduced = NotImplemented if type(obj) in _PARTS_OF_FUNCTIONS else self.reduce_special(obj)
+            if reduced is not NotImplemented:
+                return reduced
+            reduced = super().reducer_override(obj)
+            if self.mentions is not None:
+                _note(self.mentions, obj, by_reference=reduced is NotImplemented)
+            return reduced
+
+        def reduce_special(self, obj: Any) -> Any:
+            """Reduce futures, exceptions and tracebacks."""
             place = None if self.future_id is None else self.future_id(obj)
             if isinstance(place, FinishedFuture):
                 return place.__reduce__()
@@ -264,10 +277,7 @@ def _pickler_classes() -> tuple[Any, Any]:
                 return make_traceback, (frames_of(obj),)
             if isinstance(obj, io.TextIOWrapper):
                 _refuse_file(obj)  # cloudpickle would send a copy of its contents
-            reduced = super().reducer_override(obj)
-            if self.mentions is not None:
-                _note(self.mentions, obj, by_reference=reduced is NotImplemented)
-            return reduced
+            return NotImplemented
 
     class FuturesPickler(UserPickler):
         """The same, where futures may become references."""

@@ -26,18 +26,16 @@ INLINE_LIMIT = 64 * 1024
 """Bytes of a payload up to which it stands in the frame itself."""
 
 # What the parent says.
-FUNCTION = 1  # number: key; meta: FunctionMeta fields; segments: its pickle
-ARGUMENTS = (
-    2  # number: batch; meta: what is said of a batch once, (function key, load_anew, extra_env, show_output), or
-)
-# None;
-# then {ticket: argument}, where an argument is a pickle, or a list of segments or (arena, offset, sizes) and references
+FUNCTION = 1  # number: key; segments: what it needs (modules, digest, runtime), its pickle, buffers
+ARGUMENTS = 2  # number: batch; meta: (terms, {ticket: argument}), see below
 ARENA = 3  # number: arena; the file holds many big arguments
 FORGET = 5  # meta: (batches, arenas, function keys) that are not needed any more
 SHOW = 6  # two descriptors: where output goes that is to be shown
 FORK = 7  # number: call; descriptors: call socket, stdout, stderr, status pipe; meta: scratch directory
 KILL = 8  # number: call whose process group is to be killed
 TASK = 9  # meta: what a forked child is to run; segments: function, then argument
+# The terms of a batch come with its first arguments: (function key, load_anew, extra_env, show_output); then None.
+# An argument is a pickle, or (list of segments, references) or ((arena, offset, sizes), references).
 # What the child says.
 READY = 20
 RESULT = 21  # number: ticket; first, second: setup and execution seconds; segments: value or exception

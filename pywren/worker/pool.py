@@ -58,7 +58,7 @@ class LocalPool:
     program calls that still run are waited for.
 
     Args:
-        processes: how many; by default as many as there are processors.
+        processes: how many; by default as many as there are processors that this process may use.
         show_output: whether what calls print is written to this process's own streams as it comes, unless the
             batch says otherwise.
         linger: seconds for which processes stay when no executor uses the pool.
@@ -76,7 +76,7 @@ class LocalPool:
         self, processes: int | None = None, *, show_output: bool = False, linger: float = LINGER_SECONDS
     ) -> None:
         check_platform()
-        self._size = processes or os.cpu_count() or 1
+        self._size = processes or _usable_processors()
         self._show_output = show_output
         self._linger = linger
         self._users = 0
@@ -519,9 +519,9 @@ class LocalPool:
                 _deliver(batch, batch.collected)
 
     def _serve(self) -> None:
+        with self._lock:
+            timeout = self._prepare_to_wait()
         while True:
-            with self._lock:
-                timeout = self._prepare_to_wait()
             ready = self._poll.poll(timeout)
             with self._lock:
                 starts = self._turn(ready)
@@ -535,18 +535,26 @@ class LocalPool:
                     self._thread = None
                     if self._closed:
                         self._close_wake_pipe()
+                else:  # here, so that it sleeps as soon as results are handed over: who waits for them needs the GIL
+                    timeout = self._prepare_to_wait()
             _announce(starts)
             for batch, results in finished:
                 _deliver(batch, results)
+            if self._waiters:
+                self._tell_waiters()
             for directory in garbage:
                 remove_directory(directory)
             if ended:
                 return
 
+    def _tell_waiters(self) -> None:
+        """Wake those who wait for the last call, whose result has been handed over."""
+        with self._lock:
+            if not self._outstanding:
+                self._finished.notify_all()
+
     def _prepare_to_wait(self) -> float | None:
         """Watch what is to be watched, and return the milliseconds to wait at most."""
-        if self._waiters and not self._outstanding:  # and all results have been handed over
-            self._finished.notify_all()
         for member in self._members:
             if member.watched_for != member.watch_for:
                 self._watch(member)
@@ -665,6 +673,12 @@ class LocalPool:
             member.close_shown()
         self._close_wake_pipe()
         self._reset()
+
+
+def _usable_processors() -> int:
+    if hasattr(os, "sched_getaffinity"):  # in a container often fewer than the machine has
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _failed(failure: Failure, returncode: int | None) -> RunResult:

@@ -67,10 +67,17 @@ def _leave_the_clients_session() -> None:
 
 def _tidy_path(unwanted: Sequence[str]) -> None:
     """Move what ``PYTHONPATH`` names behind everything else, without the client's own directories."""
-    named = [os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    own = {os.path.abspath(entry) for entry in unwanted}
-    fixed = [entry for entry in sys.path if entry and os.path.abspath(entry) not in named]
+    named = [_absolute(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    own = {_absolute(entry) for entry in unwanted}
+    fixed = [entry for entry in sys.path if entry and _absolute(entry) not in named]
     sys.path[:] = fixed + [entry for entry in dict.fromkeys(named) if entry not in own]
+
+
+def _absolute(path: str) -> str:
+    try:
+        return os.path.abspath(path)
+    except FileNotFoundError:  # the client's working directory is gone, and the path is relative to it
+        return path
 
 
 def _take_descriptors(*, has_tickets: bool) -> tuple[Channel, int, int]:

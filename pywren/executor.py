@@ -376,9 +376,7 @@ class _Inputs:
         return [list(found) for found in self._found[:count]]
 
 
-def _choose_dispatcher(
-    invoker: Any, storage: Storage, config: Mapping[str, Any]
-) -> StagedDispatcher | LocalDispatcher:
+def _choose_dispatcher(invoker: Any, storage: Storage, config: Mapping[str, Any]) -> StagedDispatcher | LocalDispatcher:
     """Let calls of this machine stay in memory, unless a configuration says where to stage them."""
     pool = getattr(invoker, "pool", None)
     if pool is not None and storage.path[0] == "localhost":

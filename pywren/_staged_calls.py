@@ -47,7 +47,7 @@ from pywren.exceptions import (
 from pywren.future import ResponseFuture, Settlement
 from pywren.runtime import version_str
 from pywren.storage import Storage
-from pywren.storage.runtime_info import has_own_runtime
+from pywren.storage.runtime_info import has_own_runtime, required_sha256
 from pywren.version import __version__
 from pywren.wrenconfig import MAX_AGG_DATA_SIZE
 from pywren.wrenutil import create_call_id
@@ -681,11 +681,16 @@ def _delete_own(pid: int, storage: Storage, callset_id: str) -> None:
 
 
 def _runtime_members(runtime: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the members of the payload that name the user's own runtime."""
+    """Return the members of the payload that name the user's own runtime.
+
+    Raises:
+        ConfigError: its digest is not known, and workers extract nothing unverified.
+    """
     if not has_own_runtime(runtime):
         return {}
+    named = {key: value for key, value in runtime.items() if key != "preinstalls"}
     url = f"s3://{runtime['s3_bucket']}/{runtime['s3_key']}"
-    return {"runtime": dict(runtime), "runtime_url": url, "runtime_sha256": runtime.get("sha256")}
+    return {"runtime": named, "runtime_url": url, "runtime_sha256": required_sha256(runtime)}
 
 
 def _call_id_of(payload: Mapping[str, Any]) -> str:

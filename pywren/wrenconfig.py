@@ -234,6 +234,7 @@ KEYS: Mapping[str, Key] = {
     "local.show_output": Key((bool,), False),
     "runtime.s3_bucket": Key(),
     "runtime.s3_key": Key(),
+    "runtime.sha256": Key(hint="the SHA-256 of the runtime's tarball in quotes, as `sha256sum` prints it"),
     "runtime.runtime_storage": Key(default="s3"),
     "runtime.preinstalls": Key((list,), (), hint="a list of the modules that a layer or an image gives the worker"),
     "scheduler.map_item_limit": Key((int,), 10000, 1),

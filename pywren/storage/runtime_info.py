@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -38,6 +39,23 @@ def has_own_runtime(runtime_config: Mapping[str, Any] | None) -> bool:
     return bool(runtime_config.get("s3_bucket")) and not is_public(runtime_config)
 
 
+def required_sha256(runtime_config: Mapping[str, Any]) -> str:
+    """Return the SHA-256 that a ``runtime`` section gives for its tarball, in lower case.
+
+    Raises:
+        ConfigError: it gives none.
+    """
+    digest = str(runtime_config.get("sha256") or "").lower()
+    if not re.fullmatch("[0-9a-f]{64}", digest):
+        url = f"s3://{runtime_config.get('s3_bucket')}/{runtime_config.get('s3_key')}"
+        raise ConfigError(
+            f"the configuration has no runtime: sha256: write the SHA-256 of {url} there, in quotes, as 64 hexadecimal "
+            f"digits; `aws s3 cp {url} - | sha256sum` computes it, or sha256sum of the file that you uploaded. "
+            "Workers extract nothing that they cannot verify"
+        )
+    return digest
+
+
 def is_public(runtime_config: Mapping[str, Any]) -> bool:
     """Tell whether a ``runtime`` section names one of 0.4's public buckets."""
     return str(runtime_config.get("s3_bucket", "")).startswith(PUBLIC_BUCKETS)
@@ -70,7 +88,9 @@ def get_runtime_info(runtime_config: Mapping[str, Any] | None) -> dict[str, Any]
         raise ConfigError(f"there is no runtime s3://{bucket}/{key}: {_REMEDY}") from error
     finally:
         backend.close()
-    return _parse(data, f"s3://{bucket}/{key}")
+    info = _parse(data, f"s3://{bucket}/{key}")
+    besides = [[name, True] for name in runtime_config.get("preinstalls") or ()]
+    return {**info, "preinstalls": [*info["preinstalls"], *besides]}
 
 
 _REMEDY = (

@@ -301,7 +301,8 @@ class _Attempt:
         archive = Archive.of_call(self.call)
         if archive is None:
             return self._run()
-        self.info.update(runtime_s3_bucket_used=archive.bucket, runtime_s3_key_used=archive.key)
+        used = {"runtime_s3_bucket_used": archive.bucket, "runtime_s3_key_used": archive.key, "runtime_cached": False}
+        self.info.update(used)
         with self.container.runtimes.lease(archive, fresh=not self.call.use_cached_runtime) as lease:
             self.info["runtime_cached"] = lease.cached
             return self._run(lease.path)

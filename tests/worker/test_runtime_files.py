@@ -1,0 +1,578 @@
+"""The user's runtimes on a worker: fetched, verified and extracted once, and nothing outside their directory."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import hashlib
+import io
+import json
+import os
+import stat
+import sys
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pywren
+import pywren.testing
+from pywren.exceptions import ConfigError, RuntimeSetupError, StorageError
+from pywren.storage import Storage
+from pywren.storage.runtime_info import meta_key
+from pywren.worker import runtime_files
+from pywren.worker.process import ForkServer
+from pywren.worker.runtime_files import Archive, RuntimeFiles
+
+HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
+PLENTY = 10**12
+WAIT = 60.0
+
+Member = tuple[str, dict[str, Any], bytes]
+
+
+def file(name: str, content: bytes = b"x", **attributes: Any) -> Member:
+    """A member of an archive: a file."""
+    return name, attributes, content
+
+
+def other(name: str, kind: bytes, linkname: str = "") -> Member:
+    """A member of an archive that is no file."""
+    return name, {"type": kind, "linkname": linkname}, b""
+
+
+def symlink(name: str, target: str) -> Member:
+    """A member of an archive: a symbolic link."""
+    return other(name, tarfile.SYMTYPE, target)
+
+
+def hardlink(name: str, target: str) -> Member:
+    """A member of an archive: a hard link."""
+    return other(name, tarfile.LNKTYPE, target)
+
+
+def tarball(*members: Member, mode: str = "w:gz") -> bytes:
+    """An archive of these members, exactly as they are given."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as tar:  # type: ignore[call-overload]
+        for name, attributes, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            for key, value in attributes.items():
+                setattr(member, key, value)
+            tar.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def archive(data: bytes, key: str = "runtimes/a.tar.gz") -> Archive:
+    """What a payload says of a tarball."""
+    return Archive("mine", key, hashlib.sha256(data).hexdigest())
+
+
+class Source:
+    """A bucket: tarballs by digest; counts what is fetched."""
+
+    def __init__(self, *tarballs: bytes) -> None:
+        self.tarballs = {hashlib.sha256(data).hexdigest(): data for data in tarballs}
+        self.fetched = 0
+
+    def __call__(self, wanted: Archive) -> Iterator[bytes]:
+        self.fetched += 1
+        data = self.tarballs[wanted.sha256]
+        for start in range(0, len(data), 1000):
+            yield data[start : start + 1000]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Where the runtimes are; not there yet."""
+    return tmp_path / "parent" / "runtimes"
+
+
+Make = Callable[..., RuntimeFiles]
+
+
+@pytest.fixture
+def make(root: Path) -> Iterator[Make]:
+    """Makes the runtimes of a worker, over some tarballs."""
+    made = []
+
+    def make_one(source: Callable[[Archive], Iterator[bytes]], free: Callable[[str], int] = lambda _: PLENTY) -> Any:
+        made.append(RuntimeFiles(str(root), fetch=source, free_disk=free))
+        return made[-1]
+
+    yield make_one
+    for one in made:
+        one.close()
+
+
+def refusal(files: RuntimeFiles, wanted: Archive) -> RuntimeSetupError:
+    """The error that setting up a runtime ends with; nothing of it is left."""
+    with pytest.raises(RuntimeSetupError) as caught, files.lease(wanted):
+        pass
+    assert os.listdir(files.root) == []
+    return caught.value
+
+
+# -- what is in an archive -----------------------------------------------------------------------------------
+
+
+def test_files_directories_and_links_are_extracted(make: Make) -> None:
+    """What an archive of a directory holds stands there afterwards, whatever it is compressed with."""
+    for mode in ("w", "w:gz", "w:bz2", "w:xz"):
+        data = tarball(
+            other("./", tarfile.DIRTYPE),
+            other("./lib", tarfile.DIRTYPE),
+            file("./lib/a.py", b"A = 1", mode=0o644),
+            file("bin/tool", b"#!/bin/sh", mode=0o755),
+            symlink("lib64", "lib"),
+            symlink("bin/up", "../lib/a.py"),
+            hardlink("lib/b.py", "lib/a.py"),
+            mode=mode,
+        )
+        with make(Source(data)).lease(archive(data)) as lease:
+            top = Path(lease.path)
+            assert (top / "lib64" / "b.py").read_text() == (top / "bin" / "up").read_text() == "A = 1"
+            assert os.access(top / "bin" / "tool", os.X_OK)
+            assert not os.access(top / "lib" / "a.py", os.X_OK)
+
+
+@pytest.mark.parametrize(
+    ("members", "says"),
+    [
+        ([file("../evil")], r"'\.\.' in its path"),
+        ([file("a/../../evil")], r"'\.\.' in its path"),
+        ([file("/evil")], "absolute path"),
+        ([symlink("a", "/etc")], "leads or may lead outside"),
+        ([symlink("a", "..")], "leads or may lead outside"),
+        ([symlink("d/a", "../../evil")], "leads or may lead outside"),
+        # each stays inside when its text alone is looked at
+        ([symlink("d/d/a", "../.."), symlink("b", "d/d/a/../evil")], "leads or may lead outside"),
+        ([symlink("a", "d"), file("a/evil")], "lies beyond a link"),
+        ([symlink("a", "."), symlink("a/b", "..")], "lies beyond a link"),
+        ([hardlink("a", "../evil")], r"'\.\.' in its path"),
+        ([hardlink("a", "/etc/passwd")], "absolute path"),
+        ([hardlink("a", "nowhere")], "no file before it"),
+        ([symlink("a", "b"), hardlink("c", "a")], "no file before it"),
+        ([symlink("a", "."), hardlink("b", "a/c")], "lies beyond a link"),
+        ([other("a", tarfile.CHRTYPE)], "neither a file, a directory nor a link"),
+        ([other("a", tarfile.BLKTYPE)], "neither a file, a directory nor a link"),
+        ([other("a", tarfile.FIFOTYPE)], "neither a file, a directory nor a link"),
+    ],
+)
+def test_a_hostile_member(make: Make, root: Path, members: list[Member], says: str) -> None:
+    """It ends the setting up; nothing is written outside, and nothing is left inside."""
+    data = tarball(file("good"), *members)
+    error = refusal(make(Source(data)), archive(data))
+    assert error.args[1] == "RUNTIME_ERROR"
+    with pytest.raises(RuntimeSetupError, match=says):
+        raise error
+    assert [path.name for path in root.parent.iterdir()] == ["runtimes"]
+
+
+def test_a_member_that_replaces_a_link_is_not_written_through_it(make: Make) -> None:
+    """What is there twice is there as it came last."""
+    data = tarball(file("kept", b"1"), symlink("a", "kept"), file("a", b"2"), file("b", b"3"), file("b", b"4"))
+    with make(Source(data)).lease(archive(data)) as lease:
+        found = {name: Path(lease.path, name).read_text() for name in ("kept", "a", "b")}
+    assert found == {"kept": "1", "a": "2", "b": "4"}
+
+
+def test_setuid_and_write_permission_for_others_are_dropped(make: Make) -> None:
+    """A file is the worker's own, whatever mode and owner the archive gives it."""
+    data = tarball(file("a", mode=0o6777, uid=0, gid=0), other("d", tarfile.DIRTYPE), file("unreadable", mode=0))
+    with make(Source(data)).lease(archive(data)) as lease:
+        found = os.stat(Path(lease.path, "a"))
+        assert stat.S_IMODE(found.st_mode) == 0o755
+        assert found.st_uid == os.geteuid()
+        assert Path(lease.path, "unreadable").read_bytes() == b"x"
+
+
+def cut(data: bytes) -> bytes:
+    """An archive that ends in the middle of a member."""
+    return data[: len(data) // 2]
+
+
+WHOLE = tarball(file("a", os.urandom(20_000)), file("b", os.urandom(20_000)))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"not a tar",
+        gzip.compress(b"not a tar"),
+        cut(WHOLE),
+        cut(gzip.decompress(WHOLE)),
+        tarball(file("a", bytes(512)), file("b", bytes(512)), mode="w")[: 2 * 512],  # between two members
+    ],
+    ids=["empty", "text", "zipped text", "truncated", "truncated tar", "between members"],
+)
+def test_something_that_is_no_whole_archive(make: Make, data: bytes) -> None:
+    """It is an error, although its digest is the one that was promised."""
+    error = refusal(make(Source(data)), archive(data))
+    assert error.args[1] == "RUNTIME_ERROR"
+    assert "s3://mine/runtimes/a.tar.gz" in error.args[0]
+
+
+# -- whether it is the right one -----------------------------------------------------------------------------
+
+
+def test_another_digest(make: Make) -> None:
+    """What stands in the bucket is not what the configuration speaks of: nothing is extracted."""
+    wanted = replace(archive(WHOLE), sha256="0" * 64)
+    error = refusal(make(lambda _: iter([WHOLE])), wanted)
+    assert error.args[1] == "RUNTIME_ERROR"
+    assert hashlib.sha256(WHOLE).hexdigest() in error.args[0]
+
+
+def test_a_storage_that_refuses(make: Make) -> None:
+    """The error says why."""
+
+    def source(_: Archive) -> Iterator[bytes]:
+        raise StorageError("access denied")
+
+    error = refusal(make(source), archive(WHOLE))
+    assert error.args[1] == "RUNTIME_READ_ERROR"
+    assert "access denied" in error.args[0]
+
+
+@pytest.mark.parametrize("library", ["condaruntime/lib", "lib"])
+def test_packages_of_another_python(make: Make, library: str) -> None:
+    """They would not load, or worse, load."""
+    data = tarball(file(f"{library}/python3.1/site-packages/a.py"))
+    error = refusal(make(Source(data)), archive(data))
+    assert error.args[1] == "RUNTIME_ERROR"
+    assert f"python version is 3.1, but the worker and the client have {HERE}" in error.args[0]
+
+
+def interpreter(script: str) -> Member:
+    """A runtime's own interpreter."""
+    return file("condaruntime/bin/python", f"#!/bin/sh\n{script}\n".encode(), mode=0o755)
+
+
+@pytest.mark.parametrize(
+    ("script", "says"), [("echo 2.7", "python version is 2.7"), ("echo no libc >&2; exit 1", "does not run.*no libc")]
+)
+def test_an_interpreter_of_another_python(make: Make, script: str, says: str) -> None:
+    """It is asked, once."""
+    data = tarball(interpreter(script))
+    with pytest.raises(RuntimeSetupError, match=says):
+        raise refusal(make(Source(data)), archive(data))
+
+
+def test_packages_of_this_python(make: Make) -> None:
+    """Other directories beside, which conda makes, do not matter."""
+    data = tarball(file("lib/python3.1/a.py"), file(f"lib/python{HERE}/a.py"), interpreter(f"echo {HERE}"))
+    with make(Source(data)).lease(archive(data)) as lease:
+        assert sorted(os.listdir(lease.path)) == ["condaruntime", "lib"]
+
+
+# -- room ----------------------------------------------------------------------------------------------------
+
+
+def test_a_bomb(make: Make) -> None:
+    """What it would take is known before it is written; the next runtime is set up as ever."""
+    bomb = tarball(file("zeros", bytes(3_000_000)))
+    small = tarball(file("a"))
+    files = make(Source(bomb, small), lambda _: runtime_files.RESERVE + 2_000_000)
+    error = refusal(files, archive(bomb))
+    assert error.args[1] == "RUNTIME_TOO_BIG"
+    assert "needs more than 3 MB" in error.args[0]
+    with files.lease(archive(small)) as lease:
+        assert os.listdir(lease.path) == ["a"]
+
+
+def test_a_bomb_of_many_empty_files(make: Make) -> None:
+    """Names take room, too."""
+    bomb = tarball(*(file(str(number), b"") for number in range(500)))
+    error = refusal(make(Source(bomb), lambda _: runtime_files.RESERVE + 1_000_000), archive(bomb))
+    assert error.args[1] == "RUNTIME_TOO_BIG"
+
+
+def test_a_disk_that_is_suddenly_full(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others write there, too."""
+
+    def no_space(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    files = make(Source(WHOLE))
+    with monkeypatch.context() as patch:
+        patch.setattr(tarfile.TarFile, "extract", no_space)
+        assert refusal(files, archive(WHOLE)).args[1] == "RUNTIME_TOO_BIG"
+    with files.lease(archive(WHOLE)) as lease:
+        assert sorted(os.listdir(lease.path)) == ["a", "b"]
+
+
+def test_old_runtimes_make_room(make: Make, root: Path) -> None:
+    """One that no call uses is removed, one that is used is not."""
+    used, idle, new = (tarball(file(name, bytes(100_000))) for name in ("used", "idle", "new"))
+
+    def free(_: str) -> int:
+        taken = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+        return runtime_files.RESERVE + 300_000 - taken
+
+    files = make(Source(used, idle, new), free)
+    with files.lease(archive(used)) as kept:
+        with files.lease(archive(idle)) as gone:
+            assert os.path.exists(gone.path)
+        with files.lease(archive(new)) as lease:
+            assert os.listdir(lease.path) == ["new"]
+            assert not os.path.exists(gone.path)
+            assert os.listdir(kept.path) == ["used"]
+
+
+# -- once ----------------------------------------------------------------------------------------------------
+
+
+def test_one_extraction_for_many_threads(make: Make) -> None:
+    """Calls that come at the same time wait for the first one's; all but that one found it extracted."""
+    source = Source(WHOLE)
+    files, together = make(source), threading.Barrier(8)
+
+    def call(_: int) -> tuple[str, bool]:
+        together.wait(WAIT)
+        with files.lease(archive(WHOLE)) as lease:
+            return lease.path, lease.cached
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(call, range(8)))
+    assert source.fetched == 1
+    assert len({path for path, _ in found}) == 1
+    assert sorted(cached for _, cached in found) == [False] + [True] * 7
+
+
+def test_another_worker_of_the_machine_finds_it_extracted(make: Make) -> None:
+    """Processes share the directory; who made it removes it when nobody uses it any more."""
+    source = Source(WHOLE)
+    first, second = make(source), make(source)
+    with first.lease(archive(WHOLE)):
+        pass
+    with second.lease(archive(WHOLE)) as lease:
+        assert lease.cached
+        first.close()
+        assert sorted(os.listdir(lease.path)) == ["a", "b"]
+    assert source.fetched == 1
+
+
+def test_a_fresh_one(make: Make) -> None:
+    """It supersedes the cached one, which goes when no call uses it."""
+    source = Source(WHOLE)
+    files = make(source)
+    with files.lease(archive(WHOLE)) as old, files.lease(archive(WHOLE), fresh=True) as new:
+        assert (new.cached, new.path != old.path, os.path.exists(old.path)) == (False, True, True)
+    with files.lease(archive(WHOLE)) as again:
+        assert (again.cached, again.path) == (True, new.path)
+    with files.lease(archive(WHOLE), fresh=True) as newest:
+        assert os.listdir(files.root) == [os.path.basename(newest.path)]
+    assert source.fetched == 3
+
+
+def test_what_a_killed_worker_left_is_not_taken_for_a_runtime(make: Make, root: Path) -> None:
+    """A directory has its name only when it is whole."""
+    (root / "new" / "half").mkdir(parents=True)
+    root.chmod(0o700)
+    with make(Source(WHOLE)).lease(archive(WHOLE)) as lease:
+        assert sorted(os.listdir(lease.path)) == ["a", "b"]
+        assert len(os.listdir(root)) == 1
+
+
+def test_a_directory_that_others_can_write_to(make: Make, root: Path) -> None:
+    """The temporary directory is everybody's: what somebody else put there is not used."""
+    root.mkdir(parents=True)
+    root.chmod(0o777)
+    with pytest.raises(RuntimeSetupError, match="belongs to another user"), make(Source()).lease(archive(WHOLE)):
+        pass
+
+
+def test_close_leaves_nothing(make: Make, root: Path) -> None:
+    """Not even the directory."""
+    files = make(Source(WHOLE))
+    with files.lease(archive(WHOLE)):
+        pass
+    files.close()
+    assert not root.exists()
+    with files.lease(archive(WHOLE)) as lease:
+        assert not lease.cached
+
+
+# -- in a call -----------------------------------------------------------------------------------------------
+
+PACKAGE_PLACES = [
+    "",
+    "site-packages/",
+    f"lib/python{HERE}/site-packages/",
+    f"condaruntime/lib/python{HERE}/site-packages/",
+]
+
+
+@pytest.fixture(scope="module")
+def aws() -> Iterator[dict[str, Any]]:
+    """A mocked account."""
+    with pywren.testing.mock_aws(concurrency=2) as config:
+        yield config
+
+
+def stored(config: dict[str, Any], data: bytes, name: str, *, python_ver: str = HERE) -> dict[str, Any]:
+    """Put a runtime into the bucket, and return the configuration that names it."""
+    key = f"runtimes/{name}.tar.gz"
+    meta = {"python_ver": python_ver, "preinstalls": [["tiny_in_runtime", True]], "pkg_ver_list": []}
+    kept = Storage(pywren.wrenconfig.extract_storage_config(config))
+    kept.put(key, data)
+    kept.put(meta_key(key), json.dumps(meta).encode())
+    kept.close()
+    own = {"s3_bucket": config["s3"]["bucket"], "s3_key": key, "sha256": hashlib.sha256(data).hexdigest()}
+    return {**config, "runtime": {**config["runtime"], **own}}
+
+
+def tiny(place: str, value: int = 7) -> bytes:
+    """A tarball with a package of one function."""
+    return tarball(
+        file(f"{place}tiny_in_runtime/__init__.py", b"from tiny_in_runtime.part import answer"),
+        file(f"{place}tiny_in_runtime/part.py", f"def answer():\n    return {value}\n".encode()),
+    )
+
+
+def ask(_: Any) -> Any:
+    """Call what the runtime has."""
+    import tiny_in_runtime  # type: ignore[import-not-found]
+
+    return tiny_in_runtime.answer()
+
+
+def variable(name: str) -> str | None:
+    """Return a variable of the worker's environment."""
+    return os.environ.get(name)
+
+
+@pytest.mark.moto
+def test_packages_are_importable_on_lambda(aws: dict[str, Any]) -> None:
+    """The status says which runtime was used and whether it had been extracted before."""
+    config = stored(aws, tiny(f"condaruntime/lib/python{HERE}/site-packages/"), "lambda")
+    with pywren.lambda_executor(config=config) as executor:
+        seen = []
+        for options in ({}, {}, {"use_cached_runtime": False}, {}):
+            (future,) = executor.map(ask, [None], **options)
+            assert future.result(timeout=WAIT) == 7
+            seen.append(future.run_status["runtime_cached"])
+    assert seen == [False, True, False, True]
+    used = future.run_status["runtime_s3_bucket_used"], future.run_status["runtime_s3_key_used"]
+    assert used == (aws["s3"]["bucket"], "runtimes/lambda.tar.gz")
+
+
+@pytest.mark.moto
+def test_packages_are_importable_wherever_they_stand(aws: dict[str, Any]) -> None:
+    """At the top, or where pip and conda put them; and a runtime is not seen by the call of another one."""
+    from pywren.invokers import run_payloads
+
+    payloads, futures = [], []
+    for number, place in enumerate(PACKAGE_PLACES):
+        with pywren.dummy_executor(config=stored(aws, tiny(place, number), f"dummy-{number}")) as executor:
+            futures += executor.map(ask, [None])
+            payloads += executor.invoker.payloads
+    run_payloads(payloads)
+    assert pywren.get_all_results(futures) == [0, 1, 2, 3]
+
+
+@pytest.mark.moto
+def test_packages_are_importable_in_the_local_pool(aws: dict[str, Any]) -> None:
+    """A process of the pool that has run a call with one runtime runs the next with another."""
+    executors = [
+        pywren.local_executor(config=stored(aws, tiny("site-packages/", number), f"local-{number}"))
+        for number in range(2)
+    ]
+    try:
+        for _ in range(2):
+            found = [pywren.get_all_results(executor.map(ask, range(4))) for executor in executors]
+            assert found == [[0] * 4, [1] * 4]
+    finally:
+        for executor in executors:
+            executor.invoker.close()
+
+
+@pytest.mark.moto
+def test_a_runtime_with_its_own_interpreter(aws: dict[str, Any]) -> None:
+    """It runs the call."""
+    script = f'OWN_INTERPRETER=1 exec "{sys.executable}" "$@"'
+    config = stored(aws, tarball(interpreter(script)), "interpreter")
+    with pywren.lambda_executor(config=config) as executor:
+        for cached in (True, False):
+            (future,) = executor.map(variable, ["OWN_INTERPRETER"], use_cached_runtime=cached)
+            assert future.result(timeout=WAIT) == "1"
+
+
+def test_the_server_of_an_interpreter_ends_with_it(tmp_path: Path) -> None:
+    """A runtime that was removed leaves no process behind when another one is started."""
+    server = ForkServer()
+    pythons = [tmp_path / name for name in ("first", "second")]
+    try:
+        for python in pythons:
+            python.symlink_to(sys.executable)
+        first = server._server(str(pythons[0]))
+        pythons[0].unlink()
+        server._server(str(pythons[1]))
+        assert first.reaped
+    finally:
+        server.close()
+
+
+@pytest.mark.moto
+def test_a_big_archive_comes_in_pieces(aws: dict[str, Any]) -> None:
+    """Also one whose last piece is a whole one, and an empty one."""
+    bucket, region = aws["s3"]["bucket"], aws["account"]["aws_region"]
+    for data in (b"", b"abc", b"abcdef", b"abcdefg"):
+        stored(aws, data, "pieces")
+        wanted = Archive(bucket, "runtimes/pieces.tar.gz", "", region)
+        assert b"".join(runtime_files.fetch(wanted, piece_bytes=3)) == data
+
+
+# -- what is wrong, as it is told ----------------------------------------------------------------------------
+
+
+@pytest.mark.moto
+@pytest.mark.parametrize(
+    ("overwrite", "code"),
+    [
+        ({"runtime_sha256": "0" * 64}, "RUNTIME_ERROR"),
+        ({"runtime_sha256": None}, "RUNTIME_ERROR"),
+        ({"runtime_url": None}, "RUNTIME_ERROR"),
+        ({"runtime_url": "s3://no-such-bucket-of-anybody/a.tar.gz"}, "RUNTIME_READ_ERROR"),
+        ({"runtime_url": "http://example.org/a.tar.gz"}, "RUNTIME_READ_ERROR"),
+    ],
+)
+def test_a_runtime_that_is_broken(aws: dict[str, Any], overwrite: dict[str, Any], code: str) -> None:
+    """The call ends with the error that says what is wrong; nothing of the runtime was extracted."""
+    with pywren.lambda_executor(config=stored(aws, tiny(""), "broken")) as executor:
+        (future,) = executor.map(ask, [None], overwrite_invoke_args=overwrite)
+        error = future.exception(timeout=WAIT)
+        assert isinstance(error, RuntimeSetupError)
+        assert error.args[1] == code
+
+
+@pytest.mark.moto
+def test_a_runtime_that_does_not_fit(aws: dict[str, Any]) -> None:
+    """An archive that says it is bigger than any disk; the next call finds the worker as it was."""
+    huge = tarfile.TarInfo("huge")
+    huge.size = 10**17
+    data = gzip.compress(huge.tobuf(tarfile.GNU_FORMAT))
+    with pywren.lambda_executor(config=stored(aws, data, "huge")) as executor:
+        error = executor.call_async(ask, None).exception(timeout=WAIT)
+        assert isinstance(error, RuntimeSetupError)
+        assert error.args[1] == "RUNTIME_TOO_BIG"
+    with pywren.lambda_executor(config=stored(aws, tiny(""), "fits")) as executor:
+        assert executor.call_async(ask, None).result(timeout=WAIT) == 7
+
+
+@pytest.mark.moto
+@pytest.mark.parametrize("digest", [None, "abc", 7])
+def test_a_configuration_without_the_digest(aws: dict[str, Any], digest: Any) -> None:
+    """It is told when the executor is made, with how to compute it."""
+    config = stored(aws, tiny(""), "undigested")
+    config["runtime"]["sha256"] = digest
+    with pytest.raises(ConfigError, match=r"runtime: sha256.*sha256sum"):
+        pywren.lambda_executor(config=config)

@@ -160,6 +160,8 @@ class LocalCallset:
             one = self._futures.pop(index, None)
             if one is not None:
                 settlements.append(Settlement(one, *self._judge(one.call_id, result), _Ended(result, now)))
+        if not self._futures:
+            self._batch = None  # it calls back here: without the cycle all is freed with the last future
         future.settle(settlements)
         if self._shared:
             for settlement in settlements:
@@ -190,7 +192,8 @@ class LocalCallset:
     def cancel(self, target: ResponseFuture) -> bool:
         """Take the call back from the pool, or have its process killed."""
         index = int(target.call_id)
-        if not self._pool.cancel(self._batch, index):
+        batch = self._batch
+        if batch is None or not self._pool.cancel(batch, index):
             return False
         error = CallCancelledError("the call was cancelled", call_id=target.call_id, callset_id=self.callset.id)
         ended = _Ended(RunResult(None, None, failure=Failure.of(error), returncode=None), time.time())

@@ -308,7 +308,7 @@ def _note(mentions: Mentions, obj: Any, *, by_reference: bool) -> None:
         module = (obj if named else type(obj)).__module__
     else:
         return
-    if isinstance(module, str):
+    if isinstance(module, str) and module != "builtins":
         mentions.modules.add(module)
 
 

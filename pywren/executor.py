@@ -391,7 +391,7 @@ def _check_callable(func: object) -> None:
 
 
 def _check_meta(extra_meta: Mapping[str, Any] | None) -> None:
-    clash = sorted(CALL_FIELDS.intersection(extra_meta or ()))
+    clash = sorted(CALL_FIELDS.intersection(extra_meta)) if extra_meta else ()
     if clash:
         raise ArgumentError(
             f"extra_meta has {', '.join(map(repr, clash))}, which the payload has of its own: choose another name. "

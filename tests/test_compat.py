@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import inspect
 import json
 import logging
@@ -11,6 +12,7 @@ import pickle
 import re
 import subprocess
 import sys
+import tarfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -702,10 +704,20 @@ def _with_runtime(config: dict[str, Any], python_ver: str) -> dict[str, Any]:
 
 
 @pytest.mark.moto
-def test_args_of_a_broken_runtime(on_lambda: executor.Executor) -> None:
+def test_args_of_a_broken_runtime(aws: dict[str, Any], on_lambda: executor.Executor) -> None:
     """``args[1]`` says what is wrong with it."""
-    one = on_lambda.map(add_one, [1], overwrite_invoke_args={"runtime_sha256": "0" * 64})[0]
-    assert raised_by(one).args[1] in ("RUNTIME_TOO_BIG", "RUNTIME_ERROR", "RUNTIME_READ_ERROR")
+    huge = tarfile.TarInfo("bigger than any disk")
+    huge.size = 10**17
+    tarballs = {"RUNTIME_TOO_BIG": huge.tobuf(tarfile.GNU_FORMAT), "RUNTIME_ERROR": b"no archive"}
+    for code in (*tarballs, "RUNTIME_READ_ERROR"):
+        content = tarballs.get(code)
+        if content is not None:
+            on_lambda.storage.put(f"runtimes/{code}.tar.gz", content)
+        url = f"s3://{aws['s3']['bucket']}/runtimes/{code}.tar.gz"
+        named = {"runtime_url": url, "runtime_sha256": hashlib.sha256(content or b"").hexdigest()}
+        error = raised_by(on_lambda.map(add_one, [1], overwrite_invoke_args=named)[0])
+        assert error.args[1] == code
+        assert url in str(error)
 
 
 def test_text_over_the_item_limit() -> None:

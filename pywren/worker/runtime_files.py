@@ -167,6 +167,7 @@ class RuntimeFiles:
         self._fetch = fetch
         self._free_disk = free_disk
         self._made: set[str] = set()
+        self._used = False
 
     @contextmanager
     def lease(self, archive: Archive, *, fresh: bool = False) -> Iterator[Lease]:
@@ -180,6 +181,7 @@ class RuntimeFiles:
             RuntimeSetupError: it cannot be fetched, is not what was promised, or does not fit.
         """
         with self._locked():
+            self._used = True
             path = None if fresh else self._find(archive)
             cached = path is not None
             if path is None:
@@ -192,8 +194,9 @@ class RuntimeFiles:
 
     def close(self) -> None:
         """Remove what was extracted here, unless another process's call uses it."""
-        if not self._made:
+        if not self._used or not os.path.isdir(self.root):
             return
+        self._used = False
         with self._locked():
             made, self._made = self._made, set()
             for name in made:

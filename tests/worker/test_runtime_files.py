@@ -391,8 +391,11 @@ def test_a_directory_that_others_can_write_to(make: Make, root: Path) -> None:
 
 
 def test_close_leaves_nothing(make: Make, root: Path) -> None:
-    """Not even the directory."""
-    files = make(Source(WHOLE))
+    """Not even the directory; nor does it when no runtime could be set up."""
+    files = make(Source(WHOLE, b"no archive"))
+    refusal(files, archive(b"no archive"))
+    files.close()
+    assert not root.exists()
     with files.lease(archive(WHOLE)):
         pass
     files.close()

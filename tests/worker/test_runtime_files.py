@@ -9,6 +9,7 @@ import io
 import json
 import os
 import stat
+import subprocess
 import sys
 import tarfile
 import threading
@@ -193,6 +194,16 @@ def test_setuid_and_write_permission_for_others_are_dropped(make: Make) -> None:
         assert Path(lease.path, "unreadable").read_bytes() == b"x"
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="every release has tarfile's own filters")
+def test_a_python_without_filters(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first releases of 3.10 and 3.11 extract as safely."""
+    monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    data = tarball(file("a", mode=0o6777), symlink("b", "a"), other("d", tarfile.DIRTYPE))
+    with make(Source(data)).lease(archive(data)) as lease:
+        assert stat.S_IMODE(os.stat(Path(lease.path, "a")).st_mode) == 0o755
+        assert sorted(os.listdir(lease.path)) == ["a", "b", "d"]
+
+
 def cut(data: bytes) -> bytes:
     """An archive that ends in the middle of a member."""
     return data[: len(data) // 2]
@@ -347,8 +358,8 @@ def test_one_extraction_for_many_threads(make: Make) -> None:
     assert sorted(cached for _, cached in found) == [False] + [True] * 7
 
 
-def test_another_worker_of_the_machine_finds_it_extracted(make: Make) -> None:
-    """Processes share the directory; who made it removes it when nobody uses it any more."""
+def test_another_container_finds_it_extracted(make: Make) -> None:
+    """They share the directory; who made it removes it when nobody uses it any more."""
     source = Source(WHOLE)
     first, second = make(source), make(source)
     with first.lease(archive(WHOLE)):
@@ -358,6 +369,34 @@ def test_another_worker_of_the_machine_finds_it_extracted(make: Make) -> None:
         first.close()
         assert sorted(os.listdir(lease.path)) == ["a", "b"]
     assert source.fetched == 1
+
+
+ANOTHER_WORKER = """
+import sys
+from pywren.worker.runtime_files import Archive, RuntimeFiles
+root, digest = sys.argv[1:]
+with RuntimeFiles(root, fetch=None).lease(Archive("mine", "runtimes/a.tar.gz", digest)) as lease:
+    print(lease.path, lease.cached, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_another_process_finds_it_extracted(make: Make, root: Path) -> None:
+    """What a call of it uses is removed by nobody."""
+    source = Source(WHOLE)
+    files, wanted = make(source), archive(WHOLE)
+    with files.lease(wanted) as lease:
+        command = [sys.executable, "-c", ANOTHER_WORKER, str(root), wanted.sha256]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline().split() == [lease.path, "True"]
+            with files.lease(wanted, fresh=True):
+                assert os.path.exists(lease.path)
+            files.close()
+            assert sorted(os.listdir(lease.path)) == ["a", "b"]
+            process.communicate(timeout=WAIT)
+        assert process.returncode == 0
+        assert lease.path == files._find(wanted)
 
 
 def test_a_fresh_one(make: Make) -> None:

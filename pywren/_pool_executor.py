@@ -32,7 +32,8 @@ class PoolExecutor(concurrent.futures.Executor):
 
             executor = default_executor()
         self._executor = executor
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._starting = 0
         self._outstanding: set[ResponseFuture] = set()
         self._shut_down = False
 
@@ -82,8 +83,10 @@ class PoolExecutor(concurrent.futures.Executor):
             wait: return only when all calls have ended.
             cancel_futures: cancel the calls that have not begun to run, as far as that is known.
         """
-        with self._lock:
+        with self._changed:
             self._shut_down = True
+            if wait:
+                self._changed.wait_for(lambda: not self._starting)
             outstanding = list(self._outstanding)
         if cancel_futures:
             for future in outstanding:
@@ -95,11 +98,18 @@ class PoolExecutor(concurrent.futures.Executor):
             self._executor.close()
 
     def _start(self, function: Callable[[Any], Any], items: list[Any]) -> list[ResponseFuture]:
-        with self._lock:
+        with self._changed:
             if self._shut_down:
                 raise RuntimeError("cannot schedule new futures after shutdown")  # the standard library's own words
+            self._starting += 1
+        try:
+            # Not under the lock: this may wait for a future among the arguments, and a callback may submit more.
             futures = self._executor.map(function, items)
             self._outstanding.update(futures)
+        finally:
+            with self._changed:
+                self._starting -= 1
+                self._changed.notify_all()
         for future in futures:
             future.add_done_callback(self._outstanding.discard)
         return futures
@@ -116,7 +126,7 @@ def _results(futures: list[ResponseFuture], deadline: float | None) -> Iterator[
             future = futures.pop()
             try:
                 yield from future.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
-            except WaitTimeoutError:
+            except (WaitTimeoutError, KeyboardInterrupt):
                 futures.append(future)
                 raise
             del future

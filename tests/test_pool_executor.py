@@ -210,3 +210,32 @@ def test_under_asyncio(pool):
         return await asyncio.get_running_loop().run_in_executor(pool, pow, 2, 10)
 
     assert asyncio.run(main()) == 1024
+
+
+def test_a_callback_may_submit_while_another_thread_does(pool, tmp_path):
+    """A submit that waits for a future among its arguments holds up no other, and a shutdown waits for it."""
+    held = [pool.submit(hostile.holds_until, str(tmp_path / name), str(tmp_path / f"gate-{name}")) for name in "ab"]
+    submitted, submitting, called_back = [], threading.Event(), threading.Event()
+
+    def submit_more(_):
+        submitted.append(pool.submit(abs, -3))
+        called_back.set()
+
+    held[0].add_done_callback(submit_more)
+    make = pool._executor.map
+
+    def map_of(function, items):
+        submitting.set()
+        return make(function, items)
+
+    waiting = threading.Thread(target=lambda: submitted.append(pool.submit(type, held[1])))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool._executor, "map", map_of)
+        waiting.start()
+        assert submitting.wait(WAIT)
+        (tmp_path / "gate-a").touch()
+        assert called_back.wait(WAIT)
+    (tmp_path / "gate-b").touch()
+    waiting.join(WAIT)
+    assert not waiting.is_alive()
+    assert submitted[0].result(WAIT) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -34,8 +35,9 @@ def for_each(function: Callable[[_Item], object], items: Iterable[_Item], thread
         for _ in range(min(threads, len(todo)) - 1)
     ]
     try:
-        for helper in helpers:
-            helper.start()
+        with contextlib.suppress(RuntimeError):  # no more threads are to be had: those that started will do
+            for helper in helpers:
+                helper.start()
         crew.work()
     except BaseException:
         crew.stop()
@@ -72,7 +74,7 @@ class _Crew:
                     return
             try:
                 self._function(item)
-            except Exception as error:  # noqa: BLE001 -- carried to the caller's thread, whatever it is
+            except BaseException as error:  # noqa: BLE001 -- carried to the caller's thread, whatever it is
                 with self._lock:
                     self.error = self.error or error
                     self._stopped = True

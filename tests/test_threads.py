@@ -89,3 +89,28 @@ def test_ctrl_c_in_the_callers_thread():
         for_each(work, range(10_000), 2)
     assert len(done) < 10_000
     assert helpers() == []
+
+
+def test_threads_that_cannot_be_had(monkeypatch):
+    """When the system starts no more threads, those that there are do the work."""
+    start, started, done = threading.Thread.start, [], []
+
+    def start_one(thread):
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_one)
+    for_each(done.append, range(100), 8)
+    assert sorted(done) == list(range(100))
+
+
+def test_an_exit_in_a_helper_comes_out():
+    """What is no Exception reaches the caller too, from whichever thread."""
+
+    def leave(item):
+        raise SystemExit(item)
+
+    with pytest.raises(SystemExit):
+        for_each(leave, range(10), 4)

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from pywren._wire import ASYNC_PAYLOAD_LIMIT
-from pywren.exceptions import ArgumentError, DecodeError, PywrenError
+from pywren.exceptions import ArgumentError, DecodeError
 from pywren.storage._per_process import PerProcess
 
 if TYPE_CHECKING:
@@ -227,8 +227,8 @@ class _WorkThreads:
             self._waiting.append(payload)
             if self._running >= self._limit:
                 return
+            threading.Thread(target=self._work, name="pywren-local-call", daemon=True).start()
             self._running += 1
-        threading.Thread(target=self._work, name="pywren-local-call", daemon=True).start()
 
     def close(self) -> None:
         with self._lock:
@@ -244,7 +244,7 @@ class _WorkThreads:
                 payload = self._waiting.popleft()
             try:
                 self._container.handle(payload)
-            except PywrenError as error:
+            except Exception as error:  # noqa: BLE001 -- a thread that ends uncounted would be missing for the calls that wait
                 # as on Lambda: what could be told to the client was written to the call's status
                 logger.warning("a local call ended without a status: %s", error)
 

@@ -1,8 +1,10 @@
 """Invokers: what they send, what they refuse, and what they run."""
 
 import json
+import os
 import threading
 import time
+from unittest.mock import Mock
 
 import botocore.session
 import pytest
@@ -16,6 +18,7 @@ from pywren.invokers import DummyInvoker, LambdaInvoker, LocalInvoker
 from pywren.local import local_handler
 from pywren.storage import Storage
 from pywren.version import __version__
+from pywren.worker.handler import Container
 
 SECRET = b"s" * 32
 WAIT = 30.0
@@ -258,3 +261,33 @@ def test_a_broken_payload_does_not_stop_the_local_invoker(squares, caplog):
     assert squares.results() == {0: 25}
     assert "without a status" in caplog.text
     invoker.close()
+
+
+def test_the_local_invoker_goes_on_after_an_error_of_any_kind(squares, monkeypatch, caplog):
+    """Whatever a call ends with on its thread, the calls after it run."""
+    invoker = LocalInvoker()
+    handle = Container.handle
+
+    def fail_sometimes(container, payload):
+        if payload.get("call_id") is None:
+            raise OSError("no more processes")
+        return handle(container, payload)
+
+    monkeypatch.setattr(Container, "handle", fail_sometimes)
+    for _ in range(4 * (os.cpu_count() or 1)):
+        invoker.invoke({})
+    invoker.invoke(squares.payload(0, 5))
+    for thread in local_threads():
+        thread.join(WAIT)
+    assert squares.results() == {0: 25}
+    assert "no more processes" in caplog.text
+    invoker.close()
+
+
+def test_a_closed_container_keeps_to_the_runner_it_was_given():
+    """A call that is under way, or comes later, does not start a fork server that nobody would end."""
+    runner = Mock()
+    container = Container(runner)
+    container.close()
+    assert container.runner is runner
+    runner.close.assert_not_called()

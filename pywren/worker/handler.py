@@ -132,9 +132,11 @@ class Container:
     def close(self) -> None:
         """End the children, unless the runner was given, and give up connections."""
         with self._lock:
-            runner, self._runner = self._runner, None
+            runner = self._runner if self._owns_runner else None
+            if self._owns_runner:
+                self._runner = None
             storages, self._storages = self._storages, {}
-        if runner is not None and self._owns_runner:
+        if runner is not None:
             runner.close()
         for storage in storages.values():
             storage.close()

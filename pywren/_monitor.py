@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
 import weakref
 from collections.abc import Callable
 from typing import Protocol
+
+logger = logging.getLogger(__name__)
 
 FIRST_LOOK = 0.02
 """Seconds from submission to the first look: no worker answers sooner."""
@@ -35,9 +38,6 @@ class Watched(Protocol):
     def examine(self) -> float | None:
         """Look once; return the seconds until the next look, or ``None`` when nothing is outstanding."""
 
-    def forget_parent_locks(self) -> None:
-        """Replace, in a forked child, the locks that another thread of the parent may have held."""
-
 
 class Monitor:
     """The one watcher of a storage: a daemon thread that lives while futures are outstanding.
@@ -59,8 +59,9 @@ class Monitor:
             due = self._clock() + delay
             self._due[watched] = min(due, self._due.get(watched, due))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="pywren-monitor", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="pywren-monitor", daemon=True)
+                thread.start()  # raises when there are too many: then the next one who asks tries again
+                self._thread = thread
             self._changed.notify_all()
 
     def _run(self) -> None:
@@ -68,10 +69,18 @@ class Monitor:
             watched = self._next()
             if watched is None:
                 return
-            delay = watched.examine()
+            delay = self._examine(watched)
             if delay is not None:
                 self.watch(watched, delay)
             del watched  # the last reference may be this one
+
+    def _examine(self, watched: Watched) -> float | None:
+        try:
+            return watched.examine()
+        except BaseException:
+            # This thread looks for all callsets: were it to end, those who wait would do so for ever.
+            logger.exception("a look for results failed; the next is in %g s", SLOWEST_LOOK)
+            return SLOWEST_LOOK
 
     def _next(self) -> Watched | None:
         """Wait until a callset is due and return it; ``None`` ends the thread."""
@@ -87,12 +96,10 @@ class Monitor:
             return None
 
     def _restart_in_child(self) -> None:
-        due, self._due = self._due, {}
+        self._due = {}
         self._changed = threading.Condition()
         self._thread = None
-        for watched in due:
-            watched.forget_parent_locks()
-            # no thread yet: it starts when somebody in the child asks
+        # no thread yet: it starts when somebody in the child asks
 
 
 _monitors: weakref.WeakSet[Monitor] = weakref.WeakSet()

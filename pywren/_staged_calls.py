@@ -63,6 +63,7 @@ STORAGE_PATIENCE = 60.0
 _FETCH_THREADS = 32
 _DIRECT_LOOKS = 3  # so many statuses are asked for one by one: a GET costs a twelfth of a LIST
 _PAYLOAD_HEADROOM = 2_000
+_NOT_KEPT = frozenset({"attempt_key", "data_inline"})  # of a payload, once its call is invoked
 
 
 class Invoker(Protocol):
@@ -120,6 +121,7 @@ class StagedCallset:
         self._last_look = 0.0
         self._look_cost = 0.0
         self._failing_since: float | None = None
+        _callsets.add(self)
 
     # -- Origin ------------------------------------------------------------------------------------------------
 
@@ -166,9 +168,7 @@ class StagedCallset:
     def _record(self, call_id: str) -> dict[str, Any]:
         """Return what is known of one call: its payload without secrets and argument, and what was done with it."""
         record = dict(self.records.get(call_id, {}))
-        payload = record.pop("payload", {})
-        hidden = ("attempt_key", "data_inline")
-        return {**{name: value for name, value in payload.items() if name not in hidden}, **record}
+        return {**record.pop("payload", {}), **record}
 
     # -- futures -------------------------------------------------------------------------------------------------
 
@@ -224,6 +224,8 @@ class StagedCallset:
                 ended = self._examine(outstanding)
             except PywrenError as error:
                 ended = self._storage_failed(error, outstanding)
+            except Exception as error:  # noqa: BLE001 -- whatever it is, nobody may be left waiting
+                ended = self._storage_failed(_unexpected(error), outstanding)
             else:
                 self._failing_since = None
             self._last_look = self._clock()
@@ -239,10 +241,8 @@ class StagedCallset:
     def forget_parent_locks(self) -> None:
         """Replace, in a forked child, the locks that another thread of the parent may have held."""
         self._looking = threading.RLock()
-        self.callset.condition = threading.Condition()
-        for call_id in self._futures:
-            for one in self._living(call_id):
-                one._condition = self.callset.condition
+        living = [one for call_id in self._futures for one in self._living(call_id)]
+        future.forget_parent_threads(self.callset.condition, living)
 
     def _examine(self, outstanding: Sequence[str]) -> bool:
         verdicts: dict[str, Status | PywrenError] = {}
@@ -344,8 +344,9 @@ class StagedCallset:
         for call_id, outcome in settlements.items():
             self.records.setdefault(call_id, {})["status_done_timestamp"] = now
             batch.extend(Settlement(one, *outcome) for one in self._living(call_id))
-            self._drop(call_id)
         future.settle(batch)
+        for call_id in settlements:  # last, or Ctrl-C in between would leave futures that nobody looks after
+            self._drop(call_id)
 
     # -- giving up -----------------------------------------------------------------------------------------------
 
@@ -385,6 +386,26 @@ class StagedCallset:
         return True
 
 
+def _unexpected(error: Exception) -> StorageError:
+    problem = StorageError(f"looking for results failed: {type(error).__name__}: {error}")
+    problem.__cause__ = error
+    return problem
+
+
+_callsets: weakref.WeakSet[StagedCallset] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    global _attaching
+    _attaching = threading.Lock()
+    for origin in list(_callsets):
+        origin.forget_parent_locks()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 # -- futures from elsewhere ----------------------------------------------------------------------------------
 
 _attached: weakref.WeakValueDictionary[tuple[Any, ...], StagedCallset] = weakref.WeakValueDictionary()
@@ -415,8 +436,9 @@ def attach(
         if origin is None:
             origin = StagedCallset(callset, storage, Monitor(), client_alive=alive)
             _attached[key] = origin
-        origin.records.setdefault(call_id, {}).update(record or {})
-        return origin.add([call_id])[0]
+    # Not under the lock: this waits for a look under way, which may be unpickling a future, here, of its own.
+    origin.records.setdefault(call_id, {}).update(record or {})
+    return origin.add([call_id])[0]
 
 
 def adopt(one: ResponseFuture, storage_path: Sequence[str], facts: dict[str, Any]) -> None:
@@ -503,8 +525,6 @@ class StagedDispatcher:
         callset.queue_patience = getattr(self.invoker, "queue_patience", None)
         origin = StagedCallset(callset, self.storage, self.monitor)
         futures = origin.add(_call_id_of(payload) for payload in payloads)
-        for one, payload in zip(futures, payloads, strict=True):
-            origin.records[one.call_id] = {"payload": payload}
         self._invoke(origin, payloads, threads)
         origin.watch()
         return futures
@@ -569,6 +589,8 @@ class StagedDispatcher:
             self.invoker.invoke(payload)
             record["lambda_invoke_timestamp"] = started
             record["lambda_invoke_time"] = time.time() - started
+            # ten thousand arguments need not stay in memory for as long as a future does
+            record["payload"] = {name: value for name, value in payload.items() if name not in _NOT_KEPT}
             invoked.append(payload["call_id"])
 
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -47,7 +48,8 @@ def of_outcome(
             status=status,
         )
     if isinstance(error, FileNotFoundError):
-        _hint_at_missing_file(error)
+        with contextlib.suppress(Exception):  # its class is the user's: the hint is not worth an error of its own
+            _hint_at_missing_file(error)
     return None, error
 
 

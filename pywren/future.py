@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import enum
+import logging
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
 
 __all__ = ["JobState", "ResponseFuture"]
 
+logger = logging.getLogger(__name__)
+
 _DONE = frozenset({FINISHED, CANCELLED_AND_NOTIFIED})
+_NAMED = 5  # so many calls are named in the line that Ctrl-C leaves
 
 
 class JobState(enum.Enum):
@@ -396,11 +400,23 @@ def await_all(futures: Sequence[ResponseFuture], timeout: float | None, at_least
         if not countdown.is_over:
             ask(waiting)
         return countdown.wait(timeout)
+    except KeyboardInterrupt:
+        _say_what_runs(waiting)
+        raise
     finally:
         for future in waiting:
             with future._condition:
                 if future._installed is not None:
                     future._installed.remove(countdown)
+
+
+def _say_what_runs(futures: Iterable[ResponseFuture]) -> None:
+    names = [f"{one.callset_id[:8]}/{one.call_id}" for one in futures if one._state not in _DONE]
+    if names:
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        logger.warning(
+            "stopped waiting; %d calls still run: %s%s; cancel() ends them", len(names), ", ".join(names[:_NAMED]), more
+        )
 
 
 def ask(futures: Iterable[ResponseFuture]) -> None:
@@ -461,7 +477,11 @@ def _call_back(future: ResponseFuture, functions: Sequence[Callable[[Any], objec
     for function in functions:
         try:
             function(future)
-        except Exception:  # noqa: BLE001 -- as concurrent.futures: a callback's error is its own
+        except BaseException as error:
+            # A callback's error is its own, as in concurrent.futures. Of what is no Exception only the main thread
+            # hears, as Ctrl-C: a SystemExit would end the thread that all other outcomes come through.
+            if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
+                raise
             concurrent.futures._base.LOGGER.exception("exception calling callback for %r", future)
 
 
@@ -476,6 +496,13 @@ def tell(futures: Iterable[ResponseFuture]) -> None:
     """Note that the caller has been told of these futures, which are done: ``succeeded`` may repeat it."""
     for future in futures:
         future._told = True
+
+
+def forget_parent_threads(condition: threading.Condition, futures: Iterable[ResponseFuture]) -> None:
+    """Let go, in a forked child, of what only threads of the parent will release or wake. For origins alone."""
+    threading.Condition.__init__(condition)  # in place: all futures of the callset share it
+    for future in futures:
+        future._installed = None
 
 
 def is_done(future: ResponseFuture) -> bool:

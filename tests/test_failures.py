@@ -634,14 +634,16 @@ def test_a_wait_that_runs_out(ready, tmp_path):
     assert future.result(WAIT) == "on time"
 
 
-def test_ctrl_c_while_waiting(ready, tmp_path):
-    """Row 71: Ctrl-C ends the wait, not the call."""
+def test_ctrl_c_while_waiting(ready, tmp_path, caplog):
+    """Row 71: Ctrl-C ends the wait, not the call, and one line says so."""
     future = ready.executor.call_async(lambda path: hostile.holds_until(path + "/held", path + "/gate"), str(tmp_path))
     timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         future.result(WAIT)
     timer.join()
+    (said,) = (record.getMessage() for record in caplog.records if "still run" in record.getMessage())
+    assert f"1 calls still run: {future.callset_id[:8]}/{future.call_id}; cancel() ends them" in said
     (tmp_path / "gate").touch()
     ready.run()
     assert future.result(WAIT) == "on time"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import pickle
+import sys
 import threading
 import traceback
 
@@ -243,6 +244,18 @@ class TestCallbacks:
         settle(item, 7)
         assert seen == [item]
         assert "ZeroDivisionError" in caplog.text
+
+    def test_that_exits_does_not_end_the_thread_that_outcomes_come_through(self, caplog):
+        """A callback's ``sys.exit`` is logged like other errors, where it is not the main thread that calls it."""
+        item = Origin().future()
+        seen = []
+        item.add_done_callback(lambda done: sys.exit(3))
+        item.add_done_callback(seen.append)
+        thread = threading.Thread(target=lambda: (settle(item, 7), seen.append("went on")))
+        thread.start()
+        thread.join()
+        assert seen == [item, "went on"]
+        assert "SystemExit" in caplog.text
 
     def test_asks_for_the_outcome(self):
         """Adding a callback makes the origin look, as waiting does."""

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import threading
+from unittest.mock import Mock
 
+import pytest
+
+from pywren import _monitor
 from pywren._monitor import FIRST_LOOK, SLOWEST_LOOK, Monitor, look_delay
 
 
@@ -23,9 +27,6 @@ class Watched:
             self.over.set()
             return None
         return self.delay
-
-    def forget_parent_locks(self):
-        pass
 
 
 def monitor_threads():
@@ -77,5 +78,34 @@ def test_asking_brings_a_planned_look_forward():
     monitor.watch(watched)
     while watched.left == 2:
         threading.Event().wait(0.001)
+    monitor.watch(watched)
+    assert watched.over.wait(10)
+
+
+def test_a_look_that_fails_is_not_the_last(monkeypatch, caplog):
+    """An error that nobody foresaw is logged, and the callset is looked at again."""
+    monkeypatch.setattr(_monitor, "SLOWEST_LOOK", 0.01)
+    watched = Watched(3)
+    errors = iter([MemoryError("full"), SystemExit(3)])
+    examine = watched.examine
+
+    def fail_twice():
+        for error in errors:
+            raise error
+        return examine()
+
+    watched.examine = fail_twice
+    Monitor().watch(watched)
+    assert watched.over.wait(10)
+    assert "full" in caplog.text
+
+
+def test_a_thread_that_cannot_start_is_tried_again(monkeypatch):
+    """When the system has no thread left, who asks is told, and the next one who asks is served."""
+    monitor, watched = Monitor(), Watched(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError("no more")))
+        with pytest.raises(RuntimeError, match="no more"):
+            monitor.watch(watched)
     monitor.watch(watched)
     assert watched.over.wait(10)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import json
 import multiprocessing
+import os
 import pickle
 import subprocess
 import sys
 import threading
 import time
+from unittest.mock import Mock
 
 import pytest
 
@@ -408,6 +410,86 @@ def test_after_fork_the_child_looks_itself():
     answers.close()
     answers.join_thread()
     assert item.result(10) == "in both"
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_fork_while_the_monitor_looks(monkeypatch):
+    """What the parent's monitor held when the process was forked holds up nobody in the child."""
+    worker = Worker()
+    (item,) = worker.futures()
+    looking, go_on, parent = threading.Event(), threading.Event(), os.getpid()
+    read = worker.storage.read_status
+
+    def slow_read(*call):
+        if os.getpid() == parent:
+            looking.set()
+            assert go_on.wait(30)
+        return read(*call)
+
+    monkeypatch.setattr(worker.storage, "read_status", slow_read)
+    item.add_done_callback(lambda _: None)
+    assert looking.wait(10)
+    worker.returns("in both")
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    child = context.Process(target=_collect_in_child, args=(item, answers))
+    child.start()
+    assert answers.get(timeout=30) == "in both"
+    child.join()
+    answers.close()
+    answers.join_thread()
+    go_on.set()
+    assert item.result(10) == "in both"
+
+
+class LoadsSlowly:
+    """Takes its time to be unpickled, in this process: between two events."""
+
+    events = threading.Event(), threading.Event()
+
+    def __reduce__(self):
+        return _load_slowly, ()
+
+
+def _load_slowly():
+    loading, go_on = LoadsSlowly.events
+    loading.set()
+    assert go_on.wait(10)
+    return "loaded"
+
+
+def test_a_result_that_holds_a_future_while_another_is_unpickled():
+    """A thread that unpickles a future of a callset does not stand in the way of that callset's results."""
+    worker, other = Worker(), Worker()
+    inner = attach("00000", other.callset, other.storage)
+    outer = attach("00000", worker.callset, worker.storage)
+    loading, go_on = LoadsSlowly.events
+    worker.returns([LoadsSlowly(), inner])
+    outer.add_done_callback(lambda _: None)
+    assert loading.wait(10)
+    attached = []
+    thread = threading.Thread(
+        target=lambda: attached.append(attach("00001", worker.callset, worker.storage)), daemon=True
+    )
+    thread.start()
+    thread.join(0.1)
+    go_on.set()
+    assert outer.result(10)[0] == "loaded"
+    thread.join(10)
+    assert [one.call_id for one in attached] == ["00001"]
+
+
+def test_an_error_that_nobody_foresaw_ends_the_wait(monkeypatch):
+    """When looking fails with what is none of our errors, again and again, the futures end with it."""
+    now = [1000.0]
+    worker = Worker(clock=lambda: now[0])
+    (item,) = worker.futures()
+    monkeypatch.setattr(worker.storage, "read_status", Mock(side_effect=MemoryError("full")))
+    worker.origin.examine()
+    now[0] += 2 * _staged_calls.STORAGE_PATIENCE
+    worker.origin.examine()
+    with pytest.raises(StorageError, match="MemoryError: full"):
+        item.result(10)
 
 
 class RecordingInvoker:

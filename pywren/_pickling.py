@@ -13,7 +13,7 @@ import traceback
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from pywren._remote_errors import (
     RemoteTraceback,
@@ -36,9 +36,8 @@ _plain_dumps, _plain_loads = pickle.dumps, pickle.loads  # as they were before a
 _FUTURE = "pywren-future"
 
 
-@dataclass(frozen=True)
-class Packed:
-    """One pickled object.
+class Packed(NamedTuple):
+    """One pickled object; a tuple, because maps make tens of thousands of them.
 
     Args:
         data: the pickle. With ``buffers`` it can be read only together with them (PEP 574).
@@ -222,7 +221,14 @@ def dump_result(value: Any, *, out_of_band: bool = False) -> Packed:
         ResultSerializationError: something in it cannot be pickled; names its type and where it sits.
     """
     try:
-        return dumps(value, out_of_band=out_of_band, path="result")
+        return dump(value, out_of_band=out_of_band)
+    except Exception as error:  # noqa: BLE001 - __reduce__ of the user's classes may raise anything
+        _raise_unreturnable(value, error)
+
+
+def _raise_unreturnable(value: Any, cause: Exception) -> NoReturn:
+    try:
+        raise_unpicklable(value, cause, "result")
     except SerializationError as error:
         raise ResultSerializationError(f"the result of the function cannot be brought back: {error}") from error
 

@@ -21,7 +21,7 @@ from pywren._pickling import Packed
 from pywren.worker._frames import high_descriptor
 
 # The user's function may replace any of these under their public names.
-_perf_counter = time.perf_counter
+_perf_counter, _getsignal = time.perf_counter, _signal.getsignal
 _dump_result, _dump_exception = _pickling.dump_result, _pickling.dump_exception
 _loads, _load_argument = _pickling.loads, _pickling.load_argument
 _FUTURE_MARK = _pickling._FUTURE.encode()
@@ -323,7 +323,7 @@ class _Place:
         self._print = builtins.print
         self._umask = os.umask(0o077)
         os.umask(self._umask)
-        self._handlers = [_signal.getsignal(number) for number in _RESTORED_SIGNALS]
+        self._handlers = list(map(_getsignal, _RESTORED_SIGNALS))
         self._recursion_limit = sys.getrecursionlimit()
 
     def enter(self, extra_env: Mapping[str, str]) -> None:
@@ -355,7 +355,7 @@ class _Place:
         sys.stdin, sys.stdout, sys.stderr = self._stdin, *streams
         os.umask(self._umask)
         _signal.alarm(0)
-        if [_signal.getsignal(number) for number in _RESTORED_SIGNALS] != self._handlers:
+        if list(map(_getsignal, _RESTORED_SIGNALS)) != self._handlers:
             for number, handler in zip(_RESTORED_SIGNALS, self._handlers, strict=True):
                 _signal.signal(number, handler)
         if sys.getrecursionlimit() != self._recursion_limit:

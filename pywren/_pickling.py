@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn
 
 from pywren._remote_errors import (
-    RemoteTraceback,
-    chain_of,
+    add_remote_text,
     cut_text,
     frames_of,
     lacks_source,
@@ -657,7 +656,7 @@ def load_exception(
         failure.__cause__ = problem
         return failure
     if lacks_source(error):
-        chain_of(error)[-1].__cause__ = RemoteTraceback(text)
+        add_remote_text(error, text)
     return error
 
 

@@ -15,6 +15,7 @@ _MAX_FRAMES = 200
 _MAX_TEXT = 64 * 1024
 _PROTOCOL = 5
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: not built in
+_set = BaseException.__setattr__  # as the interpreter sets them: a frozen dataclass refuses every other way
 
 
 class RemoteTraceback(Exception):
@@ -99,7 +100,7 @@ def _new_exception(cls: type[BaseException], base: type[BaseException], args: tu
         base.__init__(error, *args)
     except (TypeError, ValueError):
         pass  # it was never called with them either: the members follow
-    error.args = args
+    _set(error, "args", args)
     return error
 
 
@@ -107,7 +108,7 @@ def _restore_exception(error: BaseException, state: tuple[Any, ...]) -> None:
     context, attributes, members = state
     for name, value in members.items():
         try:
-            setattr(error, name, value)
+            _set(error, name, value)
         except (AttributeError, TypeError):
             pass  # read-only: set by __new__
     error.__dict__.update(attributes)
@@ -126,10 +127,10 @@ def _restore_reduced(error: BaseException, state: tuple[Any, ...]) -> None:
 def _restore_context(error: Any, context: Mapping[str, Any]) -> None:
     if not isinstance(error, BaseException):
         return  # its own reduction made something else of it; the check that follows says so
-    error.__traceback__ = context["traceback"]
-    error.__cause__ = context["cause"]
-    error.__context__ = context["context"]
-    error.__suppress_context__ = context["suppress"]
+    _set(error, "__traceback__", context["traceback"])
+    _set(error, "__cause__", context["cause"])
+    _set(error, "__context__", context["context"])
+    _set(error, "__suppress_context__", context["suppress"])
 
 
 # -- tracebacks ----------------------------------------------------------------------------------------------
@@ -177,6 +178,11 @@ def make_traceback(frames: Frames) -> types.TracebackType | None:
         node = types.SimpleNamespace(tb_frame=frame, tb_lineno=lineno, tb_next=node)
     made: types.TracebackType | None = tblib.Traceback(node, get_locals=lambda frame: frame.f_locals).as_traceback()
     return made
+
+
+def add_remote_text(error: BaseException, text: str) -> None:
+    """Put the text of the remote traceback at the end of the chain of causes."""
+    _set(chain_of(error)[-1], "__cause__", RemoteTraceback(text))
 
 
 def lacks_source(error: BaseException) -> bool:

@@ -1,6 +1,7 @@
 """Pickling of values, futures and exceptions between client and worker."""
 
 import copyreg
+import dataclasses
 import functools
 import linecache
 import os
@@ -364,6 +365,16 @@ class WithSlots(Exception):
     __slots__ = ("message",)
 
 
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    code: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FrozenWithSlots(Exception):
+    code: int
+
+
 class OddOSError(OSError):
     def __init__(self, path):
         super().__init__(2, "gone", path)
@@ -407,6 +418,8 @@ EXCEPTIONS = [
     _slots(),
     OSError(2, "No such file", "f"),
     OddOSError("p"),
+    Frozen(3),
+    FrozenWithSlots(3),
     OwnReduce(1, 2),
     _import_error(),
     UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"),
@@ -428,7 +441,7 @@ def test_exceptions_come_back(error):
     assert str(back) == str(error)
     assert back.args == error.args
     assert vars(back) == vars(error)
-    for name in ("errno", "filename", "name", "path", "start", "object", "lineno", "value", "message", "returncode"):
+    for name in "errno filename name path start object lineno value message returncode code".split():
         assert getattr(back, name, None) == getattr(error, name, None)
     assert (packed.type_name, packed.text) == (type(error).__name__, str(error))
 

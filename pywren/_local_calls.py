@@ -315,12 +315,13 @@ class LocalCallset:
     def lose_in_child(self) -> None:
         """End the futures in a forked child: the pool is the parent's, and so are the calls."""
         self._sharing = threading.Lock()
-        self._lock_file = None
-        self.callset.condition = threading.Condition()
+        if self._lock_file is not None:
+            self._lock_file.close()  # the lock lasts as long as any process has the file open
+            self._lock_file = None
         lost, self._futures = self._futures, {}
+        future.forget_parent_threads(self.callset.condition, lost.values())
         settlements = []
         for one in lost.values():
-            one._condition = self.callset.condition
             error = CallLostError(
                 "the call runs for the process that this one was forked from, which alone gets its result",
                 call_id=one.call_id,

@@ -243,6 +243,7 @@ class StagedCallset:
         self._looking = threading.RLock()
         living = [one for call_id in self._futures for one in self._living(call_id)]
         future.forget_parent_threads(self.callset.condition, living)
+        self._with_callbacks.clear()
 
     def _examine(self, outstanding: Sequence[str]) -> bool:
         verdicts: dict[str, Status | PywrenError] = {}

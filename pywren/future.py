@@ -499,10 +499,10 @@ def tell(futures: Iterable[ResponseFuture]) -> None:
 
 
 def forget_parent_threads(condition: threading.Condition, futures: Iterable[ResponseFuture]) -> None:
-    """Let go, in a forked child, of what only threads of the parent will release or wake. For origins alone."""
+    """Let go, in a forked child, of what only threads of the parent release, wait for or call. For origins alone."""
     threading.Condition.__init__(condition)  # in place: all futures of the callset share it
     for future in futures:
-        future._installed = None
+        future._installed = future._callbacks = None
 
 
 def is_done(future: ResponseFuture) -> bool:

@@ -160,12 +160,14 @@ executor = pywren.local_executor()
 finished = executor.call_async(abs, -7)
 assert finished.result(60) == 7
 future = executor.call_async(lambda path: hostile.holds_until(path, path + ".gate"), sys.argv[1])
+called = []
+future.add_done_callback(called.append)
 child = os.fork()
 if child == 0:
     try:
         future.result(60)
     except pywren.exceptions.CallLostError:
-        told = finished.result(0) == 7 and executor.call_async(abs, -2).result(60) == 2
+        told = not called and finished.result(0) == 7 and executor.call_async(abs, -2).result(60) == 2
         os._exit(0 if told else 1)
     os._exit(2)
 _, status = os.waitpid(child, 0)
@@ -179,6 +181,28 @@ def test_after_fork_both_processes_go_on(tmp_path):
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, str(tmp_path / "held")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT, env=environment(tmp_path), check=False)
     assert done.stdout == "0 on time 3\n", done.stderr
+
+
+FORK_AND_END = """
+import os, pickle, sys, time, pywren
+with open(sys.argv[1], "wb") as file:
+    pickle.dump([pywren.local_executor().call_async(time.sleep, 600)], file)
+if os.fork() == 0:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(1, 2)
+    sys.stdin.read()  # for as long as the test holds the other end
+    os._exit(0)
+os._exit(0)
+"""
+
+
+def test_a_forked_child_does_not_pass_for_the_client(tmp_path):
+    """Row 69 of the failure table: calls are lost with the client, also when a process that it forked lives on."""
+    path = tmp_path / "futures"
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK_AND_END, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment(tmp_path)) as process:
+        assert process.wait(WAIT) == 0
+        assert "CallLostError" in answer(collect(path))
 
 
 # -- what is known ------------------------------------------------------------------------------------------------

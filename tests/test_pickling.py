@@ -441,8 +441,9 @@ def test_exceptions_come_back(error):
     assert str(back) == str(error)
     assert back.args == error.args
     assert vars(back) == vars(error)
-    for name in "errno filename name path start object lineno value message returncode code".split():
+    for name in ("errno", "filename", "name", "path", "start", "object", "lineno", "value", "message", "returncode"):
         assert getattr(back, name, None) == getattr(error, name, None)
+    assert getattr(back, "code", None) == getattr(error, "code", None)
     assert (packed.type_name, packed.text) == (type(error).__name__, str(error))
 
 

@@ -94,6 +94,12 @@ _SUBMODULES = frozenset(
 class _Package(types.ModuleType):
     """The package, whose ``wait`` is the function although there is a module of that name."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as modules do: by name. A function that uses the global ``pywren`` takes it along so."""
+        import importlib
+
+        return importlib.import_module, (self.__name__,)
+
     @property
     def wait(self) -> Any:
         """The function ``pywren.wait.wait``."""

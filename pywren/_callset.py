@@ -29,6 +29,7 @@ class Callset:
         facts: what ``invoke_status`` says of every call alike.
         modules: top-level names of the user's modules that were sent; who reads an outcome may need them.
         condition: shared by the callset's futures.
+        inputs: the futures whose stored outcomes its calls refer to.
         deletion: the finalizer that deletes the callset's directory on this machine, when there is one.
     """
 
@@ -42,6 +43,7 @@ class Callset:
     modules: frozenset[str] = frozenset()
     condition: threading.Condition = field(default_factory=threading.Condition, repr=False)
     deletion: Any = field(default=None, repr=False)
+    inputs: list[Any] = field(default_factory=list, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return dict(self.__dict__, secret=self.known_secret(), condition=None, deletion=None)

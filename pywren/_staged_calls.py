@@ -43,6 +43,7 @@ from pywren.exceptions import (
     IntegrityError,
     PywrenError,
     StorageError,
+    StorageNoSuchKeyError,
 )
 from pywren.future import ResponseFuture, Settlement
 from pywren.runtime import version_str
@@ -298,7 +299,6 @@ class StagedCallset:
     def _conclude(self, verdicts: Mapping[str, Status | PywrenError]) -> bool:
         """Settle what has ended, fetching the outputs that are small or asked for."""
         settlements: dict[str, tuple[Any, BaseException | None, Any]] = {}
-        to_fetch: dict[str, Status] = {}
         for call_id, verdict in verdicts.items():
             if isinstance(verdict, PywrenError):
                 settlements[call_id] = (None, verdict, None)
@@ -306,29 +306,47 @@ class StagedCallset:
                 settlements[call_id] = (*self._judge(verdict, verdict.outcome), verdict)
             else:
                 self._committed[call_id] = verdict
-        for call_id, status in self._committed.items():
-            if (status.output_size or 0) <= EAGER_OUTPUT_LIMIT or self._is_awaited(call_id):
-                to_fetch[call_id] = status
+        self._settle(settlements)
+        return self._fetch_outputs() or bool(verdicts)
+
+    def _fetch_outputs(self) -> bool:
+        """Fetch the separate outputs that are small or asked for, and settle their futures."""
+        wanted = {
+            call_id: status
+            for call_id, status in self._committed.items()
+            if (status.output_size or 0) <= EAGER_OUTPUT_LIMIT or self._is_awaited(call_id)
+        }
+        fetched: dict[str, bytes | StorageError] = {}
 
         def fetch(call_id: str) -> None:
-            status = to_fetch[call_id]
-            settlements[call_id] = (*self._fetch(status), status)
+            fetched[call_id] = self._fetch(wanted[call_id])
 
-        for_each(fetch, to_fetch, self._threads())
-        self._settle(settlements)
-        return bool(verdicts) or bool(settlements)
+        try:
+            for_each(fetch, wanted, self._threads())
+        finally:
+            # unpickled by this one thread: what is unpickled may hold futures of this very callset
+            self._settle(
+                {
+                    call_id: (None, data, wanted[call_id])
+                    if isinstance(data, StorageError)
+                    else (*self._judge(wanted[call_id], data), wanted[call_id])
+                    for call_id, data in fetched.items()
+                }
+            )
+        return bool(fetched)
 
-    def _fetch(self, status: Status) -> tuple[Any, BaseException | None]:
+    def _fetch(self, status: Status) -> bytes | StorageError:
+        """Return a verified output, or why there will never be one; other errors of the storage may pass."""
         started = self._clock()
         try:
             data = self.storage.get(status.output_key or "")
             verify_sha256(data, status.output_sha256, f"the output {status.output_key}")
-        except (StorageError, DecodeError) as error:
-            return None, error
+        except (IntegrityError, StorageNoSuchKeyError) as error:
+            return error
         record = self.records.setdefault(status.call_id, {})
         record["download_output_timestamp"] = started
         record["download_output_time"] = self._clock() - started
-        return self._judge(status, data)
+        return data
 
     def _judge(self, status: Status, outcome: bytes | None) -> tuple[Any, BaseException | None]:
         document = status.document()
@@ -372,8 +390,7 @@ class StagedCallset:
             )
         else:
             return
-        for call_id in missing:
-            self._end(call_id, CallLostError(text))
+        for_each(lambda call_id: self._end(call_id, CallLostError(text)), missing, self._threads())
 
     def _storage_failed(self, error: PywrenError, outstanding: Sequence[str]) -> bool:
         """Put up with a storage that fails for a while; then end the futures (not the calls) with its error."""
@@ -684,6 +701,7 @@ class _ArgumentStager:
         """Refer to where an outcome stands in this storage, or store it for this call."""
         status = future.settlement(one).source
         if isinstance(status, Status) and status.failure is None and one.storage_path == self._storage.path:
+            self._callset.inputs.append(one)  # what it refers to must not go before this callset does
             if status.output_sha256 is not None and status.output_key:
                 return Reference(status.output_key, status.output_sha256, one.callset_id, one.call_id)
             if status.outcome is not None:

@@ -19,7 +19,7 @@ from pywren.future import ResponseFuture, modules_sent_for, settlement
 from pywren.runtime import check_runtime, get_runtime_info
 from pywren.serialize import Serializer
 from pywren.storage import Storage
-from pywren.wait import wait
+from pywren.wait import list_of, wait
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -171,8 +171,8 @@ class Executor:
         Raises:
             PywrenError: as ``map``.
         """
-        futures = list(list_of_futures)
         _check_callable(function)
+        futures = list_of(list_of_futures, "reduce()")
         wait(futures)
         return self.call_async(Reduction(function), futures, extra_env, extra_meta)
 
@@ -406,6 +406,11 @@ def _checked_excludes(exclude_modules: Iterable[str] | None) -> Sequence[str]:
 
 
 def _checked_env(extra_env: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    if extra_env is not None and not isinstance(extra_env, Mapping):
+        raise ArgumentError(
+            f"extra_env is a {type(extra_env).__name__}, not a dict. A function gets one item: for several arguments "
+            "map over tuples (zip), or use pywren.PoolExecutor"
+        )
     for name, value in (extra_env or {}).items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise ArgumentError(f"extra_env: {name!r} and its value {value!r} must both be text")

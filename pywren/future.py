@@ -256,10 +256,28 @@ class ResponseFuture(concurrent.futures.Future[Any]):
         _call_back(self, (fn,))
 
     def __await__(self) -> Generator[Any, None, Any]:
-        """Wait for the call in a coroutine: ``value = await future``."""
+        """Wait for the call in a coroutine: ``value = await future``.
+
+        When the waiting task is cancelled, so is the call; without keeping the event loop waiting for that.
+        """
         import asyncio
 
-        return asyncio.wrap_future(self).__await__()
+        loop = asyncio.get_running_loop()
+        woken = asyncio.Event()
+
+        def wake(_: object) -> None:
+            try:
+                loop.call_soon_threadsafe(woken.set)
+            except RuntimeError:
+                pass  # the loop was closed meanwhile, and nobody waits
+
+        self.add_done_callback(wake)
+        try:
+            yield from woken.wait().__await__()
+        except asyncio.CancelledError:
+            threading.Thread(target=self.cancel, name="pywren-cancel", daemon=True).start()
+            raise
+        return self.result()
 
     # -- what is known of it ------------------------------------------------------------------------------------
 

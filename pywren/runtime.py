@@ -40,5 +40,5 @@ def check_runtime(runtime_meta: Mapping[str, Any]) -> None:
         here = version_str(sys.version_info)
         raise ConfigError(
             f"the runtime's python version is {runtime_meta.get('python_ver')}, but this program runs on {here}: "
-            f"make a runtime for Python {here} with `pywren runtime build`, or run this program on the other"
+            f"make a runtime for Python {here} as docs/runtimes.md says, or run this program on the other"
         )

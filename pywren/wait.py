@@ -36,11 +36,7 @@ def wait(
     Raises:
         ArgumentError: ``return_when`` is none of the three, or one of ``fs`` is no future.
     """
-    futures = list(fs)
-    for item in futures:
-        if not isinstance(item, ResponseFuture):
-            raise ArgumentError(f"wait() takes futures of pywren, not a {type(item).__name__}")
-        item._invoked()
+    futures = list_of(fs, "wait()")
     distinct = list({id(item): item for item in futures}.values())
     if return_when == ALWAYS:
         _future.look([item for item in distinct if not _future.is_done(item)])
@@ -67,6 +63,26 @@ def get_all_results(fs: Iterable[ResponseFuture]) -> list[Any]:
     Raises:
         BaseException: what the first failing call of the list raised, once all have ended.
     """
-    futures = list(fs)
+    futures = list_of(fs, "get_all_results()")
     wait(futures)
     return [item.result() for item in futures]
+
+
+def list_of(fs: Iterable[ResponseFuture], taker: str) -> list[ResponseFuture]:
+    """Return futures as a list.
+
+    Args:
+        fs: the futures.
+        taker: what takes them, for the error.
+
+    Raises:
+        ArgumentError: it is no iterable, or holds something else than futures that were invoked.
+    """
+    if isinstance(fs, ResponseFuture) or not isinstance(fs, Iterable):
+        raise ArgumentError(f"{taker} takes a list of futures, not a {type(fs).__name__}")
+    futures = list(fs)
+    for item in futures:
+        if not isinstance(item, ResponseFuture):
+            raise ArgumentError(f"{taker} takes futures of pywren, not a {type(item).__name__}")
+        item._invoked()
+    return futures

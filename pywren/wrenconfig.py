@@ -82,9 +82,9 @@ def find_source(config: Mapping[str, Any] | None = None) -> Source:
                 f"`pywren --filename {named} create_config`, or unset the variable"
             )
         return Source("environment", named)
-    for kind, path in (("directory", Path(_FILE_NAME).absolute()), ("home", Path(get_default_home_filename()))):
+    for kind, path in (("directory", Path(_FILE_NAME)), ("home", Path(get_default_home_filename()))):
         if path.is_file():
-            return Source(kind, str(path))
+            return Source(kind, str(path.absolute()))
     return Source("embedded")
 
 
@@ -285,7 +285,7 @@ def require(config: Mapping[str, Any], path: str) -> Any:
     if value is None:
         raise ConfigError(
             f"the configuration has no {_spoken(path)}: write {_wanted(KEYS[path])} there, "
-            "or make a configuration with `pywren-setup`"
+            "or make a configuration with `pywren create_config`"
         )
     return value
 
@@ -343,7 +343,7 @@ def _check_bucket(config: Mapping[str, Any], source: str) -> None:
     if bucket in _PLACEHOLDER_BUCKETS:
         raise ConfigError(
             f"{source}: {_spoken('s3.bucket')} is still {bucket}: make sure you change the default bucket to the name "
-            "of one of yours (`pywren create_bucket` makes it)"
+            "of one of yours (`aws s3 mb s3://NAME` makes one). Without a configuration file calls run on this machine"
         )
 
 

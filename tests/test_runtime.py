@@ -66,7 +66,7 @@ def test_a_runtime_of_ones_own(s3: Any) -> None:
 @pytest.mark.moto
 def test_a_runtime_that_is_missing(s3: Any) -> None:
     """The error names it and how to make one."""
-    with pytest.raises(ConfigError, match=r"s3://mine/runtimes/a\.meta\.json.*pywren runtime build"):
+    with pytest.raises(ConfigError, match=r"s3://mine/runtimes/a\.meta\.json.*runtimes\.md"):
         runtime.get_runtime_info(OWN)
 
 
@@ -83,6 +83,6 @@ def test_a_runtime_of_another_python() -> None:
     """It is not valid, and the check says which version it is and what to do."""
     meta = {"python_ver": "2.7"}
     assert not runtime.runtime_valid(meta)
-    with pytest.raises(ConfigError, match=rf"python version is 2\.7.*runs on {HERE}.*pywren runtime build"):
+    with pytest.raises(ConfigError, match=rf"python version is 2\.7.*runs on {HERE}.*runtimes\.md"):
         runtime.check_runtime(meta)
     runtime.check_runtime({"python_ver": HERE})

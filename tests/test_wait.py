@@ -19,7 +19,7 @@ def some(count, origin=None):
 
 def test_wait_is_a_function_whatever_is_imported():
     """``pywren.wait`` stays the function although a module has its name."""
-    import pywren.wait  # noqa: PLC0415
+    import pywren.wait
 
     assert callable(pywren.wait)
 

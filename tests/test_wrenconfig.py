@@ -299,6 +299,6 @@ def test_settings_and_their_defaults() -> None:
 
 def test_require_names_what_is_missing() -> None:
     """A key without a default that somebody needs is an error with the remedy."""
-    with pytest.raises(ConfigError, match=r"no account: aws_account_id.*12 digits.*pywren-setup"):
+    with pytest.raises(ConfigError, match=r"no account: aws_account_id.*12 digits.*create_config"):
         wrenconfig.require({}, "account.aws_account_id")
     assert wrenconfig.require({}, "lambda.function_name") == "pywren_1"

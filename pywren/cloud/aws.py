@@ -338,7 +338,7 @@ class AWS:
                 "sqs",
                 "get_queue_url",
                 doing=f"find the queue {name}",
-                missing="create it with `pywren create_queue`",
+                missing="create it with `aws sqs create-queue --queue-name NAME`",
                 refused=InvocationError,
                 QueueName=name,
             )["QueueUrl"]

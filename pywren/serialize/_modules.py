@@ -272,7 +272,7 @@ def _too_big(module: Module, size: int) -> SerializationError:
     return SerializationError(
         f"the package {module.name} ({module.shown_path}) is {size / 1e6:.0f} MB, over the limit of "
         f"{PACKAGE_LIMIT / 1e6:.0f} MB for what is shipped with a function; keep its data elsewhere, leave it out with "
-        f"exclude_modules=[{module.name!r}], or install it on the worker with 'pywren runtime build'",
+        f"exclude_modules=[{module.name!r}], or give the worker a runtime or layer that has it (docs/runtimes.md)",
         path=module.name,
     )
 

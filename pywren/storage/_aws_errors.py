@@ -247,7 +247,7 @@ _BY_CODE: Mapping[str, Meaning] = {
         (
             "NoSuchBucket",
             Meaning(
-                "there is no such bucket: create it with `pywren create_bucket`, or name yours in the configuration "
+                "there is no such bucket: create it with `aws s3 mb s3://NAME`, or name yours in the configuration "
                 "under s3: bucket"
             ),
         ),
@@ -278,9 +278,9 @@ _BY_CODE: Mapping[str, Meaning] = {
         ),
         (
             "AWS.SimpleQueueService.NonExistentQueue QueueDoesNotExist",
-            Meaning("there is no such queue: create it with `pywren create_queue`"),
+            Meaning("there is no such queue: create it with `aws sqs create-queue --queue-name NAME`"),
         ),
-        ("NoSuchEntity", Meaning("there is no such role or policy: create it with `pywren create_role`")),
+        ("NoSuchEntity", Meaning("there is no such role or policy: `pywren deploy_lambda` creates it")),
         (
             "InvalidRuntimeException InvalidZipFileException InvalidSecurityGroupIDException InvalidSubnetIDException",
             Meaning("the function is broken as it was deployed: deploy it again with `pywren deploy_lambda`"),

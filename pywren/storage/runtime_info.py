@@ -94,7 +94,7 @@ def get_runtime_info(runtime_config: Mapping[str, Any] | None) -> dict[str, Any]
 
 
 _REMEDY = (
-    "make one with `pywren runtime build`, or remove the runtime section from the configuration to use "
+    "make one as docs/runtimes.md says, or remove the runtime section from the configuration to use "
     "the worker's own Python"
 )
 

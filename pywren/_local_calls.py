@@ -24,7 +24,13 @@ from pywren._callset import Callset, Submission
 from pywren._failure import Failure
 from pywren._integrity import sha256
 from pywren._wire import INLINE_OUTCOME_LIMIT, Call, Status
-from pywren.exceptions import CallCancelledError, CallLostError, PywrenError, StorageError
+from pywren.exceptions import (
+    CallCancelledError,
+    CallLostError,
+    PywrenError,
+    ResultSerializationError,
+    StorageError,
+)
 from pywren.future import ResponseFuture, Settlement
 from pywren.storage import Storage
 from pywren.version import __version__
@@ -87,6 +93,7 @@ class LocalCallset:
         self._futures: dict[int, ResponseFuture] = {}
         self._sharing = threading.Lock()
         self._shared: set[str] = set()
+        self._stored: set[str] = set()
         self._lock_file: Any = None
         _callsets.add(self)
 
@@ -162,10 +169,13 @@ class LocalCallset:
                 settlements.append(Settlement(one, *self._judge(one.call_id, result), _Ended(result, now)))
         if not self._futures:
             self._batch = None  # it calls back here: without the cycle all is freed with the last future
-        future.settle(settlements)
-        if self._shared:
+        if self._shared:  # first: once a wait() is over, others may collect
             for settlement in settlements:
-                self._store_if_shared(settlement.future)
+                self._store_if_shared(settlement)
+        future.settle(settlements)
+        if self._shared:  # a future may have been pickled since
+            for settlement in settlements:
+                self._store_if_shared(settlement)
 
     def _judge(self, call_id: str, result: RunResult) -> tuple[Any, BaseException | None]:
         if result.failure is not None:
@@ -199,12 +209,14 @@ class LocalCallset:
         ended = _Ended(RunResult(None, None, failure=Failure.of(error), returncode=None), time.time())
         self._futures.pop(index, None)
         future.settle([Settlement(target, None, error, ended)])
-        self._store_if_shared(target)
+        self._store_if_shared(future.settlement(target))
         return target.cancelled()
 
     def run_status(self, target: ResponseFuture, source: Any) -> dict[str, Any] | None:
         """Return what the worker of a storage would have said."""
-        return self._status(target, source).document() if isinstance(source, _Ended) else None
+        if not isinstance(source, _Ended):
+            return None
+        return self._status(future.settlement(target)).document()
 
     def invoke_status(self, target: ResponseFuture) -> dict[str, Any]:
         """Return what the client did for the callset; what 0.4 did besides took no time here."""
@@ -234,52 +246,63 @@ class LocalCallset:
     # -- sharing with other processes ------------------------------------------------------------------------------
 
     def _share(self, target: ResponseFuture) -> str:
+        path = Path(self.storage.path[1], self.callset.keys.root, "client")
         with self._sharing:
-            path = Path(self.storage.path[1], self.callset.keys.root, "client")
             self._shared.add(target.call_id)
             if self._lock_file is None:
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._lock_file = _hold_lock(path)
                 weakref.finalize(self, self._lock_file.close)
         if future.is_done(target):
-            self._store_if_shared(target)
+            self._store_if_shared(future.settlement(target))
         return str(path)
 
-    def _store_if_shared(self, target: ResponseFuture) -> None:
-        with self._sharing:
-            if target.call_id not in self._shared:
+    def _store_if_shared(self, ended: Settlement) -> None:
+        call_id = ended.future.call_id
+        with self._sharing:  # not while storing: what is pickled then may hold futures of this callset
+            if call_id not in self._shared or call_id in self._stored:
                 return
-            self._shared.discard(target.call_id)
+            self._stored.add(call_id)
+        try:
             try:
-                self._store(target)
-            except (PywrenError, OSError) as error:
-                logger.warning("call %s cannot be collected by another process: %s", target.call_id, error)
+                self._store(ended)
+            except (StorageError, OSError):
+                raise
+            except Exception as error:  # noqa: BLE001 -- whatever a result does when it is pickled, others are told
+                text = f"the result cannot be stored for other processes: {type(error).__name__}: {error}"
+                self._commit(self._status(ended), failure=Failure.of(ResultSerializationError(text)))
+        except (PywrenError, OSError) as error:
+            logger.warning("call %s cannot be collected by another process: %s", call_id, error)
 
-    def _store(self, target: ResponseFuture) -> None:
-        keys = self.callset.call_keys(target.call_id)
-        status = self._status(target, future.settlement(target).source)
-        if status.failure is None:
-            outcome = _staged_calls.encoded_outcome(target)
-            if len(outcome) <= INLINE_OUTCOME_LIMIT:
-                status = dataclasses.replace(status, outcome=outcome)
-            else:
-                self.storage.put(keys.output, outcome)
-                status = dataclasses.replace(status, output_sha256=sha256(outcome), output_size=len(outcome))
-        self.storage.commit_status(keys.status, status.encode(self.callset.attempt_key(target.call_id, 1)))
+    def _store(self, ended: Settlement) -> None:
+        status = self._status(ended)
+        if status.failure is not None:
+            self._commit(status)
+            return
+        outcome = _staged_calls.encoded_outcome(ended)
+        if len(outcome) <= INLINE_OUTCOME_LIMIT:
+            self._commit(status, outcome=outcome)
+        else:
+            self.storage.put(self.callset.call_keys(status.call_id).output, outcome)
+            self._commit(status, output_sha256=sha256(outcome), output_size=len(outcome))
 
-    def _status(self, target: ResponseFuture, ended: Any) -> Status:
-        result = ended.result if isinstance(ended, _Ended) else RunResult(None, None)
-        keys = self.callset.call_keys(target.call_id)
+    def _commit(self, status: Status, **members: Any) -> None:
+        data = dataclasses.replace(status, **members).encode(self.callset.attempt_key(status.call_id, 1))
+        self.storage.commit_status(self.callset.call_keys(status.call_id).status, data)
+
+    def _status(self, ended: Settlement) -> Status:
+        source = ended.source if isinstance(ended.source, _Ended) else _Ended(RunResult(None, None), time.time())
+        result, call_id = source.result, ended.future.call_id
+        keys = self.callset.call_keys(call_id)
         name, text, trace = result.exception or (None, None, None)
         return Status(
             callset_id=self.callset.id,
-            call_id=target.call_id,
+            call_id=call_id,
             failure=result.failure,
             output_key=keys.output,
             exception=name,
             exception_args=text,
             exception_traceback=trace,
-            info=self._info(keys, result, getattr(ended, "time", time.time())),
+            info=self._info(keys, result, source.time),
         )
 
     def _info(self, keys: Any, result: RunResult, end_time: float) -> dict[str, Any]:
@@ -335,12 +358,15 @@ def _hold_lock(path: Path) -> Any:
     """Lock a file for as long as this process lives; others see by it that the calls still run."""
     import fcntl  # the pool is there on Linux and macOS only
 
-    file = open(path, "wb")  # noqa: SIM115 -- held for as long as the callset lives
     try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = open(path, "wb")  # noqa: SIM115 -- held for as long as the callset lives
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        file.close()
-        raise StorageError(f"cannot lock {path}: {error}") from error
+        raise StorageError(
+            f"cannot keep results for other processes below {path.parent}: {error}; set PYWREN_HOME to a directory "
+            "that can be written"
+        ) from error
     return file
 
 

@@ -226,10 +226,36 @@ def dump_result(value: Any, *, out_of_band: bool = False) -> Packed:
 
 
 def _raise_unreturnable(value: Any, cause: Exception) -> NoReturn:
-    try:
-        raise_unpicklable(value, cause, "result")
-    except SerializationError as error:
-        raise ResultSerializationError(f"the result of the function cannot be brought back: {error}") from error
+    from pywren._unpicklable import explain
+
+    where, why = explain(value, cause, "result", dump, returned=True)
+    raise ResultSerializationError(f"the result of the function cannot be brought back: {where}: {why}") from cause
+
+
+# -- functools.lru_cache: pickled by name, which a script's own functions do not have on the worker ------------
+
+_CachedFunction: Any = type(functools.lru_cache(lambda: None))
+
+
+def _is_importable(function: Any) -> bool:
+    """Tell whether the worker finds a function by module and name, as plain pickle would look it up."""
+    found: Any = None if function.__module__ == "__main__" else sys.modules.get(function.__module__)
+    for name in function.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is function
+
+
+def _new_cache(maxsize: int | None, typed: bool) -> Any:
+    # the function comes later: it may refer to the cached one, when it calls itself
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return cached.__wrapped__(*args, **kwargs)
+
+    cached = functools.lru_cache(maxsize=maxsize, typed=typed)(call)
+    return cached
+
+
+def _fill_cache(cached: Any, function: Any) -> None:
+    functools.update_wrapper(cached, function)
 
 
 def _collector(buffers: list[pickle.PickleBuffer]) -> Callable[[pickle.PickleBuffer], bool]:
@@ -280,6 +306,8 @@ def _pickler_classes() -> tuple[Any, Any]:
                 return reduce_exception(obj, self.chained)
             if isinstance(obj, types.TracebackType):
                 return make_traceback, (frames_of(obj),)
+            if type(obj) is _CachedFunction and not _is_importable(obj):
+                return _new_cache, tuple(obj.cache_parameters().values()), obj.__wrapped__, None, None, _fill_cache
             if isinstance(obj, io.TextIOWrapper):
                 _refuse_file(obj)  # cloudpickle would send a copy of its contents
             return NotImplemented

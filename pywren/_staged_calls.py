@@ -707,7 +707,7 @@ class _ArgumentStager:
             if status.outcome is not None:
                 key = self._earlier_status_key(one)
                 return Reference(key, sha256(status.outcome), one.callset_id, one.call_id)
-        data = encoded_outcome(one)
+        data = encoded_outcome(future.settlement(one))
         key = self._callset.call_keys(call_id).input(number)
         self._storage.put(key, data)
         return Reference(key, sha256(data), one.callset_id, one.call_id)
@@ -738,9 +738,8 @@ def _call_id_of(payload: Mapping[str, Any]) -> str:
     return str(payload["call_id"])
 
 
-def encoded_outcome(one: ResponseFuture) -> bytes:
-    """Encode what a finished future holds, so that it can be handed on."""
-    ended = future.settlement(one)
+def encoded_outcome(ended: Settlement) -> bytes:
+    """Encode how a call ended, so that it can be handed on."""
     if ended.error is None:
         return Outcome(True, _pickling.dumps(ended.value).data).encode()
     packed = _pickling.dump_exception(ended.error)

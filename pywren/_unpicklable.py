@@ -21,7 +21,9 @@ Part = tuple[str, Any]
 """What is added to the path, and the part of the object that stands there."""
 
 
-def explain(obj: Any, error: Exception, path: str, dump: Callable[[Any], object]) -> tuple[str, str]:
+def explain(
+    obj: Any, error: Exception, path: str, dump: Callable[[Any], object], *, returned: bool = False
+) -> tuple[str, str]:
     """Find what made pickling fail.
 
     Args:
@@ -29,6 +31,7 @@ def explain(obj: Any, error: Exception, path: str, dump: Callable[[Any], object]
         error: what pickling it raised.
         path: what the object is: ``argument 3``.
         dump: pickles a part, or raises.
+        returned: whether the object is a result, for the remedy.
 
     Returns:
         Where the culprit sits (``argument 3.model.lock``) and why it cannot be pickled.
@@ -50,7 +53,7 @@ def explain(obj: Any, error: Exception, path: str, dump: Callable[[Any], object]
                 obj, error, path = part, problem, path + name
                 break
         else:
-            return path, _reason(obj, error)
+            return path, _reason(obj, error, returned)
 
 
 def _problem(part: Any, dump: Callable[[Any], object]) -> Exception | None:
@@ -65,13 +68,24 @@ def _is_too_deep(error: BaseException) -> bool:
     return isinstance(error, RecursionError) or isinstance(error.__cause__, RecursionError)
 
 
-def _reason(obj: Any, error: Exception) -> str:
+# for what goes in and for what comes back; by type, "" for every other
+_REMEDIES: tuple[dict[str, str], dict[str, str]] = (
+    {"": "make it inside the function, on the worker"},
+    {
+        "": "return what was made with it",
+        "generator": "return a list of its items",
+        "coroutine": "an async function is not awaited on the worker: have the function call asyncio.run()",
+    },
+)
+
+
+def _reason(obj: Any, error: Exception, returned: bool) -> str:
     if _is_too_deep(error):
         return _TOO_DEEP
     text = str(error)
     refused = re.match(r"cannot pickle '?([\w.]+)'? object", text)
     if refused:
-        return f"a {refused[1]} cannot be pickled; make it inside the function, on the worker"
+        return f"a {refused[1]} cannot be pickled; {_REMEDIES[returned].get(refused[1], _REMEDIES[returned][''])}"
     kind = type(obj)
     name = (
         kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"

@@ -390,3 +390,19 @@ def returns_much(size):
 
 def asks_the_future(future):
     return future.result()
+
+
+class PicklesOnce:
+    """Pickles where it was made, and nowhere else."""
+
+    def __init__(self, here=True):
+        self.here = here
+
+    def __reduce__(self):
+        if not self.here:
+            raise TypeError("this pickles once")
+        return PicklesOnce, (False,)
+
+
+def returns_what_pickles_once(_):
+    return PicklesOnce()

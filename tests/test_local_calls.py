@@ -17,7 +17,7 @@ import pytest
 from executors import WAIT, is_there
 
 import pywren
-from pywren.exceptions import CallCancelledError, PywrenError
+from pywren.exceptions import CallCancelledError, PywrenError, ResultSerializationError
 from pywren.storage import Storage
 
 COLLECT = """
@@ -111,6 +111,30 @@ def test_a_client_that_ended_after_its_calls(tmp_path):
     path = tmp_path / "futures"
     subprocess.run([sys.executable, "-c", program, str(path)], timeout=WAIT, env=environment(tmp_path), check=True)
     assert answer(collect(path)) == "[1, 2] None"
+
+
+def test_a_client_that_is_killed_right_after_its_wait(tmp_path):
+    """Once ``wait`` is over, the results of pickled futures are where others find them."""
+    program = (
+        "import pickle, pywren, sys, os, signal, time\n"
+        "def slow(x):\n    time.sleep(0.2)\n    return x\n"
+        "futures = pywren.local_executor().map(slow, [1, 2])\n"
+        "open(sys.argv[1], 'wb').write(pickle.dumps(futures))\n"
+        "pywren.wait(futures)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    path = tmp_path / "futures"
+    subprocess.run([sys.executable, "-c", program, str(path)], timeout=WAIT, env=environment(tmp_path), check=False)
+    assert answer(collect(path)) == "[1, 2] None"
+
+
+def test_a_result_that_cannot_be_stored_is_an_error_elsewhere(ready):
+    """Another process is told so, instead of waiting for what never comes."""
+    future = ready.call(hostile.returns_what_pickles_once, 1)
+    copy = pickle.loads(pickle.dumps(future))
+    future.result(WAIT)
+    with pytest.raises(ResultSerializationError, match="stored"):
+        copy.result(WAIT)
 
 
 def test_a_copy_in_the_same_process(ready):

@@ -739,3 +739,28 @@ def test_what_a_pickle_mentions_is_noted():
     assert {"os", "subprocess", "functools", "linecache", Plain.__module__} <= mentions.modules
     assert list(mentions.code) == [function.__code__]
     assert None not in mentions.modules
+
+
+@functools.lru_cache(maxsize=7)
+def _fibonacci(n):
+    return n if n < 2 else _fibonacci(n - 1) + _fibonacci(n - 2)
+
+
+def test_a_cached_function_of_the_script_travels_with_its_function(monkeypatch):
+    """What ``lru_cache`` made of a function of the main script arrives whole, also when it calls itself."""
+    monkeypatch.setattr(_fibonacci, "__module__", "__main__")
+    copy = loads(dumps(_fibonacci))
+    assert copy is not _fibonacci
+    assert (copy(10), copy.cache_parameters()["maxsize"]) == (55, 7)
+
+
+def test_a_cached_function_of_a_module_travels_by_name():
+    """One that the worker can import is not copied."""
+    assert loads(dumps(_fibonacci)) is _fibonacci
+
+
+@pytest.mark.parametrize(("result", "remedy"), [((n for n in ()), "a list of its items"), (threading.Lock(), "return")])
+def test_a_result_that_does_not_pickle_has_a_remedy_for_results(result, remedy):
+    """The error says what to return instead, not where to make it."""
+    with pytest.raises(ResultSerializationError, match=remedy):
+        dump_result(result)

@@ -25,11 +25,12 @@ from typing import ClassVar
 
 from pywren._failure import Failure
 from pywren._pickling import Packed
+from pywren.exceptions import ConfigError
 from pywren.worker import _frames
 from pywren.worker._batch import Batch, OnResults, OnStart, PreparedFunction
 from pywren.worker._frames import Frame
 from pywren.worker._member import BATCH_SHIFT, STALL_SECONDS, Member
-from pywren.worker.process import check_platform, remove_directory, run_result
+from pywren.worker.process import check_platform, remove_abandoned_directories, remove_directory, run_result
 from pywren.worker.task import (
     Function,
     RunResult,
@@ -42,11 +43,16 @@ from pywren.worker.task import (
 
 logger = logging.getLogger(__name__)
 
+PROCESSES_VARIABLE = "PYWREN_LOCAL_PROCESSES"
+"""Says how many processes the local pool has, instead of as many as there are processors to use."""
+
 LINGER_SECONDS = 5.0
 """How long the children of a pool stay when no executor uses it."""
 
 _MAX_FAILED_STARTS = 3
 _EXIT_WARNING_SECONDS = 2.0
+_GATHER_SECONDS = 0.0003
+_GATHER_FROM = 64  # so many calls ahead of a member, and as many outstanding, mean that calls take microseconds
 _INDEX_MASK = (1 << BATCH_SHIFT) - 1
 
 
@@ -546,6 +552,12 @@ class LocalPool:
                 remove_directory(directory)
             if ended:
                 return
+            if self._outstanding >= _GATHER_FROM and finished and self._is_streaming():
+                time.sleep(_GATHER_SECONDS)  # a turn costs as much as ten results: they are taken together
+
+    def _is_streaming(self) -> bool:
+        """Whether results come faster than it is worth waking up for each."""
+        return all(len(member.tickets) >= _GATHER_FROM for member in self._members)
 
     def _tell_waiters(self) -> None:
         """Wake those who wait for the last call, whose result has been handed over."""
@@ -663,8 +675,11 @@ class LocalPool:
                     self._outstanding,
                 )
                 self.wait()
+        except KeyboardInterrupt:
+            logger.warning("%d calls were ended with the program", self._outstanding)
         finally:
             self.close()
+            remove_abandoned_directories()
 
     def _forget_after_fork(self) -> None:
         """In a forked process: the children are the other process's, and the pump is not here."""
@@ -676,6 +691,11 @@ class LocalPool:
 
 
 def _usable_processors() -> int:
+    asked = os.environ.get(PROCESSES_VARIABLE)
+    if asked:
+        if not asked.isdecimal() or not int(asked):
+            raise ConfigError(f"{PROCESSES_VARIABLE} is {asked!r}; set it to a number of processes, or unset it")
+        return int(asked)
     if hasattr(os, "sched_getaffinity"):  # in a container often fewer than the machine has
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

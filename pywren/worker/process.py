@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 import pickle
+import re
 import select
 import signal
 import socket
@@ -33,6 +34,7 @@ from pywren.worker.task import (
 TAIL_LIMIT = 64 * 1024
 """Bytes of output that are kept of a call, the last ones."""
 
+_DIRECTORY_NAME = re.compile(r"pywren-(\d+)-[0-9a-f]{16}")
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _READ_BYTES = 64 * 1024
 _FORK_ATTEMPTS = 3
@@ -102,6 +104,25 @@ def remove_directory(path: str) -> None:
         import shutil
 
         shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_abandoned_directories(older_than: float = 86_400.0) -> None:
+    """Remove what clients left that were killed: directories of this user's whose process is gone.
+
+    Args:
+        older_than: seconds; a younger one may belong to a process that cannot be seen from this container.
+    """
+    parent = _temporary_directory()
+    for name in os.listdir(parent):
+        match = _DIRECTORY_NAME.fullmatch(name)
+        path = os.path.join(parent, name)
+        try:
+            if match and os.stat(path).st_uid == os.getuid() and time.time() - os.stat(path).st_mtime > older_than:
+                os.kill(int(match[1]), 0)
+        except ProcessLookupError:
+            remove_directory(path)
+        except OSError:
+            continue  # somebody else's, or gone
 
 
 class Process:

@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from pywren._pickling import Packed, dumps, load_exception, loads
+from pywren.exceptions import ConfigError
 from pywren.worker.pool import LocalPool
 from pywren.worker.task import Function, RunResult, Stop, Task
 
@@ -965,3 +966,21 @@ def test_children_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "no good" in failure.message
     finally:
         pool.close()
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "many"])
+def test_a_number_of_processes_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """The variable that says how many processes there are is checked."""
+    monkeypatch.setenv("PYWREN_LOCAL_PROCESSES", text)
+    with pytest.raises(ConfigError, match="PYWREN_LOCAL_PROCESSES"):
+        LocalPool()
+
+
+def test_ctrl_c_at_the_end_of_the_program_ends_its_calls() -> None:
+    """A program that waits at its end for its calls says so, and can be interrupted quietly."""
+    program = "import pywren, time; pywren.local_executor().call_async(time.sleep, 300)"
+    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True) as client:
+        assert client.stderr is not None
+        assert "1 calls still run" in client.stderr.readline()
+        client.send_signal(signal.SIGINT)
+        assert client.stderr.read() == "1 calls were ended with the program\n"

@@ -12,7 +12,7 @@ from pywren import _pickling, wrenconfig
 from pywren._adapters import Reduction
 from pywren._callset import Callset, Submission
 from pywren._local_calls import LocalDispatcher
-from pywren._staged_calls import StagedDispatcher, agg_data
+from pywren._staging import StagedDispatcher, agg_data
 from pywren._wire import CALL_FIELDS, Call
 from pywren.exceptions import ArgumentError
 from pywren.future import ResponseFuture, modules_sent_for, settlement

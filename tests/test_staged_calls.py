@@ -21,7 +21,8 @@ from pywren._callset import Callset
 from pywren._failure import Failure
 from pywren._integrity import sha256
 from pywren._monitor import Monitor
-from pywren._staged_calls import StagedCallset, agg_data, attach
+from pywren._staged_calls import StagedCallset, attach
+from pywren._staging import agg_data
 from pywren._wire import EAGER_OUTPUT_LIMIT, Call, Outcome, Status
 from pywren.exceptions import (
     ArgumentError,

@@ -351,8 +351,9 @@ class _Inputs:
     def watch(self, items: Iterable[Any]) -> Iterable[Any]:
         """Yield the items, noting which one is being pickled."""
         for item in items:
-            self._current = {}
-            self._found.append(self._current)
+            if self._by_reference:
+                self._current = {}
+                self._found.append(self._current)
             yield item
 
     def persistent_id(self, obj: Any) -> int | _pickling.FinishedFuture | None:

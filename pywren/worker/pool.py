@@ -630,6 +630,8 @@ class LocalPool:
                 self._receive(member, everything=False)
         for member in dead:
             self._bury(member)
+        if not (self._outstanding or self._queue) and self._users:
+            return []  # who waits for the last result needs the GIL
         now = time.monotonic()
         self._expire(now)
         self._balance(now)

@@ -12,7 +12,6 @@ import sys
 import traceback
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn
 
 from pywren._remote_errors import (
@@ -52,7 +51,6 @@ class Packed(NamedTuple):
         return len(self.data) + sum(buffer.raw().nbytes for buffer in self.buffers)
 
 
-@dataclass
 class Mentions:
     """What pickles mention and the reader must be able to import.
 
@@ -61,8 +59,9 @@ class Mentions:
         code: code of the functions pickled by value, with the package their relative imports start from.
     """
 
-    modules: set[str] = field(default_factory=set)
-    code: dict[types.CodeType, str] = field(default_factory=dict)
+    def __init__(self, modules: Iterable[str] = (), code: Mapping[types.CodeType, str] | None = None) -> None:
+        self.modules: set[str] = set(modules)
+        self.code: dict[types.CodeType, str] = dict(code or {})
 
 
 # -- writing -------------------------------------------------------------------------------------------------
@@ -566,8 +565,7 @@ def _finished_with_outcome(outcome: bytes, callset_id: str | None, call_id: str 
 # -- exceptions ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class PackedException:
+class PackedException(NamedTuple):
     """A pickled exception, and its description in text.
 
     Args:

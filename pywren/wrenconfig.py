@@ -7,9 +7,8 @@ import functools
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pywren._integrity import home_path
 from pywren.exceptions import ConfigError
@@ -41,8 +40,7 @@ _PLACEHOLDER_KEY = "PYWREN_DEFAULT_KEY"
 # -- where it comes from -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """Where a configuration comes from.
 
     Args:
@@ -201,8 +199,7 @@ def _warn_of_public_runtime(source: str, bucket: str) -> None:
 # -- what may stand in it ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Key:
+class Key(NamedTuple):
     """What a key may hold.
 
     Args:

@@ -46,6 +46,9 @@ logger = logging.getLogger(__name__)
 PROCESSES_VARIABLE = "PYWREN_LOCAL_PROCESSES"
 """Says how many processes the local pool has, instead of as many as there are processors to use."""
 
+GROW_SECONDS = 0.2
+"""Seconds after the first process is ready at which the others start, though there is no second call yet."""
+
 LINGER_SECONDS = 5.0
 """How long the children of a pool stay when no executor uses it."""
 
@@ -105,6 +108,10 @@ class LocalPool:
         self._touched: dict[int, Batch] = {}
         self._garbage: list[str] = []
         self._failed_starts = 0
+        # Interpreters that start at once are in each other's way, and the first result needs one only: the
+        # others start when there is more than one call, or somewhat later.
+        self._wanted = 1
+        self._grows_at = float("inf")
         self._last_function: PreparedFunction | None = None
         self._thread: threading.Thread | None = None
         self._poll = select.poll()
@@ -305,12 +312,11 @@ class LocalPool:
 
     def _start_missing(self, coming: int = 0) -> None:
         """Start processes until there are enough; one is enough to go on with."""
-        missing = self._size - len([member for member in self._members if not member.dying])
+        if self._outstanding + coming > 1:
+            self._wanted = self._size
+        missing = self._wanted - len([member for member in self._members if not member.dying])
         if missing <= 0:
             return
-        if self._outstanding + coming <= 1 and not any(member.ready for member in self._members):
-            # Interpreters that start at once are in each other's way, and the first result needs one only.
-            missing += 1 - self._size
         for _ in range(missing):
             try:
                 self._members.append(Member())
@@ -445,7 +451,8 @@ class LocalPool:
         if frame.kind == _frames.READY:
             member.ready = True
             member.last = member.started = time.monotonic()
-            self._start_missing()
+            if self._wanted < self._size:
+                self._grows_at = member.started + GROW_SECONDS
             return 0
         ticket = frame.number
         if frame.kind != _frames.RESULT or not member.tickets or member.tickets[0] != ticket:
@@ -592,9 +599,9 @@ class LocalPool:
 
     def _next_time(self) -> float:
         """Return when the pump must act by itself: a time-out, a stalled member, the end of the linger."""
-        earliest = float("inf")
+        earliest = self._grows_at
         if not self._outstanding:
-            return earliest if self._users or not self._members else self._idle_since + self._linger
+            return earliest if self._users or not self._members else min(earliest, self._idle_since + self._linger)
         for member in self._members:
             if not member.tickets:
                 continue
@@ -630,6 +637,9 @@ class LocalPool:
                 self._receive(member, everything=False)
         for member in dead:
             self._bury(member)
+        if time.monotonic() >= self._grows_at:
+            self._wanted, self._grows_at = self._size, float("inf")
+            self._start_missing()
         if not (self._outstanding or self._queue) and self._users:
             return []  # who waits for the last result needs the GIL
         now = time.monotonic()
@@ -648,6 +658,7 @@ class LocalPool:
                 member.kill((head, timeout_failure(timeout)))
         if not self._users and not self._outstanding and now >= self._idle_since + self._linger:
             self._last_function = None
+            self._wanted, self._grows_at = 1, float("inf")
             for member in self._members:
                 member.kill()
 

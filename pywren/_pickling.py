@@ -63,6 +63,11 @@ class Mentions:
         self.modules: set[str] = set(modules)
         self.code: dict[types.CodeType, str] = dict(code or {})
 
+    def add(self, others: Mentions) -> None:
+        """Take what other pickles mention."""
+        self.modules |= others.modules
+        self.code.update(others.code)
+
 
 # -- writing -------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from pywren._pickling import PROTOCOL, Mentions, Packed, PersistentId, dump, dumps, raise_unpicklable
 from pywren.serialize._modules import Module, content_of, files_of
+from pywren.serialize._repeats import Repeats, fingerprint
 from pywren.serialize.module_dependency import THIS_INTERPRETER, ModuleDependencyAnalyzer
 from pywren.wrenutil import bytes_to_b64str
 
@@ -41,6 +42,7 @@ class Serializer:
     def __init__(self, preinstalls: Container[str] = THIS_INTERPRETER, exclude: Collection[str] = ()) -> None:
         self.preinstalls = preinstalls
         self.exclude = tuple(exclude)
+        self._repeats = Repeats()
 
     def pack_call(
         self,
@@ -67,12 +69,24 @@ class Serializer:
             SerializationError: something cannot be pickled, or a module cannot be shipped; names it.
         """
         mentions = Mentions() if mentions is None else mentions
-        name = getattr(func, "__name__", None) or f"the {type(func).__name__}"
-        packed_func = dumps(
-            func, out_of_band=out_of_band, path=name, persistent_id=persistent_id, references=False, mentions=mentions
-        )
+        packed_func = self._pack_function(func, out_of_band, persistent_id, mentions)
         packed_items = _pack_items(items, out_of_band, persistent_id, mentions)
         return PackedCalls(packed_func, packed_items, self._modules(mentions, exclude_modules or ()))
+
+    def _pack_function(
+        self, func: Any, out_of_band: bool, persistent_id: PersistentId | None, mentions: Mentions
+    ) -> Packed:
+        state = fingerprint(func)
+        packed = self._repeats.find(func, state, mentions)
+        if packed is None:
+            name = getattr(func, "__name__", None) or f"the {type(func).__name__}"
+            own = Mentions()
+            packed = dumps(
+                func, out_of_band=out_of_band, path=name, persistent_id=persistent_id, references=False, mentions=own
+            )
+            self._repeats.keep(func, state, packed, own)
+            mentions.add(own)
+        return packed
 
     def _modules(self, mentions: Mentions, exclude: Collection[str]) -> dict[str, bytes]:
         analyzer = ModuleDependencyAnalyzer(self.preinstalls, (*self.exclude, *exclude))

@@ -1,0 +1,1 @@
+"""``python -m pywren.testing.emulator -- CMD …``: run a command under the emulated AWS, and print what it used."""

@@ -288,3 +288,37 @@ def test_results_do_not_pile_up(ready):
     del future
     gc.collect()
     assert value() is None
+
+
+# -- maps of one function, one after the other --------------------------------------------------------------------
+
+KEEPS_COUNT = """
+import pywren
+N = 0
+def count_globally(x):
+    global N
+    N += 1
+    return N
+def counter():
+    n = 0
+    def count(x):
+        nonlocal n
+        n += 1
+        return n
+    return count
+executor = pywren.local_executor()
+for function in (count_globally, counter()):
+    for _ in range(4):
+        assert executor.call_async(function, 0).result() == 1
+    assert sum(pywren.get_all_results(executor.map(function, range(40)))) > 40
+    assert executor.call_async(function, 0).result() == 1
+"""
+
+
+def test_a_map_does_not_see_what_another_did_to_the_variables_of_its_function(tmp_path):
+    """A function is loaded for every map, although a process keeps it and may load it ahead."""
+    command = [sys.executable, "-c", KEEPS_COUNT]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(tmp_path)
+    )
+    assert answer(process) == ""

@@ -13,6 +13,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -31,12 +32,14 @@ from pywren.worker.runner import (
 
 # The user's function may replace any of these under their public names.
 _loads = pickle.loads
-_exit, _getpid, _read = os._exit, os.getpid, os.read
+_exit, _getpid, _read, _perf_counter = os._exit, os.getpid, os.read, time.perf_counter
 
 _TICKET = struct.Struct("<Q")
 STATUS = struct.Struct("<qq")
 """What stands on a call's status pipe: the pid, and ``RUNNING`` (says the call) or the exit code (says the server)."""
 RUNNING = 1 << 32
+_NUDGED_SECONDS = 0.0002
+"""How long a nudge keeps a child awake: what a quick map takes to come, and no more."""
 _SETSIG = 10  # F_SETSIG, which the fcntl module does not know before Python 3.14
 _CHANNEL, _LIFELINE, _TICKETS = 3, 4, 5
 
@@ -177,6 +180,7 @@ class _Function:
         self.source = source
         self._runner = runner
         self._loaded: Callable[[Any], Any] | None = None
+        self._spare: _Function | None = None
 
     def load(self) -> Callable[[Any], Any]:
         """Make the function's modules importable and return it, loading it the first time."""
@@ -184,6 +188,18 @@ class _Function:
         if self._loaded is None:
             self._loaded = self._runner.load(self.source.pickle)
         return self._loaded
+
+    def anew(self) -> _Function:
+        """Return one that shares nothing with what was loaded before."""
+        spare, self._spare = self._spare, None
+        return spare or _Function(self.source, self._runner)
+
+    def load_ahead(self) -> None:
+        """Load what ``anew`` will return, while there is nothing else to do."""
+        if self._spare is None:
+            spare = _Function(self.source, self._runner)
+            spare.load()
+            self._spare = spare
 
 
 class _PoolChild:
@@ -195,7 +211,7 @@ class _PoolChild:
         self.output = Output(captured=True)
         self.runner = TaskRunner(root, os.path.join(root, "scratch"))
         self.functions: dict[int, _Function] = {}
-        self.batches: dict[int, tuple[_Function, Mapping[str, str], bool]] = {}
+        self.batches: dict[int, tuple[_Function, _Function | None, Mapping[str, str], bool]] = {}
         self.arenas: dict[int, UnlinkedFile] = {}
         self.arguments: dict[int, Any] = {}
         self.poll = select.poll()
@@ -213,15 +229,20 @@ class _PoolChild:
                 _exit(0)  # the parent is gone
 
     def _take_ticket(self) -> int:
+        awake_until = 0.0
         while True:
             try:
                 data = _read(self.tickets, 8)
             except BlockingIOError:  # the parent reads here too, and does not block
-                self.poll.poll()
+                if _perf_counter() >= awake_until:
+                    self.poll.poll()
                 continue
             if not data:
                 _exit(0)
-            return int(_TICKET.unpack(data)[0])
+            ticket = int(_TICKET.unpack(data)[0])
+            if ticket != _frames.NUDGE:
+                return ticket
+            awake_until = _perf_counter() + _NUDGED_SECONDS
 
     def _run(self, ticket: int) -> None:
         while ticket not in self.arguments:
@@ -229,7 +250,7 @@ class _PoolChild:
                 self._take_frame(frame)
         entry = self.arguments.pop(ticket)
         argument, references = (Packed(entry), ()) if isinstance(entry, bytes) else self._argument(entry)
-        function, extra_env, shown = self.batches[ticket >> 32]
+        function, next_one, extra_env, shown = self.batches[ticket >> 32]
         if shown:
             self.output.begin(shown=True)
         try:
@@ -248,6 +269,8 @@ class _PoolChild:
             signal.pause()  # until the parent kills what is left, and this process with it
         self.output.restore()
         self.runner.place.leave(self.output.streams)
+        if next_one is not None:
+            next_one.load_ahead()
 
     def _argument(self, entry: Any) -> tuple[Packed, Sequence[bytes]]:
         """Return an argument that is no plain pickle, and the references it makes."""
@@ -261,11 +284,10 @@ class _PoolChild:
         if frame.kind == _frames.ARGUMENTS:
             terms, arguments = _loads(frame.meta)
             if terms is not None:
-                key, load_anew, extra_env, shown = terms
-                function = self.functions[key]
-                if load_anew:
-                    function = _Function(function.source, self.runner)
-                self.batches[frame.number] = (function, extra_env, shown)
+                key, load_anew, load_ahead, extra_env, shown = terms
+                source = self.functions[key]
+                function = source.anew() if load_anew else source
+                self.batches[frame.number] = (function, source if load_ahead else None, extra_env, shown)
             self.arguments.update(arguments)
         elif frame.kind == _frames.FUNCTION:
             self.functions[frame.number] = _Function(function_source(frame.segments()), self.runner)

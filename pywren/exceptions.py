@@ -9,6 +9,7 @@
     ├── DecodeError (ValueError)        bytes that should be one of our messages are not
     ├── InvocationError                 the service refused to start a call
     ├── DeploymentError                 the service refused to create or change something
+    ├── EmulatorError                   a part of the emulated AWS did not come up, or ended
     ├── StorageError                    the storage refused, or is out of reach
     │   ├── StorageNoSuchKeyError
     │   ├── StorageOutputNotFoundError
@@ -46,6 +47,7 @@ __all__ = [
     "ConfigError",
     "DecodeError",
     "DeploymentError",
+    "EmulatorError",
     "IntegrityError",
     "InvocationError",
     "PywrenError",
@@ -122,6 +124,10 @@ class InvocationError(PywrenError):
 
 class DeploymentError(PywrenError):
     """The service refused to create, change or delete something that pywren needs."""
+
+
+class EmulatorError(PywrenError):
+    """A part of the emulated AWS (``pywren.testing.emulator``) did not come up, or ended; has the end of its log."""
 
 
 class StorageError(PywrenError):

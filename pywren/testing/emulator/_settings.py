@@ -1,15 +1,19 @@
 """``Settings`` and ``Limits``: what can be chosen about an emulator, and AWS's own figures. Standard library only.
 
 Sources: [quotas] docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html, [async]
-…/invocation-async-error-handling.html, [scaling] …/lambda-concurrency.html, [runtime] …/lambda-runtime-environment.html.
-Ranges of single arguments (memory, time-out, …) come from botocore's model instead.
+…/invocation-async-error-handling.html, [scaling] …/lambda-concurrency.html,
+[runtime] …/lambda-runtime-environment.html. Ranges of single arguments (memory, time-out, …) come from botocore's model instead.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+from pywren.exceptions import ArgumentError
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class Settings:
 
     def encode(self) -> dict[str, Any]:
         """Return them as JSON takes them."""
-        raise NotImplementedError
+        return dataclasses.asdict(self)
 
     @classmethod
     def decode(cls, fields: Mapping[str, Any]) -> Settings:
@@ -83,8 +87,53 @@ class Settings:
         Raises:
             ArgumentError: an unknown name, or a number out of range.
         """
-        raise NotImplementedError
+        return _checked(cls, fields)
 
 
 ACCOUNT_ID = "123456789012"
 """The account; moto's default, which its ARNs have."""
+
+
+_Figures = TypeVar("_Figures", Limits, Settings)
+
+
+def _checked(cls: type[_Figures], fields: Mapping[str, Any]) -> _Figures:
+    """Return the settings or limits that the fields say, each of the type of its default."""
+    known = {item.name for item in dataclasses.fields(cls)}
+    unknown = sorted(set(fields) - known)
+    if unknown:
+        raise ArgumentError(
+            f"the emulator's {cls.__name__} have no {', '.join(unknown)}; there are {', '.join(sorted(known))}"
+        )
+    default = cls()
+    return cls(**{name: _value(name, value, getattr(default, name)) for name, value in fields.items()})
+
+
+def _value(name: str, value: Any, default: Any) -> Any:
+    """Check one field against its default: both have the same type."""
+    if isinstance(default, Limits):
+        return value if isinstance(value, Limits) else _checked(Limits, value)
+    if isinstance(default, tuple):
+        return tuple(_number(name, item, whole=False) for item in value)
+    if default is None:
+        if value is not None and not isinstance(value, bool):
+            raise ArgumentError(f"the emulator's {name} is True, False or None, not {value!r}")
+        return value
+    if isinstance(default, str):
+        if not isinstance(value, str) or not value:
+            raise ArgumentError(f"the emulator's {name} is a text, not {value!r}")
+        return value
+    return _number(name, value, whole=isinstance(default, int))
+
+
+_AT_LEAST_ONE = frozenset({"containers"})
+
+
+def _number(name: str, value: Any, *, whole: bool) -> Any:
+    kinds = (int,) if whole else (int, float)
+    least = 1 if name in _AT_LEAST_ONE else 0
+    if not isinstance(value, kinds) or isinstance(value, bool) or not math.isfinite(value) or value < least:
+        raise ArgumentError(
+            f"the emulator's {name} is a {'whole ' if whole else ''}number of at least {least}, not {value!r}"
+        )
+    return value

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
+
+_KEPT_EXECUTIONS = 100_000
 
 
 class RequestKind(NamedTuple):
@@ -36,6 +39,12 @@ class Traffic:
     refused: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
+
+    def __add__(self, other: Traffic) -> Traffic:
+        return Traffic(*(mine + its for mine, its in zip(_row(self), _row(other), strict=True)))
+
+    def __sub__(self, earlier: Traffic) -> Traffic:
+        return Traffic(*(mine - its for mine, its in zip(_row(self), _row(earlier), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,11 @@ class Executions:
     repeated: int = 0
     waiting: int = 0
 
+    def __sub__(self, earlier: Executions) -> Executions:
+        """Return what came on top; ``waiting`` and ``most_at_once`` are no sums, and stay as they are."""
+        grown = {name: getattr(self, name) - getattr(earlier, name) for name in _SUMS}
+        return Executions(**grown, waiting=self.waiting, most_at_once=self.most_at_once)
+
 
 @dataclass(frozen=True)
 class Execution:
@@ -101,6 +115,22 @@ class Execution:
     max_memory_mb: int
     outcome: str
 
+    def encode(self) -> dict[str, Any]:
+        """Return it as JSON takes it."""
+        return dict(vars(self))
+
+    @classmethod
+    def decode(cls, fields: Mapping[str, Any]) -> Execution:
+        """Return what ``encode`` was given."""
+        return cls(**fields)
+
+
+_SUMS = tuple(each.name for each in fields(Executions) if each.name not in ("waiting", "most_at_once"))
+
+
+def _row(traffic: Traffic) -> tuple[int, ...]:
+    return traffic.requests, traffic.refused, traffic.bytes_in, traffic.bytes_out
+
 
 @dataclass(frozen=True)
 class Counters:
@@ -111,7 +141,7 @@ class Counters:
         executions: by function name.
         faults: how often each kind of fault struck.
         actions: ``(caller, IAM action, resource ARN, condition)`` of every request, once each: what a policy must
-            allow; the condition is the prefix of ``s3:ListBucket``.
+            allow; the condition is the prefix of ``s3:ListBucket``. In a difference, those that are new.
     """
 
     traffic: Mapping[RequestKind, Traffic] = field(default_factory=dict)
@@ -121,50 +151,150 @@ class Counters:
 
     def count(self, *, caller: str | None = None, service: str | None = None, operation: str | None = None) -> Traffic:
         """Return the sum of the kinds that match what is given; ``caller='function'`` matches every function."""
-        raise NotImplementedError
+        matching = (
+            traffic
+            for kind, traffic in self.traffic.items()
+            if caller in (None, kind.caller, kind.caller.partition(":")[0])
+            and service in (None, kind.service)
+            and operation in (None, kind.operation)
+        )
+        return sum(matching, Traffic())
 
     def __sub__(self, earlier: Counters) -> Counters:
-        raise NotImplementedError
+        traffic = {kind: now - earlier.traffic.get(kind, Traffic()) for kind, now in self.traffic.items()}
+        executions = {name: now - earlier.executions.get(name, Executions()) for name, now in self.executions.items()}
+        faults = {kind: now - earlier.faults.get(kind, 0) for kind, now in self.faults.items()}
+        return Counters(
+            traffic={kind: change for kind, change in traffic.items() if change.requests},
+            executions=executions,
+            faults={kind: change for kind, change in faults.items() if change},
+            actions=self.actions - earlier.actions,
+        )
 
     def encode(self) -> dict[str, Any]:
         """Return them as JSON takes them."""
-        raise NotImplementedError
+        return {
+            "traffic": [[*kind, *_row(traffic)] for kind, traffic in self.traffic.items()],
+            "executions": {name: asdict(executions) for name, executions in self.executions.items()},
+            "faults": dict(self.faults),
+            "actions": sorted(self.actions),
+        }
 
     @classmethod
     def decode(cls, fields: Mapping[str, Any]) -> Counters:
         """Return what ``encode`` was given."""
-        raise NotImplementedError
+        return cls(
+            traffic={RequestKind(*row[:3]): Traffic(*row[3:]) for row in fields["traffic"]},
+            executions={name: Executions(**executions) for name, executions in fields["executions"].items()},
+            faults=dict(fields["faults"]),
+            actions=frozenset((caller, action, arn, when) for caller, action, arn, when in fields["actions"]),
+        )
 
     def __str__(self) -> str:
         """Return the table that is printed at the end of a run."""
-        raise NotImplementedError
+        parts = [
+            _table(3, _TRAFFIC_HEAD, self._traffic_rows()),
+            _table(1, _EXECUTIONS_HEAD, self._execution_rows()),
+            _table(1, ("fault", "struck"), ((kind, str(times)) for kind, times in sorted(self.faults.items()))),
+        ]
+        return "\n\n".join(part for part in parts if part) or "nothing was asked of the emulated AWS"
+
+    def _traffic_rows(self) -> Iterator[tuple[str, ...]]:
+        for kind, traffic in sorted(self.traffic.items()):
+            sizes = _size(traffic.bytes_in), _size(traffic.bytes_out)
+            yield (*kind, f"{traffic.requests:,}", f"{traffic.refused:,}", *sizes)
+
+    def _execution_rows(self) -> Iterator[tuple[str, ...]]:
+        for name, ran in sorted(self.executions.items()):
+            numbers = ran.invocations, ran.errors, ran.cold_starts, ran.throttles, ran.most_at_once, ran.billed_ms
+            yield (name, *(f"{number:,}" for number in numbers), f"{ran.gb_seconds:,.3f}")
+
+
+_TRAFFIC_HEAD = ("caller", "service", "operation", "requests", "refused", "in", "out")
+_EXECUTIONS_HEAD = ("function", "invocations", "errors", "cold", "throttled", "at once", "billed ms", "GB-s")
+
+
+def _table(words: int, head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
+    """Return rows below their heads, the first ``words`` columns to the left; nothing when there are no rows."""
+    lines = [head, *rows]
+    if len(lines) == 1:
+        return ""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if place < words else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _size(count: int) -> str:
+    """Return a number of bytes as people read it."""
+    size, units = float(count), ["TB", "GB", "MB", "kB"]
+    if size < 1000:
+        return f"{count} B"
+    while size >= 1000 and units:
+        size, unit = size / 1000, units.pop()
+    return f"{size:,.1f} {unit}"
 
 
 class Tally:
     """Counts in the server; one thread (the event loop's) writes to it."""
 
+    def __init__(self) -> None:
+        self._traffic: dict[RequestKind, list[int]] = {}
+        self._functions: dict[str, dict[str, Any]] = {}
+        self._faults: Counter[str] = Counter()
+        self._actions: set[tuple[str, str, str, str]] = set()
+        self._ended: deque[Execution] = deque(maxlen=_KEPT_EXECUTIONS)
+
     def request(
         self, kind: RequestKind, *, status: int, bytes_in: int, bytes_out: int, action: tuple[str, str, str] | None
     ) -> None:
         """Count one request that was answered; ``action`` is IAM action, resource and condition."""
-        raise NotImplementedError
+        counts = self._traffic.setdefault(kind, [0, 0, 0, 0])
+        counts[0] += 1
+        counts[1] += status >= 400
+        counts[2] += bytes_in
+        counts[3] += bytes_out
+        if action is not None:
+            self._actions.add((kind.caller, *action))
 
     def execution(self, ended: Execution, *, memory_mb: int, at_once: int) -> None:
         """Count one execution that ended, and keep it (the last 100,000)."""
-        raise NotImplementedError
+        self._ended.append(ended)
+        counts = self._of(ended.function)
+        counts["invocations"] += 1
+        counts["errors"] += ended.outcome != "ok"
+        counts["cold_starts"] += ended.cold
+        counts["billed_ms"] += ended.billed_ms
+        counts["gb_seconds"] += memory_mb / 1024 * ended.billed_ms / 1000
+        counts["most_at_once"] = max(counts["most_at_once"], at_once)
 
     def event(self, function: str, what: str, change: int = 1) -> None:
         """Count what befell an invocation: a field of ``Executions`` such as ``throttles`` or ``accepted``."""
-        raise NotImplementedError
+        self._of(function)[what] += change
 
     def fault(self, kind: str) -> None:
         """Count a fault that struck."""
-        raise NotImplementedError
+        self._faults[kind] += 1
 
     def executions(self) -> list[Execution]:
         """Return the executions that are kept, oldest first."""
-        raise NotImplementedError
+        return list(self._ended)
 
     def snapshot(self) -> Counters:
         """Return what was counted until now."""
-        raise NotImplementedError
+        return Counters(
+            traffic={kind: Traffic(*counts) for kind, counts in self._traffic.items()},
+            executions={name: Executions(**counts) for name, counts in self._functions.items()},
+            faults=dict(self._faults),
+            actions=frozenset(self._actions),
+        )
+
+    def _of(self, function: str) -> dict[str, Any]:
+        counts = self._functions.get(function)
+        if counts is None:
+            counts = self._functions[function] = asdict(Executions())
+        return counts

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+from pywren.exceptions import ArgumentError
+
+_TIMES_TO_KILL = ("start", "before_response")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -14,10 +24,19 @@ class Fault:
     Args:
         share: the share of the occasions on which it strikes, 0 to 1.
         most: how often it strikes at most; ``None`` is without end.
+
+    Raises:
+        ArgumentError: a share outside 0..1, or a ``most`` that is not a whole number of times.
     """
 
     share: float = 1.0
     most: int | None = None
+
+    def __post_init__(self) -> None:
+        if not _is_number(self.share) or not 0 <= self.share <= 1:
+            raise ArgumentError(f"the share of a fault is from 0 to 1, not {self.share!r}")
+        if self.most is not None and (not _is_number(self.most) or self.most < 0 or self.most != int(self.most)):
+            raise ArgumentError(f"a fault strikes a whole number of times at most, or None, not {self.most!r}")
 
 
 NEVER = Fault(share=0.0)
@@ -40,6 +59,9 @@ class Faults:
         invoke_latency: seconds added to every ``Invoke``.
         cold_start_latency: seconds added to every cold start.
         s3_latency: seconds added to every request to S3.
+
+    Raises:
+        ArgumentError: a value that its field cannot take.
     """
 
     seed: int = 0
@@ -54,9 +76,22 @@ class Faults:
     cold_start_latency: float = 0.0
     s3_latency: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.seed, int):
+            raise ArgumentError(f"seed is a whole number, not {self.seed!r}")
+        if self.kill_at not in _TIMES_TO_KILL:
+            raise ArgumentError(f"kill_at is one of {', '.join(_TIMES_TO_KILL)}, not {self.kill_at!r}")
+        for name in _KINDS:
+            if not isinstance(getattr(self, name), Fault):
+                raise ArgumentError(f"{name} is a Fault, such as Fault(share=0.1), not {getattr(self, name)!r}")
+        for name in _LATENCIES:
+            seconds = getattr(self, name)
+            if not _is_number(seconds) or not 0 <= seconds < float("inf"):
+                raise ArgumentError(f"{name} is a number of seconds from 0 up, not {seconds!r}")
+
     def encode(self) -> dict[str, Any]:
         """Return it as JSON takes it."""
-        raise NotImplementedError
+        return asdict(self)
 
     @classmethod
     def decode(cls, fields: Mapping[str, Any]) -> Faults:
@@ -65,7 +100,30 @@ class Faults:
         Raises:
             ArgumentError: an unknown name, a share outside 0..1, a negative number.
         """
-        raise NotImplementedError
+        _check_names(fields, _NAMES, "Faults")
+        values: dict[str, Any] = dict(fields)
+        values.update((name, _decode_fault(name, values[name])) for name in _KINDS if name in values)
+        return cls(**values)
+
+
+_NAMES = tuple(field.name for field in fields(Faults))
+_LATENCIES = tuple(name for name in _NAMES if name.endswith("_latency"))
+_KINDS = tuple(field.name for field in fields(Faults) if field.default is NEVER)
+
+
+def _decode_fault(name: str, value: Any) -> Fault:
+    if not isinstance(value, Mapping):
+        raise ArgumentError(f"{name} is an object with share and most, not {value!r}")
+    _check_names(value, ("share", "most"), name)
+    return Fault(**value)
+
+
+def _check_names(given: Any, known: tuple[str, ...], where: str) -> None:
+    if not isinstance(given, Mapping):
+        raise ArgumentError(f"{where}: an object is needed, not {given!r}")
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise ArgumentError(f"{where} has no {', '.join(map(str, unknown))}: there are {', '.join(known)}")
 
 
 class FaultPlan:
@@ -73,11 +131,28 @@ class FaultPlan:
 
     Args:
         faults: what was asked for.
+        struck: told the kind of every fault that strikes; ``Tally.fault`` in the server.
     """
 
-    def __init__(self, faults: Faults) -> None:
+    def __init__(self, faults: Faults, struck: Callable[[str], None] | None = None) -> None:
         self.faults = faults
+        self._struck = struck
+        self._occasions: Counter[str] = Counter()
+        self._strikes: Counter[str] = Counter()
 
     def strikes(self, kind: str) -> bool:
         """Tell whether the fault of this name (a field of ``Faults``) strikes now, and count it."""
-        raise NotImplementedError
+        fault: Fault = getattr(self.faults, kind)
+        if not fault.share:
+            return False
+        occasion = self._occasions[kind]
+        self._occasions[kind] += 1
+        if fault.most is not None and self._strikes[kind] >= fault.most:
+            return False
+        # A generator of its own for each occasion: what other kinds do, and in which order, changes nothing.
+        if random.Random(f"{self.faults.seed}/{kind}/{occasion}").random() >= fault.share:
+            return False
+        self._strikes[kind] += 1
+        if self._struck is not None:
+            self._struck(kind)
+        return True

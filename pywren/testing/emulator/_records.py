@@ -1,0 +1,78 @@
+"""The record of an asynchronous event that came to nothing, as Lambda sends it to the on-failure destination.
+
+Its form: docs.aws.amazon.com/lambda/latest/dg/invocation-async-retain-records.html.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from typing import Any, NamedTuple
+
+from pywren.testing.emulator._container import Reply
+from pywren.testing.emulator._functions import Function
+
+RETRIES_EXHAUSTED = "RetriesExhausted"
+EVENT_AGE_EXCEEDED = "EventAgeExceeded"
+ZERO_CONCURRENCY = "ZeroReservedConcurrency"
+
+
+class Loss(NamedTuple):
+    """What became of an event.
+
+    Args:
+        request_id: its id.
+        condition: why it was given up: one of the three above.
+        payload: what was to be run.
+        attempts: how often it ran.
+        reply: the last answer; ``None`` when it never ran.
+    """
+
+    request_id: str
+    condition: str
+    payload: bytes
+    attempts: int
+    reply: Reply | None
+
+
+def on_failure_destination(function: Function) -> str:
+    """Return the ARN of where a function's records go, ``""`` when there is none."""
+    destinations = function.event_invoke.get("DestinationConfig") or {}
+    return str((destinations.get("OnFailure") or {}).get("Destination") or "")
+
+
+def failure_record(function: Function, loss: Loss, when: datetime) -> bytes:
+    """Return the record, JSON.
+
+    Args:
+        function: whose event it was.
+        loss: what became of it.
+        when: the time of the record.
+    """
+    moment = when.astimezone(timezone.utc)
+    record: dict[str, Any] = {
+        "version": "1.0",
+        "timestamp": f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z",
+        "requestContext": {
+            "requestId": loss.request_id,
+            "functionArn": f"{function.arn}:$LATEST",
+            "condition": loss.condition,
+            "approximateInvokeCount": loss.attempts,
+        },
+        "requestPayload": _parsed(loss.payload),
+    }
+    if loss.reply is not None:
+        record["responseContext"] = {
+            "statusCode": 200,
+            "executedVersion": "$LATEST",
+            "functionError": loss.reply.error,
+        }
+        record["responsePayload"] = _parsed(loss.reply.payload)
+    return json.dumps(record).encode()
+
+
+def _parsed(payload: bytes) -> Any:
+    try:
+        return json.loads(payload) if payload else {}
+    except ValueError:  # what the function answered need not be JSON
+        return payload.decode(errors="replace")

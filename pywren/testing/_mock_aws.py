@@ -6,21 +6,15 @@ import functools
 import os
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from pywren.cloud.aws import AWS
-from pywren.cloud.deploy import create_execution_role, deploy_function
 from pywren.serialize.module_dependency import installed_modules
 from pywren.testing._mock_function import MockFunction
+from pywren.testing._set_up import ACCOUNT_ID, REGION, configuration, create_bucket, create_resources, environment
 from pywren.worker.bundle import build_zip
-
-ACCOUNT_ID = "123456789012"
-"""The account that moto mocks."""
-
-REGION = "us-west-2"
-"""The region that everything is made in."""
 
 CONCURRENCY = 16
 """How many invocations of the function run at once when nothing else is said."""
@@ -50,8 +44,7 @@ def mock_aws(*, concurrency: int = CONCURRENCY, lambda_timeout: int = 300) -> It
     """
     with ExitStack() as stack:
         stack.enter_context(_world)
-        config = _config(uuid.uuid4().hex[:12], lambda_timeout)
-        _create_resources(config)
+        config = _set_up(uuid.uuid4().hex[:12], lambda_timeout)
         name = config["lambda"]["function_name"]
         function = MockFunction(
             name, account_id=ACCOUNT_ID, region=REGION, concurrency=concurrency, endpoint=_world.endpoint
@@ -62,30 +55,17 @@ def mock_aws(*, concurrency: int = CONCURRENCY, lambda_timeout: int = 300) -> It
         yield config
 
 
-def _config(name: str, lambda_timeout: int) -> dict[str, Any]:
-    return {
-        "account": {"aws_account_id": ACCOUNT_ID, "aws_lambda_role": f"pywren-mock-{name}", "aws_region": REGION},
-        "lambda": {"memory": 1536, "timeout": lambda_timeout, "function_name": f"pywren-mock-{name}"},
-        "s3": {"bucket": f"pywren-mock-{name}", "pywren_prefix": "pywren.jobs"},
-        # the children of the mocked function share this interpreter's packages
-        "runtime": {"preinstalls": installed_modules()},
-        "scheduler": {"map_item_limit": 10000},
-        "standalone": {"sqs_queue_name": f"pywren-mock-{name}", "visibility": 10},
-    }
-
-
-def _create_resources(config: Mapping[str, Any]) -> None:
-    """Create the bucket, the queue, the role and the function, the last two as pywren itself does."""
+def _set_up(name: str, lambda_timeout: int) -> dict[str, Any]:
+    """Create bucket, queue, role and function, and return their configuration."""
+    # the children of the mocked function share this interpreter's packages
+    config = configuration(f"pywren-mock-{name}", timeout=lambda_timeout, preinstalls=installed_modules())
     aws = AWS(REGION)
     try:
-        location = {"LocationConstraint": REGION}
-        name = config["s3"]["bucket"]
-        aws.request("s3", "create_bucket", doing="mock", Bucket=name, CreateBucketConfiguration=location)
-        aws.request("sqs", "create_queue", doing="mock", QueueName=config["standalone"]["sqs_queue_name"])
-        create_execution_role(config, aws)
-        deploy_function(config, aws, archive=_archive())
+        create_bucket(config, aws)
+        create_resources(config, aws, archive=_archive())
     finally:
         aws.close()
+    return config
 
 
 @functools.cache
@@ -120,7 +100,7 @@ class _World(AbstractContextManager["_World"]):
 
     def _start(self, stack: ExitStack) -> None:
         moto = _import_moto()
-        stack.enter_context(_environment())
+        stack.enter_context(environment(_ENVIRONMENT))
         stack.enter_context(moto.mock_aws(config={"lambda": {"use_docker": False}}))
         from pywren.testing._moto_patches import atomic_s3, http_server, invocations
 
@@ -149,16 +129,3 @@ _ENVIRONMENT = {
     "AWS_CONFIG_FILE": os.devnull,
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
 }
-
-
-@contextmanager
-def _environment() -> Iterator[None]:
-    """Take every AWS setting out of the environment (profiles, keys, endpoints), and put dummies there."""
-    saved = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("AWS_")}
-    os.environ.update(_ENVIRONMENT)
-    try:
-        yield
-    finally:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            del os.environ[name]
-        os.environ.update(saved)

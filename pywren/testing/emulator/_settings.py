@@ -2,7 +2,8 @@
 
 Sources: [quotas] docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html, [async]
 …/invocation-async-error-handling.html, [scaling] …/lambda-concurrency.html,
-[runtime] …/lambda-runtime-environment.html. Ranges of single arguments (memory, time-out, …) come from botocore's model instead.
+[runtime] …/lambda-runtime-environment.html. Ranges of single arguments
+(memory, time-out, …) come from botocore's model instead.
 """
 
 from __future__ import annotations

@@ -1,0 +1,33 @@
+"""moto's server: the program of the process that is IAM, STS, SQS, logs, EC2 and SSM; ``_backends`` runs it."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+
+SERVICES = ("iam", "sts", "sqs", "logs", "ec2", "ssm")
+"""What is loaded before the server says that it is ready; moto loads the rest when it is asked for."""
+
+
+def main() -> None:
+    """Listen on a free port of 127.0.0.1, print it, and serve for ever."""
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+    from werkzeug.serving import make_server
+
+    class Handler(MotoRequestHandler):  # type: ignore[misc]
+        protocol_version = "HTTP/1.1"  # connections are kept
+        disable_nagle_algorithm = True  # or an answer on a kept connection waits 40 ms for its headers' acknowledgement
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request otherwise
+    application = DomainDispatcherApplication(create_backend_app)
+    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Handler)
+    for service in SERVICES:
+        importlib.import_module(f"moto.{service}.models")
+    sys.stdout.write(f"{server.server_port}\n")
+    sys.stdout.flush()
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

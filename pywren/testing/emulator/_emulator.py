@@ -23,7 +23,7 @@ from pywren.exceptions import EmulatorError
 from pywren.testing import _set_up
 from pywren.testing.emulator._counters import Counters, Execution
 from pywren.testing.emulator._faults import Faults
-from pywren.testing.emulator._layers import Layer, layer_of
+from pywren.testing.emulator._packages import Layer, layer_of
 from pywren.testing.emulator._settings import Settings
 from pywren.testing.emulator._supervisor import module_command
 from pywren.worker.bundle import build_zip, worker_files
@@ -129,7 +129,7 @@ class Emulator:
 
         class Session(botocore.session.Session):
             def create_client(self, *args: Any, **kwargs: Any) -> Any:
-                return super().create_client(*args, endpoint_url=endpoint, **kwargs)
+                return super().create_client(*args, **{**kwargs, "endpoint_url": endpoint})
 
         session = Session()
         session.set_credentials(self._server.ready.access_key_id, self._server.ready.secret_access_key)
@@ -389,9 +389,8 @@ class _Server:
     def let_go(self) -> None:
         """Close the lifeline in a forked child of this process: else the emulator would live as long as the child."""
         if self._process.stdin is not None:
-            with contextlib.suppress(OSError):
-                with open(os.devnull, "rb") as nothing:
-                    os.dup2(nothing.fileno(), self._process.stdin.fileno())
+            with contextlib.suppress(OSError), open(os.devnull, "rb") as nothing:
+                os.dup2(nothing.fileno(), self._process.stdin.fileno())
 
 
 _lifelines: weakref.WeakSet[_Server] = weakref.WeakSet()

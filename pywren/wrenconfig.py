@@ -6,7 +6,8 @@ import copy
 import functools
 import logging
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -208,6 +209,7 @@ class Key(NamedTuple):
         low: the smallest number.
         high: the largest number.
         hint: what to write, when the types do not say it.
+        fits: tells whether a value of the right type is right.
     """
 
     kinds: tuple[type, ...] = (str,)
@@ -215,7 +217,14 @@ class Key(NamedTuple):
     low: float | None = None
     high: float | None = None
     hint: str = ""
+    fits: Callable[[Any], bool] = lambda value: True
 
+
+def _are_layers(value: Any) -> bool:
+    return len(value) <= 5 and all(isinstance(arn, str) and _LAYER_VERSION.fullmatch(arn) for arn in value)
+
+
+_LAYER_VERSION = re.compile(r"arn:[a-z-]+:lambda:[a-z0-9-]*:(\d{12})?:(layer:[\w-]+:\d+|awslayer:[\w-]+)", re.ASCII)
 
 KEYS: Mapping[str, Key] = {
     "account.aws_account_id": Key((int, str), hint="the 12 digits of the account"),
@@ -224,6 +233,11 @@ KEYS: Mapping[str, Key] = {
     "lambda.memory": Key((int,), 1536, 128, 10240),
     "lambda.timeout": Key((int,), 300, 1, 900),
     "lambda.function_name": Key(default=AWS_LAMBDA_FUNCTION_NAME_DEFAULT),
+    "lambda.architecture": Key(
+        default="x86_64", hint="x86_64 or arm64", fits=lambda value: value in ("x86_64", "arm64")
+    ),
+    "lambda.ephemeral_storage": Key((int,), 512, 512, 10240),
+    "lambda.layers": Key((list,), (), hint="a list of up to 5 ARNs of layers with their versions", fits=_are_layers),
     "lambda.event_age": Key((int,), 21600, 60, 21600),
     "s3.bucket": Key(hint="the name of a bucket of yours"),
     "s3.pywren_prefix": Key(default=AWS_S3_PREFIX_DEFAULT),
@@ -328,6 +342,8 @@ def _check(key: Key, path: str, value: Any, source: str) -> None:
     # True is an int to Python, but no number to the writer of a configuration
     fits = isinstance(value, key.kinds) and (not isinstance(value, bool) or bool in key.kinds)
     if not fits and not (float in key.kinds and type(value) is int):
+        raise ConfigError(f"{source}: {_spoken(path)} is {value!r}: write {_wanted(key)}")
+    if not key.fits(value):
         raise ConfigError(f"{source}: {_spoken(path)} is {value!r}: write {_wanted(key)}")
     if (key.low is not None and value < key.low) or (key.high is not None and value > key.high):
         raise ConfigError(f"{source}: {_spoken(path)} is {value}: write {_wanted(key)}")

@@ -204,6 +204,8 @@ def test_names_of_04() -> None:
 
 # -- what is wrong -------------------------------------------------------------------------------------------
 
+_LAYER = "arn:aws:lambda:us-west-2:123456789012:layer:numpy:3"
+
 WRONG = [
     (_changed(s3__bucket="BUCKET_NAME"), "s3: bucket", "make sure you change the default bucket"),
     (_changed(s3__bucket="pywren.data"), "s3: bucket", "make sure you change the default bucket"),
@@ -216,6 +218,11 @@ WRONG = [
     (_changed(lambda__timeout="300"), "lambda: timeout is '300'", "whole number from 1 to 900"),
     (_changed(lambda__memory=64), "lambda: memory is 64", "from 128 to 10240"),
     (_changed(lambda__event_age=30), "lambda: event_age is 30", "from 60 to 21600"),
+    (_changed(lambda__architecture="x86"), "lambda: architecture is 'x86'", "x86_64 or arm64"),
+    (_changed(lambda__ephemeral_storage=511), "lambda: ephemeral_storage is 511", "from 512 to 10240"),
+    (_changed(lambda__layers="arn"), "lambda: layers is 'arn'", "a list of up to 5 ARNs"),
+    (_changed(lambda__layers=["numpy"]), "lambda: layers is ['numpy']", "layers with their versions"),
+    (_changed(lambda__layers=[_LAYER] * 6), "lambda: layers is", "up to 5"),
     (_changed(lambda__memory=True), "lambda: memory is True", "whole number"),
     (_changed(scheduler__map_item_limit=0), "scheduler: map_item_limit is 0", "at least 1"),
     (_changed(scheduler__retries=-1), "scheduler: retries is -1", "from 0 to 100"),
@@ -229,6 +236,16 @@ WRONG = [
     ("", "is empty", "pywren create_config"),
     ("- account\n- lambda\n", "is a list", "pywren create_config"),
 ]
+
+
+def test_layers_and_the_like_are_taken(tmp_path):
+    """What Lambda offers can be written into the section ``lambda``."""
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        _changed(lambda__layers=[_LAYER] * 5, lambda__architecture="arm64", lambda__ephemeral_storage=10240)
+    )
+    section = wrenconfig.load(path)["lambda"]
+    assert (section["layers"], section["architecture"]) == ([_LAYER] * 5, "arm64")
 
 
 @pytest.mark.parametrize(("text", "key", "remedy"), WRONG)

@@ -7,7 +7,7 @@ looked at, ``ConfigError`` when this machine's credentials, profile, region or e
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, TypeVar
@@ -41,32 +41,50 @@ class FunctionSpec:
         timeout: seconds.
         ephemeral_storage: megabytes of ``/tmp``.
         architecture: ``x86_64`` or ``arm64``.
-        environment: its environment variables.
+        layers: ARNs of the versions of layers, in order.
+        environment: its environment variables; ``None`` leaves those that it has.
         handler: its entry point.
     """
 
     name: str
     role_arn: str
     runtime: str
-    memory: int
-    timeout: int
+    memory: int = 1536
+    timeout: int = 300
     ephemeral_storage: int = 512
     architecture: str = "x86_64"
+    layers: tuple[str, ...] = ()
     environment: Mapping[str, str] | None = None
     handler: str = HANDLER
 
     def configuration(self) -> dict[str, Any]:
-        """Return the arguments that creating and updating a function have in common."""
-        return {
-            "FunctionName": self.name,
+        """Return the settings that creating and updating a function have in common."""
+        settings = {
             "Role": self.role_arn,
             "Runtime": self.runtime,
             "Handler": self.handler,
             "MemorySize": self.memory,
             "Timeout": self.timeout,
             "EphemeralStorage": {"Size": self.ephemeral_storage},
-            "Environment": {"Variables": dict(self.environment or {})},
+            "Layers": list(self.layers),
         }
+        if self.environment is not None:
+            settings["Environment"] = {"Variables": dict(self.environment)}
+        return settings
+
+    def changes(self, existing: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings in which a function differs, so that what is right is not touched.
+
+        Args:
+            existing: what GetFunctionConfiguration says of it.
+        """
+        found = {
+            **existing,
+            "Layers": [layer["Arn"] for layer in existing.get("Layers") or ()],
+            "EphemeralStorage": existing.get("EphemeralStorage") or {"Size": 512},
+            "Environment": {"Variables": (existing.get("Environment") or {}).get("Variables") or {}},
+        }
+        return {key: value for key, value in self.configuration().items() if found.get(key) != value}
 
 
 @dataclass(frozen=True)
@@ -249,14 +267,23 @@ class AWS:
             "lambda", "get_function_configuration", doing=f"look at the function {name}", FunctionName=name
         )
 
-    def create_function(self, spec: FunctionSpec, zip_file: bytes, *, tags: Mapping[str, str] | None = None) -> str:
-        """Create a function, wait until it is ready, and return its ARN."""
+    def create_function(
+        self, spec: FunctionSpec, code: Mapping[str, Any], *, tags: Mapping[str, str] | None = None
+    ) -> str:
+        """Create a function, wait until it is ready, and return its ARN.
+
+        Args:
+            spec: how it is to be.
+            code: ``ZipFile``, or ``S3Bucket`` and ``S3Key``.
+            tags: its tags.
+        """
         answer = self.request(
             "lambda",
             "create_function",
             doing=f"create the function {spec.name}",
             permission=f"lambda:CreateFunction, and iam:PassRole on {spec.role_arn}",
-            Code={"ZipFile": zip_file},
+            FunctionName=spec.name,
+            Code=dict(code),
             Architectures=[spec.architecture],
             Tags=dict(tags or {}),
             **spec.configuration(),
@@ -264,42 +291,91 @@ class AWS:
         self._wait_for_function("function_active_v2", spec.name)
         return str(answer["FunctionArn"])
 
-    def update_function_code(self, name: str, zip_file: bytes, *, architecture: str = "x86_64") -> None:
-        """Replace a function's code and wait until it is in force."""
+    def update_function_code(self, name: str, code: Mapping[str, Any], *, architecture: str = "x86_64") -> None:
+        """Replace a function's code and wait until it is in force; arguments as for ``create_function``."""
         self.request(
             "lambda",
             "update_function_code",
             doing=f"update the code of {name}",
             missing=_DEPLOY,
             FunctionName=name,
-            ZipFile=zip_file,
             Architectures=[architecture],
+            **code,
         )
         self._wait_for_function("function_updated_v2", name)
 
-    def update_function_configuration(self, spec: FunctionSpec) -> None:
-        """Change a function's configuration and wait until it is in force."""
+    def update_function_configuration(self, spec: FunctionSpec, changes: Mapping[str, Any] | None = None) -> None:
+        """Change a function's configuration and wait until it is in force.
+
+        Args:
+            spec: how it is to be.
+            changes: the settings to send; all of them when not given.
+        """
         self.request(
             "lambda",
             "update_function_configuration",
             doing=f"update the configuration of {spec.name}",
             permission=f"lambda:UpdateFunctionConfiguration, and iam:PassRole on {spec.role_arn}",
             missing=_DEPLOY,
-            **spec.configuration(),
+            FunctionName=spec.name,
+            **(spec.configuration() if changes is None else changes),
         )
         self._wait_for_function("function_updated_v2", spec.name)
 
+    def settled_function(self, name: str) -> dict[str, Any] | None:
+        """Return a function's configuration once nobody changes it any more; ``None`` when there is no such function.
+
+        A function that is being created or updated refuses to be updated, and tells what it will be as if it were.
+        """
+        found = self.function_config(name)
+        if found is None:
+            return None
+        waiter = ""
+        if found.get("State") == "Pending":
+            waiter = "function_active_v2"
+        elif found.get("LastUpdateStatus") == "InProgress":
+            waiter = "function_updated_v2"
+        if not waiter:
+            return found
+        self._wait_for_function(waiter, name)
+        return self.function_config(name)
+
+    def python_runtimes(self) -> list[str]:
+        """Return the Python runtimes of Lambda that this machine's botocore knows, and pywren supports."""
+        known: Sequence[str] = self.client("lambda").meta.service_model.shape_for("Runtime").enum
+        minors = sorted(
+            int(name.removeprefix("python3."))
+            for name in known
+            if name.startswith("python3.") and name.removeprefix("python3.").isdigit()
+        )
+        return [f"python3.{minor}" for minor in minors if minor >= _OLDEST_PYTHON_MINOR]
+
     def _wait_for_function(self, waiter: str, name: str) -> None:
-        self.wait(
+        try:
+            self.wait(
+                "lambda",
+                waiter,
+                doing=f"wait for the function {name}",
+                permission=f"lambda:GetFunction on the function {name}",
+                FunctionName=name,
+            )
+        except DeploymentError as error:
+            reason = _why_failed(error)
+            if not reason:
+                raise
+            raise DeploymentError(f"{error}. Lambda says: {reason}") from error
+
+    def event_invoke(self, name: str) -> dict[str, Any] | None:
+        """Return what Lambda does with asynchronous calls of a function; ``None`` when that was never set."""
+        return self._unless_missing(
             "lambda",
-            waiter,
-            doing=f"wait for the function {name}",
-            permission=f"lambda:GetFunction on the function {name}",
+            "get_function_event_invoke_config",
+            doing=f"look at what happens to failed calls of {name}",
             FunctionName=name,
         )
 
     def set_event_invoke(self, name: str, *, event_age: int, on_failure: str, retries: int = 0) -> None:
-        """Say what Lambda does with an asynchronous call that fails.
+        """Say what Lambda does with an asynchronous call that fails; nothing is sent when it does so already.
 
         Args:
             name: the function.
@@ -307,15 +383,21 @@ class AWS:
             on_failure: ARN of the bucket or queue that gets a record of it.
             retries: how often Lambda itself runs it again.
         """
+        settings: dict[str, Any] = {
+            "MaximumRetryAttempts": retries,
+            "MaximumEventAgeInSeconds": event_age,
+            "DestinationConfig": {"OnFailure": {"Destination": on_failure}},
+        }
+        found = self.event_invoke(name)
+        if found is not None and _is_within(settings, found):
+            return
         self.request(
             "lambda",
             "put_function_event_invoke_config",
             doing=f"set what happens to failed calls of {name}",
             missing=_DEPLOY,
             FunctionName=name,
-            MaximumRetryAttempts=retries,
-            MaximumEventAgeInSeconds=event_age,
-            DestinationConfig={"OnFailure": {"Destination": on_failure}},
+            **settings,
         )
 
     def delete_function(self, name: str) -> bool:
@@ -467,12 +549,33 @@ class AWS:
 
 _DEPLOY = "deploy it with: pywren deploy_lambda"
 
+_OLDEST_PYTHON_MINOR = 10
+
 
 def _patience(error: BaseException) -> float:
     """Beyond what every request waits for, wait for functions that are changing and roles that are new."""
-    code, text = error_code(error), str(response(error).get("Error", {}).get("Message", ""))
-    if code == "InvalidParameterValueException" and "cannot be assumed" in text:
+    code, text = error_code(error), str(response(error).get("Error", {}).get("Message", "")).lower()
+    if code == "InvalidParameterValueException" and any(words in text for words in _ROLE_TOO_NEW):
         return FUNCTION_CHANGE_PATIENCE
-    if code == "ResourceConflictException" and ("pending" in text.lower() or "in progress" in text.lower()):
+    if code == "ResourceConflictException" and ("pending" in text or "in progress" in text):
         return FUNCTION_CHANGE_PATIENCE
     return patience(error)
+
+
+_ROLE_TOO_NEW = ("cannot be assumed", "role does not have permissions")
+"""What Lambda says of a role that was made seconds ago: IAM is told everywhere in the end only."""
+
+
+def _why_failed(error: DeploymentError) -> str:
+    """Return the reason that a function gave for which a waiter stopped, empty when there is none."""
+    answer = getattr(error.__cause__, "last_response", None)
+    told = answer.get("Configuration", {}) if isinstance(answer, dict) else {}
+    return str(told.get("LastUpdateStatusReason") or told.get("StateReason") or "")
+
+
+def _is_within(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    """Tell whether all that is wanted is found; more may be found."""
+    return all(
+        _is_within(value, found.get(key) or {}) if isinstance(value, Mapping) else found.get(key) == value
+        for key, value in wanted.items()
+    )

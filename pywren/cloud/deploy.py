@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from pywren.cloud.aws import AWS, FunctionSpec
@@ -24,9 +26,12 @@ EVENT_AGE = 21_600
 
 LOG_RETENTION_DAYS = 30
 
+DIRECT_LIMIT = 50 * 1024 * 1024
+"""Bytes of a zip that Lambda takes in the request; bigger ones go through the bucket."""
+
 
 def deploy_function(config: Mapping[str, Any], aws: AWS, *, archive: bytes | None = None) -> str:
-    """Create the Lambda function of a configuration, or bring it up to date.
+    """Create the Lambda function of a configuration, or change in place what differs.
 
     Args:
         config: the configuration, with its sections ``account``, ``lambda`` and ``s3``.
@@ -38,25 +43,82 @@ def deploy_function(config: Mapping[str, Any], aws: AWS, *, archive: bytes | Non
 
     Raises:
         ConfigError: the configuration lacks a key.
-        DeploymentError: AWS refused.
+        DeploymentError: AWS refused, or Lambda has no runtime for this machine's Python.
     """
-    archive = build_zip() if archive is None else archive
     spec = _function_spec(config, aws)
+    bucket = str(_setting(config, "s3", "bucket"))
+    archive = build_zip() if archive is None else archive
     _ensure_log_group(spec.name, aws)
-    existing = aws.function_config(spec.name)
+    existing = aws.settled_function(spec.name)
     if existing is None:
-        arn = aws.create_function(spec, archive)
+        with _code(archive, config, aws) as code:
+            arn = aws.create_function(spec, code)
     else:
         arn = str(existing["FunctionArn"])
-        if existing.get("CodeSha256") != code_sha256(archive):
-            aws.update_function_code(spec.name, archive, architecture=spec.architecture)
-        aws.update_function_configuration(spec)
+        _update(spec, existing, archive, config, aws)
     # Lambda's own retries would run the user's function again behind pywren's back
-    bucket_arn = f"arn:{partition(_region(config))}:s3:::{_setting(config, 's3', 'bucket')}"
-    event_age = int((config.get("lambda") or {}).get("event_age") or EVENT_AGE)
+    event_age = int(_optional(config, "event_age", EVENT_AGE))
+    bucket_arn = f"arn:{partition(_region(config))}:s3:::{bucket}"
     aws.set_event_invoke(spec.name, event_age=event_age, on_failure=bucket_arn, retries=0)
     logger.info("the function %s is deployed for %s", spec.name, spec.runtime)
     return arn
+
+
+def _update(
+    spec: FunctionSpec, existing: Mapping[str, Any], archive: bytes, config: Mapping[str, Any], aws: AWS
+) -> None:
+    same_architecture = list(existing.get("Architectures") or ["x86_64"]) == [spec.architecture]
+    if existing.get("CodeSha256") != code_sha256(archive) or not same_architecture:
+        with _code(archive, config, aws) as code:
+            aws.update_function_code(spec.name, code, architecture=spec.architecture)
+    changes = spec.changes(existing)
+    if changes:
+        aws.update_function_configuration(spec, changes)
+
+
+@contextmanager
+def _code(archive: bytes, config: Mapping[str, Any], aws: AWS) -> Iterator[dict[str, Any]]:
+    """Give the code as Lambda takes it: in the request, or through the bucket while the context lasts."""
+    if len(archive) <= DIRECT_LIMIT:
+        yield {"ZipFile": archive}
+        return
+    prefix = str(_setting(config, "s3", "pywren_prefix")).strip("/")
+    digest = hashlib.sha256(archive).hexdigest()
+    place: dict[str, Any] = {"Bucket": str(_setting(config, "s3", "bucket")), "Key": f"{prefix}/deployments/{digest}.zip".lstrip("/")}
+    aws.request("s3", "put_object", doing="put the function's code into the bucket", Body=archive, **place)
+    try:
+        yield {"S3Bucket": place["Bucket"], "S3Key": place["Key"]}
+    finally:
+        aws.request("s3", "delete_object", doing="delete the function's code from the bucket", **place)
+
+
+def ensure_execution_role(config: Mapping[str, Any], aws: AWS) -> bool:
+    """Create the role that the function runs as if there is none; one that exists is left as it is.
+
+    Args:
+        config: the configuration, with its sections ``account``, ``lambda`` and ``s3``.
+        aws: the account and region.
+
+    Returns:
+        Whether it was created.
+
+    Raises:
+        ConfigError: the configuration lacks a key.
+        DeploymentError: AWS refused.
+    """
+    name = str(_setting(config, "account", "aws_lambda_role"))
+    try:
+        aws.request("iam", "get_role", doing=f"look at the role {name}", RoleName=name)
+    except DeploymentError as error:
+        code = error_code(error.__cause__) if error.__cause__ is not None else ""
+        if code in ("AccessDenied", "AccessDeniedException"):
+            return False  # who may not look at roles deploys with one that somebody else has made
+        if code != "NoSuchEntity":
+            raise
+    else:
+        return False
+    create_execution_role(config, aws)
+    return True
 
 
 def create_execution_role(config: Mapping[str, Any], aws: AWS) -> str:
@@ -103,20 +165,44 @@ def create_execution_role(config: Mapping[str, Any], aws: AWS) -> str:
     return _role_arn(config, aws)
 
 
-def lambda_runtime() -> str:
-    """Return Lambda's runtime of this machine's Python: client and worker must agree."""
-    return f"python{sys.version_info.major}.{sys.version_info.minor}"
+def lambda_runtime(known: Sequence[str], version: tuple[int, int] = sys.version_info[:2]) -> str:
+    """Return Lambda's runtime of this machine's Python: client and worker must agree.
+
+    Args:
+        known: the Python runtimes that Lambda has.
+        version: the version of this machine's Python.
+
+    Raises:
+        DeploymentError: Lambda has none for it.
+    """
+    wanted = f"python{version[0]}.{version[1]}"
+    if wanted not in known:
+        raise DeploymentError(
+            f"Lambda has no runtime {wanted} that this machine's botocore knows of, and the function needs the Python "
+            f"of the client: run pywren with one of {', '.join(known)}, or try a newer SDK (pip install -U boto3)"
+        )
+    return wanted
 
 
 def _function_spec(config: Mapping[str, Any], aws: AWS) -> FunctionSpec:
+    chosen = {
+        key: value
+        for key in ("memory", "timeout", "ephemeral_storage", "architecture")
+        if (value := _optional(config, key)) is not None
+    }
     return FunctionSpec(
         name=str(_setting(config, "lambda", "function_name")),
         role_arn=_role_arn(config, aws),
-        runtime=lambda_runtime(),
-        memory=int(_setting(config, "lambda", "memory")),
-        timeout=int(_setting(config, "lambda", "timeout")),
+        runtime=lambda_runtime(aws.python_runtimes()),
+        layers=tuple(_optional(config, "layers", ())),
         handler=HANDLER,
+        **chosen,
     )
+
+
+def _optional(config: Mapping[str, Any], key: str, default: Any = None) -> Any:
+    value = (config.get("lambda") or {}).get(key)
+    return default if value is None else value
 
 
 def _role_arn(config: Mapping[str, Any], aws: AWS) -> str:
@@ -144,6 +230,12 @@ def _setting(config: Mapping[str, Any], section: str, key: str) -> Any:
 def _ensure_log_group(function_name: str, aws: AWS) -> None:
     """Make the function's log group: the role may write to it, but not make one."""
     group = f"/aws/lambda/{function_name}"
+    found = aws.request(
+        "logs", "describe_log_groups", doing=f"look at the log group {group}", logGroupNamePrefix=group, limit=50
+    )
+    for one in found.get("logGroups", ()):
+        if one.get("logGroupName") == group and one.get("retentionInDays"):
+            return  # somebody chose how long it is kept
     _unless_exists(aws, "logs", "create_log_group", doing=f"create the log group {group}", logGroupName=group)
     aws.request(
         "logs",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +102,15 @@ def _config_text(
 @cli.command("deploy_lambda")
 @click.pass_obj
 def deploy_lambda(filename: str | None) -> None:
-    """Create the Lambda function, or bring it to this version of pywren and Python."""
+    """Create the Lambda function and its role, or bring the function to this version of pywren and Python."""
     from pywren.cloud.aws import AWS
-    from pywren.cloud.deploy import deploy_function
+    from pywren.cloud.deploy import deploy_function, ensure_execution_role
 
     config = _load(filename)
-    arn = deploy_function(config, AWS(wrenconfig.require(config, "account.aws_region")))
-    click.echo(f"deployed {arn}")
+    with closing(AWS(wrenconfig.require(config, "account.aws_region"))) as aws:
+        if ensure_execution_role(config, aws):
+            click.echo(f"created the role {config['account']['aws_lambda_role']}")
+        click.echo(f"deployed {deploy_function(config, aws)}")
 
 
 @cli.command("test_function")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import subprocess
@@ -239,7 +240,7 @@ def test_the_life_of_a_function(mocked: AWS) -> None:
     """A function is created, looked at, changed and deleted; each is in force when the method returns."""
     spec = FunctionSpec("f", _role(mocked), "python3.12", memory=512, timeout=60, environment={"A": "b"})
     assert mocked.function_config("f") is None
-    arn = mocked.create_function(spec, _zip(), tags={"made-by": "pywren"})
+    arn = mocked.create_function(spec, {"ZipFile": _zip()}, tags={"made-by": "pywren"})
     config = mocked.function_config("f")
     assert config is not None
     assert (config["FunctionArn"], config["MemorySize"], config["Timeout"]) == (arn, 512, 60)
@@ -247,7 +248,7 @@ def test_the_life_of_a_function(mocked: AWS) -> None:
     assert config["Handler"] == "pywren.wrenhandler.aws_lambda_handler"
     changed = FunctionSpec("f", spec.role_arn, "python3.12", memory=1024, timeout=60)
     mocked.update_function_configuration(changed)
-    mocked.update_function_code("f", _zip())
+    mocked.update_function_code("f", {"ZipFile": _zip()})
     assert (mocked.function_config("f") or {})["MemorySize"] == 1024
     mocked.set_event_invoke("f", event_age=3600, on_failure="arn:aws:s3:::bucket")
     event = mocked.request("lambda", "get_function_event_invoke_config", doing="look", FunctionName="f")
@@ -260,7 +261,7 @@ def test_the_life_of_a_function(mocked: AWS) -> None:
 @pytest.mark.moto
 def test_invoking_through_moto(mocked: AWS) -> None:
     """An event is accepted, and its id comes back."""
-    mocked.create_function(FunctionSpec("f", _role(mocked), "python3.12", 512, 60), _zip())
+    mocked.create_function(FunctionSpec("f", _role(mocked), "python3.12", 512, 60), {"ZipFile": _zip()})
     assert mocked.invoke_async("f", b"{}")
 
 
@@ -268,6 +269,7 @@ def test_invoking_through_moto(mocked: AWS) -> None:
     ("code", "text"),
     [
         ("InvalidParameterValueException", "The role defined for the function cannot be assumed by Lambda."),
+        ("InvalidParameterValueException", "The function's execution role does not have permissions to call PutObject"),
         ("ResourceConflictException", "The operation cannot be performed at this time. An update is in progress"),
         ("ResourceConflictException", "The function is currently in the following state: Pending"),
     ],
@@ -288,6 +290,51 @@ def test_what_was_refused_while_deploying(stubbed: Callable[[str], Stubbed]) -> 
     it.stub.add_client_error("get_function_configuration", "AccessDeniedException", "no", 403)
     with pytest.raises(DeploymentError, match=r"look at the function f.*lambda:GetFunctionConfiguration"):
         it.aws.function_config("f")
+
+
+def test_a_change_under_way_is_waited_for(stubbed: Callable[[str], Stubbed]) -> None:
+    """A function that is created or updated by somebody else is looked at again when that is over."""
+    it = stubbed("lambda")
+    name = {"FunctionName": "f"}
+    it.stub.add_response("get_function_configuration", {"State": "Active", "LastUpdateStatus": "InProgress"}, name)
+    it.stub.add_response("get_function", {"Configuration": {"LastUpdateStatus": "Successful"}}, name)
+    it.stub.add_response("get_function_configuration", {"State": "Active", "CodeSha256": "new"}, name)
+    assert (it.aws.settled_function("f") or {})["CodeSha256"] == "new"
+    it.stub.add_response("get_function_configuration", {"State": "Pending"}, name)
+    it.stub.add_response("get_function", {"Configuration": {"State": "Active"}}, name)
+    it.stub.add_response("get_function_configuration", {"State": "Active"}, name)
+    assert it.aws.settled_function("f") == {"State": "Active"}
+
+
+def test_why_a_function_failed(stubbed: Callable[[str], Stubbed]) -> None:
+    """A function that does not come up says why, and so does the error."""
+    it = stubbed("lambda")
+    failed = {"Configuration": {"LastUpdateStatus": "Failed", "LastUpdateStatusReason": "the layer is gone"}}
+    it.stub.add_response("update_function_code", {})
+    it.stub.add_response("get_function", failed)
+    with pytest.raises(DeploymentError, match=r"wait for the function f.*Lambda says: the layer is gone"):
+        it.aws.update_function_code("f", {"ZipFile": b""})
+
+
+def test_only_what_differs_is_changed() -> None:
+    """What is right, and what is not pywren's to decide, is not touched."""
+    spec = FunctionSpec("f", "arn:role", "python3.12", memory=512, layers=("arn:layer:1",))
+    found = {
+        **spec.configuration(),
+        "Layers": [{"Arn": "arn:layer:1", "CodeSize": 5}],
+        "Environment": {"Variables": {"theirs": "1"}},
+        "VpcConfig": {"SubnetIds": ["s"]},
+    }
+    assert spec.changes(found) == {}
+    assert spec.changes({**found, "MemorySize": 1024, "Layers": []}) == {"MemorySize": 512, "Layers": ["arn:layer:1"]}
+    own = dataclasses.replace(spec, environment={"ours": "1"})
+    assert own.changes(found) == {"Environment": {"Variables": {"ours": "1"}}}
+
+
+def test_what_lambda_runs(stubbed: Callable[[str], Stubbed]) -> None:
+    """The runtimes that pywren can use, in order of their versions."""
+    runtimes = stubbed("lambda").aws.python_runtimes()
+    assert runtimes[:4] == ["python3.10", "python3.11", "python3.12", "python3.13"]
 
 
 # -- queues --------------------------------------------------------------------------------------------------

@@ -9,11 +9,12 @@ import zipfile
 import pytest
 
 import pywren.testing
+from pywren import wrenconfig
 from pywren.cloud.aws import AWS
-from pywren.cloud.deploy import create_execution_role, deploy_function
+from pywren.cloud.deploy import create_execution_role, deploy_function, ensure_execution_role, lambda_runtime
 from pywren.cloud.logs import call_logs
 from pywren.cloud.policies import execution_policy, lambda_trust_policy, partition
-from pywren.exceptions import ArgumentError, ConfigError
+from pywren.exceptions import ArgumentError, ConfigError, DeploymentError
 from pywren.worker import bundle
 
 moto = pytest.mark.moto
@@ -54,20 +55,132 @@ def test_lambda_does_not_retry_by_itself(config, aws):
     assert answer["DestinationConfig"]["OnFailure"]["Destination"] == f"arn:aws:s3:::{config['s3']['bucket']}"
 
 
+@pytest.fixture
+def sent(monkeypatch):
+    """The operations that change something, as they are sent."""
+    operations = []
+    request = AWS.request
+
+    def listening(self, service, operation, **arguments):
+        if not operation.startswith(("get_", "describe_", "list_")):
+            operations.append(operation)
+        return request(self, service, operation, **arguments)
+
+    monkeypatch.setattr(AWS, "request", listening)
+    return operations
+
+
 @moto
-def test_deploying_again_changes_what_changed(config, aws, monkeypatch):
+def test_deploying_again_changes_nothing(config, aws, sent):
+    """What is right is not sent again: neither code nor configuration, log group or settings of events."""
+    first = deploy_function(config, aws)
+    sent.clear()
+    assert deploy_function(config, aws) == first
+    assert sent == []
+
+
+@moto
+def test_deploying_again_changes_what_changed(config, aws, sent):
     """The configuration follows, and unchanged code is not sent again."""
     same, other = (bundle.build_zip({"pywren/__init__.py": text}) for text in (b"1", b"2"))
     first = deploy_function(config, aws, archive=same)
-    sent = []
-    monkeypatch.setattr(AWS, "update_function_code", lambda self, name, zip_file, **more: sent.append(zip_file))
+    sent.clear()
     config["lambda"]["memory"] = 2048
     assert deploy_function(config, aws, archive=same) == first
     function = aws.function_config(config["lambda"]["function_name"])
     assert (function["MemorySize"], function["CodeSha256"]) == (2048, bundle.code_sha256(same))
-    assert sent == []
+    assert sent == ["update_function_configuration"]
     deploy_function(config, aws, archive=other)
-    assert sent == [other]
+    assert sent == ["update_function_configuration", "update_function_code"]
+    config["lambda"]["event_age"] = 60
+    deploy_function(config, aws, archive=other)
+    assert sent[2:] == ["put_function_event_invoke_config"]
+
+
+@moto
+def test_every_key_of_the_section_comes_into_force(config, aws):
+    """Size of /tmp, architecture and the rest are those of the configuration."""
+    config["lambda"].update(ephemeral_storage=1024, architecture="arm64", timeout=900, memory=10240)
+    aws.delete_function(config["lambda"]["function_name"])  # moto does not update all of it
+    deploy_function(config, aws)
+    function = aws.function_config(config["lambda"]["function_name"])
+    assert function["Architectures"] == ["arm64"]
+    assert (function["Timeout"], function["MemorySize"]) == (900, 10240)
+    assert function["EphemeralStorage"] == {"Size": 1024}
+
+
+@moto
+def test_memory_and_time_have_defaults(config, aws):
+    """They are those of the configuration's own table."""
+    for key in ("memory", "timeout"):
+        del config["lambda"][key]
+    deploy_function(config, aws)
+    function = aws.function_config(config["lambda"]["function_name"])
+    assert function["MemorySize"] == wrenconfig.setting({}, "lambda.memory")
+    assert function["Timeout"] == wrenconfig.setting({}, "lambda.timeout")
+
+
+@moto
+def test_a_layer_is_attached(config, aws):
+    """It is named by its ARN, and taken away with its line in the configuration."""
+    content = {"ZipFile": bundle.build_zip({"python/extra.py": b""})}
+    made = aws.request("lambda", "publish_layer_version", doing="make a layer", LayerName="extra", Content=content)
+    config["lambda"]["layers"] = [made["LayerVersionArn"]]
+    wrenconfig.validate(config)
+    deploy_function(config, aws)
+    name = config["lambda"]["function_name"]
+    assert [layer["Arn"] for layer in aws.function_config(name)["Layers"]] == [made["LayerVersionArn"]]
+    del config["lambda"]["layers"]
+    deploy_function(config, aws)
+    assert not aws.function_config(name).get("Layers")
+
+
+@moto
+def test_the_log_is_kept_for_some_time_and_a_choice_is_respected(config, aws):
+    """Retention is set once; who changes it keeps what was chosen."""
+    group = f"/aws/lambda/{config['lambda']['function_name']}"
+
+    def retention():
+        (found,) = aws.request("logs", "describe_log_groups", doing="look", logGroupNamePrefix=group)["logGroups"]
+        return found["retentionInDays"]
+
+    assert retention() == 30
+    aws.request("logs", "put_retention_policy", doing="choose", logGroupName=group, retentionInDays=5)
+    deploy_function(config, aws)
+    assert retention() == 5
+
+
+@moto
+def test_big_code_goes_through_the_bucket(config, aws, monkeypatch):
+    """Lambda takes it from there, and it is deleted."""
+    monkeypatch.setattr("pywren.cloud.deploy.DIRECT_LIMIT", 10)
+    archive = bundle.build_zip({"pywren/__init__.py": b"big"})
+    name = config["lambda"]["function_name"]
+    deploy_function(config, aws, archive=archive)
+    aws.delete_function(name)
+    deploy_function(config, aws, archive=archive)
+    assert aws.function_config(name)["CodeSize"] == len(archive)
+    listed = aws.request("s3", "list_objects_v2", doing="look", Bucket=config["s3"]["bucket"])
+    assert listed["KeyCount"] == 0
+
+
+def test_a_python_that_lambda_does_not_have():
+    """The error names those that it has."""
+    known = ["python3.10", "python3.11"]
+    assert lambda_runtime(known, (3, 11)) == "python3.11"
+    with pytest.raises(DeploymentError, match=r"no runtime python3\.99.*python3\.10, python3\.11.*boto3"):
+        lambda_runtime(known, (3, 99))
+
+
+@moto
+def test_the_role_is_made_once(config, aws, sent):
+    """One that exists is left as it is, whoever made it."""
+    assert ensure_execution_role(config, aws) is False
+    assert sent == []
+    config["account"]["aws_lambda_role"] = "another"
+    assert ensure_execution_role(config, aws) is True
+    assert ensure_execution_role(config, aws) is False
+    assert sent == ["create_role", "put_role_policy"]
 
 
 @moto

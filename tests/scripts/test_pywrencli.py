@@ -132,6 +132,18 @@ def test_deploy_lambda_creates_and_updates(run, config_file):
 
 
 @pytest.mark.moto
+def test_deploy_lambda_makes_the_role_too(run, config_file, tmp_path):
+    """Nothing has to be there before but the bucket."""
+    _, config = config_file
+    config["account"]["aws_lambda_role"], config["lambda"]["function_name"] = "new-role", "new-function"
+    path = tmp_path / "new.yaml"
+    path.write_text(yaml.safe_dump(config))
+    arn = f"arn:aws:lambda:{config['account']['aws_region']}:123456789012:function:new-function"
+    assert run("--filename", path, "deploy_lambda") == (0, f"created the role new-role\ndeployed {arn}\n")
+    assert run("--filename", path, "deploy_lambda") == (0, f"deployed {arn}\n")
+
+
+@pytest.mark.moto
 def test_test_function_says_hello(run, config_file):
     """0.4's words."""
     assert run("--filename", config_file[0], "test_function") == (0, "function returned: Hello world\n")

@@ -1,1 +1,161 @@
 """``python -m pywren.testing.emulator -- CMD …``: run a command under the emulated AWS, and print what it used."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pywren.exceptions import PywrenError
+from pywren.testing import _set_up
+from pywren.testing.emulator._emulator import Emulator, start
+from pywren.testing.emulator._faults import Fault, Faults
+from pywren.testing.emulator._settings import Limits, Settings
+
+NOT_FOUND = 127
+NOT_EXECUTABLE = 126
+
+_EPILOG = """
+Example: python -m pywren.testing.emulator --memory 512 --packages numpy -- python my_job.py
+
+The exit code is the command's own; 128 + n when signal n ended it, 127 when it is not found, 126 when it cannot be
+executed, 1 when the emulated AWS does not come up.
+"""
+
+
+@click.command(
+    epilog=_EPILOG,
+    context_settings={"allow_interspersed_args": False, "show_default": True, "help_option_names": ["-h", "--help"]},
+)
+@click.option("--memory", default=1536, help="Megabytes of the function's memory.")
+@click.option("--timeout", default=300, help="Seconds after which Lambda ends the function.")
+@click.option("--concurrency", default=Limits().concurrency, help="Executions at once that the account may have.")
+@click.option("--containers", default=Settings().containers, help="Executions at once that this machine makes.")
+@click.option("--region", default=Settings().region, help="The region it is.")
+@click.option(
+    "--packages", default="", metavar="NAME,…", help="Installed packages to put into a layer of the function."
+)
+@click.option(
+    "--fault",
+    "faults",
+    multiple=True,
+    metavar="NAME=NUMBER",
+    help="Something that goes wrong: the share of the occasions (kill_container=0.1), or seconds (s3_latency=0.2). "
+    "May be given again.",
+)
+@click.option("--seed", default=0, help="Decides on which occasions faults strike.")
+@click.option("--keep-going", is_flag=True, help="Afterwards go on until Ctrl-C, so that you can look around.")
+@click.argument("command", nargs=-1, required=True, metavar="-- CMD …")
+def main(
+    memory: int,
+    timeout: int,
+    concurrency: int,
+    containers: int,
+    region: str,
+    packages: str,
+    faults: Sequence[str],
+    seed: int,
+    keep_going: bool,
+    command: Sequence[str],
+) -> None:
+    """Run CMD under an emulated AWS: pywren is deployed there, and CMD finds its configuration and credentials.
+
+    CMD sees PYWREN_CONFIG_FILE and the AWS_… variables of the emulated AWS, and nothing of yours. When it has ended,
+    a table of what it asked of AWS is printed to the standard error.
+    """
+    if shutil.which(command[0]) is None:
+        _refuse(command[0])
+    try:
+        settings = Settings.decode(
+            {"containers": containers, "region": region, "limits": Limits(concurrency=concurrency)}
+        )
+        wanted = _faults(faults, seed)
+        with closing(start(settings)) as emulator:
+            config = emulator.deploy(
+                memory=memory, timeout=timeout, packages=[name for name in packages.split(",") if name]
+            )
+            emulator.set_faults(wanted)
+            before = emulator.counters()
+            code = _run(emulator, config, command)
+            click.echo(str(emulator.counters() - before), err=True)
+            if keep_going:
+                _wait_for_interrupt(emulator)
+    except (PywrenError, ImportError) as error:
+        raise click.ClickException(str(error)) from error
+    sys.exit(code)
+
+
+def _refuse(program: str) -> None:
+    """Say why a program cannot be run, as shells do."""
+    exists = os.path.dirname(program) and Path(program).exists()
+    click.echo(f"{program}: {'cannot be executed' if exists else 'command not found'}", err=True)
+    sys.exit(NOT_EXECUTABLE if exists else NOT_FOUND)
+
+
+def _faults(given: Sequence[str], seed: int) -> Faults:
+    """Return the faults that the options name: seconds where the default is a number, else shares."""
+    fields: dict[str, Any] = {"seed": seed}
+    for text in given:
+        name, _, value = text.partition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            raise click.BadParameter(f"{text!r} is not NAME=NUMBER", param_hint="--fault") from None
+        fields[name] = {"share": number} if isinstance(getattr(Faults(), name, None), Fault) else number
+    return Faults.decode(fields)
+
+
+def _run(emulator: Emulator, config: Mapping[str, Any], command: Sequence[str]) -> int:
+    """Run the command with a configuration, and return its exit code."""
+    import yaml
+
+    with tempfile.TemporaryDirectory(prefix="pywren-emulated-") as directory:
+        path = Path(directory) / "pywren_config.yaml"
+        path.write_text(yaml.safe_dump(config), encoding="utf-8")
+        variables = {**_set_up.without_aws(os.environ), **emulator.environment, "PYWREN_CONFIG_FILE": str(path)}
+        return _run_command(command, variables)
+
+
+def _run_command(command: Sequence[str], variables: Mapping[str, str]) -> int:
+    """Run a command to its end; Ctrl-C is the command's to answer, and other requests to end are passed on."""
+    with ExitStack() as stack:
+        stack.enter_context(_handled(signal.SIGINT, lambda *_: None))
+        process = stack.enter_context(subprocess.Popen(command, env=variables))
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            stack.enter_context(_handled(number, lambda number, _: process.send_signal(number)))
+        code = process.wait()
+    return code if code >= 0 else 128 - code
+
+
+@contextmanager
+def _handled(number: int, handler: Any) -> Iterator[None]:
+    saved = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, saved)
+
+
+def _wait_for_interrupt(emulator: Emulator) -> None:
+    """Say how to get at the emulated AWS, and wait for Ctrl-C."""
+    for name, value in emulator.environment.items():
+        click.echo(f"export {name}={value}", err=True)
+    click.echo("the emulated AWS goes on until Ctrl-C", err=True)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        return
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m pywren.testing.emulator")

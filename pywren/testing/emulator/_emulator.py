@@ -169,7 +169,7 @@ class Emulator:
 
     def executions(self, function: str | None = None) -> list[Execution]:
         """Return every execution that has ended, oldest first; of one function, or of all."""
-        found = [Execution(**fields) for fields in self._server.ask("GET", "executions")]
+        found = [Execution.decode(fields) for fields in self._server.ask("GET", "executions")]
         return [each for each in found if function in (None, each.function)]
 
     def wait_idle(self, timeout: float = 60.0) -> None:

@@ -1,11 +1,257 @@
 """The emulator's process: starts the parts, says READY on stdout, serves until its standard input ends.
 
 The standard input is a pipe that its parent holds: however the parent goes, the emulator and all its children go too.
+Its first line are the settings; the first line of the standard output is what the client needs to know, or the error.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import itertools
+import json
+import logging
+import os
+import secrets
+import signal
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pywren.exceptions import EmulatorError
+from pywren.testing.emulator._backends import Backend, MotoServer, SeaweedFS
+from pywren.testing.emulator._directory import own_directory
+from pywren.testing.emulator._settings import Settings
+
+if TYPE_CHECKING:
+    from pywren.testing.emulator._container import Container
+    from pywren.testing.emulator._functions import Function, Revision
+    from pywren.testing.emulator._logs import LogShipper
+
+logger = logging.getLogger(__name__)
+
 
 def main() -> None:
     """Run the emulator: what ``python -m pywren.testing.emulator._server`` does."""
-    raise NotImplementedError
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s: %(message)s")
+    settings = Settings.decode(json.loads(sys.stdin.buffer.readline() or b"{}"))
+    try:
+        with own_directory() as directory:
+            asyncio.run(_serve(settings, directory))
+    except EmulatorError as error:
+        _say({"error": str(error)})
+        sys.exit(1)
+
+
+def _say(what: Mapping[str, Any]) -> None:
+    """Tell the parent, one line of JSON at a time."""
+    with contextlib.suppress(BrokenPipeError):  # nobody listens any more
+        os.write(1, json.dumps(what).encode() + b"\n")
+
+
+async def _serve(settings: Settings, directory: Path) -> None:
+    """Start everything, and serve until it is time to end or a part ends, which is an ``EmulatorError``."""
+    end = _time_to_end()
+    starting = asyncio.ensure_future(_run(settings, directory, end))
+    await asyncio.wait([starting, end], return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()  # it ends its children on the way out
+        with contextlib.suppress(asyncio.CancelledError):
+            await starting
+    else:
+        starting.result()
+
+
+def _time_to_end() -> asyncio.Future[None]:
+    """Return what is done when the standard input ends or somebody asks politely."""
+    loop = asyncio.get_running_loop()
+    end: asyncio.Future[None] = loop.create_future()
+
+    def tell() -> None:
+        if not end.done():
+            end.set_result(None)
+
+    def read() -> None:
+        if not os.read(0, 4096):
+            loop.remove_reader(0)
+            tell()
+
+    loop.add_reader(0, read)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, tell)
+    return end
+
+
+async def _run(settings: Settings, directory: Path, end: asyncio.Future[None]) -> None:
+    async with _backends(directory) as (urls, backends), _Parts(settings, directory, urls) as parts:
+        _say(parts.ready)
+        endings: list[asyncio.Future[Any]] = [asyncio.ensure_future(backend.ended()) for backend in backends]
+        try:
+            done, _ = await asyncio.wait([*endings, end], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for ending in endings:
+                ending.cancel()
+        for ended in endings:
+            if ended in done:
+                raise ended.result()
+
+
+@asynccontextmanager
+async def _backends(directory: Path) -> AsyncIterator[tuple[list[str], list[Backend]]]:
+    """Run SeaweedFS and moto, which start side by side, while this process loads the rest of itself."""
+    homes = [directory / "s3", directory / "moto"]
+    for home in homes:
+        home.mkdir()
+    backends: list[Backend] = [SeaweedFS(homes[0]), MotoServer(homes[1])]
+    starting = [asyncio.ensure_future(backend.start()) for backend in backends]
+    try:
+        await asyncio.sleep(0)  # they are started before the imports keep this process busy
+        await asyncio.to_thread(_load)
+        yield await asyncio.gather(*starting), backends
+    finally:
+        for each in starting:
+            each.cancel()
+        await asyncio.gather(*starting, return_exceptions=True)
+        await asyncio.gather(*(backend.close() for backend in backends))
+
+
+def _load() -> None:
+    """Load what takes long, before the first request does."""
+    from pywren.testing.emulator import _gateway
+    from pywren.testing.emulator._operations import service_model
+
+    logger.debug("%s is loaded", _gateway.__name__)
+    for service in ("lambda", "s3"):
+        service_model(service)
+
+
+class _Parts:
+    """What runs in this process: functions, dispatcher, containers and the gateway, wired together.
+
+    Args:
+        settings: what was chosen.
+        directory: the emulator's.
+        urls: of SeaweedFS and moto.
+    """
+
+    def __init__(self, settings: Settings, directory: Path, urls: list[str]) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._s3, self._moto = urls
+        self._endpoint = ""
+        self._stack = AsyncExitStack()
+        self._containers = itertools.count(1)
+        self._access_key = f"AKIA{secrets.token_hex(8).upper()}"
+        self._secret_key = secrets.token_urlsafe(30)
+        self._token = secrets.token_urlsafe(30)
+
+    @property
+    def ready(self) -> dict[str, str]:
+        """What the client needs to know; the fields of ``Ready``."""
+        return {
+            "endpoint": self._endpoint,
+            "access_key_id": self._access_key,
+            "secret_access_key": self._secret_key,
+            "control_token": self._token,
+            "directory": str(self._directory),
+        }
+
+    async def __aenter__(self) -> _Parts:
+        async with AsyncExitStack() as stack:
+            await self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._stack.aclose()
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        from pywren.testing.emulator._counters import Tally
+        from pywren.testing.emulator._dispatch import Dispatcher
+        from pywren.testing.emulator._faults import FaultPlan, Faults
+        from pywren.testing.emulator._functions import FunctionTable
+        from pywren.testing.emulator._gateway import Gateway
+        from pywren.testing.emulator._interpreter import make_interpreter
+        from pywren.testing.emulator._lambda_api import LambdaApi
+        from pywren.testing.emulator._logs import LogShipper
+        from pywren.testing.emulator._services import Services
+
+        tally, callers = Tally(), {self._access_key: "client"}
+        self._python = await asyncio.to_thread(make_interpreter, self._directory / "python")
+        self._logs = LogShipper(self._moto, self._settings.region)
+        stack.callback(self._logs.close)
+        services = Services(s3=self._s3, moto=self._moto, settings=self._settings, tally=tally)
+        stack.push_async_callback(services.close)
+        functions = FunctionTable(
+            self._directory / "code",
+            settings=self._settings,
+            check_role=services.check_role,
+            fetch_object=services.fetch_object,
+            callers=callers,
+            on_retired=lambda function: dispatcher.retire(function),
+        )
+        self._dispatcher = dispatcher = Dispatcher(
+            make_container=self._make_container,
+            tally=tally,
+            find=functions.find,
+            send_record=services.send_record,
+            settings=self._settings,
+        )
+        stack.push_async_callback(dispatcher.close)
+        gateway = Gateway(
+            s3=self._s3,
+            moto=self._moto,
+            functions=LambdaApi(functions, dispatcher),
+            callers=callers,
+            tally=tally,
+            plan=FaultPlan(Faults()),
+            token=self._token,
+            wait_idle=self._wait_idle,
+        )
+        self._endpoint = f"http://127.0.0.1:{await gateway.start()}"
+        stack.push_async_callback(gateway.close)
+
+    async def _wait_idle(self, seconds: float) -> bool:
+        """Wait until no event waits or runs, and the log is written; tell whether that came to be in time."""
+        try:
+            await asyncio.wait_for(self._dispatcher.wait_idle(), seconds)
+        except asyncio.TimeoutError:
+            return False
+        return await asyncio.to_thread(self._logs.flush, seconds)
+
+    def _make_container(self, function: Function, revision: Revision) -> Container:
+        from pywren.testing.emulator._container import Container
+
+        number = next(self._containers)
+        return Container(
+            function.name,
+            function.arn,
+            revision,
+            settings=self._settings,
+            python=self._python,
+            directory=self._directory / "containers" / str(number),
+            endpoint=self._endpoint,
+            credentials=(function.access_key, secrets.token_urlsafe(30), secrets.token_urlsafe(30)),
+            log=_Log(self._logs, f"/aws/lambda/{function.name}"),
+        )
+
+
+class _Log:
+    """The log of one container: a stream of its own."""
+
+    def __init__(self, shipper: LogShipper, group: str) -> None:
+        self._shipper = shipper
+        self.group = group
+        self.stream = f"{time.strftime('%Y/%m/%d', time.gmtime())}/[$LATEST]{uuid.uuid4().hex}"
+        shipper.stream(group, self.stream)
+
+    def __call__(self, timestamp_ms: int, line: str) -> None:
+        self._shipper.write(self.group, self.stream, timestamp_ms, line)
+
+
+if __name__ == "__main__":
+    main()

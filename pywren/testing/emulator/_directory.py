@@ -1,0 +1,67 @@
+"""The emulator's directory: everything it writes, gone when it ends, or when the next one starts."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_PREFIX = "pywren-emulator-"
+_LOCK = "lock"
+
+
+@contextmanager
+def own_directory() -> Iterator[Path]:
+    """Make a directory for this process and remove it at the end; remove those of emulators that were killed too."""
+    sweep()
+    directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    # locked before it gets its name: those who sweep never see it unlocked while this process lives
+    with (directory / f"{_LOCK}.new").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (directory / f"{_LOCK}.new").rename(directory / _LOCK)
+        try:
+            yield directory
+        finally:
+            remove_tree(directory)
+
+
+def sweep() -> None:
+    """Remove the directories whose emulator is gone."""
+    for directory in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError), (directory / _LOCK).open("rb") as lock:  # not ours, or not ready yet
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove_sockets(directory)
+            remove_tree(directory)
+
+
+def _remove_sockets(directory: Path) -> None:
+    from pywren.testing.emulator._backends import PORTS_FILE, weed_sockets
+
+    for path in directory.glob(f"*/{PORTS_FILE}"):
+        for each in weed_sockets([int(port) for port in path.read_text(encoding="ascii").split()]):
+            each.unlink(missing_ok=True)
+
+
+def remove_tree(directory: Path) -> None:
+    """Remove a directory with all that functions may have left in it: read-only directories too."""
+
+    def allow_and_repeat(function: Callable[..., Any], path: str, _: object) -> None:
+        with contextlib.suppress(OSError):
+            parent = os.path.dirname(path)
+            os.chmod(parent, stat.S_IRWXU)
+            if not os.path.islink(path):
+                os.chmod(path, stat.S_IRWXU)
+            if function in (os.unlink, os.rmdir):
+                function(path)
+            else:  # it could not be listed
+                shutil.rmtree(path, ignore_errors=True)
+
+    shutil.rmtree(directory, onerror=allow_and_repeat)
+    shutil.rmtree(directory, ignore_errors=True)

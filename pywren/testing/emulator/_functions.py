@@ -2,43 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import asyncio
+import contextlib
+import itertools
+import json
+import re
+import secrets
+import uuid
+import weakref
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from pywren.testing.emulator._settings import Settings
-
-
-class Refusal(Exception):
-    """What Lambda answers instead of doing as it was asked; an answer, not a failure of the emulator.
-
-    Args:
-        code: the error's name in Lambda's model, such as ``ResourceConflictException``.
-        message: what AWS says.
-        reason: the ``Reason`` or ``Type`` some errors carry.
-    """
-
-    def __init__(self, code: str, message: str, reason: str = "") -> None:
-        super().__init__(code, message, reason)
-        self.code, self.message, self.reason = code, message, reason
-
-
-@dataclass(frozen=True)
-class Code:
-    """An unzipped function or layer, unchanged once it stands.
-
-    Args:
-        directory: where it was extracted.
-        sha256: of the zip, in base64, as ``CodeSha256``.
-        size: bytes of the zip.
-        unzipped: bytes of its files.
-    """
-
-    directory: Path
-    sha256: str
-    size: int
-    unzipped: int
+from pywren.testing.emulator._code import Code as Code
+from pywren.testing.emulator._code import remove, unpack
+from pywren.testing.emulator._layer_table import LayerTable
+from pywren.testing.emulator._rest_json import Refusal as Refusal
+from pywren.testing.emulator._settings import ACCOUNT_ID, Limits, Settings
 
 
 @dataclass(frozen=True)
@@ -78,13 +60,18 @@ class Function:
     Args:
         name: its name.
         arn: its ARN.
-        current: what runs; ``None`` while it is Pending for the first time.
+        current: what runs; ``None`` while it is Pending for the first time, and once it is deleted.
         upcoming: what an update in progress will make current.
-        state: ``Pending``, ``Active`` or ``Failed``.
-        last_update: ``InProgress``, ``Successful`` or ``Failed``.
         access_key: the key id of the credentials that its containers are given; random.
+        state: ``Pending``, ``Active`` or ``Failed``; ``Deleting`` once it is not in the table any more.
+        last_update: ``InProgress``, ``Successful`` or ``Failed``.
         reserved_concurrency: ``None`` shares the account's.
         event_invoke: ``MaximumRetryAttempts``, ``MaximumEventAgeInSeconds``, ``DestinationConfig``.
+        event_invoke_modified: seconds since the epoch.
+        revision_id: another after each change.
+        last_modified: as AWS writes times.
+        tags: its tags.
+        statements: the statements of its policy, by id.
     """
 
     name: str
@@ -96,6 +83,116 @@ class Function:
     last_update: str = "InProgress"
     reserved_concurrency: int | None = None
     event_invoke: dict[str, Any] = field(default_factory=dict)
+    event_invoke_modified: float = 0.0
+    revision_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    last_modified: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+    statements: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def touch(self) -> None:
+        """Take another revision id."""
+        self.revision_id = str(uuid.uuid4())
+
+    def configuration(self, revision: Revision | None = None, *, states: bool = True) -> dict[str, Any]:
+        """Return AWS's ``FunctionConfiguration``: of what is coming, when an update is in progress.
+
+        Args:
+            revision: of this one instead.
+            states: whether it tells the states; lists do not.
+        """
+        shown = revision or self.upcoming or self.current
+        if shown is None:
+            raise _not_found(self.arn)
+        fields = {name: value for name, value in shown.settings.items() if value not in ([], {"Variables": {}})}
+        fields |= {
+            "FunctionName": self.name,
+            "FunctionArn": self.arn,
+            "CodeSize": shown.code.size,
+            "CodeSha256": shown.code.sha256,
+            "LastModified": self.last_modified,
+            "RevisionId": self.revision_id,
+            "Version": LATEST,
+            "PackageType": "Zip",
+            "SnapStart": {**shown.settings["SnapStart"], "OptimizationStatus": "Off"},
+        }
+        return fields | (self._states() if states else {})
+
+    def _states(self) -> dict[str, str]:
+        if self.state == "Pending":
+            return {
+                "State": "Pending",
+                "StateReason": "The function is being created.",
+                "StateReasonCode": "Creating",
+            }
+        if self.last_update == "InProgress":
+            return {
+                "State": self.state,
+                "LastUpdateStatus": "InProgress",
+                "LastUpdateStatusReason": "The function is being created.",
+                "LastUpdateStatusReasonCode": "Creating",
+            }
+        return {"State": self.state, "LastUpdateStatus": self.last_update}
+
+
+LATEST = "$LATEST"
+"""The only version that functions have here."""
+
+_DEFAULTS: dict[str, Any] = {
+    "Description": "",
+    "Timeout": 3,
+    "MemorySize": 128,
+    "EphemeralStorage": {"Size": 512},
+    "Environment": {"Variables": {}},
+    "Layers": [],
+    "Architectures": ["x86_64"],
+    "TracingConfig": {"Mode": "PassThrough"},
+    "SnapStart": {"ApplyOn": "None"},
+}
+_SETTINGS = (*_DEFAULTS, "Role", "Handler", "Runtime", "LoggingConfig")
+
+_QUOTAS = {"Timeout": 900, "MemorySize": 10_240, "EphemeralStorage": 10_240}
+"""Below the ranges of the model, which are those of managed instances and accelerators."""
+
+_GONE = {"python2.7", "python3.6", "python3.7", "python3.8", "python3.9"}
+"""Runtimes that the model names and Lambda does not take any more."""
+
+_RESERVED_VARIABLES = {
+    "AWS_DEFAULT_REGION",
+    "AWS_REGION",
+    "AWS_EXECUTION_ENV",
+    "AWS_LAMBDA_FUNCTION_NAME",
+    "AWS_LAMBDA_FUNCTION_MEMORY_SIZE",
+    "AWS_LAMBDA_FUNCTION_VERSION",
+    "AWS_LAMBDA_INITIALIZATION_TYPE",
+    "AWS_LAMBDA_LOG_GROUP_NAME",
+    "AWS_LAMBDA_LOG_STREAM_NAME",
+    "AWS_LAMBDA_RUNTIME_API",
+    "AWS_ACCESS_KEY",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "LAMBDA_TASK_ROOT",
+    "LAMBDA_RUNTIME_DIR",
+}
+
+_NOT_EMULATED = (
+    "AcceleratorConfig",
+    "CapacityProviderConfig",
+    "CodeSigningConfigArn",
+    "DeadLetterConfig",
+    "DurableConfig",
+    "FileSystemConfigs",
+    "ImageConfig",
+    "RuntimeConfig",
+    "TenancyConfig",
+    "VpcConfig",
+)
+
+_NAME = re.compile(
+    r"(?:arn:aws[a-zA-Z-]*:lambda:)?(?:(?P<region>[a-z]{2}(?:-[a-z]+)+-\d):)?(?:(?P<account>\d{12}):)?"
+    r"(?:function:)?(?P<name>[a-zA-Z0-9-_]+)(?::(?P<qualifier>\$LATEST|[a-zA-Z0-9-_]+))?"
+)
+_MOST_NAME = 64
 
 
 class FunctionTable:
@@ -105,9 +202,11 @@ class FunctionTable:
         directory: where code is extracted to.
         settings: transition time, limits.
         check_role: raises ``Refusal`` for a role that does not exist, does not trust Lambda or is too new.
-        fetch_object: returns an object of S3 (bucket, key, version), for ``Code.S3Bucket``/``S3Key``.
+        fetch_object: returns an object of S3 (bucket, key, version), for ``Code.S3Bucket``/``S3Key``; raises
+            ``Refusal`` with S3's code (``NoSuchKey``) and message.
         callers: the gateway's table of access keys, to which each function's is added.
         on_retired: awaited with a function whose containers are of an old revision, or which is deleted.
+        sleep: waits some seconds.
     """
 
     def __init__(
@@ -119,15 +218,346 @@ class FunctionTable:
         fetch_object: Callable[[str, str, str | None], Awaitable[bytes]],
         callers: dict[str, str],
         on_retired: Callable[[Function], Awaitable[None]],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        raise NotImplementedError
+        self.settings = settings
+        self.layers = LayerTable(settings.region, unpack=self._unpack, timestamp=_timestamp)
+        self._directory = directory
+        self._check_role = check_role
+        self._fetch_object = fetch_object
+        self._callers = callers
+        self._on_retired = on_retired
+        self._sleep = sleep
+        self._functions: dict[str, Function] = {}
+        self._numbers = itertools.count(1)
+        self._transitions: set[asyncio.Task[None]] = set()
 
-    def find(self, name_or_arn: str) -> Function:
-        """Return a function by name, partial ARN or ARN; raises ``Refusal`` ``ResourceNotFoundException``."""
-        raise NotImplementedError
+    # -- looking -------------------------------------------------------------------------------------------
+
+    def find(self, name_or_arn: str, qualifier: str | None = None) -> Function:
+        """Return a function by name, partial ARN or ARN.
+
+        Args:
+            name_or_arn: may end with a qualifier of its own.
+            qualifier: a version or alias; only ``$LATEST`` exists.
+
+        Raises:
+            Refusal: ``ResourceNotFoundException``.
+        """
+        function = self._functions.get(name_or_arn)  # nearly always it is the bare name
+        if function is not None and qualifier in (None, LATEST):
+            return function
+        name, named = self._parse(name_or_arn)
+        if qualifier is not None and named is not None and qualifier != named:
+            raise _invalid("The derived qualifier from the function name does not match the specified qualifier.")
+        version = qualifier or named or LATEST
+        function = self._functions.get(name)
+        if function is None or version != LATEST:
+            raise _not_found(self._arn(name) + (f":{version}" if version != LATEST else ""))
+        return function
+
+    def functions(self) -> list[Function]:
+        """Return all functions, by name."""
+        return [function for _, function in sorted(self._functions.items())]
+
+    @property
+    def unreserved(self) -> int:
+        """The concurrency that functions without a reservation share."""
+        reserved = (function.reserved_concurrency or 0 for function in self._functions.values())
+        return self.settings.limits.concurrency - sum(reserved)
+
+    # -- creating, changing, deleting ----------------------------------------------------------------------
 
     async def create(self, request: Mapping[str, Any]) -> Function:
-        """CreateFunction. It is Pending, then Active; extracting is what Pending waits for too."""
-        raise NotImplementedError
+        """CreateFunction. Its code is extracted and found good first; then it is Pending, then Active."""
+        name, qualifier = self._parse(request["FunctionName"])
+        if qualifier is not None:
+            raise _invalid("The function name of a new function has no version.")
+        if len(name) > _MOST_NAME:
+            raise Refusal(
+                "ValidationException",
+                f"1 validation error detected: Value '{name}' at 'functionName' failed to satisfy constraint: "
+                f"Member must have length less than or equal to {_MOST_NAME}",
+            )
+        if request.get("PackageType", "Zip") != "Zip":
+            raise _not_emulated("PackageType Image")
+        if "Runtime" not in request or "Handler" not in request:
+            raise _invalid(
+                "Runtime and Handler are mandatory parameters for functions created with deployment packages."
+            )
+        defaults = {**_DEFAULTS, "LoggingConfig": {"LogFormat": "Text", "LogGroup": f"/aws/lambda/{name}"}}
+        settings = _changed(defaults, request)
+        await self._check(settings, request)
+        self._refuse_existing(name)
+        settings, layers = self._with_layers(settings, request.get("Layers", ()))
+        revision = self._revision(settings, await self._unpack(request["Code"]), layers)
+        self._refuse_existing(name)  # another one may have come while the zip was extracted
+        access_key = f"ASIA{secrets.token_hex(8).upper()}"
+        function = Function(name, self._arn(name), None, revision, access_key, tags=dict(request.get("Tags", {})))
+        function.last_modified = _timestamp()
+        self._functions[name] = function
+        self._callers[access_key] = f"function:{name}"
+        self._begin(function, revision)
+        return function
 
-    # update_code, update_configuration, delete, publish_layer, …: a coroutine for each operation of the control plane
+    async def update_code(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """UpdateFunctionCode, and return the new configuration. The same code is an update too."""
+        function, current = self._changeable(request)
+        settings = dict(current.settings)
+        if "Architectures" in request:
+            settings["Architectures"] = request["Architectures"]
+        upcoming = self._revision(settings, await self._unpack(request), current.layers)
+        if request.get("DryRun"):
+            return function.configuration(upcoming)
+        return self._update(function, upcoming, request)
+
+    async def update_configuration(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """UpdateFunctionConfiguration, and return the new configuration. What is not given stays."""
+        function, current = self._changeable(request)
+        settings, layers = _changed(current.settings, request), current.layers
+        await self._check(settings, request)
+        if "Layers" in request:  # else the function keeps what it has, deleted versions too
+            settings, layers = self._with_layers(settings, request["Layers"])
+        return self._update(function, self._revision(settings, current.code, layers), request)
+
+    async def delete(self, name_or_arn: str, qualifier: str | None = None) -> None:
+        """DeleteFunction: calls that run end, no other begins."""
+        if qualifier == LATEST:
+            raise _invalid("$LATEST version cannot be deleted without deleting the function.")
+        function = self.find(name_or_arn, qualifier)
+        del self._functions[function.name]
+        # its access key stays known: calls that still run may go on to use it
+        function.state, function.current, function.upcoming = "Deleting", None, None
+        await self._on_retired(function)
+
+    def reserve(self, name_or_arn: str, concurrency: int | None) -> Function:
+        """PutFunctionConcurrency, or DeleteFunctionConcurrency with ``None``."""
+        function = self.find(name_or_arn)
+        _refuse_unsettled(function)
+        least = self.settings.limits.unreserved
+        if concurrency is not None and self.unreserved + (function.reserved_concurrency or 0) - concurrency < least:
+            raise _invalid(
+                "Specified ReservedConcurrentExecutions for function decreases account's "
+                f"UnreservedConcurrentExecution below its minimum value of [{least}]."
+            )
+        function.reserved_concurrency = concurrency
+        function.touch()
+        return function
+
+    async def close(self) -> None:
+        """Give up the transitions that are under way."""
+        for task in self._transitions:
+            task.cancel()
+        await asyncio.gather(*self._transitions, return_exceptions=True)
+
+    # -- transitions ---------------------------------------------------------------------------------------
+
+    def _changeable(self, request: Mapping[str, Any]) -> tuple[Function, Revision]:
+        """Return the function that a request is to change, and what it is now."""
+        function = self.find(request["FunctionName"])
+        _refuse_unsettled(function)
+        if request.get("RevisionId", function.revision_id) != function.revision_id:
+            raise Refusal(
+                "PreconditionFailedException",
+                "The Revision Id provided does not match the latest Revision Id. "
+                "Call the GetFunction/GetAlias API to retrieve the latest Revision Id",
+            )
+        if function.current is None:
+            raise _not_found(function.arn)
+        return function, function.current
+
+    def _update(self, function: Function, upcoming: Revision, request: Mapping[str, Any]) -> dict[str, Any]:
+        # another update, or the function's end, may have come while this one was prepared
+        if self._changeable(request)[0] is not function:
+            raise _in_progress(function)
+        function.upcoming, function.last_update = upcoming, "InProgress"
+        function.last_modified = _timestamp()
+        function.touch()
+        self._begin(function, upcoming)
+        return function.configuration()
+
+    def _begin(self, function: Function, upcoming: Revision) -> None:
+        task = asyncio.get_running_loop().create_task(self._settle(function, upcoming))
+        self._transitions.add(task)
+        task.add_done_callback(self._transitions.discard)
+
+    async def _settle(self, function: Function, upcoming: Revision) -> None:
+        """Make an upcoming revision current after Lambda's while."""
+        await self._sleep(self.settings.transition_seconds)
+        if function.upcoming is not upcoming:  # it was deleted
+            return
+        updated = function.current is not None
+        function.current, function.upcoming = upcoming, None
+        function.state, function.last_update = "Active", "Successful"
+        function.touch()
+        del upcoming  # old code goes with the last that knows it
+        if updated:
+            await self._on_retired(function)
+
+    # -- checking ------------------------------------------------------------------------------------------
+
+    async def _check(self, settings: Mapping[str, Any], request: Mapping[str, Any]) -> None:
+        """Refuse what the model allows and Lambda does not."""
+        for name in _NOT_EMULATED:
+            if any(request[name].values() if isinstance(request.get(name), dict) else [request.get(name)]):
+                raise _not_emulated(name)
+        if settings["LoggingConfig"].get("LogFormat") == "JSON":
+            raise _not_emulated("LogFormat JSON")
+        runtime = settings["Runtime"]
+        if runtime in _GONE and "Runtime" in request:
+            raise _invalid(
+                f"The runtime parameter of {runtime} is no longer supported for creating or updating AWS Lambda "
+                "functions. We recommend you use a supported runtime while creating or updating functions."
+            )
+        sizes = {**settings, "EphemeralStorage": settings["EphemeralStorage"]["Size"]}
+        for name, most in _QUOTAS.items():
+            if sizes[name] > most:
+                raise _invalid(
+                    f"'{name}' value failed to satisfy constraint: Member must have value less than or equal to {most}"
+                )
+        _check_environment(settings["Environment"].get("Variables", {}), self.settings.limits)
+        if "Role" in request:
+            await self._check_role(settings["Role"])
+
+    def _refuse_existing(self, name: str) -> None:
+        if name in self._functions:
+            raise Refusal("ResourceConflictException", f"Function already exist: {name}")
+
+    def _with_layers(self, settings: Mapping[str, Any], arns: Iterable[str]) -> tuple[dict[str, Any], tuple[Code, ...]]:
+        """Return settings with these layers, and the code of the layers."""
+        versions = self.layers.of_function(arns, self.settings.limits.layers)
+        shown = [{"Arn": version.arn, "CodeSize": version.code.size} for version in versions]
+        return {**settings, "Layers": shown}, tuple(version.code for version in versions)
+
+    def _revision(self, settings: Mapping[str, Any], code: Code, layers: tuple[Code, ...]) -> Revision:
+        most = self.settings.limits.unzipped
+        size = code.unzipped + sum(layer.unzipped for layer in layers)
+        if size > most:
+            raise _invalid(
+                f"Function code combined with layers exceeds the maximum allowed size of {most} bytes. "
+                f"The actual size is {size} bytes."
+            )
+        return Revision(next(self._numbers), settings, code, layers)
+
+    # -- code ----------------------------------------------------------------------------------------------
+
+    async def _unpack(self, source: Mapping[str, Any]) -> Code:
+        """Extract ``ZipFile`` or ``S3Bucket``/``S3Key`` of a request, in a thread."""
+        if source.get("ImageUri"):
+            raise _not_emulated("ImageUri")
+        archive = await self._archive(source)
+        directory = self._directory / uuid.uuid4().hex
+        code = await asyncio.to_thread(unpack, archive, directory, self.settings.limits.unzipped)
+        # containers of an old revision may still run it: its files go with the last that knows the code
+        removal = weakref.finalize(code, _remove_in_thread, asyncio.get_running_loop(), directory)
+        removal.atexit = False  # the emulator's whole directory goes then
+        return code
+
+    async def _archive(self, source: Mapping[str, Any]) -> bytes:
+        archive: bytes | None = source.get("ZipFile")
+        if archive is not None:
+            if len(archive) > self.settings.limits.zip_direct:
+                raise _invalid(f"Zipped size must be smaller than {self.settings.limits.zip_direct} bytes")
+            return archive
+        if "S3Bucket" not in source or "S3Key" not in source:
+            raise _invalid("Please provide a source for function code.")
+        try:
+            return await self._fetch_object(source["S3Bucket"], source["S3Key"], source.get("S3ObjectVersion"))
+        except Refusal as refusal:
+            raise _invalid(
+                f"Error occurred while GetObject. S3 Error Code: {refusal.code}. S3 Error Message: {refusal.message}"
+            ) from refusal
+
+    # -- names ---------------------------------------------------------------------------------------------
+
+    def _parse(self, name_or_arn: str) -> tuple[str, str | None]:
+        """Return name and qualifier of what may be a name, a partial ARN or an ARN."""
+        found = _NAME.fullmatch(name_or_arn)
+        if found is None:
+            raise Refusal(
+                "ValidationException",
+                f"1 validation error detected: Value '{name_or_arn}' at 'functionName' failed to satisfy constraint: "
+                "Member must satisfy regular expression pattern of a function's name or ARN",
+            )
+        ours = self.settings.region
+        if found["region"] not in (None, ours):
+            raise Refusal(
+                "ResourceNotFoundException",
+                f"Functions from '{found['region']}' are not reachable in this region ('{ours}')",
+            )
+        if found["account"] not in (None, ACCOUNT_ID):
+            raise _not_found(name_or_arn)
+        return found["name"], found["qualifier"]
+
+    def _arn(self, name: str) -> str:
+        return f"arn:aws:lambda:{self.settings.region}:{ACCOUNT_ID}:function:{name}"
+
+
+def _changed(settings: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with what a request says instead; layers apart."""
+    given = {name: request[name] for name in _SETTINGS if name in request and name != "Layers"}
+    if "LoggingConfig" in given:
+        given["LoggingConfig"] = {**settings["LoggingConfig"], **given["LoggingConfig"]}
+    if "Environment" in given:
+        given["Environment"] = {"Variables": dict(given["Environment"].get("Variables", {}))}
+    return {**settings, **given}
+
+
+def _check_environment(variables: Mapping[str, str], limits: Limits) -> None:
+    refused = "Lambda was unable to configure your environment variables because the environment variables you have "
+    reserved = sorted(_RESERVED_VARIABLES & variables.keys())
+    if reserved:
+        raise _invalid(
+            f"{refused}provided contains reserved keys that are currently not supported for modification. "
+            f"Reserved keys used in this request: {', '.join(reserved)}"
+        )
+    measured = json.dumps(dict(variables), separators=(",", ":"), ensure_ascii=False)
+    if variables and len(measured.encode()) > limits.environment:
+        raise _invalid(
+            f"{refused}provided exceeded the {limits.environment // 1024}KB limit. String measured: {measured}"
+        )
+
+
+def _refuse_unsettled(function: Function) -> None:
+    if function.state == "Pending":
+        raise pending(function)
+    if function.last_update == "InProgress":
+        raise _in_progress(function)
+
+
+def pending(function: Function) -> Refusal:
+    """Return what is answered while a function is Pending."""
+    return Refusal(
+        "ResourceConflictException",
+        "The operation cannot be performed at this time. The function is currently in the following state: "
+        f"{function.state}",
+    )
+
+
+def _in_progress(function: Function) -> Refusal:
+    return Refusal(
+        "ResourceConflictException",
+        f"The operation cannot be performed at this time. An update is in progress for resource: {function.arn}",
+    )
+
+
+def _not_found(arn: str) -> Refusal:
+    return Refusal("ResourceNotFoundException", f"Function not found: {arn}")
+
+
+def _invalid(message: str) -> Refusal:
+    return Refusal("InvalidParameterValueException", message)
+
+
+def _not_emulated(what: str) -> Refusal:
+    return Refusal("NotImplemented", f"{what} is not emulated")
+
+
+def _timestamp() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "+0000"
+
+
+def _remove_in_thread(loop: asyncio.AbstractEventLoop, directory: Path) -> None:
+    # the garbage collector calls this in any thread, and even when the loop has ended
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(loop.run_in_executor, None, remove, directory)

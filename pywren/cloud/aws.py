@@ -249,6 +249,8 @@ class AWS:
             InvocationType="Event",
             Payload=payload,
         )
+        if "Payload" in answer:
+            answer["Payload"].read()  # the connection goes back to the pool only now; else each call makes its own
         request_id = str(answer.get("ResponseMetadata", {}).get("RequestId", ""))
         if answer.get("StatusCode") != 202:
             raise InvocationError(

@@ -241,6 +241,7 @@ KEYS: Mapping[str, Key] = {
     "lambda.event_age": Key((int,), 21600, 60, 21600),
     "s3.bucket": Key(hint="the name of a bucket of yours"),
     "s3.pywren_prefix": Key(default=AWS_S3_PREFIX_DEFAULT),
+    "s3.expiry_days": Key((int,), 7, 1, 3650),
     "localhost.root": Key(hint="a directory"),
     "local.show_output": Key((bool,), False),
     "runtime.s3_bucket": Key(),

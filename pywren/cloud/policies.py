@@ -1,77 +1,221 @@
-"""The IAM policies that pywren needs, each with no more than it uses."""
+"""The IAM policies that pywren needs, each with no more than it uses, for the names of one configuration."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from pywren.cloud.names import Names
 
 _VERSION = "2012-10-17"
 
+Policy = dict[str, Any]
 
-def partition(region: str) -> str:
-    """Return the AWS partition that a region belongs to: ``aws``, ``aws-cn`` or ``aws-us-gov``."""
-    for start, name in (("cn-", "aws-cn"), ("us-gov-", "aws-us-gov")):
-        if region.startswith(start):
-            return name
-    return "aws"
+# -- who may take a role -------------------------------------------------------------------------------------
 
 
-def lambda_trust_policy() -> dict[str, Any]:
+def lambda_trust_policy() -> Policy:
     """Return who may take the execution role: the Lambda service, and nobody else."""
+    return _trust("lambda.amazonaws.com")
+
+
+def ec2_trust_policy(names: Names) -> Policy:
+    """Return who may take the role of stand-alone workers: the EC2 service, and nobody else."""
+    return _trust("ec2.amazonaws.com.cn" if names.partition == "aws-cn" else "ec2.amazonaws.com")
+
+
+def _trust(service: str) -> Policy:
     return {
         "Version": _VERSION,
-        "Statement": [
-            {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"},
-        ],
+        "Statement": [{"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}],
     }
 
 
-def execution_policy(*, bucket: str, prefix: str, function_name: str, region: str, account_id: str) -> dict[str, Any]:
-    """Return what the worker may do: read and write under its prefix, and write its own log.
+# -- what workers may do -------------------------------------------------------------------------------------
+
+
+def execution_policy(names: Names) -> Policy:
+    """Return what the function may do: read and write under its prefix, and write its own log."""
+    return _policy(
+        _worker_objects(names),
+        # Lambda itself writes them, as this role
+        _allow("FailureRecords", ["s3:PutObject"], [_below(names, names.failure_prefix)]),
+        _listing(names, f"{names.prefix}/*", f"{names.failure_prefix}/*"),
+        _allow(
+            "OwnLog",
+            ["logs:CreateLogStream", "logs:PutLogEvents"],
+            [names.log_group_arn, f"{names.log_group_arn}:*"],
+        ),
+    )
+
+
+def instance_policy(names: Names) -> Policy:
+    """Return what stand-alone workers may do: read and write under the prefix, and take calls from the queue."""
+    return _policy(
+        _worker_objects(names),
+        _listing(names, f"{names.prefix}/*"),
+        _allow(
+            "TakeCalls",
+            [
+                "sqs:ChangeMessageVisibility",
+                "sqs:DeleteMessage",
+                "sqs:GetQueueAttributes",
+                "sqs:GetQueueUrl",
+                "sqs:ReceiveMessage",
+            ],
+            [names.queue_arn],
+        ),
+    )
+
+
+def _worker_objects(names: Names) -> Policy:
+    return _allow("StagedObjects", ["s3:GetObject", "s3:PutObject"], [_below(names, names.prefix)])
+
+
+def _listing(names: Names, *prefixes: str) -> Policy:
+    # without it S3 answers 403 instead of 404 for an object that is not there
+    return _allow("List", ["s3:ListBucket"], [names.bucket_arn], {"StringLike": {"s3:prefix": list(prefixes)}})
+
+
+# -- what people may do --------------------------------------------------------------------------------------
+
+
+def user_policy(names: Names) -> Policy:
+    """Return what somebody needs who runs calls: stage, invoke, collect, and read the log."""
+    return _policy(
+        _allow(
+            "StagedObjects",
+            ["s3:DeleteObject", "s3:GetObject", "s3:PutObject"],
+            [_below(names, names.prefix)],
+        ),
+        _listing(names, f"{names.prefix}/*"),
+        _allow("Invoke", ["lambda:GetFunctionConfiguration", "lambda:InvokeFunction"], [names.function_arn]),
+        _allow(
+            "ReadLog",
+            ["logs:DescribeLogStreams", "logs:FilterLogEvents"],
+            [names.log_group_arn, f"{names.log_group_arn}:*"],
+        ),
+        _allow("Queue", ["sqs:GetQueueUrl", "sqs:SendMessage"], [names.queue_arn]),
+    )
+
+
+def setup_policy(names: Names, *, layers: Sequence[str] = ()) -> Policy:
+    """Return what somebody needs who sets all up, and removes it; together with ``user_policy`` to try it out.
 
     Args:
-        bucket: the bucket that calls are staged in.
-        prefix: the key prefix in it.
-        function_name: the Lambda function.
-        region: the region it is in.
-        account_id: the account it belongs to.
+        names: what everything is called.
+        layers: the ARNs of the function's layers.
     """
-    bucket_arn = f"arn:{partition(region)}:s3:::{bucket}"
-    log_group = f"arn:{partition(region)}:logs:{region}:{account_id}:log-group:/aws/lambda/{function_name}"
-    staged = _below(prefix.strip("/"))
-    # AWS fixes these keys: records of calls that ended without the handler's doing
-    failures = _below(f"aws/lambda/async/{function_name}")
-    return {
-        "Version": _VERSION,
-        "Statement": [
-            {
-                "Sid": "StagedObjects",
-                "Effect": "Allow",
-                "Action": ["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"],
-                "Resource": f"{bucket_arn}/{staged}",
-            },
-            {
-                "Sid": "FailureRecords",
-                "Effect": "Allow",
-                "Action": "s3:PutObject",
-                "Resource": f"{bucket_arn}/{failures}",
-            },
-            {
-                # without it S3 answers 403 instead of 404 for an object that is not there
-                "Sid": "List",
-                "Effect": "Allow",
-                "Action": "s3:ListBucket",
-                "Resource": bucket_arn,
-                "Condition": {"StringLike": {"s3:prefix": [staged, failures]}},
-            },
-            {
-                "Sid": "OwnLog",
-                "Effect": "Allow",
-                "Action": ["logs:CreateLogStream", "logs:PutLogEvents"],
-                "Resource": [log_group, f"{log_group}:*"],
-            },
-        ],
-    }
+    roles = [names.role_arn, names.instance_role_arn]
+    statements = [
+        _allow("Bucket", _BUCKET_ACTIONS, [names.bucket_arn]),
+        _allow(
+            "Objects",
+            ["s3:DeleteObject", "s3:DeleteObjectVersion", "s3:GetObject", "s3:PutObject"],
+            [_below(names, names.prefix), _below(names, names.failure_prefix)],
+        ),
+        _allow("Roles", _ROLE_ACTIONS, roles),
+        _pass_role("PassToLambda", names.role_arn, "lambda.amazonaws.com"),
+        _allow("InstanceProfile", _PROFILE_ACTIONS, [names.instance_profile_arn]),
+        # putting a role into a profile takes the right to hand it to EC2
+        _pass_role("PassToEC2", names.instance_role_arn, "ec2.amazonaws.com"),
+        _allow("Function", _FUNCTION_ACTIONS, [names.function_arn]),
+        _allow("LogGroup", _LOG_GROUP_ACTIONS, [names.log_group_arn, f"{names.log_group_arn}:*"]),
+        # AWS takes no single group here: it is a listing
+        _allow("FindLogGroup", ["logs:DescribeLogGroups"], [names.log_group_arn.partition(names.log_group)[0] + "*"]),
+        _allow("OwnQueue", _QUEUE_ACTIONS, [names.queue_arn]),
+        # AWS takes no narrower resource: it is about the account
+        _allow("Quotas", ["lambda:GetAccountSettings"], ["*"]),
+    ]
+    if layers:
+        statements.append(_allow("Layers", ["lambda:GetLayerVersion"], list(layers)))
+    return _policy(*statements)
 
 
-def _below(prefix: str) -> str:
-    return f"{prefix}/*" if prefix else "*"
+_BUCKET_ACTIONS = (
+    "s3:CreateBucket",
+    "s3:DeleteBucket",
+    "s3:DeleteBucketPolicy",
+    "s3:GetBucketPolicy",
+    "s3:GetBucketPublicAccessBlock",
+    "s3:GetBucketTagging",
+    "s3:GetBucketVersioning",
+    "s3:GetLifecycleConfiguration",
+    "s3:ListBucket",
+    "s3:ListBucketVersions",
+    "s3:PutBucketPolicy",
+    "s3:PutBucketPublicAccessBlock",
+    "s3:PutBucketTagging",
+    "s3:PutLifecycleConfiguration",
+)
+
+_ROLE_ACTIONS = (
+    "iam:CreateRole",
+    "iam:DeleteRole",
+    "iam:DeleteRolePolicy",
+    "iam:DetachRolePolicy",
+    "iam:GetRole",
+    "iam:GetRolePolicy",
+    "iam:ListAttachedRolePolicies",
+    "iam:ListInstanceProfilesForRole",
+    "iam:ListRolePolicies",
+    "iam:PutRolePolicy",
+    "iam:TagRole",
+    "iam:UpdateAssumeRolePolicy",
+)
+
+_PROFILE_ACTIONS = (
+    "iam:AddRoleToInstanceProfile",
+    "iam:CreateInstanceProfile",
+    "iam:DeleteInstanceProfile",
+    "iam:GetInstanceProfile",
+    "iam:RemoveRoleFromInstanceProfile",
+    "iam:TagInstanceProfile",
+)
+
+_FUNCTION_ACTIONS = (
+    "lambda:CreateFunction",
+    "lambda:DeleteFunction",
+    "lambda:GetFunction",
+    "lambda:GetFunctionConcurrency",
+    "lambda:GetFunctionConfiguration",
+    "lambda:GetFunctionEventInvokeConfig",
+    "lambda:PutFunctionEventInvokeConfig",
+    "lambda:TagResource",
+    "lambda:UpdateFunctionCode",
+    "lambda:UpdateFunctionConfiguration",
+)
+
+_LOG_GROUP_ACTIONS = ("logs:CreateLogGroup", "logs:DeleteLogGroup", "logs:PutRetentionPolicy")
+
+_QUEUE_ACTIONS = (
+    "sqs:CreateQueue",
+    "sqs:DeleteQueue",
+    "sqs:GetQueueAttributes",
+    "sqs:GetQueueUrl",
+    "sqs:SetQueueAttributes",
+)
+
+
+# -- how a policy is written ---------------------------------------------------------------------------------
+
+
+def _policy(*statements: Policy) -> Policy:
+    return {"Version": _VERSION, "Statement": list(statements)}
+
+
+def _allow(
+    sid: str, actions: Sequence[str], resources: Sequence[str], condition: Mapping[str, Any] | None = None
+) -> Policy:
+    statement: Policy = {"Sid": sid, "Effect": "Allow", "Action": list(actions), "Resource": list(resources)}
+    if condition:
+        statement["Condition"] = dict(condition)
+    return statement
+
+
+def _pass_role(sid: str, role_arn: str, service: str) -> Policy:
+    return _allow(sid, ["iam:PassRole"], [role_arn], {"StringEquals": {"iam:PassedToService": service}})
+
+
+def _below(names: Names, prefix: str) -> str:
+    return f"{names.bucket_arn}/{prefix}/*"

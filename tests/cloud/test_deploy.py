@@ -1,7 +1,6 @@
 """Deployment, policies and logs, over moto."""
 
 import io
-import json
 import sys
 import time
 import zipfile
@@ -11,9 +10,9 @@ import pytest
 import pywren.testing
 from pywren import wrenconfig
 from pywren.cloud.aws import AWS
-from pywren.cloud.deploy import create_execution_role, deploy_function, ensure_execution_role, lambda_runtime
+from pywren.cloud.deploy import create_execution_role, deploy_function, ensure_execution_role
+from pywren.cloud.function import lambda_runtime
 from pywren.cloud.logs import call_logs
-from pywren.cloud.policies import execution_policy, lambda_trust_policy, partition
 from pywren.exceptions import ArgumentError, ConfigError, DeploymentError
 from pywren.worker import bundle
 
@@ -153,7 +152,7 @@ def test_the_log_is_kept_for_some_time_and_a_choice_is_respected(config, aws):
 @moto
 def test_big_code_goes_through_the_bucket(config, aws, monkeypatch):
     """Lambda takes it from there, and it is deleted."""
-    monkeypatch.setattr("pywren.cloud.deploy.DIRECT_LIMIT", 10)
+    monkeypatch.setattr("pywren.cloud.function.DIRECT_LIMIT", 10)
     archive = bundle.build_zip({"pywren/__init__.py": b"big"})
     name = config["lambda"]["function_name"]
     deploy_function(config, aws, archive=archive)
@@ -194,7 +193,7 @@ def test_the_account_is_found_out_when_the_configuration_does_not_say(config, aw
 
 def test_a_missing_key_is_named():
     """The error says which key the configuration lacks."""
-    with pytest.raises(ConfigError, match="lambda: function_name"):
+    with pytest.raises(ConfigError, match="s3: bucket"):
         deploy_function({"account": {"aws_region": "us-west-2"}}, AWS("us-west-2"), archive=b"")
 
 
@@ -206,42 +205,6 @@ def test_the_deployed_zip_is_the_bundle(config, aws):
     name = config["lambda"]["function_name"]
     code = get_backend("123456789012", "us-west-2").get_function(name).code_bytes
     assert "pywren/wrenhandler.py" in zipfile.ZipFile(io.BytesIO(code)).namelist()
-
-
-# -- policies ------------------------------------------------------------------------------------------------
-
-
-def test_the_worker_may_do_no_more_than_it_needs():
-    """No statement is about everything, and none lets it delete."""
-    policy = execution_policy(
-        bucket="b", prefix="/jobs/", function_name="f", region="us-west-2", account_id="123456789012"
-    )
-    text = json.dumps(policy)
-    assert '"*"' not in text
-    assert "Delete" not in text
-    statements = {statement["Sid"]: statement for statement in policy["Statement"]}
-    assert statements["StagedObjects"]["Resource"] == "arn:aws:s3:::b/jobs/*"
-    assert statements["List"]["Condition"] == {"StringLike": {"s3:prefix": ["jobs/*", "aws/lambda/async/f/*"]}}
-    assert statements["OwnLog"]["Resource"] == [
-        "arn:aws:logs:us-west-2:123456789012:log-group:/aws/lambda/f",
-        "arn:aws:logs:us-west-2:123456789012:log-group:/aws/lambda/f:*",
-    ]
-
-
-def test_only_lambda_may_take_the_role():
-    """The trust policy names one service."""
-    (statement,) = lambda_trust_policy()["Statement"]
-    assert statement["Principal"] == {"Service": "lambda.amazonaws.com"}
-
-
-@pytest.mark.parametrize(
-    ("region", "name"), [("eu-west-1", "aws"), ("cn-north-1", "aws-cn"), ("us-gov-west-1", "aws-us-gov")]
-)
-def test_other_partitions_have_other_arns(region, name):
-    """China and GovCloud are partitions of their own."""
-    assert partition(region) == name
-    policy = execution_policy(bucket="b", prefix="p", function_name="f", region=region, account_id="1" * 12)
-    assert f"arn:{name}:s3:::b/p/*" in json.dumps(policy)
 
 
 # -- logs ----------------------------------------------------------------------------------------------------

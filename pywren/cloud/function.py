@@ -1,0 +1,169 @@
+"""``Function``: the Lambda function with the bundle of this machine's pywren, and what becomes of its failed calls."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pywren import wrenconfig
+from pywren.cloud.aws import AWS, FunctionSpec
+from pywren.cloud.names import OWNER_TAG, Names
+from pywren.cloud.plan import Step
+from pywren.exceptions import DeploymentError
+from pywren.worker.bundle import HANDLER, build_zip, code_sha256
+
+DIRECT_LIMIT = 50 * 1024 * 1024
+"""Bytes of a zip that Lambda takes in the request; bigger ones go through the bucket."""
+
+_HANDLERS = (HANDLER, "wrenhandler.aws_lambda_handler")
+"""Of pywren's functions; the second is 0.4's."""
+
+
+class Function:
+    """The function of a configuration. One with another handler is somebody else's and left alone.
+
+    Args:
+        config: the configuration.
+        names: what everything is called.
+        aws: the account and region.
+        archive: the zip to deploy; the bundle of this machine when not given.
+    """
+
+    def __init__(self, config: Mapping[str, Any], names: Names, aws: AWS, *, archive: bytes | None = None) -> None:
+        self.names = names
+        self._config = config
+        self._aws = aws
+        self._archive = archive
+
+    @property
+    def title(self) -> str:
+        """``the function NAME``."""
+        return f"the function {self.names.function}"
+
+    def plan(self) -> list[Step]:
+        """Return the steps until the function is there, with this code and these settings.
+
+        Raises:
+            DeploymentError: Lambda has no runtime for this machine's Python, or the function is not pywren's.
+        """
+        spec = self.spec()
+        archive = build_zip() if self._archive is None else self._archive
+        existing = self._aws.settled_function(spec.name)
+        if existing is None:
+            what = f"{self.title} with {spec.runtime}, {spec.memory} MB and {spec.timeout} s"
+            return [Step("create", what, lambda: self._create(spec, archive))]
+        if not is_pywrens(existing):
+            raise DeploymentError(
+                f"{self.title} is not pywren's (its handler is {existing.get('Handler') or 'an image'}): choose "
+                "another name under lambda: function_name"
+            )
+        steps = self._plan_update(spec, archive, existing)
+        if self._event_invoke_differs():
+            steps.append(Step("update", f"{self.title}: what happens to failed calls", self._set_event_invoke))
+        return steps
+
+    def plan_removal(self) -> list[Step]:
+        """Return the steps until the function is gone."""
+        existing = self._aws.function_config(self.names.function)
+        if existing is None:
+            return []
+        if not is_pywrens(existing):
+            return [Step("keep", f"{self.title}: it is not pywren's")]
+        return [Step("delete", self.title, lambda: self._aws.delete_function(self.names.function))]
+
+    def spec(self) -> FunctionSpec:
+        """Return how the function is to be.
+
+        Raises:
+            DeploymentError: Lambda has no runtime for this machine's Python.
+        """
+        chosen = {
+            key: wrenconfig.setting(self._config, f"lambda.{key}")
+            for key in ("memory", "timeout", "ephemeral_storage", "architecture")
+        }
+        return FunctionSpec(
+            name=self.names.function,
+            role_arn=self.names.role_arn,
+            runtime=lambda_runtime(self._aws.python_runtimes()),
+            layers=tuple(wrenconfig.setting(self._config, "lambda.layers")),
+            handler=HANDLER,
+            **chosen,
+        )
+
+    def _create(self, spec: FunctionSpec, archive: bytes) -> None:
+        with self._code(archive) as code:
+            self._aws.create_function(spec, code, tags=dict([OWNER_TAG]))
+        self._set_event_invoke()
+
+    def _plan_update(self, spec: FunctionSpec, archive: bytes, existing: Mapping[str, Any]) -> list[Step]:
+        steps = []
+        same_architecture = list(existing.get("Architectures") or ["x86_64"]) == [spec.architecture]
+        if existing.get("CodeSha256") != code_sha256(archive) or not same_architecture:
+            steps.append(Step("update", f"{self.title}: its code", lambda: self._update_code(spec, archive)))
+        changes = spec.changes(existing)
+        if changes:
+            update: Callable[[], None] = lambda: self._aws.update_function_configuration(spec, changes)  # noqa: E731
+            steps.append(Step("update", f"{self.title}: its {', '.join(changes)}", update))
+        return steps
+
+    def _update_code(self, spec: FunctionSpec, archive: bytes) -> None:
+        with self._code(archive) as code:
+            self._aws.update_function_code(spec.name, code, architecture=spec.architecture)
+
+    @contextmanager
+    def _code(self, archive: bytes) -> Iterator[dict[str, Any]]:
+        """Give the code as Lambda takes it: in the request, or through the bucket while the context lasts."""
+        if len(archive) <= DIRECT_LIMIT:
+            yield {"ZipFile": archive}
+            return
+        digest = hashlib.sha256(archive).hexdigest()
+        place: dict[str, Any] = {"Bucket": self.names.bucket, "Key": f"{self.names.prefix}/deployments/{digest}.zip"}
+        self._aws.request("s3", "put_object", doing="put the function's code into the bucket", Body=archive, **place)
+        try:
+            yield {"S3Bucket": place["Bucket"], "S3Key": place["Key"]}
+        finally:
+            self._aws.request("s3", "delete_object", doing="delete the function's code from the bucket", **place)
+
+    def _event_invoke(self) -> dict[str, Any]:
+        return {
+            "event_age": int(wrenconfig.setting(self._config, "lambda.event_age")),
+            "on_failure": self.names.bucket_arn,
+            # Lambda's own retries would run the user's function again behind pywren's back
+            "retries": 0,
+        }
+
+    def _event_invoke_differs(self) -> bool:
+        found, wanted = self._aws.event_invoke(self.names.function) or {}, self._event_invoke()
+        destination = found.get("DestinationConfig", {}).get("OnFailure", {}).get("Destination")
+        told = (found.get("MaximumEventAgeInSeconds"), destination, found.get("MaximumRetryAttempts"))
+        return told != (wanted["event_age"], wanted["on_failure"], wanted["retries"])
+
+    def _set_event_invoke(self) -> None:
+        self._aws.set_event_invoke(self.names.function, **self._event_invoke())
+
+
+def is_pywrens(existing: Mapping[str, Any]) -> bool:
+    """Tell from what GetFunctionConfiguration says whether a function is one of pywren's."""
+    return existing.get("Handler") in _HANDLERS
+
+
+def lambda_runtime(known: Sequence[str], version: tuple[int, int] = sys.version_info[:2]) -> str:
+    """Return Lambda's runtime of this machine's Python: client and worker must agree.
+
+    Args:
+        known: the Python runtimes that Lambda has.
+        version: the version of this machine's Python.
+
+    Raises:
+        DeploymentError: Lambda has none for it.
+    """
+    wanted = f"python{version[0]}.{version[1]}"
+    if wanted not in known:
+        raise DeploymentError(
+            f"Lambda has no runtime {wanted} that this machine's botocore knows of, and the function needs the Python "
+            f"of the client: run pywren with one of {', '.join(known)}, or try a newer SDK (pip install -U boto3)"
+        )
+    return wanted

@@ -1,0 +1,91 @@
+"""``Resources``: everything of one configuration on AWS."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pywren import wrenconfig
+from pywren.cloud import policies
+from pywren.cloud.aws import AWS
+from pywren.cloud.bucket import Bucket
+from pywren.cloud.function import Function
+from pywren.cloud.log_group import LogGroup
+from pywren.cloud.names import Names
+from pywren.cloud.plan import Resource
+from pywren.cloud.queue import Queue
+from pywren.cloud.role import InstanceProfile, Role
+from pywren.exceptions import ConfigError
+
+
+class Resources:
+    """Everything of one configuration. Making it sends nothing but the question whose credentials these are.
+
+    Args:
+        config: the configuration.
+        aws: the account and region.
+        account_id: the account; by default what the configuration says, or else AWS.
+        archive: the zip to deploy; the bundle of this machine when not given.
+        force: deleting the bucket deletes objects of others too.
+
+    Raises:
+        ConfigError: a name is missing, or none that AWS takes.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        aws: AWS,
+        *,
+        account_id: str | None = None,
+        archive: bytes | None = None,
+        force: bool = False,
+    ) -> None:
+        names = Names.of(config, account_id or written_account(config) or "")
+        # asked for last: names that are not valid are told without credentials
+        self.names = names = names if names.account_id else replace(names, account_id=aws.account_id())
+        self.bucket = Bucket(names, aws, expiry_days=wrenconfig.setting(config, "s3.expiry_days"), force=force)
+        self.role = Role(names.role, aws, trust=policies.lambda_trust_policy(), policy=policies.execution_policy(names))
+        self.log_group = LogGroup(names, aws)
+        self.function = Function(config, names, aws, archive=archive)
+        self.queue = Queue(names, aws, visibility=wrenconfig.setting(config, "standalone.visibility"))
+        self.instance_profile = InstanceProfile(
+            names, aws, trust=policies.ec2_trust_policy(names), policy=policies.instance_policy(names)
+        )
+
+    @property
+    def for_lambda(self) -> Sequence[Resource]:
+        """What calls on Lambda need, in the order in which it is made."""
+        return self.bucket, self.role, self.log_group, self.function
+
+    @property
+    def for_standalone(self) -> Sequence[Resource]:
+        """What stand-alone workers need beside the bucket."""
+        return self.queue, self.instance_profile
+
+    @property
+    def for_removal(self) -> Sequence[Resource]:
+        """Everything, in the order in which it is deleted: what writes goes before what is written to."""
+        return self.function, self.log_group, self.queue, self.instance_profile, self.role, self.bucket
+
+
+def written_account(config: Mapping[str, Any]) -> str | None:
+    """Return the account that a configuration names, with the zeros that YAML drops; ``None`` if it names none."""
+    written = (config.get("account") or {}).get("aws_account_id")
+    return str(written).zfill(12) if written and str(written).isdigit() else None
+
+
+def check_account(config: Mapping[str, Any], aws: AWS) -> str:
+    """Return the account of the credentials.
+
+    Raises:
+        ConfigError: there are none, or the configuration names another account.
+    """
+    found, written = aws.account_id(), written_account(config)
+    if written and written != found:
+        raise ConfigError(
+            f"the configuration is for the account {written}, but the credentials belong to {found}: choose a profile "
+            "with AWS_PROFILE, or correct account: aws_account_id"
+        )
+    return found

@@ -200,6 +200,7 @@ class _Parts:
             find=functions.find,
             send_record=services.send_record,
             settings=self._settings,
+            unreserved=lambda: functions.unreserved,
         )
         stack.push_async_callback(dispatcher.close)
         gateway = Gateway(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -131,17 +131,18 @@ class FaultPlan:
 
     Args:
         faults: what was asked for.
-        struck: told the kind of every fault that strikes; ``Tally.fault`` in the server.
     """
 
-    def __init__(self, faults: Faults, struck: Callable[[str], None] | None = None) -> None:
+    def __init__(self, faults: Faults) -> None:
         self.faults = faults
-        self._struck = struck
         self._occasions: Counter[str] = Counter()
         self._strikes: Counter[str] = Counter()
 
     def strikes(self, kind: str) -> bool:
-        """Tell whether the fault of this name (a field of ``Faults``) strikes now, and count it."""
+        """Tell whether the fault of this name (a field of ``Faults``) strikes now.
+
+        Strikes are numbered here, for ``most``; who asks tells ``Tally.fault``.
+        """
         fault: Fault = getattr(self.faults, kind)
         if not fault.share:
             return False
@@ -153,6 +154,4 @@ class FaultPlan:
         if random.Random(f"{self.faults.seed}/{kind}/{occasion}").random() >= fault.share:
             return False
         self._strikes[kind] += 1
-        if self._struck is not None:
-            self._struck(kind)
         return True

@@ -2,46 +2,337 @@
 
 A request goes by the credential scope of its signature: ``s3`` to SeaweedFS, ``lambda`` to ``LambdaApi``, the rest to
 moto's server. Its access key must be one that the emulator handed out: the port is open to every user of the machine,
-and what Lambda is given, it executes.
+and what Lambda is given, it executes. The key is all that is looked at; signatures are not verified.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import hmac
+import json
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple
 
-from pywren.testing.emulator._counters import Tally
-from pywren.testing.emulator._faults import FaultPlan
+from aiohttp import web
+
+from pywren.exceptions import ArgumentError
+from pywren.testing.emulator._counters import RequestKind, Tally
+from pywren.testing.emulator._error_answers import error_answer
+from pywren.testing.emulator._faults import FaultPlan, Faults
 from pywren.testing.emulator._lambda_api import LambdaApi
+from pywren.testing.emulator._operations import (
+    Operation,
+    Scope,
+    condition_of,
+    credential_scope,
+    operation_of,
+    resource_of,
+)
+from pywren.testing.emulator._proxy import BackendError, Exchange, Proxy
+from pywren.testing.emulator._settings import ACCOUNT_ID
+
+logger = logging.getLogger(__name__)
 
 CONTROL_PATH = "/_emulator"
-"""Where the user's process asks for counters and sets faults; the access key is the bearer token."""
+"""Where the user's process asks for counters and sets faults, with a bearer token that functions do not have."""
+
+_LONGEST_BODY = 128 * 1024 * 1024
+_LONGEST_LINE = 64 * 1024
+_CLOSE_SECONDS = 0.2
+_BACKLOG = 1024
+_STRANGER = RequestKind("unknown", "", "")
+_NEW_KEYS = frozenset({"AssumeRole", "CreateAccessKey", "GetFederationToken", "GetSessionToken"})
+_NEW_KEY = re.compile(rb"<AccessKeyId>([^<]+)</AccessKeyId>")
+
+
+class _Asked(NamedTuple):
+    """A request of a known caller."""
+
+    request: web.BaseRequest
+    path: str
+    query: str
+    scope: Scope
+    caller: str
+
+    def operation(self, body: bytes) -> Operation:
+        """Return what it asks for."""
+        request = self.request
+        return operation_of(self.scope.service, request.method, self.path, self.query, request.headers, body)
 
 
 class Gateway:
-    """An aiohttp application.
+    """The server.
 
     Args:
         s3: ``http://127.0.0.1:PORT`` of SeaweedFS.
         moto: that of moto's server.
         functions: answers what is asked of Lambda.
-        callers: who holds which access key: ``client`` or ``function:NAME``.
+        callers: who holds which access key: ``client`` or ``function:NAME``; keys that moto hands out are added.
         tally: counts.
         plan: the faults; replaced by ``PUT /_emulator/faults``.
+        token: the bearer token of the control requests.
+        wait_idle: waits until nothing runs, at most so many seconds, and tells whether that came to be.
     """
 
     def __init__(
-        self, *, s3: str, moto: str, functions: LambdaApi, callers: dict[str, str], tally: Tally, plan: FaultPlan
+        self,
+        *,
+        s3: str,
+        moto: str,
+        functions: LambdaApi,
+        callers: dict[str, str],
+        tally: Tally,
+        plan: FaultPlan,
+        token: str,
+        wait_idle: Callable[[float], Awaitable[bool]],
     ) -> None:
-        raise NotImplementedError
+        self.plan = plan
+        self._s3 = s3
+        self._moto = moto
+        self._functions = functions
+        self._callers = callers
+        self._tally = tally
+        self._token = token
+        self._wait_idle = wait_idle
+        self._controls: Mapping[tuple[str, str], Callable[[web.BaseRequest], Awaitable[object]]] = {
+            ("GET", "/counters"): self._get_counters,
+            ("GET", "/executions"): self._get_executions,
+            ("PUT", "/faults"): self._put_faults,
+            ("POST", "/wait-idle"): self._post_wait_idle,
+        }
+        self._proxy: Proxy | None = None
+        self._web: web.Server | None = None
+        self._server: asyncio.Server | None = None
 
     async def start(self) -> int:
         """Listen on a free port of 127.0.0.1 and return it."""
-        raise NotImplementedError
+        self._proxy = Proxy()
+        self._web = web.Server(
+            self.answer,
+            access_log=None,
+            auto_decompress=False,
+            max_line_size=_LONGEST_LINE,
+            max_field_size=_LONGEST_LINE,
+        )
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._web, "127.0.0.1", 0, backlog=_BACKLOG)
+        return int(self._server.sockets[0].getsockname()[1])
 
     async def close(self) -> None:
         """Stop listening, and end what is under way."""
-        raise NotImplementedError
+        if self._server is not None and self._web is not None:
+            self._server.close()
+            await self._web.shutdown(_CLOSE_SECONDS)
+            await self._server.wait_closed()
+        if self._proxy is not None:
+            await self._proxy.close()
 
-    async def answer(self, request: Any) -> Any:
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
-        raise NotImplementedError
+        path, _, query = request.raw_path.partition("?")
+        if path.startswith(CONTROL_PATH + "/"):
+            return await self._control(request, path.removeprefix(CONTROL_PATH))
+        scope = credential_scope(request.headers, query)
+        caller = self._callers.get(scope.access_key)
+        if caller is None:
+            return self._refuse_stranger(request, scope)
+        asked = _Asked(request, path, query, scope, caller)
+        if scope.service == "s3":
+            return await self._answer_s3(asked)
+        return await self._answer_others(asked)
+
+    def _refuse_stranger(self, request: web.BaseRequest, scope: Scope) -> web.Response:
+        """Answer a request without a key, or with one that was not handed out; neither is told more than that."""
+        logger.debug("refused a request for %s: its access key is not ours", scope.service or "an unknown service")
+        if not scope.access_key:
+            code, message = "AccessDenied", "Access Denied: the request has no access key"
+        elif scope.service == "s3":
+            code, message = "InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist in our records."
+        else:
+            code = "AuthFailure" if scope.service == "ec2" else "UnrecognizedClientException"
+            message = "The security token included in the request is invalid."
+        response = _error(request, scope.service, 403, code, message)
+        self._tally.request(_STRANGER, status=403, bytes_in=0, bytes_out=_size(response), action=None)
+        return response
+
+    async def _answer_s3(self, asked: _Asked) -> web.StreamResponse:
+        operation = asked.operation(b"")
+        if self.plan.faults.s3_latency:
+            await asyncio.sleep(self.plan.faults.s3_latency)
+        if not operation.name:
+            response = _error(asked.request, "s3", 501, "NotImplemented", _no_operation(asked))
+            exchange = Exchange(response, 0, _size(response))
+        elif self._strikes("slow_down_s3"):
+            response = _error(asked.request, "s3", 503, "SlowDown", "Please reduce your request rate.")
+            exchange = Exchange(response, 0, _size(response))
+        else:
+            await _let_body_come(asked.request)
+            exchange = await self._forward(asked, operation, self._s3)
+        return self._count(asked, operation, exchange, b"")
+
+    async def _answer_others(self, asked: _Asked) -> web.StreamResponse:
+        """Answer for every service but S3: their bodies say what they ask for, and fit into memory."""
+        request = asked.request
+        await _let_body_come(request)
+        body = await _read(request)
+        if body is None:
+            message = f"the body is longer than {_LONGEST_BODY} bytes"
+            response = _error(request, asked.scope.service, 413, "RequestEntityTooLargeException", message)
+            operation = Operation(asked.scope.service, "", {})
+            return self._count(asked, operation, Exchange(response, 0, _size(response)), b"")
+        operation = asked.operation(body)
+        if operation.service != "lambda":
+            exchange = await self._forward(asked, operation, self._moto, body)
+            self._learn_keys(asked, operation, exchange.response)
+        else:
+            response = await self._ask_lambda(asked, operation, body)
+            exchange = Exchange(response, len(body), _size(response))
+        return self._count(asked, operation, exchange, body)
+
+    async def _ask_lambda(self, asked: _Asked, operation: Operation, body: bytes) -> web.Response:
+        request, faults = asked.request, self.plan.faults
+        if not operation.name:
+            return _error(request, "lambda", 501, "NotImplemented", _no_operation(asked))
+        if operation.name == "Invoke":
+            if faults.invoke_latency:
+                await asyncio.sleep(faults.invoke_latency)
+            if self._strikes("throttle_invoke"):
+                more = {"Reason": "CallerRateLimitExceeded", "Type": "User"}
+                response = _error(request, "lambda", 429, "TooManyRequestsException", "Rate exceeded", more)
+                response.headers["Retry-After"] = "1"
+                return response
+            if self._strikes("fail_invoke"):
+                message = "The Lambda service encountered an internal error."
+                return _error(request, "lambda", 500, "ServiceException", message, {"Type": "Service"})
+        answer = await self._functions.answer(operation, asked.query, request.headers, body, self.plan)
+        return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
+
+    async def _forward(self, asked: _Asked, operation: Operation, base: str, body: bytes | None = None) -> Exchange:
+        assert self._proxy is not None
+        try:
+            return await self._proxy.forward(asked.request, base, body)
+        except BackendError as error:
+            logger.warning("%s of %s: %s", operation.name, operation.service, error)
+            response = _error(asked.request, operation.service, 503, "ServiceUnavailable", str(error))
+            return Exchange(response, 0, _size(response))
+        except ConnectionError:
+            broken = web.Response(status=503)
+            self._count(asked, operation, Exchange(broken, 0, 0), body or b"")
+            raise
+
+    def _count(self, asked: _Asked, operation: Operation, exchange: Exchange, body: bytes) -> web.StreamResponse:
+        action = None
+        if operation.name:
+            resource = resource_of(operation, asked.scope.region, ACCOUNT_ID, body)
+            action = operation.action, resource, condition_of(operation, asked.query)
+        self._tally.request(
+            RequestKind(asked.caller, operation.service, operation.name),
+            status=exchange.response.status,
+            bytes_in=exchange.bytes_in,
+            bytes_out=exchange.bytes_out,
+            action=action,
+        )
+        return exchange.response
+
+    def _strikes(self, kind: str) -> bool:
+        struck = self.plan.strikes(kind)
+        if struck:
+            self._tally.fault(kind)
+        return struck
+
+    def _learn_keys(self, asked: _Asked, operation: Operation, response: web.StreamResponse) -> None:
+        """Take the access keys that moto hands out for ours; they are their caller's."""
+        if operation.name in _NEW_KEYS and isinstance(response, web.Response) and isinstance(response.body, bytes):
+            for key in _NEW_KEY.findall(response.body):
+                self._callers.setdefault(key.decode(), asked.caller)
+
+    # --- control requests
+
+    async def _control(self, request: web.BaseRequest, path: str) -> web.Response:
+        """Answer the user's own process."""
+        given = request.headers.get("Authorization", "").encode(errors="replace")
+        if not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
+            return _closing(_json({"message": "control requests need the emulator's token"}, status=403))
+        control = self._controls.get((request.method, path))
+        if control is None:
+            return _closing(_json({"message": f"there is no {request.method} {path}"}, status=404))
+        try:
+            return _json(await control(request))
+        except (ArgumentError, ValueError, TypeError) as error:
+            return _json({"message": str(error)}, status=400)
+        except TimeoutError as error:
+            return _json({"message": str(error)}, status=408)
+
+    async def _get_counters(self, request: web.BaseRequest) -> object:
+        return self._tally.snapshot().encode()
+
+    async def _get_executions(self, request: web.BaseRequest) -> object:
+        return [execution.encode() for execution in self._tally.executions()]
+
+    async def _put_faults(self, request: web.BaseRequest) -> object:
+        faults = Faults.decode(json.loads(await request.read()))
+        self.plan = FaultPlan(faults)
+        return faults.encode()
+
+    async def _post_wait_idle(self, request: web.BaseRequest) -> object:
+        timeout = float(json.loads(await request.read())["timeout"])
+        if not await self._wait_idle(timeout):
+            raise TimeoutError(f"events still wait or run after {timeout:g} s")
+        return {}
+
+
+def _no_operation(asked: _Asked) -> str:
+    return f"the emulated AWS has no operation of {asked.scope.service} for {asked.request.method} {asked.path}"
+
+
+async def _read(request: web.BaseRequest) -> bytes | None:
+    """Return the request's body, ``None`` when it is longer than any that AWS takes."""
+    if not request.body_exists:
+        return b""
+    if (request.content_length or 0) > _LONGEST_BODY:
+        return None
+    chunks, size = [], 0
+    async for chunk in request.content.iter_any():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > _LONGEST_BODY:
+            return None
+    return b"".join(chunks)
+
+
+async def _let_body_come(request: web.BaseRequest) -> None:
+    """Tell a client that waits with its body (boto3 does for S3) to send it; one that is refused never needs to."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # else aiohttp believes that the answer has begun
+
+
+def _error(
+    request: web.BaseRequest,
+    service: str,
+    status: int,
+    code: str,
+    message: str,
+    fields: Mapping[str, str] | None = None,
+) -> web.Response:
+    content_type = request.headers.get("Content-Type", "")
+    error = error_answer(service, content_type, status, code, message, fields)
+    body = None if request.method == "HEAD" else error.body
+    response = web.Response(status=error.status, headers=error.headers, body=body)
+    # A client that was not told to continue may send the body or not: what comes next cannot be told apart
+    return response if request.content.at_eof() else _closing(response)
+
+
+def _closing(response: web.Response) -> web.Response:
+    response.force_close()
+    return response
+
+
+def _json(fields: object, status: int = 200) -> web.Response:
+    return web.Response(status=status, body=json.dumps(fields).encode(), content_type="application/json")
+
+
+def _size(response: web.Response) -> int:
+    return len(response.body) if isinstance(response.body, bytes) else 0

@@ -1,0 +1,140 @@
+"""``Proxy``: sends a request on to a server behind the gateway, and its answer back, both as they are.
+
+Paths are not decoded and encoded again, bodies not unpacked, redirects not followed. What is small crosses in one
+piece, which is quick; what is big is passed on as it comes, however big it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+_IN_ONE_PIECE = 1024 * 1024
+_HOP_BY_HOP = (  # about one connection, of which there are two here
+    "Connection",
+    "Keep-Alive",
+    "Proxy-Authenticate",
+    "Proxy-Authorization",
+    "Proxy-Connection",
+    "TE",
+    "Trailer",
+    "Transfer-Encoding",
+    "Upgrade",
+)
+_NOT_ADDED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
+_CONNECT_SECONDS = 10.0
+
+
+class Exchange(NamedTuple):
+    """A request that was answered.
+
+    Args:
+        response: the answer; one that was passed on as it came has been sent already.
+        bytes_in: bytes of the request's body.
+        bytes_out: bytes of the answer's.
+    """
+
+    response: web.StreamResponse
+    bytes_in: int
+    bytes_out: int
+
+
+class BackendError(Exception):
+    """The server behind the gateway did not answer, or broke off; a part has died, or is about to."""
+
+
+class Proxy:
+    """Keeps connections to the servers behind the gateway; made inside a running event loop."""
+
+    def __init__(self) -> None:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, use_dns_cache=False),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
+            auto_decompress=False,
+            skip_auto_headers=_NOT_ADDED,
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._session.close()
+
+    async def forward(self, request: web.BaseRequest, base: str, body: bytes | None = None) -> Exchange:
+        """Send a request to a server, and return its answer.
+
+        Args:
+            request: as it came.
+            base: ``http://HOST:PORT`` of the server.
+            body: the request's, when it has been read already.
+
+        Raises:
+            BackendError: the server did not answer.
+            ConnectionError: the client or the server left in the middle of a body.
+        """
+        if body is None and (request.content_length or 0) <= _IN_ONE_PIECE and not _is_chunked(request):
+            body = await request.content.read() if request.body_exists else b""
+        upload = _Upload(request) if body is None else None
+        try:
+            answer = await self._session.request(
+                request.method,
+                URL(base + request.raw_path, encoded=True),
+                headers=_without_hops(request.headers, "Expect"),
+                data=upload.chunks() if upload else body or None,
+                allow_redirects=False,
+            )
+            async with answer:
+                response, bytes_out = await _pass_back(request, answer)
+        except aiohttp.ClientError as error:
+            raise BackendError(f"{base} did not answer {request.method}: {error!r}") from error
+        return Exchange(response, upload.size if upload else len(body or b""), bytes_out)
+
+
+class _Upload:
+    """The body of a request, passed on as it comes."""
+
+    def __init__(self, request: web.BaseRequest) -> None:
+        self._request = request
+        self.size = 0
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        async for chunk in self._request.content.iter_any():
+            self.size += len(chunk)
+            yield chunk
+
+
+async def _pass_back(request: web.BaseRequest, answer: aiohttp.ClientResponse) -> tuple[web.StreamResponse, int]:
+    """Return the answer, and how many bytes its body has."""
+    headers = _without_hops(answer.headers)
+    length = answer.content_length
+    if request.method == "HEAD" or (length is not None and length <= _IN_ONE_PIECE):
+        body = await answer.read()
+        return web.Response(status=answer.status, reason=answer.reason, headers=headers, body=body or None), len(body)
+    response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=headers)
+    await response.prepare(request)
+    sent = 0
+    try:
+        async for chunk in answer.content.iter_any():
+            await response.write(chunk)
+            sent += len(chunk)
+    except aiohttp.ClientError as error:
+        # The status has been sent: all that can be said now is that the body ends before its length.
+        raise ConnectionResetError(f"the answer broke off after {sent} bytes") from error
+    await response.write_eof()
+    return response, sent
+
+
+def _is_chunked(request: web.BaseRequest) -> bool:
+    return "Transfer-Encoding" in request.headers
+
+
+def _without_hops(headers: CIMultiDictProxy[str], *more: str) -> CIMultiDict[str]:
+    """Return what is said to the other end, without what is said about the connection."""
+    copy = headers.copy()
+    for name in (*_HOP_BY_HOP, *more):
+        copy.popall(name, None)
+    return copy

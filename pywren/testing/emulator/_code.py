@@ -7,6 +7,7 @@ a zip whose files are 0600 (``ZipFile.writestr`` makes such) fails with "Permiss
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import io
 import os
@@ -78,9 +79,10 @@ def unpack(archive: bytes, directory: Path, most: int) -> Code:
 
 
 def remove(directory: Path) -> None:
-    """Remove a directory of read-only code, whether it is there or not."""
-    for path in _directories(directory):
-        path.chmod(0o700)
+    """Remove a directory that may hold read-only code, as far as that is possible."""
+    with contextlib.suppress(OSError):  # somebody else may be removing it too
+        for path in _directories(directory):
+            path.chmod(0o700)
     shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -558,6 +558,11 @@ def _timestamp() -> str:
 
 
 def _remove_in_thread(loop: asyncio.AbstractEventLoop, directory: Path) -> None:
-    # the garbage collector calls this in any thread, and even when the loop has ended
+    """Called by the garbage collector: in any thread, and even when the loop has ended."""
+
+    def start() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is ending, and with it the emulator's whole directory
+            loop.run_in_executor(None, remove, directory)
+
     with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(loop.run_in_executor, None, remove, directory)
+        loop.call_soon_threadsafe(start)

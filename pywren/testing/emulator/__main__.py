@@ -148,10 +148,10 @@ def _handled(number: int, handler: Any) -> Iterator[None]:
 
 def _wait_for_interrupt(emulator: Emulator) -> None:
     """Say how to get at the emulated AWS, and wait for Ctrl-C."""
-    for name, value in emulator.environment.items():
-        click.echo(f"export {name}={value}", err=True)
-    click.echo("the emulated AWS goes on until Ctrl-C", err=True)
     try:
+        for name, value in emulator.environment.items():
+            click.echo(f"export {name}={value}", err=True)
+        click.echo("the emulated AWS goes on until Ctrl-C", err=True)
         threading.Event().wait()
     except KeyboardInterrupt:
         return

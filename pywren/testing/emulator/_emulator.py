@@ -229,6 +229,8 @@ def _worker_zip() -> bytes:
 
 def _also_here(no_proxy: str) -> str:
     """Add this machine to the hosts that no proxy is used for."""
+    if _HERE in no_proxy:
+        return no_proxy
     return f"{no_proxy},{_HERE}" if no_proxy else _HERE
 
 

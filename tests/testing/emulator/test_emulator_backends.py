@@ -99,6 +99,9 @@ def test_motos_server_has_the_services(tmp_path: Path) -> None:
 def test_two_of_each_do_not_know_each_other(tmp_path: Path) -> None:
     """Ports and data are their own."""
 
+    before = psutil.Process().children(recursive=True)
+    started: list[psutil.Process] = []
+
     async def session() -> None:
         directories = [tmp_path / name for name in ("s1", "s2", "m1", "m2")]
         for directory in directories:
@@ -108,6 +111,7 @@ def test_two_of_each_do_not_know_each_other(tmp_path: Path) -> None:
         ]
         try:
             s1, s2, m1, m2 = await asyncio.gather(*(backend.start() for backend in backends))
+            started.extend(psutil.Process().children(recursive=True))
             await asyncio.to_thread(use, s1, s2, m1, m2)
         finally:
             await asyncio.gather(*(backend.close() for backend in backends))
@@ -119,7 +123,9 @@ def test_two_of_each_do_not_know_each_other(tmp_path: Path) -> None:
         assert "QueueUrls" not in client("sqs", m2).list_queues()
 
     asyncio.run(session())
-    assert not psutil.Process().children(recursive=True)
+    mine = set(started) - set(before)
+    assert len(mine) == 8  # each with its supervisor
+    assert not [process for process in mine if process.is_running()]
 
 
 def program(path: Path, script: str) -> str:

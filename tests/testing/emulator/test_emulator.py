@@ -1,0 +1,261 @@
+"""The user's handle on an emulated AWS: environment, deployment, control, and that nothing of it is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import pywren
+from pywren.exceptions import ArgumentError, EmulatorError, SerializationError
+from pywren.testing.emulator import Emulator, Fault, Faults, Settings, emulate
+from pywren.testing.emulator._emulator import start
+from pywren.testing.emulator._supervisor import module_command
+
+pytestmark = pytest.mark.emulator
+
+
+@pytest.fixture(scope="module")
+def config(emulator: Emulator) -> dict[str, Any]:
+    """The configuration of a function that is deployed for this module."""
+    return emulator.deploy(timeout=60)
+
+
+def client(service: str, emulator: Emulator, *, credentials_of: Emulator | None = None) -> Any:
+    """A client of an emulator, whatever the environment says."""
+    import botocore.session
+
+    environment = (credentials_of or emulator).environment
+    return botocore.session.Session().create_client(
+        service,
+        endpoint_url=emulator.endpoint,
+        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+        region_name=emulator.region,
+    )
+
+
+# -- using it ------------------------------------------------------------------------------------------------
+
+
+def test_a_map_runs_on_it(config: dict[str, Any]) -> None:
+    """The walk of a user: deploy, make an executor, map, collect."""
+    executor = pywren.lambda_executor(config=config)
+    assert pywren.get_all_results(executor.map(lambda x: x * x, range(10))) == [x * x for x in range(10)]
+
+
+def test_the_default_executor_finds_it_by_the_configuration(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A configuration file with what ``deploy`` returns is all a program needs."""
+    import yaml
+
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    monkeypatch.setenv("PYWREN_CONFIG_FILE", str(path))
+    assert pywren.default_executor().call_async(len, "four").result() == 4
+
+
+def test_what_it_counts(emulator: Emulator, config: dict[str, Any]) -> None:
+    """Requests by caller and operation, executions by function, each execution for itself."""
+    name = config["lambda"]["function_name"]
+    executor = pywren.lambda_executor(config=config)
+    emulator.wait_idle()
+    before, ran = emulator.counters(), len(emulator.executions(name))
+    pywren.get_all_results(executor.map(str, range(3)))
+    emulator.wait_idle()
+    counted = emulator.counters() - before
+    assert counted.count(caller="client", operation="Invoke").requests == 3
+    assert counted.count(caller=f"function:{name}", operation="PutObject").requests == 3
+    assert counted.executions[name].invocations == 3
+    assert [each.outcome for each in emulator.executions(name)[ran:]] == ["ok"] * 3
+    assert not emulator.executions("another")
+    assert name in str(counted)
+
+
+def test_faults_strike_as_long_as_they_are_set(emulator: Emulator, config: dict[str, Any]) -> None:
+    """What is asked for happens, so often and no longer; pywren copes."""
+    before = emulator.counters()
+    emulator.set_faults(Faults(throttle_invoke=Fault(most=2)))
+    executor = pywren.lambda_executor(config=config)
+    assert pywren.get_all_results(executor.map(str, range(3))) == ["0", "1", "2"]
+    assert (emulator.counters() - before).faults == {"throttle_invoke": 2}
+
+
+def test_the_function_has_lambdas_packages_only(emulator: Emulator, config: dict[str, Any]) -> None:
+    """numpy is refused at ``map`` unless it is in a layer, as on AWS."""
+    import numpy
+
+    def total(size: int) -> int:
+        return int(numpy.arange(size).sum())
+
+    with pytest.raises(SerializationError, match="numpy"):
+        pywren.lambda_executor(config=config).map(total, [3])
+    with_numpy = emulator.deploy(timeout=60, packages=["numpy"])
+    assert pywren.lambda_executor(config=with_numpy).call_async(total, 4).result() == 6
+
+
+def test_files_may_be_added_to_the_zip(emulator: Emulator) -> None:
+    """A test can deploy what it likes beside the worker."""
+    config = emulator.deploy(timeout=60, files={"beside.py": b"ANSWER = 42\n"})
+
+    def ask(_: object) -> Any:
+        import importlib
+
+        return importlib.import_module("beside").ANSWER
+
+    assert pywren.lambda_executor(config=config).call_async(ask, None).result() == 42
+
+
+def test_a_package_that_is_not_installed_is_named(emulator: Emulator) -> None:
+    """Nothing is deployed then."""
+    with pytest.raises(ArgumentError, match="no-such-package"):
+        emulator.deploy(packages=["no-such-package"])
+
+
+def test_waiting_has_an_end(emulator: Emulator, config: dict[str, Any]) -> None:
+    """``wait_idle`` says that something still runs."""
+    future = pywren.lambda_executor(config=config).call_async(lambda seconds: __import__("time").sleep(seconds), 3)
+    with pytest.raises(EmulatorError, match="still"):
+        emulator.wait_idle(timeout=0.1)
+    future.result()
+    emulator.wait_idle()
+
+
+# -- its world -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def second() -> Iterator[Emulator]:
+    """Another emulator beside the shared one; the tests that use it end with one that breaks it."""
+    with closing(start(Settings(region="us-east-1", containers=1))) as running:
+        yield running
+
+
+def test_two_do_not_know_each_other(emulator: Emulator, second: Emulator) -> None:
+    """Endpoints, state and credentials are their own; the other's credentials are refused."""
+    from botocore.exceptions import ClientError
+
+    config = second.deploy()
+    assert config["account"]["aws_region"] == "us-east-1"
+    buckets = client("s3", emulator).list_buckets()["Buckets"]
+    assert config["s3"]["bucket"] not in {bucket["Name"] for bucket in buckets}
+    with pytest.raises(ClientError, match="InvalidAccessKeyId"):
+        client("s3", second, credentials_of=emulator).list_buckets()
+
+
+def test_a_forked_child_does_not_keep_it_alive(second: Emulator) -> None:
+    """The lifeline is the parent's alone; the child may still ask."""
+    lifeline = second._server._process.stdin
+    assert lifeline is not None
+    pid = os.fork()
+    if pid == 0:
+        os._exit(int(os.readlink(f"/proc/self/fd/{lifeline.fileno()}") != os.devnull))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_a_part_that_dies_is_named_with_its_log(second: Emulator) -> None:
+    """What is asked of the emulator afterwards says what has ended."""
+    server = psutil.Process(second._server._process.pid)
+    weeds = [child for child in server.children(recursive=True) if child.name() == "weed"]
+    assert len(weeds) == 1
+    weeds[0].kill()
+    server.wait(60)
+    with pytest.raises(EmulatorError, match=r"SeaweedFS.*has ended, with exit code 137(.|\n)*end of its log"):
+        second.counters()
+
+
+def test_the_environment_is_the_emulators_and_then_yours_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the user's own AWS is in reach meanwhile, boto3's default session neither; all of it comes back."""
+    import boto3
+
+    mine = {
+        "AWS_PROFILE": "production",
+        "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9",
+        "AWS_ACCESS_KEY_ID": "mine",
+        "PYWREN_CONFIG_FILE": "/nowhere/config",
+        "NO_PROXY": "example.org",
+    }
+    for name, value in mine.items():
+        monkeypatch.setenv(name, value)
+    session = object()
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", session)
+    before = dict(os.environ)
+    with emulate(region="eu-west-1") as aws:
+        assert {name for name in os.environ if name.startswith("AWS_")} == {
+            name for name in aws.environment if name.startswith("AWS_")
+        }
+        assert "PYWREN_CONFIG_FILE" not in os.environ
+        assert os.environ["NO_PROXY"] == "example.org,127.0.0.1,localhost"
+        bucket = {"LocationConstraint": "eu-west-1"}
+        boto3.client("s3").create_bucket(Bucket="in-my-region", CreateBucketConfiguration=bucket)
+        directory = Path(aws._server.ready.directory)
+        server = psutil.Process(aws._server._process.pid)
+        processes = [server, *server.children(recursive=True)]
+        assert directory.exists()
+    assert dict(os.environ) == before
+    assert boto3.DEFAULT_SESSION is session
+    assert not directory.exists()
+    assert not [process for process in processes if process.is_running()]
+    with pytest.raises(EmulatorError, match="closed"):
+        aws.counters()
+
+
+def test_a_setting_that_is_not_there_is_named() -> None:
+    """Before anything is started."""
+    with pytest.raises(ArgumentError, match="memory"), emulate(memory=1):
+        pass
+
+
+def test_an_emulator_that_does_not_come_up_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of its process's log is in the error."""
+    monkeypatch.setattr("pywren.testing.emulator._emulator.module_command", lambda _: module_command("no_such_module"))
+    with pytest.raises(EmulatorError, match=r"did not come up(.|\n)*no_such_module"):
+        start(Settings())
+
+
+# -- however it ends -----------------------------------------------------------------------------------------
+
+HOLDER = """
+import sys, time
+from pywren.testing.emulator import emulate
+with emulate() as aws:
+    config = aws.deploy(timeout=100)
+    import pywren
+    future = pywren.lambda_executor(config=config).call_async(time.sleep, 90)
+    while not aws.counters().count(operation="GetObject", caller="function").requests:
+        pass
+    print(aws._server._process.pid, aws._server.ready.directory, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("victim", ["user", "server"])
+def test_nothing_is_left_when_it_is_killed(victim: str) -> None:
+    """SIGKILL of the user's process, or of the emulator's: every process ends, and the directory goes."""
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(HOLDER)], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        pid, directory = holder.stdout.readline().decode().split()
+        server = psutil.Process(int(pid))
+        family = [server, *server.children(recursive=True)]
+        assert len(family) > 5
+        os.kill(holder.pid if victim == "user" else server.pid, signal.SIGKILL)
+        _, left = psutil.wait_procs(family, timeout=20)
+        holder.kill()
+    assert not left
+    if victim == "server":  # swept when the next one starts
+        from pywren.testing.emulator._directory import sweep
+
+        assert Path(directory).parent == Path(tempfile.gettempdir())
+        sweep()
+    assert not Path(directory).exists()

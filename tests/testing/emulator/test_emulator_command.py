@@ -1,0 +1,104 @@
+"""``python -m pywren.testing.emulator -- CMD …``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = [sys.executable, "-m", "pywren.testing.emulator"]
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*PROGRAM, *arguments], capture_output=True, text=True, timeout=120, env={**os.environ, **environment}
+    )
+
+
+def test_it_says_how_it_is_used() -> None:
+    """Every option is explained, with its default."""
+    text = run("--help").stdout
+    for option in ("--memory", "--timeout", "--concurrency", "--containers", "--packages", "--fault", "--keep-going"):
+        assert option in text
+    assert "CMD" in text
+    assert "1536" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["--", "no-such-command"], 127, "no-such-command: command not found"),
+        (["--", "/etc/passwd"], 126, "/etc/passwd: cannot be executed"),
+        ([], 2, "Missing argument"),
+        (["--containers", "0", "--", "true"], 1, "containers"),
+        (["--fault", "bad_luck=1", "--", "true"], 1, "bad_luck"),
+        (["--fault", "kill_container", "--", "true"], 2, "NAME=NUMBER"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_anything_is_started(arguments: list[str], code: int, text: str) -> None:
+    """One line and an exit code; no emulator is started for it."""
+    ended = run(*arguments)
+    assert (ended.returncode, ended.stdout) == (code, "")
+    assert text in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+JOB = """
+import os, pathlib, pywren, yaml
+path = pathlib.Path(os.environ["PYWREN_CONFIG_FILE"])
+assert path.stat().st_mode & 0o077 == 0 or path.parent.stat().st_mode & 0o077 == 0
+assert "AWS_PROFILE" not in os.environ
+print(pywren.get_all_results(pywren.default_executor().map(lambda x: x + 1, range(3))))
+print(yaml.safe_load(path.read_text())["lambda"]["memory"])
+raise SystemExit(7)
+"""
+
+
+@pytest.mark.emulator
+def test_a_program_runs_under_it(tmp_path: Path) -> None:
+    """It finds its configuration, its exit code is passed on, and what it used is printed at the end."""
+    job = tmp_path / "job.py"
+    job.write_text(JOB)
+    ended = run("--memory", "512", "--fault", "s3_latency=0.01", "--", sys.executable, str(job), AWS_PROFILE="mine")
+    assert (ended.returncode, ended.stdout) == (7, "[1, 2, 3]\n512\n"), ended.stderr
+    assert "Invoke" in ended.stderr
+    assert "CreateFunction" not in ended.stderr
+
+
+@pytest.mark.emulator
+def test_a_program_that_a_signal_ends(tmp_path: Path) -> None:
+    """128 + n, as from a shell."""
+    ended = run("--", "sh", "-c", "kill -TERM $$")
+    assert ended.returncode == 128 + signal.SIGTERM
+    assert "nothing was asked" in ended.stderr
+
+
+@pytest.mark.emulator
+def test_ctrl_c_is_the_programs_to_answer() -> None:
+    """The emulator waits for the program, and passes its exit code on."""
+    script = "trap 'exit 5' INT; echo ready; while :; do sleep 0.05; done"
+    with subprocess.Popen([*PROGRAM, "--", "sh", "-c", script], stdout=subprocess.PIPE, start_new_session=True) as both:
+        assert both.stdout is not None
+        assert both.stdout.readline() == b"ready\n"
+        os.killpg(both.pid, signal.SIGINT)
+        assert both.wait(60) == 5
+
+
+@pytest.mark.emulator
+def test_it_goes_on_until_it_is_interrupted() -> None:
+    """``--keep-going`` says how to get at it, and ends with the program's exit code."""
+    command = [*PROGRAM, "--keep-going", "--", "sh", "-c", "exit 3"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
+        assert program.stderr is not None
+        said = []
+        for line in program.stderr:
+            said.append(line)
+            if "until Ctrl-C" in line:
+                break
+        assert any(line.startswith("export AWS_ENDPOINT_URL=http://127.0.0.1:") for line in said)
+        program.send_signal(signal.SIGINT)
+        assert program.wait(60) == 3

@@ -223,6 +223,18 @@ class AWS:
         """Return the 12 digits of the account that the credentials belong to."""
         return str(self.request("sts", "get_caller_identity", doing="find out whose credentials these are")["Account"])
 
+    def regions(self) -> frozenset[str]:
+        """Return the regions that this machine's botocore knows Lambda in."""
+        with self._session_lock.get():  # sessions are not thread-safe
+            session = self._session.get()
+            partitions = session.get_available_partitions()
+            found = [session.get_available_regions("lambda", partition_name=partition) for partition in partitions]
+        return frozenset(region for regions in found for region in regions)
+
+    def has_own_endpoint(self) -> bool:
+        """Tell whether requests go to another server than AWS's own: an emulated AWS has any region."""
+        return ".amazonaws.com" not in str(self.client("lambda").meta.endpoint_url)
+
     # -- Lambda: calls --------------------------------------------------------------------------------------
 
     def invoke_async(self, function_name: str, payload: bytes) -> str:

@@ -1,14 +1,22 @@
-"""What a call left in CloudWatch's logs."""
+"""Logs: what calls left in CloudWatch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pywren.cloud.aws import AWS
+from pywren.cloud.names import Names
+from pywren.cloud.plan import find
 from pywren.exceptions import ArgumentError
 
 _CLOCKS_APART_MS = 60_000
+_LATE_MS = 120_000
+"""For so long lines may appear between lines that were there before: containers send theirs when they like."""
+
+FOLLOW_SECONDS = 2.0
+"""Between two looks at a log that is followed. CloudWatch allows few such requests."""
 
 
 def call_logs(aws: AWS, run_status: Mapping[str, Any]) -> list[tuple[int, str]]:
@@ -46,3 +54,59 @@ def call_logs(aws: AWS, run_status: Mapping[str, Any]) -> list[tuple[int, str]]:
         if message.startswith(f"REPORT RequestId: {request_id}"):
             break
     return found
+
+
+def latest_log(aws: AWS, names: Names) -> Iterator[tuple[int, str]]:
+    """Yield what the container that wrote last has written, as ``(timestamp in milliseconds, message)``."""
+    streams = aws.latest_log_streams(names.log_group)
+    if streams:
+        yield from aws.log_events(names.log_group, streams=streams)
+
+
+def follow_log(
+    aws: AWS, names: Names, *, start_ms: int, sleep: Callable[[float], None] = time.sleep
+) -> Iterator[tuple[int, str]]:
+    """Yield the lines of all containers as they come, for ever.
+
+    Args:
+        aws: the account and region.
+        names: what everything is called.
+        start_ms: only lines from this time on, in milliseconds since the epoch.
+        sleep: waits some seconds.
+    """
+    seen: dict[str, int] = {}
+    while True:
+        for event in _events(aws, names.log_group, start_ms):
+            if event["eventId"] not in seen:
+                yield event["timestamp"], event["message"]
+            seen[event["eventId"]] = event["timestamp"]
+        start_ms = max(start_ms, max(seen.values(), default=0) - _LATE_MS)
+        seen = {identity: moment for identity, moment in seen.items() if moment >= start_ms}
+        sleep(FOLLOW_SECONDS)
+
+
+def _events(aws: AWS, group: str, start_ms: int) -> Iterator[dict[str, Any]]:
+    position: dict[str, Any] = {}
+    while True:
+        page = find(
+            aws,
+            "logs",
+            "filter_log_events",
+            absent=("ResourceNotFoundException",),
+            doing=f"read the log {group}",
+            logGroupName=group,
+            startTime=start_ms,
+            **position,
+        )
+        yield from (page or {}).get("events", ())
+        if not page or not page.get("nextToken"):
+            return
+        position = {"nextToken": page["nextToken"]}
+
+
+def log_url(names: Names) -> str:
+    """Return the address of the function's log in the AWS console."""
+    domains = {"aws-cn": "console.amazonaws.cn", "aws-us-gov": "console.amazonaws-us-gov.com"}
+    domain = domains.get(names.partition, f"{names.region}.console.aws.amazon.com")
+    group = names.log_group.replace("/", "$252F")  # the console wants it encoded twice, with $ for %
+    return f"https://{domain}/cloudwatch/home?region={names.region}#logsV2:log-groups/log-group/{group}"

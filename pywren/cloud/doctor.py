@@ -1,0 +1,245 @@
+"""``Doctor``: looks at everything that calls on Lambda need, and says what is wrong and what to do about it."""
+
+from __future__ import annotations
+
+import email.utils
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from pywren import wrenconfig
+from pywren.cloud.aws import AWS
+from pywren.cloud.function import is_pywrens
+from pywren.cloud.plan import Resource, find
+from pywren.cloud.resources import Resources, check_account
+from pywren.exceptions import PywrenError
+from pywren.storage._aws_errors import error_code, response
+from pywren.storage.runtime_info import get_runtime_info, has_own_runtime
+from pywren.storage.s3_backend import S3Backend
+from pywren.worker.bundle import build_zip, code_sha256
+
+CLOCK_TOLERANCE = 60.0
+"""Seconds that this machine's clock may be wrong; AWS refuses requests at 300."""
+
+ORDINARY_CONCURRENCY = 1000
+"""Calls at once that AWS grants to an ordinary account."""
+
+_NO_PERMISSION = ("AccessDenied", "AccessDeniedException", "403")
+
+
+class Finding(NamedTuple):
+    """What was found of one thing.
+
+    Args:
+        verdict: ``ok``, ``wrong``, or ``note`` for what need not be wrong.
+        what: the thing.
+        said: how it is, and when it is not as it should be, what to do.
+    """
+
+    verdict: str
+    what: str
+    said: str
+
+    def __str__(self) -> str:
+        return f"{self.verdict:<6}{self.what}: {self.said}"
+
+
+class Doctor:
+    """Examines a configuration. Writes nothing but one small object, which it deletes.
+
+    Args:
+        config: the configuration.
+        aws: the account and region.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, config: Mapping[str, Any], aws: AWS, *, clock: Callable[[], float] = time.time) -> None:
+        self._config = config
+        self._aws = aws
+        self._clock = clock
+
+    def examine(self) -> Iterator[Finding]:
+        """Yield what is found, as it is found. When the account cannot be reached nothing more is looked at."""
+        region = self._examine_region()
+        yield region
+        reached = False
+        for finding in self._examine_credentials():
+            reached = reached or (finding.what == "credentials" and finding.verdict == "ok")
+            yield finding
+        if not reached or region.verdict == "wrong":
+            return
+        try:
+            resources = Resources(self._config, self._aws)
+        except PywrenError as error:
+            yield Finding("wrong", "configuration", str(error))
+            return
+        yield from self._examine_resources(resources)
+
+    def _examine_resources(self, resources: Resources) -> Iterator[Finding]:
+        yield from _guarded("bucket", lambda: self._examine_bucket(resources))
+        yield from _guarded("role", lambda: _compare("role", resources.role, "pywren create_role"))
+        yield from _guarded("log", lambda: _compare("log", resources.log_group, "pywren deploy_lambda"))
+        yield from _guarded("function", lambda: self._examine_function(resources))
+        yield from _guarded("concurrency", lambda: self._examine_reserved_concurrency(resources))
+        yield from _guarded("quota", self._examine_quota)
+        if has_own_runtime(self._config.get("runtime")):
+            yield from _guarded("runtime", self._examine_runtime)
+
+    def _examine_region(self) -> Finding:
+        region = str(wrenconfig.require(self._config, "account.aws_region"))
+        if region in self._aws.regions() or self._aws.has_own_endpoint():
+            return Finding("ok", "region", region)
+        return Finding("wrong", "region", f"AWS has no region {region}: correct account: aws_region")
+
+    def _examine_credentials(self) -> Iterator[Finding]:
+        try:
+            answer = self._aws.request("sts", "get_caller_identity", doing="find out whose credentials these are")
+            check_account(self._config, self._aws)
+        except PywrenError as error:
+            yield Finding("wrong", "credentials", str(error))
+            yield from self._examine_clock(response(error.__cause__) if error.__cause__ else {})
+            return
+        yield Finding("ok", "credentials", str(answer.get("Arn")))
+        yield from self._examine_clock(answer)
+
+    def _examine_clock(self, answer: Mapping[str, Any]) -> Iterator[Finding]:
+        date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+        if date is None:
+            return
+        ahead = self._clock() - email.utils.parsedate_to_datetime(date).timestamp()
+        if abs(ahead) <= CLOCK_TOLERANCE:
+            yield Finding("ok", "clock", "right")
+            return
+        where = "ahead" if ahead > 0 else "behind"
+        yield Finding(
+            "wrong", "clock", f"this machine's is {abs(ahead):.0f} s {where} of AWS: set it, for example with NTP"
+        )
+
+    def _examine_bucket(self, resources: Resources) -> Iterator[Finding]:
+        name = resources.names.bucket
+        if not resources.bucket.exists():
+            yield Finding("wrong", "bucket", f"there is no bucket {name}: `pywren create_bucket` makes it")
+            return
+        self._try_bucket(resources)
+        yield Finding("ok", "bucket", f"s3://{name}/{resources.names.prefix}/ is readable and writable")
+        yield from (
+            finding
+            for finding in _compare("bucket", resources.bucket, "pywren create_bucket", verdict="note")
+            if finding.verdict != "ok"
+        )
+
+    def _try_bucket(self, resources: Resources) -> None:
+        backend = S3Backend(resources.names.bucket, resources.names.region)
+        key = f"{resources.names.prefix}/doctor/{uuid.uuid4()}"
+        try:
+            backend.put(key, b"pywren", if_absent=True)
+            try:
+                backend.get(key)
+                backend.list(key)
+            finally:
+                backend.delete([key])
+        finally:
+            backend.close()
+
+    def _examine_function(self, resources: Resources) -> Iterator[Finding]:
+        name = resources.names.function
+        existing = self._aws.function_config(name)
+        if existing is None:
+            yield Finding("wrong", "function", f"there is no function {name}: `pywren deploy_lambda` makes it")
+            return
+        state = existing.get("State", "Active")
+        update = existing.get("LastUpdateStatus", "Successful")
+        if state not in ("Active", "Inactive") or update != "Successful":  # an idle one wakes by itself
+            reason = existing.get("LastUpdateStatusReason") or existing.get("StateReason") or ""
+            yield Finding(
+                "wrong",
+                "function",
+                f"{name} is {state}, its last update {update} {reason}".rstrip()
+                + ": wait a moment and look again, or run `pywren deploy_lambda`",
+            )
+            return
+        yield self._examine_worker(existing)
+        yield from _compare("function", resources.function, "pywren deploy_lambda")
+
+    def _examine_worker(self, existing: Mapping[str, Any]) -> Finding:
+        here = f"python{sys.version_info.major}.{sys.version_info.minor}"
+        deploy = "`pywren deploy_lambda` brings it to this machine's"
+        if not is_pywrens(existing):
+            return Finding("wrong", "worker", "the function is not pywren's: choose another lambda: function_name")
+        if existing.get("Runtime") != here:
+            return Finding("wrong", "worker", f"the function has {existing.get('Runtime')}, not {here}: {deploy}")
+        if existing.get("CodeSha256") != code_sha256(build_zip()):
+            return Finding(
+                "wrong", "worker", f"the function has another pywren, cloudpickle or tblib than this machine: {deploy}"
+            )
+        return Finding("ok", "worker", f"{here}, the pywren of this machine")
+
+    def _examine_reserved_concurrency(self, resources: Resources) -> Iterator[Finding]:
+        name = resources.names.function
+        answer = find(
+            self._aws,
+            "lambda",
+            "get_function_concurrency",
+            absent=("ResourceNotFoundException",),
+            doing=f"look at the concurrency of {name}",
+            FunctionName=name,
+        )
+        reserved = (answer or {}).get("ReservedConcurrentExecutions")
+        if reserved == 0:
+            remedy = f"`aws lambda delete-function-concurrency --function-name {name}` lets them run"
+            yield Finding("wrong", "concurrency", f"it is reserved to 0, so no call would ever run: {remedy}")
+        elif reserved is not None:
+            yield Finding("note", "concurrency", f"{reserved} calls run at once: so many are reserved for the function")
+
+    def _examine_quota(self) -> Iterator[Finding]:
+        answer = self._aws.request(
+            "lambda",
+            "get_account_settings",
+            doing="look at the account's quotas",
+            permission="lambda:GetAccountSettings",
+        )
+        limit, usage = answer["AccountLimit"], answer["AccountUsage"]
+        at_once = limit["ConcurrentExecutions"]
+        said = f"{at_once:,} calls run at once in this account and region"
+        if at_once < ORDINARY_CONCURRENCY:
+            said += "; others wait. Ask for more under Service Quotas > AWS Lambda > Concurrent executions"
+        yield Finding("ok" if at_once >= ORDINARY_CONCURRENCY else "note", "quota", said)
+        if usage.get("TotalCodeSize", 0) > 0.9 * limit.get("TotalCodeSize", float("inf")):
+            yield Finding("note", "quota", "the account's store of function code is almost full: delete old functions")
+
+    def _examine_runtime(self) -> Iterator[Finding]:
+        runtime = self._config["runtime"]
+        place = f"s3://{runtime['s3_bucket']}/{runtime['s3_key']}"
+        info = get_runtime_info(runtime)
+        here = f"{sys.version_info.major}.{sys.version_info.minor}"
+        if info["python_ver"] != here:
+            remedy = "build one for it with `pywren runtime build`"
+            yield Finding("wrong", "runtime", f"{place} is for Python {info['python_ver']}, not {here}: {remedy}")
+        else:
+            yield Finding("ok", "runtime", f"{place}, Python {here}")
+
+
+def _compare(what: str, resource: Resource, command: str, *, verdict: str = "wrong") -> Iterator[Finding]:
+    """Say how a thing differs from what it should be."""
+    steps = resource.plan()
+    if not steps:
+        yield Finding("ok", what, resource.title)
+    for step in steps:
+        if step.verb == "keep":
+            yield Finding("note", what, step.what)
+        else:
+            yield Finding(verdict, what, f"not as it should be: `{command}` {step.planned}")
+
+
+def _guarded(what: str, examine: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """Turn what an examination raises into a finding; what may not be looked at need not be wrong."""
+    try:
+        yield from examine()
+    except PywrenError as error:
+        refused = error.__cause__ is not None and error_code(error.__cause__) in _NO_PERMISSION
+        if refused and what != "bucket":
+            yield Finding("note", what, f"not looked at: {error}")
+        else:
+            yield Finding("wrong", what, str(error))

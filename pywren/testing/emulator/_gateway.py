@@ -13,7 +13,8 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
 
 from aiohttp import web
 
@@ -31,6 +32,7 @@ from pywren.testing.emulator._operations import (
     resource_of,
 )
 from pywren.testing.emulator._proxy import BackendError, Exchange, Proxy
+from pywren.testing.emulator._seaweed import MISTAKEN, Buckets
 from pywren.testing.emulator._settings import ACCOUNT_ID
 
 logger = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ CONTROL_PATH = "/_emulator"
 _LONGEST_BODY = 128 * 1024 * 1024
 _LONGEST_LINE = 64 * 1024
 _CLOSE_SECONDS = 0.2
+_LINGER_SECONDS = 2.0  # for the rest of a body that is not wanted: hanging up at once would lose the answer
 _BACKLOG = 1024
 _STRANGER = RequestKind("unknown", "", "")
 _NEW_KEYS = frozenset({"AssumeRole", "CreateAccessKey", "GetFederationToken", "GetSessionToken"})
@@ -102,6 +105,7 @@ class Gateway:
             ("PUT", "/faults"): self._put_faults,
             ("POST", "/wait-idle"): self._post_wait_idle,
         }
+        self._buckets = Buckets()
         self._proxy: Proxy | None = None
         self._web: web.Server | None = None
         self._server: asyncio.Server | None = None
@@ -113,6 +117,7 @@ class Gateway:
             self.answer,
             access_log=None,
             auto_decompress=False,
+            lingering_time=_LINGER_SECONDS,
             max_line_size=_LONGEST_LINE,
             max_field_size=_LONGEST_LINE,
         )
@@ -131,6 +136,16 @@ class Gateway:
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
+        try:
+            return await self._answer(request)
+        except ConnectionError as error:
+            # Nobody is there to be told, or half of the answer was sent: what is left is to hang up.
+            logger.debug("a connection broke off: %s", error)
+            if request.transport is not None:
+                request.transport.abort()
+            return web.Response(status=503)
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         path, _, query = request.raw_path.partition("?")
         if path.startswith(CONTROL_PATH + "/"):
             return await self._control(request, path.removeprefix(CONTROL_PATH))
@@ -161,16 +176,25 @@ class Gateway:
         operation = asked.operation(b"")
         if self.plan.faults.s3_latency:
             await asyncio.sleep(self.plan.faults.s3_latency)
-        if not operation.name:
-            response = _error(asked.request, "s3", 501, "NotImplemented", _no_operation(asked))
-            exchange = Exchange(response, 0, _size(response))
-        elif self._strikes("slow_down_s3"):
-            response = _error(asked.request, "s3", 503, "SlowDown", "Please reduce your request rate.")
-            exchange = Exchange(response, 0, _size(response))
+        if self._strikes("slow_down_s3"):
+            exchange = _refused(asked, 503, "SlowDown", "Please reduce your request rate.")
+        elif not operation.name or operation.name in MISTAKEN:
+            exchange = _refused(asked, 501, "NotImplemented", _not_there(asked, operation))
         else:
-            await _let_body_come(asked.request)
-            exchange = await self._forward(asked, operation, self._s3)
+            exchange = await self._ask_s3(asked, operation)
         return self._count(asked, operation, exchange, b"")
+
+    async def _ask_s3(self, asked: _Asked, operation: Operation) -> Exchange:
+        if operation.name in ("ListBuckets", "GetBucketLocation"):
+            arguments = {**dict(parse_qsl(asked.query)), **operation.path_arguments}
+            body = self._buckets.answer(operation.name, arguments)
+            if body is not None:
+                return Exchange(web.Response(body=body, content_type="application/xml"), 0, len(body))
+        await _let_body_come(asked.request)
+        exchange = await self._forward(asked, operation, self._s3)
+        if exchange.response.status < 300 and operation.name in ("CreateBucket", "DeleteBucket"):
+            self._buckets.note(operation.name, operation.path_arguments["Bucket"], asked.scope.region)
+        return exchange
 
     async def _answer_others(self, asked: _Asked) -> web.StreamResponse:
         """Answer for every service but S3: their bodies say what they ask for, and fit into memory."""
@@ -179,9 +203,8 @@ class Gateway:
         body = await _read(request)
         if body is None:
             message = f"the body is longer than {_LONGEST_BODY} bytes"
-            response = _error(request, asked.scope.service, 413, "RequestEntityTooLargeException", message)
-            operation = Operation(asked.scope.service, "", {})
-            return self._count(asked, operation, Exchange(response, 0, _size(response)), b"")
+            exchange = _refused(asked, 413, "RequestEntityTooLargeException", message)
+            return self._count(asked, Operation(asked.scope.service, "", {}), exchange, b"")
         operation = asked.operation(body)
         if operation.service != "lambda":
             exchange = await self._forward(asked, operation, self._moto, body)
@@ -194,7 +217,7 @@ class Gateway:
     async def _ask_lambda(self, asked: _Asked, operation: Operation, body: bytes) -> web.Response:
         request, faults = asked.request, self.plan.faults
         if not operation.name:
-            return _error(request, "lambda", 501, "NotImplemented", _no_operation(asked))
+            return _error(request, "lambda", 501, "NotImplemented", _not_there(asked, operation))
         if operation.name == "Invoke":
             if faults.invoke_latency:
                 await asyncio.sleep(faults.invoke_latency)
@@ -215,8 +238,7 @@ class Gateway:
             return await self._proxy.forward(asked.request, base, body)
         except BackendError as error:
             logger.warning("%s of %s: %s", operation.name, operation.service, error)
-            response = _error(asked.request, operation.service, 503, "ServiceUnavailable", str(error))
-            return Exchange(response, 0, _size(response))
+            return _refused(asked, 503, "ServiceUnavailable", str(error))
         except ConnectionError:
             broken = web.Response(status=503)
             self._count(asked, operation, Exchange(broken, 0, 0), body or b"")
@@ -260,7 +282,7 @@ class Gateway:
             return _closing(_json({"message": f"there is no {request.method} {path}"}, status=404))
         try:
             return _json(await control(request))
-        except (ArgumentError, ValueError, TypeError) as error:
+        except ArgumentError as error:
             return _json({"message": str(error)}, status=400)
         except TimeoutError as error:
             return _json({"message": str(error)}, status=408)
@@ -272,19 +294,38 @@ class Gateway:
         return [execution.encode() for execution in self._tally.executions()]
 
     async def _put_faults(self, request: web.BaseRequest) -> object:
-        faults = Faults.decode(json.loads(await request.read()))
+        faults = Faults.decode(await _fields(request))
         self.plan = FaultPlan(faults)
         return faults.encode()
 
     async def _post_wait_idle(self, request: web.BaseRequest) -> object:
-        timeout = float(json.loads(await request.read())["timeout"])
+        timeout = (await _fields(request)).get("timeout")
+        if not isinstance(timeout, (int, float)) or timeout < 0:
+            raise ArgumentError(f"timeout is a number of seconds, not {timeout!r}")
         if not await self._wait_idle(timeout):
             raise TimeoutError(f"events still wait or run after {timeout:g} s")
         return {}
 
 
-def _no_operation(asked: _Asked) -> str:
-    return f"the emulated AWS has no operation of {asked.scope.service} for {asked.request.method} {asked.path}"
+def _refused(asked: _Asked, status: int, code: str, message: str) -> Exchange:
+    response = _error(asked.request, asked.scope.service, status, code, message)
+    return Exchange(response, 0, _size(response))
+
+
+def _not_there(asked: _Asked, operation: Operation) -> str:
+    wanted = operation.name or f"operation for {asked.request.method} {asked.path}"
+    return f"the emulated AWS has no {wanted} of {asked.scope.service}"
+
+
+async def _fields(request: web.BaseRequest) -> dict[str, Any]:
+    """Return the JSON object of a control request."""
+    try:
+        fields = json.loads(await request.read())
+    except ValueError as error:
+        raise ArgumentError(f"the body is not JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise ArgumentError("the body is not a JSON object")
+    return fields
 
 
 async def _read(request: web.BaseRequest) -> bytes | None:

@@ -309,6 +309,8 @@ def _decode_labels(labels: dict[str, str]) -> dict[str, str]:
 
 # --- what requests are about
 
+_FUNCTION_NAME = re.compile(rb'"FunctionName"\s*:\s*"([^"\\]+)"')
+
 
 def _s3_resource(operation: Operation, place: str, body: bytes) -> str:
     bucket, key = operation.path_arguments.get("Bucket"), operation.path_arguments.get("Key")
@@ -324,7 +326,8 @@ def _lambda_resource(operation: Operation, place: str, body: bytes) -> str:
     if "LayerName" in labels:
         return f"arn:aws:lambda:{place}:layer:{labels['LayerName']}"
     if operation.name == "CreateFunction":
-        name = _json_field(body, "FunctionName")
+        found = _FUNCTION_NAME.search(body)  # not decoded: there may be 67 MB of code beside it
+        name = found[1].decode() if found else ""
     else:
         name = labels.get("FunctionName") or labels.get("Resource", "")
     # A name is given bare, as ACCOUNT:function:NAME or as an ARN, and with a qualifier behind it

@@ -6,13 +6,15 @@ piece, which is quick; what is big is passed on as it comes, however big it is.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from typing import NamedTuple
 
 import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
+
+from pywren.testing.emulator._seaweed import is_aws_chunked, read_frames, without_framing
 
 _IN_ONE_PIECE = 1024 * 1024
 _HOP_BY_HOP = (  # about one connection, of which there are two here
@@ -76,20 +78,28 @@ class Proxy:
             BackendError: the server did not answer.
             ConnectionError: the client or the server left in the middle of a body.
         """
-        if body is None and (request.content_length or 0) <= _IN_ONE_PIECE and not _is_chunked(request):
+        headers = _without_hops(request.headers, "Expect")
+        upload: _Upload | None = None
+        if is_aws_chunked(headers) and body is None:
+            headers = without_framing(headers)
+            upload = _Upload(read_frames(request.content))
+        elif body is None and _is_long(request):
+            upload = _Upload(request.content.iter_any())
+        elif body is None:
             body = await request.content.read() if request.body_exists else b""
-        upload = _Upload(request) if body is None else None
         try:
             answer = await self._session.request(
                 request.method,
                 URL(base + request.raw_path, encoded=True),
-                headers=_without_hops(request.headers, "Expect"),
+                headers=headers,
                 data=upload.chunks() if upload else body or None,
                 allow_redirects=False,
             )
             async with answer:
                 response, bytes_out = await _pass_back(request, answer)
         except aiohttp.ClientError as error:
+            if upload is not None and upload.broken:
+                raise ConnectionResetError("the client left in the middle of its body") from error
             raise BackendError(f"{base} did not answer {request.method}: {error!r}") from error
         return Exchange(response, upload.size if upload else len(body or b""), bytes_out)
 
@@ -97,14 +107,25 @@ class Proxy:
 class _Upload:
     """The body of a request, passed on as it comes."""
 
-    def __init__(self, request: web.BaseRequest) -> None:
-        self._request = request
+    def __init__(self, content: AsyncIterable[bytes]) -> None:
+        self._content = content
         self.size = 0
+        self.broken = False
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        async for chunk in self._request.content.iter_any():
-            self.size += len(chunk)
-            yield chunk
+        try:
+            async for chunk in self._content:
+                self.size += len(chunk)
+                yield chunk
+        except ConnectionError:
+            self.broken = True
+            raise
+
+
+def _is_long(request: web.BaseRequest) -> bool:
+    """Tell whether a body is long, or does not say how long it is."""
+    length = request.content_length
+    return "Transfer-Encoding" in request.headers or (length is not None and length > _IN_ONE_PIECE)
 
 
 async def _pass_back(request: web.BaseRequest, answer: aiohttp.ClientResponse) -> tuple[web.StreamResponse, int]:
@@ -126,10 +147,6 @@ async def _pass_back(request: web.BaseRequest, answer: aiohttp.ClientResponse) -
         raise ConnectionResetError(f"the answer broke off after {sent} bytes") from error
     await response.write_eof()
     return response, sent
-
-
-def _is_chunked(request: web.BaseRequest) -> bool:
-    return "Transfer-Encoding" in request.headers
 
 
 def _without_hops(headers: CIMultiDictProxy[str], *more: str) -> CIMultiDict[str]:

@@ -1,0 +1,136 @@
+"""Where SeaweedFS is not S3, and what the gateway does about it.
+
+It takes some requests that it does not know for others that it knows: ``DELETE /bucket?website`` removes the bucket.
+It lists to each caller the buckets of that caller, and has no callers here. It knows no region. It unpacks
+``aws-chunked`` bodies only together with the signature, which nobody verifies here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime, timezone
+from xml.sax.saxutils import escape
+
+from aiohttp import StreamReader
+from multidict import CIMultiDict
+
+MISTAKEN = frozenset(
+    {
+        "DeleteBucketAnalyticsConfiguration",
+        "DeleteBucketIntelligentTieringConfiguration",
+        "DeleteBucketInventoryConfiguration",
+        "DeleteBucketMetadataConfiguration",
+        "DeleteBucketMetadataTableConfiguration",
+        "DeleteBucketMetricsConfiguration",
+        "DeleteBucketReplication",
+        "DeleteBucketWebsite",
+        "DeleteObjectAnnotation",
+        "GetObjectAnnotation",
+        "GetObjectTorrent",
+        "ListObjectAnnotations",
+        "PutBucketAbac",
+        "PutBucketAccelerateConfiguration",
+        "PutBucketAnalyticsConfiguration",
+        "PutBucketIntelligentTieringConfiguration",
+        "PutBucketInventoryConfiguration",
+        "PutBucketLogging",
+        "PutBucketMetricsConfiguration",
+        "PutBucketNotificationConfiguration",
+        "PutBucketReplication",
+        "PutBucketWebsite",
+        "UpdateBucketMetadataAnnotationTableConfiguration",
+        "UpdateBucketMetadataInventoryTableConfiguration",
+        "UpdateBucketMetadataJournalTableConfiguration",
+        "UpdateObjectEncryption",
+    }
+)
+"""Operations that it takes for others: for making or removing a bucket, or for reading or writing the object."""
+
+_PIECE = 64 * 1024
+_DOCUMENT = '<?xml version="1.0" encoding="UTF-8"?>\n<{0} xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{1}</{0}>'
+
+
+class Buckets:
+    """The buckets that were made through the gateway, and in which region."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, tuple[str, str]] = {}
+
+    def note(self, operation: str, bucket: str, region: str) -> None:
+        """Take notice of an operation that was done."""
+        if operation == "CreateBucket":
+            now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+            self._made.setdefault(bucket, (region, now))
+        elif operation == "DeleteBucket":
+            self._made.pop(bucket, None)
+
+    def region(self, bucket: str) -> str:
+        """Return the region of a bucket, nothing for one that is not there."""
+        return self._made.get(bucket, ("", ""))[0]
+
+    def answer(self, operation: str, arguments: Mapping[str, str]) -> bytes | None:
+        """Return the body of an answer that SeaweedFS would not give, ``None`` where it is to be asked.
+
+        Args:
+            operation: the operation.
+            arguments: of its path and of its query.
+        """
+        if operation == "ListBuckets":
+            return self._listing(arguments.get("prefix", ""))
+        if operation == "GetBucketLocation" and arguments["Bucket"] in self._made:
+            region = self.region(arguments["Bucket"])
+            # where nothing is said, a bucket is in us-east-1
+            return _DOCUMENT.format("LocationConstraint", "" if region == "us-east-1" else escape(region)).encode()
+        return None
+
+    def _listing(self, prefix: str) -> bytes:
+        buckets = "".join(
+            f"<Bucket><Name>{escape(name)}</Name><CreationDate>{made}</CreationDate></Bucket>"
+            for name, (_, made) in sorted(self._made.items())
+            if name.startswith(prefix)
+        )
+        owner = "<Owner><ID>emulator</ID></Owner>"
+        return _DOCUMENT.format("ListAllMyBucketsResult", f"{owner}<Buckets>{buckets}</Buckets>").encode()
+
+
+def is_aws_chunked(headers: Mapping[str, str]) -> bool:
+    """Tell whether a body has S3's own framing, in which signatures or a checksum follow what they are of."""
+    return headers.get("X-Amz-Content-Sha256", "").startswith("STREAMING-")
+
+
+def without_framing(headers: CIMultiDict[str]) -> CIMultiDict[str]:
+    """Return the headers of the same request with a plain body."""
+    plain = CIMultiDict(headers)
+    plain["X-Amz-Content-Sha256"] = "UNSIGNED-PAYLOAD"
+    plain["Content-Length"] = plain.pop("X-Amz-Decoded-Content-Length")
+    plain.popall("X-Amz-Trailer", None)
+    encodings = [each.strip() for each in plain.popall("Content-Encoding", [""])[0].split(",")]
+    others = ", ".join(each for each in encodings if each and each != "aws-chunked")
+    if others:
+        plain["Content-Encoding"] = others
+    return plain
+
+
+async def read_frames(content: StreamReader) -> AsyncIterator[bytes]:
+    """Yield what is in the frames of an ``aws-chunked`` body; its signatures and its trailing checksum are left out.
+
+    Raises:
+        ConnectionResetError: the framing is broken, or the body is not complete.
+    """
+    while True:
+        head = await content.readline()
+        try:
+            left = int(head.partition(b";")[0], 16)
+        except ValueError as error:
+            raise ConnectionResetError("the framing of an aws-chunked body is broken") from error
+        if not left:
+            break
+        while left:
+            piece = await content.read(min(left, _PIECE))
+            if not piece:
+                raise ConnectionResetError("an aws-chunked body ends in the middle")
+            left -= len(piece)
+            yield piece
+        await content.readline()
+    while not content.at_eof():
+        await content.readany()

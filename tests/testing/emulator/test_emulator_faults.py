@@ -1,0 +1,87 @@
+"""``Faults`` and ``FaultPlan``: what may be asked for, and that the same seed gives the same faults."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from pywren.exceptions import ArgumentError
+from pywren.testing.emulator._faults import Fault, FaultPlan, Faults
+
+
+def strikes(plan: FaultPlan, kind: str, occasions: int) -> list[bool]:
+    """What a plan decides, occasion by occasion."""
+    return [plan.strikes(kind) for _ in range(occasions)]
+
+
+def test_nothing_goes_wrong_by_default() -> None:
+    """No fault strikes that nobody asked for."""
+    assert not any(strikes(FaultPlan(Faults()), "kill_container", 100))
+
+
+def test_a_fault_strikes_always_and_so_often_at_most() -> None:
+    """The share is 1 by default; ``most`` ends it."""
+    plan = FaultPlan(Faults(drop_event=Fault(most=2), fail_invoke=Fault()))
+    assert strikes(plan, "drop_event", 5) == [True, True, False, False, False]
+    assert all(strikes(plan, "fail_invoke", 20))
+
+
+def test_a_share_is_about_kept() -> None:
+    """A tenth of many occasions is about a tenth."""
+    assert 60 < sum(strikes(FaultPlan(Faults(slow_down_s3=Fault(share=0.1))), "slow_down_s3", 1000)) < 140
+
+
+def test_the_same_seed_gives_the_same_faults_whatever_else_happens() -> None:
+    """Each kind has a stream of its own: other kinds in between change nothing; another seed does."""
+    half = Fault(share=0.5)
+    alone = strikes(FaultPlan(Faults(seed=7, drop_event=half)), "drop_event", 64)
+    mixed = FaultPlan(Faults(seed=7, drop_event=half, fail_invoke=half))
+    interleaved = []
+    for _ in range(64):
+        mixed.strikes("fail_invoke")
+        interleaved.append(mixed.strikes("drop_event"))
+    assert interleaved == alone
+    assert strikes(FaultPlan(Faults(seed=8, drop_event=half)), "drop_event", 64) != alone
+    assert strikes(FaultPlan(Faults(seed=7, fail_invoke=half)), "fail_invoke", 64) != alone
+
+
+def test_faults_cross_as_json() -> None:
+    """They come out as they went in, and what is left out has its default."""
+    faults = Faults(seed=3, kill_container=Fault(share=0.5, most=2), kill_at="start", s3_latency=0.5)
+    assert Faults.decode(json.loads(json.dumps(faults.encode()))) == faults
+    assert Faults.decode({"drop_event": {"most": 1}}) == Faults(drop_event=Fault(most=1))
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"kill": {}}, "kill"),
+        ({"drop_event": {"part": 1}}, "part"),
+        ({"drop_event": 0.5}, "drop_event"),
+        ({"drop_event": {"share": 1.5}}, "1.5"),
+        ({"drop_event": {"share": -0.1}}, "-0.1"),
+        ({"drop_event": {"share": float("nan")}}, "nan"),
+        ({"drop_event": {"share": "all"}}, "all"),
+        ({"drop_event": {"most": -1}}, "-1"),
+        ({"drop_event": {"most": 1.5}}, "1.5"),
+        ({"s3_latency": -1}, "s3_latency"),
+        ({"invoke_latency": float("inf")}, "invoke_latency"),
+        ({"cold_start_latency": "1"}, "cold_start_latency"),
+        ({"kill_at": "end"}, "before_response"),
+        ({"seed": "x"}, "seed"),
+        ([], "Faults"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_named(fields: Any, named: str) -> None:
+    """A name or a number that is not allowed is an ``ArgumentError`` that says which."""
+    with pytest.raises(ArgumentError, match=named):
+        Faults.decode(fields)
+
+
+def test_a_share_in_place_of_a_fault_is_named() -> None:
+    """What people write first is answered with how it is written."""
+    with pytest.raises(ArgumentError, match=r"slow_down_s3 is a Fault, such as Fault\(share=0.1\)"):
+        Faults(slow_down_s3=0.1)  # type: ignore[arg-type]

@@ -6,16 +6,99 @@ interpreter that runs the emulator; its other packages (numpy, pywren itself) ar
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from importlib.metadata import Distribution, PackageNotFoundError
+from importlib.util import cache_from_source
 from pathlib import Path
 
 PACKAGES = ("awslambdaric", "boto3")
 """Distributions that are linked in, with everything they require."""
 
+PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
+"""The one runtime there is, by Lambda's name for it."""
+
+_REQUIREMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
 
 def make_interpreter(directory: Path) -> Path:
     """Make the environment and return its ``python``.
 
+    Args:
+        directory: where; made when it is not there.
+
+    Returns:
+        The path of its executable, ``bin/python3.x``; a link to the interpreter that runs this.
+
     Raises:
         ImportError: awslambdaric or boto3 is not installed; names the extra.
     """
-    raise NotImplementedError
+    entries = list(_entries())
+    base = Path(sys._base_executable if hasattr(sys, "_base_executable") else sys.executable).resolve()
+    binaries, packages = directory / "bin", site_packages(directory)
+    binaries.mkdir(parents=True)
+    packages.mkdir(parents=True)
+    version = ".".join(map(str, sys.version_info[:3]))
+    settings = f"home = {base.parent}\ninclude-system-site-packages = false\nversion = {version}\n"
+    (directory / "pyvenv.cfg").write_text(settings, encoding="utf-8")
+    for name in (PYTHON, "python3", "python"):
+        (binaries / name).symlink_to(base)
+    for entry in entries:
+        _link(entry, packages)
+    return binaries / PYTHON
+
+
+def site_packages(directory: Path) -> Path:
+    """Return where an environment has its packages."""
+    return directory / "lib" / PYTHON / "site-packages"
+
+
+def _entries() -> Iterator[Path]:
+    """Yield the files and directories directly below ``site-packages`` that belong to the distributions."""
+    for distribution in _distributions():
+        names = {file.parts[0] for file in distribution.files or () if file.parts}
+        for name in sorted(names - {"..", "__pycache__"}):
+            yield Path(str(distribution.locate_file(name)))
+
+
+def _distributions() -> Iterator[Distribution]:
+    """Yield the distributions that are needed; a requirement that is not installed is one of another platform."""
+    seen: set[str] = set()
+    wanted = list(PACKAGES)
+    while wanted:
+        name = wanted.pop()
+        key = re.sub(r"[-_.]+", "-", name).lower()
+        if key in seen:
+            continue
+        seen.add(key)
+        try:
+            distribution = Distribution.from_name(name)
+        except PackageNotFoundError:
+            if name in PACKAGES:
+                raise ImportError(
+                    f"{name} is not installed: pip install 'pywren[emulator]' brings what the emulator needs"
+                ) from None
+            continue
+        yield distribution
+        wanted += [found[0] for text in distribution.requires or () if (found := _required(text))]
+
+
+def _required(text: str) -> re.Match[str] | None:
+    """Return the match of the name that a requirement starts with, unless it is one of an extra."""
+    return None if "extra ==" in text else _REQUIREMENT_NAME.match(text)
+
+
+def _link(entry: Path, packages: Path) -> None:
+    """Link a package in; a single module is copied, with its byte code, which is looked for beside the link."""
+    if entry.suffix != ".py":
+        (packages / entry.name).symlink_to(entry.resolve())
+        return
+    copy = packages / entry.name
+    shutil.copy2(entry, copy)  # with its time of modification: that is what byte code is valid for
+    compiled = cache_from_source(str(entry))
+    if os.path.exists(compiled):
+        os.makedirs(packages / "__pycache__", exist_ok=True)
+        shutil.copy2(compiled, cache_from_source(str(copy)))

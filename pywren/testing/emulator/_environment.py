@@ -1,0 +1,281 @@
+"""``Environment``: the emulator's handle of a container's processes and walls; ``_sandbox`` is their other end."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pywren.exceptions import EmulatorError
+from pywren.testing.emulator._interpreter import PYTHON, site_packages
+from pywren.testing.emulator._sandbox import sandbox_command
+
+logger = logging.getLogger(__name__)
+
+TASK_ROOT = "/var/task"
+LAYER_ROOT = "/opt"
+INTERPRETER = f"/var/lang/bin/{PYTHON}"
+"""Where Lambda has the code, the layers and its Python; so do isolated containers."""
+
+KILLED = -9
+_UID = 993  # Lambda's functions run as this user
+_SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "etc", "nix", "gnu")
+_CLOSE_SECONDS = 5.0
+_KIB_PER_MB = 1024
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an environment is set up from; crosses to its first process as JSON.
+
+    Args:
+        isolated: whether it has namespaces and a root of its own.
+        command: the runtime's command line, as it is called inside.
+        env: its environment.
+        cwd: its directory.
+        memory_kib: how much all its processes may use.
+        tmp_bytes: the size of ``/tmp`` (isolated).
+        root: an empty directory, where the new root is put together (isolated).
+        binds: what is shown where, read-only (isolated).
+        links: symbolic links: what they say and where they are (isolated).
+        uid: the user that the runtime is (isolated).
+    """
+
+    isolated: bool
+    command: Sequence[str]
+    env: dict[str, str]
+    cwd: str
+    memory_kib: int
+    tmp_bytes: int = 0
+    root: str = ""
+    binds: list[tuple[str, str]] = field(default_factory=list)
+    links: list[tuple[str, str]] = field(default_factory=list)
+    uid: int = _UID
+
+    def encode(self) -> bytes:
+        """Return it as a line."""
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+
+class Environment(asyncio.Protocol):
+    """The processes of one container, behind their first one.
+
+    Args:
+        plan: what it is set up from.
+        output: descriptor that everything in it writes its output to.
+    """
+
+    def __init__(self, plan: Plan, output: int) -> None:
+        loop = asyncio.get_running_loop()
+        self._plan, self._output = plan, output
+        self._ready: asyncio.Future[str] = loop.create_future()
+        self._measured: asyncio.Future[None] = loop.create_future()
+        self.exited: asyncio.Future[int] = loop.create_future()
+        """The runtime's exit code, negative for a signal; nothing is left in the environment then."""
+        self.running = False
+        self.lost = False
+        """Whether the first process is gone: it cannot be used any more."""
+        self.most_kib = 0
+        """The most memory that was seen in use."""
+        self._rest = b""
+
+    async def start(self) -> None:
+        """Make it.
+
+        Raises:
+            EmulatorError: it cannot be set up on this machine.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = start_first(self._plan.isolated, theirs, self._output)
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_unix_connection(lambda: self, sock=ours)
+        self._transport = transport
+        transport.write(self._plan.encode())
+        problem = await self._ready
+        if problem:
+            raise EmulatorError(
+                f"an execution environment cannot be set up: {problem}; Settings(isolated=False) does without walls"
+            )
+
+    def launch(self) -> None:
+        """Start the runtime."""
+        self.exited = asyncio.get_running_loop().create_future()
+        self.running = True
+        self.send("start")
+        self.send("watch")
+        if self.lost:
+            self._runtime_ended(KILLED)
+
+    def send(self, word: str) -> None:
+        """Give a command."""
+        self._transport.write(word.encode() + b"\n")
+
+    async def kill(self) -> None:
+        """Kill every process but the first, and wait until they are gone."""
+        if self.running:
+            self.send("kill")
+            await asyncio.wait({self.exited})
+
+    async def rest(self) -> None:
+        """End watching the memory, and wait for what it came to."""
+        self._measured = asyncio.get_running_loop().create_future()
+        self.send("rest")
+        either: tuple[asyncio.Future[Any], ...] = (self._measured, self.exited)
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+
+    async def close(self) -> None:
+        """End everything in it."""
+        self._transport.close()
+        await asyncio.to_thread(end_first, self._process)
+
+    def data_received(self, data: bytes) -> None:
+        """Take the reports."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            word, _, argument = line.decode("utf-8", "replace").partition(" ")
+            self._reported(word, argument)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note that the first process, and everything with it, is gone."""
+        self.lost = True
+        if not self._ready.done():
+            self._ready.set_result("its first process ended at once")
+        self._runtime_ended(KILLED)
+
+    def _reported(self, word: str, argument: str) -> None:
+        if word in ("ready", "failed"):
+            self._ready.set_result(argument)
+        elif word == "exit":
+            self._runtime_ended(int(argument))
+        elif word == "memory":
+            self.most_kib = max(self.most_kib, int(argument))
+            if not self._measured.done():
+                self._measured.set_result(None)
+
+    def _runtime_ended(self, code: int) -> None:
+        self.running = False
+        if not self.exited.done():
+            self.exited.set_result(code)
+
+
+def start_first(isolated: bool, channel: socket.socket, output: int) -> subprocess.Popen[bytes]:
+    """Start the first process of an environment; ``channel`` becomes its standard input."""
+    command = sandbox_command(base_python(), isolated=isolated)
+    command[0] = shutil.which(command[0]) or command[0]
+    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    return subprocess.Popen(
+        command, stdin=channel.fileno(), stdout=output, stderr=output, env=kept, start_new_session=True
+    )
+
+
+def end_first(process: subprocess.Popen[bytes]) -> None:
+    """Wait until the first process has ended, whose channel was closed."""
+    try:
+        process.wait(_CLOSE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def base_python() -> str:
+    """Return the interpreter that this one is a virtual environment of."""
+    return os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+
+
+def system_view() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Return the binds and links that show the system and the interpreter, and nothing of the user's."""
+    binds: list[tuple[str, str]] = []
+    links: list[tuple[str, str]] = []
+    for name in _SYSTEM:
+        path = f"/{name}"
+        if os.path.islink(path):
+            links.append((os.readlink(path), path))
+        elif os.path.isdir(path):
+            binds.append((path, path))
+    for needed in (sys.base_prefix, sys.base_exec_prefix, base_python(), "/etc/resolv.conf"):
+        real = os.path.realpath(needed)
+        if os.path.exists(real) and not any(Path(real).is_relative_to(target) for _, target in binds):
+            binds.append((real, real))
+    return binds, links
+
+
+def container_view(
+    python: Path, code: Path, layers: Path | None
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Return the binds and links of a container: the system's, the interpreter's, code and layers.
+
+    Args:
+        python: the interpreter that ``make_interpreter`` made.
+        code: the function's directory.
+        layers: the merged layers.
+    """
+    binds, links = system_view()
+    venv = python.parent.parent
+    lang = str(Path(INTERPRETER).parent.parent)
+    links += [(os.path.realpath(python), f"{lang}/bin/{name}") for name in (PYTHON, "python3", "python")]
+    binds.append((str(venv / "pyvenv.cfg"), f"{lang}/pyvenv.cfg"))
+    for entry in sorted(site_packages(venv).iterdir()):
+        binds.append((os.path.realpath(entry), f"{lang}/lib/{PYTHON}/site-packages/{entry.name}"))
+    binds.append((str(code), TASK_ROOT))
+    for entry in sorted(layers.iterdir()) if layers else []:
+        target = f"{LAYER_ROOT}/{entry.name}"
+        if entry.is_symlink():
+            links.append((os.readlink(entry), target))
+        else:
+            binds.append((str(entry), target))
+    return binds, links
+
+
+@functools.lru_cache(maxsize=1)
+def can_isolate() -> bool:
+    """Tell whether this machine lets us make the namespaces, by making them and starting Python there."""
+    if sys.platform != "linux" or shutil.which("unshare") is None:
+        problem = "there is no unshare"
+    else:
+        with tempfile.TemporaryDirectory(prefix="pywren-emulator-") as directory:
+            problem = _try_isolated(directory)
+    if problem:
+        logger.warning("containers have no namespaces of their own on this machine: %s", problem)
+    return not problem
+
+
+def _try_isolated(directory: str) -> str:
+    """Set up an isolated environment and start Python in it; return what went wrong, if anything did."""
+    binds, links = system_view()
+    command = [base_python(), "-I", "-c", "pass"]
+    plan = Plan(True, command, {}, "/", memory_kib=2**30, tmp_bytes=2**20, root=directory, binds=binds, links=links)
+    ours, theirs = socket.socketpair()
+    with ours, open(os.devnull, "wb") as null:
+        with theirs:
+            process = start_first(True, theirs, null.fileno())
+        ours.settimeout(10)
+        try:
+            ours.sendall(plan.encode() + b"start\n")
+            with ours.makefile("r", encoding="utf-8") as reports:
+                for report in reports:
+                    word, _, argument = report.strip().partition(" ")
+                    if word in ("exit", "failed"):
+                        return "" if report == "exit 0\n" else f"{word} {argument}"
+        except OSError as error:
+            return str(error)
+        finally:
+            ours.shutdown(socket.SHUT_RDWR)
+            end_first(process)
+    return "unshare was refused"
+
+
+def memory_kib(memory_mb: int) -> int:
+    """Return a function's ``MemorySize`` as the kernel counts."""
+    return memory_mb * _KIB_PER_MB

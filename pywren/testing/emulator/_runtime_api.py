@@ -1,0 +1,270 @@
+"""``RuntimeApi``: the HTTP interface through which one runtime client takes its events and returns its answers.
+
+The part of HTTP/1.1 that runtime clients speak, on an asyncio protocol: a framework would cost more than the rest of a
+warm invocation. What it knows ends in futures that the container waits for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, cast
+
+_VERSION = "/2018-06-01/runtime"
+_ANSWER = re.compile(rf"{_VERSION}/invocation/([^/]+)/(response|error)")
+_HEAD_LIMIT = 2 * 1024 * 1024  # the runtime client sends a description of an error of up to 1 MiB as a header
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding:\s*chunked", re.IGNORECASE)
+_EXPECT = re.compile(rb"\r\nexpect:\s*100-continue", re.IGNORECASE)
+_REASONS = {
+    200: "OK",
+    202: "Accepted",
+    400: "Bad Request",
+    403: "Forbidden",
+    404: "Not Found",
+    413: "Payload Too Large",
+}
+_ACCEPTED = b'{"status":"OK"}'
+
+
+class Answer(NamedTuple):
+    """What a runtime client posted.
+
+    Args:
+        kind: ``response``, ``error``, or ``large`` for a response beyond the limit.
+        body: what it posted; of a ``large`` one nothing, its size is in ``size``.
+        size: bytes that were posted.
+    """
+
+    kind: str
+    body: bytes
+    size: int
+
+
+class RuntimeApi:
+    """Serves the process of one container, one invocation at a time.
+
+    Args:
+        limit: bytes of the largest response.
+        takes_answer: asked when an answer is complete; false leaves it without a reply (a fault).
+    """
+
+    def __init__(self, *, limit: int, takes_answer: Callable[[], bool] = lambda: True) -> None:
+        self._limit = limit
+        self._takes_answer = takes_answer
+        self._server: asyncio.Server | None = None
+        self._connections: set[_Connection] = set()
+        self._waiting: _Connection | None = None
+        self._request_id: str | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what the last process said, before another starts."""
+        loop = asyncio.get_running_loop()
+        for connection in list(self._connections):
+            connection.abort()
+        self._waiting = self._request_id = None
+        self.asked: asyncio.Future[None] = loop.create_future()
+        """Done when the process waits for an event."""
+        self.init_error: asyncio.Future[bytes] = loop.create_future()
+        """The body of ``init/error``."""
+        self.answer: asyncio.Future[Answer] = loop.create_future()
+        """The answer to the event that was handed over."""
+
+    async def start(self) -> str:
+        """Listen on a free port of the loopback and return its address, ``host:port``."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", 0)
+        host, port = self._server.sockets[0].getsockname()
+        return f"{host}:{port}"
+
+    def hand_over(self, request_id: str, payload: bytes, headers: Mapping[str, str]) -> None:
+        """Answer the ``next`` that is waiting with an event."""
+        if self._waiting is None:  # pragma: no cover - the container waits for ``asked``
+            raise RuntimeError("no runtime client waits for an event")
+        connection, self._waiting = self._waiting, None
+        loop = asyncio.get_running_loop()
+        self._request_id = request_id
+        self.asked, self.answer = loop.create_future(), loop.create_future()
+        connection.reply(200, payload, {"Lambda-Runtime-Aws-Request-Id": request_id, **headers})
+
+    async def close(self) -> None:
+        """Stop listening, and drop the connections."""
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._connections):
+            connection.abort()
+
+    def received(self, connection: _Connection, method: str, path: str, body: bytes, size: int) -> None:
+        """Answer a request that has arrived whole; ``body`` is empty when ``size`` is beyond the limit."""
+        if (method, path) == ("GET", f"{_VERSION}/invocation/next"):
+            self._next(connection)
+        elif (method, path) == ("POST", f"{_VERSION}/init/error"):
+            connection.reply(202, _ACCEPTED)
+            if not self.init_error.done():
+                self.init_error.set_result(body)
+        elif method == "POST" and (match := _ANSWER.fullmatch(path)):
+            self._answered(connection, match[1], match[2], body, size)
+        else:
+            connection.reply(404, _error("NotFound", f"there is no {method} {path}"))
+
+    def too_large(self, size: int) -> bool:
+        """Whether a body of this size is not worth keeping."""
+        return size > self._limit
+
+    def _next(self, connection: _Connection) -> None:
+        if self._request_id is not None or self._waiting is not None:
+            connection.reply(403, _error("InvalidStateTransition", "the last event has not been answered"))
+            return
+        self._waiting = connection
+        if not self.asked.done():
+            self.asked.set_result(None)
+
+    def _answered(self, connection: _Connection, request_id: str, kind: str, body: bytes, size: int) -> None:
+        if request_id != self._request_id:
+            connection.reply(400, _error("InvalidRequestID", f"{request_id} is not the event being processed"))
+            return
+        if not self._takes_answer():
+            return
+        self._request_id = None
+        if self.too_large(size):
+            kind = "large"
+            text = f"Response payload size exceeded maximum allowed payload size ({self._limit} bytes)."
+            connection.reply(413, _error("Function.ResponseSizeTooLarge", text))
+        else:
+            connection.reply(202, _ACCEPTED)
+        if not self.answer.done():
+            self.answer.set_result(Answer(kind, body, size))
+
+
+class _Connection(asyncio.Protocol):
+    """One connection of the runtime client; it sends a request after the other."""
+
+    def __init__(self, api: RuntimeApi) -> None:
+        self._api = api
+        self._buffer = bytearray()
+        self._needed = 0  # bytes of head and body together, once the head is there
+        self._head = 0
+        self._dropped = 0
+        self._chunked = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take it, if it comes from a process of ours."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._api._connections.add(self)
+        connection = transport.get_extra_info("socket")
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if not _is_own(transport.get_extra_info("peername")):
+            self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        self._api._connections.discard(self)
+        if self._api._waiting is self:
+            self._api._waiting = None
+
+    def data_received(self, data: bytes) -> None:
+        """Take what arrived, and answer the requests that are whole."""
+        self._buffer += data
+        while self._buffer and self._advance():
+            pass
+
+    def reply(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """Send an answer."""
+        lines = [f"HTTP/1.1 {status} {_REASONS[status]}", "Content-Type: application/json"]
+        lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+        head = "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""])
+        if not self._transport.is_closing():
+            self._transport.write(head.encode("latin-1", "replace") + body)
+
+    def abort(self) -> None:
+        """Drop the connection."""
+        self._transport.abort()
+
+    def _advance(self) -> bool:
+        """Parse on; tell whether a request was answered and another may follow."""
+        if not self._head and not self._parse_head():
+            return False
+        if self._chunked:
+            body = _unchunk(self._buffer, self._head)
+            if body is None:
+                return False
+            self._needed = body[1]
+            self._finish(bytes(body[0]), len(body[0]))
+            return True
+        size = self._needed - self._head
+        if self._api.too_large(size):
+            arrived = self._dropped + len(self._buffer)
+            if arrived < self._needed:  # it is read to its end, as the client expects, but not kept
+                self._dropped = arrived - self._head
+                del self._buffer[self._head :]
+                return False
+            rest = arrived - self._needed
+            self._needed = len(self._buffer) - rest
+            self._finish(b"", size)
+            return True
+        if len(self._buffer) < self._needed:
+            return False
+        self._finish(bytes(self._buffer[self._head : self._needed]), size)
+        return True
+
+    def _parse_head(self) -> bool:
+        end = self._buffer.find(b"\r\n\r\n")
+        if end < 0:
+            if len(self._buffer) > _HEAD_LIMIT:
+                self.abort()
+            return False
+        head = bytes(self._buffer[: end + 2])
+        length = _CONTENT_LENGTH.search(head)
+        self._head = end + 4
+        self._needed = self._head + (int(length[1]) if length else 0)
+        self._chunked = _CHUNKED.search(head) is not None
+        if _EXPECT.search(head):
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return True
+
+    def _finish(self, body: bytes, size: int) -> None:
+        line = bytes(self._buffer[: self._buffer.find(b"\r\n")]).decode("latin-1").split(" ")
+        del self._buffer[: self._needed]
+        self._head = self._needed = self._dropped = 0
+        if len(line) != 3:
+            self.abort()
+            return
+        self._api.received(self, line[0], line[1], b"" if self._api.too_large(size) else body, size)
+
+
+def _unchunk(buffer: bytearray, start: int) -> tuple[bytearray, int] | None:
+    """Return a chunked body and where it ends, ``None`` while it is not whole."""
+    body, position = bytearray(), start
+    while True:
+        end = buffer.find(b"\r\n", position)
+        if end < 0:
+            return None
+        size = int(bytes(buffer[position:end]).split(b";")[0], 16)
+        position = end + 2 + size + 2
+        if len(buffer) < position:
+            return None
+        if size == 0:
+            return body, position
+        body += buffer[end + 2 : end + 2 + size]
+
+
+def _error(kind: str, message: str) -> bytes:
+    return f'{{"errorType":"{kind}","errorMessage":"{message}"}}'.encode()
+
+
+def _is_own(peer: tuple[str, int] | None) -> bool:
+    """Tell whether a connection on the loopback comes from a process of this user, where the system tells."""
+    if sys.platform != "linux" or peer is None:
+        return True
+    local = "".join(f"{int(part):02X}" for part in reversed(peer[0].split("."))) + f":{peer[1]:04X}"
+    try:
+        with open("/proc/net/tcp", encoding="ascii") as table:
+            found = next((fields for line in table if (fields := line.split())[1] == local), None)
+    except OSError:
+        return True
+    return found is None or int(found[7]) == os.getuid()

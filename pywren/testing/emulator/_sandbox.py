@@ -1,0 +1,386 @@
+"""The first process of an execution environment: it makes the walls, starts the runtime, and ends what is inside.
+
+A program of its own, run without pywren on its path (see ``sandbox_command``), because every cold start waits for
+it. Its standard input is a socket to the emulator: the first line is what to set up, then come commands, a word each;
+when it ends, so does everything in the environment. Isolated, this is process 1 of namespaces that ``unshare`` made;
+elsewhere it is the reaper of all that descends from it.
+
+Commands: ``start`` the runtime, ``kill`` everything but this process, ``watch`` the memory until ``rest``, ``stop`` and
+``cont`` everything. Reports: ``ready``, ``failed WHY``, ``exit CODE`` (negative for a signal; nothing is left then),
+``memory KIB`` (the most until now).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import select
+import signal
+import sys
+from typing import Any
+
+WATCH_SECONDS = 0.02
+"""Between two looks at the memory."""
+
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC = 0x2, 0x4, 0x8, 0x1000, 0x4000
+_ATTR_RDONLY, _ATTR_NOSUID = 0x1, 0x2
+_AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
+_MNT_DETACH = 2
+_CLONE_NEWUSER = 0x10000000
+_MOUNT_SETATTR = 442  # the same number on every architecture
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+_DEVICE_LINKS = {"fd": "fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
+_PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
+_NOTABLE_KIB = 1024
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def sandbox_command(python: str, *, isolated: bool) -> list[str]:
+    """Return the command line that runs this program; its standard input is a socket.
+
+    Args:
+        python: an interpreter of this version, not one of a virtual environment.
+        isolated: whether it gets namespaces of its own.
+    """
+    start = "import sys; sys.path.insert(0, sys.argv[1]); import _sandbox; del sys.path[0]; _sandbox.main()"
+    command = [python, "-I", "-S", "-c", start, os.path.dirname(os.path.abspath(__file__))]
+    if not isolated:
+        return command
+    return ["unshare", "--user", "--map-root-user", "--mount", "--pid", "--ipc", "--fork", "--kill-child", *command]
+
+
+def main() -> None:
+    """Run the first process."""
+    channel = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 3)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    commands = _Lines(channel)
+    plan = json.loads(commands.first())
+    try:
+        if plan["isolated"]:
+            _build_root(plan)
+        elif sys.platform == "linux":
+            _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    except OSError as error:
+        _report(channel, f"failed {error}")
+        os._exit(1)
+    environment = _Environment(channel, plan)
+    _report(channel, "ready")
+    try:
+        environment.serve(commands)
+    finally:
+        environment.kill()
+        os._exit(0)
+
+
+class _Lines:
+    """The commands that arrive on a descriptor."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._rest = b""
+
+    def first(self) -> str:
+        """Wait for a line and return it."""
+        while True:
+            line, found, rest = self._rest.partition(b"\n")
+            if found:
+                self._rest = rest
+                return line.decode()
+            if not self._fill():
+                os._exit(0)
+
+    def arrived(self) -> list[str] | None:
+        """Return the lines that are there, ``None`` when there will be no more."""
+        more = self._fill()
+        lines = self.waiting()
+        return lines if more or lines else None
+
+    def waiting(self) -> list[str]:
+        """Return the lines that came with the first."""
+        *lines, self._rest = self._rest.split(b"\n")
+        return [line.decode() for line in lines]
+
+    def _fill(self) -> bool:
+        try:
+            data = os.read(self.descriptor, 65536)
+        except OSError:  # the other end was closed with something of ours unread
+            return False
+        self._rest += data
+        return bool(data)
+
+
+class _Environment:
+    """The processes of an environment.
+
+    Args:
+        channel: where reports go.
+        plan: ``command``, ``env``, ``cwd``, ``uid``, ``isolated``, ``memory_kib``.
+    """
+
+    def __init__(self, channel: int, plan: dict[str, Any]) -> None:
+        self._channel, self._plan = channel, plan
+        self._isolated = bool(plan["isolated"])
+        self._runtime: int | None = None
+        self._watching = False
+        self._most_kib = 0
+        self._looked_kib = 0
+        self._dying: int | None = None
+
+    def serve(self, commands: _Lines) -> None:
+        """Do as the emulator says until it is gone."""
+        wakeup = _wakeup_pipe()
+        poll = select.poll()
+        poll.register(commands.descriptor, select.POLLIN)
+        poll.register(wakeup, select.POLLIN)
+        for word in commands.waiting():
+            self._obey(word)
+        while True:
+            ready = dict(poll.poll(WATCH_SECONDS * 1000 if self._watching else None))
+            if wakeup in ready:
+                os.read(wakeup, 4096)
+                self._reap()
+            if commands.descriptor in ready:
+                words = commands.arrived()
+                if words is None:
+                    return
+                for word in words:
+                    self._obey(word)
+            if self._watching:
+                self._check_memory()
+
+    def kill(self) -> None:
+        """Kill everything but this process, and reap it."""
+        while True:
+            self._signal(signal.SIGKILL)
+            try:
+                pid, status = os.waitpid(-1, 0)
+            except ChildProcessError:
+                return
+            self._ended(pid, status)
+
+    def _obey(self, word: str) -> None:
+        if word == "start":
+            self._runtime = self._start()
+        elif word == "kill":
+            self.kill()
+        elif word in ("watch", "rest"):
+            self._watching = word == "watch"
+            if not self._watching:
+                self._measure()
+        elif word in ("stop", "cont"):
+            self._signal(signal.SIGSTOP if word == "stop" else signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            if self._isolated:
+                os.kill(-1, number)  # all of the namespace but this one
+                return
+        for pid in self._processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def _start(self) -> int:
+        """Start the runtime, leader of its own session, and return its process id."""
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            os.setsid()
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            plan = self._plan
+            if self._isolated:
+                _become(plan["uid"])
+            elif sys.platform == "linux":
+                _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # for the case that this process itself is killed
+            os.chdir(plan["cwd"])
+            os.execve(plan["command"][0], plan["command"], plan["env"])
+        except OSError as error:
+            os.write(2, f"the runtime cannot be started: {error}\n".encode())
+        finally:
+            os._exit(127)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._ended(pid, status)
+
+    def _ended(self, pid: int, status: int) -> None:
+        """Note that a process ended; with the runtime, all of the environment's do, and only then it is reported."""
+        if pid == self._dying:
+            self._dying = None
+        if pid != self._runtime:
+            return
+        self._runtime = None
+        self.kill()
+        self._watching = False
+        _report(self._channel, f"memory {self._most_kib}")
+        _report(self._channel, f"exit {os.waitstatus_to_exitcode(status)}")
+
+    def _measure(self) -> None:
+        self._looked_kib = 0
+        self._check_memory()
+        _report(self._channel, f"memory {self._most_kib}")
+
+    def _check_memory(self) -> None:
+        """Look at the memory; beyond the limit, kill the process that has most, as the kernel would.
+
+        Resident sizes are read at every look; they count shared pages once a process. The proportional ones, which
+        do not, cost the kernel a walk through all pages, and are read when something has changed.
+        """
+        resident = {pid: _resident_kib(pid) for pid in self._processes()}
+        total = sum(resident.values())
+        if abs(total - self._looked_kib) < _NOTABLE_KIB:
+            return
+        self._looked_kib = total
+        if total > self._most_kib:
+            self._most_kib = max(self._most_kib, sum(_proportional_kib(pid, kib) for pid, kib in resident.items()))
+        if self._most_kib > self._plan["memory_kib"] and self._dying not in resident:
+            self._most_kib = self._plan["memory_kib"]  # a control group would never have let it come further
+            self._dying = max(resident, key=resident.__getitem__)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._dying, signal.SIGKILL)
+
+    def _processes(self) -> list[int]:
+        """Return the processes of the environment."""
+        if self._isolated:
+            return [int(name) for name in os.listdir("/proc") if name.isdigit() and name != "1"]
+        found = _children(os.getpid())
+        for pid in found:
+            found += _children(pid)
+        return found or [self._runtime] if self._runtime else found
+
+
+def _wakeup_pipe() -> int:
+    """Return a descriptor that becomes readable when a child ends."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # without a handler of Python's own nothing is written
+    return reading
+
+
+def _report(channel: int, text: str) -> None:
+    with contextlib.suppress(OSError):  # the emulator is gone: the next read says so
+        os.write(channel, f"{text}\n".encode())
+
+
+def _children(pid: int) -> list[int]:
+    """Return the children of a process, whichever thread has made them; none where there is no ``/proc``."""
+    found: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:
+                found += map(int, file.read().split())
+    except OSError:  # it has ended
+        pass
+    return found
+
+
+def _resident_kib(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * _PAGE_KIB
+    except (OSError, IndexError):
+        return 0
+
+
+def _proportional_kib(pid: int, otherwise: int) -> int:
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+            for line in file:
+                if line.startswith(b"Pss:"):
+                    return int(line.split()[1])
+    except OSError:  # it has ended, or the kernel does not tell
+        pass
+    return otherwise
+
+
+def _build_root(plan: dict[str, Any]) -> None:
+    """Make a root of what the environment may see, read-only but for ``/tmp``, and move into it.
+
+    A new root, rather than mounts over the old one: the interpreter and the emulator's own directory may lie below
+    ``/tmp``, ``/opt`` or ``/var``, and who is not root cannot make ``/var/task``.
+    """
+    root = plan["root"]
+    os.makedirs(root, exist_ok=True)
+    _mount("tmpfs", root, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=755,size=16m")
+    for name, flags, kind, options in (
+        ("tmp", _MS_NOSUID | _MS_NODEV, "tmpfs", f"mode=1777,size={plan['tmp_bytes']}"),
+        ("proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, "proc", ""),
+    ):
+        os.mkdir(f"{root}/{name}")
+        _mount(kind, f"{root}/{name}", kind, flags, options)
+    for source, target in plan["binds"]:
+        _bind(source, root + target)
+    for source, target in plan["links"]:
+        os.makedirs(os.path.dirname(root + target), exist_ok=True)
+        os.symlink(source, root + target)
+    os.makedirs(f"{root}/dev")
+    for device in _DEVICES:
+        _bind(f"/dev/{device}", f"{root}/dev/{device}", read_only=False)
+    for name, target in _DEVICE_LINKS.items():
+        os.symlink(f"/proc/self/{target}", f"{root}/dev/{name}")
+    _set_attributes(root, _ATTR_RDONLY)
+    os.chdir(root)
+    _check(_libc.pivot_root(b".", b"."), "pivot_root")
+    _check(_libc.umount2(b".", _MNT_DETACH), "umount")
+    os.chdir("/")
+
+
+def _bind(source: str, target: str, *, read_only: bool = True) -> None:
+    """Show a file or directory at another place."""
+    if os.path.isdir(source):
+        os.makedirs(target, exist_ok=True)
+    else:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
+    _mount(source, target, "", _MS_BIND | _MS_REC, "")
+    if read_only:
+        _set_attributes(target, _ATTR_RDONLY | _ATTR_NOSUID, _AT_RECURSIVE)
+
+
+def _mount(source: str, target: str, kind: str, flags: int, options: str) -> None:
+    arguments = [text.encode() or None for text in (source, target, kind)]
+    status = _libc.mount(*arguments, ctypes.c_ulong(flags), options.encode() or None)
+    _check(status, f"mount of {source} at {target}")
+
+
+def _set_attributes(path: str, attributes: int, flags: int = 0) -> None:
+    structure = (ctypes.c_uint64 * 4)(attributes, 0, 0, 0)
+    status = _libc.syscall(
+        ctypes.c_long(_MOUNT_SETATTR), _AT_FDCWD, path.encode(), flags, structure, ctypes.c_size_t(32)
+    )
+    _check(status, f"mount_setattr of {path}")
+
+
+def _become(uid: int) -> None:
+    """Be an unprivileged user, as on Lambda, by a namespace in which this process's user has that number."""
+    own_uid, own_gid = os.getuid(), os.getgid()
+    _check(_libc.unshare(_CLONE_NEWUSER), "unshare")
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {own_uid} 1"), ("gid_map", f"{uid} {own_gid} 1")):
+        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+            file.write(text)
+
+
+def _prctl(option: int, value: int) -> None:
+    _libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))
+
+
+def _check(status: int, what: str) -> None:
+    if status != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")

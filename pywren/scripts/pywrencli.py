@@ -1,41 +1,41 @@
-"""The command ``pywren``: makes the configuration, deploys the worker, tries it out."""
+"""The command ``pywren``: makes the configuration, what it stands for on AWS, tries it out, and removes it again."""
 
 from __future__ import annotations
 
+import datetime
+import json
 import os
+import re
 import sys
-from collections.abc import Callable
-from contextlib import closing
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import click
 
 from pywren import wrenconfig
-from pywren.exceptions import PywrenError
+from pywren.scripts._console import (
+    Group,
+    confirm,
+    create,
+    dry_run_option,
+    load_config,
+    open_account,
+    option,
+    remove,
+    yes_option,
+)
+from pywren.scripts._new_config import config_text, write_config
 from pywren.version import __version__
 
+TEST_PATIENCE = 120.0
+"""Seconds that the test function may take."""
 
-class _Group(click.Group):
-    """Takes command names with dashes as well as with underscores, and shows our errors as texts."""
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return super().get_command(ctx, cmd_name.replace("-", "_"))
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except PywrenError as error:
-            raise click.ClickException(str(error)) from error
+_DAY = 86_400
+_UNITS = {"m": 60, "h": 3600, "d": _DAY}
 
 
-def _option(name: str, **settings: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Declare an option that may be written with dashes as well as with underscores."""
-    spellings = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"])
-    return click.option(*spellings, name, show_default=not settings.get("is_flag"), **settings)
-
-
-@click.group(cls=_Group)
+@click.group(cls=Group)
 @click.version_option(__version__, prog_name="pywren")
 @click.option("--filename", help="The configuration file.", type=click.Path(dir_okay=False))
 @click.pass_context
@@ -44,83 +44,198 @@ def cli(ctx: click.Context, filename: str | None) -> None:
     ctx.obj = filename
 
 
+# -- the configuration ---------------------------------------------------------------------------------------
+
+
 @cli.command("create_config")
-@_option("aws_region", default=wrenconfig.AWS_REGION_DEFAULT, help="The region of the function and the bucket.")
-@_option("bucket_name", default=wrenconfig.AWS_S3_BUCKET_DEFAULT, help="Your bucket, which calls are staged in.")
-@_option("bucket_prefix", default=wrenconfig.AWS_S3_PREFIX_DEFAULT, help="The key prefix in it.")
-@_option("lambda_role", default=wrenconfig.AWS_LAMBDA_ROLE_DEFAULT, help="The role that the function runs as.")
-@_option("function_name", default=wrenconfig.AWS_LAMBDA_FUNCTION_NAME_DEFAULT, help="The Lambda function.")
-@_option("sqs_queue", default=wrenconfig.AWS_SQS_QUEUE_DEFAULT, help="The queue of stand-alone workers.")
-@_option("standalone_name", default="pywren-standalone", help="The name of stand-alone instances.")
-@_option("pythonver", default=None, help="For 0.4's scripts: must be the Python that runs this command.")
-@_option("force", is_flag=True, help="Overwrite the file if it exists.")
+@option("aws_region", default=wrenconfig.AWS_REGION_DEFAULT, help="The region of the function and the bucket.")
+@option("bucket_name", default=wrenconfig.AWS_S3_BUCKET_DEFAULT, help="Your bucket, which calls are staged in.")
+@option("bucket_prefix", default=wrenconfig.AWS_S3_PREFIX_DEFAULT, help="The key prefix in it.")
+@option("lambda_role", default=wrenconfig.AWS_LAMBDA_ROLE_DEFAULT, help="The role that the function runs as.")
+@option("function_name", default=wrenconfig.AWS_LAMBDA_FUNCTION_NAME_DEFAULT, help="The Lambda function.")
+@option("sqs_queue", default=wrenconfig.AWS_SQS_QUEUE_DEFAULT, help="The queue of stand-alone workers.")
+@option("standalone_name", default="pywren-standalone", help="The name of stand-alone instances and their profile.")
+@option("pythonver", default=None, help="For 0.4's scripts: must be the Python that runs this command.")
+@option("force", is_flag=True, help="Overwrite the file if it exists.")
 @click.pass_obj
 def create_config(filename: str | None, /, pythonver: str | None, force: bool, **settings: str) -> None:
     """Write a configuration file."""
-    path = Path(filename or os.environ.get(wrenconfig.CONFIG_VARIABLE) or wrenconfig.get_default_home_filename())
+    path = new_config_path(filename)
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     if pythonver not in (None, here):
         raise click.UsageError(f"the function gets the Python of this command, {here}: run it with Python {pythonver}")
-    try:
-        with path.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(_config_text(**settings))
-    except FileExistsError as error:
-        raise click.ClickException(
-            f"{path} exists: name another with --filename, or overwrite it with --force"
-        ) from error
-    except OSError as error:
-        raise click.ClickException(f"cannot write {path}: {error.strerror}") from error
+    write_config(path, config_text(**settings), force=force)
     click.echo(f"new configuration written to {path}")
     if settings["bucket_name"] == wrenconfig.AWS_S3_BUCKET_DEFAULT:
         click.echo("make sure you change the default bucket in it to one of yours")
 
 
-def _config_text(
-    *,
-    aws_region: str,
-    bucket_name: str,
-    bucket_prefix: str,
-    lambda_role: str,
-    function_name: str,
-    sqs_queue: str,
-    standalone_name: str,
-) -> str:
-    import yaml
+def new_config_path(filename: str | None) -> Path:
+    """Return where a new configuration goes: as named, or where programs will look."""
+    return Path(filename or os.environ.get(wrenconfig.CONFIG_VARIABLE) or wrenconfig.get_default_home_filename())
 
-    config = {
-        "account": {"aws_lambda_role": lambda_role, "aws_region": aws_region},
-        "lambda": {"memory": 1536, "timeout": 300, "function_name": function_name},
-        "s3": {"bucket": bucket_name, "pywren_prefix": bucket_prefix},
-        "scheduler": {"map_item_limit": 10000},
-        "standalone": {"sqs_queue_name": sqs_queue, "visibility": 10, "instance_name": standalone_name},
+
+def _examine(filename: str | None) -> None:
+    from pywren.cloud.aws import AWS
+    from pywren.cloud.doctor import Doctor
+
+    config = load_config(filename)
+    aws = AWS(wrenconfig.require(config, "account.aws_region"))
+    wrong = 0
+    try:
+        for finding in Doctor(config, aws).examine():
+            click.echo(str(finding))
+            wrong += finding.verdict == "wrong"
+    finally:
+        aws.close()
+    if wrong:
+        raise click.ClickException(f"{wrong} of these must be put right")
+
+
+@cli.command("test_config")
+@click.pass_obj
+def test_config(filename: str | None) -> None:
+    """Look at everything that calls need, and say what is wrong and what to do."""
+    _examine(filename)
+
+
+@cli.command("doctor")
+@click.pass_obj
+def doctor(filename: str | None) -> None:
+    """The same as test_config."""
+    _examine(filename)
+
+
+@cli.command("get_aws_account_id")
+@click.pass_obj
+def get_aws_account_id(filename: str | None) -> None:
+    """Print the account that the credentials belong to."""
+    from pywren.cloud.aws import AWS
+
+    named = filename or wrenconfig.get_default_config_filename()
+    region = wrenconfig.setting(wrenconfig.load(named), "account.aws_region") if named else None
+    aws = AWS(region or wrenconfig.AWS_REGION_DEFAULT)
+    try:
+        click.echo(f"The AWS account ID is {aws.account_id()}")
+    finally:
+        aws.close()
+
+
+@cli.command("iam")
+@click.option(
+    "--print",
+    "which",
+    type=click.Choice(["execution", "user", "setup", "instance"]),
+    required=True,
+    help="The function's own, that of people who run calls, who set up, or of stand-alone workers.",
+)
+@click.pass_obj
+def iam(filename: str | None, which: str) -> None:
+    """Print the least that somebody must be allowed, for this configuration, as an IAM policy."""
+    from pywren.cloud import policies
+    from pywren.cloud.aws import AWS
+    from pywren.cloud.resources import Resources
+
+    config = load_config(filename)
+    aws = AWS(wrenconfig.require(config, "account.aws_region"))
+    try:
+        names = Resources(config, aws).names
+    finally:
+        aws.close()
+    make: dict[str, Callable[[], policies.Policy]] = {
+        "execution": lambda: policies.execution_policy(names),
+        "user": lambda: policies.user_policy(names),
+        "setup": lambda: policies.setup_policy(names, layers=wrenconfig.setting(config, "lambda.layers")),
+        "instance": lambda: policies.instance_policy(names),
     }
-    return "# The configuration of pywren: where functions run and where their data goes.\n" + str(
-        yaml.safe_dump(config, sort_keys=False)
-    )
+    click.echo(json.dumps(make[which](), indent=2))
+
+
+# -- making --------------------------------------------------------------------------------------------------
+
+
+@cli.command("create_bucket")
+@dry_run_option
+@click.pass_obj
+def create_bucket(filename: str | None, dry_run: bool) -> None:
+    """Make the bucket: closed to the public, over TLS only, cleared of old calls."""
+    with open_account(load_config(filename)) as account:
+        create([account.resources.bucket], dry_run=dry_run)
+
+
+@cli.command("create_role")
+@dry_run_option
+@click.pass_obj
+def create_role(filename: str | None, dry_run: bool) -> None:
+    """Make the role that the function runs as."""
+    with open_account(load_config(filename)) as account:
+        create([account.resources.role], dry_run=dry_run)
+
+
+@cli.command("create_instance_profile")
+@dry_run_option
+@click.pass_obj
+def create_instance_profile(filename: str | None, dry_run: bool) -> None:
+    """Make the instance profile of stand-alone workers, with a role of its own."""
+    with open_account(load_config(filename)) as account:
+        create([account.resources.instance_profile], dry_run=dry_run)
+
+
+@cli.command("create_queue")
+@dry_run_option
+@click.pass_obj
+def create_queue(filename: str | None, dry_run: bool) -> None:
+    """Make the queue of stand-alone workers."""
+    with open_account(load_config(filename)) as account:
+        create([account.resources.queue], dry_run=dry_run)
 
 
 @cli.command("deploy_lambda")
+@dry_run_option
 @click.pass_obj
-def deploy_lambda(filename: str | None) -> None:
+def deploy_lambda(filename: str | None, dry_run: bool) -> None:
     """Create the Lambda function and its role, or bring the function to this version of pywren and Python."""
-    from pywren.cloud.aws import AWS
     from pywren.cloud.deploy import deploy_function, ensure_execution_role
 
-    config = _load(filename)
-    with closing(AWS(wrenconfig.require(config, "account.aws_region"))) as aws:
-        if ensure_execution_role(config, aws):
-            click.echo(f"created the role {config['account']['aws_lambda_role']}")
-        click.echo(f"deployed {deploy_function(config, aws)}")
+    with open_account(load_config(filename)) as account:
+        resources = account.resources
+        if dry_run:
+            create([resources.role, resources.log_group, resources.function], dry_run=True)
+            return
+        if ensure_execution_role(account.config, account.aws):
+            click.echo(f"created {resources.role.title}")
+        click.echo(f"deployed {deploy_function(account.config, account.aws)}")
+
+
+# -- trying out ----------------------------------------------------------------------------------------------
 
 
 @cli.command("test_function")
 @click.pass_obj
 def test_function(filename: str | None) -> None:
     """Call a small function on Lambda and print what it returns."""
-    import pywren
+    click.echo(f"function returned: {call_hello(load_config(filename))}")
 
-    executor = pywren.lambda_executor(config=_load(filename))
-    click.echo(f"function returned: {executor.call_async(_hello(), 'world').result()}")
+
+def call_hello(config: wrenconfig.Config, patience: float = TEST_PATIENCE) -> str:
+    """Return what a small function says on Lambda.
+
+    Args:
+        config: the configuration.
+        patience: seconds that it may take.
+    """
+    import pywren
+    from pywren.exceptions import WaitTimeoutError
+
+    executor = pywren.lambda_executor(config=config)
+    future = executor.call_async(_hello(), "world")
+    try:
+        return str(future.result(timeout=patience))
+    except WaitTimeoutError as error:
+        raise click.ClickException(
+            f"the function has not answered for {patience:.0f} s: `pywren print_latest_logs` shows what it said, "
+            "`pywren test_config` what may be wrong"
+        ) from error
 
 
 def _hello() -> Callable[[str], str]:
@@ -131,9 +246,152 @@ def _hello() -> Callable[[str], str]:
     return hello
 
 
-def _load(filename: str | None) -> wrenconfig.Config:
-    """Return the configuration that the command was given, or the one that a program would find."""
-    filename = filename or wrenconfig.get_default_config_filename()
-    if filename is None:
-        raise click.ClickException("there is no configuration: make one with 'pywren create_config'")
-    return wrenconfig.load(filename)
+# -- logs ----------------------------------------------------------------------------------------------------
+
+
+@cli.command("print_latest_logs")
+@click.pass_obj
+def print_latest_logs(filename: str | None) -> None:
+    """Print what the container that ran last has written."""
+    from pywren.cloud.logs import latest_log
+
+    with open_account(load_config(filename)) as account:
+        _print_lines(latest_log(account.aws, account.resources.names))
+
+
+@cli.command("logs")
+@click.option("--follow", is_flag=True, help="Go on printing lines as they come, until Ctrl-C.")
+@click.option("--since", default="10m", show_default=True, help="Lines of this time: 30m, 2h, 1d.")
+@click.pass_obj
+def logs(filename: str | None, follow: bool, since: str) -> None:
+    """Print what all containers have written lately."""
+    from pywren.cloud.logs import follow_log
+
+    start_ms = int((time.time() - parse_age(since)) * 1000)
+    with open_account(load_config(filename)) as account:
+        names = account.resources.names
+        if follow:
+            _print_lines(follow_log(account.aws, names, start_ms=start_ms))
+        else:
+            _print_lines(account.aws.log_events(names.log_group, start_ms=start_ms))
+
+
+def _print_lines(events: Iterable[tuple[int, str]]) -> None:
+    empty = True
+    for moment, message in events:
+        empty = False
+        stamp = datetime.datetime.fromtimestamp(moment / 1000).isoformat(sep=" ", timespec="milliseconds")
+        click.echo(f"{stamp} {message.rstrip()}")
+    if empty:
+        click.echo("there is no log yet", err=True)
+
+
+@cli.command("log_url")
+@click.pass_obj
+def log_url(filename: str | None) -> None:
+    """Print the address of the function's log in the AWS console."""
+    from pywren.cloud import logs as cloud_logs
+    from pywren.cloud.names import Names
+
+    click.echo(cloud_logs.log_url(Names.of(load_config(filename), "")))
+
+
+# -- removing ------------------------------------------------------------------------------------------------
+
+
+@cli.command("delete_lambda")
+@dry_run_option
+@click.pass_obj
+def delete_lambda(filename: str | None, dry_run: bool) -> None:
+    """Delete the function and its log."""
+    with open_account(load_config(filename)) as account:
+        remove([account.resources.function, account.resources.log_group], dry_run=dry_run)
+
+
+@cli.command("delete_role")
+@dry_run_option
+@click.pass_obj
+def delete_role(filename: str | None, dry_run: bool) -> None:
+    """Delete the function's role."""
+    with open_account(load_config(filename)) as account:
+        remove([account.resources.role], dry_run=dry_run)
+
+
+@cli.command("delete_instance_profile")
+@click.argument("name", required=False)
+@dry_run_option
+@click.pass_obj
+def delete_instance_profile(filename: str | None, name: str | None, dry_run: bool) -> None:
+    """Delete the instance profile of stand-alone workers and its role; NAME when not the configuration's."""
+    config = load_config(filename)
+    if name:
+        config["standalone"] = {**(config.get("standalone") or {}), "instance_profile_name": name}
+    with open_account(config) as account:
+        remove([account.resources.instance_profile], dry_run=dry_run)
+
+
+@cli.command("delete_queue")
+@dry_run_option
+@click.pass_obj
+def delete_queue(filename: str | None, dry_run: bool) -> None:
+    """Delete the queue of stand-alone workers."""
+    with open_account(load_config(filename)) as account:
+        remove([account.resources.queue], dry_run=dry_run)
+
+
+@cli.command("delete_bucket")
+@option("force", is_flag=True, help="Delete objects of others too.")
+@dry_run_option
+@yes_option
+@click.pass_obj
+def delete_bucket(filename: str | None, force: bool, dry_run: bool, yes: bool) -> None:
+    """Delete what pywren wrote, and the bucket if it is then empty."""
+    with open_account(load_config(filename), force=force) as account:
+        remove([account.resources.bucket], dry_run=dry_run, ask=not yes)
+
+
+@cli.command("cleanup_all")
+@option("force", is_flag=True, help="Delete the bucket with objects of others too.")
+@dry_run_option
+@yes_option
+@click.pass_obj
+def cleanup_all(filename: str | None, force: bool, dry_run: bool, yes: bool) -> None:
+    """Delete everything of this configuration but the file."""
+    with open_account(load_config(filename), force=force) as account:
+        remove(account.resources.for_removal, dry_run=dry_run, ask=not yes)
+
+
+@cli.command("gc")
+@option("older_than", default="7d", help="Age of what is deleted: 90m, 12h, 7d.")
+@dry_run_option
+@yes_option
+@click.pass_obj
+def gc(filename: str | None, older_than: str, dry_run: bool, yes: bool) -> None:
+    """Delete old callsets and old records of failed calls."""
+    from pywren.cloud.garbage import find_garbage
+
+    config, age = load_config(filename), parse_age(older_than)
+    longest = wrenconfig.setting(config, "lambda.event_age") + wrenconfig.setting(config, "lambda.timeout")
+    if age < longest and not (yes or dry_run):
+        raise click.ClickException(
+            f"calls of the last {longest / 3600:.1f} hours may still run: choose a greater age, or say --yes"
+        )
+    with open_account(config) as account:
+        bucket = account.resources.bucket
+        if not bucket.exists():
+            click.echo(f"there is no bucket {bucket.names.bucket}")
+            return
+        before = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(seconds=age)
+        garbage = find_garbage(bucket, before)
+        if not dry_run and garbage.keys:
+            confirm([f"would delete {garbage}"], yes)
+            bucket.delete_keys(garbage.keys)
+    click.echo(f"{'would delete' if dry_run else 'deleted'} {garbage}")
+
+
+def parse_age(text: str) -> float:
+    """Return the seconds of an age such as ``90m``, ``12h`` or ``7d``."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([mhd])", text.strip())
+    if not found:
+        raise click.UsageError(f"{text!r} is no age: write minutes, hours or days such as 90m, 12h, 7d")
+    return float(found[1]) * _UNITS[found[2]]

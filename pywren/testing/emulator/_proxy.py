@@ -36,7 +36,7 @@ class Exchange(NamedTuple):
     """A request that was answered.
 
     Args:
-        response: the answer; one that was passed on as it came has been sent already.
+        response: the answer; of one that is passed on as it comes, all but the end has been sent.
         bytes_in: bytes of the request's body.
         bytes_out: bytes of the answer's.
     """
@@ -135,18 +135,34 @@ async def _pass_back(request: web.BaseRequest, answer: aiohttp.ClientResponse) -
     if request.method == "HEAD" or (length is not None and length <= _IN_ONE_PIECE):
         body = await answer.read()
         return web.Response(status=answer.status, reason=answer.reason, headers=headers, body=body or None), len(body)
-    response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=headers)
+    response = _Streamed(status=answer.status, reason=answer.reason, headers=headers)
     await response.prepare(request)
     sent = 0
     try:
         async for chunk in answer.content.iter_any():
-            await response.write(chunk)
+            await response.write_but_last(chunk)
             sent += len(chunk)
     except aiohttp.ClientError as error:
         # The status has been sent: all that can be said now is that the body ends before its length.
         raise ConnectionResetError(f"the answer broke off after {sent} bytes") from error
-    await response.write_eof()
     return response, sent
+
+
+class _Streamed(web.StreamResponse):
+    """An answer passed on as it comes, whose end is sent only when it was counted: who has it may ask for the count."""
+
+    _last = b""
+
+    async def write_but_last(self, chunk: bytes) -> None:
+        """Write the chunk before, and keep this one."""
+        if self._last:
+            await self.write(self._last)
+        self._last = chunk
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Write what was kept."""
+        last, self._last = self._last, b""
+        await super().write_eof(last + data)
 
 
 def _without_hops(headers: CIMultiDictProxy[str], *more: str) -> CIMultiDict[str]:

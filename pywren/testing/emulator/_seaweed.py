@@ -117,6 +117,7 @@ async def read_frames(content: StreamReader) -> AsyncIterator[bytes]:
     Raises:
         ConnectionResetError: the framing is broken, or the body is not complete.
     """
+    held = b""  # the last piece goes when the end was seen: a server takes what is complete
     while True:
         head = await content.readline()
         try:
@@ -130,7 +131,11 @@ async def read_frames(content: StreamReader) -> AsyncIterator[bytes]:
             if not piece:
                 raise ConnectionResetError("an aws-chunked body ends in the middle")
             left -= len(piece)
-            yield piece
+            if held:
+                yield held
+            held = piece
         await content.readline()
     while not content.at_eof():
         await content.readany()
+    if held:
+        yield held

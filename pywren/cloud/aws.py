@@ -231,6 +231,12 @@ class AWS:
             found = [session.get_available_regions("lambda", partition_name=partition) for partition in partitions]
         return frozenset(region for regions in found for region in regions)
 
+    def configured_region(self) -> str | None:
+        """Return the region of the environment or the profile."""
+        with self._session_lock.get():
+            region = self._session.get().get_config_variable("region")
+        return None if region is None else str(region)
+
     def has_own_endpoint(self) -> bool:
         """Tell whether requests go to another server than AWS's own: an emulated AWS has any region."""
         return ".amazonaws.com" not in str(self.client("lambda").meta.endpoint_url)

@@ -1,0 +1,289 @@
+"""The command ``pywren-setup``: from an account to a first call on Lambda, by a few questions."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+
+from pywren import wrenconfig
+from pywren.cloud.aws import AWS
+from pywren.cloud.bucket import Bucket
+from pywren.cloud.names import INSTANCE_PROFILE_DEFAULT, Names
+from pywren.cloud.plan import Resource
+from pywren.exceptions import ConfigError, PywrenError
+from pywren.scripts._console import Account, create, one_line_errors, open_account, option
+from pywren.scripts._new_config import config_text, write_config
+from pywren.scripts.pywrencli import call_hello, new_config_path
+
+
+@click.command()
+@option("dryrun", is_flag=True, help="Ask and say what would be made, but make nothing.")
+@option("suffix", default="", show_default=False, help="Ends the names that are proposed.")
+@option("yes", is_flag=True, help="Take all that is proposed, without asking.")
+def interactive_setup(dryrun: bool, suffix: str, yes: bool) -> None:
+    """Set pywren up on AWS Lambda: a configuration file, a bucket, a role and the function."""
+    with one_line_errors():
+        click.echo("Sets pywren up on AWS Lambda. Enter takes what stands in brackets.")
+        questions = Questions(silent=yes)
+        region = _ask_region(questions)
+        with closing(AWS(region)) as aws:
+            account_id = _account_id(aws, dryrun)
+            path, keep = _ask_file(questions)
+            if keep:
+                click.echo(f"{path} stays as it is: what it names is set up.")
+                _set_up(wrenconfig.load(path), path, standalone=False, dryrun=dryrun)
+                return
+            answers = _ask_names(questions, region, account_id, suffix, aws)
+        if not dryrun:
+            write_config(path, answers.config_text(), force=True)
+            click.echo(f"new configuration written to {path}")
+        _set_up(answers.config(), path, standalone=answers.standalone, dryrun=dryrun)
+
+
+class Questions:
+    """Asks a person. Enter takes the default, and so does the end of the input for this and all that follow.
+
+    Args:
+        silent: take every default without asking.
+    """
+
+    def __init__(self, *, silent: bool = False) -> None:
+        self.ended = silent
+
+    def text(self, question: str, default: str) -> str:
+        """Ask for a text."""
+        prompt = f"{question} [{default}]: "
+        if not self.ended:
+            try:
+                return input(prompt).strip() or default
+            except EOFError:
+                self.ended = True
+                click.echo(default)
+                return default
+        click.echo(prompt + default)
+        return default
+
+    def valid(self, question: str, default: str, check: Callable[[str], None]) -> str:
+        """Ask for a text until it is right.
+
+        Args:
+            question: what is asked.
+            default: what Enter takes.
+            check: raises a ``PywrenError`` that says what is wrong.
+
+        Raises:
+            PywrenError: it is wrong, and nobody is there to ask again.
+        """
+        while True:
+            answer = self.text(question, default)
+            try:
+                check(answer)
+            except PywrenError as error:
+                if self.ended and answer == default:
+                    raise
+                click.echo(" ".join(str(error).split()))
+            else:
+                return answer
+
+    def confirm(self, question: str, default: bool) -> bool:
+        """Ask for yes or no."""
+        while True:
+            answer = self.text(f"{question} (y/n)", "y" if default else "n").lower()
+            if answer in ("y", "yes", "n", "no"):
+                return answer.startswith("y")
+            click.echo("y or n?")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What was chosen.
+
+    Args:
+        region: of function and bucket.
+        account_id: the 12 digits; ``None`` when they could not be found out.
+        bucket: for calls.
+        prefix: in it.
+        role: of the function.
+        function: its name.
+        queue: of stand-alone workers.
+        instances: their name, and that of their profile.
+        standalone: whether queue and profile are wanted.
+    """
+
+    region: str
+    account_id: str | None
+    bucket: str
+    prefix: str = wrenconfig.AWS_S3_PREFIX_DEFAULT
+    role: str = wrenconfig.AWS_LAMBDA_ROLE_DEFAULT
+    function: str = wrenconfig.AWS_LAMBDA_FUNCTION_NAME_DEFAULT
+    queue: str = wrenconfig.AWS_SQS_QUEUE_DEFAULT
+    instances: str = INSTANCE_PROFILE_DEFAULT
+    standalone: bool = False
+
+    def config_text(self) -> str:
+        """Return the configuration as it is written."""
+        return config_text(
+            aws_region=self.region,
+            bucket_name=self.bucket,
+            bucket_prefix=self.prefix,
+            lambda_role=self.role,
+            function_name=self.function,
+            sqs_queue=self.queue,
+            standalone_name=self.instances,
+            account_id=self.account_id,
+        )
+
+    def config(self) -> wrenconfig.Config:
+        """Return the configuration as programs load it."""
+        import yaml
+
+        config: wrenconfig.Config = yaml.safe_load(self.config_text())
+        return wrenconfig.patch_storage_config(config)
+
+
+# -- the questions, in 0.4's order ---------------------------------------------------------------------------
+
+
+def _ask_region(questions: Questions) -> str:
+    aws = AWS()
+    default = aws.configured_region() or wrenconfig.AWS_REGION_DEFAULT
+    known = aws.regions()
+
+    def check(region: str) -> None:
+        if region not in known:
+            raise ConfigError(f"AWS has no region {region}; there are {', '.join(sorted(known))}")
+
+    return questions.valid("Region of AWS", default, check)
+
+
+def _ask_file(questions: Questions) -> tuple[Path, bool]:
+    """Return the configuration file, and whether one that is there is to be kept."""
+
+    def check(answer: str) -> None:
+        path = Path(answer).expanduser()
+        if not path.parent.is_dir():
+            raise ConfigError(f"there is no directory {path.parent}: make it, or name another file")
+        if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise ConfigError(f"cannot write {path}: name another file")
+
+    path = Path(questions.valid("Configuration file", str(new_config_path(None)), check)).expanduser()
+    exists = path.exists()
+    return path, exists and not questions.confirm(f"{path} exists. Overwrite it?", default=False)
+
+
+def _ask_names(questions: Questions, region: str, account_id: str | None, suffix: str, aws: AWS) -> Answers:
+    answers = _defaults(region, account_id, suffix)
+    answers = replace(answers, bucket=_ask_bucket(questions, answers, aws))
+    answers = replace(
+        answers, prefix=questions.valid("Prefix of pywren's objects in it", answers.prefix, _check_prefix)
+    )
+    if questions.confirm("Advanced settings?", default=False):
+        answers = replace(
+            answers,
+            role=questions.valid("Role of the function", answers.role, _check("account", "aws_lambda_role")),
+            function=questions.valid("Name of the function", answers.function, _check("lambda", "function_name")),
+        )
+    return replace(answers, standalone=questions.confirm("Stand-alone workers on EC2 too?", default=False))
+
+
+def _defaults(region: str, account_id: str | None, suffix: str) -> Answers:
+    owner = account_id or re.sub("[^a-z0-9]", "", getpass.getuser().lower()) or "me"
+    dashed, underscored = (f"-{suffix}", f"_{suffix}") if suffix else ("", "")
+    plain = Answers(region, account_id, bucket=f"pywren-{owner}-{region}{dashed}".lower())
+    return replace(
+        plain,
+        role=plain.role + underscored,
+        function=plain.function + underscored,
+        queue=plain.queue + dashed,
+        instances=plain.instances + dashed,
+    )
+
+
+def _ask_bucket(questions: Questions, answers: Answers, aws: AWS) -> str:
+    while True:
+        found: list[bool] = []
+
+        def check(bucket: str, found: list[bool] = found) -> None:
+            found[:] = [_bucket_exists(replace(answers, bucket=bucket), aws)]
+
+        bucket = questions.valid("Bucket for calls", answers.bucket, check)
+        if found[0] or questions.confirm(f"There is no bucket {bucket}. Create it?", default=True):
+            return bucket
+
+
+def _bucket_exists(answers: Answers, aws: AWS) -> bool:
+    """Tell whether a bucket is there.
+
+    Raises:
+        ConfigError: its name is not valid, or it is in another region.
+        DeploymentError: it is somebody else's.
+    """
+    config = answers.config()
+    wrenconfig.validate(config, "these answers")
+    names = Names.of(config, answers.account_id or "")
+    return answers.account_id is not None and Bucket(names, aws).exists()
+
+
+def _check(section: str, key: str) -> Callable[[str], None]:
+    def check(value: str) -> None:
+        base = {"account": {"aws_region": "us-west-2"}, "s3": {"bucket": "any"}}
+        Names.of({**base, section: {**base.get(section, {}), key: value}}, "")
+
+    return check
+
+
+_check_prefix = _check("s3", "pywren_prefix")
+
+
+def _account_id(aws: AWS, dryrun: bool) -> str | None:
+    try:
+        return aws.account_id()
+    except ConfigError as error:
+        if not dryrun:
+            raise
+        click.echo(f"not looked at AWS: {' '.join(str(error).split())}", err=True)
+        return None
+
+
+# -- making it -----------------------------------------------------------------------------------------------
+
+
+def _set_up(config: wrenconfig.Config, path: Path, *, standalone: bool, dryrun: bool) -> None:
+    names = Names.of(config, "")
+    more = f", the queue {names.queue} and the instance profile {names.instance_profile}" if standalone else ""
+    click.echo(
+        f"In {names.region} this makes what is missing of: the bucket {names.bucket}, the role {names.role}, the log "
+        f"group {names.log_group}, the function {names.function}{more}; nothing of it costs anything before it is used."
+    )
+    try:
+        with open_account(config) as account:
+            create(_wanted(account, standalone), dry_run=dryrun)
+    except ConfigError as error:
+        if not dryrun:
+            raise
+        click.echo(f"not looked at AWS: {' '.join(str(error).split())}", err=True)
+        return
+    if not dryrun:
+        _try_out(config, path)
+
+
+def _wanted(account: Account, standalone: bool) -> list[Resource]:
+    resources = account.resources
+    return [*resources.for_lambda, *(resources.for_standalone if standalone else ())]
+
+
+def _try_out(config: wrenconfig.Config, path: Path) -> None:
+    click.echo("Trying it out...")
+    click.echo(f"function returned: {call_hello(config)}")
+    if path.absolute() != Path(wrenconfig.get_default_home_filename()):
+        click.echo(f"Programs find {path} by PYWREN_CONFIG_FILE={path}")
+    click.echo("Ready. Paste this into Python:\n")
+    click.echo("    import pywren")
+    click.echo("    print(pywren.get_all_results(pywren.default_executor().map(lambda x: x + 1, range(10))))")

@@ -89,7 +89,6 @@ class Submission:
         inputs: for each argument, the finished futures in it, in the order of their persistent ids.
         extra_env: environment variables of the calls.
         extra_meta: further members of the payload.
-        inert: whether loading the function runs nothing of the user's.
         options: ``invoke_pool_threads``, ``data_all_as_one``, ``use_cached_runtime`` and
             ``overwrite_invoke_args`` of ``Executor.map``.
     """
@@ -101,5 +100,4 @@ class Submission:
     inputs: Sequence[Sequence[Any]]
     extra_env: Mapping[str, str] | None = None
     extra_meta: Mapping[str, Any] | None = None
-    inert: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)

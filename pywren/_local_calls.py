@@ -388,7 +388,7 @@ def _function_of(submission: Submission) -> Function:
     if submission.modules or pickle.buffers or len(pickle.data) > _KNOWN_AGAIN_BYTES:
         return Function(submission.callset.id, pickle, submission.modules)
     digest = hashlib.blake2b(pickle.data, digest_size=20).hexdigest()
-    return Function(digest, pickle, load_anew=True, load_ahead=submission.inert)
+    return Function(digest, pickle, load_anew=True)
 
 
 class LocalDispatcher:
@@ -413,10 +413,6 @@ class LocalDispatcher:
     def close(self) -> None:
         """Let go of the pool; its processes end some seconds after its last user has."""
         self._release()
-
-    def prepare(self, count: int) -> None:
-        """Have processes wake up while as many calls are packed."""
-        self._pool.nudge(count)
 
     def dispatch(self, submission: Submission) -> list[ResponseFuture]:
         """Submit a callset and return its futures."""

@@ -77,9 +77,6 @@ class StagedDispatcher:
     out_of_band = False
     """An object holds all bytes of a pickle."""
 
-    def prepare(self, count: int) -> None:
-        """Nothing to do before the calls are packed."""
-
     def close(self) -> None:
         """Let go of callsets on this machine; their directories go when their futures do."""
         self._kept.clear()

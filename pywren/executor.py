@@ -101,10 +101,9 @@ class Executor:
         _check_meta(extra_meta)
         if not items:
             return []
-        self._dispatcher.prepare(len(items))
         mentions = _pickling.Mentions()
         inputs = _Inputs(self._dispatcher, mentions)
-        function, arguments, modules, inert = self.serializer.pack_call(
+        function, arguments, modules = self.serializer.pack_call(
             func,
             inputs.watch(items),
             out_of_band=self._dispatcher.out_of_band,
@@ -122,7 +121,6 @@ class Executor:
                 inputs.by_argument(len(arguments)),
                 extra_env=_checked_env(extra_env),
                 extra_meta=extra_meta,
-                inert=inert,
                 options={
                     "invoke_pool_threads": invoke_pool_threads,
                     "data_all_as_one": data_all_as_one,

@@ -8,8 +8,9 @@ from collections.abc import Collection, Container, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from pywren._pickling import PROTOCOL, Mentions, Packed, PersistentId, dump, dumps, raise_unpicklable
+from pywren.serialize._imports import imports_of_code
 from pywren.serialize._modules import Module, content_of, files_of
-from pywren.serialize._repeats import Fingerprint, Repeats, fingerprint
+from pywren.serialize._repeats import Repeats, fingerprint
 from pywren.serialize.module_dependency import THIS_INTERPRETER, ModuleDependencyAnalyzer
 from pywren.wrenutil import bytes_to_b64str
 
@@ -23,13 +24,11 @@ class PackedCalls(NamedTuple):
         func: the function.
         items: the arguments, in order.
         modules: the user's modules and data files, by relative POSIX path.
-        inert: whether loading the function runs nothing of the user's: it may be loaded before it is needed.
     """
 
     func: Packed
     items: list[Packed]
     modules: dict[str, bytes]
-    inert: bool = False
 
 
 class Serializer:
@@ -71,20 +70,14 @@ class Serializer:
             SerializationError: something cannot be pickled, or a module cannot be shipped; names it.
         """
         mentions = Mentions() if mentions is None else mentions
-        state = fingerprint(func)
-        packed_func = self._pack_function(func, state, out_of_band, persistent_id, mentions)
+        packed_func = self._pack_function(func, out_of_band, persistent_id, mentions)
         packed_items = _pack_items(items, out_of_band, persistent_id, mentions)
-        modules = self._modules(mentions, exclude_modules or ())
-        return PackedCalls(packed_func, packed_items, modules, state is not None)
+        return PackedCalls(packed_func, packed_items, self._modules(mentions, exclude_modules or ()))
 
     def _pack_function(
-        self,
-        func: Any,
-        state: Fingerprint | None,
-        out_of_band: bool,
-        persistent_id: PersistentId | None,
-        mentions: Mentions,
+        self, func: Any, out_of_band: bool, persistent_id: PersistentId | None, mentions: Mentions
     ) -> Packed:
+        state = fingerprint(func)
         packed = self._repeats.find(func, state, mentions)
         if packed is None:
             name = getattr(func, "__name__", None) or f"the {type(func).__name__}"
@@ -97,6 +90,8 @@ class Serializer:
         return packed
 
     def _modules(self, mentions: Mentions, exclude: Collection[str]) -> dict[str, bytes]:
+        if not mentions.modules and not any(imports_of_code(*item) for item in mentions.code.items()):
+            return {}
         analyzer = ModuleDependencyAnalyzer(self.preinstalls, (*self.exclude, *exclude))
         _add_mentions(analyzer, mentions)
         return {file.relative: content_of(file) for file in analyzer.files()}

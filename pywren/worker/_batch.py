@@ -145,7 +145,6 @@ class PreparedFunction:
     def __init__(self, function: Function) -> None:
         self.id = function.id
         self.load_anew = function.load_anew
-        self.load_ahead = function.load_ahead
         segments = function_segments(function)
         self._sizes = [memoryview(segment).nbytes for segment in segments]
         self._file: UnlinkedFile | None = None

@@ -34,11 +34,9 @@ SHOW = 6  # two descriptors: where output goes that is to be shown
 FORK = 7  # number: call; descriptors: call socket, stdout, stderr, status pipe; meta: scratch directory
 KILL = 8  # number: call whose process group is to be killed
 TASK = 9  # meta: what a forked child is to run; segments: function, then argument
-# The terms of a batch come with its first arguments: (function key, load_anew, load_ahead, extra_env,
-# show_output); then None.
+# The terms of a batch come with its first arguments: (function key, load_anew, extra_env, show_output); then None.
 # An argument is a pickle, or (list of segments, references) or ((arena, offset, sizes), references).
 # What the child says.
-NUDGE = 0  # a ticket that names no call: one will follow at once, so do not sleep
 READY = 20
 RESULT = 21  # number: ticket; first, second: setup and execution seconds; segments: value or exception
 

@@ -94,17 +94,13 @@ class Member:
         self.tickets.extend(tickets)
         self._write_tickets(tickets)
 
-    def nudge(self) -> None:
-        """Wake its process, because a call will follow at once: waking takes as long as packing a call."""
-        self._write_tickets([_frames.NUDGE])
-
     def _write_tickets(self, tickets: Sequence[int]) -> None:
         try:
             os.write(self.process.tickets_out, struct.pack(f"<{len(tickets)}Q", *tickets))
         except BrokenPipeError:
             pass  # never, because this process holds a read end too
 
-    def _introduce(self, batch: Batch) -> tuple[int, bool, bool, Mapping[str, str], bool]:
+    def _introduce(self, batch: Batch) -> tuple[int, bool, Mapping[str, str], bool]:
         """Send what all calls of a batch need, and return what is to be said of it with the first of them."""
         key = self._functions.get(batch.function.id)
         if key is None:
@@ -118,8 +114,7 @@ class Member:
         if batch.show_output and self.shown is None:
             self._prepare_shown()
         self._batches.add(batch.number)
-        function = batch.function
-        return key, function.load_anew, function.load_ahead, batch.extra_env, batch.show_output
+        return key, batch.function.load_anew, batch.extra_env, batch.show_output
 
     def _forget_functions(self) -> None:
         """Let it drop functions that were used long ago, some at a time: that takes a message."""
@@ -153,8 +148,7 @@ class Member:
                 data = os.read(self.process.tickets_in, 8 * _MAX_TICKETS)
             except BlockingIOError:
                 break
-            tickets = struct.unpack(f"<{len(data) // 8}Q", data)
-            taken.extend(ticket for ticket in tickets if ticket != _frames.NUDGE)
+            taken.extend(struct.unpack(f"<{len(data) // 8}Q", data))
         for _ in taken:
             self.tickets.pop()
         return taken

@@ -13,13 +13,13 @@ import signal
 import socket
 import struct
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from pywren._pickling import Packed
 from pywren.worker import _frames
 from pywren.worker._frames import Buffer, Channel, Frame, UnlinkedFile, high_descriptor
+from pywren.worker._snapshot import Snapshot, can_copy
 from pywren.worker.runner import (
     FunctionSource,
     Output,
@@ -32,14 +32,12 @@ from pywren.worker.runner import (
 
 # The user's function may replace any of these under their public names.
 _loads = pickle.loads
-_exit, _getpid, _read, _perf_counter = os._exit, os.getpid, os.read, time.perf_counter
+_exit, _getpid, _read = os._exit, os.getpid, os.read
 
 _TICKET = struct.Struct("<Q")
 STATUS = struct.Struct("<qq")
 """What stands on a call's status pipe: the pid, and ``RUNNING`` (says the call) or the exit code (says the server)."""
 RUNNING = 1 << 32
-_NUDGED_SECONDS = 0.0002
-"""How long a nudge keeps a child awake: what a quick map takes to come, and no more."""
 _SETSIG = 10  # F_SETSIG, which the fcntl module does not know before Python 3.14
 _CHANNEL, _LIFELINE, _TICKETS = 3, 4, 5
 
@@ -180,26 +178,23 @@ class _Function:
         self.source = source
         self._runner = runner
         self._loaded: Callable[[Any], Any] | None = None
-        self._spare: _Function | None = None
+        self._snapshot: Snapshot | None = None
 
     def load(self) -> Callable[[Any], Any]:
         """Make the function's modules importable and return it, loading it the first time."""
         self._runner.activate(self.source)
         if self._loaded is None:
             self._loaded = self._runner.load(self.source.pickle)
+            if can_copy(self._loaded):
+                self._snapshot = Snapshot(self._loaded)
         return self._loaded
 
     def anew(self) -> _Function:
-        """Return one that shares nothing with what was loaded before."""
-        spare, self._spare = self._spare, None
-        return spare or _Function(self.source, self._runner)
-
-    def load_ahead(self) -> None:
-        """Load what ``anew`` will return, while there is nothing else to do."""
-        if self._spare is None:
-            spare = _Function(self.source, self._runner)
-            spare.load()
-            self._spare = spare
+        """Return one that no call has changed."""
+        made = _Function(self.source, self._runner)
+        if self._snapshot is not None:
+            made._loaded, made._snapshot = self._snapshot.copy(), self._snapshot
+        return made
 
 
 class _PoolChild:
@@ -211,7 +206,7 @@ class _PoolChild:
         self.output = Output(captured=True)
         self.runner = TaskRunner(root, os.path.join(root, "scratch"))
         self.functions: dict[int, _Function] = {}
-        self.batches: dict[int, tuple[_Function, _Function | None, Mapping[str, str], bool]] = {}
+        self.batches: dict[int, tuple[_Function, Mapping[str, str], bool]] = {}
         self.arenas: dict[int, UnlinkedFile] = {}
         self.arguments: dict[int, Any] = {}
         self.poll = select.poll()
@@ -229,20 +224,15 @@ class _PoolChild:
                 _exit(0)  # the parent is gone
 
     def _take_ticket(self) -> int:
-        awake_until = 0.0
         while True:
             try:
                 data = _read(self.tickets, 8)
             except BlockingIOError:  # the parent reads here too, and does not block
-                if _perf_counter() >= awake_until:
-                    self.poll.poll()
+                self.poll.poll()
                 continue
             if not data:
                 _exit(0)
-            ticket = int(_TICKET.unpack(data)[0])
-            if ticket != _frames.NUDGE:
-                return ticket
-            awake_until = _perf_counter() + _NUDGED_SECONDS
+            return int(_TICKET.unpack(data)[0])
 
     def _run(self, ticket: int) -> None:
         while ticket not in self.arguments:
@@ -250,7 +240,7 @@ class _PoolChild:
                 self._take_frame(frame)
         entry = self.arguments.pop(ticket)
         argument, references = (Packed(entry), ()) if isinstance(entry, bytes) else self._argument(entry)
-        function, next_one, extra_env, shown = self.batches[ticket >> 32]
+        function, extra_env, shown = self.batches[ticket >> 32]
         if shown:
             self.output.begin(shown=True)
         try:
@@ -269,8 +259,6 @@ class _PoolChild:
             signal.pause()  # until the parent kills what is left, and this process with it
         self.output.restore()
         self.runner.place.leave(self.output.streams)
-        if next_one is not None:
-            next_one.load_ahead()
 
     def _argument(self, entry: Any) -> tuple[Packed, Sequence[bytes]]:
         """Return an argument that is no plain pickle, and the references it makes."""
@@ -284,10 +272,11 @@ class _PoolChild:
         if frame.kind == _frames.ARGUMENTS:
             terms, arguments = _loads(frame.meta)
             if terms is not None:
-                key, load_anew, load_ahead, extra_env, shown = terms
-                source = self.functions[key]
-                function = source.anew() if load_anew else source
-                self.batches[frame.number] = (function, source if load_ahead else None, extra_env, shown)
+                key, load_anew, extra_env, shown = terms
+                function = self.functions[key]
+                if load_anew:
+                    function = self.functions[key] = function.anew()
+                self.batches[frame.number] = (function, extra_env, shown)
             self.arguments.update(arguments)
         elif frame.kind == _frames.FUNCTION:
             self.functions[frame.number] = _Function(function_source(frame.segments()), self.runner)

@@ -226,19 +226,6 @@ class LocalPool:
         _announce(starts)
         return batch
 
-    def nudge(self, count: int) -> None:
-        """Say that calls will be submitted at once, so that processes wake up while these are packed.
-
-        Args:
-            count: how many calls; for more than there are processes it is not worth it.
-        """
-        with self._lock:
-            if self._outstanding or count > len(self._members):
-                return
-            for member in sorted(self._members, key=Member.load)[:count]:
-                if member.idle:
-                    member.nudge()
-
     def cancel(self, batch: Batch, index: int) -> bool:
         """Cancel a call: one that waits never runs, one that runs is killed with its process.
 

@@ -25,7 +25,6 @@ class Function(NamedTuple):
             one) the child uses.
         load_anew: whether each submission loads it again, for an id that stands for more than one callset: the
             calls of one do not see what those of another did to the function's variables.
-        load_ahead: whether a child may load it before the next submission comes: that runs nothing of the user's.
     """
 
     id: str
@@ -33,7 +32,6 @@ class Function(NamedTuple):
     modules: Mapping[str, bytes] = _NOTHING
     runtime_path: str | None = None
     load_anew: bool = False
-    load_ahead: bool = False
 
 
 class Task(NamedTuple):

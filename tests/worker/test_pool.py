@@ -581,26 +581,6 @@ def test_cancelling_calls_that_wait_and_one_that_runs(tmp_path: Path) -> None:
         pool.close()
 
 
-def test_a_nudge_is_no_call() -> None:
-    """Nudges are not taken for calls: not by the process, and not where calls are taken back from it."""
-    pool = LocalPool(1)
-    try:
-        pool.nudge(1)  # nothing is there yet that could be woken
-        assert one(pool, lambda x: x, 1).success
-        child = psutil.Process(value(one(pool, lambda x: os.getpid(), 0)))
-        pool.nudge(1)
-        child.suspend()
-        for _ in range(3):
-            pool.nudge(1)
-        calls = Calls(pool, lambda x: x, range(4))
-        assert pool.cancel(calls.batch, 3)
-        assert pool.cancel(calls.batch, 1)
-        child.resume()
-        assert [result.failure is None for result in calls.all()] == [True, False, True, False]
-    finally:
-        pool.close()
-
-
 def test_stopping_a_run(pool: LocalPool) -> None:
     """``run`` ends when its ``Stop`` is set, before and during the call."""
     stop = Stop()

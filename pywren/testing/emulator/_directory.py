@@ -6,12 +6,10 @@ import contextlib
 import fcntl
 import os
 import shutil
-import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 _PREFIX = "pywren-emulator-"
 _LOCK = "lock"
@@ -29,7 +27,7 @@ def own_directory() -> Iterator[Path]:
         try:
             yield directory
         finally:
-            remove_tree(directory)
+            _remove(directory)
 
 
 def sweep() -> None:
@@ -38,7 +36,7 @@ def sweep() -> None:
         with contextlib.suppress(OSError), (directory / _LOCK).open("rb") as lock:  # not ours, or not ready yet
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _remove_sockets(directory)
-            remove_tree(directory)
+            _remove(directory)
 
 
 def _remove_sockets(directory: Path) -> None:
@@ -49,19 +47,11 @@ def _remove_sockets(directory: Path) -> None:
             each.unlink(missing_ok=True)
 
 
-def remove_tree(directory: Path) -> None:
-    """Remove a directory with all that functions may have left in it: read-only directories too."""
-
-    def allow_and_repeat(function: Callable[..., Any], path: str, _: object) -> None:
-        with contextlib.suppress(OSError):
-            parent = os.path.dirname(path)
-            os.chmod(parent, stat.S_IRWXU)
-            if not os.path.islink(path):
-                os.chmod(path, stat.S_IRWXU)
-            if function in (os.unlink, os.rmdir):
-                function(path)
-            else:  # it could not be listed
-                shutil.rmtree(path, ignore_errors=True)
-
-    shutil.rmtree(directory, onerror=allow_and_repeat)
+def _remove(directory: Path) -> None:
+    """Remove all that is there: code is read-only, and functions leave what they like."""
+    for above, names, _ in os.walk(directory):
+        for path in (os.path.join(above, name) for name in names):
+            with contextlib.suppress(OSError):
+                if not os.path.islink(path):  # the interpreter's packages are links to those of the user
+                    os.chmod(path, 0o700)
     shutil.rmtree(directory, ignore_errors=True)

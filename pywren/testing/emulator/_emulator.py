@@ -14,7 +14,7 @@ import tempfile
 import uuid
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -94,7 +94,7 @@ class Emulator:
             timeout: its seconds.
             packages: installed distributions to put into a layer of the function, such as ``numpy``, with what they
                 require.
-            files: files to put into the zip beside the worker, contents by relative path.
+            files: files of the zip beside the worker's, or in their place; contents by relative path.
             layers: ARNs of more layers, which stand already.
             **settings: more keys of the section ``lambda``.
 
@@ -108,32 +108,15 @@ class Emulator:
             region=self.region,
             memory=memory,
             timeout=timeout,
-            preinstalls=[*made, *{path.partition("/")[0].removesuffix(".py") for path in files or ()}],
+            preinstalls=made,
         )
         archive = _worker_zip() if files is None else build_zip({**worker_files(), **files})
-        aws = AWS(self.region, session=self._session())
-        try:
+        with _set_up.environment(self.environment), closing(AWS(self.region)) as aws:
             _set_up.create_bucket(config, aws)
             all_layers = [*layers, *([self._publish(tuple(sorted(packages)), config, aws)] if packages else [])]
             config["lambda"].update({"layers": all_layers} if all_layers else {}, **settings)
             _set_up.create_resources(config, aws, archive=archive)
-        finally:
-            aws.close()
         return config
-
-    def _session(self) -> Any:
-        """Return a botocore session that asks this emulator, whatever the environment says."""
-        import botocore.session
-
-        endpoint = self.endpoint
-
-        class Session(botocore.session.Session):
-            def create_client(self, *args: Any, **kwargs: Any) -> Any:
-                return super().create_client(*args, **{**kwargs, "endpoint_url": endpoint})
-
-        session = Session()
-        session.set_credentials(self._server.ready.access_key_id, self._server.ready.secret_access_key)
-        return session
 
     def _layer(self, packages: tuple[str, ...]) -> tuple[str, Layer]:
         """Return a layer and its ARN, ``""`` while it is not published."""

@@ -23,6 +23,7 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,7 @@ class Container:
         self._settings, self._python, self._directory = settings, python, directory
         self._endpoint, self._credentials, self._log = endpoint, credentials, log
         self._environment: Environment | None = None
+        self._made = AsyncExitStack()
         self._kill_at: str | None = None
         self._struck = self._watched = self._frozen = self._closed = False
         self._freezing: asyncio.TimerHandle | None = None
@@ -183,22 +185,23 @@ class Container:
         self._closed = True
         if self._freezing is not None:
             self._freezing.cancel()
-        if self._environment is not None:
-            await self._environment.close()
-            await self._api.close()
-            self._output.close()
-        await asyncio.to_thread(_remove, self._directory)
+        await self._made.aclose()
 
     async def _build(self) -> None:
         """Put up the walls; no process of the function's runs yet."""
         wished = self._settings.isolated
         isolated = await asyncio.to_thread(can_isolate) if wished is None else wished
         self._api = RuntimeApi(limit=self._settings.limits.synchronous_payload, takes_answer=self._takes_answer)
+        self._made.push_async_callback(self._api.close)
         address = await self._api.start()
-        self._output = Output(self._log, tail=self._settings.limits.log_tail)
+        self._made.push_async_callback(asyncio.to_thread, _remove, self._directory)
         plan = await asyncio.to_thread(self._plan, isolated, address)
-        self._environment = Environment(plan, self._output.descriptor)
-        await self._environment.start()
+        self._output = Output(self._log, tail=self._settings.limits.log_tail)
+        self._made.callback(self._output.close)
+        environment = Environment(plan, self._output.descriptor)
+        self._made.push_async_callback(environment.close)
+        await environment.start()
+        self._environment = environment
 
     def _plan(self, isolated: bool, address: str) -> Plan:
         """Lay out the directories and return what the environment is set up from."""

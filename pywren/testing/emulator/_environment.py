@@ -89,6 +89,8 @@ class Environment(asyncio.Protocol):
         self.most_kib = 0
         """The most memory that was seen in use."""
         self._rest = b""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._transport: asyncio.Transport | None = None
 
     async def start(self) -> None:
         """Make it.
@@ -98,11 +100,14 @@ class Environment(asyncio.Protocol):
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            self._process = start_first(self._plan.isolated, theirs, self._output)
+            try:
+                self._process = start_first(self._plan.isolated, theirs, self._output)
+            except OSError as error:
+                ours.close()
+                raise EmulatorError(f"an execution environment cannot be started: {error}") from error
         loop = asyncio.get_running_loop()
-        transport, _ = await loop.create_unix_connection(lambda: self, sock=ours)
-        self._transport = transport
-        transport.write(self._plan.encode())
+        self._transport, _ = await loop.create_unix_connection(lambda: self, sock=ours)
+        self._transport.write(self._plan.encode())
         problem = await self._ready
         if problem:
             raise EmulatorError(
@@ -120,7 +125,8 @@ class Environment(asyncio.Protocol):
 
     def send(self, word: str) -> None:
         """Give a command."""
-        self._transport.write(word.encode() + b"\n")
+        if self._transport is not None:
+            self._transport.write(word.encode() + b"\n")
 
     async def kill(self) -> None:
         """Kill every process but the first, and wait until they are gone."""
@@ -137,8 +143,10 @@ class Environment(asyncio.Protocol):
 
     async def close(self) -> None:
         """End everything in it."""
-        self._transport.close()
-        await asyncio.to_thread(end_first, self._process)
+        if self._transport is not None:
+            self._transport.close()
+        if self._process is not None:
+            await asyncio.to_thread(end_first, self._process)
 
     def data_received(self, data: bytes) -> None:
         """Take the reports."""

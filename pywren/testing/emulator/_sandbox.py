@@ -17,6 +17,7 @@ import ctypes
 import fcntl
 import json
 import os
+import resource
 import select
 import signal
 import sys
@@ -36,6 +37,7 @@ _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _DEVICE_LINKS = {"fd": "fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
 _PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
 _NOTABLE_KIB = 1024
+_OPEN_FILES = 1024  # Lambda's limit
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -128,6 +130,7 @@ class _Environment:
         self._channel, self._plan = channel, plan
         self._isolated = bool(plan["isolated"])
         self._runtime: int | None = None
+        self._group: int | None = None
         self._watching = False
         self._most_kib = 0
         self._looked_kib = 0
@@ -182,6 +185,9 @@ class _Environment:
             if self._isolated:
                 os.kill(-1, number)  # all of the namespace but this one
                 return
+        if sys.platform != "linux" and self._group:  # without /proc, its process group is what can be found
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._group, number)
         for pid in self._processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
@@ -190,11 +196,14 @@ class _Environment:
         """Start the runtime, leader of its own session, and return its process id."""
         pid = os.fork()
         if pid:
+            self._group = pid
             return pid
         try:
             os.setsid()
             signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for number in (signal.SIGCHLD, signal.SIGPIPE):
+                signal.signal(number, signal.SIG_DFL)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
             plan = self._plan
             if self._isolated:
                 _become(plan["uid"])
@@ -260,7 +269,7 @@ class _Environment:
         found = _children(os.getpid())
         for pid in found:
             found += _children(pid)
-        return found or [self._runtime] if self._runtime else found
+        return found
 
 
 def _wakeup_pipe() -> int:

@@ -18,6 +18,7 @@ from pywren.exceptions import ArgumentError
 from pywren.future import ResponseFuture, modules_sent_for, settlement
 from pywren.runtime import check_runtime, get_runtime_info
 from pywren.serialize import Serializer
+from pywren.serialize._skew import warn_of_skew
 from pywren.storage import Storage
 from pywren.wait import list_of, wait
 
@@ -111,6 +112,8 @@ class Executor:
             exclude_modules=_checked_excludes(exclude_modules),
             mentions=mentions,
         )
+        if not self._dispatcher.out_of_band:  # else the calls run here, on what is installed here
+            warn_of_skew(mentions, self.runtime_meta_info)
         callset = self._new_callset(modules)
         return self._dispatcher.dispatch(
             Submission(

@@ -26,6 +26,7 @@ from pywren.scripts._console import (
     yes_option,
 )
 from pywren.scripts._new_config import config_text, write_config
+from pywren.scripts.runtime import runtime
 from pywren.version import __version__
 
 TEST_PATIENCE = 120.0
@@ -42,6 +43,9 @@ _UNITS = {"m": 60, "h": 3600, "d": _DAY}
 def cli(ctx: click.Context, filename: str | None) -> None:
     """Run your Python functions over thousands of inputs, on AWS Lambda."""
     ctx.obj = filename
+
+
+cli.add_command(runtime)
 
 
 # -- the configuration ---------------------------------------------------------------------------------------

@@ -245,7 +245,7 @@ def _distributions() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     by_distribution: dict[str, list[str]] = {}
     for distribution in distributions():
         names = _top_levels(distribution)
-        by_distribution[_normalized(distribution.metadata["Name"])] = names
+        by_distribution[normalized(distribution.metadata["Name"])] = names
         for name in names:
             by_name.setdefault(name, []).append(distribution.metadata["Name"])
     return by_name, by_distribution
@@ -271,9 +271,15 @@ def _required_by(top: str) -> list[str]:
             wanted, _, marker = requirement.partition(";")
             found = re.match(r"[\w.-]+", wanted)
             if found and "extra" not in marker:
-                names += by_distribution.get(_normalized(found[0]), ())
+                names += by_distribution.get(normalized(found[0]), ())
     return names
 
 
-def _normalized(distribution: str) -> str:
+def distributions_of(top: str) -> list[str]:
+    """Return the names of the distributions that a top-level module is installed from."""
+    return _distributions()[0].get(top, [])
+
+
+def normalized(distribution: str) -> str:
+    """Return a distribution's name as it is compared: ``Foo.Bar`` and ``foo-bar`` are one."""
     return re.sub(r"[-_.]+", "-", distribution).lower()

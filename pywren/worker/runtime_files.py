@@ -18,7 +18,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -133,6 +133,19 @@ def fetch(archive: Archive, piece_bytes: int = _PIECE_BYTES) -> Iterator[bytes]:
 def free_disk_bytes(directory: str) -> int:
     """Return the free bytes of the disk that a directory is on."""
     return shutil.disk_usage(directory).free
+
+
+def disk_bytes(sizes: Iterable[int]) -> int:
+    """Return the bytes of disk that a worker must have to extract a runtime.
+
+    Args:
+        sizes: the bytes of its archive, and of each member of it.
+    """
+    return RESERVE + sum(_whole_blocks(size + _BLOCK_BYTES) for size in sizes)
+
+
+def _whole_blocks(size: int) -> int:
+    return -(-size // _BLOCK_BYTES) * _BLOCK_BYTES
 
 
 class Lease(NamedTuple):
@@ -351,7 +364,7 @@ class _Room:
         Raises:
             RuntimeSetupError: there is no room for them.
         """
-        whole = -(-size // _BLOCK_BYTES) * _BLOCK_BYTES
+        whole = _whole_blocks(size)
         self._taken += whole
         self._left -= whole
         if self._left < 0 and self._make_room():

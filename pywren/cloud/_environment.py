@@ -1,0 +1,146 @@
+"""``Pin``: what this program's environment has installed, and the versions nearest to it that a function can have."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import Distribution
+from pathlib import Path
+from typing import Any
+
+from pywren.cloud._packing import INSTALLERS, LAMBDAS_OWN, WORKERS_OWN, normalized
+from pywren.cloud._wheels import Installer
+from pywren.exceptions import DeploymentError
+
+logger = logging.getLogger(__name__)
+
+Say = Callable[[str], None]
+"""Takes one line for the user."""
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A distribution at one version.
+
+    Args:
+        name: its normalized name.
+        version: its version.
+    """
+
+    name: str
+    version: str
+
+    @property
+    def requirement(self) -> str:
+        """The requirement of exactly this version."""
+        return f"{self.name}=={self.version}"
+
+    @property
+    def requirement_below(self) -> str:
+        """The requirement of this version or a lower one."""
+        return f"{self.name}<={self.public_version}"
+
+    @property
+    def public_version(self) -> str:
+        """The version without its local part, such as ``+cpu``, which no range may have."""
+        return self.version.partition("+")[0]
+
+
+def installed(say: Say, distributions: Iterable[Distribution] | None = None) -> list[Pin]:
+    """Return what is installed here and can be had from an index.
+
+    What was installed from a directory or a repository is left out: its modules are sent with each map.
+
+    Args:
+        say: is told what is left out.
+        distributions: what is installed; that of this interpreter when not given.
+
+    Raises:
+        DeploymentError: that is nothing.
+    """
+    if distributions is None:
+        from importlib import metadata
+
+        distributions = metadata.distributions()
+    pins: dict[str, Pin] = {}
+    for distribution in distributions:
+        name = normalized(str(distribution.metadata["Name"] or ""))
+        if not name or name in pins or name in WORKERS_OWN | LAMBDAS_OWN | INSTALLERS:
+            continue  # the first on the path is the one that is imported
+        origin = _origin(distribution)
+        if origin is None:
+            pins[name] = Pin(name, distribution.version)
+        else:
+            say(
+                f"{name} {distribution.version} is left out: it was installed from {origin}; what of it is pure Python "
+                "is sent with each map"
+            )
+    if not pins:
+        raise DeploymentError("nothing is installed here that a runtime could hold; name packages with -r")
+    return sorted(pins.values(), key=lambda pin: pin.name)
+
+
+def _origin(distribution: Distribution) -> str | None:
+    """Return where a distribution was installed from, ``None`` when that was an index or a wheel."""
+    try:
+        document: Any = json.loads(distribution.read_text("direct_url.json") or "null")
+    except ValueError:
+        return None
+    if not isinstance(document, dict) or str(document.get("url", "")).endswith(".whl"):
+        return None
+    return re.sub(r"//[^/@]*@", "//", str(document.get("url", "elsewhere")))  # never a password
+
+
+def install_nearest(pins: Sequence[Pin], installer: Installer, directory: Path, say: Say) -> None:
+    """Install versions, or those nearest to them that have wheels for the target.
+
+    Args:
+        pins: what is wanted.
+        installer: installs.
+        directory: an empty directory.
+        say: is told of packages that have no wheel at all.
+
+    Raises:
+        DeploymentError: they cannot be had together.
+    """
+    if _install_exactly(pins, installer, directory):
+        return
+    missing = _unobtainable(list(pins), installer, directory)
+    wanted = [pin for pin in pins if pin not in missing]
+    for pin in missing:
+        nearest = _nearest(pin, installer, directory)
+        if nearest is None:
+            say(f"{pin.name} {pin.version} is left out: no version of it has a wheel for {installer.target}")
+        else:
+            wanted.append(nearest)
+    if not missing or not _install_exactly(wanted, installer, directory):
+        # what requires a package that had to give way may have to as well
+        installer.install([pin.requirement_below for pin in wanted], directory)
+
+
+def _install_exactly(pins: Sequence[Pin], installer: Installer, directory: Path) -> bool:
+    try:
+        installer.install([pin.requirement for pin in pins], directory)
+    except DeploymentError as error:
+        logger.debug("not these versions: %s", error)
+        return False
+    return True
+
+
+def _unobtainable(pins: list[Pin], installer: Installer, directory: Path) -> list[Pin]:
+    """Return the pins without a wheel, found by halves: most of them have one, and each question takes a moment."""
+    if not pins or installer.obtainable([pin.requirement for pin in pins], directory):
+        return []
+    if len(pins) == 1:
+        return pins
+    middle = len(pins) // 2
+    return [*_unobtainable(pins[:middle], installer, directory), *_unobtainable(pins[middle:], installer, directory)]
+
+
+def _nearest(pin: Pin, installer: Installer, directory: Path) -> Pin | None:
+    below = installer.choose(pin.requirement_below, directory)
+    version = below or installer.choose(f"{pin.name}>{pin.public_version}", directory, lowest=True)
+    return Pin(pin.name, version) if version else None

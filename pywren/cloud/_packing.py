@@ -1,0 +1,243 @@
+"""``SitePackages``: a directory of installed distributions on its way into a runtime's tarball.
+
+The same distributions always give the same bytes, so that a runtime that did not change is not uploaded again.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import os
+import re
+import shutil
+import stat
+import sys
+import tarfile
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from pywren.exceptions import DeploymentError
+
+WORKERS_OWN = frozenset({"pywren", "cloudpickle", "tblib"})
+"""Modules that every worker has in the client's version; another would break what passes between the two."""
+
+LAMBDAS_OWN = frozenset({"boto3", "botocore", "s3transfer"})
+"""Distributions that a Lambda function has, left out unless they are asked for by name."""
+
+INSTALLERS = frozenset({"pip", "uv"})
+
+_EPOCH = 315_532_800  # 1980: tools that make zips of files know nothing older
+_OF_THIS_MACHINE = frozenset({"INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json", "uv_build.json"})
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """An installed distribution.
+
+    Args:
+        name: its name, normalized: in lower case, words joined by dashes.
+        version: its version.
+        folder: its ``.dist-info`` directory.
+        files: what belongs to it, as POSIX paths relative to the directory of packages.
+    """
+
+    name: str
+    version: str
+    folder: Path
+    files: tuple[str, ...]
+
+    @property
+    def modules(self) -> dict[str, bool]:
+        """The top-level modules, and whether each is a package."""
+        found: dict[str, bool] = {}
+        for file in self.files:
+            top, _, below = file.partition("/")
+            name = top if below else top.partition(".")[0]
+            if name.isidentifier() and name != "__pycache__" and (below or top.endswith((".py", ".so"))):
+                found[name] = found.get(name, False) or bool(below)
+        return found
+
+
+class SitePackages:
+    """A directory that packages are imported from.
+
+    Args:
+        path: the directory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def distributions(self) -> list[Distribution]:
+        """Return what is installed there, by name."""
+        found = [_read(folder) for folder in self.path.glob("*.dist-info") if folder.is_dir()]
+        return sorted((item for item in found if item is not None), key=lambda item: item.name)
+
+    def remove(self, distribution: Distribution) -> None:
+        """Delete a distribution's files, and the directories that are empty then."""
+        keep = {file for other in self.distributions() if other.name != distribution.name for file in other.files}
+        for file in distribution.files:
+            path = self.path / file
+            # a list of files is its distribution's own word: it may say anything
+            if file not in keep and self._is_inside(path):
+                path.unlink(missing_ok=True)
+                self._remove_empty(path.parent)
+        shutil.rmtree(distribution.folder, ignore_errors=True)
+
+    def _is_inside(self, path: Path) -> bool:
+        return Path(os.path.realpath(path.parent)).is_relative_to(os.path.realpath(self.path)) and not path.is_dir()
+
+    def _remove_empty(self, directory: Path) -> None:
+        while directory != self.path and directory.is_dir():
+            shutil.rmtree(directory / "__pycache__", ignore_errors=True)
+            try:
+                directory.rmdir()
+            except OSError:
+                return  # something else is in it
+            directory = directory.parent
+
+    def tidy(self) -> None:
+        """Delete what is of no use on a worker, or tells of this machine: scripts, byte code, installers' notes."""
+        for cache in [path for path in self.path.rglob("__pycache__") if path.is_dir()]:
+            shutil.rmtree(cache)
+        for path in [*self.path.rglob("*.pyc"), *self.path.glob(".lock"), *self.path.glob("__editable__*")]:
+            path.unlink()
+        for path in (self.path / "bin").glob("*"):
+            if path.is_file() and _is_script(path):
+                path.unlink()
+                self._remove_empty(path.parent)
+        for folder in self.path.glob("*.dist-info"):
+            self._tidy_folder(folder)
+
+    def _tidy_folder(self, folder: Path) -> None:
+        for name in _OF_THIS_MACHINE:
+            (folder / name).unlink(missing_ok=True)
+        record = folder / "RECORD"
+        if record.is_file():
+            rows = [row for row in _rows(record) if row and (self.path / row[0]).is_file()]
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows(sorted(rows))
+            record.write_text(text.getvalue(), encoding="utf-8")
+
+
+def _read(folder: Path) -> Distribution | None:
+    from importlib.metadata import PathDistribution
+
+    metadata = PathDistribution(folder).metadata
+    name, version = metadata["Name"], metadata["Version"]
+    if not name or not version:
+        return None  # what an interrupted installation left
+    record = folder / "RECORD"
+    files = tuple(row[0].replace(os.sep, "/") for row in _rows(record) if row) if record.is_file() else ()
+    if not files:
+        declared = PathDistribution(folder).read_text("top_level.txt") or ""
+        files = tuple(_files_of(folder.parent, declared.split()))
+    return Distribution(normalized(name), version, folder, files)
+
+
+def _files_of(directory: Path, names: list[str]) -> Iterator[str]:
+    """List the files of top-level modules: conda's packages have no record of theirs."""
+    for name in names:
+        if not name.isidentifier():
+            continue
+        for path in [*directory.glob(f"{name}.*"), *(directory / name).rglob("*")]:
+            if path.is_file():
+                yield path.relative_to(directory).as_posix()
+
+
+def _rows(record: Path) -> list[list[str]]:
+    with record.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return list(csv.reader(file))
+
+
+def _is_script(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"#!"
+
+
+def normalized(name: str) -> str:
+    """Return a distribution's name as it is compared: ``Foo.Bar`` and ``foo-bar`` are one."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def reason_to_leave_out(distribution: Distribution, wanted: Collection[str] = ()) -> str | None:
+    """Say why a distribution does not belong into a runtime, ``None`` when it does.
+
+    Args:
+        distribution: it.
+        wanted: names of distributions to keep though Lambda has them, or though they are of no use there.
+    """
+    if distribution.name in WORKERS_OWN:
+        return "comes with the worker"
+    if distribution.name in LAMBDAS_OWN and distribution.name not in wanted:
+        return "Lambda has it"
+    if distribution.name in INSTALLERS and distribution.name not in wanted:
+        return "installs packages, which workers do not"
+    hidden = sorted(sys.stdlib_module_names.intersection(distribution.modules))
+    if hidden:
+        return f"its {hidden[0]} would hide the standard library's"
+    return None
+
+
+def check_modules(distribution: Distribution) -> None:
+    """Check that a distribution does not bring, under another name, what the worker itself consists of.
+
+    Raises:
+        DeploymentError: it does.
+    """
+    taken = sorted(WORKERS_OWN.intersection(distribution.modules))
+    if taken:
+        raise DeploymentError(
+            f"{distribution.name} {distribution.version} brings a module {taken[0]}, which would take the place of the "
+            "worker's own: take it out of the requirements"
+        )
+
+
+# -- the tarball ---------------------------------------------------------------------------------------------
+
+
+def sizes(tree: Path) -> Mapping[str, int]:
+    """Return the bytes of each file, and 0 for each directory, by relative path."""
+    return {path.relative_to(tree).as_posix(): _size(path) for path in tree.rglob("*")}
+
+
+def _size(path: Path) -> int:
+    return path.lstat().st_size if path.is_file() and not path.is_symlink() else 0
+
+
+def write_tarball(tree: Path, file: IO[bytes]) -> None:
+    """Write a directory as a tarball that depends on nothing but names, contents and who may execute what.
+
+    Raises:
+        DeploymentError: there is something in it that is no file, directory or link.
+    """
+    with (
+        gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=6) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        for path in sorted(tree.rglob("*"), key=lambda path: path.relative_to(tree).as_posix()):
+            member = _member(path, path.relative_to(tree).as_posix())
+            if member.isreg():
+                with path.open("rb") as content:
+                    tar.addfile(member, content)
+            else:
+                tar.addfile(member)
+
+
+def _member(path: Path, name: str) -> tarfile.TarInfo:
+    status = path.lstat()
+    member = tarfile.TarInfo(name)
+    member.mtime = _EPOCH
+    member.mode = 0o755 if status.st_mode & 0o111 else 0o644
+    if stat.S_ISLNK(status.st_mode):
+        member.type, member.linkname, member.mode = tarfile.SYMTYPE, os.readlink(path), 0o777
+    elif stat.S_ISDIR(status.st_mode):
+        member.type, member.mode = tarfile.DIRTYPE, 0o755
+    elif stat.S_ISREG(status.st_mode):
+        member.size = status.st_size
+    else:
+        raise DeploymentError(f"{path} is neither a file, a directory nor a link, and cannot be in a runtime")
+    return member

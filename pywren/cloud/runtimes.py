@@ -1,0 +1,388 @@
+"""Runtimes: tarballs of packages for the worker: made from wheels, kept in the bucket by their content.
+
+A build fills a directory, describes it and packs it; a store uploads it and knows what is there. The order of what
+is written makes every interruption harmless: the tarball, then its description, then the configuration that names it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pywren.cloud._environment import Say, install_nearest, installed
+from pywren.cloud._packing import (
+    LAMBDAS_OWN,
+    WORKERS_OWN,
+    Distribution,
+    SitePackages,
+    check_modules,
+    normalized,
+    reason_to_leave_out,
+    sizes,
+    write_tarball,
+)
+from pywren.cloud._prefix import copy_prefix, is_conda
+from pywren.cloud._wheels import ARCHITECTURES, Installer, Target, find_installers
+from pywren.exceptions import ArgumentError, DeploymentError
+from pywren.storage.backend import Backend
+from pywren.storage.runtime_info import LAMBDA_PREINSTALLS, meta_key
+from pywren.worker.runtime_files import disk_bytes
+
+__all__ = ["ARCHITECTURES", "Built", "RuntimeStore", "Stored", "Target", "build_from_environment", "build_from_prefix"]
+__all__ += ["build_from_requirements", "check_fits"]
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "runtimes"
+"""Where runtimes are below the configuration's prefix: the function's role may read there."""
+
+_BIGGEST_SHOWN = 5
+_DIGITS = 20
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Built:
+    """A runtime that was packed on this machine.
+
+    Args:
+        path: its tarball.
+        sha256: the tarball's digest.
+        meta: its description, as it stands beside the tarball.
+        needed: bytes of disk that a worker needs to extract it.
+        biggest: the distributions that take most of it, as ``(name, bytes)``.
+    """
+
+    path: Path
+    sha256: str
+    meta: Mapping[str, Any]
+    needed: int
+    biggest: Sequence[tuple[str, int]]
+
+    @property
+    def name(self) -> str:
+        """What it is called in the bucket."""
+        return f"python{self.meta['python_ver']}-{self.meta['arch']}-{self.sha256[:_DIGITS]}"
+
+    def __str__(self) -> str:
+        count, size = len(self.meta["pkg_ver_list"]), self.meta["size"]
+        packages = "1 package" if count == 1 else f"{count} packages"
+        return f"{self.name}: {packages}, {size / 1e6:,.1f} MB, packed {self.path.stat().st_size / 1e6:,.1f} MB"
+
+
+# -- building ------------------------------------------------------------------------------------------------
+
+
+def build_from_requirements(
+    files: Sequence[Path], target: Target, directory: Path, say: Say, *, installer: Installer | None = None
+) -> Built:
+    """Make a runtime of what files of requirements name, and what that requires.
+
+    Args:
+        files: requirements as pip reads them.
+        target: where it is to be used.
+        directory: an empty directory to work in; the tarball is left there.
+        say: takes lines for the user.
+        installer: resolves and installs; uv or pip when not given.
+
+    Raises:
+        DeploymentError: it cannot be made; says why and what to do.
+    """
+    with _building(directory):
+        installers = [installer] if installer else _installers(target, say)
+        site = _make_site(directory, target)
+        _install_with_any(installers, [argument for file in files for argument in ("-r", str(file))], site)
+        return _finish(directory, site, target, say, wanted=_names_in(files))
+
+
+def build_from_environment(target: Target, directory: Path, say: Say, *, installer: Installer | None = None) -> Built:
+    """Make a runtime of what is installed for this interpreter, in the same versions where they have wheels.
+
+    Args:
+        target: where it is to be used.
+        directory: an empty directory to work in; the tarball is left there.
+        say: takes lines for the user: what is left out, and what is there in another version.
+        installer: resolves and installs; uv or pip when not given.
+
+    Raises:
+        DeploymentError: it cannot be made; says why and what to do.
+    """
+    with _building(directory):
+        installer = installer or _installers(target, say)[0]
+        pins = installed(say)
+        site = _make_site(directory, target)
+        install_nearest(pins, installer, site, say)
+        found = {item.name: item.version for item in SitePackages(site).distributions()}
+        for pin in pins:
+            if pin.name in found and found[pin.name] != pin.version:
+                say(
+                    f"{pin.name} {pin.version}, which is installed here, has no wheel for {target} that goes with the "
+                    f"others: {found[pin.name]} is taken"
+                )
+        return _finish(directory, site, target, say)
+
+
+def build_from_prefix(prefix: Path, target: Target, directory: Path, say: Say) -> Built:
+    """Make a runtime of a virtual or conda environment as it stands.
+
+    Args:
+        prefix: the environment's directory.
+        target: where it is to be used.
+        directory: an empty directory to work in; the tarball is left there.
+        say: takes lines for the user.
+
+    Raises:
+        DeploymentError: it is none, or for another Python or system.
+    """
+    with _building(directory):
+        site = copy_prefix(prefix, target, directory / "tree")
+        return _finish(directory, site, target, say, own_interpreter=is_conda(prefix))
+
+
+@contextmanager
+def _building(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        full = "; name a bigger disk in TMPDIR" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise DeploymentError(f"cannot make a runtime in {directory}: {error}{full}") from error
+
+
+def _install_with_any(installers: Sequence[Installer], arguments: Sequence[str], site: Path) -> None:
+    first, *others = installers
+    try:
+        first.install(arguments, site)
+    except DeploymentError:
+        if not others:
+            raise
+        logger.info("%s cannot install them; %s is tried", first.tool, others[0].tool)
+        _install_with_any(others, arguments, site)
+
+
+def _installers(target: Target, say: Say) -> Sequence[Installer]:
+    found = find_installers(target)
+    if found[0].tool == "pip" and not target.is_here:
+        say(
+            f"pip decides by this machine which packages are required on some systems only, not for {target}; "
+            "uv, where it is installed, is used instead and knows better"
+        )
+    return found
+
+
+def _make_site(directory: Path, target: Target) -> Path:
+    site = directory / "tree" / "lib" / f"python{target.python}" / "site-packages"
+    site.mkdir(parents=True)
+    return site
+
+
+def _names_in(files: Sequence[Path]) -> set[str]:
+    """Return the names of the distributions that files of requirements ask for themselves."""
+    lines = [line for file in files for line in file.read_text(encoding="utf-8", errors="replace").splitlines()]
+    return {
+        normalized(name[0].strip()) for name in (re.match(r"\s*[A-Za-z0-9][\w.-]*", line) for line in lines) if name
+    }
+
+
+def _finish(
+    directory: Path,
+    site: Path,
+    target: Target,
+    say: Say,
+    *,
+    wanted: Collection[str] = (),
+    own_interpreter: bool = False,
+) -> Built:
+    """Take out what does not belong there, describe the rest and pack it."""
+    packages = SitePackages(site)
+    for item in packages.distributions():
+        reason = reason_to_leave_out(item, LAMBDAS_OWN if own_interpreter else wanted)
+        if reason is not None:
+            say(f"{item.name} {item.version} is left out: {reason}")
+            packages.remove(item)
+    packages.tidy()
+    kept = packages.distributions()
+    for item in kept:
+        check_modules(item)
+    if not kept and not own_interpreter:
+        raise DeploymentError("there is no package to put into the runtime; workers need none to run plain Python")
+    tree = directory / "tree"
+    tarball = directory / "runtime.tar.gz"
+    with tarball.open("wb") as file:
+        write_tarball(tree, file)
+    return _describe(tree, site, tarball, target, kept, own_interpreter)
+
+
+def _describe(
+    tree: Path, site: Path, tarball: Path, target: Target, kept: Sequence[Distribution], own_interpreter: bool
+) -> Built:
+    by_file = sizes(tree)
+    place = site.relative_to(tree).as_posix()
+    biggest = sorted(
+        ((item.name, sum(by_file.get(f"{place}/{file}", 0) for file in item.files)) for item in kept),
+        key=lambda entry: -entry[1],
+    )
+    modules: dict[str, bool] = {} if own_interpreter else dict.fromkeys(LAMBDA_PREINSTALLS, True)
+    modules.update(dict.fromkeys(WORKERS_OWN, True))
+    for item in kept:
+        modules.update(item.modules)
+    meta = {
+        "python_ver": target.python,
+        "arch": target.arch,
+        "preinstalls": [[name, is_package] for name, is_package in sorted(modules.items())],
+        "pkg_ver_list": [[item.name, item.version] for item in kept],
+        "size": sum(by_file.values()),
+    }
+    archive_size = tarball.stat().st_size
+    needed = disk_bytes([archive_size, *by_file.values()])
+    with tarball.open("rb") as file:
+        digest = _sha256(iter(lambda: file.read(_MIB), b""))
+    return Built(tarball, digest, {**meta, "sha256": digest}, needed, biggest[:_BIGGEST_SHOWN])
+
+
+def _sha256(pieces: Iterator[bytes]) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def check_fits(built: Built, ephemeral_storage: int) -> None:
+    """Check that the function has the disk to extract a runtime.
+
+    Args:
+        built: the runtime.
+        ephemeral_storage: megabytes of the function's ``/tmp``, as Lambda counts them.
+
+    Raises:
+        DeploymentError: it has not; names both figures, what is big, and the remedy.
+    """
+    if built.needed <= ephemeral_storage * _MIB:
+        return
+    megabytes = -(-built.needed // _MIB)
+    biggest = ", ".join(f"{name} {size / _MIB:,.0f} MB" for name, size in built.biggest)
+    remedy = (
+        f"write lambda: ephemeral_storage: {megabytes} in the configuration and run `pywren deploy_lambda`"
+        if megabytes <= 10_240
+        else "Lambda has no more than 10,240 MB: name fewer packages"
+    )
+    raise DeploymentError(
+        f"the runtime needs {megabytes:,} MB on the worker's disk, with its archive, but the function has "
+        f"{ephemeral_storage:,} MB of ephemeral storage: {remedy}, or name fewer packages with -r. "
+        f"The biggest: {biggest}. Nothing was uploaded"
+    )
+
+
+# -- the bucket ----------------------------------------------------------------------------------------------
+
+
+class Stored(NamedTuple):
+    """A runtime in the bucket.
+
+    Args:
+        name: what it is called.
+        key: its tarball's key.
+        meta: its description; empty when its upload was interrupted.
+    """
+
+    name: str
+    key: str
+    meta: Mapping[str, Any]
+
+
+class RuntimeStore:
+    """The runtimes in a bucket.
+
+    Args:
+        bucket: the bucket.
+        prefix: pywren's key prefix in it.
+        region: its region; ``None`` takes that of the profile or environment.
+        backend: reads and writes it; S3 when not given.
+    """
+
+    def __init__(self, bucket: str, prefix: str, region: str | None = None, *, backend: Backend | None = None) -> None:
+        from pywren.storage.s3_backend import S3Backend
+
+        self.bucket = bucket
+        self.folder = f"{prefix.strip('/')}/{FOLDER}/".lstrip("/")
+        self._backend: Backend = backend or S3Backend(bucket, region)
+
+    def close(self) -> None:
+        """Give up connections."""
+        self._backend.close()
+
+    def section(self, built: Built) -> dict[str, str | None]:
+        """Return what the configuration's ``runtime`` section says of a runtime."""
+        return {"s3_bucket": self.bucket, "s3_key": self._key(built.name), "sha256": built.sha256}
+
+    def upload(self, built: Built) -> bool:
+        """Store a runtime unless it is there; returns whether its tarball was sent.
+
+        Raises:
+            StorageError: the bucket cannot be written.
+        """
+        key = self._key(built.name)
+        there = set(self._backend.list(key.removesuffix(_SUFFIX)))
+        if key not in there:
+            self._backend.put(key, built.path.read_bytes())
+        if meta_key(key) not in there:
+            self._backend.put(meta_key(key), json.dumps(built.meta, indent=1).encode())
+        return key not in there
+
+    def list(self) -> list[Stored]:
+        """Return the runtimes that are there, by name.
+
+        Raises:
+            StorageError: the bucket cannot be read.
+        """
+        keys = self._backend.list(self.folder)
+        names = {key.removesuffix(_SUFFIX).removesuffix(_META_SUFFIX)[len(self.folder) :] for key in keys}
+        return [self._stored(name, keys) for name in sorted(names) if "/" not in name]
+
+    def find(self, name: str) -> Stored:
+        """Return one by its name, or the beginning of it, or its key or URL.
+
+        Raises:
+            ArgumentError: there is none, or more than one.
+        """
+        wanted = name.removeprefix(f"s3://{self.bucket}/").removeprefix(self.folder).removesuffix(_SUFFIX)
+        there = self.list()
+        found = [item for item in there if item.name == wanted] or [
+            item for item in there if wanted and item.name.startswith(wanted)
+        ]
+        if len(found) == 1:
+            return found[0]
+        names = ", ".join(item.name for item in (found or there)) or "none"
+        what = "more than one runtime is called like" if found else "there is no runtime"
+        raise ArgumentError(f"{what} {name!r} in s3://{self.bucket}/{self.folder}; there are: {names}")
+
+    def delete(self, stored: Stored) -> None:
+        """Delete a runtime.
+
+        Raises:
+            StorageError: the bucket cannot be written.
+        """
+        self._backend.delete([meta_key(stored.key), stored.key])
+
+    def _key(self, name: str) -> str:
+        return f"{self.folder}{name}{_SUFFIX}"
+
+    def _stored(self, name: str, keys: Sequence[str]) -> Stored:
+        key = self._key(name)
+        meta: Any = {}
+        if meta_key(key) in keys and key in keys:
+            try:
+                meta = json.loads(self._backend.get(meta_key(key)))
+            except ValueError:
+                logger.debug("%s is not JSON", meta_key(key))
+        return Stored(name, key, meta if isinstance(meta, dict) else {})
+
+
+_SUFFIX, _META_SUFFIX = ".tar.gz", ".meta.json"

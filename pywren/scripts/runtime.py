@@ -1,0 +1,171 @@
+"""The commands ``pywren runtime``: packages of your own on the worker."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pywren import wrenconfig
+from pywren.cloud import runtimes
+from pywren.cloud._config_file import change_section, section_text
+from pywren.cloud.runtimes import Built, RuntimeStore, Target
+from pywren.exceptions import ConfigError
+
+_PACKAGES_SHOWN = 6
+_HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
+_KEYS = ("s3_bucket", "s3_key", "sha256")
+
+
+@click.group()
+def runtime() -> None:
+    """Packages of your own on the worker."""
+
+
+@runtime.command("build")
+@click.option(
+    "-r",
+    "--requirements",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A file of requirements, as pip reads it; may be repeated.",
+)
+@click.option("--from-env", is_flag=True, help="What is installed for this Python, in the same versions if possible.")
+@click.option(
+    "--from-prefix",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A virtual or conda environment for the function's system, as it stands.",
+)
+@click.option(
+    "--python", type=click.Choice(sorted(wrenconfig.default_runtime)), help="The Python.  [default: this one]"
+)
+@click.option("--arch", type=click.Choice(sorted(runtimes.ARCHITECTURES)), help="[default: that of the configuration]")
+@click.option("--bucket", help="Store it there, and print what to write into a configuration.")
+@click.option("--prefix", help="The key prefix in the bucket.  [default: that of the configuration]")
+@click.pass_context
+def build(
+    ctx: click.Context,
+    requirements: tuple[Path, ...],
+    from_env: bool,
+    from_prefix: Path | None,
+    python: str | None,
+    arch: str | None,
+    bucket: str | None,
+    prefix: str | None,
+) -> None:
+    """Make a runtime of wheels for the function, upload it, and write it into the configuration."""
+    if [bool(requirements), from_env, from_prefix is not None].count(True) != 1:
+        raise click.UsageError("say what to put into it: -r FILE, --from-env or --from-prefix DIRECTORY, one of them")
+    filename, config = _configuration(ctx, needed=bucket is None)
+    target = Target(python or _HERE, arch or wrenconfig.setting(config, "lambda.architecture"))
+    with _store(config, bucket, prefix) as store, tempfile.TemporaryDirectory(prefix="pywren-runtime-") as directory:
+        built = _build(requirements, from_prefix, target, Path(directory))
+        click.echo(f"runtime {built}")
+        runtimes.check_fits(built, wrenconfig.setting(config, "lambda.ephemeral_storage"))
+        section = store.section(built)
+        sent = store.upload(built)
+        click.echo(f"{'uploaded to' if sent else 'is there already:'} s3://{section['s3_bucket']}/{section['s3_key']}")
+        _record(None if bucket else filename, section)
+    if target.python != _HERE:
+        click.echo(f"only programs that run on Python {target.python} can use it; this is {_HERE}")
+
+
+def _record(filename: str | None, section: Mapping[str, str | None]) -> None:
+    """Write a runtime into the configuration; where that is not possible, say what to write."""
+    told = f"write this into the configuration:\n{section_text('runtime', section)}"
+    if filename is None:
+        click.echo(told, nl=False)
+        return
+    try:
+        change_section(filename, "runtime", section)
+    except ConfigError:
+        click.echo(told, nl=False)
+        raise
+    click.echo(f"written into {filename}")
+
+
+def _build(requirements: tuple[Path, ...], from_prefix: Path | None, target: Target, directory: Path) -> Built:
+    if from_prefix is not None:
+        return runtimes.build_from_prefix(from_prefix, target, directory, click.echo)
+    if requirements:
+        return runtimes.build_from_requirements(requirements, target, directory, click.echo)
+    return runtimes.build_from_environment(target, directory, click.echo)
+
+
+@runtime.command("list")
+@click.pass_context
+def list_runtimes(ctx: click.Context) -> None:
+    """Show the runtimes in the bucket; a star marks the one in use."""
+    _, config = _configuration(ctx)
+    with _store(config) as store:
+        stored = store.list()
+        if not stored:
+            click.echo(f"there is no runtime in s3://{store.bucket}/{store.folder}")
+        for item in stored:
+            mark = "*" if _in_use(config, store.bucket, item.key) else " "
+            click.echo(f"{mark} {item.name}  {_description(item.meta)}")
+
+
+@runtime.command("delete")
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Also when it is the one in the configuration, which is changed then.")
+@click.pass_context
+def delete(ctx: click.Context, name: str, force: bool) -> None:
+    """Delete a runtime from the bucket."""
+    filename, config = _configuration(ctx)
+    with _store(config) as store:
+        item = store.find(name)
+        if _in_use(config, store.bucket, item.key):
+            if not force:
+                raise click.ClickException(
+                    f"{item.name} is in use: {filename} names it under runtime. Build another one first, or delete it "
+                    "with --force, which takes it out of the configuration"
+                )
+            change_section(str(filename), "runtime", dict.fromkeys(_KEYS))
+            click.echo(f"taken out of {filename}")
+        store.delete(item)
+    click.echo(f"deleted {item.name}")
+
+
+# -- pieces --------------------------------------------------------------------------------------------------
+
+
+def _configuration(ctx: click.Context, *, needed: bool = True) -> tuple[str | None, Mapping[str, Any]]:
+    filename = ctx.find_root().params.get("filename") or wrenconfig.get_default_config_filename()
+    if filename is not None:
+        return str(filename), wrenconfig.load(filename)
+    if needed:
+        raise click.ClickException(
+            "there is no configuration: make one with 'pywren create_config', or build with --bucket NAME"
+        )
+    return None, {}
+
+
+@contextmanager
+def _store(config: Mapping[str, Any], bucket: str | None = None, prefix: str | None = None) -> Iterator[RuntimeStore]:
+    where = prefix if prefix is not None else wrenconfig.setting(config, "s3.pywren_prefix")
+    bucket = bucket or wrenconfig.require(config, "s3.bucket")
+    store = RuntimeStore(bucket, where, wrenconfig.setting(config, "account.aws_region"))
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _in_use(config: Mapping[str, Any], bucket: str, key: str) -> bool:
+    section = config.get("runtime") or {}
+    return bool((section.get("s3_bucket"), section.get("s3_key")) == (bucket, key))
+
+
+def _description(meta: Mapping[str, Any]) -> str:
+    if not meta:
+        return "incomplete: its upload was interrupted; build it again or delete it"
+    packages = [f"{name} {version}" for name, version in meta.get("pkg_ver_list", ())]
+    shown = ", ".join(packages[:_PACKAGES_SHOWN])
+    more = f", and {len(packages) - _PACKAGES_SHOWN} more" if len(packages) > _PACKAGES_SHOWN else ""
+    return f"{meta.get('size', 0) / 1e6:,.1f} MB  {shown}{more}".rstrip()

@@ -1,0 +1,58 @@
+"""Skew: a library that the runtime has in another version than this program, of which pickles mention modules."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from pywren._pickling import Mentions
+from pywren.serialize._imports import imports_of_code
+from pywren.serialize.module_dependency import distributions_of, normalized
+
+logger = logging.getLogger(__name__)
+
+
+def warn_of_skew(mentions: Mentions, runtime_meta: Mapping[str, Any]) -> None:
+    """Warn, once for each library, when the runtime's version is not the one that objects are pickled with here.
+
+    Args:
+        mentions: the modules that the pickles of a map mention, and the code that imports others.
+        runtime_meta: what ``get_runtime_info`` returns; without a ``pkg_ver_list`` nothing is looked at.
+    """
+    listed = runtime_meta.get("pkg_ver_list")
+    if not listed:
+        return
+    tops = {name.partition(".")[0] for name in mentions.modules}
+    for code, package in mentions.code.items():
+        tops.update(name.partition(".")[0] for item in imports_of_code(code, package) for name in item.names)
+    versions = {normalized(str(name)): str(version) for name, version in listed}
+    for top in sorted(tops):
+        for distribution in distributions_of(top):
+            there, here = versions.get(normalized(distribution)), _version(distribution)
+            if there is not None and here is not None and there != here:
+                _warn(distribution, here, there)
+
+
+@functools.cache
+def _version(distribution: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+@functools.lru_cache(maxsize=256)  # one warning for a library, however many maps use it
+def _warn(distribution: str, here: str, there: str) -> None:
+    logger.warning(
+        "%s is %s here, but %s in the runtime of the workers: what one pickles the other may not read, or compute "
+        "otherwise. Install %s==%s here, or build the runtime again with `pywren runtime build`",
+        distribution,
+        here,
+        there,
+        distribution,
+        there,
+    )

@@ -357,7 +357,7 @@ def _check_bucket(config: Mapping[str, Any], source: str) -> None:
     if bucket in _PLACEHOLDER_BUCKETS:
         raise ConfigError(
             f"{source}: {_spoken('s3.bucket')} is still {bucket}: make sure you change the default bucket to the name "
-            "of one of yours (`aws s3 mb s3://NAME` makes one). Without a configuration file calls run on this machine"
+            "of one of yours (`pywren create_bucket` makes it). Without a configuration file calls run on this machine"
         )
 
 

@@ -70,7 +70,7 @@ def test_the_invoker_says_what_it_is(queue):
 def test_a_missing_queue_is_named(queue):
     """A queue that does not exist is an error that says how to make it."""
     invoker = SQSInvoker(queue[0], "no-such-queue")
-    with pytest.raises(InvocationError, match=r"no-such-queue.*create-queue"):
+    with pytest.raises(InvocationError, match=r"no-such-queue.*create_queue"):
         invoker.invoke({})
     invoker.close()
 

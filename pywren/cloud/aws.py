@@ -440,7 +440,7 @@ class AWS:
                 "sqs",
                 "get_queue_url",
                 doing=f"find the queue {name}",
-                missing="create it with `aws sqs create-queue --queue-name NAME`",
+                missing="create it with `pywren create_queue`",
                 refused=InvocationError,
                 QueueName=name,
             )["QueueUrl"]

@@ -247,7 +247,7 @@ _BY_CODE: Mapping[str, Meaning] = {
         (
             "NoSuchBucket",
             Meaning(
-                "there is no such bucket: create it with `aws s3 mb s3://NAME`, or name yours in the configuration "
+                "there is no such bucket: create it with `pywren create_bucket`, or name yours in the configuration "
                 "under s3: bucket"
             ),
         ),
@@ -278,9 +278,25 @@ _BY_CODE: Mapping[str, Meaning] = {
         ),
         (
             "AWS.SimpleQueueService.NonExistentQueue QueueDoesNotExist",
-            Meaning("there is no such queue: create it with `aws sqs create-queue --queue-name NAME`"),
+            Meaning("there is no such queue: create it with `pywren create_queue`"),
         ),
-        ("NoSuchEntity", Meaning("there is no such role or policy: `pywren deploy_lambda` creates it")),
+        ("NoSuchEntity", Meaning("there is no such role or policy: `pywren create_role` creates it")),
+        (
+            "BucketAlreadyExists",
+            Meaning("the bucket belongs to somebody else: choose another name under s3: bucket"),
+        ),
+        (
+            "TooManyBuckets LimitExceeded LimitExceededException OverLimit",
+            Meaning("the account has as many of these as it may: delete some, or ask for more under Service Quotas"),
+        ),
+        (
+            "AWS.SimpleQueueService.QueueDeletedRecently QueueDeletedRecently",
+            Meaning("a queue of this name was deleted within the last minute: wait 60 seconds and try again"),
+        ),
+        (
+            "EntityAlreadyExists DeleteConflict ConcurrentModification ConcurrentModificationException",
+            Meaning("somebody else is changing it at this moment: run the command again"),
+        ),
         (
             "InvalidRuntimeException InvalidZipFileException InvalidSecurityGroupIDException InvalidSubnetIDException",
             Meaning("the function is broken as it was deployed: deploy it again with `pywren deploy_lambda`"),

@@ -356,7 +356,7 @@ def test_messages(mocked: AWS) -> None:
 @pytest.mark.moto
 def test_a_queue_that_does_not_exist(mocked: AWS) -> None:
     """The error names the queue and how to make it."""
-    with pytest.raises(InvocationError, match=r"queue nowhere.*create-queue"):
+    with pytest.raises(InvocationError, match=r"queue nowhere.*create_queue"):
         mocked.queue_url("nowhere")
 
 

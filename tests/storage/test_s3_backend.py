@@ -59,7 +59,7 @@ def test_a_bucket_that_does_not_exist(mocked: None) -> None:
     """The error names the bucket and how to get one."""
     backend = S3Backend("another-bucket", REGION)
     for request in (lambda: backend.get("k"), lambda: backend.put("k", b""), lambda: backend.list("")):
-        with pytest.raises(StorageError, match=r"another-bucket.*aws s3 mb"):
+        with pytest.raises(StorageError, match=r"another-bucket.*pywren create_bucket"):
             request()
     backend.close()
 

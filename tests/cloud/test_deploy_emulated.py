@@ -1,0 +1,284 @@
+"""Deployment on the emulated AWS: what is sent, what then runs, and what the commands say."""
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import pywren
+from pywren.cloud.aws import AWS
+from pywren.cloud.deploy import create_execution_role, deploy_function
+from pywren.exceptions import CallError, VersionMismatchError
+from pywren.worker import bundle
+
+emulator_module = pytest.importorskip("pywren.testing.emulator")
+
+pytestmark = pytest.mark.emulator
+
+ROOT = Path(__file__).parents[2]
+WAIT = 120
+CHANGES = (
+    "CreateFunction", "UpdateFunctionCode", "UpdateFunctionConfiguration", "PutFunctionEventInvokeConfig"
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def emulator():
+    """An emulated AWS on which a role can be assumed half a second after it was made."""
+    with emulator_module.emulate(role_seconds=0.5) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def deployed(emulator):
+    """The configuration of a function that is deployed once, for tests that change nothing about it."""
+    return emulator.deploy()
+
+
+@pytest.fixture(scope="module")
+def aws(emulator):
+    """The emulated account."""
+    made = AWS(emulator.region)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def changeable(emulator):
+    """The configuration of another function, which tests change one after the other."""
+    return emulator.deploy()
+
+
+@pytest.fixture
+def config(changeable, aws):
+    """That function as ``deploy_lambda`` makes it, whatever tests before did to it."""
+    deploy_function(changeable, aws)
+    return copy.deepcopy(changeable)
+
+
+@pytest.fixture
+def executors():
+    """Makes Lambda executors."""
+    made = []
+
+    def make(config):
+        made.append(pywren.lambda_executor(config=config))
+        return made[-1]
+
+    yield make
+    for executor in made:
+        executor.invoker.close()
+
+
+def changes(difference):
+    """What was asked of Lambda that changes a function, by operation."""
+    counted = {name: difference.count(service="lambda", operation=name) for name in CHANGES}
+    return {name: traffic.requests - traffic.refused for name, traffic in counted.items() if traffic.requests}
+
+
+def worker_requests(difference, config):
+    """The requests to S3 that a function made, by operation."""
+    caller = f"function:{config['lambda']['function_name']}"
+    return {
+        kind.operation: traffic.requests
+        for kind, traffic in difference.traffic.items()
+        if (kind.caller, kind.service) == (caller, "s3") and traffic.requests
+    }
+
+
+def call(executor, function, argument):
+    """The result of one call."""
+    return executor.call_async(function, argument).result(timeout=WAIT)
+
+
+# -- what is sent --------------------------------------------------------------------------------------------
+
+
+def test_a_function_is_made_with_a_role_that_is_new(emulator, executors):
+    """Lambda refuses the role for a while, deploying waits, and the function runs."""
+    before = emulator.counters()
+    config = emulator.deploy(memory=512)
+    difference = emulator.counters() - before
+    assert difference.count(service="lambda", operation="CreateFunction").refused >= 1
+    assert changes(difference) == {"CreateFunction": 1, "PutFunctionEventInvokeConfig": 1}
+    memory = call(executors(config), lambda _: os.environ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"], None)
+    assert memory == "512"
+
+
+def test_an_unchanged_function_is_not_touched(emulator, aws, config):
+    """The same bundle has the same hash, and the same settings are not sent again."""
+    before = emulator.counters()
+    first = deploy_function(config, aws)
+    assert changes(emulator.counters() - before) == {}
+    assert deploy_function(config, aws) == first
+
+
+def test_changed_code_is_sent_alone_and_runs(emulator, aws, config, executors):
+    """The next call meets the new code, although a container of the old one was warm."""
+    executor = executors(config)
+    assert call(executor, lambda x: x + 1, 1) == 2
+    files = {**bundle.worker_files(), "extra_of_the_test.py": b"VALUE = 42\n"}
+    before = emulator.counters()
+    deploy_function(config, aws, archive=bundle.build_zip(files))
+    assert changes(emulator.counters() - before) == {"UpdateFunctionCode": 1}
+
+    def deployed_code(_):
+        return os.listdir(os.environ["LAMBDA_TASK_ROOT"])
+
+    assert "extra_of_the_test.py" in call(executor, deployed_code, None)
+
+
+def test_changed_settings_are_sent_alone_and_hold(emulator, aws, config, executors):
+    """Without the code; the next call sees them."""
+    before = emulator.counters()
+    config["lambda"].update(memory=2048, timeout=60)
+    deploy_function(config, aws)
+    assert changes(emulator.counters() - before) == {"UpdateFunctionConfiguration": 1}
+    memory = call(executors(config), lambda _: os.environ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"], None)
+    assert memory == "2048"
+
+
+def test_deploying_while_a_change_is_under_way(aws, config):
+    """It waits for the other's end instead of being refused."""
+    name = config["lambda"]["function_name"]
+    aws.request(
+        "lambda", "update_function_configuration", doing="change it", FunctionName=name, Description="another's"
+    )
+    config["lambda"]["memory"] = 1024
+    deploy_function(config, aws)
+    function = aws.function_config(name)
+    assert (function["MemorySize"], function["Description"]) == (1024, "another's")
+    assert function["LastUpdateStatus"] == "Successful"
+
+
+def test_the_settings_of_a_fresh_function(emulator, aws, config):
+    """Lambda does not run failed calls again, and tells our bucket; the log is kept for a month."""
+    name = config["lambda"]["function_name"]
+    invoke = aws.event_invoke(name)
+    assert (invoke["MaximumRetryAttempts"], invoke["MaximumEventAgeInSeconds"]) == (0, 21600)
+    assert invoke["DestinationConfig"]["OnFailure"]["Destination"] == f"arn:aws:s3:::{config['s3']['bucket']}"
+    (group,) = aws.request(
+        "logs", "describe_log_groups", doing="look", logGroupNamePrefix=f"/aws/lambda/{name}"
+    )["logGroups"]  # fmt: skip
+    assert group["retentionInDays"] == 30
+    function = aws.function_config(name)
+    assert function["Runtime"] == f"python{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def test_big_code_goes_through_the_bucket(aws, config, executors, monkeypatch):
+    """Lambda takes it from there, and it runs."""
+    monkeypatch.setattr("pywren.cloud.function.DIRECT_LIMIT", 1000)
+    archive = bundle.build_zip({**bundle.worker_files(), "another_of_the_test.py": b""})
+    deploy_function(config, aws, archive=archive)
+    assert aws.function_config(config["lambda"]["function_name"])["CodeSize"] == len(archive)
+    assert call(executors(config), lambda x: x * 2, 21) == 42
+
+
+# -- what then runs ------------------------------------------------------------------------------------------
+
+
+def test_a_function_of_another_pywren(aws, config, executors):
+    """The first call says so, and how to deploy it again."""
+    files = {**bundle.worker_files(), "pywren/version.py": b'__version__ = "0.9.0"\n'}
+    deploy_function(config, aws, archive=bundle.build_zip(files))
+    with pytest.raises(VersionMismatchError, match=r"version mismatch(.|\n)*pywren deploy_lambda"):
+        call(executors(config), lambda x: x, 1)
+    deploy_function(config, aws)
+    assert call(executors(config), lambda x: x, 1) == 1
+
+
+def test_a_map_from_inside_a_worker(deployed, executors):
+    """A function makes an executor and maps, with what a deployed worker has and nothing else."""
+
+    def outer(count):
+        inner = pywren.lambda_executor(config=deployed)
+        return pywren.get_all_results(inner.map(lambda x: x * x, range(count)))
+
+    assert call(executors(deployed), outer, 3) == [0, 1, 4]
+
+
+def test_small_calls_cost_one_put_each(emulator, deployed, executors):
+    """Arguments travel in the payload and results in the status: a container reads the function, once, and no more."""
+    executor = executors(deployed)
+    name = deployed["lambda"]["function_name"]
+    emulator.wait_idle()
+    before = emulator.counters()
+    futures = executor.map(lambda x: x + 1, range(40))
+    assert pywren.get_all_results(futures) == list(range(1, 41))
+    emulator.wait_idle()
+    difference = emulator.counters() - before
+    requests = worker_requests(difference, deployed)
+    assert difference.executions[name].invocations == 40
+    assert requests.pop("PutObject") == 40
+    containers = {each.container for each in emulator.executions(name)[-40:]}
+    assert requests.pop("GetObject") <= len(containers)
+    assert requests == {}
+
+
+def test_a_crash_is_not_run_again_by_lambda(emulator, deployed, executors):
+    """One execution, and the error."""
+    emulator.wait_idle()
+    before = emulator.counters()
+    with pytest.raises(CallError, match="non-zero return code"):
+        call(executors(deployed), lambda _: os._exit(3), None)
+    emulator.wait_idle()
+    executions = (emulator.counters() - before).executions[deployed["lambda"]["function_name"]]
+    assert (executions.invocations, executions.retried) == (1, 0)
+
+
+# -- the commands --------------------------------------------------------------------------------------------
+
+
+def pywren_command(*arguments):
+    """Run the command in a process of its own."""
+    command = [sys.executable, "-c", "from pywren.scripts.pywrencli import cli; cli()", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=WAIT, check=False, cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+def test_the_commands(emulator, aws, deployed, tmp_path):
+    """From a bucket and a configuration to a function that says hello."""
+    config = {**deployed, "account": {**deployed["account"], "aws_lambda_role": "made-by-command"}}
+    config["lambda"] = {**deployed["lambda"], "function_name": "made-by-command"}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+
+    tried = pywren_command("--filename", path, "test_function")
+    assert tried.returncode == 1
+    assert "pywren deploy_lambda" in tried.stderr
+    assert "Traceback" not in tried.stderr
+
+    done = pywren_command("--filename", path, "deploy_lambda")
+    arn = f"arn:aws:lambda:{emulator.region}:123456789012:function:made-by-command"
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(f"deployed {arn}\n")
+    before = emulator.counters()
+    again = pywren_command("--filename", path, "deploy_lambda")
+    assert again.returncode == 0, again.stderr
+    assert changes(emulator.counters() - before) == {}
+
+    tried = pywren_command("--filename", path, "test_function")
+    assert (tried.returncode, tried.stdout, tried.stderr) == (0, "function returned: Hello world\n", "")
+
+
+def test_nothing_is_asked_for_that_the_role_does_not_allow(emulator, aws, config, executors):
+    """Every action of the function is in the policy of its role."""
+    create_execution_role(config, aws)
+    assert call(executors(config), lambda x: x, 1) == 1
+    name = config["lambda"]["function_name"]
+    role = {"RoleName": config["account"]["aws_lambda_role"], "PolicyName": "pywren-worker"}
+    policy = aws.request("iam", "get_role_policy", doing="look", **role)["PolicyDocument"]
+    allowed = {
+        action
+        for statement in policy["Statement"]
+        for action in ([statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"])
+    }
+    used = {action for caller, action, _, _ in emulator.counters().actions if caller == f"function:{name}"}
+    assert used
+    assert used <= allowed

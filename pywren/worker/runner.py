@@ -177,8 +177,13 @@ def _failure(error: Exception) -> tuple[str, str, str]:
 
 def _explain_missing_file(error: Exception) -> None:
     """Add to a missing file's error that the client's own directory is not there."""
-    name = getattr(error, "filename", None)
-    if not isinstance(error, FileNotFoundError) or not isinstance(name, str) or os.path.isabs(name):
+    if not isinstance(error, FileNotFoundError):
+        return
+    try:
+        name = error.filename
+    except Exception:  # noqa: BLE001 -- its class is the user's: the hint is not worth an error of its own
+        return
+    if not isinstance(name, str) or os.path.isabs(name):
         return
     note = (
         f"{name!r} is a relative path: calls run in an empty directory of their own, as on Lambda, and do not see "

@@ -71,7 +71,16 @@ def _tidy_path(unwanted: Sequence[str]) -> None:
     named = [_absolute(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     own = {_absolute(entry) for entry in unwanted}
     fixed = [entry for entry in sys.path if entry and _absolute(entry) not in named]
-    sys.path[:] = fixed + [entry for entry in dict.fromkeys(named) if entry not in own]
+    kept = [entry for entry in named if entry not in own]
+    sys.path[:] = fixed + list(dict.fromkeys([*kept, *_path_on_lambda()]))
+
+
+def _path_on_lambda() -> list[str]:
+    """Return what Lambda has on the path of its own process and does not tell others: the deployed code, the layers."""
+    code = os.environ.get("LAMBDA_TASK_ROOT")
+    if not code:
+        return []
+    return [code, f"/opt/python/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages", "/opt/python"]
 
 
 def _absolute(path: str) -> str:

@@ -20,7 +20,7 @@ emulator_module = pytest.importorskip("pywren.testing.emulator")
 pytestmark = pytest.mark.emulator
 
 ROOT = Path(__file__).parents[2]
-WAIT = 120
+WAIT = 60
 CHANGES = (
     "CreateFunction", "UpdateFunctionCode", "UpdateFunctionConfiguration", "PutFunctionEventInvokeConfig"
 )  # fmt: skip
@@ -126,10 +126,12 @@ def test_changed_code_is_sent_alone_and_runs(emulator, aws, config, executors):
     deploy_function(config, aws, archive=bundle.build_zip(files))
     assert changes(emulator.counters() - before) == {"UpdateFunctionCode": 1}
 
-    def deployed_code(_):
-        return os.listdir(os.environ["LAMBDA_TASK_ROOT"])
+    def extra(_):
+        import extra_of_the_test
 
-    assert "extra_of_the_test.py" in call(executor, deployed_code, None)
+        return extra_of_the_test.VALUE
+
+    assert call(executor, extra, None) == 42  # what is deployed beside pywren is importable
 
 
 def test_changed_settings_are_sent_alone_and_hold(emulator, aws, config, executors):
@@ -228,6 +230,22 @@ def test_a_crash_is_not_run_again_by_lambda(emulator, deployed, executors):
     emulator.wait_idle()
     executions = (emulator.counters() - before).executions[deployed["lambda"]["function_name"]]
     assert (executions.invocations, executions.retried) == (1, 0)
+
+
+def test_a_busy_lambda_is_waited_out(emulator, deployed, executors):
+    """Throttling and errors inside the service cost time, and no call."""
+    Fault, Faults = emulator_module.Fault, emulator_module.Faults
+    emulator.set_faults(Faults(seed=1, throttle_invoke=Fault(0.3), fail_invoke=Fault(0.1)))
+    before = emulator.counters()
+    try:
+        futures = executors(deployed).map(lambda x: x * 2, range(30))
+        assert pywren.get_all_results(futures) == list(range(0, 60, 2))
+    finally:
+        emulator.set_faults(Faults())
+    emulator.wait_idle()
+    difference = emulator.counters() - before
+    assert difference.count(service="lambda", operation="Invoke").refused > 3
+    assert difference.executions[deployed["lambda"]["function_name"]].invocations == 30
 
 
 # -- the commands --------------------------------------------------------------------------------------------

@@ -81,6 +81,23 @@ def alive(pid: int) -> bool:
         return False
 
 
+def test_on_lambda_the_deployed_code_is_importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies beside pywren in the zip, and in layers, is on the path, behind everything else."""
+    (tmp_path / "deployed_beside.py").write_text("VALUE = 42\n")
+    monkeypatch.setenv("LAMBDA_TASK_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)  # as Lambda's runtime client is started
+
+    def call(_: Any) -> tuple[int, list[str]]:
+        import deployed_beside
+
+        return deployed_beside.VALUE, sys.path
+
+    with ForkServer() as server:
+        found, path = value(run(server, call))
+    layers = [f"/opt/python/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages", "/opt/python"]
+    assert (found, path[-3:]) == (42, [str(tmp_path), *layers])
+
+
 def test_every_call_has_a_process_of_its_own(server: ForkServer) -> None:
     """Nothing of a call is there for the next."""
 

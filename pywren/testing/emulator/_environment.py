@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -246,9 +247,17 @@ def container_view(
     return binds, links
 
 
-@functools.lru_cache(maxsize=1)
+_probing = threading.Lock()
+
+
 def can_isolate() -> bool:
     """Tell whether this machine lets us make the namespaces, by making them and starting Python there."""
+    with _probing:  # the first containers ask together
+        return _probe()
+
+
+@functools.lru_cache(maxsize=1)
+def _probe() -> bool:
     if sys.platform != "linux" or shutil.which("unshare") is None:
         problem = "there is no unshare"
     else:

@@ -99,6 +99,17 @@ class RuntimeApi:
         for connection in list(self._connections):
             connection.abort()
 
+    def made(self, connection: _Connection) -> None:
+        """Note a connection."""
+        self._connections.add(connection)
+
+    def lost(self, connection: _Connection) -> None:
+        """Forget a connection; a process that is gone does not wait for an event any more."""
+        self._connections.discard(connection)
+        if self._waiting is connection:
+            self._waiting = None
+            self.asked = asyncio.get_running_loop().create_future()
+
     def received(self, connection: _Connection, method: str, path: str, body: bytes, size: int) -> None:
         """Answer a request that has arrived whole; ``body`` is empty when ``size`` is beyond the limit."""
         if (method, path) == ("GET", f"{_VERSION}/invocation/next"):
@@ -155,7 +166,7 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take it, if it comes from a process of ours."""
         self._transport = cast(asyncio.Transport, transport)
-        self._api._connections.add(self)
+        self._api.made(self)
         connection = transport.get_extra_info("socket")
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if not _is_own(transport.get_extra_info("peername")):
@@ -163,9 +174,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
-        self._api._connections.discard(self)
-        if self._api._waiting is self:
-            self._api._waiting = None
+        self._api.lost(self)
 
     def data_received(self, data: bytes) -> None:
         """Take what arrived, and answer the requests that are whole."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def temporary(event, context):
 def many(event, context):
     for number in range(event["lines"]): print(number)
 def background(event, context):
-    child = subprocess.Popen(["sleep", "97531"], start_new_session=True)
+    child = subprocess.Popen(["sleep", event["seconds"]], start_new_session=True)
     if event.get("hang"): time.sleep(60)
     return child.pid
 def grandchild(event, context):
@@ -63,6 +64,9 @@ def eat(event, context): return len(bytearray(os.urandom(2**20)) * event["mb"])
 def eat_in_child(event, context):
     program = f"import os, time; kept = bytearray(os.urandom(2**20)) * {event['mb']}; time.sleep(60)"
     return subprocess.run([sys.executable, "-c", program]).returncode
+def leave_later(event, context):
+    import threading
+    threading.Timer(0.01, os._exit, (5,)).start()
 def remaining(event, context):
     return [context.get_remaining_time_in_millis(), context.aws_request_id, context.invoked_function_arn]
 def left_over(event, context):
@@ -283,7 +287,8 @@ def test_a_process_that_ends_in_a_call_fails_it_and_is_started_again(bench: Benc
 
 def test_the_time_out_kills_everything_that_the_call_started(bench: Bench) -> None:
     """Also a grandchild in a session of its own; the next call finds the environment reset."""
-    late, after = bench.run({"do": "background", "hang": True}, {"do": "count"}, Timeout=1)
+    seconds = str(random.randrange(10**6, 10**8))
+    late, after = bench.run({"do": "background", "seconds": seconds, "hang": True}, {"do": "count"}, Timeout=1)
     assert (late.error, late.outcome, late.duration_ms, late.alive) == ("Unhandled", "timeout", 1000.0, True)
     text = "Task timed out after 1.00 seconds"
     assert json.loads(late.payload) == {
@@ -292,7 +297,7 @@ def test_the_time_out_kills_everything_that_the_call_started(bench: Bench) -> No
     }
     assert any(re.fullmatch(rf"\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{{3}}Z id-0 {text}", line) for line in bench.log)
     assert value(after)[1] == 1
-    assert not processes_named("97531")
+    assert not processes_named(seconds)
 
 
 def test_init_that_takes_too_long_is_done_again_at_the_calls_cost(bench: Bench) -> None:
@@ -321,7 +326,7 @@ def test_the_biggest_process_is_killed_at_the_memory_limit(bench: Bench) -> None
 
 def test_a_handler_that_uses_too_much_memory_is_killed(bench: Bench) -> None:
     """``Runtime.ExitError``, as on Lambda; the next call has a new process."""
-    reply, after = bench.run({"do": "eat", "mb": 3000}, {"do": "count"}, MemorySize=128)
+    reply, after = bench.run({"do": "eat", "mb": 2000}, {"do": "count"}, MemorySize=128)
     assert reply.outcome == "exited"
     assert json.loads(reply.payload)["errorMessage"].endswith("signal: killed")
     assert reply.max_memory_mb == 128
@@ -375,10 +380,28 @@ def test_another_runtime_than_the_emulators_is_refused(bench: Bench) -> None:
     assert PYTHON in error["errorMessage"]
 
 
+def test_a_process_that_ends_between_calls_is_started_again(bench: Bench) -> None:
+    """The next call does not fail for it, and pays for the start."""
+
+    async def main() -> Reply:
+        container = bench.make()
+        try:
+            value(await invoke(container, 0, {"do": "leave_later"}))
+            await asyncio.sleep(0.3)
+            return await invoke(container, 1, {"do": "count"})
+        finally:
+            await container.close()
+
+    reply = asyncio.run(main())
+    assert value(reply)[1] == 1
+    assert reply.init_ms is None
+
+
 def test_closing_leaves_nothing(bench: Bench, tmp_path: Path) -> None:
     """No process, no directory, no mount: also of what a call has left running."""
-    bench.run({"do": "background"})
-    assert not processes_named("97531")
+    seconds = str(random.randrange(10**6, 10**8))
+    bench.run({"do": "background", "seconds": seconds})
+    assert not processes_named(seconds)
     assert not (tmp_path / "container1").exists()
     assert str(tmp_path) not in Path("/proc/mounts").read_text()
 

@@ -140,3 +140,16 @@ def test_an_error_of_the_init_phase_is_kept() -> None:
         assert await api.init_error == b'{"errorType": "X"}'
 
     serve(script)
+
+
+def test_a_process_that_is_gone_does_not_wait_any_more() -> None:
+    """Nothing is handed to a connection that was closed."""
+
+    async def script(api: RuntimeApi, client: Client) -> None:
+        client.writer.write(NEXT)
+        await api.asked
+        client.writer.close()
+        while api.asked.done():
+            await asyncio.sleep(0.01)
+
+    serve(script)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import select
 import signal
 import subprocess
@@ -158,7 +159,7 @@ asyncio.run(main())
 HOLDER = """
 import os, subprocess, time
 def handler(event, context):
-    subprocess.Popen(["sleep", "86423"], start_new_session=True)
+    subprocess.Popen(["sleep", SECONDS], start_new_session=True)
     print("STARTED")
     time.sleep(60)
 """
@@ -167,13 +168,14 @@ def handler(event, context):
 @pytest.mark.parametrize("isolated", ["1", "0"])
 def test_a_killed_emulator_takes_everything_with_it(python: Path, tmp_path: Path, isolated: str) -> None:
     """SIGKILL of the server ends the function's processes too, those in other sessions included."""
+    seconds = str(random.randrange(10**6, 10**8))
     (tmp_path / "code").mkdir()
-    (tmp_path / "code" / "module.py").write_text(HOLDER)
+    (tmp_path / "code" / "module.py").write_text(f"SECONDS = {seconds!r}\n{HOLDER}")
     command = [sys.executable, "-c", KILLED_EMULATOR, str(python), str(tmp_path), isolated]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         assert server.stdout.readline() == "STARTED\n"
-        held = {pid: os.pidfd_open(pid) for pid in find_processes("86423")}
+        held = {pid: os.pidfd_open(pid) for pid in find_processes(seconds)}
         assert held
         server.send_signal(signal.SIGKILL)
     for ended in held.values():

@@ -289,8 +289,11 @@ class Bucket:
         return answer.get("Status") in ("Enabled", "Suspended")
 
     def _first_foreign_key(self) -> str | None:
-        """Return the first key that is under none of our prefixes, with few requests however many are."""
-        after = ""
+        """Return the first key that is under none of our prefixes."""
+        if self._keeps_versions():
+            keys = (item["Key"] for item in self._objects(""))
+            return next((key for key in keys if not key.startswith(self.names.prefixes)), None)
+        after = ""  # ours are skipped as a whole, however many they are
         while (key := self._first_key(after=after)) is not None:
             ours = [prefix for prefix in self.names.prefixes if key.startswith(prefix)]
             if not ours:
@@ -300,12 +303,9 @@ class Bucket:
 
     def _first_key(self, prefix: str = "", after: str = "") -> str | None:
         if self._keeps_versions():
-            start = {"KeyMarker": after} if after else {}
-            page = self._request("list_object_versions", Prefix=prefix, MaxKeys=1, **start)
-            found = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
-        else:
-            start = {"StartAfter": after} if after else {}
-            found = self._request("list_objects_v2", Prefix=prefix, MaxKeys=1, **start).get("Contents", [])
+            return next((item["Key"] for item in self._objects(prefix)), None)
+        start = {"StartAfter": after} if after else {}
+        found = self._request("list_objects_v2", Prefix=prefix, MaxKeys=1, **start).get("Contents", [])
         return str(found[0]["Key"]) if found else None
 
     # -- requests --------------------------------------------------------------------------------------------

@@ -1,0 +1,152 @@
+"""An AWS account for tests of set-up and command line: empty, mocked, and as unwilling as a test wants it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import botocore.client
+import botocore.exceptions
+import pytest
+from moto import mock_aws
+
+from pywren.cloud.aws import AWS
+from pywren.cloud.resources import Resources
+from pywren.testing._moto_patches import over_tls
+
+ACCOUNT_ID = "123456789012"
+REGION = "us-west-2"
+READING = ("Get", "List", "Describe", "Head")
+
+
+def configuration(**changes: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration; keyword arguments change keys of its sections."""
+    config: dict[str, dict[str, Any]] = {
+        "account": {"aws_account_id": ACCOUNT_ID, "aws_lambda_role": "the-role", "aws_region": REGION},
+        "lambda": {"function_name": "the-function"},
+        "s3": {"bucket": "the-bucket", "pywren_prefix": "the.jobs"},
+        "standalone": {"sqs_queue_name": "the-queue", "visibility": 10, "instance_profile_name": "the-profile"},
+    }
+    for section, keys in changes.items():
+        config[section] = {**config.get(section, {}), **keys}
+    return config
+
+
+@dataclass
+class Account:
+    """A mocked account, the requests that reached it, and those that it refuses.
+
+    Args:
+        aws: to ask it directly.
+        requests: ``(service, operation, arguments)`` of every request, those refused too.
+    """
+
+    aws: AWS
+    requests: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+    _before: dict[str, Callable[[dict[str, Any]], None]] = field(default_factory=dict)
+
+    @property
+    def changes(self) -> list[str]:
+        """The operations that were to change something."""
+        return [operation for _, operation, _ in self.requests if not operation.startswith(READING)]
+
+    def before(self, operation: str, do: Callable[[dict[str, Any]], None]) -> None:
+        """Have something done, or raised, before an operation such as ``CreateRole`` is sent."""
+        self._before[operation] = do
+
+    def refuse(self, *operations: str, code: str = "AccessDenied", status: int = 403, message: str = "no") -> None:
+        """Have operations refused from now on."""
+        for operation in operations:
+            self.before(operation, _raising(operation, code, status, message))
+
+    def relent(self) -> None:
+        """Refuse nothing any more."""
+        self._before.clear()
+
+    @contextmanager
+    def unwatched(self) -> Iterator[None]:
+        """Forget the requests that are sent while the context lasts."""
+        watched = list(self.requests)
+        yield
+        self.requests[:] = watched
+
+    def resources(self, **changes: Any) -> Resources:
+        """Return what a configuration stands for."""
+        return Resources(configuration(**changes), self.aws)
+
+    def ask(self, service: str, operation: str, **arguments: Any) -> dict[str, Any]:
+        """Send a request."""
+        return self.aws.request(service, operation, doing="look", **arguments)
+
+    def keys(self, bucket: str = "the-bucket") -> list[str]:
+        """Return the keys in a bucket."""
+        return [item["Key"] for item in self.ask("s3", "list_objects_v2", Bucket=bucket).get("Contents", ())]
+
+    def put(self, *keys: str, bucket: str = "the-bucket") -> None:
+        """Write small objects."""
+        for key in keys:
+            self.ask("s3", "put_object", Bucket=bucket, Key=key, Body=b"x")
+
+    def make_bucket(self, name: str = "the-bucket", region: str = REGION) -> None:
+        """Create a bucket as somebody else would."""
+        where = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+        aws = AWS(region)
+        aws.request("s3", "create_bucket", doing="make", Bucket=name, **where)
+        aws.close()
+
+    def left(self) -> dict[str, list[str]]:
+        """Return the names of everything in the account."""
+        found = {
+            "buckets": [item["Name"] for item in self.ask("s3", "list_buckets")["Buckets"]],
+            "roles": [item["RoleName"] for item in self.ask("iam", "list_roles")["Roles"]],
+            "profiles": [
+                item["InstanceProfileName"] for item in self.ask("iam", "list_instance_profiles")["InstanceProfiles"]
+            ],
+            "functions": [item["FunctionName"] for item in self.ask("lambda", "list_functions")["Functions"]],
+            "logs": [item["logGroupName"] for item in self.ask("logs", "describe_log_groups")["logGroups"]],
+            "queues": self.ask("sqs", "list_queues").get("QueueUrls", []),
+        }
+        return {kind: names for kind, names in found.items() if names}
+
+
+def _raising(operation: str, code: str, status: int, message: str) -> Callable[[dict[str, Any]], None]:
+    def do(arguments: dict[str, Any]) -> None:
+        raise botocore.exceptions.ClientError(
+            {
+                "Error": {"Code": code, "Message": message},
+                "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": {}, "RequestId": "r-1"},
+            },
+            operation,
+        )
+
+    return do
+
+
+@contextmanager
+def mocked_account() -> Iterator[Account]:
+    """Mock an empty account while the context lasts."""
+    with ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        for name in list(os.environ):
+            if name.startswith("AWS_") and not name.endswith("_FILE"):
+                patch.delenv(name)
+        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        stack.enter_context(mock_aws(config={"lambda": {"use_docker": False}}))
+        stack.enter_context(over_tls())
+        account = Account(AWS(REGION))
+        stack.callback(account.aws.close)
+        send = botocore.client.BaseClient._make_api_call
+
+        def watched(client: Any, operation: str, arguments: dict[str, Any]) -> Any:
+            account.requests.append((client.meta.service_model.service_name, operation, arguments))
+            if operation in account._before:
+                account._before[operation](arguments)
+            return send(client, operation, arguments)
+
+        patch.setattr(botocore.client.BaseClient, "_make_api_call", watched)
+        yield account

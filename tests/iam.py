@@ -1,0 +1,146 @@
+"""IAM in small: whether policies allow a request, and which statement does."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+Policy = Mapping[str, Any]
+
+
+def allowing(policy: Policy, action: str, resource: str, context: Mapping[str, str] | None = None) -> str | None:
+    """Return the ``Sid`` of the statement that allows a request, ``None`` when none does or one denies it.
+
+    Args:
+        policy: an identity policy.
+        action: such as ``s3:GetObject``.
+        resource: an ARN, ``*`` for what has none.
+        context: condition keys and their values.
+    """
+    found = None
+    for statement in policy["Statement"]:
+        if _applies(statement, action, resource, context or {}):
+            if statement["Effect"] == "Deny":
+                return None
+            found = found or statement["Sid"]
+    return found
+
+
+def actions(policy: Policy) -> set[str]:
+    """Return every action that a policy names."""
+    return {action for statement in policy["Statement"] for action in _listed(statement["Action"])}
+
+
+def _applies(statement: Mapping[str, Any], action: str, resource: str, context: Mapping[str, str]) -> bool:
+    return (
+        any(_matches(pattern.lower(), action.lower()) for pattern in _listed(statement["Action"]))
+        and any(_matches(pattern, resource) for pattern in _listed(statement["Resource"]))
+        and all(_holds(operator, tests, context) for operator, tests in statement.get("Condition", {}).items())
+    )
+
+
+def _holds(operator: str, tests: Mapping[str, Any], context: Mapping[str, str]) -> bool:
+    compare = {"StringEquals": str.__eq__, "StringLike": lambda value, pattern: _matches(pattern, value)}[operator]
+    # a key that the request does not have fulfils no test
+    return all(
+        key in context and any(compare(context[key], wanted) for wanted in _listed(values))
+        for key, values in tests.items()
+    )
+
+
+def _matches(pattern: str, value: str) -> bool:
+    """Match as IAM does: ``*`` and ``?`` over everything, also slashes and colons; nothing else is special."""
+    escaped = "".join(f"[{letter}]" if letter == "[" else letter for letter in pattern)
+    return re.match(fnmatch.translate(escaped), value) is not None
+
+
+def _listed(value: Any) -> Iterable[str]:
+    return [value] if isinstance(value, str) else value
+
+
+# -- which action an operation takes -------------------------------------------------------------------------
+
+_ACTIONS = {
+    ("lambda", "Invoke"): ["InvokeFunction"],
+    ("s3", "DeleteBucketLifecycle"): ["PutLifecycleConfiguration"],
+    ("s3", "DeleteObjects"): ["DeleteObject"],
+    ("s3", "GetBucketLifecycleConfiguration"): ["GetLifecycleConfiguration"],
+    ("s3", "GetPublicAccessBlock"): ["GetBucketPublicAccessBlock"],
+    ("s3", "HeadBucket"): ["ListBucket"],
+    ("s3", "ListObjectVersions"): ["ListBucketVersions"],
+    ("s3", "ListObjectsV2"): ["ListBucket"],
+    ("s3", "PutBucketLifecycleConfiguration"): ["PutLifecycleConfiguration"],
+    ("s3", "PutPublicAccessBlock"): ["PutBucketPublicAccessBlock"],
+}
+_FREE = {("sts", "GetCallerIdentity")}
+
+
+def required(service: str, operation: str, arguments: Mapping[str, Any], region: str, account: str) -> list[Any]:
+    """Return what a request needs: ``(action, resource, context)`` each.
+
+    Args:
+        service: botocore's name of the service.
+        operation: such as ``CreateRole``.
+        arguments: those of the request.
+        region: where it goes.
+        account: whose it is.
+    """
+    if (service, operation) in _FREE:
+        return []
+    names = list(_ACTIONS.get((service, operation), [operation]))
+    if operation == "DeleteObjects" and any("VersionId" in item for item in arguments["Delete"]["Objects"]):
+        names = ["DeleteObjectVersion"]
+    needed = [
+        (f"{service}:{name}", resource, _context(service, name, arguments))
+        for name in names
+        for resource in _resources(service, operation, arguments, region, account)
+    ]
+    return needed + _implied(service, operation, arguments, region, account)
+
+
+def _context(service: str, name: str, arguments: Mapping[str, Any]) -> dict[str, str]:
+    return (
+        {"s3:prefix": arguments["Prefix"]} if (service, name) == ("s3", "ListBucket") and "Prefix" in arguments else {}
+    )
+
+
+def _resources(service: str, operation: str, arguments: Mapping[str, Any], region: str, account: str) -> list[str]:
+    if service == "s3":
+        bucket = f"arn:aws:s3:::{arguments['Bucket']}"
+        if operation == "DeleteObjects":
+            return [f"{bucket}/{item['Key']}" for item in arguments["Delete"]["Objects"]]
+        return [f"{bucket}/{arguments['Key']}" if "Key" in arguments else bucket]
+    if service == "iam":
+        kind, name = ("role", arguments.get("RoleName"))
+        if "InstanceProfileName" in arguments:
+            kind, name = "instance-profile", arguments["InstanceProfileName"]
+        return [f"arn:aws:iam::{account}:{kind}/{name}"]
+    place = f"arn:aws:{service}:{region}:{account}"
+    if service == "lambda":
+        return [f"{place}:function:{arguments['FunctionName']}" if "FunctionName" in arguments else "*"]
+    if service == "logs":
+        return [
+            f"{place}:log-group:{arguments['logGroupName']}" if "logGroupName" in arguments else f"{place}:log-group:"
+        ]
+    queue = arguments.get("QueueName") or arguments["QueueUrl"].rpartition("/")[2]
+    return [f"{place}:{queue}"]
+
+
+def _implied(service: str, operation: str, arguments: Mapping[str, Any], region: str, account: str) -> list[Any]:
+    """Return what a request needs beside its own action."""
+    found: list[Any] = []
+    if service == "iam" and arguments.get("Tags"):
+        name = {"CreateRole": "TagRole", "CreateInstanceProfile": "TagInstanceProfile"}[operation]
+        found += [
+            (f"iam:{name}", resource, {}) for resource in _resources(service, operation, arguments, region, account)
+        ]
+    if service == "lambda" and arguments.get("Tags"):
+        found += [("lambda:TagResource", _resources(service, operation, arguments, region, account)[0], {})]
+    if service == "lambda" and "Role" in arguments:
+        found.append(("iam:PassRole", arguments["Role"], {"iam:PassedToService": "lambda.amazonaws.com"}))
+    if operation == "AddRoleToInstanceProfile":
+        role = f"arn:aws:iam::{account}:role/{arguments['RoleName']}"
+        found.append(("iam:PassRole", role, {"iam:PassedToService": "ec2.amazonaws.com"}))
+    return found

@@ -203,7 +203,8 @@ class _Environment:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGCHLD, signal.SIGPIPE):
                 signal.signal(number, signal.SIG_DFL)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
+            if resource.getrlimit(resource.RLIMIT_NOFILE)[1] >= _OPEN_FILES:  # it can only be lowered
+                resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
             plan = self._plan
             if self._isolated:
                 _become(plan["uid"])

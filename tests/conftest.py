@@ -1,4 +1,4 @@
-"""A home of its own for every test, and a look at what the suite leaves behind."""
+"""A home of its own for every test, one emulated AWS for all, and a look at what the suite leaves behind."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+
+if TYPE_CHECKING:
+    from pywren.testing.emulator import Emulator
 
 # Everything pywren writes outside its home goes to the directory for temporary files: the suite has one of
 # its own, so that whatever stands there at the end was left behind. It is short because a socket's path may
@@ -69,6 +74,43 @@ def nothing_left_behind() -> Iterator[None]:
     report = [f"{what}: " + "\n    ".join(["", *found]) for what, found in left.items() if found]
     if report:
         pytest.fail("the suite leaves behind\n  " + "\n  ".join(report), pytrace=False)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that use the shared emulator."""
+    for item in items:
+        if "emulator" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.emulator)
+
+
+@pytest.fixture(scope="session")
+def emulator() -> Iterator[Emulator]:
+    """An emulated AWS that all tests of this process share: deploy a function of your own.
+
+    Events are retried soon and grow old soon (60 s are 0.6 s), and at most four containers run at once.
+    """
+    from pywren.testing.emulator import Limits, Settings
+    from pywren.testing.emulator._emulator import start
+
+    limits = Limits(retry_delays=(0.1, 0.2), event_age_scale=0.01)
+    with closing(start(Settings(containers=4, limits=limits))) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _in_the_emulated_world(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Have the environment of a test that uses the emulator point there, and leave no faults behind."""
+    if "emulator" not in request.fixturenames:
+        yield
+        return
+    from pywren.testing import _set_up
+    from pywren.testing.emulator import Faults
+
+    shared: Emulator = request.getfixturevalue("emulator")
+    with _set_up.environment(shared.environment):
+        yield
+    shared.set_faults(Faults())
 
 
 def _close_shared_workers() -> None:

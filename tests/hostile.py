@@ -11,6 +11,7 @@ import os
 import pickle
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,9 +21,23 @@ LONG = 300.0
 """Seconds for which things wait that are not meant to end by themselves."""
 
 
-def hold(path):
-    """Lock a file for as long as this process, or one that it starts with the file open, lives."""
-    file = open(path, "wb")  # noqa: SIM115 -- held until the process ends
+_held = []
+
+
+def hold(place):
+    """Hold a place for as long as this process, or one that it starts with it, lives.
+
+    The place is a file, which is locked, or the address of an ``executors.Presence``, which is connected to.
+    """
+    _held.append(take(place))
+    return _held[-1]
+
+
+def take(place):
+    """Hold a place for as long as what is returned is."""
+    if isinstance(place, tuple):
+        return socket.create_connection(place)
+    file = open(place, "wb")  # noqa: SIM115 -- held until the process ends
     fcntl.flock(file, fcntl.LOCK_EX)
     return file
 
@@ -187,12 +202,22 @@ def catches_everything(path):
 
 def holds_until(path, gate):
     """Hold a lock, leave a mark, and wait for another mark."""
-    file = hold(path)
+    file = take(path)
     file.write(b"running")
     file.flush()
     deadline = time.monotonic() + LONG
     while not os.path.exists(gate) and time.monotonic() < deadline:
         time.sleep(0.01)
+    return "on time"
+
+
+def waits_to_go_on(address):
+    """Show that this runs, and wait to be let go; refused is let go before."""
+    try:
+        with take(address) as connection:
+            connection.recv(1)
+    except ConnectionError:
+        pass
     return "on time"
 
 

@@ -1,7 +1,7 @@
 """The specification of failure, docs/failures.md: what goes wrong, and what ``result()`` then raises or gives.
 
-Every row of the page is a row of ``TABLE``, a test below it that has the row in its docstring, or a test
-named in ``ELSEWHERE``. All run over every kind of executor.
+Every row of the page is a row of ``TABLE``, a test that has the row in its docstring (here, or in one of
+``OTHER_FILES``), or a test named in ``ELSEWHERE``. All here run over every kind of executor.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 import executors
 import hostile
 import pytest
-from executors import KINDS, STAGED_KINDS, WAIT, is_released, is_there
+from executors import KINDS_AND_EMULATED, STAGED_KINDS, WAIT, Presence
 
 import pywren
 from pywren.exceptions import (
@@ -44,11 +44,10 @@ from pywren.exceptions import (
     WaitTimeoutError,
     WorkerCrashedError,
 )
-from pywren.worker import handler
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "failures.md"
-PATH = object()
-"""Stands for the path of a file that a function may make."""
+PRESENCE = object()
+"""Stands for the address where a function shows that it runs."""
 
 CLIENT_FILE = "only-here.txt"
 """A file in the client's directory."""
@@ -68,10 +67,25 @@ ELSEWHERE = {
 """Rows that other files test."""
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def ready(request, tmp_path_factory):
+@pytest.fixture(scope="module", params=KINDS_AND_EMULATED)
+def made(request, tmp_path_factory):
     """One executor of each kind for the whole table: it has to stay usable."""
-    with executors.make(request.param, tmp_path_factory.mktemp("home")) as made:
+    emulator = request.getfixturevalue("emulator") if request.param == "emulated" else None
+    with executors.make(request.param, tmp_path_factory.mktemp("home"), emulator) as made:
+        yield made
+
+
+@pytest.fixture
+def ready(made):
+    """That executor, in the environment that it needs."""
+    with made.environment():
+        yield made
+
+
+@pytest.fixture
+def presence():
+    """Where a function shows that it runs."""
+    with Presence() as made:
         yield made
 
 
@@ -93,14 +107,14 @@ class Row:
         number: its number there.
         what: what happens, in a few words.
         function: the hostile function.
-        argument: what it gets; ``PATH`` for a path.
+        argument: what it gets; ``PRESENCE`` for the address of one.
         error: the type that ``result()`` raises; ``None`` when it returns.
         match: a pattern in the error's text, if any.
         value: what ``result()`` returns, or a function that says whether it is right.
         check: a further look at the future: raises ``AssertionError``.
         afterwards: what the next call is, and a look at its result.
         max_runtime: seconds after which the call is stopped.
-        released: whether nothing that held the path may be left.
+        released: whether nothing may be left that showed itself there.
     """
 
     number: int
@@ -235,19 +249,19 @@ TABLE = [
     Row(14, "killed for its memory", hostile.kills_itself, signal.SIGKILL, WorkerCrashedError, "memory"),
 
     # the function takes too long
-    Row(15, "sleeps", hostile.sleeps_on, PATH, CallTimeoutError, "ran out of time", max_runtime=0.3, released=True),
-    Row(16, "blocks signals", hostile.blocks_signals, PATH, CallTimeoutError, "ran out of time", max_runtime=0.3,
+    Row(15, "sleeps", hostile.sleeps_on, PRESENCE, CallTimeoutError, "ran out of time", max_runtime=0.3, released=True),
+    Row(16, "blocks signals", hostile.blocks_signals, PRESENCE, CallTimeoutError, "ran out of time", max_runtime=0.3,
         released=True),
-    Row(16, "catches all", hostile.catches_everything, PATH, CallTimeoutError, "ran out of time", max_runtime=0.3,
+    Row(16, "catches all", hostile.catches_everything, PRESENCE, CallTimeoutError, "ran out of time", max_runtime=0.3,
         released=True),
-    Row(16, "in C code", hostile.stays_in_c_code, PATH, CallTimeoutError, "ran out of time", max_runtime=0.3,
+    Row(16, "in C code", hostile.stays_in_c_code, PRESENCE, CallTimeoutError, "ran out of time", max_runtime=0.3,
         released=True),
-    Row(16, "in a child", hostile.waits_for_a_child, PATH, CallTimeoutError, "ran out of time", max_runtime=0.3,
+    Row(16, "in a child", hostile.waits_for_a_child, PRESENCE, CallTimeoutError, "ran out of time", max_runtime=0.3,
         released=True),
 
     # the function leaves, closes, prints, changes
-    Row(18, "a thread", hostile.leaves_a_thread, PATH, value="started", released=True),
-    Row(19, "a child process", hostile.leaves_a_process, PATH, value="started", released=True),
+    Row(18, "a thread", hostile.leaves_a_thread, PRESENCE, value="started", released=True),
+    Row(19, "a child process", hostile.leaves_a_process, PRESENCE, value="started", released=True),
     Row(20, "closes 0 to 2", hostile.closes_descriptors, 3, value="closed"),
     Row(21, "bytes that are no text", hostile.prints_bytes, value="printed", check=tells_of_bytes),
     Row(21, "100 MB", hostile.prints_much, 100, value="printed", check=keeps_tail("the last line")),
@@ -290,10 +304,9 @@ TABLE = [
 
 
 @pytest.mark.parametrize("row", TABLE, ids=str)
-def test_table(ready, row, tmp_path):
+def test_table(ready, row, presence):
     """What the row says comes out, and the executor goes on."""
-    path = tmp_path / "held"
-    future, following = start(ready, row, path)
+    future, following = start(ready, row, presence)
     if row.error is None:
         value = future.result(WAIT)
         assert row.value(value) if callable(row.value) else value == row.value
@@ -302,18 +315,18 @@ def test_table(ready, row, tmp_path):
             future.result(WAIT)
         assert row.error is Exception or issubclass(type(caught.value), row.error)
     row.check(future)
-    assert not row.released or is_released(path)
+    assert not row.released or (presence.wait() and presence.is_over())
     row.afterwards(following.result(WAIT))
 
 
-def start(ready, row, path):
+def start(ready, row, presence):
     """Make the call of a row and one more; a call that is to be stopped while it runs must have begun to run."""
-    argument = str(path) if row.argument is PATH else row.argument
+    argument = presence.address if row.argument is PRESENCE else row.argument
     for patience in (1, 3, 10):  # a busy machine may need longer to start the worker
         with ready.max_runtime(row.max_runtime and row.max_runtime * patience):
             future, following = ready.call_twice(row.function, argument, hostile.surroundings)
         pywren.wait([future])
-        if not row.max_runtime or path.exists():
+        if not row.max_runtime or presence.wait(seconds=0):
             break
     return future, following
 
@@ -322,7 +335,7 @@ def start(ready, row, path):
 
 
 SCRIPT = """
-import pywren, pywren.testing, sys
+import json, pywren, pywren.testing, sys
 class OwnError(Exception):
     pass
 class Point:
@@ -331,8 +344,9 @@ class Point:
 def fails(x):
     raise OwnError(x)
 kind = sys.argv[1]
-with pywren.testing.mock_aws() if kind == "lambda" else open(__file__) as config:
-    executor = pywren.lambda_executor(config) if kind == "lambda" else getattr(pywren, kind + "_executor")()
+with pywren.testing.mock_aws() if kind == "lambda" else open(__file__) as mocked:
+    config = mocked if kind == "lambda" else json.loads(sys.argv[2])
+    executor = getattr(pywren, kind.replace("emulated", "lambda") + "_executor")(config=config)
     future, other = executor.call_async(fails, "of the script"), executor.call_async(Point, 5)
     if kind == "dummy":
         executor.invoker.run_jobs()
@@ -344,14 +358,13 @@ with pywren.testing.mock_aws() if kind == "lambda" else open(__file__) as config
 """
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_classes_of_the_script(kind, tmp_path):
+def test_classes_of_the_script(ready, tmp_path):
     """Rows 2 and 50: exceptions and values of classes of ``__main__`` are instances of the very same classes."""
     (tmp_path / "script.py").write_text(SCRIPT)
     root = str(Path(pywren.__file__).parent.parent)
     done = subprocess.run(
-        [sys.executable, tmp_path / "script.py", kind], capture_output=True, text=True, timeout=WAIT, check=False,
-        env={**os.environ, "PYTHONPATH": root},
+        [sys.executable, tmp_path / "script.py", ready.kind, json.dumps(ready.config)], capture_output=True, text=True,
+        timeout=WAIT, check=False, env={**os.environ, "PYTHONPATH": root},
     )  # fmt: skip
     assert done.stdout == "of the script True True 5\n", done.stderr
 
@@ -373,19 +386,17 @@ def test_one_crash_costs_one_call(ready):
     assert results == [0, 1, 2, None, 4, 5, 6, 7]
 
 
-def test_cancelled_while_it_waits(ready, tmp_path):
+def test_cancelled_while_it_waits(ready, presence, tmp_path):
     """Row 25: a call that has not begun never runs."""
-    gate, mark = tmp_path / "gate", tmp_path / "mark"
-    invoked = ready.executor.map(
-        lambda path: hostile.holds_until(path, gate), [str(tmp_path / f"held{n}") for n in range(4)]
-    )
+    mark = tmp_path / "mark"
+    invoked = ready.executor.map(hostile.waits_to_go_on, [presence.address] * 4)
     waiting = ready.executor.call_async(lambda path: open(path, "w").close(), str(mark))
     if ready.kind != "dummy":  # its calls all wait
-        assert is_there(tmp_path / "held1")
+        assert presence.wait(2)
     assert waiting.cancel()
     with pytest.raises(CallCancelledError, match="cancelled"):
         waiting.result(WAIT)
-    gate.touch()
+    presence.let_go()
     ready.run()
     assert pywren.get_all_results(invoked) == ["on time"] * 4
     assert waiting.cancelled()
@@ -394,18 +405,16 @@ def test_cancelled_while_it_waits(ready, tmp_path):
         assert not mark.exists()
 
 
-def test_cancelled_while_it_runs(ready, tmp_path, monkeypatch):
+def test_cancelled_while_it_runs(ready, presence):
     """Row 25: a running call is killed."""
-    monkeypatch.setattr(handler, "FIRST_LOOK", 0.1)
-    monkeypatch.setattr(handler, "LOOK_INTERVAL", 0.1)
-    future = ready.executor.call_async(hostile.sleeps_on, str(tmp_path / "held"))
+    future = ready.executor.call_async(hostile.sleeps_on, presence.address)
     runner = threading.Thread(target=ready.run)
     runner.start()
-    assert is_there(tmp_path / "held")
+    assert presence.wait()
     assert future.cancel()
     with pytest.raises(CallCancelledError, match="cancelled"):
         future.result(WAIT)
-    assert is_released(tmp_path / "held")
+    assert presence.is_over()
     runner.join()
     assert ready.call(hostile.echo, "usable").result(WAIT) == "usable"
 
@@ -502,7 +511,7 @@ def test_a_module_that_the_worker_lacks(ready, tmp_path, monkeypatch):
     def uses(argument):
         return module
 
-    if ready.kind == "lambda":
+    if ready.on_lambda:
         with pytest.raises(SerializationError, match=name):
             ready.executor.call_async(uses, 1)
     else:  # this machine can load what this machine's compiler made: it is sent
@@ -623,20 +632,20 @@ def test_a_bucket_that_does_not_exist(aws_config):
         pywren.lambda_executor(config).call_async(hostile.echo, 1)
 
 
-def test_a_wait_that_runs_out(ready, tmp_path):
+def test_a_wait_that_runs_out(ready, presence):
     """Row 70: who stops waiting gets a TimeoutError; the call goes on."""
-    future = ready.executor.call_async(lambda path: hostile.holds_until(path + "/held", path + "/gate"), str(tmp_path))
+    future = ready.executor.call_async(hostile.waits_to_go_on, presence.address)
     for kind in (WaitTimeoutError, TimeoutError, PywrenError):
         with pytest.raises(kind, match=future.call_id):
             future.result(0.01)
-    (tmp_path / "gate").touch()
+    presence.let_go()
     ready.run()
     assert future.result(WAIT) == "on time"
 
 
-def test_ctrl_c_while_waiting(ready, tmp_path, caplog):
+def test_ctrl_c_while_waiting(ready, presence, caplog):
     """Row 71: Ctrl-C ends the wait, not the call, and one line says so."""
-    future = ready.executor.call_async(lambda path: hostile.holds_until(path + "/held", path + "/gate"), str(tmp_path))
+    future = ready.executor.call_async(hostile.waits_to_go_on, presence.address)
     timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
@@ -644,7 +653,7 @@ def test_ctrl_c_while_waiting(ready, tmp_path, caplog):
     timer.join()
     (said,) = (record.getMessage() for record in caplog.records if "still run" in record.getMessage())
     assert f"1 calls still run: {future.callset_id[:8]}/{future.call_id}; cancel() ends them" in said
-    (tmp_path / "gate").touch()
+    presence.let_go()
     ready.run()
     assert future.result(WAIT) == "on time"
 

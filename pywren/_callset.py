@@ -26,6 +26,7 @@ class Callset:
         submitted: when the map was made, in seconds since the epoch.
         job_max_runtime: seconds that each call may run.
         queue_patience: seconds that a call may wait before it starts; ``None`` for ever.
+        function: the Lambda function whose records of failed calls tell of its calls; ``None`` when there are none.
         facts: what ``invoke_status`` says of every call alike.
         modules: top-level names of the user's modules that were sent; who reads an outcome may need them.
         condition: shared by the callset's futures.
@@ -39,6 +40,7 @@ class Callset:
     submitted: float = field(default_factory=time.time)
     job_max_runtime: float = 0.0
     queue_patience: float | None = None
+    function: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     modules: frozenset[str] = frozenset()
     condition: threading.Condition = field(default_factory=threading.Condition, repr=False)

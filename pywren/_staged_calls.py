@@ -14,6 +14,7 @@ from typing import Any
 from pywren import _pickling, _verdict, future
 from pywren._callset import Callset
 from pywren._failure import Failure
+from pywren._failure_records import FailureRecords
 from pywren._integrity import verify_sha256
 from pywren._monitor import FIRST_LOOK, Monitor, look_delay
 from pywren._threads import for_each
@@ -86,6 +87,7 @@ class StagedCallset:
         self._last_look = 0.0
         self._look_cost = 0.0
         self._failing_since: float | None = None
+        self._records_of_failure = self._failure_records()
         _callsets.add(self)
 
     # -- Origin ------------------------------------------------------------------------------------------------
@@ -226,7 +228,8 @@ class StagedCallset:
                 one.status_query_count += 1
         missing = [call_id for call_id in unknown if call_id not in verdicts]
         if missing:
-            self._declare_lost(missing, client_gone)
+            self._heed_failures(missing)
+            self._declare_lost([call_id for call_id in missing if call_id in self._futures], client_gone)
         return self._conclude(verdicts)
 
     def _threads(self) -> int:
@@ -342,6 +345,27 @@ class StagedCallset:
             with self._looking:
                 self._settle({call_id: (*self._judge(status, None), status)})
         return won
+
+    def _failure_records(self) -> FailureRecords | None:
+        function = self.callset.function
+        if function is None:
+            return None
+        return FailureRecords(self.storage, function, self.callset.id, self.callset.submitted)
+
+    def _heed_failures(self, missing: Sequence[str]) -> None:
+        """End the calls that Lambda says have ended without their worker's doing.
+
+        Their payloads, with the keys that sign their statuses, now lie in the bucket: what is found signed with those
+        from now on is not believed.
+        """
+        if self._records_of_failure is None:
+            return
+        for call_id, error in self._records_of_failure.look(missing, self._clock()).items():
+            if not self._end(call_id, error):
+                with self._looking:
+                    self._settle(
+                        {call_id: (*_verdict.of_failure(Failure.of(error), self.callset.id, call_id, None), None)}
+                    )
 
     def _declare_lost(self, missing: Sequence[str], client_gone: bool) -> None:
         lost_after = self.callset.lost_after(LOST_GRACE)

@@ -45,6 +45,11 @@ STATUS_SUFFIX = "status.json"
 CANCEL_SUFFIX = "cancel"
 
 
+def failure_prefix(function: str) -> str:
+    """Return what stands before the keys of Lambda's records of a function's failed calls; AWS fixes them."""
+    return f"aws/lambda/async/{function}"
+
+
 @dataclass(frozen=True)
 class CallsetKeys:
     """The keys of all objects of one callset: ``<prefix>/<callset_id>/…``."""

@@ -2,8 +2,9 @@
 
 An invoker is any object with ``invoke(payload)``, which starts one call and returns, and ``config()``, which says
 what it is. It may also say ``payload_limit`` (bytes of JSON it takes), ``queue_patience`` (seconds that a call may
-wait before it starts), ``runs_here`` (the worker has this machine's packages) and ``pool`` (calls may go straight
-there and stay in memory; calls that ``LocalInvoker`` itself is given are staged like all others).
+wait before it starts), ``function_name`` (the Lambda function whose records tell of calls that failed), ``runs_here``
+(the worker has this machine's packages) and ``pool`` (calls may go straight there and stay in memory; calls that
+``LocalInvoker`` itself is given are staged like all others).
 """
 
 from __future__ import annotations
@@ -68,6 +69,12 @@ class LambdaInvoker:
 
     def __repr__(self) -> str:
         return f"LambdaInvoker({self.region_name!r}, {self.lambda_function_name!r})"
+
+    @property
+    def function_name(self) -> str:
+        """The function's name, also when it was given as an ARN or with a qualifier."""
+        _, arn, name = self.lambda_function_name.rpartition(":function:")
+        return (name if arn else self.lambda_function_name).partition(":")[0]
 
     @property
     def lambclient(self) -> Any:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pywren import wrenconfig
+from pywren._wire import failure_prefix
 from pywren.exceptions import ConfigError
 
 OWNER_TAG = ("created-by", "pywren")
@@ -131,7 +132,7 @@ class Names:
     @property
     def failure_prefix(self) -> str:
         """Where Lambda writes records of calls that ended without the handler's doing; it fixes the keys."""
-        return f"aws/lambda/async/{self.function}"
+        return failure_prefix(self.function)
 
     @property
     def prefixes(self) -> tuple[str, str]:

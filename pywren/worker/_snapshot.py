@@ -7,7 +7,7 @@ copy, which is as good when nothing that the function refers to can be changed i
 from __future__ import annotations
 
 import types
-from typing import Any
+from typing import Any, TypeGuard
 
 _UNCHANGEABLE = frozenset({int, float, complex, str, bytes, bool, type(None), types.ModuleType})
 
@@ -33,7 +33,7 @@ class Snapshot:
         return made
 
 
-def can_copy(function: Any) -> bool:
+def can_copy(function: Any) -> TypeGuard[types.FunctionType]:
     """Tell whether copies of a function are as good as loading it again: its variables hold numbers, texts, modules."""
     if type(function) is not types.FunctionType or function.__dict__ or function.__annotations__:
         return False

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import logging
 import os
+import random
 import sys
 import time
 import weakref
@@ -72,6 +74,7 @@ class StagedDispatcher:
         self.invoker = invoker
         self.monitor = Monitor()
         self._runtime = _runtime_members(runtime)
+        self._shards = _shards_of(runtime)
         self._kept: list[Callset] = []
 
     out_of_band = False
@@ -94,7 +97,9 @@ class StagedDispatcher:
         calls = self._stage(submission)
         overwrite = submission.options.get("overwrite_invoke_args") or {}
         threads = submission.options.get("invoke_pool_threads", 64)
-        return self._start(callset, [{**call.encode(), **overwrite} for call in calls], threads)
+        shards = itertools.cycle(self._shards)
+        payloads = [{**call.encode(), **next(shards), **overwrite} for call in calls]
+        return self._start(callset, payloads, threads)
 
     def invoke_stored(self, callset: Callset, call: Call, overwrite: Mapping[str, Any]) -> ResponseFuture:
         """Invoke one call whose function and argument are stored already."""
@@ -300,9 +305,16 @@ def _runtime_members(runtime: Mapping[str, Any]) -> dict[str, Any]:
     """
     if not has_own_runtime(runtime):
         return {}
-    named = {key: value for key, value in runtime.items() if key != "preinstalls"}
+    named = {key: value for key, value in runtime.items() if key not in ("preinstalls", "urls")}
     url = f"s3://{runtime['s3_bucket']}/{runtime['s3_key']}"
     return {"runtime": named, "runtime_url": url, "runtime_sha256": required_sha256(runtime)}
+
+
+def _shards_of(runtime: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return where each call in turn fetches the runtime: its copies, if its description lists any, share the load."""
+    urls = [str(url) for url in runtime.get("urls") or ()] if has_own_runtime(runtime) else []
+    first = random.randrange(len(urls)) if urls else 0  # maps of one call must not all meet at the same copy
+    return [{"runtime_url": url} for url in urls[first:] + urls[:first]] or [{}]
 
 
 def _call_id_of(payload: Mapping[str, Any]) -> str:

@@ -56,7 +56,8 @@ class Executor:
         runtime_config = config.get("runtime") or {}
         self.runtime_meta_info = get_runtime_info(runtime_config)
         check_runtime(self.runtime_meta_info)
-        self._dispatcher = _choose_dispatcher(invoker, self.storage, config)
+        runtime = {**runtime_config, "urls": self.runtime_meta_info.get("urls")}
+        self._dispatcher = _choose_dispatcher(invoker, self.storage, config, runtime)
         self.serializer = _make_serializer(invoker, self.runtime_meta_info)
 
     # -- the verbs ---------------------------------------------------------------------------------------------
@@ -380,13 +381,15 @@ class _Inputs:
         return [list(found) for found in self._found[:count]]
 
 
-def _choose_dispatcher(invoker: Any, storage: Storage, config: Mapping[str, Any]) -> StagedDispatcher | LocalDispatcher:
+def _choose_dispatcher(
+    invoker: Any, storage: Storage, config: Mapping[str, Any], runtime: Mapping[str, Any]
+) -> StagedDispatcher | LocalDispatcher:
     """Let calls of this machine stay in memory, unless a configuration says where to stage them."""
     pool = getattr(invoker, "pool", None)
     if pool is not None and storage.path[0] == "localhost":
         shown = bool(os.environ.get(SHOW_OUTPUT_VARIABLE)) or wrenconfig.setting(config, "local.show_output")
         return LocalDispatcher(storage, pool, show_output=shown)
-    return StagedDispatcher(storage, invoker, config.get("runtime") or {})
+    return StagedDispatcher(storage, invoker, runtime)
 
 
 def _check_callable(func: object) -> None:

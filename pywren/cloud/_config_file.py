@@ -114,8 +114,10 @@ def _block_edits(text: str, node: MappingNode, values: Values, newline: str) -> 
         if found is not None and value is None:
             edits.append(_Edit(_line_start(text, found[0].start_mark.index), _line_end(text, _end_of(found)), ""))
         elif found is not None:
-            gap = "" if found[1].start_mark.index > found[0].end_mark.index + 1 else " "
-            edits.append(_Edit(found[1].start_mark.index, _end_of(found), gap + json.dumps(value)))
+            start, end = found[1].start_mark.index, _end_of(found)
+            gap = "" if start > found[0].end_mark.index + 1 else " "
+            ending = newline if text[start:end].endswith("\n") else ""
+            edits.append(_Edit(start, end, gap + json.dumps(value) + ending))
         elif value is not None:
             new.append((key, value))
     if new:

@@ -88,7 +88,9 @@ class Installer:
         """
         done = self._run([*self._options(directory), *arguments])
         if done.returncode:
-            raise self._refusal(done.stderr or done.stdout)
+            # pip says on stdout which requirements exclude each other, among what it does otherwise
+            conflict = _CONFLICT.search(done.stdout)
+            raise self._refusal((conflict[0] if conflict else "") + done.stderr)
 
     def obtainable(self, requirements: Sequence[str], directory: Path) -> bool:
         """Tell whether each of some requirements can be had as a wheel, whatever it requires itself.
@@ -111,7 +113,7 @@ class Installer:
         """
         options = [*self._options(directory), "--dry-run", "--no-deps"]
         if self.tool == "pip":
-            done = self._run([*options, "--report", "-", requirement])
+            done = self._run([*options, "--quiet", "--report", "-", requirement])
             found = json.loads(done.stdout)["install"] if done.returncode == 0 else []
             return str(found[0]["metadata"]["version"]) if found else None
         done = self._run([*options, *(["--resolution", "lowest"] if lowest else []), requirement])
@@ -122,7 +124,7 @@ class Installer:
         common = ["install", "--target", str(directory), "--only-binary", ":all:"]
         if self.tool == "pip":
             platforms = [option for name in self.target.platforms for option in ("--platform", name)]
-            where = ["--quiet", "--implementation", "cp", "--python-version", self.target.python, *platforms]
+            where = ["--implementation", "cp", "--python-version", self.target.python, *platforms]
             return [*common, *where]
         # a hard link would lead into uv's cache, and what is written through it would stay there
         where = ["--python", sys.executable, "--python-version", self.target.python, "--link-mode", "copy"]
@@ -163,6 +165,7 @@ class Installer:
 
 _LINES_SHOWN, _TEXT_SHOWN = 8, 3000
 _CHATTER = re.compile(r"\s*(WARNING|Looking in|Using (CPython|Python)|\[notice\])")
+_CONFLICT = re.compile(r"The conflict is caused by:(\n {4}.*)+\n?")
 _UNREACHABLE = re.compile(
     r"error sending request|dns error|Failed to (fetch|download)|NewConnectionError|Max retries exceeded|"
     r"name resolution|[Nn]etwork is unreachable|network was disabled|Connection (refused|broken|reset)|"

@@ -508,6 +508,25 @@ def test_packages_are_importable_on_lambda(aws: dict[str, Any]) -> None:
 
 
 @pytest.mark.moto
+def test_calls_share_the_copies_of_a_runtime(aws: dict[str, Any]) -> None:
+    """A description may list copies of the tarball as ``urls``: the calls of a map fetch them in turn."""
+    data, bucket = tiny("", 5), aws["s3"]["bucket"]
+    config = stored(aws, data, "sharded")
+    kept = Storage(pywren.wrenconfig.extract_storage_config(config))
+    keys = [f"runtimes/sharded-{number}.tar.gz" for number in range(2)]
+    for key in keys:
+        kept.put(key, data)
+    meta = {"python_ver": HERE, "urls": [f"s3://{bucket}/{key}" for key in keys]}
+    kept.put(meta_key("runtimes/sharded.tar.gz"), json.dumps(meta).encode())
+    kept.close()
+    with pywren.lambda_executor(config=config) as executor:
+        futures = executor.map(ask, range(4))
+        assert pywren.get_all_results(futures) == [5] * 4
+    used = [future.run_status["runtime_s3_key_used"] for future in futures]
+    assert used in ([*keys, *keys], [*reversed(keys), *reversed(keys)])
+
+
+@pytest.mark.moto
 def test_packages_are_importable_wherever_they_stand(aws: dict[str, Any]) -> None:
     """At the top, or where pip and conda put them; and a runtime is not seen by the call of another one."""
     from pywren.invokers import run_payloads

@@ -1,0 +1,534 @@
+"""Runtimes as they are built: which wheels are taken, what is left out, and what the tarball is like."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import io
+import json
+import subprocess
+import sys
+import tarfile
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from wheelhouse import Wheelhouse, make_the_index
+
+from pywren.cloud import _wheels, runtimes
+from pywren.cloud._environment import Pin, install_nearest, installed
+from pywren.cloud._wheels import Installer, Target, find_installers
+from pywren.cloud.runtimes import Built, RuntimeStore
+from pywren.exceptions import DeploymentError, StorageError, StorageNoSuchKeyError
+from pywren.worker.runtime_files import extract
+
+HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
+AL2, AL2023 = Target("3.11"), Target("3.12")
+TOOLS = {"uv": _wheels._find_uv(), "pip": _wheels._find_pip()}
+QUICK = "uv" if TOOLS["uv"] else "pip"
+
+
+@pytest.fixture
+def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wheelhouse:
+    """The index."""
+    return make_the_index(tmp_path / "wheels", monkeypatch)
+
+
+@pytest.fixture(params=TOOLS)
+def tool(request: pytest.FixtureRequest) -> str:
+    """Each of the tools that are here."""
+    if not TOOLS[request.param]:
+        pytest.skip(f"{request.param} is not here")
+    return str(request.param)
+
+
+def installer(target: Target, tool: str = QUICK) -> Installer:
+    """A tool for a target."""
+    command = TOOLS[tool]
+    assert command
+    return Installer(target, tool, command)
+
+
+def build(tmp_path: Path, requirements: str, target: Target = AL2023, tool: str = QUICK) -> tuple[Built, list[str]]:
+    """Build from requirements; returns the runtime, and what was said."""
+    file = tmp_path / "requirements.txt"
+    file.write_text(requirements)
+    said: list[str] = []
+    (directory := tmp_path / f"build-{len(list(tmp_path.iterdir()))}").mkdir()
+    built = runtimes.build_from_requirements([file], target, directory, said.append, installer=installer(target, tool))
+    return built, said
+
+
+def members(built: Built) -> dict[str, tarfile.TarInfo]:
+    """What is in a tarball, by path below its packages."""
+    with tarfile.open(built.path) as tar:
+        place = f"lib/python{built.meta['python_ver']}/site-packages/"
+        return {member.name.removeprefix(place): member for member in tar if member.isfile()}
+
+
+# -- what is taken -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "newest", "oldest"),
+    [
+        (Target("3.10"), "manylinux_2_26_x86_64", "manylinux1_x86_64"),
+        (Target("3.11", "arm64"), "manylinux_2_26_aarch64", "manylinux2014_aarch64"),
+        (Target("3.12"), "manylinux_2_34_x86_64", "manylinux1_x86_64"),
+        (Target("3.13", "arm64"), "manylinux_2_34_aarch64", "manylinux2014_aarch64"),
+    ],
+)
+def test_platforms_of_the_function(target: Target, newest: str, oldest: str) -> None:
+    """Lambda's Linux is another one from Python 3.12 on."""
+    assert (target.platforms[0], target.platforms[-1]) == (newest, oldest)
+    assert f"manylinux_2_17_{target.machine}" in target.platforms
+
+
+def test_wheels_suit_the_function(tmp_path: Path, wheels: Wheelhouse, tool: str) -> None:
+    """Each target gets the newest version that has a wheel for its C library, architecture and Python."""
+    wheels.add("lib", "1.0", tag="cp311-cp311-manylinux2014_x86_64")
+    wheels.add("lib", "1.1", tag="cp312-cp312-manylinux2014_aarch64")
+    wheels.add("lib", "1.2", tag="cp311-cp311-manylinux_2_28_x86_64")
+    wheels.add("lib", "1.3", tag="cp312-cp312-manylinux_2_34_x86_64")
+    wheels.add("lib", "1.4", tag="cp312-cp312-manylinux_2_35_x86_64")
+    wheels.add("lib", "1.5", tag="cp312-cp312-musllinux_1_2_x86_64")
+    found = {}
+    for target in (AL2, AL2023, Target("3.12", "arm64")):
+        built, _ = build(tmp_path, "lib\n", target, tool)
+        (found[str(target)],) = (version for _, version in built.meta["pkg_ver_list"])
+    assert list(found.values()) == ["1.0", "1.3", "1.1"]
+
+
+def test_the_description(tmp_path: Path, wheels: Wheelhouse) -> None:
+    """Python, architecture, top-level modules with those that Lambda has, versions, digest and size."""
+    wheels.add("one", "1.0", requires=["two"])
+    files = {"two.py": "", "_two.cpython-312-x86_64-linux-gnu.so": "", "three/a/b.py": "", "two_data/x.txt": "12345"}
+    wheels.add("two", "2.0", files=files)
+    built, _ = build(tmp_path, "one\n")
+    meta = built.meta
+    assert (meta["python_ver"], meta["arch"]) == ("3.12", "x86_64")
+    assert meta["pkg_ver_list"] == [["one", "1.0"], ["two", "2.0"]]
+    modules = dict(meta["preinstalls"])
+    assert {"one", "two", "_two", "three", "boto3", "cloudpickle", "tblib", "pywren"} <= set(modules)
+    assert (modules["one"], modules["two"], modules["_two"], modules["three"]) == (True, False, False, True)
+    assert meta["sha256"] == built.sha256 == hashlib.sha256(built.path.read_bytes()).hexdigest()
+    assert meta["size"] == sum(member.size for member in members(built).values())
+    assert json.loads(json.dumps(meta)) == meta
+
+
+def test_the_same_packages_give_the_same_bytes(tmp_path: Path, wheels: Wheelhouse) -> None:
+    """Whichever tool installs them, whenever; scripts and notes about this machine are not in it."""
+    wheels.add(
+        "one", files={"one/__init__.py": "", "one-1.0.dist-info/entry_points.txt": "[console_scripts]\nx = one:x\n"}
+    )
+    tools = [name for name, command in TOOLS.items() if command]
+    built = [build(tmp_path, "one\n", tool=tool)[0] for tool in [*tools, "pip"]]
+    assert len({item.sha256 for item in built}) == 1
+    inside = members(built[0])
+    assert not [
+        name for name in inside if name.startswith("bin/") or name.endswith((".pyc", "/INSTALLER", "/REQUESTED"))
+    ]
+    assert {(member.mtime, member.uid, member.uname, member.mode) for member in inside.values()} == {
+        (315_532_800, 0, "", 0o644)
+    }
+
+
+def test_workers_take_it(tmp_path: Path, wheels: Wheelhouse) -> None:
+    """What is packed here, the worker's extraction accepts."""
+    wheels.add("one")
+    built, _ = build(tmp_path, "one\n")
+    (target := tmp_path / "extracted").mkdir()
+    with built.path.open("rb") as file:
+        extract(file, str(target), lambda size: None)
+    assert (target / "lib/python3.12/site-packages/one/__init__.py").read_text() == "VERSION = '1.0'\n"
+
+
+# -- what is left out ----------------------------------------------------------------------------------------
+
+
+def test_what_the_worker_has_is_left_out(tmp_path: Path, wheels: Wheelhouse, tool: str) -> None:
+    """cloudpickle and tblib always, boto3 unless it is asked for itself; the rest of what is required stays."""
+    wheels.add("one", requires=["cloudpickle", "tblib", "boto3"])
+    wheels.add("cloudpickle", "1.0")
+    wheels.add("tblib", "0.1")
+    wheels.add("boto3", "1.0", requires=["jmespath"])
+    wheels.add("jmespath")
+    built, said = build(tmp_path, "one\ncloudpickle==1.0\n", tool=tool)
+    assert [name for name, _ in built.meta["pkg_ver_list"]] == ["jmespath", "one"]
+    assert not [name for name in members(built) if name.startswith(("cloudpickle", "tblib", "boto3"))]
+    assert "cloudpickle 1.0 is left out: comes with the worker" in said
+    assert "boto3 1.0 is left out: Lambda has it" in said
+    built, _ = build(tmp_path, "boto3 >= 1.0\n", tool=tool)
+    assert ["boto3", "1.0"] in built.meta["pkg_ver_list"]
+
+
+def test_a_module_of_the_standard_library_is_left_out(tmp_path: Path, wheels: Wheelhouse) -> None:
+    """It would come first on the worker's path."""
+    wheels.add("enum34", files={"enum/__init__.py": ""})
+    wheels.add("one", requires=["enum34"])
+    built, said = build(tmp_path, "one\n")
+    assert said == ["enum34 1.0 is left out: its enum would hide the standard library's"]
+    assert not [name for name in members(built) if name.startswith("enum")]
+
+
+def test_a_distribution_that_brings_the_workers_own_modules(tmp_path: Path, wheels: Wheelhouse) -> None:
+    """It is refused by its name."""
+    wheels.add("evil", files={"pywren/__init__.py": ""})
+    with pytest.raises(DeploymentError, match=r"evil 1\.0 brings a module pywren"):
+        build(tmp_path, "evil\n")
+
+
+def test_a_record_that_lies(tmp_path: Path, wheels: Wheelhouse) -> None:
+    """Taking a distribution out deletes nothing outside, and nothing of others."""
+    (precious := tmp_path / "precious.txt").write_text("x")
+    wheels.add("tblib", recorded=["../" * 8 + str(precious)[1:], str(precious), "one/__init__.py", "one"])
+    wheels.add("one", requires=["tblib"])
+    for tool in ("pip", "uv"):
+        if TOOLS[tool]:
+            try:
+                built, _ = build(tmp_path, "one\n", tool=tool)
+            except DeploymentError:
+                continue  # the tool itself refuses such a wheel
+            assert "one/__init__.py" in members(built)
+    assert precious.exists()
+
+
+# -- what cannot be had --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("requirements", "says"),
+    [
+        ("lib==1.0\n", r"Only wheels are taken.*manylinux_2_34_x86_64"),
+        ("only_source\n", r"Only wheels are taken.*pip wheel NAME"),
+        ("one==1.0\none==2.0\n", "Correct the requirements|Only wheels"),
+        ("clash_a\nclash_b\n", "says: .*(one|clash)"),
+        ("one ==== 1\n", "Correct the requirements"),
+        ("", "there is no package|says"),
+    ],
+)
+def test_requirements_that_cannot_be_had(
+    tmp_path: Path, wheels: Wheelhouse, tool: str, requirements: str, says: str
+) -> None:
+    """The target, the tool's own words and the remedy are told."""
+    wheels.add("lib", tag="cp312-cp312-win_amd64")
+    wheels.add("one", "1.0")
+    wheels.add("one", "2.0")
+    wheels.add("clash_a", requires=["one==1.0"])
+    wheels.add("clash_b", requires=["one==2.0"])
+    with tarfile.open(wheels.path / "only_source-1.0.tar.gz", "w:gz") as tar:
+        info = tarfile.TarInfo("only_source-1.0/setup.py")
+        tar.addfile(info, io.BytesIO())
+    with pytest.raises(DeploymentError, match=says) as caught:
+        build(tmp_path, requirements, tool=tool)
+    if requirements:
+        assert f"cannot make a runtime for Python 3.12 on x86_64 (glibc 2.34); {tool} says: " in str(caught.value)
+
+
+def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The remedy is about the network, and not about wheels."""
+    settings = tmp_path / "uv.toml"
+    settings.write_text("")
+    monkeypatch.setenv("UV_CONFIG_FILE", str(settings))
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    monkeypatch.setenv("UV_NO_CACHE", "1")
+    if not TOOLS["uv"]:
+        pytest.skip("uv is not here")
+    with pytest.raises(DeploymentError, match="Check the network"):
+        build(tmp_path, "one\n", tool="uv")
+    with pytest.raises(DeploymentError, match="Check the network"):
+        installer(AL2023, "uv").obtainable(["one"], tmp_path)
+
+
+def test_the_tools(monkeypatch: pytest.MonkeyPatch) -> None:
+    """uv first; pip without it, and after it where it knows more tags; with neither an error."""
+    monkeypatch.setattr(_wheels, "_find_uv", lambda: ["uv", "pip"])
+    assert [item.tool for item in find_installers(Target("3.13"))] == ["uv"]
+    monkeypatch.setattr(Target, "is_here", True)
+    assert [item.tool for item in find_installers(AL2)] == ["uv", "pip"]
+    monkeypatch.setattr(_wheels, "_find_uv", lambda: None)
+    assert [item.tool for item in find_installers(AL2023)] == ["pip"]
+    monkeypatch.setattr(_wheels, "_find_pip", lambda: None)
+    with pytest.raises(DeploymentError, match="uv or pip"):
+        find_installers(AL2023)
+
+
+# -- from this environment -----------------------------------------------------------------------------------
+
+
+def test_the_nearest_version_is_taken(tmp_path: Path, wheels: Wheelhouse) -> None:
+    """Below if there is one, otherwise above; what has no wheel at all is left out; what needs others gives way."""
+    wheels.add("plain", "1.0")
+    for version in ("1.0", "1.9", "2.2"):
+        wheels.add("lib", version)
+    wheels.add("lib", "2.0", tag="cp312-cp312-win_amd64")
+    wheels.add("late", "3.0")
+    wheels.add("needs_lib", "5.0", requires=["lib>=2.0"])
+    wheels.add("needs_lib", "4.0", requires=["lib"])
+    wheels.add("windows", tag="cp312-cp312-win_amd64")
+    pins = [Pin(*pair.split()) for pair in ("plain 1.0", "lib 2.0", "late 2.0+cpu", "needs-lib 5.0", "windows 1.0")]
+    said: list[str] = []
+    (directory := tmp_path / "site").mkdir()
+    install_nearest(pins, installer(AL2023, QUICK), directory, said.append)
+    found = {item.name: item.version for item in importlib.metadata.distributions(path=[str(directory)])}
+    assert found == {"plain": "1.0", "lib": "1.9", "late": "3.0", "needs_lib": "4.0"}
+    assert said == [f"windows 1.0 is left out: no version of it has a wheel for {AL2023}"]
+
+
+def test_each_tool_knows_what_can_be_had(tmp_path: Path, wheels: Wheelhouse, tool: str) -> None:
+    """Whether a version has a wheel, and which one a range leads to."""
+    wheels.add("lib", "1.0")
+    wheels.add("lib", "2.0", tag="cp312-cp312-win_amd64")
+    asked = installer(AL2023, tool)
+    assert not asked.obtainable(["lib==2.0"], tmp_path)
+    assert asked.choose("lib<=2.0", tmp_path) == "1.0"
+    assert asked.choose("lib>2.0", tmp_path, lowest=True) is None
+
+
+def test_from_the_environment(tmp_path: Path, wheels: Wheelhouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version that cannot be had is told together with the one that is taken."""
+    wheels.add("one", "0.9")
+    wheels.add("two", "2.0")
+    monkeypatch.setattr(runtimes, "installed", lambda say: [Pin("one", "1.0"), Pin("two", "2.0")])
+    said: list[str] = []
+    (directory := tmp_path / "work").mkdir()
+    built = runtimes.build_from_environment(AL2023, directory, said.append, installer=installer(AL2023, QUICK))
+    assert built.meta["pkg_ver_list"] == [["one", "0.9"], ["two", "2.0"]]
+    (line,) = said
+    assert "one 1.0, which is installed here, has no wheel for Python 3.12 on x86_64 (glibc 2.34)" in line
+    assert line.endswith("0.9 is taken")
+
+
+class Installed(importlib.metadata.Distribution):
+    """A distribution as ``importlib.metadata`` finds it."""
+
+    def __init__(self, name: str, url: str | None = None) -> None:
+        self._texts = {"METADATA": f"Name: {name}\nVersion: 1.0\n"}
+        if url:
+            self._texts["direct_url.json"] = json.dumps({"url": url})
+
+    def read_text(self, filename: str) -> str | None:
+        return self._texts.get(filename)
+
+    def locate_file(self, path: Any) -> Any:
+        return Path(path)
+
+
+def test_what_was_not_installed_from_an_index() -> None:
+    """Directories and repositories are left out and told, without passwords; wheels count as their version."""
+    said: list[str] = []
+    pins = installed(
+        said.append,
+        [
+            Installed("Plain.One"),
+            Installed("plain_one"),
+            Installed("cloudpickle"),
+            Installed("pip"),
+            Installed("mine", "file:///home/me/mine"),
+            Installed("theirs", "git+https://me:secret@example.org/theirs"),
+            Installed("wheel-of", "file:///home/me/wheel_of-1.0-py3-none-any.whl"),
+        ],
+    )
+    assert pins == [Pin("plain-one", "1.0"), Pin("wheel-of", "1.0")]
+    assert [line.split(" is left out")[0] for line in said] == ["mine 1.0", "theirs 1.0"]
+    assert "git+https://example.org/theirs" in said[1]
+    with pytest.raises(DeploymentError, match="nothing is installed here"):
+        installed(said.append, [Installed("mine", "file:///home/me/mine")])
+
+
+# -- from a prefix -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def environment(tmp_path: Path, wheels: Wheelhouse) -> Path:
+    """A virtual environment with a package."""
+    path = tmp_path / "venv"
+    venv.create(path, symlinks=True)
+    site = path / "lib" / f"python{HERE}" / "site-packages"
+    wheels.add("one")
+    wheels.add("tblib", "0.1")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(site), "one", "tblib"]
+    subprocess.run(command, check=True, capture_output=True)
+    return path
+
+
+def from_prefix(prefix: Path, target: Target, directory: Path) -> tuple[Built, list[str]]:
+    """Build from an environment; returns the runtime, and what was said."""
+    said: list[str] = []
+    directory.mkdir()
+    return runtimes.build_from_prefix(prefix, target, directory, said.append), said
+
+
+def test_a_virtual_environment(environment: Path, tmp_path: Path) -> None:
+    """Its packages are taken as they stand, without what the worker has."""
+    built, said = from_prefix(environment, Target(HERE), tmp_path / "work")
+    assert built.meta["pkg_ver_list"] == [["one", "1.0"]]
+    assert "one/__init__.py" in members(built)
+    assert said == ["tblib 0.1 is left out: comes with the worker"]
+
+
+def test_a_conda_environment(environment: Path, tmp_path: Path) -> None:
+    """It brings its interpreter and libraries; links that workers would refuse are resolved."""
+    (environment / "conda-meta").mkdir()
+    libraries = environment / "lib"
+    (libraries / "libx.so.1").write_bytes(b"x")
+    (libraries / "libx.so").symlink_to("libx.so.1")
+    (libraries / "absolute.so").symlink_to(libraries / "libx.so.1")
+    (libraries / "dangling.so").symlink_to("/no/such/file")
+    built, _ = from_prefix(environment, _target_of_this_machine(), tmp_path / "work")
+    (target := tmp_path / "extracted").mkdir()
+    with built.path.open("rb") as file:
+        extract(file, str(target), lambda size: None)
+    root = target / "condaruntime"
+    assert (root / "bin" / "python").read_bytes() == Path(sys.executable).resolve().read_bytes()
+    assert (root / "lib" / "libx.so").is_symlink()
+    assert (root / "lib" / "absolute.so").read_bytes() == b"x"
+    assert not (root / "lib" / "dangling.so").exists()
+    assert (root / f"lib/python{HERE}/site-packages/one/__init__.py").exists()
+    assert "boto3" not in dict(built.meta["preinstalls"])
+
+
+def _target_of_this_machine() -> Target:
+    """This Python, as if the function had the C library that this interpreter needs."""
+
+    class Anywhere(Target):
+        glibc = 99
+
+    return Anywhere(HERE, next(arch for arch, name in runtimes.ARCHITECTURES.items() if name == _machine()))
+
+
+def _machine() -> str:
+    return {62: "x86_64", 183: "aarch64"}[Path(sys.executable).resolve().read_bytes()[18]]
+
+
+def elf(machine: int, *words: bytes) -> bytes:
+    """What a compiled extension begins with, and names in it."""
+    return b"\x7fELF" + bytes(14) + machine.to_bytes(2, "little") + b"\0".join([b"", *words])
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("a.cpython-312-x86_64-linux-gnu.so", elf(183), "is for Linux on aarch64, but"),
+        ("a.cpython-312-x86_64-linux-gnu.so", elf(62, b"GLIBC_2.4", b"GLIBC_2.38"), r"needs glibc 2\.38, but"),
+        ("a.cpython-312-x86_64-linux-gnu.so", elf(62, b"libc.musl-x86_64.so.1"), "is for musl"),
+        ("a.cpython-311-x86_64-linux-gnu.so", elf(62), r"is for Python 3\.11, not for Python 3\.12"),
+        ("a.abi3.so", b"\xcf\xfa\xed\xfe", "is for another system"),
+        ("a.cpython-312-x86_64-linux-gnu.so", elf(62, b"GLIBC_2.34"), None),
+        ("attach_linux_x86.so", elf(3), None),
+    ],
+)
+def test_compiled_for_another_system(tmp_path: Path, name: str, data: bytes, says: str | None) -> None:
+    """Extensions are looked into: machine, C library and Python must be the function's."""
+    site = tmp_path / "env" / "lib" / "python3.12" / "site-packages"
+    (site / "one-1.0.dist-info").mkdir(parents=True)
+    (site / "one-1.0.dist-info" / "METADATA").write_text("Name: one\nVersion: 1.0\n")
+    (site / name).write_bytes(data)
+    if says is None:
+        from_prefix(tmp_path / "env", AL2023, tmp_path / "work")
+        return
+    with pytest.raises(DeploymentError, match=says):
+        from_prefix(tmp_path / "env", AL2023, tmp_path / "work")
+
+
+def test_a_prefix_that_does_not_fit(environment: Path, tmp_path: Path) -> None:
+    """A directory that is none, and one of another Python."""
+    with pytest.raises(DeploymentError, match="is no environment of Python"):
+        from_prefix(tmp_path / "wheels", AL2023, tmp_path / "first")
+    other = "3.12" if HERE != "3.12" else "3.13"
+    with pytest.raises(DeploymentError, match=rf"is for Python {HERE}, but .* {other}: say --python {HERE}"):
+        from_prefix(environment, Target(other), tmp_path / "second")
+
+
+# -- size, and the bucket ------------------------------------------------------------------------------------
+
+
+def test_the_size_is_what_the_worker_counts(tmp_path: Path, wheels: Wheelhouse) -> None:
+    """The archive and its members in whole blocks, and the reserve: what fits here fits there."""
+    wheels.add("one", files={"one/__init__.py": "", "one/data": "x" * 100_000})
+    built, _ = build(tmp_path, "one\n")
+    taken: list[int] = []
+    (target := tmp_path / "extracted").mkdir()
+    with built.path.open("rb") as file:
+        extract(file, str(target), taken.append)
+    assert built.needed >= sum(taken) + built.path.stat().st_size + 16 * 2**20
+    runtimes.check_fits(built, 512)
+    with pytest.raises(DeploymentError, match=r"needs 17 MB .* has 10 MB .*ephemeral_storage: 17 .*one 0 MB"):
+        runtimes.check_fits(built, 10)
+
+
+class Objects:
+    """A bucket in memory."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.puts: list[str] = []
+        self.broken: str | None = None
+
+    def put(self, key: str, data: Any, *, if_absent: bool = False) -> bool:
+        if self.broken and key.endswith(self.broken):
+            raise StorageError("broken")
+        self.puts.append(key)
+        self.objects[key] = bytes(data)
+        return True
+
+    def get(self, key: str, byte_range: tuple[int, int] | None = None) -> bytes:
+        if key not in self.objects:
+            raise StorageNoSuchKeyError(key)
+        return self.objects[key]
+
+    def list(self, prefix: str, start_after: str = "") -> list[str]:
+        return sorted(key for key in self.objects if key.startswith(prefix))
+
+    def delete(self, keys: Iterator[str]) -> None:
+        for key in keys:
+            self.objects.pop(key, None)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def test_the_store(tmp_path: Path, wheels: Wheelhouse) -> None:
+    """Uploaded once, the description last; found by name, key and URL; deleted whole."""
+    wheels.add("one")
+    built, _ = build(tmp_path, "one\n")
+    bucket = Objects()
+    store = RuntimeStore("mine", "/p/", backend=bucket)
+    bucket.broken = ".meta.json"
+    with pytest.raises(StorageError):
+        store.upload(built)
+    assert store.list()[0].meta == {}
+    bucket.broken = None
+    assert not store.upload(built)
+    assert not store.upload(built)
+    tarball = f"p/runtimes/{built.name}.tar.gz"
+    assert bucket.puts == [tarball, f"p/runtimes/{built.name}.meta.json"]
+    assert store.section(built) == {"s3_bucket": "mine", "s3_key": tarball, "sha256": built.sha256}
+    for name in (built.name, built.name[:-5], tarball, f"s3://mine/{tarball}"):
+        assert store.find(name).meta == built.meta
+    bucket.objects["p/runtimes/mine/of-somebody"] = b""
+    assert len(store.list()) == 1
+    store.delete(store.find(built.name))
+    assert list(bucket.objects) == ["p/runtimes/mine/of-somebody"]
+
+
+# -- from the real index -------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_real_wheels_for_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """numpy for arm64 and Amazon Linux 2, beside a package that is pure Python."""
+    target = Target("3.11" if HERE != "3.11" else "3.10", "arm64")
+    file = tmp_path / "requirements.txt"
+    file.write_text("numpy\ntoolz\n")
+    (directory := tmp_path / "work").mkdir()
+    built = runtimes.build_from_requirements([file], target, directory, lambda line: None)
+    versions = dict(built.meta["pkg_ver_list"])
+    assert tuple(map(int, versions["numpy"].split(".")[:2])) < (2, 3)
+    assert "toolz" in versions
+    extensions = [name for name in members(built) if "_multiarray_umath" in name and name.endswith(".so")]
+    assert all(f"cpython-{target.python.replace('.', '')}-aarch64-linux-gnu" in name for name in extensions)
+    assert extensions

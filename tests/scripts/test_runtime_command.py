@@ -1,0 +1,292 @@
+"""``pywren runtime``: exit code and output of building, listing and deleting, and what a function then imports."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from wheelhouse import Wheelhouse, make_the_index
+
+import pywren
+import pywren.testing
+from pywren import wrenconfig
+from pywren.cloud import _wheels, runtimes
+from pywren.exceptions import StorageError
+from pywren.scripts.pywrencli import cli
+from pywren.storage.s3_backend import S3Backend
+
+HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
+OTHER = "3.12" if HERE != "3.12" else "3.13"
+WAIT = 60.0
+
+pytestmark = pytest.mark.moto
+
+
+@pytest.fixture(scope="module")
+def aws() -> Iterator[dict[str, Any]]:
+    """A mocked account."""
+    with pywren.testing.mock_aws(concurrency=2) as config:
+        yield config
+
+
+@pytest.fixture
+def bucket(aws: dict[str, Any]) -> Iterator[S3Backend]:
+    """The bucket, without what an earlier test left in it."""
+    storage = S3Backend(aws["s3"]["bucket"], aws["account"]["aws_region"])
+    yield storage
+    storage.delete(storage.list(""))
+    storage.close()
+
+
+@pytest.fixture
+def config_file(aws: dict[str, Any], bucket: S3Backend, tmp_path: Path) -> Path:
+    """A configuration as a person keeps it."""
+    path = tmp_path / "config.yaml"
+    path.write_text("# my account\n" + yaml.safe_dump({**aws, "runtime": {"preinstalls": ["beside"]}}) + "# the end\n")
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture
+def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wheelhouse:
+    """The index."""
+    return make_the_index(tmp_path / "wheels", monkeypatch)
+
+
+@pytest.fixture
+def run(config_file: Path) -> Callable[..., tuple[int, str]]:
+    """Run ``pywren runtime`` with that configuration; returns exit code and output."""
+
+    def invoke(*arguments: object, filename: Path | None = config_file) -> tuple[int, str]:
+        named = ["--filename", str(filename)] if filename else []
+        result = CliRunner().invoke(cli, [*named, "runtime", *map(str, arguments)])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, result.output
+
+    return invoke
+
+
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def requirements(tmp_path: Path, wheels: Wheelhouse) -> Path:
+    """A file that asks for one tiny package."""
+    wheels.add("tiny_from_wheel", "1.5")
+    path = tmp_path / "requirements.txt"
+    path.write_text("tiny_from_wheel\n")
+    return path
+
+
+def asking_for_its_version() -> Callable[[Any], str]:
+    """A function that asks the package that only the runtime has; it travels without this module and its imports."""
+
+    def ask(_: Any) -> str:
+        import tiny_from_wheel  # type: ignore[import-not-found]
+
+        return str(tiny_from_wheel.VERSION)
+
+    return ask
+
+
+# -- building ------------------------------------------------------------------------------------------------
+
+
+def test_a_function_imports_what_was_built(run: Run, requirements: Path, config_file: Path, bucket: S3Backend) -> None:
+    """From requirements to a call on Lambda; the configuration keeps what its writer wrote."""
+    before = yaml.safe_load(config_file.read_text())
+    code, output = run("build", "-r", requirements)
+    assert code == 0, output
+    config = wrenconfig.load(config_file)
+    key = config["runtime"]["s3_key"]
+    place = f"s3://{bucket.bucket}/{key}"
+    name = Path(key).name.removesuffix(".tar.gz")
+    lines = output.splitlines()
+    assert lines[0].startswith(f"runtime {name}: 1 package, 0.0 MB, packed 0.0 MB")
+    assert lines[1:] == [f"uploaded to {place}", f"written into {config_file}"]
+    assert sorted(bucket.list("pywren.jobs/runtimes/")) == sorted([key.replace(".tar.gz", ".meta.json"), key])
+    text = config_file.read_text()
+    assert text.startswith("# my account\n")
+    assert text.endswith("# the end\n")
+    assert stat.S_IMODE(config_file.stat().st_mode) == 0o600
+    assert config["runtime"]["preinstalls"] == ["beside"]
+    assert {**yaml.safe_load(text), "runtime": None} == {**before, "runtime": None}
+    with pywren.lambda_executor(config=config) as executor:
+        assert ["tiny-from-wheel", "1.5"] in executor.runtime_meta_info["pkg_ver_list"]
+        assert executor.call_async(asking_for_its_version(), None).result(timeout=WAIT) == "1.5"
+
+
+def test_the_same_is_not_uploaded_twice(run: Run, requirements: Path, bucket: S3Backend) -> None:
+    """What is in the bucket stays there; a description that an interrupted upload lacks is added."""
+    assert run("build", "-r", requirements)[0] == 0
+    keys = sorted(bucket.list("pywren.jobs/runtimes/"))
+    bucket.delete([key for key in keys if key.endswith(".meta.json")])
+    assert "incomplete" in run("list")[1]
+    code, output = run("build", "-r", requirements)
+    assert code == 0
+    assert "is there already: s3://" in output
+    assert sorted(bucket.list("pywren.jobs/runtimes/")) == keys
+
+
+def test_another_python_and_architecture(run: Run, requirements: Path, config_file: Path) -> None:
+    """The runtime is made for them, and the command says that this Python cannot use it."""
+    code, output = run("build", "-r", requirements, "--python", OTHER, "--arch", "arm64")
+    assert code == 0
+    assert f"python{OTHER}-arm64-" in wrenconfig.load(config_file)["runtime"]["s3_key"]
+    assert output.splitlines()[-1] == f"only programs that run on Python {OTHER} can use it; this is {HERE}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "say what to put into it"),
+        (["--from-env", "--from-prefix", "."], "one of them"),
+        (["-r", "missing.txt"], "'missing.txt' does not exist"),
+        (["--from-env", "--arch", "mips"], "'mips' is not one of 'arm64', 'x86_64'"),
+        (["--from-env", "--python", "2.7"], "'2.7' is not one of"),
+        (["--from-prefix", "no-directory"], "does not exist"),
+    ],
+)
+def test_a_command_line_that_is_wrong(run: Run, arguments: list[str], says: str) -> None:
+    """It is told with exit code 2."""
+    code, output = run("build", *arguments)
+    assert code == 2
+    assert says in " ".join(output.split())
+
+
+def test_a_runtime_that_is_too_big(
+    run: Run, requirements: Path, wheels: Wheelhouse, config_file: Path, bucket: S3Backend, monkeypatch: Any
+) -> None:
+    """Both figures, what is big and the remedy are told; nothing is uploaded or written."""
+    wheels.add("big_one", files={"big_one/__init__.py": "", "big_one/data.txt": "x" * 3_000_000})
+    (path := config_file.parent / "r.txt").write_text("big_one\ntiny_from_wheel\n")
+    monkeypatch.setattr(runtimes, "disk_bytes", lambda sizes: 600 * 2**20)
+    code, output = run("build", "-r", path)
+    assert code == 1
+    assert "needs 600 MB on the worker's disk, with its archive, but the function has 512 MB" in output
+    assert "write lambda: ephemeral_storage: 600 in the configuration and run `pywren deploy_lambda`" in output
+    assert "The biggest: big-one 3 MB, tiny-from-wheel 0 MB. Nothing was uploaded" in output
+    assert bucket.list("") == []
+    assert "sha256" not in config_file.read_text()
+
+
+def test_without_a_configuration(run: Run, requirements: Path, aws: dict[str, Any], monkeypatch: Any) -> None:
+    """A bucket must be named, and what to write into a configuration is printed."""
+    monkeypatch.chdir(requirements.parent)
+    monkeypatch.setenv("HOME", str(requirements.parent))
+    code, output = run("build", "-r", requirements, filename=None)
+    assert (code, output) == (
+        1,
+        "Error: there is no configuration: make one with 'pywren create_config', or build with --bucket NAME\n",
+    )
+    code, output = run("build", "-r", requirements, "--bucket", aws["s3"]["bucket"], filename=None)
+    assert code == 0, output
+    section = yaml.safe_load(output[output.index("runtime:\n") :])["runtime"]
+    assert sorted(section) == ["s3_bucket", "s3_key", "sha256"]
+    assert section["s3_bucket"] == aws["s3"]["bucket"]
+    assert "write this into the configuration" in output
+
+
+def test_a_configuration_that_cannot_be_written(
+    run: Run, requirements: Path, config_file: Path, monkeypatch: Any
+) -> None:
+    """The runtime is uploaded, and what to write by hand is told."""
+    text = config_file.read_text()
+    writable = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode, **kw: path != config_file and writable(path, mode, **kw))
+    code, output = run("build", "-r", requirements)
+    assert code == 1
+    assert (
+        f"cannot change the configuration {config_file}: it is read-only; write s3_bucket, s3_key, sha256 in its"
+        in output
+    )
+    assert "\n  sha256: " in output
+    assert config_file.read_text() == text
+
+
+def test_a_bucket_that_is_not_there(run: Run, requirements: Path, config_file: Path) -> None:
+    """The error names it, and the configuration stays as it was."""
+    text = config_file.read_text()
+    code, output = run("build", "-r", requirements, "--bucket", "no-such-bucket-of-anybody")
+    assert code == 1
+    assert "no-such-bucket-of-anybody" in output
+    assert config_file.read_text() == text
+
+
+def test_an_interrupted_upload_is_not_recorded(
+    run: Run, requirements: Path, config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The configuration names a runtime when all of it is in the bucket, not before."""
+    put = S3Backend.put
+
+    def broken(self: S3Backend, key: str, *args: Any, **kwargs: Any) -> bool:
+        if key.endswith(".meta.json"):
+            raise StorageError("the connection broke")
+        return put(self, key, *args, **kwargs)
+
+    text = config_file.read_text()
+    with monkeypatch.context() as patch:
+        patch.setattr(S3Backend, "put", broken)
+        code, output = run("build", "-r", requirements)
+    assert (code, "the connection broke" in output) == (1, True)
+    assert config_file.read_text() == text
+    assert run("build", "-r", requirements)[0] == 0
+
+
+def test_neither_uv_nor_pip(run: Run, requirements: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How to get one is told."""
+    monkeypatch.setattr(_wheels, "_find_uv", lambda: None)
+    monkeypatch.setattr(_wheels, "_find_pip", lambda: None)
+    code, output = run("build", "-r", requirements)
+    assert (code, "neither is here: install one" in output) == (1, True)
+
+
+# -- listing and deleting ------------------------------------------------------------------------------------
+
+
+def test_list(run: Run, requirements: Path, wheels: Wheelhouse, bucket: S3Backend) -> None:
+    """Each runtime with what is in it, a star at the one in use."""
+    assert run("list") == (0, f"there is no runtime in s3://{bucket.bucket}/pywren.jobs/runtimes/\n")
+    run("build", "-r", requirements)
+    wheels.add("tiny_from_wheel", "1.6")
+    run("build", "-r", requirements)
+    code, output = run("list")
+    assert code == 0
+    marks = {line.split()[-1]: line[0] for line in output.splitlines()}
+    assert marks == {"1.5": " ", "1.6": "*"}
+
+
+def test_delete(run: Run, requirements: Path, wheels: Wheelhouse, config_file: Path, bucket: S3Backend) -> None:
+    """By the beginning of its name; the one in use only with ``--force``, which changes the configuration."""
+    run("build", "-r", requirements, "--arch", "arm64")
+    run("build", "-r", requirements, "--arch", "x86_64")
+    code, output = run("delete", f"python{HERE}-arm64")
+    assert (code, output.startswith("deleted python")) == (0, True)
+    code, output = run("delete", f"python{HERE}")
+    assert code == 1
+    assert "is in use" in output
+    assert "--force" in output
+    code, output = run("delete", f"python{HERE}", "--force")
+    assert code == 0
+    assert f"taken out of {config_file}" in output
+    assert bucket.list("pywren.jobs/runtimes/") == []
+    assert wrenconfig.load(config_file)["runtime"] == {"preinstalls": ["beside"], "runtime_storage": "s3"}
+
+
+@pytest.mark.parametrize(("name", "says"), [("nothing", "no runtime"), ("python", "more than one"), ("", "no runtime")])
+def test_deleting_what_is_not_one(run: Run, bucket: S3Backend, name: str, says: str) -> None:
+    """An unknown name, one that could be several, and none at all; the error tells what there is."""
+    for there in ("python3.11-a", "python3.12-b"):
+        bucket.put(f"pywren.jobs/runtimes/{there}.tar.gz", b"")
+    code, output = run("delete", name)
+    assert (code, says in output) == (1, True)
+    assert "there are: python3.11-a, python3.12-b" in output
+    assert len(bucket.list("pywren.jobs/runtimes/")) == 2

@@ -1,0 +1,51 @@
+"""A library in another version on the worker than here: one warning that names both."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from pywren._pickling import Mentions
+from pywren.serialize import _skew
+
+
+@pytest.fixture(autouse=True)
+def forget() -> None:
+    """Warn again: earlier tests may have had the same warning."""
+    _skew._warn.cache_clear()
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture, mentions: Mentions, versions: list[list[str]] | None) -> list[str]:
+    """What is logged for a runtime with these versions."""
+    with caplog.at_level(logging.WARNING):
+        _skew.warn_of_skew(mentions, {} if versions is None else {"pkg_ver_list": versions})
+    return caplog.messages
+
+
+def test_another_version_is_warned_about_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Both versions are named, and the next map says nothing."""
+    for _ in range(2):
+        found = warnings_of(caplog, Mentions(["cloudpickle.cloudpickle"]), [["cloudpickle", "0.1"]])
+    assert len(found) == 1
+    assert f"cloudpickle is {_skew._version('cloudpickle')} here, but 0.1 in the runtime" in found[0]
+
+
+def test_imports_of_a_function_count(caplog: pytest.LogCaptureFixture) -> None:
+    """What a function that is pickled by value imports when it runs is looked at too."""
+
+    def function() -> Any:
+        import yaml
+
+        return yaml
+
+    found = warnings_of(caplog, Mentions((), {function.__code__: ""}), [["pyyaml", "1.0"]])
+    assert len(found) == 1
+    assert "1.0 in the runtime" in found[0]
+
+
+@pytest.mark.parametrize("versions", [None, [], [["cloudpickle", _skew._version("cloudpickle")]], [["other", "1"]]])
+def test_no_skew(caplog: pytest.LogCaptureFixture, versions: Any) -> None:
+    """The same version, a library that the runtime has not, or no runtime: nothing is said."""
+    assert warnings_of(caplog, Mentions(["cloudpickle", "json", "no_such_module"]), versions) == []

@@ -1,0 +1,77 @@
+"""A directory of tiny wheels that stands for the package index: builds from it are quick and ask no network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+
+class Wheelhouse:
+    """Wheels in a directory.
+
+    Args:
+        path: the directory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def add(
+        self,
+        name: str,
+        version: str = "1.0",
+        *,
+        tag: str = "py3-none-any",
+        requires: Sequence[str] = (),
+        files: Mapping[str, str] | None = None,
+        recorded: Sequence[str] = (),
+    ) -> Path:
+        """Make a wheel; by default of one package with its version in it.
+
+        Args:
+            name: its distribution.
+            version: its version.
+            tag: for which Pythons and platforms.
+            requires: what it requires.
+            files: contents by path.
+            recorded: further paths that its RECORD claims.
+        """
+        files = {f"{name}/__init__.py": f"VERSION = {version!r}\n"} if files is None else files
+        folder = f"{name}-{version}.dist-info"
+        lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+        metadata = "\n".join([*lines, *(f"Requires-Dist: {item}" for item in requires), ""])
+        pure = str(tag.endswith("any")).lower()
+        wheel = f"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: {pure}\nTag: {tag}\n"
+        contents = {**files, f"{folder}/METADATA": metadata, f"{folder}/WHEEL": wheel}
+        rows = [f"{path},{_digest(text)},{len(text)}" for path, text in contents.items()]
+        rows += [f"{path},," for path in (*recorded, f"{folder}/RECORD")]
+        path = self.path / f"{name}-{version}-{tag}.whl"
+        with zipfile.ZipFile(path, "w") as archive:
+            for inside, text in {**contents, f"{folder}/RECORD": "\n".join(rows) + "\n"}.items():
+                archive.writestr(inside, text)
+        return path
+
+
+def _digest(text: str) -> str:
+    return "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+
+
+def make_the_index(path: Path, monkeypatch: pytest.MonkeyPatch) -> Wheelhouse:
+    """Have uv and pip know a new directory of wheels, and no index."""
+    path.mkdir()
+    settings = path.parent / "uv.toml"
+    settings.write_text(f'no-index = true\nfind-links = ["{path.as_posix()}"]\n')
+    values = {
+        "UV_CONFIG_FILE": str(settings),
+        "PIP_CONFIG_FILE": "/dev/null",
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(path),
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    return Wheelhouse(path)

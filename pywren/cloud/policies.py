@@ -88,7 +88,8 @@ def user_policy(names: Names) -> Policy:
             ["s3:DeleteObject", "s3:GetObject", "s3:PutObject"],
             [_below(names, names.prefix)],
         ),
-        _listing(names, f"{names.prefix}/*"),
+        _allow("FailureRecords", ["s3:GetObject"], [_below(names, names.failure_prefix)]),
+        _listing(names, f"{names.prefix}/*", f"{names.failure_prefix}/*"),
         _allow("Invoke", ["lambda:GetFunctionConfiguration", "lambda:InvokeFunction"], [names.function_arn]),
         _allow(
             "ReadLog",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,15 +11,18 @@ from typing import Any
 
 import botocore.client
 import botocore.exceptions
+import botocore.loaders
 import pytest
 from moto import mock_aws
 
 from pywren.cloud.aws import AWS
 from pywren.cloud.resources import Resources
 from pywren.testing._moto_patches import over_tls
+from pywren.worker.bundle import build_zip
 
 ACCOUNT_ID = "123456789012"
 REGION = "us-west-2"
+_LOADER = botocore.loaders.Loader()
 READING = ("Get", "List", "Describe", "Head")
 
 
@@ -125,6 +129,11 @@ def _raising(operation: str, code: str, status: int, message: str) -> Callable[[
     return do
 
 
+@functools.cache
+def _archive() -> bytes:
+    return build_zip()
+
+
 @contextmanager
 def mocked_account() -> Iterator[Account]:
     """Mock an empty account while the context lasts."""
@@ -138,6 +147,10 @@ def mocked_account() -> Iterator[Account]:
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         stack.enter_context(mock_aws(config={"lambda": {"use_docker": False}}))
         stack.enter_context(over_tls())
+        # each command has sessions of its own, and reading the models is most of what they do
+        patch.setattr("botocore.loaders.create_loader", lambda search_path_string=None: _LOADER)
+        for module in ("function", "doctor"):
+            patch.setattr(f"pywren.cloud.{module}.build_zip", _archive)
         account = Account(AWS(REGION))
         stack.callback(account.aws.close)
         send = botocore.client.BaseClient._make_api_call

@@ -1,7 +1,7 @@
 """The specification of failure, docs/failures.md: what goes wrong, and what ``result()`` then raises or gives.
 
-Every row of the page is a row of ``TABLE``, a test that has the row in its docstring (here, or in one of
-``OTHER_FILES``), or a test named in ``ELSEWHERE``. All here run over every kind of executor.
+Every row of the page is a row of ``TABLE``, a test that has the row in its docstring (here, or in
+another ``test_…failures….py``), or a test named in ``ELSEWHERE``. All here run over every kind of executor.
 """
 
 from __future__ import annotations
@@ -63,6 +63,16 @@ ELSEWHERE = {
     68: "worker/test_handler.py::test_the_first_commit_stands",
     69: "test_local_calls.py::test_a_client_that_ended_before_its_calls",
     72: "test_local_calls.py::test_after_fork_both_processes_go_on",
+    100: "testing/emulator/test_emulator_backends.py::test_what_is_not_installed_is_named_with_the_extra",
+    101: "testing/emulator/test_emulator.py::test_a_part_that_dies_is_named_with_its_log",
+    102: "testing/emulator/test_emulator.py::test_nothing_is_left_when_it_is_killed",
+    103: "testing/emulator/test_emulator_command.py::test_ctrl_c_is_the_programs_to_answer",
+    104: "testing/emulator/test_emulator.py::test_two_do_not_know_each_other",
+    105: "testing/emulator/test_emulator_gateway.py::test_a_request_without_key_is_refused",
+    106: "testing/emulator/test_emulator_sandbox.py::test_a_machine_without_namespaces",
+    107: "testing/emulator/test_emulator_container.py::test_another_runtime_than_the_emulators_is_refused",
+    108: "testing/emulator/test_emulator_lambda_api.py::test_operations_that_are_not_emulated",
+    109: "testing/emulator/test_emulator_command.py::test_what_cannot_be_done_is_said_before_anything_is_started",
 }
 """Rows that other files test."""
 
@@ -675,13 +685,14 @@ def test_ctrl_c_during_map(dummy, monkeypatch, caplog):
 
 
 def test_every_row_of_the_page_is_tested():
-    """Page and tests have the same rows."""
-    page = {int(number) for number in re.findall(r"^\| (\d+) \|", DOCUMENT.read_text(), re.MULTILINE)}
+    """Page and tests have the same rows; those of the commands are in scripts/test_setup_failures.py."""
+    text = DOCUMENT.read_text().partition("\n## Setting up and removing")[0]
+    page = {int(number) for number in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)}
     here = {row.number for row in TABLE} | {refusal.number for refusal in REFUSALS} | set(ELSEWHERE)
-    for name, function in list(globals().items()):
-        if name.startswith("test_") and (said := re.match(r"Rows? ([\d, and]+):", function.__doc__ or "")):
-            here.update(map(int, re.findall(r"\d+", said[1])))
-    assert here == page
+    for file in Path(__file__).parent.rglob("test_*failures*.py"):
+        for said in re.findall(r'\n    """Rows? ([\d, and]+):', file.read_text("utf-8")):
+            here.update(map(int, re.findall(r"\d+", said)))
+    assert sorted(here) == sorted(page)
     for place in ELSEWHERE.values():
         file, *names = place.split("::")
         text = (Path(__file__).parent / file).read_text()

@@ -119,8 +119,9 @@ class Bucket:
     def _plan_settings(self) -> list[Step]:
         tags = self._setting("get_bucket_tagging", "TagSet", "NoSuchTagSet")
         policy = self._setting("get_bucket_policy", "Policy", "NoSuchBucketPolicy")
+        _, ours = self._statements(json.loads(policy or "{}"))
         # an empty bucket may be made ours: `aws s3 mb` made it for pywren, or a set-up was interrupted
-        whole = is_ours(tags) or (not policy and self._first_key() is None)
+        whole = is_ours(tags) or self._tls_statement(True) in ours or (not policy and self._first_key() is None)
         steps = [*self._plan_tag(tags), *self._plan_closing()] if whole else []
         return [*steps, *self._plan_tls(policy, whole), *self._plan_expiry()]
 

@@ -53,7 +53,8 @@ class Role:
         if role is None:
             return [Step("create", f"{self.title}, which {self._user} alone may take", self._create)]
         if not is_ours(role.get("Tags")):
-            return [Step("keep", f"{self.title}: pywren did not make it; it must allow what `pywren iam` prints")]
+            printed = f"`pywren iam --print {'execution' if self._user == 'Lambda' else 'instance'}` prints"
+            return [Step("keep", f"{self.title}: pywren did not make it; it must allow what {printed}")]
         steps = []
         if role.get("AssumeRolePolicyDocument") != self._trust:
             steps.append(Step("update", f"who may take {self.title}", self._put_trust))

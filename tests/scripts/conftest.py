@@ -1,15 +1,56 @@
-"""An empty, mocked account."""
+"""An empty, mocked account, and command lines that are run in it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import accounts
 import pytest
+import yaml
+from click.testing import CliRunner
+
+from pywren.scripts.pywrencli import cli
+
+
+class Done(NamedTuple):
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
 
 
 @pytest.fixture
-def account() -> Iterator[accounts.Account]:
-    """An empty, mocked account that listens and may refuse."""
+def account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[accounts.Account]:
+    """An empty, mocked account that listens and may refuse; and a directory and home without a configuration."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     with accounts.mocked_account() as made:
         yield made
+
+
+@pytest.fixture
+def run() -> Callable[..., Done]:
+    """Run a command line in this process."""
+
+    def invoke(*arguments: Any, input: str = "", command: Any = cli, env: dict[str, str] | None = None) -> Done:
+        result = CliRunner().invoke(command, [str(argument) for argument in arguments], input=input, env=env)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Done(result.exit_code, result.stdout, result.stderr)
+
+    return invoke
+
+
+@pytest.fixture
+def pywren(run: Callable[..., Done], tmp_path: Path) -> Callable[..., Done]:
+    """Run a command of pywren with a configuration; keyword arguments change keys of its sections."""
+
+    def invoke(*arguments: Any, input: str = "", **changes: dict[str, Any]) -> Done:
+        path = tmp_path / "config.yaml"
+        path.write_text(yaml.safe_dump(accounts.configuration(**changes)))
+        return run("--filename", path, *arguments, input=input)
+
+    return invoke

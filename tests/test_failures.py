@@ -69,7 +69,7 @@ ELSEWHERE = {
     103: "testing/emulator/test_emulator_command.py::test_ctrl_c_is_the_programs_to_answer",
     104: "testing/emulator/test_emulator.py::test_two_do_not_know_each_other",
     105: "testing/emulator/test_emulator_gateway.py::test_a_request_without_key_is_refused",
-    106: "testing/emulator/test_emulator_sandbox.py::test_a_machine_without_namespaces",
+    106: "testing/emulator/test_emulator_container.py::test_a_machine_without_namespaces",
     107: "testing/emulator/test_emulator_container.py::test_another_runtime_than_the_emulators_is_refused",
     108: "testing/emulator/test_emulator_lambda_api.py::test_operations_that_are_not_emulated",
     109: "testing/emulator/test_emulator_command.py::test_what_cannot_be_done_is_said_before_anything_is_started",
@@ -569,11 +569,11 @@ def test_a_failed_future(ready):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["local", "dummy"])
-def test_200_megabytes(kind, tmp_path):
+def test_200_megabytes(ready):
     """Row 54: a result of 200 MB arrives whole."""
-    with executors.make(kind, tmp_path / "home") as ready:
-        value = ready.call(hostile.returns_much, 200_000_000).result(WAIT)
+    if ready.kind == "lambda":
+        pytest.skip("moto copies it many times; the emulated one is Lambda")
+    value = ready.call(hostile.returns_much, 200_000_000).result(WAIT)
     assert len(value) == 200_000_000
     assert value.count(b"x") == len(value)
 
@@ -685,9 +685,8 @@ def test_ctrl_c_during_map(dummy, monkeypatch, caplog):
 
 
 def test_every_row_of_the_page_is_tested():
-    """Page and tests have the same rows; those of the commands are in scripts/test_setup_failures.py."""
-    rows = map(int, re.findall(r"^\| (\d+) \|", DOCUMENT.read_text(), re.MULTILINE))
-    page = {row for row in rows if row < 120}
+    """Page and tests have the same rows."""
+    page = {int(number) for number in re.findall(r"^\| (\d+) \|", DOCUMENT.read_text(), re.MULTILINE)}
     here = {row.number for row in TABLE} | {refusal.number for refusal in REFUSALS} | set(ELSEWHERE)
     for file in Path(__file__).parent.rglob("test_*failures*.py"):
         for said in re.findall(r'\n    """Rows? ([\d, and]+):', file.read_text("utf-8")):

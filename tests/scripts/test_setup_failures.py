@@ -1,6 +1,7 @@
 """The specification of failure of the commands: docs/failures.md, "Setting up and removing".
 
-Every row of that section is a test here, which has the row's number in its docstring.
+Every row of that section is a test here, which has the row's number in its docstring; test_failures.py holds both
+to each other.
 """
 
 import json
@@ -8,7 +9,6 @@ import os
 import re
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from accounts import configuration
@@ -24,8 +24,6 @@ from pywren.worker import bundle
 
 pytestmark = pytest.mark.moto
 
-DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "failures.md"
-FIRST_ROW = 120
 REGION = "us-west-2"
 BUCKET = f"pywren-123456789012-{REGION}"
 
@@ -60,16 +58,6 @@ def made(account):
             step.run()
     account.requests.clear()
     return account
-
-
-def test_every_row_is_tested():
-    """The page and these tests have the same rows."""
-    page = {int(number) for number in re.findall(r"^\| (\d+) \|", DOCUMENT.read_text(), re.MULTILINE)}
-    tested = set()
-    for name, function in list(globals().items()):
-        if name.startswith("test_") and (said := re.match(r"Rows? ([\d, and]+):", function.__doc__ or "")):
-            tested.update(map(int, re.findall(r"\d+", said[1])))
-    assert tested == {row for row in page if row >= FIRST_ROW}
 
 
 # -- who, where, and what it is called -----------------------------------------------------------------------

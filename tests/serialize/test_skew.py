@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+import pywren
+from pywren import executor as executor_module
 from pywren._pickling import Mentions
 from pywren.serialize import _skew
 
@@ -49,3 +51,18 @@ def test_imports_of_a_function_count(caplog: pytest.LogCaptureFixture) -> None:
 def test_no_skew(caplog: pytest.LogCaptureFixture, versions: Any) -> None:
     """The same version, a library that the runtime has not, or no runtime: nothing is said."""
     assert warnings_of(caplog, Mentions(["cloudpickle", "json", "no_such_module"]), versions) == []
+
+
+@pytest.mark.parametrize(("make", "warned"), [(pywren.dummy_executor, 1), (pywren.local_executor, 0)])
+def test_executors_look_before_they_invoke(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, make: Any, warned: int
+) -> None:
+    """Those whose workers have the runtime; calls in this machine's memory use what is installed here."""
+    info = executor_module.get_runtime_info({})
+    monkeypatch.setattr(executor_module, "get_runtime_info", lambda _: {**info, "pkg_ver_list": [["pyyaml", "0.1"]]})
+    import yaml
+
+    with caplog.at_level(logging.WARNING), make(config=pywren.wrenconfig.embedded()) as executor:
+        for _ in range(2):
+            executor.map(yaml.safe_load, ["1"])
+    assert len([text for text in caplog.messages if "PyYAML is" in text and "0.1" in text]) == warned

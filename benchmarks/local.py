@@ -9,26 +9,23 @@ A library that is not installed is left out (``pip install "pywren[benchmarks]"`
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import gc
 import importlib.util
-import json
 import os
 import platform
 import resource
-import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
+
+from _common import MEGABYTE, Row, Shortfall, Target, measured_in_child, median_of, stopwatch, tell
 
 WORKERS = 2
-MEGABYTE = 1_000_000
 MAX_SECONDS = 120
 
 
@@ -258,12 +255,6 @@ LIBRARIES: dict[str, type[Library]] = {
 # -- the measurements ------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def stopwatch() -> Iterator[Callable[[], float]]:
-    started = time.perf_counter()
-    yield lambda: time.perf_counter() - started
-
-
 def measure_start(library: str, quick: bool) -> float:
     """Seconds from the start of a process to its end, with one result in between."""
     with stopwatch() as seconds:
@@ -363,20 +354,9 @@ def peak_megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MEGABYTE
 
 
-class Shortfall(Exception):
-    """A library did not do what was to be measured; the text says what it did."""
-
-
-class Target(NamedTuple):
-    """A bound on pywren's figure: a factor of another library's, or an absolute one."""
-
-    factor: float
-    of: str = ""
-
-
 @dataclass(frozen=True)
 class Measurement:
-    """One row of the table: what is measured, of whom, and what pywren is to reach."""
+    """What is measured, of whom, and what pywren is to reach."""
 
     run: Callable[[str, bool], float]
     unit: str
@@ -384,9 +364,6 @@ class Measurement:
     targets: tuple[Target, ...]
     higher_is_better: bool = False
     slow: str = ""
-
-    def meets(self, value: float, bound: float) -> bool:
-        return value >= bound if self.higher_is_better else value <= bound
 
 
 EVERYONE = "pywren ppe joblib ray lithops"
@@ -412,42 +389,15 @@ def installed(library: str) -> bool:
 
 def measure_in_child(name: str, library: str, quick: bool) -> float | str:
     """Make one measurement in a fresh process; a text says why there is no figure."""
-    command = [sys.executable, __file__, "--measure", name, library, *(["--quick"] if quick else [])]
-    # files, not pipes: workers that outlive the process would keep a pipe open
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as complaints:
-        child = subprocess.Popen(command, stdout=output, stderr=complaints, start_new_session=True)
-        try:
-            child.wait(timeout=MAX_SECONDS)
-        except subprocess.TimeoutExpired:
-            return f"over {MAX_SECONDS} s"
-        finally:
-            with contextlib.suppress(ProcessLookupError):  # whatever it has left running
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-        output.seek(0)
-        complaints.seek(0)
-        printed, complaint = output.read(), complaints.read()
-    for line in reversed(printed.splitlines()):
-        if line.startswith("measured: "):
-            value: float | str = json.loads(line.removeprefix("measured: "))
-            return value
-    return (complaint.strip().splitlines() or [f"exit code {child.returncode}"])[-1][:60]
+    arguments = ["--measure", name, library, *(["--quick"] if quick else [])]
+    value: float | str = measured_in_child(__file__, arguments, MAX_SECONDS)
+    return value
 
 
 def measure_here(name: str, library: str, quick: bool) -> None:
     """What the fresh process does."""
-    try:
-        value: float | str = MEASUREMENTS[name].run(library, quick)
-    except Shortfall as shortfall:
-        value = str(shortfall)
-    print(f"\nmeasured: {json.dumps(value)}", flush=True)
+    tell(lambda: MEASUREMENTS[name].run(library, quick))
     os._exit(0)  # calls may still be outstanding, and some libraries would wait for them
-
-
-def median_of(values: Sequence[float | str]) -> float | str:
-    """The median of the figures, or the reason that there is none."""
-    reasons = [value for value in values if isinstance(value, str)]
-    return reasons[0] if reasons else statistics.median([float(value) for value in values])
 
 
 def measure_all(names: Sequence[str], rounds: int, quick: bool, slow: bool) -> dict[str, dict[str, float | str]]:
@@ -463,38 +413,9 @@ def measure_all(names: Sequence[str], rounds: int, quick: bool, slow: bool) -> d
             for library, values in found.items():
                 values.append(measure_in_child(name, library, quick))
         figures[name] = {library: median_of(values) for library, values in found.items()}
-        print("\n".join(rows(name, figures[name])), flush=True)
+        row = Row(name, measurement.unit, measurement.targets, measurement.higher_is_better)
+        print("\n".join(row.lines(figures[name])), flush=True)
     return figures
-
-
-def shown(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
-
-
-def rows(name: str, figures: dict[str, float | str]) -> list[str]:
-    """The lines of the table about one measurement."""
-    measurement = MEASUREMENTS[name]
-    cells = [f"{library} {shown(value)}" for library, value in figures.items()]
-    lines = [f"{name:<10} {measurement.unit:<8} " + ", ".join(cells)]
-    for target in measurement.targets:
-        lines.append(" " * 20 + verdict(measurement, target, figures))
-    return lines
-
-
-def verdict(measurement: Measurement, target: Target, figures: dict[str, float | str]) -> str:
-    """Whether pywren reaches a target, with the ratio that it reached."""
-    own, relation = figures.get("pywren"), "at least" if measurement.higher_is_better else "at most"
-    bound, wanted = target.factor, f"{relation} {target.factor:g} {measurement.unit}"
-    if target.of:
-        other = figures.get(target.of)
-        wanted = f"{relation} {target.factor:g} x {target.of}"
-        if not isinstance(other, float):
-            return f"-  {wanted}: {target.of} gave no figure"
-        bound = target.factor * other
-    if not isinstance(own, float):
-        return f"✗  {wanted}: pywren gave no figure"
-    reached = f"{own / bound * target.factor:.3g}" + (" x" if target.of else "")
-    return f"{'✓' if measurement.meets(own, bound) else '✗'}  {wanted}: {reached}"
 
 
 def arguments_of(command_line: Sequence[str]) -> argparse.Namespace:

@@ -10,6 +10,7 @@ import fcntl
 import os
 import pickle
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -219,6 +220,28 @@ def waits_to_go_on(address):
     except ConnectionError:
         pass
     return "on time"
+
+
+def stays_a_second_longer(address):
+    """Go on for a second when it is let go."""
+    said = waits_to_go_on(address)
+    time.sleep(1)
+    return said
+
+
+# -- space -----------------------------------------------------------------------------------------------------
+
+
+def fills(path):
+    """Write until there is no more space."""
+    with open(path, "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(16 << 20))
+
+
+def free_megabytes(argument):
+    """Tell how much may be written."""
+    return shutil.disk_usage(".").free >> 20
 
 
 # -- what is left ----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
@@ -161,7 +162,13 @@ def _how_it_ended(returncode: int | None) -> str:
     text = f"the process that ran the call ended with a non-zero return code: {returncode} ({signal_name(-returncode)})"
     if -returncode != getattr(signal, "SIGKILL", 9):
         return text
-    return text + ". Running out of memory may be the cause: give the worker more, or each call less to do"
+    return f"{text}. Running out of memory may be the cause: {_memory()}give the worker more, or each call less to do"
+
+
+def _memory() -> str:
+    """Say how much memory this worker has, where that was chosen."""
+    size = os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE")
+    return f"the function has {size} MB ('memory' in the section 'lambda'); " if size else ""
 
 
 def signal_name(number: int) -> str:

@@ -16,6 +16,7 @@ import pytest
 
 pytest.importorskip("awslambdaric")
 
+from pywren.testing.emulator import _environment
 from pywren.testing.emulator._container import Container, Invocation, Reply, can_isolate
 from pywren.testing.emulator._functions import Code, Revision
 from pywren.testing.emulator._interpreter import PYTHON, make_interpreter
@@ -440,3 +441,10 @@ def processes_named(argument: str) -> list[str]:
     """Return the processes that have this argument."""
     found = subprocess.run(["ps", "-eo", "stat,args"], capture_output=True, text=True, check=True).stdout
     return [line for line in found.splitlines() if line.endswith(f"sleep {argument}") and not line.startswith("Z")]
+
+
+def test_a_machine_without_namespaces(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """The log says so and why; containers are then what ``plain`` ones are above."""
+    monkeypatch.setattr(_environment.shutil, "which", lambda name: None)
+    assert not _environment._probe.__wrapped__()
+    assert "no namespaces of their own on this machine: there is no unshare" in caplog.text

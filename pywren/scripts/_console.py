@@ -135,11 +135,15 @@ def _removal(resource: Resource, failures: list[str]) -> list[Step] | None:
 
 def confirm(changes: Sequence[str], yes: bool) -> None:
     """Let a person at the terminal confirm what would be done; programs are not asked, as 0.4 did not."""
-    if yes or not sys.stdin.isatty():
+    if yes or not _at_terminal():
         return
     for change in changes:
         click.echo(change)
     click.confirm("Go on?", abort=True)
+
+
+def _at_terminal() -> bool:
+    return sys.stdin.isatty()
 
 
 def _carry_out(steps: Sequence[Step], dry_run: bool) -> None:

@@ -1,0 +1,143 @@
+"""The command ``pywren-setup``: what it asks, in which order, and what comes of the answers."""
+
+import stat
+
+import pytest
+
+from pywren import wrenconfig
+from pywren.scripts import setupscript
+from pywren.scripts.setupscript import interactive_setup
+
+pytestmark = pytest.mark.moto
+
+BUCKET = "pywren-123456789012-us-west-2"
+
+
+@pytest.fixture
+def setup(run, account, monkeypatch):
+    """Run ``pywren-setup`` with lines of input; the test function is not called."""
+    called = []
+    monkeypatch.setattr(setupscript, "call_hello", lambda config: called.append(config) or "Hello world")
+
+    def invoke(*arguments, lines=()):
+        return run(*arguments, command=interactive_setup, input="".join(f"{line}\n" for line in lines))
+
+    invoke.called = called
+    return invoke
+
+
+def test_enter_takes_everything(setup, account, tmp_path):
+    """The whole conversation, and what it leaves."""
+    done = setup(lines=[""] * 7)
+    path = tmp_path / ".pywren_config"
+    assert done.code == 0, done
+    assert done.err == ""
+    asked = "".join(
+        f"{question}: "
+        for question in (
+            "Region of AWS [us-west-2]",
+            f"Configuration file [{path}]",
+            f"Bucket for calls [{BUCKET}]",
+            f"There is no bucket {BUCKET}. Create it? (y/n) [y]",
+            "Prefix of pywren's objects in it [pywren.jobs]",
+            "Advanced settings? (y/n) [n]",
+            "Stand-alone workers on EC2 too? (y/n) [n]",
+        )
+    )
+    assert asked in done.out
+    assert done.out.splitlines()[-2:] == [
+        "    import pywren",
+        "    print(pywren.get_all_results(pywren.default_executor().map(lambda x: x + 1, range(10))))",
+    ]
+    assert set(account.left()) == {"buckets", "roles", "functions", "logs"}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    config = wrenconfig.load(path)
+    assert config["account"]["aws_account_id"] == "123456789012"
+    assert setup.called[0]["s3"] == {"bucket": BUCKET, "pywren_prefix": "pywren.jobs"}
+
+
+def test_every_answer_counts(setup, account, tmp_path):
+    """Region, file, bucket, prefix, role, function, stand-alone workers."""
+    path = tmp_path / "mine.yaml"
+    done = setup(lines=["eu-west-1", path, "my-bucket", "y", "my.jobs", "y", "my-role", "my_function", "y"])
+    assert done.code == 0, done
+    config = wrenconfig.load(path)
+    assert config["account"]["aws_region"] == "eu-west-1"
+    assert config["account"]["aws_lambda_role"] == "my-role"
+    assert config["lambda"]["function_name"] == "my_function"
+    assert config["s3"] == {"bucket": "my-bucket", "pywren_prefix": "my.jobs"}
+    assert {"profiles", "roles", "buckets"} <= set(account.left())
+    assert f"PYWREN_CONFIG_FILE={path}" in done.out
+
+
+def test_the_suffix_ends_the_names(setup, account):
+    """Two set-ups in one account are told apart."""
+    done = setup("--dryrun", "--suffix", "two", "--yes")
+    assert f"the bucket {BUCKET}-two, the role pywren_exec_role_1_two" in done.out
+    assert "the function pywren_1_two" in done.out
+
+
+def test_a_dry_run_makes_nothing(setup, account, tmp_path):
+    """It asks, and says what would be made."""
+    done = setup("--dryrun", lines=[""])
+    assert done.code == 0
+    assert done.out.count("would create the ") == 4
+    assert account.changes == []
+    assert setup.called == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_without_credentials(run, tmp_path, monkeypatch):
+    """It says that it could not look, and goes on."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    done = run("--dryrun", "--suffix", "1", command=interactive_setup, input="us-west-2\n\n")
+    assert done.code == 0
+    assert done.err.count("not looked at AWS: ") == 2
+    assert "In us-west-2 this makes what is missing of: the bucket pywren-" in done.out
+
+
+def test_a_file_is_kept_unless_told_otherwise(setup, account, tmp_path):
+    """Keeping it sets up what it names; overwriting it asks on."""
+    assert setup("--yes", "--suffix", "one").code == 0
+    text = (tmp_path / ".pywren_config").read_text()
+    done = setup(lines=["", "", "n"])
+    assert done.code == 0
+    assert f"unchanged: the bucket {BUCKET}-one" in done.out
+    assert (tmp_path / ".pywren_config").read_text() == text
+    assert setup(lines=["", "", "y"]).code == 0
+    assert wrenconfig.load(tmp_path / ".pywren_config")["s3"]["bucket"] == BUCKET
+
+
+def test_a_bucket_that_exists_is_not_asked_about(setup, account):
+    """Only creating one is confirmed; who says no is asked for another."""
+    account.make_bucket("there")
+    done = setup("--dryrun", lines=["", "", "there"])
+    assert "Create it?" not in done.out
+    done = setup("--dryrun", lines=["", "", "not-there", "n", "there"])
+    assert "There is no bucket not-there. Create it? (y/n) [y]" in done.out
+    assert "the bucket there, the role" in done.out
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["", "/no/where/config"], "there is no directory /no/where"),
+        (["", "/"], "cannot write /"),
+        (["", "", "", "", "*"], "pywren_prefix is '*': write up to 200 letters"),
+        (["", "", "", "", "", "perhaps"], "y or n?"),
+        (["", "", "", "", "", "y", "a/b"], "aws_lambda_role is 'a/b'"),
+        (["", "", "", "", "", "y", "", "a.b"], "function_name is 'a.b'"),
+        (["", "", "pywren.data"], "make sure you change the default bucket"),
+    ],
+)
+def test_a_wrong_answer_is_asked_again(setup, account, lines, said):
+    """What is wrong is said; the end of the input takes the default."""
+    done = setup("--dryrun", lines=lines)
+    assert said in done.out
+    assert done.code == 0
+
+
+def test_the_region_is_the_profiles(setup, account, monkeypatch):
+    """What the AWS command line uses is proposed."""
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-3")
+    assert "Region of AWS [eu-west-3]: eu-west-3" in setup("--dryrun", "--yes").out

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.moto
 ROOT = Path(__file__).parents[2]
-BLOCKS = [
-    part.partition("```")[0] for part in (ROOT / "docs" / "testing.md").read_text("utf-8").split("```python\n")[1:]
-]
+GUIDE = (ROOT / "docs" / "testing.md").read_text("utf-8")
+BLOCKS = [part.partition("```")[0] for part in GUIDE.split("```python\n")[1:]]
+MOCKED, EMULATED = BLOCKS[:4], BLOCKS[4:]
+COMMAND = "python -m pywren.testing.emulator --memory 512 -- python my_job.py"
+JOB = """
+import pywren
+print(pywren.get_all_results(pywren.default_executor().map(lambda x: x + 1, range(3))))
+"""
 PIPELINE = """
 import pywren
 
@@ -24,28 +28,60 @@ def test_a_file(aws_config_file):
 """
 
 
+@pytest.mark.moto
 def test_the_context_of_the_guide_runs(tmp_path):
     """The first program works as it stands, and shows a log."""
-    script = tmp_path / "program.py"
-    script.write_text(BLOCKS[0], "utf-8")
-    done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False, env=_environment()
-    )
-    assert done.returncode == 0, done.stderr
-    assert "START RequestId" in done.stdout
+    assert "START RequestId" in run_program(tmp_path, MOCKED[0])
 
 
+@pytest.mark.moto
 def test_the_fixtures_of_the_guide_run(tmp_path):
     """The recipe for conftest.py, and the test that uses it, pass."""
-    (tmp_path / "conftest.py").write_text("import yaml\n" + BLOCKS[1] + BLOCKS[3], "utf-8")
     (tmp_path / "my_package.py").write_text(PIPELINE, "utf-8")
-    (tmp_path / "test_pipeline.py").write_text(BLOCKS[2] + TEST_OF_THE_FILE, "utf-8")
+    run_tests(tmp_path, "import yaml\n" + MOCKED[1] + MOCKED[3], MOCKED[2] + TEST_OF_THE_FILE)
+
+
+@pytest.mark.emulator
+def test_the_programs_on_the_emulator_run(tmp_path):
+    """They work as they stand: one shows what was used, the other what it is told when memory is short."""
+    assert "20 invocations" in run_program(tmp_path, EMULATED[0])
+    assert "the function has 256 MB" in run_program(tmp_path, EMULATED[1])
+
+
+@pytest.mark.emulator
+def test_the_fixtures_on_the_emulator_run(tmp_path):
+    """The recipe for conftest.py, and the test that uses it, pass."""
+    run_tests(tmp_path, EMULATED[2], EMULATED[3])
+
+
+@pytest.mark.emulator
+def test_a_script_runs_under_the_emulator(tmp_path):
+    """By the command of the guide, with a table of what it asked for at the end."""
+    assert f"\n{COMMAND}\n" in GUIDE
+    (tmp_path / "my_job.py").write_text(JOB, "utf-8")
+    done = run(tmp_path, *COMMAND.split()[1:-2], sys.executable, "my_job.py")
+    assert done.stdout == "[1, 2, 3]\n"
+    assert "PutObject" in done.stderr
+
+
+def run_program(directory, text):
+    """Run a program and return what it prints."""
+    (directory / "program.py").write_text(text, "utf-8")
+    return run(directory, "program.py").stdout
+
+
+def run_tests(directory, conftest, tests):
+    """Run tests under pytest: they pass."""
+    (directory / "conftest.py").write_text(conftest, "utf-8")
+    (directory / "test_it.py").write_text(tests, "utf-8")
+    run(directory, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(directory))
+
+
+def run(directory, *arguments):
+    """Run Python as a user of the package does: it ends well."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False, env=_environment(),
+        [sys.executable, *arguments], cwd=directory, capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout
-
-
-def _environment():
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done

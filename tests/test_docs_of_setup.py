@@ -1,0 +1,49 @@
+"""docs/iam.md and docs/setup.md say what is."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pywren.cloud import policies
+from pywren.cloud.names import Names
+from pywren.scripts.pywrencli import cli
+
+DOCS = Path(__file__).parent.parent / "docs"
+NAMES = Names(
+    region="us-west-2",
+    account_id="123456789012",
+    bucket="b",
+    prefix="p",
+    role="r",
+    function="f",
+    queue="q",
+    instance_profile="i",
+)
+
+
+@pytest.mark.parametrize("which", ["execution", "user"])
+def test_the_tables_are_the_policies(which):
+    """Statement by statement, with all actions."""
+    text = (DOCS / "iam.md").read_text(encoding="utf-8").partition(f"\n## {which}\n")[2].partition("\n## ")[0]
+    rows = {
+        row[0]: set(re.findall(r"`([a-z0-9]+:\w+)`", row[1]))
+        for row in re.findall(r"^\| `(\w+)` \| (.*?) \|", text, re.M)
+    }
+    policy = {"execution": policies.execution_policy, "user": policies.user_policy}[which](NAMES)
+    assert rows == {statement["Sid"]: set(statement["Action"]) for statement in policy["Statement"]}
+
+
+def test_every_statement_of_the_setup_is_explained():
+    """By its name."""
+    text = (DOCS / "iam.md").read_text(encoding="utf-8").partition("\n## setup\n")[2].partition("\n## ")[0]
+    policy = policies.setup_policy(NAMES, layers=["arn:aws:lambda:us-west-2:123456789012:layer:x:1"])
+    assert set(re.findall(r"`([A-Z]\w+)`", text)) == {statement["Sid"] for statement in policy["Statement"]}
+
+
+def test_commands_of_the_page_exist():
+    """What is written as a command is one."""
+    text = (DOCS / "setup.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(?:pywren )?((?:create|delete|deploy|test|print|log|cleanup)_\w+)", text))
+    assert named <= set(cli.commands)
+    assert len(named) > 12

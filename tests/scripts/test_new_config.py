@@ -1,0 +1,73 @@
+"""A new configuration file: it reads back as it was meant, whatever the names are."""
+
+import re
+import stat
+
+import pytest
+import yaml
+
+from pywren import wrenconfig
+from pywren.scripts._new_config import config_text, write_config
+
+NAMES = {
+    "aws_region": "us-west-2",
+    "bucket_name": "mine",
+    "bucket_prefix": "pywren.jobs",
+    "lambda_role": "role",
+    "function_name": "function",
+    "sqs_queue": "queue",
+    "standalone_name": "workers",
+}
+
+
+@pytest.mark.parametrize(
+    "name", ["no", "null", "true", "1e5", "12345", "0x1f", "a: b", "#x", "äö", 'quo"te', "2018-01-01", "plain"]
+)
+def test_every_name_comes_back(name):
+    """YAML would read some of them as something else."""
+    config = yaml.safe_load(config_text(**{**NAMES, "lambda_role": name, "sqs_queue": name}))
+    assert config["account"]["aws_lambda_role"] == name
+    assert config["standalone"]["sqs_queue_name"] == name
+
+
+def test_the_account_may_have_leading_zeros():
+    """It is text."""
+    assert (
+        yaml.safe_load(config_text(**NAMES, account_id="000000000042"))["account"]["aws_account_id"] == "000000000042"
+    )
+
+
+def test_what_is_commented_out_shows_the_default():
+    """Uncommented, the file is valid and says the same."""
+    text = re.sub(r"^  # (\w+: \S+)(  # .*)?$", r"  \1", config_text(**NAMES, account_id="1" * 12), flags=re.MULTILINE)
+    config = yaml.safe_load(text)
+    wrenconfig.validate(config)
+    for path in [
+        "lambda.memory",
+        "lambda.timeout",
+        "lambda.ephemeral_storage",
+        "lambda.architecture",
+        "lambda.event_age",
+        "s3.expiry_days",
+        "scheduler.map_item_limit",
+        "standalone.visibility",
+        "standalone.max_idle_time",
+        "standalone.idle_terminate_granularity",
+    ]:
+        section, _, name = path.partition(".")
+        assert config[section][name] == wrenconfig.KEYS[path].default, path
+
+
+def test_it_is_its_owners_alone(tmp_path):
+    """Also when it replaces one that all could read; and a link stays one."""
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.write_text("old")
+    real.chmod(0o644)
+    link.symlink_to(real)
+    write_config(link, "new", force=True)
+    assert link.is_symlink()
+    assert real.read_text() == "new"
+    assert stat.S_IMODE(real.stat().st_mode) == 0o600
+    write_config(tmp_path / "first", "text", force=False)
+    assert stat.S_IMODE((tmp_path / "first").stat().st_mode) == 0o600
+    assert {path.name for path in tmp_path.iterdir()} == {"real", "link", "first"}

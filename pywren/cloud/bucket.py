@@ -86,7 +86,7 @@ class Bucket:
                 raise DeploymentError(
                     f"{self.title} belongs to somebody else, or these credentials may not use it: choose another name "
                     f"under s3: bucket, or grant them s3:ListBucket on {self.names.bucket_arn}"
-                ) from error
+                ) from error.__cause__
             raise
         if answer is None:
             return False

@@ -14,7 +14,7 @@ from pywren.cloud.aws import AWS
 from pywren.cloud.function import is_pywrens
 from pywren.cloud.plan import Resource, find
 from pywren.cloud.resources import Resources, check_account
-from pywren.exceptions import PywrenError
+from pywren.exceptions import DeploymentError, PywrenError
 from pywren.storage._aws_errors import error_code, response
 from pywren.storage.runtime_info import get_runtime_info, has_own_runtime
 from pywren.storage.s3_backend import S3Backend
@@ -26,6 +26,7 @@ CLOCK_TOLERANCE = 60.0
 ORDINARY_CONCURRENCY = 1000
 """Calls at once that AWS grants to an ordinary account."""
 
+_PROTECTION = "protection of the bucket"
 _NO_PERMISSION = ("AccessDenied", "AccessDeniedException", "403")
 
 
@@ -119,16 +120,21 @@ class Doctor:
 
     def _examine_bucket(self, resources: Resources) -> Iterator[Finding]:
         name = resources.names.bucket
-        if not resources.bucket.exists():
+        if not self._may_exist(resources):
             yield Finding("wrong", "bucket", f"there is no bucket {name}: `pywren create_bucket` makes it")
             return
         self._try_bucket(resources)
         yield Finding("ok", "bucket", f"s3://{name}/{resources.names.prefix}/ is readable and writable")
-        yield from (
-            finding
-            for finding in _compare("bucket", resources.bucket, "pywren create_bucket", verdict="note")
-            if finding.verdict != "ok"
-        )
+        yield from _guarded(_PROTECTION, lambda: _compare_quietly(resources.bucket))
+
+    def _may_exist(self, resources: Resources) -> bool:
+        """Tell whether there is the bucket; who only runs calls may not ask, and is told by reading and writing."""
+        try:
+            return resources.bucket.exists()
+        except DeploymentError as error:
+            if error.__cause__ is not None and error_code(error.__cause__) in _NO_PERMISSION:
+                return True
+            raise
 
     def _try_bucket(self, resources: Resources) -> None:
         backend = S3Backend(resources.names.bucket, resources.names.region)
@@ -221,7 +227,13 @@ class Doctor:
             yield Finding("ok", "runtime", f"{place}, Python {here}")
 
 
-def _compare(what: str, resource: Resource, command: str, *, verdict: str = "wrong") -> Iterator[Finding]:
+def _compare_quietly(bucket: Resource) -> Iterator[Finding]:
+    """Say what the bucket lacks; calls run without it."""
+    for step in bucket.plan():
+        yield Finding("note", _PROTECTION, f"`pywren create_bucket` {step.planned}")
+
+
+def _compare(what: str, resource: Resource, command: str) -> Iterator[Finding]:
     """Say how a thing differs from what it should be."""
     steps = resource.plan()
     if not steps:
@@ -230,7 +242,7 @@ def _compare(what: str, resource: Resource, command: str, *, verdict: str = "wro
         if step.verb == "keep":
             yield Finding("note", what, step.what)
         else:
-            yield Finding(verdict, what, f"not as it should be: `{command}` {step.planned}")
+            yield Finding("wrong", what, f"not as it should be: `{command}` {step.planned}")
 
 
 def _guarded(what: str, examine: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:

@@ -17,10 +17,13 @@ from pywren.cloud.aws import AWS
 from pywren.cloud.bucket import Bucket
 from pywren.cloud.names import INSTANCE_PROFILE_DEFAULT, Names
 from pywren.cloud.plan import Resource
-from pywren.exceptions import ConfigError, PywrenError
+from pywren.exceptions import CallLostError, ConfigError, PywrenError
 from pywren.scripts._console import Account, create, one_line_errors, open_account, option
 from pywren.scripts._new_config import config_text, write_config
 from pywren.scripts.pywrencli import call_hello, new_config_path
+
+_PATIENCE = (30.0, 30.0, 60.0)
+"""Seconds that each try of the test function may take."""
 
 
 @click.command()
@@ -279,9 +282,19 @@ def _wanted(account: Account, standalone: bool) -> list[Resource]:
     return [*resources.for_lambda, *(resources.for_standalone if standalone else ())]
 
 
+def _call_until_the_role_is_known(config: wrenconfig.Config) -> str:
+    """Return what the test function says. A role that was made just now is known everywhere only after some seconds."""
+    for patience in _PATIENCE[:-1]:
+        try:
+            return call_hello(config, patience)
+        except (CallLostError, click.ClickException) as error:
+            click.echo(f"not yet ({' '.join(str(error).split())}); trying again", err=True)
+    return call_hello(config, _PATIENCE[-1])
+
+
 def _try_out(config: wrenconfig.Config, path: Path) -> None:
     click.echo("Trying it out...")
-    click.echo(f"function returned: {call_hello(config)}")
+    click.echo(f"function returned: {_call_until_the_role_is_known(config)}")
     if path.absolute() != Path(wrenconfig.get_default_home_filename()):
         click.echo(f"Programs find {path} by PYWREN_CONFIG_FILE={path}")
     click.echo("Ready. Paste this into Python:\n")

@@ -41,7 +41,7 @@ def refused(done, *said):
 @pytest.fixture
 def setup(run, monkeypatch):
     """Run ``pywren-setup``; the test function is not called."""
-    monkeypatch.setattr(setupscript, "call_hello", lambda config: "Hello world")
+    monkeypatch.setattr(setupscript, "call_hello", lambda config, patience: "Hello world")
 
     def invoke(*arguments, input="", yes=True):
         return run(*arguments, *(["--yes"] if yes else []), command=interactive_setup, input=input)
@@ -518,6 +518,24 @@ def test_what_may_not_be_looked_at_need_not_be_wrong(made, pywren, operation, sa
     assert done.code == (1 if "wrong" in said else 0)
     made.relent()
     assert made.keys() == []
+
+
+def test_who_only_runs_calls_may_not_ask_for_the_bucket(made, pywren):
+    """But reads and writes it, and that is what counts."""
+    made.refuse("HeadBucket", code="403", message="Forbidden")
+    done = pywren("test_config")
+    assert "ok    bucket: s3://the-bucket/the.jobs/ is readable and writable" in done.out
+    assert "note  protection of the bucket: not looked at: " in done.out
+    assert done.code == 0
+
+
+def test_a_bucket_without_protection(made, pywren):
+    """A note: calls run."""
+    made.ask("s3", "delete_public_access_block", Bucket="the-bucket")
+    done = pywren("test_config")
+    said = "`pywren create_bucket` would update the bucket the-bucket: closed to the public"
+    assert f"note  protection of the bucket: {said}" in done.out
+    assert done.code == 0
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import stat
 import pytest
 
 from pywren import wrenconfig
+from pywren.exceptions import CallLostError
 from pywren.scripts import setupscript
 from pywren.scripts.setupscript import interactive_setup
 
@@ -17,7 +18,7 @@ BUCKET = "pywren-123456789012-us-west-2"
 def setup(run, account, monkeypatch):
     """Run ``pywren-setup`` with lines of input; the test function is not called."""
     called = []
-    monkeypatch.setattr(setupscript, "call_hello", lambda config: called.append(config) or "Hello world")
+    monkeypatch.setattr(setupscript, "call_hello", lambda config, patience: called.append(config) or "Hello world")
 
     def invoke(*arguments, lines=()):
         return run(*arguments, command=interactive_setup, input="".join(f"{line}\n" for line in lines))
@@ -135,6 +136,27 @@ def test_a_wrong_answer_is_asked_again(setup, account, lines, said):
     done = setup("--dryrun", lines=lines)
     assert said in done.out
     assert done.code == 0
+
+
+def test_a_role_that_is_not_known_everywhere_yet(setup, account, monkeypatch):
+    """The first calls may be lost: it tries again, some times."""
+    tries = []
+
+    def call_hello(config, patience):
+        tries.append(patience)
+        if len(tries) < 3:
+            raise CallLostError("the worker vanished")
+        return "Hello world"
+
+    monkeypatch.setattr(setupscript, "call_hello", call_hello)
+    done = setup("--yes")
+    assert done.code == 0
+    assert done.err.count("not yet (the worker vanished); trying again") == 2
+    tries[:] = []
+    monkeypatch.setattr(setupscript, "_PATIENCE", (1.0, 2.0))
+    done = setup("--yes")
+    assert (done.code, tries) == (1, [1.0, 2.0])
+    assert "Error: the worker vanished" in done.err
 
 
 def test_the_region_is_the_profiles(setup, account, monkeypatch):

@@ -117,6 +117,7 @@ class StagedDispatcher:
     def _start(self, callset: Callset, payloads: list[dict[str, Any]], threads: int) -> list[ResponseFuture]:
         self._check_sizes(payloads)
         callset.queue_patience = getattr(self.invoker, "queue_patience", None)
+        callset.function = getattr(self.invoker, "function_name", None)
         origin = StagedCallset(callset, self.storage, self.monitor)
         futures = origin.add(_call_id_of(payload) for payload in payloads)
         self._invoke(origin, payloads, threads)

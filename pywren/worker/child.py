@@ -6,6 +6,7 @@ the runner, the protocol and pickling of pywren, cloudpickle and tblib.
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import select
@@ -348,6 +349,9 @@ class _ForkServer:
     def __init__(self, channel: Channel, lifeline: int, root: str) -> None:
         import cloudpickle  # noqa: F401 -- loaded here so that no call has to
         import tblib.pickling_support  # noqa: F401
+
+        gc.collect()
+        gc.freeze()  # a collection in a call would copy every page that has an object of the server's
 
         self.channel = channel
         self.lifeline = lifeline

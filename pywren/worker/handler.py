@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 import pickle
 import platform
@@ -68,6 +69,10 @@ FUNCTION_CACHE_LIMIT = 128 * 1024 * 1024
 LATE_START = 5.0
 """Seconds after its submission from which on a call may have been ended before it starts."""
 
+LATE_LOOK_PAUSE = 1.0
+"""Seconds for which a late start's look that found nothing does for the calls after it: when a map queues up, all
+of it starts late, and a request each would cost more than the second of calls that may run in vain."""
+
 FIRST_LOOK = 2.0
 """Seconds of running after which the handler first looks whether the call was ended elsewhere."""
 
@@ -116,6 +121,7 @@ class Container:
         self.look_interval = look_interval
         self.functions = FunctionCache(FUNCTION_CACHE_LIMIT)
         self.warm = False
+        self.looked_in_vain = -math.inf
         self._runner = runner
         self._owns_runner = runner is None
         self._owns_runtimes = runtimes is None
@@ -288,8 +294,7 @@ class _Attempt:
 
     def run(self) -> Status | None:
         """Go through the steps; return the status that was written, ``None`` when another stands."""
-        late = self.started - self.call.host_submit_time > LATE_START
-        if late and self._status_stands():
+        if self._starts_late() and self._ended_before():
             logger.info("call %s of %s had been ended before it started", self.call.call_id, self.call.callset_id)
             return None
         try:
@@ -298,6 +303,17 @@ class _Attempt:
             logger.warning("call %s of %s failed on the worker", self.call.call_id, self.call.callset_id, exc_info=True)
             status = self._failed(_failure(error))
         return None if status is None else self._commit(status)
+
+    def _starts_late(self) -> bool:
+        return self.started - self.call.host_submit_time > LATE_START
+
+    def _ended_before(self) -> bool:
+        """Look whether the call was ended before it started, unless there was nothing to be found a moment ago."""
+        if 0 <= self.started - self.container.looked_in_vain < LATE_LOOK_PAUSE:
+            return False
+        stands = self._status_stands()
+        self.container.looked_in_vain = -math.inf if stands else self.started
+        return stands
 
     def _execute(self) -> Status | None:
         archive = Archive.of_call(self.call)

@@ -608,6 +608,41 @@ def test_a_late_call_that_has_not_ended_is_run(container, client):
     assert client.result() == 3
 
 
+def test_of_late_calls_one_a_second_looks(client):
+    """A map that queues up starts late as a whole: it does not cost a request for each of its calls."""
+    reads = []
+
+    class CountingStorage(Storage):
+        def get(self, key, byte_range=None):
+            reads.append(key)
+            return super().get(key, byte_range)
+
+    now = time.time()
+    result = RunResult(True, Packed(cloudpickle.dumps(1)))
+    with Container(FakeRunner(result), make_storage=CountingStorage, clock=lambda: now) as container:
+        for index in range(6):
+            call = client.call(len, "abc", call_id=f"{index:05d}", host_submit_time=now - 60)
+            container.handle(call.encode())
+            now += 0.5
+    assert sum(key.endswith("status.json") for key in reads) == 3
+
+
+def test_once_a_late_call_had_ended_the_next_looks_too(client):
+    """Of a map that was cancelled while it waited, no more runs than what starts within a second."""
+    runner = FakeRunner(RunResult(True, Packed(cloudpickle.dumps(1))))
+    calls = [client.call(len, "abc", call_id=f"{index:05d}", host_submit_time=1.0) for index in range(4)]
+    for call in calls[1:]:
+        client.storage.put_cancelled(call.cancel_key)
+    now = 100.0
+    ended = []
+    with Container(runner, clock=lambda: now) as container:
+        for call in calls:
+            ended.append(container.handle(call.encode()))
+            now += 1.1 if len(ended) == 1 else 0.1
+    assert ended[0] is not None
+    assert ended[1:] == [None] * 3
+
+
 def test_a_running_call_that_is_ended_elsewhere_is_killed(runner, client, tmp_path):
     """The worker notices a status that stands, kills the child and leaves the status alone."""
     started = tmp_path / "started"

@@ -13,7 +13,8 @@ BLOCKS = [part.partition("```")[0] for part in GUIDE.split("```python\n")[1:]]
 MOCKED, EMULATED = BLOCKS[:4], BLOCKS[4:]
 COMMAND = "python -m pywren.testing.emulator --memory 512 -- python my_job.py"
 JOB = """
-import pywren
+import faulthandler, pywren
+faulthandler.dump_traceback_later(90)  # should it hang, that is how to see where
 print(pywren.get_all_results(pywren.default_executor().map(lambda x: x + 1, range(3))))
 """
 PIPELINE = """
@@ -42,10 +43,10 @@ def test_the_fixtures_of_the_guide_run(tmp_path):
 
 
 @pytest.mark.emulator
-def test_the_programs_on_the_emulator_run(tmp_path):
+@pytest.mark.parametrize(("number", "said"), [(0, "20 invocations"), (1, "the function has 256 MB")])
+def test_the_programs_on_the_emulator_run(number, said, tmp_path):
     """They work as they stand: one shows what was used, the other what it is told when memory is short."""
-    assert "20 invocations" in run_program(tmp_path, EMULATED[0])
-    assert "the function has 256 MB" in run_program(tmp_path, EMULATED[1])
+    assert said in run_program(tmp_path, EMULATED[number])
 
 
 @pytest.mark.emulator
@@ -79,9 +80,13 @@ def run_tests(directory, conftest, tests):
 
 def run(directory, *arguments):
     """Run Python as a user of the package does: it ends well."""
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=directory, capture_output=True, text=True, timeout=120, check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *arguments]
+    try:
+        done = subprocess.run(
+            command, cwd=directory, capture_output=True, text=True, timeout=120, check=False, env=environment
+        )
+    except subprocess.TimeoutExpired as hung:
+        pytest.fail(f"{command} hangs: it says\n{hung.stdout!r}\n{hung.stderr!r}")
     assert done.returncode == 0, done.stdout + done.stderr
     return done

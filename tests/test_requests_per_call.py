@@ -36,6 +36,8 @@ def executor(emulator, config):
     emulator.wait_idle()
     yield made
     made.close()
+    made.invoker.close()
+    made.storage.close()
 
 
 def requests_of(emulator, executor, function, items):

@@ -6,7 +6,8 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from pywren import _integrity
 from pywren._pickling import Packed
@@ -79,8 +80,7 @@ class Callset:
         return self.submitted + self.queue_patience + self.job_max_runtime + grace
 
 
-@dataclass(frozen=True)
-class Submission:
+class Submission(NamedTuple):
     """What a map sends where its calls go.
 
     Args:
@@ -102,4 +102,4 @@ class Submission:
     inputs: Sequence[Sequence[Any]]
     extra_env: Mapping[str, str] | None = None
     extra_meta: Mapping[str, Any] | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = MappingProxyType({})

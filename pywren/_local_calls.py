@@ -7,7 +7,6 @@ future is pickled does its outcome go to a storage: the one of this machine, whe
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 import os
 import shutil
@@ -105,7 +104,6 @@ class LocalCallset:
             for index in range(len(submission.arguments))
         ]
         self._futures = dict(enumerate(futures))
-        self._sent = _Sent.of(submission)
         self._batch = self._pool.submit(
             _function_of(submission),
             submission.arguments,
@@ -115,6 +113,7 @@ class LocalCallset:
             on_results=self._on_results,
             show_output=show_output,
         )
+        self._sent = _Sent.of(submission)  # only now, while the calls run
         return futures
 
     def _note_facts(self) -> None:
@@ -387,8 +386,7 @@ def _function_of(submission: Submission) -> Function:
     pickle = submission.function
     if submission.modules or pickle.buffers or len(pickle.data) > _KNOWN_AGAIN_BYTES:
         return Function(submission.callset.id, pickle, submission.modules)
-    digest = hashlib.blake2b(pickle.data, digest_size=20).hexdigest()
-    return Function(digest, pickle, load_anew=True)
+    return Function(pickle.data, pickle, load_anew=True)
 
 
 class LocalDispatcher:

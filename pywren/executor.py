@@ -334,7 +334,7 @@ class Executor:
         return items
 
     def _new_callset(self, modules: Iterable[str]) -> Callset:
-        names = frozenset(path.partition("/")[0].partition(".")[0] for path in modules)
+        names = frozenset([path.partition("/")[0].partition(".")[0] for path in modules])
         callset = Callset(self.storage.prefix, job_max_runtime=self.job_max_runtime, modules=names)
         callset.facts.update(self.invoker.config(), job_invoke_timestamp=callset.submitted)
         return callset

@@ -47,16 +47,19 @@ def fingerprint(function: Any) -> Fingerprint | None:
     code = function.__code__
     if function.__module__ != "__main__" and "<locals>" not in function.__qualname__:
         return None  # pickled by name, by which the worker finds what stands there then
-    if any(type(constant) is types.CodeType for constant in code.co_consts):
+    if types.CodeType in map(type, code.co_consts):
         return None  # what a function inside it uses is not looked at here
-    try:
-        values = [("cell", cell.cell_contents) for cell in function.__closure__ or ()]
-    except ValueError:  # an empty cell: the variable has no value yet
-        return None
     space = function.__globals__
-    values.extend((name, space[name]) for name in code.co_names if name in space)
-    values.extend(("default", value) for value in function.__defaults__ or ())
-    values.extend((function.__kwdefaults__ or {}).items())
+    values = [(name, space[name]) for name in code.co_names if name in space]
+    if function.__closure__:
+        try:
+            values += [("cell", cell.cell_contents) for cell in function.__closure__]
+        except ValueError:  # an empty cell: the variable has no value yet
+            return None
+    if function.__defaults__:
+        values += [("default", value) for value in function.__defaults__]
+    if function.__kwdefaults__:
+        values += function.__kwdefaults__.items()
     parts: list[Any] = [code, function.__name__, function.__qualname__, function.__module__, function.__doc__]
     for name, value in values:
         kind = type(value)

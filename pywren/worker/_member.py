@@ -50,9 +50,9 @@ class Member:
         self.exclusive = False
         self.watched: dict[int, int] = {}
         self.watched_for: tuple[bool, bool, bool] | None = None
-        self._functions: OrderedDict[str, int] = OrderedDict()
+        self._functions: OrderedDict[str | bytes, int] = OrderedDict()
         self._function_count = 0
-        self._current_function = ""
+        self._current_function: str | bytes = ""
         self._batches: set[int] = set()
         self._arenas: set[int] = set()
         self._stale_batches: list[int] = []

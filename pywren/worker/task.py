@@ -19,7 +19,7 @@ class Function(NamedTuple):
     """What a child loads once and then calls many times.
 
     Args:
-        id: equal ids mean the same function: a child keeps what it loaded under it.
+        id: equal ids mean the same function: a child keeps what it loaded under it. A small function's pickle will do.
         pickle: the pickled function, with its big closure variables out of band.
         modules: the user's modules and data files it needs, source by relative POSIX path.
         runtime_path: the directory of an extracted runtime, whose packages (and interpreter, if it has
@@ -28,7 +28,7 @@ class Function(NamedTuple):
             calls of one do not see what those of another did to the function's variables.
     """
 
-    id: str
+    id: str | bytes
     pickle: Packed
     modules: Mapping[str, bytes] = _NOTHING
     runtime_path: str | None = None

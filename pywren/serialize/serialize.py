@@ -90,7 +90,7 @@ class Serializer:
         return packed
 
     def _modules(self, mentions: Mentions, exclude: Collection[str]) -> dict[str, bytes]:
-        if not mentions.modules and not any([imports_of_code(*item) for item in mentions.code.items()]):
+        if not mentions.modules and not any(imports_of_code(*item) for item in mentions.code.items()):
             return {}
         analyzer = ModuleDependencyAnalyzer(self.preinstalls, (*self.exclude, *exclude))
         _add_mentions(analyzer, mentions)

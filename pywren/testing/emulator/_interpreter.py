@@ -6,7 +6,6 @@ interpreter that runs the emulator; its other packages (numpy, pywren itself) ar
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import sys
@@ -98,7 +97,8 @@ def _link(entry: Path, packages: Path) -> None:
         return
     copy = packages / entry.name
     shutil.copy2(entry, copy)  # with its time of modification: that is what byte code is valid for
-    compiled = cache_from_source(str(entry))
-    if os.path.exists(compiled):
-        os.makedirs(packages / "__pycache__", exist_ok=True)
-        shutil.copy2(compiled, cache_from_source(str(copy)))
+    compiled = Path(cache_from_source(str(entry)))
+    if compiled.exists():  # beside it or under PYTHONPYCACHEPREFIX, which containers do not have
+        kept = packages / "__pycache__"
+        kept.mkdir(exist_ok=True)
+        shutil.copy2(compiled, kept / compiled.name)

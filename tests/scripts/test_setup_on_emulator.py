@@ -119,6 +119,33 @@ def test_from_nothing_to_lambda_and_back(emulator, tmp_path):
     assert user.run(COMMAND, "cleanup_all").count("there is no ") == len(removal)
 
 
+SEED = """
+import numpy as np, pywren
+def foo(b):
+    x = np.random.normal(0, b, 1024)
+    A = np.random.normal(0, b, (1024, 1024))
+    return np.dot(A, x)
+pwex = pywren.default_executor()
+res = pywren.get_all_results(pwex.map(foo, np.linspace(0.1, 100, 12)))
+print(len(res), {result.shape for result in res}, pwex.invoker)
+"""
+
+
+@pytest.mark.slow
+def test_the_seed_program_with_numpy_from_a_runtime(emulator, tmp_path):
+    """numpy is built into a runtime without Docker, used by the README's first program, and removed with all else."""
+    user, suffix = User(tmp_path), uuid.uuid4().hex[:8]
+    user.run(SETUP, "--yes", "--suffix", suffix)
+    (tmp_path / "requirements.txt").write_text("numpy\n")
+    user.run(COMMAND, "runtime", "build", "-r", "requirements.txt")
+    assert "numpy" in user.run(COMMAND, "runtime", "list")
+    assert user.run(SEED).startswith("12 {(1024,)} LambdaInvoker")
+    emulator.wait_idle()
+    user.run(COMMAND, "cleanup_all")
+    with closing(AWS("us-west-2")) as aws:
+        assert all(resource.plan_removal() == [] for resource in Resources(user.config(), aws).for_removal)
+
+
 def use(emulator, config):
     """Run calls of all kinds: small and big, cancelled, killed, from a queue; and read their logs."""
     executor = pywren.lambda_executor(config=config)

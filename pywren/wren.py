@@ -196,6 +196,6 @@ def _say_where() -> None:
     if not _said_where:
         _said_where = True
         logger.warning(
-            "no configuration: calls run on this machine. For AWS Lambda write one with `pywren create_config` and "
-            "name your bucket in it; pywren.local_executor() does without this notice"
+            "no configuration: calls run on this machine. For AWS Lambda run `pywren-setup`, which writes one and "
+            "makes what it names; pywren.local_executor() does without this notice"
         )

@@ -617,7 +617,7 @@ def test_without_configuration_one_line_says_so():
     assert done.stdout == "1\n1\n1\n"
     (line,) = done.stderr.splitlines()
     assert "calls run on this machine" in line
-    assert "pywren create_config" in line
+    assert "pywren-setup" in line
 
 
 def test_a_configuration_file_that_is_missing(monkeypatch, tmp_path):

@@ -316,7 +316,7 @@ for function in (count_globally, counter()):
 
 
 def test_a_map_does_not_see_what_another_did_to_the_variables_of_its_function(tmp_path):
-    """A function is loaded for every map, although a process keeps it and may load it ahead."""
+    """Every map begins with the function as it was sent, although a process keeps what it loaded."""
     command = [sys.executable, "-c", KEEPS_COUNT]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(tmp_path)

@@ -94,10 +94,12 @@ class Message:
     Args:
         body: its text.
         receipt: what deleting and extending it take.
+        deliveries: how often it was given to somebody, this time counted; SQS counts approximately.
     """
 
     body: str
     receipt: str
+    deliveries: int = 1
 
 
 class AWS:
@@ -440,11 +442,23 @@ class AWS:
                 "sqs",
                 "get_queue_url",
                 doing=f"find the queue {name}",
-                missing="create it with `pywren create_queue`",
+                missing=_CREATE_QUEUE,
                 refused=InvocationError,
                 QueueName=name,
             )["QueueUrl"]
         )
+
+    def queue_numbers(self, queue_url: str, *names: str) -> dict[str, int]:
+        """Return attributes of a queue that are numbers, such as ``ApproximateNumberOfMessages``."""
+        answer = self.request(
+            "sqs",
+            "get_queue_attributes",
+            doing=f"look at the queue {queue_url}",
+            missing=_CREATE_QUEUE,
+            QueueUrl=queue_url,
+            AttributeNames=list(names),
+        )
+        return {name: int(value) for name, value in answer.get("Attributes", {}).items()}
 
     def send_message(self, queue_url: str, body: str) -> str:
         """Put a message into a queue and return its id.
@@ -480,15 +494,17 @@ class AWS:
             "sqs",
             "receive_message",
             doing=f"receive from the queue {queue_url}",
+            missing=_CREATE_QUEUE,
             QueueUrl=queue_url,
             WaitTimeSeconds=wait_seconds,
             MaxNumberOfMessages=most,
+            MessageSystemAttributeNames=["ApproximateReceiveCount"],
             **timeout,
         )
-        return [Message(item["Body"], item["ReceiptHandle"]) for item in answer.get("Messages", ())]
+        return [_message(item) for item in answer.get("Messages", ())]
 
     def extend_message(self, queue_url: str, message: Message, visibility: int) -> None:
-        """Hide a received message from others for some more seconds."""
+        """Hide a received message from others for some more seconds; 0 gives it back to the queue."""
         self.request(
             "sqs",
             "change_message_visibility",
@@ -568,6 +584,7 @@ class AWS:
 
 
 _DEPLOY = "deploy it with: pywren deploy_lambda"
+_CREATE_QUEUE = "create it with `pywren create_queue`"
 
 _OLDEST_PYTHON_MINOR = 10
 
@@ -584,6 +601,19 @@ def _patience(error: BaseException) -> float:
 
 _ROLE_TOO_NEW = ("cannot be assumed", "role does not have permissions")
 """What Lambda says of a role that was made seconds ago: IAM is told everywhere in the end only."""
+
+
+def is_missing_queue(error: PywrenError) -> bool:
+    """Tell whether a request failed because there is no such queue."""
+    return error.__cause__ is not None and error_code(error.__cause__) in _MISSING_QUEUE
+
+
+_MISSING_QUEUE = ("AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist")
+
+
+def _message(item: Mapping[str, Any]) -> Message:
+    deliveries = item.get("Attributes", {}).get("ApproximateReceiveCount", 1)
+    return Message(item["Body"], item["ReceiptHandle"], int(deliveries))
 
 
 def _why_failed(error: DeploymentError) -> str:

@@ -1,31 +1,23 @@
-"""Calls through an SQS queue: ``SQSInvoker`` puts them in, ``sqs_run_local`` takes them out and runs them."""
+"""Calls through an SQS queue: ``SQSInvoker`` puts them in, ``sqs_run_local`` takes some out and runs them here."""
 
 from __future__ import annotations
 
-import json
 import logging
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pywren.exceptions import DecodeError, PywrenError
+from pywren._queue_worker import EndRule, QueueWorker
 from pywren.invokers import encode_payload
 
 if TYPE_CHECKING:
-    from pywren.cloud.aws import AWS, Message
+    from pywren.cloud.aws import AWS
     from pywren.worker.handler import Container
 
 logger = logging.getLogger(__name__)
 
 MESSAGE_LIMIT = 1024 * 1024
 """Bytes of an SQS message, 1 MiB (Amazon SQS quotas, 2026)."""
-
-VISIBILITY = 60
-"""Seconds for which a message that is being worked on stays hidden, again and again."""
-
-HEARTBEAT = 20.0
-"""Seconds between one extension and the next."""
 
 EMPTY_WAIT = 1
 """Seconds to wait for a message before a queue counts as empty; from 1 on SQS asks all of its servers."""
@@ -125,53 +117,13 @@ def sqs_run_local(
         StorageError: the status of a call could not be written; its message stays in the queue.
     """
     from pywren.cloud.aws import AWS
-    from pywren.worker.handler import Container
 
-    if container is None:
-        with Container() as made:
-            return sqs_run_local(region_name, sqs_queue_name, job_num, run_dir, aws=aws, container=made)
-    aws = AWS(region_name) if aws is None else aws
-    url = aws.queue_url(sqs_queue_name)
-    for done in range(job_num):
-        messages = aws.receive(url, wait_seconds=EMPTY_WAIT, visibility=VISIBILITY)
-        if not messages:
-            return done
-        with _Heartbeat(aws, url, messages[0]):
-            _run(container, messages[0])
-        aws.delete_message(url, messages[0])
-    return job_num
-
-
-def _run(container: Container, message: Message) -> None:
+    sender = AWS(region_name) if aws is None else aws
+    rule = EndRule(max_idle_time=0.0, max_calls=job_num)
+    worker = QueueWorker(sender, sqs_queue_name, container, rule=rule, poll=EMPTY_WAIT, patience=0.0)
     try:
-        container.handle(json.loads(message.body))
-    except (DecodeError, json.JSONDecodeError) as error:
-        # it would come back for ever
-        logger.warning("a message that is no call was dropped: %s", error)
-
-
-class _Heartbeat:
-    """Keeps a message hidden while it is worked on, so that no other worker takes it."""
-
-    def __init__(self, aws: AWS, url: str, message: Message, interval: float = HEARTBEAT) -> None:
-        self._aws = aws
-        self._url = url
-        self._message = message
-        self._interval = interval
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="pywren-sqs-heartbeat", daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _beat(self) -> None:
-        while not self._over.wait(self._interval):
-            try:
-                self._aws.extend_message(self._url, self._message, VISIBILITY)
-            except PywrenError as error:
-                # at worst the call is run twice; the first commit wins
-                logger.warning("a message could not be kept: %s", error)
+        return worker.run()
+    finally:
+        worker.close()
+        if aws is None:
+            sender.close()

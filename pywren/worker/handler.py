@@ -199,6 +199,20 @@ class Container:
         self.warm = True
         return None if status is None else status.document()
 
+    def refuse(self, payload: Mapping[str, Any], error: CallError) -> None:
+        """End a call, without running it, with an error as its status, unless one stands.
+
+        Args:
+            payload: what the client sent.
+            error: what becomes of the call.
+
+        Raises:
+            DecodeError: the payload is not one.
+            StorageError: the status could not be committed.
+        """
+        envelope = Envelope.decode(payload)
+        _refuse(envelope, self.storage(envelope.storage_config), {}, self.clock(), error)
+
 
 def _check_versions(envelope: Envelope) -> None:
     ours = (__version__, f"{sys.version_info.major}.{sys.version_info.minor}")
@@ -206,7 +220,8 @@ def _check_versions(envelope: Envelope) -> None:
     if ours != theirs:
         raise VersionMismatchError(
             f"version mismatch: the client runs pywren {theirs[0]} on Python {theirs[1]}, the worker pywren "
-            f"{ours[0]} on Python {ours[1]}; run 'pywren deploy_lambda' to bring the worker to the client's"
+            f"{ours[0]} on Python {ours[1]}; run 'pywren deploy_lambda' to bring the worker to the client's "
+            "(stand-alone workers: 'pywren standalone terminate_instances', then 'pywren standalone launch_instances')"
         )
 
 

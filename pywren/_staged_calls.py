@@ -43,6 +43,9 @@ LOST_GRACE = 60.0
 STORAGE_PATIENCE = 60.0
 """Seconds of unbroken storage errors after which the futures end with that error."""
 
+SILENCE = 60.0
+"""Seconds without any result after which it is asked why; each time it is not known, twice as many pass."""
+
 _FETCH_THREADS = 32
 _DIRECT_LOOKS = 3  # so many statuses are asked for one by one: a GET costs a twelfth of a LIST
 
@@ -59,6 +62,7 @@ class StagedCallset:
         storage: where its objects are.
         monitor: the storage's watcher.
         client_alive: tells whether the process that runs the calls lives; ``None`` when no single one does.
+        explain_silence: tells why no results come, if it knows; ``None`` when nobody can be asked.
         clock: tells the time in seconds since the epoch.
     """
 
@@ -69,6 +73,7 @@ class StagedCallset:
         monitor: Monitor,
         *,
         client_alive: Callable[[], bool] | None = None,
+        explain_silence: Callable[[], str | None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.callset = callset
@@ -76,6 +81,8 @@ class StagedCallset:
         self.records: dict[str, dict[str, Any]] = {}
         self._monitor = monitor
         self._client_alive = client_alive
+        self._explain_silence = explain_silence
+        self._next_question = SILENCE
         self._clock = clock
         self._looking = threading.RLock()
         self._futures: dict[str, list[weakref.ref[ResponseFuture]]] = {}
@@ -230,6 +237,7 @@ class StagedCallset:
         if missing:
             self._heed_failures(missing)
             self._declare_lost([call_id for call_id in missing if call_id in self._futures], client_gone)
+            self._wonder()
         return self._conclude(verdicts)
 
     def _threads(self) -> int:
@@ -372,13 +380,24 @@ class StagedCallset:
         if client_gone:
             text = "the call is lost: the process that ran it on its machine has ended; run it again"
         elif lost_after is not None and self._clock() > lost_after:
+            whose = "worker" if self.callset.function is None else "function"
             text = (
                 f"the call is lost: {self._clock() - self.callset.submitted:.0f} s after it was invoked it has no "
-                "status. It never started, or its worker vanished; look at the function's log, and run it again"
+                f"status. It never started, or its worker vanished; look at the {whose}'s log, and run it again"
             )
         else:
             return
         for_each(lambda call_id: self._end(call_id, CallLostError(text)), missing, self._threads())
+
+    def _wonder(self) -> None:
+        """Ask now and then why nothing comes back, and say so once."""
+        if self._explain_silence is None or self._clock() - self._last_progress < self._next_question:
+            return
+        self._next_question *= 2
+        explanation = self._explain_silence()
+        if explanation is not None:
+            logger.warning("%s", explanation)
+            self._explain_silence = None
 
     def _storage_failed(self, error: PywrenError, outstanding: Sequence[str]) -> bool:
         """Put up with a storage that fails for a while; then end the futures (not the calls) with its error."""

@@ -49,8 +49,8 @@ _NOT_KEPT = frozenset({"attempt_key", "data_inline"})  # of a payload, once its 
 class Invoker(Protocol):
     """What starts calls: any object with these two methods.
 
-    It may also have ``payload_limit`` (bytes) and ``queue_patience`` (the seconds that a call may wait
-    before it starts, beyond which it is lost).
+    It may also have ``payload_limit`` (bytes), ``queue_patience`` (the seconds that a call may wait
+    before it starts, beyond which it is lost) and ``explain_silence()`` (why no results come, or ``None``).
     """
 
     def invoke(self, payload: dict[str, Any]) -> Any:
@@ -118,7 +118,8 @@ class StagedDispatcher:
         self._check_sizes(payloads)
         callset.queue_patience = getattr(self.invoker, "queue_patience", None)
         callset.function = getattr(self.invoker, "function_name", None)
-        origin = StagedCallset(callset, self.storage, self.monitor)
+        explain = getattr(self.invoker, "explain_silence", None)
+        origin = StagedCallset(callset, self.storage, self.monitor, explain_silence=explain)
         futures = origin.add(_call_id_of(payload) for payload in payloads)
         self._invoke(origin, payloads, threads)
         origin.watch()

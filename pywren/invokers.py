@@ -2,9 +2,10 @@
 
 An invoker is any object with ``invoke(payload)``, which starts one call and returns, and ``config()``, which says
 what it is. It may also say ``payload_limit`` (bytes of JSON it takes), ``queue_patience`` (seconds that a call may
-wait before it starts), ``function_name`` (the Lambda function whose records tell of calls that failed), ``runs_here``
-(the worker has this machine's packages) and ``pool`` (calls may go straight there and stay in memory; calls that
-``LocalInvoker`` itself is given are staged like all others).
+wait before it starts), ``function_name`` (the Lambda function whose records tell of calls that failed),
+``explain_silence()`` (why no results come, if it knows), ``runs_here`` (the worker has this machine's packages) and
+``pool`` (calls may go straight there and stay in memory; calls that ``LocalInvoker`` itself is given are staged like
+all others).
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pywren._queue_worker import EndRule, QueueWorker
+from pywren.exceptions import DeploymentError, PywrenError
 from pywren.invokers import encode_payload
 
 if TYPE_CHECKING:
@@ -19,8 +20,15 @@ logger = logging.getLogger(__name__)
 MESSAGE_LIMIT = 1024 * 1024
 """Bytes of an SQS message, 1 MiB (Amazon SQS quotas, 2026)."""
 
+LONGEST_RETENTION = 14 * 86_400
+"""Seconds that SQS keeps a message at most; 4 days when nothing is said."""
+
 EMPTY_WAIT = 1
 """Seconds to wait for a message before a queue counts as empty; from 1 on SQS asks all of its servers."""
+
+_RETENTION = "MessageRetentionPeriod"
+_WAITING = "ApproximateNumberOfMessages"
+_TAKEN = "ApproximateNumberOfMessagesNotVisible"
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,7 @@ class SQSInvoker:
         self.sqs_queue_name = sqs_queue_name
         self.aws = AWS(region_name) if aws is None else aws
         self._queue: Queue | None = None
+        self._retention: float | None = None
 
     def __repr__(self) -> str:
         return f"SQSInvoker({self.region_name!r}, {self.sqs_queue_name!r})"
@@ -80,6 +89,37 @@ class SQSInvoker:
         """
         body = encode_payload(payload, MESSAGE_LIMIT, "an SQS message")
         return self.aws.send_message(self.queue.url, body.decode("ascii"))
+
+    @property
+    def queue_patience(self) -> float:
+        """Seconds for which the queue keeps a call that no worker takes; asked once.
+
+        Raises:
+            InvocationError: there is no such queue.
+        """
+        if self._retention is None:
+            try:
+                found = self.aws.queue_numbers(self.queue.url, _RETENTION)
+            except DeploymentError as error:
+                logger.debug("how long the queue keeps calls is not known: %s", error)
+                found = {}
+            self._retention = found.get(_RETENTION, LONGEST_RETENTION)
+        return self._retention
+
+    def explain_silence(self) -> str | None:
+        """Return why no results come, when no worker takes calls from the queue."""
+        try:
+            found = self.aws.queue_numbers(self.queue.url, _WAITING, _TAKEN)
+        except PywrenError as error:
+            logger.debug("whether workers take calls is not known: %s", error)
+            return None
+        if found.get(_TAKEN) or not found.get(_WAITING):
+            return None
+        return (
+            f"no stand-alone worker takes calls from the queue {self.sqs_queue_name}, where {found[_WAITING]} wait: "
+            "start some with `pywren standalone launch_instances` (`pywren standalone list_instances` shows those that "
+            "there are), or run `pywren-server` on a machine of yours"
+        )
 
     def config(self) -> dict[str, Any]:
         """Return what ``invoke_status`` says of this invoker; 0.4 spelled the key so."""

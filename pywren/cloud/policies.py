@@ -96,7 +96,7 @@ def user_policy(names: Names) -> Policy:
             ["logs:DescribeLogStreams", "logs:FilterLogEvents"],
             [names.log_group_arn, f"{names.log_group_arn}:*"],
         ),
-        _allow("Queue", ["sqs:GetQueueUrl", "sqs:SendMessage"], [names.queue_arn]),
+        _allow("Queue", ["sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:SendMessage"], [names.queue_arn]),
     )
 
 

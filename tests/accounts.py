@@ -22,8 +22,8 @@ from pywren.worker.bundle import build_zip
 
 ACCOUNT_ID = "123456789012"
 REGION = "us-west-2"
-_LOADER = botocore.loaders.Loader()
-_LOADER.load_data_with_path = functools.cache(_LOADER.load_data_with_path)  # type: ignore[method-assign]
+LOADER = botocore.loaders.Loader()
+LOADER.load_data_with_path = functools.cache(LOADER.load_data_with_path)  # type: ignore[method-assign]
 READING = ("Get", "List", "Describe", "Head")
 
 
@@ -149,7 +149,7 @@ def mocked_account() -> Iterator[Account]:
         stack.enter_context(mock_aws(config={"lambda": {"use_docker": False}}))
         stack.enter_context(over_tls())
         # each command has sessions of its own, and reading the models is most of what they do
-        patch.setattr("botocore.session.create_loader", lambda search_path_string=None: _LOADER)
+        patch.setattr("botocore.session.create_loader", lambda search_path_string=None: LOADER)
         for module in ("function", "doctor"):
             patch.setattr(f"pywren.cloud.{module}.build_zip", _archive)
         account = Account(AWS(REGION))

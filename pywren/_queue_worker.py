@@ -212,7 +212,7 @@ class QueueWorker:
 
     def stop(self) -> None:
         """Take no more calls; those that run are killed and given back to the queue, for another worker."""
-        logger.info("told to end: %d calls are given back", len(self._under_work))
+        logger.info("told to end; calls that are given back: %d", len(self._under_work))
         self._over.set()
         if self._runner is not None:
             self._runner.interrupt()

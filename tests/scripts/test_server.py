@@ -1,0 +1,179 @@
+"""``pywren-server``: a real process that takes calls from the queue of an emulated AWS; and its mistakes."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+from click.testing import CliRunner
+
+import pywren
+from pywren.scripts.standalone import server
+
+ROOT = Path(pywren.__file__).parent.parent
+WAIT = 60.0
+
+
+@pytest.fixture
+def no_account(monkeypatch):
+    """A machine without credentials, on which logging is left as it is."""
+    monkeypatch.setenv("PYWREN_LOGLEVEL", "INFO")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "none")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "none")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--parallelism", "0"], "--parallelism"),
+        (["--queue_receive_message_timeout", "21"], "1<=x<=20"),
+        (["--max-idle-time", "soon"], "'soon' is not a valid float"),
+        (["--colour"], "No such option"),
+        (["more"], "unexpected extra argument"),
+    ],
+)
+def test_a_wrong_command_line_is_told(arguments, said):
+    """Usage, and exit code 2."""
+    done = CliRunner().invoke(server, arguments)
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert done.stdout == ""
+
+
+def test_help():
+    """Every option of 0.4 is there, in both spellings."""
+    said = CliRunner().invoke(server, ["--help"]).stdout
+    for name in ("max_run_time", "run_dir", "aws_region", "sqs_queue_name", "max_idle_time"):
+        assert f"--{name}" in said
+        assert f"--{name.replace('_', '-')}" in said
+
+
+def test_a_directory_that_cannot_be_made(no_account, tmp_path):
+    """One line, and exit code 1."""
+    (tmp_path / "file").touch()
+    done = CliRunner().invoke(server, ["--run_dir", str(tmp_path / "file" / "below")])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == f"Error: cannot make the directory {tmp_path / 'file' / 'below'}: Not a directory\n"
+
+
+@pytest.mark.moto
+def test_a_missing_queue_is_told(no_account):
+    """One line with the remedy, and exit code 1."""
+    import moto
+
+    with moto.mock_aws():
+        done = CliRunner().invoke(server, ["--sqs_queue_name", "nowhere"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Error: cannot find the queue nowhere: ")
+    assert "`pywren create_queue`" in line
+
+
+# -- real processes ------------------------------------------------------------------------------------------
+
+
+def runs(process):
+    """Tell whether a process runs; one that was killed may wait to be noticed by the system."""
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+@pytest.fixture(scope="module")
+def config(emulator):
+    """The configuration of a queue of the emulated AWS; nobody calls the function."""
+    return emulator.deploy()
+
+
+@pytest.fixture
+def executor(config, emulator):
+    """An executor whose calls go to the queue."""
+    made = pywren.remote_executor(config)
+    yield made
+    made.close()
+    made.invoker.close()
+    made.storage.close()
+
+
+@pytest.fixture
+def start(config, tmp_path):
+    """Start servers as instances do, with an environment that has nothing but the way to AWS."""
+    started = []
+
+    def start(*options):
+        keep = {"PATH", "HOME", "TMPDIR", "PYTHONPYCACHEPREFIX", "SUITE_OF_TESTS"}
+        environment = {name: value for name, value in os.environ.items() if name in keep or name.startswith("AWS_")}
+        queue = config["standalone"]["sqs_queue_name"]
+        command = [sys.executable, "-m", "pywren.scripts.standalone", "--sqs_queue_name", queue, *options]
+        process = subprocess.Popen(
+            [*command, "--queue_receive_message_timeout", "1"],
+            env={**environment, "PYTHONPATH": str(ROOT)},
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,  # what calls print
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_a_map_on_a_server(executor, start, tmp_path):
+    """Values, prints and errors come back; calls run at once, below the directory that was named; then it ends."""
+    server = start("--parallelism", "2", "--max_idle_time", "1", "--run_dir", str(tmp_path / "runs"))
+    (tmp_path / "met").mkdir()
+
+    def function(number):
+        """Meet the other call, then say where this one runs."""
+        (tmp_path / "met" / str(number)).touch()
+        while len(list((tmp_path / "met").iterdir())) < 2:
+            threading.Event().wait(0.01)
+        print("number", number)
+        return 1 // number, os.getcwd(), os.getppid()
+
+    futures = executor.map(function, range(2))
+    value, directory, _ = futures[1].result(WAIT)
+    assert value == 1
+    assert directory.startswith(str(tmp_path / "runs"))
+    assert futures[1].run_status["stdout"] == "number 1\n"
+    assert isinstance(futures[0].exception(WAIT), ZeroDivisionError)
+    _, log = server.communicate(timeout=WAIT)
+    assert server.returncode == 0
+    assert "taking calls from the queue" in log
+    assert "[INFO] __main__: calls that were taken: 2" in log
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+@pytest.mark.parametrize("to_all", [False, True], ids=["SIGTERM", "SIGTERM to every process"])
+def test_a_call_moves_to_another_server(executor, start, tmp_path, to_all):
+    """Rows 178, 179: a server that is told to end gives its call back at once, and exits with 0."""
+
+    def function(path):
+        """Go on for ever, unless this has run before."""
+        if Path(path).exists():
+            return "by another server"
+        Path(path).write_text("running")
+        threading.Event().wait()
+        return "never"
+
+    first = start()
+    future = executor.call_async(function, str(tmp_path / "started"))
+    while not (tmp_path / "started").exists():
+        assert first.poll() is None
+        threading.Event().wait(0.02)
+    below = psutil.Process(first.pid).children(recursive=True)
+    for process in below if to_all else ():
+        process.terminate()
+    first.send_signal(signal.SIGTERM)
+    _, log = first.communicate(timeout=WAIT)
+    assert (first.returncode, "given back: 1\n" in log) == (0, True), log
+    assert not [process for process in below if runs(process)]
+    second = start("--max_idle_time", "1")
+    assert future.result(WAIT) == "by another server"
+    assert second.wait(WAIT) == 0

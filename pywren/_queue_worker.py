@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pywren.cloud.aws import is_missing_queue
-from pywren.exceptions import CallLostError, DecodeError, PywrenError, StorageError
+from pywren.exceptions import CallLostError, DecodeError, PywrenError, StorageError, WorkerCrashedError
 from pywren.storage._aws_requests import compute_backoff
 from pywren.worker.task import RunResult, Stop, cancelled_failure
 
@@ -77,13 +77,13 @@ class EndRule:
         max_idle_time: seconds without a call after which it ends.
         granularity: an idle worker ends only near the end of a period of so many seconds of the machine's uptime
             (clouds that bill whole hours); 0 ends it at any time.
-        max_run_time: seconds after which it takes no more calls.
+        max_life_time: seconds after which it takes no more calls.
         max_calls: the number of calls after which it takes no more.
     """
 
     max_idle_time: float | None = None
     granularity: float = 0.0
-    max_run_time: float | None = None
+    max_life_time: float | None = None
     max_calls: int | None = None
 
     def is_idle_too_long(self, idle: float, uptime: float) -> bool:
@@ -108,7 +108,7 @@ class EndRule:
             ran: seconds since it was started.
             calls: the calls that it has taken.
         """
-        out_of_time = self.max_run_time is not None and ran >= self.max_run_time
+        out_of_time = self.max_life_time is not None and ran >= self.max_life_time
         return out_of_time or (self.max_calls is not None and calls >= self.max_calls)
 
     def longest_wait(self, poll: int, idle: float, ran: float) -> int:
@@ -119,7 +119,7 @@ class EndRule:
             idle: seconds without a call.
             ran: seconds since the worker was started.
         """
-        limits = ((self.max_idle_time, idle), (self.max_run_time, ran))
+        limits = ((self.max_idle_time, idle), (self.max_life_time, ran))
         left = [limit - passed for limit, passed in limits if limit is not None and limit > passed]
         return max(1, math.ceil(min([poll, *left])))  # below a second SQS asks some of its servers only
 
@@ -136,6 +136,7 @@ class QueueWorker:
         container: what handles the calls; one of its own, whose calls ``stop`` can end, when not given.
         parallelism: how many calls to run at once.
         rule: when to end.
+        max_run_time: seconds after which a call is stopped, if its own ``job_max_runtime`` is longer.
         poll: seconds that one request waits for calls, 1 to 20.
         patience: seconds of trouble, with SQS or the storage, that are waited out.
         heartbeat: seconds between the requests that keep a message hidden.
@@ -150,6 +151,7 @@ class QueueWorker:
         *,
         parallelism: int = 1,
         rule: EndRule = EndRule(),
+        max_run_time: float | None = None,
         poll: int = LONG_POLL,
         patience: float = PATIENCE,
         heartbeat: float = HEARTBEAT,
@@ -158,6 +160,7 @@ class QueueWorker:
         self.queue_name = queue_name
         self.parallelism = parallelism
         self.rule = rule
+        self.max_run_time = max_run_time
         self.taken = 0
         self._aws = aws
         self._poll = poll
@@ -287,7 +290,7 @@ class QueueWorker:
                 self._container.refuse(payload, CallLostError(_NEVER_FINISHED))
                 status = None
             else:
-                status = self._container.handle(payload)
+                status = self._container.handle(payload, self._context())
         except DecodeError as error:
             # it would come back for ever; a client that can be told, was told
             logger.warning("a message that is no call was dropped: %s", error)
@@ -295,6 +298,12 @@ class QueueWorker:
         self._storage_trouble.passed()
         interrupted = status is None and self._over.is_set()
         return _Fate.GIVEN_BACK if interrupted else _Fate.DONE
+
+    def _context(self) -> Mapping[str, Any]:
+        """Say what Lambda would say: how much time there is, and to report in."""
+        from pywren.worker.handler import PLATFORM_MARGIN
+
+        return {} if self.max_run_time is None else {"remaining_seconds": self.max_run_time + PLATFORM_MARGIN}
 
     def _hide(self, message: Message, seconds: int = VISIBILITY) -> None:
         self._aws.extend_message(self._url, message, seconds)
@@ -510,5 +519,5 @@ def _cancelled(*, running: bool) -> RunResult:
 
 def _was_killed(result: RunResult) -> bool:
     """Tell whether a signal from outside may have ended a call, not the call itself."""
-    signals = (None, -signal.SIGTERM, -signal.SIGINT, -getattr(signal, "SIGKILL", 9))
-    return result.success is None and result.returncode in signals
+    crashed = result.failure is not None and result.failure.kind == WorkerCrashedError.__name__
+    return crashed and result.returncode in (None, -signal.SIGTERM, -signal.SIGINT, -getattr(signal, "SIGKILL", 9))

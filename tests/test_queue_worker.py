@@ -23,6 +23,7 @@ from pywren._queue_worker import MOST_DELIVERIES, EndRule, InterruptibleRunner, 
 from pywren.cloud.aws import AWS
 from pywren.exceptions import (
     CallLostError,
+    CallTimeoutError,
     DeploymentError,
     InvocationError,
     StorageError,
@@ -121,7 +122,7 @@ class FakeContainer:
         self.handled = []
         self._handle = handle
 
-    def handle(self, payload):
+    def handle(self, payload, context=None):
         """Take a call."""
         self.handled.append(payload)
         return self._handle(payload)
@@ -181,8 +182,8 @@ def unwilling():
 
 @pytest.fixture
 def soon(monkeypatch):
-    """Messages come back after a second, and pauses are short."""
-    monkeypatch.setattr(_queue_worker, "VISIBILITY", 1)
+    """Messages that are left come back at once, and pauses are short."""
+    monkeypatch.setattr(_queue_worker, "VISIBILITY", 0)
     monkeypatch.setattr(_queue_worker, "LONGEST_PAUSE", 0.1)
 
 
@@ -229,7 +230,7 @@ def test_without_an_idle_time_a_worker_never_ends_idle():
         (EndRule(max_idle_time=60), 50.5, 100, 10),
         (EndRule(max_idle_time=60), 59.9, 100, 1),
         (EndRule(max_idle_time=60, granularity=3600), 100, 100, 20),
-        (EndRule(max_idle_time=60, max_run_time=103), 0, 100, 3),
+        (EndRule(max_idle_time=60, max_life_time=103), 0, 100, 3),
     ],
 )
 def test_a_worker_waits_no_longer_than_its_rule_allows(rule, idle, ran, seconds):
@@ -246,7 +247,7 @@ def test_after_its_time_a_worker_finishes_what_it_has(queue):
         return {}
 
     queue.send({}, {})
-    assert queue.work(FakeContainer(handle), rule=EndRule(max_run_time=100), clock=lambda: now[0]) == 1
+    assert queue.work(FakeContainer(handle), rule=EndRule(max_life_time=100), clock=lambda: now[0]) == 1
     assert queue.counts == (1, 0)
 
 
@@ -279,12 +280,6 @@ def test_results_of_a_map(executor, queue):
     assert "non-zero return code" in str(futures[2].exception(WAIT))
 
 
-def test_a_worker_ends_when_the_queue_is_empty(queue):
-    """As ``sqs_run_local`` does: after a look that found nothing."""
-    queue.send({})
-    assert queue.work(FakeContainer(), rule=EndRule(max_idle_time=0.0)) == 1
-
-
 def test_messages_under_work_stay_hidden(queue, unwilling):
     """Row 175: one thread hides all of them again and again, and none that is done."""
     aws = unwilling()
@@ -302,6 +297,14 @@ def test_a_message_that_cannot_be_kept_is_worked_on(queue, unwilling, caplog):
     container = FakeContainer(lambda payload: aws.wait_for_beats(["1"], 1))
     assert queue.work(container, aws=aws, heartbeat=0.01) == 1
     assert "could not be kept: SQS is not well" in caplog.text
+
+
+def test_a_call_that_runs_longer_than_the_worker_allows(executor, queue):
+    """It ends as one does that is over its own time."""
+    future = executor.call_async(lambda seconds: __import__("time").sleep(seconds), 600)
+    assert queue.work(max_run_time=0.2) == 1
+    with pytest.raises(CallTimeoutError, match=r"ran out of time.*--max_run_time"):
+        future.result(WAIT)
 
 
 # -- workers that end (rows 176 to 179) ----------------------------------------------------------------------
@@ -541,7 +544,7 @@ def test_a_client_is_told_that_no_worker_takes_its_calls(executor, caplog, monke
     monkeypatch.setattr(_staged_calls, "SILENCE", 0.01)
     futures = executor.map(abs, range(3))
     with caplog.at_level(logging.WARNING), pytest.raises(WaitTimeoutError):
-        futures[0].result(1.0)
+        futures[0].result(0.5)
     (told,) = [record for record in caplog.records if "launch_instances" in record.getMessage()]
     assert f"the queue {executor.invoker.sqs_queue_name}, where 3 wait" in told.getMessage()
 

@@ -3,6 +3,7 @@
 import json
 import logging
 
+import accounts
 import pytest
 
 import pywren.testing
@@ -14,9 +15,11 @@ pytestmark = pytest.mark.moto
 
 
 @pytest.fixture
-def queue():
+def queue(monkeypatch):
     """Region and name of a queue."""
     with pywren.testing.mock_aws() as config:
+        # reading the models anew for every session is most of what these tests do
+        monkeypatch.setattr("botocore.session.create_loader", lambda search_path_string=None: accounts.LOADER)
         yield config["account"]["aws_region"], config["standalone"]["sqs_queue_name"]
 
 
@@ -27,7 +30,7 @@ class FakeContainer:
         self.handled = []
         self.error = error
 
-    def handle(self, payload):
+    def handle(self, payload, context=None):
         """Take a call."""
         self.handled.append(payload)
         if self.error is not None:

@@ -29,7 +29,8 @@ logger = logging.getLogger(__name__)
 @option("aws_region", default=wrenconfig.AWS_REGION_DEFAULT, help="The queue's region.")
 @option("sqs_queue_name", default=wrenconfig.AWS_SQS_QUEUE_DEFAULT, help="The queue that calls come from.")
 @option("parallelism", default=1, type=click.IntRange(min=1), help="Calls that run at once.")
-@option("max_run_time", type=click.FloatRange(min=0), help="Seconds after which no more calls are taken.")
+@option("max_run_time", type=click.FloatRange(min=0), help="Seconds after which a call is stopped at the latest.")
+@option("max_life_time", type=click.FloatRange(min=0), help="Seconds after which no more calls are taken.")
 @option("max_idle_time", type=click.FloatRange(min=0), help="Seconds without a call after which this ends.")
 @option(
     "idle_terminate_granularity",
@@ -49,6 +50,7 @@ def server(
     sqs_queue_name: str,
     parallelism: int,
     max_run_time: float | None,
+    max_life_time: float | None,
     max_idle_time: float | None,
     idle_terminate_granularity: float,
     queue_receive_message_timeout: int,
@@ -59,12 +61,17 @@ def server(
         wrenlogging.default_config()
     if run_dir is not None:
         _work_in(run_dir)
-    rule = EndRule(max_idle_time, idle_terminate_granularity, max_run_time)
+    rule = EndRule(max_idle_time, idle_terminate_granularity, max_life_time)
     with (
         one_line_errors(),
         closing(AWS(aws_region)) as aws,
         QueueWorker(
-            aws, sqs_queue_name, parallelism=parallelism, rule=rule, poll=queue_receive_message_timeout
+            aws,
+            sqs_queue_name,
+            parallelism=parallelism,
+            rule=rule,
+            max_run_time=max_run_time,
+            poll=queue_receive_message_timeout,
         ) as worker,
         _ended_by_signals(worker),
     ):

@@ -129,7 +129,8 @@ def timeout_failure(seconds: float) -> Failure:
     return Failure(
         "CallTimeoutError",
         f"the call ran out of time: it was stopped after {seconds:g} s. "
-        "Raise job_max_runtime (on Lambda also the function's timeout), or give each call less to do",
+        "Raise job_max_runtime (on Lambda also the function's timeout, of pywren-server --max_run_time), or give each "
+        "call less to do",
     )
 
 

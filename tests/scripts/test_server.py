@@ -47,7 +47,7 @@ def test_a_wrong_command_line_is_told(arguments, said):
 def test_help():
     """Every option of 0.4 is there, in both spellings."""
     said = CliRunner().invoke(server, ["--help"]).stdout
-    for name in ("max_run_time", "run_dir", "aws_region", "sqs_queue_name", "max_idle_time"):
+    for name in ("max_run_time", "max_life_time", "run_dir", "aws_region", "sqs_queue_name", "max_idle_time"):
         assert f"--{name}" in said
         assert f"--{name.replace('_', '-')}" in said
 

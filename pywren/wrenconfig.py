@@ -28,6 +28,7 @@ AWS_S3_PREFIX_DEFAULT = "pywren.jobs"
 AWS_LAMBDA_ROLE_DEFAULT = "pywren_exec_role_1"
 AWS_LAMBDA_FUNCTION_NAME_DEFAULT = "pywren_1"
 AWS_SQS_QUEUE_DEFAULT = "pywren-jobs-1"
+AWS_EC2_INSTANCE_TYPE_DEFAULT = "m5.large"
 
 default_runtime = {version: f"pywren.runtimes/default_{version}.tar.gz" for version in ("3.10", "3.11", "3.12", "3.13")}
 """Keys of runtimes in the user's own bucket, by Python."""
@@ -251,7 +252,7 @@ KEYS: Mapping[str, Key] = {
     "runtime.preinstalls": Key((list,), (), hint="a list of the modules that a layer or an image gives the worker"),
     "scheduler.map_item_limit": Key((int,), 10000, 1),
     "scheduler.retries": Key((int,), 2, 0, 100),
-    "standalone.ec2_instance_type": Key(),
+    "standalone.ec2_instance_type": Key(default=AWS_EC2_INSTANCE_TYPE_DEFAULT),
     "standalone.sqs_queue_name": Key(default=AWS_SQS_QUEUE_DEFAULT),
     "standalone.visibility": Key((int,), 10, 0, 43200),
     "standalone.ec2_ssh_key": Key(),
@@ -262,6 +263,7 @@ KEYS: Mapping[str, Key] = {
     "standalone.idle_terminate_granularity": Key((float,), 3600, 0),
     "standalone.fast_io": Key((bool,), False),
     "standalone.availability_zone": Key(),
+    "standalone.subnet_id": Key(hint="a subnet such as subnet-0123456789abcdef0"),
     "storage_backend": Key(hint="s3 or localhost"),
     "storage_prefix": Key(default=AWS_S3_PREFIX_DEFAULT),
     "local_run_dir": Key(hint="a directory"),

@@ -16,6 +16,7 @@ import pytest
 from moto import mock_aws
 
 from pywren.cloud.aws import AWS
+from pywren.cloud.launch import Launcher, Wish
 from pywren.cloud.resources import Resources
 from pywren.testing._moto_patches import over_tls
 from pywren.worker.bundle import build_zip
@@ -102,6 +103,18 @@ class Account:
         aws.request("s3", "create_bucket", doing="make", Bucket=name, **where)
         aws.close()
 
+    def running(self) -> list[str]:
+        """Return the ids of all instances that run, also others'."""
+        found = self.ask("ec2", "describe_instances")["Reservations"]
+        instances = [item for group in found for item in group["Instances"]]
+        return [item["InstanceId"] for item in instances if item["State"]["Name"] == "running"]
+
+    def launch(self, count: int = 1, **changes: Any) -> list[str]:
+        """Launch stand-alone workers, for which queue, instance profile and bucket must be there."""
+        config, names = configuration(**changes), self.resources(**changes).names
+        launcher = Launcher(config, names, self.aws)
+        return [item.id for item in launcher.launch(launcher.order(Wish.of(config, count))).instances]
+
     def left(self) -> dict[str, list[str]]:
         """Return the names of everything in the account."""
         found = {
@@ -113,6 +126,7 @@ class Account:
             "functions": [item["FunctionName"] for item in self.ask("lambda", "list_functions")["Functions"]],
             "logs": [item["logGroupName"] for item in self.ask("logs", "describe_log_groups")["logGroups"]],
             "queues": self.ask("sqs", "list_queues").get("QueueUrls", []),
+            "instances": self.running(),
         }
         return {kind: names for kind, names in found.items() if names}
 
@@ -150,7 +164,7 @@ def mocked_account() -> Iterator[Account]:
         stack.enter_context(over_tls())
         # each command has sessions of its own, and reading the models is most of what they do
         patch.setattr("botocore.session.create_loader", lambda search_path_string=None: LOADER)
-        for module in ("function", "doctor"):
+        for module in ("function", "doctor", "launch"):
             patch.setattr(f"pywren.cloud.{module}.build_zip", _archive)
         account = Account(AWS(REGION))
         stack.callback(account.aws.close)

@@ -42,7 +42,11 @@ def _applies(statement: Mapping[str, Any], action: str, resource: str, context: 
 
 
 def _holds(operator: str, tests: Mapping[str, Any], context: Mapping[str, str]) -> bool:
-    compare = {"StringEquals": str.__eq__, "StringLike": lambda value, pattern: _matches(pattern, value)}[operator]
+    compare = {
+        "StringEquals": str.__eq__,
+        "ArnEquals": str.__eq__,
+        "StringLike": lambda value, pattern: _matches(pattern, value),
+    }[operator]
     # a key that the request does not have fulfils no test
     return all(
         key in context and any(compare(context[key], wanted) for wanted in _listed(values))
@@ -89,6 +93,10 @@ def required(service: str, operation: str, arguments: Mapping[str, Any], region:
     """
     if (service, operation) in _FREE:
         return []
+    if service == "ec2":
+        return _required_of_ec2(operation, arguments, f"arn:aws:ec2:{region}:{account}", account)
+    if service == "ssm":
+        return [(f"ssm:{operation}", f"arn:aws:ssm:{region}::parameter{arguments['Name']}", {})]
     names = list(_ACTIONS.get((service, operation), [operation]))
     if operation == "DeleteObjects" and any("VersionId" in item for item in arguments["Delete"]["Objects"]):
         names = ["DeleteObjectVersion"]
@@ -98,6 +106,31 @@ def required(service: str, operation: str, arguments: Mapping[str, Any], region:
         for resource in _resources(service, operation, arguments, region, account)
     ]
     return needed + _implied(service, operation, arguments, region, account)
+
+
+def _required_of_ec2(operation: str, arguments: Mapping[str, Any], place: str, account: str) -> list[Any]:
+    if operation == "TerminateInstances":  # which instances are pywren's, only the account knows
+        tags = {"aws:ResourceTag/created-by": "pywren", "aws:ResourceTag/pywren-queue": "the-queue"}
+        return [("ec2:TerminateInstances", f"{place}:instance/{name}", tags) for name in arguments["InstanceIds"]]
+    if operation != "RunInstances":
+        return [(f"ec2:{operation}", "*", {})]
+    profile = arguments["IamInstanceProfile"]["Name"]
+    tagged = {item["ResourceType"]: item["Tags"] for item in arguments["TagSpecifications"]}
+    context = {
+        **{f"aws:RequestTag/{tag['Key']}": tag["Value"] for tag in tagged["instance"]},
+        "ec2:MetadataHttpTokens": arguments["MetadataOptions"]["HttpTokens"],
+        "ec2:InstanceProfile": f"arn:aws:iam::{account}:instance-profile/{profile}",
+    }
+    kinds = ["network-interface", "security-group", "subnet", "volume"]
+    kinds += ["key-pair"] if "KeyName" in arguments else []
+    kinds += ["spot-instances-request"] if "InstanceMarketOptions" in arguments else []
+    image = f"{place.rpartition(':')[0]}::image/{arguments['ImageId']}"
+    return [
+        ("ec2:RunInstances", f"{place}:instance/i-0", context),
+        *(("ec2:RunInstances", resource, {}) for resource in [image, *(f"{place}:{kind}/x" for kind in kinds)]),
+        *(("ec2:CreateTags", f"{place}:{kind}/x", {"ec2:CreateAction": "RunInstances"}) for kind in tagged),
+        ("iam:PassRole", f"arn:aws:iam::{account}:role/{profile}", {"iam:PassedToService": "ec2.amazonaws.com"}),
+    ]
 
 
 def _context(service: str, name: str, arguments: Mapping[str, Any]) -> dict[str, str]:

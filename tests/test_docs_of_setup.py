@@ -22,7 +22,7 @@ NAMES = Names(
 )
 
 
-@pytest.mark.parametrize("which", ["execution", "user"])
+@pytest.mark.parametrize("which", ["execution", "user", "launch"])
 def test_the_tables_are_the_policies(which):
     """Statement by statement, with all actions."""
     text = (DOCS / "iam.md").read_text(encoding="utf-8").partition(f"\n## {which}\n")[2].partition("\n## ")[0]
@@ -30,7 +30,7 @@ def test_the_tables_are_the_policies(which):
         row[0]: set(re.findall(r"`([a-z0-9]+:\w+)`", row[1]))
         for row in re.findall(r"^\| `(\w+)` \| (.*?) \|", text, re.M)
     }
-    policy = {"execution": policies.execution_policy, "user": policies.user_policy}[which](NAMES)
+    policy = getattr(policies, f"{which}_policy")(NAMES)
     assert rows == {statement["Sid"]: set(statement["Action"]) for statement in policy["Statement"]}
 
 

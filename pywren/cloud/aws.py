@@ -26,7 +26,7 @@ LONG_POLL_SECONDS = 20
 """Seconds that one ReceiveMessage may wait (the limit of SQS)."""
 
 FUNCTION_CHANGE_PATIENCE = 60.0
-"""Seconds for which a function that is being changed, or whose role is too new, is asked again."""
+"""Seconds for which a function that is being changed, or a role or instance profile that is too new, is waited for."""
 
 
 @dataclass(frozen=True)
@@ -590,9 +590,11 @@ _OLDEST_PYTHON_MINOR = 10
 
 
 def _patience(error: BaseException) -> float:
-    """Beyond what every request waits for, wait for functions that are changing and roles that are new."""
+    """Beyond what every request waits for, wait for what is changing, or so new that IAM has not told of it."""
     code, text = error_code(error), str(response(error).get("Error", {}).get("Message", "")).lower()
     if code == "InvalidParameterValueException" and any(words in text for words in _ROLE_TOO_NEW):
+        return FUNCTION_CHANGE_PATIENCE
+    if code == "InvalidParameterValue" and "invalid iam instance profile" in text:
         return FUNCTION_CHANGE_PATIENCE
     if code == "ResourceConflictException" and ("pending" in text or "in progress" in text):
         return FUNCTION_CHANGE_PATIENCE

@@ -14,6 +14,9 @@ from pywren.exceptions import ConfigError
 OWNER_TAG = ("created-by", "pywren")
 """Key and value of the tag that pywren gives to what it makes: what has it not is neither changed nor deleted."""
 
+QUEUE_TAG = "pywren-queue"
+"""Key of the tag that says which queue an instance takes calls from."""
+
 INSTANCE_PROFILE_DEFAULT = "pywren-standalone"
 
 _RULES: Mapping[str, tuple[str, str]] = {
@@ -21,6 +24,7 @@ _RULES: Mapping[str, tuple[str, str]] = {
     "lambda.function_name": (r"[A-Za-z0-9_-]{1,64}", "up to 64 letters, digits, - and _"),
     "standalone.sqs_queue_name": (r"[A-Za-z0-9_-]{1,80}", "up to 80 letters, digits, - and _"),
     "standalone.instance_profile_name": (r"[\w+=,.@-]{1,64}", "up to 64 letters, digits and any of +=,.@-_"),
+    "standalone.instance_name": (r"[\w +=.:/@-]{1,128}", "up to 128 letters, digits, spaces and any of +-=._:/@"),
     # what IAM reads as wildcards and variables must not get into a policy
     "s3.pywren_prefix": (r"[A-Za-z0-9!_.()/-]{1,200}", "up to 200 letters, digits and any of !-_.()/"),
 }
@@ -40,6 +44,7 @@ class Names:
         function: the Lambda function.
         queue: the SQS queue of stand-alone workers.
         instance_profile: stand-alone workers have it, with a role of the same name.
+        instances: the tag ``Name`` of their instances.
     """
 
     region: str
@@ -50,6 +55,7 @@ class Names:
     function: str
     queue: str
     instance_profile: str
+    instances: str = INSTANCE_PROFILE_DEFAULT
 
     @classmethod
     def of(cls, config: Mapping[str, Any], account_id: str) -> Names:
@@ -69,6 +75,7 @@ class Names:
             function=_checked(config, "lambda.function_name"),
             queue=_checked(config, "standalone.sqs_queue_name"),
             instance_profile=_checked(config, "standalone.instance_profile_name"),
+            instances=_checked(config, "standalone.instance_name"),
         )
         if not names.prefix:
             raise ConfigError(
@@ -113,6 +120,11 @@ class Names:
     def function_arn(self) -> str:
         """The function's ARN."""
         return f"arn:{self.partition}:lambda:{self.region}:{self.account_id}:function:{self.function}"
+
+    def bundle_key(self, sha256: str) -> str:
+        """Return the key of what stand-alone workers fetch and run."""
+        # begins like a callset, with a hexadecimal digit: the bucket's rules for callsets delete it when it is old
+        return f"{self.prefix}/bundles/{sha256}.zip"
 
     @property
     def queue_arn(self) -> str:
@@ -167,7 +179,7 @@ def is_ours(tags: Any) -> bool:
     return any((tag.get("Key"), tag.get("Value")) == OWNER_TAG for tag in tags or ())
 
 
-_DEFAULTS = {"standalone.instance_profile_name": INSTANCE_PROFILE_DEFAULT}
+_DEFAULTS = dict.fromkeys(("standalone.instance_profile_name", "standalone.instance_name"), INSTANCE_PROFILE_DEFAULT)
 
 
 def _checked(config: Mapping[str, Any], path: str) -> str:

@@ -14,7 +14,7 @@ class Step(NamedTuple):
     """One change.
 
     Args:
-        verb: ``create``, ``update``, ``delete``, or ``keep`` when a thing is left as it is for a reason.
+        verb: ``create``, ``update``, ``delete``, ``terminate``, or ``keep`` when a thing is left as it is for a reason.
         what: the thing, and how it will be.
         run: makes the change.
     """

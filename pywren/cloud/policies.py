@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pywren.cloud.names import Names
+from pywren.cloud.names import OWNER_TAG, QUEUE_TAG, Names
 
 _VERSION = "2012-10-17"
 
@@ -21,7 +21,11 @@ def lambda_trust_policy() -> Policy:
 
 def ec2_trust_policy(names: Names) -> Policy:
     """Return who may take the role of stand-alone workers: the EC2 service, and nobody else."""
-    return _trust("ec2.amazonaws.com.cn" if names.partition == "aws-cn" else "ec2.amazonaws.com")
+    return _trust(_ec2_service(names))
+
+
+def _ec2_service(names: Names) -> str:
+    return "ec2.amazonaws.com.cn" if names.partition == "aws-cn" else "ec2.amazonaws.com"
 
 
 def _trust(service: str) -> Policy:
@@ -119,18 +123,92 @@ def setup_policy(names: Names, *, layers: Sequence[str] = ()) -> Policy:
         _pass_role("PassToLambda", names.role_arn, "lambda.amazonaws.com"),
         _allow("InstanceProfile", _PROFILE_ACTIONS, [names.instance_profile_arn]),
         # putting a role into a profile takes the right to hand it to EC2
-        _pass_role("PassToEC2", names.instance_role_arn, "ec2.amazonaws.com"),
+        _pass_role("PassToEC2", names.instance_role_arn, _ec2_service(names)),
         _allow("Function", _FUNCTION_ACTIONS, [names.function_arn]),
         _allow("LogGroup", _LOG_GROUP_ACTIONS, [names.log_group_arn, f"{names.log_group_arn}:*"]),
         # AWS takes no single group here: it is a listing
         _allow("FindLogGroup", ["logs:DescribeLogGroups"], [names.log_group_arn.partition(names.log_group)[0] + "*"]),
         _allow("OwnQueue", _QUEUE_ACTIONS, [names.queue_arn]),
+        *_worker_removal(names),
         # AWS takes no narrower resource: it is about the account
         _allow("Quotas", ["lambda:GetAccountSettings"], ["*"]),
     ]
     if layers:
         statements.append(_allow("Layers", ["lambda:GetLayerVersion"], list(layers)))
     return _policy(*statements)
+
+
+def launch_policy(names: Names) -> Policy:
+    """Return what ``pywren standalone`` needs: to launch workers, to look at them and their queue, to end both."""
+    return _policy(
+        _allow(
+            "Launch",
+            ["ec2:RunInstances"],
+            [_ec2_arn(names, "instance/*")],
+            {
+                # nothing else than pywren's workers, with their role, and without the old metadata service
+                "StringEquals": {**_worker_tags(names, "aws:RequestTag"), "ec2:MetadataHttpTokens": "required"},
+                "ArnEquals": {"ec2:InstanceProfile": names.instance_profile_arn},
+            },
+        ),
+        _allow("LaunchWith", ["ec2:RunInstances"], [_ec2_arn(names, kind) for kind in _LAUNCHED_WITH]),
+        _allow(
+            "TagLaunched",
+            ["ec2:CreateTags"],
+            [_ec2_arn(names, kind) for kind in ("instance/*", "spot-instances-request/*", "volume/*")],
+            {"StringEquals": {"ec2:CreateAction": "RunInstances"}},
+        ),
+        _pass_role("PassToEC2", names.instance_role_arn, _ec2_service(names)),
+        _allow("LookAtProfile", ["iam:GetInstanceProfile"], [names.instance_profile_arn]),
+        # AWS takes no narrower resource: these are listings
+        _allow("LookAtTypes", ["ec2:DescribeImages", "ec2:DescribeInstanceTypes"], ["*"]),
+        _allow(
+            "FindImage",
+            ["ssm:GetParameter"],
+            [f"arn:{names.partition}:ssm:{names.region}::parameter/aws/service/ami-amazon-linux-latest/*"],
+        ),
+        _allow("UploadBundle", ["s3:PutObject"], [f"{names.bucket_arn}/{names.bundle_key('*')}"]),
+        _allow(
+            "FirstSpot",
+            ["iam:CreateServiceLinkedRole"],
+            [f"arn:{names.partition}:iam::{names.account_id}:role/{_SPOT_ROLE}"],
+            {"StringEquals": {"iam:AWSServiceName": "spot.amazonaws.com"}},
+        ),
+        _allow("Calls", ["sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:PurgeQueue"], [names.queue_arn]),
+        *_worker_removal(names),
+    )
+
+
+_LAUNCHED_WITH = (
+    "image/*",
+    "key-pair/*",
+    "network-interface/*",
+    "security-group/*",
+    "spot-instances-request/*",
+    "subnet/*",
+    "volume/*",
+)
+
+_SPOT_ROLE = "aws-service-role/spot.amazonaws.com/AWSServiceRoleForEC2Spot"
+
+
+def _worker_removal(names: Names) -> list[Policy]:
+    tags = {"StringEquals": _worker_tags(names, "aws:ResourceTag")}
+    return [
+        # AWS takes no narrower resource: it is a listing
+        _allow("LookAtWorkers", ["ec2:DescribeInstances"], ["*"]),
+        _allow("EndWorkers", ["ec2:TerminateInstances"], [_ec2_arn(names, "instance/*")], tags),
+    ]
+
+
+def _worker_tags(names: Names, key: str) -> dict[str, str]:
+    return {f"{key}/{OWNER_TAG[0]}": OWNER_TAG[1], f"{key}/{QUEUE_TAG}": names.queue}
+
+
+def _ec2_arn(names: Names, what: str) -> str:
+    # images belong to no account, or to that of their maker
+    account = "" if what.startswith("image/") else names.account_id
+    return f"arn:{names.partition}:ec2:{names.region}:{account}:{what}"
 
 
 _BUCKET_ACTIONS = (

@@ -2,13 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import Any, NamedTuple
 
 from pywren.cloud.aws import AWS
 from pywren.cloud.names import Names
 from pywren.cloud.plan import Step, differing, find
 
+RETENTION_SECONDS = 14 * 86_400
+"""How long SQS keeps a call that nobody takes: the most that it can."""
+
+MESSAGE_BYTES = 1024 * 1024
+"""The size of a message, the most that SQS takes."""
+
 _MISSING = ("AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist")
+
+
+_SPOKEN = {
+    "VisibilityTimeout": "visibility",
+    "MessageRetentionPeriod": "retention",
+    "MaximumMessageSize": "size of messages",
+    "Policy": "policy (TLS only)",
+}
+
+
+class Size(NamedTuple):
+    """How many calls are in a queue; SQS counts approximately.
+
+    Args:
+        waiting: nobody has taken them.
+        taken: workers have taken them, and not finished.
+    """
+
+    waiting: int
+    taken: int
+
+    def __str__(self) -> str:
+        wait, run = ("waits" if self.waiting == 1 else "wait"), ("is" if self.taken == 1 else "are")
+        return f"{self.waiting:,} {_calls(self.waiting)} {wait}, {self.taken:,} {run} with workers"
+
+
+def _calls(number: int) -> str:
+    return "call" if number == 1 else "calls"
 
 
 class Queue:
@@ -23,7 +58,11 @@ class Queue:
     def __init__(self, names: Names, aws: AWS, *, visibility: int = 10) -> None:
         self.names = names
         self._aws = aws
-        self._attributes = {"VisibilityTimeout": str(visibility)}
+        self._attributes = {
+            "VisibilityTimeout": str(visibility),
+            "MessageRetentionPeriod": str(RETENTION_SECONDS),
+            "MaximumMessageSize": str(MESSAGE_BYTES),
+        }
 
     @property
     def title(self) -> str:
@@ -31,15 +70,20 @@ class Queue:
         return f"the queue {self.names.queue}"
 
     def plan(self) -> list[Step]:
-        """Return the steps until the queue is there, with its visibility."""
+        """Return the steps until the queue is there, with its visibility; a policy of somebody else's stays."""
         url = self._url()
         if url is None:
             return [Step("create", self.title, self._create)]
-        found = self._find("get_queue_attributes", QueueUrl=url, AttributeNames=list(self._attributes)) or {}
-        if differing(self._attributes, found.get("Attributes")):
-            put = lambda: self._find("set_queue_attributes", QueueUrl=url, Attributes=self._attributes)  # noqa: E731
-            return [Step("update", f"{self.title}: its visibility", put)]
-        return []
+        asked = [*self._attributes, "Policy"]
+        found = (self._find("get_queue_attributes", QueueUrl=url, AttributeNames=asked) or {}).get("Attributes", {})
+        wanted = {**self._attributes, **({} if found.get("Policy") else self._policy)}
+        changes = {name: wanted[name] for name in differing(wanted, found)}
+        if not changes:
+            return []
+        what = f"{self.title}: its {', '.join(_SPOKEN[name] for name in changes)}"
+        return [
+            Step("update", what, lambda: self._find("set_queue_attributes", QueueUrl=url, Attributes=changes)),
+        ]
 
     def plan_removal(self) -> list[Step]:
         """Return the steps until the queue is gone, with the messages in it."""
@@ -48,6 +92,42 @@ class Queue:
             return []
         return [Step("delete", self.title, lambda: self._find("delete_queue", QueueUrl=url))]
 
+    def size(self) -> Size:
+        """Return how many calls are in it.
+
+        Raises:
+            DeploymentError: there is no such queue.
+        """
+        waiting, delayed, taken = (f"ApproximateNumberOfMessages{kind}" for kind in ("", "Delayed", "NotVisible"))
+        found = self._aws.queue_numbers(self._aws.queue_url(self.names.queue), waiting, delayed, taken)
+        return Size(found.get(waiting, 0) + found.get(delayed, 0), found.get(taken, 0))
+
+    def purge(self) -> None:
+        """Delete the calls in it; SQS takes up to a minute for that, and does it once a minute.
+
+        Raises:
+            DeploymentError: there is no such queue, or it is being purged.
+        """
+        self._aws.request(
+            "sqs",
+            "purge_queue",
+            doing=f"purge {self.title}",
+            permission=f"sqs:PurgeQueue on {self.names.queue_arn}",
+            QueueUrl=self._aws.queue_url(self.names.queue),
+        )
+
+    @property
+    def _policy(self) -> dict[str, str]:
+        statement = {
+            "Sid": "PywrenTlsOnly",
+            "Effect": "Deny",
+            "Principal": "*",
+            "Action": "sqs:*",
+            "Resource": self.names.queue_arn,
+            "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+        }
+        return {"Policy": json.dumps({"Version": "2012-10-17", "Statement": [statement]})}
+
     def _create(self) -> None:
         self._aws.request(
             "sqs",
@@ -55,7 +135,7 @@ class Queue:
             doing=f"create {self.title}",
             permission=f"sqs:CreateQueue on {self.names.queue_arn}",
             QueueName=self.names.queue,
-            Attributes=self._attributes,
+            Attributes={**self._attributes, **self._policy},
         )
 
     def _url(self) -> str | None:

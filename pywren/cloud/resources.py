@@ -11,6 +11,7 @@ from pywren.cloud import policies
 from pywren.cloud.aws import AWS
 from pywren.cloud.bucket import Bucket
 from pywren.cloud.function import Function
+from pywren.cloud.instances import Instances
 from pywren.cloud.log_group import LogGroup
 from pywren.cloud.names import Names
 from pywren.cloud.plan import Resource
@@ -54,6 +55,8 @@ class Resources:
             names, aws, trust=policies.ec2_trust_policy(names), policy=policies.instance_policy(names)
         )
 
+        self.instances = Instances(names, aws)
+
     @property
     def for_lambda(self) -> Sequence[Resource]:
         """What calls on Lambda need, in the order in which it is made."""
@@ -67,7 +70,8 @@ class Resources:
     @property
     def for_removal(self) -> Sequence[Resource]:
         """Everything, in the order in which it is deleted: what writes goes before what is written to."""
-        return self.function, self.log_group, self.queue, self.instance_profile, self.role, self.bucket
+        workers = self.instances, self.function, self.log_group
+        return *workers, self.queue, self.instance_profile, self.role, self.bucket
 
 
 def written_account(config: Mapping[str, Any]) -> str | None:

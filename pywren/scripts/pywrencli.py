@@ -26,6 +26,7 @@ from pywren.scripts._console import (
     yes_option,
 )
 from pywren.scripts._new_config import config_text, write_config
+from pywren.scripts.instances import standalone
 from pywren.scripts.runtime import runtime
 from pywren.version import __version__
 
@@ -46,6 +47,7 @@ def cli(ctx: click.Context, filename: str | None) -> None:
 
 
 cli.add_command(runtime)
+cli.add_command(standalone)
 
 
 # -- the configuration ---------------------------------------------------------------------------------------
@@ -129,9 +131,9 @@ def get_aws_account_id(filename: str | None) -> None:
 @click.option(
     "--print",
     "which",
-    type=click.Choice(["execution", "user", "setup", "instance"]),
+    type=click.Choice(["execution", "user", "setup", "launch", "instance"]),
     required=True,
-    help="The function's own, that of people who run calls, who set up, or of stand-alone workers.",
+    help="The function's own, that of people who run calls, who set up, who launch workers, or of workers.",
 )
 @click.pass_obj
 def iam(filename: str | None, which: str) -> None:
@@ -150,6 +152,7 @@ def iam(filename: str | None, which: str) -> None:
         "execution": lambda: policies.execution_policy(names),
         "user": lambda: policies.user_policy(names),
         "setup": lambda: policies.setup_policy(names, layers=wrenconfig.setting(config, "lambda.layers")),
+        "launch": lambda: policies.launch_policy(names),
         "instance": lambda: policies.instance_policy(names),
     }
     click.echo(json.dumps(make[which](), indent=2))

@@ -216,6 +216,79 @@ _BUSY_CODES = frozenset(
     }
 )
 
+_EC2 = (
+    (
+        "InsufficientInstanceCapacity InsufficientCapacity UnfulfillableCapacity InsufficientFreeAddressesInSubnet",
+        Meaning(
+            "EC2 has no capacity for so many of this type just now: ask for fewer, for another type with "
+            "--instance_type, or without --spot_price, or name another availability zone or subnet under standalone"
+        ),
+    ),
+    (
+        "VcpuLimitExceeded InstanceLimitExceeded",
+        Meaning(
+            "the account may not run so many processors: terminate others (`pywren standalone terminate_instances`), "
+            "or ask for more under Service Quotas > Amazon EC2 > Running On-Demand Standard instances"
+        ),
+    ),
+    (
+        "MaxSpotInstanceCountExceeded",
+        Meaning(
+            "the account may not run so many spot instances: ask for fewer, launch without --spot_price, or ask for "
+            "more under Service Quotas > Amazon EC2 > All Standard Spot Instance Requests"
+        ),
+    ),
+    (
+        "SpotMaxPriceTooLow",
+        Meaning("the spot price is below the market's: offer more with --spot_price, or leave it out"),
+    ),
+    (
+        "AuthFailure.ServiceLinkedRoleCreationNotPermitted",
+        Meaning(
+            "the account has never used spot instances, and these credentials may not make the role that they need: "
+            "grant them {permission}, or run `{aws} iam create-service-linked-role --aws-service-name "
+            "spot.amazonaws.com` once"
+        ),
+    ),
+    (
+        "InvalidKeyPair.NotFound",
+        Meaning("there is no such key pair in this region: correct standalone: ec2_ssh_key, or take it out"),
+    ),
+    (
+        "VPCIdNotSpecified DefaultVpcDoesNotExist MissingInput",
+        Meaning(
+            "there is no default network in this region: make one with `{aws} ec2 create-default-vpc`, or name a "
+            "subnet with a way to the internet under standalone: subnet_id"
+        ),
+    ),
+    (
+        "InvalidSubnetID.NotFound InvalidSubnet",
+        Meaning("there is no such subnet in this region: correct standalone: subnet_id, or take it out"),
+    ),
+    (
+        "InvalidInstanceType Unsupported",
+        Meaning(
+            "there is no such instance type in this region or availability zone: choose another with --instance_type "
+            "or under standalone: ec2_instance_type, or take out standalone: availability_zone"
+        ),
+    ),
+    (
+        "InvalidAMIID.NotFound InvalidAMIID.Malformed InvalidAMIID.Unavailable",
+        Meaning(
+            "there is no such image in this region: take standalone: target_ami out of the configuration (then it is "
+            "Amazon Linux 2023), or write another there"
+        ),
+    ),
+    (
+        "PendingVerification OptInRequired Blocked",
+        Meaning("AWS has not yet cleared this account for EC2 in this region: it sends an e-mail when it has"),
+    ),
+    (
+        "AWS.SimpleQueueService.PurgeQueueInProgress PurgeQueueInProgress",
+        Meaning("the queue was purged within the last minute: wait 60 seconds and try again"),
+    ),
+)
+
 _BY_CODE: Mapping[str, Meaning] = {
     name: meaning
     for names, meaning in (
@@ -309,6 +382,7 @@ _BY_CODE: Mapping[str, Meaning] = {
             "ResourceConflictException",
             Meaning("it exists already, or another change to it is under way: wait a moment and try again"),
         ),
+        *_EC2,
         (
             "CodeStorageExceededException",
             Meaning("the account's store of function code is full: delete old functions or versions"),
@@ -416,5 +490,7 @@ def _said(error: BaseException) -> str:
     answer = response(error)
     if not answer:
         return f"{type(error).__name__}: {error}"
-    said = f"AWS said {error_code(error) or '?'}: {answer.get('Error', {}).get('Message', '')}"
+    message = str(answer.get("Error", {}).get("Message", ""))
+    message = message.partition(" Encoded authorization failure message")[0]  # EC2's: hundreds of letters for nobody
+    said = f"AWS said {error_code(error) or '?'}: {message}"
     return f"{said}; request {request_id(error)}" if request_id(error) else said

@@ -58,7 +58,7 @@ def test_cleanup_all_says_what_it_does(account, pywren):
     """The plan, the deed, and that nothing is left."""
     for command in ("create_bucket", "deploy_lambda", "create_queue", "create_instance_profile"):
         assert pywren(command).code == 0
-    account.put("the.jobs/0/x")
+    worker = account.launch()[0]
     done = [
         "the function the-function",
         "the log group /aws/lambda/the-function",
@@ -69,8 +69,10 @@ def test_cleanup_all_says_what_it_does(account, pywren):
         "the objects under s3://the-bucket/the.jobs/",
         "the bucket the-bucket",
     ]
-    assert pywren("cleanup_all", "--dry-run") == (0, "".join(f"would delete {what}\n" for what in done), "")
-    assert pywren("cleanup_all") == (0, "".join(f"deleted {what}\n" for what in done), "")
+    first = f"the stand-alone worker of the queue the-queue: {worker}\n"
+    planned = f"would terminate {first}" + "".join(f"would delete {what}\n" for what in done)
+    assert pywren("cleanup_all", "--dry-run") == (0, planned, "")
+    assert pywren("cleanup_all") == (0, f"terminated {first}" + "".join(f"deleted {what}\n" for what in done), "")
     assert account.left() == {}
 
 
@@ -104,7 +106,7 @@ def test_get_aws_account_id(account, run, pywren):
 
 
 @pytest.mark.moto
-@pytest.mark.parametrize("which", ["execution", "user", "setup", "instance"])
+@pytest.mark.parametrize("which", ["execution", "user", "setup", "launch", "instance"])
 def test_iam_prints_a_policy(pywren, which):
     """JSON, to be pasted; the account of the configuration is enough, nobody is asked."""
     done = pywren("iam", "--print", which)

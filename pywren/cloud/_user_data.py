@@ -1,0 +1,249 @@
+"""``Boot``: what an instance does from its first boot to its end, as the script that EC2 hands to it.
+
+The script only writes three files and starts a unit of systemd; everything else is the unit's, so that systemd keeps
+the one promise that costs money when it is broken: however the worker ends, fails or hangs on its way up, the machine
+is powered off, and EC2 terminates what powers itself off.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from importlib import metadata
+
+from pywren.exceptions import DeploymentError
+
+LIMIT = 16 * 1024
+"""Bytes of user data that EC2 takes (Amazon EC2 user guide, 2026)."""
+
+PREPARATION_SECONDS = 1800
+"""Seconds after which an instance that has not become a worker gives up."""
+
+UNIT = "pywren-worker.service"
+_REQUIREMENTS = ("boto3", "botocore", "click")
+_END = "PYWREN_END"
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What an instance is to run. It holds no secret: every process on the instance can read it.
+
+    Args:
+        bucket: the bundle's.
+        key: the bundle's.
+        sha256: the bundle's, in hexadecimal; what differs is not run.
+        region: of bucket and queue.
+        queue: calls are taken from it.
+        python: such as ``3.12``.
+        requirements: what pip installs beside the bundle.
+        parallelism: calls at once.
+        max_idle_time: seconds without a call after which the worker ends.
+        idle_terminate_granularity: seconds of a period near whose end only it does so.
+        home: a directory for what the script writes.
+        units: systemd's directory.
+        state: the worker's own directory.
+    """
+
+    bucket: str
+    key: str
+    sha256: str
+    region: str
+    queue: str
+    python: str
+    requirements: tuple[str, ...]
+    parallelism: int = 1
+    max_idle_time: float = 60
+    idle_terminate_granularity: float = 3600
+    home: str = "/opt/pywren"
+    units: str = "/etc/systemd/system"
+    state: str = "/var/lib/pywren"
+
+    @property
+    def command(self) -> list[str]:
+        """The worker's command line."""
+        options = {
+            "parallelism": self.parallelism,
+            "aws_region": self.region,
+            "sqs_queue_name": self.queue,
+            "max_idle_time": f"{self.max_idle_time:g}",
+            "idle_terminate_granularity": f"{self.idle_terminate_granularity:g}",
+            "run_dir": self.state,
+        }
+        flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        return ["/usr/bin/env", f"python{self.python}", "-m", "pywren.scripts.standalone", *flags]
+
+    def user_data(self) -> str:
+        """Return the script.
+
+        Raises:
+            DeploymentError: it is longer than EC2 takes.
+        """
+        text = _USER_DATA.format(
+            home=shlex.quote(self.home),
+            state=shlex.quote(self.state),
+            unit_path=shlex.quote(f"{self.units}/{UNIT}"),
+            fetch=_fetch_program(self),
+            prepare=_prepare_script(self),
+            unit=_unit(self),
+            unit_name=UNIT,
+            end=_END,
+        )
+        size = len(text.encode())
+        if size > LIMIT:
+            raise DeploymentError(
+                f"the script that instances boot with has {size:,} bytes, and EC2 takes {LIMIT:,}: "
+                "use shorter names in the configuration"
+            )
+        return text
+
+
+def client_requirements() -> tuple[str, ...]:
+    """Return what a worker needs beside the bundle, in the versions of this machine."""
+    return tuple(f"{name}=={metadata.version(name)}" for name in _REQUIREMENTS)
+
+
+_USER_DATA = """\
+#!/bin/bash
+# A stand-alone worker of pywren. When it ends, for whatever reason, the machine is powered off and terminated.
+set -eu
+trap 'echo "pywren: this machine could not be set up and is terminated" >&2; shutdown -h now' EXIT
+id -u pywren >/dev/null 2>&1 || useradd --system --create-home --home-dir {state} --shell /sbin/nologin pywren
+mkdir -p {home}
+cat > {home}/fetch.py <<'{end}'
+{fetch}{end}
+cat > {home}/prepare <<'{end}'
+{prepare}{end}
+cat > {unit_path} <<'{end}'
+{unit}{end}
+chmod 755 {home}/prepare
+systemctl daemon-reload
+systemctl enable {unit_name}
+systemctl start --no-block {unit_name}
+trap - EXIT
+"""
+
+
+# -- the three files -----------------------------------------------------------------------------------------
+
+
+def _unit(boot: Boot) -> str:
+    return _UNIT.format(
+        queue=boot.queue,
+        state=_systemd_quote(boot.state),
+        bundle=_systemd_quote(f"PYTHONPATH={boot.home}/bundle"),
+        prepare=_systemd_quote(f"{boot.home}/prepare"),
+        command=" ".join(_systemd_quote(word) for word in boot.command),
+        patience=PREPARATION_SECONDS,
+    )
+
+
+# Output of functions goes to the journal alone: the console is as slow as a serial line. OOMPolicy: a call that takes
+# all memory costs that call, not the worker. KillMode: calls are the worker's to end. [Install]: booted again, the
+# machine must not stay on without a worker.
+_UNIT = """\
+[Unit]
+Description=Worker of pywren for the queue {queue}
+Wants=network-online.target
+After=network-online.target
+SuccessAction=poweroff
+FailureAction=poweroff
+
+[Service]
+Type=exec
+User=pywren
+WorkingDirectory={state}
+Environment={bundle} PYTHONUNBUFFERED=1
+ExecStartPre=+{prepare}
+ExecStart={command}
+TimeoutStartSec={patience}
+TimeoutStopSec=90
+KillMode=mixed
+OOMPolicy=continue
+LimitNOFILE=65536
+TasksMax=infinity
+StandardOutput=journal
+StandardError=journal+console
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def _prepare_script(boot: Boot) -> str:
+    return _PREPARE.format(
+        python=f"python{boot.python}",
+        requirements=shlex.join(boot.requirements),
+        fetch=shlex.quote(f"{boot.home}/fetch.py"),
+    )
+
+
+# PIP_BREAK_SYSTEM_PACKAGES: images of other distributions guard their own packages; this machine is for the worker
+# alone. What `again` repeats fails in passing: a network, a mirror, a role that was made a moment ago.
+_PREPARE = """\
+#!/bin/bash
+# Makes a worker of this machine; may be run again.
+set -eu
+exec 1>&2
+export PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1
+again() {{
+    for pause in 5 10 20 40; do
+        "$@" && return
+        echo "pywren: failed, and is tried again in $pause s: $*"
+        sleep "$pause"
+    done
+    "$@" || {{ echo "pywren: no worker can be made of this machine: failed again and again: $*"; exit 1; }}
+}}
+{python} -m pip --version >/dev/null 2>&1 || again dnf install -y -q {python} {python}-pip
+again {python} -m pip install --quiet {requirements}
+{python} {fetch}
+"""
+
+
+def _fetch_program(boot: Boot) -> str:
+    return _FETCH.format(
+        bucket=boot.bucket,
+        key=boot.key,
+        sha256=boot.sha256,
+        region=boot.region,
+        target=f"{boot.home}/bundle",
+    )
+
+
+_FETCH = '''\
+"""Fetches pywren's bundle, and unpacks it if it is the one that was uploaded."""
+import compileall, hashlib, io, os, shutil, sys, time, zipfile
+
+import boto3, botocore.exceptions
+
+BUCKET, KEY, REGION = {bucket!r}, {key!r}, {region!r}
+SHA256, TARGET = {sha256!r}, {target!r}
+
+
+def fetch():
+    # a role that was made a moment ago is known everywhere only after some seconds
+    for pause in (1, 2, 4, 8, 16, 30, 30, 30, None):
+        try:
+            return boto3.client("s3", region_name=REGION).get_object(Bucket=BUCKET, Key=KEY)["Body"].read()
+        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+            print(f"pywren: cannot fetch s3://{{BUCKET}}/{{KEY}}: {{error}}", file=sys.stderr)
+            if pause is None:
+                raise SystemExit(1)
+            time.sleep(pause)
+
+
+if not os.path.isdir(TARGET):
+    data = fetch()
+    found = hashlib.sha256(data).hexdigest()
+    if found != SHA256:
+        sys.exit(f"pywren: s3://{{BUCKET}}/{{KEY}} is not what was uploaded: its SHA-256 is {{found}}; it is not run")
+    shutil.rmtree(TARGET + ".new", ignore_errors=True)
+    zipfile.ZipFile(io.BytesIO(data)).extractall(TARGET + ".new")
+    compileall.compile_dir(TARGET + ".new", quiet=1, stripdir=TARGET + ".new", prependdir=TARGET)
+    os.rename(TARGET + ".new", TARGET)
+'''
+
+
+def _systemd_quote(word: str) -> str:
+    """Return a word as a unit takes it: nothing in it is a specifier, a variable or a separator."""
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    return f'"{escaped}"' if set(word) & set(" \t'\"\\;") else escaped

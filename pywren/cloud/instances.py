@@ -1,0 +1,132 @@
+"""``Instances``: the stand-alone workers of a configuration that there are on EC2."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from pywren.cloud.aws import AWS
+from pywren.cloud.names import OWNER_TAG, QUEUE_TAG, Names
+from pywren.cloud.plan import Step
+
+LAUNCH_POLICY = "`pywren iam --print launch` prints all that is needed"
+
+_LIVING = ("pending", "running", "stopping", "stopped")
+_BATCH = 100
+
+
+class Instance(NamedTuple):
+    """An instance as EC2 tells of it.
+
+    Args:
+        id: such as ``i-0123456789abcdef0``.
+        state: such as ``running``.
+        kind: its type, such as ``m5.large``.
+        name: its tag ``Name``.
+        launched: when it was launched.
+        zone: its availability zone.
+        address: its public name or address, empty when it has none.
+        spot: it is cheaper, and AWS may take it away.
+    """
+
+    id: str
+    state: str
+    kind: str
+    name: str
+    launched: datetime.datetime
+    zone: str = ""
+    address: str = ""
+    spot: bool = False
+
+    @classmethod
+    def read(cls, item: Mapping[str, Any]) -> Instance:
+        """Return an instance from what DescribeInstances or RunInstances says."""
+        tags = {tag["Key"]: tag["Value"] for tag in item.get("Tags") or ()}
+        return cls(
+            id=item["InstanceId"],
+            state=item["State"]["Name"],
+            kind=item["InstanceType"],
+            name=tags.get("Name", ""),
+            launched=item["LaunchTime"],
+            zone=(item.get("Placement") or {}).get("AvailabilityZone", ""),
+            address=item.get("PublicDnsName") or item.get("PublicIpAddress") or "",
+            spot=item.get("InstanceLifecycle") == "spot",
+        )
+
+    def uptime(self, now: datetime.datetime) -> datetime.timedelta:
+        """Return for how long it has been there, in whole seconds."""
+        return datetime.timedelta(seconds=max(0, int((now - self.launched).total_seconds())))
+
+
+class Instances:
+    """The instances that work for the queue of a configuration, known by their tags.
+
+    Args:
+        names: what everything is called.
+        aws: the account and region.
+    """
+
+    def __init__(self, names: Names, aws: AWS) -> None:
+        self.names = names
+        self._aws = aws
+
+    @property
+    def title(self) -> str:
+        """``the stand-alone worker of the queue NAME``."""
+        return f"the stand-alone worker of the queue {self.names.queue}"
+
+    def living(self) -> list[Instance]:
+        """Return the instances that are there, the oldest first; those that are terminating are not among them."""
+        filters = {**self._filters, "instance-state-name": list(_LIVING)}
+        pages = self._pages(Filters=[{"Name": name, "Values": values} for name, values in filters.items()])
+        found = [Instance.read(item) for page in pages for group in page["Reservations"] for item in group["Instances"]]
+        return sorted(found, key=lambda instance: (instance.launched, instance.id))
+
+    def plan(self) -> list[Step]:
+        """Return no steps: workers are launched when somebody asks for them."""
+        return []
+
+    def plan_removal(self) -> list[Step]:
+        """Return the step until every instance has been terminated, and waited for."""
+        ids = [instance.id for instance in self.living()]
+        if not ids:
+            return []
+        workers = "worker" if len(ids) == 1 else f"{len(ids)} workers"
+        what = f"the stand-alone {workers} of the queue {self.names.queue}: {', '.join(ids)}"
+        return [Step("terminate", what, lambda: self._terminate(ids))]
+
+    @property
+    def _filters(self) -> dict[str, Sequence[str]]:
+        return {f"tag:{key}": [value] for key, value in (OWNER_TAG, (QUEUE_TAG, self.names.queue))}
+
+    def _pages(self, **arguments: Any) -> Iterator[dict[str, Any]]:
+        while True:
+            page = self._ask("describe_instances", "look at the instances", **arguments)
+            yield page
+            if not page.get("NextToken"):
+                return
+            arguments["NextToken"] = page["NextToken"]
+
+    def _terminate(self, ids: Sequence[str]) -> None:
+        doing = f"terminate {', '.join(ids)}"
+        batches = [ids[first : first + _BATCH] for first in range(0, len(ids), _BATCH)]
+        for batch in batches:
+            self._ask("terminate_instances", doing, InstanceIds=batch)
+        for batch in batches:
+            self._aws.wait(
+                "ec2",
+                "instance_terminated",
+                doing=f"wait until {', '.join(batch)} have ended",
+                permission=LAUNCH_POLICY,
+                InstanceIds=batch,
+            )
+
+    def _ask(self, operation: str, doing: str, **arguments: Any) -> dict[str, Any]:
+        return ask_ec2(self._aws, operation, doing, **arguments)
+
+
+def ask_ec2(aws: AWS, operation: str, doing: str, **arguments: Any) -> dict[str, Any]:
+    """Send a request to EC2; who may not is told of the policy for it."""
+    permission = f"ec2:{operation.title().replace('_', '')}; {LAUNCH_POLICY}"
+    return aws.request("ec2", operation, doing=doing, permission=permission, **arguments)

@@ -1,0 +1,376 @@
+"""``Launcher``: makes stand-alone workers of instances on EC2."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sys
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from pywren import wrenconfig
+from pywren.cloud._user_data import Boot, client_requirements
+from pywren.cloud.aws import AWS
+from pywren.cloud.instances import Instance, ask_ec2
+from pywren.cloud.names import OWNER_TAG, QUEUE_TAG, Names
+from pywren.cloud.plan import find
+from pywren.exceptions import ArgumentError, DeploymentError, PywrenError
+from pywren.storage._aws_errors import error_code
+from pywren.storage.s3_backend import S3Backend
+from pywren.worker.bundle import build_zip
+
+logger = logging.getLogger(__name__)
+
+PACKAGED_PYTHONS = frozenset({"3.11", "3.12", "3.13", "3.14"})
+"""The Pythons that Amazon Linux 2023 has packages of (November 2026)."""
+
+DISK_GIGABYTES = 32
+"""The least size of an instance's disk: the system takes 2, runtimes and arguments the rest."""
+
+FAST_DISK = {"Iops": 10_000, "Throughput": 500}
+"""What ``standalone: fast_io`` asks of the disk: requests and megabytes a second; gp3 has 3,000 and 125 by itself."""
+
+ON_SCARCITY = frozenset(
+    {
+        "InstanceLimitExceeded",
+        "InsufficientCapacity",
+        "InsufficientFreeAddressesInSubnet",
+        "InsufficientInstanceCapacity",
+        "MaxSpotInstanceCountExceeded",
+        "UnfulfillableCapacity",
+        "VcpuLimitExceeded",
+    }
+)
+"""What EC2 says when fewer instances than were asked for may still be had."""
+
+_IMAGE_PARAMETER = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{}"
+
+
+# -- what is asked for ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a person asks for.
+
+    Args:
+        count: how many instances.
+        kind: their type.
+        parallelism: calls at once on each.
+        max_idle_time: seconds without a call after which a worker ends.
+        idle_terminate_granularity: seconds of a period near whose end only it does so.
+        spot_price: the most to pay, in dollars an hour, for instances that AWS may take away; ``None`` for others.
+    """
+
+    count: int
+    kind: str
+    parallelism: int = 1
+    max_idle_time: float = 60
+    idle_terminate_granularity: float = 3600
+    spot_price: float | None = None
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], count: int = 1, **chosen: Any) -> Wish:
+        """Return what is asked for, with what was not chosen (``None``) from the configuration.
+
+        Raises:
+            ArgumentError: there are to be less than one.
+        """
+        if count < 1:
+            raise ArgumentError(f"{count} instances cannot be launched: ask for 1 or more")
+        defaults = {
+            "kind": wrenconfig.setting(config, "standalone.ec2_instance_type"),
+            "max_idle_time": wrenconfig.setting(config, "standalone.max_idle_time"),
+            "idle_terminate_granularity": wrenconfig.setting(config, "standalone.idle_terminate_granularity"),
+        }
+        return cls(count, **{**defaults, **{name: value for name, value in chosen.items() if value is not None}})
+
+
+class Image(NamedTuple):
+    """What instances boot from.
+
+    Args:
+        id: such as ``ami-0123456789abcdef0``.
+        architecture: ``x86_64`` or ``arm64``.
+        root: the device of its disk; empty when that is not a volume of its own.
+        gigabytes: the size of its disk.
+    """
+
+    id: str
+    architecture: str
+    root: str
+    gigabytes: int
+
+
+@dataclass(frozen=True)
+class Order:
+    """What EC2 will be asked for; making it has changed nothing.
+
+    Args:
+        wish: what the person asks for.
+        image: what the instances boot from.
+        processors: of each instance.
+        queue: calls are taken from it.
+    """
+
+    wish: Wish
+    image: Image
+    processors: int
+    queue: str
+
+    def __str__(self) -> str:
+        wish, image = self.wish, self.image
+        price = "" if wish.spot_price is None else f", for up to ${_dollars(wish.spot_price)} an hour each"
+        return f"{wish.count} {wish.kind} ({image.architecture}, {image.id}{price}) for the queue {self.queue}"
+
+
+class Launched(NamedTuple):
+    """What was launched.
+
+    Args:
+        instances: those that there are now.
+        why_fewer: why there are fewer than were asked for; empty when there are as many.
+    """
+
+    instances: list[Instance]
+    why_fewer: str = ""
+
+
+# -- launching -----------------------------------------------------------------------------------------------
+
+
+class Launcher:
+    """Launches instances that work for the queue of a configuration.
+
+    Args:
+        config: the configuration.
+        names: what everything is called.
+        aws: the account and region.
+        archive: the bundle that they run; that of this machine when not given.
+        new_token: gives a text that no other request has had.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        names: Names,
+        aws: AWS,
+        *,
+        archive: bytes | None = None,
+        new_token: Callable[[], str] = lambda: str(uuid.uuid4()),
+    ) -> None:
+        self.names = names
+        self._config = config
+        self._aws = aws
+        self._archive = archive
+        self._new_token = new_token
+
+    def order(self, wish: Wish) -> Order:
+        """Look up what is needed to launch instances.
+
+        Raises:
+            DeploymentError: something is missing, or does not fit.
+        """
+        self._check_queue_and_profile()
+        architectures, processors = self._type(wish.kind)
+        own_image = wrenconfig.setting(self._config, "standalone.target_ami")
+        if not own_image:
+            check_packaged(_here())
+            own_image = self._latest_image("arm64" if "x86_64" not in architectures else "x86_64")
+        image = self._image(own_image)
+        if image.architecture not in architectures:
+            raise DeploymentError(
+                f"the image {image.id} is for {image.architecture}, but instances of the type {wish.kind} are "
+                f"{' or '.join(architectures)}: choose another type with --instance_type, or another image under "
+                "standalone: target_ami (without one it is Amazon Linux 2023 for the type)"
+            )
+        return Order(wish, image, processors, self.names.queue)
+
+    def launch(self, order: Order) -> Launched:
+        """Upload the bundle and launch instances. When there are not enough, those that there are.
+
+        Raises:
+            StorageError: the bundle could not be written.
+            DeploymentError: EC2 gave none.
+        """
+        arguments = self._arguments(order, self._upload())
+        count = order.wish.count
+        try:
+            return Launched(self._run(count, count, arguments))
+        except PywrenError as error:
+            if count == 1 or error.__cause__ is None or error_code(error.__cause__) not in ON_SCARCITY:
+                raise
+            logger.info("%s; asking for fewer", error)
+            return Launched(self._run(1, count - 1, arguments), why_fewer=str(error))
+
+    # -- looking ---------------------------------------------------------------------------------------------
+
+    def _check_queue_and_profile(self) -> None:
+        """Check what an instance cannot do without, before any is paid for."""
+        self._aws.queue_url(self.names.queue)
+        profile = self.names.instance_profile
+        found = find(
+            self._aws,
+            "iam",
+            "get_instance_profile",
+            absent=("NoSuchEntity",),
+            doing=f"look at the instance profile {profile}",
+            permission=f"iam:GetInstanceProfile on {self.names.instance_profile_arn}",
+            InstanceProfileName=profile,
+        )
+        if found is None or not found["InstanceProfile"].get("Roles"):
+            lacks = f"there is no instance profile {profile}" if found is None else f"{profile} has no role"
+            raise DeploymentError(f"{lacks}: create it with `pywren create_instance_profile`")
+
+    def _type(self, kind: str) -> tuple[Sequence[str], int]:
+        """Return the architectures and the number of processors of an instance type, as EC2 tells them."""
+        found = self._ask("describe_instance_types", f"look at the instance type {kind}", InstanceTypes=[kind])
+        told = found["InstanceTypes"][0]
+        return told["ProcessorInfo"]["SupportedArchitectures"], told["VCpuInfo"]["DefaultVCpus"]
+
+    def _latest_image(self, architecture: str) -> str:
+        name = _IMAGE_PARAMETER.format(architecture)
+        found = self._aws.request(
+            "ssm",
+            "get_parameter",
+            doing="find the image of Amazon Linux 2023",
+            permission=f"ssm:GetParameter on {name}",
+            Name=name,
+        )
+        return str(found["Parameter"]["Value"])
+
+    def _image(self, image_id: str) -> Image:
+        found = self._ask("describe_images", f"look at the image {image_id}", ImageIds=[image_id])["Images"]
+        if not found:
+            raise DeploymentError(
+                f"there is no image {image_id} in {self.names.region}: take it out of the configuration's standalone: "
+                "target_ami (then it is Amazon Linux 2023), or write another there"
+            )
+        image = found[0]
+        root = image.get("RootDeviceName", "") if image.get("RootDeviceType", "ebs") == "ebs" else ""
+        sizes = [
+            mapping.get("Ebs", {}).get("VolumeSize", 0)
+            for mapping in image.get("BlockDeviceMappings", ())
+            if mapping.get("DeviceName") == root
+        ]
+        return Image(image_id, image["Architecture"], root, max([0, *sizes]))
+
+    # -- launching -------------------------------------------------------------------------------------------
+
+    def _upload(self) -> str:
+        """Put the bundle into the bucket and return its SHA-256.
+
+        It is written again each time: S3 deletes what is old, and an instance that boots must find it.
+        """
+        archive = self._archive or build_zip()
+        sha256 = hashlib.sha256(archive).hexdigest()
+        backend = S3Backend(self.names.bucket, self.names.region)
+        try:
+            backend.put(self.names.bundle_key(sha256), archive)
+        finally:
+            backend.close()
+        return sha256
+
+    def _arguments(self, order: Order, sha256: str) -> dict[str, Any]:
+        arguments: dict[str, Any] = {
+            "ImageId": order.image.id,
+            "InstanceType": order.wish.kind,
+            "IamInstanceProfile": {"Name": self.names.instance_profile},
+            "InstanceInitiatedShutdownBehavior": "terminate",
+            "MetadataOptions": {"HttpEndpoint": "enabled", "HttpTokens": "required", "HttpPutResponseHopLimit": 1},
+            "UserData": self._boot(order.wish, sha256).user_data(),
+            "TagSpecifications": self._tags(["instance", "volume"]),
+            **self._chosen("KeyName", "ec2_ssh_key"),
+            **self._chosen("SubnetId", "subnet_id"),
+        }
+        if order.image.root:
+            fast = wrenconfig.setting(self._config, "standalone.fast_io")
+            arguments["BlockDeviceMappings"] = [_disk(order.image, fast=fast)]
+        zone = wrenconfig.setting(self._config, "standalone.availability_zone")
+        if zone:
+            arguments["Placement"] = {"AvailabilityZone": zone}
+        if order.wish.spot_price is not None:
+            arguments["InstanceMarketOptions"] = _spot(order.wish.spot_price)
+            arguments["TagSpecifications"] += self._tags(["spot-instances-request"])
+        return arguments
+
+    def _chosen(self, argument: str, key: str) -> dict[str, str]:
+        value = wrenconfig.setting(self._config, f"standalone.{key}")
+        return {argument: value} if value else {}
+
+    def _boot(self, wish: Wish, sha256: str) -> Boot:
+        return Boot(
+            bucket=self.names.bucket,
+            key=self.names.bundle_key(sha256),
+            sha256=sha256,
+            region=self.names.region,
+            queue=self.names.queue,
+            python=_here(),
+            requirements=client_requirements(),
+            parallelism=wish.parallelism,
+            max_idle_time=wish.max_idle_time,
+            idle_terminate_granularity=wish.idle_terminate_granularity,
+        )
+
+    def _tags(self, kinds: Sequence[str]) -> list[dict[str, Any]]:
+        tags = [OWNER_TAG, (QUEUE_TAG, self.names.queue), ("Name", self.names.instances)]
+        listed = [{"Key": key, "Value": value} for key, value in tags]
+        return [{"ResourceType": kind, "Tags": listed} for kind in kinds]
+
+    def _run(self, least: int, most: int, arguments: Mapping[str, Any]) -> list[Instance]:
+        # the token makes it one order, however often it is sent
+        answer = self._ask(
+            "run_instances",
+            f"launch {most} {arguments['InstanceType']}",
+            **arguments,
+            MinCount=least,
+            MaxCount=most,
+            ClientToken=self._new_token(),
+        )
+        return [Instance.read(item) for item in answer["Instances"]]
+
+    def _ask(self, operation: str, doing: str, **arguments: Any) -> dict[str, Any]:
+        return ask_ec2(self._aws, operation, doing, **arguments)
+
+
+def check_packaged(python: str) -> None:
+    """Check that Amazon Linux 2023 has a Python.
+
+    Raises:
+        DeploymentError: it has not.
+    """
+    if python not in PACKAGED_PYTHONS:
+        raise DeploymentError(
+            f"Amazon Linux 2023 has no Python {python}, which workers must have like this machine: run this with "
+            f"{' or '.join(sorted(PACKAGED_PYTHONS))}, or name an image of yours with python{python} and pip in the "
+            "configuration under standalone: target_ami"
+        )
+
+
+def _here() -> str:
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def _disk(image: Image, *, fast: bool) -> dict[str, Any]:
+    volume = {
+        "VolumeSize": max(DISK_GIGABYTES, image.gigabytes),
+        "VolumeType": "gp3",
+        "DeleteOnTermination": True,
+        **(FAST_DISK if fast else {}),
+    }
+    return {"DeviceName": image.root, "Ebs": volume}
+
+
+def _spot(price: float) -> dict[str, Any]:
+    options = {
+        "MaxPrice": _dollars(price),
+        "SpotInstanceType": "one-time",
+        "InstanceInterruptionBehavior": "terminate",
+    }
+    return {"MarketType": "spot", "SpotOptions": options}
+
+
+def _dollars(price: float) -> str:
+    return f"{price:.6f}".rstrip("0").rstrip(".")

@@ -1,0 +1,164 @@
+"""The commands ``pywren standalone``: workers on EC2, and the queue that they take calls from."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from pywren.cloud.instances import Instance
+from pywren.cloud.launch import Launcher, Order, Wish
+from pywren.scripts._console import (
+    Account,
+    Group,
+    confirm,
+    dry_run_option,
+    load_config,
+    open_account,
+    option,
+    remove,
+    yes_option,
+)
+
+
+@click.group(cls=Group)
+def standalone() -> None:
+    """Workers on EC2, for calls that Lambda cannot run."""
+
+
+@standalone.command("launch_instances")
+@click.argument("number", type=click.IntRange(min=1), default=1)
+@option("max_idle_time", type=click.FloatRange(min=0), help="Seconds without calls after which a worker ends.")
+@option(
+    "idle_terminate_granularity",
+    type=click.FloatRange(min=0),
+    help="End idle workers only near the end of a period of so many seconds.",
+)
+@option("parallelism", type=click.IntRange(min=1), default=1, help="Calls at once on each instance.")
+@option("spot_price", type=click.FloatRange(min=0), help="Spot instances, for up to so many dollars an hour each.")
+@option("instance_type", help="Their type.")
+@option("pywren_git_branch", hidden=True)
+@option("pywren_git_commit", hidden=True)
+@dry_run_option
+@click.pass_context
+def launch_instances(
+    ctx: click.Context,
+    /,
+    number: int,
+    dry_run: bool,
+    spot_price: float | None,
+    instance_type: str | None,
+    pywren_git_branch: str | None,
+    pywren_git_commit: str | None,
+    **limits: Any,
+) -> None:
+    """Launch NUMBER instances (by default 1) that take calls from the queue until there are none.
+
+    What is not chosen comes from the configuration's section standalone.
+    """
+    if pywren_git_branch or pywren_git_commit:
+        click.echo("--pywren_git_branch and --pywren_git_commit change nothing: workers get this pywren", err=True)
+    with open_account(_config(ctx)) as account:
+        wish = Wish.of(account.config, number, kind=instance_type, spot_price=spot_price or None, **limits)
+        launcher = Launcher(account.config, account.resources.names, account.aws)
+        order = launcher.order(wish)
+        if dry_run:
+            click.echo(f"would launch {order}")
+            return
+        _launch(launcher, order)
+
+
+def _launch(launcher: Launcher, order: Order) -> None:
+    wish = order.wish
+    launched = launcher.launch(order)
+    for instance in launched.instances:
+        click.echo(f"launched {instance.id}")
+    click.echo(
+        f"{len(launched.instances)} {wish.kind} for the queue {order.queue}, {wish.parallelism} at once of "
+        f"{order.processors} processors each; {_end(wish)}"
+    )
+    if launched.why_fewer:
+        why = " ".join(launched.why_fewer.split())
+        raise click.ClickException(f"{len(launched.instances)} of {wish.count} are launched: {why}")
+
+
+def _end(wish: Wish) -> str:
+    idle = f"they terminate after {wish.max_idle_time:g} s without calls"
+    period = wish.idle_terminate_granularity
+    return f"{idle}, near the end of a period of {period:g} s" if period > 0 else idle
+
+
+@standalone.command("list_instances")
+@click.pass_context
+def list_instances(ctx: click.Context) -> None:
+    """Show the instances that work for the queue."""
+    with open_account(_config(ctx)) as account:
+        for instance in _living(account):
+            spot = "spot" if instance.spot else ""
+            words = [instance.id, instance.state, instance.kind, instance.zone, _up(instance), instance.name]
+            click.echo("  ".join(filter(None, [*words, instance.address, spot])))
+
+
+@standalone.command("instance_uptime")
+@click.pass_context
+def instance_uptime(ctx: click.Context) -> None:
+    """Show for how long each instance has been there."""
+    with open_account(_config(ctx)) as account:
+        for instance in _living(account):
+            click.echo(f"{instance.id}  {_up(instance)}")
+
+
+@standalone.command("terminate_instances")
+@dry_run_option
+@yes_option
+@click.pass_context
+def terminate_instances(ctx: click.Context, dry_run: bool, yes: bool) -> None:
+    """Terminate all instances that work for the queue, and wait for it; calls that they run are given to others."""
+    with open_account(_config(ctx)) as account:
+        remove([account.resources.instances], dry_run=dry_run, ask=not yes)
+
+
+@standalone.command("queue_size")
+@click.pass_context
+def queue_size(ctx: click.Context) -> None:
+    """Show how many calls are in the queue."""
+    with open_account(_config(ctx)) as account:
+        queue = account.resources.queue
+        click.echo(f"{queue.names.queue}: {queue.size()}")
+
+
+@standalone.command("purge_queue")
+@dry_run_option
+@yes_option
+@click.pass_context
+def purge_queue(ctx: click.Context, dry_run: bool, yes: bool) -> None:
+    """Delete the calls in the queue; who waits for them waits in vain."""
+    with open_account(_config(ctx)) as account:
+        queue = account.resources.queue
+        what = f"the calls in {queue.title}: {queue.size()}"
+        if dry_run:
+            click.echo(f"would delete {what}")
+            return
+        confirm([f"would delete {what}"], yes)
+        queue.purge()
+        click.echo(f"deleted {what}")
+
+
+# -- pieces --------------------------------------------------------------------------------------------------
+
+
+def _config(ctx: click.Context) -> Any:
+    return load_config(ctx.find_root().params.get("filename"))
+
+
+def _living(account: Account) -> Sequence[Instance]:
+    found = account.resources.instances.living()
+    if not found:
+        click.echo(f"there is no {account.resources.instances.title.removeprefix('the ')}")
+    return found
+
+
+def _up(instance: Instance) -> str:
+    return str(instance.uptime(datetime.datetime.now(datetime.timezone.utc)))

@@ -54,7 +54,7 @@ PATIENCE = 3600.0
 """Seconds of trouble without a break after which a worker ends."""
 
 FIRST_PATIENCE = 60.0
-"""The same, before anything has worked: a role that was made a moment ago is not known everywhere yet."""
+"""The same for SQS before it has ever answered: a role that was made a moment ago is not known everywhere yet."""
 
 LONGEST_PAUSE = 30.0
 """Seconds between two tries at most."""
@@ -167,7 +167,7 @@ class QueueWorker:
         self._clock = clock
         self._started = clock()
         self._over = threading.Event()
-        self._queue_trouble = _Trouble(patience, clock)
+        self._queue_trouble = _Trouble(patience, clock, min(patience, FIRST_PATIENCE))
         self._storage_trouble = _Trouble(patience, clock)
         self._under_work = _UnderWork(self._hide, heartbeat, clock)
         self._url = ""
@@ -421,10 +421,11 @@ class _Trouble:
     Args:
         patience: seconds after which there has been enough of them.
         clock: monotonic seconds.
+        first_patience: the same, before the first success.
     """
 
-    def __init__(self, patience: float, clock: Callable[[], float]) -> None:
-        self._patience = min(patience, FIRST_PATIENCE)
+    def __init__(self, patience: float, clock: Callable[[], float], first_patience: float | None = None) -> None:
+        self._patience = patience if first_patience is None else first_patience
         self._later_patience = patience
         self._clock = clock
         self._lock = threading.Lock()

@@ -21,6 +21,8 @@ from pywren import _queue_worker, _staged_calls
 from pywren._failure import Failure
 from pywren._queue_worker import MOST_DELIVERIES, EndRule, InterruptibleRunner, QueueWorker
 from pywren.cloud.aws import AWS
+from pywren.cloud.names import Names
+from pywren.cloud.policies import instance_policy
 from pywren.exceptions import (
     CallLostError,
     CallTimeoutError,
@@ -129,13 +131,14 @@ class FakeContainer:
 
 
 class Unwilling(AWS):
-    """Refuses requests so many times, and notes those that hide a message."""
+    """Refuses requests so many times, and notes all, and those that hide a message."""
 
     def __init__(self, refusals=0, operations=("receive",), error=None):
         super().__init__("us-west-2")
         self.refusals = refusals
         self.operations = operations
         self.error = error or DeploymentError("SQS is not well")
+        self.actions = set()
         self.hidden = []
         self.beats = threading.Condition()
 
@@ -143,6 +146,10 @@ class Unwilling(AWS):
         if operation in self.operations and self.refusals > 0:
             self.refusals -= 1
             raise self.error
+
+    def request(self, service, operation, **arguments):
+        self.actions.add(f"{service}:{operation.title().replace('_', '')}")
+        return super().request(service, operation, **arguments)
 
     def receive(self, *arguments, **settings):
         self._refuse("receive")
@@ -493,9 +500,9 @@ def test_a_worker_in_trouble_is_idle(queue, unwilling, soon):
 
 
 def test_trouble_for_too_long_ends_the_worker():
-    """Rows 182, 183: a minute is enough before anything has worked, later it takes an hour."""
+    """Rows 182, 183: a minute of it is enough for SQS before it has answered at all, an hour later on."""
     now = [0.0]
-    trouble = _queue_worker._Trouble(_queue_worker.PATIENCE, lambda: now[0])
+    trouble = _queue_worker._Trouble(_queue_worker.PATIENCE, lambda: now[0], _queue_worker.FIRST_PATIENCE)
     error = StorageError("not well")
     assert trouble.pause() == 0
     trouble.note(error)
@@ -513,6 +520,25 @@ def test_trouble_for_too_long_ends_the_worker():
     now[0] += 1
     with pytest.raises(StorageError):
         trouble.pause()
+
+
+def test_what_sqs_refuses_from_the_start_ends_the_worker(queue, unwilling, monkeypatch, soon):
+    """Row 183: with what SQS said."""
+    monkeypatch.setattr(_queue_worker, "FIRST_PATIENCE", 0.1)
+    with pytest.raises(DeploymentError, match="SQS is not well"):
+        queue.work(FakeContainer(), aws=unwilling(10**6), rule=EndRule())
+
+
+def test_a_worker_asks_for_what_instances_may_do(queue, unwilling, account):
+    """The policy of the instance profile allows every request of a worker to SQS, and names no other."""
+    aws = unwilling()
+    queue.send({"call": "done"}, {"call": "given back"})
+    container = FakeContainer(lambda payload: {} if len(container.handled) == 1 else worker.stop())
+    with queue.worker(container, aws=aws) as worker:
+        worker.run()
+    assert queue.counts == (1, 0)
+    taking = [one for one in instance_policy(Names.of(account, "1" * 12))["Statement"] if one["Sid"] == "TakeCalls"]
+    assert aws.actions == set(taking[0]["Action"])
 
 
 def test_a_missing_queue_is_named(queue):

@@ -60,13 +60,7 @@ def instance_policy(names: Names) -> Policy:
         _listing(names, f"{names.prefix}/*"),
         _allow(
             "TakeCalls",
-            [
-                "sqs:ChangeMessageVisibility",
-                "sqs:DeleteMessage",
-                "sqs:GetQueueAttributes",
-                "sqs:GetQueueUrl",
-                "sqs:ReceiveMessage",
-            ],
+            ["sqs:ChangeMessageVisibility", "sqs:DeleteMessage", "sqs:GetQueueUrl", "sqs:ReceiveMessage"],
             [names.queue_arn],
         ),
     )

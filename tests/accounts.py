@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import pytest
 from moto import mock_aws
 
 from pywren.cloud.aws import AWS
-from pywren.cloud.launch import Launcher, Wish
+from pywren.cloud.launch import PACKAGED_PYTHONS, Launcher, Wish
 from pywren.cloud.resources import Resources
 from pywren.testing._moto_patches import over_tls
 from pywren.worker.bundle import build_zip
@@ -103,6 +104,11 @@ class Account:
         aws.request("s3", "create_bucket", doing="make", Bucket=name, **where)
         aws.close()
 
+    def image(self, architecture: str = "x86_64") -> str:
+        """Return the newest image of Amazon Linux 2023."""
+        name = f"/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{architecture}"
+        return str(self.ask("ssm", "get_parameter", Name=name)["Parameter"]["Value"])
+
     def running(self) -> list[str]:
         """Return the ids of all instances that run, also others'."""
         found = self.ask("ec2", "describe_instances")["Reservations"]
@@ -166,6 +172,9 @@ def mocked_account() -> Iterator[Account]:
         patch.setattr("botocore.session.create_loader", lambda search_path_string=None: LOADER)
         for module in ("function", "doctor", "launch"):
             patch.setattr(f"pywren.cloud.{module}.build_zip", _archive)
+        # the suite also runs on a Python that Amazon Linux 2023 has not
+        here = f"{sys.version_info.major}.{sys.version_info.minor}"
+        patch.setattr("pywren.cloud.launch.PACKAGED_PYTHONS", PACKAGED_PYTHONS | {here})
         account = Account(AWS(REGION))
         stack.callback(account.aws.close)
         send = botocore.client.BaseClient._make_api_call

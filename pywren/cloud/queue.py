@@ -81,9 +81,9 @@ class Queue:
         if not changes:
             return []
         what = f"{self.title}: its {', '.join(_SPOKEN[name] for name in changes)}"
-        return [
-            Step("update", what, lambda: self._find("set_queue_attributes", QueueUrl=url, Attributes=changes)),
-        ]
+        # the policy goes along in any case: servers that are not AWS's forget it otherwise
+        changes.setdefault("Policy", found.get("Policy"))
+        return [Step("update", what, lambda: self._find("set_queue_attributes", QueueUrl=url, Attributes=changes))]
 
     def plan_removal(self) -> list[Step]:
         """Return the steps until the queue is gone, with the messages in it."""

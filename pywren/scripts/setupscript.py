@@ -275,6 +275,9 @@ def _set_up(config: wrenconfig.Config, path: Path, *, standalone: bool, dryrun: 
         return
     if not dryrun:
         _try_out(config, path)
+        if standalone:
+            click.echo("\n`pywren standalone launch_instances` starts a worker on EC2, which costs money while it runs;")
+            click.echo("pywren.standalone_executor() gives it calls.")
 
 
 def _wanted(account: Account, standalone: bool) -> list[Resource]:

@@ -32,6 +32,17 @@ def account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[account
 
 
 @pytest.fixture
+def ready(account: accounts.Account) -> accounts.Account:
+    """The account, with a bucket and what stand-alone workers need in it."""
+    account.make_bucket()
+    for resource in account.resources().for_standalone:
+        for step in resource.plan():
+            step.run()
+    account.requests.clear()
+    return account
+
+
+@pytest.fixture
 def run() -> Callable[..., Done]:
     """Run a command line in this process."""
 

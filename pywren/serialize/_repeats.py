@@ -1,8 +1,8 @@
 """``Repeats``: the pickle of the last function, for programs that map the same one again and again.
 
 A function pickled by value is the same bytes as before when nothing that goes into the pickle has changed. That
-is only claimed where it can be told in microseconds: for a plain function whose variables are numbers, texts or
-modules.
+is only claimed where it can be told in microseconds: for a plain function whose variables are numbers, texts,
+modules, or other such functions.
 """
 
 from __future__ import annotations
@@ -10,65 +10,155 @@ from __future__ import annotations
 import sys
 import types
 import weakref
-from typing import Any
+from typing import Any, NamedTuple
 
 from pywren._pickling import Mentions, Packed
 
-_EXACT = frozenset({int, str, bytes, bool, type(None)})
-_FLOATING = frozenset({float, complex})
+_UNCHANGEABLE = frozenset({int, float, complex, str, bytes, bool, type(None)})
 
-Fingerprint = tuple[Any, ...]
+_MOST_FUNCTIONS = 32
+"""Functions from which on looking at all of them would take as long as pickling."""
+
+_ABSENT = object()
 
 
 class Repeats:
-    """Remembers the pickle of one function, and what it mentions, for as long as the function lives."""
+    """Remembers the pickle of one function, and what it mentions, and keeps none of the user's objects alive for it."""
 
     def __init__(self) -> None:
-        self._last: tuple[weakref.ref[Any], Fingerprint, Packed, Mentions] | None = None
+        self._last: tuple[State, Packed, Mentions] | None = None
 
-    def find(self, function: Any, fingerprint: Fingerprint | None, mentions: Mentions) -> Packed | None:
+    def find(self, function: Any, mentions: Mentions) -> Packed | None:
         """Return the pickle of a function that has not changed since, noting what it mentions."""
         last = self._last  # one read: threads share this
-        if fingerprint is None or last is None or last[0]() is not function or last[1] != fingerprint:
+        if last is None or not last[0].is_that_of(function):
             return None
-        mentions.add(last[3])
-        return last[2]
+        mentions.add(last[2])
+        return last[1]
 
-    def keep(self, function: Any, fingerprint: Fingerprint | None, packed: Packed, mentions: Mentions) -> None:
-        """Remember a pickle, and what was mentioned while it was made."""
-        if fingerprint is not None and not packed.buffers:
-            self._last = weakref.ref(function), fingerprint, packed, mentions
+    def keep(self, state: State | None, packed: Packed, mentions: Mentions) -> None:
+        """Remember the pickle of a function that was in this state, and what was mentioned while it was made."""
+        if state is not None and not packed.buffers:
+            self._last = state, packed, mentions
 
 
-def fingerprint(function: Any) -> Fingerprint | None:
-    """Return what the pickle of a function depends on; ``None`` when that cannot be told quickly."""
-    if type(function) is not types.FunctionType or function.__dict__ or function.__annotations__:
-        return None
-    code = function.__code__
-    if function.__module__ != "__main__" and "<locals>" not in function.__qualname__:
-        return None  # pickled by name, by which the worker finds what stands there then
-    if types.CodeType in map(type, code.co_consts):
-        return None  # what a function inside it uses is not looked at here
-    space = function.__globals__
-    values = [(name, space[name]) for name in code.co_names if name in space]
-    if function.__closure__:
-        try:
-            values += [("cell", cell.cell_contents) for cell in function.__closure__]
-        except ValueError:  # an empty cell: the variable has no value yet
-            return None
-    if function.__defaults__:
-        values += [("default", value) for value in function.__defaults__]
-    if function.__kwdefaults__:
-        values += function.__kwdefaults__.items()
-    parts: list[Any] = [code, function.__name__, function.__qualname__, function.__module__, function.__doc__]
-    for name, value in values:
+class _Function(NamedTuple):
+    """One function as it was; what its variables hold, with weak references in place of functions."""
+
+    function: weakref.ref[types.FunctionType]
+    code: types.CodeType
+    defaults: tuple[Any, ...] | None
+    annotations: dict[str, Any]
+    names: tuple[str, str, str, str | None]
+    space: list[tuple[str, Any]]
+    cells: list[Any]
+
+    def is_unchanged(self) -> bool:
+        now = self.function()
+        if now is None or now.__code__ is not self.code or now.__defaults__ is not self.defaults:
+            return False
+        if now.__dict__ or now.__kwdefaults__ or now.__annotations__ != self.annotations:
+            return False
+        if (now.__name__, now.__qualname__, now.__module__, now.__doc__) != self.names:
+            return False
+        space = now.__globals__
+        for name, value in self.space:
+            if space.get(name, _ABSENT) is not value and not _is_function(value, space.get(name)):
+                return False
+        if self.cells:
+            for cell, value in zip(now.__closure__ or (), self.cells, strict=True):
+                found = _contents(cell)
+                if found is not value and not _is_function(value, found):
+                    return False
+        return True
+
+
+class State:
+    """A function, and the functions it refers to, as they were when they were pickled; made by ``of``."""
+
+    def __init__(self) -> None:
+        self._functions: list[_Function] = []
+        self._modules: list[types.ModuleType] = []
+        self._module_count = len(sys.modules)
+
+    @classmethod
+    def of(cls, function: Any) -> State | None:
+        """Return the state of a function; ``None`` when it could change without being seen here."""
+        state = cls()
+        met = [function]
+        for one in met:  # grows while more are met
+            if len(met) > _MOST_FUNCTIONS or not state._add(one, met):
+                return None
+        return state
+
+    def is_that_of(self, function: Any) -> bool:
+        """Tell whether this is the same function, and nothing has changed that its pickle depends on."""
+        if self._functions[0].function() is not function:
+            return False
+        for seen in self._functions:
+            if not seen.is_unchanged():
+                return False
+        return not self._modules or self._modules_are_unchanged()
+
+    def _modules_are_unchanged(self) -> bool:
+        if len(sys.modules) != self._module_count:  # submodules that have been imported since go along
+            return False
+        return all(sys.modules.get(module.__name__) is module for module in self._modules)
+
+    def _add(self, function: Any, met: list[Any]) -> bool:
+        if type(function) is not types.FunctionType or function.__dict__ or function.__kwdefaults__:
+            return False
+        if function.__module__ != "__main__" and "<locals>" not in function.__qualname__:
+            return False  # pickled by name, by which the worker finds what stands there then
+        code, space = function.__code__, function.__globals__
+        if types.CodeType in map(type, code.co_consts) or getattr(function, "__type_params__", None):
+            return False  # what a function inside it uses is not looked at here
+        annotations = dict(function.__annotations__)
+        if not all(type(value) is str or value in _UNCHANGEABLE for value in annotations.values()):
+            return False
+        names = [(name, space.get(name, _ABSENT)) for name in code.co_names]
+        cells = [_contents(cell) for cell in function.__closure__ or ()]
+        held = [*(function.__defaults__ or ()), *(value for _, value in names), *cells]
+        if not all(self._can_hold(value, met) for value in held):
+            return False
+        self._functions.append(
+            _Function(
+                weakref.ref(function),
+                code,
+                function.__defaults__,
+                annotations,
+                (function.__name__, function.__qualname__, function.__module__, function.__doc__),
+                [(name, _weakly(value)) for name, value in names],
+                [_weakly(value) for value in cells],
+            )
+        )
+        return True
+
+    def _can_hold(self, value: Any, met: list[Any]) -> bool:
         kind = type(value)
-        if kind in _EXACT:
-            parts.append((name, kind, value))  # 1 and True are equal, but not the same
-        elif kind in _FLOATING:
-            parts.append((name, kind, repr(value)))  # so are 0.0 and -0.0
-        elif isinstance(value, types.ModuleType) and sys.modules.get(value.__name__) is value:
-            parts.append((name, value.__name__, len(sys.modules)))  # submodules that were imported go along
-        else:
-            return None
-    return tuple(parts)
+        if kind is types.FunctionType:
+            if value not in met:
+                met.append(value)
+        elif kind is types.BuiltinFunctionType:
+            return type(value.__self__) is types.ModuleType  # not a method of a list
+        elif isinstance(value, types.ModuleType):
+            self._modules.append(value)
+            return sys.modules.get(value.__name__) is value
+        elif value is not _ABSENT:
+            return kind in _UNCHANGEABLE
+        return True
+
+
+def _contents(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # the variable has no value yet
+        return cell  # something that no function can be remembered with
+
+
+def _weakly(value: Any) -> Any:
+    return weakref.ref(value) if type(value) is types.FunctionType else value
+
+
+def _is_function(expected: Any, found: Any) -> bool:
+    return type(expected) is weakref.ref and expected() is found and found is not None

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from pywren._pickling import PROTOCOL, Mentions, Packed, PersistentId, dump, dumps, raise_unpicklable
 from pywren.serialize._imports import imports_of_code
 from pywren.serialize._modules import Module, content_of, files_of
-from pywren.serialize._repeats import Repeats, fingerprint
+from pywren.serialize._repeats import Repeats, State
 from pywren.serialize.module_dependency import THIS_INTERPRETER, ModuleDependencyAnalyzer
 from pywren.wrenutil import bytes_to_b64str
 
@@ -77,15 +77,15 @@ class Serializer:
     def _pack_function(
         self, func: Any, out_of_band: bool, persistent_id: PersistentId | None, mentions: Mentions
     ) -> Packed:
-        state = fingerprint(func)
-        packed = self._repeats.find(func, state, mentions)
+        packed = self._repeats.find(func, mentions)
         if packed is None:
+            state = State.of(func)
             name = getattr(func, "__name__", None) or f"the {type(func).__name__}"
             own = Mentions()
             packed = dumps(
                 func, out_of_band=out_of_band, path=name, persistent_id=persistent_id, references=False, mentions=own
             )
-            self._repeats.keep(func, state, packed, own)
+            self._repeats.keep(state, packed, own)
             mentions.add(own)
         return packed
 

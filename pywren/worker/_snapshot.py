@@ -1,53 +1,162 @@
 """``Snapshot``: a loaded function as it was before its first call, to make copies of that share nothing.
 
 Every map begins with a function that no earlier call has changed. Unpickling it again takes ten times as long as a
-copy, which is as good when nothing that the function refers to can be changed in place.
+copy, which is as good when all it refers to are values that cannot be changed in place, and other such functions.
 """
 
 from __future__ import annotations
 
+import sys
 import types
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple
 
 _UNCHANGEABLE = frozenset({int, float, complex, str, bytes, bool, type(None), types.ModuleType})
 
+_MOST_FUNCTIONS = 32
+"""Functions from which on unpickling is quick enough beside looking at all of them."""
+
+
+class _Parts(NamedTuple):
+    """What one function was made of; its globals and cells by their place in the snapshot."""
+
+    code: types.CodeType
+    name: str
+    qualname: str
+    module: str
+    doc: str | None
+    defaults: tuple[Any, ...] | None
+    annotations: dict[str, Any]
+    space: int
+    cells: tuple[int, ...]
+
+
+class _Variables(NamedTuple):
+    """Variables by name: what they hold, and which of them hold a function, by its place."""
+
+    values: dict[str, Any]
+    functions: list[tuple[str, int]]
+
 
 class Snapshot:
-    """What a function was made of.
+    """A function, and the functions it refers to, as they are now; made by ``take``.
 
-    Args:
-        function: one of which ``can_copy`` is true.
+    Functions that were pickled together share their globals, and closures may share a variable: so do the copies.
     """
 
-    def __init__(self, function: types.FunctionType) -> None:
-        self._function = function
-        self._globals = dict(function.__globals__)
-        self._cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    def __init__(self, graph: _Graph) -> None:
+        self._functions = [graph.parts(function) for function in graph.functions]
+        self._spaces = [graph.variables(space) for space in graph.spaces]
+        self._cells = [graph.variables({"": cell.cell_contents}) for cell in graph.cells]
+
+    @classmethod
+    def take(cls, function: Any) -> Snapshot | None:
+        """Return the snapshot of what was loaded; ``None`` where a copy would not be as good as loading it again."""
+        if type(function) is not types.FunctionType:
+            return None
+        graph = _Graph()
+        try:
+            graph.meet(function)
+        except _CannotCopyError:
+            return None
+        return cls(graph)
 
     def copy(self) -> types.FunctionType:
         """Return a function like the one that was loaded, with variables of its own."""
-        loaded = self._function
-        cells = tuple([types.CellType(value) for value in self._cells]) if self._cells else None
-        made = types.FunctionType(loaded.__code__, dict(self._globals), loaded.__name__, loaded.__defaults__, cells)
-        made.__qualname__, made.__module__, made.__doc__ = loaded.__qualname__, loaded.__module__, loaded.__doc__
-        return made
+        spaces = [values.copy() for values, _ in self._spaces]
+        cells = [types.CellType(values[""]) for values, _ in self._cells]
+        functions = []
+        for code, name, qualname, module, doc, defaults, notes, space, held in self._functions:
+            closure = tuple([cells[place] for place in held]) if held else None
+            made = types.FunctionType(code, spaces[space], name, defaults, closure)
+            made.__qualname__, made.__module__, made.__doc__ = qualname, module, doc
+            if notes:
+                made.__annotations__ = notes.copy()
+            functions.append(made)
+        for place, (_, holders) in enumerate(self._spaces):
+            for name, function in holders:
+                spaces[place][name] = functions[function]
+        for place, (_, holders) in enumerate(self._cells):
+            for _, function in holders:
+                cells[place].cell_contents = functions[function]
+        return functions[0]
 
 
-def can_copy(function: Any) -> TypeGuard[types.FunctionType]:
-    """Tell whether copies of a function are as good as loading it again: its variables hold numbers, texts, modules."""
-    if type(function) is not types.FunctionType or function.__dict__ or function.__annotations__:
-        return False
-    if function.__kwdefaults__ or not _all_unchangeable(function.__defaults__ or ()):
-        return False
-    space = function.__globals__
+class _CannotCopyError(Exception):
+    """Something was met that could be changed in place."""
+
+
+class _Graph:
+    """A function and all that it reaches, each once, in the order in which it is met."""
+
+    def __init__(self) -> None:
+        self.functions: list[types.FunctionType] = []
+        self.spaces: list[dict[str, Any]] = []
+        self.cells: list[types.CellType] = []
+        self._places: dict[int, int] = {}
+
+    def meet(self, value: Any) -> None:
+        if _is_unchangeable(value) or id(value) in self._places:
+            return
+        if type(value) is not types.FunctionType or not _is_plain(value) or len(self.functions) == _MOST_FUNCTIONS:
+            raise _CannotCopyError
+        self._place(value, self.functions)
+        for cell in value.__closure__ or ():
+            if id(cell) not in self._places:
+                self._place(cell, self.cells)
+                self.meet(_contents(cell))
+        if id(value.__globals__) not in self._places:
+            self._place(value.__globals__, self.spaces)
+            for name, held in value.__globals__.items():
+                if name != "__builtins__":
+                    self.meet(held)
+
+    def _place(self, thing: Any, among: list[Any]) -> None:
+        self._places[id(thing)] = len(among)
+        among.append(thing)
+
+    def parts(self, function: types.FunctionType) -> _Parts:
+        return _Parts(
+            code=function.__code__,
+            name=function.__name__,
+            qualname=function.__qualname__,
+            module=function.__module__,
+            doc=function.__doc__,
+            defaults=function.__defaults__,
+            annotations=dict(function.__annotations__),
+            space=self._places[id(function.__globals__)],
+            cells=tuple([self._places[id(cell)] for cell in function.__closure__ or ()]),
+        )
+
+    def variables(self, values: dict[str, Any]) -> _Variables:
+        functions = [(name, value) for name, value in values.items() if type(value) is types.FunctionType]
+        return _Variables(
+            values={**values, **{name: None for name, _ in functions}},
+            functions=[(name, self._places[id(function)]) for name, function in functions],
+        )
+
+
+def _contents(cell: types.CellType) -> Any:
     try:
-        cells = [cell.cell_contents for cell in function.__closure__ or ()]
-    except ValueError:  # an empty cell
+        return cell.cell_contents
+    except ValueError:  # an empty one: the variable has no value yet
+        raise _CannotCopyError from None
+
+
+def _is_plain(function: types.FunctionType) -> bool:
+    """Tell whether nothing but its variables can tell one copy of a function from another."""
+    module = sys.modules.get(function.__module__)
+    if module is not None and module.__dict__ is function.__globals__:
+        return False  # it was imported: there is one of it
+    if function.__dict__ or function.__kwdefaults__ or getattr(function, "__type_params__", None):
         return False
-    return _all_unchangeable(cells) and _all_unchangeable(
-        [value for name, value in space.items() if name != "__builtins__"]
+    return all(map(_is_unchangeable, function.__defaults__ or ())) and all(
+        isinstance(annotation, str | None) or getattr(annotation, "__module__", "") == "builtins"
+        for annotation in function.__annotations__.values()
     )
 
 
-def _all_unchangeable(values: Any) -> bool:
-    return all(type(value) in _UNCHANGEABLE for value in values)
+def _is_unchangeable(value: Any) -> bool:
+    kind = type(value)
+    if kind is types.BuiltinFunctionType:
+        return type(value.__self__) is types.ModuleType  # not a method of a list
+    return kind in _UNCHANGEABLE

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from pywren._pickling import Packed
 from pywren.worker import _frames
 from pywren.worker._frames import Buffer, Channel, Frame, UnlinkedFile, high_descriptor
-from pywren.worker._snapshot import Snapshot, can_copy
+from pywren.worker._snapshot import Snapshot
 from pywren.worker.runner import (
     FunctionSource,
     Output,
@@ -195,8 +195,7 @@ class _Function:
         self._runner.activate(self.source)
         if self._loaded is None:
             self._loaded = self._runner.load(self.source.pickle)
-            if can_copy(self._loaded):
-                self._snapshot = Snapshot(self._loaded)
+            self._snapshot = Snapshot.take(self._loaded)
         return self._loaded
 
     def anew(self) -> _Function:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import json
 import threading
+import weakref
 from typing import Any
 
 import pytest
 
 from pywren._pickling import loads
 from pywren.serialize import Serializer
-from pywren.serialize._repeats import fingerprint
+from pywren.serialize._repeats import State
 
 limit: Any = 1
 
@@ -45,14 +46,14 @@ def test_a_changed_variable_is_sent(before: object, after: object, monkeypatch: 
     assert (repr(value), repr(seen)) == (repr(after), repr(after))
 
 
-@pytest.mark.parametrize("value", [[1], {}, make, threading.Lock, object()])
+@pytest.mark.parametrize("value", [[1], {}, json.dumps, [].append, threading.Event, object()])
 def test_what_may_change_unseen_is_never_remembered(value: object) -> None:
-    """A function that holds something mutable has no fingerprint."""
-    assert fingerprint(make(value)) is None
+    """A function that holds something mutable, or one that is found by name, is pickled every time."""
+    assert State.of(make(value)) is None
 
 
-def test_functions_of_other_kinds_have_no_fingerprint() -> None:
-    """Neither have functions that are found by name, that hold others, or that carry attributes."""
+def test_functions_of_other_kinds_are_never_remembered() -> None:
+    """Those that are found by name, that make others, or that carry attributes, are pickled every time."""
 
     def with_inner() -> Any:
         return lambda: limit
@@ -60,7 +61,54 @@ def test_functions_of_other_kinds_have_no_fingerprint() -> None:
     with_attribute = make(1)
     with_attribute.note = 1
     for function in (json.dumps, with_inner, with_attribute, len, make):
-        assert fingerprint(function) is None
+        assert State.of(function) is None
+
+
+def closure_of(inner: Any) -> Any:
+    return lambda x: inner(x)
+
+
+def test_functions_that_a_function_holds_are_looked_at_too() -> None:
+    """A closure over another function is remembered until a variable, the code or a default of that one changes."""
+    serializer, inner = Serializer(), make(1)
+    outer = closure_of(inner)
+    first = packed(serializer, outer)
+    assert packed(serializer, outer) is first
+    inner.__closure__[0].cell_contents = 2
+    assert loads(packed(serializer, outer))(0) == (0, 2, 1)
+    inner.__code__ = inner.__code__.replace(co_consts=(*inner.__code__.co_consts, "more"))
+    assert "more" in loads(packed(serializer, outer)).__closure__[0].cell_contents.__code__.co_consts
+    inner.__defaults__ = (7,)
+    assert loads(packed(serializer, outer)).__closure__[0].cell_contents() == (7, 2, 1)
+
+
+def test_another_function_in_its_place_is_sent() -> None:
+    """A closure whose variable holds another function than before is pickled anew, and so is one without a value."""
+    serializer, outer = Serializer(), closure_of(make(1))
+    packed(serializer, outer)
+    outer.__closure__[0].cell_contents = make(2)
+    gc.collect()
+    assert loads(packed(serializer, outer))(0)[1] == 2
+    del outer.__closure__[0].cell_contents
+    with pytest.raises(NameError):
+        loads(packed(serializer, outer))(0)
+
+
+def test_a_function_that_calls_itself_is_remembered_and_forgotten() -> None:
+    """Recursion is no obstacle, and what is remembered does not keep the function alive."""
+
+    def make_countdown() -> Any:
+        def countdown(n: int) -> int:
+            return countdown(n - 1) if n else 0
+
+        return countdown
+
+    serializer, function = Serializer(), make_countdown()
+    assert packed(serializer, function) is packed(serializer, function)
+    gone = weakref.ref(function)
+    del function
+    gc.collect()
+    assert gone() is None
 
 
 def test_modules_are_shipped_every_time() -> None:

@@ -66,7 +66,7 @@ class _Sent(NamedTuple):
     def of(cls, submission: Submission) -> _Sent:
         """Note it, without keeping the arguments alive."""
         return cls(
-            sum([packed.size if packed.buffers else len(packed.data) for packed in submission.arguments]),
+            sum([packed.size for packed in submission.arguments]),
             submission.function.size + sum(map(len, submission.modules.values())),
             submission.options.get("use_cached_runtime", True),
             submission.extra_env,

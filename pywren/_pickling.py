@@ -48,7 +48,8 @@ class Packed(NamedTuple):
     @property
     def size(self) -> int:
         """Bytes of the pickle and of the buffers together."""
-        return len(self.data) + sum(buffer.raw().nbytes for buffer in self.buffers)
+        size = len(self.data)
+        return size + sum(buffer.raw().nbytes for buffer in self.buffers) if self.buffers else size
 
 
 class Mentions:

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pywren import _pickling, wrenconfig
@@ -29,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 SHOW_OUTPUT_VARIABLE = "PYWREN_SHOW_OUTPUT"
 """Set to anything, it has what local calls print shown as it comes, as ``local: show_output`` does."""
+
+
+_NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
 class Executor:
@@ -99,40 +103,13 @@ class Executor:
             InvocationError: a call was refused.
         """
         items = self._consume(iterdata)
-        _check_callable(func)
-        _check_meta(extra_meta)
-        if not items:
-            return []
-        mentions = _pickling.Mentions()
-        inputs = _Inputs(self._dispatcher, mentions)
-        function, arguments, modules = self.serializer.pack_call(
-            func,
-            inputs.watch(items),
-            out_of_band=self._dispatcher.out_of_band,
-            persistent_id=inputs.persistent_id,
-            exclude_modules=_checked_excludes(exclude_modules),
-            mentions=mentions,
-        )
-        if not self._dispatcher.out_of_band:  # else the calls run here, on what is installed here
-            warn_of_skew(mentions, self.runtime_meta_info)
-        callset = self._new_callset(modules)
-        return self._dispatcher.dispatch(
-            Submission(
-                callset,
-                function,
-                modules,
-                arguments,
-                inputs.by_argument(len(arguments)),
-                extra_env=_checked_env(extra_env),
-                extra_meta=extra_meta,
-                options={
-                    "invoke_pool_threads": invoke_pool_threads,
-                    "data_all_as_one": data_all_as_one,
-                    "use_cached_runtime": use_cached_runtime,
-                    "overwrite_invoke_args": overwrite_invoke_args,
-                },
-            )
-        )
+        options = {
+            "invoke_pool_threads": invoke_pool_threads,
+            "data_all_as_one": data_all_as_one,
+            "use_cached_runtime": use_cached_runtime,
+            "overwrite_invoke_args": overwrite_invoke_args,
+        }
+        return self._submit(func, items, extra_env, extra_meta, exclude_modules, options)
 
     def call_async(
         self,
@@ -152,7 +129,7 @@ class Executor:
         Raises:
             PywrenError: as ``map``.
         """
-        return self.map(func, [data], extra_env, extra_meta)[0]
+        return self._submit(func, [data], extra_env, extra_meta)[0]
 
     def reduce(
         self,
@@ -332,6 +309,45 @@ class Executor:
                 "scheduler: map_item_limit in the configuration, or map over them in pieces. Nothing was invoked"
             )
         return items
+
+    def _submit(
+        self,
+        func: Callable[[Any], Any],
+        items: list[Any],
+        extra_env: Mapping[str, str] | None,
+        extra_meta: Mapping[str, Any] | None,
+        exclude_modules: Iterable[str] | None = None,
+        options: Mapping[str, Any] = _NO_OPTIONS,
+    ) -> list[ResponseFuture]:
+        _check_callable(func)
+        _check_meta(extra_meta)
+        if not items:
+            return []
+        mentions = _pickling.Mentions()
+        inputs = _Inputs(self._dispatcher, mentions)
+        function, arguments, modules = self.serializer.pack_call(
+            func,
+            inputs.watch(items),
+            out_of_band=self._dispatcher.out_of_band,
+            persistent_id=inputs.persistent_id,
+            exclude_modules=_checked_excludes(exclude_modules),
+            mentions=mentions,
+        )
+        if not self._dispatcher.out_of_band:  # else the calls run here, on what is installed here
+            warn_of_skew(mentions, self.runtime_meta_info)
+        callset = self._new_callset(modules)
+        return self._dispatcher.dispatch(
+            Submission(
+                callset,
+                function,
+                modules,
+                arguments,
+                inputs.by_argument(len(arguments)),
+                extra_env=_checked_env(extra_env),
+                extra_meta=extra_meta,
+                options=options,
+            )
+        )
 
     def _new_callset(self, modules: Iterable[str]) -> Callset:
         names = frozenset([path.partition("/")[0].partition(".")[0] for path in modules])

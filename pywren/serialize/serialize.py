@@ -85,6 +85,8 @@ class Serializer:
             packed = dumps(
                 func, out_of_band=out_of_band, path=name, persistent_id=persistent_id, references=False, mentions=own
             )
+            # code that imports nothing needs no module
+            own.code = {code: package for code, package in own.code.items() if imports_of_code(code, package)}
             self._repeats.keep(state, packed, own)
             mentions.add(own)
         return packed

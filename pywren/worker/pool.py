@@ -381,19 +381,20 @@ class LocalPool:
         """Give calls to members that have room; returns whose start is to be announced."""
         while self._queue:
             batch = self._queue[0]
-            if not batch.waiting:
-                self._queue.popleft()
-                continue
-            share = -(-batch.waiting // len(self._members)) if self._members else 0
+            waiting = batch.waiting
             gave = False
-            for member in sorted(self._members, key=Member.load):
+            share = -(-waiting // len(self._members)) if self._members else 0
+            for member in sorted(self._members, key=Member.load) if waiting else ():
                 room = min(member.room(batch), share)
                 if room and (indices := batch.take(room)):
                     member.give(batch, indices, now)
                     gave = True
-                    if not batch.waiting:
+                    waiting = batch.waiting
+                    if not waiting:
                         break
-            if not gave and batch.waiting:  # else all that waited had been cancelled: on to the next batch
+            if not waiting:
+                self._queue.popleft()
+            elif not gave and batch.waiting:  # else all that waited had been cancelled: on to the next batch
                 break
         return self._starts()
 

@@ -19,7 +19,13 @@ LIMIT = 16 * 1024
 PREPARATION_SECONDS = 1800
 """Seconds after which an instance that has not become a worker gives up."""
 
-UNIT = "pywren-worker.service"
+HOME = "/opt/pywren"
+"""Where the script writes what it runs."""
+
+STATE = "/var/lib/pywren"
+"""The worker's own directory."""
+
+UNIT = "/etc/systemd/system/pywren-worker.service"
 _REQUIREMENTS = ("boto3", "botocore", "click")
 _END = "PYWREN_END"
 
@@ -39,9 +45,6 @@ class Boot:
         parallelism: calls at once.
         max_idle_time: seconds without a call after which the worker ends.
         idle_terminate_granularity: seconds of a period near whose end only it does so.
-        home: a directory for what the script writes.
-        units: systemd's directory.
-        state: the worker's own directory.
     """
 
     bucket: str
@@ -54,9 +57,6 @@ class Boot:
     parallelism: int = 1
     max_idle_time: float = 60
     idle_terminate_granularity: float = 3600
-    home: str = "/opt/pywren"
-    units: str = "/etc/systemd/system"
-    state: str = "/var/lib/pywren"
 
     @property
     def command(self) -> list[str]:
@@ -67,7 +67,7 @@ class Boot:
             "sqs_queue_name": self.queue,
             "max_idle_time": f"{self.max_idle_time:g}",
             "idle_terminate_granularity": f"{self.idle_terminate_granularity:g}",
-            "run_dir": self.state,
+            "run_dir": STATE,
         }
         flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         return ["/usr/bin/env", f"python{self.python}", "-m", "pywren.scripts.standalone", *flags]
@@ -79,13 +79,13 @@ class Boot:
             DeploymentError: it is longer than EC2 takes.
         """
         text = _USER_DATA.format(
-            home=shlex.quote(self.home),
-            state=shlex.quote(self.state),
-            unit_path=shlex.quote(f"{self.units}/{UNIT}"),
+            home=HOME,
+            state=STATE,
             fetch=_fetch_program(self),
             prepare=_prepare_script(self),
             unit=_unit(self),
-            unit_name=UNIT,
+            unit_path=UNIT,
+            unit_name=UNIT.rpartition("/")[2],
             end=_END,
         )
         size = len(text.encode())
@@ -129,9 +129,8 @@ trap - EXIT
 def _unit(boot: Boot) -> str:
     return _UNIT.format(
         queue=boot.queue,
-        state=_systemd_quote(boot.state),
-        bundle=_systemd_quote(f"PYTHONPATH={boot.home}/bundle"),
-        prepare=_systemd_quote(f"{boot.home}/prepare"),
+        state=STATE,
+        home=HOME,
         command=" ".join(_systemd_quote(word) for word in boot.command),
         patience=PREPARATION_SECONDS,
     )
@@ -152,8 +151,8 @@ FailureAction=poweroff
 Type=exec
 User=pywren
 WorkingDirectory={state}
-Environment={bundle} PYTHONUNBUFFERED=1
-ExecStartPre=+{prepare}
+Environment=PYTHONPATH={home}/bundle PYTHONUNBUFFERED=1
+ExecStartPre=+{home}/prepare
 ExecStart={command}
 TimeoutStartSec={patience}
 TimeoutStopSec=90
@@ -173,7 +172,7 @@ def _prepare_script(boot: Boot) -> str:
     return _PREPARE.format(
         python=f"python{boot.python}",
         requirements=shlex.join(boot.requirements),
-        fetch=shlex.quote(f"{boot.home}/fetch.py"),
+        home=HOME,
     )
 
 
@@ -195,7 +194,7 @@ again() {{
 }}
 {python} -m pip --version >/dev/null 2>&1 || again dnf install -y -q {python} {python}-pip
 again {python} -m pip install --quiet {requirements}
-{python} {fetch}
+{python} {home}/fetch.py
 """
 
 
@@ -205,7 +204,7 @@ def _fetch_program(boot: Boot) -> str:
         key=boot.key,
         sha256=boot.sha256,
         region=boot.region,
-        target=f"{boot.home}/bundle",
+        target=f"{HOME}/bundle",
     )
 
 

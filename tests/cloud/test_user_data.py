@@ -1,0 +1,318 @@
+"""The script that instances boot with, really run: only what would change this machine has a stand-in."""
+
+import base64
+import configparser
+import hashlib
+import http.server
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+from contextlib import closing
+
+import accounts
+import pytest
+
+import pywren
+from pywren.cloud import _user_data
+from pywren.cloud._user_data import Boot, client_requirements
+from pywren.cloud.aws import AWS
+from pywren.cloud.launch import PACKAGED_PYTHONS, Launcher, Wish
+from pywren.cloud.resources import Resources
+from pywren.exceptions import DeploymentError
+from pywren.worker.bundle import build_zip
+
+HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
+KEY = "the.jobs/bundles/x.zip"
+
+STAND_INS = {
+    "id": "exit 1",  # the user is not there
+    "useradd": "",
+    "shutdown": "",
+    "dnf": "",
+    "sleep": "",
+    # as systemd: the preparation, then the worker unless that failed, then the unit's action
+    "systemctl": '[ "$1" = start ] && exec {python} {machine}/systemd.py; exit 0',
+    # pip has been there: what it installs, the tests have installed
+    f"python{HERE}": 'case "$*" in *pip*) exit 0;; esac; exec {python} "$@"',
+}
+
+SYSTEMD = """\
+import base64
+import configparser
+import hashlib, os, shlex, subprocess, sys
+unit = configparser.RawConfigParser(strict=True)
+unit.optionxform = str
+unit.read(sys.argv[0].replace("systemd.py", "units/pywren-worker.service"))
+service = unit["Service"]
+environment = {**os.environ, **dict(word.split("=", 1) for word in shlex.split(service["Environment"]))}
+commands = [service["ExecStartPre"].removeprefix("+"), service["ExecStart"]]
+code = 0
+for command in commands:
+    words = shlex.split(command)
+    code = code or subprocess.call(words, env=environment, cwd=service["WorkingDirectory"])
+action = unit["Unit"]["FailureAction" if code else "SuccessAction"]
+subprocess.call(["shutdown", "as", action, "of", "systemd", "code", str(code)])
+"""
+
+
+class Machine:
+    """A machine on which a script is run at boot, in a directory of its own."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.told = directory / "told"
+        for name in ("bin", "units", "state"):
+            (directory / name).mkdir()
+        (directory / "systemd.py").write_text(SYSTEMD)
+        for name, script in STAND_INS.items():
+            self.put(name, script.replace("{python}", sys.executable).replace("{machine}", str(directory)))
+
+    def put(self, name, script):
+        """Put a command on the path; that it was run is told."""
+        path = self.directory / "bin" / name
+        path.write_text(f'#!/bin/bash\necho "{name} $*" >> {self.told}\n{script}\n')
+        path.chmod(0o755)
+
+    def boot(self, script, **environment):
+        """Run a script as cloud-init does; returns what it printed."""
+        places = {
+            _user_data.HOME: f"{self.directory}/home",
+            _user_data.UNIT.rpartition("/")[0]: f"{self.directory}/units",
+            _user_data.STATE: f"{self.directory}/state",
+        }
+        for place, here in places.items():
+            script = script.replace(place, here)
+        keep = {"HOME", "TMPDIR", "PYTHONPYCACHEPREFIX", "SUITE_OF_TESTS"}
+        kept = {name: value for name, value in os.environ.items() if name in keep or name.startswith("AWS_")}
+        done = subprocess.run(
+            ["bash"],
+            input=script,
+            env={**kept, "PATH": f"{self.directory}/bin:/usr/bin:/bin", **environment},
+            cwd=self.directory,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        return done.stdout + done.stderr
+
+    @property
+    def commands(self):
+        """The stand-ins that were run, in order, with their arguments."""
+        return self.told.read_text().splitlines()
+
+    @property
+    def bundle(self):
+        """What was unpacked."""
+        return self.directory / "home" / "bundle"
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """A machine that has not been booted."""
+    return Machine(tmp_path)
+
+
+def boot_of(archive, **changes):
+    """What an instance is told to run."""
+    settings = {
+        "bucket": "the-bucket",
+        "key": KEY,
+        "sha256": hashlib.sha256(archive).hexdigest(),
+        "region": "us-west-2",
+        "queue": "the-queue",
+        "python": HERE,
+        "requirements": client_requirements(),
+    }
+    return Boot(**{**settings, **changes})
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """An S3 that has one object, and says how often it was asked for it."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        content, asked = b"", 0
+
+        def do_GET(self):
+            Handler.asked += 1
+            known = self.path.startswith(f"/the-bucket/{KEY}")
+            self.send_response(200 if known else 404)
+            self.send_header("Content-Length", str(len(Handler.content) if known else 0))
+            self.end_headers()
+            self.wfile.write(Handler.content if known else b"")
+
+        def log_message(self, *arguments):
+            """Say nothing."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    yield Handler
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+SMALL = build_zip(
+    {"pywren/__init__.py": b"", "pywren/scripts/standalone.py": b"import sys; print('ran', sys.argv[1:])"}
+)
+
+
+def test_a_boot_from_the_script_to_the_end(machine, bucket):
+    """A user, Python, pip's packages, the bundle, the worker with its options; then the machine is powered off."""
+    bucket.content = SMALL
+    said = machine.boot(boot_of(SMALL, parallelism=3).user_data())
+    assert "ran ['--parallelism', '3', '--aws_region', 'us-west-2', '--sqs_queue_name', 'the-queue'," in said
+    names = [line.split()[0] for line in machine.commands]
+    python = f"python{HERE}"
+    assert names == [
+        *["id", "useradd", "systemctl", "systemctl", "systemctl"],
+        *[python, python, python, python],
+        "shutdown",
+    ]
+    assert machine.commands[2:5] == [
+        "systemctl daemon-reload",
+        "systemctl enable pywren-worker.service",
+        "systemctl start --no-block pywren-worker.service",
+    ]
+    assert f"{python} -m pip install --quiet {' '.join(client_requirements())}" in machine.commands
+    assert machine.commands[-1] == "shutdown as poweroff of systemd code 0"
+    assert list(machine.bundle.rglob("*.pyc")) or "PYTHONPYCACHEPREFIX" in os.environ
+
+
+def test_python_is_installed_when_it_is_not_there(machine, bucket):
+    """By dnf, which is asked again when it fails in passing."""
+    bucket.content = SMALL
+    copy = f"cp {machine.directory}/bin/python{HERE} {machine.directory}/bin/python3.99"
+    machine.put("dnf", f"[ -e tried ] || {{ touch tried; exit 1; }}; {copy}")
+    said = machine.boot(boot_of(SMALL, python="3.99").user_data())
+    assert machine.commands.count("dnf install -y -q python3.99 python3.99-pip") == 2
+    assert "pywren: failed, and is tried again in 5 s: dnf install" in said
+    assert machine.commands[-1] == "shutdown as poweroff of systemd code 0"
+
+
+def test_another_bundle_is_not_run(machine, bucket):
+    """Row 170: one byte is enough."""
+    bucket.content = SMALL + b"\n"
+    said = machine.boot(boot_of(SMALL).user_data())
+    assert f"pywren: s3://the-bucket/{KEY} is not what was uploaded" in said
+    assert "ran [" not in said
+    assert not machine.bundle.exists()
+    assert machine.commands[-1] == "shutdown as poweroff of systemd code 1"
+    assert bucket.asked == 1
+
+
+def test_no_way_to_the_packages(machine, bucket):
+    """Row 171: it is tried for a while, told, and the machine is powered off."""
+    machine.put(f"python{HERE}", "exit 1")
+    machine.put("dnf", "exit 1")
+    said = machine.boot(boot_of(SMALL).user_data())
+    assert said.splitlines()[-1].startswith(
+        "pywren: no worker can be made of this machine: failed again and again: dnf install"
+    )
+    assert [line for line in machine.commands if line.startswith("sleep")] == [f"sleep {n}" for n in (5, 10, 20, 40)]
+    assert machine.commands[-1] == "shutdown as poweroff of systemd code 1"
+
+
+def test_the_script_itself_fails(machine):
+    """Row 171: what cannot even be handed to systemd is powered off by the script."""
+    machine.put("useradd", "exit 1")
+    assert "pywren: this machine could not be set up and is terminated" in machine.boot(boot_of(SMALL).user_data())
+    assert machine.commands[-1] == "shutdown -h now"
+
+
+def test_a_boot_that_hangs_is_ended_by_systemd():
+    """Row 171: the unit has half an hour to become a worker."""
+    assert unit_of(boot_of(SMALL))["Service"]["TimeoutStartSec"] == "1800"
+
+
+def test_the_worker_crashes_and_the_machine_boots_again(machine, bucket):
+    """Row 172: powered off; and if it is booted again it works again, without the bucket."""
+    crashing = build_zip({"pywren/scripts/standalone.py": b"raise SystemExit(7)"})
+    bucket.content = crashing
+    machine.boot(boot_of(crashing).user_data())
+    assert machine.commands[-1] == "shutdown as poweroff of systemd code 7"
+    bucket.content = b"deleted meanwhile"
+    subprocess.run([sys.executable, machine.directory / "systemd.py"], env=environment_of(machine), check=True)
+    assert machine.commands[-1] == "shutdown as poweroff of systemd code 7"
+    assert bucket.asked == 1
+    unit = unit_of(boot_of(SMALL))
+    assert unit["Unit"]["SuccessAction"] == unit["Unit"]["FailureAction"] == "poweroff"
+    assert unit["Install"]["WantedBy"] == "multi-user.target"
+    assert unit["Service"]["OOMPolicy"] == "continue"  # a call without memory is that call's end alone
+
+
+def environment_of(machine):
+    """What systemd itself runs with."""
+    return {**os.environ, "PATH": f"{machine.directory}/bin:/usr/bin:/bin"}
+
+
+def unit_of(boot):
+    """The unit of a boot."""
+    unit = configparser.RawConfigParser(strict=True)
+    unit.optionxform = str
+    unit.read_string(_user_data._unit(boot))
+    return unit
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd here")
+def test_systemd_takes_the_unit(tmp_path):
+    """Every key is one that it knows, in the right section."""
+    path = tmp_path / "pywren-worker.service"
+    path.write_text(_user_data._unit(boot_of(SMALL)))
+    done = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True, check=False)
+    ours = [line for line in done.stderr.splitlines() if "pywren-worker" in line]
+    assert [line for line in ours if "not executable" not in line and "No such file" not in line] == []
+
+
+def test_hostile_names_stay_names(machine, bucket):
+    """What a configuration may hold is neither shell nor Python nor systemd's language."""
+    hostile = "$(touch hacked)`touch hacked`'\"%h$HOME\\"
+    boot = boot_of(SMALL, region=hostile, requirements=("boto3==$(touch hacked)",))
+    words = shlex.split(unit_of(boot)["Service"]["ExecStart"])
+    assert [word.replace("%%", "%").replace("$$", "$") for word in words] == boot.command
+    compile(_user_data._fetch_program(boot), "fetch.py", "exec")
+    machine.put(f"python{HERE}", "exit 1")
+    machine.put("dnf", "exit 1")
+    machine.boot(boot.user_data())
+    assert not list(machine.directory.rglob("hacked"))
+    program = _user_data._fetch_program(boot).replace(_user_data.HOME, str(machine.directory / "home"))
+    assert (machine.directory / "home" / "fetch.py").read_text() == program
+
+
+def test_the_script_fits():
+    """EC2 takes 16 KB; what is longer is refused before anything is launched."""
+    assert len(boot_of(SMALL).user_data().encode()) < 8 * 1024
+    with pytest.raises(DeploymentError, match="EC2 takes 16,384"):
+        boot_of(SMALL, key="x" * 20_000).user_data()
+
+
+def test_an_instance_works(emulator, machine, monkeypatch):
+    """What EC2 is given runs calls from the queue: the real bundle, the real worker, an emulated AWS."""
+    monkeypatch.setattr("pywren.cloud.launch.PACKAGED_PYTHONS", PACKAGED_PYTHONS | {HERE})
+    config = emulator.deploy()
+    with closing(AWS(accounts.REGION)) as aws, closing(pywren.remote_executor(config)) as executor:
+        resources = Resources(config, aws)
+        for step in resources.instance_profile.plan():
+            step.run()
+        futures = executor.map(lambda number: (number * 2, pywren.SOURCE_DIR), range(3))
+        launcher = Launcher(config, resources.names, aws)
+        wish = Wish.of(config, max_idle_time=0.5, idle_terminate_granularity=0, parallelism=2)
+        (launched,) = launcher.launch(launcher.order(wish)).instances
+        script = aws.request(
+            "ec2", "describe_instance_attribute", doing="look", InstanceId=launched.id, Attribute="userData"
+        )["UserData"]["Value"]
+        said = machine.boot(base64.b64decode(script).decode())
+        assert machine.commands[-1] == "shutdown as poweroff of systemd code 0", said
+        assert [future.result(timeout=10) for future in futures] == [
+            (number * 2, str(machine.bundle / "pywren")) for number in range(3)
+        ]
+        for step in [*resources.instances.plan_removal(), *resources.instance_profile.plan_removal()]:
+            step.run()

@@ -111,6 +111,7 @@ def start(config, tmp_path):
             [*command, "--queue_receive_message_timeout", "1"],
             env={**environment, "PYTHONPATH": str(ROOT)},
             cwd=tmp_path,
+            start_new_session=True,
             stdout=subprocess.DEVNULL,  # what calls print
             stderr=subprocess.PIPE,
             text=True,
@@ -150,8 +151,19 @@ def test_a_map_on_a_server(executor, start, tmp_path):
     assert list((tmp_path / "runs").iterdir()) == []
 
 
-@pytest.mark.parametrize("to_all", [False, True], ids=["SIGTERM", "SIGTERM to every process"])
-def test_a_call_moves_to_another_server(executor, start, tmp_path, to_all):
+def as_systemd_does(server, below):
+    """Send SIGTERM to every process, in an order that nobody knows."""
+    for process in (*below, psutil.Process(server.pid)):
+        process.terminate()
+
+
+def as_a_terminal_does(server, below):
+    """Send what Ctrl-C sends to the server's process group, which it leads."""
+    os.killpg(server.pid, signal.SIGINT)
+
+
+@pytest.mark.parametrize("end", [as_systemd_does, as_a_terminal_does])
+def test_a_call_moves_to_another_server(executor, start, tmp_path, end):
     """Rows 178, 179: a server that is told to end gives its call back at once, and exits with 0."""
 
     def function(path):
@@ -168,9 +180,7 @@ def test_a_call_moves_to_another_server(executor, start, tmp_path, to_all):
         assert first.poll() is None
         threading.Event().wait(0.02)
     below = psutil.Process(first.pid).children(recursive=True)
-    for process in below if to_all else ():
-        process.terminate()
-    first.send_signal(signal.SIGTERM)
+    end(first, below)
     _, log = first.communicate(timeout=WAIT)
     assert (first.returncode, "given back: 1\n" in log) == (0, True), log
     assert not [process for process in below if runs(process)]

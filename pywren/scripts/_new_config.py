@@ -48,10 +48,11 @@ standalone:
   visibility: 10  # seconds until a call that was taken and not kept is given to another worker
   instance_name: {standalone_name}
   instance_profile_name: {standalone_name}
-  # ec2_instance_type: m4.large
+  # ec2_instance_type: m5.large
   # ec2_ssh_key: my-key
-  # max_idle_time: 60  # seconds
-  # idle_terminate_granularity: 3600  # seconds
+  # max_idle_time: 60  # seconds without calls after which a worker ends,
+  # idle_terminate_granularity: 3600  # near the end of a period of so many seconds; 0: at any time
+  # subnet_id: subnet-0123456789abcdef0  # where there is no default network
 """
 
 

@@ -304,7 +304,7 @@ def test_an_instance_works(emulator, machine, monkeypatch):
             step.run()
         futures = executor.map(lambda number: (number * 2, pywren.SOURCE_DIR), range(3))
         launcher = Launcher(config, resources.names, aws)
-        wish = Wish.of(config, max_idle_time=0.5, idle_terminate_granularity=0, parallelism=2)
+        wish = Wish.of(config, max_idle_time=2, idle_terminate_granularity=0, parallelism=2)
         (launched,) = launcher.launch(launcher.order(wish)).instances
         script = aws.request(
             "ec2", "describe_instance_attribute", doing="look", InstanceId=launched.id, Attribute="userData"

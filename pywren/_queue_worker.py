@@ -202,13 +202,12 @@ class QueueWorker:
             PywrenError: SQS or the storage has been in trouble for too long.
         """
         with self._under_work, ThreadPoolExecutor(self.parallelism, "pywren-queue-call") as threads:
-            while self._goes_on():
-                received = self._receive()
-                for message in received:
-                    self._under_work.add(message)
-                    threads.submit(self._work, message)
-                self.taken += len(received)
-                self._in_vain = not received
+            try:
+                while self._goes_on():
+                    self._take(threads)
+            except KeyboardInterrupt:
+                self.stop()  # or it would be noticed only when the calls have ended
+                raise
         for trouble in (self._queue_trouble, self._storage_trouble):
             trouble.pause()
         return self.taken
@@ -234,6 +233,14 @@ class QueueWorker:
             return True
         logger.info("no call for %.0f s", idle)
         return False
+
+    def _take(self, threads: ThreadPoolExecutor) -> None:
+        received = self._receive()
+        for message in received:
+            self._under_work.add(message)
+            threads.submit(self._work, message)
+        self.taken += len(received)
+        self._in_vain = not received
 
     def _receive(self) -> list[Message]:
         """Return the next messages; none when there are none, or SQS or the storage are in trouble."""

@@ -363,6 +363,22 @@ def test_a_call_is_given_back_when_its_worker_is_ended(executor, queue, tmp_path
     assert future.result(WAIT) == "by another worker"
 
 
+def test_ctrl_c_does_not_wait_for_the_call(executor, queue, tmp_path):
+    """Row 178: a program that runs calls itself, by ``sqs_run_local``, ends at once too."""
+    executor.call_async(first_time_for_ever, str(tmp_path / "started"))
+
+    def interrupt():
+        wait_until((tmp_path / "started").exists)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        queue.work()
+    thread.join()
+    assert queue.counts == (1, 0)
+
+
 class FakeRunner:
     """Gives one result, or raises one error."""
 

@@ -24,13 +24,15 @@ from pywren.scripts._console import one_line_errors, option
 
 logger = logging.getLogger(__name__)
 
+_SECONDS = click.FloatRange(min=0, min_open=True)
+
 
 @click.command("pywren-server")
 @option("aws_region", default=wrenconfig.AWS_REGION_DEFAULT, help="The queue's region.")
 @option("sqs_queue_name", default=wrenconfig.AWS_SQS_QUEUE_DEFAULT, help="The queue that calls come from.")
 @option("parallelism", default=1, type=click.IntRange(min=1), help="Calls that run at once.")
-@option("max_run_time", type=click.FloatRange(min=0), help="Seconds after which a call is stopped at the latest.")
-@option("max_life_time", type=click.FloatRange(min=0), help="Seconds after which no more calls are taken.")
+@option("max_run_time", type=_SECONDS, help="Seconds after which a call is stopped at the latest.")
+@option("max_life_time", type=_SECONDS, help="Seconds after which no more calls are taken.")
 @option("max_idle_time", type=click.FloatRange(min=0), help="Seconds without a call after which this ends.")
 @option(
     "idle_terminate_granularity",

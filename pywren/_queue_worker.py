@@ -361,6 +361,7 @@ class _UnderWork:
         self._interval = interval
         self._clock = clock
         self._messages: dict[str, Message] = {}
+        self._not_kept: set[str] = set()
         self._changed = threading.Condition()
         self._idle_since = clock()
         # held while a message is hidden anew: never after it was removed, when it may have been given back
@@ -393,6 +394,7 @@ class _UnderWork:
         """Leave a message alone from now on."""
         with self._hiding, self._changed:
             del self._messages[message.receipt]
+            self._not_kept.discard(message.receipt)
             self._idle_since = self._clock()
             self._changed.notify_all()
 
@@ -419,7 +421,9 @@ class _UnderWork:
             self._hide(message)
         except PywrenError as error:
             # at worst the call is run twice; the first status stands
-            logger.warning("a message could not be kept: %s", error)
+            if message.receipt not in self._not_kept:
+                logger.warning("a message could not be kept: %s", error)
+            self._not_kept.add(message.receipt)
 
 
 class _Trouble:

@@ -15,6 +15,7 @@ import botocore.exceptions
 import botocore.loaders
 import pytest
 from moto import mock_aws
+from moto.utilities.utils import load_resource
 
 from pywren.cloud.aws import AWS
 from pywren.cloud.launch import PACKAGED_PYTHONS, Launcher, Wish
@@ -155,6 +156,16 @@ def _archive() -> bytes:
     return build_zip()
 
 
+@functools.cache
+def _al2023() -> list[dict[str, Any]]:
+    images = load_resource(f"ec2/resources/latest_amis/{REGION}.json")
+    return [image for image in images if image["name"].startswith("al2023-ami-2023")]
+
+
+def _images(path: str) -> list[dict[str, Any]]:
+    return [dict(image) for image in _al2023()] if path.endswith(f"latest_amis/{REGION}.json") else []
+
+
 @contextmanager
 def mocked_account() -> Iterator[Account]:
     """Mock an empty account while the context lasts."""
@@ -172,6 +183,9 @@ def mocked_account() -> Iterator[Account]:
         patch.setattr("botocore.session.create_loader", lambda search_path_string=None: LOADER)
         for module in ("function", "doctor", "launch"):
             patch.setattr(f"pywren.cloud.{module}.build_zip", _archive)
+        # moto makes each of a thousand images anew for every account; these are those that workers boot from
+        patch.setattr("moto.ec2.models.amis.AMIS", [])
+        patch.setattr("moto.ec2.models.amis.load_resource", _images)
         # the suite also runs on a Python that Amazon Linux 2023 has not
         here = f"{sys.version_info.major}.{sys.version_info.minor}"
         patch.setattr("pywren.cloud.launch.PACKAGED_PYTHONS", PACKAGED_PYTHONS | {here})

@@ -1,10 +1,11 @@
-"""docs/iam.md and docs/setup.md say what is."""
+"""docs/iam.md, docs/setup.md and docs/standalone.md say what is."""
 
 import re
 from pathlib import Path
 
 import pytest
 
+from pywren import wrenconfig
 from pywren.cloud import policies
 from pywren.cloud.names import Names
 from pywren.scripts.pywrencli import cli
@@ -47,3 +48,21 @@ def test_commands_of_the_page_exist():
     named = set(re.findall(r"`(?:pywren )?((?:create|delete|deploy|test|print|log|cleanup)_\w+)", text))
     assert named <= set(cli.commands)
     assert len(named) > 12
+
+
+def test_the_page_of_stand_alone_workers_names_every_command_and_option():
+    """Those of the tables are those that there are; what only 0.4 knew is named below them."""
+    text = (DOCS / "standalone.md").read_text(encoding="utf-8")
+    commands = cli.commands["standalone"].commands
+    assert set(re.findall(r"^\| `(\w+)(?: \[N\])?` \|", text, re.M)) == set(commands)
+    options = {name for option in commands["launch_instances"].params for name in option.opts if "_" in name}
+    named = set(re.findall(r"`--(\w+)`", text))
+    assert {name for name in options if name.startswith("--")} <= {f"--{name}" for name in named | {"dry_run"}}
+
+
+def test_the_page_of_stand_alone_workers_names_keys_that_there_are():
+    """Every key of the section standalone."""
+    text = (DOCS / "standalone.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`standalone: (\w+)`", text))
+    assert named
+    assert {f"standalone.{name}" for name in named} <= set(wrenconfig.KEYS)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -176,9 +177,11 @@ def test_a_call_moves_to_another_server(executor, start, tmp_path, end):
 
     first = start()
     future = executor.call_async(function, str(tmp_path / "started"))
+    deadline = time.monotonic() + WAIT
     while not (tmp_path / "started").exists():
         assert first.poll() is None
-        threading.Event().wait(0.02)
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     below = psutil.Process(first.pid).children(recursive=True)
     end(first, below)
     _, log = first.communicate(timeout=WAIT)

@@ -25,6 +25,12 @@ HOME = "/opt/pywren"
 STATE = "/var/lib/pywren"
 """The worker's own directory."""
 
+CONSOLE = "/dev/console"
+"""What EC2 shows as the console output."""
+
+CONSOLE_LINES = 100
+"""How many of the worker's last lines are put there."""
+
 UNIT = "/etc/systemd/system/pywren-worker.service"
 _REQUIREMENTS = ("boto3", "botocore", "click")
 _END = "PYWREN_END"
@@ -132,11 +138,15 @@ def _unit(boot: Boot) -> str:
         state=STATE,
         home=HOME,
         command=" ".join(_systemd_quote(word) for word in boot.command),
+        name=UNIT.rpartition("/")[2],
+        lines=CONSOLE_LINES,
+        console=CONSOLE,
         patience=PREPARATION_SECONDS,
     )
 
 
-# Output of functions goes to the journal alone: the console is as slow as a serial line. OOMPolicy: a call that takes
+# Output goes to the journal, and its end to the console, which EC2 keeps: the console is as slow as a serial line,
+# and would hold up functions that print much. OOMPolicy: a call that takes
 # all memory costs that call, not the worker. KillMode: calls are the worker's to end. [Install]: booted again, the
 # machine must not stay on without a worker.
 _UNIT = """\
@@ -154,6 +164,7 @@ WorkingDirectory={state}
 Environment=PYTHONPATH={home}/bundle PYTHONUNBUFFERED=1
 ExecStartPre=+{home}/prepare
 ExecStart={command}
+ExecStopPost=+-/bin/sh -c "journalctl --sync; journalctl --unit={name} --lines={lines} --output=cat >{console}"
 TimeoutStartSec={patience}
 TimeoutStopSec=90
 KillMode=mixed
@@ -161,7 +172,7 @@ OOMPolicy=continue
 LimitNOFILE=65536
 TasksMax=infinity
 StandardOutput=journal
-StandardError=journal+console
+StandardError=journal
 
 [Install]
 WantedBy=multi-user.target

@@ -33,6 +33,7 @@ STAND_INS = {
     "shutdown": "",
     "dnf": "",
     "sleep": "",
+    "journalctl": "echo the journal",
     # as systemd: the preparation, then the worker unless that failed, then the unit's action
     "systemctl": '[ "$1" = start ] && exec {python} {machine}/systemd.py; exit 0',
     # pip has been there: what it installs, the tests have installed
@@ -53,6 +54,8 @@ code = 0
 for command in commands:
     words = shlex.split(command)
     code = code or subprocess.call(words, env=environment, cwd=service["WorkingDirectory"])
+for command in [shlex.split(service["ExecStopPost"].lstrip("+-"))]:
+    subprocess.check_call(command, env=environment)
 action = unit["Unit"]["FailureAction" if code else "SuccessAction"]
 subprocess.call(["shutdown", "as", action, "of", "systemd", "code", str(code)])
 """
@@ -82,6 +85,7 @@ class Machine:
             _user_data.HOME: f"{self.directory}/home",
             _user_data.UNIT.rpartition("/")[0]: f"{self.directory}/units",
             _user_data.STATE: f"{self.directory}/state",
+            _user_data.CONSOLE: f"{self.directory}/console",
         }
         for place, here in places.items():
             script = script.replace(place, here)
@@ -175,7 +179,7 @@ def test_a_boot_from_the_script_to_the_end(machine, bucket):
     assert names == [
         *["id", "useradd", "systemctl", "systemctl", "systemctl"],
         *[python, python, python, python],
-        "shutdown",
+        *["journalctl", "journalctl", "shutdown"],
     ]
     assert machine.commands[2:5] == [
         "systemctl daemon-reload",
@@ -207,6 +211,7 @@ def test_another_bundle_is_not_run(machine, bucket):
     assert not machine.bundle.exists()
     assert machine.commands[-1] == "shutdown as poweroff of systemd code 1"
     assert bucket.asked == 1
+    assert (machine.directory / "console").read_text() == "the journal\n"
 
 
 def test_no_way_to_the_packages(machine, bucket):

@@ -276,7 +276,7 @@ def _set_up(config: wrenconfig.Config, path: Path, *, standalone: bool, dryrun: 
     if not dryrun:
         _try_out(config, path)
         if standalone:
-            click.echo("\n`pywren standalone launch_instances` starts a worker on EC2, which costs money while it runs;")
+            click.echo("\n`pywren standalone launch_instances` starts a worker on EC2, at EC2's price while it runs;")
             click.echo("pywren.standalone_executor() gives it calls.")
 
 

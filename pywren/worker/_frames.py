@@ -46,6 +46,7 @@ IN_FILE = 1
 SUCCESS = 2
 RAISED = 4
 LEFTOVERS = 8  # the call left threads or child processes: kill this child's group
+STAYS = 16  # the process waits for another call of the same function
 
 _HEADER = struct.Struct("<BBHIQddQ")  # kind, flags, segments, bytes of meta, number, first, second, bytes of payload
 _SIZE = struct.Struct("<Q")

@@ -1,4 +1,4 @@
-"""The program of a worker process, in two modes: *pool* runs calls itself, *fork* forks a process for each.
+"""The program of a worker process, in two modes: *pool* runs calls itself, *fork* forks a process for each function.
 
 It is a fresh interpreter that loads nothing of the client's: not its main script, not its directory. It imports
 the runner, the protocol and pickling of pywren, cloudpickle and tblib.
@@ -39,6 +39,7 @@ _TICKET = struct.Struct("<Q")
 STATUS = struct.Struct("<qq")
 """What stands on a call's status pipe: the pid, and ``RUNNING`` (says the call) or the exit code (says the server)."""
 RUNNING = 1 << 32
+_LIGHT_BYTES = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "2048")) * 1024 * 1024 // 4
 _SETSIG = 10  # F_SETSIG, which the fcntl module does not know before Python 3.14
 _CHANNEL, _LIFELINE, _TICKETS = 3, 4, 5
 
@@ -139,8 +140,11 @@ def _die_with_parent(lifeline: int) -> None:
 # -- results -----------------------------------------------------------------------------------------------------
 
 
-def _send_result(channel: Channel, ticket: int, report: Report, tails: tuple[str, str], left: str) -> None:
-    flags = 0 if report.success is None else _frames.SUCCESS if report.success else _frames.RAISED
+def _send_result(
+    channel: Channel, ticket: int, report: Report, tails: tuple[str, str], left: str, flags: int = 0
+) -> None:
+    if report.success is not None:
+        flags |= _frames.SUCCESS if report.success else _frames.RAISED
     body = report.body
     told = report.exception is not None or left or tails[0] or tails[1]
     if body is not None and not told and not body.buffers and len(body.data) <= _frames.INLINE_LIMIT:
@@ -343,10 +347,12 @@ class _Forked:
 
 
 class _ForkServer:
-    """Forks one process for each call; cloudpickle and tblib are loaded before."""
+    """Forks processes, each for calls of one function; cloudpickle and tblib are loaded before."""
 
     def __init__(self, channel: Channel, lifeline: int, root: str) -> None:
-        import cloudpickle  # noqa: F401 -- loaded here so that no call has to
+        import resource  # noqa: F401 -- loaded here so that no call has to
+
+        import cloudpickle  # noqa: F401
         import tblib.pickling_support  # noqa: F401
 
         gc.collect()
@@ -467,24 +473,47 @@ def _drain(descriptor: int) -> None:
 
 
 def _run_forked(channel: Channel, root: str, scratch: str) -> NoReturn:
-    """Run the one call of a forked process."""
+    """Run calls of one function, one after the other, for as long as each leaves nothing behind."""
     output = Output(captured=False)
     runner = TaskRunner(root, scratch)
     pid = os.getpid()
+    function: _Function | None = None
+    while True:
+        segments = _task_segments(channel)
+        count, references, extra_env = _loads(segments[0])
+        if count or function is None:
+            function = _Function(function_source(segments[1 : count + 1]), runner)
+        try:
+            report = runner.run(function.load, packed_from(segments[count + 1 :]), references, extra_env)
+        except BaseException as error:  # noqa: BLE001 -- sys.exit() and the like end this process, as they would anywhere
+            _end_process(error, output)
+        if _getpid() != pid:
+            _exit(0)  # the user's function forked and came back twice
+        _close_nested_pool()
+        output.flush()
+        left = leftovers()
+        stays = not left and _is_light()
+        _send_result(channel, 0, report, ("", ""), left, _frames.STAYS if stays else 0)
+        if not stays:
+            _exit(0)
+        del segments, report, references  # they may be big, and the next call's come beside them
+        output.restore()
+        runner.place.leave(output.streams)
+
+
+def _task_segments(channel: Channel) -> list[Buffer]:
     frames: list[Frame] = []
     try:
         while not frames:
             frames = channel.receive()
-        segments = frames[0].segments()
-        counts, references, extra_env = _loads(segments[0])
-        function = _Function(function_source(segments[1 : counts + 1]), runner)
-        report = runner.run(function.load, packed_from(segments[counts + 1 :]), references, extra_env)
     except EOFError:
-        _exit(1)
-    except BaseException as error:  # noqa: BLE001 -- sys.exit() and the like end this process, as they would anywhere
-        _end_process(error, output)
-    if _getpid() == pid:
-        _close_nested_pool()
-        output.flush()
-        _send_result(channel, 0, report, ("", ""), leftovers())
-    _exit(0)
+        _exit(0)  # no more calls
+    return frames[0].segments()
+
+
+def _is_light() -> bool:
+    """Tell whether this process never took so much memory that others may lack what it keeps."""
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(most) <= (_LIGHT_BYTES if sys.platform == "darwin" else _LIGHT_BYTES // 1024)

@@ -372,7 +372,8 @@ class _Attempt:
         key, digest = self.call.func_key, self.call.func_sha256
         staged = self.container.functions.get(key, digest, lambda: self.storage.get(key))
         self.info["func_download_time"] = self.container.clock() - begun
-        name = f"{digest} {runtime_path}" if runtime_path else digest or ""
+        # each map has the function as it was sent, not as calls of an earlier one have left it
+        name = f"{self.call.callset_id} {digest} {runtime_path}"
         return Function(name, Packed(staged.pickle), staged.modules, runtime_path)
 
     def _fetch_data(self) -> bytes:

@@ -39,6 +39,7 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _READ_BYTES = 64 * 1024
 _FORK_ATTEMPTS = 3
 _FORK_PAUSE_SECONDS = 1.0
+_END_SECONDS = 5.0
 _ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS"),
     "1",
@@ -295,7 +296,7 @@ def _spawn(command: list[str], theirs: Sequence[int], output: tuple[UnlinkedFile
 def run_result(frame: Frame, stdout: str = "", stderr: str = "") -> RunResult:
     """Turn a result frame into a result."""
     info: dict[str, Any] = {"setup_time": frame.first, "exec_time": frame.second}
-    if frame.flags == _frames.SUCCESS and not frame.meta:  # most of them
+    if frame.flags & ~_frames.STAYS == _frames.SUCCESS and not frame.meta:  # most of them
         return RunResult(True, Packed(frame.payload), info=info, stdout=stdout, stderr=stderr)  # type: ignore[arg-type]
     notes = _notes(frame.meta)
     if notes.get("leftovers"):
@@ -408,9 +409,11 @@ class OutputTail:
 
 
 class ForkServer:
-    """Runs each task in a process of its own, forked from a small server that has cloudpickle loaded.
+    """Runs each function in processes of its own, forked from a small server that has cloudpickle loaded.
 
-    Several threads may run tasks at once. The server starts with the first task, or with ``start``.
+    A process that a call has left as it was waits for the next call of the same function with the same environment:
+    what the function has imported is there then. It ends as soon as another function comes. Several threads may run
+    tasks at once, each in another process. The server starts with the first task, or with ``start``.
 
     Args:
         on_output: called with ``stdout`` or ``stderr`` and text, as calls write it; by default it is written to
@@ -425,8 +428,9 @@ class ForkServer:
         self._on_output = on_output
         self._lock = threading.Lock()
         self._servers: dict[str | None, Process] = {}
+        self._waiting: list[_Forked] = []
         self._pid = os.getpid()
-        self._calls = 0
+        self._processes = 0
         self._closed = False
 
     def __enter__(self) -> ForkServer:
@@ -455,22 +459,48 @@ class ForkServer:
         """
         python = _runtime_python(task.function.runtime_path)
         for _ in range(_FORK_ATTEMPTS):
-            with self._lock:
-                server = self._server(python)
-                self._calls += 1
-                call = _ForkedCall(server, self._calls, self._on_output)
+            process = self._process(python, task)
             try:
-                with self._lock:
-                    call.start()
-                result = call.run(task, stopped)
+                result = process.run(task, stopped)
             finally:
-                call.close()
+                self._take_back(process)
             if result is not None:
                 return result
             # Either the server is just ending, or the machine is short of processes: then the wait is the pause.
-            _wait_readable(server.pidfd, _FORK_PAUSE_SECONDS)
+            _wait_readable(process.server.pidfd, _FORK_PAUSE_SECONDS)
         message = "no process could be forked for the call: the machine is short of processes or memory"
         return RunResult(None, None, failure=Failure("WorkerCrashedError", message, (None,)), returncode=None)
+
+    def _process(self, python: str | None, task: Task) -> _Forked:
+        """Return a process that waits for calls of this function, or a new one; end those for other functions."""
+        purpose = python, task.function.id, dict(task.extra_env)
+        with self._lock:
+            others = [one for one in self._waiting if one.purpose != purpose or not one.can_run()]
+            self._waiting = [one for one in self._waiting if one not in others]
+        for one in others:  # before: this call may need the memory and the files that they hold
+            one.end()
+        with self._lock:
+            server = self._server(python)
+            for one in self._waiting:
+                if one.purpose == purpose:
+                    self._waiting.remove(one)
+                    return one
+            self._processes += 1
+            made = _Forked(server, self._processes, purpose, self._on_output)
+            try:
+                made.start()
+            except BaseException:
+                made.close()
+                raise
+            return made
+
+    def _take_back(self, process: _Forked) -> None:
+        with self._lock:
+            kept = process.stays and not self._closed and self._pid == os.getpid()
+            if kept:
+                self._waiting.append(process)
+        if not kept:
+            process.close()
 
     def _server(self, python: str | None) -> Process:
         if self._pid != os.getpid():
@@ -492,8 +522,11 @@ class ForkServer:
 
     def _forget(self) -> None:
         """After a fork the servers are the other process's."""
+        for one in self._waiting:
+            one.forget()
         for server in self._servers.values():
             server.forget()
+        self._waiting.clear()
         self._servers.clear()
         self._pid = os.getpid()
 
@@ -503,8 +536,11 @@ class ForkServer:
             if self._pid != os.getpid():
                 self._forget()
             self._closed = True
-            servers = list(self._servers.values())
+            waiting, servers = self._waiting, list(self._servers.values())
+            self._waiting = []
             self._servers.clear()
+        for one in waiting:
+            one.close()
         for server in servers:
             # The end of the channel tells the server to kill what it forked.
             try:
@@ -538,18 +574,31 @@ def _wait_readable(descriptor: int, seconds: float) -> bool:
     return bool(poll.poll(seconds * 1000))
 
 
-class _ForkedCall:
-    """One call of the fork server: its socket, its output, and the pipe on which the server tells how it ended."""
+class _Forked:
+    """One forked process: its socket, its output, and the pipe on which the server tells how it ended.
 
-    def __init__(self, server: Process, number: int, sink: Callable[[str, str], None]) -> None:
+    Args:
+        server: what forks it.
+        number: what the server knows it by.
+        purpose: what it is for: interpreter, function and environment.
+        sink: takes what it prints.
+    """
+
+    def __init__(
+        self, server: Process, number: int, purpose: tuple[object, ...], sink: Callable[[str, str], None]
+    ) -> None:
         self.server = server
         self.number = number
+        self.purpose = purpose
         self.scratch = os.path.join(server.root, f"call-{number}")
+        self.stays = False
         self.pid: int | None = None
         self.returncode: int | None = None
         self.ended = False
+        self.killed = False
         self.frame: Frame | None = None
         self.failure: Failure | None = None
+        self._knows_function = False
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         ours.setblocking(False)
         self.channel = Channel(ours)
@@ -575,7 +624,7 @@ class _ForkedCall:
 
     def run(self, task: Task, stopped: Stop | None) -> RunResult | None:
         """Send the task, and wait for its end; ``None`` when no process was forked, so that it never began."""
-        _send_waiting(self.channel, _task_frame(task))
+        self._send(task)
         if stopped is not None:
             stopped.listen(self._ask_to_stop)
         try:
@@ -584,6 +633,7 @@ class _ForkedCall:
             if stopped is not None:
                 stopped.listen(None)
         self._receive()
+        self.stays = self._said_it_stays() and not self.ended and not _wait_readable(self.stop_in, 0.0)
         stdout, stderr = (tail.take() for tail in self.tails)
         if self.frame is not None:
             return run_result(self.frame, stdout, stderr)
@@ -592,11 +642,23 @@ class _ForkedCall:
         failure = self.failure or crash_failure(self.returncode, stdout, stderr)
         return RunResult(None, None, failure=failure, returncode=self.returncode, stdout=stdout, stderr=stderr)
 
+    def _send(self, task: Task) -> None:
+        self.stays, self.frame = False, None
+        _send_waiting(self.channel, _task_frame(task, with_function=not self._knows_function))
+        self._knows_function = True
+
     def _ask_to_stop(self) -> None:
         os.write(self.stop_out, b"s")
 
+    def can_run(self) -> bool:
+        """Tell whether the process waits for another call: something may have killed it since."""
+        return not _has_ended(self.server) and not _wait_readable(self.status, 0.0)
+
+    def _said_it_stays(self) -> bool:
+        return self.frame is not None and bool(self.frame.flags & _frames.STAYS) and not self.killed
+
     def _wait(self, timeout: float | None) -> None:
-        """Serve output and socket until the process has ended; kill it when its time is over."""
+        """Serve output and socket until the call has ended, mostly with its process; kill it when its time is over."""
         deadline = None if timeout is None else time.monotonic() + timeout
         actions: dict[int, Callable[[], bool]] = {
             self.channel.fileno(): self._receive,
@@ -607,7 +669,7 @@ class _ForkedCall:
         poll = select.poll()
         for descriptor in actions:
             poll.register(descriptor, select.POLLIN)
-        while not self.ended:
+        while not self.ended and not self._said_it_stays():
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             ready = poll.poll(None if left is None else left * 1000 + 1)
             if deadline is not None and time.monotonic() >= deadline:
@@ -628,6 +690,7 @@ class _ForkedCall:
         self._kill()
 
     def _kill(self) -> None:
+        self.killed = True
         if not _has_ended(self.server):
             self.server.channel.send(_frames.encode(_frames.KILL, number=self.number))
         elif self.pid is not None:
@@ -660,22 +723,31 @@ class _ForkedCall:
             self.returncode, self.ended = returncode, True
         return True
 
+    def end(self) -> None:
+        """End a process that waits for a call, and do not return before it is gone."""
+        self._kill()
+        while not self.ended and _wait_readable(self.status, _END_SECONDS):
+            self._read_status()
+        self.close()
+
     def close(self) -> None:
-        """Close all descriptors, and remove the call's scratch directory."""
+        """Have the process killed if it runs, close all descriptors, and remove the scratch directory."""
         if not self.ended:
             self._kill()
+        self.forget()
+        remove_directory(self.scratch)
+
+    def forget(self) -> None:
+        """Close all descriptors."""
         self.channel.close()
         for tail in self.tails:
             tail.close()
         for descriptor in (self.status, self.stop_in, self.stop_out, *self._theirs):
             os.close(descriptor)
-        remove_directory(self.scratch)
 
 
-def _task_frame(task: Task) -> _frames.Outgoing:
-    import pickle
-
-    function = function_segments(task.function)
+def _task_frame(task: Task, *, with_function: bool) -> _frames.Outgoing:
+    function = function_segments(task.function) if with_function else []
     head = pickle.dumps((len(function), list(task.references), dict(task.extra_env)), 5)
     return _frames.encode(_frames.TASK, segments=[head, *function, *packed_segments(task.data)])
 

@@ -1,4 +1,4 @@
-"""The fork server with real processes: one process a call, which nothing outlives."""
+"""The fork server with real processes: one for the calls of a function, which nothing outlives."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
+from pywren._integrity import sha256
 from pywren._pickling import dumps, load_exception, loads
 from pywren.exceptions import ConfigError
 from pywren.worker import process
@@ -25,6 +26,8 @@ from pywren.worker.process import ForkServer
 from pywren.worker.task import Function, RunResult, Stop, Task
 
 WAIT = 60.0
+UMASK = oct(os.umask(0o022))
+os.umask(int(UMASK, 8))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,7 +55,9 @@ def run(server: ForkServer, called: Callable[..., Any], arg: Any = None, **optio
     """Run one call."""
     stopped = options.pop("stopped", None)
     modules: Mapping[str, bytes] = options.pop("modules", {})
-    function = Function("f", dumps(called, out_of_band=True), modules, options.pop("runtime_path", None))
+    packed, runtime_path = dumps(called, out_of_band=True), options.pop("runtime_path", None)
+    name = options.pop("function_id", None) or repr((sha256(packed.data), sorted(modules), runtime_path))
+    function = Function(name, packed, modules, runtime_path)
     return server.run(Task(function, dumps(arg, out_of_band=True), **options), stopped=stopped)
 
 
@@ -98,18 +103,69 @@ def test_on_lambda_the_deployed_code_is_importable(tmp_path: Path, monkeypatch: 
     assert (found, path[-3:]) == (42, [str(tmp_path), *layers])
 
 
-def test_every_call_has_a_process_of_its_own(server: ForkServer) -> None:
-    """Nothing of a call is there for the next."""
+def spoil(_: Any) -> tuple[int, int, bool, list[str], str, str | None, bool]:
+    sys.spoiled = getattr(sys, "spoiled", 0) + 1  # type: ignore[attr-defined]
+    Path("left").touch()
+    files, umask, changed = os.listdir("."), os.umask(0o077), os.environ.get("CHANGED")
+    os.environ["CHANGED"] = "1"
+    os.chdir("/")
+    sys.stdout = None  # type: ignore[assignment]
+    grouped = os.getpid() == os.getpgrp()
+    threads = os.environ.get("OMP_NUM_THREADS")
+    return os.getpid(), sys.spoiled, grouped, files, oct(umask), changed, threads == "1"  # type: ignore[attr-defined]
 
-    def call(_: Any) -> tuple[int, int, bool, list[str], str | None]:
-        sys.spoiled = getattr(sys, "spoiled", 0) + 1  # type: ignore[attr-defined]
-        Path("left").touch()
-        files = os.listdir(".")
-        return os.getpid(), sys.spoiled, os.getpid() == os.getpgrp(), files, os.environ.get("OMP_NUM_THREADS")  # type: ignore[attr-defined]
 
-    found = [value(run(server, call)) for _ in range(3)]
-    assert len({pid for pid, *_ in found}) == 3
-    assert {tuple(map(str, rest)) for _, *rest in found} == {("1", "True", "['left']", "1")}
+def test_every_function_has_a_process_of_its_own(server: ForkServer) -> None:
+    """Nothing of a call is there for the next call of another function, nor of this one with another environment."""
+    found = [
+        value(run(server, spoil, function_id="one")),
+        value(run(server, spoil, function_id="two")),
+        value(run(server, spoil, function_id="two", extra_env={"A": "1"})),
+        value(run(server, spoil, function_id="one")),
+    ]
+    assert len({pid for pid, *_ in found}) == 4
+    assert {tuple(map(str, rest)) for _, *rest in found} == {("1", "True", "['left']", UMASK, "None", "True")}
+
+
+def test_calls_of_one_function_share_a_process(server: ForkServer) -> None:
+    """What a function has imported is there for its next call; directory, environment and streams are fresh."""
+    found = [value(run(server, spoil)) for _ in range(3)]
+    assert len({pid for pid, *_ in found}) == 1
+    assert [spoiled for _, spoiled, *_ in found] == [1, 2, 3]
+    assert {tuple(map(str, rest)) for _, _, *rest in found} == {("True", "['left']", UMASK, "None", "True")}
+
+
+def test_a_process_that_something_killed_between_two_calls_is_replaced(server: ForkServer) -> None:
+    """A call does not pay for the end of a process that only waited for it."""
+    first = value(run(server, lambda _: os.getpid(), function_id="f"))
+    os.kill(first, signal.SIGKILL)
+    assert wait_until(lambda: not Path(f"/proc/{first}").exists()) or sys.platform != "linux"
+    assert value(run(server, lambda _: os.getpid(), function_id="f")) != first
+
+
+def test_a_process_that_took_much_memory_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that a call took is there for the next one."""
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "400")
+    with ForkServer() as server:
+        sizes = (1, 200 << 20, 1)
+        pids = [value(run(server, lambda size: (len(bytearray(size)), os.getpid())[1], size)) for size in sizes]
+    assert pids[0] == pids[1] != pids[2]
+
+
+def test_a_call_that_raises_leaves_its_process_to_the_next(server: ForkServer) -> None:
+    """An exception says nothing about the process; leaving a thread behind does."""
+
+    def call(x: int) -> int:
+        if x == 1:
+            raise ValueError(os.getpid())
+        if x == 2:
+            threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+        return os.getpid()
+
+    first, second, third, fourth = (run(server, call, x) for x in range(4))
+    assert second.exception is not None
+    assert second.exception[1] == str(value(first)) == str(value(third))
+    assert value(fourth) != value(first)
 
 
 def test_calls_from_several_threads(server: ForkServer) -> None:

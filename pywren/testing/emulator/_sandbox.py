@@ -21,6 +21,7 @@ import resource
 import select
 import signal
 import sys
+import time
 from typing import Any
 
 WATCH_SECONDS = 0.02
@@ -132,6 +133,7 @@ class _Environment:
         self._runtime: int | None = None
         self._group: int | None = None
         self._watching = False
+        self._look_at = 0.0
         self._most_kib = 0
         self._looked_kib = 0
         self._dying: int | None = None
@@ -145,7 +147,8 @@ class _Environment:
         for word in commands.waiting():
             self._obey(word)
         while True:
-            ready = dict(poll.poll(WATCH_SECONDS * 1000 if self._watching else None))
+            left = max(0.0, self._look_at - time.monotonic()) * 1000 + 1 if self._watching else None
+            ready = dict(poll.poll(left))
             if wakeup in ready:
                 os.read(wakeup, 4096)
                 self._reap()
@@ -155,8 +158,9 @@ class _Environment:
                     return
                 for word in words:
                     self._obey(word)
-            if self._watching:
+            if self._watching and time.monotonic() >= self._look_at:
                 self._check_memory()
+                self._look_at = time.monotonic() + WATCH_SECONDS
 
     def kill(self) -> None:
         """Kill everything but this process, and reap it."""
@@ -175,8 +179,10 @@ class _Environment:
             self.kill()
         elif word in ("watch", "rest"):
             self._watching = word == "watch"
+            self._look_at = time.monotonic() + WATCH_SECONDS  # what is over before is measured at its end
             if not self._watching:
-                self._measure()
+                self._check_memory()
+                _report(self._channel, f"memory {self._most_kib}")
         elif word in ("stop", "cont"):
             self._signal(signal.SIGSTOP if word == "stop" else signal.SIGCONT)
 
@@ -239,24 +245,19 @@ class _Environment:
         _report(self._channel, f"memory {self._most_kib}")
         _report(self._channel, f"exit {os.waitstatus_to_exitcode(status)}")
 
-    def _measure(self) -> None:
-        self._looked_kib = 0
-        self._check_memory()
-        _report(self._channel, f"memory {self._most_kib}")
-
     def _check_memory(self) -> None:
         """Look at the memory; beyond the limit, kill the process that has most, as the kernel would.
 
-        Resident sizes are read at every look; they count shared pages once a process. The proportional ones, which
-        do not, cost the kernel a walk through all pages, and are read when something has changed.
+        Resident sizes are read at every look; they count shared pages once a process, so that what is really used
+        is never more. The proportional ones, which do not, cost the kernel a walk through all pages, and are read
+        when the resident ones are beyond the limit, or more than ever.
         """
         resident = {pid: _resident_kib(pid) for pid in self._processes()}
         total = sum(resident.values())
-        if abs(total - self._looked_kib) < _NOTABLE_KIB:
+        if total < min(self._looked_kib + _NOTABLE_KIB, self._plan["memory_kib"]):
             return
-        self._looked_kib = total
-        if total > self._most_kib:
-            self._most_kib = max(self._most_kib, sum(_proportional_kib(pid, kib) for pid, kib in resident.items()))
+        self._looked_kib = max(self._looked_kib, total)
+        self._most_kib = max(self._most_kib, sum(_proportional_kib(pid, kib) for pid, kib in resident.items()))
         if self._most_kib > self._plan["memory_kib"] and self._dying not in resident:
             self._most_kib = self._plan["memory_kib"]  # a control group would never have let it come further
             self._dying = max(resident, key=resident.__getitem__)

@@ -322,7 +322,7 @@ RUNS: dict[str, Run] = {
         "pywren floor lithops",
         (
             Row("requests", "S3/call", (Target(2.3),)),
-            Row("worker", "S3/call", (Target(1.0),)),
+            Row("worker", "S3/call", (Target(1.02),)),  # a call that starts 5 s late may look first whether it ended
             Row("first", "s", (Target(3, "floor"),)),
             Row("wall", "s", (Target(3, "floor"),)),
             Row("busy", "ms", (Target(1, "floor", plus=15),)),

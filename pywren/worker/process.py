@@ -147,6 +147,7 @@ class Process:
         self.reaped = False
         self.pidfd = -1
         self._lock = threading.Lock()
+        self._sending = threading.Lock()
         parent, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         lifeline, self.lifeline = os.pipe()
         self.tickets_in, self.tickets_out = os.pipe()
@@ -178,6 +179,11 @@ class Process:
     def _wait(self, ended: int) -> None:
         self._reap()
         os.close(ended)
+
+    def send(self, frame: _frames.Outgoing) -> None:
+        """Send a frame, whole; for threads that share the process."""
+        with self._sending:
+            _send_waiting(self.channel, frame)
 
     def kill(self) -> None:
         """Kill the process and its whole group; its end is seen on ``pidfd``."""
@@ -614,10 +620,10 @@ class _Forked:
         self.stop_in, self.stop_out = os.pipe()
 
     def start(self) -> None:
-        """Ask the server to fork; call it with the server's lock held."""
+        """Ask the server to fork."""
         meta = os.fsencode(self.scratch)
         frame = _frames.encode(_frames.FORK, number=self.number, meta=meta, descriptors=self._theirs)
-        _send_waiting(self.server.channel, frame)
+        self.server.send(frame)
         for descriptor in self._theirs:
             os.close(descriptor)
         self._theirs.clear()
@@ -692,7 +698,7 @@ class _Forked:
     def _kill(self) -> None:
         self.killed = True
         if not _has_ended(self.server):
-            self.server.channel.send(_frames.encode(_frames.KILL, number=self.number))
+            self.server.send(_frames.encode(_frames.KILL, number=self.number))
         elif self.pid is not None:
             _kill_group(self.pid)
 

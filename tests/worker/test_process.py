@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,19 @@ def test_calls_from_several_threads(server: ForkServer) -> None:
     for thread in threads:
         thread.join()
     assert found == {n: n for n in range(8)}
+
+
+def test_functions_take_turns_in_several_threads(server: ForkServer) -> None:
+    """Threads that end each other's waiting processes get their own results, and leave no process behind."""
+
+    def work(n: int) -> list[int]:
+        return [value(run(server, lambda x: x * 2, n + i, function_id=f"turn-{i % 2}")) for i in range(10)]
+
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(work, range(8))) == [[2 * (n + i) for i in range(10)] for n in range(8)]
+    run(server, os.getpid)
+    (fork_server,) = psutil.Process().children()
+    assert wait_until(lambda: len(fork_server.children()) == 1)
 
 
 def test_big_values_both_ways(server: ForkServer) -> None:

@@ -119,9 +119,13 @@ class EndRule:
             idle: seconds without a call.
             ran: seconds since the worker was started.
         """
-        limits = ((self.max_idle_time, idle), (self.max_life_time, ran))
-        left = [limit - passed for limit, passed in limits if limit is not None and limit > passed]
-        return max(1, math.ceil(min([poll, *left])))  # below a second SQS asks some of its servers only
+        left: list[float] = [poll]
+        if self.max_life_time is not None:
+            left.append(self.max_life_time - ran)
+        # when that is over already, it is the end of the period that is waited for
+        if self.max_idle_time is not None and (idle < self.max_idle_time or self.granularity <= self._window()):
+            left.append(self.max_idle_time - idle)
+        return max(1, math.ceil(min(left)))  # below a second SQS asks some of its servers only
 
 
 # -- the worker ------------------------------------------------------------------------------------------------
@@ -214,7 +218,7 @@ class QueueWorker:
 
     def stop(self) -> None:
         """Take no more calls; those that run are killed and given back to the queue, for another worker."""
-        logger.info("told to end; calls that are given back: %d", len(self._under_work))
+        logger.info("told to end, in %d s at most; calls that are given back: %d", self._poll, len(self._under_work))
         self._over.set()
         if self._runner is not None:
             self._runner.interrupt()
@@ -419,7 +423,7 @@ class _UnderWork:
     def _keep(self, message: Message) -> None:
         try:
             self._hide(message)
-        except PywrenError as error:
+        except Exception as error:  # whatever it is, the other messages are still to be kept
             # at worst the call is run twice; the first status stands
             if message.receipt not in self._not_kept:
                 logger.warning("a message could not be kept: %s", error)
@@ -519,6 +523,10 @@ class InterruptibleRunner:
             running = list(self._running)
         for stopped in running:
             stopped.set()
+
+    def end_waiting(self) -> None:
+        """End processes that only wait for another call."""
+        self._runner.end_waiting()
 
     def close(self) -> None:
         """End every child process."""

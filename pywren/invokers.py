@@ -212,6 +212,9 @@ class _PoolOf:
     def run(self, task: Task, *, stopped: Stop | None = None) -> RunResult:
         return self._invoker.pool.run(task, stopped=stopped)
 
+    def end_waiting(self) -> None:
+        pass  # none does
+
     def close(self) -> None:
         pass  # it is others' too
 

@@ -27,6 +27,7 @@ class Repeats:
 
     def __init__(self) -> None:
         self._last: tuple[State, Packed, Mentions] | None = None
+        self._alive: weakref.ref[Any] | None = None
 
     def find(self, function: Any, mentions: Mentions) -> Packed | None:
         """Return the pickle of a function that has not changed since, noting what it mentions."""
@@ -36,10 +37,15 @@ class Repeats:
         mentions.add(last[2])
         return last[1]
 
-    def keep(self, state: State | None, packed: Packed, mentions: Mentions) -> None:
+    def keep(self, function: Any, state: State | None, packed: Packed, mentions: Mentions) -> None:
         """Remember the pickle of a function that was in this state, and what was mentioned while it was made."""
         if state is not None and not packed.buffers:
             self._last = state, packed, mentions
+            self._alive = weakref.ref(function, self._forget)
+
+    def _forget(self, gone: weakref.ref[Any]) -> None:
+        if self._alive is gone:
+            self._last = None
 
 
 class _Function(NamedTuple):
@@ -80,6 +86,7 @@ class State:
         self._functions: list[_Function] = []
         self._modules: list[types.ModuleType] = []
         self._module_count = len(sys.modules)
+        self._by_value = _registered_by_value()
 
     @classmethod
     def of(cls, function: Any) -> State | None:
@@ -100,7 +107,12 @@ class State:
                 return False
         return not self._modules or self._modules_are_unchanged()
 
+    def _travels_by_value(self, module: str) -> bool:
+        return any(module == name or module.startswith(f"{name}.") for name in self._by_value)
+
     def _modules_are_unchanged(self) -> bool:
+        if _registered_by_value() != self._by_value:
+            return False
         if len(sys.modules) != self._module_count:  # submodules that have been imported since go along
             return False
         return all(sys.modules.get(module.__name__) is module for module in self._modules)
@@ -114,7 +126,9 @@ class State:
         if types.CodeType in map(type, code.co_consts) or getattr(function, "__type_params__", None):
             return False  # what a function inside it uses is not looked at here
         annotations = dict(function.__annotations__)
-        if not all(type(value) is str or value in _UNCHANGEABLE for value in annotations.values()):
+        if not all(
+            type(value) is str or any(value is kind for kind in _UNCHANGEABLE) for value in annotations.values()
+        ):
             return False
         names = [(name, space.get(name, _ABSENT)) for name in code.co_names]
         cells = [_contents(cell) for cell in function.__closure__ or ()]
@@ -143,10 +157,16 @@ class State:
             return type(value.__self__) is types.ModuleType  # not a method of a list
         elif isinstance(value, types.ModuleType):
             self._modules.append(value)
-            return sys.modules.get(value.__name__) is value
+            return sys.modules.get(value.__name__) is value and not self._travels_by_value(value.__name__)
         elif value is not _ABSENT:
             return kind in _UNCHANGEABLE
         return True
+
+
+def _registered_by_value() -> set[str]:
+    """Return the modules whose contents go along, as ``cloudpickle.register_pickle_by_value`` was told."""
+    cloudpickle = sys.modules.get("cloudpickle")
+    return set() if cloudpickle is None else cloudpickle.list_registry_pickle_by_value()
 
 
 def _contents(cell: types.CellType) -> Any:

@@ -87,7 +87,7 @@ class Serializer:
             )
             # code that imports nothing needs no module
             own.code = {code: package for code, package in own.code.items() if imports_of_code(code, package)}
-            self._repeats.keep(state, packed, own)
+            self._repeats.keep(func, state, packed, own)
             mentions.add(own)
         return packed
 

@@ -10,7 +10,7 @@ import sys
 import types
 from typing import Any, NamedTuple
 
-_UNCHANGEABLE = frozenset({int, float, complex, str, bytes, bool, type(None), types.ModuleType})
+_UNCHANGEABLE = frozenset({int, float, complex, str, bytes, bool, type(None)})
 
 _MOST_FUNCTIONS = 32
 """Functions from which on unpickling is quick enough beside looking at all of them."""
@@ -159,4 +159,6 @@ def _is_unchangeable(value: Any) -> bool:
     kind = type(value)
     if kind is types.BuiltinFunctionType:
         return type(value.__self__) is types.ModuleType  # not a method of a list
+    if kind is types.ModuleType:
+        return sys.modules.get(value.__name__) is value  # not one that came with the pickle
     return kind in _UNCHANGEABLE

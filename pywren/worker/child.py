@@ -39,7 +39,9 @@ _TICKET = struct.Struct("<Q")
 STATUS = struct.Struct("<qq")
 """What stands on a call's status pipe: the pid, and ``RUNNING`` (says the call) or the exit code (says the server)."""
 RUNNING = 1 << 32
-_LIGHT_BYTES = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "2048")) * 1024 * 1024 // 4
+_USUAL_MEGABYTES = 2048
+_PR_SET_CHILD_SUBREAPER = 36
+_LIGHT_SHARE = 0.25  # of the memory that there is
 _SETSIG = 10  # F_SETSIG, which the fcntl module does not know before Python 3.14
 _CHANNEL, _LIFELINE, _TICKETS = 3, 4, 5
 
@@ -362,6 +364,7 @@ class _ForkServer:
         self.lifeline = lifeline
         self.root = root
         self.forked: dict[int, _Forked] = {}
+        self._prctl = _prctl()
 
     def serve(self) -> NoReturn:
         """Fork, reap and kill until the parent is gone."""
@@ -430,7 +433,8 @@ class _ForkServer:
         for number in [int(name) for name in os.listdir("/dev/fd")]:
             if number not in keep:
                 _close(number)
-        _run_forked(Channel(sock), self.root, os.fsdecode(frame.meta))
+        sees_orphans = self._prctl is not None and self._prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+        _run_forked(Channel(sock), self.root, os.fsdecode(frame.meta), may_stay=sees_orphans)
 
     def _reap(self) -> None:
         for pid, forked in list(self.forked.items()):
@@ -472,19 +476,19 @@ def _drain(descriptor: int) -> None:
         pass
 
 
-def _run_forked(channel: Channel, root: str, scratch: str) -> NoReturn:
+def _run_forked(channel: Channel, root: str, scratch: str, *, may_stay: bool) -> NoReturn:
     """Run calls of one function, one after the other, for as long as each leaves nothing behind."""
     output = Output(captured=False)
+    segments = _task_segments(channel)
+    count, references, extra_env = _loads(segments[0])
+    os.environ.update(extra_env)
     runner = TaskRunner(root, scratch)
+    function = _Function(function_source(segments[1 : count + 1]), runner)
     pid = os.getpid()
-    function: _Function | None = None
+    limits = _limits()
     while True:
-        segments = _task_segments(channel)
-        count, references, extra_env = _loads(segments[0])
-        if count or function is None:
-            function = _Function(function_source(segments[1 : count + 1]), runner)
         try:
-            report = runner.run(function.load, packed_from(segments[count + 1 :]), references, extra_env)
+            report = runner.run(function.load, packed_from(segments[count + 1 :]), references, {})
         except BaseException as error:  # noqa: BLE001 -- sys.exit() and the like end this process, as they would anywhere
             _end_process(error, output)
         if _getpid() != pid:
@@ -492,13 +496,28 @@ def _run_forked(channel: Channel, root: str, scratch: str) -> NoReturn:
         _close_nested_pool()
         output.flush()
         left = leftovers()
-        stays = not left and _is_light()
+        unchanged = not left and runner.place.is_as_found(output.streams) and _limits() == limits
+        stays = may_stay and unchanged and _is_light()
         _send_result(channel, 0, report, ("", ""), left, _frames.STAYS if stays else 0)
         if not stays:
             _exit(0)
         del segments, report, references  # they may be big, and the next call's come beside them
         output.restore()
         runner.place.leave(output.streams)
+        segments = _task_segments(channel)
+        count, references, _ = _loads(segments[0])
+
+
+def _prctl() -> Callable[..., int] | None:
+    """Return the function with which a process on Linux sees what its children leave running."""
+    if sys.platform != "linux":
+        return None
+    try:
+        import ctypes
+    except ImportError:  # not every Python has it
+        return None
+    prctl: Callable[..., int] = ctypes.CDLL(None).prctl
+    return prctl
 
 
 def _task_segments(channel: Channel) -> list[Buffer]:
@@ -511,9 +530,22 @@ def _task_segments(channel: Channel) -> list[Buffer]:
     return frames[0].segments()
 
 
+def _limits() -> tuple[object, ...]:
+    """Return what a call may change about this process that cannot be changed back."""
+    import resource
+
+    kinds = ("AS", "CORE", "CPU", "DATA", "FSIZE", "MEMLOCK", "NOFILE", "NPROC", "STACK")
+    numbers = [getattr(resource, f"RLIMIT_{kind}", None) for kind in kinds]
+    limits = [resource.getrlimit(number) for number in numbers if number is not None]
+    return os.getpriority(os.PRIO_PROCESS, 0), *limits
+
+
 def _is_light() -> bool:
     """Tell whether this process never took so much memory that others may lack what it keeps."""
     import resource
 
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(most) <= (_LIGHT_BYTES if sys.platform == "darwin" else _LIGHT_BYTES // 1024)
+    megabytes = os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "")
+    there_are = int(megabytes) if megabytes.isdecimal() else _USUAL_MEGABYTES
+    unit = 1 if sys.platform == "darwin" else 1024
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return bool(most <= there_are * 1024 * 1024 * _LIGHT_SHARE)

@@ -122,6 +122,7 @@ class Container:
         self.functions = FunctionCache(FUNCTION_CACHE_LIMIT)
         self.warm = False
         self.looked_in_vain = -math.inf
+        self.callset_id = ""
         self._runner = runner
         self._owns_runner = runner is None
         self._owns_runtimes = runtimes is None
@@ -331,6 +332,7 @@ class _Attempt:
         return stands
 
     def _execute(self) -> Status | None:
+        self._end_other_callsets()
         archive = Archive.of_call(self.call)
         if archive is None:
             return self._run()
@@ -339,6 +341,12 @@ class _Attempt:
         with self.container.runtimes.lease(archive, fresh=not self.call.use_cached_runtime) as lease:
             self.info["runtime_cached"] = lease.cached
             return self._run(lease.path)
+
+    def _end_other_callsets(self) -> None:
+        """End processes that wait for calls of another map: what they hold of memory and runtimes is needed now."""
+        if self.container.callset_id != self.call.callset_id or not self.call.use_cached_runtime:
+            self.container.callset_id = self.call.callset_id
+            self.container.runner.end_waiting()
 
     def _run(self, runtime_path: str | None = None) -> Status | None:
         function = self._fetch_function(runtime_path)

@@ -294,6 +294,9 @@ class LocalPool:
                 stopped.listen(None)
         return results[0]
 
+    def end_waiting(self) -> None:
+        """Do nothing: processes of the pool wait for calls of any function."""
+
     def _prepared(self, function: Function) -> PreparedFunction:
         last = self._last_function
         if last is None or last.id != function.id:

@@ -480,11 +480,7 @@ class ForkServer:
     def _process(self, python: str | None, task: Task) -> _Forked:
         """Return a process that waits for calls of this function, or a new one; end those for other functions."""
         purpose = python, task.function.id, dict(task.extra_env)
-        with self._lock:
-            others = [one for one in self._waiting if one.purpose != purpose or not one.can_run()]
-            self._waiting = [one for one in self._waiting if one not in others]
-        for one in others:  # before: this call may need the memory and the files that they hold
-            one.end()
+        self._end_waiting(lambda one: one.purpose != purpose or not one.can_run())
         with self._lock:
             server = self._server(python)
             for one in self._waiting:
@@ -499,6 +495,19 @@ class ForkServer:
                 made.close()
                 raise
             return made
+
+    def end_waiting(self) -> None:
+        """End the processes that wait for calls: somebody needs the memory and the files that they hold."""
+        self._end_waiting(lambda _: True)
+
+    def _end_waiting(self, is_unwanted: Callable[[_Forked], bool]) -> None:
+        with self._lock:
+            if self._pid != os.getpid():
+                self._forget()
+            ending = [one for one in self._waiting if is_unwanted(one)]
+            self._waiting = [one for one in self._waiting if one not in ending]
+        for one in ending:
+            one.end()
 
     def _take_back(self, process: _Forked) -> None:
         with self._lock:
@@ -641,8 +650,9 @@ class _Forked:
         self._receive()
         self.stays = self._said_it_stays() and not self.ended and not _wait_readable(self.stop_in, 0.0)
         stdout, stderr = (tail.take() for tail in self.tails)
-        if self.frame is not None:
-            return run_result(self.frame, stdout, stderr)
+        frame, self.frame = self.frame, None  # it may be big, and this process may wait for long
+        if frame is not None:
+            return run_result(frame, stdout, stderr)
         if self.pid is None and self.failure is None:
             return None
         failure = self.failure or crash_failure(self.returncode, stdout, stderr)
@@ -658,7 +668,8 @@ class _Forked:
 
     def can_run(self) -> bool:
         """Tell whether the process waits for another call: something may have killed it since."""
-        return not _has_ended(self.server) and not _wait_readable(self.status, 0.0)
+        ended = _has_ended(self.server) or any(_wait_readable(end, 0.0) for end in (self.status, self.channel.fileno()))
+        return not ended
 
     def _said_it_stays(self) -> bool:
         return self.frame is not None and bool(self.frame.flags & _frames.STAYS) and not self.killed
@@ -731,10 +742,12 @@ class _Forked:
 
     def end(self) -> None:
         """End a process that waits for a call, and do not return before it is gone."""
-        self._kill()
-        while not self.ended and _wait_readable(self.status, _END_SECONDS):
-            self._read_status()
-        self.close()
+        try:
+            self._kill()
+            while not self.ended and _wait_readable(self.status, _END_SECONDS):
+                self._read_status()
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Have the process killed if it runs, close all descriptors, and remove the scratch directory."""
@@ -761,6 +774,8 @@ def _task_frame(task: Task, *, with_function: bool) -> _frames.Outgoing:
 def _send_waiting(channel: Channel, frame: _frames.Outgoing) -> None:
     """Send a frame on a channel that does not block, waiting until all of it is sent."""
     channel.send(frame)
+    if channel.flush():
+        return
     poll = select.poll()
     poll.register(channel.fileno(), select.POLLOUT)
     while not channel.flush():

@@ -34,6 +34,7 @@ _RESTORED_SIGNALS = tuple(
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGPIPE")
     if hasattr(_signal, name)
 )
+_TIMERS = tuple(getattr(_signal, name) for name in ("ITIMER_REAL", "ITIMER_VIRTUAL", "ITIMER_PROF"))
 _UNUSED_TIME = 0  # the scratch directory's time of modification as long as nothing was written there
 
 
@@ -105,7 +106,7 @@ class TaskRunner:
     def activate(self, source: FunctionSource) -> None:
         """Make one function's modules importable, and no other's."""
         if self.modules.activate(source):
-            self.place.paths_changed()
+            self.place.start_over()
 
     def load(self, pickle: Packed) -> Callable[[Any], Any]:
         """Load a function whose modules are importable."""
@@ -134,9 +135,12 @@ class TaskRunner:
         called = ended = None
         try:
             self.place.enter(extra_env)
+            imported = len(sys.modules)
             function = load()
             has_futures = references or _FUTURE_MARK in argument.data
             value = _load_argument(argument, references) if has_futures else _loads(argument)
+            if len(sys.modules) != imported:
+                self.place.adopt(extra_env)
             called = _perf_counter()
             value = function(value)
             ended = _perf_counter()
@@ -330,6 +334,7 @@ class _Place:
         os.umask(self._umask)
         self._handlers = list(map(_getsignal, _RESTORED_SIGNALS))
         self._recursion_limit = sys.getrecursionlimit()
+        self._first = self._saved_environment, self._handlers, self._recursion_limit
 
     def enter(self, extra_env: Mapping[str, str]) -> None:
         """Go to an empty directory and set the call's environment variables."""
@@ -338,9 +343,40 @@ class _Place:
         if extra_env:
             self._environment.update(extra_env)
 
-    def paths_changed(self) -> None:
-        """Take ``sys.path`` as it is now for what is to be restored."""
+    def start_over(self) -> None:
+        """Restore what there was at first: modules that are importable no more may have changed it since."""
+        self._saved_environment, self._handlers, self._recursion_limit = self._first
         self._saved_path = list(sys.path)
+
+    def adopt(self, extra_env: Mapping[str, str]) -> None:
+        """Take what imports have changed for what is to be restored: they are not repeated for the next call."""
+        environment = dict(self._environment_data)
+        for name in map(os.fsencode, extra_env):
+            environment.pop(name, None)
+            if name in self._saved_environment:
+                environment[name] = self._saved_environment[name]
+        self._saved_environment = environment
+        self._saved_path = list(sys.path)
+        self._handlers = list(map(_getsignal, _RESTORED_SIGNALS))
+        self._recursion_limit = sys.getrecursionlimit()
+
+    def is_as_found(self, streams: tuple[TextIO, TextIO]) -> bool:
+        """Tell whether a call has changed nothing but the content of its directory.
+
+        Args:
+            streams: what ``sys.stdout`` and ``sys.stderr`` should be.
+        """
+        return (
+            os.environ is self._environment
+            and self._environment_data == self._saved_environment
+            and sys.path is self._path
+            and sys.path == self._saved_path
+            and builtins.print is self._print
+            and (sys.stdin, sys.stdout, sys.stderr) == (self._stdin, *streams)
+            and list(map(_getsignal, _RESTORED_SIGNALS)) == self._handlers
+            and not any(_signal.getitimer(timer)[0] for timer in _TIMERS)
+            and sys.getrecursionlimit() == self._recursion_limit
+        )
 
     def leave(self, streams: tuple[TextIO, TextIO]) -> None:
         """Restore what the call changed; costs a few microseconds when it changed nothing.

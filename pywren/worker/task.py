@@ -115,6 +115,9 @@ class Runner(Protocol):
     def run(self, task: Task, *, stopped: Stop | None = None) -> RunResult:
         """Run one task to its end and say how it ended; never raises for what the task does."""
 
+    def end_waiting(self) -> None:
+        """End processes that only wait for another call, if it keeps any: their memory and files are needed."""
+
     def close(self) -> None:
         """End every child process."""
 

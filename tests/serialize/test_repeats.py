@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import gc
 import json
+import sys
 import threading
+import types
 import weakref
 from typing import Any
 
+import cloudpickle
 import pytest
 
 from pywren._pickling import loads
@@ -109,6 +112,34 @@ def test_a_function_that_calls_itself_is_remembered_and_forgotten() -> None:
     del function
     gc.collect()
     assert gone() is None
+
+
+def test_annotations_of_any_kind_are_no_obstacle() -> None:
+    """What cannot be compared quickly is pickled every time, and otherwise harmless."""
+    serializer, function = Serializer(), make(1)
+    for annotation in ([int], {"a": 1}, type("C", (), {})):
+        function.__annotations__ = {"x": annotation}
+        assert State.of(function) is None
+        assert loads(packed(serializer, function))(0) == (0, 1, 1)
+    function.__annotations__ = {"x": int, "y": "list[int]"}
+    assert packed(serializer, function) is packed(serializer, function)
+
+
+def test_modules_that_travel_by_value_are_sent_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parameters in a module that was registered with cloudpickle reach the worker whenever they change."""
+    parameters = types.ModuleType("parameters_of_a_test")
+    parameters.limit = 1  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "parameters_of_a_test", parameters)
+    serializer = Serializer()
+    function = eval("lambda x: parameters.limit", {"parameters": parameters, "__name__": "__main__"})
+    packed(serializer, function)
+    cloudpickle.register_pickle_by_value(parameters)
+    try:
+        for limit in (2, 3):
+            parameters.limit = limit  # type: ignore[attr-defined]
+            assert loads(packed(serializer, function))(0) == limit
+    finally:
+        cloudpickle.unregister_pickle_by_value(parameters)
 
 
 def test_modules_are_shipped_every_time() -> None:

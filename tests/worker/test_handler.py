@@ -503,6 +503,7 @@ class FakeRunner:
 
     def __init__(self, result):
         self.result = result
+        self.ended = 0
 
     def run(self, task, *, stopped=None):
         """Give the answer."""
@@ -510,8 +511,24 @@ class FakeRunner:
             raise self.result
         return self.result
 
+    def end_waiting(self):
+        """Count."""
+        self.ended += 1
+
     def close(self):
         """Nothing to close."""
+
+
+def test_another_map_finds_no_process_of_the_last_one(client):
+    """A worker makes room before it handles the first call of a map, and any that wants a fresh runtime."""
+    runner = FakeRunner(RuntimeError("not run"))
+    with Container(runner) as container:
+        for call in (client.call(len, "a"), client.call(len, "b", "00001")):
+            container.handle(call.encode())
+        assert runner.ended == 1
+        container.handle(client.call(len, "c", "00002", use_cached_runtime=False).encode())
+        container.handle(client.call(len, "d", "00003", callset_id="another").encode())
+    assert runner.ended == 3
 
 
 def test_whatever_the_handler_survives_is_reported(client):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import psutil
 import pytest
 
 from pywren._integrity import sha256
-from pywren._pickling import dumps, load_exception, loads
+from pywren._pickling import Packed, dumps, load_exception, loads
 from pywren.exceptions import ConfigError
 from pywren.worker import process
 from pywren.worker.pool import LocalPool
@@ -67,6 +68,12 @@ def value(result: RunResult) -> Any:
     assert result.success, (result.failure, result.exception)
     assert result.body is not None
     return loads(result.body)
+
+
+def wait_for(path: Path) -> None:
+    """Wait, in a call, until a file has content."""
+    while not (path.exists() and path.read_text()):
+        time.sleep(0.01)
 
 
 def wait_until(condition: Callable[[], bool]) -> bool:
@@ -129,11 +136,78 @@ def test_every_function_has_a_process_of_its_own(server: ForkServer) -> None:
 
 
 def test_calls_of_one_function_share_a_process(server: ForkServer) -> None:
-    """What a function has imported is there for its next call; directory, environment and streams are fresh."""
-    found = [value(run(server, spoil)) for _ in range(3)]
-    assert len({pid for pid, *_ in found}) == 1
-    assert [spoiled for _, spoiled, *_ in found] == [1, 2, 3]
-    assert {tuple(map(str, rest)) for _, _, *rest in found} == {("True", "['left']", UMASK, "None", "True")}
+    """What a function has imported is there for its next call, in an empty directory."""
+
+    def call(_: Any) -> tuple[int, int, list[str]]:
+        sys.spoiled = getattr(sys, "spoiled", 0) + 1  # type: ignore[attr-defined]
+        Path("left").touch()
+        return os.getpid(), sys.spoiled, os.listdir(".")  # type: ignore[attr-defined]
+
+    found = [value(run(server, call)) for _ in range(3)]
+    assert found == [(found[0][0], count, ["left"]) for count in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda: os.environ.update(A="1"),
+        lambda: sys.path.append("/"),
+        lambda: sys.setrecursionlimit(5000),
+        lambda: setattr(sys, "stdout", None),
+        lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
+        lambda: signal.setitimer(signal.ITIMER_PROF, 60),
+        lambda: os.nice(1),
+        lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
+    ],
+    ids=["environment", "path", "recursion", "stream", "signal", "timer", "nice", "limit"],
+)
+def test_a_process_that_a_call_has_changed_is_not_kept(server: ForkServer, change: Callable[[], object]) -> None:
+    """The next call does not meet what the one before it has done to its process."""
+    first, second = (value(run(server, lambda _: (change(), os.getpid())[1])) for _ in range(2))
+    assert first != second
+
+
+def test_what_an_import_changes_is_there_for_every_call(server: ForkServer) -> None:
+    """A module is imported once for all calls that share a process, and what that did to it stays done."""
+    source = b"import os, sys\nos.environ['MODE'] = 'x'\nsys.setrecursionlimit(4321)\ndef f(): pass\n"
+
+    def call(_: Any) -> tuple[str | None, int, int]:
+        return os.environ.get("MODE"), sys.getrecursionlimit(), os.getpid()
+
+    packed = dumps(call)
+    function = Function("import", packed, {"sets_mode.py": source})
+    argument = Packed(b"csets_mode\nf\n.")  # a pickle that imports the module
+    found = [value(server.run(Task(function, argument))) for _ in range(3)]
+    assert found == [("x", 4321, found[0][2])] * 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows what children leave")
+def test_a_background_job_ends_with_its_call(server: ForkServer, tmp_path: Path) -> None:
+    """A shell's job, whose parent has ended, is found too, and prints nothing into the next call's output."""
+    pid_file = tmp_path / "pid"
+    command = f"(sh -c 'echo $PPID' > {pid_file}; sleep 60; echo late) &"
+    result = run(server, lambda _: (os.system(command), wait_for(pid_file), os.getpid())[2])
+    assert result.info["leftovers"] == "child processes"
+    assert wait_until(lambda: not alive(int(pid_file.read_text())))
+    assert value(run(server, lambda _: os.getpid())) != value(result)
+
+
+def test_a_forked_client_leaves_its_parents_processes_alone(server: ForkServer) -> None:
+    """After a fork of the client the parent's waiting process goes on waiting, and the child has others."""
+    parents = value(run(server, lambda _: os.getpid(), function_id="forked"))
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(write, str(value(run(server, lambda _: os.getpid(), function_id="other"))).encode())
+            server.close()
+        finally:
+            os._exit(0)
+    os.close(write)
+    with open(read, "rb") as answer:
+        childs = int(answer.read())
+    os.waitpid(pid, 0)
+    assert childs != parents == value(run(server, lambda _: os.getpid(), function_id="forked"))
 
 
 def test_a_process_that_something_killed_between_two_calls_is_replaced(server: ForkServer) -> None:

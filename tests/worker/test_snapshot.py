@@ -66,6 +66,7 @@ def test_a_copy_is_the_same_function_in_every_other_respect() -> None:
         ("def f(): return n", {"n": type("X", (), {})}, False),
         ("def f(): return n", {"n": make("def f(): return 1")}, True),
         ("def f(): return n", {"n": make("def f(x=[]): return 1")}, False),
+        ("def f(): return n", {"n": types.ModuleType("came_with_the_pickle")}, False),
         ("def f(): return n", {"n": textwrap.dedent}, False),  # imported: there is one of it
     ],
 )

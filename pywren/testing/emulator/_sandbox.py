@@ -250,13 +250,14 @@ class _Environment:
 
         Resident sizes are read at every look; they count shared pages once a process, so that what is really used
         is never more. The proportional ones, which do not, cost the kernel a walk through all pages, and are read
-        when the resident ones are beyond the limit, or more than ever.
+        when the resident ones are beyond the limit, or have grown.
         """
         resident = {pid: _resident_kib(pid) for pid in self._processes()}
         total = sum(resident.values())
         if total < min(self._looked_kib + _NOTABLE_KIB, self._plan["memory_kib"]):
+            self._looked_kib = min(self._looked_kib, total)
             return
-        self._looked_kib = max(self._looked_kib, total)
+        self._looked_kib = total
         self._most_kib = max(self._most_kib, sum(_proportional_kib(pid, kib) for pid, kib in resident.items()))
         if self._most_kib > self._plan["memory_kib"] and self._dying not in resident:
             self._most_kib = self._plan["memory_kib"]  # a control group would never have let it come further

@@ -188,12 +188,16 @@ def _prepare_script(boot: Boot) -> str:
 
 
 # PIP_BREAK_SYSTEM_PACKAGES: images of other distributions guard their own packages; this machine is for the worker
-# alone. What `again` repeats fails in passing: a network, a mirror, a role that was made a moment ago.
+# alone. HOME and cd: systemd gives root the directory of the worker, in which calls may have left a pip or a pip.conf
+# before the machine was booted again. What `again` repeats fails in passing: a network, a mirror, a role that was made
+# a moment ago.
 _PREPARE = """\
 #!/bin/bash
 # Makes a worker of this machine; may be run again.
 set -eu
 exec 1>&2
+cd /
+export HOME=/root PYTHONNOUSERSITE=1
 export PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1
 again() {{
     for pause in 5 10 20 40; do

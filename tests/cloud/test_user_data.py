@@ -254,6 +254,16 @@ def test_the_worker_crashes_and_the_machine_boots_again(machine, bucket):
     assert unit["Service"]["OOMPolicy"] == "continue"  # a call without memory is that call's end alone
 
 
+def test_what_calls_leave_is_not_run_as_root(machine, bucket):
+    """When the machine is booted again: Python and pip look neither into the worker's directory nor into its home."""
+    bucket.content = SMALL
+    (machine.directory / "state" / "pip.py").write_text("print('hacked')")
+    machine.put(f"python{HERE}", f'echo "$HOME ${{PYTHONNOUSERSITE-}} $PWD" >> {machine.directory}/looked; exit 0')
+    machine.boot(boot_of(SMALL).user_data(), HOME=str(machine.directory / "state"))
+    *preparation, _ = (machine.directory / "looked").read_text().splitlines()
+    assert preparation == ["/root 1 /"] * 3
+
+
 def environment_of(machine):
     """What systemd itself runs with."""
     return {**os.environ, "PATH": f"{machine.directory}/bin:/usr/bin:/bin"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import logging
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -346,7 +347,7 @@ def _check(key: Key, path: str, value: Any, source: str) -> None:
     fits = isinstance(value, key.kinds) and (not isinstance(value, bool) or bool in key.kinds)
     if not fits and not (float in key.kinds and type(value) is int):
         raise ConfigError(f"{source}: {_spoken(path)} is {value!r}: write {_wanted(key)}")
-    if not key.fits(value):
+    if not key.fits(value) or (isinstance(value, float) and not math.isfinite(value)):
         raise ConfigError(f"{source}: {_spoken(path)} is {value!r}: write {_wanted(key)}")
     if (key.low is not None and value < key.low) or (key.high is not None and value > key.high):
         raise ConfigError(f"{source}: {_spoken(path)} is {value}: write {_wanted(key)}")

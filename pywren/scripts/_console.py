@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -45,6 +46,15 @@ def option(name: str, **settings: Any) -> Decorator:
     spellings = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"])
     settings.setdefault("show_default", not settings.get("is_flag"))
     return click.option(*spellings, name, **settings)
+
+
+class Number(click.FloatRange):
+    """A number in a range; ``nan`` and ``inf``, which are in every range, are none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number."""
+        number = float(super().convert(value, param, ctx))
+        return number if math.isfinite(number) else self.fail(f"{value} is not a finite number.", param, ctx)
 
 
 dry_run_option = option("dry_run", is_flag=True, help="Only say what would be done.")

@@ -13,6 +13,7 @@ from pywren.cloud.launch import Launcher, Order, Wish
 from pywren.scripts._console import (
     Account,
     Group,
+    Number,
     confirm,
     dry_run_option,
     load_config,
@@ -30,14 +31,14 @@ def standalone() -> None:
 
 @standalone.command("launch_instances")
 @click.argument("number", type=click.IntRange(min=1), default=1)
-@option("max_idle_time", type=click.FloatRange(min=0), help="Seconds without calls after which a worker ends.")
+@option("max_idle_time", type=Number(min=0), help="Seconds without calls after which a worker ends.")
 @option(
     "idle_terminate_granularity",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     help="End idle workers only near the end of a period of so many seconds.",
 )
 @option("parallelism", type=click.IntRange(min=1), default=1, help="Calls at once on each instance.")
-@option("spot_price", type=click.FloatRange(min=0), help="Spot instances, for up to so many dollars an hour each.")
+@option("spot_price", type=Number(min=0), help="Spot instances, for up to so many dollars an hour each.")
 @option("instance_type", help="Their type.")
 @option("pywren_git_branch", hidden=True)
 @option("pywren_git_commit", hidden=True)

@@ -20,11 +20,11 @@ import click
 from pywren import wrenconfig, wrenlogging
 from pywren._queue_worker import LONG_POLL, EndRule, QueueWorker
 from pywren.cloud.aws import AWS
-from pywren.scripts._console import one_line_errors, option
+from pywren.scripts._console import Number, one_line_errors, option
 
 logger = logging.getLogger(__name__)
 
-_SECONDS = click.FloatRange(min=0, min_open=True)
+_SECONDS = Number(min=0, min_open=True)
 
 
 @click.command("pywren-server")
@@ -33,11 +33,11 @@ _SECONDS = click.FloatRange(min=0, min_open=True)
 @option("parallelism", default=1, type=click.IntRange(min=1), help="Calls that run at once.")
 @option("max_run_time", type=_SECONDS, help="Seconds after which a call is stopped at the latest.")
 @option("max_life_time", type=_SECONDS, help="Seconds after which no more calls are taken.")
-@option("max_idle_time", type=click.FloatRange(min=0), help="Seconds without a call after which this ends.")
+@option("max_idle_time", type=Number(min=0), help="Seconds without a call after which this ends.")
 @option(
     "idle_terminate_granularity",
     default=0.0,
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     help="When idle, end only near the end of a period of so many seconds of this machine's uptime.",
 )
 @option(

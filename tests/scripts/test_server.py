@@ -33,6 +33,7 @@ def no_account(monkeypatch):
         (["--parallelism", "0"], "--parallelism"),
         (["--queue_receive_message_timeout", "21"], "1<=x<=20"),
         (["--max-idle-time", "soon"], "'soon' is not a valid float"),
+        (["--idle_terminate_granularity", "nan"], "nan is not a finite number"),
         (["--colour"], "No such option"),
         (["more"], "unexpected extra argument"),
     ],

@@ -423,11 +423,13 @@ class _UnderWork:
     def _keep(self, message: Message) -> None:
         try:
             self._hide(message)
-        except Exception as error:  # whatever it is, the other messages are still to be kept
+        except PywrenError as error:
             # at worst the call is run twice; the first status stands
             if message.receipt not in self._not_kept:
                 logger.warning("a message could not be kept: %s", error)
             self._not_kept.add(message.receipt)
+        except Exception:  # whatever it is, the other messages are still to be kept
+            logger.exception("a message could not be kept")
 
 
 class _Trouble:

@@ -237,6 +237,8 @@ def test_without_an_idle_time_a_worker_never_ends_idle():
         (EndRule(max_idle_time=60), 50.5, 100, 10),
         (EndRule(max_idle_time=60), 59.9, 100, 1),
         (EndRule(max_idle_time=60, granularity=3600), 100, 100, 20),
+        (EndRule(max_idle_time=0), 0, 0, 1),
+        (EndRule(max_idle_time=60, granularity=30), 70, 100, 1),
         (EndRule(max_idle_time=60, max_life_time=103), 0, 100, 3),
     ],
 )
@@ -304,6 +306,14 @@ def test_a_message_that_cannot_be_kept_is_worked_on(queue, unwilling, caplog):
     container = FakeContainer(lambda payload: aws.wait_for_beats(["1"], 1))
     assert queue.work(container, aws=aws, heartbeat=0.01) == 1
     assert caplog.text.count("could not be kept: SQS is not well") == 1
+
+
+def test_no_error_ends_the_heartbeat(queue, unwilling):
+    """Row 175: also one that nobody has thought of; without it, every long call would be given to a second worker."""
+    aws = unwilling(1, operations=("extend",), error=OSError("too many open files"))
+    queue.send("1", "2")
+    container = FakeContainer(lambda payload: aws.wait_for_beats(["1", "2"], 2))
+    assert queue.work(container, aws=aws, parallelism=2, heartbeat=0.01) == 2
 
 
 def test_a_call_that_runs_longer_than_the_worker_allows(executor, queue):

@@ -92,8 +92,8 @@ class Instances:
         ids = [instance.id for instance in self.living()]
         if not ids:
             return []
-        workers = "worker" if len(ids) == 1 else f"{len(ids)} workers"
-        what = f"the stand-alone {workers} of the queue {self.names.queue}: {', '.join(ids)}"
+        workers = "stand-alone worker" if len(ids) == 1 else f"{len(ids)} stand-alone workers"
+        what = f"the {workers} of the queue {self.names.queue}: {', '.join(ids)}"
         return [Step("terminate", what, lambda: self._terminate(ids))]
 
     @property

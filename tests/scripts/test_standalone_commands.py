@@ -172,6 +172,10 @@ def test_a_wrong_command_line(account, pywren):
     """The usage, exit code 2, and nothing is asked."""
     for arguments in (["0"], ["many"], ["--spot_price", "-1"], ["--parallelism", "0"], ["--max_idle_time", "-1"]):
         assert pywren("standalone", "launch_instances", *arguments).code == 2
+    for name in ("max_idle_time", "idle_terminate_granularity", "spot_price"):
+        for value in ("nan", "inf"):  # an instance that never ends, or a price that nobody pays
+            done = pywren("standalone", "launch_instances", f"--{name}", value)
+            assert (done.code, f"{value} is not a finite number" in done.err) == (2, True)
     assert pywren("standalone", "no_such_command").code == 2
     assert account.requests == []
 
@@ -217,7 +221,7 @@ def test_terminate_instances(ready, pywren, monkeypatch):
     mine = ready.launch(2)
     dry = pywren("standalone", "terminate_instances", "--dry-run")
     assert dry.code == 0
-    assert dry.out.startswith("would terminate the stand-alone 2 workers of the queue the-queue: ")
+    assert dry.out.startswith("would terminate the 2 stand-alone workers of the queue the-queue: ")
     assert len(ready.running()) == 3
     monkeypatch.setattr("pywren.scripts._console._at_terminal", lambda: True)
     assert pywren("standalone", "terminate_instances", input="n\n").code == 1

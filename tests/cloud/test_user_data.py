@@ -195,7 +195,8 @@ def test_python_is_installed_when_it_is_not_there(machine, bucket):
     """By dnf, which is asked again when it fails in passing."""
     bucket.content = SMALL
     copy = f"cp {machine.directory}/bin/python{HERE} {machine.directory}/bin/python3.99"
-    machine.put("dnf", f"[ -e tried ] || {{ touch tried; exit 1; }}; {copy}")
+    tried = machine.directory / "tried"
+    machine.put("dnf", f"[ -e {tried} ] || {{ touch {tried}; exit 1; }}; {copy}")
     said = machine.boot(boot_of(SMALL, python="3.99").user_data())
     assert machine.commands.count("dnf install -y -q python3.99 python3.99-pip") == 2
     assert "pywren: failed, and is tried again in 5 s: dnf install" in said
@@ -289,15 +290,16 @@ def test_systemd_takes_the_unit(tmp_path):
 
 def test_hostile_names_stay_names(machine, bucket):
     """What a configuration may hold is neither shell nor Python nor systemd's language."""
-    hostile = "$(touch hacked)`touch hacked`'\"%h$HOME\\"
-    boot = boot_of(SMALL, region=hostile, requirements=("boto3==$(touch hacked)",))
+    hacked = machine.directory / "hacked"
+    hostile = f"$(touch {hacked})`touch {hacked}`'\"%h$HOME\\"
+    boot = boot_of(SMALL, region=hostile, requirements=(f"boto3==$(touch {hacked})",))
     words = shlex.split(unit_of(boot)["Service"]["ExecStart"])
     assert [word.replace("%%", "%").replace("$$", "$") for word in words] == boot.command
     compile(_user_data._fetch_program(boot), "fetch.py", "exec")
     machine.put(f"python{HERE}", "exit 1")
     machine.put("dnf", "exit 1")
     machine.boot(boot.user_data())
-    assert not list(machine.directory.rglob("hacked"))
+    assert not hacked.exists()
     program = _user_data._fetch_program(boot).replace(_user_data.HOME, str(machine.directory / "home"))
     assert (machine.directory / "home" / "fetch.py").read_text() == program
 

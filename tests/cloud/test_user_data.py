@@ -296,9 +296,9 @@ def test_hostile_names_stay_names(machine, bucket):
     words = shlex.split(unit_of(boot)["Service"]["ExecStart"])
     assert [word.replace("%%", "%").replace("$$", "$") for word in words] == boot.command
     compile(_user_data._fetch_program(boot), "fetch.py", "exec")
-    machine.put(f"python{HERE}", "exit 1")
-    machine.put("dnf", "exit 1")
+    machine.put(f"python{HERE}", 'case "$*" in *fetch.py*) exit 1;; esac')
     machine.boot(boot.user_data())
+    assert f"python{HERE} -m pip install --quiet boto3==$(touch {hacked})" in machine.commands
     assert not hacked.exists()
     program = _user_data._fetch_program(boot).replace(_user_data.HOME, str(machine.directory / "home"))
     assert (machine.directory / "home" / "fetch.py").read_text() == program

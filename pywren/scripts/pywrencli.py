@@ -402,3 +402,7 @@ def parse_age(text: str) -> float:
     if not found:
         raise click.UsageError(f"{text!r} is no age: write minutes, hours or days such as 90m, 12h, 7d")
     return float(found[1]) * _UNITS[found[2]]
+
+
+if __name__ == "__main__":
+    cli()

@@ -303,3 +303,7 @@ def _try_out(config: wrenconfig.Config, path: Path) -> None:
     click.echo("Ready. Paste this into Python:\n")
     click.echo("    import pywren")
     click.echo("    print(pywren.get_all_results(pywren.default_executor().map(lambda x: x + 1, range(10))))")
+
+
+if __name__ == "__main__":
+    interactive_setup()

@@ -253,6 +253,12 @@ def leaves_a_thread(path):
     return "started"
 
 
+def leaves_a_job(path):
+    file = hold(path)
+    subprocess.run(["sh", "-c", f"sleep {LONG} &"], pass_fds=[file.fileno()], check=True)
+    return "started"
+
+
 def leaves_a_process(path):
     file = hold(path)
     subprocess.Popen(["sleep", str(LONG)], pass_fds=[file.fileno()])

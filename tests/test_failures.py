@@ -272,6 +272,7 @@ TABLE = [
     # the function leaves, closes, prints, changes
     Row(18, "a thread", hostile.leaves_a_thread, PRESENCE, value="started", released=True),
     Row(19, "a child process", hostile.leaves_a_process, PRESENCE, value="started", released=True),
+    Row(19, "a job of a shell", hostile.leaves_a_job, PRESENCE, value="started", released=True),
     Row(20, "closes 0 to 2", hostile.closes_descriptors, 3, value="closed"),
     Row(21, "bytes that are no text", hostile.prints_bytes, value="printed", check=tells_of_bytes),
     Row(21, "100 MB", hostile.prints_much, 100, value="printed", check=keeps_tail("the last line")),

@@ -230,6 +230,7 @@ class _PoolChild:
 
     def serve(self) -> NoReturn:
         """Run calls until the parent closes the ticket pipe."""
+        _see_orphans(_prctl())
         self.channel.send(_frames.encode(_frames.READY))
         while True:
             ticket = self._take_ticket()
@@ -433,8 +434,7 @@ class _ForkServer:
         for number in [int(name) for name in os.listdir("/dev/fd")]:
             if number not in keep:
                 _close(number)
-        sees_orphans = self._prctl is not None and self._prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
-        _run_forked(Channel(sock), self.root, os.fsdecode(frame.meta), may_stay=sees_orphans)
+        _run_forked(Channel(sock), self.root, os.fsdecode(frame.meta), may_stay=_see_orphans(self._prctl))
 
     def _reap(self) -> None:
         for pid, forked in list(self.forked.items()):
@@ -509,7 +509,7 @@ def _run_forked(channel: Channel, root: str, scratch: str, *, may_stay: bool) ->
 
 
 def _prctl() -> Callable[..., int] | None:
-    """Return the function with which a process on Linux sees what its children leave running."""
+    """Return the function with which a process on Linux says what it is to the kernel."""
     if sys.platform != "linux":
         return None
     try:
@@ -518,6 +518,11 @@ def _prctl() -> Callable[..., int] | None:
         return None
     prctl: Callable[..., int] = ctypes.CDLL(None).prctl
     return prctl
+
+
+def _see_orphans(prctl: Callable[..., int] | None) -> bool:
+    """Have what children of this process leave running become its own children, as jobs of a shell do (Linux)."""
+    return prctl is not None and prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 
 
 def _task_segments(channel: Channel) -> list[Buffer]:

@@ -175,6 +175,7 @@ class QueueWorker:
         self._storage_trouble = _Trouble(patience, clock)
         self._under_work = _UnderWork(self._hide, heartbeat, clock)
         self._url = ""
+        self._asks_until = -math.inf
         self._in_vain = False  # whether the last look into the queue found nothing
         self._runner: InterruptibleRunner | None = None
         self._container = container or self._make_container()
@@ -253,14 +254,16 @@ class QueueWorker:
             return []
         try:
             self._url = self._url or self._aws.queue_url(self.queue_name)
-            received = self._aws.receive(
-                self._url, wait_seconds=self._wait_seconds(), most=self._most(), visibility=VISIBILITY
-            )
+            seconds = self._wait_seconds()
+            self._asks_until = self._clock() + seconds
+            received = self._aws.receive(self._url, wait_seconds=seconds, most=self._most(), visibility=VISIBILITY)
         except PywrenError as error:
             if is_missing_queue(error):
                 raise
             self._queue_trouble.note(error)
             return []
+        finally:
+            self._asks_until = -math.inf
         self._queue_trouble.passed()
         return received
 
@@ -288,7 +291,7 @@ class QueueWorker:
             if fate is _Fate.DONE:
                 self._aws.delete_message(self._url, message)
             elif fate is _Fate.GIVEN_BACK:
-                self._hide(message, 0)
+                self._hide(message, self._rest_of_request())
         except PywrenError as error:
             logger.warning("a message comes back: %s", error)  # a call whose status stands is not run again
 
@@ -316,6 +319,10 @@ class QueueWorker:
 
         return {} if self.max_run_time is None else {"remaining_seconds": self.max_run_time + PLATFORM_MARGIN}
 
+    def _rest_of_request(self) -> int:
+        """Return for how many seconds this worker itself would take a message that is given back, which counts."""
+        return math.ceil(max(0.0, self._asks_until - self._clock()))
+
     def _hide(self, message: Message, seconds: int = VISIBILITY) -> None:
         self._aws.extend_message(self._url, message, seconds)
 
@@ -324,7 +331,7 @@ class _Fate(enum.Enum):
     """What becomes of a message."""
 
     DONE = "its call has a status: it is deleted"
-    GIVEN_BACK = "another worker takes it at once"
+    GIVEN_BACK = "another worker takes it, at once or when this one no longer asks for calls"
     COMES_BACK = "another worker takes it when it is no longer hidden"
 
 

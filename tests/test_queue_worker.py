@@ -373,6 +373,36 @@ def test_a_call_is_given_back_when_its_worker_is_ended(executor, queue, tmp_path
     assert future.result(WAIT) == "by another worker"
 
 
+def test_a_worker_does_not_take_back_what_it_gives_back(queue, unwilling, monkeypatch):
+    """Row 178: while a request of its own for more calls is open, it would get the message again, which counts."""
+    aws, asks, stopped, answered = unwilling(0), threading.Event(), threading.Event(), threading.Event()
+    receive = aws.receive
+
+    def receive_once(*arguments, **settings):
+        monkeypatch.setattr(aws, "receive", receive_nothing)
+        return receive(*arguments, **settings)
+
+    def receive_nothing(*arguments, **settings):
+        asks.set()
+        assert answered.wait(WAIT)
+        return []
+
+    monkeypatch.setattr(aws, "receive", receive_once)
+    queue.send("1")
+    container = FakeContainer(lambda payload: stopped.wait(WAIT) and None)
+    with QueueWorker(aws, queue.name, container, parallelism=2, poll=20) as worker:
+        thread = threading.Thread(target=worker.run)
+        thread.start()
+        assert asks.wait(WAIT)
+        worker.stop()
+        stopped.set()
+        wait_until(lambda: aws.hidden)
+        answered.set()
+        thread.join(WAIT)
+    ((_, seconds),) = aws.hidden
+    assert 1 <= seconds <= 20
+
+
 def test_ctrl_c_does_not_wait_for_the_call(executor, queue, tmp_path):
     """Row 178: a program that runs calls itself, by ``sqs_run_local``, ends at once too."""
     executor.call_async(first_time_for_ever, str(tmp_path / "started"))

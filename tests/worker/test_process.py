@@ -266,8 +266,7 @@ def test_functions_take_turns_in_several_threads(server: ForkServer) -> None:
 
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(work, range(8))) == [[2 * (n + i) for i in range(10)] for n in range(8)]
-    run(server, os.getpid)
-    (fork_server,) = psutil.Process().children()
+    fork_server = psutil.Process(value(run(server, lambda _: os.getppid())))
     assert wait_until(lambda: len(fork_server.children()) == 1)
 
 

@@ -281,17 +281,20 @@ class QueueWorker:
         fate = _Fate.COMES_BACK
         try:
             fate = self._handle(message)
+            if fate is _Fate.DONE:  # as long as it is kept hidden
+                self._let_go(self._aws.delete_message, self._url, message)
         except StorageError as error:
             self._storage_trouble.note(error)
         except Exception:  # whatever it is, the message comes back and other calls go on
             logger.exception("a call was not handled")
         finally:
             self._under_work.remove(message)
+        if fate is _Fate.GIVEN_BACK:
+            self._let_go(self._hide, message, self._rest_of_request())
+
+    def _let_go(self, request: Callable[..., None], *arguments: Any) -> None:
         try:
-            if fate is _Fate.DONE:
-                self._aws.delete_message(self._url, message)
-            elif fate is _Fate.GIVEN_BACK:
-                self._hide(message, self._rest_of_request())
+            request(*arguments)
         except PywrenError as error:
             logger.warning("a message comes back: %s", error)  # a call whose status stands is not run again
 

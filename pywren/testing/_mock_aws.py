@@ -25,7 +25,7 @@ def mock_aws(*, concurrency: int = CONCURRENCY, lambda_timeout: int = 300) -> It
     """Mock AWS while the context lasts, with everything that pywren needs already set up.
 
     A bucket, an execution role, a queue and the deployed function stand ready. What the executor invokes
-    runs as on Lambda: in a child process of its own, under Lambda's environment, with its log in
+    runs as on Lambda: in a child process, under Lambda's environment, with its log in
     CloudWatch. A function that itself uses AWS, through boto3 or pywren, reaches the same mocked one.
 
     Contexts may be nested, follow each other, or be open in several threads: each has its own bucket,

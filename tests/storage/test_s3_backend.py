@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import io
 import os
+import uuid
 from collections.abc import Callable, Iterator
-from typing import Any
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import botocore.exceptions
@@ -21,7 +23,13 @@ from pywren.exceptions import StorageError, StorageNoSuchKeyError, StorageSetupE
 from pywren.storage._aws_errors import meaning_of_class
 from pywren.storage._aws_requests import Retry
 from pywren.storage._per_process import PerProcess
+from pywren.storage.backend import Backend
 from pywren.storage.s3_backend import S3Backend
+from pywren.testing import _set_up
+from pywren.testing._moto_patches import atomic_s3
+
+if TYPE_CHECKING:
+    from pywren.testing.emulator import Emulator
 
 BUCKET, REGION = "a-bucket-of-mine", "eu-central-1"
 
@@ -35,8 +43,8 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def mocked(credentials: None) -> Iterator[None]:
-    """AWS mocked by moto, with one bucket."""
-    with mock_aws():
+    """AWS mocked by moto, with one bucket, which is as atomic as S3 itself."""
+    with mock_aws(), atomic_s3():
         s3 = boto3.client("s3", REGION)
         s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
         yield
@@ -52,6 +60,31 @@ class TestS3Backend(BackendConformance):
         backend = S3Backend(BUCKET, REGION)
         yield backend
         backend.close()
+
+
+@pytest.fixture(scope="module")
+def bucket(emulator: Emulator) -> str:
+    """A bucket on a real S3 server, which lasts as long as the emulated AWS."""
+    bucket = f"conformance-{uuid.uuid4()}"
+    with _set_up.environment(emulator.environment), closing(boto3.client("s3", REGION)) as s3:
+        s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+    return bucket
+
+
+class TestS3BackendOnAServer(BackendConformance):
+    """The same promises over a real S3 server, where requests do come at once."""
+
+    @pytest.fixture
+    def backend(self, emulator: Emulator, bucket: str) -> Iterator[S3Backend]:
+        """A backend over the bucket, which is empty."""
+        with closing(S3Backend(bucket, REGION)) as backend:
+            backend.delete(backend.list(""))
+            yield backend
+
+    @pytest.mark.xfail(strict=True, raises=AssertionError, reason="it lists directory by directory: a-b after a/…")
+    def test_list_is_in_order(self, backend: Backend) -> None:
+        """Not this server (docs/testing.md)."""
+        super().test_list_is_in_order(backend)
 
 
 @pytest.mark.moto

@@ -1,9 +1,11 @@
 """``pywren.testing.mock_aws``: what people use who test their own pipelines."""
 
+import concurrent.futures
 import os
 import subprocess
 import sys
 import threading
+from contextlib import closing
 
 import pytest
 
@@ -12,6 +14,7 @@ import pywren.testing
 from pywren.cloud.aws import AWS
 from pywren.exceptions import DeploymentError, InvocationError, WorkerCrashedError
 from pywren.queues import sqs_run_local
+from pywren.storage.s3_backend import S3Backend
 
 pytestmark = pytest.mark.moto
 WAIT = 60.0
@@ -193,6 +196,24 @@ def test_leaving_ends_everything():
 
         executor.map(wait_for_ever, range(3))
     assert mocked_threads() == before
+
+
+def test_s3_is_atomic(config, monkeypatch):
+    """Of conditional puts that come at once one writes, however long moto takes between looking and writing."""
+    import moto.s3.models
+
+    put = moto.s3.models.S3Backend.put_object
+
+    def put_slowly(*args, **kwargs):
+        threading.Event().wait(0.02)
+        return put(*args, **kwargs)
+
+    monkeypatch.setattr(moto.s3.models.S3Backend, "put_object", put_slowly)
+    backend = S3Backend(config["s3"]["bucket"], config["account"]["aws_region"])
+    with closing(backend), concurrent.futures.ThreadPoolExecutor(4) as threads:
+        wrote = list(threads.map(lambda number: backend.put("contested", b"%d" % number, if_absent=True), range(4)))
+        assert backend.get("contested") == b"%d" % wrote.index(True)
+    assert wrote.count(True) == 1
 
 
 def test_moto_may_be_active_already():

@@ -102,9 +102,11 @@ class _World(AbstractContextManager["_World"]):
         moto = _import_moto()
         stack.enter_context(environment(_ENVIRONMENT))
         stack.enter_context(moto.mock_aws(config={"lambda": {"use_docker": False}}))
-        from pywren.testing._moto_patches import atomic_s3, http_server, invocations, over_tls
+        from pywren.testing._atomic_moto import atomic_s3, atomic_sqs
+        from pywren.testing._moto_patches import http_server, invocations, over_tls
 
         stack.enter_context(atomic_s3())
+        stack.enter_context(atomic_sqs())
         stack.enter_context(over_tls())
         stack.enter_context(invocations(self.functions))
         self.endpoint = stack.enter_context(http_server())

@@ -1,16 +1,14 @@
-"""What pywren adds to moto while it is mocking: invocations run, S3 is atomic, and functions reach it too.
+"""What pywren adds to moto while it is mocking: invocations run, and functions reach it too.
 
 Importing this module imports moto.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 from urllib.parse import unquote
@@ -18,7 +16,6 @@ from urllib.parse import unquote
 from moto.awslambda_simple.models import LambdaSimpleBackend
 from moto.core.exceptions import JsonRESTError
 from moto.iam.access_control import IAMPolicyStatement, PermissionResult
-from moto.s3.responses import S3Response
 
 from pywren._wire import ASYNC_PAYLOAD_LIMIT
 from pywren.testing._mock_function import MockFunction
@@ -64,30 +61,6 @@ def invocations(functions: Mapping[str, MockFunction]) -> Iterator[None]:
 
     with mock.patch.object(LambdaSimpleBackend, "invoke", invoke):
         yield
-
-
-@contextmanager
-def atomic_s3() -> Iterator[None]:
-    """Let one request to S3 finish before the next begins.
-
-    moto looks whether an object stands and then writes it, and lists a dict that others change: with
-    workers in several threads the first commit would not always win.
-    """
-    lock = threading.RLock()
-    with ExitStack() as stack:
-        for name in ("bucket_response", "key_response"):
-            method = _one_at_a_time(getattr(S3Response, name), lock)
-            stack.enter_context(mock.patch.object(S3Response, name, method))
-        yield
-
-
-def _one_at_a_time(method: Callable[..., Any], lock: threading.RLock) -> Callable[..., Any]:
-    @functools.wraps(method)
-    def locked(*args: Any, **kwargs: Any) -> Any:
-        with lock:
-            return method(*args, **kwargs)
-
-    return locked
 
 
 @contextmanager

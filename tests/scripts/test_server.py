@@ -124,7 +124,8 @@ def start(config, tmp_path):
     yield start
     for process in started:
         process.kill()
-        process.communicate()
+        if not process.stderr.closed:
+            print(process.communicate()[1], file=sys.stderr)  # a test that failed shows what its servers said
 
 
 def test_a_map_on_a_server(executor, start, tmp_path):

@@ -26,7 +26,7 @@ from pywren.storage._per_process import PerProcess
 from pywren.storage.backend import Backend
 from pywren.storage.s3_backend import S3Backend
 from pywren.testing import _set_up
-from pywren.testing._moto_patches import atomic_s3
+from pywren.testing._atomic_moto import atomic_s3
 
 if TYPE_CHECKING:
     from pywren.testing.emulator import Emulator

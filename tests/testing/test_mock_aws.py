@@ -198,22 +198,44 @@ def test_leaving_ends_everything():
     assert mocked_threads() == before
 
 
+def slowed(method):
+    """Have a method of moto take its time, so that requests come in between."""
+
+    def slow(*args, **kwargs):
+        threading.Event().wait(0.02)
+        return method(*args, **kwargs)
+
+    return slow
+
+
 def test_s3_is_atomic(config, monkeypatch):
     """Of conditional puts that come at once one writes, however long moto takes between looking and writing."""
     import moto.s3.models
 
-    put = moto.s3.models.S3Backend.put_object
-
-    def put_slowly(*args, **kwargs):
-        threading.Event().wait(0.02)
-        return put(*args, **kwargs)
-
-    monkeypatch.setattr(moto.s3.models.S3Backend, "put_object", put_slowly)
+    monkeypatch.setattr(moto.s3.models.S3Backend, "put_object", slowed(moto.s3.models.S3Backend.put_object))
     backend = S3Backend(config["s3"]["bucket"], config["account"]["aws_region"])
     with closing(backend), concurrent.futures.ThreadPoolExecutor(4) as threads:
         wrote = list(threads.map(lambda number: backend.put("contested", b"%d" % number, if_absent=True), range(4)))
         assert backend.get("contested") == b"%d" % wrote.index(True)
     assert wrote.count(True) == 1
+
+
+def test_a_message_goes_to_one_receiver(config, aws, monkeypatch):
+    """Of receivers that come at once, those that wait included, one gets it."""
+    import moto.sqs.models
+
+    url = aws.queue_url(config["standalone"]["sqs_queue_name"])
+    monkeypatch.setattr(moto.sqs.models.Message, "mark_received", slowed(moto.sqs.models.Message.mark_received))
+
+    def receive(_):
+        answer = aws.request("sqs", "receive_message", doing="test", QueueUrl=url, WaitTimeSeconds=1)
+        return [message["Body"] for message in answer.get("Messages", ())]
+
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        waiting = [threads.submit(receive, number) for number in range(4)]
+        aws.request("sqs", "send_message", doing="test", QueueUrl=url, MessageBody="the only one")
+        assert sorted(future.result() for future in waiting) == [[], [], [], ["the only one"]]
+    aws.request("sqs", "purge_queue", doing="test", QueueUrl=url)
 
 
 def test_moto_may_be_active_already():

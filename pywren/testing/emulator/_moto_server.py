@@ -15,6 +15,8 @@ def main() -> None:
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
     from werkzeug.serving import make_server
 
+    from pywren.testing._atomic_moto import atomic_sqs
+
     class Handler(MotoRequestHandler):  # type: ignore[misc]
         protocol_version = "HTTP/1.1"  # connections are kept
         disable_nagle_algorithm = True  # or an answer on a kept connection waits 40 ms for its headers' acknowledgement
@@ -24,9 +26,10 @@ def main() -> None:
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Handler)
     for service in SERVICES:
         importlib.import_module(f"moto.{service}.models")
-    sys.stdout.write(f"{server.server_port}\n")
-    sys.stdout.flush()
-    server.serve_forever()
+    with atomic_sqs():
+        sys.stdout.write(f"{server.server_port}\n")
+        sys.stdout.flush()
+        server.serve_forever()
 
 
 if __name__ == "__main__":

@@ -165,8 +165,12 @@ class State:
 
 def _registered_by_value() -> set[str]:
     """Return the modules whose contents go along, as ``cloudpickle.register_pickle_by_value`` was told."""
-    cloudpickle = sys.modules.get("cloudpickle")
-    return set() if cloudpickle is None else cloudpickle.list_registry_pickle_by_value()
+    if "cloudpickle" not in sys.modules:
+        return set()
+    import cloudpickle  # waits where another thread still imports it
+
+    registered: set[str] = cloudpickle.list_registry_pickle_by_value()
+    return registered
 
 
 def _contents(cell: types.CellType) -> Any:

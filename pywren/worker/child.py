@@ -319,9 +319,10 @@ class _PoolChild:
 
 def _close_nested_pool() -> None:
     """End the local pool that the call made, if it did: it ends with the call."""
-    pool = sys.modules.get("pywren.worker.pool")
-    if pool is not None:
-        pool.LocalPool.close_shared()
+    if "pywren.worker.pool" in sys.modules:
+        from pywren.worker.pool import LocalPool  # waits where a thread that was left still imports it
+
+        LocalPool.close_shared()
 
 
 def function_source(segments: Sequence[Buffer]) -> FunctionSource:

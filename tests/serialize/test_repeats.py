@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import subprocess
 import sys
 import threading
 import types
@@ -162,3 +163,38 @@ def test_a_function_that_is_gone_is_forgotten() -> None:
     for value in range(50):
         assert loads(packed(serializer, make(value)))(0)[1] == value
         gc.collect(0)
+
+
+FIRST_CALLS_AT_ONCE = """
+import sys, threading, traceback
+from pywren.serialize import Serializer
+
+class SlowDisk:
+    def find_spec(self, name, path=None, target=None):
+        if name == "cloudpickle.cloudpickle":  # the package is in sys.modules, but has nothing in it yet
+            importing.set()
+            failed.wait(0.3)
+
+def first_call(begin=None):
+    try:
+        begin and begin.wait()
+        Serializer().pack_call(lambda x: x, [0])
+    except Exception:
+        failed.set()
+        traceback.print_exc()
+
+sys.meta_path.insert(0, SlowDisk())
+importing, failed = threading.Event(), threading.Event()
+threads = [threading.Thread(target=first_call, args=[begin]) for begin in (None, importing, importing)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+sys.exit(not importing.is_set() or failed.is_set())
+"""
+
+
+def test_the_first_functions_of_several_threads() -> None:
+    """Threads may make the first calls of a program at the same time."""
+    done = subprocess.run([sys.executable, "-c", FIRST_CALLS_AT_ONCE], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,4 +1,8 @@
-"""The dispatcher of the emulated Lambda, with containers that do nothing until they are told."""
+"""The dispatcher of the emulated Lambda, with containers that do nothing until they are told.
+
+Pages cited: [api] docs.aws.amazon.com/lambda/latest/api/API_<name>.html,
+[dg] docs.aws.amazon.com/lambda/latest/dg/<page>.html.
+"""
 
 from __future__ import annotations
 
@@ -173,7 +177,7 @@ def play(scenario: Callable[[World], Awaitable[None]], **settings: Any) -> World
 
 
 def test_the_container_used_last_is_used_again() -> None:
-    """Warm ones are taken most recently used first, and cold ones made when all are busy."""
+    """A warm one that is free is taken before a cold one is made [dg lambda-concurrency], the last used first."""
 
     async def scenario(world: World) -> None:
         f = world.function()
@@ -192,6 +196,28 @@ def test_the_container_used_last_is_used_again() -> None:
     world = play(scenario)
     assert [(one.container, one.cold) for one in world.tally.executions] == [(2, True), (1, True), (1, False)]
     assert max(world.tally.at_once) == 2
+
+
+def test_a_container_has_one_request_at_a_time() -> None:
+    """While it has one it is busy, and each further one that comes gets another container [dg lambda-concurrency]."""
+
+    async def scenario(world: World) -> None:
+        f = world.function()
+        calls = [world.call(f) for _ in range(4)]
+        for _ in range(4):
+            world.accept(f)
+        while not world.dispatcher.idle or not world.made:
+            await turn()
+            busy = [running.container for running in world.running]
+            assert len(busy) == len(set(busy))
+            for running in list(world.running[:2]):
+                running.end()
+            await turn()
+        await asyncio.gather(*calls)
+
+    world = play(scenario, containers=6)
+    assert len(world.made) == world.most == 6  # the last two found a free one
+    assert len(world.tally.executions) == 8
 
 
 def test_no_more_processes_than_containers() -> None:
@@ -238,7 +264,7 @@ def test_an_idle_container_makes_room_for_another_function() -> None:
 
 
 def test_an_idle_container_ends_after_some_time() -> None:
-    """Nobody calls the function, and the process goes."""
+    """Nobody calls the function, and the environment is removed [dg lambda-runtime-environment]."""
 
     async def scenario(world: World) -> None:
         call = world.call(world.function())
@@ -314,7 +340,7 @@ def test_an_event_runs_what_is_current_when_it_runs() -> None:
 
 
 def test_a_synchronous_call_over_the_accounts_concurrency_is_refused() -> None:
-    """With the reason that AWS gives; events wait instead, and count as throttled once."""
+    """TooManyRequestsException, with the reason ConcurrentInvocationLimitExceeded [api Invoke]."""
 
     async def scenario(world: World) -> None:
         f, g = world.function("f"), world.function("g")
@@ -326,18 +352,39 @@ def test_a_synchronous_call_over_the_accounts_concurrency_is_refused() -> None:
             "TooManyRequestsException",
             "ConcurrentInvocationLimitExceeded",
         )
-        world.accept(g, request_id="event")
-        await turn()
-        assert world.ids == ["r"]
         world.running[0].end()
         await call
+        again = world.call(g)
         await turn()
-        assert world.ids == ["event"]
         world.running[0].end()
-        await world.dispatcher.wait_idle()
+        await again
 
     world = play(scenario, limits=Limits(concurrency=1))
-    assert world.tally.events["throttles"] == 2
+    assert world.tally.events["throttles"] == 1
+
+
+def test_events_over_the_accounts_concurrency_wait_in_the_queue() -> None:
+    """They are throttled, kept and run when there is room, each once [dg invocation-async-error-handling]."""
+
+    async def scenario(world: World) -> None:
+        f, g = world.function("f"), world.function("g")
+        call = world.call(f)
+        await turn()
+        for number in range(3):
+            world.accept(g, request_id=f"event {number}")
+        seen = []
+        while not world.dispatcher.idle:
+            await turn()
+            seen += world.ids
+            world.running[0].end()
+            await turn()
+        await call
+        assert seen == ["r", "event 0", "event 1", "event 2"]
+
+    world = play(scenario, limits=Limits(concurrency=1))
+    assert world.most == 1
+    assert world.tally.events["throttles"] == 3
+    assert world.tally.events["retried"] == 0
 
 
 def test_what_waits_for_this_machine_counts_as_running() -> None:
@@ -358,7 +405,7 @@ def test_what_waits_for_this_machine_counts_as_running() -> None:
 
 
 def test_reserved_concurrency() -> None:
-    """It bounds its function, and is no longer there for the others."""
+    """It bounds its function, and no other can use it [dg configuration-concurrency], with the reason [api Invoke]."""
 
     async def scenario(world: World) -> None:
         f, g = world.function("f", reserved_concurrency=1), world.function("g")
@@ -378,7 +425,7 @@ def test_reserved_concurrency() -> None:
 
 
 def test_reserved_concurrency_of_zero_stops_a_function() -> None:
-    """Calls are refused, and events go to the destination at once."""
+    """Calls are refused; events go to the destination without any retries [dg invocation-async-retain-records]."""
 
     async def scenario(world: World) -> None:
         f = world.function(reserved_concurrency=0, event_invoke=event_invoke())
@@ -396,15 +443,40 @@ def test_reserved_concurrency_of_zero_stops_a_function() -> None:
     assert world.made == []
 
 
-def test_the_scaling_rate() -> None:
-    """A function may start so many environments in ten seconds; warm ones are not counted."""
+def test_the_scaling_rate_is_lambdas() -> None:
+    """1,000 more environments every 10 seconds; what was not used is not saved up [dg scaling-behavior]."""
 
     async def scenario(world: World) -> None:
         f = world.function()
+        world.now = 3600.0
+        calls = []
+        for started in (1000, 2000):
+            calls += [world.call(f) for _ in range(1000)]
+            await turn()
+            assert len(world.running) == started
+            with pytest.raises(Refusal, match="FunctionInvocationRateLimitExceeded"):
+                await world.call(f)
+            world.now += 10.0
+        for running in list(world.running):
+            running.end()
+        await asyncio.gather(*calls)
+
+    play(scenario, containers=2000, limits=Limits(concurrency=5000))
+
+
+def test_the_scaling_rate() -> None:
+    """It counts the cold starts of each function for itself, not its warm ones [dg scaling-behavior]."""
+
+    async def scenario(world: World) -> None:
+        f, g = world.function("f"), world.function("g")
         call = world.call(f)
         await turn()
         with pytest.raises(Refusal, match="FunctionInvocationRateLimitExceeded"):
             await world.call(f)
+        other = world.call(g)
+        await turn()
+        world.running[1].end()
+        await other
         world.running[0].end()
         await call
         again = world.call(f)
@@ -421,7 +493,7 @@ def test_the_scaling_rate() -> None:
 
 
 def test_events_wait_for_the_scaling_rate() -> None:
-    """They run by themselves when it allows them to."""
+    """They run by themselves when it allows them to [dg invocation-async-error-handling]."""
 
     async def scenario(world: World) -> None:
         f = world.function()
@@ -447,7 +519,10 @@ def test_events_wait_for_the_scaling_rate() -> None:
 
 @pytest.mark.parametrize(("retries", "runs"), [(None, 3), (0, 1), (1, 2)])
 def test_a_failed_event_runs_again(retries: int | None, runs: int) -> None:
-    """Twice by default, as often as the function's settings say else; then there is a record."""
+    """Two more times, or as the function says [dg invocation-async-error-handling]; then there is a record.
+
+    Its form and condition are AWS's [dg invocation-async-retain-records].
+    """
 
     async def scenario(world: World) -> None:
         settings = {} if retries is None else {"MaximumRetryAttempts": retries}
@@ -478,6 +553,31 @@ def test_a_failed_event_runs_again(retries: int | None, runs: int) -> None:
     }
 
 
+def test_retries_wait_a_minute_and_then_two() -> None:
+    """Between the first two attempts one minute, before the third two [dg invocation-async-error-handling]."""
+    waited: list[float] = []
+
+    async def scenario(world: World) -> None:
+        loop = asyncio.get_running_loop()
+        call_later = loop.call_later
+
+        def soon(delay: float, *call: Any) -> asyncio.TimerHandle:
+            if delay not in (60, 120):
+                return call_later(delay, *call)
+            waited.append(delay)
+            return call_later(0, *call)
+
+        loop.call_later = soon  # type: ignore[method-assign,assignment]
+        world.accept(world.function())
+        while not world.dispatcher.idle:
+            await turn()
+            if world.running:
+                world.running[0].end("Unhandled")
+
+    assert len(play(scenario).tally.executions) == 3
+    assert waited == [60, 120]
+
+
 def test_retries_go_by_the_settings_of_the_moment() -> None:
     """Whoever sets them to 0 while a call runs stops its retries."""
 
@@ -493,7 +593,7 @@ def test_retries_go_by_the_settings_of_the_moment() -> None:
 
 
 def test_without_a_destination_there_is_no_record() -> None:
-    """The event is just gone."""
+    """Lambda discards the event [dg invocation-async-error-handling]."""
 
     async def scenario(world: World) -> None:
         world.accept(world.function(event_invoke={"MaximumRetryAttempts": 0}))
@@ -506,7 +606,7 @@ def test_without_a_destination_there_is_no_record() -> None:
 
 
 def test_a_destination_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing else happens: AWS drops the record, too."""
+    """The record is lost: AWS has no more than a metric for that either [dg invocation-async-retain-records]."""
 
     async def scenario(world: World) -> None:
         world.record_error = OSError("no such bucket")
@@ -520,7 +620,10 @@ def test_a_destination_that_fails_is_logged(caplog: pytest.LogCaptureFixture) ->
 
 
 def test_an_event_that_is_too_old_is_given_up() -> None:
-    """Its age is looked at when it could run; the scale makes that testable."""
+    """Older than ``MaximumEventAgeInSeconds``: discarded, with a record [dg invocation-async-configuring].
+
+    Its age is looked at when it could run; the scale makes that testable.
+    """
 
     async def scenario(world: World) -> None:
         f = world.function(event_invoke=event_invoke(MaximumEventAgeInSeconds=60))
@@ -536,6 +639,25 @@ def test_an_event_that_is_too_old_is_given_up() -> None:
     assert record["requestContext"]["requestId"] == "waits"
     assert record["requestContext"]["condition"] == "EventAgeExceeded"
     assert world.tally.events["expired"] == 1
+
+
+def test_an_event_is_kept_for_six_hours() -> None:
+    """By default, not a second longer [dg invocation-async-error-handling]."""
+
+    async def scenario(world: World) -> None:
+        f = world.function(event_invoke=event_invoke())
+        for number in range(3):
+            world.accept(f, request_id=str(number))
+        await turn()
+        for age in (6 * 3600.0, 6 * 3600.0 + 1):
+            world.now = age
+            world.running[0].end()
+            await turn()
+        await world.dispatcher.wait_idle()
+
+    world = play(scenario, containers=1)
+    assert [one.request_id for one in world.tally.executions] == ["0", "1"]
+    assert [record["requestContext"]["requestId"] for _, record in world.records] == ["2"]
 
 
 def test_the_events_of_a_deleted_function_are_dropped() -> None:
@@ -575,7 +697,7 @@ def test_a_dropped_event_never_runs() -> None:
 
 
 def test_a_repeated_event_runs_twice() -> None:
-    """Under the same request id."""
+    """Under the same request id, as it may happen on AWS [dg invocation-async-error-handling]."""
 
     async def scenario(world: World) -> None:
         world.accept(world.function(), Plan("repeat_event"), request_id="event")
@@ -640,21 +762,23 @@ def test_a_caller_that_goes_gives_up_its_place() -> None:
     assert len(play(scenario, containers=1).tally.executions) == 1
 
 
-def test_a_fault_of_the_emulator_reaches_the_caller(caplog: pytest.LogCaptureFixture) -> None:
-    """The next call gets another container; an event's fault is in the log."""
+@pytest.mark.parametrize("event", [True, False])
+def test_a_fault_of_the_emulator_ends_it(event: bool) -> None:
+    """It is neither Lambda's nor the function's: nothing that is counted or recorded would be true."""
 
     async def scenario(world: World) -> None:
-        f = world.function()
-        call = world.call(f)
+        f = world.function(event_invoke=event_invoke())
+        ended = asyncio.ensure_future(world.dispatcher.ended())
+        call = None if event else world.call(f)
+        if event:
+            world.accept(f)
         await turn()
+        assert not ended.done()
         world.running[0].reply.set_exception(OSError("no more processes"))
-        with pytest.raises(OSError, match="no more processes"):
-            await call
-        world.accept(f)
-        await turn()
-        world.running[0].reply.set_exception(OSError("none again"))
-        await world.dispatcher.wait_idle()
+        assert "a container of f cannot be made: no more processes" in str(await ended)
+        if call is not None:
+            with pytest.raises(OSError, match="no more processes"):
+                await call
 
     world = play(scenario)
-    assert len(world.made) == 2
-    assert "none again" in caplog.text
+    assert (world.tally.executions, world.records) == ([], [])

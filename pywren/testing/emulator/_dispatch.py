@@ -6,7 +6,8 @@ destination (S3 or SQS) when nothing came of it. What waits is run as soon as th
 it came; AWS looks again after 1 s and ever more.
 
 Two limits are told apart. What AWS would refuse (concurrency, scaling rate) is refused, or waits when it is an event.
-What only this machine cannot do, more than ``Settings.containers`` processes, makes everything wait.
+What only this machine cannot do, more than ``Settings.containers`` processes, makes everything wait. That it cannot
+make a container at all, Lambda would never say: the emulator ends then.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
+from pywren.exceptions import EmulatorError
 from pywren.testing.emulator._container import Container, Invocation, Reply
 from pywren.testing.emulator._counters import Execution, Tally
 from pywren.testing.emulator._faults import FaultPlan
@@ -122,6 +124,8 @@ class Dispatcher:
         self._wake: asyncio.TimerHandle | None = None
         self._waiting_for_idle: list[asyncio.Future[None]] = []
         self._closed = False
+        self._failed = asyncio.Event()
+        self._fault = EmulatorError("no invocation has failed")
 
     # -- taking ----------------------------------------------------------------------------------------------
 
@@ -200,6 +204,11 @@ class Dispatcher:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._fleet.close()
         self._tell_waiters()
+
+    async def ended(self) -> EmulatorError:
+        """Wait until this machine fails to run an invocation, which is nothing that Lambda does; return why."""
+        await self._failed.wait()
+        return self._fault
 
     # -- choosing --------------------------------------------------------------------------------------------
 
@@ -301,18 +310,19 @@ class Dispatcher:
         cold, at_once, reply, error = member.cold, lane.running, None, None
         try:
             reply = await member.run(self._invocation(job, cold=cold))
-        except Exception as caught:  # noqa: BLE001 -- a fault of the emulator: told to whoever waits, or logged
+        except Exception as caught:  # noqa: BLE001 -- whatever it is, it is the emulator's, and ends it
             error = caught
+            logger.exception("invocation %s of %s could not be run", job.request_id, lane.function.name)
         finally:
             lane.running -= 1
             self._fleet.give_back(member, alive=reply is not None and reply.alive)
         if reply is not None:
             self._count(lane.function, job, member, reply, cold=cold, at_once=at_once)
+        if error is not None:
+            self._fail(lane.function.name, error)
         if job.answer is not None:
             _answer(job.answer, reply, error)
-        elif reply is None:
-            logger.error("event %s of %s could not be run", job.request_id, lane.function.name, exc_info=error)
-        elif reply.error:
+        elif reply is not None and reply.error:
             self._retry(lane, job, reply)
 
     def _invocation(self, job: _Job, *, cold: bool) -> Invocation:
@@ -357,6 +367,10 @@ class Dispatcher:
         job.order = next(self._orders)
         self._queue(lane, job)
         self._pump()
+
+    def _fail(self, function: str, error: Exception) -> None:
+        self._fault = EmulatorError(f"a container of {function} cannot be made: {error}")
+        self._failed.set()
 
     # -- giving up -------------------------------------------------------------------------------------------
 

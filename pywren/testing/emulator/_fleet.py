@@ -62,7 +62,10 @@ class Member:
         if self._victim is not None:
             await self._victim.close()
         if self._container is not None:
-            await self._container.close()
+            try:
+                await self._container.close()
+            except OSError as error:  # its directory, or a process that is gone already
+                logger.warning("container %d of %s did not end cleanly: %s", self.number, self.function.name, error)
 
 
 class Fleet:
@@ -153,16 +156,10 @@ class Fleet:
 
     def _end(self, member: Member) -> asyncio.Task[None]:
         """End a container in the background; its room is free when that is done."""
-        task = asyncio.get_running_loop().create_task(self._close(member))
+        task = asyncio.get_running_loop().create_task(member.close())
         self._ending.add(task)
         task.add_done_callback(self._ended)
         return task
-
-    async def _close(self, member: Member) -> None:
-        try:
-            await member.close()
-        except OSError as error:  # its directory, or a process that is gone already
-            logger.warning("container %d of %s did not end cleanly: %s", member.number, member.function.name, error)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._ending.discard(task)

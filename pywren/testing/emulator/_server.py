@@ -89,7 +89,7 @@ def _time_to_end() -> asyncio.Future[None]:
 async def _run(settings: Settings, directory: Path, end: asyncio.Future[None]) -> None:
     async with _backends(directory) as (urls, backends), _Parts(settings, directory, urls) as parts:
         _say(parts.ready)
-        endings: list[asyncio.Future[Any]] = [asyncio.ensure_future(backend.ended()) for backend in backends]
+        endings: list[asyncio.Future[Any]] = [asyncio.ensure_future(part.ended()) for part in (*backends, parts)]
         try:
             done, _ = await asyncio.wait([*endings, end], return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -159,6 +159,10 @@ class _Parts:
             "control_token": self._token,
             "directory": str(self._directory),
         }
+
+    async def ended(self) -> EmulatorError:
+        """Wait until it cannot go on, and return why."""
+        return await self._dispatcher.ended()
 
     async def __aenter__(self) -> _Parts:
         async with AsyncExitStack() as stack:

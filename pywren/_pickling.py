@@ -298,6 +298,9 @@ def _pickler_classes() -> tuple[Any, Any]:
             if reduced is not NotImplemented:
                 return reduced
             reduced = super().reducer_override(obj)
+            if reduced is not NotImplemented and reduced[0] is cloudpickle.cloudpickle._make_skeleton_class:
+                _, _, bases, namespace, *_ = reduced[1]
+                _add_slots(obj, bases, namespace)
             if self.mentions is not None:
                 _note(self.mentions, obj, by_reference=reduced is NotImplemented)
             return reduced
@@ -327,6 +330,20 @@ def _pickler_classes() -> tuple[Any, Any]:
             return _FUTURE, place, getattr(obj, "callset_id", None), getattr(obj, "call_id", None)
 
     return UserPickler, FuturesPickler
+
+
+def _add_slots(cls: type, bases: Sequence[Any], namespace: dict[str, Any]) -> None:
+    """Have a class that travels by value made anew with its slots.
+
+    cloudpickle makes it without: instances made there keep their attributes in a ``__dict__``, which those of the
+    class here have no place for.
+    """
+    if "__slots__" not in vars(cls) or NamedTuple in bases:
+        return  # a named tuple is made with its own
+    # told by the descriptors: __slots__ itself may have been an iterator, and holds private names unmangled
+    members = [kind for kind in vars(cls).values() if type(kind) is types.MemberDescriptorType]
+    own = {kind.__name__ for kind in members if kind.__objclass__ is cls}
+    namespace["__slots__"] = (*sorted(own), *(name for name in ("__dict__", "__weakref__") if name in vars(cls)))
 
 
 def _refuse_file(file: io.TextIOWrapper) -> None:

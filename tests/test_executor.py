@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import itertools
 import json
@@ -10,6 +11,7 @@ import os
 import subprocess
 import sys
 import threading
+import typing
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -262,6 +264,107 @@ def test_nested_map(ready):
             return sum(pywren.get_all_results(executor.map(lambda x: x * n, range(4))))
 
     assert ready.call(outer, 10, extra_env={"PYWREN_EXECUTOR": "local"}).result(WAIT) == 60
+
+
+class Slotted:
+    """Classes with slots; a method makes them, because then they travel by value, as a script's do."""
+
+    @staticmethod
+    def plain():
+        class Plain:
+            __slots__ = ("__private", "never_set", "x")
+
+            def __init__(self, x):
+                self.x = x
+                self.__private = x + 1
+
+            def state(self):
+                return {"x": self.x, "private": self.__private, **getattr(self, "__dict__", {})}
+
+        return Plain
+
+    @staticmethod
+    def inherited():
+        class Child(Slotted.plain()):
+            __slots__ = "y"
+
+            def state(self):
+                return {**super().state(), "y": self.y}
+
+        return Child
+
+    @staticmethod
+    def with_dict():
+        class Open(Slotted.inherited()):
+            __slots__ = ("__dict__", "__weakref__")
+
+        return Open
+
+    @staticmethod
+    def without_further_slots():
+        class Loose(Slotted.plain()):
+            pass
+
+        return Loose
+
+    @staticmethod
+    def named_tuple():
+        class Pair(typing.NamedTuple):
+            x: int
+            z: int = 3
+
+            def state(self):
+                return self._asdict()
+
+        return Pair
+
+    @staticmethod
+    def dataclass():
+        @dataclasses.dataclass(slots=True)
+        class Data:
+            x: int
+            y: list = dataclasses.field(default_factory=list)
+            z: int = 3
+
+            def state(self):
+                return dataclasses.asdict(self)
+
+        return Data
+
+    @staticmethod
+    def frozen():
+        @dataclasses.dataclass(slots=True, frozen=True)
+        class Base:
+            x: int
+
+        @dataclasses.dataclass(slots=True, frozen=True)
+        class Frozen(Base):
+            z: int = 3
+
+            def state(self):
+                return dataclasses.asdict(self)
+
+        return Frozen
+
+
+@pytest.mark.parametrize("kind", [name for name in vars(Slotted) if not name.startswith("_")])
+def test_classes_with_slots(ready, kind):
+    """Row 197: instances of a script's class with ``__slots__`` come back, those that were made on the worker too."""
+    cls = getattr(Slotted, kind)()
+    sent = cls(1)
+    if kind not in ("plain", "frozen", "named_tuple"):
+        sent.y = 5
+    closed = not hasattr(sent, "__dict__")
+
+    def call(thing):
+        assert closed is not hasattr(thing, "__dict__")
+        assert bool(cls.__weakrefoffset__) is (kind in ("with_dict", "without_further_slots"))
+        return thing, cls(7), thing.state()
+
+    back, made, state = ready.call(call, sent).result(WAIT)
+    assert type(back) is type(made) is cls
+    assert back.state() == state == sent.state()
+    assert made.x == 7
 
 
 # -- reduce, and futures among arguments ---------------------------------------------------------------------------

@@ -41,6 +41,9 @@ RESERVE = 16 * 1024 * 1024
 MEMBER_LIMIT = 1_000_000
 """Members that an archive may have."""
 
+HEADER_LIMIT = 1024 * 1024
+"""Bytes that what comes before a member's content may have: its header, and long names and attributes beside it."""
+
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 _PIECE_BYTES = 16 * 1024 * 1024
@@ -399,8 +402,8 @@ def extract(tarball: IO[bytes], target: str, take: Callable[[int], None]) -> Non
     import tarfile
 
     try:
-        with tarfile.open(fileobj=tarball, mode="r:*") as tar:
-            for count, member in enumerate(tar, 1):
+        with tarfile.open(fileobj=tarball, mode="r:*", tarinfo=_bounded_tarinfo()) as tar:
+            for count, member in enumerate(_members(tar), 1):
                 if count > MEMBER_LIMIT:
                     raise _unsafe(member, f"is beyond the {MEMBER_LIMIT:,} that there may be")
                 _extract_member(tar, member, target, take)
@@ -411,6 +414,65 @@ def extract(tarball: IO[bytes], target: str, take: Callable[[int], None]) -> Non
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise RuntimeSetupError(f"it is not a tar archive, or is damaged: {error}", ERROR) from error
+
+
+def _members(tar: TarFile) -> Iterator[TarInfo]:
+    """Yield the members, and keep none of them: tarfile would keep all, and what applies to all that follow."""
+    kept: Any = tar
+    while (member := tar.next()) is not None:
+        yield member
+        kept.members.clear()
+        kept.pax_headers.clear()
+
+
+def _bounded_tarinfo() -> type[TarInfo]:
+    """Return tarfile's class of members, but for headers that would fill the memory: tarfile reads each at once."""
+    import tarfile
+
+    class BoundedTarInfo(tarfile.TarInfo):
+        __slots__ = ()
+
+        @classmethod
+        def fromtarfile(cls, tarfile: Any) -> Any:
+            file = tarfile.fileobj
+            if isinstance(file, _HeaderBytes):  # a header that extends the next one, and counts with it
+                return super().fromtarfile(tarfile)
+            tarfile.fileobj = _HeaderBytes(file)
+            try:
+                return super().fromtarfile(tarfile)
+            finally:
+                tarfile.fileobj = file
+
+    return BoundedTarInfo
+
+
+class _HeaderBytes:
+    """An archive while the header of one member is read from it.
+
+    Args:
+        file: the archive.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._left = HEADER_LIMIT
+        self.tell = file.tell
+        self.seek = file.seek
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes.
+
+        Raises:
+            RuntimeSetupError: they are more than a header may have.
+        """
+        if not 0 <= size <= self._left:
+            raise RuntimeSetupError(
+                f"a member of its archive has a header of more than {HEADER_LIMIT / 1e6:.0f} MB; it was not extracted",
+                ERROR,
+            )
+        self._left -= size
+        data: bytes = self._file.read(size)
+        return data
 
 
 def _extract_member(tar: TarFile, member: TarInfo, target: str, take: Callable[[int], None]) -> None:

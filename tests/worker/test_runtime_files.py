@@ -13,8 +13,10 @@ import subprocess
 import sys
 import tarfile
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -306,6 +308,85 @@ def test_a_bomb_of_many_empty_files(make: Make) -> None:
     assert error.args[1] == "RUNTIME_TOO_BIG"
 
 
+def header(kind: bytes, size: int, name: str = "a") -> bytes:
+    """A member's header, as it is given."""
+    member = tarfile.TarInfo(name)
+    member.type, member.size = kind, size
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+def sparse_header() -> bytes:
+    """GNU's of a file with holes: the list of its pieces goes on in the blocks behind it."""
+    block = bytearray(header(tarfile.GNUTYPE_SPARSE, 0))
+    block[482] = 1  # another block with pieces of it follows
+    block[148:156] = b"%06o\0 " % (sum(block[:148]) + sum(block[156:]) + 8 * ord(" "))
+    return bytes(block)
+
+
+def padded(data: bytes) -> bytes:
+    """Content, up to the next block."""
+    return data + bytes(-len(data) % 512)
+
+
+def global_attribute(number: int, size: int) -> bytes:
+    """A header with one attribute of all members that follow, and a member."""
+    record = b" attribute-%d=" % number + bytes(size) + b"\n"
+    record = b"%d" % (len(record) + 6) + record
+    return header(tarfile.XGLTYPE, len(record)) + padded(record) + header(tarfile.REGTYPE, 0)
+
+
+def long_name(number: int, size: int) -> bytes:
+    """A member with a long name: one that stands for the directory itself."""
+    return header(tarfile.GNUTYPE_LONGNAME, size) + padded(b"./" * (size // 2)) + header(tarfile.DIRTYPE, 0)
+
+
+LOTS = 24 * 2**20
+A_PIECE = 400_000  # with what extends it, less than a header may have
+SOME_PIECES = b"%011o\0%011o\0" % (1, 1) * 21 + b"\1" + bytes(7)
+
+FILLERS = {
+    "GNU long name": [header(tarfile.GNUTYPE_LONGNAME, LOTS), bytes(LOTS)],
+    "GNU long link": [header(tarfile.GNUTYPE_LONGLINK, LOTS), bytes(LOTS)],
+    "pax": [header(tarfile.XHDTYPE, LOTS), bytes(LOTS)],
+    "pax for all": [header(tarfile.XGLTYPE, LOTS), bytes(LOTS)],
+    "one after the other": [header(tarfile.GNUTYPE_LONGNAME, A_PIECE) + padded(bytes(A_PIECE))] * 60,
+    "pieces of a sparse file": [sparse_header(), SOME_PIECES * 20_000],
+    "attributes that add up": [global_attribute(number, A_PIECE) for number in range(60)],
+    "names that add up": [long_name(number, A_PIECE) for number in range(60)],
+}
+
+
+@pytest.mark.parametrize("parts", FILLERS.values(), ids=FILLERS)
+def test_headers_that_would_fill_the_memory(tmp_path: Path, parts: list[bytes]) -> None:
+    """Row 217: what extends a member's header is read up to 1 MB, and nothing of a member is kept."""
+    data = gzip.compress(b"".join(parts), 1)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        with suppress(RuntimeSetupError):
+            runtime_files.extract(io.BytesIO(data), str(tmp_path), lambda size: None)
+        taken = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert taken < 6 * runtime_files.HEADER_LIMIT
+    assert os.listdir(tmp_path) in ([], ["a"])
+
+
+def test_a_header_that_is_too_big(make: Make) -> None:
+    """Row 217: it is told as such; names as long as a system can have are extracted."""
+    data = gzip.compress(b"".join(FILLERS["pax"]), 1)
+    error = refusal(make(Source(data)), archive(data))
+    assert error.args[1] == "RUNTIME_ERROR"
+    assert "has a header of more than 1 MB" in error.args[0]
+    deep = "/".join(["d" * 200] * 15)
+    for layout in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w:gz", format=layout) as tar:
+            tar.addfile(tarfile.TarInfo(deep))
+        with make(Source(buffer.getvalue())).lease(archive(buffer.getvalue())) as lease:
+            assert Path(lease.path, deep).is_file()
+
+
 def test_a_disk_that_is_suddenly_full(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others write there, too."""
 
@@ -369,6 +450,40 @@ def test_another_container_finds_it_extracted(make: Make) -> None:
         first.close()
         assert sorted(os.listdir(lease.path)) == ["a", "b"]
     assert source.fetched == 1
+
+
+EXTRACTING_WORKER = """
+import sys
+from pywren.worker.runtime_files import Archive, RuntimeFiles
+root, tarball, digest = sys.argv[1:]
+def fetch(archive):
+    print("fetching", flush=True)
+    sys.stdin.readline()
+    with open(tarball, "rb") as file:
+        yield file.read()
+print("starting", flush=True)
+with RuntimeFiles(root, fetch=fetch).lease(Archive("mine", "runtimes/a.tar.gz", digest)) as lease:
+    print(lease.path, lease.cached)
+"""
+
+
+def test_one_extraction_for_two_processes(tmp_path: Path, root: Path) -> None:
+    """The one that comes while another fetches waits for it, and finds the runtime extracted."""
+    (stored := tmp_path / "stored.tar.gz").write_bytes(WHOLE)
+    command = [sys.executable, "-c", EXTRACTING_WORKER, str(root), str(stored), archive(WHOLE).sha256]
+
+    def start(*expected: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert [process.stdout.readline().strip() for _ in expected] == list(expected)
+        return process
+
+    with start("starting", "fetching") as first, start("starting") as second:
+        with pytest.raises(BlockingIOError):
+            runtime_files._lock_directory(str(root), blocking=False)
+        path, cached = first.communicate("go on\n", timeout=WAIT)[0].split()
+        assert second.communicate(timeout=WAIT)[0].split() == [path, "True"]
+    assert (cached, first.returncode, second.returncode) == ("False", 0, 0)
 
 
 ANOTHER_WORKER = """

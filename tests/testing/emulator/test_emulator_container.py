@@ -1,4 +1,8 @@
-"""What an execution environment does for, and to, the deployed code; on real processes, with walls and without."""
+"""What an execution environment does for, and to, the deployed code; on real processes, with walls and without.
+
+Pages cited: [dg] docs.aws.amazon.com/lambda/latest/dg/<page>.html, [pricing] aws.amazon.com/lambda/pricing,
+[blog] aws.amazon.com/blogs/compute/<page>.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from math import ceil
 from pathlib import Path
 
 import pytest
@@ -25,15 +30,17 @@ from pywren.testing.emulator._settings import Limits, Settings
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory and descendants are read from /proc")
 
 HANDLER = '''
-import json, os, signal, subprocess, sys, time
+import json, os, signal, subprocess, sys, time, uuid
 
 calls = 0
+process = uuid.uuid4().hex
 def handler(event, context):
     global calls
     calls += 1
     return globals()[event["do"]](event, context)
 
 def count(event, context): return [os.getpid(), calls]
+def which(event, context): return [process, calls, open("/proc/self/cmdline").read().split(chr(0))[1:-1]]
 def echo(event, context): return event
 def fail(event, context): raise ValueError("no such thing")
 def leave(event, context): sys.exit(event.get("code", 3))
@@ -169,7 +176,7 @@ def value(reply: Reply):
 
 
 def test_a_warm_container_keeps_its_process_and_its_modules(bench: Bench) -> None:
-    """The second call runs in the same process, with what the first has left in the modules."""
+    """Objects declared outside of the handler are there in the second call [dg lambda-runtime-environment]."""
     first, second = bench.run({"do": "count"}, {"do": "count"})
     assert value(first)[0] == value(second)[0]
     assert (value(first)[1], value(second)[1]) == (1, 2)
@@ -178,8 +185,32 @@ def test_a_warm_container_keeps_its_process_and_its_modules(bench: Bench) -> Non
     assert first.alive
 
 
+def test_each_container_is_a_fresh_process_of_the_runtime_client(bench: Bench) -> None:
+    """An environment of its own for each that runs at once [dg lambda-concurrency]: nothing is shared or forked.
+
+    The process is Amazon's client, which asks the Runtime API for events [dg runtimes-api].
+    """
+
+    async def main() -> list[Reply]:
+        containers = [bench.make(), bench.make()]
+        try:
+            calls = [invoke(container, 0, {"do": "which"}) for container in containers * 2]
+            return [*await asyncio.gather(*calls[:2]), *await asyncio.gather(*calls[2:])]
+        finally:
+            await asyncio.gather(*(container.close() for container in containers))
+
+    first, second, first_again, second_again = (value(reply) for reply in asyncio.run(main()))
+    assert first[0] != second[0]
+    assert (first_again[0], second_again[0]) == (first[0], second[0])
+    assert [each[1] for each in (first, second, first_again, second_again)] == [1, 1, 2, 2]
+    assert first[2] == second[2] == ["-m", "awslambdaric", "module.handler"]
+
+
 def test_the_log_of_a_call_is_written_as_lambda_writes_it(bench: Bench) -> None:
-    """INIT_START once, then START, the output, END and REPORT for each call."""
+    """START, the output, END and REPORT for each call, ``Init Duration`` in the first [dg python-logging].
+
+    INIT_START comes once before them [dg runtime-management-identify].
+    """
     first, second = bench.run({"do": "say", "text": "no line end"}, {"do": "echo"})
     start, begin, said, end, report, *others = bench.log
     assert start.startswith(f"INIT_START Runtime Version: {PYTHON.replace('python', 'python:')}")
@@ -189,27 +220,85 @@ def test_the_log_of_a_call_is_written_as_lambda_writes_it(bench: Bench) -> None:
         r"Max Memory Used: \d+ MB\tInit Duration: \d+\.\d\d ms\t",
         report,
     )
-    assert len(others) == 3
+    assert [line.split(":")[0] for line in others] == ["START RequestId", "END RequestId", "REPORT RequestId"]
+    assert "Init Duration" not in others[-1]
     assert first.log_tail.decode().splitlines() == bench.log[:5]
     assert second.log_tail.decode().splitlines() == bench.log[5:]
-    assert first.billed_ms >= first.init_ms
+
+
+def reported(line: str, name: str) -> float:
+    """Return the milliseconds that a REPORT line has under a name."""
+    found = re.search(rf"\t{name}: ([\d.]+) ms", line)
+    assert found is not None, line
+    return float(found[1])
+
+
+def test_what_is_billed(bench: Bench) -> None:
+    """The duration, rounded up to the next millisecond [pricing], with the init phase.
+
+    That is so since August 2025 [blog aws-lambda-standardizes-billing-for-init-phase].
+    """
+    source = "import time; time.sleep(0.2)\ndef handler(event, context): pass"
+    cold, warm = bench.run({}, {}, source=source)
+    first, second = (line for line in bench.log if line.startswith("REPORT"))
+    assert reported(first, "Init Duration") > 200
+    whole = reported(first, "Duration") + reported(first, "Init Duration")
+    assert reported(first, "Billed Duration") == cold.billed_ms == pytest.approx(ceil(whole), abs=1)  # they are rounded
+    assert reported(second, "Billed Duration") == warm.billed_ms == ceil(reported(second, "Duration"))
+
+
+DEFINED_BY_LAMBDA = {
+    "_HANDLER": "module.handler",
+    "_X_AMZN_TRACE_ID": r"Root=1-[0-9a-f]{8}-[0-9a-f]{24};.*Sampled=0",
+    "AWS_DEFAULT_REGION": "us-west-2",
+    "AWS_REGION": "us-west-2",
+    "AWS_EXECUTION_ENV": f"AWS_Lambda_{PYTHON}",
+    "AWS_LAMBDA_FUNCTION_NAME": "fn",
+    "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512",
+    "AWS_LAMBDA_FUNCTION_VERSION": r"\$LATEST",
+    "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
+    "AWS_LAMBDA_LOG_GROUP_NAME": "/aws/lambda/fn",
+    "AWS_LAMBDA_LOG_STREAM_NAME": r".*\[\$LATEST\][0-9a-f]{32}",
+    "AWS_ACCESS_KEY_ID": "KEY",
+    "AWS_SECRET_ACCESS_KEY": "SECRET",
+    "AWS_SESSION_TOKEN": "TOKEN",
+    "AWS_LAMBDA_RUNTIME_API": r"127\.0\.0\.1:\d+",
+    "LAMBDA_TASK_ROOT": "/.+",
+    "LAMBDA_RUNTIME_DIR": "/var/runtime",
+    "LANG": "en_US.UTF-8",
+    "PATH": "/.+",
+    "LD_LIBRARY_PATH": "/.+",
+    "PYTHONPATH": "/.+",
+    "TZ": ":UTC",
+}
+OF_THE_EMULATION = {
+    *("AWS_ENDPOINT_URL", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_EC2_METADATA_DISABLED", "NO_PROXY"),
+    *("HOME", "TMPDIR", "PYTHONDONTWRITEBYTECODE", "LC_CTYPE"),
+}
+"""What keeps requests here; what stands for walls where there are none; Python's own where the locale is missing."""
 
 
 def test_the_environment_is_lambdas_and_nothing_of_the_users(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The function sees its own variables, its credentials and Lambda's names; not the emulator's environment."""
+    """The function sees what Lambda defines, and no variable of the emulator's process [dg configuration-envvars]."""
     monkeypatch.setenv("MINE", "secret")
     monkeypatch.setenv("AWS_PROFILE", "real")
+    found = value(bench.run({"do": "environ"})[0])
+    wrong = {name: found.get(name) for name, form in DEFINED_BY_LAMBDA.items() if not matches(form, found.get(name))}
+    assert not wrong
+    assert found.keys() <= DEFINED_BY_LAMBDA.keys() | OF_THE_EMULATION
+    assert not os.path.exists(found["HOME"])
+
+
+def matches(form: str, text: str | None) -> bool:
+    """Tell whether a variable is set, and all of it has this form."""
+    return text is not None and re.fullmatch(form, text) is not None
+
+
+def test_a_functions_own_variables(bench: Bench) -> None:
+    """They are there and may replace what is not reserved: the time zone, not the region [dg configuration-envvars]."""
     variables = {"Variables": {"OWN": "1", "TZ": "Europe/Berlin", "AWS_REGION": "no"}}
     found = value(bench.run({"do": "environ"}, Environment=variables)[0])
-    assert not {"MINE", "AWS_PROFILE"} & set(found)
     assert (found["OWN"], found["TZ"], found["AWS_REGION"]) == ("1", "Europe/Berlin", "us-west-2")
-    assert (found["AWS_ACCESS_KEY_ID"], found["AWS_SECRET_ACCESS_KEY"], found["AWS_SESSION_TOKEN"]) == (
-        "KEY",
-        "SECRET",
-        "TOKEN",
-    )
-    assert found["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"] == "512"
-    assert not os.path.exists(found["HOME"])
 
 
 def test_only_the_runtimes_packages_can_be_imported(bench: Bench) -> None:
@@ -219,7 +308,7 @@ def test_only_the_runtimes_packages_can_be_imported(bench: Bench) -> None:
 
 
 def test_layers_are_on_the_path_the_last_one_first(bench: Bench, tmp_path: Path) -> None:
-    """Packages of layers can be imported, and a later layer's file replaces an earlier one's."""
+    """They are merged in the function's order [dg adding-layers], and found below ``python`` [dg packaging-layers]."""
     layers = (tmp_path / "one", tmp_path / "two")
     for layer in layers:
         (layer / "python").mkdir(parents=True)
@@ -233,7 +322,7 @@ def test_layers_are_on_the_path_the_last_one_first(bench: Bench, tmp_path: Path)
 
 
 def test_temporary_files_are_kept_in_a_container_and_not_shared(bench: Bench) -> None:
-    """A second call, and one after a reset, find what was written; another container does not."""
+    """A second call finds what was written, one after a reset too [dg lambda-runtime-environment]; others do not."""
     first, second, crash, third = bench.run(
         {"do": "temporary"}, {"do": "temporary"}, {"do": "vanish"}, {"do": "temporary"}
     )
@@ -253,7 +342,7 @@ def test_an_exception_is_reported_as_the_runtime_client_does(bench: Bench) -> No
 
 
 def test_a_module_that_cannot_be_imported_fails_each_call(bench: Bench) -> None:
-    """The init phase is tried again within the call, and its error is the answer."""
+    """The init phase is tried again within the call, its error is the answer [dg lambda-runtime-environment]."""
     replies = bench.run({}, {}, source="import does_not_exist")
     for reply in replies:
         assert (reply.error, reply.outcome) == ("Unhandled", "init")
@@ -273,7 +362,7 @@ def test_a_module_that_cannot_be_imported_fails_each_call(bench: Bench) -> None:
     ],
 )
 def test_a_process_that_ends_in_a_call_fails_it_and_is_started_again(bench: Bench, event, said: str) -> None:
-    """``Runtime.ExitError`` with how it ended; the next call has a new process and no ``Init Duration``."""
+    """``Runtime.ExitError`` says how; the next call has a new process [dg lambda-runtime-environment]."""
     ended, after = bench.run(event, {"do": "count"})
     assert (ended.error, ended.outcome, ended.alive) == ("Unhandled", "exited", True)
     assert json.loads(ended.payload) == {
@@ -287,7 +376,10 @@ def test_a_process_that_ends_in_a_call_fails_it_and_is_started_again(bench: Benc
 
 
 def test_the_time_out_kills_everything_that_the_call_started(bench: Bench) -> None:
-    """Also a grandchild in a session of its own; the next call finds the environment reset."""
+    """After ``Timeout`` seconds [dg configuration-timeout], also a grandchild in a session of its own.
+
+    The environment is reset: the next call has a new process [dg lambda-runtime-environment].
+    """
     seconds = str(random.randrange(10**6, 10**8))
     late, after = bench.run({"do": "background", "seconds": seconds, "hang": True}, {"do": "count"}, Timeout=1)
     assert (late.error, late.outcome, late.duration_ms, late.alive) == ("Unhandled", "timeout", 1000.0, True)
@@ -302,7 +394,8 @@ def test_the_time_out_kills_everything_that_the_call_started(bench: Bench) -> No
 
 
 def test_init_that_takes_too_long_is_done_again_at_the_calls_cost(bench: Bench) -> None:
-    """The first attempt has ``init_seconds``; the second counts against the function's time-out."""
+    """The first attempt has 10 s, the second the function's own time-out [dg lambda-runtime-environment]."""
+    assert Limits().init_seconds == 10
     source = "import time; time.sleep(60)\ndef handler(event, context): pass"
     reply = bench.run({}, source=source, limits=Limits(init_seconds=0.2), Timeout=1)[0]
     assert (reply.outcome, json.loads(reply.payload)["errorType"]) == ("timeout", "Sandbox.Timedout")
@@ -310,7 +403,7 @@ def test_init_that_takes_too_long_is_done_again_at_the_calls_cost(bench: Bench) 
 
 
 def test_slow_init_costs_the_call_nothing(bench: Bench) -> None:
-    """An import that is longer than the time-out is fine."""
+    """The time-out is of the invoke phase: a longer import is fine [dg lambda-runtime-environment]."""
     source = "import time; time.sleep(1.2)\ndef handler(event, context): return 1"
     reply = bench.run({}, source=source, Timeout=1)[0]
     assert value(reply) == 1
@@ -318,7 +411,7 @@ def test_slow_init_costs_the_call_nothing(bench: Bench) -> None:
 
 
 def test_the_biggest_process_is_killed_at_the_memory_limit(bench: Bench) -> None:
-    """The handler survives its child, and the report says that all of the memory was used."""
+    """``MemorySize`` is what all of them have together [dg configuration-memory]; the report says it was used."""
     reply, after = bench.run({"do": "eat_in_child", "mb": 400}, {"do": "count"}, MemorySize=128)
     assert value(reply) == -9
     assert reply.max_memory_mb == 128
@@ -326,7 +419,7 @@ def test_the_biggest_process_is_killed_at_the_memory_limit(bench: Bench) -> None
 
 
 def test_a_handler_that_uses_too_much_memory_is_killed(bench: Bench) -> None:
-    """``Runtime.ExitError``, as on Lambda; the next call has a new process."""
+    """``MemorySize`` is what there is [dg configuration-memory]: ``Runtime.ExitError``; the next has a new process."""
     reply, after = bench.run({"do": "eat", "mb": 2000}, {"do": "count"}, MemorySize=128)
     assert reply.outcome == "exited"
     assert json.loads(reply.payload)["errorMessage"].endswith("signal: killed")
@@ -335,7 +428,7 @@ def test_a_handler_that_uses_too_much_memory_is_killed(bench: Bench) -> None:
 
 
 def test_a_response_beyond_the_limit_is_refused(bench: Bench) -> None:
-    """``Function.ResponseSizeTooLarge``; the container goes on."""
+    """6 MB [dg gettingstarted-limits]: ``Function.ResponseSizeTooLarge``; the container goes on."""
     large, after = bench.run({"do": "large", "size": 7 * 2**20}, {"do": "echo"})
     assert (large.error, large.outcome) == ("Unhandled", "error")
     assert json.loads(large.payload)["errorType"] == "Function.ResponseSizeTooLarge"
@@ -344,7 +437,7 @@ def test_a_response_beyond_the_limit_is_refused(bench: Bench) -> None:
 
 
 def test_output_of_any_kind_becomes_lines(bench: Bench) -> None:
-    """Bytes that are not UTF-8, an empty line, and what a child of the function prints."""
+    """What is written to stdout or stderr [dg python-logging]: bytes, empty lines, what a child prints."""
     bench.run({"do": "say", "text": "caf\xe9\n\nend"}, {"do": "grandchild"})
     start = bench.log.index("START RequestId: id-0 Version: $LATEST")
     assert bench.log[start + 1 : start + 5] == ["caf�", "", "end", "END RequestId: id-0"]
@@ -367,7 +460,7 @@ def test_a_fault_kills_the_container_in_the_middle_of_a_call(bench: Bench, kill_
 
 
 def test_the_function_is_told_its_deadline(bench: Bench) -> None:
-    """The context has the remaining time, the request id and the ARN."""
+    """The context has the remaining time, the request id and the ARN [dg python-context]."""
     left, request_id, arn = value(bench.run({"do": "remaining"}, Timeout=20)[0])
     assert 15_000 < left <= 20_000
     assert (request_id, arn) == ("id-0", "arn:aws:lambda:us-west-2:123456789012:function:fn")
@@ -423,7 +516,7 @@ def test_closing_ends_a_call_that_runs(bench: Bench) -> None:
 
 
 def test_between_calls_everything_stands_still(bench: Bench) -> None:
-    """A process that a call leaves behind sees a gap as long as the pause between the calls."""
+    """What a call leaves behind stops, and resumes with the next [dg lambda-runtime-environment]: it sees a gap."""
 
     async def main() -> Reply:
         container = bench.make()

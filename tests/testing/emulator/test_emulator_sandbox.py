@@ -1,4 +1,8 @@
-"""The walls of an isolated container: what is to be seen inside, what can be written, and that nothing gets out."""
+"""The walls of an isolated container: what is to be seen inside, what can be written, and that nothing gets out.
+
+Cited: [dg] docs.aws.amazon.com/lambda/latest/dg/<page>.html, [api] …/api/API_<name>.html,
+[image] github.com/aws/aws-lambda-base-images.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +65,10 @@ def run_inside(python: Path, directory: Path, body: str, *, calls: int = 1, **se
 
 
 def test_the_task_root_is_lambdas_and_read_only(python: Path, tmp_path: Path) -> None:
-    """The code is at /var/task, which is the working directory and first on the path; nobody can write there."""
+    """The code is at LAMBDA_TASK_ROOT [dg configuration-envvars], /var/task, first on the path and read-only.
+
+    No page of the guide names the working directory; Amazon's images do [image Dockerfile.python3.11: WORKDIR].
+    """
     body = """\
 found = [os.getcwd(), sys.path[0], __file__, os.environ["LAMBDA_TASK_ROOT"]]
 for path in ("/var/task/new", "/new", "/usr/new", "/opt/new", "/etc/new"):
@@ -77,7 +84,7 @@ return found
 
 
 def test_nothing_of_the_users_is_in_sight(python: Path, tmp_path: Path) -> None:
-    """No home, no shared memory, no other process, not the directory of the emulator; and not root."""
+    """No home, shared memory, other process or directory of the emulator; not root [dg lambda-runtime-environment]."""
     body = f"""\
 return {{
     "tmp": os.listdir("/tmp"),
@@ -95,7 +102,10 @@ return {{
 
 
 def test_temporary_storage_is_as_large_as_the_function_asked_for(python: Path, tmp_path: Path) -> None:
-    """A full /tmp is ``OSError``, no space; the files of the next call start from what was left."""
+    """/tmp has 512 MB unless the function asks for more [api CreateFunction]: beyond, ``OSError``, no space.
+
+    The next call starts from what was left.
+    """
     body = """\
 import errno
 try:

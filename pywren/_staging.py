@@ -18,6 +18,7 @@ from pywren import future
 from pywren._callset import Callset, Submission
 from pywren._integrity import sha256
 from pywren._monitor import Monitor
+from pywren._pickling import Packed
 from pywren._staged_calls import StagedCallset, encoded_outcome
 from pywren._threads import for_each
 from pywren._wire import (
@@ -88,7 +89,8 @@ class StagedDispatcher:
         """Stage a callset, invoke its calls and return their futures.
 
         Raises:
-            ArgumentError: a payload is too large for the invoker; nothing was invoked.
+            ArgumentError: the function or an argument is too large for the storage, or a payload for the
+                invoker; nothing was invoked.
             StorageError: staging failed; nothing was invoked.
             InvocationError: a call was refused; those that were invoked before it run on.
         """
@@ -115,7 +117,7 @@ class StagedDispatcher:
         return self._start(callset, [{**call.encode(), **overwrite}], threads=1)[0]
 
     def _start(self, callset: Callset, payloads: list[dict[str, Any]], threads: int) -> list[ResponseFuture]:
-        self._check_sizes(payloads)
+        self._check_payloads(payloads)
         callset.queue_patience = getattr(self.invoker, "queue_patience", None)
         callset.function = getattr(self.invoker, "function_name", None)
         explain = getattr(self.invoker, "explain_silence", None)
@@ -134,6 +136,7 @@ class StagedDispatcher:
     def _stage(self, submission: Submission) -> list[Call]:
         callset, options = submission.callset, submission.options
         staged = StagedFunction(submission.function.data, submission.modules).encode()
+        self._check_objects(staged, submission.arguments)
         facts = callset.facts
         facts["func_upload_timestamp"] = started = time.time()
         self.storage.put(callset.keys.func, staged)
@@ -160,20 +163,31 @@ class StagedDispatcher:
         )
         return _ArgumentStager(self.storage, submission, template).stage()
 
-    def _check_sizes(self, payloads: Sequence[Mapping[str, Any]]) -> None:
+    def _check_objects(self, function: bytes, arguments: Sequence[Packed]) -> None:
+        limit = getattr(self.storage.backend, "object_limit", None)
+        if limit is None:
+            return
+        index, largest = max(enumerate(arguments), key=lambda item: len(item[1].data))
+        sizes = {"the function, with its data and modules,": len(function), f"argument {index}": len(largest.data)}
+        for what, size in sizes.items():
+            if size > limit:
+                raise ArgumentError(
+                    f"{what} has {size:,} bytes, but the storage takes {limit:,} at once: split it over more calls, or "
+                    "store it where workers can fetch it, and pass its place. Nothing was stored, nothing invoked"
+                )
+
+    def _check_payloads(self, payloads: Sequence[Mapping[str, Any]]) -> None:
         limit = getattr(self.invoker, "payload_limit", None)
         if limit is None:
             return
-        for payload in payloads:
-            # the argument is by far the biggest member, and bounded: only the rest needs encoding
-            size = len(json.dumps({**payload, "data_inline": ""}, default=str)) + len(payload.get("data_inline") or "")
-            if size + _PAYLOAD_HEADROOM > limit:
-                raise ArgumentError(
-                    f"the payload of call {payload.get('call_id')} has {size:,} bytes, but the service takes "
-                    f"{limit:,}: put less into extra_env and extra_meta. Nothing was invoked"
-                )
-            if "data_inline" not in payload:
-                return  # without arguments inside they are all alike
+        # what else differs between the calls of a map has room in the headroom: only one payload needs encoding
+        largest = max(payloads, key=_own_size)
+        size = len(json.dumps(largest, default=str))
+        if size + _PAYLOAD_HEADROOM > limit:
+            raise ArgumentError(
+                f"the payload of call {largest.get('call_id')} has {size:,} bytes, but the service takes "
+                f"{limit:,}: put less into extra_env and extra_meta. Nothing was invoked"
+            )
 
     def _invoke(self, origin: StagedCallset, payloads: Sequence[dict[str, Any]], threads: int) -> None:
         invoked: list[str] = []
@@ -317,6 +331,12 @@ def _shards_of(runtime: Mapping[str, Any]) -> list[dict[str, str]]:
     urls = [str(url) for url in runtime.get("urls") or ()] if has_own_runtime(runtime) else []
     first = random.randrange(len(urls)) if urls else 0  # maps of one call must not all meet at the same copy
     return [{"runtime_url": url} for url in urls[first:] + urls[:first]] or [{}]
+
+
+def _own_size(payload: Mapping[str, Any]) -> int:
+    """Return the characters of what may be big in one payload of a map and small in another."""
+    references = payload.get("references") or ()
+    return len(payload.get("data_inline") or "") + sum(len(text) for texts in references for text in texts)
 
 
 def _call_id_of(payload: Mapping[str, Any]) -> str:

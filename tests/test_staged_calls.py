@@ -35,6 +35,7 @@ from pywren.exceptions import (
 )
 from pywren.executor import Executor
 from pywren.storage import Storage
+from pywren.storage.s3_backend import S3Backend
 
 
 class Worker:
@@ -566,6 +567,41 @@ class TestStaging:
         with pytest.raises(ArgumentError, match=r"10,000"):
             make(invoker).map(abs, range(3), extra_env={"BIG": "x" * 20_000})
         assert invoker.payloads == []
+
+    def test_one_too_large_payload_among_others_is_refused_before_anything_is_invoked(self):
+        """Whatever the order: arguments inside the payload count, those in an object of their own do not."""
+        invoker = RecordingInvoker(payload_limit=1_000_000)
+        apart, inside = b"x" * 200_000, b"y" * 120_000
+        with pytest.raises(ArgumentError, match=r"call 00002 has 1,06\d,\d{3} bytes"):
+            make(invoker).map(len, [apart, b"", inside, apart], extra_meta={"mine": "z" * 900_000})
+        assert invoker.payloads == []
+
+    def test_references_count(self):
+        """So do futures among the arguments of one call."""
+        invoker = RecordingInvoker(payload_limit=20_000)
+        executor = make(invoker)
+        with pywren.local_executor() as local:
+            futures = local.map(abs, range(100))
+            pywren.wait(futures)
+        with pytest.raises(ArgumentError, match="call 00001"):
+            executor.map(len, [[], futures, []])
+        assert invoker.payloads == []
+
+    def test_what_the_storage_does_not_take_is_refused_before_anything_is_stored(self):
+        """Row 196: the figures and the remedy are in the error, and nothing was uploaded in vain."""
+        assert S3Backend.object_limit == 5 * 1024**3
+        executor = make(RecordingInvoker())
+        storage = executor.storage
+        storage.backend.object_limit = 100_000
+        closure = b"x" * 100_001
+        with pytest.raises(ArgumentError, match=r"the function.* has 100,\d{3} bytes.*100,000 at once: split it"):
+            executor.map(lambda _: len(closure), range(3))
+        for together in (True, False):
+            with pytest.raises(ArgumentError, match=r"argument 1 has 100,\d{3} bytes.*100,000 at once: split it"):
+                executor.map(len, [b"", closure, b""], data_all_as_one=together)
+        assert storage.backend.list(storage.prefix) == []
+        assert executor.invoker.payloads == []
+        assert len(executor.map(len, [closure[:90_000]])) == 1
 
     def test_refused_invocation_is_raised_by_map(self, caplog):
         """The refusal comes out of map, and a line says how many calls run."""

@@ -337,7 +337,13 @@ _BY_CODE: Mapping[str, Meaning] = {
             Meaning("the S3 server does not know conditional writes (If-None-Match), which pywren needs"),
         ),
         ("InvalidRange 416", Meaning("the object is shorter than the range that was asked for")),
-        ("EntityTooLarge", Meaning("the object is larger than the 5 GB that one upload may have")),
+        (
+            "EntityTooLarge",
+            Meaning(
+                "the object is larger than the 5 GB that one upload may have: return less, or have the function store "
+                "it in parts and return their place"
+            ),
+        ),
         (
             "RequestTooLarge RequestTooLargeException RequestEntityTooLargeException 413",
             Meaning(

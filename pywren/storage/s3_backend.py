@@ -31,6 +31,9 @@ class S3Backend:
         retry: repeats what failed in passing.
     """
 
+    object_limit = 5 * 1024**3
+    """Bytes that one PutObject takes, 5 GB (Amazon S3 User Guide, "Uploading objects", 2026)."""
+
     def __init__(
         self, bucket: str, region: str | None = None, *, profile: str | None = None, retry: Retry | None = None
     ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pywren import wrenconfig
 from pywren.exceptions import ArgumentError, ConfigError
@@ -37,7 +37,8 @@ def default_executor(**kwargs: Any) -> Executor:
     """Make the executor that the environment asks for.
 
     ``PYWREN_EXECUTOR`` names it: ``lambda``, ``remote`` (or ``standalone``), ``dummy`` or ``local``. Without it
-    calls go to AWS Lambda when there is a configuration, and run on this machine when there is none.
+    calls go to AWS Lambda when there is a configuration, and run on this machine when there is none or it says
+    ``storage_backend: localhost``.
 
     Args:
         kwargs: what the factory takes: ``config``, ``job_max_runtime``.
@@ -51,10 +52,12 @@ def default_executor(**kwargs: Any) -> Executor:
         if factory is None:
             raise ConfigError(f"{EXECUTOR_VARIABLE} is {name!r}; set it to one of {', '.join(_FACTORIES)}, or unset it")
         return factory(**kwargs)
-    if _stays_here(kwargs.get("config")):
+    kwargs["config"] = checked = _checked(kwargs.get("config"))
+    if not checked.stays_here:
+        return lambda_executor(**kwargs)
+    if checked.source.path is None:  # who has written it into a file knows
         _say_where()
-        return local_executor(**kwargs)
-    return lambda_executor(**kwargs)
+    return local_executor(**kwargs)
 
 
 def lambda_executor(config: Mapping[str, Any] | None = None, job_max_runtime: float = 280) -> Executor:
@@ -65,12 +68,13 @@ def lambda_executor(config: Mapping[str, Any] | None = None, job_max_runtime: fl
         job_max_runtime: seconds after which a call is stopped; Lambda itself allows up to 900.
 
     Raises:
-        ConfigError: there is no configuration, or it is wrong.
+        ConfigError: there is no configuration, it is wrong, or there is no region in it, the environment and the
+            AWS profile.
     """
-    config = _needed_config(config, "lambda_executor")
-    region = wrenconfig.setting(config, "account.aws_region")
     from pywren.invokers import LambdaInvoker
 
+    config = _config_for_aws(config, "lambda_executor")
+    region = wrenconfig.setting(config, "account.aws_region")
     invoker = LambdaInvoker(region, wrenconfig.setting(config, "lambda.function_name"))
     invoker.queue_patience = wrenconfig.setting(config, "lambda.event_age")
     return _executor(invoker, config, job_max_runtime)
@@ -88,7 +92,7 @@ def dummy_executor(config: Mapping[str, Any] | None = None, job_max_runtime: flo
     """
     from pywren.invokers import DummyInvoker
 
-    return _executor(DummyInvoker(), _config(config), job_max_runtime)
+    return _executor(DummyInvoker(), _checked(config).config, job_max_runtime)
 
 
 def remote_executor(config: Mapping[str, Any] | None = None, job_max_runtime: float = 3600) -> Executor:
@@ -99,11 +103,12 @@ def remote_executor(config: Mapping[str, Any] | None = None, job_max_runtime: fl
         job_max_runtime: seconds after which a call is stopped.
 
     Raises:
-        ConfigError: there is no configuration, or it is wrong.
+        ConfigError: there is no configuration, it is wrong, or there is no region in it, the environment and the
+            AWS profile.
     """
     from pywren.queues import SQSInvoker
 
-    config = _needed_config(config, "remote_executor")
+    config = _config_for_aws(config, "remote_executor")
     region = wrenconfig.setting(config, "account.aws_region")
     invoker = SQSInvoker(region, wrenconfig.require(config, "standalone.sqs_queue_name"))
     return _executor(invoker, config, job_max_runtime)
@@ -127,14 +132,14 @@ def local_executor(
     Raises:
         ConfigError: the configuration is wrong, or this machine runs Windows.
     """
-    config = _config(config)
+    config = _checked(config).config
     if invoker_object is None:
         from pywren.worker.pool import LocalPool
 
-        pool = LocalPool.shared()  # its first process starts while the rest is imported here
+        LocalPool.shared()  # its first process starts while the rest is imported here
         from pywren.invokers import LocalInvoker
 
-        invoker_object = LocalInvoker(run_dir=wrenconfig.setting(config, "local_run_dir"), pool=pool)
+        invoker_object = LocalInvoker(run_dir=wrenconfig.setting(config, "local_run_dir"))
     return _executor(invoker_object, config, job_max_runtime)
 
 
@@ -153,39 +158,68 @@ _FACTORIES: Mapping[str, Callable[..., Executor]] = {
 }
 
 
-def _config(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """Return a configuration that was passed in, checked, or read the default one."""
+class _Checked(NamedTuple):
+    """A configuration that was checked.
+
+    Args:
+        config: the configuration.
+        source: where it comes from.
+    """
+
+    config: Mapping[str, Any]
+    source: wrenconfig.Source
+
+    @property
+    def stays_here(self) -> bool:
+        """Calls can only run here: nothing but this machine reaches where they are staged."""
+        return bool(wrenconfig.setting(self.config, "storage_backend") == "localhost")
+
+
+def _checked(config: Mapping[str, Any] | _Checked | None) -> _Checked:
+    """Check a configuration that was passed in, or read the default one."""
+    if isinstance(config, _Checked):  # ``default_executor`` has read it, to decide by what it says
+        return config
+    source = wrenconfig.find_source(config)
     if config is None:
-        return wrenconfig.default()
+        return _Checked(wrenconfig.embedded() if source.path is None else wrenconfig.load(source.path), source)
     if not isinstance(config, Mapping):
         raise ArgumentError(f"config is a {type(config).__name__}; pass a dict as pywren.wrenconfig.load() returns it")
-    wrenconfig.validate(config)
-    return config
+    wrenconfig.validate(config, str(source))
+    return _Checked(config, source)
 
 
-def _needed_config(config: Mapping[str, Any] | None, who: str) -> Mapping[str, Any]:
-    if wrenconfig.find_source(config).embedded:
+def _config_for_aws(config: Mapping[str, Any] | None, who: str) -> Mapping[str, Any]:
+    """Return the configuration for an executor whose workers are other machines; it names its region."""
+    checked = _checked(config)
+    if checked.source.embedded:
         raise ConfigError(
             f"{who}() needs a configuration, and there is none: `pywren create_config` writes ~/.pywren_config. "
             "To run on this machine use default_executor() or local_executor()"
         )
-    if _stays_here(config):
+    if checked.stays_here:
         raise ConfigError(
-            f"{who}() was given a configuration with storage_backend: localhost, which other machines cannot reach: "
-            "write s3: bucket there (`pywren create_config` makes one). To run on this machine use "
-            "default_executor() or local_executor()"
+            f"{checked.source}: storage_backend is localhost, which the workers of {who}() cannot reach: write "
+            "s3: bucket there instead (`pywren create_config` makes such a configuration). To run on this machine "
+            "use default_executor() or local_executor()"
         )
-    return _config(config)
+    if wrenconfig.setting(checked.config, "account.aws_region") is not None:
+        return checked.config
+    account = {**(checked.config.get("account") or {}), "aws_region": _region_of_environment(checked.source)}
+    return {**checked.config, "account": account}
 
 
-def _stays_here(config: Mapping[str, Any] | None) -> bool:
-    """Tell whether calls can only run here: there is no configuration, or the one passed stages on this machine.
+def _region_of_environment(source: wrenconfig.Source) -> str:
+    """Return the region that AWS's own tools would take, where the configuration names none."""
+    from pywren.cloud.aws import AWS
 
-    The latter is what ``wrenconfig.default()`` returns when there is no file, and programs pass it on.
-    """
-    if isinstance(config, Mapping):
-        return bool(wrenconfig.setting(config, "storage_backend") == "localhost")
-    return wrenconfig.find_source(config).embedded
+    region = os.environ.get("AWS_REGION")  # which botocore does not know, and other tools prefer
+    region = region or os.environ.get("AWS_DEFAULT_REGION") or AWS().configured_region()
+    if not region:
+        raise ConfigError(
+            f"{source}: there is no account: aws_region: write a region such as us-west-2 there, or set AWS_REGION"
+        )
+    wrenconfig.check_value("account.aws_region", region, "the environment or the AWS profile")
+    return region
 
 
 _said_where = False

@@ -228,10 +228,26 @@ def _are_layers(value: Any) -> bool:
 
 _LAYER_VERSION = re.compile(r"arn:[a-z-]+:lambda:[a-z0-9-]*:(\d{12})?:(layer:[\w-]+:\d+|awslayer:[\w-]+)", re.ASCII)
 
+
+def _is_account(value: int | str) -> bool:
+    # 0.4 wrote a number, and YAML drops the zeros that one begins with
+    return 0 < value < 10**12 if isinstance(value, int) else bool(re.fullmatch("[0-9]{12}", value))
+
+
+def _is_region(value: str) -> bool:
+    # Servers other than AWS's own have regions of any name, and AWS gets new ones: what botocore takes as one.
+    return bool(re.fullmatch("(?![0-9]+$)(?!-)[A-Za-z0-9-]{1,63}(?<!-)", value))
+
+
+def _is_bucket(value: str) -> bool:
+    # Wider than for new buckets: in us-east-1 some of before March 2018 have such names.
+    return bool(re.fullmatch("[A-Za-z0-9][A-Za-z0-9._-]{2,254}", value))
+
+
 KEYS: Mapping[str, Key] = {
-    "account.aws_account_id": Key((int, str), hint="the 12 digits of the account"),
+    "account.aws_account_id": Key((int, str), hint="the 12 digits of the account", fits=_is_account),
     "account.aws_lambda_role": Key(default=AWS_LAMBDA_ROLE_DEFAULT),
-    "account.aws_region": Key(hint="a region such as us-west-2"),
+    "account.aws_region": Key(hint="a region such as us-west-2", fits=_is_region),
     "lambda.memory": Key((int,), 1536, 128, 10240),
     "lambda.timeout": Key((int,), 300, 1, 900),
     "lambda.function_name": Key(default=AWS_LAMBDA_FUNCTION_NAME_DEFAULT),
@@ -241,7 +257,7 @@ KEYS: Mapping[str, Key] = {
     "lambda.ephemeral_storage": Key((int,), 512, 512, 10240),
     "lambda.layers": Key((list,), (), hint="a list of up to 5 ARNs of layers with their versions", fits=_are_layers),
     "lambda.event_age": Key((int,), 21600, 60, 21600),
-    "s3.bucket": Key(hint="the name of a bucket of yours"),
+    "s3.bucket": Key(hint="the name of a bucket of yours", fits=_is_bucket),
     "s3.pywren_prefix": Key(default=AWS_S3_PREFIX_DEFAULT),
     "s3.expiry_days": Key((int,), 7, 1, 3650),
     "localhost.root": Key(hint="a directory"),
@@ -316,11 +332,10 @@ def validate(config: Mapping[str, Any], source: str = "the config argument") -> 
         ConfigError: names the file, the key and what to write there.
     """
     for path, value in _leaves(config, source):
-        key = KEYS.get(path)
-        if key is None:
+        if path not in KEYS:
             _warn_of_unknown(path, source)
         elif value is not None:
-            _check(key, path, value, source)
+            check_value(path, value, source)
     _check_storage(config, source)
 
 
@@ -342,7 +357,18 @@ def _leaves(config: Mapping[str, Any], source: str) -> Iterator[tuple[str, Any]]
             raise ConfigError(f"{source}: {name} is {value!r}, but it is a section: write its keys below it, indented")
 
 
-def _check(key: Key, path: str, value: Any, source: str) -> None:
+def check_value(path: str, value: Any, source: str) -> None:
+    """Check what stands under one key.
+
+    Args:
+        path: section and key, such as ``"scheduler.retries"``.
+        value: what stands there.
+        source: the file or other place it comes from, for messages.
+
+    Raises:
+        ConfigError: names the source, the key and what to write there.
+    """
+    key = KEYS[path]
     # True is an int to Python, but no number to the writer of a configuration
     fits = isinstance(value, key.kinds) and (not isinstance(value, bool) or bool in key.kinds)
     if not fits and not (float in key.kinds and type(value) is int):
@@ -357,6 +383,7 @@ def _check_bucket(config: Mapping[str, Any], source: str) -> None:
     bucket = setting(config, "s3.bucket")
     if not bucket:
         raise ConfigError(f"{source}: there is no {_spoken('s3.bucket')}: write the name of a bucket of yours there")
+    check_value("s3.bucket", bucket, source)
     if bucket in _PLACEHOLDER_BUCKETS:
         raise ConfigError(
             f"{source}: {_spoken('s3.bucket')} is still {bucket}: make sure you change the default bucket to the name "
@@ -390,8 +417,8 @@ def _warn_of_unknown(path: str, source: str) -> None:
 
 def patch_storage_config(config: Config) -> Config:
     """Fill in where callsets and runtimes are kept, as a file of 0.4 leaves it out; returns the same dict."""
-    config.setdefault("storage_backend", "s3")
-    config.setdefault("storage_prefix", setting(config, "s3.pywren_prefix"))
+    defaults = {"storage_backend": "s3", "storage_prefix": setting(config, "s3.pywren_prefix")}
+    config.update({key: value for key, value in defaults.items() if config.get(key) is None})
     runtime = config.get("runtime")
     config["runtime"] = {"runtime_storage": "s3", **(runtime or {})}
     return config

@@ -5,20 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Any
 
 from pywren.cloud._packing import INSTALLERS, LAMBDAS_OWN, WORKERS_OWN, normalized
-from pywren.cloud._wheels import Installer
+from pywren.cloud._wheels import Installer, Say, install_with_any
 from pywren.exceptions import DeploymentError
 
 logger = logging.getLogger(__name__)
-
-Say = Callable[[str], None]
-"""Takes one line for the user."""
 
 
 @dataclass(frozen=True)
@@ -94,36 +91,38 @@ def _origin(distribution: Distribution) -> str | None:
     return re.sub(r"//[^/@]*@", "//", str(document.get("url", "elsewhere")))  # never a password
 
 
-def install_nearest(pins: Sequence[Pin], installer: Installer, directory: Path, say: Say) -> None:
+def install_nearest(pins: Sequence[Pin], installers: Sequence[Installer], directory: Path, say: Say) -> None:
     """Install versions, or those nearest to them that have wheels for the target.
 
     Args:
         pins: what is wanted.
-        installer: installs.
+        installers: the tools, of which each knows all the wheels that those before it know.
         directory: an empty directory.
         say: is told of packages that have no wheel at all.
 
     Raises:
         DeploymentError: they cannot be had together.
     """
-    if _install_exactly(pins, installer, directory):
+    if _install_exactly(pins, installers, directory, say):
         return
-    missing = _unobtainable(list(pins), installer, directory)
+    missing = list(pins)
+    for installer in installers:
+        missing = _unobtainable(missing, installer, directory)
     wanted = [pin for pin in pins if pin not in missing]
     for pin in missing:
-        nearest = _nearest(pin, installer, directory)
+        nearest = _nearest(pin, installers, directory)
         if nearest is None:
-            say(f"{pin.name} {pin.version} is left out: no version of it has a wheel for {installer.target}")
+            say(f"{pin.name} {pin.version} is left out: no version of it has a wheel for {installers[0].target}")
         else:
             wanted.append(nearest)
-    if not missing or not _install_exactly(wanted, installer, directory):
+    if not missing or not _install_exactly(wanted, installers, directory, say):
         # what requires a package that had to give way may have to as well
-        installer.install([pin.requirement_below for pin in wanted], directory)
+        install_with_any(installers, [pin.requirement_below for pin in wanted], directory, say)
 
 
-def _install_exactly(pins: Sequence[Pin], installer: Installer, directory: Path) -> bool:
+def _install_exactly(pins: Sequence[Pin], installers: Sequence[Installer], directory: Path, say: Say) -> bool:
     try:
-        installer.install([pin.requirement for pin in pins], directory)
+        install_with_any(installers, [pin.requirement for pin in pins], directory, say)
     except DeploymentError as error:
         logger.debug("not these versions: %s", error)
         return False
@@ -140,7 +139,12 @@ def _unobtainable(pins: list[Pin], installer: Installer, directory: Path) -> lis
     return [*_unobtainable(pins[:middle], installer, directory), *_unobtainable(pins[middle:], installer, directory)]
 
 
-def _nearest(pin: Pin, installer: Installer, directory: Path) -> Pin | None:
-    below = installer.choose(pin.requirement_below, directory)
-    version = below or installer.choose(f"{pin.name}>{pin.public_version}", directory, lowest=True)
-    return Pin(pin.name, version) if version else None
+def _nearest(pin: Pin, installers: Sequence[Installer], directory: Path) -> Pin | None:
+    """Return the highest version below that has a wheel, or the lowest above."""
+    for installer in reversed(installers):
+        if version := installer.choose(pin.requirement_below, directory):
+            return Pin(pin.name, version)
+    for installer in installers:
+        if version := installer.choose(f"{pin.name}>{pin.public_version}", directory, lowest=True):
+            return Pin(pin.name, version)
+    return None

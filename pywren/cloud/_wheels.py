@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pywren.exceptions import DeploymentError
+
+logger = logging.getLogger(__name__)
+
+Say = Callable[[str], None]
+"""Takes one line for the user."""
 
 ARCHITECTURES: Mapping[str, str] = {"x86_64": "x86_64", "arm64": "aarch64"}
 """Lambda's names of the architectures, and those of wheels."""
@@ -181,7 +187,7 @@ _UNOBTAINABLE = re.compile(r"No solution found|No matching distribution|requires
 
 
 def find_installers(target: Target) -> list[Installer]:
-    """Return the tools that are here, the one to use first.
+    """Return the tools that are here: the one to use first, then one that knows more wheels.
 
     Raises:
         DeploymentError: there is none.
@@ -189,13 +195,42 @@ def find_installers(target: Target) -> list[Installer]:
     uv, pip = _find_uv(), _find_pip()
     found = [Installer(target, "uv", uv)] if uv else []
     # uv knows of manylinux2014 and then 2_28; what lies between, Amazon Linux 2 runs and only pip can be told
-    if pip and (not uv or (target.glibc == _AMAZON_LINUX_2 and target.is_here)):
+    if pip and (not uv or target.glibc == _AMAZON_LINUX_2):
         found.append(Installer(target, "pip", pip))
     if not found:
         raise DeploymentError(
             "a runtime is made with uv or pip, and neither is here: install one, such as with `python -m ensurepip`"
         )
     return found
+
+
+def install_with_any(installers: Sequence[Installer], arguments: Sequence[str], directory: Path, say: Say) -> None:
+    """Install requirements, and what they require, with the first tool that can.
+
+    Args:
+        installers: the tools.
+        arguments: requirements, and ``-r`` with files of them.
+        directory: an empty directory.
+        say: is told when what was installed may not be all that the target needs.
+
+    Raises:
+        DeploymentError: none of them can; with the words of the last.
+    """
+    first, *others = installers
+    try:
+        first.install(arguments, directory)
+    except DeploymentError as error:
+        if not others:
+            raise
+        logger.info("%s cannot install them, %s is tried: %s", first.tool, others[0].tool, error)
+        install_with_any(others, arguments, directory, say)
+        return
+    if first.tool == "pip" and not first.target.is_here:
+        say(
+            f"pip collected these packages, and decides by this machine, not for {first.target}, what is required on "
+            "some systems and Pythons only: see whether one is missing. uv, where it is installed and finds all, "
+            "knows better"
+        )
 
 
 def _uv_platform(target: Target) -> str:

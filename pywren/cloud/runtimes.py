@@ -10,14 +10,15 @@ import errno
 import hashlib
 import json
 import logging
+import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pywren.cloud._environment import Say, install_nearest, installed
+from pywren.cloud._environment import install_nearest, installed
 from pywren.cloud._packing import (
     LAMBDAS_OWN,
     WORKERS_OWN,
@@ -30,7 +31,7 @@ from pywren.cloud._packing import (
     write_tarball,
 )
 from pywren.cloud._prefix import copy_prefix, is_conda
-from pywren.cloud._wheels import ARCHITECTURES, Installer, Target, find_installers
+from pywren.cloud._wheels import ARCHITECTURES, Installer, Say, Target, find_installers, install_with_any
 from pywren.exceptions import ArgumentError, DeploymentError
 from pywren.storage.backend import Backend
 from pywren.storage.runtime_info import LAMBDA_PREINSTALLS, meta_key
@@ -82,7 +83,7 @@ class Built:
 
 
 def build_from_requirements(
-    files: Sequence[Path], target: Target, directory: Path, say: Say, *, installer: Installer | None = None
+    files: Sequence[Path], target: Target, directory: Path, say: Say, *, installers: Sequence[Installer] = ()
 ) -> Built:
     """Make a runtime of what files of requirements name, and what that requires.
 
@@ -91,35 +92,34 @@ def build_from_requirements(
         target: where it is to be used.
         directory: an empty directory to work in; the tarball is left there.
         say: takes lines for the user.
-        installer: resolves and installs; uv or pip when not given.
+        installers: resolve and install, the first of them that can; uv or pip when not given.
 
     Raises:
         DeploymentError: it cannot be made; says why and what to do.
     """
     with _building(directory):
-        installers = [installer] if installer else _installers(target, say)
         site = _make_site(directory, target)
-        _install_with_any(installers, [argument for file in files for argument in ("-r", str(file))], site)
+        arguments = [argument for file in files for argument in ("-r", str(file))]
+        install_with_any(installers or find_installers(target), arguments, site, say)
         return _finish(directory, site, target, say, wanted=_names_in(files))
 
 
-def build_from_environment(target: Target, directory: Path, say: Say, *, installer: Installer | None = None) -> Built:
+def build_from_environment(target: Target, directory: Path, say: Say, *, installers: Sequence[Installer] = ()) -> Built:
     """Make a runtime of what is installed for this interpreter, in the same versions where they have wheels.
 
     Args:
         target: where it is to be used.
         directory: an empty directory to work in; the tarball is left there.
         say: takes lines for the user: what is left out, and what is there in another version.
-        installer: resolves and installs; uv or pip when not given.
+        installers: resolve and install, the first of them that can; uv or pip when not given.
 
     Raises:
         DeploymentError: it cannot be made; says why and what to do.
     """
     with _building(directory):
-        installer = installer or _installers(target, say)[0]
         pins = installed(say)
         site = _make_site(directory, target)
-        install_nearest(pins, installer, site, say)
+        install_nearest(pins, installers or find_installers(target), site, say)
         found = {item.name: item.version for item in SitePackages(site).distributions()}
         for pin in pins:
             if pin.name in found and found[pin.name] != pin.version:
@@ -156,39 +156,31 @@ def _building(directory: Path) -> Iterator[None]:
         raise DeploymentError(f"cannot make a runtime in {directory}: {error}{full}") from error
 
 
-def _install_with_any(installers: Sequence[Installer], arguments: Sequence[str], site: Path) -> None:
-    first, *others = installers
-    try:
-        first.install(arguments, site)
-    except DeploymentError:
-        if not others:
-            raise
-        logger.info("%s cannot install them; %s is tried", first.tool, others[0].tool)
-        _install_with_any(others, arguments, site)
-
-
-def _installers(target: Target, say: Say) -> Sequence[Installer]:
-    found = find_installers(target)
-    if found[0].tool == "pip" and not target.is_here:
-        say(
-            f"pip decides by this machine which packages are required on some systems only, not for {target}; "
-            "uv, where it is installed, is used instead and knows better"
-        )
-    return found
-
-
 def _make_site(directory: Path, target: Target) -> Path:
     site = directory / "tree" / "lib" / f"python{target.python}" / "site-packages"
     site.mkdir(parents=True)
     return site
 
 
-def _names_in(files: Sequence[Path]) -> set[str]:
-    """Return the names of the distributions that files of requirements ask for themselves."""
-    lines = [line for file in files for line in file.read_text(encoding="utf-8", errors="replace").splitlines()]
-    return {
-        normalized(name[0].strip()) for name in (re.match(r"\s*[A-Za-z0-9][\w.-]*", line) for line in lines) if name
-    }
+def _names_in(files: Iterable[Path]) -> set[str]:
+    """Return the names of the distributions that files of requirements, and those that they include, ask for."""
+    names: set[str] = set()
+    waiting, read = list(files), set()
+    while waiting:
+        file = waiting.pop()
+        if file.resolve() in read or not file.is_file():  # it may be a URL, which only the installer reads
+            continue
+        read.add(file.resolve())
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+            if included := _INCLUDED.match(line):
+                waiting.append(file.parent / os.path.expandvars(included[1].strip("\"'")))
+            elif name := _NAME.match(line):
+                names.add(normalized(name[1]))
+    return names
+
+
+_INCLUDED = re.compile(r"""\s*(?:-r|--requirement)[\s=]*("[^"]*"|'[^']*'|\S+)""")
+_NAME = re.compile(r"\s*([A-Za-z0-9][\w.-]*)")
 
 
 def _finish(

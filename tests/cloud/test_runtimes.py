@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tarfile
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,8 @@ def build(tmp_path: Path, requirements: str, target: Target = AL2023, tool: str 
     file.write_text(requirements)
     said: list[str] = []
     (directory := tmp_path / f"build-{len(list(tmp_path.iterdir()))}").mkdir()
-    built = runtimes.build_from_requirements([file], target, directory, said.append, installer=installer(target, tool))
+    tools = [installer(target, tool)]
+    built = runtimes.build_from_requirements([file], target, directory, said.append, installers=tools)
     return built, said
 
 
@@ -164,6 +165,23 @@ def test_what_the_worker_has_is_left_out(tmp_path: Path, wheels: Wheelhouse, too
     assert ["boto3", "1.0"] in built.meta["pkg_ver_list"]
 
 
+def test_what_included_requirements_name(tmp_path: Path, wheels: Wheelhouse) -> None:
+    """Files that a file of requirements includes count, relative to it; constraints name nothing, and circles end."""
+    for name in ("boto3", "botocore", "s3transfer", "pip"):
+        wheels.add(name)
+    (below := tmp_path / "below it").mkdir()
+    (tmp_path / "constraints.txt").write_text("botocore==1.0\n")
+    (below / "inner.txt").write_text("boto3  # newer than Lambda's\n-r deeper.txt\n")
+    (below / "deeper.txt").write_text("--requirement=inner.txt\ns3transfer >= 1.0\n")
+    outer = '# boto3, and what it needs\n-r "below it/inner.txt"  # ours\n-c constraints.txt\nbotocore\npip\n'
+    built, said = build(tmp_path, outer)
+    assert [name for name, _ in built.meta["pkg_ver_list"]] == ["boto3", "botocore", "pip", "s3transfer"]
+    (tmp_path / "one.txt").write_text("one\n")
+    wheels.add("one", requires=["botocore"])
+    built, said = build(tmp_path, "-r one.txt\n-c constraints.txt\n")
+    assert said == ["botocore 1.0 is left out: Lambda has it"]
+
+
 def test_a_module_of_the_standard_library_is_left_out(tmp_path: Path, wheels: Wheelhouse) -> None:
     """It would come first on the worker's path."""
     wheels.add("enum34", files={"enum/__init__.py": ""})
@@ -212,7 +230,7 @@ def test_a_record_that_lies(tmp_path: Path, wheels: Wheelhouse) -> None:
 def test_requirements_that_cannot_be_had(
     tmp_path: Path, wheels: Wheelhouse, tool: str, requirements: str, says: str
 ) -> None:
-    """The target, the tool's own words and the remedy are told."""
+    """Row 218: the target, the tool's own words and the remedy are told."""
     wheels.add("lib", tag="cp312-cp312-win_amd64")
     wheels.add("one", "1.0")
     wheels.add("one", "2.0")
@@ -247,8 +265,8 @@ def test_the_tools(monkeypatch: pytest.MonkeyPatch) -> None:
     """uv first; pip without it, and after it where it knows more tags; with neither an error."""
     monkeypatch.setattr(_wheels, "_find_uv", lambda: ["uv", "pip"])
     assert [item.tool for item in find_installers(Target("3.13"))] == ["uv"]
-    monkeypatch.setattr(Target, "is_here", True)
-    assert [item.tool for item in find_installers(AL2)] == ["uv", "pip"]
+    for target in (Target("3.10"), Target("3.11", "arm64")):
+        assert [item.tool for item in find_installers(target)] == ["uv", "pip"]
     monkeypatch.setattr(_wheels, "_find_uv", lambda: None)
     assert [item.tool for item in find_installers(AL2023)] == ["pip"]
     monkeypatch.setattr(_wheels, "_find_pip", lambda: None)
@@ -272,7 +290,7 @@ def test_the_nearest_version_is_taken(tmp_path: Path, wheels: Wheelhouse) -> Non
     pins = [Pin(*pair.split()) for pair in ("plain 1.0", "lib 2.0", "late 2.0+cpu", "needs-lib 5.0", "windows 1.0")]
     said: list[str] = []
     (directory := tmp_path / "site").mkdir()
-    install_nearest(pins, installer(AL2023, QUICK), directory, said.append)
+    install_nearest(pins, [installer(AL2023, QUICK)], directory, said.append)
     found = {item.name: item.version for item in importlib.metadata.distributions(path=[str(directory)])}
     assert found == {"plain": "1.0", "lib": "1.9", "late": "3.0", "needs_lib": "4.0"}
     assert said == [f"windows 1.0 is left out: no version of it has a wheel for {AL2023}"]
@@ -289,17 +307,62 @@ def test_each_tool_knows_what_can_be_had(tmp_path: Path, wheels: Wheelhouse, too
 
 
 def test_from_the_environment(tmp_path: Path, wheels: Wheelhouse, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A version that cannot be had is told together with the one that is taken."""
+    """Row 218: a version that cannot be had is told together with the one that is taken."""
     wheels.add("one", "0.9")
     wheels.add("two", "2.0")
     monkeypatch.setattr(runtimes, "installed", lambda say: [Pin("one", "1.0"), Pin("two", "2.0")])
     said: list[str] = []
     (directory := tmp_path / "work").mkdir()
-    built = runtimes.build_from_environment(AL2023, directory, said.append, installer=installer(AL2023, QUICK))
+    built = runtimes.build_from_environment(AL2023, directory, said.append, installers=[installer(AL2023, QUICK)])
     assert built.meta["pkg_ver_list"] == [["one", "0.9"], ["two", "2.0"]]
     (line,) = said
     assert "one 1.0, which is installed here, has no wheel for Python 3.12 on x86_64 (glibc 2.34)" in line
     assert line.endswith("0.9 is taken")
+
+
+@pytest.mark.skipif(not all(TOOLS.values()), reason="uv or pip is not here")
+def test_wheels_that_only_pip_knows(tmp_path: Path, wheels: Wheelhouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row 218: of Amazon Linux 2 pip is asked as well; what it may have got wrong is said."""
+    wheels.add("one", "1.0", tag="py3-none-manylinux2014_x86_64")
+    wheels.add("one", "2.0", tag="py3-none-manylinux_2_24_x86_64")
+    monkeypatch.setattr(runtimes, "installed", lambda say: [Pin("one", "2.0")])
+    said: list[str] = []
+    (directory := tmp_path / "work").mkdir()
+    built = runtimes.build_from_environment(AL2, directory, said.append)
+    assert built.meta["pkg_ver_list"] == [["one", "2.0"]]
+    warned = ["pip collected these packages, and decides by this machine"]
+    assert [line[:57] for line in said] == ([] if AL2.is_here else warned)
+
+
+class Knowing(Installer):
+    """A tool that knows some versions of packages."""
+
+    def __init__(self, tool: str, **versions: str) -> None:
+        super().__init__(AL2, tool, [])
+        self.versions = {name: known.split() for name, known in versions.items()}
+        self.installed: list[str] = []
+
+    def install(self, arguments: Sequence[str], directory: Path) -> None:
+        if not self.obtainable(arguments, directory):
+            raise DeploymentError("no")
+        self.installed = list(arguments)
+
+    def obtainable(self, requirements: Sequence[str], directory: Path) -> bool:
+        return all(version in self.versions[name] for name, version in (item.split("==") for item in requirements))
+
+    def choose(self, requirement: str, directory: Path, *, lowest: bool = False) -> str | None:
+        name, version = requirement.replace("<=", ">").split(">")
+        known = [one for one in self.versions[name] if (one > version if lowest else one <= version)]
+        return (min if lowest else max)(known, default=None)
+
+
+def test_the_nearest_version_is_the_nearest_of_both_tools(tmp_path: Path) -> None:
+    """Row 218: what only pip knows counts, and what uv knows for sure is not lost."""
+    uv = Knowing("uv", exact="1", below="1", above="4", uvs="2")
+    pip = Knowing("pip", exact="1 2", below="1 2", above="4 5", uvs="2")
+    pins = [Pin("exact", "2"), Pin("below", "3"), Pin("above", "3"), Pin("uvs", "2")]
+    install_nearest(pins, [uv, pip], tmp_path, lambda line: None)
+    assert (uv.installed, sorted(pip.installed)) == ([], ["above==4", "below==2", "exact==2", "uvs==2"])
 
 
 class Installed(importlib.metadata.Distribution):

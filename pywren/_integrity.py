@@ -74,7 +74,7 @@ def home_path() -> Path:
 def _make_home() -> Path:
     path = home_path()
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _refuse_shared(path)
+    _refuse_foreign(path, 0o022, "chmod go-w")  # who can plant a key can have code run here
     return path
 
 
@@ -85,13 +85,13 @@ def user_key() -> bytes:
     for the file, as on a worker, a key of this process alone serves.
 
     Raises:
-        ConfigError: the file is not a key, or others could have written it.
+        ConfigError: the file is not a key, or others could have read or written it.
     """
     try:
         path = _make_home() / "key"
         if not path.exists():
             _make_user_key(path)
-        _refuse_shared(path)
+        _refuse_foreign(path, 0o077, "chmod 600")
         key = path.read_bytes()
     except OSError as error:
         return _process_key(str(error))
@@ -102,12 +102,25 @@ def user_key() -> bytes:
     return key
 
 
-def _refuse_shared(path: Path) -> None:
-    """Refuse a file or directory that others can write: a planted key would let them run code here."""
-    if hasattr(os, "getuid"):
-        status = path.stat()
-        if status.st_uid not in (os.getuid(), 0) or status.st_mode & 0o022:
-            raise ConfigError(f"others can write to {path}: make it yours alone (chmod go-w), or set PYWREN_HOME")
+def _refuse_foreign(path: Path, shared: int, remedy: str) -> None:
+    """Refuse a file or directory that is not this user's, or that others have access to.
+
+    Args:
+        path: the file or directory.
+        shared: the mode bits that must not be set.
+        remedy: the beginning of the command that takes the access away.
+    """
+    if not hasattr(os, "getuid"):
+        return
+    status, me = path.stat(), os.getuid()
+    if status.st_uid not in (me, 0):
+        raise ConfigError(
+            f"{path} belongs to another user: make it yours alone, or set PYWREN_HOME to a directory of yours"
+        )
+    # What root has put there for this user may be for its group to read, as ssh sees it; nobody else may write to it.
+    if status.st_mode & (shared if status.st_uid == me else 0o022):
+        can = "read or write" if shared & 0o044 else "write to"
+        raise ConfigError(f"others can {can} {path}: run `{remedy} {path}`, or set PYWREN_HOME to another directory")
 
 
 _key_of_this_process: list[bytes] = []

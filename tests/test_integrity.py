@@ -95,19 +95,34 @@ def test_a_file_that_is_no_key_is_named(pywren_home: Path, content: bytes) -> No
     assert str(pywren_home / "key") in str(caught.value)
 
 
-def test_a_directory_that_others_can_write_is_refused(pywren_home: Path) -> None:
-    """Who could plant a key could have code unpickled here."""
-    pywren_home.mkdir()
-    pywren_home.chmod(0o777)
-    with pytest.raises(ConfigError, match="others can write"):
-        _integrity.user_key()
-
-
-def test_a_key_that_others_can_write_is_refused(pywren_home: Path) -> None:
-    """The same holds for the key file itself."""
+@pytest.mark.parametrize("shared", [0o720, 0o702, 0o777])
+def test_a_directory_that_others_can_write_is_refused(pywren_home: Path, shared: int) -> None:
+    """Row 203: who could plant a key could have code unpickled here. Who can only look in finds nothing to read."""
     _integrity.user_key()
-    (pywren_home / "key").chmod(0o666)
-    with pytest.raises(ConfigError, match="others can write"):
+    pywren_home.chmod(shared)
+    with pytest.raises(ConfigError, match=f"others can write to {pywren_home}: run `chmod go-w {pywren_home}`"):
+        _integrity.user_key()
+    pywren_home.chmod(0o755)
+    _integrity.user_key()
+
+
+@pytest.mark.parametrize("shared", [0o644, 0o640, 0o604, 0o620, 0o666])
+def test_a_key_that_others_can_read_or_write_is_refused(pywren_home: Path, shared: int) -> None:
+    """Row 203: it is a secret, and who has it can sign results; the error has the command that closes the file."""
+    key = _integrity.user_key()
+    (pywren_home / "key").chmod(shared)
+    with pytest.raises(ConfigError, match=f"others can read or write .*: run `chmod 600 {pywren_home / 'key'}`"):
+        _integrity.user_key()
+    (pywren_home / "key").chmod(0o600)
+    assert _integrity.user_key() == key
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_key_of_somebody_else_is_refused(pywren_home: Path) -> None:
+    """Row 203: another user's file is no key of ours, whatever its mode."""
+    _integrity.user_key()
+    os.chown(pywren_home / "key", 12345, -1)
+    with pytest.raises(ConfigError, match="belongs to another user"):
         _integrity.user_key()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
 from typing import NamedTuple
 from xml.sax.saxutils import escape
 
@@ -36,9 +35,7 @@ _EC2 = (
 )
 
 
-def error_answer(
-    service: str, content_type: str, status: int, code: str, message: str, fields: Mapping[str, str] | None = None
-) -> ErrorAnswer:
+def error_answer(service: str, content_type: str, status: int, code: str, message: str) -> ErrorAnswer:
     """Return an error in the form that the clients of a service understand.
 
     Args:
@@ -47,7 +44,6 @@ def error_answer(
         status: the HTTP status.
         code: the error's code.
         message: what a person reads.
-        fields: more fields of the error; JSON only.
     """
     request_id = str(uuid.uuid4())
     headers = {"x-amzn-RequestId": request_id, "x-amz-request-id": request_id}
@@ -58,7 +54,7 @@ def error_answer(
         return ErrorAnswer(status, headers, f'<?xml version="1.0" encoding="UTF-8"?>\n{text}'.encode())
     headers["Content-Type"] = content_type if "json" in content_type else "application/json"
     headers["x-amzn-ErrorType"] = code
-    return ErrorAnswer(status, headers, json.dumps({"__type": code, "message": message, **(fields or {})}).encode())
+    return ErrorAnswer(status, headers, json.dumps({"__type": code, "message": message}).encode())
 
 
 def _xml_form(service: str, content_type: str) -> str:

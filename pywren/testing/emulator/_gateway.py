@@ -12,6 +12,7 @@ import hmac
 import json
 import logging
 import re
+import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
@@ -30,8 +31,10 @@ from pywren.testing.emulator._operations import (
     credential_scope,
     operation_of,
     resource_of,
+    service_model,
 )
 from pywren.testing.emulator._proxy import BackendError, Exchange, Proxy
+from pywren.testing.emulator._rest_json import Refusal, encode_refusal
 from pywren.testing.emulator._seaweed import MISTAKEN, Buckets
 from pywren.testing.emulator._settings import ACCOUNT_ID
 
@@ -222,13 +225,9 @@ class Gateway:
             if faults.invoke_latency:
                 await asyncio.sleep(faults.invoke_latency)
             if self._strikes("throttle_invoke"):
-                more = {"Reason": "CallerRateLimitExceeded", "Type": "User"}
-                response = _error(request, "lambda", 429, "TooManyRequestsException", "Rate exceeded", more)
-                response.headers["Retry-After"] = "1"
-                return response
+                return _refused_by_lambda("TooManyRequestsException", "Rate exceeded", "CallerRateLimitExceeded")
             if self._strikes("fail_invoke"):
-                message = "The Lambda service encountered an internal error."
-                return _error(request, "lambda", 500, "ServiceException", message, {"Type": "Service"})
+                return _refused_by_lambda("ServiceException", "The Lambda service encountered an internal error.")
         answer = await self._functions.answer(operation, asked.query, request.headers, body, self.plan)
         return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
 
@@ -312,6 +311,11 @@ def _refused(asked: _Asked, status: int, code: str, message: str) -> Exchange:
     return Exchange(response, 0, _size(response))
 
 
+def _refused_by_lambda(code: str, message: str, reason: str = "") -> web.Response:
+    answer = encode_refusal(service_model("lambda"), Refusal(code, message, reason), str(uuid.uuid4()))
+    return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
+
+
 def _not_there(asked: _Asked, operation: Operation) -> str:
     wanted = operation.name or f"operation for {asked.request.method} {asked.path}"
     return f"the emulated AWS has no {wanted} of {asked.scope.service}"
@@ -350,16 +354,9 @@ async def _let_body_come(request: web.BaseRequest) -> None:
         request.writer.output_size = 0  # else aiohttp believes that the answer has begun
 
 
-def _error(
-    request: web.BaseRequest,
-    service: str,
-    status: int,
-    code: str,
-    message: str,
-    fields: Mapping[str, str] | None = None,
-) -> web.Response:
+def _error(request: web.BaseRequest, service: str, status: int, code: str, message: str) -> web.Response:
     content_type = request.headers.get("Content-Type", "")
-    error = error_answer(service, content_type, status, code, message, fields)
+    error = error_answer(service, content_type, status, code, message)
     body = None if request.method == "HEAD" else error.body
     response = web.Response(status=error.status, headers=error.headers, body=body)
     # A client that was not told to continue may send the body or not: what comes next cannot be told apart

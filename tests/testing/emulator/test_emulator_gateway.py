@@ -23,13 +23,14 @@ from aiohttp import web
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from conforming import Refused, conforming
 
 from pywren.testing.emulator._backends import SeaweedFS
 from pywren.testing.emulator._counters import Counters, Execution, Tally
 from pywren.testing.emulator._faults import Fault, FaultPlan, Faults
 from pywren.testing.emulator._gateway import Gateway
 from pywren.testing.emulator._lambda_api import Answer
-from pywren.testing.emulator._operations import Operation
+from pywren.testing.emulator._operations import Operation, service_model
 
 REGION = "us-west-2"
 BIG = 5_000_000
@@ -656,6 +657,22 @@ def test_failed_invocations(aws: Aws) -> None:
     with pytest.raises(functions.exceptions.ServiceException):
         functions.invoke(FunctionName="f", Payload=b"{}")
     assert aws.tally.snapshot().faults == {"fail_invoke": 1}
+
+
+@pytest.mark.parametrize(("fault", "status"), [("throttle_invoke", 429), ("fail_invoke", 500)])
+def test_faults_of_invoke_are_answered_as_the_model_has_them(aws: Aws, fault: str, status: int) -> None:
+    """Not only boto3 can read them."""
+    aws.set_faults(**{fault: Fault()})
+    connection = http.client.HTTPConnection(urlsplit(aws.url).netloc)
+    connection.request(
+        "POST", "/2015-03-31/functions/f/invocations", "{}", headers={"Authorization": authorization("lambda")}
+    )
+    answer = connection.getresponse()
+    received = Answer(answer.status, answer.headers, answer.read())
+    connection.close()
+    with pytest.raises(Refused) as caught:
+        conforming(service_model("lambda").operation_model("Invoke"), received)
+    assert caught.value.status == status
 
 
 def test_faults_of_invoke_leave_other_operations_alone(aws: Aws) -> None:

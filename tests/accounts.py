@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from moto.utilities.utils import load_resource
 
 from pywren.cloud.aws import AWS
 from pywren.cloud.launch import PACKAGED_PYTHONS, Launcher, Wish
+from pywren.cloud.policies import lambda_trust_policy
 from pywren.cloud.resources import Resources
 from pywren.testing._moto_patches import over_tls
 from pywren.worker.bundle import build_zip
@@ -97,6 +99,21 @@ class Account:
         """Write small objects."""
         for key in keys:
             self.ask("s3", "put_object", Bucket=bucket, Key=key, Body=b"x")
+
+    def make_queue(self, message: str, name: str = "the-queue") -> str:
+        """Create a queue as somebody else would, with a message in it; returns its URL."""
+        url = str(self.ask("sqs", "create_queue", QueueName=name)["QueueUrl"])
+        self.ask("sqs", "send_message", QueueUrl=url, MessageBody=message)
+        return url
+
+    def make_function(self, name: str = "the-function") -> None:
+        """Create a function as somebody else would, with a role and a log group."""
+        trust = json.dumps(lambda_trust_policy())
+        role = self.ask("iam", "create_role", RoleName="theirs", AssumeRolePolicyDocument=trust)["Role"]["Arn"]
+        code = {"ZipFile": build_zip({"app.py": b"def main(event, context): pass"})}
+        settings = {"Runtime": "python3.12", "Role": role, "Handler": "app.main"}
+        self.ask("lambda", "create_function", FunctionName=name, Code=code, **settings)
+        self.ask("logs", "create_log_group", logGroupName=f"/aws/lambda/{name}")
 
     def make_bucket(self, name: str = "the-bucket", region: str = REGION) -> None:
         """Create a bucket as somebody else would."""

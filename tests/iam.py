@@ -153,6 +153,8 @@ def _resources(service: str, operation: str, arguments: Mapping[str, Any], regio
     place = f"arn:aws:{service}:{region}:{account}"
     if service == "lambda":
         return [f"{place}:function:{arguments['FunctionName']}" if "FunctionName" in arguments else "*"]
+    if "resourceArn" in arguments:
+        return [arguments["resourceArn"]]
     if service == "logs":
         return [
             f"{place}:log-group:{arguments['logGroupName']}" if "logGroupName" in arguments else f"{place}:log-group:"
@@ -169,8 +171,9 @@ def _implied(service: str, operation: str, arguments: Mapping[str, Any], region:
         found += [
             (f"iam:{name}", resource, {}) for resource in _resources(service, operation, arguments, region, account)
         ]
-    if service == "lambda" and arguments.get("Tags"):
-        found += [("lambda:TagResource", _resources(service, operation, arguments, region, account)[0], {})]
+    tagging = {"lambda": "TagResource", "logs": "TagResource", "sqs": "TagQueue"}.get(service)
+    if tagging and (arguments.get("Tags") or arguments.get("tags")):
+        found += [(f"{service}:{tagging}", _resources(service, operation, arguments, region, account)[0], {})]
     if service == "lambda" and "Role" in arguments:
         found.append(("iam:PassRole", arguments["Role"], {"iam:PassedToService": "lambda.amazonaws.com"}))
     if operation == "AddRoleToInstanceProfile":

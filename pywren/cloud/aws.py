@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, TypeVar
@@ -152,15 +153,21 @@ class AWS:
     def _make_client(self, service: str) -> Any:
         import botocore.config
 
-        with self._session_lock.get():  # sessions are not thread-safe
+        with self._own_session(f"make a client for {service}") as session:
             try:
-                return self._session.get().create_client(
+                return session.create_client(
                     service, region_name=self.region, config=botocore.config.Config(**CLIENT_OPTIONS)
                 )
             except ValueError as error:
                 if type(error) is not ValueError:  # botocore's own are told by the boundary
                     raise
                 raise ConfigError(f"cannot make a client for {service}: {error}; check AWS_ENDPOINT_URL") from error
+
+    @contextmanager
+    def _own_session(self, doing: str) -> Iterator[Any]:
+        """Give the session to one thread at a time; what is wrong with profile or region leaves as ours."""
+        with self._session_lock.get(), self._boundary(doing, "", "", DeploymentError):
+            yield self._session.get()
 
     def request(
         self,
@@ -227,16 +234,15 @@ class AWS:
 
     def regions(self) -> frozenset[str]:
         """Return the regions that this machine's botocore knows Lambda in."""
-        with self._session_lock.get():  # sessions are not thread-safe
-            session = self._session.get()
+        with self._own_session("look up the regions of AWS") as session:
             partitions = session.get_available_partitions()
             found = [session.get_available_regions("lambda", partition_name=partition) for partition in partitions]
         return frozenset(region for regions in found for region in regions)
 
     def configured_region(self) -> str | None:
         """Return the region of the environment or the profile."""
-        with self._session_lock.get():
-            region = self._session.get().get_config_variable("region")
+        with self._own_session("find out the region") as session:
+            region = session.get_config_variable("region")
         return None if region is None else str(region)
 
     def has_own_endpoint(self) -> bool:

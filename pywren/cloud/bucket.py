@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pywren.cloud.aws import AWS
+from pywren.cloud.function import Function, Owner
 from pywren.cloud.names import OWNER_TAG, Names, is_ours
 from pywren.cloud.plan import Step
 from pywren.exceptions import ConfigError, DeploymentError
@@ -43,20 +44,30 @@ class Bucket:
     Args:
         names: what everything is called.
         aws: the account and region.
+        function: whose records of failed calls are in it.
         expiry_days: days after which S3 deletes the objects of calls.
-        force: delete objects of others too.
+        force: delete the bucket whoever made it, with objects of others too.
     """
 
-    def __init__(self, names: Names, aws: AWS, *, expiry_days: int = EXPIRY_DAYS, force: bool = False) -> None:
+    def __init__(
+        self, names: Names, aws: AWS, function: Function, *, expiry_days: int = EXPIRY_DAYS, force: bool = False
+    ) -> None:
         self.names = names
         self.expiry_days = expiry_days
         self._aws = aws
+        self._function = function
         self._force = force
 
     @property
     def title(self) -> str:
         """``the bucket NAME``."""
         return f"the bucket {self.names.bucket}"
+
+    @functools.cached_property
+    def prefixes(self) -> tuple[str, ...]:
+        """The beginnings of the keys in it that are pywren's: the records of somebody else's function are not."""
+        calls, failures = self.names.prefixes
+        return (calls,) if self._function.owner() is Owner.SOMEBODY_ELSE else (calls, failures)
 
     # -- as it should be -------------------------------------------------------------------------------------
 
@@ -120,8 +131,10 @@ class Bucket:
         tags = self._setting("get_bucket_tagging", "TagSet", "NoSuchTagSet")
         policy = self._setting("get_bucket_policy", "Policy", "NoSuchBucketPolicy")
         _, ours = self._statements(json.loads(policy or "{}"))
-        # an empty bucket may be made ours: `aws s3 mb` made it for pywren, or a set-up was interrupted
-        whole = is_ours(tags) or self._tls_statement(True) in ours or (not policy and self._first_key() is None)
+        # a bucket that nobody has put anything to becomes ours: `aws s3 mb` made it, or a set-up was interrupted
+        whole = (
+            is_ours(tags) or self._tls_statement(True) in ours or (not policy and not tags and not self._first_key())
+        )
         steps = [*self._plan_tag(tags), *self._plan_closing()] if whole else []
         return [*steps, *self._plan_tls(policy, whole), *self._plan_expiry()]
 
@@ -130,7 +143,7 @@ class Bucket:
             return []
         key, value = OWNER_TAG
         tag_set = [tag for tag in tags or () if tag["Key"] != key] + [{"Key": key, "Value": value}]
-        return [self._put("put_bucket_tagging", "its tag", Tagging={"TagSet": tag_set})]
+        return [self._put("put_bucket_tagging", "its tag, which makes it pywren's", Tagging={"TagSet": tag_set})]
 
     def _plan_closing(self) -> list[Step]:
         found = self._setting(
@@ -155,7 +168,7 @@ class Bucket:
 
     def _tls_statement(self, whole: bool) -> dict[str, Any]:
         arn = self.names.bucket_arn
-        resources = [arn, f"{arn}/*"] if whole else [f"{arn}/{prefix}*" for prefix in self.names.prefixes]
+        resources = [arn, f"{arn}/*"] if whole else [f"{arn}/{prefix}*" for prefix in self.prefixes]
         return {
             "Sid": self._sid,
             "Effect": "Deny",
@@ -182,7 +195,8 @@ class Bucket:
         if found is _UNSUPPORTED:
             return []
         others, ours = self._rules(found or {})
-        wanted = _expiry_rules(self.names, self.expiry_days)
+        rules = _expiry_rules(self.names, self.expiry_days)
+        wanted = [rule for rule in rules if rule["Filter"]["Prefix"].startswith(self.prefixes)]
         if sorted(ours, key=_rule_id) == sorted(wanted, key=_rule_id):
             return []
         what = f"its objects of calls expire after {self.expiry_days} days"
@@ -197,22 +211,25 @@ class Bucket:
     # -- its end ---------------------------------------------------------------------------------------------
 
     def plan_removal(self) -> list[Step]:
-        """Return the steps until nothing of pywren's is left, nor the bucket unless others use it."""
+        """Return the steps until nothing of pywren's is left, nor the bucket unless others made or use it."""
         if not self.exists():
             return []
         steps = []
-        for prefix in self.names.prefixes:
+        for prefix in self.prefixes:
             if self._first_key(prefix) is not None:
                 place = f"the objects under s3://{self.names.bucket}/{prefix}"
                 steps.append(Step("delete", place, functools.partial(self._delete_objects, prefix)))
         other = self._first_foreign_key()
-        if other is None:
-            return [*steps, Step("delete", self.title, self._delete)]
-        if self._force:
+        if other is not None and self._force:
             everything = Step("delete", f"every object in {self.title}, others' too", lambda: self._delete_objects(""))
             return [everything, Step("delete", self.title, self._delete)]
-        why = f"{self.title}: it holds objects of others, such as {other}; --force deletes it with all of them"
-        return [*steps, *self._plan_settings_removal(), Step("keep", why)]
+        if other is not None:
+            why = f"it holds objects of others, such as {other}; --force deletes it with all of them"
+        elif self._force or is_ours(self._setting("get_bucket_tagging", "TagSet", "NoSuchTagSet")):
+            return [*steps, Step("delete", self.title, self._delete)]
+        else:
+            why = "pywren did not make it; --force deletes it all the same"
+        return [*steps, *self._plan_settings_removal(), Step("keep", f"{self.title}: {why}")]
 
     def _plan_settings_removal(self) -> list[Step]:
         steps = []
@@ -293,10 +310,10 @@ class Bucket:
         """Return the first key that is under none of our prefixes."""
         if self._keeps_versions():
             keys = (item["Key"] for item in self._objects(""))
-            return next((key for key in keys if not key.startswith(self.names.prefixes)), None)
+            return next((key for key in keys if not key.startswith(self.prefixes)), None)
         after = ""  # ours are skipped as a whole, however many they are
         while (key := self._first_key(after=after)) is not None:
-            ours = [prefix for prefix in self.names.prefixes if key.startswith(prefix)]
+            ours = [prefix for prefix in self.prefixes if key.startswith(prefix)]
             if not ours:
                 return key
             after = ours[0] + _AFTER_ALL_KEYS

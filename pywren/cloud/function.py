@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,14 @@ DIRECT_LIMIT = 50 * 1024 * 1024
 
 _HANDLERS = (HANDLER, "wrenhandler.aws_lambda_handler")
 """Of pywren's functions; the second is 0.4's."""
+
+
+class Owner(enum.Enum):
+    """Whose a function is; ``NOBODY`` when there is none."""
+
+    PYWREN = "pywren"
+    SOMEBODY_ELSE = "somebody else"
+    NOBODY = "nobody"
 
 
 class Function:
@@ -65,12 +74,19 @@ class Function:
             steps.append(Step("update", f"{self.title}: what happens to failed calls", self._set_event_invoke))
         return steps
 
-    def plan_removal(self) -> list[Step]:
-        """Return the steps until the function is gone."""
+    def owner(self) -> Owner:
+        """Return whose function it is: what Lambda writes for it, its log and its records, follows it."""
         existing = self._aws.function_config(self.names.function)
         if existing is None:
+            return Owner.NOBODY
+        return Owner.PYWREN if is_pywrens(existing) else Owner.SOMEBODY_ELSE
+
+    def plan_removal(self) -> list[Step]:
+        """Return the steps until the function is gone."""
+        owner = self.owner()
+        if owner is Owner.NOBODY:
             return []
-        if not is_pywrens(existing):
+        if owner is Owner.SOMEBODY_ELSE:
             return [Step("keep", f"{self.title}: it is not pywren's")]
         return [Step("delete", self.title, lambda: self._aws.delete_function(self.names.function))]
 

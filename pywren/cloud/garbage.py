@@ -48,12 +48,12 @@ def find_garbage(bucket: Bucket, before: datetime.datetime) -> Garbage:
         before: with a time zone.
     """
     found = Garbage()
-    calls, failures = bucket.names.prefixes
+    calls, *failures = bucket.prefixes
     for callset_id, items in _by_callset(bucket, calls):
         if all(item["LastModified"] < before for item in items):
             found.callsets[callset_id] = [item["Key"] for item in items]
             found.size += sum(item["Size"] for item in items)
-    for item in bucket.listing(failures):
+    for item in itertools.chain.from_iterable(map(bucket.listing, failures)):
         if item["LastModified"] < before:
             found.records.append(item["Key"])
             found.size += item["Size"]

@@ -5,26 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 from pywren.cloud.aws import AWS
-from pywren.cloud.names import Names
+from pywren.cloud.function import Function, Owner
+from pywren.cloud.names import OWNER_TAG, Names
 from pywren.cloud.plan import Step, find
 
 RETENTION_DAYS = 30
 
 _EXISTS = ("ResourceAlreadyExistsException",)
 _MISSING = ("ResourceNotFoundException",)
+_THEIRS = "it is the log of a function that is not pywren's"
 
 
 class LogGroup:
-    """The function's log group.
+    """The function's log group. It is whose the function is: Lambda may have made it. Without one, its tag says.
 
     Args:
         names: what everything is called.
         aws: the account and region.
+        function: the function.
     """
 
-    def __init__(self, names: Names, aws: AWS) -> None:
+    def __init__(self, names: Names, aws: AWS, function: Function) -> None:
         self.names = names
         self._aws = aws
+        self._function = function
 
     @property
     def title(self) -> str:
@@ -33,6 +37,8 @@ class LogGroup:
 
     def plan(self) -> list[Step]:
         """Return the steps until the log group is there and old lines expire."""
+        if self._function.owner() is Owner.SOMEBODY_ELSE:
+            return [Step("keep", f"{self.title}: {_THEIRS}")]
         found = self._look()
         if found is None:
             return [Step("create", f"{self.title}, for lines of {RETENTION_DAYS} days", self._create)]
@@ -44,6 +50,11 @@ class LogGroup:
         """Return the steps until the log group is gone."""
         if self._look() is None:
             return []
+        owner = self._function.owner()
+        if owner is Owner.SOMEBODY_ELSE:
+            return [Step("keep", f"{self.title}: {_THEIRS}")]
+        if owner is Owner.NOBODY and not self._is_tagged():
+            return [Step("keep", f"{self.title}: pywren did not make it")]
         return [Step("delete", self.title, lambda: self._find("delete_log_group", _MISSING))]
 
     def _look(self) -> dict[str, Any] | None:
@@ -63,8 +74,18 @@ class LogGroup:
                 return None
             arguments = {"nextToken": page["nextToken"]}
 
+    def _is_tagged(self) -> bool:
+        answer = self._aws.request(
+            "logs",
+            "list_tags_for_resource",
+            doing=f"look at the tags of {self.title}",
+            permission=f"logs:ListTagsForResource on {self.names.log_group_arn}",
+            resourceArn=self.names.log_group_arn,
+        )
+        return OWNER_TAG in answer["tags"].items()
+
     def _create(self) -> None:
-        self._find("create_log_group", _EXISTS)
+        self._find("create_log_group", _EXISTS, tags=dict([OWNER_TAG]))
         self._set_retention()
 
     def _set_retention(self) -> None:

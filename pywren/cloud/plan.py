@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from pywren.cloud.aws import AWS
@@ -49,6 +49,23 @@ class Resource(Protocol):
 
     def plan_removal(self) -> list[Step]:
         """Return the steps until nothing of it is left; none when there is nothing."""
+
+
+class Planned(NamedTuple):
+    """A thing, and what is to be done about it.
+
+    Args:
+        title: what it is.
+        steps: in their order; none when it is as it should be.
+    """
+
+    title: str
+    steps: list[Step]
+
+
+def plan_all(resources: Iterable[Resource]) -> list[Planned]:
+    """Plan things before any of them is changed: one that must not be touched keeps all as they are."""
+    return [Planned(resource.title, resource.plan()) for resource in resources]
 
 
 def find(

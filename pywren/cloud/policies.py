@@ -259,14 +259,22 @@ _FUNCTION_ACTIONS = (
     "lambda:UpdateFunctionConfiguration",
 )
 
-_LOG_GROUP_ACTIONS = ("logs:CreateLogGroup", "logs:DeleteLogGroup", "logs:PutRetentionPolicy")
+_LOG_GROUP_ACTIONS = (
+    "logs:CreateLogGroup",
+    "logs:DeleteLogGroup",
+    "logs:ListTagsForResource",
+    "logs:PutRetentionPolicy",
+    "logs:TagResource",
+)
 
 _QUEUE_ACTIONS = (
     "sqs:CreateQueue",
     "sqs:DeleteQueue",
     "sqs:GetQueueAttributes",
     "sqs:GetQueueUrl",
+    "sqs:ListQueueTags",
     "sqs:SetQueueAttributes",
+    "sqs:TagQueue",
 )
 
 

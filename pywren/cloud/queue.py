@@ -6,7 +6,7 @@ import json
 from typing import Any, NamedTuple
 
 from pywren.cloud.aws import AWS
-from pywren.cloud.names import Names
+from pywren.cloud.names import OWNER_TAG, Names
 from pywren.cloud.plan import Step, differing, find
 
 RETENTION_SECONDS = 14 * 86_400
@@ -47,7 +47,7 @@ def _calls(number: int) -> str:
 
 
 class Queue:
-    """The queue of a configuration.
+    """The queue of a configuration. One that pywren did not make is used, but neither changed nor deleted.
 
     Args:
         names: what everything is called.
@@ -74,6 +74,8 @@ class Queue:
         url = self._url()
         if url is None:
             return [Step("create", self.title, self._create)]
+        if not self._is_tagged(url):
+            return [Step("keep", f"{self.title}: pywren did not make it; it is used as it is")]
         asked = [*self._attributes, "Policy"]
         found = (self._find("get_queue_attributes", QueueUrl=url, AttributeNames=asked) or {}).get("Attributes", {})
         wanted = {**self._attributes, **({} if found.get("Policy") else self._policy)}
@@ -90,6 +92,8 @@ class Queue:
         url = self._url()
         if url is None:
             return []
+        if not self._is_tagged(url):
+            return [Step("keep", f"{self.title}: pywren did not make it")]
         return [Step("delete", self.title, lambda: self._find("delete_queue", QueueUrl=url))]
 
     def size(self) -> Size:
@@ -133,10 +137,15 @@ class Queue:
             "sqs",
             "create_queue",
             doing=f"create {self.title}",
-            permission=f"sqs:CreateQueue on {self.names.queue_arn}",
+            permission=f"sqs:CreateQueue and sqs:TagQueue on {self.names.queue_arn}",
             QueueName=self.names.queue,
             Attributes={**self._attributes, **self._policy},
+            tags=dict([OWNER_TAG]),
         )
+
+    def _is_tagged(self, url: str) -> bool:
+        found = self._find("list_queue_tags", QueueUrl=url) or {}
+        return OWNER_TAG in found.get("Tags", {}).items()
 
     def _url(self) -> str | None:
         found = self._find("get_queue_url", QueueName=self.names.queue)

@@ -16,7 +16,7 @@ from pywren.cloud.log_group import LogGroup
 from pywren.cloud.names import Names
 from pywren.cloud.plan import Resource
 from pywren.cloud.queue import Queue
-from pywren.cloud.role import InstanceProfile, Role
+from pywren.cloud.role import InstanceProfile, Role, RoleInUse
 from pywren.exceptions import ConfigError
 
 
@@ -46,10 +46,13 @@ class Resources:
         names = Names.of(config, account_id or written_account(config) or "")
         # asked for last: names that are not valid are told without credentials
         self.names = names = names if names.account_id else replace(names, account_id=aws.account_id())
-        self.bucket = Bucket(names, aws, expiry_days=wrenconfig.setting(config, "s3.expiry_days"), force=force)
-        self.role = Role(names.role, aws, trust=policies.lambda_trust_policy(), policy=policies.execution_policy(names))
-        self.log_group = LogGroup(names, aws)
-        self.function = Function(config, names, aws, archive=archive)
+        self.function = function = Function(config, names, aws, archive=archive)
+        self.log_group = LogGroup(names, aws, function)
+        expiry_days = wrenconfig.setting(config, "s3.expiry_days")
+        self.bucket = Bucket(names, aws, function, expiry_days=expiry_days, force=force)
+        trust, may = policies.lambda_trust_policy(), policies.execution_policy(names)
+        self.role = Role(names.role, aws, trust=trust, policy=may)
+        self._role_in_use = RoleInUse(names.role, aws, trust=trust, policy=may)
         self.queue = Queue(names, aws, visibility=wrenconfig.setting(config, "standalone.visibility"))
         self.instance_profile = InstanceProfile(
             names, aws, trust=policies.ec2_trust_policy(names), policy=policies.instance_policy(names)
@@ -61,6 +64,11 @@ class Resources:
     def for_lambda(self) -> Sequence[Resource]:
         """What calls on Lambda need, in the order in which it is made."""
         return self.bucket, self.role, self.log_group, self.function
+
+    @property
+    def for_deployment(self) -> Sequence[Resource]:
+        """What ``deploy_lambda`` brings up to date, also for somebody who may not look at roles."""
+        return self._role_in_use, self.log_group, self.function
 
     @property
     def for_standalone(self) -> Sequence[Resource]:

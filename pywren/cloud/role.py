@@ -9,6 +9,8 @@ from typing import Any
 from pywren.cloud.aws import AWS
 from pywren.cloud.names import OWNER_TAG, Names, is_ours
 from pywren.cloud.plan import Step, find
+from pywren.exceptions import DeploymentError
+from pywren.storage._aws_errors import error_code
 
 POLICY_NAME = "pywren-worker"
 """A role's inline policy."""
@@ -63,13 +65,21 @@ class Role:
             steps.append(Step("update", f"what {self.title} may do", self._put_policy))
         return steps
 
-    def plan_removal(self) -> list[Step]:
-        """Return the steps until the role is gone."""
+    def plan_removal(self, *, goes_before: str = "") -> list[Step]:
+        """Return the steps until the role is gone.
+
+        Args:
+            goes_before: an instance profile that will be gone by then.
+        """
         role = self._look()
         if role is None:
             return []
         if not is_ours(role.get("Tags")):
             return [Step("keep", f"{self.title}: pywren did not make it")]
+        profiles = (self._find("list_instance_profiles_for_role") or {}).get("InstanceProfiles", ())
+        users = [profile["InstanceProfileName"] for profile in profiles]
+        if others := [name for name in users if name != goes_before]:
+            return [Step("keep", f"{self.title}: the instance profile {others[0]} uses it")]
         return [Step("delete", self.title, self._delete)]
 
     def _look(self) -> dict[str, Any] | None:
@@ -110,8 +120,6 @@ class Role:
             self._find("delete_role_policy", PolicyName=name)
         for policy in (self._find("list_attached_role_policies") or {}).get("AttachedPolicies", ()):
             self._find("detach_role_policy", PolicyArn=policy["PolicyArn"])
-        for profile in (self._find("list_instance_profiles_for_role") or {}).get("InstanceProfiles", ()):
-            self._find("remove_role_from_instance_profile", InstanceProfileName=profile["InstanceProfileName"])
         self._find("delete_role")
 
     def _request(self, operation: str, **arguments: Any) -> dict[str, Any]:
@@ -137,6 +145,19 @@ class Role:
         )
 
 
+class RoleInUse(Role):
+    """The role for who deploys: one that may not be looked at was made by somebody else, and is used as it is."""
+
+    def plan(self) -> list[Step]:
+        """Return the steps until the role is there, none but a remark when that cannot be known."""
+        try:
+            return super().plan()
+        except DeploymentError as error:
+            if error.__cause__ is None or error_code(error.__cause__) not in ("AccessDenied", "AccessDeniedException"):
+                raise
+            return [Step("keep", f"{self.title}: these credentials may not look at it")]
+
+
 class InstanceProfile:
     """The instance profile of stand-alone workers, with a role of its own: EC2 and Lambda share none.
 
@@ -159,12 +180,12 @@ class InstanceProfile:
 
     def plan(self) -> list[Step]:
         """Return the steps until the role, the profile, and the role in the profile are there."""
-        steps = self._role.plan()
         profile = self._look()
+        if profile is not None and not is_ours(profile.get("Tags")):
+            return [Step("keep", f"{self.title}: pywren did not make it; it is used as it is")]
+        steps = self._role.plan()
         if profile is None:
             steps.append(Step("create", self.title, self._create))
-        elif not is_ours(profile.get("Tags")):
-            steps.append(Step("keep", f"{self.title}: pywren did not make it"))
         elif not profile.get("Roles"):
             steps.append(Step("update", f"{self.title}: its role", self._add_role))
         return steps
@@ -172,13 +193,13 @@ class InstanceProfile:
     def plan_removal(self) -> list[Step]:
         """Return the steps until the profile and its role are gone."""
         profile = self._look()
-        steps = []
-        if profile is not None and not is_ours(profile.get("Tags")):
-            steps.append(Step("keep", f"{self.title}: pywren did not make it"))
-        elif profile is not None:
-            roles = [role["RoleName"] for role in profile.get("Roles", ())]
-            steps.append(Step("delete", self.title, lambda: self._delete(roles)))
-        return steps + self._role.plan_removal()
+        if profile is None:
+            return self._role.plan_removal()
+        if not is_ours(profile.get("Tags")):
+            return [Step("keep", f"{self.title}: pywren did not make it"), *self._role.plan_removal()]
+        roles = [role["RoleName"] for role in profile.get("Roles", ())]
+        own = Step("delete", self.title, lambda: self._delete(roles))
+        return [own, *self._role.plan_removal(goes_before=self.name)]
 
     def _look(self) -> dict[str, Any] | None:
         found = self._find("get_instance_profile", _MISSING)

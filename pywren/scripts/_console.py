@@ -12,7 +12,7 @@ import click
 
 from pywren import wrenconfig
 from pywren.cloud.aws import AWS
-from pywren.cloud.plan import Resource, Step
+from pywren.cloud.plan import Resource, Step, plan_all
 from pywren.cloud.resources import Resources, check_account
 from pywren.exceptions import PywrenError
 
@@ -41,9 +41,9 @@ def one_line_errors() -> Iterator[None]:
         raise click.ClickException(" ".join(str(error).split())) from error
 
 
-def option(name: str, **settings: Any) -> Decorator:
-    """Declare an option that may be written with dashes as well as with underscores."""
-    spellings = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"])
+def option(name: str, *more: str, **settings: Any) -> Decorator:
+    """Declare an option that may be written with dashes as well as with underscores, and as ``more``."""
+    spellings = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}", *more])
     settings.setdefault("show_default", not settings.get("is_flag"))
     return click.option(*spellings, name, **settings)
 
@@ -57,7 +57,7 @@ class Number(click.FloatRange):
         return number if math.isfinite(number) else self.fail(f"{value} is not a finite number.", param, ctx)
 
 
-dry_run_option = option("dry_run", is_flag=True, help="Only say what would be done.")
+dry_run_option = option("dry_run", "--dryrun", is_flag=True, help="Only say what would be done.")
 yes_option = option("yes", is_flag=True, help="Do not ask.")
 
 
@@ -103,26 +103,25 @@ def open_account(config: wrenconfig.Config, *, force: bool = False) -> Iterator[
 
 def create(resources: Sequence[Resource], *, dry_run: bool) -> None:
     """Make things as they should be, saying each step."""
-    for resource in resources:
-        steps = resource.plan()
-        if not steps:
-            click.echo(f"unchanged: {resource.title}")
-        _carry_out(steps, dry_run)
+    for planned in plan_all(resources):
+        if not planned.steps:
+            click.echo(f"unchanged: {planned.title}")
+        _carry_out(planned.steps, dry_run)
 
 
-def remove(resources: Sequence[Resource], *, dry_run: bool, ask: bool = False) -> None:
+def remove(resources: Sequence[Resource], *, dry_run: bool, yes: bool) -> None:
     """Delete things, saying each step; what cannot be deleted does not keep the others.
 
     Args:
         resources: what is to go.
         dry_run: only say it.
-        ask: let a person at the terminal confirm it.
+        yes: without asking the person at the terminal.
     """
     failures: list[str] = []
     plans = [steps for resource in resources if (steps := _removal(resource, failures)) is not None]
     changes = [step.planned for steps in plans for step in steps if step.verb != "keep"]
     if changes and not dry_run:
-        confirm(changes, not ask)
+        confirm(changes, yes)
     for steps in plans:
         try:
             _carry_out(steps, dry_run)

@@ -118,7 +118,7 @@ def instance_uptime(ctx: click.Context) -> None:
 def terminate_instances(ctx: click.Context, dry_run: bool, yes: bool) -> None:
     """Terminate all instances that work for the queue, and wait for it; calls that they run are given to others."""
     with open_account(_config(ctx)) as account:
-        remove([account.resources.instances], dry_run=dry_run, ask=not yes)
+        remove([account.resources.instances], dry_run=dry_run, yes=yes)
 
 
 @standalone.command("queue_size")

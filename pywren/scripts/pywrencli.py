@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -201,17 +202,9 @@ def create_queue(filename: str | None, dry_run: bool) -> None:
 @dry_run_option
 @click.pass_obj
 def deploy_lambda(filename: str | None, dry_run: bool) -> None:
-    """Create the Lambda function and its role, or bring the function to this version of pywren and Python."""
-    from pywren.cloud.deploy import deploy_function, ensure_execution_role
-
+    """Create the Lambda function and its role, or bring them to this configuration, pywren and Python."""
     with open_account(load_config(filename)) as account:
-        resources = account.resources
-        if dry_run:
-            create([resources.role, resources.log_group, resources.function], dry_run=True)
-            return
-        if ensure_execution_role(account.config, account.aws):
-            click.echo(f"created {resources.role.title}")
-        click.echo(f"deployed {deploy_function(account.config, account.aws)}")
+        create(account.resources.for_deployment, dry_run=dry_run)
 
 
 # -- trying out ----------------------------------------------------------------------------------------------
@@ -278,7 +271,8 @@ def logs(filename: str | None, follow: bool, since: str) -> None:
     with open_account(load_config(filename)) as account:
         names = account.resources.names
         if follow:
-            _print_lines(follow_log(account.aws, names, start_ms=start_ms))
+            with contextlib.suppress(KeyboardInterrupt):  # there is no other end
+                _print_lines(follow_log(account.aws, names, start_ms=start_ms))
         else:
             _print_lines(account.aws.log_events(names.log_group, start_ms=start_ms))
 
@@ -308,64 +302,68 @@ def log_url(filename: str | None) -> None:
 
 @cli.command("delete_lambda")
 @dry_run_option
+@yes_option
 @click.pass_obj
-def delete_lambda(filename: str | None, dry_run: bool) -> None:
+def delete_lambda(filename: str | None, dry_run: bool, yes: bool) -> None:
     """Delete the function and its log."""
     with open_account(load_config(filename)) as account:
-        remove([account.resources.function, account.resources.log_group], dry_run=dry_run)
+        remove([account.resources.function, account.resources.log_group], dry_run=dry_run, yes=yes)
 
 
 @cli.command("delete_role")
 @dry_run_option
+@yes_option
 @click.pass_obj
-def delete_role(filename: str | None, dry_run: bool) -> None:
+def delete_role(filename: str | None, dry_run: bool, yes: bool) -> None:
     """Delete the function's role."""
     with open_account(load_config(filename)) as account:
-        remove([account.resources.role], dry_run=dry_run)
+        remove([account.resources.role], dry_run=dry_run, yes=yes)
 
 
 @cli.command("delete_instance_profile")
 @click.argument("name", required=False)
 @dry_run_option
+@yes_option
 @click.pass_obj
-def delete_instance_profile(filename: str | None, name: str | None, dry_run: bool) -> None:
+def delete_instance_profile(filename: str | None, name: str | None, dry_run: bool, yes: bool) -> None:
     """Delete the instance profile of stand-alone workers and its role; NAME when not the configuration's."""
     config = load_config(filename)
     if name:
         config["standalone"] = {**(config.get("standalone") or {}), "instance_profile_name": name}
     with open_account(config) as account:
-        remove([account.resources.instance_profile], dry_run=dry_run)
+        remove([account.resources.instance_profile], dry_run=dry_run, yes=yes)
 
 
 @cli.command("delete_queue")
 @dry_run_option
+@yes_option
 @click.pass_obj
-def delete_queue(filename: str | None, dry_run: bool) -> None:
+def delete_queue(filename: str | None, dry_run: bool, yes: bool) -> None:
     """Delete the queue of stand-alone workers."""
     with open_account(load_config(filename)) as account:
-        remove([account.resources.queue], dry_run=dry_run)
+        remove([account.resources.queue], dry_run=dry_run, yes=yes)
 
 
 @cli.command("delete_bucket")
-@option("force", is_flag=True, help="Delete objects of others too.")
+@option("force", is_flag=True, help="Delete the bucket whoever made it, with objects of others too.")
 @dry_run_option
 @yes_option
 @click.pass_obj
 def delete_bucket(filename: str | None, force: bool, dry_run: bool, yes: bool) -> None:
-    """Delete what pywren wrote, and the bucket if it is then empty."""
+    """Delete what pywren wrote, and the bucket if pywren made it and it is then empty."""
     with open_account(load_config(filename), force=force) as account:
-        remove([account.resources.bucket], dry_run=dry_run, ask=not yes)
+        remove([account.resources.bucket], dry_run=dry_run, yes=yes)
 
 
 @cli.command("cleanup_all")
-@option("force", is_flag=True, help="Delete the bucket with objects of others too.")
+@option("force", is_flag=True, help="Delete the bucket whoever made it, with objects of others too.")
 @dry_run_option
 @yes_option
 @click.pass_obj
 def cleanup_all(filename: str | None, force: bool, dry_run: bool, yes: bool) -> None:
     """Delete everything of this configuration but the file."""
     with open_account(load_config(filename), force=force) as account:
-        remove(account.resources.for_removal, dry_run=dry_run, ask=not yes)
+        remove(account.resources.for_removal, dry_run=dry_run, yes=yes)
 
 
 @cli.command("gc")

@@ -14,11 +14,11 @@ import click
 
 from pywren import wrenconfig
 from pywren.cloud.aws import AWS
-from pywren.cloud.bucket import Bucket
 from pywren.cloud.names import INSTANCE_PROFILE_DEFAULT, Names
 from pywren.cloud.plan import Resource
+from pywren.cloud.resources import Resources
 from pywren.exceptions import CallLostError, ConfigError, PywrenError
-from pywren.scripts._console import Account, create, one_line_errors, open_account, option
+from pywren.scripts._console import Account, create, dry_run_option, one_line_errors, open_account, option
 from pywren.scripts._new_config import config_text, write_config
 from pywren.scripts.pywrencli import call_hello, new_config_path
 
@@ -27,27 +27,29 @@ _PATIENCE = (30.0, 30.0, 60.0)
 
 
 @click.command()
-@option("dryrun", is_flag=True, help="Ask and say what would be made, but make nothing.")
+@dry_run_option
 @option("suffix", default="", show_default=False, help="Ends the names that are proposed.")
 @option("yes", is_flag=True, help="Take all that is proposed, without asking.")
-def interactive_setup(dryrun: bool, suffix: str, yes: bool) -> None:
+def interactive_setup(dry_run: bool, suffix: str, yes: bool) -> None:
     """Set pywren up on AWS Lambda: a configuration file, a bucket, a role and the function."""
     with one_line_errors():
         click.echo("Sets pywren up on AWS Lambda. Enter takes what stands in brackets.")
         questions = Questions(silent=yes)
         region = _ask_region(questions)
         with closing(AWS(region)) as aws:
-            account_id = _account_id(aws, dryrun)
-            path, keep = _ask_file(questions)
+            account_id = _account_id(aws, dry_run)
+            proposed = _defaults(region, account_id, suffix)
+            path, keep = _ask_file(questions, _proposed_file(proposed, suffix))
             if keep:
-                click.echo(f"{path} stays as it is: what it names is set up.")
-                _set_up(wrenconfig.load(path), path, standalone=False, dryrun=dryrun)
+                config = wrenconfig.load(path)
+                _tell_that_it_stays(path, config, proposed, suffix)
+                _set_up(config, path, standalone=False, dry_run=dry_run)
                 return
-            answers = _ask_names(questions, region, account_id, suffix, aws)
-        if not dryrun:
+            answers = _ask_names(questions, proposed, aws)
+        if not dry_run:
             write_config(path, answers.config_text(), force=True)
             click.echo(f"new configuration written to {path}")
-        _set_up(answers.config(), path, standalone=answers.standalone, dryrun=dryrun)
+        _set_up(answers.config(), path, standalone=answers.standalone, dry_run=dry_run)
 
 
 class Questions:
@@ -166,7 +168,33 @@ def _ask_region(questions: Questions) -> str:
     return questions.valid("Region of AWS", default, check)
 
 
-def _ask_file(questions: Questions) -> tuple[Path, bool]:
+def _proposed_file(proposed: Answers, suffix: str) -> Path:
+    """Return where the configuration may go: a second set-up gets a file of its own beside the first one's."""
+    path = new_config_path(None)
+    if not suffix or not path.exists() or _function_of(path) == proposed.function:
+        return path
+    return path.with_name(f"{path.name}_{suffix}")
+
+
+def _function_of(path: Path) -> str | None:
+    try:
+        return str(wrenconfig.setting(wrenconfig.load(path), "lambda.function_name"))
+    except ConfigError:
+        return None
+
+
+def _tell_that_it_stays(path: Path, config: wrenconfig.Config, proposed: Answers, suffix: str) -> None:
+    click.echo(f"{path} stays as it is: what it names is set up.")
+    names = Names.of(config, "")
+    if names.region != proposed.region or (suffix and names.function != proposed.function):
+        click.echo(
+            f"It is for the function {names.function} in {names.region}, not for {proposed.function} in "
+            f"{proposed.region}: for another set-up name another file, here or in PYWREN_CONFIG_FILE",
+            err=True,
+        )
+
+
+def _ask_file(questions: Questions, proposed: Path) -> tuple[Path, bool]:
     """Return the configuration file, and whether one that is there is to be kept."""
 
     def check(answer: str) -> None:
@@ -176,13 +204,12 @@ def _ask_file(questions: Questions) -> tuple[Path, bool]:
         if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
             raise ConfigError(f"cannot write {path}: name another file")
 
-    path = Path(questions.valid("Configuration file", str(new_config_path(None)), check)).expanduser()
+    path = Path(questions.valid("Configuration file", str(proposed), check)).expanduser()
     exists = path.exists()
     return path, exists and not questions.confirm(f"{path} exists. Overwrite it?", default=False)
 
 
-def _ask_names(questions: Questions, region: str, account_id: str | None, suffix: str, aws: AWS) -> Answers:
-    answers = _defaults(region, account_id, suffix)
+def _ask_names(questions: Questions, answers: Answers, aws: AWS) -> Answers:
     answers = replace(answers, bucket=_ask_bucket(questions, answers, aws))
     answers = replace(
         answers, prefix=questions.valid("Prefix of pywren's objects in it", answers.prefix, _check_prefix)
@@ -230,8 +257,8 @@ def _bucket_exists(answers: Answers, aws: AWS) -> bool:
     """
     config = answers.config()
     wrenconfig.validate(config, "these answers")
-    names = Names.of(config, answers.account_id or "")
-    return answers.account_id is not None and Bucket(names, aws).exists()
+    Names.of(config, "")
+    return answers.account_id is not None and Resources(config, aws, account_id=answers.account_id).bucket.exists()
 
 
 def _check(section: str, key: str) -> Callable[[str], None]:
@@ -245,11 +272,11 @@ def _check(section: str, key: str) -> Callable[[str], None]:
 _check_prefix = _check("s3", "pywren_prefix")
 
 
-def _account_id(aws: AWS, dryrun: bool) -> str | None:
+def _account_id(aws: AWS, dry_run: bool) -> str | None:
     try:
         return aws.account_id()
     except ConfigError as error:
-        if not dryrun:
+        if not dry_run:
             raise
         click.echo(f"not looked at AWS: {' '.join(str(error).split())}", err=True)
         return None
@@ -258,7 +285,7 @@ def _account_id(aws: AWS, dryrun: bool) -> str | None:
 # -- making it -----------------------------------------------------------------------------------------------
 
 
-def _set_up(config: wrenconfig.Config, path: Path, *, standalone: bool, dryrun: bool) -> None:
+def _set_up(config: wrenconfig.Config, path: Path, *, standalone: bool, dry_run: bool) -> None:
     names = Names.of(config, "")
     more = f", the queue {names.queue} and the instance profile {names.instance_profile}" if standalone else ""
     click.echo(
@@ -267,13 +294,13 @@ def _set_up(config: wrenconfig.Config, path: Path, *, standalone: bool, dryrun: 
     )
     try:
         with open_account(config) as account:
-            create(_wanted(account, standalone), dry_run=dryrun)
+            create(_wanted(account, standalone), dry_run=dry_run)
     except ConfigError as error:
-        if not dryrun:
+        if not dry_run:
             raise
         click.echo(f"not looked at AWS: {' '.join(str(error).split())}", err=True)
         return
-    if not dryrun:
+    if not dry_run:
         _try_out(config, path)
         if standalone:
             click.echo("\n`pywren standalone launch_instances` starts a worker on EC2, at EC2's price while it runs;")

@@ -10,7 +10,7 @@ import pytest
 import pywren.testing
 from pywren import wrenconfig
 from pywren.cloud.aws import AWS
-from pywren.cloud.deploy import create_execution_role, deploy_function, ensure_execution_role
+from pywren.cloud.deploy import create_execution_role, deploy_function
 from pywren.cloud.function import lambda_runtime
 from pywren.cloud.logs import call_logs
 from pywren.exceptions import ArgumentError, ConfigError, DeploymentError
@@ -173,12 +173,12 @@ def test_a_python_that_lambda_does_not_have():
 
 @moto
 def test_the_role_is_made_once(config, aws, sent):
-    """One that exists is left as it is, whoever made it."""
-    assert ensure_execution_role(config, aws) is False
+    """What is right is not sent again."""
+    create_execution_role(config, aws)
     assert sent == []
     config["account"]["aws_lambda_role"] = "another"
-    assert ensure_execution_role(config, aws) is True
-    assert ensure_execution_role(config, aws) is False
+    for _ in range(2):
+        create_execution_role(config, aws)
     assert sent == ["create_role", "put_role_policy"]
 
 

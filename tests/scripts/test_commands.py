@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from moto.backends import get_backend
 
+from pywren.cloud import policies
 from pywren.cloud.garbage import find_garbage
 from pywren.cloud.logs import follow_log
 from pywren.scripts.pywrencli import cli
@@ -90,11 +92,38 @@ def test_a_person_at_the_terminal_is_asked(account, pywren, monkeypatch):
 
 
 @pytest.mark.moto
-def test_deploy_lambda_dry_run(account, pywren):
-    """It says what it would make, and makes nothing."""
-    done = pywren("deploy_lambda", "--dry-run")
-    assert [line.partition(" the ")[2].split()[0] for line in done.out.splitlines()] == ["role", "log", "function"]
+@pytest.mark.parametrize("command", ["delete_lambda", "delete_role", "delete_queue", "delete_instance_profile"])
+def test_whoever_deletes_is_asked(account, pywren, monkeypatch, command):
+    """Each command that deletes asks at a terminal, and takes --yes."""
+    for maker in ("create_bucket", "deploy_lambda", "create_queue", "create_instance_profile"):
+        assert pywren(maker).code == 0
+    monkeypatch.setattr("pywren.scripts._console._at_terminal", lambda: True)
+    account.requests.clear()
+    done = pywren(command, input="n\n")
+    assert done.code == 1
+    assert "would delete the " in done.out
+    assert done.out.endswith("Go on? [y/N]: n\n")
     assert account.changes == []
+    done = pywren(command, "--yes")
+    assert done.code == 0
+    assert "Go on?" not in done.out
+    assert account.changes != []
+
+
+@pytest.mark.moto
+def test_deploy_lambda_does_what_its_dry_run_says(account, pywren):
+    """At first, after a change that only the role has to follow, and when there is nothing to do."""
+    for prefix in ("one", "one", "two"):
+        account.requests.clear()
+        planned = pywren("deploy_lambda", "--dryrun", s3={"pywren_prefix": prefix})
+        assert account.changes == []
+        done = pywren("deploy_lambda", s3={"pywren_prefix": prefix})
+        assert (planned.code, done.code) == (0, 0)
+        assert done.out == re.sub(r"^would (create|update) ", r"\1d ", planned.out, flags=re.M)
+    assert "updated what the role the-role may do\n" in done.out
+    policy = account.ask("iam", "get_role_policy", RoleName="the-role", PolicyName="pywren-worker")["PolicyDocument"]
+    assert policy == policies.execution_policy(account.resources(s3={"pywren_prefix": "two"}).names)
+    assert pywren("deploy_lambda", s3={"pywren_prefix": "two"}).out.count("unchanged: ") == 3
 
 
 @pytest.mark.moto
@@ -177,6 +206,26 @@ def test_a_log_is_followed(account):
         for _, line in follow_log(account.aws, names, start_ms=now - 60_000, sleep=sleep):
             found.append(line)
     assert found == ["a", "b"]
+
+
+@pytest.mark.moto
+def test_ctrl_c_ends_the_log_that_is_followed(account, pywren, monkeypatch):
+    """Row 211: quietly, with exit code 0."""
+    monkeypatch.setattr("pywren.cloud.logs.FOLLOW_SECONDS", 0.0)
+    write_log(account, "first")
+    looks = []
+
+    def interrupted(arguments):
+        looks.append(arguments)
+        if len(looks) == 2:
+            write_log(account, "second", stream="two")
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+
+    account.before("FilterLogEvents", interrupted)
+    done = pywren("logs", "--follow")
+    assert (done.code, done.err) == (0, "")
+    assert [line[24:] for line in done.out.splitlines()] == ["first", "second"]
 
 
 @pytest.mark.moto

@@ -1,5 +1,6 @@
 """The command ``pywren``: exit code and whole output."""
 
+import re
 import subprocess
 import sys
 
@@ -119,14 +120,15 @@ def config_file(tmp_path):
 
 @pytest.mark.moto
 def test_deploy_lambda_creates_and_updates(run, config_file):
-    """The command may be repeated, and says what it deployed."""
+    """The command may be repeated, and says what it made, or that nothing was to be done."""
     path, config = config_file
     name, region = config["lambda"]["function_name"], config["account"]["aws_region"]
     aws = AWS(region)
     aws.delete_function(name)
-    for _ in range(2):
+    for said in (f"created the function {name} with ", f"unchanged: the function {name}\n"):
         code, output = run("--filename", path, "deploy_lambda")
-        assert (code, output) == (0, f"deployed arn:aws:lambda:{region}:123456789012:function:{name}\n")
+        assert code == 0
+        assert output.startswith(f"unchanged: the role {name}\nunchanged: the log group /aws/lambda/{name}\n{said}")
     assert aws.function_config(name) is not None
     aws.close()
 
@@ -138,9 +140,11 @@ def test_deploy_lambda_makes_the_role_too(run, config_file, tmp_path):
     config["account"]["aws_lambda_role"], config["lambda"]["function_name"] = "new-role", "new-function"
     path = tmp_path / "new.yaml"
     path.write_text(yaml.safe_dump(config))
-    arn = f"arn:aws:lambda:{config['account']['aws_region']}:123456789012:function:new-function"
-    assert run("--filename", path, "deploy_lambda") == (0, f"created the role new-role\ndeployed {arn}\n")
-    assert run("--filename", path, "deploy_lambda") == (0, f"deployed {arn}\n")
+    code, output = run("--filename", path, "deploy_lambda")
+    assert code == 0
+    assert re.findall("^created the (role|log group|function) ", output, re.M) == ["role", "log group", "function"]
+    code, output = run("--filename", path, "deploy_lambda")
+    assert (code, output.count("unchanged: ")) == (0, 3)
 
 
 @pytest.mark.moto

@@ -76,6 +76,24 @@ def test_no_credentials_for_setup(setup, tmp_path, monkeypatch):
     assert not (tmp_path / ".pywren_config").exists()
 
 
+@pytest.mark.parametrize("command", ["test_config", "create_bucket", "deploy_lambda"])
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({"AWS_PROFILE": "nope"}, "The config profile (nope) could not be found"),
+        ({"AWS_CONFIG_FILE": "broken"}, "Unable to parse config file: broken"),
+    ],
+)
+def test_a_profile_that_is_wrong(account, run, tmp_path, command, env, said):
+    """Row 208: said in one line, by ``pywren-setup`` too."""
+    (tmp_path / "broken").write_text("[[[\nx")
+    path = tmp_path / "config.yaml"
+    path.write_text(json.dumps(configuration()))
+    remedy = "check AWS_PROFILE and ~/.aws/config"
+    refused(run("--filename", path, command, env=env), said, remedy)
+    refused(run("--yes", command=interactive_setup, env=env), said, remedy)
+
+
 def test_expired_credentials(account, pywren, monkeypatch):
     """Row 121: the error has the command that signs in again."""
     account.refuse("GetCallerIdentity", code="ExpiredToken")
@@ -180,15 +198,130 @@ def test_a_role_of_somebody_else(account, pywren):
 
 
 def test_a_function_of_somebody_else(account, pywren):
-    """Row 131: neither overwritten nor deleted."""
-    assert pywren("deploy_lambda").code == 0
-    account.ask("lambda", "update_function_configuration", FunctionName="the-function", Handler="theirs.main")
+    """Row 131: neither it nor its log is changed; nothing else is made for it either."""
+    account.make_function()
     account.requests.clear()
     refused(pywren("deploy_lambda"), "the-function is not pywren's", "lambda: function_name")
+    assert pywren("delete_lambda") == (
+        0,
+        "kept the function the-function: it is not pywren's\n"
+        "kept the log group /aws/lambda/the-function: it is the log of a function that is not pywren's\n",
+        "",
+    )
+    assert pywren("cleanup_all").code == 0
+    assert account.changes == []
+
+
+def test_a_set_up_with_a_function_of_somebody_else(account, setup, tmp_path):
+    """Row 131: it is refused before anything is made."""
+    account.make_function("pywren_1")
+    account.requests.clear()
+    refused(setup(), "pywren_1 is not pywren's")
+    assert account.changes == []
+
+
+def test_the_records_of_a_function_of_somebody_else(account, pywren):
+    """Row 131: they are not deleted, now or later, in a bucket that is used for calls too."""
+    account.make_function()
+    assert pywren("create_bucket").code == 0
+    rules = account.ask("s3", "get_bucket_lifecycle_configuration", Bucket="the-bucket")["Rules"]
+    assert {rule["Filter"]["Prefix"] for rule in rules} == {f"the.jobs/{digit}" for digit in "0123456789abcdef"}
+    account.put("aws/lambda/async/the-function/2026/11/22/x", "the.jobs/0/x")
+    assert pywren("gc", "--older-than", "0m", "--yes").code == 0
+    done = pywren("cleanup_all")
+    assert "the bucket the-bucket: it holds objects of others, such as aws/lambda/async/the-function/" in done.out
+    assert account.keys() == ["aws/lambda/async/the-function/2026/11/22/x"]
+
+
+def test_a_log_without_a_function(account, pywren):
+    """Row 207: only one that pywren made is deleted."""
+    account.ask("logs", "create_log_group", logGroupName="/aws/lambda/the-function")
     done = pywren("delete_lambda")
+    assert "kept the log group /aws/lambda/the-function: pywren did not make it" in done.out
+    account.ask("logs", "delete_log_group", logGroupName="/aws/lambda/the-function")
+    assert pywren("deploy_lambda").code == 0
+    account.ask("lambda", "delete_function", FunctionName="the-function")
+    assert "deleted the log group /aws/lambda/the-function" in pywren("delete_lambda").out
+
+
+def test_a_queue_of_somebody_else(account, pywren):
+    """Row 205: it is used as it is, with its messages."""
+    url = account.make_queue("precious")
+    account.requests.clear()
+    said = "kept the queue the-queue: pywren did not make it"
+    assert pywren("create_queue") == (0, f"{said}; it is used as it is\n", "")
+    assert pywren("delete_queue") == (0, f"{said}\n", "")
+    assert said in pywren("cleanup_all").out
+    assert account.changes == []
+    assert pywren("standalone", "queue_size").out == "the-queue: 1 call waits, 0 are with workers\n"
+    (message,) = account.ask("sqs", "receive_message", QueueUrl=url)["Messages"]
+    assert message["Body"] == "precious"
+
+
+def test_a_bucket_that_somebody_else_made(account, pywren):
+    """Row 206: what pywren wrote and set goes, the bucket stays, with all that it was; ``--force`` deletes it."""
+    theirs = {"Sid": "Theirs", "Effect": "Allow", "Principal": {"AWS": "arn:aws:iam::123456789012:root"}}
+    theirs |= {"Action": "s3:GetObject", "Resource": "arn:aws:s3:::the-bucket/*"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [theirs]})
+    account.make_bucket()
+    account.ask("s3", "put_bucket_policy", Bucket="the-bucket", Policy=policy)
+    assert pywren("create_bucket").code == 0
+    account.put("the.jobs/0/x")
+    kept = "kept the bucket the-bucket: pywren did not make it; --force deletes it all the same"
+    done = pywren("cleanup_all")
     assert done.code == 0
-    assert "kept the function the-function: it is not pywren's" in done.out
-    assert not {"UpdateFunctionCode", "DeleteFunction"} & set(account.changes)
+    assert kept in done.out.splitlines()
+    assert account.keys() == []
+    left = json.loads(account.ask("s3", "get_bucket_policy", Bucket="the-bucket")["Policy"])["Statement"]
+    assert left == [theirs]
+    account.refuse("GetBucketLifecycleConfiguration", code="NoSuchLifecycleConfiguration", status=404)
+    assert pywren("delete_bucket").out == f"{kept}\n"
+    account.relent()
+    assert pywren("delete_bucket", "--force").out == "deleted the bucket the-bucket\n"
+
+
+@pytest.mark.parametrize(("tags", "becomes"), [([], True), ([{"Key": "team", "Value": "web"}], False)])
+def test_an_empty_bucket_becomes_pywrens_unless_somebody_cares_for_it(account, pywren, tags, becomes):
+    """Row 206: `aws s3 mb` may have made it for pywren, which is said; one with a tag or policy stays its maker's."""
+    account.make_bucket()
+    if tags:
+        account.ask("s3", "put_bucket_tagging", Bucket="the-bucket", Tagging={"TagSet": tags})
+    done = pywren("create_bucket")
+    assert ("updated the bucket the-bucket: its tag, which makes it pywren's" in done.out) is becomes
+    assert pywren("cleanup_all").code == 0
+    assert ("buckets" not in account.left()) is becomes
+
+
+def test_a_role_that_an_instance_profile_of_somebody_else_uses(made, pywren):
+    """Row 212: neither is touched."""
+    made.ask("iam", "create_instance_profile", InstanceProfileName="theirs")
+    made.ask("iam", "add_role_to_instance_profile", InstanceProfileName="theirs", RoleName="the-role")
+    made.requests.clear()
+    said = "kept the role the-role: the instance profile theirs uses it\n"
+    assert pywren("delete_role") == (0, said, "")
+    assert made.changes == []
+
+
+def test_an_instance_profile_of_somebody_else(account, pywren):
+    """Row 130: used, neither changed nor deleted, and no role is made for it."""
+    account.ask("iam", "create_instance_profile", InstanceProfileName="the-profile")
+    account.requests.clear()
+    said = "kept the instance profile the-profile: pywren did not make it"
+    assert pywren("create_instance_profile") == (0, f"{said}; it is used as it is\n", "")
+    assert pywren("delete_instance_profile") == (0, f"{said}\n", "")
+    assert account.changes == []
+
+
+def test_who_deploys_but_may_not_look_at_roles(made, pywren):
+    """Row 209: the role is somebody else's business; who is to make it is refused."""
+    made.refuse("GetRole")
+    done = pywren("deploy_lambda", **{"lambda": {"memory": 2048}})
+    assert done.out == (
+        "kept the role the-role: these credentials may not look at it\n"
+        "unchanged: the log group /aws/lambda/the-function\n"
+        "updated the function the-function: its MemorySize\n"
+    )
+    refused(pywren("create_role"), "iam:GetRole on the role the-role")
 
 
 # -- half-way ------------------------------------------------------------------------------------------------

@@ -78,9 +78,10 @@ def test_the_suffix_ends_the_names(setup, account):
     assert "the function pywren_1_two" in done.out
 
 
-def test_a_dry_run_makes_nothing(setup, account, tmp_path):
+@pytest.mark.parametrize("spelling", ["--dryrun", "--dry-run", "--dry_run"])
+def test_a_dry_run_makes_nothing(setup, account, tmp_path, spelling):
     """It asks, and says what would be made."""
-    done = setup("--dryrun", lines=[""])
+    done = setup(spelling, lines=[""])
     assert done.code == 0
     assert done.out.count("would create the ") == 4
     assert account.changes == []
@@ -107,6 +108,34 @@ def test_a_file_is_kept_unless_told_otherwise(setup, account, tmp_path):
     assert (tmp_path / ".pywren_config").read_text() == text
     assert setup(lines=["", "", "y"]).code == 0
     assert wrenconfig.load(tmp_path / ".pywren_config")["s3"]["bucket"] == BUCKET
+
+
+def test_a_second_set_up_gets_a_file_of_its_own(setup, account, tmp_path):
+    """Row 210: beside that of the first one, which is not touched; run again, nothing changes."""
+    assert setup("--yes").code == 0
+    text = (tmp_path / ".pywren_config").read_text()
+    second = tmp_path / ".pywren_config_two"
+    for made in (True, False):
+        account.requests.clear()
+        done = setup("--yes", "--suffix", "two")
+        assert done.code == 0, done
+        assert f"Programs find {second} by PYWREN_CONFIG_FILE={second}" in done.out
+        assert (account.changes != []) is made
+    assert wrenconfig.load(second)["lambda"]["function_name"] == "pywren_1_two"
+    assert (tmp_path / ".pywren_config").read_text() == text
+
+
+def test_a_file_that_is_kept_is_for_another_set_up(setup, account, tmp_path):
+    """Row 210: the file wins, and that is said when region or suffix were chosen differently."""
+    path = tmp_path / ".pywren_config"
+    assert setup("--yes").code == 0
+    assert setup("--yes").err == ""
+    kept = "It is for the function pywren_1 in us-west-2, not for {}: for another set-up name another file, here or in "
+    done = setup("--dryrun", lines=["eu-west-1"])
+    assert done.err == kept.format("pywren_1 in eu-west-1") + "PYWREN_CONFIG_FILE\n"
+    done = setup("--dryrun", "--suffix", "two", lines=["", path])
+    assert done.err == kept.format("pywren_1_two in us-west-2") + "PYWREN_CONFIG_FILE\n"
+    assert "would create" not in done.out
 
 
 def test_a_bucket_that_exists_is_not_asked_about(setup, account):

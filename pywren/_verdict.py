@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import threading
 from collections.abc import Mapping
@@ -69,15 +70,28 @@ def of_failure(failure: Failure, callset_id: str, call_id: str, status: Mapping[
 
 
 def _hint_at_missing_file(error: FileNotFoundError) -> None:
-    """Say so when the file that the worker did not find is one that stands here."""
-    name = error.filename
-    if not isinstance(name, (str, bytes)) or os.path.isabs(name) or not os.path.exists(name):
+    """Say so when the file that the worker did not find is one that workers do not have."""
+    hint = _why_missing(os.fsdecode(error.filename))
+    told = [str(error.strerror), *getattr(error, "__notes__", ())]  # an input's error was here before
+    if hint is None or any(hint in text for text in told):
         return
-    hint = (
-        f"{os.fsdecode(name)!r} exists in the client's directory, but a worker runs in an empty one of its own: "
-        "read the file before map() and pass its contents, or put it where workers can fetch it"
-    )
     if sys.version_info >= (3, 11):
         error.add_note(hint)
     else:
         error.strerror = f"{error.strerror} ({hint})"
+
+
+def _why_missing(path: str) -> str | None:
+    if not os.path.isabs(path):
+        place = "exists in the client's directory, but" if os.path.exists(path) else "is a relative path, and"
+        return (
+            f"{path} {place} calls run in an empty directory of their own, as on Lambda: read files before map() and "
+            "pass their contents, or put them where workers can fetch them"
+        )
+    sent = re.search(r"/modules-[^/]+/(.+)", path)
+    if sent and any(os.path.exists(os.path.join(entry, sent[1])) for entry in sys.path):
+        return (
+            f"{sent[1]} exists in the client, but was not sent along: only packages, directories with an __init__.py, "
+            "bring their data files; make it one, or read files before map() and pass their contents"
+        )
+    return None

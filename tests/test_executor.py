@@ -235,6 +235,45 @@ def test_a_package_with_data_is_sent(ready, tmp_path, monkeypatch):
     assert ready.call(importlib.import_module(name).read, 2).result(WAIT) == "datadata"
 
 
+@pytest.mark.parametrize("folder", ["", "namespace/"])
+def test_data_beside_a_module_stays_at_home(ready, tmp_path, monkeypatch, folder):
+    """Row 195: a file beside a plain module, or in a directory without ``__init__.py``, and how to have it sent."""
+    name = f"plain_{ready.kind}{len(folder)}"
+    (tmp_path / folder).mkdir(exist_ok=True)
+    (tmp_path / folder / f"{name}.py").write_text(
+        "import pathlib\ndef read(file):\n    return pathlib.Path(__file__).with_name(file).read_text()\n"
+    )
+    (tmp_path / folder / "beside.txt").write_text("data")
+    monkeypatch.syspath_prepend(tmp_path)
+    read = importlib.import_module(f"{folder.replace('/', '.')}{name}").read
+    assert read("beside.txt") == "data"
+    error = ready.call(read, "beside.txt").exception(WAIT)
+    assert type(error) is FileNotFoundError
+    assert f"{folder}beside.txt exists in the client, but was not sent along: only packages" in told_by(error)
+    assert "only packages" not in told_by(ready.call(read, "nowhere.txt").exception(WAIT))
+    sys.modules.pop("namespace", None)
+
+
+def told_by(error):
+    """Return all that printing an error shows of it, as a text."""
+    return "".join([str(error), *getattr(error, "__notes__", ())])
+
+
+def test_a_missing_file_is_explained_once(ready, tmp_path, monkeypatch):
+    """Row 23: whether the file stands here or not, and when the error is handed on to another call."""
+    monkeypatch.chdir(tmp_path)
+    Path("here.txt").touch()
+    here = "here.txt exists in the client's directory, but calls run in an empty"
+    nowhere = "nowhere is a relative path, and calls run in an empty"
+    failed = ready.map(os.listdir, ["here.txt", b"here.txt", Path("nowhere")])
+    handed_on = ready.reduce(list, failed[:1])
+    for future, words in zip([*failed, handed_on], [here, here, nowhere, here], strict=True):
+        told = told_by(future.exception(WAIT))
+        assert words in told
+        assert told.count("calls run in an empty") == 1
+        assert told.count("relative path") == (words is nowhere)
+
+
 def test_an_edited_module_takes_effect(ready, tmp_path, monkeypatch):
     """The next map runs the file as it is now, without a restart."""
     name = f"edited_{ready.kind}"

@@ -163,7 +163,6 @@ def _restore_pickle() -> None:
 
 
 def _raised(error: Exception, setup_time: float, exec_time: float) -> Report:
-    _explain_missing_file(error)
     told = _dump_exception(error)
     if told.body is None:
         return Report(None, None, setup_time, exec_time, _failure(told.error or error))
@@ -177,27 +176,6 @@ def _not_pickled(error: Exception, setup_time: float, exec_time: float) -> Repor
 
 def _failure(error: Exception) -> tuple[str, str, str]:
     return "ResultSerializationError", str(error), ""
-
-
-def _explain_missing_file(error: Exception) -> None:
-    """Add to a missing file's error that the client's own directory is not there."""
-    if not isinstance(error, FileNotFoundError):
-        return
-    try:
-        name = error.filename
-    except Exception:  # noqa: BLE001 -- its class is the user's: the hint is not worth an error of its own
-        return
-    if not isinstance(name, str) or os.path.isabs(name):
-        return
-    note = (
-        f"{name!r} is a relative path: calls run in an empty directory of their own, as on Lambda, and do not see "
-        "the client's files. Read the file in the client and pass its content, or put it where the worker can read it"
-    )
-    try:
-        notes = getattr(error, "__notes__", None)
-        error.__notes__ = [*(notes or ()), note]  # type: ignore[attr-defined]  # Python 3.10 has no add_note
-    except AttributeError:
-        pass  # a subclass without a __dict__
 
 
 def exit_code(error: BaseException) -> int:

@@ -520,15 +520,6 @@ def test_extra_env_is_of_the_call_alone(pool: LocalPool) -> None:
     assert Calls(pool, read, range(8)).values() == [(None, "1")] * 8
 
 
-def test_a_relative_path_of_the_client(pool: LocalPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row 23: ``FileNotFoundError`` with a hint."""
-    monkeypatch.chdir(tmp_path)
-    Path("here.txt").touch()
-    raised = error(one(pool, lambda _: open("here.txt")))  # noqa: SIM115
-    assert isinstance(raised, FileNotFoundError)
-    assert "relative path" in "".join(raised.__notes__)
-
-
 def test_replacing_what_we_use() -> None:
     """Row 24: replacing ``sys.stdout``, ``print`` or ``pickle.dumps`` hurts nobody."""
 

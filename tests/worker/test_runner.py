@@ -155,18 +155,3 @@ def test_a_stop_calls_its_listener_once() -> None:
     assert told == []
     stop.listen(lambda: told.append("late"))
     assert told == ["late"]
-
-
-def test_a_missing_file_whose_error_cannot_tell_its_name_is_raised_as_it_is() -> None:
-    """The hint about relative paths is left out when the error's class will not say which file."""
-    script = """
-        from pywren.worker.runner import _explain_missing_file
-        class Odd(FileNotFoundError):
-            @property
-            def filename(self):
-                raise RuntimeError("no")
-        error = Odd(2, "gone")
-        _explain_missing_file(error)
-        print(repr(error), getattr(error, "__notes__", None))
-    """
-    assert run(script) == "Odd(2, 'gone') None\n"

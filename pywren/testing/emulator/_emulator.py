@@ -179,9 +179,10 @@ def emulate(**settings: Any) -> Iterator[Emulator]:
         **settings: see ``Settings``.
 
     Raises:
-        ArgumentError: there is no such setting, or it has no such value.
+        ArgumentError: there is no such setting, or it has no such value, or this machine cannot have so many
+            containers.
         ImportError: a part is not installed; names ``pywren[emulator]``.
-        EmulatorError: a part did not come up.
+        EmulatorError: a part did not come up, or it ended and something in the context failed because of that.
     """
     with ExitStack() as stack:
         emulator = start(Settings.decode(settings))
@@ -189,19 +190,28 @@ def emulate(**settings: Any) -> Iterator[Emulator]:
         stack.enter_context(_default_session_put_away())
         stack.enter_context(_set_up.environment(emulator.environment))
         stack.enter_context(_unset("PYWREN_CONFIG_FILE"))
-        yield emulator
+        try:
+            yield emulator
+        except EmulatorError:
+            raise
+        except Exception:
+            emulator.counters()  # when it has ended, it says why: what went wrong here is what came of that
+            raise
 
 
 def start(settings: Settings) -> Emulator:
     """Start an emulator and leave the environment alone; its ``close`` ends it.
 
     Raises:
+        ArgumentError: this machine cannot have so many containers.
         ImportError: a part is not installed; names ``pywren[emulator]``.
         EmulatorError: a part did not come up.
     """
     from pywren.testing.emulator._backends import check_installed
+    from pywren.testing.emulator._descriptors import check_descriptors
 
     check_installed()
+    check_descriptors(settings.containers)
     return Emulator(_Server(settings), settings.region)
 
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from pywren.exceptions import EmulatorError
 from pywren.testing.emulator._backends import Backend, MotoServer, SeaweedFS
+from pywren.testing.emulator._descriptors import Descriptors, raise_limit
 from pywren.testing.emulator._directory import own_directory
 from pywren.testing.emulator._settings import Settings
 
@@ -39,6 +40,7 @@ def main() -> None:
     """Run the emulator: what ``python -m pywren.testing.emulator._server`` does."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s: %(message)s")
     settings = Settings.decode(json.loads(sys.stdin.buffer.readline() or b"{}"))
+    raise_limit()
     try:
         with own_directory() as directory:
             asyncio.run(_serve(settings, directory))
@@ -87,9 +89,11 @@ def _time_to_end() -> asyncio.Future[None]:
 
 
 async def _run(settings: Settings, directory: Path, end: asyncio.Future[None]) -> None:
+    descriptors = Descriptors()
     async with _backends(directory) as (urls, backends), _Parts(settings, directory, urls) as parts:
         _say(parts.ready)
-        endings: list[asyncio.Future[Any]] = [asyncio.ensure_future(part.ended()) for part in (*backends, parts)]
+        may_end = (*backends, parts, descriptors)
+        endings: list[asyncio.Future[Any]] = [asyncio.ensure_future(one.ended()) for one in may_end]
         try:
             done, _ = await asyncio.wait([*endings, end], return_when=asyncio.FIRST_COMPLETED)
         finally:

@@ -1,0 +1,70 @@
+"""The descriptors of the emulator's process: how many it may have open, and its end when there are no more."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import resource
+from typing import Any
+
+from pywren.exceptions import ArgumentError, EmulatorError
+
+logger = logging.getLogger(__name__)
+
+_OF_A_CONTAINER = 10  # pipes and sockets to its processes, and what it asks of S3, each time by way of the gateway
+_OF_ALL_ELSE = 256  # the backends, and a client with 64 threads and as many connections from here to S3
+_UNLIMITED = 10_240  # macOS takes no more where it says that there is no limit
+
+
+def check_descriptors(containers: int) -> None:
+    """Check that as many containers can be had at once.
+
+    Raises:
+        ArgumentError: this process, whose limits the emulator's will have, may not open so many files.
+    """
+    needed, most = containers * _OF_A_CONTAINER + _OF_ALL_ELSE, _most()
+    if needed > most:
+        raise ArgumentError(
+            f"{containers} containers need {needed:,} open files ({_OF_A_CONTAINER} each, and {_OF_ALL_ELSE}), and a "
+            f"process of this machine may have {most:,}: ask for fewer, or raise the limit (ulimit -Hn)"
+        )
+
+
+def raise_limit() -> None:
+    """Let this process open all the files that it may; a container's own processes get Lambda's limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < _most():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_most(), hard))
+
+
+def _most() -> int:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return _UNLIMITED if hard == resource.RLIM_INFINITY else hard
+
+
+class Descriptors:
+    """Notices when the running event loop cannot take a connection because there are no more.
+
+    Left alone, the loop would try again for good, and say so each time.
+    """
+
+    def __init__(self) -> None:
+        self._none_left = asyncio.Event()
+        asyncio.get_running_loop().set_exception_handler(self._handle)
+
+    async def ended(self) -> EmulatorError:
+        """Wait until there are no more, and return what to say of it."""
+        await self._none_left.wait()
+        return EmulatorError(
+            f"the emulated AWS has no more than {_most():,} open files, and all are in use: "
+            "ask for fewer containers, use fewer connections at once, or raise the limit (ulimit -Hn)"
+        )
+
+    def _handle(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
+            loop.default_exception_handler(context)
+        elif not self._none_left.is_set():
+            logger.error("%s: %s", context.get("message"), error)
+            self._none_left.set()

@@ -92,8 +92,8 @@ async def _run(settings: Settings, directory: Path, end: asyncio.Future[None]) -
     descriptors = Descriptors()
     async with _backends(directory) as (urls, backends), _Parts(settings, directory, urls) as parts:
         _say(parts.ready)
-        may_end = (*backends, parts, descriptors)
-        endings: list[asyncio.Future[Any]] = [asyncio.ensure_future(one.ended()) for one in may_end]
+        may_end = [*(backend.ended for backend in backends), parts.ended, descriptors.ended]
+        endings: list[asyncio.Future[Any]] = [asyncio.ensure_future(ended()) for ended in may_end]
         try:
             done, _ = await asyncio.wait([*endings, end], return_when=asyncio.FIRST_COMPLETED)
         finally:

@@ -223,11 +223,15 @@ def test_an_emulator_that_does_not_come_up_says_why(monkeypatch: pytest.MonkeyPa
 def test_an_emulator_that_cannot_make_containers_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Row 110: what fails in the context because of that is answered with the reason."""
     monkeypatch.setenv("PATH", str(tmp_path))  # without unshare
-    with pytest.raises(EmulatorError, match="cannot be made.*unshare"), emulate(isolated=True) as aws:
-        config = aws.deploy()
-        pywren.lambda_executor(config=config).call_async(len, "never")
-        psutil.Process(aws._server._process.pid).wait(30)
-        raise ConnectionError("refused")
+
+    def use() -> None:
+        with emulate(isolated=True) as aws:
+            pywren.lambda_executor(config=aws.deploy()).call_async(len, "never")
+            psutil.Process(aws._server._process.pid).wait(30)
+            raise ConnectionError("refused")
+
+    with pytest.raises(EmulatorError, match=r"cannot be made.*unshare"):
+        use()
 
 
 # -- however it ends -----------------------------------------------------------------------------------------

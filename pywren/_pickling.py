@@ -82,6 +82,7 @@ _CONTAINER_DEPTH = 3
 _PARTS_OF_FUNCTIONS: frozenset[Any] = frozenset(
     {types.FunctionType, types.CodeType, types.CellType, types.BuiltinFunctionType, types.ModuleType, type}
 )
+_SLOT_KINDS = (types.MemberDescriptorType, types.GetSetDescriptorType)  # these for __dict__ and __weakref__
 # fmt: off
 _NUMPY_SCALARS = frozenset({
     "bool", "bool_", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "intc", "uintc",
@@ -340,10 +341,9 @@ def _add_slots(cls: type, bases: Sequence[Any], namespace: dict[str, Any]) -> No
     """
     if "__slots__" not in vars(cls) or NamedTuple in bases:
         return  # a named tuple is made with its own
-    # told by the descriptors: __slots__ itself may have been an iterator, and holds private names unmangled
-    members = [kind for kind in vars(cls).values() if type(kind) is types.MemberDescriptorType]
-    own = {kind.__name__ for kind in members if kind.__objclass__ is cls}
-    namespace["__slots__"] = (*sorted(own), *(name for name in ("__dict__", "__weakref__") if name in vars(cls)))
+    # told by the descriptors: __slots__ itself holds private names as they are written, and may have been replaced
+    own = [kind for kind in vars(cls).values() if isinstance(kind, _SLOT_KINDS) and kind.__objclass__ is cls]
+    namespace["__slots__"] = tuple(sorted({kind.__name__ for kind in own}))
 
 
 def _refuse_file(file: io.TextIOWrapper) -> None:

@@ -85,13 +85,13 @@ def _why_missing(path: str) -> str | None:
     if not os.path.isabs(path):
         place = "exists in the client's directory, but" if os.path.exists(path) else "is a relative path, and"
         return (
-            f"{path} {place} calls run in an empty directory of their own, as on Lambda: read files before map() and "
+            f"{path!r} {place} calls run in an empty directory of their own, as on Lambda: read files before map() and "
             "pass their contents, or put them where workers can fetch them"
         )
     sent = re.search(r"/modules-[^/]+/(.+)", path)
     if sent and any(os.path.exists(os.path.join(entry, sent[1])) for entry in sys.path):
         return (
-            f"{sent[1]} exists in the client, but was not sent along: only packages, directories with an __init__.py, "
-            "bring their data files; make it one, or read files before map() and pass their contents"
+            f"{sent[1]!r} exists in the client, but was not sent along: only packages, directories with an "
+            "__init__.py, bring their data files; make it one, or read files before map() and pass their contents"
         )
     return None

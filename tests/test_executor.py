@@ -249,7 +249,7 @@ def test_data_beside_a_module_stays_at_home(ready, tmp_path, monkeypatch, folder
     assert read("beside.txt") == "data"
     error = ready.call(read, "beside.txt").exception(WAIT)
     assert type(error) is FileNotFoundError
-    assert f"{folder}beside.txt exists in the client, but was not sent along: only packages" in told_by(error)
+    assert f"'{folder}beside.txt' exists in the client, but was not sent along: only packages" in told_by(error)
     assert "only packages" not in told_by(ready.call(read, "nowhere.txt").exception(WAIT))
     sys.modules.pop("namespace", None)
 
@@ -263,8 +263,8 @@ def test_a_missing_file_is_explained_once(ready, tmp_path, monkeypatch):
     """Row 23: whether the file stands here or not, and when the error is handed on to another call."""
     monkeypatch.chdir(tmp_path)
     Path("here.txt").touch()
-    here = "here.txt exists in the client's directory, but calls run in an empty"
-    nowhere = "nowhere is a relative path, and calls run in an empty"
+    here = "'here.txt' exists in the client's directory, but calls run in an empty"
+    nowhere = "'nowhere' is a relative path, and calls run in an empty"
     failed = ready.map(os.listdir, ["here.txt", b"here.txt", Path("nowhere")])
     handed_on = ready.reduce(list, failed[:1])
     for future, words in zip([*failed, handed_on], [here, here, nowhere, here], strict=True):

@@ -34,6 +34,7 @@ from pywren.exceptions import (
 )
 from pywren.future import ResponseFuture, Settlement
 from pywren.storage import Storage
+from pywren.storage.localhost_backend import is_locked
 
 logger = logging.getLogger(__name__)
 
@@ -453,7 +454,7 @@ def attach(
         client: for calls that run in the client's own process: the file that it holds locked while it lives.
         record: what ``invoke_status`` is to say of this call alone.
     """
-    alive = None if client is None else functools.partial(_is_locked, client)
+    alive = None if client is None else functools.partial(is_locked, client)
     # one origin for all futures of a callset that are unpickled here, while one of them lives
     with _attaching:
         key = (os.getpid(), callset.id, *storage.path)
@@ -475,20 +476,6 @@ def adopt(one: ResponseFuture, storage_path: Sequence[str], facts: dict[str, Any
     one._origin = origin
     one._condition = origin.callset.condition
     origin.take(one)
-
-
-def _is_locked(path: str) -> bool:
-    """Tell whether a living process holds a lock on a file."""
-    import fcntl  # not on Windows, which does not come here
-
-    try:
-        with open(path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
 
 
 def encoded_outcome(ended: Settlement) -> bytes:

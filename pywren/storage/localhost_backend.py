@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from pywren._integrity import home
 from pywren.exceptions import StorageError, StorageNoSuchKeyError
@@ -17,6 +19,12 @@ from pywren.storage.backend import check_range
 
 KEEP_SECONDS = 7 * 86400.0
 """Age at which a callset that its executor left behind is deleted."""
+
+KEEP_BYTES = 5 * 10**9
+"""Bytes that all callsets may take: above that the oldest are deleted before their time."""
+
+YOUNG_SECONDS = 86400.0
+"""Age up to which no callset is deleted for its size: its calls may still run."""
 
 EXPIRE_INTERVAL = 3600.0
 """Seconds between two looks for such callsets, over all processes."""
@@ -114,31 +122,41 @@ class LocalhostBackend:
     def expire(
         self,
         max_age_seconds: float = KEEP_SECONDS,
+        max_bytes: float = KEEP_BYTES,
         *,
         now: Callable[[], float] = time.time,
-        budget_seconds: float = 0.5,
+        budget_seconds: float = 0.3,
         clock: Callable[[], float] = time.monotonic,
     ) -> int:
-        """Delete whole callsets in which nothing was written for some days.
+        """Delete whole callsets, the oldest first, but none whose client lives and holds it.
 
         Args:
             max_age_seconds: age of the newest file of a callset from which it is deleted.
+            max_bytes: what all callsets may take; beyond it those go that are older than ``YOUNG_SECONDS``.
             now: seconds since the epoch.
-            budget_seconds: stop after this time and leave the rest to the next run.
+            budget_seconds: look for half of this time, delete until it is over, and leave the rest to the next run.
             clock: monotonic seconds.
 
         Returns:
             How many callsets were deleted.
         """
-        limit, end, deleted = now() - max_age_seconds, clock() + budget_seconds, 0
-        for callset in _callsets_below(self.root):
-            if clock() > end:
+        moment, began, deleted = now(), clock(), 0
+        ages: list[_Age] = []
+        for callset in sorted(_callsets_below(self.root), key=_changed):
+            if clock() - began > budget_seconds / 2:
                 break
-            if not _touched_since(callset, limit):
-                shutil.rmtree(callset, ignore_errors=True)
-                self._remove_empty(callset.parent)
+            ages.append(_age(callset))
+        taken = sum(age.size for age in ages)
+        for age in sorted(ages):
+            limit = min(YOUNG_SECONDS, max_age_seconds) if taken > max_bytes else max_age_seconds
+            if moment - age.newest <= limit or clock() - began > budget_seconds:
+                break
+            if not is_locked(age.callset / "client"):
+                shutil.rmtree(age.callset, ignore_errors=True)
+                self._remove_empty(age.callset.parent)
+                taken -= age.size
                 deleted += 1
-        self._drop_leftovers(limit)
+        self._drop_leftovers(moment - YOUNG_SECONDS)
         return deleted
 
     def expire_if_due(self, *, now: Callable[[], float] = time.time) -> None:
@@ -247,16 +265,57 @@ def _callsets_below(folder: Path) -> Iterator[Path]:
                 yield from _callsets_below(Path(entry.path))
 
 
-def _touched_since(folder: Path, limit: float) -> bool:
+class _Age(NamedTuple):
+    """How old a callset is and what it takes.
+
+    Args:
+        newest: when something in it was written last, in seconds since the epoch.
+        size: the bytes of all that is in it.
+        callset: its directory.
+    """
+
+    newest: float
+    size: int
+    callset: Path
+
+
+def _age(callset: Path) -> _Age:
     try:
-        if os.stat(folder).st_mtime >= limit:
-            return True
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.stat(follow_symlinks=False).st_mtime >= limit:
-                    return True
-                if entry.is_dir(follow_symlinks=False) and _touched_since(Path(entry.path), limit):
-                    return True
+        newest, size = _measured(callset)
     except FileNotFoundError:  # another process is deleting it
+        newest, size = math.inf, 0
+    return _Age(newest, size, callset)
+
+
+def _measured(folder: Path | str) -> tuple[float, int]:
+    newest, size = os.stat(folder).st_mtime, 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                within = _measured(entry.path)
+            else:
+                status = entry.stat(follow_symlinks=False)
+                within = status.st_mtime, status.st_size
+            newest, size = max(newest, within[0]), size + within[1]
+    return newest, size
+
+
+def _changed(folder: Path) -> float:
+    try:
+        return os.stat(folder).st_mtime
+    except FileNotFoundError:
+        return math.inf
+
+
+def is_locked(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a living process holds a lock on a file."""
+    try:
+        with open(path, "rb") as file:
+            import fcntl  # not on Windows, where there is no such file
+
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
         return True
     return False

@@ -160,12 +160,12 @@ def test_a_root_that_is_a_file(tmp_path: Path) -> None:
         LocalhostBackend(tmp_path / "root").put("a", b"")
 
 
-# -- age -----------------------------------------------------------------------------------------------------
+# -- age and size --------------------------------------------------------------------------------------------
 
 
-def _callset(backend: LocalhostBackend, age_seconds: float, now: float) -> str:
+def _callset(backend: LocalhostBackend, age_seconds: float, now: float, size: int = 1) -> str:
     callset_id = str(uuid.uuid4())
-    backend.put(f"pywren.jobs/{callset_id}/func.pickle", b"x")
+    backend.put(f"pywren.jobs/{callset_id}/func.pickle", b"x" * (size - 1))
     backend.put(f"pywren.jobs/{callset_id}/00000/status.json", b"x")
     for path in (backend.root / "pywren.jobs" / callset_id, *(backend.root / "pywren.jobs" / callset_id).rglob("*")):
         os.utime(path, (now - age_seconds, now - age_seconds))
@@ -199,14 +199,50 @@ def test_only_callsets_expire(backend: LocalhostBackend) -> None:
     assert backend.list("") == ["runtimes/default.tar.gz"]
 
 
-def test_expiry_stops_when_its_time_is_up(backend: LocalhostBackend) -> None:
-    """A run takes a bounded time and leaves the rest to the next."""
+def test_above_a_size_the_oldest_go_before_their_time(backend: LocalhostBackend) -> None:
+    """What all callsets take is bounded: the oldest go until the rest fits."""
     now = 1_800_000_000.0
-    for _ in range(5):
-        _callset(backend, 8 * DAY, now)
+    ages = {age: _callset(backend, age * DAY, now, size=100) for age in (3, 5, 2, 4)}
+    assert backend.expire(max_bytes=400, now=lambda: now) == 0
+    assert backend.expire(max_bytes=250, now=lambda: now) == 2
+    assert {key.split("/")[1] for key in backend.list("")} == {ages[2], ages[3]}
+
+
+def test_young_callsets_are_kept_whatever_their_size(backend: LocalhostBackend) -> None:
+    """Calls of a callset in which something was written within a day may still run."""
+    now = 1_800_000_000.0
+    old, young = _callset(backend, 1.1 * DAY, now, size=100), _callset(backend, 0.9 * DAY, now, size=10_000)
+    assert backend.expire(max_bytes=50, now=lambda: now) == 1
+    assert backend.list(f"pywren.jobs/{old}") == []
+    assert len(backend.list(f"pywren.jobs/{young}")) == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="calls are not shared with other processes there")
+def test_a_callset_that_a_process_holds_is_kept(backend: LocalhostBackend) -> None:
+    """While the program lives whose calls they are, its callset stays, however old or big; then it goes."""
+    import fcntl
+
+    now = 1_800_000_000.0
+    held = _callset(backend, 30 * DAY, now, size=100)
+    client = backend.root / "pywren.jobs" / held / "client"
+    with open(client, "wb") as file:
+        os.utime(client, (0, 0))
+        os.utime(client.parent, (0, 0))
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert backend.expire(max_bytes=50, now=lambda: now) == 0
+    assert backend.expire(max_bytes=50, now=lambda: now) == 1
+
+
+def test_expiry_stops_when_its_time_is_up(backend: LocalhostBackend) -> None:
+    """A run takes a bounded time and leaves the rest to the next; what it does it does to the oldest."""
+    now = 1_800_000_000.0
+    callsets = [_callset(backend, age * DAY, now) for age in (8, 12, 9, 11, 10)]
     ticks = iter(range(100))
-    assert backend.expire(now=lambda: now, budget_seconds=2.5, clock=lambda: float(next(ticks))) == 2
-    assert backend.expire(now=lambda: now) == 3
+    first = backend.expire(now=lambda: now, budget_seconds=6.5, clock=lambda: float(next(ticks)))
+    assert 0 < first < 5
+    oldest_first = [callsets[number] for number in (1, 3, 4, 2, 0)]
+    assert {key.split("/")[1] for key in backend.list("")} == set(oldest_first[first:])
+    assert backend.expire(now=lambda: now) == 5 - first
 
 
 def test_expiry_removes_what_killed_writers_left(backend: LocalhostBackend) -> None:

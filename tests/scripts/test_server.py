@@ -130,7 +130,6 @@ def start(config, tmp_path):
 
 def test_a_map_on_a_server(executor, start, tmp_path):
     """Values, prints and errors come back; calls run at once, below the directory that was named; then it ends."""
-    server = start("--parallelism", "2", "--max_idle_time", "1", "--run_dir", str(tmp_path / "runs"))
     (tmp_path / "met").mkdir()
 
     def function(number):
@@ -141,7 +140,8 @@ def test_a_map_on_a_server(executor, start, tmp_path):
         print("number", number)
         return 1 // number, os.getcwd(), os.getppid()
 
-    futures = executor.map(function, range(2))
+    futures = executor.map(function, range(2))  # before the server, which would soon end without calls
+    server = start("--parallelism", "2", "--max_idle_time", "1", "--run_dir", str(tmp_path / "runs"))
     value, directory, _ = futures[1].result(WAIT)
     assert value == 1
     assert directory.startswith(str(tmp_path / "runs"))
@@ -189,6 +189,8 @@ def test_a_call_moves_to_another_server(executor, start, tmp_path, end):
     _, log = first.communicate(timeout=WAIT)
     assert (first.returncode, "given back: 1\n" in log) == (0, True), log
     assert not [process for process in below if runs(process)]
-    second = start("--max_idle_time", "1")
+    second = start()
     assert future.result(WAIT) == "by another server"
-    assert second.wait(WAIT) == 0
+    second.terminate()
+    second.communicate(timeout=WAIT)
+    assert second.returncode == 0

@@ -46,7 +46,7 @@ class Executor:
         job_max_runtime: seconds after which a call is stopped.
 
     Raises:
-        ConfigError: the configuration is wrong, or its runtime is missing or of another Python.
+        ConfigError: the configuration is wrong, or its runtime is missing, or of another Python or architecture.
     """
 
     def __init__(self, invoker: Any, config: Mapping[str, Any], job_max_runtime: float) -> None:
@@ -59,7 +59,7 @@ class Executor:
         wrenconfig.warn_of_public_runtime(config)
         runtime_config = config.get("runtime") or {}
         self.runtime_meta_info = get_runtime_info(runtime_config)
-        check_runtime(self.runtime_meta_info)
+        check_runtime(self.runtime_meta_info, _architecture_of_workers(invoker, config))
         runtime = {**runtime_config, "urls": self.runtime_meta_info.get("urls")}
         self._dispatcher = _choose_dispatcher(invoker, self.storage, config, runtime)
         self.serializer = _make_serializer(invoker, self.runtime_meta_info)
@@ -440,6 +440,12 @@ def _checked_env(extra_env: Mapping[str, str] | None) -> Mapping[str, str] | Non
         if not name or "=" in name or "\0" in name or "\0" in value:
             raise ArgumentError(f"extra_env: no environment can hold {name!r} with the value {value!r}")
     return extra_env
+
+
+def _architecture_of_workers(invoker: Any, config: Mapping[str, Any]) -> str | None:
+    """Return the workers' architecture, where the configuration decides on it: on Lambda."""
+    on_lambda = getattr(invoker, "function_name", None) is not None
+    return str(wrenconfig.setting(config, "lambda.architecture")) if on_lambda else None
 
 
 def _make_serializer(invoker: Any, runtime_meta: Mapping[str, Any]) -> Serializer:

@@ -6,8 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pywren.exceptions import ConfigError
-from pywren.storage.runtime_info import get_runtime_info
+from pywren.storage.runtime_info import check_runtime, get_runtime_info
 
 __all__ = ["check_runtime", "get_runtime_info", "runtime_valid", "version_str"]
 
@@ -28,17 +27,3 @@ def runtime_valid(runtime_meta: Mapping[str, Any]) -> bool:
         runtime_meta: what ``get_runtime_info`` returns.
     """
     return bool(runtime_meta.get("python_ver") == version_str(sys.version_info))
-
-
-def check_runtime(runtime_meta: Mapping[str, Any]) -> None:
-    """Check that a runtime has the same Python as this program.
-
-    Raises:
-        ConfigError: it has another.
-    """
-    if not runtime_valid(runtime_meta):
-        here = version_str(sys.version_info)
-        raise ConfigError(
-            f"the runtime's python version is {runtime_meta.get('python_ver')}, but this program runs on {here}: "
-            f"make a runtime for Python {here} as docs/runtimes.md says, or run this program on the other"
-        )

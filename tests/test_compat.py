@@ -699,6 +699,7 @@ def _with_runtime(config: dict[str, Any], python_ver: str) -> dict[str, Any]:
     meta = {"python_ver": python_ver, "preinstalls": [["numpy", True]], "pkg_ver_list": []}
     kept = storage.Storage(wrenconfig.extract_storage_config(config))
     kept.put(f"runtimes/{python_ver}.meta.json", json.dumps(meta).encode())
+    kept.put(place["s3_key"], b"")
     kept.close()
     return {**config, "runtime": place}
 

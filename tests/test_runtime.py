@@ -13,7 +13,8 @@ from moto import mock_aws
 
 import pywren.storage
 from pywren import runtime
-from pywren.exceptions import ConfigError
+from pywren.exceptions import ConfigError, StorageError
+from pywren.storage.s3_backend import S3Backend
 
 HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
 OWN = {"s3_bucket": "mine", "s3_key": "runtimes/a.tar.gz", "runtime_storage": "s3"}
@@ -59,15 +60,42 @@ def test_a_runtime_of_ones_own(s3: Any) -> None:
     """The description beside the tarball is read, under both of 0.4's names."""
     meta = {"python_ver": HERE, "preinstalls": [["numpy", True]], "pkg_ver_list": [["numpy", "2.0"]]}
     s3.put_object(Bucket="mine", Key="runtimes/a.meta.json", Body=json.dumps(meta))
+    s3.put_object(Bucket="mine", Key="runtimes/a.tar.gz", Body=b"x")
     assert runtime.get_runtime_info(OWN) == meta
     assert pywren.storage.get_runtime_info(OWN) == meta
 
 
 @pytest.mark.moto
 def test_a_runtime_that_is_missing(s3: Any) -> None:
-    """The error names it and how to make one."""
+    """Row 214: the error names it and how to make one."""
     with pytest.raises(ConfigError, match=r"s3://mine/runtimes/a\.meta\.json.*runtimes\.md"):
         runtime.get_runtime_info(OWN)
+
+
+@pytest.mark.moto
+def test_a_runtime_without_its_tarball(s3: Any) -> None:
+    """Row 214: the description alone is no runtime, but for one that lists copies."""
+    s3.put_object(Bucket="mine", Key="runtimes/a.meta.json", Body=json.dumps({"python_ver": HERE}))
+    with pytest.raises(ConfigError, match=r"no runtime s3://mine/runtimes/a\.tar\.gz.*runtimes\.md"):
+        runtime.get_runtime_info(OWN)
+    copies = {"python_ver": HERE, "urls": ["s3://mine/copy.tar.gz"]}
+    s3.put_object(Bucket="mine", Key="runtimes/a.meta.json", Body=json.dumps(copies))
+    assert runtime.get_runtime_info(OWN)["urls"] == ["s3://mine/copy.tar.gz"]
+
+
+@pytest.mark.moto
+def test_a_tarball_that_only_workers_may_read(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is theirs to say that it cannot be read; this program needs the description alone."""
+    s3.put_object(Bucket="mine", Key="runtimes/a.meta.json", Body=json.dumps({"python_ver": HERE}))
+    get = S3Backend.get
+
+    def refusing(self: S3Backend, key: str, byte_range: tuple[int, int] | None = None) -> bytes:
+        if key.endswith(".tar.gz"):
+            raise StorageError("access denied")
+        return get(self, key, byte_range)
+
+    monkeypatch.setattr(S3Backend, "get", refusing)
+    assert runtime.get_runtime_info(OWN)["python_ver"] == HERE
 
 
 @pytest.mark.moto
@@ -86,3 +114,14 @@ def test_a_runtime_of_another_python() -> None:
     with pytest.raises(ConfigError, match=rf"python version is 2\.7.*runs on {HERE}.*runtimes\.md"):
         runtime.check_runtime(meta)
     runtime.check_runtime({"python_ver": HERE})
+
+
+def test_a_runtime_of_another_architecture() -> None:
+    """Row 215: what to write and to run is told; where the workers' or the runtime's is not known, nothing is."""
+    meta = {"python_ver": HERE, "arch": "arm64"}
+    says = r"is for arm64, but the function is for x86_64: write `architecture: arm64` .*pywren deploy_lambda.*build"
+    with pytest.raises(ConfigError, match=says):
+        runtime.check_runtime(meta, "x86_64")
+    runtime.check_runtime(meta, "arm64")
+    runtime.check_runtime(meta)
+    runtime.check_runtime({"python_ver": HERE}, "x86_64")

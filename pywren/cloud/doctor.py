@@ -16,7 +16,13 @@ from pywren.cloud.plan import Resource, find
 from pywren.cloud.resources import Resources, check_account
 from pywren.exceptions import DeploymentError, PywrenError
 from pywren.storage._aws_errors import error_code, response
-from pywren.storage.runtime_info import get_runtime_info, has_own_runtime
+from pywren.storage.runtime_info import (
+    check_runtime,
+    check_tarballs,
+    get_runtime_info,
+    has_own_runtime,
+    required_sha256,
+)
 from pywren.storage.s3_backend import S3Backend
 from pywren.worker.bundle import build_zip, code_sha256
 
@@ -217,14 +223,11 @@ class Doctor:
 
     def _examine_runtime(self) -> Iterator[Finding]:
         runtime = self._config["runtime"]
-        place = f"s3://{runtime['s3_bucket']}/{runtime['s3_key']}"
+        required_sha256(runtime)
         info = get_runtime_info(runtime)
-        here = f"{sys.version_info.major}.{sys.version_info.minor}"
-        if info["python_ver"] != here:
-            remedy = "build one for it with `pywren runtime build`"
-            yield Finding("wrong", "runtime", f"{place} is for Python {info['python_ver']}, not {here}: {remedy}")
-        else:
-            yield Finding("ok", "runtime", f"{place}, Python {here}")
+        check_runtime(info, wrenconfig.setting(self._config, "lambda.architecture"))
+        check_tarballs(runtime, info)
+        yield Finding("ok", "runtime", f"s3://{runtime['s3_bucket']}/{runtime['s3_key']}, Python {info['python_ver']}")
 
 
 def _compare_quietly(bucket: Resource) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""What is known of a runtime: the ``.meta.json`` beside its tarball in S3."""
+"""What is known of a runtime: the ``.meta.json`` beside its tarball in S3; and whether calls can use it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from pywren.exceptions import ConfigError, StorageNoSuchKeyError
+from pywren._threads import for_each
+from pywren.exceptions import ConfigError, StorageError, StorageNoSuchKeyError
+from pywren.wrenutil import split_s3_url
 
 PUBLIC_BUCKETS = "pywren-runtimes-public-"
 """How the names of 0.4's public buckets begin. They are gone, and a stranger could register them."""
@@ -47,7 +49,7 @@ def required_sha256(runtime_config: Mapping[str, Any]) -> str:
     """
     digest = str(runtime_config.get("sha256") or "").lower()
     if not re.fullmatch("[0-9a-f]{64}", digest):
-        url = f"s3://{runtime_config.get('s3_bucket')}/{runtime_config.get('s3_key')}"
+        url = _url(runtime_config, runtime_config["s3_key"])
         raise ConfigError(
             f"the configuration has no runtime: sha256: write the SHA-256 of {url} there, in quotes, as 64 hexadecimal "
             f"digits; `aws s3 cp {url} - | sha256sum` computes it, or sha256sum of the file that you uploaded. "
@@ -78,19 +80,102 @@ def get_runtime_info(runtime_config: Mapping[str, Any] | None) -> dict[str, Any]
     """
     if runtime_config is None or not has_own_runtime(runtime_config):
         return _workers_own(runtime_config or {})
-    from pywren.storage.s3_backend import S3Backend
-
-    bucket, key = runtime_config["s3_bucket"], meta_key(runtime_config["s3_key"])
-    backend = S3Backend(bucket, runtime_config.get("region"))
-    try:
-        data = backend.get(key)
-    except StorageNoSuchKeyError as error:
-        raise ConfigError(f"there is no runtime s3://{bucket}/{key}: {_REMEDY}") from error
-    finally:
-        backend.close()
-    info = _parse(data, f"s3://{bucket}/{key}")
+    found = _read(runtime_config)
+    key = runtime_config["s3_key"]
+    info = _parse(found[meta_key(key)], _url(runtime_config, meta_key(key)))
+    if key not in found and not info.get("urls"):
+        raise _missing(_url(runtime_config, key))
     besides = [[name, True] for name in runtime_config.get("preinstalls") or ()]
     return {**info, "preinstalls": [*info["preinstalls"], *besides]}
+
+
+def check_runtime(runtime_meta: Mapping[str, Any], architecture: str | None = None) -> None:
+    """Check that a runtime has the same Python as this program, and the architecture of the workers.
+
+    Args:
+        runtime_meta: what ``get_runtime_info`` returns.
+        architecture: that of the workers, ``x86_64`` or ``arm64``, where it is known.
+
+    Raises:
+        ConfigError: it has another.
+    """
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if runtime_meta.get("python_ver") != here:
+        raise ConfigError(
+            f"the runtime's python version is {runtime_meta.get('python_ver')}, but this program runs on {here}: "
+            f"make a runtime for Python {here} as docs/runtimes.md says, or run this program on the other"
+        )
+    arch = runtime_meta.get("arch")
+    if None not in (arch, architecture) and arch != architecture:
+        raise ConfigError(
+            f"the runtime is for {arch}, but the function is for {architecture}: write `architecture: {arch}` under "
+            f"lambda: in the configuration and run `pywren deploy_lambda`, or make a runtime for {architecture} with "
+            "`pywren runtime build`"
+        )
+
+
+def check_tarballs(runtime_config: Mapping[str, Any], runtime_meta: Mapping[str, Any]) -> None:
+    """Check that what workers fetch can be read: the tarball, or each of its copies.
+
+    Args:
+        runtime_config: the configuration's ``runtime`` section.
+        runtime_meta: what ``get_runtime_info`` returns.
+
+    Raises:
+        ConfigError: one does not exist.
+        StorageError: one cannot be read.
+    """
+    from pywren.storage.s3_backend import S3Backend
+
+    for url in runtime_meta.get("urls") or [_url(runtime_config, runtime_config["s3_key"])]:
+        bucket, key = split_s3_url(str(url))
+        backend = S3Backend(bucket, runtime_config.get("region"))
+        try:
+            backend.get(key, _FIRST_BYTE)
+        except StorageNoSuchKeyError as error:
+            raise _missing(str(url)) from error
+        finally:
+            backend.close()
+
+
+_FIRST_BYTE = (0, 0)
+
+
+def _read(runtime_config: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the description, and the first byte of the tarball unless it is missing, by key."""
+    from pywren.storage.s3_backend import S3Backend
+
+    key, found = runtime_config["s3_key"], dict[str, bytes]()
+    backend = S3Backend(runtime_config["s3_bucket"], runtime_config.get("region"))
+
+    def read_description() -> None:
+        try:
+            found[meta_key(key)] = backend.get(meta_key(key))
+        except StorageNoSuchKeyError as error:
+            raise _missing(_url(runtime_config, meta_key(key))) from error
+
+    def look_for_tarball() -> None:
+        try:
+            found[key] = backend.get(key, _FIRST_BYTE)
+        except StorageNoSuchKeyError:
+            pass
+        except StorageError:  # workers may read what this program may not, and say so if they may not either
+            found[key] = b""
+
+    try:
+        # at the same time, so that nobody waits for the second request
+        for_each(lambda request: request(), (read_description, look_for_tarball), threads=2)
+    finally:
+        backend.close()
+    return found
+
+
+def _url(runtime_config: Mapping[str, Any], key: str) -> str:
+    return f"s3://{runtime_config['s3_bucket']}/{key}"
+
+
+def _missing(url: str) -> ConfigError:
+    return ConfigError(f"there is no runtime {url}: {_REMEDY}")
 
 
 _REMEDY = (

@@ -575,10 +575,10 @@ def aws() -> Iterator[dict[str, Any]]:
         yield config
 
 
-def stored(config: dict[str, Any], data: bytes, name: str, *, python_ver: str = HERE) -> dict[str, Any]:
+def stored(config: dict[str, Any], data: bytes, name: str, **described: Any) -> dict[str, Any]:
     """Put a runtime into the bucket, and return the configuration that names it."""
     key = f"runtimes/{name}.tar.gz"
-    meta = {"python_ver": python_ver, "preinstalls": [["tiny_in_runtime", True]], "pkg_ver_list": []}
+    meta = {"python_ver": HERE, "preinstalls": [["tiny_in_runtime", True]], "pkg_ver_list": [], **described}
     kept = Storage(pywren.wrenconfig.extract_storage_config(config))
     kept.put(key, data)
     kept.put(meta_key(key), json.dumps(meta).encode())
@@ -747,8 +747,19 @@ def test_a_runtime_that_does_not_fit(aws: dict[str, Any]) -> None:
 @pytest.mark.moto
 @pytest.mark.parametrize("digest", [None, "abc", 7])
 def test_a_configuration_without_the_digest(aws: dict[str, Any], digest: Any) -> None:
-    """It is told when the executor is made, with how to compute it."""
+    """Row 213: it is told when the executor is made, with how to compute it."""
     config = stored(aws, tiny(""), "undigested")
     config["runtime"]["sha256"] = digest
     with pytest.raises(ConfigError, match=r"runtime: sha256.*sha256sum"):
         pywren.lambda_executor(config=config)
+
+
+@pytest.mark.moto
+def test_a_runtime_for_another_architecture(aws: dict[str, Any]) -> None:
+    """Row 215: it is told when an executor of Lambda is made; other workers are what they are."""
+    config = stored(aws, tiny(""), "arm", arch="arm64")
+    with pytest.raises(ConfigError, match=r"for arm64, but the function is for x86_64.*pywren deploy_lambda"):
+        pywren.lambda_executor(config=config)
+    config["lambda"] = {**config["lambda"], "architecture": "arm64"}
+    with pywren.lambda_executor(config=config), pywren.dummy_executor(config=stored(aws, b"", "arm", arch="arm64")):
+        pass

@@ -49,8 +49,9 @@ executed, 1 when the emulated AWS does not come up.
     "--fault",
     "faults",
     multiple=True,
-    metavar="NAME=NUMBER",
-    help="Something that goes wrong: the share of the occasions (kill_container=0.1), or seconds (s3_latency=0.2). "
+    metavar="NAME=VALUE",
+    help="Something that goes wrong: on which share of the occasions (kill_container=0.1), how often at most "
+    "(kill_container.most=2), at what time (kill_at=start), or for how many seconds (s3_latency=0.2). "
     "May be given again.",
 )
 @click.option("--seed", default=0, help="Decides on which occasions faults strike.")
@@ -103,16 +104,26 @@ def _refuse(program: str) -> None:
 
 
 def _faults(given: Sequence[str], seed: int) -> Faults:
-    """Return the faults that the options name: seconds where the default is a number, else shares."""
+    """Return the faults that the options name; of a kind of fault, the share is meant where no field is named."""
     fields: dict[str, Any] = {"seed": seed}
     for text in given:
-        name, _, value = text.partition("=")
-        try:
-            number = float(value)
-        except ValueError:
-            raise click.BadParameter(f"{text!r} is not NAME=NUMBER", param_hint="--fault") from None
-        fields[name] = {"share": number} if isinstance(getattr(Faults(), name, None), Fault) else number
+        path, separator, value = text.partition("=")
+        if not separator:
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--fault")
+        name, _, field = path.partition(".")
+        if isinstance(getattr(Faults(), name, None), Fault):
+            fields.setdefault(name, {})[field or "share"] = _number(value)
+        else:
+            fields[path] = _number(value)
     return Faults.decode(fields)
+
+
+def _number(text: str) -> float | str:
+    """Return a number as one, and leave anything else as it is: what may stand where, the faults say."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _run(emulator: Emulator, config: Mapping[str, Any], command: Sequence[str]) -> int:

@@ -60,13 +60,15 @@ class Invocation:
     Args:
         request_id: its id.
         payload: JSON.
-        kill_at: a fault: ``start`` or ``before_response``; ``None`` kills nothing.
+        kill_at: a fault: ``start``, ``running`` or ``before_response``; ``None`` kills nothing.
+        kill_after: with ``running``: seconds after the event at the latest.
         start_delay: a fault: seconds added to a cold start.
     """
 
     request_id: str
     payload: bytes
     kill_at: str | None = None
+    kill_after: float = 0.0
     start_delay: float = 0.0
 
 
@@ -177,6 +179,13 @@ class Container:
         ending = refused or await self._invoke(invocation, began)
         duration_ms = min((time.perf_counter() - began) * 1000, self._revision.timeout * 1000)
         return await self._finish(invocation, ending, duration_ms, init_ms)
+
+    def cut_off(self) -> bool:
+        """Kill it if it is to be killed while it runs, since what it now asks for would outlive it; tell whether."""
+        if self._kill_at != "running":
+            return False
+        self._strike()
+        return True
 
     async def close(self) -> None:
         """Kill everything in it, and remove its directory."""
@@ -337,7 +346,9 @@ class Container:
             "Lambda-Runtime-Invoked-Function-Arn": self._arn,
             "Lambda-Runtime-Trace-Id": f"Root=1-{int(time.time()):08x}-{uuid.uuid4().hex[:24]};Sampled=0",
         }
-        watching = asyncio.get_running_loop().call_later(_WATCH_SECONDS, self._watch)
+        timers = [asyncio.get_running_loop().call_later(_WATCH_SECONDS, self._watch)]
+        if invocation.kill_at == "running":
+            timers.append(asyncio.get_running_loop().call_later(invocation.kill_after, self._strike))
         try:
             self._api.hand_over(invocation.request_id, invocation.payload, headers)
             if invocation.kill_at == "start":
@@ -346,7 +357,9 @@ class Container:
             else:
                 await _first_of(self._api.answer, environment.exited, seconds=seconds)
         finally:
-            watching.cancel()
+            self._kill_at = None
+            for timer in timers:
+                timer.cancel()
         if self._struck or environment.lost:
             return _exited(invocation.request_id, KILLED, "killed")
         if self._api.answer.done():
@@ -408,11 +421,14 @@ class Container:
         return self._environment
 
     def _takes_answer(self) -> bool:
-        if self._kill_at != "before_response":
+        if self._kill_at is None:
             return True
+        self._strike()
+        return False
+
+    def _strike(self) -> None:
         self._struck = True
         self._running_environment().send("kill")
-        return False
 
     def _watch(self) -> None:
         self._watched = True

@@ -310,7 +310,7 @@ class Dispatcher:
         cold, at_once, reply, error = member.cold, lane.running, None, None
         try:
             reply = await member.run(self._invocation(job, cold=cold))
-        except Exception as caught:  # noqa: BLE001 -- whatever it is, it is the emulator's, and ends it
+        except Exception as caught:  # whatever it is, it is the emulator's, and ends it
             error = caught
             logger.exception("invocation %s of %s could not be run", job.request_id, lane.function.name)
         finally:
@@ -327,10 +327,12 @@ class Dispatcher:
 
     def _invocation(self, job: _Job, *, cold: bool) -> Invocation:
         faults = job.plan.faults
+        kill_at = faults.kill_at if self._strikes(job.plan, "kill_container") else None
         return Invocation(
             job.request_id,
             job.payload,
-            kill_at=faults.kill_at if self._strikes(job.plan, "kill_container") else None,
+            kill_at=kill_at,
+            kill_after=job.plan.moment() if kill_at == "running" else 0.0,
             start_delay=faults.cold_start_latency if cold else 0.0,
         )
 

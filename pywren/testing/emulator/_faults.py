@@ -10,7 +10,7 @@ from typing import Any
 
 from pywren.exceptions import ArgumentError
 
-_TIMES_TO_KILL = ("start", "before_response")
+_TIMES_TO_KILL = ("start", "running", "before_response")
 
 
 def _is_number(value: object) -> bool:
@@ -49,8 +49,9 @@ class Faults:
     Args:
         seed: of the random choices, a stream for each kind: the n-th occasion of a kind is decided by seed, kind and n.
         kill_container: an execution's container is killed in the middle of the call.
-        kill_at: when: ``start`` (the event was handed to the runtime client) or ``before_response`` (the function
-            has ended, its answer is not taken any more).
+        kill_at: when: ``start`` (the event was handed to the runtime client), ``running`` (at a moment within the next
+            second that the seed chooses, or already when the function is about to write to S3 or to answer) or
+            ``before_response`` (the function has ended, its answer is not taken any more).
         drop_event: an accepted asynchronous event never runs, and nobody is told.
         repeat_event: an accepted event runs twice.
         throttle_invoke: ``Invoke`` answers 429 ``TooManyRequestsException``.
@@ -66,7 +67,7 @@ class Faults:
 
     seed: int = 0
     kill_container: Fault = NEVER
-    kill_at: str = "before_response"
+    kill_at: str = "running"
     drop_event: Fault = NEVER
     repeat_event: Fault = NEVER
     throttle_invoke: Fault = NEVER
@@ -155,3 +156,7 @@ class FaultPlan:
             return False
         self._strikes[kind] += 1
         return True
+
+    def moment(self) -> float:
+        """Return how many seconds after its event a container lives that ``kill_container`` struck just now."""
+        return random.Random(f"{self.faults.seed}/moment/{self._strikes['kill_container']}").random()

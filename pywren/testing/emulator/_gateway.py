@@ -80,6 +80,7 @@ class Gateway:
         plan: the faults; replaced by ``PUT /_emulator/faults``.
         token: the bearer token of the control requests.
         wait_idle: waits until nothing runs, at most so many seconds, and tells whether that came to be.
+        cut_off: kills the container with this session token if it is to die before it writes; tells whether it did.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Gateway:
         plan: FaultPlan,
         token: str,
         wait_idle: Callable[[float], Awaitable[bool]],
+        cut_off: Callable[[str], bool] = lambda token: False,
     ) -> None:
         self.plan = plan
         self._s3 = s3
@@ -102,6 +104,7 @@ class Gateway:
         self._tally = tally
         self._token = token
         self._wait_idle = wait_idle
+        self._cut_off = cut_off
         self._controls: Mapping[tuple[str, str], Callable[[web.BaseRequest], Awaitable[object]]] = {
             ("GET", "/counters"): self._get_counters,
             ("GET", "/executions"): self._get_executions,
@@ -176,6 +179,9 @@ class Gateway:
         return response
 
     async def _answer_s3(self, asked: _Asked) -> web.StreamResponse:
+        token = asked.request.headers.get("X-Amz-Security-Token", "")
+        if asked.request.method not in ("GET", "HEAD") and self._cut_off(token):
+            raise ConnectionResetError("who asked was killed")
         operation = asked.operation(b"")
         if self.plan.faults.s3_latency:
             await asyncio.sleep(self.plan.faults.s3_latency)

@@ -17,6 +17,7 @@ import signal
 import sys
 import time
 import uuid
+import weakref
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -149,6 +150,7 @@ class _Parts:
         self._endpoint = ""
         self._stack = AsyncExitStack()
         self._containers = itertools.count(1)
+        self._by_token: weakref.WeakValueDictionary[str, Container] = weakref.WeakValueDictionary()
         self._access_key = f"AKIA{secrets.token_hex(8).upper()}"
         self._secret_key = secrets.token_urlsafe(30)
         self._token = secrets.token_urlsafe(30)
@@ -220,6 +222,7 @@ class _Parts:
             plan=FaultPlan(Faults()),
             token=self._token,
             wait_idle=self._wait_idle,
+            cut_off=self._cut_off,
         )
         self._endpoint = f"http://127.0.0.1:{await gateway.start()}"
         stack.push_async_callback(gateway.close)
@@ -232,11 +235,15 @@ class _Parts:
             return False
         return await asyncio.to_thread(self._logs.flush, seconds)
 
+    def _cut_off(self, token: str) -> bool:
+        container = self._by_token.get(token)
+        return container is not None and container.cut_off()
+
     def _make_container(self, function: Function, revision: Revision) -> Container:
         from pywren.testing.emulator._container import Container
 
-        number = next(self._containers)
-        return Container(
+        number, token = next(self._containers), secrets.token_urlsafe(30)
+        self._by_token[token] = container = Container(
             function.name,
             function.arn,
             revision,
@@ -244,9 +251,10 @@ class _Parts:
             python=self._python,
             directory=self._directory / "containers" / str(number),
             endpoint=self._endpoint,
-            credentials=(function.access_key, secrets.token_urlsafe(30), secrets.token_urlsafe(30)),
+            credentials=(function.access_key, secrets.token_urlsafe(30), token),
             log=_Log(self._logs, f"/aws/lambda/{function.name}"),
         )
+        return container
 
 
 class _Log:

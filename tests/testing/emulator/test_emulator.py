@@ -13,11 +13,20 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import hostile
 import psutil
 import pytest
+from executors import Presence
 
 import pywren
-from pywren.exceptions import ArgumentError, EmulatorError, SerializationError, VersionMismatchError
+from pywren import _failure_records
+from pywren.exceptions import (
+    ArgumentError,
+    EmulatorError,
+    SerializationError,
+    VersionMismatchError,
+    WorkerCrashedError,
+)
 from pywren.testing.emulator import Emulator, Fault, Faults, Settings, emulate
 from pywren.testing.emulator._emulator import start
 from pywren.testing.emulator._supervisor import module_command
@@ -90,6 +99,33 @@ def test_faults_strike_as_long_as_they_are_set(emulator: Emulator, config: dict[
     executor = pywren.lambda_executor(config=config)
     assert pywren.get_all_results(executor.map(str, range(3))) == ["0", "1", "2"]
     assert (emulator.counters() - before).faults == {"throttle_invoke": 2}
+
+
+def test_a_killed_container_costs_its_call(
+    emulator: Emulator, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However short the calls of a map are, it is in the middle of one that a container is killed."""
+    monkeypatch.setattr(_failure_records, "FIRST_LOOK", 0.1)
+    emulator.set_faults(Faults(kill_container=Fault(most=2)))
+    futures = pywren.lambda_executor(config=config).map(str, range(4))
+    errors = [future.exception() for future in futures]
+    assert [type(error) for error in errors if error] == [WorkerCrashedError] * 2
+
+
+def test_a_function_is_killed_while_it_runs(
+    emulator: Emulator, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that runs for long has begun, and does not come to its end."""
+    monkeypatch.setattr(_failure_records, "FIRST_LOOK", 0.1)
+    executor = pywren.lambda_executor(config=config)
+    executor.call_async(str, 0).result()  # a warm worker has begun within the 0.97 s of this seed
+    emulator.set_faults(Faults(seed=35, kill_container=Fault(most=1)))
+    with Presence() as presence:
+        future = executor.call_async(hostile.waits_to_go_on, presence.address)
+        assert presence.wait()
+        with pytest.raises(WorkerCrashedError, match="signal: killed"):
+            future.result()
+        assert presence.is_over()
 
 
 def test_the_function_has_lambdas_packages_only(emulator: Emulator, config: dict[str, Any]) -> None:

@@ -36,7 +36,10 @@ def test_it_says_how_it_is_used() -> None:
         ([], 2, "Missing argument"),
         (["--containers", "0", "--", "true"], 1, "containers"),
         (["--fault", "bad_luck=1", "--", "true"], 1, "bad_luck"),
-        (["--fault", "kill_container", "--", "true"], 2, "NAME=NUMBER"),
+        (["--fault", "kill_container", "--", "true"], 2, "NAME=VALUE"),
+        (["--fault", "kill_container=often", "--", "true"], 1, "'often'"),
+        (["--fault", "kill_container.times=2", "--", "true"], 1, "there are share, most"),
+        (["--fault", "kill_at=noon", "--", "true"], 1, "start, running, before_response"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_anything_is_started(arguments: list[str], code: int, text: str) -> None:

@@ -451,7 +451,7 @@ def test_a_hundred_thousand_lines_arrive_in_order(bench: Bench) -> None:
     assert len(reply.log_tail) == 4096
 
 
-@pytest.mark.parametrize("kill_at", ["start", "before_response"])
+@pytest.mark.parametrize("kill_at", ["start", "running", "before_response"])
 def test_a_fault_kills_the_container_in_the_middle_of_a_call(bench: Bench, kill_at: str) -> None:
     """The answer is not taken, and the container cannot be used again."""
     before, killed = bench.run({"do": "echo"}, {"do": "echo", "kill_at": kill_at})

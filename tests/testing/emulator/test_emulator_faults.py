@@ -47,6 +47,18 @@ def test_the_same_seed_gives_the_same_faults_whatever_else_happens() -> None:
     assert strikes(FaultPlan(Faults(seed=7, fail_invoke=half)), "fail_invoke", 64) != alone
 
 
+def test_the_moment_of_a_kill_is_the_seeds() -> None:
+    """Within a second, another for every kill, and the same again with the same seed."""
+
+    def moments(seed: int) -> list[float]:
+        plan = FaultPlan(Faults(seed=seed, kill_container=Fault()))
+        return [plan.moment() for _ in range(20) if plan.strikes("kill_container")]
+
+    assert moments(1) == moments(1) != moments(2)
+    assert len(set(moments(1))) == 20
+    assert all(0 <= moment < 1 for moment in moments(1))
+
+
 def test_faults_cross_as_json() -> None:
     """They come out as they went in, and what is left out has its default."""
     faults = Faults(seed=3, kill_container=Fault(share=0.5, most=2), kill_at="start", s3_latency=0.5)

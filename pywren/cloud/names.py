@@ -66,8 +66,10 @@ class Names:
         """
         bucket = str(wrenconfig.require(config, "s3.bucket"))
         check_bucket_name(bucket)
+        region = wrenconfig.require(config, "account.aws_region")
+        wrenconfig.check_value("account.aws_region", region, "the configuration")
         names = cls(
-            region=str(wrenconfig.require(config, "account.aws_region")),
+            region=region,
             account_id=account_id,
             bucket=bucket,
             prefix=_checked(config, "s3.pywren_prefix").strip("/"),

@@ -9,6 +9,8 @@ import re
 import tempfile
 from pathlib import Path
 
+from pywren.cloud.aws import AWS
+from pywren.cloud.names import Names
 from pywren.exceptions import ConfigError
 
 _TEMPLATE = """\
@@ -100,6 +102,26 @@ def _scalar(value: str) -> str:
     """Return a text as YAML reads it back: ``no``, ``1e5`` and the like only in quotes."""
     is_plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9_./-]{3,}", value) and value.lower() not in ("true", "false", "null")
     return value if is_plain else json.dumps(value)
+
+
+def check_config(text: str) -> None:
+    """Check what a configuration names as the commands do that make it; nothing is sent.
+
+    Args:
+        text: the configuration as YAML.
+
+    Raises:
+        ConfigError: a name is none that AWS takes, or there is no such region.
+    """
+    import yaml
+
+    names = Names.of(yaml.safe_load(text), "")
+    aws = AWS(names.region)
+    try:
+        if names.region not in aws.regions() and not aws.has_own_endpoint():
+            raise ConfigError(f"AWS has no region {names.region}: correct account: aws_region (--aws_region)")
+    finally:
+        aws.close()
 
 
 def write_config(path: Path, text: str, *, force: bool) -> None:

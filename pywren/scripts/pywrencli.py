@@ -26,7 +26,7 @@ from pywren.scripts._console import (
     remove,
     yes_option,
 )
-from pywren.scripts._new_config import config_text, write_config
+from pywren.scripts._new_config import check_config, config_text, write_config
 from pywren.scripts.instances import standalone
 from pywren.scripts.runtime import runtime
 from pywren.version import __version__
@@ -71,7 +71,9 @@ def create_config(filename: str | None, /, pythonver: str | None, force: bool, *
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     if pythonver not in (None, here):
         raise click.UsageError(f"the function gets the Python of this command, {here}: run it with Python {pythonver}")
-    write_config(path, config_text(**settings), force=force)
+    text = config_text(**settings)
+    check_config(text)
+    write_config(path, text, force=force)
     click.echo(f"new configuration written to {path}")
     if settings["bucket_name"] == wrenconfig.AWS_S3_BUCKET_DEFAULT:
         click.echo("make sure you change the default bucket in it to one of yours")

@@ -1,5 +1,6 @@
 """A new configuration file: it reads back as it was meant, whatever the names are."""
 
+import os
 import re
 import stat
 
@@ -71,3 +72,39 @@ def test_it_is_its_owners_alone(tmp_path):
     write_config(tmp_path / "first", "text", force=False)
     assert stat.S_IMODE((tmp_path / "first").stat().st_mode) == 0o600
     assert {path.name for path in tmp_path.iterdir()} == {"real", "link", "first"}
+
+
+# -- the command --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("bucket_name", "Bad_Name!", "'Bad_Name!' is no valid name of a bucket"),
+        ("aws_region", "nowhere", "AWS has no region nowhere"),
+        ("aws_region", "us west", "account: aws_region is 'us west'"),
+        ("function_name", "a b", "lambda: function_name is 'a b'"),
+        ("bucket_prefix", "*", "s3: pywren_prefix is '*'"),
+        ("lambda_role", "a/b", "account: aws_lambda_role is 'a/b'"),
+        ("sqs_queue", "", "standalone: sqs_queue_name is ''"),
+        ("standalone_name", "a\nb", "standalone: instance_"),
+    ],
+)
+def test_create_config_checks_what_it_is_told(run, tmp_path, option, value, said):
+    """Row 204: a name that AWS does not take is refused in one line, with what to write; there is no file then."""
+    path = tmp_path / "config.yaml"
+    done = run("--filename", path, "create_config", "--bucket_name", "mine-1", f"--{option}", value)
+    assert (done.code, done.out) == (1, "")
+    assert said in done.err
+    assert done.err.count("\n") == 1
+    assert os.listdir(tmp_path) == []
+
+
+def test_create_config_for_another_server_takes_any_region(run, tmp_path, monkeypatch):
+    """Only AWS's own regions are known."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://localhost:9000")
+    done = run(
+        "--filename", tmp_path / "config.yaml", "create_config", "--bucket_name", "mine", "--aws_region", "minio"
+    )
+    assert (done.code, done.err) == (0, "")
+    assert wrenconfig.load(tmp_path / "config.yaml")["account"]["aws_region"] == "minio"

@@ -1,4 +1,7 @@
-"""Lines of containers reach CloudWatch's logs, complete, in order, and without holding anybody up."""
+"""Lines of containers reach CloudWatch's logs, complete, in order, and without holding anybody up.
+
+Pages cited: [logs] docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_<name>.html.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,7 @@ def now() -> int:
 
 
 def test_lines_arrive_in_their_streams_in_order(moto: str) -> None:
-    """Groups and streams are made; an empty line becomes a blank."""
+    """Groups and streams are made; an empty line becomes a blank: an event has a character [logs InputLogEvent]."""
     shipper = LogShipper(moto, "us-west-2")
     for stream in ("one", "two"):
         shipper.stream("/aws/lambda/order", stream)
@@ -86,7 +89,7 @@ def test_a_group_and_stream_that_exist_are_used(moto: str) -> None:
 
 
 def test_batches_keep_cloudwatchs_limits() -> None:
-    """At most 10,000 events and 1 MiB with 26 bytes for each, in the order of time."""
+    """At most 10,000 events and 1 MiB with 26 bytes for each, in the order of time [logs PutLogEvents]."""
     many = batches([(number, "x") for number in range(25_000)])
     assert [len(batch) for batch in many] == [10_000, 10_000, 5_000]
     large = batches([(1, "é" * 100_000)] * 12)

@@ -1,8 +1,8 @@
 """``Settings`` and ``Limits``: what can be chosen about an emulator, and AWS's own figures. Standard library only.
 
 Sources: [quotas] docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html, [async]
-…/invocation-async-error-handling.html, [scaling] …/lambda-concurrency.html,
-[runtime] …/lambda-runtime-environment.html. Ranges of single arguments
+…/invocation-async-error-handling.html, [scaling] …/scaling-behavior.html,
+[reserved] …/configuration-concurrency.html, [runtime] …/lambda-runtime-environment.html. Ranges of single arguments
 (memory, time-out, …) come from botocore's model instead.
 """
 
@@ -29,7 +29,7 @@ class Limits:
         layers: layers of a function [quotas].
         environment: bytes of all environment variables [quotas].
         concurrency: executions at once in the account [quotas].
-        unreserved: concurrency that reservations must leave to functions without one [scaling].
+        unreserved: concurrency that reservations must leave to functions without one [reserved].
         scaling_environments: environments that a function may start in ``scaling_seconds`` [scaling].
         scaling_seconds: see above.
         retry_delays: seconds before a failed event runs again the first and the second time [async].

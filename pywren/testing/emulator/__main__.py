@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,7 +18,7 @@ from typing import Any
 
 import click
 
-from pywren.exceptions import PywrenError
+from pywren.exceptions import EmulatorError, PywrenError
 from pywren.testing import _set_up
 from pywren.testing.emulator._emulator import Emulator, start
 from pywren.testing.emulator._faults import Fault, Faults
@@ -24,7 +26,9 @@ from pywren.testing.emulator._settings import Limits, Settings
 
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
+_IDLE_SECONDS = 10.0  # for what still runs when the command has ended
 
+_EXECUTOR = "PYWREN_EXECUTOR"
 _EPILOG = """
 Example: python -m pywren.testing.emulator --memory 512 --packages numpy -- python my_job.py
 
@@ -72,7 +76,7 @@ def main(
     """Run CMD under an emulated AWS: pywren is deployed there, and CMD finds its configuration and credentials.
 
     CMD sees PYWREN_CONFIG_FILE and the AWS_… variables of the emulated AWS, and nothing of yours. When it has ended,
-    a table of what it asked of AWS is printed to the standard error.
+    a table of what it asked of AWS is printed to the standard error; calls that still run then have 10 seconds.
     """
     if shutil.which(command[0]) is None:
         _refuse(command[0])
@@ -83,14 +87,17 @@ def main(
         wanted = _faults(faults, seed)
         with closing(start(settings)) as emulator:
             config = emulator.deploy(
-                memory=memory, timeout=timeout, packages=[name for name in packages.split(",") if name]
+                memory=memory, timeout=timeout, packages=[name.strip() for name in packages.split(",") if name.strip()]
             )
             emulator.set_faults(wanted)
             before = emulator.counters()
-            code = _run(emulator, config, command)
-            click.echo(str(emulator.counters() - before), err=True)
-            if keep_going:
-                _wait_for_interrupt(emulator)
+            with _written(config) as path:
+                variables = {**emulator.environment, "PYWREN_CONFIG_FILE": path}
+                code = _run_command(command, _environment(variables))
+                _wait_idle(emulator)
+                click.echo(str(emulator.counters() - before), err=True)
+                if keep_going:
+                    _wait_for_interrupt(variables)
     except (PywrenError, ImportError) as error:
         raise click.ClickException(str(error)) from error
     sys.exit(code)
@@ -126,22 +133,45 @@ def _number(text: str) -> float | str:
         return text
 
 
-def _run(emulator: Emulator, config: Mapping[str, Any], command: Sequence[str]) -> int:
-    """Run the command with a configuration, and return its exit code."""
+@contextmanager
+def _written(config: Mapping[str, Any]) -> Iterator[str]:
+    """Have a configuration in a file, and yield its path."""
     import yaml
 
     with tempfile.TemporaryDirectory(prefix="pywren-emulated-") as directory:
         path = Path(directory) / "pywren_config.yaml"
         path.write_text(yaml.safe_dump(config), encoding="utf-8")
-        variables = {**_set_up.without_aws(os.environ), **emulator.environment, "PYWREN_CONFIG_FILE": str(path)}
-        return _run_command(command, variables)
+        yield str(path)
+
+
+def _environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return this process's environment without what would lead elsewhere, and with these variables."""
+    executor = os.environ.get(_EXECUTOR)
+    if executor:
+        click.echo(f"{_EXECUTOR}={executor} is unset for the command: its calls go to the emulated Lambda", err=True)
+    return {**{name: value for name, value in os.environ.items() if name not in _elsewhere()}, **variables}
+
+
+def _elsewhere() -> set[str]:
+    """Return the variables of this process's environment that lead away from the emulated AWS."""
+    return (set(os.environ) - set(_set_up.without_aws(os.environ))) | ({_EXECUTOR} & set(os.environ))
+
+
+def _wait_idle(emulator: Emulator) -> None:
+    """Let what still runs come to its end, so that it is counted, but not for long; Ctrl-C cuts it short."""
+    with contextlib.suppress(EmulatorError, KeyboardInterrupt):
+        emulator.wait_idle(timeout=_IDLE_SECONDS)
 
 
 def _run_command(command: Sequence[str], variables: Mapping[str, str]) -> int:
     """Run a command to its end; Ctrl-C is the command's to answer, and other requests to end are passed on."""
     with ExitStack() as stack:
         stack.enter_context(_handled(signal.SIGINT, lambda *_: None))
-        process = stack.enter_context(subprocess.Popen(command, env=variables))
+        try:
+            process = stack.enter_context(subprocess.Popen(command, env=variables))
+        except OSError as error:  # it is there, but no program, or its interpreter is missing
+            click.echo(f"{command[0]}: cannot be executed: {error.strerror}", err=True)
+            return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
         for number in (signal.SIGTERM, signal.SIGHUP):
             stack.enter_context(_handled(number, lambda number, _: process.send_signal(number)))
         code = process.wait()
@@ -157,11 +187,13 @@ def _handled(number: int, handler: Any) -> Iterator[None]:
         signal.signal(number, saved)
 
 
-def _wait_for_interrupt(emulator: Emulator) -> None:
-    """Say how to get at the emulated AWS, and wait for Ctrl-C."""
+def _wait_for_interrupt(variables: Mapping[str, str]) -> None:
+    """Say what to tell a shell so that it gets at the emulated AWS, and wait for Ctrl-C."""
     try:
-        for name, value in emulator.environment.items():
-            click.echo(f"export {name}={value}", err=True)
+        for name in sorted(_elsewhere() - set(variables)):
+            click.echo(f"unset {name}", err=True)
+        for name, value in variables.items():
+            click.echo(f"export {name}={shlex.quote(value)}", err=True)
         click.echo("the emulated AWS goes on until Ctrl-C", err=True)
         threading.Event().wait()
     except KeyboardInterrupt:

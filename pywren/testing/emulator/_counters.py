@@ -62,7 +62,8 @@ class Executions:
         records: on-failure records that were sent.
         dropped: events dropped by a fault.
         repeated: events repeated by a fault.
-        waiting: events in the queue now.
+        waiting: events in the queue now, those too that are to be run again.
+        running: executions that have not ended; they are in no other number but ``accepted``.
         billed_ms: billed milliseconds.
         gb_seconds: memory size times billed seconds.
         most_at_once: the highest number of executions at one time.
@@ -82,11 +83,12 @@ class Executions:
     dropped: int = 0
     repeated: int = 0
     waiting: int = 0
+    running: int = 0
 
     def __sub__(self, earlier: Executions) -> Executions:
-        """Return what came on top; ``waiting`` and ``most_at_once`` are no sums, and stay as they are."""
+        """Return what came on top; ``waiting``, ``running`` and ``most_at_once`` are no sums, and stay as they are."""
         grown = {name: getattr(self, name) - getattr(earlier, name) for name in _SUMS}
-        return Executions(**grown, waiting=self.waiting, most_at_once=self.most_at_once)
+        return Executions(**grown, **{name: getattr(self, name) for name in _STATES})
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ class Execution:
         return cls(**fields)
 
 
-_SUMS = tuple(each.name for each in fields(Executions) if each.name not in ("waiting", "most_at_once"))
+_STATES = ("waiting", "running", "most_at_once")
+_SUMS = tuple(each.name for each in fields(Executions) if each.name not in _STATES)
 
 
 def _row(traffic: Traffic) -> tuple[int, ...]:
@@ -196,6 +199,7 @@ class Counters:
             _table(3, _TRAFFIC_HEAD, self._traffic_rows()),
             _table(1, _EXECUTIONS_HEAD, self._execution_rows()),
             _table(1, ("fault", "struck"), ((kind, str(times)) for kind, times in sorted(self.faults.items()))),
+            *self._unfinished(),
         ]
         return "\n\n".join(part for part in parts if part) or "nothing was asked of the emulated AWS"
 
@@ -208,6 +212,12 @@ class Counters:
         for name, ran in sorted(self.executions.items()):
             numbers = ran.invocations, ran.errors, ran.cold_starts, ran.throttles, ran.most_at_once, ran.billed_ms
             yield (name, *(f"{number:,}" for number in numbers), f"{ran.gb_seconds:,.3f}")
+
+    def _unfinished(self) -> Iterator[str]:
+        running = sum(ran.running for ran in self.executions.values())
+        waiting = sum(ran.waiting for ran in self.executions.values())
+        if running or waiting:
+            yield f"not in this table: {running:,} executions still run, and {waiting:,} events wait"
 
 
 _TRAFFIC_HEAD = ("caller", "service", "operation", "requests", "refused", "in", "out")

@@ -307,6 +307,7 @@ class Dispatcher:
 
     async def _execute(self, lane: _Lane, job: _Job, member: Member) -> None:
         job.attempts += 1
+        self._tally.event(lane.function.name, "running")
         cold, at_once, reply, error = member.cold, lane.running, None, None
         try:
             reply = await member.run(self._invocation(job, cold=cold))
@@ -315,6 +316,7 @@ class Dispatcher:
             logger.exception("invocation %s of %s could not be run", job.request_id, lane.function.name)
         finally:
             lane.running -= 1
+            self._tally.event(lane.function.name, "running", -1)
             self._fleet.give_back(member, alive=reply is not None and reply.alive)
         if reply is not None:
             self._count(lane.function, job, member, reply, cold=cold, at_once=at_once)
@@ -361,10 +363,12 @@ class Dispatcher:
             return
         delays = self._limits.retry_delays
         delay = delays[min(job.attempts, len(delays)) - 1] if delays else 0.0
+        self._tally.event(function.name, "waiting")
         self._delayed[job] = asyncio.get_running_loop().call_later(delay, self._run_again, lane, job)
 
     def _run_again(self, lane: _Lane, job: _Job) -> None:
         del self._delayed[job]
+        self._tally.event(lane.function.name, "waiting", -1)
         self._tally.event(lane.function.name, "retried")
         job.order = next(self._orders)
         self._queue(lane, job)

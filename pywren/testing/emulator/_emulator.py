@@ -293,6 +293,7 @@ class _Server:
             env=_set_up.without_aws(os.environ),
             start_new_session=True,  # Ctrl-C is this process's to answer
         )
+        self._reason: EmulatorError | None = None
         _lifelines.add(self)
         try:
             self.ready = self._started(settings)
@@ -359,8 +360,8 @@ class _Server:
         try:
             self._said()
         except EmulatorError as said:
-            return said
-        return EmulatorError(
+            self._reason = said
+        return self._reason or EmulatorError(
             f"the emulated AWS has ended, with exit code {self._process.returncode}\n{self._log_end()}"
         )
 

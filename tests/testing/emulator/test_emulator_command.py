@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from pywren.testing.emulator.__main__ import _run_command
 
 PROGRAM = [sys.executable, "-m", "pywren.testing.emulator"]
 
@@ -51,11 +54,13 @@ def test_what_cannot_be_done_is_said_before_anything_is_started(arguments: list[
 
 
 JOB = """
-import os, pathlib, pywren, yaml
+import os, pathlib, pywren, time, yaml
 path = pathlib.Path(os.environ["PYWREN_CONFIG_FILE"])
 assert path.stat().st_mode & 0o077 == 0 or path.parent.stat().st_mode & 0o077 == 0
 assert "AWS_PROFILE" not in os.environ
-print(pywren.get_all_results(pywren.default_executor().map(lambda x: x + 1, range(3))))
+pwex = pywren.default_executor()
+print(pywren.get_all_results(pwex.map(lambda x: x + 1, range(3))))
+pwex.map(lambda x: time.sleep(0.5), range(2))
 print(yaml.safe_load(path.read_text())["lambda"]["memory"])
 raise SystemExit(7)
 """
@@ -63,13 +68,34 @@ raise SystemExit(7)
 
 @pytest.mark.emulator
 def test_a_program_runs_under_it(tmp_path: Path) -> None:
-    """It finds its configuration, its exit code is passed on, and what it used is printed at the end."""
+    """Rows 114 and 115: its exit code is passed on; the table at the end has the calls that it did not wait for."""
     job = tmp_path / "job.py"
     job.write_text(JOB)
-    ended = run("--memory", "512", "--fault", "s3_latency=0.01", "--", sys.executable, str(job), AWS_PROFILE="mine")
+    options = "--memory", "512", "--fault", "s3_latency=0.01", "--packages", "click, tblib"
+    ended = run(*options, "--", sys.executable, str(job), AWS_PROFILE="mine", PYWREN_EXECUTOR="local")
+    assert re.search(r"^pywren-\w+ +5 +0 ", ended.stderr, re.MULTILINE), ended.stderr
+    assert "PYWREN_EXECUTOR=local is unset" in ended.stderr
     assert (ended.returncode, ended.stdout) == (7, "[1, 2, 3]\n512\n"), ended.stderr
     assert "Invoke" in ended.stderr
     assert "CreateFunction" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "why"),
+    [
+        ("#!/no/such/interpreter\n", 127, "No such file or directory"),
+        ("neither a script nor a program", 126, "Exec format error"),
+    ],
+)
+def test_what_cannot_be_run_after_all(
+    text: str, code: int, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Row 113: one line, and a shell's exit code."""
+    program = tmp_path / "program"
+    program.write_text(text)
+    program.chmod(0o755)
+    assert _run_command([str(program)], {}) == code
+    assert capsys.readouterr().err == f"{program}: cannot be executed: {why}\n"
 
 
 @pytest.mark.emulator
@@ -93,15 +119,19 @@ def test_ctrl_c_is_the_programs_to_answer() -> None:
 
 @pytest.mark.emulator
 def test_it_goes_on_until_it_is_interrupted() -> None:
-    """``--keep-going`` says how to get at it, and ends with the program's exit code."""
+    """``--keep-going`` says how to get at it, configuration and all, and ends with the program's exit code."""
     command = [*PROGRAM, "--keep-going", "--", "sh", "-c", "exit 3"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
+    environment = {**os.environ, "AWS_PROFILE": "mine"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as program:
         assert program.stderr is not None
         said = []
         for line in program.stderr:
             said.append(line)
             if "until Ctrl-C" in line:
                 break
-        assert any(line.startswith("export AWS_ENDPOINT_URL=http://127.0.0.1:") for line in said)
+        shell = "".join(line for line in said if line.startswith(("export ", "unset ")))
+        shell += 'echo "$AWS_PROFILE $AWS_ENDPOINT_URL"; grep -c function_name: "$PYWREN_CONFIG_FILE"'
+        told = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True, env=environment).stdout
+        assert re.fullmatch(r" http://127.0.0.1:\d+\n1\n", told)
         program.send_signal(signal.SIGINT)
         assert program.wait(60) == 3

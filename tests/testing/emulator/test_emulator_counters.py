@@ -114,6 +114,7 @@ def test_the_last_executions_are_kept(tally: Tally, monkeypatch: pytest.MonkeyPa
 
 def test_the_table(tally: Tally) -> None:
     """What is printed at the end of a run."""
+    tally.event("f", "waiting", -1)
     assert str(tally.snapshot()) == (
         "caller      service  operation      requests  refused    in     out\n"
         "client      s3       ListObjectsV2         1        0   0 B  2.0 kB\n"
@@ -125,6 +126,14 @@ def test_the_table(tally: Tally) -> None:
         "fault       struck\n"
         "drop_event       1"
     )
+
+
+def test_what_is_in_no_table_yet(tally: Tally) -> None:
+    """Executions that run, and events that wait, are told beside it."""
+    assert "still run" not in str(Counters())
+    tally.event("f", "running", 2)
+    tally.event("g", "waiting", 3)
+    assert str(tally.snapshot()).endswith("\n\nnot in this table: 2 executions still run, and 4 events wait")
 
 
 def test_the_table_of_nothing() -> None:

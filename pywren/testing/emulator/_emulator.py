@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import http.client
 import json
@@ -19,7 +20,7 @@ from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from pywren.cloud.aws import AWS
-from pywren.exceptions import EmulatorError
+from pywren.exceptions import ArgumentError, EmulatorError
 from pywren.testing import _set_up
 from pywren.testing.emulator._counters import Counters, Execution
 from pywren.testing.emulator._faults import Faults
@@ -27,6 +28,7 @@ from pywren.testing.emulator._packages import Layer, layer_of
 from pywren.testing.emulator._settings import Settings
 from pywren.testing.emulator._supervisor import module_command
 from pywren.worker.bundle import build_zip, worker_files
+from pywren.wrenconfig import KEYS
 
 _CONTROL_SECONDS = 30.0
 _END_SECONDS = 5.0
@@ -99,9 +101,10 @@ class Emulator:
             **settings: more keys of the section ``lambda``.
 
         Raises:
-            ArgumentError: a package is not installed.
+            ArgumentError: a package is not installed, or there is no such key.
             DeploymentError: what is asked for is refused.
         """
+        _check_keys(settings)
         made = self._layer(tuple(sorted(packages)))[1].modules if packages else ()
         config = _set_up.configuration(
             f"pywren-{uuid.uuid4().hex[:12]}",
@@ -111,12 +114,37 @@ class Emulator:
             preinstalls=made,
         )
         archive = _worker_zip() if files is None else build_zip({**worker_files(), **files})
-        with _set_up.environment(self.environment), closing(AWS(self.region)) as aws:
+        with closing(AWS(self.region, session=self._session())) as aws:
             _set_up.create_bucket(config, aws)
             all_layers = [*layers, *([self._publish(tuple(sorted(packages)), config, aws)] if packages else [])]
             config["lambda"].update({"layers": all_layers} if all_layers else {}, **settings)
             _set_up.create_resources(config, aws, archive=archive)
         return config
+
+    def _session(self) -> Any:
+        """Return a botocore session that goes there whatever the environment says, which other threads use."""
+        import botocore.config
+        import botocore.session
+
+        unread = (None, None, os.devnull, None)
+        session: Any = botocore.session.Session(
+            {"profile": (None, None, None, None), "config_file": unread, "credentials_file": unread}
+        )
+        create_client, ready = session.create_client, self._server.ready
+        own = botocore.config.Config(proxies={}, use_fips_endpoint=False, use_dualstack_endpoint=False)
+
+        def create_own(service: str, *, config: Any, **arguments: Any) -> Any:
+            return create_client(
+                service,
+                endpoint_url=self.endpoint,
+                aws_access_key_id=ready.access_key_id,
+                aws_secret_access_key=ready.secret_access_key,
+                config=config.merge(own),
+                **arguments,
+            )
+
+        session.create_client = create_own
+        return session
 
     def _layer(self, packages: tuple[str, ...]) -> tuple[str, Layer]:
         """Return a layer and its ARN, ``""`` while it is not published."""
@@ -213,6 +241,16 @@ def start(settings: Settings) -> Emulator:
     check_installed()
     check_descriptors(settings.containers)
     return Emulator(_Server(settings), settings.region)
+
+
+def _check_keys(settings: Mapping[str, Any]) -> None:
+    """Check that the section ``lambda`` of a configuration has these keys."""
+    known = [path.removeprefix("lambda.") for path in KEYS if path.startswith("lambda.")]
+    for name in settings:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise ArgumentError(f"a function has no setting {name}: {hint}")
 
 
 @functools.cache

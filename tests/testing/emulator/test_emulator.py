@@ -154,6 +154,34 @@ def test_a_package_that_is_not_installed_is_named(emulator: Emulator) -> None:
         emulator.deploy(packages=["no-such-package"])
 
 
+def test_a_setting_of_a_function_that_is_not_there_is_named(emulator: Emulator) -> None:
+    """Row 116: nothing is deployed then."""
+    with pytest.raises(ArgumentError, match=r"no setting memroy: did you mean memory\?"):
+        emulator.deploy(memroy=256)
+    with pytest.raises(ArgumentError, match=r"no setting cpus: there are .*architecture"):
+        emulator.deploy(cpus=2)
+
+
+def test_deploying_leaves_the_environment_alone(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it says is not asked, and other threads can go by it meanwhile."""
+    for name, value in {
+        "AWS_PROFILE": "production",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_ACCESS_KEY_ID": "mine",
+        "AWS_USE_FIPS_ENDPOINT": "true",
+        "HTTP_PROXY": "http://127.0.0.1:9",
+        "NO_PROXY": "",
+    }.items():
+        monkeypatch.setenv(name, value)
+    changes: list[object] = []
+    for change in ("putenv", "unsetenv"):
+        monkeypatch.setattr(os, change, lambda *names: changes.append(names))
+    config = emulator.deploy()
+    assert changes == []
+    monkeypatch.undo()
+    assert client("s3", emulator).list_objects_v2(Bucket=config["s3"]["bucket"])["KeyCount"] == 0
+
+
 def test_waiting_has_an_end(emulator: Emulator, config: dict[str, Any]) -> None:
     """``wait_idle`` says that something still runs."""
     future = pywren.lambda_executor(config=config).call_async(lambda seconds: __import__("time").sleep(seconds), 3)

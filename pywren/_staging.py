@@ -206,10 +206,11 @@ class StagedDispatcher:
         try:
             for_each(invoke, payloads, threads)
         except BaseException:
-            logger.warning(
-                "callset %s: %d of %d calls were invoked before map() was stopped; they run on",
-                origin.callset.id, len(invoked), len(payloads),
-            )  # fmt: skip
+            if invoked:
+                logger.warning(
+                    "callset %s: %d of %d calls were invoked before map() was stopped; they run on",
+                    origin.callset.id, len(invoked), len(payloads),
+                )  # fmt: skip
             raise
 
 

@@ -12,12 +12,13 @@ import json
 import logging
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pywren import wrenconfig
 from pywren.cloud._environment import install_nearest, installed
 from pywren.cloud._packing import (
     LAMBDAS_OWN,
@@ -32,19 +33,24 @@ from pywren.cloud._packing import (
 )
 from pywren.cloud._prefix import copy_prefix, is_conda
 from pywren.cloud._wheels import ARCHITECTURES, Installer, Say, Target, find_installers, install_with_any
+from pywren.cloud.aws import AWS
 from pywren.exceptions import ArgumentError, DeploymentError
 from pywren.storage.backend import Backend
 from pywren.storage.runtime_info import LAMBDA_PREINSTALLS, meta_key
 from pywren.worker.runtime_files import disk_bytes
 
 __all__ = ["ARCHITECTURES", "Built", "RuntimeStore", "Stored", "Target", "build_from_environment", "build_from_prefix"]
-__all__ += ["build_from_requirements", "check_fits"]
+__all__ += ["Disk", "build_from_requirements", "check_fits"]
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "runtimes"
 """Where runtimes are below the configuration's prefix: the function's role may read there."""
 
+SMALLEST_DISK = 512
+"""Megabytes of ephemeral storage that every function has."""
+
+_BIGGEST_DISK = 10_240
 _BIGGEST_SHOWN = 5
 _DIGITS = 20
 _MIB = 1024 * 1024
@@ -246,28 +252,63 @@ def _sha256(pieces: Iterator[bytes]) -> str:
     return digest.hexdigest()
 
 
-def check_fits(built: Built, ephemeral_storage: int) -> None:
+class Disk(NamedTuple):
+    """The disk that a worker has for a runtime.
+
+    Args:
+        megabytes: of its ephemeral storage, as Lambda counts them.
+        told: who has them, or says so.
+        to_come: what the next deployment gives it.
+    """
+
+    megabytes: int
+    told: str
+    to_come: int
+
+    @classmethod
+    def configured(cls, config: Mapping[str, Any]) -> Disk:
+        """Return what the configuration says; it may be empty."""
+        megabytes = int(wrenconfig.setting(config, "lambda.ephemeral_storage"))
+        return cls(megabytes, "the configuration says" if config else "without a configuration a function has", 0)
+
+    @classmethod
+    def of_function(cls, config: Mapping[str, Any], aws: AWS) -> Disk:
+        """Return what the function has: as it was deployed, if it was and may be looked at."""
+        configured, name = cls.configured(config), wrenconfig.setting(config, "lambda.function_name")
+        try:
+            existing = aws.function_config(name)
+        except DeploymentError as error:
+            logger.info("the disk of the function is not known: %s", error)
+            return configured
+        if existing is None:
+            return configured
+        megabytes = int((existing.get("EphemeralStorage") or {}).get("Size", SMALLEST_DISK))
+        return cls(megabytes, f"the function {name} has", configured.megabytes)
+
+
+def check_fits(built: Built, ask: Callable[[], Disk]) -> None:
     """Check that the function has the disk to extract a runtime.
 
     Args:
         built: the runtime.
-        ephemeral_storage: megabytes of the function's ``/tmp``, as Lambda counts them.
+        ask: tells the function's disk; not asked of a runtime that fits every function.
 
     Raises:
         DeploymentError: it has not; names both figures, what is big, and the remedy.
     """
-    if built.needed <= ephemeral_storage * _MIB:
-        return
     megabytes = -(-built.needed // _MIB)
+    if megabytes <= SMALLEST_DISK or megabytes <= (disk := ask()).megabytes:
+        return
     biggest = ", ".join(f"{name} {size / _MIB:,.0f} MB" for name, size in built.biggest)
-    remedy = (
-        f"write lambda: ephemeral_storage: {megabytes} in the configuration and run `pywren deploy_lambda`"
-        if megabytes <= 10_240
-        else "Lambda has no more than 10,240 MB: name fewer packages"
-    )
+    if megabytes <= disk.to_come:
+        remedy = f"run `pywren deploy_lambda`, which gives it the {disk.to_come:,} MB of the configuration"
+    elif megabytes <= _BIGGEST_DISK:
+        remedy = f"write lambda: ephemeral_storage: {megabytes} in the configuration and run `pywren deploy_lambda`"
+    else:
+        remedy = f"Lambda has no more than {_BIGGEST_DISK:,} MB: name fewer packages"
     raise DeploymentError(
-        f"the runtime needs {megabytes:,} MB on the worker's disk, with its archive, but the function has "
-        f"{ephemeral_storage:,} MB of ephemeral storage: {remedy}, or name fewer packages with -r. "
+        f"the runtime needs {megabytes:,} MB on the worker's disk, with its archive, but {disk.told} "
+        f"{disk.megabytes:,} MB of ephemeral storage: {remedy}, or name fewer packages with -r. "
         f"The biggest: {biggest}. Nothing was uploaded"
     )
 
@@ -320,13 +361,24 @@ class RuntimeStore:
         Raises:
             StorageError: the bucket cannot be written.
         """
-        key = self._key(built.name)
-        there = set(self._backend.list(key.removesuffix(_SUFFIX)))
+        key, there = self._key(built.name), self._there(built)
         if key not in there:
             self._backend.put(key, built.path.read_bytes())
         if meta_key(key) not in there:
             self._backend.put(meta_key(key), json.dumps(built.meta, indent=1).encode())
         return key not in there
+
+    def holds(self, built: Built) -> bool:
+        """Tell whether a runtime is there, whole.
+
+        Raises:
+            StorageError: the bucket cannot be read.
+        """
+        key = self._key(built.name)
+        return {key, meta_key(key)} <= self._there(built)
+
+    def _there(self, built: Built) -> set[str]:
+        return set(self._backend.list(f"{self.folder}{built.name}"))
 
     def list(self) -> list[Stored]:
         """Return the runtimes that are there, by name.

@@ -14,8 +14,10 @@ import click
 from pywren import wrenconfig
 from pywren.cloud import runtimes
 from pywren.cloud._config_file import change_section, section_text
-from pywren.cloud.runtimes import Built, RuntimeStore, Target
+from pywren.cloud.aws import AWS
+from pywren.cloud.runtimes import Built, Disk, RuntimeStore, Target
 from pywren.exceptions import ConfigError
+from pywren.scripts._console import confirm, dry_run_option, yes_option
 
 _PACKAGES_SHOWN = 6
 _HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -47,6 +49,7 @@ def runtime() -> None:
 @click.option("--arch", type=click.Choice(sorted(runtimes.ARCHITECTURES)), help="[default: that of the configuration]")
 @click.option("--bucket", help="Store it there, and print what to write into a configuration.")
 @click.option("--prefix", help="The key prefix in the bucket.  [default: that of the configuration]")
+@dry_run_option
 @click.pass_context
 def build(
     ctx: click.Context,
@@ -57,6 +60,7 @@ def build(
     arch: str | None,
     bucket: str | None,
     prefix: str | None,
+    dry_run: bool,
 ) -> None:
     """Make a runtime of wheels for the function, upload it, and write it into the configuration."""
     if [bool(requirements), from_env, from_prefix is not None].count(True) != 1:
@@ -66,13 +70,38 @@ def build(
     with _store(config, bucket, prefix) as store, tempfile.TemporaryDirectory(prefix="pywren-runtime-") as directory:
         built = _build(requirements, from_prefix, target, Path(directory))
         click.echo(f"runtime {built}")
-        runtimes.check_fits(built, wrenconfig.setting(config, "lambda.ephemeral_storage"))
-        section = store.section(built)
-        sent = store.upload(built)
-        click.echo(f"{'uploaded to' if sent else 'is there already:'} s3://{section['s3_bucket']}/{section['s3_key']}")
-        _record(None if bucket else filename, section)
+        runtimes.check_fits(built, lambda: _disk(config))
+        _keep(built, store, None if bucket else filename, dry_run)
     if target.python != _HERE:
         click.echo(f"only programs that run on Python {target.python} can use it; this is {_HERE}")
+    if target.arch != wrenconfig.setting(config, "lambda.architecture"):
+        click.echo(
+            f"only functions on {target.arch} can use it: write `architecture: {target.arch}` under lambda: in the "
+            "configuration and run `pywren deploy_lambda`"
+        )
+
+
+def _disk(config: Mapping[str, Any]) -> Disk:
+    if not config:
+        return Disk.configured(config)
+    aws = AWS(wrenconfig.setting(config, "account.aws_region"))
+    try:
+        return Disk.of_function(config, aws)
+    finally:
+        aws.close()
+
+
+def _keep(built: Built, store: RuntimeStore, filename: str | None, dry_run: bool) -> None:
+    """Upload a runtime, and write it into the configuration."""
+    section = store.section(built)
+    place = f"s3://{section['s3_bucket']}/{section['s3_key']}"
+    if dry_run:
+        click.echo(f"is there already: {place}" if store.holds(built) else f"would upload to {place}")
+        if filename is not None:
+            click.echo(f"would write into {filename}:\n{section_text('runtime', section)}", nl=False)
+        return
+    click.echo(f"{'uploaded to' if store.upload(built) else 'is there already:'} {place}")
+    _record(filename, section)
 
 
 def _record(filename: str | None, section: Mapping[str, str | None]) -> None:
@@ -114,18 +143,26 @@ def list_runtimes(ctx: click.Context) -> None:
 @runtime.command("delete")
 @click.argument("name")
 @click.option("--force", is_flag=True, help="Also when it is the one in the configuration, which is changed then.")
+@dry_run_option
+@yes_option
 @click.pass_context
-def delete(ctx: click.Context, name: str, force: bool) -> None:
+def delete(ctx: click.Context, name: str, force: bool, dry_run: bool, yes: bool) -> None:
     """Delete a runtime from the bucket."""
     filename, config = _configuration(ctx)
     with _store(config) as store:
         item = store.find(name)
-        if _in_use(config, store.bucket, item.key):
-            if not force:
-                raise click.ClickException(
-                    f"{item.name} is in use: {filename} names it under runtime. Build another one first, or delete it "
-                    "with --force, which takes it out of the configuration"
-                )
+        in_use = _in_use(config, store.bucket, item.key)
+        if in_use and not force:
+            raise click.ClickException(
+                f"{item.name} is in use: {filename} names it under runtime. Build another one first, or delete it "
+                "with --force, which takes it out of the configuration"
+            )
+        changes = [f"would take it out of {filename}"] * in_use + [f"would delete {item.name}"]
+        if dry_run:
+            click.echo("\n".join(changes))
+            return
+        confirm(changes, yes)
+        if in_use:
             change_section(str(filename), "runtime", dict.fromkeys(_KEYS))
             click.echo(f"taken out of {filename}")
         store.delete(item)

@@ -11,6 +11,7 @@ import sys
 import tarfile
 import venv
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from wheelhouse import Wheelhouse, make_the_index
 from pywren.cloud import _wheels, runtimes
 from pywren.cloud._environment import Pin, install_nearest, installed
 from pywren.cloud._wheels import Installer, Target, find_installers
-from pywren.cloud.runtimes import Built, RuntimeStore
+from pywren.cloud.aws import AWS
+from pywren.cloud.runtimes import Built, Disk, RuntimeStore
 from pywren.exceptions import DeploymentError, StorageError, StorageNoSuchKeyError
 from pywren.worker.runtime_files import extract
 
@@ -518,9 +520,54 @@ def test_the_size_is_what_the_worker_counts(tmp_path: Path, wheels: Wheelhouse) 
     with built.path.open("rb") as file:
         extract(file, str(target), taken.append)
     assert built.needed >= sum(taken) + built.path.stat().st_size + 16 * 2**20
-    runtimes.check_fits(built, 512)
-    with pytest.raises(DeploymentError, match=r"needs 17 MB .* has 10 MB .*ephemeral_storage: 17 .*one 0 MB"):
-        runtimes.check_fits(built, 10)
+
+    def never() -> Disk:
+        raise AssertionError("every function has the disk for a small one")
+
+    runtimes.check_fits(built, never)
+    bigger = replace(built, needed=600 * 2**20)
+    runtimes.check_fits(bigger, lambda: Disk(600, "the function f has", 512))
+    with pytest.raises(DeploymentError, match=r"needs 600 MB .* f has 512 MB .*ephemeral_storage: 600 .*one 0 MB"):
+        runtimes.check_fits(bigger, lambda: Disk(512, "the function f has", 512))
+
+
+@pytest.mark.parametrize(
+    ("found", "config", "says"),
+    [
+        (
+            {"EphemeralStorage": {"Size": 512}},
+            {"ephemeral_storage": 2048},
+            "the function f has 512 MB .*gives it the 2,048",
+        ),
+        ({}, {"ephemeral_storage": 599}, "the function f has 512 MB .*write lambda: ephemeral_storage: 600"),
+        (None, {"ephemeral_storage": 599}, "the configuration says 599 MB .*write lambda: ephemeral_storage: 600"),
+        (DeploymentError("not allowed"), {"ephemeral_storage": 599}, "the configuration says 599 MB"),
+        (None, None, "without a configuration a function has 512 MB .*write lambda: ephemeral_storage: 600"),
+        ({"EphemeralStorage": {"Size": 600}}, {}, None),
+        (None, {"ephemeral_storage": 600}, None),
+    ],
+)
+def test_whose_disk_it_is(tmp_path: Path, found: Any, config: dict[str, Any] | None, says: str | None) -> None:
+    """Row 216: the function as it was deployed; the configuration where there is none, or it may not be looked at."""
+
+    class OneFunction(AWS):
+        def function_config(self, name: str) -> dict[str, Any] | None:
+            assert name == "f"
+            if isinstance(found, Exception):
+                raise found
+            return found
+
+    def ask() -> Disk:
+        if config is None:
+            return Disk.configured({})
+        return Disk.of_function({"lambda": {"function_name": "f", **config}}, OneFunction("us-west-2"))
+
+    built = Built(tmp_path, "", {}, 600 * 2**20, [])
+    if says is None:
+        runtimes.check_fits(built, ask)
+        return
+    with pytest.raises(DeploymentError, match=says):
+        runtimes.check_fits(built, ask)
 
 
 class Objects:
@@ -564,8 +611,10 @@ def test_the_store(tmp_path: Path, wheels: Wheelhouse) -> None:
     with pytest.raises(StorageError):
         store.upload(built)
     assert store.list()[0].meta == {}
+    assert not store.holds(built)
     bucket.broken = None
     assert not store.upload(built)
+    assert store.holds(built)
     assert not store.upload(built)
     tarball = f"p/runtimes/{built.name}.tar.gz"
     assert bucket.puts == [tarball, f"p/runtimes/{built.name}.meta.json"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import sys
@@ -18,8 +19,12 @@ import pywren
 import pywren.testing
 from pywren import wrenconfig
 from pywren.cloud import _wheels, runtimes
+from pywren.cloud.aws import AWS
+from pywren.cloud.doctor import Doctor, _guarded
 from pywren.exceptions import StorageError
+from pywren.scripts import _console
 from pywren.scripts.pywrencli import cli
+from pywren.storage.runtime_info import meta_key
 from pywren.storage.s3_backend import S3Backend
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -137,11 +142,30 @@ def test_the_same_is_not_uploaded_twice(run: Run, requirements: Path, bucket: S3
 
 
 def test_another_python_and_architecture(run: Run, requirements: Path, config_file: Path) -> None:
-    """The runtime is made for them, and the command says that this Python cannot use it."""
+    """Row 215: the runtime is made for them, and the command says who can use it, and what is to be done."""
     code, output = run("build", "-r", requirements, "--python", OTHER, "--arch", "arm64")
     assert code == 0
     assert f"python{OTHER}-arm64-" in wrenconfig.load(config_file)["runtime"]["s3_key"]
-    assert output.splitlines()[-1] == f"only programs that run on Python {OTHER} can use it; this is {HERE}"
+    assert output.splitlines()[-2:] == [
+        f"only programs that run on Python {OTHER} can use it; this is {HERE}",
+        "only functions on arm64 can use it: write `architecture: arm64` under lambda: in the configuration and run "
+        "`pywren deploy_lambda`",
+    ]
+
+
+def test_building_as_a_dry_run(run: Run, requirements: Path, config_file: Path, bucket: S3Backend) -> None:
+    """The runtime is made here, and told with what would be done; nothing is uploaded or written."""
+    text = config_file.read_text()
+    code, output = run("build", "-r", requirements, "--dry-run")
+    assert code == 0
+    runtime, upload, write, *section = output.splitlines()
+    name = runtime.split()[1].rstrip(":")
+    assert upload == f"would upload to s3://{bucket.bucket}/pywren.jobs/runtimes/{name}.tar.gz"
+    assert write == f"would write into {config_file}:"
+    assert sorted(yaml.safe_load("\n".join(section))["runtime"]) == ["s3_bucket", "s3_key", "sha256"]
+    assert (bucket.list(""), config_file.read_text()) == ([], text)
+    run("build", "-r", requirements)
+    assert "\nis there already: s3://" in run("build", "-r", requirements, "--dry-run")[1]
 
 
 @pytest.mark.parametrize(
@@ -165,13 +189,14 @@ def test_a_command_line_that_is_wrong(run: Run, arguments: list[str], says: str)
 def test_a_runtime_that_is_too_big(
     run: Run, requirements: Path, wheels: Wheelhouse, config_file: Path, bucket: S3Backend, monkeypatch: Any
 ) -> None:
-    """Both figures, what is big and the remedy are told; nothing is uploaded or written."""
+    """Row 216: both figures, what is big and the remedy are told; nothing is uploaded or written."""
     wheels.add("big_one", files={"big_one/__init__.py": "", "big_one/data.txt": "x" * 3_000_000})
     (path := config_file.parent / "r.txt").write_text("big_one\ntiny_from_wheel\n")
     monkeypatch.setattr(runtimes, "disk_bytes", lambda sizes: 600 * 2**20)
     code, output = run("build", "-r", path)
     assert code == 1
-    assert "needs 600 MB on the worker's disk, with its archive, but the function has 512 MB" in output
+    function = wrenconfig.load(config_file)["lambda"]["function_name"]
+    assert f"needs 600 MB on the worker's disk, with its archive, but the function {function} has 512 MB" in output
     assert "write lambda: ephemeral_storage: 600 in the configuration and run `pywren deploy_lambda`" in output
     assert "The biggest: big-one 3 MB, tiny-from-wheel 0 MB. Nothing was uploaded" in output
     assert bucket.list("") == []
@@ -265,7 +290,7 @@ def test_list(run: Run, requirements: Path, wheels: Wheelhouse, bucket: S3Backen
 
 
 def test_delete(run: Run, requirements: Path, wheels: Wheelhouse, config_file: Path, bucket: S3Backend) -> None:
-    """By the beginning of its name; the one in use only with ``--force``, which changes the configuration."""
+    """Row 219: by the beginning of its name; that in use only with ``--force``, which changes the configuration."""
     run("build", "-r", requirements, "--arch", "arm64")
     run("build", "-r", requirements, "--arch", "x86_64")
     code, output = run("delete", f"python{HERE}-arm64")
@@ -281,6 +306,28 @@ def test_delete(run: Run, requirements: Path, wheels: Wheelhouse, config_file: P
     assert wrenconfig.load(config_file)["runtime"] == {"preinstalls": ["beside"], "runtime_storage": "s3"}
 
 
+def test_deleting_as_a_dry_run(run: Run, requirements: Path, config_file: Path, bucket: S3Backend) -> None:
+    """What would be done is told, and nothing is."""
+    run("build", "-r", requirements)
+    text, keys = config_file.read_text(), bucket.list("")
+    name = keys[0].rpartition("/")[2].removesuffix(".meta.json")
+    code, output = run("delete", name, "--force", "--dry-run")
+    assert (code, output) == (0, f"would take it out of {config_file}\nwould delete {name}\n")
+    assert (config_file.read_text(), bucket.list("")) == (text, keys)
+
+
+def test_deleting_asks_at_a_terminal(
+    run: Run, requirements: Path, bucket: S3Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person confirms it, unless they say ``--yes``."""
+    run("build", "-r", requirements)
+    monkeypatch.setattr(_console, "_at_terminal", lambda: True)
+    code, output = run("delete", f"python{HERE}", "--force")
+    assert (code, "Go on? [y/N]" in output, len(bucket.list(""))) == (1, True, 2)
+    code, output = run("delete", f"python{HERE}", "--force", "--yes")
+    assert (code, "Go on?" in output, bucket.list("")) == (0, False, [])
+
+
 @pytest.mark.parametrize(("name", "says"), [("nothing", "no runtime"), ("python", "more than one"), ("", "no runtime")])
 def test_deleting_what_is_not_one(run: Run, bucket: S3Backend, name: str, says: str) -> None:
     """An unknown name, one that could be several, and none at all; the error tells what there is."""
@@ -290,3 +337,37 @@ def test_deleting_what_is_not_one(run: Run, bucket: S3Backend, name: str, says: 
     assert (code, says in output) == (1, True)
     assert "there are: python3.11-a, python3.12-b" in output
     assert len(bucket.list("pywren.jobs/runtimes/")) == 2
+
+
+# -- what test_config says of it -----------------------------------------------------------------------------
+
+
+def test_a_runtime_that_calls_cannot_use(config_file: Path, aws: dict[str, Any], bucket: S3Backend) -> None:
+    """Rows 213, 214, 215: ``test_config`` finds a digest, tarball, copy or description that is missing, and others."""
+    key, meta = "runtimes/a.tar.gz", {"python_ver": HERE, "arch": "arm64"}
+    own = {"s3_bucket": bucket.bucket, "s3_key": key, "sha256": "0" * 64}
+    place, description = f"s3://{bucket.bucket}/{key}", meta_key(key)
+    bucket.put(key, b"x")
+    bucket.put(description, json.dumps(meta).encode())
+
+    def said(**changes: Any) -> str:
+        config = {**aws, "lambda": {**aws["lambda"], "architecture": "arm64"}, "runtime": {**own, **changes}}
+        doctor = Doctor(config, AWS(aws["account"]["aws_region"]))
+        (finding,) = _guarded("runtime", doctor._examine_runtime)
+        return str(finding)
+
+    config_file.write_text(yaml.safe_dump({**aws, "runtime": own}))
+    result = CliRunner().invoke(cli, ["--filename", str(config_file), "test_config"])
+    assert result.exit_code == 1
+    assert "wrong runtime: the runtime is for arm64, but the function is for x86_64: write" in result.output
+    assert said() == f"ok    runtime: {place}, Python {HERE}"
+    assert said(sha256=None).startswith("wrong runtime: the configuration has no runtime: sha256")
+    bucket.put(description, json.dumps({**meta, "urls": [f"s3://{bucket.bucket}/copy.tar.gz"]}).encode())
+    assert said().startswith(f"wrong runtime: there is no runtime s3://{bucket.bucket}/copy.tar.gz: ")
+    bucket.put("copy.tar.gz", b"x")
+    assert said() == f"ok    runtime: {place}, Python {HERE}"
+    bucket.put(description, json.dumps(meta).encode())
+    bucket.delete([key])
+    assert said().startswith(f"wrong runtime: there is no runtime {place}: ")
+    bucket.delete([description])
+    assert said().startswith(f"wrong runtime: there is no runtime s3://{bucket.bucket}/{description}: ")

@@ -9,6 +9,12 @@ from typing import TypeVar
 
 _Item = TypeVar("_Item")
 
+MOST_AT_ONCE = 256
+"""Requests that are under way together at most, and the connections that a client keeps for them.
+
+More would not be quicker, connect anew for every request, and have urllib3 complain of each.
+"""
+
 
 def for_each(function: Callable[[_Item], object], items: Iterable[_Item], threads: int) -> None:
     """Call a function for every item, from several threads at once; returns when all are done.
@@ -19,7 +25,8 @@ def for_each(function: Callable[[_Item], object], items: Iterable[_Item], thread
     Args:
         function: what to call with one item; called from any thread.
         items: the items, taken in order.
-        threads: how many threads at most; with one, or for one item, all happens in the caller's.
+        threads: how many threads at most, up to ``MOST_AT_ONCE``; with one, or for one item, all happens in the
+            caller's.
 
     Raises:
         BaseException: what the first failing call raised.
@@ -32,7 +39,7 @@ def for_each(function: Callable[[_Item], object], items: Iterable[_Item], thread
     crew = _Crew(function, iter(todo))
     helpers = [
         threading.Thread(target=crew.work, name="pywren-request", daemon=True)
-        for _ in range(min(threads, len(todo)) - 1)
+        for _ in range(min(threads, len(todo), MOST_AT_ONCE) - 1)
     ]
     try:
         with contextlib.suppress(RuntimeError):  # no more threads are to be had: those that started will do

@@ -43,6 +43,15 @@ def test_items_are_done_at_once():
     for_each(lambda item: meeting.wait(WAIT), range(4), 4)
 
 
+def test_no_more_at_once_than_a_client_has_connections():
+    """However many threads are asked for: each connection beyond them would be made anew for every request."""
+    from pywren.storage._aws_requests import CLIENT_OPTIONS
+
+    seen, never = set(), threading.Event()
+    for_each(lambda item: seen.add(threading.current_thread()) or never.wait(0.1), range(300), 300)
+    assert 1 < len(seen) <= CLIENT_OPTIONS["max_pool_connections"]
+
+
 @pytest.mark.parametrize("threads", [1, 4])
 def test_the_first_error_stops_the_rest(threads):
     """What a call raises is raised here, and no further items are handed out."""

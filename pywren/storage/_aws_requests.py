@@ -9,19 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from pywren._threads import MOST_AT_ONCE
 from pywren.storage._aws_errors import is_network_error, is_throttling
 from pywren.version import __version__
 
 Answer = TypeVar("Answer")
 
-CONNECTIONS = 256
-"""How many connections a client keeps: as many as threads are likely to use it (``invoke_pool_threads``).
-
-What is beyond them works, but connects anew for every request, and urllib3 complains of each.
-"""
-
 CLIENT_OPTIONS: Mapping[str, Any] = {
-    "max_pool_connections": CONNECTIONS,
+    "max_pool_connections": MOST_AT_ONCE,
     "tcp_keepalive": True,
     "connect_timeout": 10,
     "read_timeout": 60,

@@ -47,9 +47,17 @@ def test_no_more_at_once_than_a_client_has_connections():
     """However many threads are asked for: each connection beyond them would be made anew for every request."""
     from pywren.storage._aws_requests import CLIENT_OPTIONS
 
-    seen, never = set(), threading.Event()
-    for_each(lambda item: seen.add(threading.current_thread()) or never.wait(0.1), range(300), 300)
-    assert 1 < len(seen) <= CLIENT_OPTIONS["max_pool_connections"]
+    at_once, all_started = [], threading.Event()
+
+    def work(item):
+        if threading.current_thread() in helpers():
+            all_started.wait(WAIT)
+            return
+        at_once.append(1 + len(helpers()))  # the caller's own thread works when it has started the others
+        all_started.set()
+
+    for_each(work, range(300), 300)
+    assert at_once[0] == CLIENT_OPTIONS["max_pool_connections"]
 
 
 @pytest.mark.parametrize("threads", [1, 4])

@@ -249,8 +249,8 @@ class _Environment:
         """Look at the memory; beyond the limit, kill the process that has most, as the kernel would.
 
         Resident sizes are read at every look; they count shared pages once a process, so that what is really used
-        is never more. The proportional ones, which do not, cost the kernel a walk through all pages, and are read
-        when the resident ones are beyond the limit, or have grown.
+        is never more. What the pages are costs the kernel a walk through all of them, and is asked when the resident
+        ones are beyond the limit, or have grown.
         """
         resident = {pid: _resident_kib(pid) for pid in self._processes()}
         total = sum(resident.values())
@@ -258,7 +258,7 @@ class _Environment:
             self._looked_kib = min(self._looked_kib, total)
             return
         self._looked_kib = total
-        self._most_kib = max(self._most_kib, sum(_proportional_kib(pid, kib) for pid, kib in resident.items()))
+        self._most_kib = max(self._most_kib, _used_kib(resident))
         if self._most_kib > self._plan["memory_kib"] and self._dying not in resident:
             self._most_kib = self._plan["memory_kib"]  # a control group would never have let it come further
             self._dying = max(resident, key=resident.__getitem__)
@@ -310,15 +310,29 @@ def _resident_kib(pid: int) -> int:
         return 0
 
 
-def _proportional_kib(pid: int, otherwise: int) -> int:
+def _used_kib(resident: dict[int, int]) -> int:
+    """Return the memory that processes use together, whoever else uses it too: on Lambda they would be alone.
+
+    Of what is theirs alone, each has its proportion. Pages of files are others' too, and a proportion of them would
+    be less the more containers there are: in full they are as many as the process has that has most.
+    """
+    own = files = most_files = 0
+    for pid, kib in resident.items():
+        pages = _pages_kib(pid)
+        proportion = pages.get(b"Pss:", kib)
+        own_here = pages.get(b"Pss_Anon:", 0)
+        own += own_here
+        files += proportion - own_here
+        most_files = max(most_files, pages.get(b"Rss:", 0) - pages.get(b"Anonymous:", 0))
+    return own + max(files, most_files)
+
+
+def _pages_kib(pid: int) -> dict[bytes, int]:
     try:
         with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
-            for line in file:
-                if line.startswith(b"Pss:"):
-                    return int(line.split()[1])
+            return {line.split()[0]: int(line.split()[1]) for line in file if line.endswith(b" kB\n")}
     except OSError:  # it has ended, or the kernel does not tell
-        pass
-    return otherwise
+        return {}
 
 
 def _build_root(plan: dict[str, Any]) -> None:

@@ -429,6 +429,34 @@ def test_a_handler_that_uses_too_much_memory_is_killed(bench: Bench) -> None:
     assert value(after)[1] == 1
 
 
+def test_what_others_use_too_counts_in_full(bench: Bench, tmp_path: Path) -> None:
+    """On Lambda a container is alone: what it reads of a library is its own, however many others read it here."""
+    source = """
+        import mmap, os, sys
+        directory = next(each for each in sys.path if os.path.exists(os.path.join(each, "library")))
+        def handler(event, context):
+            with open(os.path.join(directory, "library"), "rb") as file:
+                global mapped
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return sum(mapped[place] for place in range(0, len(mapped), 4096))
+    """
+    layer = tmp_path / "layer"
+    (layer / "python").mkdir(parents=True)
+    (layer / "python" / "library").write_bytes(bytes(96 * 2**20))
+
+    async def main() -> list[int]:
+        containers = [bench.make(source, layers=(layer,)) for _ in range(3)]
+        try:
+            replies = [await invoke(container, 0, {}) for container in containers]
+        finally:
+            await asyncio.gather(*(container.close() for container in containers))
+        return [reply.max_memory_mb for reply in replies]
+
+    first, *_, last = asyncio.run(main())
+    assert first > 96
+    assert abs(first - last) <= 5
+
+
 def test_a_response_beyond_the_limit_is_refused(bench: Bench) -> None:
     """6 MB [dg gettingstarted-limits]: ``Function.ResponseSizeTooLarge``; the container goes on."""
     large, after = bench.run({"do": "large", "size": 7 * 2**20}, {"do": "echo"})

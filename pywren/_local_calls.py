@@ -16,7 +16,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pywren import _staged_calls, _verdict, future
 from pywren._callset import Callset, Submission
@@ -40,6 +40,14 @@ if TYPE_CHECKING:
     from pywren.worker.pool import LocalPool
 
 logger = logging.getLogger(__name__)
+
+
+class HasPool(Protocol):
+    """An invoker that says which pool calls go to; it may say another one when that has ended."""
+
+    @property
+    def pool(self) -> LocalPool:
+        """The pool."""
 
 
 _KNOWN_AGAIN_BYTES = 64 * 1024
@@ -394,24 +402,40 @@ class LocalDispatcher:
 
     Args:
         storage: where outcomes go when their futures are pickled.
-        pool: what runs the calls.
+        invoker: its ``pool`` runs the calls.
         show_output: whether what calls print is shown as it comes.
     """
 
     out_of_band = True
     """Big buffers cross apart from their pickles."""
 
-    def __init__(self, storage: Storage, pool: LocalPool, *, show_output: bool = False) -> None:
+    def __init__(self, storage: Storage, invoker: HasPool, *, show_output: bool = False) -> None:
         self.storage = storage
-        self._pool = pool
+        self._invoker = invoker
         self._show_output = show_output
-        pool.acquire()
-        self._release = weakref.finalize(self, pool.release)
+        self._use = _Use(self, invoker.pool)
 
     def close(self) -> None:
         """Let go of the pool; its processes end some seconds after its last user has."""
-        self._release()
+        self._use.end()
 
     def dispatch(self, submission: Submission) -> list[ResponseFuture]:
-        """Submit a callset and return its futures."""
-        return LocalCallset(submission.callset, self.storage, self._pool).submit(submission, self._show_output)
+        """Submit a callset and return its futures.
+
+        Raises:
+            InvocationError: the pool was closed, and has no successor.
+        """
+        pool = self._invoker.pool
+        if pool is not self._use.pool:  # the shared one has failed, or ended with the call that this executor is from
+            self._use.end()
+            self._use = _Use(self, pool)
+        return LocalCallset(submission.callset, self.storage, pool).submit(submission, self._show_output)
+
+
+class _Use:
+    """That a dispatcher uses a pool, until it says otherwise or is gone."""
+
+    def __init__(self, user: LocalDispatcher, pool: LocalPool) -> None:
+        self.pool = pool
+        pool.acquire()
+        self.end = weakref.finalize(user, pool.release)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -43,15 +47,15 @@ class Executor:
     Args:
         invoker: what starts calls: an object with ``invoke(payload)`` and ``config()``.
         config: the configuration, a nested dict as ``wrenconfig.load`` returns it.
-        job_max_runtime: seconds after which a call is stopped.
+        job_max_runtime: seconds after which a call is stopped; may be changed later.
 
     Raises:
+        ArgumentError: ``job_max_runtime`` is no positive number.
         ConfigError: the configuration is wrong, or its runtime is missing, or of another Python or architecture.
     """
 
     def __init__(self, invoker: Any, config: Mapping[str, Any], job_max_runtime: float) -> None:
         self.invoker = invoker
-        self.job_max_runtime = job_max_runtime
         self.config = config
         self.storage_config = wrenconfig.extract_storage_config(config)
         self.storage = Storage(self.storage_config)
@@ -62,7 +66,17 @@ class Executor:
         check_runtime(self.runtime_meta_info, _architecture_of_workers(invoker, config))
         runtime = {**runtime_config, "urls": self.runtime_meta_info.get("urls")}
         self._dispatcher = _choose_dispatcher(invoker, self.storage, config, runtime)
+        self.job_max_runtime = job_max_runtime
         self.serializer = _make_serializer(invoker, self.runtime_meta_info)
+
+    @property
+    def job_max_runtime(self) -> float:
+        """Seconds after which a call is stopped; on this machine infinity is one, too."""
+        return self._job_max_runtime
+
+    @job_max_runtime.setter
+    def job_max_runtime(self, seconds: float) -> None:
+        self._job_max_runtime = self._checked_runtime(seconds)
 
     # -- the verbs ---------------------------------------------------------------------------------------------
 
@@ -97,7 +111,8 @@ class Executor:
 
         Raises:
             ArgumentError: there are more items than ``scheduler.map_item_limit``, ``extra_meta`` clashes with
-                a member of the payload, or a payload is too large. A ``ValueError``; nothing was invoked.
+                a member of the payload or does not fit JSON, or a payload is too large. A ``ValueError``; nothing
+                was invoked.
             SerializationError: the function or an item cannot be sent; nothing was invoked.
             StorageError: something could not be stored; nothing was invoked.
             InvocationError: a call was refused.
@@ -237,12 +252,13 @@ class Executor:
             overwrite_invoke_args: members of the payload to replace.
 
         Raises:
-            ArgumentError: the executor runs calls in memory, not through a storage.
+            ArgumentError: the executor runs calls in memory, not through a storage; or as ``map``.
             StorageError: the function or the argument is not there.
         """
         if not isinstance(self._dispatcher, StagedDispatcher):
             raise ArgumentError("invoke_with_keys() needs an executor with a storage: this one runs calls in memory")
         _check_meta(extra_meta)
+        job_max_runtime = self._checked_runtime(job_max_runtime)
         callset = Callset(self.storage.prefix, callset_id, job_max_runtime=job_max_runtime)
         callset.facts.update(self.invoker.config(), **host_job_meta)
         return self._dispatcher.invoke_stored(
@@ -349,6 +365,19 @@ class Executor:
             )
         )
 
+    def _checked_runtime(self, seconds: float) -> float:
+        number = math.nan
+        if not isinstance(seconds, (str, bytes, bool)):
+            with suppress(TypeError, ValueError, OverflowError):
+                number = float(seconds)
+        most = sys.float_info.max if isinstance(self._dispatcher, StagedDispatcher) else math.inf
+        if not 0 < number <= most:
+            raise ArgumentError(
+                f"job_max_runtime is {seconds!r}; it must be the number of seconds after which a call is stopped, for "
+                "example 300"
+            )
+        return seconds if isinstance(seconds, int) else number  # JSON does not know numpy's
+
     def _new_callset(self, modules: Iterable[str]) -> Callset:
         names = frozenset([path.partition("/")[0].partition(".")[0] for path in modules])
         callset = Callset(self.storage.prefix, job_max_runtime=self.job_max_runtime, modules=names)
@@ -401,10 +430,9 @@ def _choose_dispatcher(
     invoker: Any, storage: Storage, config: Mapping[str, Any], runtime: Mapping[str, Any]
 ) -> StagedDispatcher | LocalDispatcher:
     """Let calls of this machine stay in memory, unless a configuration says where to stage them."""
-    pool = getattr(invoker, "pool", None)
-    if pool is not None and storage.path[0] == "localhost":
+    if storage.path[0] == "localhost" and getattr(invoker, "pool", None) is not None:
         shown = bool(os.environ.get(SHOW_OUTPUT_VARIABLE)) or wrenconfig.setting(config, "local.show_output")
-        return LocalDispatcher(storage, pool, show_output=shown)
+        return LocalDispatcher(storage, invoker, show_output=shown)
     return StagedDispatcher(storage, invoker, runtime)
 
 
@@ -414,12 +442,23 @@ def _check_callable(func: object) -> None:
 
 
 def _check_meta(extra_meta: Mapping[str, Any] | None) -> None:
-    clash = sorted(CALL_FIELDS.intersection(extra_meta)) if extra_meta else ()
+    if extra_meta is None:
+        return
+    if not isinstance(extra_meta, Mapping):
+        raise ArgumentError(f"extra_meta is a {type(extra_meta).__name__}, not a dict. Nothing was invoked")
+    clash = sorted(CALL_FIELDS.intersection(extra_meta))
     if clash:
         raise ArgumentError(
             f"extra_meta has {', '.join(map(repr, clash))}, which the payload has of its own: choose another name. "
             "Nothing was invoked"
         )
+    try:
+        json.dumps(dict(extra_meta), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ArgumentError(
+            f"extra_meta does not fit JSON: {error}. Put there texts, finite numbers, and lists and dicts of them, and "
+            "everything else into the arguments. Nothing was invoked"
+        ) from error
 
 
 def _checked_excludes(exclude_modules: Iterable[str] | None) -> Sequence[str]:

@@ -14,9 +14,11 @@ import threading
 import typing
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import executors
 import hostile
+import numpy as np
 import pytest
 from executors import KINDS, STAGED_KINDS, WAIT
 
@@ -55,10 +57,10 @@ def ready(request, tmp_path_factory):
         yield made
 
 
-def another(ready):
+def another(ready, **options):
     """Another executor of the same kind, with a configuration of its own."""
     factory = {"local": pywren.local_executor, "dummy": pywren.dummy_executor, "lambda": pywren.lambda_executor}
-    return executors.Ready(ready.kind, factory[ready.kind](config=ready.config), ready.config)
+    return executors.Ready(ready.kind, factory[ready.kind](config=ready.config, **options), ready.config)
 
 
 # -- map and call_async -------------------------------------------------------------------------------------------
@@ -145,12 +147,53 @@ def test_extra_meta(ready):
         ready.executor.map(abs, [1], extra_meta={"func_key": "x", "mine": 1})
 
 
+@pytest.mark.parametrize("meta", [5, [("mine", 1)], {"mine": {1, 2}}, {"mine": float("nan")}, {b"mine": 1}], ids=repr)
+def test_extra_meta_that_no_payload_can_hold(ready, meta):
+    """Row 192: it is refused by every executor alike, before anything is stored."""
+    before = ready.executor.storage.backend.list(ready.executor.storage.prefix)
+    with pytest.raises(ArgumentError, match="extra_meta"):
+        ready.executor.map(abs, [1], extra_meta=meta)
+    assert ready.executor.storage.backend.list(ready.executor.storage.prefix) == before
+
+
 def test_job_max_runtime(ready):
     """0.4's attribute counts, also when it is changed."""
     with ready.max_runtime(250):
         future = ready.call(abs, -1)
         assert future.result(WAIT) == 1
         assert future.invoke_status["job_max_runtime"] == 250
+    with ready.max_runtime(np.float32(250.5)), ready.max_runtime(np.int64(250)):
+        assert ready.call(abs, -1).result(WAIT) == 1
+
+
+@pytest.mark.parametrize("seconds", ["5", None, float("nan"), -1, 0, True, [5], 10**400], ids=lambda x: repr(x)[:9])
+def test_a_job_max_runtime_that_is_no_time(ready, seconds):
+    """Row 191: it is refused when an executor is made, and when the attribute is set, which keeps what it was."""
+    with pytest.raises(ArgumentError, match="job_max_runtime"):
+        another(ready, job_max_runtime=seconds)
+    before = ready.executor.job_max_runtime
+    with pytest.raises(ArgumentError, match="job_max_runtime"):
+        ready.executor.job_max_runtime = seconds
+    assert ready.executor.job_max_runtime == before
+
+
+def test_calls_without_an_end(ready):
+    """Calls of this machine may run for as long as they like; a payload says a number."""
+    if ready.kind == "local":
+        with ready.max_runtime(float("inf")):
+            assert ready.call(abs, -1).result(WAIT) == 1
+    else:
+        with pytest.raises(ArgumentError, match="job_max_runtime"):
+            ready.executor.job_max_runtime = float("inf")
+
+
+def test_a_map_that_invokes_nothing_says_so_by_its_error_alone(monkeypatch, caplog):
+    """No line in the log tells of calls that run on, when there are none."""
+    executor = pywren.dummy_executor(wrenconfig.default())
+    monkeypatch.setattr(executor.invoker, "invoke", Mock(side_effect=OSError("refused")))
+    with pytest.raises(OSError, match="refused"):
+        executor.map(abs, [1, 2])
+    assert caplog.messages == []
 
 
 def test_exclude_modules(ready, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import executors
@@ -17,8 +18,11 @@ import pytest
 from executors import WAIT, is_there
 
 import pywren
+from pywren import _pickling
 from pywren.exceptions import CallCancelledError, PywrenError, ResultSerializationError
 from pywren.storage import Storage
+from pywren.worker.pool import LocalPool
+from pywren.worker.task import Function
 
 COLLECT = """
 import pickle, pywren, sys
@@ -227,6 +231,70 @@ def test_a_forked_child_does_not_pass_for_the_client(tmp_path):
     with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment(tmp_path)) as process:
         assert process.wait(WAIT) == 0
         assert "CallLostError" in answer(collect(path))
+
+
+USE_IN_A_CHILD = """
+import concurrent.futures, multiprocessing, os, pywren, sys
+def use(x):
+    executor = pywren.local_executor()
+    executor.call_async(lambda path: open(path, "w").close(), sys.argv[1] + f"/late{x}")
+    return executor.call_async(abs, -x).result()
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[2])
+    process = context.Process(target=use, args=(3,))
+    process.start()
+    process.join()
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+        print(process.exitcode, *pool.map(use, [1, 2]))
+    print(*sorted(os.listdir(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_a_process_of_multiprocessing_tidies_up(tmp_path, start):
+    """Row 193: at its end it waits for its calls, and leaves no process and no directory, however it was started."""
+    program = tmp_path / "program.py"
+    program.write_text(USE_IN_A_CHILD)
+    marks, temporary = tmp_path / "marks", tmp_path / "temporary"
+    marks.mkdir()
+    temporary.mkdir()
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", str(program), str(marks), start]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=WAIT, env=environment(temporary), check=False
+    )
+    assert (done.stdout, done.stderr) == ("0 1 2\nlate1 late2 late3\n", "")
+    assert os.listdir(temporary) == []
+
+
+# -- the processes that calls run in -------------------------------------------------------------------------------
+
+
+def test_an_executor_outlives_the_processes_it_shares(ready, tmp_path):
+    """Row 190: when the pool has failed its calls end, and executors go on with new processes."""
+    gate = tmp_path / "gate"
+    held = [ready.call(lambda path: hostile.holds_until(path, gate), str(tmp_path / f"held{n}")) for n in range(2)]
+    assert is_there(tmp_path / "held0")
+    argument = _pickling.dumps(-1)
+    with suppress(TypeError):  # where there is a process for it at once
+        LocalPool.shared().submit(Function("f", _pickling.dumps(abs)), [argument], on_results=len, timeout="no number")
+    gate.touch()
+    for future in held:
+        error = future.exception(WAIT)
+        assert error is None or "make the call again" in str(error)
+    assert pywren.get_all_results(ready.map(abs, [-1, -2, -3])) == [1, 2, 3]
+
+
+def test_an_executor_of_a_call_serves_later_calls(ready):
+    """An executor that a function keeps for later works in the next call, though its processes ended with the first."""
+    kept = []
+
+    def maps(x):
+        kept.append(kept[0] if kept else pywren.local_executor())
+        return len(kept), kept[0].call_async(abs, x).result()
+
+    answers = pywren.get_all_results(ready.map(maps, range(-2 * (os.cpu_count() or 1) - 1, 0)))
+    assert max(count for count, _ in answers) > 1
+    assert [value for _, value in answers] == list(range(len(answers), 0, -1))
 
 
 # -- what is known ------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import atexit
 import logging
 import os
 import select
+import sys
 import threading
 import time
 from collections import deque
@@ -25,12 +26,18 @@ from typing import ClassVar
 
 from pywren._failure import Failure
 from pywren._pickling import Packed
-from pywren.exceptions import ConfigError
+from pywren.exceptions import ConfigError, InvocationError
 from pywren.worker import _frames
 from pywren.worker._batch import Batch, OnResults, OnStart, PreparedFunction
 from pywren.worker._frames import Frame
 from pywren.worker._member import BATCH_SHIFT, STALL_SECONDS, Member
-from pywren.worker.process import check_platform, remove_abandoned_directories, remove_directory, run_result
+from pywren.worker.process import (
+    LONGEST_POLL,
+    check_platform,
+    remove_abandoned_directories,
+    remove_directory,
+    run_result,
+)
 from pywren.worker.task import (
     Function,
     RunResult,
@@ -64,7 +71,8 @@ class LocalPool:
 
     They start when the pool is made. Executors share one pool, ``LocalPool.shared()``; it ends its processes some
     seconds after the last executor released it, and starts them again when it is used again. At the end of the
-    program calls that still run are waited for.
+    program calls that still run are waited for. A pool that was closed, or has failed, takes no more calls; the
+    shared one has a successor then.
 
     Args:
         processes: how many; by default as many as there are processors that this process may use.
@@ -106,6 +114,7 @@ class LocalPool:
         self._numbers = 0
         self._outstanding = self._waiters = 0
         self._touched: dict[int, Batch] = {}
+        self._collected: deque[tuple[OnResults, list[tuple[int, RunResult]]]] = deque()
         self._garbage: list[str] = []
         self._failed_starts = 0
         # Interpreters that start at once are in each other's way, and the first result needs one only: the
@@ -118,10 +127,7 @@ class LocalPool:
         self._watched: dict[int, tuple[Member, int]] = {}
         self._wakes_at = float("inf")
         self._idle_since = time.monotonic()
-        self._wake_in, self._wake_out = os.pipe()
-        for descriptor in (self._wake_in, self._wake_out):
-            os.set_blocking(descriptor, False)
-        self._poll.register(self._wake_in, select.POLLIN)
+        self._wake_in = self._wake_out = -1
 
     # -- who uses it -------------------------------------------------------------------------------------------
 
@@ -166,9 +172,7 @@ class LocalPool:
                     member.kill()
             thread = self._thread
             self._wake()
-        if thread is None:
-            self._close_wake_pipe()
-        elif thread is not threading.current_thread():
+        if thread is not None and thread is not threading.current_thread():
             thread.join()
 
     # -- calls -------------------------------------------------------------------------------------------------
@@ -203,7 +207,7 @@ class LocalPool:
 
         Raises:
             OSError: no process can be started, or there is no room for the arguments.
-            RuntimeError: the pool is closed.
+            InvocationError: the pool is closed.
         """
         shown = self._show_output if show_output is None else show_output
         prepared = self._prepared(function)
@@ -265,7 +269,7 @@ class LocalPool:
 
         Raises:
             OSError: no process can be started.
-            RuntimeError: the pool is closed.
+            InvocationError: the pool is closed.
         """
         ended = threading.Event()
         results: list[RunResult] = []
@@ -305,7 +309,10 @@ class LocalPool:
 
     def _require_open(self) -> None:
         if self._closed:
-            raise RuntimeError("the local pool is closed: make another one, or use LocalPool.shared()")
+            raise InvocationError(
+                "the worker processes of this machine have been ended, and take no more calls: make another executor "
+                "with pywren.local_executor()"
+            )
 
     # -- members -----------------------------------------------------------------------------------------------
 
@@ -329,9 +336,8 @@ class LocalPool:
                 logger.warning("only %d of %d worker processes could be started", len(self._members), self._size)
                 break
         if self._members and self._thread is None:
-            self._thread = threading.Thread(target=self._pump, name="pywren-pool", daemon=True)
-            self._thread.start()
-        elif missing > 0:
+            self._start_pump()
+        else:
             self._wake()
 
     def _bury(self, member: Member) -> None:
@@ -514,49 +520,60 @@ class LocalPool:
         if self._next_time() < self._wakes_at or any(member.process.channel.waiting for member in self._members):
             self._wake()
 
+    def _start_pump(self) -> None:
+        self._wake_in, self._wake_out = os.pipe()
+        for descriptor in (self._wake_in, self._wake_out):
+            os.set_blocking(descriptor, False)
+        self._poll.register(self._wake_in, select.POLLIN)
+        thread = threading.Thread(target=self._pump, name="pywren-pool", daemon=True)
+        thread.start()
+        self._thread = thread
+        _end_with_multiprocessing()
+
+    def _end_pump(self) -> None:
+        self._thread = None
+        self._poll.unregister(self._wake_in)
+        self._close_wake_pipe()
+
     def _pump(self) -> None:
         """The pump's thread: whatever goes wrong here, nobody may be left waiting for a result."""
         try:
             self._serve()
-        except Exception as error:
+        except BaseException as error:  # a SystemExit would end the thread without a word
             logger.exception("the local pool has failed")
             with self._lock:
                 self._closed = True
                 LocalPool._open.discard(self)
-                self._fail_all(Failure("WorkerCrashedError", f"the local pool has failed: {error!r}", (None,)))
+                for member in self._members:
+                    member.lose()
+                text = f"the local pool has failed ({error!r}) and ended its processes: make the call again"
+                self._fail_all(Failure("WorkerCrashedError", text, (None,)))
+                self._collect()
+            self._hand_over()
+            self._tell_waiters()
+            with self._lock:
                 for member in self._members:
                     member.process.close()
                     member.close_shown()
                 self._members.clear()
-                self._thread = None
-                self._close_wake_pipe()
-                finished = list(self._touched.values())
-                self._finished.notify_all()
-            for batch in finished:
-                _deliver(batch, batch.collected)
+                self._end_pump()
 
     def _serve(self) -> None:
-        with self._lock:
-            timeout = self._prepare_to_wait()
+        timeout: float | None = 0.0
         while True:
             ready = self._poll.poll(timeout)
             with self._lock:
                 starts = self._turn(ready)
-                finished = [(batch, batch.collected) for batch in self._touched.values()]
-                for batch, _ in finished:
-                    batch.collected = []
-                self._touched.clear()
-                garbage, self._garbage = self._garbage, []
+                finished = bool(self._touched)
                 ended = not self._members and not self._outstanding and not finished
                 if ended:
-                    self._thread = None
-                    if self._closed:
-                        self._close_wake_pipe()
+                    self._end_pump()
                 else:  # here, so that it sleeps as soon as results are handed over: who waits for them needs the GIL
                     timeout = self._prepare_to_wait()
+                garbage, self._garbage = self._garbage, []
+                self._collect()
             _announce(starts)
-            for batch, results in finished:
-                _deliver(batch, results)
+            self._hand_over()
             if self._waiters:
                 self._tell_waiters()
             for directory in garbage:
@@ -565,6 +582,17 @@ class LocalPool:
                 return
             if self._outstanding >= _GATHER_FROM and finished and self._is_streaming():
                 time.sleep(_GATHER_SECONDS)  # a turn costs as much as ten results: they are taken together
+
+    def _collect(self) -> None:
+        """Take the results that have come, to be handed over without the lock; nothing after this may lose them."""
+        for batch in self._touched.values():
+            self._collected.append((batch.on_results, batch.collected))
+            batch.collected = []
+        self._touched.clear()
+
+    def _hand_over(self) -> None:
+        while self._collected:
+            _call_back(*self._collected.popleft())
 
     def _is_streaming(self) -> bool:
         """Whether results come faster than it is worth waking up for each."""
@@ -581,12 +609,14 @@ class LocalPool:
         for member in self._members:
             if member.watched_for != member.watch_for:
                 self._watch(member)
-        if self._touched or self._garbage or not self._members:
+        if not self._members:
             return 0
         now = time.monotonic()
         known = self._wakes_at if self._wakes_at > now else float("inf")
         self._wakes_at = min(known, self._next_time())
-        return None if self._wakes_at == float("inf") else max(0.0, (self._wakes_at - now) * 1000 + 1)
+        if self._wakes_at == float("inf"):
+            return None
+        return min(max(0.0, (self._wakes_at - now) * 1000 + 1), LONGEST_POLL)
 
     def _watch(self, member: Member) -> None:
         """Watch the descriptors of a member, and no others."""
@@ -727,11 +757,6 @@ def _announce(starts: Sequence[tuple[OnStart, int]]) -> None:
         _call_back(on_start, index)
 
 
-def _deliver(batch: Batch, results: list[tuple[int, RunResult]]) -> None:
-    if results:
-        _call_back(batch.on_results, results)
-
-
 def _call_back(function: Callable[..., None], argument: object) -> None:
     try:
         function(argument)
@@ -759,12 +784,31 @@ def _register_hooks() -> None:
         os.register_at_fork(after_in_child=_after_fork)
 
 
+_ends_with_multiprocessing = False
+
+
+def _end_with_multiprocessing() -> None:
+    """Have pools end with a process that multiprocessing has made: it runs nothing that was registered with atexit."""
+    global _ends_with_multiprocessing
+    if _ends_with_multiprocessing or "multiprocessing.process" not in sys.modules:
+        return
+    from multiprocessing.process import parent_process
+
+    if parent_process() is not None:
+        from multiprocessing.util import Finalize
+
+        _ends_with_multiprocessing = True
+        Finalize(None, _at_exit, exitpriority=0)
+
+
 def _at_exit() -> None:
     for pool in list(LocalPool._open):
         pool._finish_at_exit()
 
 
 def _after_fork() -> None:
+    global _ends_with_multiprocessing
+    _ends_with_multiprocessing = False
     LocalPool._shared_lock = threading.Lock()
     for pool in list(LocalPool._open):
         pool._forget_after_fork()

@@ -34,6 +34,9 @@ from pywren.worker.task import (
 TAIL_LIMIT = 64 * 1024
 """Bytes of output that are kept of a call, the last ones."""
 
+LONGEST_POLL = 86_400_000.0
+"""Milliseconds to wait at once: ``poll`` takes no more than 24 days, and calls may have more."""
+
 _DIRECTORY_NAME = re.compile(r"pywren-(\d+)-[0-9a-f]{16}")
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _READ_BYTES = 64 * 1024
@@ -450,10 +453,13 @@ class ForkServer:
     def start(self) -> None:
         """Start the server for functions without a runtime of their own, so that the first task finds it running."""
         with self._lock:
-            self._server(None)
+            if not self._closed:
+                self._server(None)
 
     def run(self, task: Task, *, stopped: Stop | None = None) -> RunResult:
         """Run one task to its end and say how it ended; never raises for what the task does.
+
+        A task that comes after ``close`` ends with a ``CallCancelledError``.
 
         Args:
             task: the task.
@@ -466,6 +472,8 @@ class ForkServer:
         python = _runtime_python(task.function.runtime_path)
         for _ in range(_FORK_ATTEMPTS):
             process = self._process(python, task)
+            if process is None:
+                return RunResult(None, None, failure=cancelled_failure(running=False), returncode=None)
             try:
                 result = process.run(task, stopped)
             finally:
@@ -477,11 +485,16 @@ class ForkServer:
         message = "no process could be forked for the call: the machine is short of processes or memory"
         return RunResult(None, None, failure=Failure("WorkerCrashedError", message, (None,)), returncode=None)
 
-    def _process(self, python: str | None, task: Task) -> _Forked:
-        """Return a process that waits for calls of this function, or a new one; end those for other functions."""
+    def _process(self, python: str | None, task: Task) -> _Forked | None:
+        """Return a process that waits for calls of this function, or a new one; end those for other functions.
+
+        There is none after ``close``.
+        """
         purpose = python, task.function.id, dict(task.extra_env)
         self._end_waiting(lambda one: one.purpose != purpose or not one.can_run())
         with self._lock:
+            if self._closed:
+                return None
             server = self._server(python)
             for one in self._waiting:
                 if one.purpose == purpose:
@@ -520,8 +533,6 @@ class ForkServer:
     def _server(self, python: str | None) -> Process:
         if self._pid != os.getpid():
             self._forget()
-        if self._closed:
-            raise RuntimeError("the fork server is closed")
         server = self._servers.get(python)
         if server is not None and not _has_ended(server):
             return server
@@ -584,6 +595,8 @@ def _has_ended(process: Process) -> bool:
 
 
 def _wait_readable(descriptor: int, seconds: float) -> bool:
+    if descriptor < 0:
+        return True  # it was closed, by another thread: the process has ended
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(seconds * 1000))
@@ -688,7 +701,7 @@ class _Forked:
             poll.register(descriptor, select.POLLIN)
         while not self.ended and not self._said_it_stays():
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            ready = poll.poll(None if left is None else left * 1000 + 1)
+            ready = poll.poll(None if left is None else min(left * 1000 + 1, LONGEST_POLL))
             if deadline is not None and time.monotonic() >= deadline:
                 deadline = None
                 self._give_up(timeout_failure(timeout or 0.0))

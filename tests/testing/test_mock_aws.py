@@ -14,7 +14,9 @@ import pywren.testing
 from pywren.cloud.aws import AWS
 from pywren.exceptions import DeploymentError, InvocationError, WorkerCrashedError
 from pywren.queues import sqs_run_local
+from pywren.storage import Storage
 from pywren.storage.s3_backend import S3Backend
+from pywren.worker.process import ForkServer
 
 pytestmark = pytest.mark.moto
 WAIT = 60.0
@@ -206,6 +208,28 @@ def slowed(method):
         return method(*args, **kwargs)
 
     return slow
+
+
+def test_leaving_while_a_call_begins(caplog, monkeypatch):
+    """Row 194: a call that has not come to run the function ends as cancelled, and nothing is logged."""
+    fetching, closed = threading.Event(), threading.Event()
+    get, close = Storage.get, ForkServer.close
+
+    def fetch_until_closed(storage, *args):
+        fetching.set()
+        assert closed.wait(WAIT)
+        return get(storage, *args)
+
+    def close_and_say_so(server):
+        close(server)
+        closed.set()
+
+    monkeypatch.setattr(Storage, "get", fetch_until_closed)
+    monkeypatch.setattr(ForkServer, "close", close_and_say_so)
+    with pywren.testing.mock_aws() as config:
+        pywren.default_executor(config=config).call_async(abs, -1)
+        assert fetching.wait(WAIT)
+    assert [record.getMessage() for record in caplog.records] == []
 
 
 def test_s3_is_atomic(config, monkeypatch):

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from pywren._pickling import Packed, dumps, load_exception, loads
-from pywren.exceptions import ConfigError
+from pywren.exceptions import ConfigError, InvocationError
 from pywren.worker.pool import LocalPool
 from pywren.worker.task import Function, RunResult, Stop, Task
 
@@ -781,7 +781,7 @@ def test_close_ends_everything(tmp_path: Path) -> None:
     assert {result.failure and result.failure.kind for result in calls.all()} == {"CallCancelledError"}
     assert not [pid for pid in mine if psutil.pid_exists(pid)]
     assert set(threading.enumerate()) == threads
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(InvocationError, match="local_executor"):
         Calls(pool, len, ["x"])
 
 
@@ -917,6 +917,43 @@ def test_a_raising_callback_does_not_end_the_pump(pool: LocalPool, caplog: pytes
     assert ended.wait(WAIT)
     assert one(pool, len, "x").success
     assert "callback" in caplog.text
+
+
+def test_a_pool_that_fails_ends_every_call(tmp_path: Path) -> None:
+    """Whatever goes wrong in the pump, every call ends: with its result, or with an error that says so."""
+    gate = tmp_path / "gate"
+
+    def wait_for_gate(path: str) -> str:
+        while not os.path.exists(path):
+            time.sleep(0.005)
+        return "through"
+
+    pool = LocalPool(2)
+    try:
+        calls = Calls(pool, wait_for_gate, [str(gate)] * 2)
+        calls.wait_running(0)
+        calls.wait_running(1)
+        behind = Calls(pool, len, ["x"], timeout="a mistake that the pump meets when the others have ended")
+        gate.touch()
+        for result in [*calls.all(), *behind.all()]:
+            assert result.success or "the local pool has failed" in str(result.failure)
+        assert calls.all()[0].success or calls.all()[1].success
+        with pytest.raises(InvocationError, match="local_executor"):
+            Calls(pool, len, ["x"])
+    finally:
+        pool.close()
+
+
+def test_a_call_may_have_a_month() -> None:
+    """The time of a call may be longer than what the system lets a process wait at once."""
+    pool = LocalPool(1)
+    pool.acquire()
+    try:
+        assert one(pool, len, "x").success  # its process is ready
+        assert one(pool, time.sleep, 0.05, timeout=30 * 86_400).success
+        assert one(pool, time.sleep, 0.05, timeout=float("inf")).success
+    finally:
+        pool.close()
 
 
 def test_ctrl_c_ends_a_program_that_waits_for_its_calls(tmp_path: Path) -> None:

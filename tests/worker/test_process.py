@@ -377,6 +377,11 @@ def test_a_call_over_its_time_is_killed_with_its_children(server: ForkServer) ->
     assert wait_until(lambda: not alive(int(result.stdout)))
 
 
+def test_a_call_may_have_a_month(server: ForkServer) -> None:
+    """The time of a call may be longer than what the system lets a process wait at once."""
+    assert run(server, len, "x", timeout=30 * 86_400).success
+
+
 def test_stopping_a_call(server: ForkServer) -> None:
     """A call that is asked to end is killed and ends as cancelled; so does one that was asked before."""
     stop = Stop()
@@ -450,7 +455,8 @@ def test_a_runtime_with_its_own_interpreter(server: ForkServer, tmp_path: Path) 
 
 
 def test_close_ends_calls_and_leaves_nothing(tmp_path: Path) -> None:
-    """``close`` ends the server and what it forked; a call under way ends as a crash."""
+    """``close`` ends the server and what it forked; a call under way ends as a crash, a later one as cancelled."""
+    others = psutil.Process().children()
     begun = threading.Event()
     server = ForkServer(lambda name, text: begun.set())
     results: list[RunResult] = []
@@ -462,8 +468,11 @@ def test_close_ends_calls_and_leaves_nothing(tmp_path: Path) -> None:
     assert results[0].failure is not None
     assert results[0].failure.kind == "WorkerCrashedError"
     assert wait_until(lambda: not alive(int(results[0].stdout)))
-    with pytest.raises(RuntimeError, match="closed"):
-        run(server, len, "x")
+    server.start()
+    late = run(server, len, "x").failure
+    assert late is not None
+    assert late.kind == "CallCancelledError"
+    assert psutil.Process().children() == others
 
 
 def test_nothing_survives_a_handler_that_is_killed(tmp_path: Path) -> None:

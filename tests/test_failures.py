@@ -688,7 +688,7 @@ def test_every_row_of_the_page_is_tested():
     page = {int(number) for number in re.findall(r"^\| (\d+) \|", DOCUMENT.read_text(), re.MULTILINE)}
     here = {row.number for row in TABLE} | {refusal.number for refusal in REFUSALS} | set(ELSEWHERE)
     for file in Path(__file__).parent.rglob("test_*.py"):
-        for said in re.findall(r'\n    """Rows? ([\d, and]+):', file.read_text("utf-8")):
+        for said in re.findall(r'\n +"""Rows? ([\d, and]+):', file.read_text("utf-8")):
             here.update(map(int, re.findall(r"\d+", said)))
     assert sorted(here) == sorted(page)
     for place in ELSEWHERE.values():

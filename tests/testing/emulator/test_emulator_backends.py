@@ -60,14 +60,15 @@ def test_seaweedfs_is_an_s3_for_pywren(tmp_path: Path) -> None:
         assert winners(s3) == 1
         ports.extend(int(port) for port in (tmp_path / "ports").read_text().split())
         assert len(ports) == 8
-        check_what_is_off(ports)
+        check_what_is_off(tmp_path, ports)
 
     with_backend(SeaweedFS, tmp_path, use)
     assert not _backends.weed_sockets(ports)
 
 
-def check_what_is_off(ports: list[int]) -> None:
-    weed = next(each for each in psutil.Process().children(recursive=True) if each.name() == "weed")
+def check_what_is_off(directory: Path, ports: list[int]) -> None:
+    below = psutil.Process().children(recursive=True)  # other tests' may be among them
+    weed = next(each for each in below if each.name() == "weed" and Path(each.cwd()) == directory)
     connections = weed.net_connections("tcp")
     listening = {(each.laddr.ip, each.laddr.port) for each in connections if each.status == psutil.CONN_LISTEN}
     assert listening == {("127.0.0.1", port) for port in ports}

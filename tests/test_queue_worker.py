@@ -349,7 +349,8 @@ def first_time_for_ever(path):
     """Say that the call runs, and do so for ever, unless it has run before."""
     if Path(path).exists():
         return "by another worker"
-    Path(path).write_text(str(os.getpid()))
+    Path(path + ".new").write_text(str(os.getpid()))
+    os.rename(path + ".new", path)  # who looks for the file reads it
     threading.Event().wait()
     return "never"
 

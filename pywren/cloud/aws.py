@@ -245,9 +245,9 @@ class AWS:
             region = session.get_config_variable("region")
         return None if region is None else str(region)
 
-    def has_own_endpoint(self) -> bool:
-        """Tell whether requests go to another server than AWS's own: an emulated AWS has any region."""
-        return ".amazonaws.com" not in str(self.client("lambda").meta.endpoint_url)
+    def has_region(self) -> bool:
+        """Tell whether there is the region: AWS has it, or requests go to another server, which has any."""
+        return self.region in self.regions() or ".amazonaws.com" not in str(self.client("lambda").meta.endpoint_url)
 
     # -- Lambda: calls --------------------------------------------------------------------------------------
 

@@ -96,7 +96,7 @@ class Doctor:
 
     def _examine_region(self) -> Finding:
         region = str(wrenconfig.require(self._config, "account.aws_region"))
-        if region in self._aws.regions() or self._aws.has_own_endpoint():
+        if self._aws.has_region():
             return Finding("ok", "region", region)
         return Finding("wrong", "region", f"AWS has no region {region}: correct account: aws_region")
 

@@ -82,7 +82,7 @@ class LogGroup:
             permission=f"logs:ListTagsForResource on {self.names.log_group_arn}",
             resourceArn=self.names.log_group_arn,
         )
-        return OWNER_TAG in answer["tags"].items()
+        return OWNER_TAG in answer.get("tags", {}).items()
 
     def _create(self) -> None:
         self._find("create_log_group", _EXISTS, tags=dict([OWNER_TAG]))

@@ -118,7 +118,7 @@ def check_config(text: str) -> None:
     names = Names.of(yaml.safe_load(text), "")
     aws = AWS(names.region)
     try:
-        if names.region not in aws.regions() and not aws.has_own_endpoint():
+        if not aws.has_region():
             raise ConfigError(f"AWS has no region {names.region}: correct account: aws_region (--aws_region)")
     finally:
         aws.close()

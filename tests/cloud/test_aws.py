@@ -187,7 +187,7 @@ def test_an_endpoint_that_is_no_url(monkeypatch: pytest.MonkeyPatch) -> None:
         AWS(REGION).account_id()
 
 
-@pytest.mark.parametrize("ask", [AWS.regions, AWS.configured_region, AWS.has_own_endpoint, AWS.python_runtimes])
+@pytest.mark.parametrize("ask", [AWS.regions, AWS.configured_region, AWS.has_region, AWS.python_runtimes])
 def test_a_profile_that_does_not_exist(monkeypatch: pytest.MonkeyPatch, ask: Callable[[AWS], object]) -> None:
     """What is answered without a request says so too."""
     monkeypatch.setenv("AWS_PROFILE", "nope")
@@ -198,7 +198,7 @@ def test_a_profile_that_does_not_exist(monkeypatch: pytest.MonkeyPatch, ask: Cal
 def test_a_region_that_is_no_region() -> None:
     """It is named with its place in the configuration, before anything is sent."""
     with pytest.raises(ConfigError, match=r"account: aws_region.*us west"):
-        AWS("us west").has_own_endpoint()
+        AWS("us west").has_region()
 
 
 def test_a_given_session_is_used(stubbed: Callable[[str], Stubbed]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,20 +15,9 @@ import pytest
 pytest.importorskip("flask")
 
 import boto3
-from moto.server import ThreadedMotoServer
 
 from pywren.testing.emulator import _logs
 from pywren.testing.emulator._logs import LogShipper, batches
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[str]:
-    """The URL of a moto server."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 def read(moto: str, group: str, stream: str) -> list[str]:

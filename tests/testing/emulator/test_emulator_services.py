@@ -24,7 +24,6 @@ pytest.importorskip("flask")
 
 import botocore.session
 from botocore.exceptions import ClientError
-from moto.server import ThreadedMotoServer
 
 from pywren.testing.emulator import Emulator, Settings
 from pywren.testing.emulator._counters import Tally
@@ -248,16 +247,6 @@ def test_each_container_has_a_stream_in_the_functions_group(client: Client, emul
 
 
 # -- alone ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[str]:
-    """The URL of a moto server."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 def with_services(

@@ -87,7 +87,7 @@ def test_numpy_scalars_come_back(value):
     back = loads(dumps(value, mentions=mentions))
     assert type(back) is type(value)
     assert back == value
-    assert mentions.modules == {"numpy"}
+    assert {module.partition(".")[0] for module in mentions.modules} == {"numpy"}
 
 
 def test_numpy_arrays_come_back():

@@ -105,7 +105,7 @@ class Installer:
             DeploymentError: the tool does not know: it cannot reach the index, or fails otherwise.
         """
         done = self._run([*self._options(directory), "--dry-run", "--no-deps", *requirements])
-        if done.returncode and (_UNREACHABLE.search(done.stderr) or not _UNOBTAINABLE.search(done.stderr)):
+        if done.returncode and (_says(_UNREACHABLE, done.stderr) or not _says(_UNOBTAINABLE, done.stderr)):
             raise self._refusal(done.stderr)
         return done.returncode == 0
 
@@ -158,9 +158,9 @@ class Installer:
         )
 
     def _remedy(self, output: str) -> str:
-        if _UNREACHABLE.search(output):
+        if _says(_UNREACHABLE, output):
             return "Check the network, or name another index in UV_DEFAULT_INDEX (for pip PIP_INDEX_URL)"
-        if _NO_WHEEL.search(output):
+        if _says(_NO_WHEEL, output):
             return (
                 "Only wheels are taken, as nothing can be compiled for the function here: choose a version that has "
                 f"one for {self.target.platforms[0]} or an older system; of a package that is pure Python make one "
@@ -184,6 +184,11 @@ _NO_WHEEL = re.compile(
 
 
 _UNOBTAINABLE = re.compile(r"No solution found|No matching distribution|requires a different Python")
+
+
+def _says(pattern: re.Pattern[str], output: str) -> bool:
+    """Tell whether a tool's output has these words, wherever the tool has wrapped its lines."""
+    return pattern.search(" ".join(output.split())) is not None
 
 
 def find_installers(target: Target) -> list[Installer]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import accounts
 import pytest
 import yaml
-from click.testing import CliRunner
+from command_line import runner
 
 from pywren.scripts.pywrencli import cli
 
@@ -47,7 +47,7 @@ def run() -> Callable[..., Done]:
     """Run a command line in this process."""
 
     def invoke(*arguments: Any, input: str = "", command: Any = cli, env: dict[str, str] | None = None) -> Done:
-        result = CliRunner().invoke(command, [str(argument) for argument in arguments], input=input, env=env)
+        result = runner().invoke(command, [str(argument) for argument in arguments], input=input, env=env)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return Done(result.exit_code, result.stdout, result.stderr)

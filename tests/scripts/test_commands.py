@@ -11,7 +11,7 @@ import time
 import uuid
 
 import pytest
-from click.testing import CliRunner
+from command_line import runner
 from moto.backends import get_backend
 
 from pywren.cloud import policies
@@ -280,7 +280,7 @@ COMMANDS = [
 @pytest.mark.parametrize("spell", [str, lambda name: name.replace("_", "-")])
 def test_every_command_has_help(run, command, spell):
     """In both spellings, with a sentence."""
-    done = CliRunner().invoke(cli, [spell(command), "--help"])
+    done = runner().invoke(cli, [spell(command), "--help"])
     assert done.exit_code == 0
     assert len(done.output.splitlines()) > 4
 

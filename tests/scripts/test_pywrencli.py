@@ -7,7 +7,7 @@ import sys
 import cloudpickle
 import pytest
 import yaml
-from click.testing import CliRunner
+from command_line import runner
 
 import pywren.testing
 from pywren import wrenconfig
@@ -21,10 +21,10 @@ def run():
     """Run a command line; returns exit code and output."""
 
     def invoke(*arguments):
-        result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
+        result = runner().invoke(cli, [str(argument) for argument in arguments])
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
-        return result.exit_code, result.output
+        return result.exit_code, result.stdout + result.stderr
 
     return invoke
 

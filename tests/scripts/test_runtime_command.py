@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from click.testing import CliRunner
+from command_line import runner
 from wheelhouse import Wheelhouse, make_the_index
 
 import pywren
@@ -71,10 +71,10 @@ def run(config_file: Path) -> Callable[..., tuple[int, str]]:
 
     def invoke(*arguments: object, filename: Path | None = config_file) -> tuple[int, str]:
         named = ["--filename", str(filename)] if filename else []
-        result = CliRunner().invoke(cli, [*named, "runtime", *map(str, arguments)])
+        result = runner().invoke(cli, [*named, "runtime", *map(str, arguments)])
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
-        return result.exit_code, result.output
+        return result.exit_code, result.stdout + result.stderr
 
     return invoke
 
@@ -357,9 +357,12 @@ def test_a_runtime_that_calls_cannot_use(config_file: Path, aws: dict[str, Any],
         return str(finding)
 
     config_file.write_text(yaml.safe_dump({**aws, "runtime": own}))
-    result = CliRunner().invoke(cli, ["--filename", str(config_file), "test_config"])
+    result = runner().invoke(cli, ["--filename", str(config_file), "test_config"])
     assert result.exit_code == 1
-    assert "wrong runtime: the runtime is for arm64, but the function is for x86_64: write" in result.output
+    assert (
+        "wrong runtime: the runtime is for arm64, but the function is for x86_64: write"
+        in result.stdout + result.stderr
+    )
     assert said() == f"ok    runtime: {place}, Python {HERE}"
     assert said(sha256=None).startswith("wrong runtime: the configuration has no runtime: sha256")
     bucket.put(description, json.dumps({**meta, "urls": [f"s3://{bucket.bucket}/copy.tar.gz"]}).encode())

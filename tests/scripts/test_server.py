@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from click.testing import CliRunner
+from command_line import runner
 
 import pywren
 from pywren.scripts.standalone import server
@@ -40,7 +40,7 @@ def no_account(monkeypatch):
 )
 def test_a_wrong_command_line_is_told(arguments, said):
     """Usage, and exit code 2."""
-    done = CliRunner().invoke(server, arguments)
+    done = runner().invoke(server, arguments)
     assert done.exit_code == 2
     assert said in done.stderr
     assert done.stdout == ""
@@ -48,7 +48,7 @@ def test_a_wrong_command_line_is_told(arguments, said):
 
 def test_help():
     """Every option of 0.4 is there, in both spellings."""
-    said = CliRunner().invoke(server, ["--help"]).stdout
+    said = runner().invoke(server, ["--help"]).stdout
     for name in ("max_run_time", "max_life_time", "run_dir", "aws_region", "sqs_queue_name", "max_idle_time"):
         assert f"--{name}" in said
         assert f"--{name.replace('_', '-')}" in said
@@ -57,7 +57,7 @@ def test_help():
 def test_a_directory_that_cannot_be_made(no_account, tmp_path):
     """One line, and exit code 1."""
     (tmp_path / "file").touch()
-    done = CliRunner().invoke(server, ["--run_dir", str(tmp_path / "file" / "below")])
+    done = runner().invoke(server, ["--run_dir", str(tmp_path / "file" / "below")])
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr == f"Error: cannot make the directory {tmp_path / 'file' / 'below'}: Not a directory\n"
 
@@ -68,7 +68,7 @@ def test_a_missing_queue_is_told(no_account):
     import moto
 
     with moto.mock_aws():
-        done = CliRunner().invoke(server, ["--sqs_queue_name", "nowhere"])
+        done = runner().invoke(server, ["--sqs_queue_name", "nowhere"])
     assert (done.exit_code, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("Error: cannot find the queue nowhere: ")

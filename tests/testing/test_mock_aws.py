@@ -150,7 +150,7 @@ def test_an_invocation_may_be_waited_for(config, aws):
 def test_a_payload_over_lambdas_limit_is_refused(config, aws):
     """Limits are those of Lambda."""
     with pytest.raises(InvocationError, match="too large") as caught:
-        aws.invoke_async(config["lambda"]["function_name"], b'"%s"' % (b"x" * 1_000_000))
+        aws.invoke_async(config["lambda"]["function_name"], b'{"x": "%s"}' % (b"x" * 1_000_000))
     assert caught.value.code == "RequestTooLargeException"
 
 
@@ -290,7 +290,7 @@ def test_functions_of_others_are_echoed_as_moto_does():
             Handler="a.b",
             Code={"ZipFile": b"x"},
         )
-        assert invoke(aws, "other", b'"echo"') == (b'"echo"', None)
+        assert invoke(aws, "other", b'{"x": "echo"}') == (b'{"x": "echo"}', None)
         aws.close()
 
 

@@ -81,19 +81,33 @@ _CONDITIONAL = (ast.FunctionDef, ast.AsyncFunctionDef, ast.If, ast.Match)
 
 
 def _catches_failure(node: ast.stmt) -> bool:
+    if isinstance(node, (ast.With, ast.AsyncWith)):  # contextlib.suppress, and what libraries have of its kind
+        return any(_may_suppress(item.context_expr) for item in node.items)
     return isinstance(node, ast.Try) and any(_catches_import_error(handler.type) for handler in node.handlers)
+
+
+def _may_suppress(context: ast.expr) -> bool:
+    if not isinstance(context, ast.Call):
+        return False
+    called = _last_name(context.func)
+    if called == "suppress":
+        return any(_last_name(kind) in _IMPORT_ERRORS for kind in context.args)
+    return "import" in called.lower()  # such as optuna's try_import()
 
 
 def _catches_import_error(kind: ast.expr | None) -> bool:
     if kind is None:
         return True
     kinds = kind.elts if isinstance(kind, ast.Tuple) else [kind]
-    return any(isinstance(item, ast.Name) and item.id in _IMPORT_ERRORS for item in kinds)
+    return any(_last_name(item) in _IMPORT_ERRORS for item in kinds)
+
+
+def _last_name(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
 def _is_type_checking(test: ast.expr) -> bool:
-    name = test.attr if isinstance(test, ast.Attribute) else test.id if isinstance(test, ast.Name) else ""
-    return name == "TYPE_CHECKING"
+    return _last_name(test) == "TYPE_CHECKING"
 
 
 def _calls(tree: ast.AST) -> Iterator[Import]:
@@ -101,8 +115,7 @@ def _calls(tree: ast.AST) -> Iterator[Import]:
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call) or not node.args:
             continue
-        called = node.func
-        name = called.attr if isinstance(called, ast.Attribute) else called.id if isinstance(called, ast.Name) else ""
+        name = _last_name(node.func)
         what = node.args[0]
         if name in ("import_module", "__import__") and isinstance(what, ast.Constant) and isinstance(what.value, str):
             yield Import((what.value,), optional=True)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
-from pywren.cloud._packing import Distribution, standard_modules
+from pywren.cloud._packing import WORKERS_OWN, Distribution, standard_modules
 from pywren.cloud._prefix import check_binary
 from pywren.cloud._wheels import Say, Target
 from pywren.exceptions import DeploymentError
@@ -21,6 +24,18 @@ _NOT_TRIED = frozenset({"test", "tests", "testing", "conftest", "setup", "docs",
 """Top-level modules that distributions bring by mistake, and nobody imports."""
 
 _TIME_LIMIT = 300.0
+
+
+class Obstacle(NamedTuple):
+    """What stands in the way of an import.
+
+    Args:
+        text: what, and where.
+        missing: the top-level module that is not there; empty when it is something else.
+    """
+
+    text: str
+    missing: str = ""
 
 
 class ImportCheck:
@@ -37,32 +52,31 @@ class ImportCheck:
     def __init__(self, site: Path, target: Target) -> None:
         self._site = site
         self._target = target
-        self._elsewhere = standard_modules(target.python) | {*LAMBDA_PREINSTALLS, "pywren", "cloudpickle", "tblib"}
-        self._loaded: dict[str, str | None] = {}
+        self._elsewhere = standard_modules(target.python) | {*LAMBDA_PREINSTALLS, *WORKERS_OWN}
+        self._loaded: dict[str, Obstacle | None] = {}
 
-    def why_not(self, module: str) -> str | None:
-        """Say why a module cannot be imported, ``None`` when nothing speaks against it."""
-        if module in self._loaded:
-            return self._loaded[module]
-        self._loaded[module] = None  # circles of imports end here
-        self._loaded[module] = reason = self._load(module)
-        return reason
+    def obstacle(self, module: str) -> Obstacle | None:
+        """Return what stands in the way of a module's import, ``None`` when nothing does that is known."""
+        if module not in self._loaded:
+            self._loaded[module] = None  # circles of imports end here
+            self._loaded[module] = self._load(module)
+        return self._loaded[module]
 
-    def _load(self, module: str) -> str | None:
+    def _load(self, module: str) -> Obstacle | None:
         parent, _, _ = module.rpartition(".")
-        if parent and (reason := self.why_not(parent)):
-            return reason
+        if parent and (found := self.obstacle(parent)):
+            return found
         place = self._site.joinpath(*module.split("."))
         for source, package in ((place / "__init__.py", module), (place.with_name(f"{place.name}.py"), parent)):
             if source.is_file():
                 return self._follow(module, source, package)
-        return self._why_not_compiled(place)
+        return self._compiled(place)
 
-    def _follow(self, module: str, source: Path, package: str) -> str | None:
+    def _follow(self, module: str, source: Path, package: str) -> Obstacle | None:
         for item in imports_of_source(source.read_bytes(), package):
             for name in () if item.optional else self._certain(item):
-                if reason := self._why_not_imported(name):
-                    return f"{module} imports {name}: {reason}" if name not in reason else f"{module}: {reason}"
+                if found := self._obstacle_of_import(name):
+                    return found._replace(text=f"{module}: {found.text}")
         return None
 
     def _certain(self, item: Import) -> Iterator[str]:
@@ -75,14 +89,14 @@ class ImportCheck:
         place = self._site.joinpath(*name.split("."))
         return place.is_dir() or any(place.parent.glob(f"{place.name}.*"))
 
-    def _why_not_imported(self, name: str) -> str | None:
+    def _obstacle_of_import(self, name: str) -> Obstacle | None:
         top = name.partition(".")[0]
         if self._is_there(top):
             # below the top, packages make modules up as they like
-            return self.why_not(name) if self._is_there(name) else None
-        return None if top in self._elsewhere else f"there is no module {top}"
+            return self.obstacle(name) if self._is_there(name) else None
+        return None if top in self._elsewhere else Obstacle(f"No module named {top!r}", top)
 
-    def _why_not_compiled(self, place: Path) -> str | None:
+    def _compiled(self, place: Path) -> Obstacle | None:
         extensions = [path for path in place.parent.glob(f"{place.name}.*") if path.suffix in (".so", ".pyd")]
         tag = f"{place.name}.cpython-{self._target.python.replace('.', '')}-{self._target.machine}-linux-gnu.so"
         loadable = [path for path in extensions if path.name in (tag, f"{place.name}.abi3.so", f"{place.name}.so")]
@@ -90,11 +104,11 @@ class ImportCheck:
             try:
                 check_binary(loadable[0], self._target)
             except DeploymentError as error:
-                return str(error).replace(str(self._site) + os.sep, "")
+                return Obstacle(str(error).replace(str(self._site) + os.sep, ""))
             return None
         if extensions:
-            return f"{extensions[0].name} is not for {self._target}"
-        return None if place.is_dir() else f"{place.name} is not among what was installed"
+            return Obstacle(f"{extensions[0].name} is not for {self._target}")
+        return None if place.is_dir() else Obstacle(f"{place.name} is not among what was installed")
 
 
 def check_importable(
@@ -112,28 +126,46 @@ def check_importable(
     Raises:
         DeploymentError: one cannot; says which, why, and where it was asked for.
     """
-    check, modules = ImportCheck(site, target), {}
+    check, owners = ImportCheck(site, target), {}
     for item in distributions:
         own = [module for module in item.modules if module not in _NOT_TRIED]
         if not own and not item.requires and not item.brings_anything:
             raise _refusal(item, places, "it brings no module")
         for module in own:
-            if reason := check.why_not(module):
-                raise _refusal(item, places, f"{module} cannot be imported: {reason}")
-            modules[module] = item
-    if not target.is_here:
-        return
-    for module, (kind, text) in _failing(list(modules), site).items():
+            owners[module] = item
+            if found := check.obstacle(module):
+                _refuse_or_tell(item, module, found, say, places)
+                del owners[module]
+    for module, (kind, found) in _failing(list(owners), site).items() if target.is_here else ():
         if kind == "ImportError":
-            raise _refusal(modules[module], places, f"{module} cannot be imported: {text}")
-        say(f"importing {module} raises {kind} on this machine: {text}; see whether it works on Lambda")
+            _refuse_or_tell(owners[module], module, found, say, places)
+        else:
+            say(f"importing {module} raises {kind} on this machine: {found.text}; see whether it works on Lambda")
+
+
+def _refuse_or_tell(item: Distribution, module: str, found: Obstacle, say: Say, places: Mapping[str, str]) -> None:
+    if not _is_missed_here(item, found):
+        raise _refusal(item, places, f"{module} cannot be imported: {found.text}")
+    say(f"{module} of {item.name} {item.version} cannot be imported, neither there nor here: {found.text}")
+
+
+def _is_missed_here(item: Distribution, found: Obstacle) -> bool:
+    """Tell whether the same version is installed here and lacks the same: no program here can use that module.
+
+    ``pip freeze`` names such: IPython brings matplotlib_inline without matplotlib.
+    """
+    if not found.missing or importlib.util.find_spec(found.missing) is not None:
+        return False
+    try:
+        return metadata.version(item.name) == item.version
+    except metadata.PackageNotFoundError:
+        return False
 
 
 def _refusal(item: Distribution, places: Mapping[str, str], reason: str) -> DeploymentError:
-    place = places.get(item.name, "the requirements")
     return DeploymentError(
-        f"the runtime would be of no use: {place} asks for {item.name}, but of version {item.version} {reason}. "
-        "Name another version, or what is missing; nothing was uploaded"
+        f"the runtime would be of no use: {places[item.name]} asks for {item.name}, but of version {item.version} "
+        f"{reason}. Name another version, or what is missing; nothing was uploaded"
     )
 
 
@@ -157,32 +189,31 @@ for module in modules:
         failure = None
     except BaseException as error:
         kind = "ImportError" if isinstance(error, ImportError) else type(error).__name__
-        failure = [kind, str(error)[:500]]
-        if kind == "ImportError" and str(error.name).partition(".")[0] in own:
-            failure = None  # Lambda has it, if not this machine
+        is_missing = isinstance(error, ModuleNotFoundError)
+        missing = str(error.name).partition(".")[0] if is_missing else ""
+        # Lambda has its own, if not this machine
+        failure = None if missing in own else [kind, str(error)[:500], missing]
     print(json.dumps([module, failure]), file=out, flush=True)
 os._exit(0)
 """
 
 
-def _failing(modules: Sequence[str], site: Path) -> dict[str, tuple[str, str]]:
-    """Import modules in a process of their own, with what a worker has; return what they raise."""
-    own = [*LAMBDA_PREINSTALLS, "pywren", "cloudpickle", "tblib"]
-    failing: dict[str, tuple[str, str]] = {}
+def _failing(modules: Sequence[str], site: Path) -> dict[str, tuple[str, Obstacle]]:
+    """Import modules in a process of their own, with what a worker has; return the kind of what each raises, and it."""
+    failing: dict[str, tuple[str, Obstacle]] = {}
     waiting = list(modules)
     while waiting:
-        told = _import(waiting, site, own)
-        failing.update({module: failure for module, failure in told if failure is not None})
-        tried = len(told)
-        if tried < len(waiting):
-            failing[waiting[tried]] = "an end of the process", "it crashed, or took too long"
-            tried += 1
-        waiting = waiting[tried:]
+        told = _import(waiting, site)
+        failing.update({module: (failure[0], Obstacle(*failure[1:])) for module, failure in told if failure})
+        if len(told) < len(waiting):
+            failing[waiting[len(told)]] = "an end of the process", Obstacle("it crashed, or took too long")
+        waiting = waiting[len(told) + 1 :]
     return failing
 
 
-def _import(modules: Sequence[str], site: Path, own: Collection[str]) -> list[tuple[str, tuple[str, str] | None]]:
-    task = json.dumps([list(modules), str(site), list(own), sys.path])
+def _import(modules: Sequence[str], site: Path) -> list[tuple[str, Sequence[str] | None]]:
+    own = [*LAMBDA_PREINSTALLS, *WORKERS_OWN]
+    task = json.dumps([list(modules), str(site), own, sys.path])
     try:
         done = subprocess.run(
             [sys.executable, "-I", "-S", "-B", "-c", _TRY, task],
@@ -195,5 +226,4 @@ def _import(modules: Sequence[str], site: Path, own: Collection[str]) -> list[tu
         output = done.stdout
     except subprocess.TimeoutExpired as error:
         output = error.stdout or b""
-    lines = [json.loads(line) for line in re.findall(rb"^\[.*\]$", output, re.MULTILINE)]
-    return [(module, tuple(failure) if failure else None) for module, failure in lines]
+    return [tuple(json.loads(line)) for line in re.findall(rb"^\[.*\]$", output, re.MULTILINE)]

@@ -15,7 +15,7 @@ import types
 import zipimport
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 from pywren.exceptions import SerializationError
@@ -29,8 +29,6 @@ from pywren.serialize._held_back import (
 
 PACKAGE_LIMIT = 50 * 1024 * 1024
 """Bytes of one package up to which it is shipped."""
-
-_EXTENSION_SUFFIXES = tuple(sorted({*EXTENSION_SUFFIXES, ".so", ".pyd"}, key=len, reverse=True))
 
 logger = logging.getLogger(__name__)
 
@@ -90,8 +88,10 @@ class File:
     @property
     def extension_name(self) -> str | None:
         """The dotted name of the C extension that this is, if it is one."""
-        suffix = next((suffix for suffix in _EXTENSION_SUFFIXES if self.relative.endswith(suffix)), None)
-        return None if suffix is None else self.relative.removesuffix(suffix).replace("/", ".")
+        if not self.relative.endswith((".so", ".pyd")):
+            return None
+        folder, slash, name = self.relative.rpartition("/")
+        return f"{folder}{slash}{name.partition('.')[0]}".replace("/", ".")  # its suffix says for which Python it is
 
 
 # -- finding -------------------------------------------------------------------------------------------------

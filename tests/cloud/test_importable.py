@@ -129,6 +129,21 @@ def test_an_import_that_raises_is_told(tmp_path: Path, wheels: Wheelhouse) -> No
         build(tmp_path, "lying\n", Target(HERE))
 
 
+def test_what_cannot_be_imported_here_either(
+    tmp_path: Path, wheels: Wheelhouse, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``pip freeze`` names libraries whose import fails here too, for want of one that they do not require: said."""
+    wheels.add("lib", files={"lib.py": "import missing_one\n", "lib2.py": "exec('import missing_one')\n"})
+    site = tmp_path / "installed"
+    (site / "lib-1.0.dist-info").mkdir(parents=True)
+    (site / "lib-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: lib\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(site)
+    names, said = build(tmp_path, "lib\n", target)
+    assert names == {"lib"}
+    tried = ["lib", "lib2"] if target.python == HERE else ["lib"]
+    assert [line.partition(" of lib 1.0 cannot be imported, neither there nor here")[0] for line in said] == tried
+
+
 def test_a_marker_that_pip_judges_by_this_machine(tmp_path: Path, wheels: Wheelhouse) -> None:
     """Row 281: what the target needs and pip left out is an error; what the target does not need may be missing."""
     wheels.add("lib")

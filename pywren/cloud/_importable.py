@@ -53,6 +53,8 @@ class ImportCheck:
         self._site = site
         self._target = target
         self._elsewhere = standard_modules(target.python) | {*LAMBDA_PREINSTALLS, *WORKERS_OWN}
+        if (site / "_distutils_hack").is_dir():
+            self._elsewhere |= {"distutils"}  # setuptools puts its own in the place of the one that Python had
         self._loaded: dict[str, Obstacle | None] = {}
 
     def obstacle(self, module: str) -> Obstacle | None:
@@ -87,7 +89,7 @@ class ImportCheck:
 
     def _is_there(self, name: str) -> bool:
         place = self._site.joinpath(*name.split("."))
-        return place.is_dir() or any(place.parent.glob(f"{place.name}.*"))
+        return place.is_dir() or place.with_name(f"{place.name}.py").is_file() or bool(_extensions(place))
 
     def _obstacle_of_import(self, name: str) -> Obstacle | None:
         top = name.partition(".")[0]
@@ -97,7 +99,7 @@ class ImportCheck:
         return None if top in self._elsewhere else Obstacle(f"No module named {top!r}", top)
 
     def _compiled(self, place: Path) -> Obstacle | None:
-        extensions = [path for path in place.parent.glob(f"{place.name}.*") if path.suffix in (".so", ".pyd")]
+        extensions = _extensions(place)
         tag = f"{place.name}.cpython-{self._target.python.replace('.', '')}-{self._target.machine}-linux-gnu.so"
         loadable = [path for path in extensions if path.name in (tag, f"{place.name}.abi3.so", f"{place.name}.so")]
         if loadable:
@@ -109,6 +111,10 @@ class ImportCheck:
         if extensions:
             return Obstacle(f"{extensions[0].name} is not for {self._target}")
         return None if place.is_dir() else Obstacle(f"{place.name} is not among what was installed")
+
+
+def _extensions(place: Path) -> list[Path]:
+    return [path for path in place.parent.glob(f"{place.name}.*") if path.suffix in (".so", ".pyd")]
 
 
 def check_importable(
@@ -126,16 +132,17 @@ def check_importable(
     Raises:
         DeploymentError: one cannot; says which, why, and where it was asked for.
     """
-    check, owners = ImportCheck(site, target), {}
+    check, owners = ImportCheck(site, target), dict[str, Distribution]()
     for item in distributions:
         own = [module for module in item.modules if module not in _NOT_TRIED]
         if not own and not item.requires and not item.brings_anything:
             raise _refusal(item, places, "it brings no module")
         for module in own:
-            owners[module] = item
-            if found := check.obstacle(module):
+            found = check.obstacle(module)
+            if found is None or (found.missing and target.is_here):
+                owners[module] = item  # whether a module is there, trying tells best: packages make some up
+            else:
                 _refuse_or_tell(item, module, found, say, places)
-                del owners[module]
     for module, (kind, found) in _failing(list(owners), site).items() if target.is_here else ():
         if kind == "ImportError":
             _refuse_or_tell(owners[module], module, found, say, places)

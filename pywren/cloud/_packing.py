@@ -62,6 +62,19 @@ class Distribution:
         return found
 
     @property
+    def preinstalls(self) -> dict[str, bool]:
+        """What no client need send, and whether it is a package: the modules; of a namespace, what stands in it."""
+        present = set(self.files)
+        found: dict[str, bool] = {}
+        for file in self.files:
+            if file.endswith((".py", ".so")) and file.partition("/")[0].partition(".")[0] in self.modules:
+                *folders, last = file.split("/")
+                above = [folders[: count + 1] for count in range(len(folders))]
+                package = next((parts for parts in above if f"{'/'.join(parts)}/__init__.py" in present), None)
+                found[".".join(package or [*folders, last.partition(".")[0]])] = package is not None
+        return found
+
+    @property
     def brings_anything(self) -> bool:
         """Whether there is more to it than its metadata."""
         return any(not file.startswith(f"{self.folder.name}/") for file in self.files)

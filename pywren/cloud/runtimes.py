@@ -242,7 +242,7 @@ def _describe(
     modules: dict[str, bool] = {} if own_interpreter else dict.fromkeys(LAMBDA_PREINSTALLS, True)
     modules.update(dict.fromkeys(WORKERS_OWN, True))
     for item in kept:
-        modules.update(item.modules)
+        modules.update(item.preinstalls)
     meta = {
         "python_ver": target.python,
         "arch": target.arch,

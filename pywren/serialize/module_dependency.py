@@ -149,7 +149,7 @@ class ModuleDependencyAnalyzer:
             self._want(name, required and not item.optional, because)
 
     def _visit(self, wanted: _Wanted) -> None:
-        if self._is_known_to_worker(wanted.name.partition(".")[0]):
+        if self._is_known_to_worker(wanted.name):
             return
         for name in loaded_below_namespace(wanted.name):
             self._want(name, wanted.required, wanted.because)
@@ -162,13 +162,22 @@ class ModuleDependencyAnalyzer:
         if not owners and (module.name in self._files or self._take(module, wanted)):
             self._follow(module, wanted)
 
-    def _is_known_to_worker(self, top: str) -> bool:
-        if top in _WORKERS_OWN or top in self._ignored or top in self._preinstalls:
+    def _is_known_to_worker(self, name: str) -> bool:
+        top = name.partition(".")[0]
+        if top in _WORKERS_OWN or top in self._ignored or self._is_preinstalled(name):
             return True
         if top not in sys.stdlib_module_names:
             return False
         shadow = locate(top)  # a file of the user's that has the name of a standard module
         return shadow is None or is_standard_path(shadow.shown_path) or shadow.is_library
+
+    def _is_preinstalled(self, name: str) -> bool:
+        """Tell whether the worker has a module, or a package above it; of a namespace it may have parts."""
+        while name not in self._preinstalls:
+            name = name.rpartition(".")[0]
+            if not name:
+                return False
+        return True
 
     def _is_installed(self, module: Module) -> bool:
         if module.is_library:
@@ -209,8 +218,7 @@ class ModuleDependencyAnalyzer:
         return files
 
     def _is_left_out(self, file: File) -> bool:
-        top = file.relative.partition("/")[0].partition(".")[0]
-        return self._is_excluded(file.shown_path) or self._is_known_to_worker(top)
+        return self._is_excluded(file.shown_path) or self._is_known_to_worker(file.relative.replace("/", "."))
 
     def _projects_of(self, module: Module) -> list[Installed]:
         """Return the distributions that a module of the user's belongs to: beside it, or linked to its project."""
@@ -249,8 +257,8 @@ class ModuleDependencyAnalyzer:
                 continue
             contents = contents_of_distribution(installed)
             files = self._shippable(contents, _shown_name(installed), installed.directory, wanted)
-            if files is None:
-                continue
+            if files is None or (installed.modules and all(file.relative.startswith(installed.info) for file in files)):
+                continue  # what the worker has of a namespace is not known before
             self._libraries[installed] = files
             # what it declares: reading the sources of a whole library takes seconds
             for requirement in installed.requires:

@@ -94,6 +94,7 @@ def test_what_cannot_be_imported_is_refused(
         {"lib/__init__.py": "", "tests/__init__.py": "import pytest_of_theirs\n"},
         {"space/lib/__init__.py": "from space.lib import x\n", "space/lib/x.py": ""},
         {"lib-stubs/__init__.pyi": ""},
+        {"lib/__init__.py": "from .v4 import table\n", "lib/v4/__init__.py": "table = 1\n", "lib/v4/table.json": ""},
         {"lib/__init__.py": "import sys, types\nsys.modules['lib.made'] = types.ModuleType('made')\nimport lib.made\n"},
     ],
 )

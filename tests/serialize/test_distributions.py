@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Shipping
 
 from pywren.exceptions import SerializationError
 from pywren.serialize import ModuleDependencyAnalyzer, _distributions, _modules
@@ -61,12 +60,12 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path / "site-packages")
 
 
-def send(ship: Shipping, site: Site, script: str, **options: Any) -> Any:
+def send(ship: Any, site: Site, script: str, **options: Any) -> Any:
     """Run a script's ``func`` on a worker like Lambda's, without what is installed here."""
     return ship(script, options=LAMBDA, path=(str(site.path),), **options)
 
 
-def test_a_library_that_asks_for_its_version(ship: Shipping, site: Site) -> None:
+def test_a_library_that_asks_for_its_version(ship: Any, site: Site) -> None:
     """Row 282: metadata go along: version, entry points and the list of files."""
     site.install(
         "calx",
@@ -85,7 +84,7 @@ def func(x):
 
 
 @pytest.mark.parametrize("used", ["front", "_back", "side"])
-def test_a_library_of_several_modules(ship: Shipping, site: Site, used: str) -> None:
+def test_a_library_of_several_modules(ship: Any, site: Site, used: str) -> None:
     """Row 282: whichever of them is imported, all go, single files and packages."""
     files = {"front/__init__.py": "from _back import V\nimport side\n", "_back/__init__.py": "V = 1\n", "side.py": ""}
     site.install("Front.Lib", files)
@@ -94,7 +93,7 @@ def test_a_library_of_several_modules(ship: Shipping, site: Site, used: str) -> 
     ) == (1, used)
 
 
-def test_what_it_requires_goes_along(ship: Shipping, site: Site) -> None:
+def test_what_it_requires_goes_along(ship: Any, site: Site) -> None:
     """Requirements of requirements too, by the distributions' names; extras, and what is missing, do not."""
     site.install("one", {"one.py": "import second_name\n"}, requires=("Two_dist (>=1)", "extra1; extra == 'x'", "gone"))
     site.install(
@@ -106,7 +105,7 @@ def test_what_it_requires_goes_along(ship: Shipping, site: Site) -> None:
     assert "extra1.py" not in ship.modules
 
 
-def test_a_namespace_of_several_libraries(ship: Shipping, site: Site) -> None:
+def test_a_namespace_of_several_libraries(ship: Any, site: Site) -> None:
     """Of a namespace package only the libraries that are used go, and those that they require."""
     site.install("goo-a", {"goo/a/__init__.py": "import goo.b.deep\nV = goo.b.deep.V\n"}, requires=("goo-b",))
     site.install("goo-b", {"goo/b/deep.py": "V = 7\n", "goo/b/table.txt": "t"})
@@ -116,7 +115,7 @@ def test_a_namespace_of_several_libraries(ship: Shipping, site: Site) -> None:
     assert "goo/b/table.txt" in ship.modules
 
 
-def test_data_of_a_library(ship: Shipping, site: Site) -> None:
+def test_data_of_a_library(ship: Any, site: Site) -> None:
     """Recorded or not, data are found by ``importlib.resources`` and by path; hidden ones when they are recorded."""
     files = {
         "lib/__init__.py": "",
@@ -138,7 +137,7 @@ def func(x):
     assert send(ship, site, script) == (["x", "comma", "1,2", "later"], False)
 
 
-def test_a_library_without_a_record(ship: Shipping, site: Site) -> None:
+def test_a_library_without_a_record(ship: Any, site: Site) -> None:
     """What a system's packages or conda installed is known by ``top_level.txt``; what was copied goes as it is."""
     site.install(
         "noted",
@@ -158,7 +157,7 @@ def func(x):
     assert send(ship, site, script) == ("2.5", "noted", "beside_it")
 
 
-def test_what_the_worker_has_stays_here(ship: Shipping, site: Site) -> None:
+def test_what_the_worker_has_stays_here(ship: Any, site: Site) -> None:
     """A library that is installed there is not sent, nor is the part of one that is."""
     site.install("there", {"there/__init__.py": "raise ImportError('mine')\n"})
     site.install("half", {"half/__init__.py": "", "boto3/__init__.py": ""})
@@ -166,7 +165,17 @@ def test_what_the_worker_has_stays_here(ship: Shipping, site: Site) -> None:
     assert {name.partition("/")[0] for name in ship.modules} == {"half", "half-2.5.dist-info"}
 
 
-def test_a_worker_of_this_machine_gets_no_libraries(ship: Shipping, site: Site) -> None:
+def test_a_namespace_of_which_the_worker_has_a_part(ship: Any, site: Site) -> None:
+    """``goo.b`` of a runtime is used, with the library that brings it; ``goo.a`` and what is the user's go."""
+    site.install("goo-a", {"goo/a/__init__.py": ""}, requires=("goo-b",))
+    site.install("goo-b", {"goo/b/__init__.py": "", "goo/b/table.txt": ""})
+    ship.write({"goo/mine.py": "import goo.a, goo.b\ndef f(x):\n    return x\n"})
+    ship.pack("import goo.mine\nfunc = goo.mine.f\n", options="{'boto3', 'goo.b'}", path=(str(site.path),))
+    assert {name for name in ship.modules if name.endswith(".py")} == {"goo/a/__init__.py", "goo/mine.py"}
+    assert not [name for name in ship.modules if name.startswith("goo_b") or "goo-b" in name]
+
+
+def test_a_worker_of_this_machine_gets_no_libraries(ship: Any, site: Site) -> None:
     """It has the same site-packages."""
     site.install("lib", {"lib.py": ""})
     ship.pack("import lib\ndef func(x):\n    return lib\n", path=(str(site.path),))
@@ -196,7 +205,7 @@ def test_a_worker_of_this_machine_gets_no_libraries(ship: Shipping, site: Site) 
         },
     ],
 )
-def test_a_library_that_can_do_without_its_compiled_parts(ship: Shipping, site: Site, files: dict[str, str]) -> None:
+def test_a_library_that_can_do_without_its_compiled_parts(ship: Any, site: Site, files: dict[str, str]) -> None:
     """Row 40: it is sent without them: when sources stand in for them, or when their absence is caught."""
     site.install("quick", files)
     assert send(ship, site, "import quick\ndef func(x):\n    return quick.V\n") == 1
@@ -216,7 +225,7 @@ def test_a_library_that_can_do_without_its_compiled_parts(ship: Shipping, site: 
         },
     ],
 )
-def test_a_library_that_needs_its_compiled_parts(ship: Shipping, site: Site, files: dict[str, str]) -> None:
+def test_a_library_that_needs_its_compiled_parts(ship: Any, site: Site, files: dict[str, str]) -> None:
     """Row 40: it is refused where it is needed, with the remedy; where the program may do without, left out."""
     site.install("quick", files)
     ship.write(
@@ -227,7 +236,7 @@ def test_a_library_that_needs_its_compiled_parts(ship: Shipping, site: Site, fil
     assert send(ship, site, "import mod\nfunc = mod.f\n") is None
 
 
-def test_a_requirement_under_a_marker(ship: Shipping, site: Site) -> None:
+def test_a_requirement_under_a_marker(ship: Any, site: Site) -> None:
     """What is compiled and required on some systems only stops no map as long as this program has not loaded it."""
     site.install("lib", {"lib.py": ""}, requires=("quick; python_version < '3'",))
     site.install("quick", {"quick/__init__.py": "", f"quick/_c{EXTENSION}": ""})
@@ -251,7 +260,7 @@ def test_a_library_over_the_limit(site: Site, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("options", ["", LAMBDA])
-def test_a_project_beside_its_metadata(ship: Shipping, options: str) -> None:
+def test_a_project_beside_its_metadata(ship: Any, options: str) -> None:
     """The ``.egg-info`` that ``setup.py develop`` leaves beside a package goes to every worker."""
     ship.write(
         {
@@ -264,7 +273,7 @@ def test_a_project_beside_its_metadata(ship: Shipping, options: str) -> None:
 
 
 @pytest.mark.parametrize("src", ["", "src/"])
-def test_an_editable_project_brings_its_metadata(ship: Shipping, site: Site, tmp_path: Path, src: str) -> None:
+def test_an_editable_project_brings_its_metadata(ship: Any, site: Site, tmp_path: Path, src: str) -> None:
     """Row 282: its version and entry points are asked for on the worker as here, in any layout."""
     project = tmp_path / "a project"
     (package := project / src / "proj").mkdir(parents=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import Shipping
 
 from pywren.serialize import ModuleDependencyAnalyzer
 from pywren.serialize._modules import contents_of
@@ -89,7 +89,7 @@ def shipped(monkeypatch: pytest.MonkeyPatch, path: Path) -> set[str]:
     return {name.removeprefix("pkg/") for name in contents_of(analyzer.files())}
 
 
-def test_of_a_directory(ship: Shipping, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_of_a_directory(ship: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Row 283: what belongs to the package goes; what stays is said at debug level, once for a directory."""
     ship.write({f"pkg/{name}": text for name, text in {**STAYS, **GOES}.items()})
     with caplog.at_level(logging.DEBUG, "pywren"):
@@ -117,7 +117,7 @@ def test_of_a_zip_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert shipped(monkeypatch, tmp_path / "lib.zip") == {"__init__.py", "a.txt"}
 
 
-def test_a_link_to_a_secret(ship: Shipping, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_to_a_secret(ship: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Row 283: another name for a secret changes nothing; stores of tools that link files in may be hidden."""
     ship.write(
         {"pkg/__init__.py": "", ".aws/credentials": "", ".aws/config": "", ".cache/tool/data.txt": "", "id_rsa": ""}
@@ -129,7 +129,7 @@ def test_a_link_to_a_secret(ship: Shipping, monkeypatch: pytest.MonkeyPatch) -> 
     assert shipped(monkeypatch, ship.client) == {"__init__.py", "data.txt"}
 
 
-def test_what_stays_does_not_count(ship: Shipping, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_stays_does_not_count(ship: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A package is not too big for what is not sent of it."""
     monkeypatch.setattr("pywren.serialize._modules.PACKAGE_LIMIT", 1000)
     ship.write({"pkg/__init__.py": "", "pkg/node_modules/big.js": "x" * 2000, "pkg/.git/objects/pack": "x" * 2000})

@@ -55,6 +55,7 @@ class ImportCheck:
         self._elsewhere = standard_modules(target.python) | {*LAMBDA_PREINSTALLS, *WORKERS_OWN}
         if (site / "_distutils_hack").is_dir():
             self._elsewhere |= {"distutils"}  # setuptools puts its own in the place of the one that Python had
+        self._below: dict[str, set[str]] = {}
         self._loaded: dict[str, Obstacle | None] = {}
 
     def obstacle(self, module: str) -> Obstacle | None:
@@ -77,7 +78,7 @@ class ImportCheck:
     def _follow(self, module: str, source: Path, package: str) -> Obstacle | None:
         for item in imports_of_source(source.read_bytes(), package):
             for name in () if item.optional else self._certain(item):
-                if found := self._obstacle_of_import(name):
+                if found := self._obstacle_of_import(name, module):
                     return found._replace(text=f"{module}: {found.text}")
         return None
 
@@ -91,12 +92,22 @@ class ImportCheck:
         place = self._site.joinpath(*name.split("."))
         return place.is_dir() or place.with_name(f"{place.name}.py").is_file() or bool(_extensions(place))
 
-    def _obstacle_of_import(self, name: str) -> Obstacle | None:
+    def _obstacle_of_import(self, name: str, importer: str) -> Obstacle | None:
         top = name.partition(".")[0]
         if self._is_there(top):
             # below the top, packages make modules up as they like
             return self.obstacle(name) if self._is_there(name) else None
-        return None if top in self._elsewhere else Obstacle(f"No module named {top!r}", top)
+        if top in self._elsewhere or top in self._names_below(importer.partition(".")[0]):
+            return None
+        return Obstacle(f"No module named {top!r}", top)
+
+    def _names_below(self, package: str) -> set[str]:
+        """Return the names of modules anywhere below a package: setuptools puts a directory of its own on the path."""
+        if package not in self._below:
+            names = self._below[package] = set()
+            for _, folders, files in os.walk(self._site / package):
+                names.update(folders, (file.partition(".")[0] for file in files if file.endswith((".py", ".so"))))
+        return self._below[package]
 
     def _compiled(self, place: Path) -> Obstacle | None:
         extensions = _extensions(place)

@@ -29,6 +29,7 @@ from pywren.serialize._distributions import (
     distributions_with,
     editable_installs,
     find_distribution,
+    normalized,
 )
 from pywren.serialize._imports import Import, imports_of_code
 from pywren.serialize._libraries import Contents, contents_of_distribution, imports_of_file, metadata_of
@@ -284,8 +285,9 @@ def _distributions_of(module: Module) -> list[Installed]:
 
 
 def _shown_name(installed: Installed) -> str:
-    """Return the module that stands for a distribution in messages."""
-    return next(iter(installed.modules), installed.name)
+    """Return the module that stands for a distribution in messages: that of its name, or a public one."""
+    names = sorted(installed.modules, key=lambda name: (normalized(name) != normalized(installed.name), name[0] == "_"))
+    return next(iter(names), installed.name)
 
 
 def _is_loaded(installed: Installed) -> bool:

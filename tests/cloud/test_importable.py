@@ -94,6 +94,10 @@ def test_what_cannot_be_imported_is_refused(
         {"lib/__init__.py": "", "tests/__init__.py": "import pytest_of_theirs\n"},
         {"space/lib/__init__.py": "from space.lib import x\n", "space/lib/x.py": ""},
         {"lib-stubs/__init__.pyi": ""},
+        {
+            "lib/__init__.py": "import os, sys\nsys.path.append(os.path.join(__path__[0], 'v'))\nimport inner_one\n",
+            "lib/v/inner_one.py": "",
+        },
         {"lib/__init__.py": "from .v4 import table\n", "lib/v4/__init__.py": "table = 1\n", "lib/v4/table.json": ""},
         {"lib/__init__.py": "import sys, types\nsys.modules['lib.made'] = types.ModuleType('made')\nimport lib.made\n"},
     ],

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+import traceback
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import pywren
 from pywren.serialize import ModuleDependencyAnalyzer
 from pywren.serialize._modules import contents_of
 
@@ -127,6 +130,22 @@ def test_a_link_to_a_secret(ship: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (ship.client / "pkg" / "key.txt").symlink_to(ship.client / "id_rsa")
     (ship.client / "pkg" / "data.txt").symlink_to(ship.client / ".cache" / "tool" / "data.txt")
     assert shipped(monkeypatch, ship.client) == {"__init__.py", "data.txt"}
+
+
+def test_a_function_that_needs_one(ship: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row 283: its ``FileNotFoundError`` says that the file stayed at home, and why."""
+    code = "import os\ndef f(name):\n    return open(os.path.join(os.path.dirname(__file__), name)).read()\n"
+    ship.write({"held_pkg/__init__.py": code, "held_pkg/.env": "", "held_pkg/credentials.json": ""})
+    monkeypatch.syspath_prepend(ship.client)
+    f = importlib.import_module("held_pkg").f
+    hidden, secret = pywren.local_executor().map(f, [".env", "credentials.json"])
+    for future, name in ((hidden, ".env"), (secret, "credentials.json")):
+        with pytest.raises(FileNotFoundError) as caught:
+            future.result(60)
+        text = "".join(traceback.format_exception(caught.value))
+        assert (
+            f"'held_pkg/{name}' exists in the client, but stays there, because its name says that it is secret" in text
+        )
 
 
 def test_what_stays_does_not_count(ship: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from pywren._failure import Failure
 from pywren._pickling import Packed
 from pywren._wire import Outcome
 from pywren.exceptions import ResultSerializationError
+from pywren.serialize._held_back import why_path_held_back
 
 Verdict = tuple[Any, "BaseException | None"]
 """The function's value, or the error."""
@@ -90,6 +91,11 @@ def _why_missing(path: str) -> str | None:
         )
     sent = re.search(r"/modules-[^/]+/(.+)", path)
     if sent and any(os.path.exists(os.path.join(entry, sent[1])) for entry in sys.path):
+        if reason := why_path_held_back(sent[1]):
+            return (
+                f"{sent[1]!r} exists in the client, but stays there, because {reason}: read it before map() and pass "
+                "its contents (docs/modules.md says what is sent along)"
+            )
         return (
             f"{sent[1]!r} exists in the client, but was not sent along: only packages, directories with an "
             "__init__.py, bring their data files; make it one, or read files before map() and pass their contents"

@@ -317,18 +317,12 @@ def test_the_worker_may_not_do_everything(aws: dict[str, Any]) -> None:
 # -- 9: fixed sleeps --------------------------------------------------------------------------------------------------
 
 
-def test_a_quick_call_is_quick(pwex: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its result is there well before 0.4 would have looked for the first time, and its output costs no wait."""
-    pwex.call_async(len, "warm").result()
-
-    def seconds() -> float:
-        started = time.monotonic()
-        one = pwex.call_async(print, "a line")
-        one.result()
-        assert one.run_status["end_time"] - one.run_status["start_time"] < 2
-        return time.monotonic() - started
-
-    assert min(seconds() for _ in range(3)) < min(2, ResponseFuture.GET_RESULT_SLEEP_SECS)
+def test_a_result_waits_for_no_fixed_time(pwex: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is there whatever 0.4's interval between two looks says, and so is the output that comes with it."""
+    monkeypatch.setattr(ResponseFuture, "GET_RESULT_SLEEP_SECS", 100 * WAIT)
+    one = pwex.call_async(print, "a line")
+    assert one.result(WAIT) is None
+    assert one.run_status["stdout"] == "a line\n"
 
 
 def test_waiting_ends_with_the_outcome() -> None:
@@ -336,6 +330,4 @@ def test_waiting_ends_with_the_outcome() -> None:
     made = pywren.dummy_executor()
     futures = made.map(len, ["a", "b"])
     made.invoker.run_jobs()
-    started = time.monotonic()
-    assert pywren.wait(futures, WAIT_DUR_SEC=int(WAIT))[1] == []
-    assert time.monotonic() - started < WAIT / 4
+    assert pywren.wait(futures, WAIT_DUR_SEC=int(100 * WAIT), timeout=WAIT)[1] == []

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
-from pywren.cloud._packing import INSTALLERS, LAMBDAS_OWN, WORKERS_OWN, normalized
+from pywren.cloud._packing import INSTALLERS, LAMBDAS_OWN, WORKERS_OWN
 from pywren.cloud._wheels import Installer, Say, install_with_any
 from pywren.exceptions import DeploymentError
+from pywren.serialize._distributions import normalized
 
 logger = logging.getLogger(__name__)
 
@@ -81,14 +84,20 @@ def installed(say: Say, distributions: Iterable[Distribution] | None = None) -> 
 
 
 def _origin(distribution: Distribution) -> str | None:
-    """Return where a distribution was installed from, ``None`` when that was an index or a wheel."""
+    """Return where a distribution was installed from, ``None`` when that was an index, a wheel or conda's build."""
     try:
         document: Any = json.loads(distribution.read_text("direct_url.json") or "null")
     except ValueError:
         return None
-    if not isinstance(document, dict) or str(document.get("url", "")).endswith(".whl"):
+    if not isinstance(document, dict):
         return None
-    return re.sub(r"//[^/@]*@", "//", str(document.get("url", "elsewhere")))  # never a password
+    url = str(document.get("url", "elsewhere"))
+    if url.endswith(".whl") or (_CONDA.search(url) and not os.path.exists(unquote(urlsplit(url).path))):
+        return None
+    return re.sub(r"//[^/@]*@", "//", url)  # never a password
+
+
+_CONDA = re.compile(r"^file://.*/(croot|feedstock_root|conda-bld)/")  # where conda's packages were built
 
 
 def install_nearest(pins: Sequence[Pin], installers: Sequence[Installer], directory: Path, say: Say) -> None:

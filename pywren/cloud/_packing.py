@@ -9,17 +9,17 @@ import csv
 import gzip
 import io
 import os
-import re
 import shutil
 import stat
 import sys
 import tarfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from pywren.exceptions import DeploymentError
+from pywren.serialize._distributions import OF_THIS_MACHINE, normalized
 
 WORKERS_OWN = frozenset({"pywren", "cloudpickle", "tblib"})
 """Modules that every worker has in the client's version; another would break what passes between the two."""
@@ -30,7 +30,6 @@ LAMBDAS_OWN = frozenset({"boto3", "botocore", "s3transfer"})
 INSTALLERS = frozenset({"pip", "uv"})
 
 _EPOCH = 315_532_800  # 1980: tools that make zips of files know nothing older
-_OF_THIS_MACHINE = frozenset({"INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json", "uv_build.json"})
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,14 @@ class Distribution:
         version: its version.
         folder: its ``.dist-info`` directory.
         files: what belongs to it, as POSIX paths relative to the directory of packages.
+        requires: what it requires, as its metadata say it.
     """
 
     name: str
     version: str
     folder: Path
     files: tuple[str, ...]
+    requires: tuple[str, ...] = ()
 
     @property
     def modules(self) -> dict[str, bool]:
@@ -56,9 +57,27 @@ class Distribution:
         for file in self.files:
             top, _, below = file.partition("/")
             name = top if below else top.partition(".")[0]
-            if name.isidentifier() and name != "__pycache__" and (below or top.endswith((".py", ".so"))):
+            if name.isidentifier() and "__pycache__" not in file and file.endswith((".py", ".so")):
                 found[name] = found.get(name, False) or bool(below)
         return found
+
+    @property
+    def preinstalls(self) -> dict[str, bool]:
+        """What no client need send, and whether it is a package: the modules; of a namespace, what stands in it."""
+        present = set(self.files)
+        found: dict[str, bool] = {}
+        for file in self.files:
+            if file.endswith((".py", ".so")) and file.partition("/")[0].partition(".")[0] in self.modules:
+                *folders, last = file.split("/")
+                above = [folders[: count + 1] for count in range(len(folders))]
+                package = next((parts for parts in above if f"{'/'.join(parts)}/__init__.py" in present), None)
+                found[".".join(package or [*folders, last.partition(".")[0]])] = package is not None
+        return found
+
+    @property
+    def brings_anything(self) -> bool:
+        """Whether there is more to it than its metadata."""
+        return any(not file.startswith(f"{self.folder.name}/") for file in self.files)
 
 
 class SitePackages:
@@ -78,14 +97,22 @@ class SitePackages:
 
     def remove(self, distribution: Distribution) -> None:
         """Delete a distribution's files, and the directories that are empty then."""
+        self._remove_files(distribution, distribution.files)
+        shutil.rmtree(distribution.folder, ignore_errors=True)
+
+    def remove_modules(self, distribution: Distribution, modules: Collection[str]) -> None:
+        """Delete top-level modules of a distribution."""
+        own = [file for file in distribution.files if file.partition("/")[0].partition(".")[0] in modules]
+        self._remove_files(distribution, own)
+
+    def _remove_files(self, distribution: Distribution, files: Iterable[str]) -> None:
         keep = {file for other in self.distributions() if other.name != distribution.name for file in other.files}
-        for file in distribution.files:
+        for file in files:
             path = self.path / file
             # a list of files is its distribution's own word: it may say anything
             if file not in keep and self._is_inside(path):
                 path.unlink(missing_ok=True)
                 self._remove_empty(path.parent)
-        shutil.rmtree(distribution.folder, ignore_errors=True)
 
     def _is_inside(self, path: Path) -> bool:
         return Path(os.path.realpath(path.parent)).is_relative_to(os.path.realpath(self.path)) and not path.is_dir()
@@ -113,7 +140,7 @@ class SitePackages:
             self._tidy_folder(folder)
 
     def _tidy_folder(self, folder: Path) -> None:
-        for name in _OF_THIS_MACHINE:
+        for name in OF_THIS_MACHINE:
             (folder / name).unlink(missing_ok=True)
         record = folder / "RECORD"
         if record.is_file():
@@ -135,7 +162,7 @@ def _read(folder: Path) -> Distribution | None:
     if not files:
         declared = PathDistribution(folder).read_text("top_level.txt") or ""
         files = tuple(_files_of(folder.parent, declared.split()))
-    return Distribution(normalized(name), version, folder, files)
+    return Distribution(normalized(name), version, folder, files, tuple(metadata.get_all("Requires-Dist") or ()))
 
 
 def _files_of(directory: Path, names: list[str]) -> Iterator[str]:
@@ -158,11 +185,6 @@ def _is_script(path: Path) -> bool:
         return file.read(2) == b"#!"
 
 
-def normalized(name: str) -> str:
-    """Return a distribution's name as it is compared: ``Foo.Bar`` and ``foo-bar`` are one."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
 def reason_to_leave_out(distribution: Distribution, wanted: Collection[str] = ()) -> str | None:
     """Say why a distribution does not belong into a runtime, ``None`` when it does.
 
@@ -176,10 +198,46 @@ def reason_to_leave_out(distribution: Distribution, wanted: Collection[str] = ()
         return "Lambda has it"
     if distribution.name in INSTALLERS and distribution.name not in wanted:
         return "installs packages, which workers do not"
-    hidden = sorted(sys.stdlib_module_names.intersection(distribution.modules))
-    if hidden:
-        return f"its {hidden[0]} would hide the standard library's"
     return None
+
+
+_REMOVED: Mapping[str, frozenset[str]] = {  # https://docs.python.org/3/whatsnew/
+    "3.11": frozenset({"binhex"}),
+    "3.12": frozenset({"asynchat", "asyncore", "distutils", "imp", "smtpd"}),
+    "3.13": frozenset(
+        {
+            *("aifc", "audioop", "cgi", "cgitb", "chunk", "crypt", "imghdr", "lib2to3", "mailcap", "msilib", "nis"),
+            *("nntplib", "ossaudiodev", "pipes", "sndhdr", "spwd", "sunau", "telnetlib", "uu", "xdrlib"),
+        }
+    ),
+}
+_ADDED: Mapping[str, frozenset[str]] = {
+    "3.11": frozenset({"tomllib"}),
+    "3.14": frozenset({"annotationlib", "compression"}),
+}
+
+
+def standard_modules(python: str) -> frozenset[str]:
+    """Return the modules of the standard library of a Python, such as ``"3.12"``."""
+
+    def reached(version: str) -> bool:
+        return _minor(version) <= _minor(python)
+
+    names = set(sys.stdlib_module_names)
+    for version, removed in _REMOVED.items():
+        names = names - removed if reached(version) else names | removed
+    for version, added in _ADDED.items():
+        names = names | added if reached(version) else names - added
+    return frozenset(names)
+
+
+def _minor(version: str) -> int:
+    return int(version.partition(".")[2])
+
+
+def hiding_modules(distribution: Distribution, python: str) -> list[str]:
+    """Return the modules of a distribution that would hide those of the standard library."""
+    return sorted(standard_modules(python).intersection(distribution.modules))
 
 
 def check_modules(distribution: Distribution) -> None:

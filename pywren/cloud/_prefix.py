@@ -41,7 +41,7 @@ def copy_prefix(prefix: Path, target: Target, tree: Path) -> Path:
     interpreter = prefix / "bin" / "python"
     if not interpreter.exists():
         raise DeploymentError(f"{prefix} has no bin/python: it is not a whole conda environment")
-    _check_binary(interpreter.resolve(), target)
+    check_binary(interpreter.resolve(), target)
     root = tree / "condaruntime"
     shutil.copytree(prefix / "lib", root / "lib", symlinks=True, ignore=_ignored)
     (root / "bin").mkdir()
@@ -79,10 +79,15 @@ def _check_extensions(directory: Path, target: Target) -> None:
         if compiled_for and compiled_for != target.python.replace(".", ""):
             raise DeploymentError(f"{path} is for Python 3.{compiled_for[1:]}, not for {target}")
         if compiled_for or match[1]:  # other libraries may be there for several systems
-            _check_binary(path, target)
+            check_binary(path, target)
 
 
-def _check_binary(path: Path, target: Target) -> None:
+def check_binary(path: Path, target: Target) -> None:
+    """Check that an extension or interpreter is for a target's system.
+
+    Raises:
+        DeploymentError: it is for another machine or C library, or needs a newer one.
+    """
     data = path.read_bytes()
     machine = _MACHINES.get(int.from_bytes(data[18:20], "little"), "another machine")
     if data[:4] != b"\x7fELF" or machine != target.machine:

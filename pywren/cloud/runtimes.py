@@ -10,9 +10,7 @@ import errno
 import hashlib
 import json
 import logging
-import os
-import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,18 +18,20 @@ from typing import Any, NamedTuple
 
 from pywren import wrenconfig
 from pywren.cloud._environment import install_nearest, installed
+from pywren.cloud._importable import check_importable
 from pywren.cloud._packing import (
     LAMBDAS_OWN,
     WORKERS_OWN,
     Distribution,
     SitePackages,
     check_modules,
-    normalized,
+    hiding_modules,
     reason_to_leave_out,
     sizes,
     write_tarball,
 )
 from pywren.cloud._prefix import copy_prefix, is_conda
+from pywren.cloud._requirements import Requirements
 from pywren.cloud._wheels import ARCHITECTURES, Installer, Say, Target, find_installers, install_with_any
 from pywren.cloud.aws import AWS
 from pywren.exceptions import ArgumentError, DeploymentError
@@ -94,20 +94,24 @@ def build_from_requirements(
     """Make a runtime of what files of requirements name, and what that requires.
 
     Args:
-        files: requirements as pip reads them.
+        files: requirements as pip reads them: files, or pipes that can be read once.
         target: where it is to be used.
         directory: an empty directory to work in; the tarball is left there.
         say: takes lines for the user.
         installers: resolve and install, the first of them that can; uv or pip when not given.
 
     Raises:
-        DeploymentError: it cannot be made; says why and what to do.
+        DeploymentError: it cannot be made, or what is asked for cannot be imported from it; says why and what to do.
     """
     with _building(directory):
         site = _make_site(directory, target)
-        arguments = [argument for file in files for argument in ("-r", str(file))]
-        install_with_any(installers or find_installers(target), arguments, site, say)
-        return _finish(directory, site, target, say, wanted=_names_in(files))
+        requirements = Requirements(directory, say)
+        for file in files:
+            requirements.add(file)
+        wanted = {item.name: item.place for item in requirements.named if item.is_for(target)}
+        if requirements.lines:
+            install_with_any(installers or find_installers(target), requirements.write(), site, say)
+        return _finish(directory, site, target, say, wanted=wanted)
 
 
 def build_from_environment(target: Target, directory: Path, say: Say, *, installers: Sequence[Installer] = ()) -> Built:
@@ -168,25 +172,7 @@ def _make_site(directory: Path, target: Target) -> Path:
     return site
 
 
-def _names_in(files: Iterable[Path]) -> set[str]:
-    """Return the names of the distributions that files of requirements, and those that they include, ask for."""
-    names: set[str] = set()
-    waiting, read = list(files), set()
-    while waiting:
-        file = waiting.pop()
-        if file.resolve() in read or not file.is_file():  # it may be a URL, which only the installer reads
-            continue
-        read.add(file.resolve())
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-            if included := _INCLUDED.match(line):
-                waiting.append(file.parent / os.path.expandvars(included[1].strip("\"'")))
-            elif name := _NAME.match(line):
-                names.add(normalized(name[1]))
-    return names
-
-
-_INCLUDED = re.compile(r"""\s*(?:-r|--requirement)[\s=]*("[^"]*"|'[^']*'|\S+)""")
-_NAME = re.compile(r"\s*([A-Za-z0-9][\w.-]*)")
+_NONE: Mapping[str, str] = {}
 
 
 def _finish(
@@ -195,20 +181,35 @@ def _finish(
     target: Target,
     say: Say,
     *,
-    wanted: Collection[str] = (),
+    wanted: Mapping[str, str] = _NONE,
     own_interpreter: bool = False,
 ) -> Built:
-    """Take out what does not belong there, describe the rest and pack it."""
+    """Take out what does not belong there, check that the rest is what was asked for, describe and pack it.
+
+    ``wanted`` are the names of distributions that were asked for, each with the place that names it.
+    """
     packages = SitePackages(site)
+    left_out: set[str] = set()
     for item in packages.distributions():
         reason = reason_to_leave_out(item, LAMBDAS_OWN if own_interpreter else wanted)
         if reason is not None:
             say(f"{item.name} {item.version} is left out: {reason}")
             packages.remove(item)
+            left_out.add(item.name)
+        elif hiding := hiding_modules(item, target.python):
+            _take_out_hiding(packages, item, hiding, say)
+            left_out.update({item.name} if set(hiding) == set(item.modules) else ())
     packages.tidy()
     kept = packages.distributions()
     for item in kept:
         check_modules(item)
+    there = {item.name for item in kept}
+    for name in wanted.keys() - there - left_out:
+        raise DeploymentError(
+            f"{wanted[name]} asks for {name}, which is not among what was installed for {target}; where pip judged its "
+            "marker by this machine, install uv, which judges by the function's. Nothing was uploaded"
+        )
+    check_importable([item for item in kept if item.name in wanted], site, target, say, wanted)
     if not kept and not own_interpreter:
         raise DeploymentError("there is no package to put into the runtime; workers need none to run plain Python")
     tree = directory / "tree"
@@ -216,6 +217,17 @@ def _finish(
     with tarball.open("wb") as file:
         write_tarball(tree, file)
     return _describe(tree, site, tarball, target, kept, own_interpreter)
+
+
+def _take_out_hiding(packages: SitePackages, item: Distribution, hiding: Sequence[str], say: Say) -> None:
+    """Take modules out that come before those of the standard library, and the distribution if it has no others."""
+    reason = f"its {hiding[0]} would hide the standard library's"
+    if set(hiding) == set(item.modules):
+        say(f"{item.name} {item.version} is left out: {reason}")
+        packages.remove(item)
+    else:
+        say(f"{', '.join(hiding)} of {item.name} {item.version} is left out: {reason}")
+        packages.remove_modules(item, hiding)
 
 
 def _describe(
@@ -230,7 +242,7 @@ def _describe(
     modules: dict[str, bool] = {} if own_interpreter else dict.fromkeys(LAMBDA_PREINSTALLS, True)
     modules.update(dict.fromkeys(WORKERS_OWN, True))
     for item in kept:
-        modules.update(item.modules)
+        modules.update(item.preinstalls)
     meta = {
         "python_ver": target.python,
         "arch": target.arch,

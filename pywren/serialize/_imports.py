@@ -9,7 +9,7 @@ import types
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _IMPORT_ERRORS = frozenset({"ImportError", "ModuleNotFoundError", "Exception", "BaseException"})
 
@@ -22,10 +22,12 @@ class Import:
         names: the dotted names it may load: for ``from a import b`` both ``a`` and ``a.b``.
         optional: whether the program may do without: it stands in a function, an ``if``, or in a ``try``
             that catches ``ImportError``.
+        guarded: whether it stands in such a ``try``: known of sources only.
     """
 
     names: tuple[str, ...]
     optional: bool = False
+    guarded: bool = field(default=False, compare=False)
 
 
 # -- of source -----------------------------------------------------------------------------------------------
@@ -58,38 +60,54 @@ def _parse(source: bytes) -> ast.Module:
 _parsing = threading.Lock()
 
 
-def _statements(body: Iterable[ast.AST], package: str, *, optional: bool) -> Iterator[Import]:
+def _statements(body: Iterable[ast.AST], package: str, *, optional: bool, guarded: bool = False) -> Iterator[Import]:
     for node in body:
         if isinstance(node, ast.Import):
-            yield Import(tuple(alias.name for alias in node.names), optional)
+            yield Import(tuple(alias.name for alias in node.names), optional, guarded)
         elif isinstance(node, ast.ImportFrom):
             names = [alias.name for alias in node.names]
-            yield Import(_from_names(node.module or "", names, node.level, package), optional)
+            yield Import(_from_names(node.module or "", names, node.level, package), optional, guarded)
         elif isinstance(node, ast.If) and _is_type_checking(node.test):
-            yield from _statements(node.orelse, package, optional=optional)
+            yield from _statements(node.orelse, package, optional=optional, guarded=guarded)
         elif isinstance(node, ast.stmt):
-            inner = optional or _may_fail(node)
-            yield from _statements(ast.iter_child_nodes(node), package, optional=inner)
+            caught = guarded or _catches_failure(node)
+            inner = optional or caught or isinstance(node, _CONDITIONAL)
+            yield from _statements(ast.iter_child_nodes(node), package, optional=inner, guarded=caught)
         elif isinstance(node, (ast.ExceptHandler, ast.match_case)):
-            yield from _statements(node.body, package, optional=True)
+            yield from _statements(node.body, package, optional=True, guarded=guarded)
 
 
-def _may_fail(node: ast.stmt) -> bool:
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.If, ast.Match)):
-        return True
+_CONDITIONAL = (ast.FunctionDef, ast.AsyncFunctionDef, ast.If, ast.Match)
+
+
+def _catches_failure(node: ast.stmt) -> bool:
+    if isinstance(node, (ast.With, ast.AsyncWith)):  # contextlib.suppress, and what libraries have of its kind
+        return any(_may_suppress(item.context_expr) for item in node.items)
     return isinstance(node, ast.Try) and any(_catches_import_error(handler.type) for handler in node.handlers)
+
+
+def _may_suppress(context: ast.expr) -> bool:
+    if not isinstance(context, ast.Call):
+        return False
+    called = _last_name(context.func)
+    if called == "suppress":
+        return any(_last_name(kind) in _IMPORT_ERRORS for kind in context.args)
+    return "import" in called.lower()  # such as optuna's try_import()
 
 
 def _catches_import_error(kind: ast.expr | None) -> bool:
     if kind is None:
         return True
     kinds = kind.elts if isinstance(kind, ast.Tuple) else [kind]
-    return any(isinstance(item, ast.Name) and item.id in _IMPORT_ERRORS for item in kinds)
+    return any(_last_name(item) in _IMPORT_ERRORS for item in kinds)
+
+
+def _last_name(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
 def _is_type_checking(test: ast.expr) -> bool:
-    name = test.attr if isinstance(test, ast.Attribute) else test.id if isinstance(test, ast.Name) else ""
-    return name == "TYPE_CHECKING"
+    return _last_name(test) == "TYPE_CHECKING"
 
 
 def _calls(tree: ast.AST) -> Iterator[Import]:
@@ -97,8 +115,7 @@ def _calls(tree: ast.AST) -> Iterator[Import]:
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call) or not node.args:
             continue
-        called = node.func
-        name = called.attr if isinstance(called, ast.Attribute) else called.id if isinstance(called, ast.Name) else ""
+        name = _last_name(node.func)
         what = node.args[0]
         if name in ("import_module", "__import__") and isinstance(what, ast.Constant) and isinstance(what.value, str):
             yield Import((what.value,), optional=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import logging
 import os
 import stat
 import sys
@@ -14,15 +15,22 @@ import types
 import zipimport
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 from pywren.exceptions import SerializationError
+from pywren.serialize._held_back import (
+    BYTE_CODE,
+    why_content_held_back,
+    why_held_back,
+    why_not_part,
+    why_path_held_back,
+)
 
 PACKAGE_LIMIT = 50 * 1024 * 1024
 """Bytes of one package up to which it is shipped."""
 
-_EXTENSION_SUFFIXES = tuple(sorted({*EXTENSION_SUFFIXES, ".so", ".pyd"}, key=len, reverse=True))
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,14 @@ class File:
         if not self.relative.endswith(".py"):
             return None
         return self.relative.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+    @property
+    def extension_name(self) -> str | None:
+        """The dotted name of the C extension that this is, if it is one."""
+        if not self.relative.endswith((".so", ".pyd")):
+            return None
+        folder, slash, name = self.relative.rpartition("/")
+        return f"{folder}{slash}{name.partition('.')[0]}".replace("/", ".")  # its suffix says for which Python it is
 
 
 # -- finding -------------------------------------------------------------------------------------------------
@@ -194,10 +210,10 @@ def _standard_roots() -> tuple[str, ...]:
 
 
 def files_of(module: Module) -> list[File]:
-    """List the files that make up a module, data files of a package included.
+    """List the files that make up a module, data files of a package included, what is held back left out.
 
     Raises:
-        SerializationError: a package is over ``PACKAGE_LIMIT``, or cannot be read.
+        SerializationError: they cannot be read.
     """
     base = module.name.replace(".", "/")
     folder = base.rpartition("/")[0]
@@ -205,36 +221,71 @@ def files_of(module: Module) -> list[File]:
         if module.archive is not None:
             files = list(_files_in_zip(module, module.archive, folder))
         elif module.is_package:
-            files = list(_walk(module.path, base, set()))
+            files = list(files_below(module.path, base))
         else:
             relative = f"{folder}/{os.path.basename(module.path)}".lstrip("/")
             files = [File(relative, module.path, _stamp(os.stat(module.path)))]
     except OSError as error:
-        raise _unreadable(module.name, module.shown_path, error) from error
-    size = sum(file.stamp[1] for file in files)
-    if size > PACKAGE_LIMIT:
-        raise _too_big(module, size)
+        raise unreadable(module.name, module.shown_path, error) from error
     return files
 
 
-def _walk(directory: str, relative: str, visited: set[tuple[int, int]]) -> Iterator[File]:
-    status = os.stat(directory)
-    if (status.st_dev, status.st_ino) in visited:
-        return  # a symbolic link that leads back up
-    visited.add((status.st_dev, status.st_ino))
-    with os.scandir(directory) as scan:
-        entries = sorted(scan, key=lambda entry: entry.name)
-    if any(entry.name == "pyvenv.cfg" for entry in entries):
-        return  # a virtual environment, kept inside the package
-    for entry in entries:
-        try:
-            status = entry.stat()
-        except OSError:
-            continue  # a dangling link, or gone since
-        if stat.S_ISREG(status.st_mode):
-            yield File(f"{relative}/{entry.name}", entry.path, _stamp(status))
-        elif stat.S_ISDIR(status.st_mode) and entry.name != "__pycache__" and not entry.name.startswith("."):
-            yield from _walk(entry.path, f"{relative}/{entry.name}", visited)
+def files_below(directory: str, relative: str) -> Iterator[File]:
+    """Yield the files of a directory that are shipped with it.
+
+    Args:
+        directory: the directory.
+        relative: where the worker puts it, a POSIX path.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return _Walk(directory).files(directory, relative)
+
+
+class _Walk:
+    """A walk over a package's directory, which follows links, each directory once."""
+
+    def __init__(self, root: str) -> None:
+        self._root = os.path.realpath(root)
+        self._visited: set[tuple[int, int]] = set()
+
+    def files(self, directory: str, relative: str) -> Iterator[File]:
+        status = os.stat(directory)
+        if (status.st_dev, status.st_ino) in self._visited:
+            return  # a symbolic link that leads back up
+        self._visited.add((status.st_dev, status.st_ino))
+        with os.scandir(directory) as scan:
+            entries = sorted(scan, key=lambda entry: entry.name)
+        if reason := why_not_part(directory, {entry.name for entry in entries}):
+            _tell(directory, reason)
+            return
+        for entry in entries:
+            try:
+                status = entry.stat()
+            except OSError:
+                continue  # a dangling link, or gone since
+            is_directory = stat.S_ISDIR(status.st_mode)
+            if reason := self._why_held_back(entry, is_directory):
+                _tell(entry.path, reason)
+            elif is_directory:
+                yield from self.files(entry.path, f"{relative}/{entry.name}")
+            elif stat.S_ISREG(status.st_mode):
+                yield File(f"{relative}/{entry.name}", entry.path, _stamp(status))
+
+    def _why_held_back(self, entry: os.DirEntry[str], is_directory: bool) -> str | None:
+        reason = why_held_back(entry.name, is_directory=is_directory)
+        if reason is None and entry.is_symlink():
+            # another name for ~/.aws/credentials changes nothing; hidden is many a tool's store of what it links to
+            real = os.path.realpath(entry.path)
+            parts = [part for part in os.path.relpath(real, self._root).split(os.sep) if part != ".."]
+            return why_path_held_back("/".join(parts), is_recorded=True) if parts and parts != ["."] else None
+        return reason
+
+
+def _tell(path: str, reason: str) -> None:
+    if reason != BYTE_CODE:  # everybody has it, and knows
+        logger.debug("%s stays here: %s", path, reason)
 
 
 def _files_in_zip(module: Module, archive: str, folder: str) -> Iterator[File]:
@@ -246,38 +297,46 @@ def _files_in_zip(module: Module, archive: str, folder: str) -> Iterator[File]:
         for item in opened.infolist():
             name = item.filename
             wanted = name.startswith(module.path + "/") if module.is_package else name == module.path
-            if wanted and not item.is_dir() and "__pycache__" not in name.split("/"):
-                relative = f"{folder}/{name.removeprefix(above).lstrip('/')}".lstrip("/")
-                yield File(relative, name, (changed, item.file_size), archive)
+            if not wanted or item.is_dir():
+                continue
+            inside = name.removeprefix(above).lstrip("/")
+            if reason := why_path_held_back(inside):
+                _tell(os.path.join(archive, name), reason)
+            else:
+                yield File(f"{folder}/{inside}".lstrip("/"), name, (changed, item.file_size), archive)
+
+
+def file_at(path: str, relative: str) -> File:
+    """Return the file at a path.
+
+    Raises:
+        OSError: there is none.
+    """
+    return File(relative, path, _stamp(os.stat(path)))
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int]:
     return status.st_mtime_ns, status.st_size
 
 
-def extension_among(files: Iterable[File]) -> str | None:
-    """Return the path of the first C extension that the other files do not stand in for, if there is one."""
-    paths = [file.shown_path for file in files]
-    present = set(paths)
-    for path in paths:
-        suffix = next((suffix for suffix in _EXTENSION_SUFFIXES if path.endswith(suffix)), None)
-        if suffix is None or path.removesuffix(suffix).endswith("__mypyc"):
-            continue
-        if path.removesuffix(suffix) + ".py" not in present:  # else it is compiled only to be quicker
-            return path
-    return None
+def check_size(files: Iterable[File], name: str, path: str) -> None:
+    """Check that a package or distribution is not too big to be sent with each map.
+
+    Raises:
+        SerializationError: it is over ``PACKAGE_LIMIT``; names it, its size and the remedy.
+    """
+    size = sum(file.stamp[1] for file in files)
+    if size > PACKAGE_LIMIT:
+        raise SerializationError(
+            f"the package {name} ({path}) is {size / 1e6:.0f} MB, over the limit of {PACKAGE_LIMIT / 1e6:.0f} MB for "
+            f"what is shipped with a function; keep its data elsewhere, leave it out with exclude_modules=[{name!r}], "
+            "or give the worker a runtime or layer that has it (docs/runtimes.md)",
+            path=name,
+        )
 
 
-def _too_big(module: Module, size: int) -> SerializationError:
-    return SerializationError(
-        f"the package {module.name} ({module.shown_path}) is {size / 1e6:.0f} MB, over the limit of "
-        f"{PACKAGE_LIMIT / 1e6:.0f} MB for what is shipped with a function; keep its data elsewhere, leave it out with "
-        f"exclude_modules=[{module.name!r}], or give the worker a runtime or layer that has it (docs/runtimes.md)",
-        path=module.name,
-    )
-
-
-def _unreadable(name: str, path: str, error: Exception) -> SerializationError:
+def unreadable(name: str, path: str, error: Exception) -> SerializationError:
+    """Return the error for files that cannot be read."""
     return SerializationError(
         f"the module {name} cannot be shipped: {path} cannot be read ({error}); "
         f"make it readable, or leave it out with exclude_modules",
@@ -323,7 +382,7 @@ class _Contents:
         try:
             return Path(file.path).read_bytes() if file.archive is None else _read_from_zip(file.archive, file.path)
         except OSError as error:
-            raise _unreadable(file.module_name or file.relative, file.shown_path, error) from error
+            raise unreadable(file.module_name or file.relative, file.shown_path, error) from error
 
 
 def _read_from_zip(archive: str, name: str) -> bytes:
@@ -342,3 +401,19 @@ def content_of(file: File) -> bytes:
         SerializationError: it cannot be read.
     """
     return _contents.read(file)
+
+
+def contents_of(files: Iterable[File]) -> dict[str, bytes]:
+    """Return the bytes of files by where the worker puts them, without those that hold secrets.
+
+    Raises:
+        SerializationError: one cannot be read.
+    """
+    contents = {}
+    for file in files:
+        data = content_of(file)
+        if reason := why_content_held_back(file.relative.rpartition("/")[2], data):
+            _tell(file.shown_path, reason)
+        else:
+            contents[file.relative] = data
+    return contents

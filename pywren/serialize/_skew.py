@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pywren._pickling import Mentions
+from pywren.serialize._distributions import distributions_of, normalized
 from pywren.serialize._imports import imports_of_code
-from pywren.serialize.module_dependency import distributions_of, normalized
 
 logger = logging.getLogger(__name__)
 

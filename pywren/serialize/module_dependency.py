@@ -7,37 +7,44 @@ A module is one of four things::
     a library           in site-packages, but not on the worker                   shipped when it is pure Python
     missing             not here either                                           left to the worker's ImportError
 
-A package is shipped whole. Its imports are followed from those of its modules that are reached or loaded. Imports
-that the program may do without (in a function, in ``try … except ImportError``) are followed as far as they lead
-to what can be shipped, and are never an error.
+A package of the user's is shipped whole, with the metadata of the distribution that it belongs to. Its imports are
+followed from those of its modules that are reached or loaded. A library is shipped as the distribution that was
+installed: all its modules and its metadata, and the distributions that it requires. Imports that the program may do
+without (in a function, in ``try … except ImportError``) are followed as far as they lead to what can be shipped, and
+are never an error.
 """
 
 from __future__ import annotations
 
-import functools
+import logging
 import os
-import re
 import sys
 import types
 from collections.abc import Collection, Container, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pywren.exceptions import SerializationError
-from pywren.serialize._imports import Import, imports_of_code, imports_of_source
+from pywren.serialize._distributions import (
+    Installed,
+    distributions_with,
+    editable_installs,
+    find_distribution,
+    normalized,
+)
+from pywren.serialize._imports import Import, imports_of_code
+from pywren.serialize._libraries import Contents, contents_of_distribution, imports_of_file, metadata_of
 from pywren.serialize._modules import (
     File,
     Module,
-    content_of,
-    extension_among,
+    check_size,
     files_of,
+    is_library_path,
     is_standard_path,
     loaded_below_namespace,
     locate,
 )
 
-if TYPE_CHECKING:
-    from importlib.metadata import Distribution
+logger = logging.getLogger(__name__)
 
 _WORKERS_OWN = frozenset({"__main__", "__mp_main__", "pywren", "cloudpickle", "tblib"})
 
@@ -80,6 +87,8 @@ class ModuleDependencyAnalyzer:
         self._asked: dict[str, bool] = {}
         self._files: dict[str, dict[str, File]] = {}
         self._modules: dict[str, Module] = {}
+        self._libraries: dict[Installed, list[File]] = {}
+        self._metadata: dict[Installed, list[File]] = {}
 
     def ignore(self, modules: Iterable[str]) -> None:
         """Take modules, by their top-level names, for installed on the worker."""
@@ -111,12 +120,20 @@ class ModuleDependencyAnalyzer:
         """
         while self._queue:
             self._visit(self._queue.pop())
-        return [file for files in self._files.values() for file in files.values()]
+        found = [file for files in self._files.values() for file in files.values()]
+        for files in (*self._libraries.values(), *self._metadata.values()):
+            found += files
+        return found
 
     def get_and_clear_paths(self) -> set[str]:
-        """Return the paths of the modules to ship, a package's directory for a package, and start anew."""
+        """Return the paths of the modules to ship, a package's directory for a package, and start anew.
+
+        Directories of metadata are among them.
+        """
         self.files()
         paths = {_root_of(module) for module in self._modules.values()}
+        for installed, files in {**self._libraries, **self._metadata}.items():
+            paths.update(os.path.join(installed.directory, file.relative.partition("/")[0]) for file in files)
         self._clear()
         return paths
 
@@ -133,27 +150,35 @@ class ModuleDependencyAnalyzer:
             self._want(name, required and not item.optional, because)
 
     def _visit(self, wanted: _Wanted) -> None:
-        if self._is_known_to_worker(wanted.name.partition(".")[0]):
+        if self._is_known_to_worker(wanted.name):
             return
         for name in loaded_below_namespace(wanted.name):
             self._want(name, wanted.required, wanted.because)
         module = locate(wanted.name)
         if module is None or self._is_excluded(module.shown_path) or self._is_installed(module):
             return
-        if module.name not in self._files and not self._take(module, wanted):
-            return
-        if module.is_library:
-            self._follow_library(module, wanted)
-        else:
+        owners = _distributions_of(module) if module.is_library else []
+        for installed in owners:
+            self._take_library(installed, wanted)
+        if not owners and (module.name in self._files or self._take(module, wanted)):
             self._follow(module, wanted)
 
-    def _is_known_to_worker(self, top: str) -> bool:
-        if top in _WORKERS_OWN or top in self._ignored or top in self._preinstalls:
+    def _is_known_to_worker(self, name: str) -> bool:
+        top = name.partition(".")[0]
+        if top in _WORKERS_OWN or top in self._ignored or self._is_preinstalled(name):
             return True
         if top not in sys.stdlib_module_names:
             return False
         shadow = locate(top)  # a file of the user's that has the name of a standard module
         return shadow is None or is_standard_path(shadow.shown_path) or shadow.is_library
+
+    def _is_preinstalled(self, name: str) -> bool:
+        """Tell whether the worker has a module, or a package above it; of a namespace it may have parts."""
+        while name not in self._preinstalls:
+            name = name.rpartition(".")[0]
+            if not name:
+                return False
+        return True
 
     def _is_installed(self, module: Module) -> bool:
         if module.is_library:
@@ -167,15 +192,47 @@ class ModuleDependencyAnalyzer:
 
     def _take(self, module: Module, wanted: _Wanted) -> bool:
         """Put the files of a module on the list, unless it can do without and cannot be shipped."""
-        files = [file for file in files_of(module) if not self._is_excluded(file.shown_path)]
-        extension = None if self._preinstalls is THIS_INTERPRETER else extension_among(files)
-        if extension is not None:
-            if wanted.required:
-                raise _has_extension(module, extension, wanted.because)
+        contents = self._shippable(Contents.of(files_of(module)), module.name, module.shown_path, wanted)
+        if contents is None:
             return False
         self._modules[module.name] = module
-        self._files[module.name] = {file.module_name or file.relative: file for file in files}
+        self._files[module.name] = {file.module_name or file.relative: file for file in contents}
+        for installed in self._projects_of(module):
+            self._metadata[installed] = metadata_of(installed)
         return True
+
+    def _shippable(self, contents: Contents, name: str, path: str, wanted: _Wanted) -> list[File] | None:
+        """Return the files to ship; ``None`` when they cannot be, and the program may do without."""
+        files = [file for file in contents.files if not self._is_left_out(file)]
+        extensions = [file for file in contents.extensions if not self._is_left_out(file)]
+        try:
+            if self._preinstalls is THIS_INTERPRETER:
+                files += extensions
+            else:
+                _check_extensions(extensions, contents, name, wanted.because)
+            check_size(files, name, path)
+        except SerializationError as error:
+            if wanted.required:
+                raise
+            logger.debug("%s is left to the worker: %s", name, error)
+            return None
+        return files
+
+    def _is_left_out(self, file: File) -> bool:
+        return self._is_excluded(file.shown_path) or self._is_known_to_worker(file.relative.replace("/", "."))
+
+    def _projects_of(self, module: Module) -> list[Installed]:
+        """Return the distributions that a module of the user's belongs to: beside it, or linked to its project."""
+        if module.archive is not None:
+            return []
+        root = _root_of(module)
+        directory, name = os.path.split(root)
+        found = distributions_with(directory, f"{name}/__init__.py" if module.is_package else name)
+        if self._preinstalls is not THIS_INTERPRETER:  # whose site-packages have the metadata of links
+            real = os.path.realpath(root) + os.sep
+            links = [one for one in editable_installs() if one.source and real.startswith(one.source + os.sep)]
+            found += sorted(links, key=lambda one: len(one.source or ""))[-1:]  # a project within a project
+        return found
 
     def _follow(self, module: Module, wanted: _Wanted) -> None:
         files = self._files[module.name]
@@ -187,13 +244,54 @@ class ModuleDependencyAnalyzer:
                     self._want(name, False, wanted.because)
         file = files.get(wanted.name)
         if file is not None and file.module_name is not None:
-            for item in _imports_of_file(file):
+            for item in imports_of_file(file):
                 self._want_import(item, f"the module {wanted.name} imports it", required=wanted.required)
 
-    def _follow_library(self, module: Module, wanted: _Wanted) -> None:
-        # what its distribution declares: reading the sources of a whole library takes seconds
-        for name in _required_by(module.name.partition(".")[0]):
-            self._want(name, wanted.required, f"{module.name} requires it")
+    # -- one library
+
+    def _take_library(self, installed: Installed, wanted: _Wanted) -> None:
+        """Put a distribution and those that it requires on the list, as far as they can be shipped."""
+        waiting = [(installed, wanted)]
+        while waiting:
+            installed, wanted = waiting.pop()
+            if installed in self._libraries or self._is_on_worker(installed):
+                continue
+            contents = contents_of_distribution(installed)
+            files = self._shippable(contents, _shown_name(installed), installed.directory, wanted)
+            if files is None or (installed.modules and all(file.relative.startswith(installed.info) for file in files)):
+                continue  # what the worker has of a namespace is not known before
+            self._libraries[installed] = files
+            # what it declares: reading the sources of a whole library takes seconds
+            for requirement in installed.requires:
+                required = find_distribution(requirement.name)
+                if required is not None:
+                    needed = wanted.required and (not requirement.conditional or _is_loaded(required))
+                    because = f"{installed.name} requires it"
+                    waiting.append((required, _Wanted(wanted.name, needed, because)))
+
+    def _is_on_worker(self, installed: Installed) -> bool:
+        modules = installed.modules
+        if modules and all(self._is_known_to_worker(module) for module in modules):
+            return True
+        return self._preinstalls is THIS_INTERPRETER and is_library_path(os.path.join(installed.directory, ""))
+
+
+def _distributions_of(module: Module) -> list[Installed]:
+    if module.archive is not None:
+        return []
+    directory = os.path.dirname(_root_of(module))
+    path = os.path.join(module.path, "__init__.py") if module.is_package else module.path
+    return distributions_with(directory, os.path.relpath(path, directory).replace(os.sep, "/"))
+
+
+def _shown_name(installed: Installed) -> str:
+    """Return the module that stands for a distribution in messages: that of its name, or a public one."""
+    names = sorted(installed.modules, key=lambda name: (normalized(name) != normalized(installed.name), name[0] == "_"))
+    return next(iter(names), installed.name)
+
+
+def _is_loaded(installed: Installed) -> bool:
+    return any(module in sys.modules for module in installed.modules)
 
 
 def _root_of(module: Module) -> str:
@@ -205,81 +303,14 @@ def _root_of(module: Module) -> str:
     return path
 
 
-def _has_extension(module: Module, extension: str, because: str) -> SerializationError:
-    return SerializationError(
-        f"the module {module.name} is not installed on the worker, and cannot be shipped because it has a C extension "
-        f"({extension}); {because}. Give the worker a runtime or a layer that has it and name it in the "
-        f"configuration under runtime: preinstalls, or leave it out with exclude_modules=[{module.name!r}]",
-        path=module.name,
+def _check_extensions(extensions: Iterable[File], contents: Contents, name: str, because: str) -> None:
+    """Check that a package can do without its C extensions, which are for this system and stay here."""
+    extension = next((file for file in extensions if not contents.stands_in_for(file)), None)
+    if extension is None:
+        return
+    raise SerializationError(
+        f"the module {name} is not installed on the worker, and cannot be shipped because it has a C extension "
+        f"({extension.shown_path}); {because}. Give the worker a runtime or a layer that has it and name it in the "
+        f"configuration under runtime: preinstalls, or leave it out with exclude_modules=[{name!r}]",
+        path=name,
     )
-
-
-# -- imports of files and libraries ----------------------------------------------------------------------------
-
-_parsed: dict[str, tuple[bytes, list[Import]]] = {}
-
-
-def _imports_of_file(file: File) -> list[Import]:
-    source = content_of(file)
-    known = _parsed.get(file.shown_path)
-    if known is not None and known[0] is source:  # the same object as long as the file is unchanged
-        return known[1]
-    name = file.module_name or ""
-    package = name if file.relative.endswith("/__init__.py") else name.rpartition(".")[0]
-    imports = imports_of_source(source, package)
-    _parsed[file.shown_path] = source, imports
-    return imports
-
-
-def installed_modules() -> list[str]:
-    """Return the top-level names of all that is installed for this interpreter."""
-    return sorted(_distributions()[0])
-
-
-@functools.cache
-def _distributions() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Return the distributions of each top-level name, and the top-level names of each distribution."""
-    from importlib.metadata import distributions  # 15 ms that most programs do not need
-
-    by_name: dict[str, list[str]] = {}
-    by_distribution: dict[str, list[str]] = {}
-    for distribution in distributions():
-        names = _top_levels(distribution)
-        by_distribution[normalized(distribution.metadata["Name"])] = names
-        for name in names:
-            by_name.setdefault(name, []).append(distribution.metadata["Name"])
-    return by_name, by_distribution
-
-
-def _top_levels(distribution: Distribution) -> list[str]:
-    declared = distribution.read_text("top_level.txt")
-    if declared:
-        return declared.split()
-    # importlib.metadata.packages_distributions looks at the files on Python 3.11 and later only
-    files = (file.parts for file in distribution.files or () if file.suffix == ".py")
-    return sorted({parts[0].removesuffix(".py") for parts in files})
-
-
-def _required_by(top: str) -> list[str]:
-    """Return the top-level names that a library's distribution requires, those of its extras left out."""
-    from importlib.metadata import requires
-
-    by_name, by_distribution = _distributions()
-    names: list[str] = []
-    for distribution in by_name.get(top, ()):
-        for requirement in requires(distribution) or ():
-            wanted, _, marker = requirement.partition(";")
-            found = re.match(r"[\w.-]+", wanted)
-            if found and "extra" not in marker:
-                names += by_distribution.get(normalized(found[0]), ())
-    return names
-
-
-def distributions_of(top: str) -> list[str]:
-    """Return the names of the distributions that a top-level module is installed from."""
-    return _distributions()[0].get(top, [])
-
-
-def normalized(distribution: str) -> str:
-    """Return a distribution's name as it is compared: ``Foo.Bar`` and ``foo-bar`` are one."""
-    return re.sub(r"[-_.]+", "-", distribution).lower()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pywren._pickling import PROTOCOL, Mentions, Packed, PersistentId, dump, dumps, raise_unpicklable
 from pywren.serialize._imports import imports_of_code
-from pywren.serialize._modules import Module, content_of, files_of
+from pywren.serialize._modules import Module, check_size, contents_of, files_below, files_of
 from pywren.serialize._repeats import Repeats, State
 from pywren.serialize.module_dependency import THIS_INTERPRETER, ModuleDependencyAnalyzer
 from pywren.wrenutil import bytes_to_b64str
@@ -96,7 +96,7 @@ class Serializer:
             return {}
         analyzer = ModuleDependencyAnalyzer(self.preinstalls, (*self.exclude, *exclude))
         _add_mentions(analyzer, mentions)
-        return {file.relative: content_of(file) for file in analyzer.files()}
+        return contents_of(analyzer.files())
 
 
 def _pack_items(
@@ -174,8 +174,10 @@ def create_mod_data(mod_paths: Iterable[str]) -> dict[str, str]:
     """
     data: dict[str, str] = {}
     for path in mod_paths:
-        is_package = os.path.isdir(path)
-        name = os.path.basename(os.path.normpath(path))
-        for file in files_of(Module(name if is_package else os.path.splitext(name)[0], path, is_package)):
-            data[file.relative] = bytes_to_b64str(content_of(file))
+        if os.path.isdir(path):
+            files = list(files_below(path, os.path.basename(os.path.normpath(path))))
+            check_size(files, os.path.basename(path), path)
+        else:
+            files = files_of(Module(os.path.splitext(os.path.basename(path))[0], path))
+        data.update({name: bytes_to_b64str(content) for name, content in contents_of(files).items()})
     return data

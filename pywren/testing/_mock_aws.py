@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from pywren.cloud.aws import AWS
-from pywren.serialize.module_dependency import installed_modules
+from pywren.serialize._distributions import installed_modules
 from pywren.testing._mock_function import MockFunction
 from pywren.testing._set_up import ACCOUNT_ID, REGION, configuration, create_bucket, create_resources, environment
 from pywren.worker.bundle import build_zip

@@ -129,6 +129,31 @@ def test_a_function_imports_what_was_built(run: Run, requirements: Path, config_
         assert executor.call_async(asking_for_its_version(), None).result(timeout=WAIT) == "1.5"
 
 
+def test_requirements_from_a_pipe(run: Run, requirements: Path) -> None:
+    """Row 280: ``-r <(pip freeze)`` names a pipe of the shell's, which can be read only once."""
+    read, write = os.pipe()
+    with os.fdopen(write, "w") as pipe:
+        pipe.write(
+            f"tiny-from-wheel==1.5\n# Editable install with no version control (x==1)\n-e {requirements.parent}\n"
+        )
+    code, output = run("build", "-r", f"/dev/fd/{read}")
+    os.close(read)
+    assert code == 0, output
+    assert f"{requirements.parent} is left out: it is editable" in output
+    assert "1 package" in output
+
+
+def test_what_cannot_be_imported(run: Run, requirements: Path, wheels: Wheelhouse, bucket: S3Backend) -> None:
+    """Row 281: nothing is uploaded, and the exit code is 1."""
+    wheels.add("useless", requires=[], files={"useless/__init__.py": "import not_to_be_had\n"})
+    requirements.write_text("tiny_from_wheel\nuseless\n")
+    code, output = run("build", "-r", requirements)
+    assert code == 1
+    assert f"line 2 of {requirements} asks for useless, but of version 1.0 useless cannot be imported: " in output
+    assert "No module named 'not_to_be_had'" in output
+    assert bucket.list("") == []
+
+
 def test_the_same_is_not_uploaded_twice(run: Run, requirements: Path, bucket: S3Backend) -> None:
     """What is in the bucket stays there; a description that an interrupted upload lacks is added."""
     assert run("build", "-r", requirements)[0] == 0

@@ -27,6 +27,7 @@ from conforming import Refused, conforming
 
 from pywren.testing.emulator._backends import SeaweedFS
 from pywren.testing.emulator._counters import Counters, Execution, Tally
+from pywren.testing.emulator._door import Door
 from pywren.testing.emulator._faults import Fault, FaultPlan, Faults
 from pywren.testing.emulator._gateway import Gateway
 from pywren.testing.emulator._lambda_api import Answer
@@ -113,7 +114,7 @@ class StandInMoto:
 class Aws:
     """A gateway and what is behind it."""
 
-    def __init__(self, loop: Loop, s3: str) -> None:
+    def __init__(self, loop: Loop, s3: Door) -> None:
         self.loop = loop
         self.functions = StandInLambda()
         self.moto = StandInMoto()
@@ -122,7 +123,7 @@ class Aws:
         self.idle = True
         self.gateway = Gateway(
             s3=s3,
-            moto=loop.run(self.moto.start()),
+            moto=Door(loop.run(self.moto.start())),
             functions=self.functions,  # type: ignore[arg-type]
             callers=self.callers,
             tally=self.tally,
@@ -171,26 +172,26 @@ def loop() -> Iterator[Loop]:
 
 
 @pytest.fixture(scope="module")
-def s3_url(loop: Loop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def s3_door(loop: Loop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     """A real S3 server."""
     server = SeaweedFS(tmp_path_factory.mktemp("weed"))
-    url = loop.run(server.start())
-    yield url
+    door = loop.run(server.start())
+    yield door
     loop.run(server.close())
 
 
 @pytest.fixture
-def aws(loop: Loop, s3_url: str) -> Iterator[Aws]:
+def aws(loop: Loop, s3_door: Door) -> Iterator[Aws]:
     """A gateway of the test's own."""
-    aws = Aws(loop, s3_url)
+    aws = Aws(loop, s3_door)
     yield aws
     aws.close()
 
 
 @pytest.fixture(scope="module")
-def bucket(loop: Loop, s3_url: str) -> str:
+def bucket(loop: Loop, s3_door: Door) -> str:
     """A bucket for the module, in which every test uses keys of its own."""
-    aws = Aws(loop, s3_url)
+    aws = Aws(loop, s3_door)
     aws.client("s3").create_bucket(Bucket="tests", CreateBucketConfiguration={"LocationConstraint": REGION})
     aws.close()
     return "tests"
@@ -755,9 +756,9 @@ def test_control_requests_need_their_token(aws: Aws) -> None:
     assert aws.gateway.plan.faults == Faults()
 
 
-def test_closing_ends_what_is_under_way(loop: Loop, s3_url: str) -> None:
+def test_closing_ends_what_is_under_way(loop: Loop, s3_door: Door) -> None:
     """A request that hangs does not keep the gateway open."""
-    aws = Aws(loop, s3_url)
+    aws = Aws(loop, s3_door)
     aws.set_faults(s3_latency=1000.0)
     failed = threading.Event()
 

@@ -7,9 +7,10 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 from typing import Any
 
+from pywren.testing._guard import guarded
 from pywren.testing.emulator._door import SECRET_HEADER
 
 SERVICES = ("iam", "sts", "sqs", "logs", "ec2", "ssm")
@@ -17,8 +18,6 @@ SERVICES = ("iam", "sts", "sqs", "logs", "ec2", "ssm")
 
 SECRET_VARIABLE = "PYWREN_EMULATOR_SECRET"
 """The environment variable with the secret that every request is to have in ``SECRET_HEADER``."""
-
-Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
 def main() -> None:
@@ -33,7 +32,8 @@ def main() -> None:
         disable_nagle_algorithm = True  # or an answer on a kept connection waits 40 ms for its headers' acknowledgement
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request otherwise
-    application = for_those_who_know(os.environ.pop(SECRET_VARIABLE), DomainDispatcherApplication(create_backend_app))
+    secret = os.environ.pop(SECRET_VARIABLE).encode()
+    application = guarded(DomainDispatcherApplication(create_backend_app), lambda request: _knows(secret, request))
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Handler)
     for service in SERVICES:
         importlib.import_module(f"moto.{service}.models")
@@ -43,18 +43,9 @@ def main() -> None:
         server.serve_forever()
 
 
-def for_those_who_know(secret: str, application: Application) -> Application:
-    """Return an application that answers only requests with the secret: every user of the machine can send some."""
-    name = "HTTP_" + SECRET_HEADER.upper().replace("-", "_")
-
-    def answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        given = environ.pop(name, "").encode("latin-1")  # WSGI's text for the bytes that came
-        if hmac.compare_digest(given, secret.encode()):
-            return application(environ, start_response)
-        start_response("403 Forbidden", [("Content-Length", "0"), ("Connection", "close")])
-        return []
-
-    return answer
+def _knows(secret: bytes, request: Mapping[str, Any]) -> bool:
+    given = request.get("HTTP_" + SECRET_HEADER.upper().replace("-", "_"), "")
+    return hmac.compare_digest(given.encode("latin-1"), secret)  # WSGI's text for the bytes that came
 
 
 if __name__ == "__main__":

@@ -60,6 +60,7 @@ class Proxy:
 
     def __init__(self, door: Door) -> None:
         self._url = door.url
+        self._place = door.socket or door.url
         self._session = door.session(
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
@@ -104,7 +105,7 @@ class Proxy:
         except aiohttp.ClientError as error:
             if upload is not None and upload.broken:
                 raise ConnectionResetError("the client left in the middle of its body") from error
-            raise BackendError(f"{self._url} did not answer {request.method}: {error!r}") from error
+            raise BackendError(f"{self._place} did not answer {request.method}: {error!r}") from error
         return Exchange(response, upload.size if upload else len(body or b""), bytes_out)
 
 

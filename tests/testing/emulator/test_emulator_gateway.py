@@ -553,6 +553,23 @@ def test_keys_that_moto_hands_out_are_ours(aws: Aws) -> None:
     aws.client("s3", "ASIANEW").list_buckets()
 
 
+@pytest.mark.parametrize("operation", ["get_session_token", "get_federation_token"])
+def test_a_key_that_everybody_knows_is_not_handed_out(aws: Aws, operation: str) -> None:
+    """moto answers some requests with the access key of AWS's documentation: whoever asks gets one of his own."""
+    field = b"<AccessKeyId>AKIAIOSFODNN7EXAMPLE</AccessKeyId><SecretAccessKey>s</SecretAccessKey>"
+    name = operation.title().replace("_", "").encode()
+    aws.moto.reply = b"<%sResponse><%sResult><Credentials>%s</Credentials></%sResult></%sResponse>" % (
+        name, name, field, name, name,
+    )  # fmt: skip
+    arguments = {"Name": "me"} if operation == "get_federation_token" else {}
+    keys = {getattr(aws.client("sts"), operation)(**arguments)["Credentials"]["AccessKeyId"] for _ in range(2)}
+    assert len(keys) == 2
+    assert "AKIAIOSFODNN7EXAMPLE" not in {*keys, *aws.callers}
+    for key in keys:
+        aws.client("s3", key).list_buckets()
+    assert refusal(aws.client("s3", "AKIAIOSFODNN7EXAMPLE").list_buckets)
+
+
 # --- other services
 
 
@@ -601,7 +618,7 @@ def test_a_dead_server_is_said(loop: Loop, caplog: pytest.LogCaptureFixture) -> 
     """503 that names the server, not an endless wait."""
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
-        aws = Aws(loop, f"http://127.0.0.1:{nobody.getsockname()[1]}")
+        aws = Aws(loop, Door(f"http://127.0.0.1:{nobody.getsockname()[1]}"))
         assert refusal(aws.client("s3").get_object, Bucket="b" * 3, Key="k") == (503, "ServiceUnavailable")
         assert "did not answer" in caplog.text
         aws.close()

@@ -160,6 +160,7 @@ class _Credentials:
         self._credentials = credentials
         self._source = source
         self._patience = patience
+        self._needs_renewal: Any = getattr(credentials, "refresh_needed", None)
         self._checked: Any = None
 
     def __getattr__(self, name: str) -> Any:
@@ -170,16 +171,18 @@ class _Credentials:
 
     def get_frozen_credentials(self) -> Any:
         """Return access key, secret key and token that belong together; every request is signed with them."""
-        with _told_as(self._source):
-            frozen = self._frozen()
+        if self._needs_renewal is None:  # keys that stay as they are: every request comes here, and nothing can fail
+            frozen = self._credentials.get_frozen_credentials()
+        else:
+            with _told_as(self._source):
+                frozen = self._renewed()
         if frozen != self._checked:
             _check_keys(frozen, self._source)
             self._checked = frozen
         return frozen
 
-    def _frozen(self) -> Any:
-        needs_renewal = getattr(self._credentials, "refresh_needed", None)
-        if needs_renewal is not None and needs_renewal():
+    def _renewed(self) -> Any:
+        if self._needs_renewal():
             return self._patience.wait_for(self._credentials.get_frozen_credentials)
         return self._credentials.get_frozen_credentials()
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SDK_DOORS = ("pywren.storage.s3_backend", "pywren.cloud.aws")
+SDK_DOOR = "pywren.storage._aws_session"
 SDKS = {"boto3", "botocore", "s3transfer"}
 DOORS = {  # names of 0.4 that stand on the layer of what they open to
     "pywren": "scripts",
@@ -129,13 +129,13 @@ def test_there_are_no_import_cycles() -> None:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_the_sdk_is_imported_in_two_places(name: str) -> None:
-    """Only the S3 backend and the AWS client know boto3 and botocore, and only once they are used.
+def test_the_sdk_is_imported_in_one_place(name: str) -> None:
+    """Only the module that makes sessions and clients imports boto3 and botocore, and only once they are used.
 
     ``pywren.testing`` patches moto, which is botocore: it may, inside functions too.
     """
     used = [item for item in imports(name) if item.module.partition(".")[0] in SDKS]
-    if name not in SDK_DOORS and not name.startswith("pywren.testing"):
+    if name != SDK_DOOR and not name.startswith("pywren.testing"):
         assert not used
     assert all(item.deferred for item in used)
 

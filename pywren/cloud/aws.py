@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, TypeVar
 
-from pywren.exceptions import ArgumentError, ConfigError, DeploymentError, InvocationError, PywrenError
+from pywren.exceptions import ArgumentError, DeploymentError, InvocationError, PywrenError
 from pywren.storage._aws_errors import Boundary, error_code, response
-from pywren.storage._aws_requests import CLIENT_OPTIONS, Retry, patience
+from pywren.storage._aws_requests import Retry, patience
+from pywren.storage._aws_session import make_client, make_session
 from pywren.storage._per_process import PerProcess
 
 Answer = TypeVar("Answer")
@@ -93,12 +94,12 @@ class Message:
     """A message that was received from a queue.
 
     Args:
-        body: its text.
+        body: its text; not in its ``repr``, since a payload carries a key.
         receipt: what deleting and extending it take.
         deliveries: how often it was given to somebody, this time counted; SQS counts approximately.
     """
 
-    body: str
+    body: str = field(repr=False)
     receipt: str
     deliveries: int = 1
 
@@ -146,22 +147,11 @@ class AWS:
         return holder.get()
 
     def _make_session(self) -> Any:
-        import botocore.session
-
-        return self._given_session or botocore.session.Session(profile=self.profile)
+        return self._given_session or make_session(self.profile)
 
     def _make_client(self, service: str) -> Any:
-        import botocore.config
-
         with self._own_session(f"make a client for {service}") as session:
-            try:
-                return session.create_client(
-                    service, region_name=self.region, config=botocore.config.Config(**CLIENT_OPTIONS)
-                )
-            except ValueError as error:
-                if type(error) is not ValueError:  # botocore's own are told by the boundary
-                    raise
-                raise ConfigError(f"cannot make a client for {service}: {error}; check AWS_ENDPOINT_URL") from error
+            return make_client(session, service, self.region)
 
     @contextmanager
     def _own_session(self, doing: str) -> Iterator[Any]:

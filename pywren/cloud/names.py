@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +22,15 @@ QUEUE_TAG = "pywren-queue"
 INSTANCE_PROFILE_DEFAULT = "pywren-standalone"
 
 _RULES: Mapping[str, tuple[str, str]] = {
-    "account.aws_lambda_role": (r"[\w+=,.@-]{1,64}", "up to 64 letters, digits and any of +=,.@-_"),
+    # CreateRole, AWS Identity and Access Management API Reference, 2026; its letters are those of ASCII
+    "account.aws_lambda_role": (r"(?a:[\w+=,.@-]{1,64})", "up to 64 letters, digits and any of +=,.@-_"),
+    # CreateFunction, AWS Lambda API Reference, 2026
     "lambda.function_name": (r"[A-Za-z0-9_-]{1,64}", "up to 64 letters, digits, - and _"),
+    # CreateQueue, Amazon Simple Queue Service API Reference, 2026
     "standalone.sqs_queue_name": (r"[A-Za-z0-9_-]{1,80}", "up to 80 letters, digits, - and _"),
-    "standalone.instance_profile_name": (r"[\w+=,.@-]{1,64}", "up to 64 letters, digits and any of +=,.@-_"),
+    # that of a role, which has the same name; a profile's own may have 128
+    "standalone.instance_profile_name": (r"(?a:[\w+=,.@-]{1,64})", "up to 64 letters, digits and any of +=,.@-_"),
+    # "Tag restrictions", Amazon EC2 User Guide, 2026: letters of any language
     "standalone.instance_name": (r"[\w +=.:/@-]{1,128}", "up to 128 letters, digits, spaces and any of +-=._:/@"),
     # what IAM reads as wildcards and variables must not get into a policy
     "s3.pywren_prefix": (r"[A-Za-z0-9!_.()/-]{1,200}", "up to 200 letters, digits and any of !-_.()/"),
@@ -165,6 +172,8 @@ def partition(region: str) -> str:
 def check_bucket_name(bucket: str) -> None:
     """Check that S3 takes a name for a bucket.
 
+    Source: "General purpose bucket naming rules", Amazon S3 User Guide, 2026.
+
     Raises:
         ConfigError: says what the rules are.
     """
@@ -174,6 +183,72 @@ def check_bucket_name(bucket: str) -> None:
             f"{bucket!r} is no valid name of a bucket: write 3 to 63 lower-case letters, digits, dots and hyphens, "
             "beginning and ending with a letter or digit, under s3: bucket"
         )
+    if bucket.startswith(_RESERVED_STARTS) or bucket.endswith(_RESERVED_ENDS):
+        raise ConfigError(
+            f"{bucket!r} is no valid name of a bucket: S3 keeps names that begin with {', '.join(_RESERVED_STARTS)} or "
+            f"end with {', '.join(_RESERVED_ENDS)} for itself; choose another under s3: bucket"
+        )
+
+
+_RESERVED_STARTS = ("xn--", "sthree-", "amzn-s3-demo-")
+_RESERVED_ENDS = ("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3")
+
+
+# -- names that are made of others -----------------------------------------------------------------------------
+
+
+def bucket_name(*parts: str) -> str:
+    """Return a name that S3 takes for a bucket, made of parts that may be anything.
+
+    It has no dots: with them the certificate of S3 does not fit the name of the host that is the bucket's.
+    """
+
+    def is_valid(name: str) -> bool:
+        if "." in name:
+            return False
+        try:
+            check_bucket_name(name)
+        except ConfigError:
+            return False
+        return True
+
+    return _made_valid("-".join(part for part in parts if part).lower(), "-", 63, is_valid)
+
+
+def suffixed(path: str, name: str, separator: str, suffix: str) -> str:
+    """Return a name with a suffix that may be anything, as AWS takes it.
+
+    Args:
+        path: the key of the configuration that the name is for, such as ``lambda.function_name``.
+        name: without the suffix.
+        separator: between the two.
+        suffix: empty for none.
+    """
+    pattern, _ = _RULES[path]
+    most = int(re.findall(r"\{1,(\d+)\}", pattern)[0])
+    whole = f"{name}{separator}{suffix}" if suffix else name
+    return _made_valid(whole, separator, most, lambda made: re.fullmatch(pattern, made) is not None)
+
+
+def _made_valid(text: str, separator: str, most: int, is_valid: Callable[[str], bool]) -> str:
+    """Return a text as it is if it is a valid name, else one made of it; different texts give different names.
+
+    Args:
+        text: what is wished.
+        separator: stands for what may not be in a name.
+        most: characters of the longest name.
+        is_valid: tells whether a name is.
+    """
+    if is_valid(text):
+        return text
+    ascii_only = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    plain = re.sub("[^A-Za-z0-9_-]+" if separator == "_" else "[^A-Za-z0-9]+", separator, ascii_only).strip("-_")
+    mark = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:_MARK]
+    return f"{plain[: most - _MARK - 1].rstrip('-_')}{separator}{mark}"
+
+
+_MARK = 6
+"""Hexadecimal digits that keep names apart of which something was left out."""
 
 
 def is_ours(tags: Any) -> bool:

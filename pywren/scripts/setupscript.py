@@ -14,7 +14,7 @@ import click
 
 from pywren import wrenconfig
 from pywren.cloud.aws import AWS
-from pywren.cloud.names import INSTANCE_PROFILE_DEFAULT, Names
+from pywren.cloud.names import INSTANCE_PROFILE_DEFAULT, Names, bucket_name, suffixed
 from pywren.cloud.plan import Resource
 from pywren.cloud.resources import Resources
 from pywren.exceptions import CallLostError, ConfigError, PywrenError
@@ -173,7 +173,10 @@ def _proposed_file(proposed: Answers, suffix: str) -> Path:
     path = new_config_path(None)
     if not suffix or not path.exists() or _function_of(path) == proposed.function:
         return path
-    return path.with_name(f"{path.name}_{suffix}")
+    return path.with_name(f"{path.name}_{re.sub('[^A-Za-z0-9_.-]', '-', suffix)[:_LONGEST_ENDING]}")
+
+
+_LONGEST_ENDING = 100  # a file name may have 255 bytes
 
 
 def _function_of(path: Path) -> str | None:
@@ -224,16 +227,21 @@ def _ask_names(questions: Questions, answers: Answers, aws: AWS) -> Answers:
 
 
 def _defaults(region: str, account_id: str | None, suffix: str) -> Answers:
-    owner = account_id or re.sub("[^a-z0-9]", "", getpass.getuser().lower()) or "me"
-    dashed, underscored = (f"-{suffix}", f"_{suffix}") if suffix else ("", "")
-    plain = Answers(region, account_id, bucket=f"pywren-{owner}-{region}{dashed}".lower())
+    plain = Answers(region, account_id, bucket=bucket_name("pywren", account_id or _user(), region, suffix))
     return replace(
         plain,
-        role=plain.role + underscored,
-        function=plain.function + underscored,
-        queue=plain.queue + dashed,
-        instances=plain.instances + dashed,
+        role=suffixed("account.aws_lambda_role", plain.role, "_", suffix),
+        function=suffixed("lambda.function_name", plain.function, "_", suffix),
+        queue=suffixed("standalone.sqs_queue_name", plain.queue, "-", suffix),
+        instances=suffixed("standalone.instance_profile_name", plain.instances, "-", suffix),
     )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a user without a name; which of them, Python's version says
+        return "me"
 
 
 def _ask_bucket(questions: Questions, answers: Answers, aws: AWS) -> str:

@@ -17,9 +17,25 @@ from pywren.exceptions import ConfigError, InvocationError, PywrenError, Storage
 # -- what an error is ----------------------------------------------------------------------------------------
 
 
+class SetUpError(Exception):
+    """Something on this machine keeps requests from being sent: a source of credentials, or a setting.
+
+    It stands for whatever botocore lets through, beside its own errors, when it reads what is the user's.
+
+    Args:
+        what: a sentence that names the source and the remedy, as in ``Meaning``.
+        said: what was said about it, on one line and without secrets.
+    """
+
+    def __init__(self, what: str, said: str) -> None:
+        super().__init__(what, said)
+        self.what = what
+        self.said = said
+
+
 def is_aws_error(error: BaseException) -> bool:
-    """Tell whether an exception comes from botocore."""
-    return _is_stale(error) or any(_is_botocore(cls) for cls in type(error).__mro__)
+    """Tell whether an exception comes from botocore, or stands for what botocore let through."""
+    return isinstance(error, SetUpError) or _is_stale(error) or any(_is_botocore(cls) for cls in type(error).__mro__)
 
 
 def _is_botocore(cls: type) -> bool:
@@ -70,7 +86,12 @@ _BUSY_STATUSES = (429, 500, 502, 503, 504)
 
 def is_network_error(error: BaseException) -> bool:
     """Tell whether the answer was lost on the way."""
-    return not response(error) and _meaning_of_class(error) in (_NETWORK, _BROKEN_TRANSFER)
+    return not response(error) and meaning(error) in (_NETWORK, _BROKEN_TRANSFER)
+
+
+def is_certificate_error(error: BaseException) -> bool:
+    """Tell whether the two ends will never agree on TLS, however often it is tried."""
+    return _meaning_of_tls(error) not in (None, _NETWORK)
 
 
 # -- what it means -------------------------------------------------------------------------------------------
@@ -111,12 +132,31 @@ _PROFILE = Meaning(
     "(`aws configure list-profiles` shows what there is)",
     setup=True,
 )
+_CONTENT = Meaning(
+    "~/.aws/config holds what cannot be used: correct it, or name another profile in AWS_PROFILE", setup=True
+)
 _REGION = Meaning(
     "the AWS region is missing or wrong: write it in the configuration under account: aws_region",
     setup=True,
 )
 _NETWORK = Meaning(
     "the service could not be reached: check the network, the proxy (HTTPS_PROXY), the region and AWS_ENDPOINT_URL"
+)
+_CERTIFICATE = Meaning(
+    "the certificate of the server was refused. If it is that of your company's firewall, or of a server of your own, "
+    "name the file of the certificates to trust in AWS_CA_BUNDLE; else check AWS_ENDPOINT_URL and the clock of this "
+    "machine",
+    setup=True,
+)
+_CA_BUNDLE = Meaning(
+    "the certificates to trust cannot be read: correct AWS_CA_BUNDLE (or REQUESTS_CA_BUNDLE, or ca_bundle in "
+    "~/.aws/config), which has to name a file in PEM format",
+    setup=True,
+)
+_NO_TLS = Meaning(
+    "the server does not speak TLS: write http:// in AWS_ENDPOINT_URL or HTTPS_PROXY if that is right; with TLS, "
+    "AWS_CA_BUNDLE names the certificates to trust",
+    setup=True,
 )
 _BROKEN_TRANSFER = Meaning("the answer was cut off or damaged on the way, again and again: check the network")
 _SETTINGS = Meaning("a setting in ~/.aws/config or an AWS_… environment variable is wrong", setup=True)
@@ -144,7 +184,8 @@ _BY_CLASS: Mapping[str, Meaning] = {
         ),
         ("SSOError TokenRetrievalError", _SSO),
         ("LoginError", _LOGIN),
-        ("ProfileNotFound ConfigNotFound ConfigParseError InvalidConfigError", _PROFILE),
+        ("ProfileNotFound ConfigNotFound ConfigParseError", _PROFILE),
+        ("InvalidConfigError", _CONTENT),
         ("BaseEndpointResolverError InvalidRegionError ServiceNotInRegionError UnknownRegionError", _REGION),
         ("ConnectionError HTTPClientError", _NETWORK),
         (
@@ -332,9 +373,10 @@ _BY_CODE: Mapping[str, Meaning] = {
             "InvalidBucketName",
             Meaning("this is no valid name of a bucket: correct it in the configuration under s3: bucket", setup=True),
         ),
+        ("NotImplemented", Meaning("the S3 server does not know this request")),
         (
-            "NotImplemented",
-            Meaning("the S3 server does not know conditional writes (If-None-Match), which pywren needs"),
+            "MissingContentMD5 InvalidDigest",
+            Meaning("the S3 server wants another checksum than Content-MD5: a newer version of it may not"),
         ),
         ("InvalidRange 416", Meaning("the object is shorter than the range that was asked for")),
         (
@@ -397,6 +439,8 @@ _BY_CODE: Mapping[str, Meaning] = {
     for name in names.split()
 }
 
+_NO_CONDITIONS = Meaning("the S3 server does not know conditional writes (If-None-Match), which pywren needs")
+
 _KMS = Meaning(
     "the data is encrypted with a KMS key that refuses: grant kms:Decrypt and kms:GenerateDataKey on the key to these "
     "credentials and to the function's role, and check that the key is enabled"
@@ -405,6 +449,8 @@ _KMS = Meaning(
 
 def meaning(error: BaseException) -> Meaning:
     """Return what an error of botocore means."""
+    if isinstance(error, SetUpError):
+        return Meaning(error.what, setup=True)
     if _is_stale(error):
         return _EXPIRED
     code = error_code(error)
@@ -413,11 +459,44 @@ def meaning(error: BaseException) -> Meaning:
         return _KMS
     if is_throttling(error):
         return _BUSY
-    return _BY_CODE.get(code) or _meaning_of_class(error) or _REFUSED
+    if code == "NotImplemented" and getattr(error, "operation_name", "") == "PutObject":
+        return _NO_CONDITIONS
+    return _BY_CODE.get(code) or _meaning_of_tls(error) or meaning_of_class(type(error)) or _REFUSED
 
 
-def _meaning_of_class(error: BaseException) -> Meaning | None:
-    return meaning_of_class(type(error))
+def _meaning_of_tls(error: BaseException) -> Meaning | None:
+    """Return what an error of TLS means: botocore has one class for all of them, around what ``ssl`` raised."""
+    if "SSLError" not in {cls.__name__ for cls in type(error).__mro__ if _is_botocore(cls)}:
+        return None
+    inner = getattr(error, "kwargs", {}).get("error")
+    while isinstance(inner, BaseException) and inner.args and isinstance(inner.args[0], BaseException):
+        inner = inner.args[0]  # urllib3's own error is between them
+    if isinstance(inner, ValueError):  # ssl.SSLCertVerificationError, and urllib3's for a name that does not match
+        return _CERTIFICATE
+    if isinstance(inner, _NO_FILE) or getattr(inner, "library", None) in ("X509", "PEM"):
+        return _CA_BUNDLE
+    return _NO_TLS if getattr(inner, "reason", None) in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST") else _NETWORK
+
+
+_NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+
+
+def remedy_of_source(error: BaseException, otherwise: str) -> str | None:
+    """Return what to do about a source of credentials that raised something.
+
+    Args:
+        error: what it raised.
+        otherwise: the remedy of the source, for what has none of its own.
+
+    Returns:
+        ``None`` when it is not the source's fault: the network, a busy service, or files and profile as such.
+    """
+    if not is_aws_error(error):
+        return otherwise
+    what = meaning(error)
+    if isinstance(error, SetUpError) or what in (_BUSY, _NETWORK, _PROFILE) or is_certificate_error(error):
+        return None
+    return {_SSO: "run `{login}`", _LOGIN: "run `{aws_login}`"}.get(what, otherwise)
 
 
 def meaning_of_class(kind: type[BaseException]) -> Meaning | None:
@@ -494,9 +573,20 @@ def _region(error: BaseException) -> str:
 
 def _said(error: BaseException) -> str:
     answer = response(error)
+    if isinstance(error, SetUpError):
+        return error.said
     if not answer:
-        return f"{type(error).__name__}: {error}"
+        return one_line(f"{type(error).__name__}: {error}")
     message = str(answer.get("Error", {}).get("Message", ""))
     message = message.partition(" Encoded authorization failure message")[0]  # EC2's: hundreds of letters for nobody
     said = f"AWS said {error_code(error) or '?'}: {message}"
     return f"{said}; request {request_id(error)}" if request_id(error) else said
+
+
+def one_line(text: str) -> str:
+    """Return a text on one line, and not much of it."""
+    words = " ".join(text.split())
+    return words if len(words) <= _LONGEST_SAID else words[:_LONGEST_SAID] + " …"
+
+
+_LONGEST_SAID = 400

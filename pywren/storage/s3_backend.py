@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
-from pywren.exceptions import PywrenError, StorageError, StorageNoSuchKeyError, StorageSetupError
+from pywren.exceptions import PywrenError, StorageError, StorageNoSuchKeyError
 from pywren.storage._aws_errors import Boundary, error_code, was_repeated
-from pywren.storage._aws_requests import CLIENT_OPTIONS, Retry
+from pywren.storage._aws_requests import Retry
+from pywren.storage._aws_session import make_client, make_session
 from pywren.storage._per_process import PerProcess
 from pywren.storage.backend import check_range
 
@@ -152,19 +153,7 @@ def _batches(keys: Iterable[str], size: int) -> Iterator[list[str]]:
 
 
 def _make_client(region: str | None, profile: str | None) -> Any:
-    import botocore.config
-    import botocore.session
-
-    session = botocore.session.Session(profile=profile)
+    session = make_session(profile)
     # Listings are most of what is parsed, and parsing their timestamps, which nobody reads, is two thirds of the cost.
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=lambda text: text)
-    config = botocore.config.Config(**CLIENT_OPTIONS)
-    try:
-        return session.create_client("s3", region_name=region, config=config)
-    except ValueError as error:
-        # botocore's own errors are told by the boundary around; this is for an endpoint that is no URL
-        if type(error) is not ValueError:
-            raise
-        raise StorageSetupError(
-            f"cannot make an S3 client: {error}; check AWS_ENDPOINT_URL and AWS_ENDPOINT_URL_S3"
-        ) from error
+    return make_client(session, "s3", region)

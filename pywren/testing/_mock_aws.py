@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import secrets
 import threading
 import uuid
 from collections.abc import Iterator
@@ -13,7 +14,15 @@ from typing import Any
 from pywren.cloud.aws import AWS
 from pywren.serialize._distributions import installed_modules
 from pywren.testing._mock_function import MockFunction
-from pywren.testing._set_up import ACCOUNT_ID, REGION, configuration, create_bucket, create_resources, environment
+from pywren.testing._set_up import (
+    ACCOUNT_ID,
+    REGION,
+    configuration,
+    create_bucket,
+    create_resources,
+    environment,
+    no_proxy_here,
+)
 from pywren.worker.bundle import build_zip
 
 CONCURRENCY = 16
@@ -30,7 +39,7 @@ def mock_aws(*, concurrency: int = CONCURRENCY, lambda_timeout: int = 300) -> It
 
     Contexts may be nested, follow each other, or be open in several threads: each has its own bucket,
     function and queue, and moto lasts as long as the longest. Credentials and settings of AWS in the
-    environment are out of reach meanwhile, and restored at the end.
+    environment are out of reach meanwhile, and no proxy is asked for this machine; all is restored at the end.
 
     Args:
         concurrency: how many invocations run at once; others wait their turn.
@@ -47,7 +56,12 @@ def mock_aws(*, concurrency: int = CONCURRENCY, lambda_timeout: int = 300) -> It
         config = _set_up(uuid.uuid4().hex[:12], lambda_timeout)
         name = config["lambda"]["function_name"]
         function = MockFunction(
-            name, account_id=ACCOUNT_ID, region=REGION, concurrency=concurrency, endpoint=_world.endpoint
+            name,
+            account_id=ACCOUNT_ID,
+            region=REGION,
+            concurrency=concurrency,
+            endpoint=_world.endpoint,
+            access_key=_world.access_key,
         )
         stack.callback(function.close)
         _world.functions[name] = function
@@ -79,6 +93,7 @@ class _World(AbstractContextManager["_World"]):
     def __init__(self) -> None:
         self.functions: dict[str, MockFunction] = {}
         self.endpoint: str | None = None
+        self.access_key = ""
         self._lock = threading.Lock()
         self._open = 0
         self._stack = ExitStack()
@@ -100,7 +115,7 @@ class _World(AbstractContextManager["_World"]):
 
     def _start(self, stack: ExitStack) -> None:
         moto = _import_moto()
-        stack.enter_context(environment(_ENVIRONMENT))
+        stack.enter_context(environment({**_ENVIRONMENT, **no_proxy_here()}))
         stack.enter_context(moto.mock_aws(config={"lambda": {"use_docker": False}}))
         from pywren.testing._atomic_moto import atomic_s3, atomic_sqs
         from pywren.testing._moto_patches import http_server, invocations, over_tls
@@ -109,7 +124,8 @@ class _World(AbstractContextManager["_World"]):
         stack.enter_context(atomic_sqs())
         stack.enter_context(over_tls())
         stack.enter_context(invocations(self.functions))
-        self.endpoint = stack.enter_context(http_server())
+        self.access_key = f"testing-{secrets.token_hex(16)}"
+        self.endpoint = stack.enter_context(http_server(self.access_key))
 
 
 _world = _World()

@@ -27,17 +27,25 @@ class MockFunction:
         region: the mocked region.
         concurrency: how many asynchronous invocations run at once.
         endpoint: where the functions themselves find the mocked AWS.
+        access_key: what they sign their requests with.
     """
 
     def __init__(
-        self, name: str, *, account_id: str, region: str, concurrency: int, endpoint: str | None = None
+        self,
+        name: str,
+        *,
+        account_id: str,
+        region: str,
+        concurrency: int,
+        endpoint: str | None = None,
+        access_key: str = "testing",
     ) -> None:
         self.name = name
         self._account_id = account_id
         self._region = region
         # what calls print goes to the mocked log, not to the terminal of the test
         self._runner = ForkServer(on_output=lambda stream, text: None)
-        self._container = Container(self._runner, environment=_lambda_environment(name, region, endpoint))
+        self._container = Container(self._runner, environment=_lambda_environment(name, region, endpoint, access_key))
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="pywren-mock-lambda")
         self._streams = threading.local()
 
@@ -122,8 +130,11 @@ class _LambdaContext:
         return max(0, int((self._deadline - time.monotonic()) * 1000))
 
 
-def _lambda_environment(name: str, region: str, endpoint: str | None) -> Mapping[str, str]:
+def _lambda_environment(name: str, region: str, endpoint: str | None, access_key: str) -> Mapping[str, str]:
     return {
+        "AWS_ACCESS_KEY_ID": access_key,
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_SESSION_TOKEN": "testing",
         **({} if endpoint is None else {"AWS_ENDPOINT_URL": endpoint}),
         "AWS_LAMBDA_FUNCTION_NAME": name,
         "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",

@@ -5,8 +5,11 @@ Importing this module imports moto.
 
 from __future__ import annotations
 
+import hmac
 import json
 import logging
+import re
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -16,8 +19,10 @@ from urllib.parse import unquote
 from moto.awslambda_simple.models import LambdaSimpleBackend
 from moto.core.exceptions import JsonRESTError
 from moto.iam.access_control import IAMPolicyStatement, PermissionResult
+from moto.iam.models import iam_backends
 
 from pywren._wire import ASYNC_PAYLOAD_LIMIT
+from pywren.testing._guard import guarded
 from pywren.testing._mock_function import MockFunction
 
 
@@ -82,25 +87,51 @@ def over_tls() -> Iterator[None]:
 
 
 @contextmanager
-def http_server() -> Iterator[str | None]:
+def http_server(access_key: str) -> Iterator[str | None]:
     """Serve the mocked AWS over HTTP too, for functions that themselves use AWS in their processes.
+
+    Args:
+        access_key: requests are answered that are signed with it, or with a key that the mocked IAM has made: who may
+            invoke a function, has code run as this user.
 
     Yields:
         The endpoint's URL; ``None`` when Flask, which moto's server needs, is not installed.
     """
     try:
-        from moto.moto_server.threaded_moto_server import ThreadedMotoServer
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
     except ImportError:
         yield None
         return
+    from werkzeug.serving import make_server
+
     requests = logging.getLogger("werkzeug")
     level = requests.level
     requests.setLevel(logging.ERROR)  # it prints a line for every request, unless it is told not to
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
+    application = guarded(DomainDispatcherApplication(create_backend_app), lambda asked: _is_signed(asked, access_key))
+    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=MotoRequestHandler)
+    thread = threading.Thread(target=server.serve_forever, name="pywren-mock-aws", daemon=True)
+    thread.start()
     try:
-        host, port = server.get_host_and_port()
-        yield f"http://{host}:{port}"
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
-        server.stop()
+        server.shutdown()
+        thread.join()
+        server.server_close()
         requests.setLevel(level)
+
+
+_KEY = re.compile(r"(?:Credential=|AWSAccessKeyId=|AWS )([^/&:,\s]+)")
+
+
+def _is_signed(asked: Mapping[str, Any], access_key: str) -> bool:
+    """Tell whether a request has a key that we gave; moto verifies no signatures, and the key is a secret here."""
+    found = _KEY.search(asked.get("HTTP_AUTHORIZATION", "") or asked.get("QUERY_STRING", ""))
+    if found is None:
+        return False
+    key = unquote(found[1]).partition("/")[0]
+    return hmac.compare_digest(key.encode(errors="replace"), access_key.encode()) or _is_of_iam(key)
+
+
+def _is_of_iam(key: str) -> bool:
+    accounts = list(iam_backends.values())  # other threads make new ones
+    return any(key in backend.access_keys for account in accounts for backend in list(account.values()))

@@ -80,6 +80,17 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(saved)
 
 
+def no_proxy_here() -> dict[str, str]:
+    """Return the variables under which no proxy of the user's is asked for what is on this machine."""
+    # tools look at one or the other: both say the same
+    mine = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    hosts = [*filter(None, mine.split(",")), *(host for host in _HERE if host not in mine.split(","))]
+    return dict.fromkeys(("NO_PROXY", "no_proxy"), ",".join(hosts))
+
+
+_HERE = ("127.0.0.1", "localhost")
+
+
 def without_aws(variables: Mapping[str, str]) -> dict[str, str]:
     """Return an environment without AWS's settings."""
     return {name: value for name, value in variables.items() if not _is_aws(name)}

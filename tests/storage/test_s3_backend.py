@@ -163,7 +163,7 @@ REFUSALS = [
     ("KMS.AccessDeniedException", 400, StorageError, "kms:Decrypt and kms:GenerateDataKey"),
     ("KMS.DisabledException", 400, StorageError, "key is enabled"),
     ("InvalidRange", 416, StorageError, "shorter"),
-    ("NotImplemented", 501, StorageError, "If-None-Match"),
+    ("NotImplemented", 501, StorageError, "does not know this request"),
     ("SomethingNew", 400, StorageError, "SomethingNew: the text of AWS"),
 ]
 
@@ -257,6 +257,13 @@ def test_what_is_sent(stubbed: Stubbed) -> None:
     stubbed.stub.add_response("get_object", {"Body": body}, {"Bucket": BUCKET, "Key": "k", "Range": "bytes=1-2"})
     assert stubbed.backend.put("k", b"x", if_absent=True)
     assert stubbed.backend.get("k", (1, 2)) == b"bc"
+
+
+def test_a_server_without_conditional_writes(stubbed: Stubbed) -> None:
+    """What it does not know is told as what pywren needs."""
+    stubbed.stub.add_client_error("put_object", "NotImplemented", "a header", 501)
+    with pytest.raises(StorageError, match="If-None-Match"):
+        stubbed.backend.put("p/k", b"", if_absent=True)
 
 
 def test_an_object_that_may_not_be_deleted(stubbed: Stubbed) -> None:

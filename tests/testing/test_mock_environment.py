@@ -1,6 +1,8 @@
 """What ``mock_aws`` does to the environment when no other context is open."""
 
 import os
+import urllib.error
+import urllib.request
 
 import pytest
 
@@ -22,3 +24,128 @@ def test_credentials_are_out_of_reach_and_come_back(monkeypatch):
         assert "AWS_ENDPOINT_URL" not in os.environ
         assert pywren.default_executor(config=config).call_async(len, "abc").result() == 3
     assert dict(os.environ) == before
+
+
+PROXIES = [
+    *({name: "http://127.0.0.1:9"} for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy")),
+    {"HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": "corp.example"},
+    {"http_proxy": "http://127.0.0.1:9", "no_proxy": "corp.example,.internal"},
+    {"http_proxy": "http://127.0.0.1:9", "no_proxy": ""},
+    {"http_proxy": "http://127.0.0.1:9", "NO_PROXY": "*"},
+    {"HTTP_PROXY": "no url at all"},
+]
+
+
+def buckets(_):
+    import boto3
+
+    return [item["Name"] for item in boto3.client("s3").list_buckets()["Buckets"]]
+
+
+@pytest.mark.parametrize("variables", PROXIES, ids=lambda variables: " ".join(f"{k}={v}" for k, v in variables.items()))
+def test_proxies_of_the_user_are_not_asked(monkeypatch, variables):
+    """Row 238: a function's own boto3 reaches the mocked AWS on a machine with a proxy; hosts without one stay so."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    with pywren.testing.mock_aws() as config:
+        assert pywren.default_executor(config=config).call_async(buckets, 0).result() == [config["s3"]["bucket"]]
+        kept = variables.get("no_proxy") or variables.get("NO_PROXY") or ""
+        for name in ("NO_PROXY", "no_proxy"):
+            assert set(filter(None, kept.split(","))) | {"127.0.0.1", "localhost"} == set(os.environ[name].split(","))
+    assert dict(os.environ) == before
+
+
+SETTINGS = {
+    "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9",
+    "AWS_ENDPOINT_URL_LAMBDA": "http://127.0.0.1:9",
+    "AWS_CA_BUNDLE": "/no/such/bundle.pem",
+    "AWS_CONFIG_FILE": "/no/such/config",
+    "AWS_SHARED_CREDENTIALS_FILE": "/no/such/credentials",
+    "AWS_PROFILE": "production",
+    "AWS_DEFAULT_PROFILE": "production",
+    "AWS_WEB_IDENTITY_TOKEN_FILE": "/no/such/token",
+    "AWS_REGION": "eu-central-1",
+    "AWS_USE_FIPS_ENDPOINT": "true",
+    "AWS_MAX_ATTEMPTS": "none",
+}
+
+
+def test_no_setting_of_the_user_gets_in(monkeypatch):
+    """Whatever of AWS is set, here and in the functions everything is the mocked AWS's; all of it comes back."""
+    for name, value in SETTINGS.items():
+        monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    with pywren.testing.mock_aws() as config:
+        executor = pywren.default_executor(config=config)
+        assert executor.call_async(buckets, 0).result() == [config["s3"]["bucket"]]
+    assert dict(os.environ) == before
+
+
+def endpoint_and_key(_):
+    return os.environ["AWS_ENDPOINT_URL"], os.environ["AWS_ACCESS_KEY_ID"]
+
+
+def signed(key):
+    return f"AWS4-HMAC-SHA256 Credential={key}/20260101/us-west-2/lambda/aws4_request, SignedHeaders=host, Signature=0"
+
+
+@pytest.mark.parametrize(
+    "authorization", [None, "", "Bearer x", *map(signed, ["testing", "FOOBARKEY", "AKIAIOSFODNN7EXAMPLE", ""])]
+)
+@pytest.mark.parametrize("path", ["/2015-03-31/functions/{function}/invocations", "/{bucket}", "/moto-api/data.json"])
+def test_strangers_are_refused(path, authorization):
+    """Row 239: to another user of the machine the mocked AWS answers nothing, and runs none of his code."""
+    with pywren.testing.mock_aws() as config:
+        endpoint, _ = pywren.default_executor(config=config).call_async(endpoint_and_key, 0).result()
+        url = endpoint + path.format(function=config["lambda"]["function_name"], bucket=config["s3"]["bucket"])
+        headers = {} if authorization is None else {"Authorization": authorization}
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        for data in (None, b"{}"):
+            with pytest.raises(urllib.error.HTTPError, match="403") as caught:
+                opener.open(urllib.request.Request(url, data, headers), timeout=30)
+            caught.value.close()
+
+
+def test_each_world_has_a_key_of_its_own():
+    """The key of one is no use in the next."""
+    keys = set()
+    for _ in range(2):
+        with pywren.testing.mock_aws() as config:
+            keys.add(pywren.default_executor(config=config).call_async(endpoint_and_key, 0).result()[1])
+    assert len(keys) == 2
+
+
+def with_a_role(_):
+    import boto3
+
+    role = boto3.client("sts").assume_role(RoleArn="arn:aws:iam::123456789012:role/any", RoleSessionName="session")
+    keys = role["Credentials"]
+    client = boto3.client(
+        "s3",
+        aws_access_key_id=keys["AccessKeyId"],
+        aws_secret_access_key=keys["SecretAccessKey"],
+        aws_session_token=keys["SessionToken"],
+    )
+    return len(client.list_buckets()["Buckets"])
+
+
+def through_a_presigned_url(bucket):
+    import boto3
+
+    client = boto3.client("s3")
+    client.put_object(Bucket=bucket, Key="key", Body=b"text")
+    url = client.generate_presigned_url("get_object", {"Bucket": bucket, "Key": "key"})
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        return answer.read()
+
+
+def test_what_a_function_may_do_with_its_credentials():
+    """It assumes roles and presigns URLs, as on AWS."""
+    with pywren.testing.mock_aws() as config:
+        executor = pywren.default_executor(config=config)
+        assert executor.call_async(with_a_role, 0).result() == 1
+        assert executor.call_async(through_a_presigned_url, config["s3"]["bucket"]).result() == b"text"

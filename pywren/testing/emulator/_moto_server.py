@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import hmac
 import importlib
 import logging
+import os
 import sys
+from collections.abc import Mapping
+from typing import Any
+
+from pywren.testing._guard import guarded
+from pywren.testing.emulator._door import SECRET_HEADER
 
 SERVICES = ("iam", "sts", "sqs", "logs", "ec2", "ssm")
 """What is loaded before the server says that it is ready; moto loads the rest when it is asked for."""
+
+SECRET_VARIABLE = "PYWREN_EMULATOR_SECRET"
+"""The environment variable with the secret that every request is to have in ``SECRET_HEADER``."""
 
 
 def main() -> None:
@@ -22,7 +32,8 @@ def main() -> None:
         disable_nagle_algorithm = True  # or an answer on a kept connection waits 40 ms for its headers' acknowledgement
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request otherwise
-    application = DomainDispatcherApplication(create_backend_app)
+    secret = os.environ.pop(SECRET_VARIABLE).encode()
+    application = guarded(DomainDispatcherApplication(create_backend_app), lambda request: _knows(secret, request))
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Handler)
     for service in SERVICES:
         importlib.import_module(f"moto.{service}.models")
@@ -30,6 +41,11 @@ def main() -> None:
         sys.stdout.write(f"{server.server_port}\n")
         sys.stdout.flush()
         server.serve_forever()
+
+
+def _knows(secret: bytes, request: Mapping[str, Any]) -> bool:
+    given = request.get("HTTP_" + SECRET_HEADER.upper().replace("-", "_"), "")
+    return hmac.compare_digest(given.encode("latin-1"), secret)  # WSGI's text for the bytes that came
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from pywren.testing.emulator._door import Door
 from pywren.testing.emulator._seaweed import is_aws_chunked, read_frames, without_framing
 
 _IN_ONE_PIECE = 1024 * 1024
@@ -51,11 +52,16 @@ class BackendError(Exception):
 
 
 class Proxy:
-    """Keeps connections to the servers behind the gateway; made inside a running event loop."""
+    """Keeps connections to a server behind the gateway; made inside a running event loop.
 
-    def __init__(self) -> None:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, use_dns_cache=False),
+    Args:
+        door: the way to it.
+    """
+
+    def __init__(self, door: Door) -> None:
+        self._url = door.url
+        self._place = door.socket or door.url
+        self._session = door.session(
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
             auto_decompress=False,
@@ -66,12 +72,11 @@ class Proxy:
         """Close the connections."""
         await self._session.close()
 
-    async def forward(self, request: web.BaseRequest, base: str, body: bytes | None = None) -> Exchange:
-        """Send a request to a server, and return its answer.
+    async def forward(self, request: web.BaseRequest, body: bytes | None = None) -> Exchange:
+        """Send a request to the server, and return its answer.
 
         Args:
             request: as it came.
-            base: ``http://HOST:PORT`` of the server.
             body: the request's, when it has been read already.
 
         Raises:
@@ -90,7 +95,7 @@ class Proxy:
         try:
             answer = await self._session.request(
                 request.method,
-                URL(base + request.raw_path, encoded=True),
+                URL(self._url + request.raw_path, encoded=True),
                 headers=headers,
                 data=upload.chunks() if upload else body or None,
                 allow_redirects=False,
@@ -100,7 +105,7 @@ class Proxy:
         except aiohttp.ClientError as error:
             if upload is not None and upload.broken:
                 raise ConnectionResetError("the client left in the middle of its body") from error
-            raise BackendError(f"{base} did not answer {request.method}: {error!r}") from error
+            raise BackendError(f"{self._place} did not answer {request.method}: {error!r}") from error
         return Exchange(response, upload.size if upload else len(body or b""), bytes_out)
 
 

@@ -270,10 +270,24 @@ def _is_own(peer: tuple[str, int] | None) -> bool:
     """Tell whether a connection on the loopback comes from a process of this user, where the system tells."""
     if sys.platform != "linux" or peer is None:
         return True
-    local = "".join(f"{int(part):02X}" for part in reversed(peer[0].split("."))) + f":{peer[1]:04X}"
+    # The table is read piece by piece: an entry may be missed when others come and go. It is not there twice in a row
+    # when the other end has hung up already, and then there is nobody to be answered.
     try:
-        with open("/proc/net/tcp", encoding="ascii") as table:
-            found = next((fields for line in table if (fields := line.split())[1] == local), None)
-    except OSError:
+        return any(_owner(peer) == os.getuid() for _ in range(_LOOKS))
+    except OSError:  # there is no such table
         return True
-    return found is None or int(found[7]) == os.getuid()
+
+
+_LOOKS = 3
+_ESTABLISHED = "01"  # of an end that was closed the table says that it is root's
+
+
+def _owner(peer: tuple[str, int]) -> int | None:
+    """Return whose the other end of a connection is; ``None`` when it is nobody's any more."""
+    local = "".join(f"{int(part):02X}" for part in reversed(peer[0].split("."))) + f":{peer[1]:04X}"
+    with open("/proc/net/tcp", encoding="ascii") as table:
+        for line in table:
+            fields = line.split()
+            if fields[1] == local and fields[3] == _ESTABLISHED:
+                return int(fields[7])
+    return None

@@ -27,6 +27,7 @@ from pywren.exceptions import EmulatorError
 from pywren.testing.emulator._backends import Backend, MotoServer, SeaweedFS
 from pywren.testing.emulator._descriptors import Descriptors, raise_limit
 from pywren.testing.emulator._directory import own_directory
+from pywren.testing.emulator._door import Door
 from pywren.testing.emulator._settings import Settings
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def _time_to_end() -> asyncio.Future[None]:
 
 async def _run(settings: Settings, directory: Path, end: asyncio.Future[None]) -> None:
     descriptors = Descriptors()
-    async with _backends(directory) as (urls, backends), _Parts(settings, directory, urls) as parts:
+    async with _backends(directory) as (doors, backends), _Parts(settings, directory, doors) as parts:
         _say(parts.ready)
         may_end = [*(backend.ended for backend in backends), parts.ended, descriptors.ended]
         endings: list[asyncio.Future[Any]] = [asyncio.ensure_future(ended()) for ended in may_end]
@@ -106,7 +107,7 @@ async def _run(settings: Settings, directory: Path, end: asyncio.Future[None]) -
 
 
 @asynccontextmanager
-async def _backends(directory: Path) -> AsyncIterator[tuple[list[str], list[Backend]]]:
+async def _backends(directory: Path) -> AsyncIterator[tuple[list[Door], list[Backend]]]:
     """Run SeaweedFS and moto, which start side by side, while this process loads the rest of itself."""
     homes = [directory / "s3", directory / "moto"]
     for home in homes:
@@ -140,13 +141,13 @@ class _Parts:
     Args:
         settings: what was chosen.
         directory: the emulator's.
-        urls: of SeaweedFS and moto.
+        doors: the ways to SeaweedFS and moto.
     """
 
-    def __init__(self, settings: Settings, directory: Path, urls: list[str]) -> None:
+    def __init__(self, settings: Settings, directory: Path, doors: list[Door]) -> None:
         self._settings = settings
         self._directory = directory
-        self._s3, self._moto = urls
+        self._s3, self._moto = doors
         self._endpoint = ""
         self._stack = AsyncExitStack()
         self._containers = itertools.count(1)

@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote, urlencode
 import aiohttp
 
 from pywren.testing.emulator._counters import RequestKind, Tally
+from pywren.testing.emulator._door import Door
 from pywren.testing.emulator._functions import Function, Refusal
 from pywren.testing.emulator._settings import ACCOUNT_ID, Settings
 
@@ -38,26 +39,28 @@ class Services:
     """SeaweedFS and moto, asked by Lambda; made inside a running event loop.
 
     Args:
-        s3: ``http://127.0.0.1:PORT`` of SeaweedFS.
-        moto: that of moto's server.
+        s3: the way to SeaweedFS.
+        moto: the way to moto's server.
         settings: region, age of roles.
         tally: counts what is asked of S3 and SQS.
         clock: seconds since the epoch.
     """
 
     def __init__(
-        self, *, s3: str, moto: str, settings: Settings, tally: Tally, clock: Callable[[], float] = time.time
+        self, *, s3: Door, moto: Door, settings: Settings, tally: Tally, clock: Callable[[], float] = time.time
     ) -> None:
         self._s3 = s3
         self._moto = moto
         self._settings = settings
         self._tally = tally
         self._clock = clock
-        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_SECONDS))
+        timeout = aiohttp.ClientTimeout(total=_SECONDS)
+        self._s3_session, self._moto_session = s3.session(timeout=timeout), moto.session(timeout=timeout)
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._session.close()
+        await self._s3_session.close()
+        await self._moto_session.close()
 
     # -- roles -----------------------------------------------------------------------------------------------
 
@@ -126,21 +129,22 @@ class Services:
             raise DestinationError(f"{destination} answers {answer.status}: {answer.body[:500]!r}")
 
     async def _send_message(self, queue: str, record: bytes) -> _Answer:
-        message = {"QueueUrl": f"{self._moto}/{ACCOUNT_ID}/{queue}", "MessageBody": record.decode()}
+        message = {"QueueUrl": f"{self._moto.url}/{ACCOUNT_ID}/{queue}", "MessageBody": record.decode()}
         headers = {"Content-Type": "application/x-amz-json-1.0", "X-Amz-Target": "AmazonSQS.SendMessage"}
         return await self._ask_moto("sqs", json.dumps(message).encode(), headers)
 
     # -- asking ----------------------------------------------------------------------------------------------
 
     async def _ask_s3(self, method: str, bucket: str, path: str, body: bytes | None = None) -> _Answer:
-        async with self._session.request(method, f"{self._s3}/{bucket}/{path}", data=body) as answer:
+        async with self._s3_session.request(method, f"{self._s3.url}/{bucket}/{path}", data=body) as answer:
             return _Answer(answer.status, await answer.read())
 
     async def _ask_moto(self, service: str, body: bytes, headers: dict[str, str]) -> _Answer:
         # moto tells services apart by the scope of the signature, and does not verify it
         scope = f"lambda/{datetime.now(timezone.utc):%Y%m%d}/{self._settings.region}/{service}/aws4_request"
         signed = f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=0"
-        async with self._session.post(self._moto, data=body, headers={**headers, "Authorization": signed}) as answer:
+        headers = {**headers, "Authorization": signed}
+        async with self._moto_session.post(self._moto.url, data=body, headers=headers) as answer:
             return _Answer(answer.status, await answer.read())
 
     def _count(self, service: str, operation: str, answer: _Answer, bytes_in: int, resource: str) -> None:

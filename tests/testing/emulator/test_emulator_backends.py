@@ -3,38 +3,81 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import http.client
+import io
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
+from urllib3 import HTTPResponse
 
 from pywren.exceptions import EmulatorError
 from pywren.testing.emulator import _backends
 from pywren.testing.emulator._backends import MotoServer, SeaweedFS, check_installed
 from pywren.testing.emulator._directory import own_directory, sweep
+from pywren.testing.emulator._door import SECRET_HEADER, Door
+from pywren.testing.emulator._seclusion import secluded
 
 
-def client(service: str, url: str) -> Any:
+@functools.cache
+def can_be_secluded() -> bool:
+    """Tell whether this machine allows the namespaces."""
+    with tempfile.TemporaryDirectory() as directory:
+        return subprocess.run(secluded(["/bin/true"]), capture_output=True, check=False, cwd=directory).returncode == 0
+
+
+def client(service: str, door: Door) -> Any:
+    """Return a client that goes through a door."""
     import botocore.session
 
-    return botocore.session.Session().create_client(
-        service, endpoint_url=url, aws_access_key_id="a", aws_secret_access_key="b", region_name="us-west-2"
+    made = botocore.session.Session().create_client(
+        service, endpoint_url=door.url, aws_access_key_id="a", aws_secret_access_key="b", region_name="us-west-2"
     )
 
+    def show_secret(request: Any, **_: object) -> None:
+        for name, value in door.headers.items():
+            request.headers[name] = value
 
-def with_backend(make: Callable[[Path], Any], directory: Path, use: Callable[[str], None]) -> None:
-    """Start a backend, use its URL in a thread, and close it."""
+    made.meta.events.register("before-sign.*", show_secret)
+    if door.socket:
+        made.meta.events.register("before-send.*", lambda request, **_: through_socket(door.socket, request))
+    return made
+
+
+def through_socket(path: str, request: Any) -> Any:
+    """Send a request of botocore through a Unix socket, and return the answer."""
+    from botocore.awsrequest import AWSResponse
+
+    connection = http.client.HTTPConnection("127.0.0.1")
+    connection.sock = socket.socket(socket.AF_UNIX)
+    with closing(connection):
+        connection.sock.connect(path)
+        target = urlsplit(request.url)._replace(scheme="", netloc="").geturl() or "/"
+        connection.request(request.method, target, request.body, dict(request.headers.items()))
+        answer = connection.getresponse()
+        raw = HTTPResponse(io.BytesIO(answer.read()), preload_content=False)
+        return AWSResponse(request.url, answer.status, dict(answer.getheaders()), raw)
+
+
+def with_backend(make: Callable[[Path], Any], directory: Path, use: Callable[[Door], None]) -> None:
+    """Start a backend, use the way to it in a thread, and close it."""
 
     async def session() -> None:
         backend = make(directory)
-        url = await backend.start()
+        door = await backend.start()
         try:
-            await asyncio.to_thread(use, url)
+            await asyncio.to_thread(use, door)
         finally:
             await backend.close()
 
@@ -43,14 +86,10 @@ def with_backend(make: Callable[[Path], Any], directory: Path, use: Callable[[st
 
 @pytest.mark.emulator
 def test_seaweedfs_is_an_s3_for_pywren(tmp_path: Path) -> None:
-    """It is empty at first, takes objects, lets one of many conditional writers win, and leaves nothing behind.
+    """It is empty at first, takes objects, and lets one of many conditional writers win."""
 
-    It listens on this machine only and at no other port than it is told, asks nobody else, and shows no files.
-    """
-    ports: list[int] = []
-
-    def use(url: str) -> None:
-        s3 = client("s3", url)
+    def use(door: Door) -> None:
+        s3 = client("s3", door)
         assert s3.list_buckets()["Buckets"] == []
         s3.create_bucket(Bucket="bucket", CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
         s3.put_object(Bucket="bucket", Key="a/b", Body=b"text")
@@ -58,12 +97,113 @@ def test_seaweedfs_is_an_s3_for_pywren(tmp_path: Path) -> None:
         with pytest.raises(s3.exceptions.NoSuchKey):
             s3.get_object(Bucket="bucket", Key="nothing")
         assert winners(s3) == 1
-        ports.extend(int(port) for port in (tmp_path / "ports").read_text().split())
-        assert len(ports) == 8
-        check_what_is_off(tmp_path, ports)
 
     with_backend(SeaweedFS, tmp_path, use)
+
+
+def ports_of(directory: Path) -> list[int]:
+    return [int(port) for port in (directory / "ports").read_text().split()]
+
+
+def weeds() -> list[psutil.Process]:
+    return [each for each in psutil.Process().children(recursive=True) if each.name() == "weed"]
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.emulator
+@pytest.mark.skipif(not can_be_secluded(), reason="this machine allows no namespaces")
+def test_nobody_else_reaches_seaweedfs(tmp_path: Path) -> None:
+    """None of its ports is open outside its namespace, ``/tmp`` has none of its sockets, its own is its owner's."""
+    before = set(weeds())
+
+    def use(door: Door) -> None:
+        ports = ports_of(tmp_path)
+        assert len(ports) == 8
+        (weed,) = set(weeds()) - before
+        listening = listening_ports(weed.pid)
+        assert listening == set(ports)
+        assert not [port for port in ports if is_open(port)]
+        assert not _backends.weed_sockets(ports)
+        for name in ("s3.sock", "filer.sock"):
+            assert (tmp_path / name).stat().st_mode & 0o777 == 0o700
+        assert "-master.telemetry=false" in weed.cmdline()  # it would tell nothing before some minutes
+
+    with_backend(SeaweedFS, tmp_path, use)
+
+
+def listening_ports(pid: int) -> set[int]:
+    """Return the ports of 127.0.0.1 on which a process's network namespace is listened; there must be no others."""
+    lines = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    places = {fields[1] for fields in lines if fields[3] == "0A"}
+    assert all(place.startswith("0100007F:") for place in places)
+    assert "0A" not in {line.split()[3] for line in Path(f"/proc/{pid}/net/tcp6").read_text().splitlines()[1:]}
+    return {int(place.partition(":")[2], 16) for place in places}
+
+
+@pytest.mark.emulator
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can be somebody else")
+def test_another_user_is_refused(tmp_path: Path) -> None:
+    """The socket of SeaweedFS does not let him in; to moto he is a stranger."""
+    path = Path(tempfile.mkdtemp(prefix="pywren-test-"))  # pytest's directories are for its user alone
+    path.chmod(0o755)
+    knock = "import socket, sys; s = socket.socket(socket.AF_UNIX); sys.exit(s.connect_ex(sys.argv[1]) != 13)"
+    python = shutil.which("python3", path="/usr/bin:/bin")
+
+    def use(door: Door) -> None:
+        assert Path(door.socket).exists()
+        if python is not None:
+            subprocess.run([python, "-c", knock, door.socket], user=65534, group=65534, extra_groups=(), check=True)
+
+    try:
+        with_backend(SeaweedFS, path, use)
+    finally:
+        shutil.rmtree(path)
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("headers", [{}, {SECRET_HEADER: ""}, {SECRET_HEADER: "x" * 40}, {SECRET_HEADER: "\xe4"}])
+def test_moto_answers_nobody_without_the_secret(tmp_path: Path, headers: dict[str, str]) -> None:
+    """Whatever is asked of it, and its own pages too, a request without the secret is refused."""
+
+    def use(door: Door) -> None:
+        port = int(door.url.rpartition(":")[2])
+        for path in ("/", "/moto-api/data.json", "/123456789012/queue"):
+            assert status_of(port, path, headers) == 403
+        assert status_of(port, "/moto-api/data.json", door.headers) == 200
+
+    with_backend(MotoServer, tmp_path, use)
+
+
+@pytest.mark.emulator
+def test_where_there_are_no_namespaces_its_ports_are_few(tmp_path: Path) -> None:
+    """It listens on this machine only and at no other port than it is told, asks nobody else, and shows no files."""
+    ports: list[int] = []
+
+    def use(door: Door) -> None:
+        assert client("s3", door).list_buckets()["Buckets"] == []
+        ports.extend(ports_of(tmp_path))
+        check_what_is_off(tmp_path, ports)
+
+    with_backend(lambda directory: SeaweedFS(directory, secluded=False), tmp_path, use)
     assert not _backends.weed_sockets(ports)
+
+
+def test_a_machine_without_namespaces_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It starts without seclusion there, and the log says what that means."""
+    weed = program(tmp_path / "weed", "echo started >> tried; exit 1")
+    monkeypatch.setattr(_backends, "_weed", lambda: weed)
+    monkeypatch.setattr(_backends, "secluded", lambda command: ["sh", "-c", "echo 'no namespaces' >&2; exit 125"])
+    with pytest.raises(EmulatorError, match="did not come up"):
+        with_backend(SeaweedFS, tmp_path, print)
+    assert (tmp_path / "tried").read_text() == "started\n"
+    assert "other users of this machine can reach SeaweedFS" in caplog.text
+    assert "no namespaces" in caplog.text
 
 
 def check_what_is_off(directory: Path, ports: list[int]) -> None:
@@ -73,17 +213,16 @@ def check_what_is_off(directory: Path, ports: list[int]) -> None:
     listening = {(each.laddr.ip, each.laddr.port) for each in connections if each.status == psutil.CONN_LISTEN}
     assert listening == {("127.0.0.1", port) for port in ports}
     assert {each.raddr.ip for each in connections if each.raddr} <= {"127.0.0.1"}
-    assert "-master.telemetry=false" in weed.cmdline()  # it would tell nothing before some minutes
     for port in ports[:4:2]:
         assert status_of(port, "/metrics") >= 400
         assert status_of(port, "/debug/pprof/") >= 400
     assert status_of(ports[4], "/") == 403  # the files
 
 
-def status_of(port: int, path: str) -> int:
+def status_of(port: int, path: str, headers: Mapping[str, str] | None = None) -> int:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     with closing(connection):
-        connection.request("GET", path)
+        connection.request("GET", path, headers=headers or {})
         return connection.getresponse().status
 
 
@@ -113,11 +252,11 @@ def winners(s3: Any) -> int:
 def test_motos_server_has_the_services(tmp_path: Path) -> None:
     """Roles, queues and logs are there, and its process has a home of its own."""
 
-    def use(url: str) -> None:
-        client("iam", url).create_role(RoleName="role", AssumeRolePolicyDocument="{}")
-        queue = client("sqs", url).create_queue(QueueName="queue")["QueueUrl"]
-        assert queue.startswith(url)
-        assert client("logs", url).describe_log_groups()["logGroups"] == []
+    def use(door: Door) -> None:
+        client("iam", door).create_role(RoleName="role", AssumeRolePolicyDocument="{}")
+        queue = client("sqs", door).create_queue(QueueName="queue")["QueueUrl"]
+        assert queue.startswith(door.url)
+        assert client("logs", door).describe_log_groups()["logGroups"] == []
 
     with_backend(MotoServer, tmp_path, use)
 
@@ -143,7 +282,7 @@ def test_two_of_each_do_not_know_each_other(tmp_path: Path) -> None:
         finally:
             await asyncio.gather(*(backend.close() for backend in backends))
 
-    def use(s1: str, s2: str, m1: str, m2: str) -> None:
+    def use(s1: Door, s2: Door, m1: Door, m2: Door) -> None:
         client("s3", s1).create_bucket(Bucket="one", CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
         assert client("s3", s2).list_buckets()["Buckets"] == []
         client("sqs", m1).create_queue(QueueName="q")
@@ -167,7 +306,7 @@ def test_seaweedfs_that_does_not_come_up_says_why(
 ) -> None:
     """The error has the end of its log; only a port that was taken meanwhile is tried again."""
     tried = tmp_path / "tried"
-    weed = program(tmp_path / "weed", f"echo x >> {tried}; echo 'F0101 {reason}' >&2; exit 1")
+    weed = program(tmp_path / "weed", f"echo x >> tried; echo 'F0101 {reason}' >&2; exit 1")
     monkeypatch.setattr(_backends, "_weed", lambda: weed)
     with pytest.raises(EmulatorError, match=f"SeaweedFS.*did not come up(.|\n)*{reason}"):
         with_backend(SeaweedFS, tmp_path, print)
@@ -188,7 +327,7 @@ def test_a_backend_that_ends_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     async def session() -> EmulatorError:
         backend = MotoServer(tmp_path)
-        assert await backend.start() == "http://127.0.0.1:1234"
+        assert (await backend.start()).url == "http://127.0.0.1:1234"
         return await backend.ended()
 
     assert "has ended, with exit code 2" in (text := str(asyncio.run(session())))

@@ -27,6 +27,7 @@ from conforming import Refused, conforming
 
 from pywren.testing.emulator._backends import SeaweedFS
 from pywren.testing.emulator._counters import Counters, Execution, Tally
+from pywren.testing.emulator._door import Door
 from pywren.testing.emulator._faults import Fault, FaultPlan, Faults
 from pywren.testing.emulator._gateway import Gateway
 from pywren.testing.emulator._lambda_api import Answer
@@ -113,7 +114,7 @@ class StandInMoto:
 class Aws:
     """A gateway and what is behind it."""
 
-    def __init__(self, loop: Loop, s3: str) -> None:
+    def __init__(self, loop: Loop, s3: Door) -> None:
         self.loop = loop
         self.functions = StandInLambda()
         self.moto = StandInMoto()
@@ -122,7 +123,7 @@ class Aws:
         self.idle = True
         self.gateway = Gateway(
             s3=s3,
-            moto=loop.run(self.moto.start()),
+            moto=Door(loop.run(self.moto.start())),
             functions=self.functions,  # type: ignore[arg-type]
             callers=self.callers,
             tally=self.tally,
@@ -171,26 +172,26 @@ def loop() -> Iterator[Loop]:
 
 
 @pytest.fixture(scope="module")
-def s3_url(loop: Loop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def s3_door(loop: Loop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     """A real S3 server."""
     server = SeaweedFS(tmp_path_factory.mktemp("weed"))
-    url = loop.run(server.start())
-    yield url
+    door = loop.run(server.start())
+    yield door
     loop.run(server.close())
 
 
 @pytest.fixture
-def aws(loop: Loop, s3_url: str) -> Iterator[Aws]:
+def aws(loop: Loop, s3_door: Door) -> Iterator[Aws]:
     """A gateway of the test's own."""
-    aws = Aws(loop, s3_url)
+    aws = Aws(loop, s3_door)
     yield aws
     aws.close()
 
 
 @pytest.fixture(scope="module")
-def bucket(loop: Loop, s3_url: str) -> str:
+def bucket(loop: Loop, s3_door: Door) -> str:
     """A bucket for the module, in which every test uses keys of its own."""
-    aws = Aws(loop, s3_url)
+    aws = Aws(loop, s3_door)
     aws.client("s3").create_bucket(Bucket="tests", CreateBucketConfiguration={"LocationConstraint": REGION})
     aws.close()
     return "tests"
@@ -552,6 +553,23 @@ def test_keys_that_moto_hands_out_are_ours(aws: Aws) -> None:
     aws.client("s3", "ASIANEW").list_buckets()
 
 
+@pytest.mark.parametrize("operation", ["get_session_token", "get_federation_token"])
+def test_a_key_that_everybody_knows_is_not_handed_out(aws: Aws, operation: str) -> None:
+    """moto answers some requests with the access key of AWS's documentation: whoever asks gets one of his own."""
+    field = b"<AccessKeyId>AKIAIOSFODNN7EXAMPLE</AccessKeyId><SecretAccessKey>s</SecretAccessKey>"
+    name = operation.title().replace("_", "").encode()
+    aws.moto.reply = b"<%sResponse><%sResult><Credentials>%s</Credentials></%sResult></%sResponse>" % (
+        name, name, field, name, name,
+    )  # fmt: skip
+    arguments = {"Name": "me"} if operation == "get_federation_token" else {}
+    keys = {getattr(aws.client("sts"), operation)(**arguments)["Credentials"]["AccessKeyId"] for _ in range(2)}
+    assert len(keys) == 2
+    assert "AKIAIOSFODNN7EXAMPLE" not in {*keys, *aws.callers}
+    for key in keys:
+        aws.client("s3", key).list_buckets()
+    assert refusal(aws.client("s3", "AKIAIOSFODNN7EXAMPLE").list_buckets)
+
+
 # --- other services
 
 
@@ -600,7 +618,7 @@ def test_a_dead_server_is_said(loop: Loop, caplog: pytest.LogCaptureFixture) -> 
     """503 that names the server, not an endless wait."""
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
-        aws = Aws(loop, f"http://127.0.0.1:{nobody.getsockname()[1]}")
+        aws = Aws(loop, Door(f"http://127.0.0.1:{nobody.getsockname()[1]}"))
         assert refusal(aws.client("s3").get_object, Bucket="b" * 3, Key="k") == (503, "ServiceUnavailable")
         assert "did not answer" in caplog.text
         aws.close()
@@ -755,9 +773,9 @@ def test_control_requests_need_their_token(aws: Aws) -> None:
     assert aws.gateway.plan.faults == Faults()
 
 
-def test_closing_ends_what_is_under_way(loop: Loop, s3_url: str) -> None:
+def test_closing_ends_what_is_under_way(loop: Loop, s3_door: Door) -> None:
     """A request that hangs does not keep the gateway open."""
-    aws = Aws(loop, s3_url)
+    aws = Aws(loop, s3_door)
     aws.set_faults(s3_latency=1000.0)
     failed = threading.Event()
 

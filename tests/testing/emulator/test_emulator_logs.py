@@ -17,6 +17,7 @@ pytest.importorskip("flask")
 import boto3
 
 from pywren.testing.emulator import _logs
+from pywren.testing.emulator._door import Door
 from pywren.testing.emulator._logs import LogShipper, batches
 
 
@@ -44,7 +45,7 @@ def now() -> int:
 
 def test_lines_arrive_in_their_streams_in_order(moto: str) -> None:
     """Groups and streams are made; an empty line becomes a blank: an event has a character [logs InputLogEvent]."""
-    shipper = LogShipper(moto, "us-west-2")
+    shipper = LogShipper(Door(moto), "us-west-2")
     for stream in ("one", "two"):
         shipper.stream("/aws/lambda/order", stream)
     for number in range(50):
@@ -57,7 +58,7 @@ def test_lines_arrive_in_their_streams_in_order(moto: str) -> None:
 
 def test_flush_waits_until_everything_was_sent(moto: str) -> None:
     """What was written before is there afterwards, and the shipper goes on."""
-    shipper = LogShipper(moto, "us-west-2")
+    shipper = LogShipper(Door(moto), "us-west-2")
     shipper.stream("/aws/lambda/flush", "s")
     for text in ("first", "second"):
         shipper.write("/aws/lambda/flush", "s", now(), text)
@@ -69,7 +70,7 @@ def test_flush_waits_until_everything_was_sent(moto: str) -> None:
 def test_a_group_and_stream_that_exist_are_used(moto: str) -> None:
     """The deployment makes the group, with its retention."""
     for _ in range(2):
-        shipper = LogShipper(moto, "us-west-2")
+        shipper = LogShipper(Door(moto), "us-west-2")
         shipper.stream("/aws/lambda/again", "s")
         shipper.write("/aws/lambda/again", "s", now(), "x")
         shipper.close()
@@ -90,7 +91,7 @@ def test_a_dead_server_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """``write`` returns at once, ``close`` within its time, and no thread is left that keeps the process alive."""
     monkeypatch.setattr(_logs, "_CLOSE_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        shipper = LogShipper(f"http://127.0.0.1:{silent.getsockname()[1]}", "us-west-2")
+        shipper = LogShipper(Door(f"http://127.0.0.1:{silent.getsockname()[1]}"), "us-west-2")
         shipper.stream("/aws/lambda/dead", "s")
         shipper.write("/aws/lambda/dead", "s", now(), "lost")
         closing = threading.Thread(target=shipper.close, daemon=True)
@@ -109,7 +110,7 @@ def test_lines_beyond_what_memory_should_be_spent_on_are_counted(
     """The first are kept, and a warning says how many were not."""
     monkeypatch.setattr(_logs, "_QUEUE_LINES", 3)
     monkeypatch.setattr(_logs, "_PAUSE_SECONDS", 5.0)
-    shipper = LogShipper(moto, "us-west-2")
+    shipper = LogShipper(Door(moto), "us-west-2")
     shipper.stream("/aws/lambda/bounded", "s")
     for number in range(10):
         shipper.write("/aws/lambda/bounded", "s", now(), str(number))

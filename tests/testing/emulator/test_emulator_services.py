@@ -27,6 +27,7 @@ from botocore.exceptions import ClientError
 
 from pywren.testing.emulator import Emulator, Settings
 from pywren.testing.emulator._counters import Tally
+from pywren.testing.emulator._door import Door
 from pywren.testing.emulator._functions import Refusal
 from pywren.testing.emulator._interpreter import PYTHON
 from pywren.testing.emulator._services import DestinationError, Services
@@ -256,7 +257,11 @@ def with_services(
 
     async def run() -> None:
         services = Services(
-            s3="http://127.0.0.1:9", moto=moto, settings=Settings(role_seconds=role), tally=Tally(), clock=lambda: now
+            s3=Door("http://127.0.0.1:9"),
+            moto=Door(moto),
+            settings=Settings(role_seconds=role),
+            tally=Tally(),
+            clock=lambda: now,
         )
         try:
             await use(services)

@@ -1,0 +1,32 @@
+"""``guarded``: a WSGI application that answers those only who are known: every user of a machine reaches its ports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
+
+_REFUSAL = (
+    b"<Error><Code>InvalidAccessKeyId</Code><Message>the request has not the credentials that were made for it: "
+    b"use those of the environment</Message></Error>"
+)
+
+
+def guarded(application: Application, admits: Callable[[Mapping[str, Any]], bool]) -> Application:
+    """Return an application that refuses strangers before anything looks at what they ask.
+
+    Args:
+        application: the one that answers.
+        admits: tells from a request's ``environ`` whether it is one of ours.
+    """
+
+    def answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if admits(environ):
+            return application(environ, start_response)
+        # the body of the request was not read: no other request may follow on this connection
+        headers = [("Content-Type", "text/xml"), ("Content-Length", str(len(_REFUSAL))), ("Connection", "close")]
+        start_response("403 Forbidden", headers)
+        return [_REFUSAL]
+
+    return answer

@@ -300,15 +300,12 @@ class LocalCallset:
         source = ended.source if isinstance(ended.source, _Ended) else _Ended(RunResult(None, None), time.time())
         result, call_id = source.result, ended.future.call_id
         keys = self.callset.call_keys(call_id)
-        name, text, trace = result.exception or (None, None, None)
         return Status(
             callset_id=self.callset.id,
             call_id=call_id,
             failure=result.failure,
             output_key=keys.output,
-            exception=name,
-            exception_args=text,
-            exception_traceback=trace,
+            exception_traceback=result.exception[2] if result.exception else None,
             info=self._info(keys, result, source.time),
         )
 
@@ -335,7 +332,7 @@ class LocalCallset:
             "retcode": result.returncode,
             "stdout": result.stdout,
             "stderr": result.stderr,
-            "server_info": dict(server_info()),
+            "server_info": server_info(),
             "free_disk_bytes": shutil.disk_usage(tempfile.gettempdir()).free,
             **result.info,
         }

@@ -246,7 +246,7 @@ SIGNATURES = [
     (storage.get_runtime_info, "runtime_config"),
     (storage.Storage.put_data, "self, key, data"),
     (storage.Storage.put_func, "self, key, func"),
-    (storage.Storage.put_cancelled, "self, cancel_key"),
+    (storage.Storage.put_cancelled, "self, callset_id, call_id, cancelled_data=ANY"),
     (storage.Storage.get_callset_status, "self, callset_id"),
     (storage.Storage.get_call_status, "self, callset_id, call_id"),
     (storage.Storage.get_call_output, "self, callset_id, call_id"),
@@ -492,7 +492,7 @@ def test_layout_of_the_objects(aws: dict[str, Any], on_lambda: executor.Executor
 
     assert objects(together) == {"func.pickle", "aggdata.pickle", "00000/status.json", "00001/status.json"}
     assert objects(apart) == {"func.pickle", *(f"00000/{n}" for n in ("data.pickle", "output.pickle", "status.json"))}
-    made.storage.put_cancelled(apart[0].invoke_status["cancel_key"])
+    made.storage.put_cancelled(apart[0].callset_id, "00000", "CANCEL")
     assert "00000/cancel" in objects(apart)
 
 

@@ -611,13 +611,13 @@ def test_run_status(ready):
 
 
 def test_run_status_of_an_error(ready):
-    """Name, text and traceback of the exception are in the status."""
+    """What the function raised is no failure of the worker, as in 0.4: its traceback is there, for people."""
     future = ready.call(hostile.raises_value_error, "told")
     future.exception(WAIT)
     status = future.run_status
-    assert status["exception"] == "ValueError"
-    assert "told" in status["exception_args"]
+    assert (status["exception"], status["exception_args"]) == (None, None)
     assert "raises_value_error" in status["exception_traceback"]
+    assert "told" in status["exception_traceback"]
 
 
 @pytest.mark.parametrize("size", [10, 2_000_000])

@@ -539,12 +539,74 @@ def test_keys_of_the_statuses(make: Make) -> None:
 
 
 def test_status_of_a_failed_call(make: Make) -> None:
-    """What the function raised is in the run status as text."""
+    """What the function raised is none of the worker's exceptions; its traceback is there as text."""
     one = make().call_async(int, "x")
     assert one.result(throw_except=False) is None
-    assert one.run_status["exception"] == "ValueError"
-    assert "invalid literal" in one.run_status["exception_args"]
+    assert (one.run_status["exception"], one.run_status["exception_args"]) == (None, None)
     assert "Traceback" in one.run_status["exception_traceback"]
+    assert "invalid literal" in one.run_status["exception_traceback"]
+
+
+def _exit(code: int) -> None:
+    os._exit(code)
+
+
+@pytest.mark.parametrize(
+    ("function", "argument", "code"),
+    [(_exit, 4, "RETCODE"), (_exit, 0, "RETCODE"), (os.abort, None, "RETCODE"), (sys.exit, "text", "RETCODE")],
+    ids=["exit", "exit-0", "signal", "sys-exit"],
+)
+def test_codes_of_workers_that_died(make: Make, function: Callable[[Any], Any], argument: Any, code: str) -> None:
+    """``exception`` is a text with 0.4's code, which comes first among ``exception_args``."""
+    one = make().call_async(lambda x: function() if x is None else function(x), argument)
+    pywren.wait([one])
+    _assert_code(one, code)
+
+
+def test_code_of_a_call_out_of_time(make: Make) -> None:
+    """Over ``job_max_runtime``."""
+    one = make(job_max_runtime=0.5).call_async(_sleep, 600)
+    one.exception()
+    _assert_code(one, "OUTATIME")
+
+
+def test_code_of_another_version(make: Make) -> None:
+    """The versions of worker and client follow, as 0.4's client expects them."""
+    one = make().map(add_one, [1], overwrite_invoke_args={"pywren_version": "0.0.0"})[0]
+    one.exception()
+    _assert_code(one, "WRONGVERSION")
+    assert one.run_status["exception_args"][2:] == [pywren.__version__, "0.0.0"]
+
+
+def test_code_of_a_cancelled_call() -> None:
+    """Cancelled while it waits, while it runs, by the future and by ``Storage.put_cancelled``."""
+    here, dummy = pywren.local_executor(), pywren.dummy_executor()
+    futures = [here.call_async(_sleep, 600), *dummy.map(add_one, range(2))]
+    for one in futures[:2]:
+        one.cancel()
+    dummy.storage.put_cancelled(futures[2].callset_id, futures[2].call_id, "CANCEL")
+    pywren.wait(futures)
+    for one in futures:
+        _assert_code(one, "CANCELLED")
+        with pytest.raises(Exception, match="cancelled"):
+            one.result()
+
+
+def test_a_result_that_does_not_come_back_is_no_exception_of_the_worker(make: Make) -> None:
+    """The function's end, as in 0.4, is not the worker's."""
+    one = make().call_async(lambda _: __import__("threading").Lock(), 0)
+    one.exception()
+    assert (one.run_status["exception"], one.run_status["exception_args"]) == (None, None)
+
+
+def _assert_code(one: future.ResponseFuture, code: str) -> None:
+    run_status = one.run_status
+    assert code in run_status["exception"]
+    assert isinstance(run_status["exception_args"], list)
+    assert run_status["exception_args"][0] == code
+    assert isinstance(run_status["exception_args"][1], str)
+    assert isinstance(run_status["exception_traceback"], str)
+    json.dumps(run_status)
 
 
 @pytest.mark.moto
@@ -671,12 +733,38 @@ def test_text_when_the_process_died(make: Make) -> None:
         assert "non-zero return code" in str(raised_by(made.call_async(end, code)))
 
 
-@pytest.mark.moto
-def test_text_of_another_version(on_lambda: executor.Executor, eager_dummy: Make) -> None:
+def test_text_of_another_version(make: Make) -> None:
     """``pywren_version`` differs, as 0.4's own test arranges it."""
-    for made in (on_lambda, eager_dummy()):
-        one = made.map(add_one, [1], overwrite_invoke_args={"pywren_version": "0.0.0"})[0]
-        assert "version mismatch" in str(raised_by(one))
+    one = make().map(add_one, [1], overwrite_invoke_args={"pywren_version": "0.0.0"})[0]
+    assert "version mismatch" in str(raised_by(one))
+
+
+@pytest.mark.parametrize(
+    ("overwrite", "text"),
+    [
+        ({"func_key": "nowhere/func.pickle"}, "nowhere/func.pickle"),
+        ({"func_sha256": "0" * 64}, "func.pickle"),
+        ({"job_max_runtime": 0.2}, "ran out of time"),
+        ({"extra_env": {"WAIT": "no"}}, None),
+        ({}, None),
+    ],
+    ids=["func_key", "func_sha256", "job_max_runtime", "extra_env", "nothing"],
+)
+def test_overwrite_invoke_args_counts_everywhere(make: Make, overwrite: dict[str, Any], text: str | None) -> None:
+    """Whatever of the payload a program replaces is what the worker gets, also on this machine."""
+
+    def wait(seconds: float) -> str | None:
+        import time
+
+        if seconds and "WAIT" not in os.environ:
+            time.sleep(seconds)
+        return os.environ.get("WAIT")
+
+    one = make().map(wait, [600 if overwrite else 0], overwrite_invoke_args=overwrite)[0]
+    if text is None:
+        assert one.result(timeout=WAIT) == overwrite.get("extra_env", {}).get("WAIT")
+    else:
+        assert text in str(raised_by(one))
 
 
 @pytest.mark.moto
@@ -716,9 +804,11 @@ def test_args_of_a_broken_runtime(aws: dict[str, Any], on_lambda: executor.Execu
             on_lambda.storage.put(f"runtimes/{code}.tar.gz", content)
         url = f"s3://{aws['s3']['bucket']}/runtimes/{code}.tar.gz"
         named = {"runtime_url": url, "runtime_sha256": hashlib.sha256(content or b"").hexdigest()}
-        error = raised_by(on_lambda.map(add_one, [1], overwrite_invoke_args=named)[0])
+        one = on_lambda.map(add_one, [1], overwrite_invoke_args=named)[0]
+        error = raised_by(one)
         assert error.args[1] == code
         assert url in str(error)
+        assert one.run_status["exception_args"][0] == code
 
 
 def test_text_over_the_item_limit() -> None:
@@ -788,6 +878,7 @@ def test_dummy_invoker() -> None:
     made.invoker.run_jobs(2)
     assert len(made.invoker.payloads) == 2
     made.invoker.run_jobs_threaded()
+    made.invoker.thread.join()
     assert [f.result() for f in futures] == [1, 2, 3, 4]
     assert made.invoker.config() == {}
     assert not made.invoker.TIME_LIMIT
@@ -813,9 +904,10 @@ def test_an_invoker_of_ones_own() -> None:
 
     mine = Mine()
     one = pywren.Executor(mine, wrenconfig.default(), 30).call_async(add_one, 1)
-    local.local_handler(mine.payloads)
+    local.local_handler(mine.payloads.pop(), "/tmp/tasks", {"invoker": "Mine"})
     assert one.result() == 2
     assert one.invoke_status["mine"] is True
+    assert one.run_status["invoker"] == "Mine"
 
 
 @pytest.mark.moto

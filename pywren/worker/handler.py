@@ -96,6 +96,7 @@ class Container:
     Args:
         runner: what runs the children; a fork server of its own, closed with the container, when not given.
         environment: environment variables for every call, under its own ``extra_env``.
+        context: what is known about every invocation, under what ``handle`` is told.
         make_storage: makes a storage of a ``storage_config``.
         clock: tells the time in seconds since the epoch.
         runtimes: extracts the users' runtimes; its own, closed with the container, when not given.
@@ -108,6 +109,7 @@ class Container:
         runner: Runner | None = None,
         *,
         environment: Mapping[str, str] | None = None,
+        context: Mapping[str, Any] | None = None,
         make_storage: Callable[[Mapping[str, Any]], Storage] = Storage,
         clock: Callable[[], float] = time.time,
         runtimes: RuntimeFiles | None = None,
@@ -116,6 +118,7 @@ class Container:
     ) -> None:
         self.runtimes = runtimes or RuntimeFiles()
         self.environment = dict(environment or {})
+        self.context = dict(context or {})
         self.clock = clock
         self.first_look = first_look
         self.look_interval = look_interval
@@ -185,7 +188,7 @@ class Container:
             StorageError: the status could not be committed.
         """
         started = self.clock()
-        context = context or {}
+        context = {**self.context, **(context or {})}
         envelope = Envelope.decode(payload)
         storage = self.storage(envelope.storage_config)
         try:

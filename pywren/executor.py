@@ -58,7 +58,7 @@ class Executor:
         self.config = config
         self.storage_config = wrenconfig.extract_storage_config(config)
         self.storage = Storage(self.storage_config)
-        self.map_item_limit: int = wrenconfig.setting(config, "scheduler.map_item_limit")
+        self.map_item_limit: int | None = wrenconfig.setting(config, "scheduler.map_item_limit")
         wrenconfig.warn_of_public_runtime(config)
         runtime_config = config.get("runtime") or {}
         self.runtime_meta_info = get_runtime_info(runtime_config)
@@ -177,7 +177,7 @@ class Executor:
 
         Args:
             future: a future that this executor's calls belong to; waited for.
-            verbose: kept for 0.4, which printed when True.
+            verbose: print it too.
 
         Returns:
             ``(milliseconds since the epoch, message)`` in order, from START to REPORT.
@@ -196,9 +196,16 @@ class Executor:
             )
         aws = AWS(wrenconfig.setting(self.config, "account.aws_region"))
         try:
-            return call_logs(aws, run_status)
+            events = call_logs(aws, run_status)
         finally:
             aws.close()
+        if verbose:
+            from click import echo
+
+            echo("log events returned")
+            for timestamp, message in events:
+                echo(f"{timestamp} {message.strip()}")
+        return events
 
     # -- the pieces of 0.4 -----------------------------------------------------------------------------------------
 
@@ -318,10 +325,11 @@ class Executor:
                 f"map() takes an iterable of items, not a {type(iterdata).__name__}; "
                 "for one item there is call_async(func, item)"
             )
-        items = list(islice(iterdata, self.map_item_limit + 1))
-        if len(items) > self.map_item_limit:
+        limit = self.map_item_limit
+        items = list(iterdata if limit is None else islice(iterdata, limit + 1))
+        if limit is not None and len(items) > limit:
             raise ArgumentError(
-                f"exceeding map item limit: more than {self.map_item_limit:,} items in one map. Raise "
+                f"exceeding map item limit: more than {limit:,} items in one map. Raise "
                 "scheduler: map_item_limit in the configuration, or map over them in pieces. Nothing was invoked"
             )
         return items

@@ -236,12 +236,12 @@ SIGNATURES = [
     (queues.sqs_run_local, "region_name, sqs_queue_name, job_num=1, run_dir=ANY"),
     (wrenhandler.aws_lambda_handler, "event, context"),
     (wrenhandler.generic_handler, "event, context_dict, custom_handler_env=None"),
-    (wrenconfig.load, "filename"),
+    (wrenconfig.load, "config_filename"),
     (wrenconfig.default, ""),
     (wrenconfig.get_default_config_filename, ""),
     (wrenconfig.get_default_home_filename, ""),
     (wrenconfig.extract_storage_config, "config"),
-    (wrenconfig.patch_storage_config, "config"),
+    (wrenconfig.patch_storage_config, "config_data"),
     (storage.Storage.__init__, "self, config"),
     (storage.get_runtime_info, "runtime_config"),
     (storage.Storage.put_data, "self, key, data"),
@@ -253,7 +253,7 @@ SIGNATURES = [
     (storage_exceptions.StorageNoSuchKeyError.__init__, "self, key"),
     (storage_exceptions.StorageOutputNotFoundError.__init__, "self, callset_id, call_id"),
     (storage_exceptions.StorageConfigMismatchError.__init__, "self, current_path, prev_path"),
-    (wrenlogging.default_config, "level=ANY"),
+    (wrenlogging.default_config, "log_level=ANY"),
 ]
 
 
@@ -330,7 +330,7 @@ def test_attributes_of_an_executor(make: Make) -> None:
     """All of 0.4's are there."""
     made = make(job_max_runtime=99)
     assert made.job_max_runtime == 99
-    assert made.map_item_limit == 10000
+    assert made.map_item_limit == (made.config.get("scheduler") or {}).get("map_item_limit")
     assert made.storage_config == wrenconfig.extract_storage_config(made.config)
     assert isinstance(made.storage, storage.Storage)
     assert {"python_ver", "preinstalls", "pkg_ver_list"} <= set(made.runtime_meta_info)
@@ -415,6 +415,19 @@ def test_get_logs(on_lambda: executor.Executor) -> None:
     assert logs[0][1].startswith("START")
     assert logs[-1][1].startswith("REPORT")
     assert any("said on Lambda" in message for _, message in logs)
+
+
+@pytest.mark.moto
+def test_get_logs_prints(on_lambda: executor.Executor, capsys: pytest.CaptureFixture[str]) -> None:
+    """0.4 printed what it returned, unless it was told not to."""
+    one = on_lambda.call_async(print, "said on Lambda")
+    one.result()
+    on_lambda.get_logs(one, verbose=False)
+    assert capsys.readouterr().out == ""
+    logs = on_lambda.get_logs(one)
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "log events returned"
+    assert shown[1:] == [f"{when} {message.strip()}" for when, message in logs]
 
 
 def test_agg_data() -> None:
@@ -630,6 +643,139 @@ def test_statuses_outlive_a_pickle(make: Make) -> None:
 
 
 # -- futures -------------------------------------------------------------------------------------------------
+
+
+def test_setup_time_is_counted_once(make: Make) -> None:
+    """It is what the handler and unpickling took, and fits into the call."""
+
+    class Slow:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return _sleep, (0.5,)
+
+    one = make().call_async(lambda x: x, Slow())
+    one.result()
+    status = one.run_status
+    assert status["setup_time"] >= 0.5
+    assert status["start_time"] + status["setup_time"] + status["exec_time"] <= status["end_time"] + 0.01
+
+
+def test_server_info(make: Make) -> None:
+    """0.4's files of ``/proc`` are there beside ``uname``, each bounded."""
+    one = make().call_async(add_one, 1)
+    one.result()
+    told = one.run_status["server_info"]
+    files = {"/proc/cpuinfo", "/proc/meminfo", "/proc/self/cgroup", "/proc/cgroups"}
+    assert {"uname", *filter(os.path.exists, files)} <= set(told)
+    for name in files & set(told):
+        assert isinstance(told[name], str)
+        assert len(told[name]) <= 32 * 1024
+    assert "MemTotal" in told.get("/proc/meminfo", "MemTotal")
+
+
+@pytest.mark.parametrize("count", [1, 10_001])
+def test_no_item_limit_without_a_section(count: int) -> None:
+    """Where the configuration names no limit there is none."""
+    for scheduler in (None, {}, {"retries": 1}, {"map_item_limit": None}):
+        config = {**wrenconfig.default(), "scheduler": scheduler}
+        made = pywren.dummy_executor(config=config)
+        assert made.map_item_limit is None
+    assert pywren.local_executor().map_item_limit is None
+    assert len(made.map(len, [""] * count)) == count
+
+
+@pytest.mark.parametrize(
+    ("section", "missing"),
+    [
+        ({"s3_key": "pywren.runtimes/default_2.7.meta.json"}, "s3_bucket"),
+        ({"s3_key": "mine.tar.gz", "s3_bucket": None}, "s3_bucket"),
+        ({"s3_bucket": "mine"}, "s3_key"),
+        ({"s3_bucket": "mine", "s3_key": ""}, "s3_key"),
+        ({"sha256": "0" * 64}, "s3_bucket"),
+    ],
+    ids=["key", "empty-bucket", "bucket", "empty-key", "sha256"],
+)
+def test_half_a_runtime(section: dict[str, Any], missing: str) -> None:
+    """Row 290: it would be ignored, and calls run without what was asked for."""
+    config = {**wrenconfig.default(), "runtime": {"runtime_storage": "s3", **section}}
+    for factory in (pywren.local_executor, pywren.dummy_executor):
+        with pytest.raises(ConfigError, match=f"runtime: {missing}") as caught:
+            factory(config=config)
+        assert "python version" in str(caught.value)
+
+
+def test_no_runtime_at_all() -> None:
+    """A section without the names of a runtime is none by half."""
+    for section in ({}, {"s3_key": None, "s3_bucket": None}, {"runtime_storage": "s3"}, {"preinstalls": ["numpy"]}):
+        assert pywren.dummy_executor(config={**wrenconfig.default(), "runtime": section}).runtime_meta_info
+
+
+# -- what programs read though it was never promised -------------------------------------------------------------
+
+
+def test_names_inside_a_future(make: Make) -> None:
+    """Before it is collected they say nothing, afterwards how the call ended."""
+    made = make(job_max_runtime=30)
+    good, bad, dead = made.call_async(add_one, 1), made.call_async(int, "x"), made.call_async(_exit, 3)
+    for one in (good, bad, dead):
+        assert (one._traceback, one._return_val, one._call_invoker_result) == (None, None, None)
+        assert one._invoke_metadata["call_id"] == "00000"
+    pywren.wait([good, bad, dead])
+    assert (good._traceback, good._return_val) == (None, 2)
+    assert good._call_invoker_result == {"success": True, "result": 2}
+    kind, value, trace = bad._traceback
+    assert (kind, type(value), bad._return_val) == (ValueError, ValueError, None)
+    with pytest.raises(ValueError, match="invalid literal"):
+        raise value.with_traceback(trace)
+    told = bad._call_invoker_result
+    assert (told["success"], told["result"], told["exc_type"], told["exc_value"]) == (False, value, ValueError, value)
+    assert dead._traceback[0] is pywren.exceptions.WorkerCrashedError
+    assert dead._call_invoker_result is None
+    assert good._invoke_metadata == good.invoke_status
+
+
+def test_names_inside_a_future_whose_result_did_not_come_back(make: Make) -> None:
+    """0.4 said ``pickle_fail``."""
+    one = make().call_async(lambda _: __import__("threading").Lock(), 0)
+    one.exception()
+    assert one._call_invoker_result["pickle_fail"] is True
+    assert one._call_invoker_result["success"] is False
+
+
+def test_setting_the_state_of_a_future() -> None:
+    """Row 295: a call that a program gives up is over for it; one that has ended stays as it is."""
+    made = pywren.dummy_executor()
+    given_up, done, runs, ended = made.map(add_one, range(4))
+    for one in (given_up, done, runs, ended):
+        one._set_state(future.JobState.invoked)
+        assert one.job_state is future.JobState.invoked
+    given_up._set_state(future.JobState.error)
+    done._set_state(future.JobState.success)
+    runs._set_state(future.JobState.running)
+    assert runs.running()
+    assert given_up.errored()
+    assert done.succeeded()
+    assert pywren.wait([given_up, done], pywren.ALWAYS) == ([given_up, done], [])
+    with pytest.raises(pywren.exceptions.CallError, match="set the state"):
+        given_up.result()
+    made.invoker.run_jobs()
+    assert ended.result() == 4
+    ended._set_state(future.JobState.error)
+    assert ended.result() == 4
+    assert runs.result() == 3
+
+
+def test_a_future_that_a_program_makes_itself() -> None:
+    """It keeps what it was made with."""
+    one = future.ResponseFuture("00000", "some-callset", {"mine": 1}, None)
+    assert one._invoke_metadata == {"mine": 1}
+    assert (one._traceback, one._return_val, one._call_invoker_result) == (None, None, None)
+    made = pywren.dummy_executor()
+    mapped = made.call_async(add_one, 1)
+    copy = future.ResponseFuture(mapped.call_id, mapped.callset_id, {"mine": 1}, mapped.storage_path)
+    copy._set_state(future.JobState.invoked)
+    made.invoker.run_jobs()
+    assert copy.result() == 2
+    assert copy._invoke_metadata["mine"] == 1
 
 
 def test_job_states() -> None:
@@ -918,6 +1064,10 @@ def test_sqs(aws: dict[str, Any]) -> None:
     assert made.invoker.config()["sqs_queue_name_name"] == name
     assert (made.invoker.region_name, made.invoker.sqs_queue_name) == ("us-west-2", name)
     assert made.invoker.queue.url.endswith(name)
+    made.invoker.queue.send_message(MessageBody="no call")
+    (message,) = made.invoker.queue.receive_messages(MaxNumberOfMessages=1)
+    assert message.body == "no call"
+    message.delete()
     futures = made.map(add_one, range(2))
     queues.sqs_run_local("us-west-2", name, job_num=2)
     assert [f.result() for f in futures] == [1, 2]
@@ -987,6 +1137,27 @@ def test_a_fresh_runtime_when_asked(on_lambda: executor.Executor) -> None:
         one = made.map(add_one, [1], use_cached_runtime=cached)[0]
         one.result()
         assert one.run_status["runtime_cached"] is cached
+
+
+@pytest.mark.moto
+def test_helpers_of_the_handler(aws: dict[str, Any], on_lambda: executor.Executor, tmp_path: Path) -> None:
+    """0.4's small functions beside the entry points."""
+    handler, bucket = on_lambda.storage.backend_handler, aws["s3"]["bucket"]
+    handler.put_object("some/key", "text")
+    assert wrenhandler.get_key_size(handler.s3client, bucket, "some/key") == 4
+    assert wrenhandler.get_key_size(handler.s3client, bucket, "some") is None
+    assert wrenhandler.key_exists(handler.s3client, bucket, "some/key")
+    assert not wrenhandler.key_exists(handler.s3client, bucket, "other")
+    assert wrenhandler.free_disk_space(str(tmp_path)) > 0
+    assert "uname" in wrenhandler.get_server_info()
+    assert wrenhandler.b64str_to_bytes("YQ==") == b"a"
+    with open(tmp_path / "lock", "w") as lock:
+        wrenhandler.file_lock(lock)
+        program = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'w'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+        command = [sys.executable, "-c", program, lock.name]
+        assert subprocess.run(command, capture_output=True, check=False).returncode == 1
+        wrenhandler.file_unlock(lock)
+        assert subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 # -- configuration -------------------------------------------------------------------------------------------
@@ -1118,7 +1289,10 @@ def test_runtime() -> None:
 
 
 def test_wrenutil() -> None:
-    """Every helper of 0.4."""
+    """Every helper of 0.4, also by the names of its parameters."""
+    assert str(uuid.UUID(wrenutil.create_call_id())) != wrenutil.create_call_id()
+    assert wrenutil.b64str_to_bytes(str_data=wrenutil.bytes_to_b64str(byte_data=b"a")) == b"a"
+    assert wrenutil.split_s3_url(s3_url="s3://bucket/a/b") == ("bucket", "a/b")
     assert re.fullmatch(r"[0-9a-f-]{36}", wrenutil.uuid_str())
     assert wrenutil.create_callset_id() != wrenutil.create_callset_id()
     assert wrenutil.create_call_id(7) == "00007"
@@ -1127,7 +1301,8 @@ def test_wrenutil() -> None:
     assert wrenutil.sdb_to_dict({"Attributes": [{"Name": "a", "Value": "1"}]}) == {"a": "1"}
     import io
 
-    assert wrenutil.WrappedStreamingBody(io.BytesIO(b"abc"), 3).read() == b"abc"
+    body = wrenutil.WrappedStreamingBody(sb=io.BytesIO(b"abc"), size=3)
+    assert (body.seek(0), body.read(), body.getvalue()) == (0, b"abc", b"abc")
 
 
 def test_serialize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1144,9 +1319,28 @@ def test_serialize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     contents = serialize.create_mod_data(paths)
     assert {name: base64.b64decode(text) for name, text in contents.items()} == {"shipped_of_2018.py": b"n = 1\n"}
     analyzer = ModuleDependencyAnalyzer()
-    analyzer.ignore(["numpy"])
+    analyzer.ignore("numpy")
+    analyzer.ignore(["pandas"])
     analyzer.add("shipped_of_2018")
     assert analyzer.get_and_clear_paths() == {str(path)}
+
+
+def test_doors_of_the_serializer() -> None:
+    """The cloudpickle that 0.4 brought, its helpers, and the list of what workers have."""
+    from pywren.serialize import cloudpickle as package
+    from pywren.serialize import default_preinstalls, util
+    from pywren.serialize.cloudpickle import CloudPickler, cloudpickle
+
+    assert pickle.loads(cloudpickle.dumps(lambda x: x + 1, protocol=2))(1) == 2
+    assert package.CloudPickler is CloudPickler is cloudpickle.CloudPickler
+    with pytest.raises(AttributeError):
+        package.anything_else  # noqa: B018
+    assert util.create_mod_data is serialize.create_mod_data
+    assert util.bytes_to_b64str(b"a") == "YQ=="
+    names = dict(default_preinstalls.modules)
+    assert (names["json"], names["sys"], names["boto3"]) == (True, False, True)
+    assert "numpy" not in names
+    assert SerializeIndependent(default_preinstalls.modules)([5])[1] == set()
 
 
 # -- whole programs ------------------------------------------------------------------------------------------

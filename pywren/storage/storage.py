@@ -20,7 +20,10 @@ from pywren.exceptions import (
     StorageOutputNotFoundError,
 )
 from pywren.storage.backend import Backend, as_bytes
+from pywren.storage.runtime_info import get_runtime_info
 from pywren.storage.storage_utils import get_storage_path
+
+__all__ = ["Storage", "get_runtime_info", "make_backend", "output_of_0_4"]
 
 
 class Storage:

@@ -173,7 +173,7 @@ def test_call_output_of_04_in_one_request(storage: Storage, monkeypatch: pytest.
 
 
 def test_a_call_without_an_output_of_04(storage: Storage) -> None:
-    """A call that has not ended, or was ended by its worker, is an error that names it."""
+    """Row 292: a call that has not ended, or was ended by its worker, is an error that names it."""
     ended(storage, "00001", failure=Failure("CallTimeoutError", "too long"))
     ended(storage, "00002", output_key="gone", output_sha256=sha256(b""), output_size=0)
     for call_id in ("00000", "00001", "00002"):
@@ -182,7 +182,7 @@ def test_a_call_without_an_output_of_04(storage: Storage) -> None:
 
 
 def test_an_output_of_04_that_cannot_be_believed(storage: Storage) -> None:
-    """What no worker has signed is not handed out, as programs unpickle it."""
+    """Row 291: what no worker has signed is not handed out, as programs unpickle it."""
     outcome = outcome_of(lambda: 5)
     ended(storage, "00000", signed=False, outcome=outcome)
     planted = storage.keys(CALLSET).call("00001").output

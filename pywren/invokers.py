@@ -18,6 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pywren._wire import ASYNC_PAYLOAD_LIMIT
@@ -179,7 +180,7 @@ class LocalInvoker:
 
     def __init__(self, run_dir: str = LOCAL_RUN_DIR, *, pool: LocalPool | None = None) -> None:
         self.run_dir = run_dir
-        self.environment = dict(os.environ)
+        self.environment: Mapping[str, str] = MappingProxyType(dict(os.environ))
         self._given_pool = pool
         self._threads: PerProcess[_WorkThreads] = PerProcess(self._make_threads)
 

@@ -110,6 +110,7 @@ class LocalPool:
         self._finished = threading.Condition(self._lock)
         self._members: list[Member] = []
         self._environment: Mapping[str, str] = {}  # that all members were started with
+        self._equal_environment: Mapping[str, str] | None = None  # another that is the same, and never changed
         self._queue: deque[Batch] = deque()
         self._batches: dict[int, Batch] = {}
         self._numbers = 0
@@ -203,7 +204,8 @@ class LocalPool:
             on_start: called with the index of a call that runs, on the pump's or the submitting thread. Quick calls
                 may end without, and the call may already have ended.
             extra_env: environment variables of these calls.
-            environment: all that they see besides; ``None`` for what the processes were started with.
+            environment: all that they see besides, never changed afterwards; ``None`` for what the processes were
+                started with.
             timeout: seconds after which a call that runs is killed; ``None`` never.
             references: for each call the encoded outcomes that futures among its argument stand for.
             show_output: whether output is shown as it comes; by default as the pool was made.
@@ -219,8 +221,11 @@ class LocalPool:
         with self._lock:
             self._require_open()
             self._start_missing(batch.remaining)
-            if environment is not None and environment != self._environment:
-                batch.extra_env = {**_changes(self._environment, environment), **batch.extra_env}
+            if environment is not None and environment is not self._equal_environment:
+                if environment == self._environment:
+                    self._equal_environment = environment  # to find that out takes as long as to run a small call
+                else:
+                    batch.extra_env = {**_changes(self._environment, environment), **batch.extra_env}
             self._numbers += 1
             batch.number = self._numbers
             for arena in batch.arenas:
@@ -334,7 +339,7 @@ class LocalPool:
         if self._outstanding + coming > 1:
             self._wanted = self._size
         if not self._members and not self._outstanding:  # else calls wait whose variables differ from the earlier ones
-            self._environment = dict(os.environ)
+            self._environment, self._equal_environment = dict(os.environ), None
         missing = self._wanted - len([member for member in self._members if not member.dying])
         if missing <= 0:
             return

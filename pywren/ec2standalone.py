@@ -48,8 +48,8 @@ def launch_instances(
 
     Args:
         number: how many.
-        tgt_ami: what they boot from; ``None`` for Amazon Linux 2023.
-        aws_region: where.
+        tgt_ami: the image that they boot from; ``None`` for Amazon Linux 2023.
+        aws_region: the region.
         my_aws_key: the key pair; ``None`` for none.
         instance_type: their type, such as ``m5.large``.
         instance_name: their tag ``Name``.
@@ -87,20 +87,22 @@ def launch_instances(
         number, instance_type, parallelism, max_idle_time, idle_terminate_granularity, spot_price=spot_price or None
     )
     with closing(AWS(aws_region)) as aws:
-        launcher = Launcher(config, _resources(config, aws).names, aws)
-        order = launcher.order(wish)
-        if fast_io:
-            image = order.image._replace(gigabytes=max(order.image.gigabytes, default_volume_size))
-            order = dataclasses.replace(order, image=image)
-        launched = launcher.launch(order).instances
-        aws.wait(
-            "ec2",
-            "instance_running",
-            doing="wait until the instances run",
-            permission=LAUNCH_POLICY,
-            InstanceIds=[instance.id for instance in launched],
-        )
-        ec2 = aws.resource("ec2")
+        return _launch(config, wish, aws, default_volume_size if fast_io else 0)
+
+
+def _launch(config: wrenconfig.Config, wish: Wish, aws: AWS, gigabytes: int) -> list[Named]:
+    launcher = Launcher(config, _resources(config, aws).names, aws)
+    order = launcher.order(wish)
+    image = order.image._replace(gigabytes=max(order.image.gigabytes, gigabytes))
+    launched = launcher.launch(dataclasses.replace(order, image=image)).instances
+    aws.wait(
+        "ec2",
+        "instance_running",
+        doing="wait until the instances run",
+        permission=LAUNCH_POLICY,
+        InstanceIds=[instance.id for instance in launched],
+    )
+    ec2 = aws.resource("ec2")
     return [(instance.name, ec2.Instance(instance.id)) for instance in launched]
 
 

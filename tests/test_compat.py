@@ -1333,6 +1333,7 @@ def test_doors_of_the_serializer() -> None:
 
     assert pickle.loads(cloudpickle.dumps(lambda x: x + 1, protocol=2))(1) == 2
     assert package.CloudPickler is CloudPickler is cloudpickle.CloudPickler
+    assert package.cloudpickle is cloudpickle
     with pytest.raises(AttributeError):
         package.anything_else  # noqa: B018
     assert util.create_mod_data is serialize.create_mod_data

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,6 +71,13 @@ def test_names_of_0_4(name: Name) -> None:
     assert [parameter.name for parameter in found[: len(wanted)]] == wanted
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     assert all(p.default is not p.empty or p.kind in variable for p in found[len(wanted) :])
+
+
+def test_modules_are_attributes_after_a_plain_import() -> None:
+    """As in 0.4, where ``import pywren`` loaded nearly all of them."""
+    wanted = sorted({name.module for name in NAMES if not name.module.startswith("pywren.scripts")} - {"pywren.wait"})
+    program = f"import pywren\nfor name in {wanted}: assert eval(name).__name__ == name, name"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @pytest.mark.parametrize("told", sorted(EXCUSES))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from pywren.serialize.cloudpickle import cloudpickle
+
+__all__ = ["cloudpickle"]
+
 
 def __getattr__(name: str) -> Any:
-    if name == "CloudPickler":  # not any other: the module of the same name is to be found
-        from cloudpickle import CloudPickler
-
-        return CloudPickler
+    if name == "CloudPickler":
+        return cloudpickle.CloudPickler
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

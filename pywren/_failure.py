@@ -7,6 +7,14 @@ from typing import Any, NamedTuple
 
 from pywren.exceptions import WORKER_ERRORS, CallError, PywrenError, rebuild
 
+_CODES = {
+    "CallTimeoutError": "OUTATIME",
+    "WorkerCrashedError": "RETCODE",
+    "CallCancelledError": "CANCELLED",
+    "VersionMismatchError": "WRONGVERSION",
+}
+"""What 0.4's workers wrote first among ``exception_args``, by the error that it is here."""
+
 
 class Failure(NamedTuple):
     """Why a call ended without an outcome: one of ``exceptions.WORKER_ERRORS``.
@@ -26,6 +34,19 @@ class Failure(NamedTuple):
         """Turn an error into what travels."""
         message = str(error.args[0]) if error.args else ""
         return cls(type(error).__name__, message, tuple(error.args[1:]))
+
+    def args_of_0_4(self) -> tuple[Any, ...] | None:
+        """Return the ``exception_args`` of PyWren 0.4, the code first where it had one.
+
+        ``None`` when it would have had none: it knew of failures of the worker, and an outcome that cannot be brought
+        back is the function's.
+        """
+        if self.kind == "ResultSerializationError":
+            return None
+        if self.kind == "RuntimeSetupError":
+            return (*self.details, self.message)
+        code = _CODES.get(self.kind)
+        return (self.message, *self.details) if code is None else (code, self.message, *self.details)
 
     def error(self, callset_id: str, call_id: str, status: Mapping[str, Any] | None = None) -> PywrenError:
         """Make the error that this stands for, with ``callset_id``, ``call_id`` and ``status`` set on it."""

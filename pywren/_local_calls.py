@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -48,6 +49,8 @@ class HasPool(Protocol):
     @property
     def pool(self) -> LocalPool:
         """The pool."""
+
+    # It may also have ``environment``: the environment variables that calls see.
 
 
 _KNOWN_AGAIN_BYTES = 64 * 1024
@@ -104,7 +107,9 @@ class LocalCallset:
         self._lock_file: Any = None
         _callsets.add(self)
 
-    def submit(self, submission: Submission, show_output: bool) -> list[ResponseFuture]:
+    def submit(
+        self, submission: Submission, show_output: bool, environment: Mapping[str, str] | None
+    ) -> list[ResponseFuture]:
         """Hand the calls to the pool and return their futures."""
         condition = self.callset.condition
         futures = [
@@ -116,6 +121,7 @@ class LocalCallset:
             _function_of(submission),
             submission.arguments,
             extra_env=submission.extra_env or {},
+            environment=environment,
             timeout=self.callset.job_max_runtime,
             on_start=self._on_start,
             on_results=self._on_results,
@@ -300,15 +306,12 @@ class LocalCallset:
         source = ended.source if isinstance(ended.source, _Ended) else _Ended(RunResult(None, None), time.time())
         result, call_id = source.result, ended.future.call_id
         keys = self.callset.call_keys(call_id)
-        name, text, trace = result.exception or (None, None, None)
         return Status(
             callset_id=self.callset.id,
             call_id=call_id,
             failure=result.failure,
             output_key=keys.output,
-            exception=name,
-            exception_args=text,
-            exception_traceback=trace,
+            exception_traceback=result.exception[2] if result.exception else None,
             info=self._info(keys, result, source.time),
         )
 
@@ -335,8 +338,10 @@ class LocalCallset:
             "retcode": result.returncode,
             "stdout": result.stdout,
             "stderr": result.stderr,
-            "server_info": dict(server_info()),
+            "server_info": server_info(),
             "free_disk_bytes": shutil.disk_usage(tempfile.gettempdir()).free,
+            "invoker": "LocalInvoker",
+            "jobnum": str(os.getpid()),
             **result.info,
         }
 
@@ -409,6 +414,9 @@ class LocalDispatcher:
     out_of_band = True
     """Big buffers cross apart from their pickles."""
 
+    longest_runtime = math.inf
+    """Seconds that a call may be given at most."""
+
     def __init__(self, storage: Storage, invoker: HasPool, *, show_output: bool = False) -> None:
         self.storage = storage
         self._invoker = invoker
@@ -429,7 +437,8 @@ class LocalDispatcher:
         if pool is not self._use.pool:  # the shared one has failed, or ended with the call that this executor is from
             self._use.end()
             self._use = _Use(self, pool)
-        return LocalCallset(submission.callset, self.storage, pool).submit(submission, self._show_output)
+        environment = getattr(self._invoker, "environment", None)
+        return LocalCallset(submission.callset, self.storage, pool).submit(submission, self._show_output, environment)
 
 
 class _Use:

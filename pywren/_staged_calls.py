@@ -125,7 +125,11 @@ class StagedCallset:
 
     def run_status(self, target: ResponseFuture, source: Any) -> dict[str, Any] | None:
         """Return the worker's status."""
-        return source.document() if isinstance(source, Status) else None
+        if isinstance(source, Status):
+            return source.document()
+        # what ended it without a signature is known by the error alone
+        status = getattr(future.settlement(target).error, "status", None)
+        return None if status is None else dict(status)
 
     def invoke_status(self, target: ResponseFuture) -> dict[str, Any]:
         """Return what the client did: for the callset, and for this call."""

@@ -81,6 +81,9 @@ class StagedDispatcher:
     out_of_band = False
     """An object holds all bytes of a pickle."""
 
+    longest_runtime = sys.float_info.max
+    """Seconds that a call may be given at most: JSON has no infinity."""
+
     def close(self) -> None:
         """Let go of callsets on this machine; their directories go when their futures do."""
         self._kept.clear()

@@ -533,7 +533,8 @@ class Status:
     """What the worker says about one attempt of a call.
 
     Either ``failure`` is set, or the outcome is: inside (``outcome``, encoded) or, when ``output_sha256`` is
-    set, as the object ``output_key`` of ``output_size`` bytes. ``info`` holds 0.4's other keys: times in
+    set, as the object ``output_key`` of ``output_size`` bytes. ``exception_traceback`` is the formatted remote
+    traceback of what the function raised. ``info`` holds 0.4's other keys: times in
     seconds since the epoch, log names, ``stdout``, ``stderr``, ``server_info`` and so on.
     """
 
@@ -545,8 +546,6 @@ class Status:
     output_key: str | None = None
     output_sha256: str | None = None
     output_size: int | None = None
-    exception: str | None = None
-    exception_args: str | None = None
     exception_traceback: str | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
     signed: bool = False
@@ -559,9 +558,7 @@ class Status:
             call_id=self.call_id,
             attempt=self.attempt,
             output_key=self.output_key,
-            exception=self.exception,
-            exception_args=self.exception_args,
-            exception_traceback=self.exception_traceback,
+            **self._exception_of_0_4(),
         )
         if self.output_sha256 is not None:
             document["output_sha256"] = self.output_sha256
@@ -570,6 +567,17 @@ class Status:
         if self.failure is not None:
             document["failure"] = [self.failure.kind, self.failure.message, *self.failure.details]
         return document
+
+    def _exception_of_0_4(self) -> dict[str, Any]:
+        """Return what 0.4's programs tell a failure of the worker by; what the function raised is none."""
+        if self.failure is None:
+            return {"exception": None, "exception_args": None, "exception_traceback": self.exception_traceback}
+        args = self.failure.args_of_0_4()
+        return {
+            "exception": None if args is None else str(Exception(*args)),
+            "exception_args": None if args is None else list(args),
+            "exception_traceback": f"pywren.exceptions.{self.failure.kind}: {self.failure.message}",
+        }
 
     def encode(self, key: bytes | None) -> bytes:
         """Return ``status.json``.
@@ -597,8 +605,10 @@ class Status:
             DecodeError: the bytes are not a status.
         """
         reader = _Reader("the status", _load_object(data, "the status"))
-        reader.rest.pop("signature", None)
         failure = reader.take("failure", list, None)
+        trace = _text(reader.rest.pop("exception_traceback", None))
+        for name in ("signature", "exception", "exception_args"):  # the latter follow from the failure
+            reader.rest.pop(name, None)
         return cls(
             callset_id=reader.take("callset_id", str),
             call_id=reader.take("call_id", str),
@@ -608,9 +618,7 @@ class Status:
             output_key=reader.take("output_key", str, None),
             output_sha256=reader.take("output_sha256", str, None),
             output_size=reader.take("output_size", int, None),
-            exception=reader.take("exception", str, None),
-            exception_args=_text(reader.rest.pop("exception_args", None)),
-            exception_traceback=_text(reader.rest.pop("exception_traceback", None)),
+            exception_traceback=trace if failure is None else None,
             info=reader.rest,
         )
 

@@ -1,8 +1,185 @@
-"""A door of PyWren 0.4: workers on EC2, over ``pywren.cloud.instances`` and ``pywren.cloud.launch``."""
+"""A door of PyWren 0.4: workers on EC2, over ``pywren.cloud.instances`` and ``pywren.cloud.launch``.
+
+The functions are 0.4's: an instance is a pair of its name and boto3's object. Programs of today use the classes.
+"""
 
 from __future__ import annotations
 
-from pywren.cloud.instances import Instance, Instances
+import dataclasses
+import datetime
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from typing import Any
+
+from pywren import wrenconfig
+from pywren.cloud.aws import AWS
+from pywren.cloud.instances import LAUNCH_POLICY, Instance, Instances, ask_ec2
 from pywren.cloud.launch import Launcher, Order, Wish
+from pywren.cloud.resources import Resources, check_account
+from pywren.exceptions import ConfigError
+from pywren.wrenutil import bytes_to_b64str
 
 __all__ = ["Instance", "Instances", "Launcher", "Order", "Wish"]
+
+Named = tuple[str, Any]
+"""An instance's name, and boto3's ``ec2.Instance``."""
+
+
+def launch_instances(
+    number: int,
+    tgt_ami: str | None,
+    aws_region: str,
+    my_aws_key: str | None,
+    instance_type: str,
+    instance_name: str,
+    instance_profile_name: str,
+    sqs_queue_name: str,
+    default_volume_size: int = 100,
+    max_idle_time: float = 60,
+    idle_terminate_granularity: float = 600,
+    pywren_git_branch: str = "master",
+    spot_price: float | None = None,
+    availability_zone: str | None = None,
+    fast_io: bool = False,
+    parallelism: int = 1,
+    pywren_git_commit: str | None = None,
+) -> list[Named]:
+    """Launch instances that take calls from a queue, and wait until they run. The bucket is that of the configuration.
+
+    Args:
+        number: how many.
+        tgt_ami: the image that they boot from; ``None`` for Amazon Linux 2023.
+        aws_region: the region.
+        my_aws_key: the key pair; ``None`` for none.
+        instance_type: their type, such as ``m5.large``.
+        instance_name: their tag ``Name``.
+        instance_profile_name: their instance profile.
+        sqs_queue_name: the queue.
+        default_volume_size: gigabytes of a fast disk.
+        max_idle_time: seconds without a call after which a worker ends.
+        idle_terminate_granularity: seconds of a period near whose end only it does so.
+        pywren_git_branch: for 0.4's callers; workers get this pywren.
+        spot_price: the most to pay, in dollars an hour, for instances that AWS may take away; ``None`` for others.
+        availability_zone: where in the region; ``None`` for anywhere.
+        fast_io: whether their disk is fast.
+        parallelism: calls at once on each.
+        pywren_git_commit: for 0.4's callers; workers get this pywren.
+
+    Returns:
+        The instances; fewer than ``number`` where EC2 has no more.
+
+    Raises:
+        ConfigError: there is no configuration that names a bucket.
+        DeploymentError: something is missing, or EC2 gave none.
+    """
+    config = _configuration(
+        aws_region,
+        target_ami=tgt_ami,
+        ec2_ssh_key=my_aws_key,
+        ec2_instance_type=instance_type,
+        instance_name=instance_name,
+        instance_profile_name=instance_profile_name,
+        sqs_queue_name=sqs_queue_name,
+        availability_zone=availability_zone,
+        fast_io=fast_io,
+    )
+    wish = Wish(
+        number, instance_type, parallelism, max_idle_time, idle_terminate_granularity, spot_price=spot_price or None
+    )
+    with closing(AWS(aws_region)) as aws:
+        return _launch(config, wish, aws, default_volume_size if fast_io else 0)
+
+
+def _launch(config: wrenconfig.Config, wish: Wish, aws: AWS, gigabytes: int) -> list[Named]:
+    launcher = Launcher(config, _resources(config, aws).names, aws)
+    order = launcher.order(wish)
+    image = order.image._replace(gigabytes=max(order.image.gigabytes, gigabytes))
+    launched = launcher.launch(dataclasses.replace(order, image=image)).instances
+    aws.wait(
+        "ec2",
+        "instance_running",
+        doing="wait until the instances run",
+        permission=LAUNCH_POLICY,
+        InstanceIds=[instance.id for instance in launched],
+    )
+    ec2 = aws.resource("ec2")
+    return [(instance.name, ec2.Instance(instance.id)) for instance in launched]
+
+
+def list_instances(aws_region: str, instance_name: str) -> list[Named]:
+    """Return the instances of a region that run and whose name contains a text."""
+    running = [{"Name": "instance-state-name", "Values": ["running"]}]
+    found: list[Named] = []
+    with closing(AWS(aws_region)) as aws:
+        ec2, position = aws.resource("ec2"), dict[str, Any]()
+        while True:
+            page = ask_ec2(aws, "describe_instances", "look at the instances", Filters=running, **position)
+            for item in [item for group in page["Reservations"] for item in group["Instances"]]:
+                name = tags_to_dict(item.get("Tags")).get("Name")
+                if name is not None and instance_name in name:
+                    found.append((name, ec2.Instance(item["InstanceId"])))
+                    found[-1][1].meta.data = item  # else boto3 asks once more for each
+            if not page.get("NextToken"):
+                return found
+            position = {"NextToken": page["NextToken"]}
+
+
+def terminate_instances(instance_list: Iterable[Named]) -> None:
+    """Terminate instances."""
+    for _, instance in instance_list:
+        instance.terminate()
+
+
+def create_instance_profile(instance_profile_name: str) -> None:
+    """Make the instance profile of workers, with the role that it needs, unless it is as it should be.
+
+    Raises:
+        ConfigError: there is no configuration that names bucket and region.
+        DeploymentError: AWS refused.
+    """
+    region = wrenconfig.require(wrenconfig.default(), "account.aws_region")
+    config = _configuration(region, instance_profile_name=instance_profile_name)
+    with closing(AWS(region)) as aws:
+        for step in _resources(config, aws).instance_profile.plan():
+            step.run()
+
+
+def prettyprint_instances(inst_list: Iterable[Named]) -> None:
+    """Print each instance's name and public address."""
+    from click import echo
+
+    for name, instance in inst_list:
+        echo(f"{name} {instance.public_dns_name}")
+
+
+def prettyprint_instance_uptimes(inst_list: Iterable[Named]) -> None:
+    """Print each instance's name, and for how long it has been there."""
+    from click import echo
+
+    for name, instance in inst_list:
+        launched = instance.launch_time
+        up = datetime.datetime.now(launched.tzinfo) - launched
+        echo(f"{name} {datetime.timedelta(seconds=max(0, int(up.total_seconds())))}")
+
+
+def tags_to_dict(d: Iterable[Mapping[str, str]] | None) -> dict[str, str]:
+    """Return tags as AWS lists them as a dict."""
+    return {tag["Key"]: tag["Value"] for tag in d or ()}
+
+
+def b64s(string: str) -> str:
+    """Return the base64 text of a text."""
+    return bytes_to_b64str(string.encode())
+
+
+def _configuration(aws_region: str, **standalone: Any) -> wrenconfig.Config:
+    """Return the configuration that a program finds, with what it was told besides."""
+    config = wrenconfig.default()
+    if wrenconfig.setting(config, "s3.bucket") is None:
+        raise ConfigError("workers on EC2 need a bucket: make a configuration with `pywren create_config`")
+    account = {**(config.get("account") or {}), "aws_region": aws_region}
+    return {**config, "account": account, "standalone": {**(config.get("standalone") or {}), **standalone}}
+
+
+def _resources(config: wrenconfig.Config, aws: AWS) -> Resources:
+    return Resources(config, aws, account_id=check_account(config, aws))

@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -59,13 +58,14 @@ class Executor:
         self.config = config
         self.storage_config = wrenconfig.extract_storage_config(config)
         self.storage = Storage(self.storage_config)
-        self.map_item_limit: int = wrenconfig.setting(config, "scheduler.map_item_limit")
+        self.map_item_limit: int | None = wrenconfig.setting(config, "scheduler.map_item_limit")
         wrenconfig.warn_of_public_runtime(config)
         runtime_config = config.get("runtime") or {}
         self.runtime_meta_info = get_runtime_info(runtime_config)
         check_runtime(self.runtime_meta_info, _architecture_of_workers(invoker, config))
-        runtime = {**runtime_config, "urls": self.runtime_meta_info.get("urls")}
-        self._dispatcher = _choose_dispatcher(invoker, self.storage, config, runtime)
+        self._runtime = {**runtime_config, "urls": self.runtime_meta_info.get("urls")}
+        self._dispatcher = _choose_dispatcher(invoker, self.storage, config, self._runtime)
+        self._stager = self._dispatcher if isinstance(self._dispatcher, StagedDispatcher) else None
         self.job_max_runtime = job_max_runtime
         self.serializer = _make_serializer(invoker, self.runtime_meta_info)
 
@@ -177,7 +177,7 @@ class Executor:
 
         Args:
             future: a future that this executor's calls belong to; waited for.
-            verbose: kept for 0.4, which printed when True.
+            verbose: print it too.
 
         Returns:
             ``(milliseconds since the epoch, message)`` in order, from START to REPORT.
@@ -196,9 +196,16 @@ class Executor:
             )
         aws = AWS(wrenconfig.setting(self.config, "account.aws_region"))
         try:
-            return call_logs(aws, run_status)
+            events = call_logs(aws, run_status)
         finally:
             aws.close()
+        if verbose:
+            from click import echo
+
+            echo("log events returned")
+            for timestamp, message in events:
+                echo(f"{timestamp} {message.strip()}")
+        return events
 
     # -- the pieces of 0.4 -----------------------------------------------------------------------------------------
 
@@ -252,16 +259,14 @@ class Executor:
             overwrite_invoke_args: members of the payload to replace.
 
         Raises:
-            ArgumentError: the executor runs calls in memory, not through a storage; or as ``map``.
+            ArgumentError: as ``map``.
             StorageError: the function or the argument is not there.
         """
-        if not isinstance(self._dispatcher, StagedDispatcher):
-            raise ArgumentError("invoke_with_keys() needs an executor with a storage: this one runs calls in memory")
         _check_meta(extra_meta)
         job_max_runtime = self._checked_runtime(job_max_runtime)
         callset = Callset(self.storage.prefix, callset_id, job_max_runtime=job_max_runtime)
         callset.facts.update(self.invoker.config(), **host_job_meta)
-        return self._dispatcher.invoke_stored(
+        return self._stage_calls().invoke_stored(
             callset,
             Call(
                 storage_config=self.storage_config,
@@ -298,6 +303,8 @@ class Executor:
     def close(self) -> None:
         """Give up what the executor holds; its futures stay usable. Happens by itself when it is dropped."""
         self._dispatcher.close()
+        if self._stager is not None:
+            self._stager.close()
 
     def __enter__(self) -> Executor:
         return self
@@ -318,10 +325,11 @@ class Executor:
                 f"map() takes an iterable of items, not a {type(iterdata).__name__}; "
                 "for one item there is call_async(func, item)"
             )
-        items = list(islice(iterdata, self.map_item_limit + 1))
-        if len(items) > self.map_item_limit:
+        limit = self.map_item_limit
+        items = list(iterdata if limit is None else islice(iterdata, limit + 1))
+        if limit is not None and len(items) > limit:
             raise ArgumentError(
-                f"exceeding map item limit: more than {self.map_item_limit:,} items in one map. Raise "
+                f"exceeding map item limit: more than {limit:,} items in one map. Raise "
                 "scheduler: map_item_limit in the configuration, or map over them in pieces. Nothing was invoked"
             )
         return items
@@ -339,20 +347,22 @@ class Executor:
         _check_meta(extra_meta)
         if not items:
             return []
+        # only a call that is staged has a payload to be changed
+        dispatcher = self._stage_calls() if options.get("overwrite_invoke_args") else self._dispatcher
         mentions = _pickling.Mentions()
-        inputs = _Inputs(self._dispatcher, mentions)
+        inputs = _Inputs(dispatcher, mentions)
         function, arguments, modules = self.serializer.pack_call(
             func,
             inputs.watch(items),
-            out_of_band=self._dispatcher.out_of_band,
+            out_of_band=dispatcher.out_of_band,
             persistent_id=inputs.persistent_id,
             exclude_modules=_checked_excludes(exclude_modules),
             mentions=mentions,
         )
         if not self._dispatcher.out_of_band:  # else the calls run here, on what is installed here
             warn_of_skew(mentions, self.runtime_meta_info)
-        callset = self._new_callset(modules)
-        return self._dispatcher.dispatch(
+        callset = self._new_callset(modules, min(self.job_max_runtime, dispatcher.longest_runtime))
+        return dispatcher.dispatch(
             Submission(
                 callset,
                 function,
@@ -370,17 +380,22 @@ class Executor:
         if not isinstance(seconds, (str, bytes, bool)):
             with suppress(TypeError, ValueError, OverflowError):
                 number = float(seconds)
-        most = sys.float_info.max if isinstance(self._dispatcher, StagedDispatcher) else math.inf
-        if not 0 < number <= most:
+        if not 0 < number <= self._dispatcher.longest_runtime:
             raise ArgumentError(
                 f"job_max_runtime is {seconds!r}; it must be the number of seconds after which a call is stopped, for "
                 "example 300"
             )
         return seconds if isinstance(seconds, int) else number  # JSON does not know numpy's
 
-    def _new_callset(self, modules: Iterable[str]) -> Callset:
+    def _stage_calls(self) -> StagedDispatcher:
+        """Return what stages calls, also where they otherwise stay in memory."""
+        if self._stager is None:
+            self._stager = StagedDispatcher(self.storage, self.invoker, self._runtime)
+        return self._stager
+
+    def _new_callset(self, modules: Iterable[str], job_max_runtime: float) -> Callset:
         names = frozenset([path.partition("/")[0].partition(".")[0] for path in modules])
-        callset = Callset(self.storage.prefix, job_max_runtime=self.job_max_runtime, modules=names)
+        callset = Callset(self.storage.prefix, job_max_runtime=job_max_runtime, modules=names)
         callset.facts.update(self.invoker.config(), job_invoke_timestamp=callset.submitted)
         return callset
 

@@ -20,9 +20,19 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from pywren.exceptions import ArgumentError, CallCancelledError, StorageConfigMismatchError, WaitTimeoutError
+from pywren.exceptions import (
+    ArgumentError,
+    CallCancelledError,
+    CallError,
+    PywrenError,
+    ResultSerializationError,
+    StorageConfigMismatchError,
+    WaitTimeoutError,
+)
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from pywren._callset import Callset
     from pywren.storage import Storage
 
@@ -110,6 +120,7 @@ class ResponseFuture(concurrent.futures.Future[Any]):
     _origin: Origin | None = None
     _source: Any = None
     _view: dict[str, Any] | None = None
+    _metadata: dict[str, Any] | None = None
     _told = False
     _asked = False
     status_query_count = 0
@@ -134,6 +145,8 @@ class ResponseFuture(concurrent.futures.Future[Any]):
             from pywren._staged_calls import adopt  # it makes futures, so it cannot be imported above
 
             adopt(self, storage_path, invoke_metadata)
+        else:
+            self._metadata = invoke_metadata
 
     # -- asking ------------------------------------------------------------------------------------------------
 
@@ -320,6 +333,59 @@ class ResponseFuture(concurrent.futures.Future[Any]):
         if self._origin is None:
             return ResponseFuture, (self.call_id, self.callset_id)
         return self._origin.recipe(self)
+
+    # -- names of 0.4 --------------------------------------------------------------------------------------------
+
+    @property
+    def _error(self) -> BaseException | None:
+        return self._exception if self._told and self._state in _DONE else None
+
+    @property
+    def _traceback(self) -> tuple[type[BaseException], BaseException, TracebackType | None] | None:
+        """Type, value and traceback of what the call raised, once it is collected."""
+        error = self._error
+        return None if error is None else (type(error), error, error.__traceback__)
+
+    @property
+    def _return_val(self) -> Any:
+        """What the function returned, once it is collected."""
+        return self._result if self._told and self._state == FINISHED else None
+
+    @property
+    def _call_invoker_result(self) -> dict[str, Any] | None:
+        """What the function returned or raised, as 0.4's worker stored it, once it is collected."""
+        from pywren.storage.storage import output_of_0_4
+
+        error = self._error
+        if not self._told or self._state not in _DONE or self._is_workers(error):
+            return None
+        output = output_of_0_4(error is None, self._result if error is None else error)
+        if isinstance(error, ResultSerializationError):
+            output.update(pickle_fail=True, pickle_exception=error)
+        return output
+
+    def _is_workers(self, error: BaseException | None) -> bool:
+        """Tell whether an error is that of this very call's worker, of which 0.4 stored no result."""
+        if not isinstance(error, PywrenError) or isinstance(error, ResultSerializationError):
+            return False
+        ids = getattr(error, "callset_id", None), getattr(error, "call_id", None)
+        return ids == (self.callset_id, self.call_id) or self._source is None
+
+    @property
+    def _invoke_metadata(self) -> dict[str, Any]:
+        """What ``invoke_status`` will say, as far as it is known."""
+        return dict(self._metadata or {}) if self._origin is None else self._origin.invoke_status(self)
+
+    def _set_state(self, new_state: JobState) -> None:
+        """Have the call count as running, or as ended; a call that has ended stays as it is."""
+        if new_state is JobState.running:
+            mark_running(self)
+        elif new_state in (JobState.success, JobState.error):
+            text = "the program has set the state of the call to error"
+            failed = new_state is JobState.error
+            error = CallError(text, call_id=self.call_id, callset_id=self.callset_id) if failed else None
+            self._told = True
+            settle([Settlement(self, None, error, None)])
 
     # -- the base class's fields that outsiders touch -------------------------------------------------------------
 

@@ -13,10 +13,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pywren._wire import ASYNC_PAYLOAD_LIMIT
@@ -35,6 +37,11 @@ EVENT_AGE_LIMIT = 21_600
 """Seconds that Lambda keeps an asynchronous call at most."""
 
 Payload = Mapping[str, Any]
+
+# Names of 0.4, whose workers ran in this directory; here every call has one of its own.
+SOURCE_DIR = os.path.dirname(os.path.abspath(__file__))
+LOCAL_DIR = tempfile.gettempdir()
+LOCAL_RUN_DIR = os.path.join(LOCAL_DIR, "task")
 
 
 class LambdaInvoker:
@@ -112,6 +119,7 @@ class DummyInvoker:
 
     def __init__(self) -> None:
         self.payloads: list[Payload] = []
+        self.thread: threading.Thread | None = None
 
     def __repr__(self) -> str:
         return f"<DummyInvoker with {len(self.payloads)} calls>"
@@ -124,7 +132,7 @@ class DummyInvoker:
         """Return what ``invoke_status`` says of this invoker: nothing."""
         return {}
 
-    def run_jobs(self, MAXJOBS: int = -1, run_dir: str | None = None) -> None:
+    def run_jobs(self, MAXJOBS: int = -1, run_dir: str = LOCAL_RUN_DIR) -> None:
         """Run the kept calls one after the other.
 
         Args:
@@ -134,24 +142,25 @@ class DummyInvoker:
         Raises:
             DecodeError: a payload was not one; the others have been run.
         """
-        run_payloads(self._take(MAXJOBS))
+        run_payloads(self._take(MAXJOBS), context={"invoker": "DummyInvoker"})
 
-    def run_jobs_threaded(self, MAXJOBS: int = -1, run_dir: str | None = None, thread_count: int | None = None) -> None:
-        """Run the kept calls, several at once; returns when all have ended.
+    def run_jobs_threaded(self, MAXJOBS: int = -1, run_dir: str = LOCAL_RUN_DIR) -> None:
+        """Have ``run_jobs`` run in a thread, ``thread``; returns at once.
+
+        The program ends when the thread has ended. A call that runs may be cancelled meanwhile.
 
         Args:
             MAXJOBS: how many; -1 runs all.
             run_dir: for 0.4's callers; every call has a directory of its own anyway.
-            thread_count: how many at once; by default one a processor.
-
-        Raises:
-            DecodeError: a payload was not one; the others have been run.
         """
-        run_payloads(self._take(MAXJOBS), threads=thread_count or os.cpu_count() or 1)
+        self.thread = threading.Thread(target=self.run_jobs, args=(MAXJOBS, run_dir), name="pywren-run-jobs")
+        self.thread.start()
 
     def _take(self, most: int) -> list[Payload]:
-        count = len(self.payloads) if most < 0 else most
-        taken, self.payloads[:count] = self.payloads[:count], []
+        taken: list[Payload] = []
+        with suppress(IndexError):  # one by one, because threads may take at the same time, and each its own
+            while len(taken) != most:
+                taken.append(self.payloads.pop(0))
         return taken
 
 
@@ -161,13 +170,17 @@ class LocalInvoker:
     Args:
         run_dir: for 0.4's callers; every call has a directory of its own anyway.
         pool: the pool; the shared one when not given.
+
+    Attributes:
+        environment: the environment variables that calls see: those of this process when the invoker was made.
     """
 
     TIME_LIMIT = False
     runs_here = True
 
-    def __init__(self, run_dir: str | None = None, *, pool: LocalPool | None = None) -> None:
+    def __init__(self, run_dir: str = LOCAL_RUN_DIR, *, pool: LocalPool | None = None) -> None:
         self.run_dir = run_dir
+        self.environment: Mapping[str, str] = MappingProxyType(dict(os.environ))
         self._given_pool = pool
         self._threads: PerProcess[_WorkThreads] = PerProcess(self._make_threads)
 
@@ -200,7 +213,8 @@ class LocalInvoker:
     def _make_threads(self) -> _WorkThreads:
         from pywren.worker.handler import Container
 
-        return _WorkThreads(Container(_PoolOf(self)), os.cpu_count() or 1)
+        container = Container(_PoolOf(self), context={"invoker": "LocalInvoker", "jobnum": str(os.getpid())})
+        return _WorkThreads(container, os.cpu_count() or 1)
 
 
 class _PoolOf:
@@ -210,7 +224,7 @@ class _PoolOf:
         self._invoker = invoker
 
     def run(self, task: Task, *, stopped: Stop | None = None) -> RunResult:
-        return self._invoker.pool.run(task, stopped=stopped)
+        return self._invoker.pool.run(task, stopped=stopped, environment=self._invoker.environment)
 
     def end_waiting(self) -> None:
         pass  # none does
@@ -260,12 +274,11 @@ class _WorkThreads:
                 logger.warning("a local call ended without a status: %s", error)
 
 
-def run_payloads(payloads: Sequence[Payload], *, threads: int = 1, context: Mapping[str, Any] | None = None) -> None:
-    """Run calls in child processes of this machine, which end before this returns.
+def run_payloads(payloads: Sequence[Payload], *, context: Mapping[str, Any] | None = None) -> None:
+    """Run calls one after the other, in child processes of this machine, which end before this returns.
 
     Args:
         payloads: the calls.
-        threads: how many to run at once.
         context: what is known about these invocations; its texts go into the statuses.
 
     Raises:
@@ -275,21 +288,15 @@ def run_payloads(payloads: Sequence[Payload], *, threads: int = 1, context: Mapp
 
     if not payloads:
         return
-    with Container() as container, ThreadPoolExecutor(min(threads, len(payloads))) as pool:
-        errors = [error for error in pool.map(_handling(container, context), payloads) if error is not None]
-    if errors:
-        raise errors[0]
-
-
-def _handling(container: Container, context: Mapping[str, Any] | None) -> Callable[[Payload], DecodeError | None]:
-    def handle(payload: Payload) -> DecodeError | None:
-        try:
-            container.handle(payload, context)
-        except DecodeError as error:
-            return error
-        return None
-
-    return handle
+    first_error: DecodeError | None = None
+    with Container() as container:
+        for number, payload in enumerate(payloads):
+            try:
+                container.handle(payload, {"jobnum": str(number), **(context or {})})
+            except DecodeError as error:
+                first_error = first_error or error
+    if first_error is not None:
+        raise first_error
 
 
 def encode_payload(payload: Payload, limit: int, what: str) -> bytes:

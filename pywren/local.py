@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pywren.invokers import run_payloads
 
 
-def local_handler(
-    jobs: Sequence[Mapping[str, Any]], run_dir: str | None = None, extra_context: Mapping[str, Any] | None = None
+def local_handler(job: Mapping[str, Any], run_dir: str, extra_context: Mapping[str, Any] | None = None) -> None:
+    """Run one call, in a child process that ends before this returns.
+
+    Args:
+        job: its payload.
+        run_dir: for 0.4's callers; every call has a directory of its own anyway.
+        extra_context: texts that go into the status.
+
+    Raises:
+        DecodeError: the payload is not one.
+    """
+    run_generic_handler(job, str(os.getpid()), os.getcwd(), run_dir, extra_context)
+
+
+def dummy_handler(
+    jobs: Sequence[Mapping[str, Any]], run_dir: str, extra_context: Mapping[str, Any] | None = None
 ) -> None:
     """Run calls one after the other, in child processes that end before this returns.
 
@@ -22,3 +37,25 @@ def local_handler(
         DecodeError: a payload was not one; the others have been run.
     """
     run_payloads(jobs, context=extra_context)
+
+
+def run_generic_handler(
+    job: Mapping[str, Any],
+    job_id: str,
+    original_dir: str,
+    run_dir: str,
+    extra_context: Mapping[str, Any] | None,
+) -> None:
+    """Run one call under a name for this run, which goes into the status as ``jobnum``.
+
+    Args:
+        job: its payload.
+        job_id: the name.
+        original_dir: for 0.4's callers; nothing changes the directory here.
+        run_dir: for 0.4's callers; every call has a directory of its own anyway.
+        extra_context: texts that go into the status.
+
+    Raises:
+        DecodeError: the payload is not one.
+    """
+    run_payloads([job], context={"jobnum": job_id, **(extra_context or {})})

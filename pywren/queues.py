@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pywren._queue_worker import EndRule, QueueWorker
 from pywren.exceptions import DeploymentError, PywrenError
-from pywren.invokers import encode_payload
+from pywren.invokers import SOURCE_DIR, encode_payload
 
 if TYPE_CHECKING:
     from pywren.cloud.aws import AWS
     from pywren.worker.handler import Container
+
+__all__ = ["SOURCE_DIR", "SQSInvoker", "sqs_run_local"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,17 +30,6 @@ EMPTY_WAIT = 1
 _RETENTION = "MessageRetentionPeriod"
 _WAITING = "ApproximateNumberOfMessages"
 _TAKEN = "ApproximateNumberOfMessagesNotVisible"
-
-
-@dataclass(frozen=True)
-class Queue:
-    """An SQS queue.
-
-    Args:
-        url: what requests name it by.
-    """
-
-    url: str
 
 
 class SQSInvoker:
@@ -60,21 +50,33 @@ class SQSInvoker:
         self.region_name = region_name
         self.sqs_queue_name = sqs_queue_name
         self.aws = AWS(region_name) if aws is None else aws
-        self._queue: Queue | None = None
+        self._url: str | None = None
+        self._queue: Any = None
         self._retention: float | None = None
 
     def __repr__(self) -> str:
         return f"SQSInvoker({self.region_name!r}, {self.sqs_queue_name!r})"
 
     @property
-    def queue(self) -> Queue:
-        """The queue, looked up when it is first needed.
+    def queue_url(self) -> str:
+        """The queue's URL, looked up when it is first needed.
+
+        Raises:
+            InvocationError: there is no such queue.
+        """
+        if self._url is None:
+            self._url = self.aws.queue_url(self.sqs_queue_name)
+        return self._url
+
+    @property
+    def queue(self) -> Any:
+        """The queue as boto3's ``sqs.Queue``, which programs of 0.4 read and write; threads must not share it.
 
         Raises:
             InvocationError: there is no such queue.
         """
         if self._queue is None:
-            self._queue = Queue(self.aws.queue_url(self.sqs_queue_name))
+            self._queue = self.aws.resource("sqs").Queue(self.queue_url)
         return self._queue
 
     def invoke(self, payload: Mapping[str, Any]) -> str:
@@ -88,7 +90,7 @@ class SQSInvoker:
             InvocationError: the queue refused it.
         """
         body = encode_payload(payload, MESSAGE_LIMIT, "an SQS message")
-        return self.aws.send_message(self.queue.url, body.decode("ascii"))
+        return self.aws.send_message(self.queue_url, body.decode("ascii"))
 
     @property
     def queue_patience(self) -> float:
@@ -99,7 +101,7 @@ class SQSInvoker:
         """
         if self._retention is None:
             try:
-                found = self.aws.queue_numbers(self.queue.url, _RETENTION)
+                found = self.aws.queue_numbers(self.queue_url, _RETENTION)
             except DeploymentError as error:
                 logger.debug("how long the queue keeps calls is not known: %s", error)
                 found = {}
@@ -109,7 +111,7 @@ class SQSInvoker:
     def explain_silence(self) -> str | None:
         """Return why no results come, when no worker takes calls from the queue."""
         try:
-            found = self.aws.queue_numbers(self.queue.url, _WAITING, _TAKEN)
+            found = self.aws.queue_numbers(self.queue_url, _WAITING, _TAKEN)
         except PywrenError as error:
             logger.debug("whether workers take calls is not known: %s", error)
             return None

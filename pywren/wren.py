@@ -122,7 +122,8 @@ def local_executor(
 ) -> Executor:
     """Make an executor whose calls run on this machine, in processes of their own.
 
-    Without a configuration all stays in memory; a configuration with a bucket stages there, as 0.4 did.
+    Without a configuration all stays in memory; a configuration with a bucket stages there, as 0.4 did. Calls see the
+    environment variables that this process has now, whatever becomes of them later.
 
     Args:
         invoker_object: an invoker to use instead of a new ``LocalInvoker``.
@@ -137,9 +138,9 @@ def local_executor(
         from pywren.worker.pool import LocalPool
 
         LocalPool.shared()  # its first process starts while the rest is imported here
-        from pywren.invokers import LocalInvoker
+        from pywren.invokers import LOCAL_RUN_DIR, LocalInvoker
 
-        invoker_object = LocalInvoker(run_dir=wrenconfig.setting(config, "local_run_dir"))
+        invoker_object = LocalInvoker(run_dir=wrenconfig.setting(config, "local_run_dir") or LOCAL_RUN_DIR)
     return _executor(invoker_object, config, job_max_runtime)
 
 

@@ -31,13 +31,20 @@ AWS_LAMBDA_FUNCTION_NAME_DEFAULT = "pywren_1"
 AWS_SQS_QUEUE_DEFAULT = "pywren-jobs-1"
 AWS_EC2_INSTANCE_TYPE_DEFAULT = "m5.large"
 
+# Names of 0.4 besides, with what holds today.
+GENERIC_HANDLER_NAME = "pywren.wrenhandler.generic_handler"
+AWS_LAMBDA_HANDLER_NAME = "pywren.wrenhandler.aws_lambda_handler"
+PACKAGE_FILE = "deploy.zip"
+MEMORY = 1536
+TIMEOUT = 300
+DEFAULT_KEY_NAME = "PYWREN_DEFAULT_KEY"
+
 default_runtime = {version: f"pywren.runtimes/default_{version}.tar.gz" for version in ("3.10", "3.11", "3.12", "3.13")}
 """Keys of runtimes in the user's own bucket, by Python."""
 
 CONFIG_VARIABLE = "PYWREN_CONFIG_FILE"
 _FILE_NAME = ".pywren_config"
 _PLACEHOLDER_BUCKETS = frozenset({"BUCKET_NAME", "YOUR_BUCKET", "YOUR_BUCKET_NAME", AWS_S3_BUCKET_DEFAULT})
-_PLACEHOLDER_KEY = "PYWREN_DEFAULT_KEY"
 
 
 # -- where it comes from -------------------------------------------------------------------------------------
@@ -109,7 +116,7 @@ def embedded() -> Config:
         "storage_backend": "localhost",
         "storage_prefix": AWS_S3_PREFIX_DEFAULT,
         "runtime": {},
-        "scheduler": {"map_item_limit": setting({}, "scheduler.map_item_limit")},
+        "scheduler": {"map_item_limit": None},  # programs of 0.4 set it
     }
 
 
@@ -125,17 +132,17 @@ def default() -> Config:
     return embedded() if filename is None else load(filename)
 
 
-def load(filename: str | os.PathLike[str]) -> Config:
+def load(config_filename: str | os.PathLike[str]) -> Config:
     """Read a configuration from a YAML file, check it and fill in where callsets are kept.
 
     Raises:
         ConfigError: the file is missing, unreadable or wrong; says which key and what to write.
     """
-    path = os.fspath(filename)
+    path = os.fspath(config_filename)
     config = _parse(_read(path), path)
     validate(config, path)
     standalone = config.get("standalone") or {}
-    if standalone.get("ec2_ssh_key") == _PLACEHOLDER_KEY:
+    if standalone.get("ec2_ssh_key") == DEFAULT_KEY_NAME:
         standalone["ec2_ssh_key"] = None
     _drop_public_runtime(config, path)
     return patch_storage_config(config)
@@ -248,8 +255,8 @@ KEYS: Mapping[str, Key] = {
     "account.aws_account_id": Key((int, str), hint="the 12 digits of the account", fits=_is_account),
     "account.aws_lambda_role": Key(default=AWS_LAMBDA_ROLE_DEFAULT),
     "account.aws_region": Key(hint="a region such as us-west-2", fits=_is_region),
-    "lambda.memory": Key((int,), 1536, 128, 10240),
-    "lambda.timeout": Key((int,), 300, 1, 900),
+    "lambda.memory": Key((int,), MEMORY, 128, 10240),
+    "lambda.timeout": Key((int,), TIMEOUT, 1, 900),
     "lambda.function_name": Key(default=AWS_LAMBDA_FUNCTION_NAME_DEFAULT),
     "lambda.architecture": Key(
         default="x86_64", hint="x86_64 or arm64", fits=lambda value: value in ("x86_64", "arm64")
@@ -267,7 +274,7 @@ KEYS: Mapping[str, Key] = {
     "runtime.sha256": Key(hint="the SHA-256 of the runtime's tarball in quotes, as `sha256sum` prints it"),
     "runtime.runtime_storage": Key(default="s3"),
     "runtime.preinstalls": Key((list,), (), hint="a list of the modules that a layer or an image gives the worker"),
-    "scheduler.map_item_limit": Key((int,), 10000, 1),
+    "scheduler.map_item_limit": Key((int,), None, 1),
     "scheduler.retries": Key((int,), 2, 0, 100),
     "standalone.ec2_instance_type": Key(default=AWS_EC2_INSTANCE_TYPE_DEFAULT),
     "standalone.sqs_queue_name": Key(default=AWS_SQS_QUEUE_DEFAULT),
@@ -415,13 +422,13 @@ def _warn_of_unknown(path: str, source: str) -> None:
 # -- the storage's part --------------------------------------------------------------------------------------
 
 
-def patch_storage_config(config: Config) -> Config:
+def patch_storage_config(config_data: Config) -> Config:
     """Fill in where callsets and runtimes are kept, as a file of 0.4 leaves it out; returns the same dict."""
-    defaults = {"storage_backend": "s3", "storage_prefix": setting(config, "s3.pywren_prefix")}
-    config.update({key: value for key, value in defaults.items() if config.get(key) is None})
-    runtime = config.get("runtime")
-    config["runtime"] = {"runtime_storage": "s3", **(runtime or {})}
-    return config
+    defaults = {"storage_backend": "s3", "storage_prefix": setting(config_data, "s3.pywren_prefix")}
+    config_data.update({key: value for key, value in defaults.items() if config_data.get(key) is None})
+    runtime = config_data.get("runtime")
+    config_data["runtime"] = {"runtime_storage": "s3", **(runtime or {})}
+    return config_data
 
 
 def extract_storage_config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
+import tempfile
 from collections.abc import Mapping
-from typing import Any
+from typing import IO, Any
 
-from pywren.worker.handler import Container
+from pywren.worker.handler import FIRST_LOOK, LOOK_INTERVAL, Container
+from pywren.worker.handler import server_info as get_server_info
+from pywren.wrenutil import b64str_to_bytes
+
+__all__ = [
+    "aws_lambda_handler",
+    "b64str_to_bytes",
+    "file_lock",
+    "file_unlock",
+    "free_disk_space",
+    "generic_handler",
+    "get_key_size",
+    "get_server_info",
+    "handle_on_lambda",
+    "key_exists",
+]
 
 LAMBDA_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 """What every function sees on Lambda, where most have less than one core."""
@@ -69,3 +87,60 @@ def generic_handler(
         return container.handle(event, context_dict)
     with Container(environment=custom_handler_env) as made:
         return made.handle(event, context_dict)
+
+
+# -- names of 0.4 --------------------------------------------------------------------------------------------
+
+TEMP = tempfile.gettempdir()
+PROCESS_STDOUT_SLEEP_SECS = FIRST_LOOK
+CANCEL_CHECK_EVERY_SECS = LOOK_INTERVAL
+
+
+def get_key_size(s3client: Any, bucket: str, key: str) -> int | None:
+    """Return the bytes of an object, ``None`` when there is none.
+
+    Args:
+        s3client: botocore's client of S3.
+        bucket: the bucket.
+        key: the object's key.
+    """
+    try:
+        return int(s3client.head_object(Bucket=bucket, Key=key)["ContentLength"])
+    except s3client.exceptions.ClientError as error:
+        if error.response["Error"]["Code"] in ("404", "NoSuchKey"):
+            return None
+        raise
+
+
+def key_exists(s3client: Any, bucket: str, key: str) -> bool:
+    """Tell whether there is an object under a key; see ``get_key_size``."""
+    return get_key_size(s3client, bucket, key) is not None
+
+
+def free_disk_space(dirname: str) -> int:
+    """Return the bytes that are free where a directory is."""
+    return shutil.disk_usage(dirname).free
+
+
+def file_lock(fd: IO[Any]) -> None:
+    """Lock an open file for this process, waiting until no other has it locked."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(fd.fileno(), msvcrt.LK_RLCK, os.fstat(fd.fileno()).st_size)
+    else:
+        import fcntl
+
+        fcntl.lockf(fd, fcntl.LOCK_EX)
+
+
+def file_unlock(fd: IO[Any]) -> None:
+    """Unlock a file that ``file_lock`` has locked."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(fd.fileno(), msvcrt.LK_UNLCK, os.fstat(fd.fileno()).st_size)
+    else:
+        import fcntl
+
+        fcntl.lockf(fd, fcntl.LOCK_UN)

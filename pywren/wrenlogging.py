@@ -10,21 +10,21 @@ FORMAT = "%(asctime)s [%(levelname)s] %(name)s: %(message)s"
 _NOISY = ("boto", "boto3", "botocore", "s3transfer", "urllib3")
 
 
-def default_config(level: str | int = "INFO") -> None:
+def default_config(log_level: str | int = "INFO") -> None:
     """Write log messages to stderr, unless the program has set up handlers itself, and quiet boto.
 
     A program without handlers sees its own messages from this level on too, as with 0.4.
 
     Args:
-        level: a name or number of the ``logging`` module, in any case.
+        log_level: a name or number of the ``logging`` module, in any case.
 
     Raises:
         ConfigError: there is no such level.
     """
-    number = level if isinstance(level, int) else logging.getLevelName(level.strip().upper())
+    number = log_level if isinstance(log_level, int) else logging.getLevelName(log_level.strip().upper())
     if not isinstance(number, int):
         raise ConfigError(
-            f"{level!r} is no level of logging: write DEBUG, INFO, WARNING, ERROR or CRITICAL (PYWREN_LOGLEVEL)"
+            f"{log_level!r} is no level of logging: write DEBUG, INFO, WARNING, ERROR or CRITICAL (PYWREN_LOGLEVEL)"
         )
     logging.basicConfig(format=FORMAT, level=number)
     logging.getLogger("pywren").setLevel(number)

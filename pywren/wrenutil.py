@@ -12,6 +12,9 @@ from typing import Any, BinaryIO
 
 from pywren.exceptions import ArgumentError
 
+SOURCE_DIR = os.path.dirname(os.path.abspath(__file__))
+"""Where the package's files are."""
+
 
 def uuid_str() -> str:
     """Return a fresh random UUID as text."""
@@ -25,38 +28,38 @@ def create_callset_id() -> str:
     return uuid_str()
 
 
-def create_call_id(index: int) -> str:
-    """Return the id of the call at this index of its map: five digits or more."""
-    return f"{index:05d}"
+def create_call_id(index: int | None = None) -> str:
+    """Return the id of the call at this index of its map: five digits or more; without one, 0.4's random UUID."""
+    return uuid_str() if index is None else f"{index:05d}"
 
 
-def bytes_to_b64str(data: bytes) -> str:
+def bytes_to_b64str(byte_data: bytes) -> str:
     """Return bytes as base64 text (RFC 4648, with padding)."""
-    return base64.b64encode(data).decode("ascii")
+    return base64.b64encode(byte_data).decode("ascii")
 
 
-def b64str_to_bytes(text: str) -> bytes:
+def b64str_to_bytes(str_data: str) -> bytes:
     """Return the bytes that base64 text stands for.
 
     Raises:
         ArgumentError: the text is not base64.
     """
     try:
-        return base64.b64decode(text.encode("ascii"), validate=True)
+        return base64.b64decode(str_data.encode("ascii"), validate=True)
     except (binascii.Error, UnicodeEncodeError) as error:
         raise ArgumentError(f"not base64 text: {error}") from error
 
 
-def split_s3_url(url: str) -> tuple[str, str]:
+def split_s3_url(s3_url: str) -> tuple[str, str]:
     """Split ``s3://bucket/key`` into bucket and key.
 
     Raises:
         ArgumentError: the text is not such a URL; it is a ``ValueError``.
     """
-    scheme, _, rest = url.partition("://")
+    scheme, _, rest = s3_url.partition("://")
     bucket, _, key = rest.partition("/")
     if scheme != "s3" or not bucket or not key:
-        raise ArgumentError(f"the S3 URL {url!r} is not valid; write it as s3://bucket/key")
+        raise ArgumentError(f"the S3 URL {s3_url!r} is not valid; write it as s3://bucket/key")
     return bucket, key
 
 
@@ -69,12 +72,12 @@ class WrappedStreamingBody:
     """A file-like view of a botocore streaming body that knows its length.
 
     Args:
-        body: what is read from.
+        sb: what is read from; other attributes are its own.
         size: its length in bytes.
     """
 
-    def __init__(self, body: BinaryIO, size: int) -> None:
-        self.sb = body
+    def __init__(self, sb: BinaryIO, size: int) -> None:
+        self.sb = sb
         self.size = size
         self.pos = 0
 
@@ -97,7 +100,12 @@ class WrappedStreamingBody:
                 break
         return bytes(line)
 
-    def seek(self, offset: int, whence: int = 0) -> None:
+    def __getattr__(self, attr: str) -> Any:
+        if attr == "sb":  # not set yet: this is a copy under way
+            raise AttributeError(attr)
+        return getattr(self.sb, attr)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
         """Accept the seeks that ``tarfile`` and ``zipfile`` make on a stream: none that would move.
 
         Raises:
@@ -106,3 +114,4 @@ class WrappedStreamingBody:
         target = {0: offset, 1: self.pos + offset, 2: self.size + offset}.get(whence)
         if target != self.pos:
             raise ArgumentError(f"cannot seek to {target} in a stream that stands at {self.pos}")
+        return self.pos

@@ -236,24 +236,24 @@ SIGNATURES = [
     (queues.sqs_run_local, "region_name, sqs_queue_name, job_num=1, run_dir=ANY"),
     (wrenhandler.aws_lambda_handler, "event, context"),
     (wrenhandler.generic_handler, "event, context_dict, custom_handler_env=None"),
-    (wrenconfig.load, "filename"),
+    (wrenconfig.load, "config_filename"),
     (wrenconfig.default, ""),
     (wrenconfig.get_default_config_filename, ""),
     (wrenconfig.get_default_home_filename, ""),
     (wrenconfig.extract_storage_config, "config"),
-    (wrenconfig.patch_storage_config, "config"),
+    (wrenconfig.patch_storage_config, "config_data"),
     (storage.Storage.__init__, "self, config"),
     (storage.get_runtime_info, "runtime_config"),
     (storage.Storage.put_data, "self, key, data"),
     (storage.Storage.put_func, "self, key, func"),
-    (storage.Storage.put_cancelled, "self, cancel_key"),
+    (storage.Storage.put_cancelled, "self, callset_id, call_id, cancelled_data=ANY"),
     (storage.Storage.get_callset_status, "self, callset_id"),
     (storage.Storage.get_call_status, "self, callset_id, call_id"),
     (storage.Storage.get_call_output, "self, callset_id, call_id"),
     (storage_exceptions.StorageNoSuchKeyError.__init__, "self, key"),
     (storage_exceptions.StorageOutputNotFoundError.__init__, "self, callset_id, call_id"),
     (storage_exceptions.StorageConfigMismatchError.__init__, "self, current_path, prev_path"),
-    (wrenlogging.default_config, "level=ANY"),
+    (wrenlogging.default_config, "log_level=ANY"),
 ]
 
 
@@ -330,7 +330,7 @@ def test_attributes_of_an_executor(make: Make) -> None:
     """All of 0.4's are there."""
     made = make(job_max_runtime=99)
     assert made.job_max_runtime == 99
-    assert made.map_item_limit == 10000
+    assert made.map_item_limit == (made.config.get("scheduler") or {}).get("map_item_limit")
     assert made.storage_config == wrenconfig.extract_storage_config(made.config)
     assert isinstance(made.storage, storage.Storage)
     assert {"python_ver", "preinstalls", "pkg_ver_list"} <= set(made.runtime_meta_info)
@@ -417,6 +417,19 @@ def test_get_logs(on_lambda: executor.Executor) -> None:
     assert any("said on Lambda" in message for _, message in logs)
 
 
+@pytest.mark.moto
+def test_get_logs_prints(on_lambda: executor.Executor, capsys: pytest.CaptureFixture[str]) -> None:
+    """0.4 printed what it returned, unless it was told not to."""
+    one = on_lambda.call_async(print, "said on Lambda")
+    one.result()
+    on_lambda.get_logs(one, verbose=False)
+    assert capsys.readouterr().out == ""
+    logs = on_lambda.get_logs(one)
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "log events returned"
+    assert shown[1:] == [f"{when} {message.strip()}" for when, message in logs]
+
+
 def test_agg_data() -> None:
     """The ranges include their last byte."""
     assert executor.Executor.agg_data([b"ab", b"cde", b"f"]) == (b"abcdef", [(0, 1), (2, 4), (5, 5)])
@@ -492,7 +505,7 @@ def test_layout_of_the_objects(aws: dict[str, Any], on_lambda: executor.Executor
 
     assert objects(together) == {"func.pickle", "aggdata.pickle", "00000/status.json", "00001/status.json"}
     assert objects(apart) == {"func.pickle", *(f"00000/{n}" for n in ("data.pickle", "output.pickle", "status.json"))}
-    made.storage.put_cancelled(apart[0].invoke_status["cancel_key"])
+    made.storage.put_cancelled(apart[0].callset_id, "00000", "CANCEL")
     assert "00000/cancel" in objects(apart)
 
 
@@ -539,12 +552,74 @@ def test_keys_of_the_statuses(make: Make) -> None:
 
 
 def test_status_of_a_failed_call(make: Make) -> None:
-    """What the function raised is in the run status as text."""
+    """What the function raised is none of the worker's exceptions; its traceback is there as text."""
     one = make().call_async(int, "x")
     assert one.result(throw_except=False) is None
-    assert one.run_status["exception"] == "ValueError"
-    assert "invalid literal" in one.run_status["exception_args"]
+    assert (one.run_status["exception"], one.run_status["exception_args"]) == (None, None)
     assert "Traceback" in one.run_status["exception_traceback"]
+    assert "invalid literal" in one.run_status["exception_traceback"]
+
+
+def _exit(code: int) -> None:
+    os._exit(code)
+
+
+@pytest.mark.parametrize(
+    ("function", "argument", "code"),
+    [(_exit, 4, "RETCODE"), (_exit, 0, "RETCODE"), (os.abort, None, "RETCODE"), (sys.exit, "text", "RETCODE")],
+    ids=["exit", "exit-0", "signal", "sys-exit"],
+)
+def test_codes_of_workers_that_died(make: Make, function: Callable[[Any], Any], argument: Any, code: str) -> None:
+    """``exception`` is a text with 0.4's code, which comes first among ``exception_args``."""
+    one = make().call_async(lambda x: function() if x is None else function(x), argument)
+    pywren.wait([one])
+    _assert_code(one, code)
+
+
+def test_code_of_a_call_out_of_time(make: Make) -> None:
+    """Over ``job_max_runtime``."""
+    one = make(job_max_runtime=0.5).call_async(_sleep, 600)
+    one.exception()
+    _assert_code(one, "OUTATIME")
+
+
+def test_code_of_another_version(make: Make) -> None:
+    """The versions of worker and client follow, as 0.4's client expects them."""
+    one = make().map(add_one, [1], overwrite_invoke_args={"pywren_version": "0.0.0"})[0]
+    one.exception()
+    _assert_code(one, "WRONGVERSION")
+    assert one.run_status["exception_args"][2:] == [pywren.__version__, "0.0.0"]
+
+
+def test_code_of_a_cancelled_call() -> None:
+    """Cancelled while it waits, while it runs, by the future and by ``Storage.put_cancelled``."""
+    here, dummy = pywren.local_executor(), pywren.dummy_executor()
+    futures = [here.call_async(_sleep, 600), *dummy.map(add_one, range(2))]
+    for one in futures[:2]:
+        one.cancel()
+    dummy.storage.put_cancelled(futures[2].callset_id, futures[2].call_id, "CANCEL")
+    pywren.wait(futures)
+    for one in futures:
+        _assert_code(one, "CANCELLED")
+        with pytest.raises(Exception, match="cancelled"):
+            one.result()
+
+
+def test_a_result_that_does_not_come_back_is_no_exception_of_the_worker(make: Make) -> None:
+    """The function's end, as in 0.4, is not the worker's."""
+    one = make().call_async(lambda _: __import__("threading").Lock(), 0)
+    one.exception()
+    assert (one.run_status["exception"], one.run_status["exception_args"]) == (None, None)
+
+
+def _assert_code(one: future.ResponseFuture, code: str) -> None:
+    run_status = one.run_status
+    assert code in run_status["exception"]
+    assert isinstance(run_status["exception_args"], list)
+    assert run_status["exception_args"][0] == code
+    assert isinstance(run_status["exception_args"][1], str)
+    assert isinstance(run_status["exception_traceback"], str)
+    json.dumps(run_status)
 
 
 @pytest.mark.moto
@@ -568,6 +643,139 @@ def test_statuses_outlive_a_pickle(make: Make) -> None:
 
 
 # -- futures -------------------------------------------------------------------------------------------------
+
+
+def test_setup_time_is_counted_once(make: Make) -> None:
+    """It is what the handler and unpickling took, and fits into the call."""
+
+    class Slow:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return _sleep, (0.5,)
+
+    one = make().call_async(lambda x: x, Slow())
+    one.result()
+    status = one.run_status
+    assert status["setup_time"] >= 0.5
+    assert status["start_time"] + status["setup_time"] + status["exec_time"] <= status["end_time"] + 0.01
+
+
+def test_server_info(make: Make) -> None:
+    """0.4's files of ``/proc`` are there beside ``uname``, each bounded."""
+    one = make().call_async(add_one, 1)
+    one.result()
+    told = one.run_status["server_info"]
+    files = {"/proc/cpuinfo", "/proc/meminfo", "/proc/self/cgroup", "/proc/cgroups"}
+    assert {"uname", *filter(os.path.exists, files)} <= set(told)
+    for name in files & set(told):
+        assert isinstance(told[name], str)
+        assert len(told[name]) <= 32 * 1024
+    assert "MemTotal" in told.get("/proc/meminfo", "MemTotal")
+
+
+@pytest.mark.parametrize("count", [1, 10_001])
+def test_no_item_limit_without_a_section(count: int) -> None:
+    """Where the configuration names no limit there is none."""
+    for scheduler in (None, {}, {"retries": 1}, {"map_item_limit": None}):
+        config = {**wrenconfig.default(), "scheduler": scheduler}
+        made = pywren.dummy_executor(config=config)
+        assert made.map_item_limit is None
+    assert pywren.local_executor().map_item_limit is None
+    assert len(made.map(len, [""] * count)) == count
+
+
+@pytest.mark.parametrize(
+    ("section", "missing"),
+    [
+        ({"s3_key": "pywren.runtimes/default_2.7.meta.json"}, "s3_bucket"),
+        ({"s3_key": "mine.tar.gz", "s3_bucket": None}, "s3_bucket"),
+        ({"s3_bucket": "mine"}, "s3_key"),
+        ({"s3_bucket": "mine", "s3_key": ""}, "s3_key"),
+        ({"sha256": "0" * 64}, "s3_bucket"),
+    ],
+    ids=["key", "empty-bucket", "bucket", "empty-key", "sha256"],
+)
+def test_half_a_runtime(section: dict[str, Any], missing: str) -> None:
+    """Row 290: it would be ignored, and calls run without what was asked for."""
+    config = {**wrenconfig.default(), "runtime": {"runtime_storage": "s3", **section}}
+    for factory in (pywren.local_executor, pywren.dummy_executor):
+        with pytest.raises(ConfigError, match=f"runtime: {missing}") as caught:
+            factory(config=config)
+        assert "python version" in str(caught.value)
+
+
+def test_no_runtime_at_all() -> None:
+    """A section without the names of a runtime is none by half."""
+    for section in ({}, {"s3_key": None, "s3_bucket": None}, {"runtime_storage": "s3"}, {"preinstalls": ["numpy"]}):
+        assert pywren.dummy_executor(config={**wrenconfig.default(), "runtime": section}).runtime_meta_info
+
+
+# -- what programs read though it was never promised -------------------------------------------------------------
+
+
+def test_names_inside_a_future(make: Make) -> None:
+    """Before it is collected they say nothing, afterwards how the call ended."""
+    made = make(job_max_runtime=30)
+    good, bad, dead = made.call_async(add_one, 1), made.call_async(int, "x"), made.call_async(_exit, 3)
+    for one in (good, bad, dead):
+        assert (one._traceback, one._return_val, one._call_invoker_result) == (None, None, None)
+        assert one._invoke_metadata["call_id"] == "00000"
+    pywren.wait([good, bad, dead])
+    assert (good._traceback, good._return_val) == (None, 2)
+    assert good._call_invoker_result == {"success": True, "result": 2}
+    kind, value, trace = bad._traceback
+    assert (kind, type(value), bad._return_val) == (ValueError, ValueError, None)
+    with pytest.raises(ValueError, match="invalid literal"):
+        raise value.with_traceback(trace)
+    told = bad._call_invoker_result
+    assert (told["success"], told["result"], told["exc_type"], told["exc_value"]) == (False, value, ValueError, value)
+    assert dead._traceback[0] is pywren.exceptions.WorkerCrashedError
+    assert dead._call_invoker_result is None
+    assert good._invoke_metadata == good.invoke_status
+
+
+def test_names_inside_a_future_whose_result_did_not_come_back(make: Make) -> None:
+    """0.4 said ``pickle_fail``."""
+    one = make().call_async(lambda _: __import__("threading").Lock(), 0)
+    one.exception()
+    assert one._call_invoker_result["pickle_fail"] is True
+    assert one._call_invoker_result["success"] is False
+
+
+def test_setting_the_state_of_a_future() -> None:
+    """Row 295: a call that a program gives up is over for it; one that has ended stays as it is."""
+    made = pywren.dummy_executor()
+    given_up, done, runs, ended = made.map(add_one, range(4))
+    for one in (given_up, done, runs, ended):
+        one._set_state(future.JobState.invoked)
+        assert one.job_state is future.JobState.invoked
+    given_up._set_state(future.JobState.error)
+    done._set_state(future.JobState.success)
+    runs._set_state(future.JobState.running)
+    assert runs.running()
+    assert given_up.errored()
+    assert done.succeeded()
+    assert pywren.wait([given_up, done], pywren.ALWAYS) == ([given_up, done], [])
+    with pytest.raises(pywren.exceptions.CallError, match="set the state"):
+        given_up.result()
+    made.invoker.run_jobs()
+    assert ended.result() == 4
+    ended._set_state(future.JobState.error)
+    assert ended.result() == 4
+    assert runs.result() == 3
+
+
+def test_a_future_that_a_program_makes_itself() -> None:
+    """It keeps what it was made with."""
+    one = future.ResponseFuture("00000", "some-callset", {"mine": 1}, None)
+    assert one._invoke_metadata == {"mine": 1}
+    assert (one._traceback, one._return_val, one._call_invoker_result) == (None, None, None)
+    made = pywren.dummy_executor()
+    mapped = made.call_async(add_one, 1)
+    copy = future.ResponseFuture(mapped.call_id, mapped.callset_id, {"mine": 1}, mapped.storage_path)
+    copy._set_state(future.JobState.invoked)
+    made.invoker.run_jobs()
+    assert copy.result() == 2
+    assert copy._invoke_metadata["mine"] == 1
 
 
 def test_job_states() -> None:
@@ -671,12 +879,38 @@ def test_text_when_the_process_died(make: Make) -> None:
         assert "non-zero return code" in str(raised_by(made.call_async(end, code)))
 
 
-@pytest.mark.moto
-def test_text_of_another_version(on_lambda: executor.Executor, eager_dummy: Make) -> None:
+def test_text_of_another_version(make: Make) -> None:
     """``pywren_version`` differs, as 0.4's own test arranges it."""
-    for made in (on_lambda, eager_dummy()):
-        one = made.map(add_one, [1], overwrite_invoke_args={"pywren_version": "0.0.0"})[0]
-        assert "version mismatch" in str(raised_by(one))
+    one = make().map(add_one, [1], overwrite_invoke_args={"pywren_version": "0.0.0"})[0]
+    assert "version mismatch" in str(raised_by(one))
+
+
+@pytest.mark.parametrize(
+    ("overwrite", "text"),
+    [
+        ({"func_key": "nowhere/func.pickle"}, "nowhere/func.pickle"),
+        ({"func_sha256": "0" * 64}, "func.pickle"),
+        ({"job_max_runtime": 0.2}, "ran out of time"),
+        ({"extra_env": {"WAIT": "no"}}, None),
+        ({}, None),
+    ],
+    ids=["func_key", "func_sha256", "job_max_runtime", "extra_env", "nothing"],
+)
+def test_overwrite_invoke_args_counts_everywhere(make: Make, overwrite: dict[str, Any], text: str | None) -> None:
+    """Whatever of the payload a program replaces is what the worker gets, also on this machine."""
+
+    def wait(seconds: float) -> str | None:
+        import time
+
+        if seconds and "WAIT" not in os.environ:
+            time.sleep(seconds)
+        return os.environ.get("WAIT")
+
+    one = make().map(wait, [600 if overwrite else 0], overwrite_invoke_args=overwrite)[0]
+    if text is None:
+        assert one.result(timeout=WAIT) == overwrite.get("extra_env", {}).get("WAIT")
+    else:
+        assert text in str(raised_by(one))
 
 
 @pytest.mark.moto
@@ -716,9 +950,11 @@ def test_args_of_a_broken_runtime(aws: dict[str, Any], on_lambda: executor.Execu
             on_lambda.storage.put(f"runtimes/{code}.tar.gz", content)
         url = f"s3://{aws['s3']['bucket']}/runtimes/{code}.tar.gz"
         named = {"runtime_url": url, "runtime_sha256": hashlib.sha256(content or b"").hexdigest()}
-        error = raised_by(on_lambda.map(add_one, [1], overwrite_invoke_args=named)[0])
+        one = on_lambda.map(add_one, [1], overwrite_invoke_args=named)[0]
+        error = raised_by(one)
         assert error.args[1] == code
         assert url in str(error)
+        assert one.run_status["exception_args"][0] == code
 
 
 def test_text_over_the_item_limit() -> None:
@@ -788,6 +1024,7 @@ def test_dummy_invoker() -> None:
     made.invoker.run_jobs(2)
     assert len(made.invoker.payloads) == 2
     made.invoker.run_jobs_threaded()
+    made.invoker.thread.join()
     assert [f.result() for f in futures] == [1, 2, 3, 4]
     assert made.invoker.config() == {}
     assert not made.invoker.TIME_LIMIT
@@ -813,9 +1050,10 @@ def test_an_invoker_of_ones_own() -> None:
 
     mine = Mine()
     one = pywren.Executor(mine, wrenconfig.default(), 30).call_async(add_one, 1)
-    local.local_handler(mine.payloads)
+    local.local_handler(mine.payloads.pop(), "/tmp/tasks", {"invoker": "Mine"})
     assert one.result() == 2
     assert one.invoke_status["mine"] is True
+    assert one.run_status["invoker"] == "Mine"
 
 
 @pytest.mark.moto
@@ -826,6 +1064,10 @@ def test_sqs(aws: dict[str, Any]) -> None:
     assert made.invoker.config()["sqs_queue_name_name"] == name
     assert (made.invoker.region_name, made.invoker.sqs_queue_name) == ("us-west-2", name)
     assert made.invoker.queue.url.endswith(name)
+    made.invoker.queue.send_message(MessageBody="no call")
+    (message,) = made.invoker.queue.receive_messages(MaxNumberOfMessages=1)
+    assert message.body == "no call"
+    message.delete()
     futures = made.map(add_one, range(2))
     queues.sqs_run_local("us-west-2", name, job_num=2)
     assert [f.result() for f in futures] == [1, 2]
@@ -895,6 +1137,27 @@ def test_a_fresh_runtime_when_asked(on_lambda: executor.Executor) -> None:
         one = made.map(add_one, [1], use_cached_runtime=cached)[0]
         one.result()
         assert one.run_status["runtime_cached"] is cached
+
+
+@pytest.mark.moto
+def test_helpers_of_the_handler(aws: dict[str, Any], on_lambda: executor.Executor, tmp_path: Path) -> None:
+    """0.4's small functions beside the entry points."""
+    handler, bucket = on_lambda.storage.backend_handler, aws["s3"]["bucket"]
+    handler.put_object("some/key", "text")
+    assert wrenhandler.get_key_size(handler.s3client, bucket, "some/key") == 4
+    assert wrenhandler.get_key_size(handler.s3client, bucket, "some") is None
+    assert wrenhandler.key_exists(handler.s3client, bucket, "some/key")
+    assert not wrenhandler.key_exists(handler.s3client, bucket, "other")
+    assert wrenhandler.free_disk_space(str(tmp_path)) > 0
+    assert "uname" in wrenhandler.get_server_info()
+    assert wrenhandler.b64str_to_bytes("YQ==") == b"a"
+    with open(tmp_path / "lock", "w") as lock:
+        wrenhandler.file_lock(lock)
+        program = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'w'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+        command = [sys.executable, "-c", program, lock.name]
+        assert subprocess.run(command, capture_output=True, check=False).returncode == 1
+        wrenhandler.file_unlock(lock)
+        assert subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 # -- configuration -------------------------------------------------------------------------------------------
@@ -1026,7 +1289,10 @@ def test_runtime() -> None:
 
 
 def test_wrenutil() -> None:
-    """Every helper of 0.4."""
+    """Every helper of 0.4, also by the names of its parameters."""
+    assert str(uuid.UUID(wrenutil.create_call_id())) != wrenutil.create_call_id()
+    assert wrenutil.b64str_to_bytes(str_data=wrenutil.bytes_to_b64str(byte_data=b"a")) == b"a"
+    assert wrenutil.split_s3_url(s3_url="s3://bucket/a/b") == ("bucket", "a/b")
     assert re.fullmatch(r"[0-9a-f-]{36}", wrenutil.uuid_str())
     assert wrenutil.create_callset_id() != wrenutil.create_callset_id()
     assert wrenutil.create_call_id(7) == "00007"
@@ -1035,7 +1301,8 @@ def test_wrenutil() -> None:
     assert wrenutil.sdb_to_dict({"Attributes": [{"Name": "a", "Value": "1"}]}) == {"a": "1"}
     import io
 
-    assert wrenutil.WrappedStreamingBody(io.BytesIO(b"abc"), 3).read() == b"abc"
+    body = wrenutil.WrappedStreamingBody(sb=io.BytesIO(b"abc"), size=3)
+    assert (body.seek(0), body.read(), body.getvalue()) == (0, b"abc", b"abc")
 
 
 def test_serialize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1052,9 +1319,29 @@ def test_serialize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     contents = serialize.create_mod_data(paths)
     assert {name: base64.b64decode(text) for name, text in contents.items()} == {"shipped_of_2018.py": b"n = 1\n"}
     analyzer = ModuleDependencyAnalyzer()
-    analyzer.ignore(["numpy"])
+    analyzer.ignore("numpy")
+    analyzer.ignore(["pandas"])
     analyzer.add("shipped_of_2018")
     assert analyzer.get_and_clear_paths() == {str(path)}
+
+
+def test_doors_of_the_serializer() -> None:
+    """The cloudpickle that 0.4 brought, its helpers, and the list of what workers have."""
+    from pywren.serialize import cloudpickle as package
+    from pywren.serialize import default_preinstalls, util
+    from pywren.serialize.cloudpickle import CloudPickler, cloudpickle
+
+    assert pickle.loads(cloudpickle.dumps(lambda x: x + 1, protocol=2))(1) == 2
+    assert package.CloudPickler is CloudPickler is cloudpickle.CloudPickler
+    assert package.cloudpickle is cloudpickle
+    with pytest.raises(AttributeError):
+        package.anything_else  # noqa: B018
+    assert util.create_mod_data is serialize.create_mod_data
+    assert util.bytes_to_b64str(b"a") == "YQ=="
+    names = dict(default_preinstalls.modules)
+    assert (names["json"], names["sys"], names["boto3"]) == (True, False, True)
+    assert "numpy" not in names
+    assert SerializeIndependent(default_preinstalls.modules)([5])[1] == set()
 
 
 # -- whole programs ------------------------------------------------------------------------------------------

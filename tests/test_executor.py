@@ -611,13 +611,13 @@ def test_run_status(ready):
 
 
 def test_run_status_of_an_error(ready):
-    """Name, text and traceback of the exception are in the status."""
+    """What the function raised is no failure of the worker, as in 0.4: its traceback is there, for people."""
     future = ready.call(hostile.raises_value_error, "told")
     future.exception(WAIT)
     status = future.run_status
-    assert status["exception"] == "ValueError"
-    assert "told" in status["exception_args"]
+    assert (status["exception"], status["exception_args"]) == (None, None)
     assert "raises_value_error" in status["exception_traceback"]
+    assert "told" in status["exception_traceback"]
 
 
 @pytest.mark.parametrize("size", [10, 2_000_000])
@@ -638,7 +638,7 @@ def test_attributes_of_0_4(ready):
     """Programs look at these."""
     executor = ready.executor
     assert isinstance(executor, Executor)
-    assert executor.map_item_limit == 10_000
+    assert executor.map_item_limit == (10_000 if "account" in executor.config else None)
     assert executor.storage_config["storage_backend"] == ("s3" if ready.kind == "lambda" else "localhost")
     assert set(executor.storage_config) == {"storage_backend", "storage_prefix", "backend_config"}
     assert executor.storage.get_storage_config() == executor.storage_config

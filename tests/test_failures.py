@@ -184,7 +184,7 @@ def ended_by(number):
 def is_bounded(future):
     future.exception()
     assert len(json.dumps(future.run_status)) < 10 * TEXT_LIMIT
-    assert len(future.run_status["exception_args"]) <= TEXT_LIMIT
+    assert len(future.run_status["exception_traceback"]) <= 2 * TEXT_LIMIT
 
 
 def keeps_tail(*texts):

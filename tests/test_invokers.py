@@ -11,13 +11,14 @@ import botocore.session
 import pytest
 from botocore.stub import Stubber
 
+import pywren
 from pywren import _integrity
 from pywren._threads import for_each
 from pywren._wire import ASYNC_PAYLOAD_LIMIT, Call, CallsetKeys, Outcome, StagedFunction, Status
 from pywren.cloud.aws import AWS
 from pywren.exceptions import ArgumentError, DecodeError, InvocationError
 from pywren.invokers import DummyInvoker, LambdaInvoker, LocalInvoker
-from pywren.local import local_handler
+from pywren.local import dummy_handler, local_handler, run_generic_handler
 from pywren.storage import Storage
 from pywren.version import __version__
 from pywren.worker.handler import Container
@@ -248,30 +249,54 @@ def test_the_dummy_keeps_calls_until_they_are_run(squares):
     assert squares.results() == {0: 0, 1: 1, 2: 4, 3: 9, 4: 16}
 
 
-def test_the_dummy_runs_several_at_once(tmp_path):
-    """``run_jobs_threaded`` has calls meet each other, which one after the other never could."""
-    meeting = tmp_path / "meeting"
-    meeting.mkdir()
+def test_the_dummy_runs_in_a_thread(tmp_path):
+    """``run_jobs_threaded`` returns while a call runs, which may then be ended; ``thread`` ends after it."""
+    started, go_on = tmp_path / "started", tmp_path / "go_on"
+    os.mkfifo(started)
+    os.mkfifo(go_on)
 
-    def meet(argument):
-        import pathlib
-        import time
+    def wait(argument):
+        names = argument
+        with open(names[0], "w"):
+            pass
+        with open(names[1]):
+            return "went on"
 
-        name, directory = argument
-        pathlib.Path(directory, name).touch()
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            if len(list(pathlib.Path(directory).iterdir())) == 2:
-                return "met"
-            time.sleep(0.01)
-        return "alone"
-
-    client = Client(tmp_path / "store", meet)
+    client = Client(tmp_path / "store", wait)
     invoker = DummyInvoker()
     for index in range(2):
-        invoker.invoke(client.payload(index, (str(index), str(meeting))))
-    invoker.run_jobs_threaded(thread_count=2, run_dir=str(tmp_path / "tasks"))
-    assert client.results() == {0: "met", 1: "met"}
+        invoker.invoke(client.payload(index, (str(started), str(go_on))))
+    assert invoker.thread is None
+    invoker.run_jobs_threaded(1, str(tmp_path / "tasks"))
+    open(started).close()  # it opens when the call has
+    assert invoker.thread.is_alive()
+    open(go_on, "w").close()
+    invoker.thread.join(WAIT)
+    assert client.results() == {0: "went on"}
+    assert len(invoker.payloads) == 1
+
+
+def test_a_call_that_the_dummy_runs_in_a_thread_can_be_cancelled(tmp_path):
+    """``cancel`` ends the call that runs; the next one is run."""
+    started = tmp_path / "started"
+    os.mkfifo(started)
+
+    def wait(name):
+        if name is None:
+            return "next"
+        open(name, "w").close()
+        return threading.Event().wait()
+
+    executor = pywren.dummy_executor()
+    running, following = executor.map(wait, [str(started), None])
+    executor.invoker.run_jobs_threaded()
+    open(started).close()
+    assert running.cancel()
+    assert following.result(WAIT) == "next"
+    executor.invoker.thread.join(WAIT)
+    with pytest.raises(pywren.exceptions.CallCancelledError):
+        running.result()
+    assert running.run_status["exception_args"][0] == "CANCELLED"
 
 
 def test_a_broken_payload_does_not_stop_the_others(squares):
@@ -290,10 +315,15 @@ def test_running_nothing_starts_nothing():
 
 
 def test_the_door_of_0_4_runs_payloads(squares):
-    """``pywren.local.local_handler`` runs a list of payloads and adds what it is told to the status."""
-    local_handler([squares.payload(0, 3)], "/nowhere", {"jobnum": "1"})
-    assert squares.results() == {0: 9}
-    assert json.loads(squares.storage.read_status("callset", "00000"))["jobnum"] == "1"
+    """``local_handler`` runs one payload, ``dummy_handler`` a list; what they are told goes into the status."""
+    local_handler(squares.payload(0, 3), "/nowhere", {"invoker": "mine"})
+    dummy_handler([squares.payload(1, 4), squares.payload(2, 5)], "/nowhere", {"invoker": "mine"})
+    dummy_handler([], "/nowhere")
+    run_generic_handler(squares.payload(3, 6), "a name", "/nowhere", "/nowhere", None)
+    assert squares.results() == {0: 9, 1: 16, 2: 25, 3: 36}
+    statuses = [json.loads(squares.storage.read_status("callset", f"{index:05d}")) for index in range(4)]
+    assert [status.get("invoker") for status in statuses] == ["mine", "mine", "mine", None]
+    assert [status["jobnum"] for status in statuses] == [str(os.getpid()), "0", "1", "a name"]
 
 
 def local_threads():

@@ -390,3 +390,102 @@ def test_a_map_does_not_see_what_another_did_to_the_variables_of_its_function(tm
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(tmp_path)
     )
     assert answer(process) == ""
+
+
+# -- the environment that calls see -------------------------------------------------------------------------------
+
+
+def seen(name):
+    """Return a variable as the function sees it, and as a program that the function starts does."""
+    script = f"import os; print(os.environ.get({name!r}))"
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+    return os.environ.get(name), told
+
+
+@pytest.mark.parametrize("name", ["MY_SETTING", "PATH_OF_MY_DATA", "Größe", "HTTP_PROXY", "LC_ALL"])
+def test_calls_see_the_environment_of_the_time_their_executor_was_made(ready, monkeypatch, name):
+    """A variable that is set, changed, emptied or removed between two executors, whatever it is called."""
+    for value in ("1", "2", "", None, "é=1"):
+        monkeypatch.setenv(name, value) if value is not None else monkeypatch.delenv(name)
+        told = pywren.local_executor().call_async(seen, name).result(WAIT)
+        assert told == (value, str(value))
+
+
+def test_calls_have_one_blas_thread_unless_the_client_says_otherwise(ready, monkeypatch):
+    """Where the client sets no number of threads it is one, as there are as many calls as processors."""
+    values = []
+    for number in ("3", None, "2"):
+        monkeypatch.setenv("OMP_NUM_THREADS", number) if number else monkeypatch.delenv("OMP_NUM_THREADS")
+        executor = pywren.local_executor()
+        values.append(executor.call_async(lambda _: os.environ.get("OMP_NUM_THREADS"), 0).result(WAIT))
+    assert values == ["3", "1", "2"]
+
+
+def test_executors_keep_their_environments(ready, monkeypatch):
+    """Calls of two executors take turns, and each sees its own; what is changed after the executor was made is not."""
+    made = []
+    for value in ("one", "two"):
+        monkeypatch.setenv("MY_SETTING", value)
+        made.append(pywren.local_executor())
+    monkeypatch.delenv("MY_SETTING")
+    read = [executor.call_async(lambda _: os.environ.get("MY_SETTING"), 0) for executor in made * 3]
+    assert [future.result(WAIT) for future in read] == ["one", "two"] * 3
+    assert ready.call(lambda _: os.environ.get("MY_SETTING"), 0).result(WAIT) is None
+
+
+def test_extra_env_goes_before_the_environment(ready, monkeypatch):
+    """``extra_env`` of a call counts more than what the client has, and goes with the call."""
+    monkeypatch.setenv("MY_SETTING", "of the client")
+    executor = pywren.local_executor()
+    values = [
+        executor.call_async(lambda _: os.environ.get("MY_SETTING"), 0, extra_env=extra).result(WAIT)
+        for extra in ({"MY_SETTING": "of the call"}, None, {"OTHER": "1"})
+    ]
+    assert values == ["of the call", "of the client", "of the client"]
+
+
+def test_what_a_call_sets_is_not_seen_by_the_next(ready, monkeypatch):
+    """A call that changes a variable of its executor changes it for itself alone."""
+    monkeypatch.setenv("MY_SETTING", "1")
+    executor = pywren.local_executor()
+
+    def change(value):
+        before = os.environ.get("MY_SETTING")
+        if value is None:
+            os.environ.pop("MY_SETTING", None)
+        else:
+            os.environ["MY_SETTING"] = value
+        return before
+
+    futures = [executor.call_async(change, value) for value in ("2", None, "3", None)]
+    assert [future.result(WAIT) for future in futures] == ["1"] * 4
+
+
+def test_a_time_zone_counts(ready, monkeypatch):
+    """``TZ`` of the client is that of the calls, and goes with its executor."""
+    offsets = []
+    for zone in ("XXX-5", "XXX-7", "UTC"):
+        monkeypatch.setenv("TZ", zone)
+        executor = pywren.local_executor()
+        offsets.append(executor.call_async(lambda _: __import__("time").localtime(0).tm_hour, 0).result(WAIT))
+    assert offsets == [5, 7, 0]
+
+
+def test_staged_calls_of_this_machine_see_the_environment_too(ready, monkeypatch):
+    """A call that goes through a storage sees what its executor's other calls see."""
+    monkeypatch.setenv("MY_SETTING", "one")
+    executor = pywren.local_executor()
+    monkeypatch.setenv("MY_SETTING", "two")
+    staged = executor.map(lambda _: os.environ.get("MY_SETTING"), [0], overwrite_invoke_args={"mine": 1})[0]
+    assert staged.result(WAIT) == "one"
+
+
+def test_processes_that_replace_others_have_the_environment(ready, monkeypatch):
+    """After a crash the calls that follow see the same variables."""
+    monkeypatch.setenv("MY_SETTING", "one")
+    executor = pywren.local_executor()
+    monkeypatch.setenv("MY_SETTING", "two")
+    for _ in range(3):
+        executor.call_async(os._exit, 3).exception(WAIT)
+    values = executor.map(lambda _: os.environ.get("MY_SETTING"), range(6))
+    assert [future.result(WAIT) for future in values] == ["one"] * 6

@@ -204,10 +204,11 @@ class TestIntegrity:
         """0.4's put_cancelled, and a worker that could not read its payload, can still end a call."""
         worker = Worker()
         (item,) = worker.futures()
-        worker.storage.put_cancelled(worker.callset.call_keys("00000").cancel)
+        worker.storage.put_cancelled(worker.callset.id, "00000", "CANCEL")
         with pytest.raises(CallCancelledError, match="cancelled"):
             item.result(10)
         assert item.cancelled()
+        assert item.run_status["exception_args"][0] == "CANCELLED"
 
     def test_invoke_status_carries_no_key(self):
         """What a program prints of a future holds neither the key nor anything derived from it."""

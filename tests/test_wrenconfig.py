@@ -113,13 +113,13 @@ def test_embedded(pywren_home: Path) -> None:
     storage = Storage(storage_config)
     storage.put("pywren.jobs/x", b"1")
     assert (pywren_home / "jobs" / "pywren.jobs" / "x").read_bytes() == b"1"
-    assert config["scheduler"]["map_item_limit"] == 10000
+    assert config["scheduler"] == {"map_item_limit": None}
 
 
 def test_embedded_is_fresh_each_time() -> None:
     """A program that changes the configuration it got does not change another's."""
     wrenconfig.default()["scheduler"]["map_item_limit"] = 1
-    assert wrenconfig.default()["scheduler"]["map_item_limit"] == 10000
+    assert wrenconfig.default()["scheduler"]["map_item_limit"] is None
 
 
 def test_without_a_file_yaml_is_not_loaded() -> None:

@@ -146,6 +146,16 @@ class AWS:
             holder = self._clients.setdefault(service, PerProcess(lambda: self._make_client(service)))
         return holder.get()
 
+    def resource(self, service: str) -> Any:
+        """Return boto3's resource of a service, which programs of 0.4 work on; threads must not share it."""
+        import boto3
+
+        with self._own_session(f"make a resource for {service}"):  # what is wrong with the profile leaves as ours
+            session = boto3.session.Session(
+                region_name=self.region, profile_name=self.profile, botocore_session=self._given_session
+            )
+            return session.resource(service)
+
     def _make_session(self) -> Any:
         return self._given_session or make_session(self.profile)
 

@@ -17,6 +17,7 @@ from pywren.cloud.resources import Resources, check_account
 from pywren.exceptions import DeploymentError, PywrenError
 from pywren.storage._aws_errors import error_code, response
 from pywren.storage.runtime_info import (
+    check_named,
     check_runtime,
     check_tarballs,
     get_runtime_info,
@@ -32,6 +33,10 @@ CLOCK_TOLERANCE = 60.0
 ORDINARY_CONCURRENCY = 1000
 """Calls at once that AWS grants to an ordinary account."""
 
+_NO_CONFIGURATION = (
+    "there is none, so calls run on this machine; for Lambda make one with `pywren create_config`, or with "
+    "`pywren-setup`, which also makes what it names"
+)
 _PROTECTION = "protection of the bucket"
 _NO_PERMISSION = ("AccessDenied", "AccessDeniedException", "403")
 
@@ -57,18 +62,22 @@ class Doctor:
     """Examines a configuration. Writes nothing but one small object, which it deletes.
 
     Args:
-        config: the configuration.
+        config: the configuration; ``None`` when there is none, and only the credentials can be looked at.
         aws: the account and region.
         clock: seconds since the epoch.
     """
 
-    def __init__(self, config: Mapping[str, Any], aws: AWS, *, clock: Callable[[], float] = time.time) -> None:
-        self._config = config
+    def __init__(self, config: Mapping[str, Any] | None, aws: AWS, *, clock: Callable[[], float] = time.time) -> None:
+        self._config = config or {}
         self._aws = aws
         self._clock = clock
 
     def examine(self) -> Iterator[Finding]:
         """Yield what is found, as it is found. When the account cannot be reached nothing more is looked at."""
+        if not self._config:
+            yield from self._examine_credentials()
+            yield Finding("note", "configuration", _NO_CONFIGURATION)
+            return
         region = self._examine_region()
         yield region
         reached = False
@@ -91,7 +100,7 @@ class Doctor:
         yield from _guarded("function", lambda: self._examine_function(resources))
         yield from _guarded("concurrency", lambda: self._examine_reserved_concurrency(resources))
         yield from _guarded("quota", self._examine_quota)
-        if has_own_runtime(self._config.get("runtime")):
+        if self._config.get("runtime"):
             yield from _guarded("runtime", self._examine_runtime)
 
     def _examine_region(self) -> Finding:
@@ -223,6 +232,9 @@ class Doctor:
 
     def _examine_runtime(self) -> Iterator[Finding]:
         runtime = self._config["runtime"]
+        check_named(runtime)
+        if not has_own_runtime(runtime):
+            return
         required_sha256(runtime)
         info = get_runtime_info(runtime)
         check_runtime(info, wrenconfig.setting(self._config, "lambda.architecture"))

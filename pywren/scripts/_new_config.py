@@ -12,6 +12,7 @@ from pathlib import Path
 from pywren.cloud.aws import AWS
 from pywren.cloud.names import Names
 from pywren.exceptions import ConfigError
+from pywren.wrenconfig import AWS_EC2_INSTANCE_TYPE_DEFAULT
 
 _TEMPLATE = """\
 # The configuration of pywren: where functions run and where their data goes.
@@ -50,10 +51,11 @@ standalone:
   visibility: 10  # seconds until a call that was taken and not kept is given to another worker
   instance_name: {standalone_name}
   instance_profile_name: {standalone_name}
-  # ec2_instance_type: m5.large
-  # ec2_ssh_key: my-key
-  # max_idle_time: 60  # seconds without calls after which a worker ends,
-  # idle_terminate_granularity: 3600  # near the end of a period of so many seconds; 0: at any time
+  ec2_instance_type: {instance_type}
+  ec2_ssh_key:  # the name of a key pair; without one nobody can log in
+  target_ami:  # an image of yours; without one it is Amazon Linux 2023
+  max_idle_time: 60  # seconds without calls after which a worker ends,
+  idle_terminate_granularity: 3600  # near the end of a period of so many seconds; 0: at any time
   # subnet_id: subnet-0123456789abcdef0  # where there is no default network
 """
 
@@ -82,12 +84,13 @@ def config_text(
         account_id: the 12 digits of the account.
     """
     account = (
-        "  # aws_account_id: the 12 digits of the account; asked from AWS when it is not here"
+        "  aws_account_id:  # the 12 digits of the account; asked from AWS when they are not here"
         if account_id is None
         else f'  aws_account_id: "{account_id}"'
     )
     return _TEMPLATE.format(
         account=account,
+        instance_type=AWS_EC2_INSTANCE_TYPE_DEFAULT,
         aws_region=_scalar(aws_region),
         bucket_name=_scalar(bucket_name),
         bucket_prefix=_scalar(bucket_prefix),

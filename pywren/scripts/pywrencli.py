@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 
 from pywren import wrenconfig
+from pywren.exceptions import ConfigError, PywrenError
 from pywren.scripts._console import (
     Group,
     confirm,
@@ -71,8 +72,8 @@ def create_config(filename: str | None, /, pythonver: str | None, force: bool, *
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     if pythonver not in (None, here):
         raise click.UsageError(f"the function gets the Python of this command, {here}: run it with Python {pythonver}")
-    text = config_text(**settings)
-    check_config(text)
+    check_config(config_text(**settings))
+    text = config_text(**settings, account_id=_account_id_if_known(settings["aws_region"]))
     write_config(path, text, force=force)
     click.echo(f"new configuration written to {path}")
     if settings["bucket_name"] == wrenconfig.AWS_S3_BUCKET_DEFAULT:
@@ -84,21 +85,43 @@ def new_config_path(filename: str | None) -> Path:
     return Path(filename or os.environ.get(wrenconfig.CONFIG_VARIABLE) or wrenconfig.get_default_home_filename())
 
 
+def _account_id_if_known(region: str) -> str | None:
+    """Return the account of the credentials, if there are any and AWS can be asked."""
+    from pywren.cloud.aws import AWS
+
+    with contextlib.closing(AWS(region)) as aws:
+        try:
+            return aws.account_id()
+        except PywrenError:
+            return None
+
+
+def _config_if_any(filename: str | None) -> wrenconfig.Config | None:
+    """Return the configuration, ``None`` where there is none yet: the file that is named need not exist either."""
+    path = filename or os.environ.get(wrenconfig.CONFIG_VARIABLE) or wrenconfig.get_default_config_filename()
+    return wrenconfig.load(path) if path and os.path.lexists(path) else None
+
+
 def _examine(filename: str | None) -> None:
     from pywren.cloud.aws import AWS
     from pywren.cloud.doctor import Doctor
 
-    config = load_config(filename)
-    aws = AWS(wrenconfig.require(config, "account.aws_region"))
+    config = _config_if_any(filename)
+    region = None if config is None else wrenconfig.require(config, "account.aws_region")
     wrong = 0
-    try:
+    with contextlib.closing(AWS(region or _region_without_config())) as aws:
         for finding in Doctor(config, aws).examine():
             click.echo(str(finding))
             wrong += finding.verdict == "wrong"
-    finally:
-        aws.close()
     if wrong:
         raise click.ClickException(f"{wrong} of these must be put right")
+
+
+def _region_without_config() -> str:
+    """Return the region that AWS's own tools would take, or 0.4's: any will do to ask whose credentials these are."""
+    from pywren.cloud.aws import AWS
+
+    return os.environ.get("AWS_REGION") or AWS().configured_region() or wrenconfig.AWS_REGION_DEFAULT
 
 
 @cli.command("test_config")
@@ -117,17 +140,18 @@ def doctor(filename: str | None) -> None:
 
 @cli.command("get_aws_account_id")
 @click.pass_obj
-def get_aws_account_id(filename: str | None) -> None:
-    """Print the account that the credentials belong to."""
+def get_aws_account_id(filename: str | None, verbose: bool = True) -> str:
+    """Print the account that the credentials belong to; it takes no configuration."""
     from pywren.cloud.aws import AWS
 
-    named = filename or wrenconfig.get_default_config_filename()
-    region = wrenconfig.setting(wrenconfig.load(named), "account.aws_region") if named else None
-    aws = AWS(region or wrenconfig.AWS_REGION_DEFAULT)
-    try:
-        click.echo(f"The AWS account ID is {aws.account_id()}")
-    finally:
-        aws.close()
+    region = None
+    with contextlib.suppress(ConfigError):  # whatever is wrong with it, the credentials are the same
+        region = wrenconfig.setting(_config_if_any(filename) or {}, "account.aws_region")
+    with contextlib.closing(AWS(region or _region_without_config())) as aws:
+        account_id = aws.account_id()
+    if verbose:  # programs of 0.4 invoke the command for what it returns
+        click.echo(f"The AWS account ID is {account_id}")
+    return account_id
 
 
 @cli.command("iam")

@@ -1,5 +1,10 @@
 """From functions, arguments and the user's modules to bytes."""
 
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
 from pywren.serialize.module_dependency import THIS_INTERPRETER, ModuleDependencyAnalyzer
 from pywren.serialize.serialize import PackedCalls, SerializeIndependent, Serializer, create_mod_data
 
@@ -11,3 +16,9 @@ __all__ = [
     "Serializer",
     "create_mod_data",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("cloudpickle", "default_preinstalls", "util"):  # doors of 0.4, where importing the package loaded them
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

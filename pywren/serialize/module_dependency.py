@@ -90,9 +90,10 @@ class ModuleDependencyAnalyzer:
         self._libraries: dict[Installed, list[File]] = {}
         self._metadata: dict[Installed, list[File]] = {}
 
-    def ignore(self, modules: Iterable[str]) -> None:
-        """Take modules, by their top-level names, for installed on the worker."""
-        self._ignored.update(name.partition(".")[0] for name in modules)
+    def ignore(self, module_name: str | Iterable[str]) -> None:
+        """Take one module or several, by their top-level names, for installed on the worker."""
+        names = [module_name] if isinstance(module_name, str) else module_name
+        self._ignored.update(name.partition(".")[0] for name in names)
 
     def add(self, module_name: str) -> None:
         """Have a module shipped, and what it imports.

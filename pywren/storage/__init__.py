@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,4 +22,6 @@ def __getattr__(name: str) -> Any:
         from pywren.storage.runtime_info import get_runtime_info
 
         return get_runtime_info
+    if name in ("exceptions", "s3_backend", "storage", "storage_utils"):  # in 0.4 importing the package loaded them
+        return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

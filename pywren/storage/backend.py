@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from pywren.exceptions import StorageError
+from pywren.exceptions import StorageError, StorageNoSuchKeyError
 
 
 class Backend(Protocol):
@@ -42,6 +42,39 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Give up connections; the backend is not used afterwards."""
+
+
+class NamesOf04:
+    """The methods that backends had in PyWren 0.4, over those of ``Backend``."""
+
+    def put_object(self: Backend, key: str, data: bytes | str) -> None:
+        """Store an object."""
+        self.put(key, as_bytes(data))
+
+    def get_object(self: Backend, key: str) -> bytes:
+        """Return an object's bytes.
+
+        Raises:
+            StorageNoSuchKeyError: there is no such object.
+        """
+        return self.get(key)
+
+    def key_exists(self: Backend, key: str) -> bool:
+        """Tell whether there is an object under a key."""
+        try:
+            self.get(key)
+        except StorageNoSuchKeyError:
+            return False
+        return True
+
+    def list_keys_with_prefix(self: Backend, prefix: str) -> list[str]:
+        """Return the keys that start with a prefix, in order."""
+        return self.list(prefix)
+
+
+def as_bytes(data: bytes | str) -> bytes:
+    """Return what an object is to hold: 0.4 stored text too, as UTF-8."""
+    return data.encode() if isinstance(data, str) else data
 
 
 def check_range(key: str, byte_range: tuple[int, int] | None) -> None:

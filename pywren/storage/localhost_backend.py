@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from pywren._integrity import home
 from pywren.exceptions import StorageError, StorageNoSuchKeyError
-from pywren.storage.backend import check_range
+from pywren.storage.backend import NamesOf04, check_range
 
 KEEP_SECONDS = 7 * 86400.0
 """Age at which a callset that its executor left behind is deleted."""
@@ -36,7 +36,7 @@ _UNSAFE = re.compile(r"[\0\\:]" if os.name == "nt" else r"\0")
 _RACES = 20
 
 
-class LocalhostBackend:
+class LocalhostBackend(NamesOf04):
     """Objects as files, each made whole under another name and then moved into place.
 
     Unlike in S3 a key cannot be both an object and the beginning of others (``a`` and ``a/b``).

@@ -41,6 +41,25 @@ def has_own_runtime(runtime_config: Mapping[str, Any] | None) -> bool:
     return bool(runtime_config.get("s3_bucket")) and not is_public(runtime_config)
 
 
+def check_named(runtime_config: Mapping[str, Any]) -> None:
+    """Check that a ``runtime`` section names a runtime whole or not at all: half of one would be ignored in silence.
+
+    Raises:
+        ConfigError: names what is missing.
+    """
+    given = [name for name in ("s3_bucket", "s3_key", "sha256") if runtime_config.get(name)]
+    missing = [name for name in ("s3_bucket", "s3_key") if not runtime_config.get(name)]
+    if not given or not missing or is_public(runtime_config):
+        return
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    raise ConfigError(
+        f"the configuration's runtime: {given[0]} is {runtime_config[given[0]]!r}, but there is no runtime: "
+        f"{missing[0]}, and PyWren 0.4's public buckets are gone: write there where a runtime of yours is, made for "
+        f"this python version, {here} (`pywren runtime build` does both), or remove {given[0]} to use the worker's own "
+        "Python"
+    )
+
+
 def required_sha256(runtime_config: Mapping[str, Any]) -> str:
     """Return the SHA-256 that a ``runtime`` section gives for its tarball, in lower case.
 
@@ -75,9 +94,10 @@ def get_runtime_info(runtime_config: Mapping[str, Any] | None) -> dict[str, Any]
         without a runtime those of the worker's own Python.
 
     Raises:
-        ConfigError: the runtime does not exist, or what stands there is none.
+        ConfigError: the runtime is named by half, does not exist, or what stands there is none.
         StorageError: it cannot be read.
     """
+    check_named(runtime_config or {})
     if runtime_config is None or not has_own_runtime(runtime_config):
         return _workers_own(runtime_config or {})
     found = _read(runtime_config)

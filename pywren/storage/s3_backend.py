@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
-from pywren.exceptions import PywrenError, StorageError, StorageNoSuchKeyError
+from pywren.exceptions import ConfigError, PywrenError, StorageError, StorageNoSuchKeyError
 from pywren.storage._aws_errors import Boundary, error_code, was_repeated
 from pywren.storage._aws_requests import Retry
 from pywren.storage._aws_session import make_client, make_session
 from pywren.storage._per_process import PerProcess
-from pywren.storage.backend import check_range
+from pywren.storage.backend import NamesOf04, check_range
 
 Answer = TypeVar("Answer")
 
@@ -20,26 +20,35 @@ DELETE_BATCH = 1000
 """Keys that one DeleteObjects takes."""
 
 
-class S3Backend:
+class S3Backend(NamesOf04):
     """Objects in one bucket. Nothing is sent, and botocore is not imported, before the first request.
 
     Each backend has a session of its own: mocks of AWS depend on it, and sessions are not thread-safe. Its client is.
 
     Args:
-        bucket: the bucket's name.
+        s3config: the bucket's name; or 0.4's dict, with ``bucket`` and perhaps ``region``.
         region: its region; ``None`` takes that of the profile or environment.
         profile: the profile of ``~/.aws/config``; ``None`` takes ``AWS_PROFILE`` or the default.
         retry: repeats what failed in passing.
+
+    Raises:
+        ConfigError: no bucket is named.
     """
 
     object_limit = 5 * 1024**3
     """Bytes that one PutObject takes, 5 GB (Amazon S3 User Guide, "Uploading objects", 2026)."""
 
     def __init__(
-        self, bucket: str, region: str | None = None, *, profile: str | None = None, retry: Retry | None = None
+        self,
+        s3config: str | Mapping[str, Any],
+        region: str | None = None,
+        *,
+        profile: str | None = None,
+        retry: Retry | None = None,
     ) -> None:
-        self.bucket = bucket
-        self.region = region
+        options = s3config if isinstance(s3config, Mapping) else {"bucket": s3config}
+        self.bucket = _bucket_of(options)
+        self.region = region = region or options.get("region")
         self.profile = profile
         self._retry = retry or Retry()
         self._client: PerProcess[Any] = PerProcess(functools.partial(_make_client, region, profile))
@@ -119,6 +128,28 @@ class S3Backend:
             metadata = {**answer.get("ResponseMetadata", {}), "HTTPStatusCode": 0}
             raise s3.exceptions.ClientError({"Error": refused, "ResponseMetadata": metadata}, "DeleteObjects")
 
+    # -- names of 0.4 --------------------------------------------------------------------------------------
+
+    @property
+    def s3_bucket(self) -> str:
+        """The bucket's name."""
+        return self.bucket
+
+    @property
+    def s3client(self) -> Any:
+        """The client of S3."""
+        return self._client.get()
+
+    def key_exists(self, key: str) -> bool:
+        """Tell whether there is an object under a key, without fetching it."""
+        try:
+            self._send(key, lambda s3: s3.head_object(Bucket=self.bucket, Key=key), "find", "s3:GetObject", _READ_HINT)
+        except StorageNoSuchKeyError:
+            return False
+        return True
+
+    # -- its end -------------------------------------------------------------------------------------------
+
     def close(self) -> None:
         """Give up connections."""
         client = self._client.peek()
@@ -140,6 +171,13 @@ class S3Backend:
 
 
 _READ_HINT = ", and s3:ListBucket on its bucket; without s3:ListBucket a key that does not exist looks like this too"
+
+
+def _bucket_of(options: Mapping[str, Any]) -> str:
+    bucket = options.get("bucket")
+    if not isinstance(bucket, str) or not bucket:
+        raise ConfigError("the configuration names no bucket: write it under s3: bucket")
+    return bucket
 
 
 def _missing_key(key: str, error: BaseException) -> PywrenError | None:

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Mapping
 from typing import Any
 
+from pywren import _integrity
 from pywren._failure import Failure
-from pywren._wire import CallsetKeys, Status
+from pywren._pickling import PROTOCOL, Packed, load_exception, load_result
+from pywren._wire import CallsetKeys, Outcome, Status
 from pywren.exceptions import (
     CallCancelledError,
     ConfigError,
     DecodeError,
+    IntegrityError,
     StorageNoSuchKeyError,
     StorageOutputNotFoundError,
 )
-from pywren.storage.backend import Backend
+from pywren.storage.backend import Backend, as_bytes
+from pywren.storage.runtime_info import get_runtime_info
 from pywren.storage.storage_utils import get_storage_path
+
+__all__ = ["Storage", "get_runtime_info", "make_backend", "output_of_0_4"]
 
 
 class Storage:
@@ -107,7 +114,17 @@ class Storage:
         """Give up connections."""
         self.backend.close()
 
-    # -- the verbs of 0.4 ----------------------------------------------------------------------------------
+    # -- names of 0.4 --------------------------------------------------------------------------------------
+
+    @property
+    def backend_type(self) -> str:
+        """The kind of storage: ``s3`` or ``localhost``."""
+        return self.path[0]
+
+    @property
+    def backend_handler(self) -> Any:
+        """The backend, which has 0.4's methods too."""
+        return self.backend
 
     def get_storage_config(self) -> dict[str, Any]:
         """Return the configuration that this storage was made with."""
@@ -121,14 +138,18 @@ class Storage:
         """Store a pickled function."""
         self.backend.put(key, func)
 
-    def put_cancelled(self, cancel_key: str, data: bytes = b"CANCELLED") -> None:
-        """Cancel a call by its cancel key: leave the mark, and end the call unless it has ended."""
-        self.backend.put(cancel_key, data)
-        root, _, _ = cancel_key.rpartition("/")
-        _, callset_id, call_id = ["", "", *root.split("/")][-3:]
+    def put_cancelled(self, callset_id: str, call_id: str, cancelled_data: bytes | str = b"CANCEL") -> None:
+        """Cancel a call, also when it is running: leave the mark, and end the call unless it has ended.
+
+        Args:
+            callset_id: the callset.
+            call_id: the call.
+            cancelled_data: what the mark holds; nobody reads it.
+        """
+        keys = self.keys(callset_id).call(call_id)
+        self.backend.put(keys.cancel, as_bytes(cancelled_data))
         failure = Failure.of(CallCancelledError("the call was cancelled"))
-        status = Status(callset_id=callset_id, call_id=call_id, failure=failure)
-        self.commit_status(f"{root}/status.json", status.encode(None))
+        self.commit_status(keys.status, Status(callset_id, call_id, failure=failure).encode(None))
 
     def get_callset_status(self, callset_id: str) -> list[str]:
         """Return the calls of a callset that have a status."""
@@ -152,15 +173,70 @@ class Storage:
         return status
 
     def get_call_output(self, callset_id: str, call_id: str) -> bytes:
-        """Return the bytes of a call's output object. They are not verified: do not unpickle them.
+        """Return a call's output as PyWren 0.4 stored it; takes one request where the output is small.
+
+        Returns:
+            A pickle of a dict: ``success``, and as ``result`` what the function returned or raised; for what it raised
+            also ``exc_type``, ``exc_value`` and ``exc_traceback``. It was verified.
 
         Raises:
-            StorageOutputNotFoundError: there is none; a small output stands in the status instead.
+            StorageOutputNotFoundError: the call has not ended, or has ended without an output.
+            IntegrityError: the output is not what a worker of this user's calls has signed.
+            DecodeError: what stands there is no status, or no output.
         """
+        data = self.read_status(callset_id, call_id)
+        if data is None:
+            raise StorageOutputNotFoundError(callset_id, call_id)
+        secret = _integrity.callset_secret(_integrity.user_key(), callset_id)
+        status = Status.verify(data, secret, callset_id, call_id)
+        if status.failure is not None:
+            raise StorageOutputNotFoundError(callset_id, call_id)
+        if not status.signed:
+            raise IntegrityError(
+                f"the status of call {call_id} of callset {callset_id} is not signed with this user's key; ask the "
+                "future, which knows the key that its call was made with, or set PYWREN_HOME to that of who made it"
+            )
+        return pickle.dumps(_OutputOf04(Outcome.decode(self._outcome(status))), PROTOCOL)
+
+    def _outcome(self, status: Status) -> bytes:
+        """Return the encoded outcome of a call with a verified status."""
+        if status.output_sha256 is None:
+            return status.outcome or b""
         try:
-            return self.backend.get(self.keys(callset_id).call(call_id).output)
+            data = self.backend.get(status.output_key or "")
         except StorageNoSuchKeyError as error:
-            raise StorageOutputNotFoundError(callset_id, call_id) from error
+            raise StorageOutputNotFoundError(status.callset_id, status.call_id) from error
+        _integrity.verify_sha256(data, status.output_sha256, f"the output {status.output_key}")
+        return data
+
+
+class _OutputOf04:
+    """Pickles as a call that makes the dict, so that a value of any kind is unpickled by who asks for it alone."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _output_of_0_4, (self._outcome.success, self._outcome.body)
+
+
+def _output_of_0_4(success: bool, body: bytes) -> dict[str, Any]:
+    """Make the dict that 0.4's programs find in an output, of a pickled value or exception that was verified."""
+    load = load_result if success else load_exception
+    return output_of_0_4(success, load(Packed(body)))
+
+
+def output_of_0_4(success: bool, value: Any) -> dict[str, Any]:
+    """Return what 0.4's workers put into an output.
+
+    Args:
+        success: whether the function returned.
+        value: what it returned, or raised.
+    """
+    output = {"success": success, "result": value}
+    if not success:
+        output.update(exc_type=type(value), exc_value=value, exc_traceback=value.__traceback__)
+    return output
 
 
 def make_backend(config: Mapping[str, Any]) -> Backend:
@@ -185,10 +261,7 @@ def make_backend(config: Mapping[str, Any]) -> Backend:
 def _s3(options: Mapping[str, Any]) -> Backend:
     from pywren.storage.s3_backend import S3Backend
 
-    bucket = options.get("bucket")
-    if not isinstance(bucket, str) or not bucket:
-        raise ConfigError("the configuration names no bucket: write it under s3: bucket")
-    return S3Backend(bucket, options.get("region"))
+    return S3Backend(options)
 
 
 def _localhost(options: Mapping[str, Any]) -> Backend:

@@ -28,7 +28,7 @@ class Batch:
 
     Args:
         function: the function of all of them.
-        extra_env: environment variables of these calls.
+        extra_env: environment variables of these calls; ``None`` for one that they are not to see.
         timeout: seconds after which a call is killed.
         show_output: whether what they print is shown as it comes.
         on_start: called with the index of a call that runs.
@@ -38,7 +38,7 @@ class Batch:
     def __init__(
         self,
         function: PreparedFunction,
-        extra_env: Mapping[str, str],
+        extra_env: Mapping[str, str | None],
         timeout: float | None,
         show_output: bool,
         on_start: OnStart | None,

@@ -33,11 +33,14 @@ class Member:
 
     Results come in the order of the tickets, so the first ticket without a result, the *head*, is the call that
     runs, unless it is still in the pipe.
+
+    Args:
+        environment: the process's environment variables.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str]) -> None:
         self.output = (UnlinkedFile(), UnlinkedFile())
-        self.process = Process("pool", output=self.output)
+        self.process = Process("pool", output=self.output, environment=environment)
         self.ready = False
         self.dying = self.killed = False
         self.tickets: deque[int] = deque()
@@ -100,7 +103,7 @@ class Member:
         except BrokenPipeError:
             pass  # never, because this process holds a read end too
 
-    def _introduce(self, batch: Batch) -> tuple[int, bool, Mapping[str, str], bool]:
+    def _introduce(self, batch: Batch) -> tuple[int, bool, Mapping[str, str | None], bool]:
         """Send what all calls of a batch need, and return what is to be said of it with the first of them."""
         key = self._functions.get(batch.function.id)
         if key is None:

@@ -96,6 +96,7 @@ class Container:
     Args:
         runner: what runs the children; a fork server of its own, closed with the container, when not given.
         environment: environment variables for every call, under its own ``extra_env``.
+        context: what is known about every invocation, under what ``handle`` is told.
         make_storage: makes a storage of a ``storage_config``.
         clock: tells the time in seconds since the epoch.
         runtimes: extracts the users' runtimes; its own, closed with the container, when not given.
@@ -108,6 +109,7 @@ class Container:
         runner: Runner | None = None,
         *,
         environment: Mapping[str, str] | None = None,
+        context: Mapping[str, Any] | None = None,
         make_storage: Callable[[Mapping[str, Any]], Storage] = Storage,
         clock: Callable[[], float] = time.time,
         runtimes: RuntimeFiles | None = None,
@@ -116,6 +118,7 @@ class Container:
     ) -> None:
         self.runtimes = runtimes or RuntimeFiles()
         self.environment = dict(environment or {})
+        self.context = dict(context or {})
         self.clock = clock
         self.first_look = first_look
         self.look_interval = look_interval
@@ -185,7 +188,7 @@ class Container:
             StorageError: the status could not be committed.
         """
         started = self.clock()
-        context = context or {}
+        context = {**self.context, **(context or {})}
         envelope = Envelope.decode(payload)
         storage = self.storage(envelope.storage_config)
         try:
@@ -222,7 +225,9 @@ def _check_versions(envelope: Envelope) -> None:
         raise VersionMismatchError(
             f"version mismatch: the client runs pywren {theirs[0]} on Python {theirs[1]}, the worker pywren "
             f"{ours[0]} on Python {ours[1]}; run 'pywren deploy_lambda' to bring the worker to the client's "
-            "(stand-alone workers: 'pywren standalone terminate_instances', then 'pywren standalone launch_instances')"
+            "(stand-alone workers: 'pywren standalone terminate_instances', then 'pywren standalone launch_instances')",
+            ours[0],
+            theirs[0],
         )
 
 
@@ -230,14 +235,11 @@ def _refuse(
     envelope: Envelope, storage: Storage, context: Mapping[str, Any], started: float, error: PywrenError
 ) -> dict[str, Any]:
     """End a call of which no more than the envelope was read; without a key in it, the status is unsigned."""
-    failure = Failure.of(error)
     status = Status(
         callset_id=envelope.callset_id,
         call_id=envelope.call_id,
         attempt=envelope.attempt,
-        failure=failure,
-        exception=failure.kind,
-        exception_args=failure.message,
+        failure=Failure.of(error),
         info={"start_time": started, "end_time": started, "status_key": envelope.status_key, **_texts(context)},
     )
     storage.commit_status(envelope.status_key, status.encode(envelope.attempt_key))
@@ -436,9 +438,10 @@ class _Attempt:
     # -- after the child -------------------------------------------------------------------------------------
 
     def _status(self, result: RunResult) -> Status:
+        fetching = self.info["setup_time"]  # here; unpickling, in the child, comes on top
         self.info.update(result.info)
         self.info.update(
-            setup_time=self.info["setup_time"] + float(result.info.get("setup_time", 0.0)),
+            setup_time=fetching + float(result.info.get("setup_time", 0.0)),
             retcode=result.returncode,
             stdout=_tail(result.stdout),
             stderr=_tail(result.stderr),
@@ -450,13 +453,11 @@ class _Attempt:
         name, text, trace = result.exception or (None, None, None)
         outcome = Outcome(result.success, _in_band(result.body), name, text, trace).encode()
         if len(outcome) <= INLINE_OUTCOME_LIMIT:
-            return self._make_status(outcome=outcome, exception=name, exception_args=text, exception_traceback=trace)
+            return self._make_status(outcome=outcome, exception_traceback=trace)
         return self._make_status(
             output_key=self._store_outcome(outcome),
             output_sha256=sha256(outcome),
             output_size=len(outcome),
-            exception=name,
-            exception_args=text,
             exception_traceback=trace,
         )
 
@@ -473,16 +474,9 @@ class _Attempt:
         return key
 
     def _failed(self, failure: Failure) -> Status:
-        return self._make_status(failure=failure, exception=failure.kind, exception_args=failure.message)
+        return self._make_status(failure=failure)
 
-    def _make_status(
-        self,
-        *,
-        exception: str | None = None,
-        exception_args: str | None = None,
-        exception_traceback: str | None = None,
-        **outcome: Any,
-    ) -> Status:
+    def _make_status(self, *, exception_traceback: str | None = None, **outcome: Any) -> Status:
         end = self.container.clock()
         self.info["end_time"] = end
         self.info.setdefault("exec_time", end - self.started)
@@ -490,11 +484,9 @@ class _Attempt:
             callset_id=self.call.callset_id,
             call_id=self.call.call_id,
             attempt=self.call.attempt,
-            exception=exception,
-            exception_args=_tail(exception_args),
             exception_traceback=_tail(exception_traceback),
             info=self.info,
-            **outcome,
+            **{"output_key": self.call.output_key, **outcome},
         )
 
     def _commit(self, status: Status) -> Status | None:
@@ -525,7 +517,7 @@ class _Attempt:
             "func_download_time": 0.0,
             "data_download_time": 0.0,
             "output_upload_time": 0.0,
-            "server_info": dict(server_info()),
+            "server_info": server_info(),
             "free_disk_bytes": shutil.disk_usage(tempfile.gettempdir()).free,
         }
         info.update(_texts(self.context))
@@ -566,9 +558,22 @@ class StatusWatch:
             pause = interval
 
 
-@functools.cache
-def server_info() -> Mapping[str, Any]:
-    """Say what this machine is: system, Python, processors, memory in bytes."""
+def server_info() -> dict[str, Any]:
+    """Say what this machine is: system, Python, processors, memory in bytes; and the files of ``/proc`` 0.4 sent."""
+    return {**_machine(), **_proc_file("/proc/meminfo")}
+
+
+def _proc_file(path: str) -> dict[str, str]:
+    """Return the beginning of a file as 0.4's ``server_info`` had it, where there is one: on Linux."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return {path: file.read(TAIL_LIMIT)}
+    except OSError:
+        return {}
+
+
+@functools.cache  # these stay as they are; to read /proc/cpuinfo takes milliseconds where there are many processors
+def _machine() -> Mapping[str, Any]:
     system = (platform.system(), platform.node(), platform.release(), platform.version(), platform.machine())
     info: dict[str, Any] = {
         "uname": " ".join(system),
@@ -577,6 +582,8 @@ def server_info() -> Mapping[str, Any]:
     }
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         info["memory_bytes"] = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for path in ("/proc/cpuinfo", "/proc/self/cgroup", "/proc/cgroups"):
+        info.update(_proc_file(path))
     return info
 
 

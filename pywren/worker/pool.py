@@ -109,6 +109,8 @@ class LocalPool:
         self._lock = threading.RLock()
         self._finished = threading.Condition(self._lock)
         self._members: list[Member] = []
+        self._environment: Mapping[str, str] = {}  # that all members were started with
+        self._equal_environment: Mapping[str, str] | None = None  # another that is the same, and never changed
         self._queue: deque[Batch] = deque()
         self._batches: dict[int, Batch] = {}
         self._numbers = 0
@@ -185,6 +187,7 @@ class LocalPool:
         on_results: OnResults,
         on_start: OnStart | None = None,
         extra_env: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
         timeout: float | None = None,
         references: Sequence[Sequence[bytes]] | None = None,
         show_output: bool | None = None,
@@ -201,6 +204,8 @@ class LocalPool:
             on_start: called with the index of a call that runs, on the pump's or the submitting thread. Quick calls
                 may end without, and the call may already have ended.
             extra_env: environment variables of these calls.
+            environment: all that they see besides, never changed afterwards; ``None`` for what the processes were
+                started with.
             timeout: seconds after which a call that runs is killed; ``None`` never.
             references: for each call the encoded outcomes that futures among its argument stand for.
             show_output: whether output is shown as it comes; by default as the pool was made.
@@ -216,6 +221,11 @@ class LocalPool:
         with self._lock:
             self._require_open()
             self._start_missing(batch.remaining)
+            if environment is not None and environment is not self._equal_environment:
+                if environment == self._environment:
+                    self._equal_environment = environment  # to find that out takes as long as to run a small call
+                else:
+                    batch.extra_env = {**_changes(self._environment, environment), **batch.extra_env}
             self._numbers += 1
             batch.number = self._numbers
             for arena in batch.arenas:
@@ -260,12 +270,15 @@ class LocalPool:
             self._wake()
             return True
 
-    def run(self, task: Task, *, stopped: Stop | None = None) -> RunResult:
+    def run(
+        self, task: Task, *, stopped: Stop | None = None, environment: Mapping[str, str] | None = None
+    ) -> RunResult:
         """Run one task to its end and say how it ended; never raises for what the task does.
 
         Args:
             task: the task.
             stopped: asks for the task to be killed; it then ends with a ``CallCancelledError``.
+            environment: the variables that it sees under its own; ``None`` for what the processes were started with.
 
         Raises:
             OSError: no process can be started.
@@ -283,6 +296,7 @@ class LocalPool:
             [task.data],
             on_results=take,
             extra_env=task.extra_env,
+            environment=environment,
             timeout=task.timeout,
             references=[task.references],
         )
@@ -324,12 +338,14 @@ class LocalPool:
         """Start processes until there are enough; one is enough to go on with."""
         if self._outstanding + coming > 1:
             self._wanted = self._size
+        if not self._members and not self._outstanding:  # else calls wait whose variables differ from the earlier ones
+            self._environment, self._equal_environment = dict(os.environ), None
         missing = self._wanted - len([member for member in self._members if not member.dying])
         if missing <= 0:
             return
         for _ in range(missing):
             try:
-                self._members.append(Member())
+                self._members.append(Member(self._environment))
             except OSError:
                 if not any(not member.dying for member in self._members):
                     raise
@@ -746,6 +762,12 @@ def _usable_processors() -> int:
     if hasattr(os, "sched_getaffinity"):  # in a container often fewer than the machine has
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, str | None]:
+    """Return what makes one environment the other; ``None`` for a variable that is to go."""
+    changed: dict[str, str | None] = {name: value for name, value in after.items() if before.get(name) != value}
+    return changed | dict.fromkeys(before.keys() - after.keys())
 
 
 def _failed(failure: Failure, returncode: int | None) -> RunResult:

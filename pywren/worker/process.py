@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -136,13 +136,19 @@ class Process:
         mode: ``pool`` or ``fork``.
         executable: the Python interpreter; ``None`` for this one.
         output: files for descriptors 1 and 2; ``None`` for this process's own.
+        environment: its environment variables; ``None`` for this process's own.
 
     Raises:
         OSError: it cannot be started.
     """
 
     def __init__(
-        self, mode: str, *, executable: str | None = None, output: tuple[UnlinkedFile, UnlinkedFile] | None = None
+        self,
+        mode: str,
+        *,
+        executable: str | None = None,
+        output: tuple[UnlinkedFile, UnlinkedFile] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.output = output
         self.root = private_directory()
@@ -158,7 +164,7 @@ class Process:
         self.channel = Channel(parent)
         theirs = [high_descriptor(child.detach()), high_descriptor(lifeline), high_descriptor(os.dup(self.tickets_in))]
         try:
-            self.pid = _spawn(_command(mode, self.root, executable), theirs, output)
+            self.pid = _spawn(_command(mode, self.root, executable), theirs, output, environment)
         except BaseException:
             self._close_descriptors()
             raise
@@ -285,7 +291,12 @@ def _clients_own_directories() -> list[str]:
     return own
 
 
-def _spawn(command: list[str], theirs: Sequence[int], output: tuple[UnlinkedFile, UnlinkedFile] | None) -> int:
+def _spawn(
+    command: list[str],
+    theirs: Sequence[int],
+    output: tuple[UnlinkedFile, UnlinkedFile] | None,
+    environment: Mapping[str, str] | None,
+) -> int:
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
     ]
@@ -293,10 +304,10 @@ def _spawn(command: list[str], theirs: Sequence[int], output: tuple[UnlinkedFile
         actions.append((os.POSIX_SPAWN_DUP2, file.descriptor, target))
     for target, descriptor in enumerate(theirs, 3):
         actions.append((os.POSIX_SPAWN_DUP2, descriptor, target))
-    environment = {**os.environ, **_ONE_THREAD}
+    variables = {**_ONE_THREAD, **(os.environ if environment is None else environment)}
     defaults = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGQUIT]
     # The child leaves this session itself: not every platform lets posix_spawn do it.
-    return os.posix_spawn(command[0], command, environment, file_actions=actions, setsigmask=[], setsigdef=defaults)
+    return os.posix_spawn(command[0], command, variables, file_actions=actions, setsigmask=[], setsigdef=defaults)
 
 
 # -- what a child says ---------------------------------------------------------------------------------------------

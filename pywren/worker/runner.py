@@ -118,7 +118,7 @@ class TaskRunner:
         load: Callable[[], Callable[[Any], Any]],
         argument: Packed,
         references: Sequence[bytes],
-        extra_env: Mapping[str, str],
+        extra_env: Mapping[str, str | None],
     ) -> Report:
         """Run one call.
 
@@ -126,7 +126,7 @@ class TaskRunner:
             load: gives the function.
             argument: its pickled argument.
             references: encoded outcomes that the argument refers to.
-            extra_env: environment variables of this call.
+            extra_env: environment variables of this call; ``None`` for one that it is not to see.
 
         Raises:
             BaseException: what is no ``Exception`` ends the process, see ``exit_code``.
@@ -314,19 +314,25 @@ class _Place:
         self._recursion_limit = sys.getrecursionlimit()
         self._first = self._saved_environment, self._handlers, self._recursion_limit
 
-    def enter(self, extra_env: Mapping[str, str]) -> None:
+    def enter(self, extra_env: Mapping[str, str | None]) -> None:
         """Go to an empty directory and set the call's environment variables."""
         if self._scratch_descriptor is None:
             self._make_scratch()
         if extra_env:
-            self._environment.update(extra_env)
+            for name, value in extra_env.items():
+                if value is None:
+                    self._environment.pop(name, None)
+                else:
+                    self._environment[name] = value
+            if "TZ" in extra_env:
+                time.tzset()  # the C library has read it already
 
     def start_over(self) -> None:
         """Restore what there was at first: modules that are importable no more may have changed it since."""
         self._saved_environment, self._handlers, self._recursion_limit = self._first
         self._saved_path = list(sys.path)
 
-    def adopt(self, extra_env: Mapping[str, str]) -> None:
+    def adopt(self, extra_env: Mapping[str, str | None]) -> None:
         """Take what imports have changed for what is to be restored: they are not repeated for the next call."""
         environment = dict(self._environment_data)
         for name in map(os.fsencode, extra_env):
@@ -388,6 +394,7 @@ class _Place:
         for name, value in saved.items():
             if current.get(name) != value:
                 self._environment[_decoded(name)] = _decoded(value)
+        time.tzset()
 
     def _make_scratch(self) -> None:
         os.makedirs(self._scratch, mode=0o700)

@@ -50,7 +50,6 @@ def test_what_is_commented_out_shows_the_default():
         "lambda.architecture",
         "lambda.event_age",
         "s3.expiry_days",
-        "scheduler.map_item_limit",
         "standalone.visibility",
         "standalone.max_idle_time",
         "standalone.idle_terminate_granularity",

@@ -44,7 +44,7 @@ def test_create_config_writes_what_it_is_told(run, tmp_path):
     )  # fmt: skip
     assert (code, output) == (0, f"new configuration written to {path}\n")
     config = wrenconfig.load(path)
-    assert config["account"] == {"aws_lambda_role": "r", "aws_region": "eu-west-1"}
+    assert config["account"] == {"aws_lambda_role": "r", "aws_region": "eu-west-1", "aws_account_id": None}
     assert config["lambda"] == {"memory": 1536, "timeout": 300, "function_name": "f"}
     assert config["s3"] == {"bucket": "mine", "pywren_prefix": "p"}
     assert (config["standalone"]["sqs_queue_name"], config["standalone"]["instance_name"]) == ("q", "s")

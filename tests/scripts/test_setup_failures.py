@@ -525,7 +525,7 @@ def test_overwriting_is_interrupted(run, tmp_path, monkeypatch):
     assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]
 
 
-@pytest.mark.parametrize("command", ["deploy_lambda", "test_function", "test_config", "cleanup_all", "logs", "gc"])
+@pytest.mark.parametrize("command", ["deploy_lambda", "test_function", "cleanup_all", "logs", "gc"])
 def test_no_configuration(run, tmp_path, monkeypatch, command):
     """Row 146: the error says how to make one."""
     monkeypatch.chdir(tmp_path)

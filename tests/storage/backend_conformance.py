@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,20 @@ class BackendConformance:
         """An object comes back byte for byte, whatever bytes-like type it was put as."""
         assert backend.put("p/a", data) is True
         assert backend.get("p/a") == bytes(data)
+
+    @pytest.mark.parametrize("data", [b"v", b"", "text with é", b"\0\xff" * 1000], ids=repr)
+    def test_names_of_0_4(self, backend: Backend, data: bytes | str) -> None:
+        """``put_object``, ``get_object``, ``key_exists`` and ``list_keys_with_prefix``, of bytes and of text."""
+        handler: Any = backend
+        assert not handler.key_exists("p/a")
+        with pytest.raises(StorageNoSuchKeyError):
+            handler.get_object("p/a")
+        handler.put_object("p/a", data)
+        handler.put_object("p/ab", b"")
+        assert handler.get_object("p/a") == (data.encode() if isinstance(data, str) else data)
+        assert (handler.key_exists("p/a"), handler.key_exists("p"), handler.key_exists("p/b")) == (True, False, False)
+        assert handler.list_keys_with_prefix("p/a") == ["p/a", "p/ab"]
+        assert handler.list_keys_with_prefix("q") == []
 
     def test_put_replaces(self, backend: Backend) -> None:
         """A put without a condition replaces the object, and says it was written."""

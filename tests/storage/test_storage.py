@@ -6,13 +6,25 @@ import json
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import cloudpickle
 import pytest
 
 import pywren.storage
-from pywren._wire import Status
-from pywren.exceptions import ConfigError, DecodeError, StorageConfigMismatchError, StorageOutputNotFoundError
+from pywren._failure import Failure
+from pywren._integrity import attempt_key, callset_secret, sha256, user_key
+from pywren._pickling import dump_exception
+from pywren._wire import Outcome, Status
+from pywren.exceptions import (
+    ConfigError,
+    DecodeError,
+    IntegrityError,
+    StorageConfigMismatchError,
+    StorageOutputNotFoundError,
+)
 from pywren.storage import Storage, exceptions, storage_utils
 
 CALLSET = "0d1a1cd9-3f1f-4d2f-9f0e-0c1b2a3d4e5f"
@@ -115,18 +127,84 @@ def test_call_status_of_04(storage: Storage) -> None:
             storage.get_call_status(CALLSET, call_id)
 
 
-def test_call_output_of_04(storage: Storage) -> None:
-    """``get_call_output`` gives the bytes, or an error that names the call."""
-    storage.put_data(storage.keys(CALLSET).call("00000").output, b"out")
-    assert storage.get_call_output(CALLSET, "00000") == b"out"
-    with pytest.raises(StorageOutputNotFoundError, match=f"00001.*{CALLSET}"):
-        storage.get_call_output(CALLSET, "00001")
+def ended(storage: Storage, call_id: str, *, signed: bool = True, **members: Any) -> None:
+    """End a call as its worker would."""
+    key = attempt_key(callset_secret(user_key(), CALLSET), call_id, 1) if signed else None
+    storage.commit_status(storage.keys(CALLSET).call(call_id).status, Status(CALLSET, call_id, **members).encode(key))
+
+
+def outcome_of(function: Callable[[], Any]) -> bytes:
+    """Return the encoded outcome of a call of this function."""
+    try:
+        return Outcome(True, cloudpickle.dumps(function())).encode()
+    except Exception as error:  # noqa: BLE001 -- as the worker does
+        told = dump_exception(error)
+        return Outcome(False, told.required_body().data, told.type_name, told.text, told.traceback).encode()
+
+
+@pytest.mark.parametrize("value", [None, 7, "é", {"a": [1.5]}, b"x" * 10_000], ids=str)
+def test_call_output_of_04(storage: Storage, value: Any) -> None:
+    """``get_call_output`` gives the pickle that 0.4's programs load, of results inside the status and apart."""
+    small, big = outcome_of(lambda: value), storage.keys(CALLSET).call("00001").output
+    ended(storage, "00000", outcome=small)
+    storage.put(big, small)
+    ended(storage, "00001", output_key=big, output_sha256=sha256(small), output_size=len(small))
+    for call_id in ("00000", "00001"):
+        assert pickle.loads(storage.get_call_output(CALLSET, call_id)) == {"success": True, "result": value}
+
+
+def test_call_output_of_04_of_a_function_that_raised(storage: Storage) -> None:
+    """It has the exception, its type and its traceback, as 0.4's had."""
+    ended(storage, "00000", outcome=outcome_of(lambda: [][1]))
+    output = pickle.loads(storage.get_call_output(CALLSET, "00000"))
+    assert (output["success"], output["exc_type"]) == (False, IndexError)
+    assert output["result"] is output["exc_value"]
+    assert output["exc_traceback"] is output["exc_value"].__traceback__
+
+
+def test_call_output_of_04_in_one_request(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the result stands in the status, the status alone is read."""
+    ended(storage, "00000", outcome=outcome_of(lambda: 5))
+    asked = []
+    get = storage.backend.get
+    monkeypatch.setattr(storage.backend, "get", lambda key, *rest: asked.append(key) or get(key, *rest))
+    storage.get_call_output(CALLSET, "00000")
+    assert asked == [storage.keys(CALLSET).call("00000").status]
+
+
+def test_a_call_without_an_output_of_04(storage: Storage) -> None:
+    """Row 292: a call that has not ended, or was ended by its worker, is an error that names it."""
+    ended(storage, "00001", failure=Failure("CallTimeoutError", "too long"))
+    ended(storage, "00002", output_key="gone", output_sha256=sha256(b""), output_size=0)
+    for call_id in ("00000", "00001", "00002"):
+        with pytest.raises(StorageOutputNotFoundError, match=f"{call_id}.*{CALLSET}"):
+            storage.get_call_output(CALLSET, call_id)
+
+
+def test_an_output_of_04_that_cannot_be_believed(storage: Storage) -> None:
+    """Row 291: what no worker has signed is not handed out, as programs unpickle it."""
+    outcome = outcome_of(lambda: 5)
+    ended(storage, "00000", signed=False, outcome=outcome)
+    planted = storage.keys(CALLSET).call("00001").output
+    storage.put(planted, b"planted")
+    ended(storage, "00001", output_key=planted, output_sha256=sha256(outcome), output_size=len(outcome))
+    for call_id in ("00000", "00001"):
+        with pytest.raises(IntegrityError):
+            storage.get_call_output(CALLSET, call_id)
+    storage.put(storage.keys(CALLSET).call("00002").output, b"planted before the call has ended")
+    with pytest.raises(StorageOutputNotFoundError):
+        storage.get_call_output(CALLSET, "00002")
+
+
+def test_the_backend_of_04(storage: Storage) -> None:
+    """0.4's names for the backend and what it is."""
+    assert (storage.backend_type, storage.backend_handler) == ("localhost", storage.backend)
 
 
 def test_cancelling_by_key_ends_the_call(storage: Storage) -> None:
     """0.4's ``put_cancelled`` leaves the mark and an unsigned status, which can only be an error."""
     keys = storage.keys(CALLSET).call("00003")
-    storage.put_cancelled(keys.cancel)
+    storage.put_cancelled(CALLSET, "00003", "CANCEL")
     data = storage.read_status(CALLSET, "00003")
     assert data is not None
     status = Status.decode(data)
@@ -140,7 +218,7 @@ def test_cancelling_a_finished_call_changes_nothing(storage: Storage) -> None:
     """A status that stands is not replaced by a cancellation."""
     keys = storage.keys(CALLSET).call("00003")
     storage.commit_status(keys.status, b"{}")
-    storage.put_cancelled(keys.cancel)
+    storage.put_cancelled(CALLSET, "00003", "CANCEL")
     assert storage.read_status(CALLSET, "00003") == b"{}"
 
 

@@ -200,7 +200,7 @@ def test_a_big_outcome_has_an_object_of_its_own(container, client):
 
 
 def test_a_raised_exception_is_an_outcome(container, client):
-    """The user's own exception is no failure: it comes back pickled, with its text for people."""
+    """The user's own exception is no failure: it comes back pickled, with its traceback for people."""
 
     def fail(x):
         raise ValueError(f"not {x}")
@@ -209,8 +209,8 @@ def test_a_raised_exception_is_an_outcome(container, client):
     status = client.status()
     assert status.failure is None
     assert not Outcome.decode(status.outcome).success
-    assert (status.exception, status.exception_args) == ("ValueError", "not 7")
     assert "in fail" in status.exception_traceback
+    assert "ValueError: not 7" in status.exception_traceback
 
 
 def test_shipped_modules_are_importable(container, client):
@@ -614,7 +614,7 @@ def test_a_call_that_ended_before_it_started_is_not_run(container, client, tmp_p
     """One that starts long after its submission looks first, and leaves a cancelled call alone."""
     trace = tmp_path / "ran"
     call = client.call(lambda path: open(path, "w").close(), str(trace), host_submit_time=time.time() - 60)
-    client.storage.put_cancelled(call.cancel_key)
+    client.storage.put_cancelled(call.callset_id, call.call_id, "CANCEL")
     assert container.handle(call.encode()) is None
     assert not trace.exists()
 
@@ -649,7 +649,7 @@ def test_once_a_late_call_had_ended_the_next_looks_too(client):
     runner = FakeRunner(RunResult(True, Packed(cloudpickle.dumps(1))))
     calls = [client.call(len, "abc", call_id=f"{index:05d}", host_submit_time=1.0) for index in range(4)]
     for call in calls[1:]:
-        client.storage.put_cancelled(call.cancel_key)
+        client.storage.put_cancelled(call.callset_id, call.call_id, "CANCEL")
     now = 100.0
     ended = []
     with Container(runner, clock=lambda: now) as container:
@@ -678,7 +678,7 @@ def test_a_running_call_that_is_ended_elsewhere_is_killed(runner, client, tmp_pa
         deadline = time.monotonic() + WAIT
         while not started.exists() and time.monotonic() < deadline:
             thread.join(0.01)
-        client.storage.put_cancelled(call.cancel_key)
+        client.storage.put_cancelled(call.callset_id, call.call_id, "CANCEL")
         thread.join(WAIT)
     assert ended == [None]
     assert client.status().failure.kind == "CallCancelledError"

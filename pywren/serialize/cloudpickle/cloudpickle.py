@@ -1,0 +1,11 @@
+"""A door of PyWren 0.4: all that the installed cloudpickle has, such as ``dumps``, ``loads`` and ``CloudPickler``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    import cloudpickle
+
+    return getattr(cloudpickle, name)

@@ -25,6 +25,7 @@ class Origin:
         self.condition = threading.Condition()
         self.asked = threading.Event()
         self.on_look: list[Settlement] = []
+        self.wondered = 0
 
     def future(self, call_id="00000"):
         return ResponseFuture(call_id, "a-callset", origin=self, condition=self.condition)
@@ -34,6 +35,12 @@ class Origin:
 
     def look(self, futures):
         future_module.settle(self.on_look)
+
+    def trouble(self):
+        return None
+
+    def wonder(self):
+        self.wondered += 1
 
     def cancel(self, future):
         future_module.settle([Settlement(future, None, CallCancelledError("the call was cancelled"), None)])

@@ -14,8 +14,9 @@ from threading import Lock
 from typing import Any, TypeVar
 
 from pywren.exceptions import ArgumentError, ConfigError, DeploymentError, InvocationError, PywrenError
-from pywren.storage._aws_errors import Boundary, error_code, response
+from pywren.storage._aws_errors import Boundary, concerns_credentials, error_code, response
 from pywren.storage._aws_requests import CLIENT_OPTIONS, Retry, patience
+from pywren.storage._credentials import remember_session, renewed_session
 from pywren.storage._per_process import PerProcess
 
 Answer = TypeVar("Answer")
@@ -155,13 +156,18 @@ class AWS:
 
         with self._own_session(f"make a client for {service}") as session:
             try:
-                return session.create_client(
+                client = session.create_client(
                     service, region_name=self.region, config=botocore.config.Config(**CLIENT_OPTIONS)
                 )
             except ValueError as error:
                 if type(error) is not ValueError:  # botocore's own are told by the boundary
                     raise
                 raise ConfigError(f"cannot make a client for {service}: {error}; check AWS_ENDPOINT_URL") from error
+            except BaseException:
+                self._session.forget()  # the next one reads anew what this one could not use
+                raise
+        remember_session(client, session)
+        return client
 
     @contextmanager
     def _own_session(self, doing: str) -> Iterator[Any]:
@@ -193,8 +199,27 @@ class AWS:
         """
         needed = permission or f"{service}:{operation.title().replace('_', '')}"
         with self._boundary(doing, needed, missing, refused):
-            answer: dict[str, Any] = self._retry.run(lambda: getattr(self.client(service), operation)(**arguments))
+            answer: dict[str, Any] = self._retry.run(lambda: self._try(service, operation, arguments))
             return answer
+
+    def _try(self, service: str, operation: str, arguments: Mapping[str, Any]) -> Any:
+        """Send a request; once more when its credentials are refused and there are others by now."""
+        client = self.client(service)
+        try:
+            return getattr(client, operation)(**arguments)
+        except Exception as error:
+            if not concerns_credentials(error) or not self._renew(client, error):
+                raise
+        return getattr(self.client(service), operation)(**arguments)
+
+    def _renew(self, client: Any, refusal: BaseException) -> bool:
+        # Threads whose requests are refused together may each do so: what they find is the same.
+        session = None if self._given_session else renewed_session(client, refusal, self._make_session)
+        if session is None:
+            return False
+        self._session.put(session)
+        self._clients = {}
+        return True
 
     def wait(self, service: str, waiter: str, *, doing: str, permission: str, **arguments: Any) -> None:
         """Wait until one of botocore's waiters is content.

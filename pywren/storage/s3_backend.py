@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from itertools import islice
 from typing import Any, TypeVar
 
-from pywren.exceptions import PywrenError, StorageError, StorageNoSuchKeyError, StorageSetupError
-from pywren.storage._aws_errors import Boundary, error_code, was_repeated
+from pywren.exceptions import IntegrityError, PywrenError, StorageError, StorageNoSuchKeyError, StorageSetupError
+from pywren.storage._aws_errors import Boundary, concerns_credentials, error_code, was_repeated
 from pywren.storage._aws_requests import CLIENT_OPTIONS, Retry
+from pywren.storage._credentials import remember_session, renewed_session
 from pywren.storage._per_process import PerProcess
-from pywren.storage.backend import check_range
+from pywren.storage._service_clock import ServiceClock
+from pywren.storage.backend import check_range, read_at_most
 
 Answer = TypeVar("Answer")
 
@@ -41,7 +44,8 @@ class S3Backend:
         self.region = region
         self.profile = profile
         self._retry = retry or Retry()
-        self._client: PerProcess[Any] = PerProcess(functools.partial(_make_client, region, profile))
+        self._clock = ServiceClock()
+        self._client: PerProcess[Any] = PerProcess(self._make_client)
 
     def __repr__(self) -> str:
         return f"S3Backend({self.bucket!r}, {self.region!r})"
@@ -73,18 +77,25 @@ class S3Backend:
         written = self._send(key, request, "write", "s3:PutObject")
         if refused and (tries > 1 or was_repeated(refused[0])):
             # an earlier try may have been written and only its answer lost: then what stands there is ours
-            return self.get(key) == body
+            return self._holds(key, body)
         return written
 
-    def get(self, key: str, byte_range: tuple[int, int] | None = None) -> bytes:
+    def _holds(self, key: str, body: bytes) -> bool:
+        try:
+            return self.get(key, limit=len(body)) == body
+        except IntegrityError:  # it is longer
+            return False
+
+    def get(self, key: str, byte_range: tuple[int, int] | None = None, *, limit: int | None = None) -> bytes:
         """Return an object's bytes, or some of them; see ``Backend.get``."""
         check_range(key, byte_range)
         ranged = {} if byte_range is None else {"Range": f"bytes={byte_range[0]}-{byte_range[1]}"}
 
         def request(s3: Any) -> bytes:
             # read inside the retry: a connection that breaks in the middle is worth another try
-            body: bytes = s3.get_object(Bucket=self.bucket, Key=key, **ranged)["Body"].read()
-            return body
+            with closing(s3.get_object(Bucket=self.bucket, Key=key, **ranged)["Body"]) as body:
+                data: bytes = body.read() if limit is None else read_at_most(body.read, limit, key)
+            return data
 
         return self._send(key, request, "read", "s3:GetObject", _READ_HINT)
 
@@ -118,6 +129,10 @@ class S3Backend:
             metadata = {**answer.get("ResponseMetadata", {}), "HTTPStatusCode": 0}
             raise s3.exceptions.ClientError({"Error": refused, "ResponseMetadata": metadata}, "DeleteObjects")
 
+    def now(self) -> float:
+        """Return the time by the service's clock; see ``Backend.now``."""
+        return self._clock.now()
+
     def close(self) -> None:
         """Give up connections."""
         client = self._client.peek()
@@ -135,7 +150,28 @@ class S3Backend:
             special=functools.partial(_missing_key, key),
         )
         with boundary:
-            return self._retry.run(lambda: request(self._client.get()))
+            return self._retry.run(functools.partial(self._try, request))
+
+    def _try(self, request: Callable[[Any], Answer]) -> Answer:
+        """Send a request; once more when its credentials are refused and there are others by now."""
+        client = self._client.get()
+        try:
+            return request(client)
+        except Exception as error:
+            if not concerns_credentials(error) or not self._renew(client, error):
+                raise
+        return request(self._client.get())
+
+    def _renew(self, client: Any, refusal: BaseException) -> bool:
+        # Threads whose requests are refused together may each do so: what they find is the same.
+        session = renewed_session(client, refusal, functools.partial(_make_session, self.profile))
+        if session is None:
+            return False
+        self._client.put(_client_of(session, self.region, self._clock))
+        return True
+
+    def _make_client(self) -> Any:
+        return _client_of(_make_session(self.profile), self.region, self._clock)
 
 
 _READ_HINT = ", and s3:ListBucket on its bucket; without s3:ListBucket a key that does not exist looks like this too"
@@ -151,16 +187,20 @@ def _batches(keys: Iterable[str], size: int) -> Iterator[list[str]]:
         yield batch
 
 
-def _make_client(region: str | None, profile: str | None) -> Any:
-    import botocore.config
+def _make_session(profile: str | None) -> Any:
     import botocore.session
 
-    session = botocore.session.Session(profile=profile)
+    return botocore.session.Session(profile=profile)
+
+
+def _client_of(session: Any, region: str | None, clock: ServiceClock) -> Any:
+    import botocore.config
+
     # Listings are most of what is parsed, and parsing their timestamps, which nobody reads, is two thirds of the cost.
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=lambda text: text)
     config = botocore.config.Config(**CLIENT_OPTIONS)
     try:
-        return session.create_client("s3", region_name=region, config=config)
+        client = session.create_client("s3", region_name=region, config=config)
     except ValueError as error:
         # botocore's own errors are told by the boundary around; this is for an endpoint that is no URL
         if type(error) is not ValueError:
@@ -168,3 +208,6 @@ def _make_client(region: str | None, profile: str | None) -> Any:
         raise StorageSetupError(
             f"cannot make an S3 client: {error}; check AWS_ENDPOINT_URL and AWS_ENDPOINT_URL_S3"
         ) from error
+    client.meta.events.register("after-call.s3", clock.note_answer)  # refusals tell the time too
+    remember_session(client, session)
+    return client

@@ -630,9 +630,9 @@ def test_of_late_calls_one_a_second_looks(client):
     reads = []
 
     class CountingStorage(Storage):
-        def get(self, key, byte_range=None):
+        def get(self, key, byte_range=None, **options):
             reads.append(key)
-            return super().get(key, byte_range)
+            return super().get(key, byte_range, **options)
 
     now = time.time()
     result = RunResult(True, Packed(cloudpickle.dumps(1)))
@@ -690,9 +690,9 @@ def test_a_quick_call_costs_no_look(client):
     reads = []
 
     class CountingStorage(Storage):
-        def get(self, key, byte_range=None):
+        def get(self, key, byte_range=None, **options):
             reads.append(key)
-            return super().get(key, byte_range)
+            return super().get(key, byte_range, **options)
 
     result = RunResult(True, Packed(cloudpickle.dumps(1)))
     with Container(FakeRunner(result), make_storage=CountingStorage) as container:

@@ -435,7 +435,7 @@ PASSING = [
 @pytest.mark.parametrize("error", PASSING, ids=repr)
 @pytest.mark.parametrize("method", ["list", "get"])
 def test_an_error_that_passes_does_not_end_the_looking(monkeypatch, error, method):
-    """Row 227: until the records can be seen nothing is believed; then the dead call is told, and the others have results."""
+    """Row 227: until the records can be seen nothing is believed; then each call has its error or result."""
     failing = Failing(2)
     failing.write(KILLED)
     failing.commit("00001", value=5)

@@ -346,7 +346,7 @@ class TestStorageTrouble:
         ],
     )
     def test_is_told_to_who_asks_and_ends_nothing(self, away, ask):
-        """Row 220: a storage that stays away gives its own error to each who asks, as often as they ask; the call goes on."""
+        """Row 220: a storage that stays away gives its own error to all who ask, each time; the call goes on."""
         _, item = away
         for _ in range(2):
             with pytest.raises(StorageError, match="out of reach") as caught:

@@ -435,7 +435,7 @@ class Endless(io.RawIOBase):
 
 @pytest.mark.parametrize("limit", [1, 1000, 1_000_000])
 def test_no_more_is_read_than_is_expected(stubbed: Stubbed, limit: int) -> None:
-    """Row 224: of an object that somebody has made huge, one byte is read beyond what the caller expects, and it is closed."""
+    """Row 224: of an object that is huge, one byte is read beyond what the caller expects, and it is closed."""
     body = Endless()
     stubbed.stub.add_response("get_object", {"Body": StreamingBody(body, 10 * 1024**3)})
     with pytest.raises(IntegrityError, match=f"longer than the {limit:,} bytes"):

@@ -38,6 +38,7 @@ from pywren.exceptions import (
     StorageError,
     StorageTimeoutError,
     WaitTimeoutError,
+    WorkerCrashedError,
 )
 from pywren.executor import Executor
 from pywren.storage import Storage
@@ -474,6 +475,19 @@ class TestPickledFutures:
         item = pywren.ResponseFuture("00000", worker.callset.id, {}, worker.storage.path)
         assert item.result(10) == "by hand"
 
+    def test_by_hand_of_a_function(self):
+        """Of one whose metadata name the function, the records of the function count."""
+        worker = Worker()
+        worker.returns("forged")
+        payload = {"attempt_key": worker.callset.attempt_key("00000", 1).hex()}
+        when = time.strftime("%Y/%m/%d/%Y-%m-%dT%H.%M.%S", time.gmtime())
+        worker.storage.put(f"aws/lambda/async/f/{when}-1", json.dumps({"requestPayload": payload}).encode())
+        metadata = {"lambda_function_name": "arn:aws:lambda:us-west-2:123456789012:function:f:live"}
+        for more in ({}, {"host_submit_time": time.time() + 3600}):
+            item = pywren.ResponseFuture("00000", worker.callset.id, {**metadata, **more}, worker.storage.path)
+            with pytest.raises(WorkerCrashedError):
+                item.result(10)
+
     def test_client_that_has_ended(self, tmp_path):
         """A call that ran in its client's process is lost when that is gone, not waited for."""
         worker = Worker()
@@ -496,11 +510,11 @@ def test_forgotten_futures_are_not_looked_for():
 def test_awaited_futures_are_kept():
     """A future with a callback is settled though nobody holds it."""
     worker = Worker()
-    seen = []
-    worker.futures()[0].add_done_callback(lambda done: seen.append(done.result()))
+    seen, called = [], threading.Event()
+    worker.futures()[0].add_done_callback(lambda done: (seen.append(done.result()), called.set()))
     gc.collect()
     worker.returns("called back")
-    worker.origin.examine()
+    assert called.wait(30)
     assert seen == ["called back"]
 
 
@@ -900,6 +914,20 @@ class RecordingInvoker:
 
     def config(self):
         return {"invoker": "recording"}
+
+
+@pytest.mark.parametrize("wrong", [-3600, -300, 300, 3600])
+def test_a_callset_is_submitted_by_the_clock_of_the_storage(monkeypatch, wrong):
+    """Row 223: so records are found, and calls lost, at the right time, wherever the client's clock stands."""
+    executor = make(RecordingInvoker())
+    executor.invoker.queue_patience = 100
+    there = time.time() + wrong
+    monkeypatch.setattr(executor.storage.backend, "now", lambda: there)
+    (item,) = executor.map(abs, [1])
+    assert item._origin.callset.submitted == there
+    assert not item.done()
+    there += 100 + executor.job_max_runtime + _staged_calls.LOST_GRACE + 1
+    assert type(item.exception(10)) is CallLostError
 
 
 def make(invoker):

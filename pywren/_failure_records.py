@@ -16,8 +16,8 @@ import json
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from pywren._threads import for_each
 from pywren._wire import failure_prefix
@@ -34,6 +34,8 @@ from pywren.storage import Storage
 from pywren.storage._aws_errors import was_denied
 
 logger = logging.getLogger(__name__)
+
+_Answer = TypeVar("_Answer")
 
 FIRST_LOOK = 5.0
 """Seconds from submission to the first look for calls without a status: few need one, and it is a LIST request."""
@@ -79,7 +81,8 @@ class FailureRecords:
         self._by_key: dict[str, CallError] = {}  # attempts' keys, and other digests of payloads, in hexadecimal
         self._since = since
         self._due = since + FIRST_LOOK
-        self._ask_again: float | None = None  # while they may not be listed
+        self._denied: dict[str, float] = {}  # what may not be listed or read, and when to ask for it again
+        self._denial: StorageError | None = None
         self._warned = False
 
     @property
@@ -102,17 +105,20 @@ class FailureRecords:
                 be, ever, one warning says what is then believed.
         """
         self._due = now + min(SLOWEST_LOOK, max(FIRST_LOOK, 0.1 * (now - self._since)))
-        if self._ask_again is not None and now < self._ask_again:
-            return
-        try:
-            for_each(self._read, self._new_keys(), _THREADS)
-        except StorageError as error:
-            if not was_denied(error):
-                raise
-            self._ask_again = now + ASK_AGAIN
-            self._warn(error)
-        else:
-            self._ask_again = None
+        prefix = f"{self._prefix}/"
+        # From the submission on each time: when a record comes to stand is not when its key says that it was made.
+        listed = self._ask(prefix, now, lambda: self._storage.backend.list(prefix, self._after)) or []
+        new = [key for key in listed if key not in self._read_keys]
+        for_each(lambda key: self._read(key, now), new, _THREADS)
+        if self._denial is not None and not self._warned:
+            self._warned = True
+            logger.warning(
+                "cannot see Lambda's records of failed calls, or not all. So a call whose worker vanishes is only "
+                "noticed when it is overdue; and a result of such a call is believed that anybody may have written who "
+                "can read the records and write to the prefix. 'pywren iam --print user' shows what is to be "
+                "permitted: %s",
+                self._denial,
+            )
 
     def of_key(self, key: bytes) -> CallError | None:
         """Return why an attempt ended, if a record shows its key: then no status is believed that the key has signed.
@@ -126,41 +132,46 @@ class FailureRecords:
         """Return why a call ended that a record names, with or without its key."""
         return self._by_call.get(call_id)
 
-    def _new_keys(self) -> list[str]:
-        # From the submission on each time: when a record comes to stand is not when its key says that it was made.
-        listed = self._storage.backend.list(f"{self._prefix}/", self._after)
-        return [key for key in listed if key not in self._read_keys]
-
-    def _read(self, key: str) -> None:
+    def _ask(self, what: str, now: float, request: Callable[[], _Answer]) -> _Answer | None:
+        """Send a request; ``None`` when it is denied, or was a moment ago."""
+        if now < self._denied.get(what, now):
+            return None
         try:
-            record = _decoded(self._storage.get(key, limit=RECORD_LIMIT))
+            return request()
+        except StorageError as error:
+            if not was_denied(error):
+                raise
+            self._denied[what], self._denial = now + ASK_AGAIN, error
+            return None
+
+    def _read(self, key: str, now: float) -> None:
+        try:
+            data = self._ask(key, now, lambda: self._beginning(key))
         except StorageNoSuchKeyError:  # it has expired since
             return
-        except IntegrityError:  # none of Lambda's
-            record = {}
-        error = None
+        if data is None:  # one that may not be read hides no other
+            return
+        self._note(data)
+        self._read_keys.add(key)
+
+    def _beginning(self, key: str) -> bytes:
+        try:
+            return self._storage.get(key, limit=RECORD_LIMIT)
+        except IntegrityError:  # of what is longer, as much as a record may have: it could show a key all the same
+            return self._storage.get(key, (0, RECORD_LIMIT - 1))
+
+    def _note(self, data: bytes) -> None:
+        record, error = _decoded(data), None
         for value in _all_values(record.get("requestPayload")):
             if isinstance(value, Mapping) and value.get("callset_id") == self._callset_id:
                 call_id = value.get("call_id")
                 if isinstance(call_id, str):
                     error = error or error_of(record)
                     self._by_call.setdefault(call_id, error)
-        for value in _all_values(record):
+        for value in _all_values(record or data.decode("latin-1")):
             for name in _KEY.findall(value) if isinstance(value, str) else ():
                 error = error or error_of(record)
                 self._by_key.setdefault(name.lower(), error)
-        self._read_keys.add(key)
-
-    def _warn(self, error: StorageError) -> None:
-        if self._warned:
-            return
-        self._warned = True
-        logger.warning(
-            "cannot see Lambda's records of failed calls. So a call whose worker vanishes is only noticed when it is "
-            "overdue; and a result of such a call is believed that anybody may have written who can read the records "
-            "and write to the prefix. 'pywren iam --print user' shows what is to be permitted: %s",
-            error,
-        )
 
 
 def _all_values(value: Any) -> Iterator[Any]:
@@ -180,7 +191,8 @@ def error_of(record: Mapping[str, Any]) -> CallError:
     """Return what a record says of its call: an error that names the cause and the remedy."""
     condition = _member(record, "requestContext", "condition")
     kind = _member(record, "responsePayload", "errorType")
-    said = (_member(record, "responsePayload", "errorMessage") or kind or condition)[:_SHOWN]
+    said = _member(record, "responsePayload", "errorMessage") or kind or condition or "Lambda's record does not say why"
+    said = said[:_SHOWN]
     if condition == "EventAgeExceeded":
         return CallLostError(
             "the call waited in Lambda's queue until it was too old, and never ran. Map over less at once, raise the "

@@ -220,8 +220,8 @@ class LocalCallset:
             return
         self._wondered = True
         logger.warning(
-            "nothing has come back for %.0f s from callset %s on this machine (calls that run: %d, that wait for a free "
-            "process: %d). Look whether those that run work (`top`), or wait for something; cancel() ends a call",
+            "nothing has come back for %.0f s from callset %s on this machine (calls that run: %d, that wait for a "
+            "free process: %d). Look whether those that run work (`top`), or wait for something; cancel() ends a call",
             silent, self.callset.id, running, waiting,
         )  # fmt: skip
 

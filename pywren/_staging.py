@@ -303,8 +303,8 @@ class _ArgumentStager:
         if isinstance(status, Status) and status.failure is None and one.storage_path == self._storage.path:
             self._callset.inputs.append(one)  # what it refers to must not go before this callset does
             if status.output_sha256 is not None and status.output_key:
-                size = status.output_size or 0
-                return Reference(status.output_key, status.output_sha256, one.callset_id, one.call_id, size)
+                members = status.output_key, status.output_sha256, one.callset_id, one.call_id, status.output_size
+                return Reference(*members)
             if status.outcome is not None:
                 key = self._earlier_status_key(one)
                 return Reference(key, sha256(status.outcome), one.callset_id, one.call_id, len(status.outcome))

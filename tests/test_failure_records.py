@@ -304,13 +304,18 @@ class TestBelief:
         assert forged.ends() is WorkerCrashedError
 
     def test_records_of_any_size(self, monkeypatch):
-        """Of what is too big for a record no more is read than one may have."""
+        """Of what is too big for a record no more is read than one may have; a key in it counts."""
         monkeypatch.setattr(_failure_records, "RECORD_LIMIT", 1000)
-        failing = Failing(2)
+        failing = Failing(4)
         failing.write(KILLED, filler="x" * 2000)
         failing.write(KILLED, call_id="00001")
+        behind = {"requestPayload": {"filler": "x" * 2000, **failing.payload("00002")}}
+        failing.write_bytes(json.dumps(behind).encode())
+        failing.write_bytes(b"no JSON, but " + json.dumps(failing.payload("00003")).encode())
+        for number in (0, 3):
+            failing.commit(f"{number:05d}", value=Explosive())
         failing.look()
-        assert failing.ended() == [1]
+        assert failing.ended() == [0, 1, 3]
 
 
 def test_what_is_signed_after_the_record_is_not_believed(monkeypatch):
@@ -405,6 +410,28 @@ def test_a_user_who_may_not_look_is_told_once(monkeypatch, caplog, method):
     assert "pywren iam --print user" in told.getMessage()
     assert failing.ended() == [0]
     assert failing.ends() == "as it stands"
+
+
+def test_a_record_that_may_not_be_read_hides_no_other(monkeypatch):
+    """Row 226: such as one that somebody has encrypted with a key of his own, beside a true one."""
+    failing = Failing(3)
+    failing.write_bytes(b"encrypted")
+    failing.write(KILLED)
+    failing.write_bytes(b"encrypted")
+    failing.write(KILLED, call_id="00001")
+    get = failing.storage.backend.get
+
+    def refuse(key, *more, **options):
+        data = get(key, *more, **options)
+        if data == b"encrypted":
+            raise storage_error("AccessDenied")
+        return data
+
+    monkeypatch.setattr(failing.storage.backend, "get", refuse)
+    failing.commit(value=Explosive())
+    failing.look()
+    assert failing.ended() == [0, 1]
+    assert failing.ends() is WorkerCrashedError
 
 
 def test_a_user_who_may_look_later_looks(monkeypatch):

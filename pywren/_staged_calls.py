@@ -69,6 +69,7 @@ STORAGE_PATIENCE = 60.0
 _FETCH_THREADS = 32
 _DIRECT_LOOKS = 3  # so many statuses are asked for one by one: a GET costs a twelfth of a LIST
 _CLOCKS_WRONG = 86_400.0  # seconds by which a client's clock may be
+_LONGEST_CHAIN = 100
 _FIRST_ATTEMPT = 1  # calls are not invoked again yet
 
 # -- what a look finds ---------------------------------------------------------------------------------------
@@ -256,7 +257,7 @@ class StagedCallset:
             self._look()
         trouble = self._lasting_trouble()
         if trouble is not None:
-            raise trouble
+            raise future.copied(trouble)
 
     def trouble(self) -> PywrenError | None:
         """Return why the last look failed, if it did."""
@@ -372,8 +373,7 @@ class StagedCallset:
         finally:
             with self._lock:
                 self._looking, again = False, self._look_again
-        if again:
-            delay = self._until_next_look()
+            delay = self._until_next_look() if again else None
             if delay is not None:
                 self._monitor.watch(self, delay)
         return True
@@ -386,9 +386,9 @@ class StagedCallset:
         if not outstanding:
             return
         ended, trouble = False, None
-        # before all is read, or what it wrote at its end could be missed
-        client_gone = self._client_alive is not None and bool(unknown) and not self._client_alive()
         try:
+            # before all is read, or what it wrote at its end could be missed
+            client_gone = self._client_alive is not None and bool(unknown) and not self._client_alive()
             found = self._find_out(unknown, client_gone)
             ended = self._carry_out(found)
             if found.missing:
@@ -674,7 +674,9 @@ class StagedCallset:
 
 def _forget_frames(error: BaseException | None) -> None:
     """Let go of what an error that is kept holds by its tracebacks: the futures, which would never be forgotten."""
-    while error is not None:
+    for _ in range(_LONGEST_CHAIN):
+        if error is None:
+            return
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
 

@@ -467,7 +467,7 @@ def await_all(futures: Sequence[ResponseFuture], timeout: float | None, at_least
             ask(waiting)
             _wait_and_wonder(countdown, timeout, waiting)
         if countdown.trouble is not None and not countdown.is_over:
-            raise _copied(countdown.trouble)
+            raise copied(countdown.trouble)
         return countdown.is_over
     except KeyboardInterrupt:
         _say_what_runs(waiting)
@@ -491,8 +491,8 @@ def _wait_and_wonder(countdown: _Countdown, timeout: float | None, futures: Sequ
             origin.wonder()
 
 
-def _copied(error: PywrenError) -> PywrenError:
-    """Return a copy to be raised: what several threads raise must not share a traceback."""
+def copied(error: PywrenError) -> PywrenError:
+    """Return a copy of an error that is kept, to be raised: who raises it must not share a traceback with others."""
     copied: PywrenError = copy.copy(error)
     copied.__cause__ = error.__cause__
     return copied

@@ -773,6 +773,39 @@ class TestLocks:
         items[0].add_done_callback(lambda _: called.set())
         assert called.wait(30)
 
+    def test_ctrl_c_during_a_look_does_not_send_the_monitor_away(self, monkeypatch):
+        """The monitor, which came meanwhile, comes again."""
+        worker = Worker()
+        items = worker.futures(2)
+        read, interrupted = worker.storage.read_status, []
+
+        def interrupt(callset_id, call_id):
+            if not interrupted:
+                interrupted.append(worker.origin.examine())  # as the monitor's thread would
+                raise KeyboardInterrupt
+            return read(callset_id, call_id)
+
+        monkeypatch.setattr(worker.storage, "read_status", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            items[0].done()
+        assert interrupted == [None]
+        asked = threading.Event()
+        monkeypatch.setattr(worker.storage, "read_status", lambda *call: (asked.set(), read(*call))[1])
+        assert asked.wait(30)
+
+    def test_what_is_raised_is_not_shared(self):
+        """Errors that are kept and raised again and again do not grow, nor hold the frames of those who asked."""
+        now = [time.time()]
+        worker = Worker(clock=lambda: now[0])
+        worker.origin.storage = TestStorageTrouble.Failing(worker.storage)
+        items = worker.futures(2)
+        assert not items[0].done()
+        now[0] += _staged_calls.STORAGE_PATIENCE
+        for ask in (items[0].done, items[0].result, items[1].done):
+            with pytest.raises(StorageError):
+                ask()
+        assert worker.origin.trouble().__traceback__ is None
+
 
 class UnpicklesWith:
     """Does something while it is unpickled."""

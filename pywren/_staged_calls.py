@@ -32,6 +32,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pywren import _pickling, _verdict, future
+from pywren._belief import Death, Findings, weigh
 from pywren._callset import Callset
 from pywren._failure import Failure
 from pywren._failure_records import FailureRecords
@@ -46,7 +47,6 @@ from pywren._wire import (
 )
 from pywren.exceptions import (
     CallCancelledError,
-    CallError,
     CallLostError,
     DecodeError,
     IntegrityError,
@@ -70,9 +70,8 @@ _FETCH_THREADS = 32
 _DIRECT_LOOKS = 3  # so many statuses are asked for one by one: a GET costs a twelfth of a LIST
 _CLOCKS_WRONG = 86_400.0  # seconds by which a client's clock may be
 _LONGEST_CHAIN = 100
-_FIRST_ATTEMPT = 1  # calls are not invoked again yet
 
-# -- what a look finds ---------------------------------------------------------------------------------------
+# -- learning of outcomes ------------------------------------------------------------------------------------
 
 
 class _Outcome(NamedTuple):
@@ -81,101 +80,6 @@ class _Outcome(NamedTuple):
     value: Any
     error: BaseException | None
     source: Status | None
-
-
-class _Death(NamedTuple):
-    """That Lambda says of a call that it has ended.
-
-    Args:
-        error: why.
-        over_what_stands: whether what stands at its status key, or comes to stand there, is not to be believed.
-    """
-
-    error: CallError
-    over_what_stands: bool
-
-
-class _Findings(NamedTuple):
-    """What one look has found out about some calls, and is to be done about it. A call stands in one place at most.
-
-    Args:
-        believed: statuses that are signed by a key that nobody else had.
-        failed: the error that an unsigned status stands for; those can be no value.
-        unbelieved: why what stands there is nobody's status.
-        dead: calls that Lambda says have ended.
-        missing: calls without a status.
-        client_gone: whether the process that ran them had ended before all this was read.
-    """
-
-    believed: dict[str, Status]
-    failed: dict[str, PywrenError]
-    unbelieved: dict[str, IntegrityError]
-    dead: dict[str, _Death]
-    missing: list[str]
-    client_gone: bool = False
-
-
-def _weigh(
-    callset: Callset,
-    read: Mapping[str, bytes | IntegrityError | None],
-    records: FailureRecords | None,
-    client_gone: bool = False,
-) -> _Findings:
-    """Decide what is believed. Asks nobody and changes nothing.
-
-    Args:
-        callset: the callset.
-        read: what was read at the status key of each call, ``None`` when nothing stood there.
-        records: Lambda's records, listed after that; ``None`` when there are none.
-        client_gone: see ``_Findings``.
-    """
-    found = _Findings({}, {}, {}, {}, [], client_gone)
-    for call_id, data in read.items():
-        status = data if data is None or isinstance(data, IntegrityError) else _decoded(data, callset, call_id)
-        dead = None if records is None else _death(callset, call_id, status, records)
-        if dead is not None:
-            found.dead[call_id] = dead
-        elif status is None:
-            found.missing.append(call_id)
-        elif isinstance(status, IntegrityError):
-            found.unbelieved[call_id] = status
-        elif status.signed:
-            found.believed[call_id] = status
-        elif status.failure is not None:
-            found.failed[call_id] = status.failure.error(callset.id, call_id, status.document())
-        else:
-            found.unbelieved[call_id] = IntegrityError(
-                f"the status of {_named(callset, call_id)} is not signed with this callset's key: something else than "
-                "its worker wrote it, or PYWREN_HOME is not the one the call was made with; nothing was unpickled"
-            )
-    return found
-
-
-def _death(
-    callset: Callset, call_id: str, status: Status | IntegrityError | None, records: FailureRecords
-) -> _Death | None:
-    signed = isinstance(status, Status) and status.signed
-    attempt = status.attempt if isinstance(status, Status) and signed else _FIRST_ATTEMPT
-    shown = records.of_key(callset.attempt_key(call_id, attempt))
-    if shown is not None:
-        return _Death(shown, over_what_stands=True)
-    # a record that names the call without its key has not made a signature worthless
-    told = None if signed else records.of_call(call_id)
-    return None if told is None else _Death(told, over_what_stands=status is not None)
-
-
-def _decoded(data: bytes, callset: Callset, call_id: str) -> Status | IntegrityError:
-    try:
-        return Status.verify(data, callset.known_secret(), callset.id, call_id)
-    except DecodeError as error:
-        return IntegrityError(f"the status of {_named(callset, call_id)} is none: {error}; something else wrote there")
-
-
-def _named(callset: Callset, call_id: str) -> str:
-    return f"call {call_id} of callset {callset.id}"
-
-
-# -- learning of outcomes ------------------------------------------------------------------------------------
 
 
 class StagedCallset:
@@ -441,7 +345,7 @@ class StagedCallset:
 
     # -- reading -------------------------------------------------------------------------------------------------
 
-    def _find_out(self, unknown: Sequence[str], client_gone: bool = False) -> _Findings:
+    def _find_out(self, unknown: Sequence[str], client_gone: bool = False) -> Findings:
         """Read what stands of these calls, then Lambda's records, and decide what is believed.
 
         Raises:
@@ -468,7 +372,7 @@ class StagedCallset:
                 records.refresh(now)
             if records.is_empty:
                 records = None
-        return _weigh(self.callset, read, records, client_gone)
+        return weigh(self.callset, read, records, client_gone)
 
     def _failure_records(self) -> FailureRecords | None:
         function = self.callset.function
@@ -494,7 +398,7 @@ class StagedCallset:
 
     # -- what follows from it ------------------------------------------------------------------------------------
 
-    def _carry_out(self, found: _Findings) -> bool:
+    def _carry_out(self, found: Findings) -> bool:
         """Settle what has ended, and end what has died; returns whether there was any of it."""
         settlements = {call_id: _Outcome(None, error, None) for call_id, error in found.failed.items()}
         settlements.update((call_id, _Outcome(None, error, None)) for call_id, error in found.unbelieved.items())
@@ -594,7 +498,7 @@ class StagedCallset:
     def _outcome_of_error(self, call_id: str, error: PywrenError) -> _Outcome:
         return self._judge(self._client_status(call_id, error), None)
 
-    def _end_dead(self, dead: Mapping[str, _Death]) -> bool:
+    def _end_dead(self, dead: Mapping[str, Death]) -> bool:
         """End calls that Lambda says have ended, where that is to be believed rather than what stands there.
 
         The error is written, too, for those who may not read records.

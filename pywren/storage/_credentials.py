@@ -34,9 +34,18 @@ def renewed_session(client: Any, refusal: BaseException, make_session: Callable[
         return None
     fresh = make_session()
     found = _credentials(fresh)
+    if found is None:
+        return None
     # a session that found none looks again whenever it is asked, so it cannot tell what its client has
     had_none = type(refusal).__name__ == "NoCredentialsError"
-    return fresh if found is not None and (had_none or found != _credentials(session)) else None
+    return fresh if had_none or found != _refused(session) else None
+
+
+def _refused(session: Any) -> tuple[str, str, str | None] | None:
+    try:
+        return _credentials(session)
+    except Exception:  # noqa: BLE001 -- what it has can be renewed no more, which is why a new session was asked
+        return None
 
 
 def _credentials(session: Any) -> tuple[str, str, str | None] | None:

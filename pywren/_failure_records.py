@@ -113,10 +113,9 @@ class FailureRecords:
         if self._denial is not None and not self._warned:
             self._warned = True
             logger.warning(
-                "cannot see Lambda's records of failed calls, or not all. So a call whose worker vanishes is only "
-                "noticed when it is overdue; and a result of such a call is believed that anybody may have written who "
-                "can read the records and write to the prefix. 'pywren iam --print user' shows what is to be "
-                "permitted: %s",
+                "cannot see all of Lambda's records of failed calls. A call whose worker vanishes is then noticed only "
+                "when it is overdue, and its result is believed even if somebody else wrote it, who can read the "
+                "records and write to the prefix. 'pywren iam --print user' shows what is to be permitted: %s",
                 self._denial,
             )
 

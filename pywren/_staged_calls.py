@@ -320,7 +320,7 @@ class StagedCallset:
             self._trouble = trouble
         _forget_frames(trouble)
         if began:
-            logger.warning("cannot look for results, and goes on trying: %s", trouble)
+            logger.warning("cannot look for results; pywren keeps trying: %s", trouble)
 
     def _lasting_trouble(self) -> PywrenError | None:
         with self._lock:
@@ -406,7 +406,9 @@ class StagedCallset:
             if status.output_sha256 is None:
                 settlements[call_id] = self._judge(status, status.outcome)
         with self._lock:
-            self._committed.update((c, status) for c, status in found.believed.items() if c not in settlements)
+            for call_id, status in found.believed.items():
+                if call_id not in settlements and call_id in self._futures:  # or another look has settled it
+                    self._committed[call_id] = status
         self._settle(settlements)
         ended = self._end_dead(found.dead)
         lost = self._end_lost(found.missing, found.client_gone)

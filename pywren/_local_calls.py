@@ -105,6 +105,8 @@ class LocalCallset:
         self._shared: set[str] = set()
         self._stored: set[str] = set()
         self._lock_file: Any = None
+        self._last_result = time.monotonic()
+        self._wondered = False
         _callsets.add(self)
 
     def submit(
@@ -174,7 +176,7 @@ class LocalCallset:
             future.mark_running(one)
 
     def _on_results(self, results: Sequence[tuple[int, RunResult]]) -> None:
-        now = time.time()
+        now, self._last_result = time.time(), time.monotonic()
         settlements = []
         for index, result in results:
             one = self._futures.pop(index, None)
@@ -211,6 +213,23 @@ class LocalCallset:
 
     def look(self, futures: Iterable[ResponseFuture]) -> None:
         """Nothing to do: the pool tells of every outcome."""
+
+    def trouble(self) -> None:
+        """There is none: the pool can always be asked."""
+
+    def wonder(self) -> None:
+        """Say once when nothing has come back for a while: how many calls run, and how many wait."""
+        silent = time.monotonic() - self._last_result
+        running = sum(one.running() for one in list(self._futures.values()))
+        waiting = len(self._futures) - running
+        if silent < future.SILENCE or self._wondered or not self._futures:
+            return
+        self._wondered = True
+        logger.warning(
+            "nothing has come back for %.0f s from callset %s on this machine (calls that run: %d, that wait for a "
+            "free process: %d). Look whether those that run work (`top`), or wait for something; cancel() ends a call",
+            silent, self.callset.id, running, waiting,
+        )  # fmt: skip
 
     def cancel(self, target: ResponseFuture) -> bool:
         """Take the call back from the pool, or have its process killed."""

@@ -108,19 +108,24 @@ class StagedDispatcher:
 
     def invoke_stored(self, callset: Callset, call: Call, overwrite: Mapping[str, Any]) -> ResponseFuture:
         """Invoke one call whose function and argument are stored already."""
+        function = self.storage.get(call.func_key)
+        data = self.storage.get(call.data_key, call.data_byte_range)
         call = dataclasses.replace(
             call,
             pywren_version=__version__,
             python_version=version_str(sys.version_info),
             attempt_key=callset.attempt_key(call.call_id, call.attempt),
-            func_sha256=sha256(self.storage.get(call.func_key)),
-            data_sha256=sha256(self.storage.get(call.data_key, call.data_byte_range)),
+            func_sha256=sha256(function),
+            func_size=len(function),
+            data_sha256=sha256(data),
+            data_size=len(data),
             **self._runtime,
         )
         return self._start(callset, [{**call.encode(), **overwrite}], threads=1)[0]
 
     def _start(self, callset: Callset, payloads: list[dict[str, Any]], threads: int) -> list[ResponseFuture]:
         self._check_payloads(payloads)
+        callset.submitted = self.storage.now()  # others, with other clocks, compare it with times of the storage
         callset.queue_patience = getattr(self.invoker, "queue_patience", None)
         callset.function = getattr(self.invoker, "function_name", None)
         explain = getattr(self.invoker, "explain_silence", None)
@@ -160,6 +165,7 @@ class StagedDispatcher:
             pywren_version=__version__,
             python_version=version_str(sys.version_info),
             func_sha256=sha256(staged),
+            func_size=len(staged),
             extra_env=submission.extra_env,
             extra=submission.extra_meta or {},
             **self._runtime,
@@ -250,7 +256,7 @@ class _ArgumentStager:
         joined, ranges = agg_data(arguments)
         self._storage.put(key, joined)
         return {
-            index: {"data_key": key, "data_byte_range": span, "data_sha256": sha256(data)}
+            index: {"data_key": key, "data_byte_range": span, "data_sha256": sha256(data), "data_size": len(data)}
             for index, span, data in zip(indices, ranges, arguments, strict=True)
         }
 
@@ -264,6 +270,7 @@ class _ArgumentStager:
             index: {
                 "data_key": self._callset.call_keys(create_call_id(index)).data,
                 "data_sha256": sha256(self._submission.arguments[index].data),
+                "data_size": len(self._submission.arguments[index].data),
             }
             for index in indices
         }
@@ -291,7 +298,7 @@ class _ArgumentStager:
             return {"references": references}
         data = encode_references(references)
         self._storage.put(self._callset.call_keys(call_id).references, data)
-        return {"references_sha256": sha256(data)}
+        return {"references_sha256": sha256(data), "references_size": len(data)}
 
     def _reference(self, call_id: str, number: int, one: ResponseFuture) -> Reference:
         """Refer to where an outcome stands in this storage, or store it for this call."""
@@ -299,14 +306,15 @@ class _ArgumentStager:
         if isinstance(status, Status) and status.failure is None and one.storage_path == self._storage.path:
             self._callset.inputs.append(one)  # what it refers to must not go before this callset does
             if status.output_sha256 is not None and status.output_key:
-                return Reference(status.output_key, status.output_sha256, one.callset_id, one.call_id)
+                members = status.output_key, status.output_sha256, one.callset_id, one.call_id, status.output_size
+                return Reference(*members)
             if status.outcome is not None:
                 key = self._earlier_status_key(one)
-                return Reference(key, sha256(status.outcome), one.callset_id, one.call_id)
+                return Reference(key, sha256(status.outcome), one.callset_id, one.call_id, len(status.outcome))
         data = encoded_outcome(future.settlement(one))
         key = self._callset.call_keys(call_id).input(number)
         self._storage.put(key, data)
-        return Reference(key, sha256(data), one.callset_id, one.call_id)
+        return Reference(key, sha256(data), one.callset_id, one.call_id, len(data))
 
     def _earlier_status_key(self, one: ResponseFuture) -> str:
         return self._storage.keys(one.callset_id).call(one.call_id).status
@@ -327,7 +335,9 @@ def _runtime_members(runtime: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     named = {key: value for key, value in runtime.items() if key not in ("preinstalls", "urls")}
     url = f"s3://{runtime['s3_bucket']}/{runtime['s3_key']}"
-    return {"runtime": named, "runtime_url": url, "runtime_sha256": required_sha256(runtime)}
+    size = runtime.get("archive_size")  # which descriptions that pywren did not write lack
+    known = {"runtime_size": size} if type(size) is int and size > 0 else {}
+    return {"runtime": named, "runtime_url": url, "runtime_sha256": required_sha256(runtime), **known}
 
 
 def _shards_of(runtime: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -340,7 +350,7 @@ def _shards_of(runtime: Mapping[str, Any]) -> list[dict[str, str]]:
 def _own_size(payload: Mapping[str, Any]) -> int:
     """Return the characters of what may be big in one payload of a map and small in another."""
     references = payload.get("references") or ()
-    return len(payload.get("data_inline") or "") + sum(len(text) for texts in references for text in texts)
+    return len(payload.get("data_inline") or "") + sum(len(str(part)) for parts in references for part in parts)
 
 
 def _call_id_of(payload: Mapping[str, Any]) -> str:

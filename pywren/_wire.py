@@ -28,6 +28,9 @@ INLINE_ARGUMENT_LIMIT = 128 * 1024
 INLINE_OUTCOME_LIMIT = 256 * 1024
 """Bytes of an encoded outcome up to which it travels inside ``status.json``."""
 
+STATUS_LIMIT = 4 * 1024 * 1024
+"""Bytes of an encoded status: the biggest outcome in it takes a twelfth of that, texts and tails of outputs less."""
+
 INLINE_REFERENCES = 200
 """References that travel inside the payload; a longer list gets an object of its own."""
 
@@ -48,6 +51,12 @@ CANCEL_SUFFIX = "cancel"
 def failure_prefix(function: str) -> str:
     """Return what stands before the keys of Lambda's records of a function's failed calls; AWS fixes them."""
     return f"aws/lambda/async/{function}"
+
+
+def function_name(name_or_arn: str) -> str:
+    """Return the name of a Lambda function that was given by its ARN, or with a qualifier."""
+    _, arn, name = name_or_arn.rpartition(":function:")
+    return (name if arn else name_or_arn).partition(":")[0]
 
 
 @dataclass(frozen=True)
@@ -176,6 +185,12 @@ class _Reader:
             raise DecodeError(f"{self.what}: 'attempt' is {attempt}, but they count from 1")
         return attempt
 
+    def take_size(self, name: str) -> int | None:
+        size: int | None = self.take(name, int, None)
+        if size is not None and size < 0:
+            raise DecodeError(f"{self.what}: {name!r} is {size}")
+        return size
+
     def take_bytes(self, name: str) -> bytes | None:
         text = self.take(name, str, None)
         return None if text is None else _from_base64(text, f"{self.what}: {name!r}")
@@ -260,12 +275,14 @@ class Reference:
         sha256: the digest of the encoded outcome, which the client has verified.
         callset_id: the callset of that earlier call.
         call_id: that earlier call.
+        size: bytes of the encoded outcome, beyond which nothing is read; ``None`` when it is not known.
     """
 
     key: str
     sha256: str
     callset_id: str
     call_id: str
+    size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -273,7 +290,8 @@ class Call:
     """One item of a map, as it is sent to a worker: the payload.
 
     The fields are the payload's JSON keys; ``extra`` holds what else stands there (``extra_meta``).
-    ``data_byte_range`` is inclusive at both ends. ``attempt_key`` signs the status of this attempt.
+    ``data_byte_range`` is inclusive at both ends. ``attempt_key`` signs the status of this attempt. No object is read
+    beyond the size that stands here beside its digest: whoever can write to the bucket can make it any size.
     """
 
     storage_config: Mapping[str, Any]
@@ -302,6 +320,10 @@ class Call:
     data_inline: bytes | None = field(default=None, repr=False)
     references: tuple[Reference, ...] = ()
     references_sha256: str | None = None
+    func_size: int | None = None
+    data_size: int | None = None
+    runtime_size: int | None = None
+    references_size: int | None = None
     retryable: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -363,6 +385,10 @@ class Call:
             data_inline=reader.take_bytes("data_inline"),
             references=tuple(_reference(item) for item in references),
             references_sha256=reader.take("references_sha256", str, None),
+            func_size=reader.take_size("func_size"),
+            data_size=reader.take_size("data_size"),
+            runtime_size=reader.take_size("runtime_size"),
+            references_size=reader.take_size("references_size"),
             retryable=reader.take("retryable", bool, False),
         )
         return replace(call, extra=reader.rest)
@@ -408,13 +434,15 @@ def decode_references(data: bytes) -> tuple[Reference, ...]:
     return tuple(_reference(item) for item in items)
 
 
-def _reference_lists(references: Iterable[Reference]) -> list[list[str]]:
-    return [[r.key, r.sha256, r.callset_id, r.call_id] for r in references]
+def _reference_lists(references: Iterable[Reference]) -> list[list[Any]]:
+    return [[r.key, r.sha256, r.callset_id, r.call_id, *([] if r.size is None else [r.size])] for r in references]
 
 
 def _reference(item: Any) -> Reference:
-    if not (isinstance(item, list) and len(item) == 4 and all(isinstance(part, str) for part in item)):
-        raise DecodeError("the payload: a reference is not four strings")
+    if not (isinstance(item, list) and len(item) in (4, 5) and all(isinstance(part, str) for part in item[:4])):
+        raise DecodeError("the payload: a reference is not four strings and a size")
+    if item[4:] and not (type(item[4]) is int and item[4] >= 0):
+        raise DecodeError("the payload: the size of a reference is no number of bytes")
     return Reference(*item)
 
 
@@ -617,7 +645,7 @@ class Status:
             outcome=reader.take_bytes("outcome"),
             output_key=reader.take("output_key", str, None),
             output_sha256=reader.take("output_sha256", str, None),
-            output_size=reader.take("output_size", int, None),
+            output_size=reader.take_size("output_size"),
             exception_traceback=trace if failure is None else None,
             info=reader.rest,
         )

@@ -17,6 +17,7 @@
     │   ├── StorageSetupError (ConfigError)  this machine's credentials, profile, region or endpoint
     │   └── IntegrityError              a digest or a signature does not match: nothing was unpickled
     ├── WaitTimeoutError (TimeoutError) *you* stopped waiting; the call goes on
+    │   └── StorageTimeoutError (StorageError) … and the storage could not be asked for it
     └── CallError                       a call failed outside the user's own function
         ├── VersionMismatchError
         ├── RuntimeSetupError
@@ -59,6 +60,7 @@ __all__ = [
     "StorageNoSuchKeyError",
     "StorageOutputNotFoundError",
     "StorageSetupError",
+    "StorageTimeoutError",
     "VersionMismatchError",
     "WaitTimeoutError",
     "WorkerCrashedError",
@@ -198,6 +200,10 @@ class WaitTimeoutError(PywrenError, _BothTimeoutErrors):
 
     It is the built-in ``TimeoutError`` and ``concurrent.futures.TimeoutError`` on every version of Python.
     """
+
+
+class StorageTimeoutError(WaitTimeoutError, StorageError):
+    """The caller's own ``timeout`` ran out while the storage could not be asked; the call itself goes on."""
 
 
 class CallError(PywrenError):

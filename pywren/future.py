@@ -13,6 +13,7 @@ storage, the local pool) is the future's *origin*; it alone settles futures, man
 from __future__ import annotations
 
 import concurrent.futures
+import copy
 import enum
 import logging
 import threading
@@ -27,6 +28,7 @@ from pywren.exceptions import (
     PywrenError,
     ResultSerializationError,
     StorageConfigMismatchError,
+    StorageTimeoutError,
     WaitTimeoutError,
 )
 
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
 __all__ = ["JobState", "ResponseFuture"]
 
 logger = logging.getLogger(__name__)
+
+SILENCE = 60.0
+"""Seconds without any result after which those who wait are told what is known and where to look."""
 
 _DONE = frozenset({FINISHED, CANCELLED_AND_NOTIFIED})
 _NAMED = 5  # so many calls are named in the line that Ctrl-C leaves
@@ -67,7 +72,19 @@ class Origin(Protocol):
         """Take note that somebody waits for these futures; returns at once."""
 
     def look(self, futures: Iterable[ResponseFuture]) -> None:
-        """Find out now which of these futures are done, and settle them."""
+        """Find out now which of these futures are done, and settle them.
+
+        What another thread is finding out at this moment is not waited for.
+
+        Raises:
+            StorageError: nothing could be found out for a while, and cannot now.
+        """
+
+    def trouble(self) -> PywrenError | None:
+        """Return why nothing can be found out at present, ``None`` when all is well."""
+
+    def wonder(self) -> None:
+        """Say why no results come, if that is worth saying: somebody has waited for a while."""
 
     def cancel(self, future: ResponseFuture) -> bool:
         """End the call; returns whether this is what ended it."""
@@ -169,7 +186,9 @@ class ResponseFuture(concurrent.futures.Future[Any]):
             The function's value; with ``check_only`` a bool.
 
         Raises:
-            WaitTimeoutError: the call had not ended after ``timeout`` seconds. A ``TimeoutError``.
+            WaitTimeoutError: the call had not ended after ``timeout`` seconds. A ``TimeoutError``. When the storage
+                cannot be asked at that moment it is a ``StorageTimeoutError``, which says why.
+            StorageError: the storage cannot be asked, and could not for a minute. The call goes on; ask again.
             CallCancelledError: the call was cancelled.
             CallError: the call failed outside the function: the subclass says how.
             ArgumentError: the call was never invoked.
@@ -199,6 +218,7 @@ class ResponseFuture(concurrent.futures.Future[Any]):
 
         Raises:
             WaitTimeoutError: the call had not ended after ``timeout`` seconds.
+            StorageError: the storage cannot be asked, and could not for a minute. The call goes on; ask again.
             CallCancelledError: the call was cancelled.
             ArgumentError: the call was never invoked.
         """
@@ -209,7 +229,11 @@ class ResponseFuture(concurrent.futures.Future[Any]):
         return self._exception
 
     def done(self) -> bool:
-        """Ask whether the call has ended, with a value, an error or by being cancelled."""
+        """Ask whether the call has ended, with a value, an error or by being cancelled.
+
+        Raises:
+            StorageError: the storage cannot be asked, and could not for a minute.
+        """
         if self._state not in _DONE:
             if self._origin is None:
                 return False
@@ -415,11 +439,17 @@ class ResponseFuture(concurrent.futures.Future[Any]):
 
     def _await_outcome(self, timeout: float | None) -> None:
         if self._state not in _DONE and not await_all([self], timeout):
-            raise WaitTimeoutError(
-                f"call {self.call_id} of callset {self.callset_id} had not ended after {timeout} s; it goes on: "
-                "ask again with a longer timeout, or cancel() it"
-            )
+            raise self._time_out(timeout)
         self._told = True
+
+    def _time_out(self, timeout: float | None) -> WaitTimeoutError:
+        what = f"call {self.call_id} of callset {self.callset_id} had not ended after {timeout} s"
+        trouble = None if self._origin is None else self._origin.trouble()
+        if trouble is None:
+            return WaitTimeoutError(f"{what}; it goes on: ask again with a longer timeout, or cancel() it")
+        error = StorageTimeoutError(f"{what} as far as is known, for the storage could not be asked: {trouble}")
+        error.__cause__ = trouble
+        return error
 
 
 class _Countdown:
@@ -432,6 +462,7 @@ class _Countdown:
         self._ended = 0
         self._target: int | None = None
         self.is_over = False
+        self.trouble: PywrenError | None = None
 
     def start(self, target: int) -> None:
         """Be over once ``target`` futures have ended; those that have since installation count."""
@@ -440,8 +471,15 @@ class _Countdown:
             self._check()
 
     def wait(self, timeout: float | None) -> bool:
-        """Wait, once, until it is over, and return whether it is."""
+        """Wait until it is over or there is trouble, and return whether it is one of the two."""
         return self.is_over or self._gate.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
+
+    def fail(self, error: PywrenError) -> None:
+        """Let the thread go on because nothing can be found out."""
+        with self._lock:
+            if not self.is_over and self.trouble is None:
+                self.trouble = error
+                self._gate.release()
 
     def add_result(self, future: object) -> None:
         with self._lock:
@@ -453,7 +491,8 @@ class _Countdown:
     def _check(self) -> None:
         if self._target is not None and self._ended >= self._target and not self.is_over:
             self.is_over = True
-            self._gate.release()
+            if self.trouble is None:  # or the gate is open already
+                self._gate.release()
 
 
 def await_all(futures: Sequence[ResponseFuture], timeout: float | None, at_least: int | None = None) -> bool:
@@ -466,6 +505,9 @@ def await_all(futures: Sequence[ResponseFuture], timeout: float | None, at_least
 
     Returns:
         Whether so many are done.
+
+    Raises:
+        StorageError: for some of them the storage cannot be asked, and could not for a while.
     """
     countdown = _Countdown()
     waiting = []
@@ -483,7 +525,10 @@ def await_all(futures: Sequence[ResponseFuture], timeout: float | None, at_least
     try:
         if not countdown.is_over:
             ask(waiting)
-        return countdown.wait(timeout)
+            _wait_and_wonder(countdown, timeout, waiting)
+        if countdown.trouble is not None and not countdown.is_over:
+            raise copied(countdown.trouble)
+        return countdown.is_over
     except KeyboardInterrupt:
         _say_what_runs(waiting)
         raise
@@ -492,6 +537,39 @@ def await_all(futures: Sequence[ResponseFuture], timeout: float | None, at_least
             with future._condition:
                 if future._installed is not None:
                     future._installed.remove(countdown)
+
+
+def _wait_and_wonder(countdown: _Countdown, timeout: float | None, futures: Sequence[ResponseFuture]) -> None:
+    """Wait until it is over; as long as it is not, let the origins say now and then what they know of the reason."""
+    left = timeout
+    while not countdown.wait(SILENCE if left is None else min(left, SILENCE)):
+        if left is not None:
+            left -= SILENCE
+            if left <= 0:
+                return
+        for origin, _ in _by_origin([one for one in futures if one._state not in _DONE]):
+            origin.wonder()
+
+
+def copied(error: PywrenError) -> PywrenError:
+    """Return a copy of an error that is kept, to be raised: who raises it must not share a traceback with others."""
+    copied: PywrenError = copy.copy(error)
+    copied.__cause__ = error.__cause__
+    return copied
+
+
+def report_trouble(futures: Sequence[ResponseFuture], error: PywrenError) -> None:
+    """Tell the threads that wait for futures of one callset why nothing can be found out. For origins alone.
+
+    The futures stay as they are. Callbacks, awaiters and the waiters of the standard library hear nothing and go on
+    waiting.
+    """
+    if not futures:
+        return
+    with futures[0]._condition:
+        waiters = {waiter for one in futures for waiter in one._installed or () if isinstance(waiter, _Countdown)}
+    for waiter in waiters:
+        waiter.fail(error)
 
 
 def _say_what_runs(futures: Iterable[ResponseFuture]) -> None:

@@ -21,7 +21,7 @@ from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from pywren._wire import ASYNC_PAYLOAD_LIMIT
+from pywren._wire import ASYNC_PAYLOAD_LIMIT, function_name
 from pywren.exceptions import ArgumentError, DecodeError
 from pywren.storage._per_process import PerProcess
 
@@ -81,8 +81,7 @@ class LambdaInvoker:
     @property
     def function_name(self) -> str:
         """The function's name, also when it was given as an ARN or with a qualifier."""
-        _, arn, name = self.lambda_function_name.rpartition(":function:")
-        return (name if arn else self.lambda_function_name).partition(":")[0]
+        return function_name(self.lambda_function_name)
 
     @property
     def lambclient(self) -> Any:
@@ -131,6 +130,13 @@ class DummyInvoker:
     def config(self) -> dict[str, Any]:
         """Return what ``invoke_status`` says of this invoker: nothing."""
         return {}
+
+    def explain_silence(self) -> str | None:
+        """Return why no results come, when nobody has run the calls."""
+        if not self.payloads:
+            return None
+        kept = "1 call waits" if len(self.payloads) == 1 else f"{len(self.payloads)} calls wait"
+        return f"{kept} to be run: call run_jobs() of the executor's invoker"
 
     def run_jobs(self, MAXJOBS: int = -1, run_dir: str = LOCAL_RUN_DIR) -> None:
         """Run the kept calls one after the other.

@@ -35,6 +35,7 @@ def wait(
 
     Raises:
         ArgumentError: ``return_when`` is none of the three, or one of ``fs`` is no future.
+        StorageError: the storage of some cannot be asked, and could not for a minute. The calls go on; ask again.
     """
     futures = list_of(fs, "wait()")
     distinct = list({id(item): item for item in futures}.values())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import pickle
 import threading
 from concurrent.futures import as_completed
 from typing import Any
@@ -82,7 +83,7 @@ def records_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_functions_own_timeout(emulator: Emulator, presence: Presence) -> None:
     """Row 80: the worker stops the call before Lambda would stop the worker, and says so; nothing of it survives."""
-    config = emulator.deploy(timeout=5)
+    config = emulator.deploy(timeout=10)  # of which the worker leaves 7 s: a busy machine takes seconds to start a call
     with pywren.lambda_executor(config=config, job_max_runtime=280) as executor:
         future = executor.call_async(hostile.sleeps_on, presence.address)
         with pytest.raises(CallTimeoutError, match=r"ran out of time.*the function's timeout"):
@@ -120,27 +121,32 @@ def test_a_container_that_is_killed(emulator: Emulator, aws: AWS, presence: Pres
 
 
 def test_a_container_that_is_killed_after_its_call(emulator: Emulator, executor: Any) -> None:
-    """Row 82: what the worker had reported counts."""
+    """Row 82: what the worker had reported counts until the record shows its key; then anybody may have written it."""
     emulator.set_faults(Faults(kill_container=Fault(most=1), kill_at="before_response"))
-    assert executor.call_async(hostile.echo, "reported").result(WAIT) == "reported"
-    emulator.wait_idle()
+    future = executor.call_async(hostile.echo, "reported")
+    emulator.wait_idle()  # Lambda has written its record
+    copied = pickle.loads(pickle.dumps(future))
+    assert future.exception(WAIT) is None or isinstance(future.exception(WAIT), WorkerCrashedError)
+    with pytest.raises(WorkerCrashedError):
+        copied.result(WAIT)
 
 
-def test_a_dropped_event(
+def test_dropped_events(
     emulator: Emulator, config: dict[str, Any], executor: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Row 83: nobody knows of the call, and its future waits for 6 h; a later issue invokes it again."""
+    """Row 83: nobody knows of the calls, and their futures wait for 6 h; a later issue invokes them again."""
     before = emulator.counters()
-    emulator.set_faults(Faults(drop_event=Fault(most=1)))
-    futures = executor.map(hostile.echo, range(4))
+    emulator.set_faults(Faults(drop_event=Fault(most=3)))
+    futures = executor.map(hostile.echo, range(6))
     done = set(itertools.islice(as_completed(futures, WAIT), 3))
     emulator.wait_idle()
-    assert ran(emulator, config, before).dropped == 1
-    (dropped,) = set(futures) - done
-    assert not dropped.done()
+    assert ran(emulator, config, before).dropped == 3
+    dropped = set(futures) - done
+    assert not any(one.done() for one in dropped)
     monkeypatch.setattr(_staged_calls, "LOST_GRACE", -1e9)  # the patience is over
-    with pytest.raises(CallLostError, match="never started"):
-        dropped.result(WAIT)
+    for one in dropped:
+        with pytest.raises(CallLostError, match="never started"):
+            one.result(WAIT)
 
 
 def test_a_repeated_event(emulator: Emulator, config: dict[str, Any], executor: Any) -> None:

@@ -12,7 +12,7 @@ import traceback
 import pytest
 
 from pywren import future as future_module
-from pywren.exceptions import ArgumentError, CallCancelledError, CallLostError, WaitTimeoutError
+from pywren.exceptions import ArgumentError, CallCancelledError, CallLostError, StorageError, WaitTimeoutError
 from pywren.future import JobState, ResponseFuture, Settlement
 
 
@@ -25,6 +25,7 @@ class Origin:
         self.condition = threading.Condition()
         self.asked = threading.Event()
         self.on_look: list[Settlement] = []
+        self.wondered = 0
 
     def future(self, call_id="00000"):
         return ResponseFuture(call_id, "a-callset", origin=self, condition=self.condition)
@@ -34,6 +35,12 @@ class Origin:
 
     def look(self, futures):
         future_module.settle(self.on_look)
+
+    def trouble(self):
+        return None
+
+    def wonder(self):
+        self.wondered += 1
 
     def cancel(self, future):
         future_module.settle([Settlement(future, None, CallCancelledError("the call was cancelled"), None)])
@@ -314,6 +321,69 @@ class TestStandardLibrary:
             return await asyncio.wait_for(item, 10)
 
         assert asyncio.run(wait_for_it()) == "awaited"
+
+
+class TestSilence:
+    """Waiting that takes long."""
+
+    def test_the_origin_is_asked_for_the_reason_again_and_again(self, monkeypatch):
+        """As long as somebody waits; of callsets that are done nothing is asked."""
+        monkeypatch.setattr(future_module, "SILENCE", 0.01)
+        origin, other = Origin(), Origin()
+        done = other.future()
+        settle(done, 1)
+        assert not future_module.await_all([origin.future(), done], 0.3)
+        assert origin.wondered > 1
+        assert other.wondered == 0
+
+    def test_short_waits_ask_nothing(self):
+        """Nor does one that ends."""
+        origin = Origin()
+        item = origin.future()
+        assert not future_module.await_all([item], 0.01)
+        threading.Timer(0.01, settle, (item, 1)).start()
+        assert future_module.await_all([item], None)
+        assert origin.wondered == 0
+
+
+class TestTrouble:
+    """Nothing can be found out."""
+
+    def test_ends_the_waits_of_now_and_not_those_of_later(self):
+        """Who waits is told, each with an error of its own; who waits next waits."""
+        origin = Origin()
+        items = [origin.future(f"{number:05d}") for number in range(2)]
+        error = StorageError("out of reach")
+        error.__cause__ = OSError("the wire")
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            waits = [pool.submit(items[0].result), pool.submit(future_module.await_all, items, 60)]
+            while sum(len(item._installed or ()) for item in items) < 3:
+                threading.Event().wait(0.001)
+            future_module.report_trouble(items, error)
+            raised = [wait.exception(60) for wait in waits]
+        assert [str(one) for one in raised] == ["out of reach"] * 2
+        assert len({id(one) for one in (*raised, error)}) == 3
+        assert raised[0].__cause__ is error.__cause__
+        assert not future_module.await_all(items, 0.01)
+        settle(items[0], 5)
+        assert items[0].result() == 5
+
+    def test_an_outcome_that_comes_at_the_same_moment_counts(self):
+        """Whoever has what was waited for is not told of trouble."""
+        origin = Origin()
+        item = origin.future()
+        waiter = future_module._Countdown()
+        waiter.start(1)
+        waiter.fail(StorageError("out of reach"))
+        waiter.add_result(item)
+        assert waiter.wait(0)
+        assert waiter.is_over
+        waiter.fail(StorageError("again"))
+
+    def test_nobody_waits(self):
+        """Then nobody is told."""
+        future_module.report_trouble([], StorageError("x"))
+        future_module.report_trouble([Origin().future()], StorageError("x"))
 
 
 def test_statuses_are_none_until_collected():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from executors import WAIT, is_there
 
 import pywren
 from pywren import _pickling
-from pywren.exceptions import CallCancelledError, PywrenError, ResultSerializationError
+from pywren.exceptions import CallCancelledError, PywrenError, ResultSerializationError, WaitTimeoutError
 from pywren.storage import Storage
 from pywren.worker.pool import LocalPool
 from pywren.worker.task import Function
@@ -310,6 +311,24 @@ def test_running_is_known(ready, tmp_path):
     gate.touch()
     assert future.result(WAIT) == "on time"
     assert not future.running()
+
+
+def test_silence_is_told_once(ready, tmp_path, monkeypatch, caplog):
+    """Row 222: who waits for calls of this machine is told how many run and wait, when none comes back."""
+    monkeypatch.setattr(pywren.future, "SILENCE", 0.2)
+    gate = tmp_path / "gate"
+    places = [str(tmp_path / f"{number}") for number in range(9)]
+    futures = ready.executor.map(lambda path: hostile.holds_until(path, gate), places)
+    for ask in (futures[0].result, lambda timeout: pywren.wait(futures, timeout=timeout)):
+        with suppress(WaitTimeoutError):
+            ask(timeout=1)
+    (told,) = [record.getMessage() for record in caplog.records if "nothing has come back" in record.getMessage()]
+    assert f"from callset {futures[0].callset_id} on this machine" in told
+    running, waiting = map(int, re.search(r"run: (\d+), that wait for a free process: (\d+)", told).groups())
+    assert running >= 1
+    assert running + waiting == 9
+    gate.touch()
+    assert [future.result(WAIT) for future in futures] == ["on time"] * 9
 
 
 def test_calls_after_cancelled_ones(ready, tmp_path):

@@ -17,7 +17,8 @@ import pytest
 
 import pywren
 import pywren.testing
-from pywren import _queue_worker, _staged_calls
+from pywren import _queue_worker
+from pywren import future as future_module
 from pywren._failure import Failure
 from pywren._queue_worker import MOST_DELIVERIES, EndRule, InterruptibleRunner, QueueWorker
 from pywren.cloud.aws import AWS
@@ -624,7 +625,7 @@ def test_a_queue_that_is_deleted_ends_the_worker(queue):
 
 def test_a_client_is_told_that_no_worker_takes_its_calls(executor, caplog, monkeypatch):
     """Row 187: once, with the command that starts workers; the calls wait on."""
-    monkeypatch.setattr(_staged_calls, "SILENCE", 0.01)
+    monkeypatch.setattr(future_module, "SILENCE", 0.01)
     futures = executor.map(abs, range(3))
     with caplog.at_level(logging.WARNING), pytest.raises(WaitTimeoutError):
         futures[0].result(0.5)

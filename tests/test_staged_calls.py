@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
+import contextlib
 import gc
 import json
 import multiprocessing
@@ -23,15 +26,19 @@ from pywren._integrity import sha256
 from pywren._monitor import Monitor
 from pywren._staged_calls import StagedCallset, attach
 from pywren._staging import agg_data
-from pywren._wire import EAGER_OUTPUT_LIMIT, Call, Outcome, Status
+from pywren._wire import EAGER_OUTPUT_LIMIT, STATUS_LIMIT, Call, Outcome, Status
 from pywren.exceptions import (
     ArgumentError,
     CallCancelledError,
     CallLostError,
+    ConfigError,
     IntegrityError,
     InvocationError,
+    PywrenError,
     StorageError,
+    StorageTimeoutError,
     WaitTimeoutError,
+    WorkerCrashedError,
 )
 from pywren.executor import Executor
 from pywren.storage import Storage
@@ -44,7 +51,7 @@ class Worker:
     def __init__(self, queue_patience=None, clock=time.time):
         self.storage = Storage(pywren.wrenconfig.extract_storage_config(pywren.wrenconfig.default()))
         self.callset = Callset(self.storage.prefix, job_max_runtime=10, queue_patience=queue_patience)
-        self.origin = StagedCallset(self.callset, self.storage, Monitor(), clock=clock)
+        self.origin = StagedCallset(self.callset, self.storage, Monitor(), clock=clock, timer=clock)
 
     def futures(self, count=1):
         return self.origin.add(f"{number:05d}" for number in range(count))
@@ -188,7 +195,7 @@ class TestIntegrity:
         worker = Worker()
         (item,) = worker.futures()
         key = worker.returns_apart("genuine")
-        worker.storage.put(key, self.evil())
+        worker.storage.put(key, self.evil()[: len(worker.storage.get(key))])
         with pytest.raises(IntegrityError, match="SHA-256"):
             item.result(10)
 
@@ -308,16 +315,123 @@ class TestStorageTrouble:
         assert item.result(10) == "after all"
         assert caplog.text.count("out of reach") == 1
 
-    def test_ends_the_futures_in_the_end(self):
-        """A storage that stays away gives its own error, instead of waiting for ever."""
+    @pytest.fixture
+    def away(self):
+        """A worker whose client has not reached the storage for longer than it is patient, and its future."""
         now = [time.time()]
         worker = Worker(clock=lambda: now[0])
         worker.origin.storage = self.Failing(worker.storage)
         (item,) = worker.futures()
         assert not item.done()
         now[0] += _staged_calls.STORAGE_PATIENCE + 1
-        with pytest.raises(StorageError, match="out of reach"):
-            item.result(10)
+        yield worker, item
+        worker.origin.storage.failing = False
+        worker.returns("there all the time")
+        assert item.result(10) == "there all the time"  # whatever was asked before
+        assert item.done()
+
+    @pytest.mark.parametrize(
+        "ask",
+        [
+            lambda item: item.result(),
+            lambda item: item.result(timeout=60),
+            lambda item: item.exception(),
+            lambda item: pywren.wait([item]),
+            lambda item: pywren.wait([item], timeout=60),
+            lambda item: pywren.wait([item], pywren.ANY_COMPLETED),
+            lambda item: pywren.wait([item], pywren.ALWAYS),
+            lambda item: pywren.get_all_results([item]),
+            lambda item: item.done(),
+            lambda item: item.result(check_only=True),
+        ],
+    )
+    def test_is_told_to_who_asks_and_ends_nothing(self, away, ask):
+        """Row 220: a storage that stays away gives its own error to all who ask, each time; the call goes on."""
+        _, item = away
+        for _ in range(2):
+            with pytest.raises(StorageError, match="out of reach") as caught:
+                ask(item)
+            assert not isinstance(caught.value, WaitTimeoutError)
+        assert (item.running(), item.cancelled(), item.job_state) == (False, False, pywren.future.JobState.invoked)
+
+    def test_a_time_out_meanwhile_says_what_is_wrong(self):
+        """Row 220: also when the trouble has only just begun: the error is both a TimeoutError and a StorageError."""
+        worker = Worker()
+        worker.origin.storage = self.Failing(worker.storage)
+        (item,) = worker.futures()
+        assert not item.done()
+        for ask in (item.result, item.exception):
+            with pytest.raises(StorageTimeoutError, match=r"had not ended after 0.05 s.*out of reach") as caught:
+                ask(0.05)
+            assert isinstance(caught.value, TimeoutError)
+            assert isinstance(caught.value, StorageError)
+        worker.origin.storage.failing = False
+        with pytest.raises(WaitTimeoutError) as caught:
+            item.result(0.5)
+        assert not isinstance(caught.value, StorageError)
+
+    def test_those_who_are_told_of_results_go_on_waiting(self, away):
+        """Callbacks, awaiters and the standard library's waiters hear of the outcome and of nothing else."""
+        worker, item = away
+        called = threading.Event()
+        item.add_done_callback(lambda _: called.set())
+
+        async def collect():
+            return await item
+
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            awaited = pool.submit(asyncio.run, collect())
+            waited = pool.submit(concurrent.futures.wait, [item], 60)
+            completed = pool.submit(lambda: next(concurrent.futures.as_completed([item], 60)))
+            with pytest.raises(StorageError, match="out of reach"):
+                item.result()
+            assert not called.is_set()
+            worker.origin.storage.failing = False
+            worker.returns("there all the time")
+            assert awaited.result(60) == "there all the time"
+            assert waited.result(60) == ({item}, set())
+            assert completed.result(60) is item
+        assert called.wait(10)
+
+    def test_an_error_of_any_kind(self, monkeypatch):
+        """Trouble with the key file, the memory or what nobody foresaw is the asker's too, and passes."""
+        for error in (ConfigError("the key is gone"), MemoryError("full"), OSError("no"), RecursionError("deep")):
+            now = [time.time()]
+            worker = Worker(clock=lambda now=now: now[0])
+            (item,) = worker.futures()
+            with monkeypatch.context() as patch:
+                patch.setattr(worker.storage, "read_status", Mock(side_effect=error))
+                assert not item.done()
+                now[0] += _staged_calls.STORAGE_PATIENCE
+                with pytest.raises(PywrenError, match=str(error)):
+                    item.result()
+            worker.returns("all the same")
+            assert item.result(10) == "all the same"
+
+    def test_does_not_keep_forgotten_futures(self):
+        """Errors that are remembered hold no future: nobody asks for them, so nobody looks."""
+        worker = Worker()
+        worker.origin.storage = self.Failing(worker.storage)
+        items = worker.futures(2)
+        worker.origin.examine()
+        assert worker.origin.trouble() is not None
+        del items
+        gc.collect()
+        assert worker.origin.examine() is None
+
+    def test_outputs_that_cannot_be_fetched(self, monkeypatch):
+        """A big output is asked for again when the storage is back."""
+        now = [time.time()]
+        worker = Worker(clock=lambda: now[0])
+        (item,) = worker.futures()
+        worker.returns_apart(b"x" * (EAGER_OUTPUT_LIMIT + 1))
+        with monkeypatch.context() as patch:
+            patch.setattr(worker.storage, "get", Mock(side_effect=StorageError("out of reach")))
+            assert not item.done()
+            now[0] += _staged_calls.STORAGE_PATIENCE
+            with pytest.raises(StorageError, match="out of reach"):
+                item.result()
+        assert len(item.result(10)) == EAGER_OUTPUT_LIMIT + 1
 
 
 class TestPickledFutures:
@@ -360,6 +474,19 @@ class TestPickledFutures:
         item = pywren.ResponseFuture("00000", worker.callset.id, {}, worker.storage.path)
         assert item.result(10) == "by hand"
 
+    def test_by_hand_of_a_function(self):
+        """Of one whose metadata name the function, the records of the function count."""
+        worker = Worker()
+        worker.returns("forged")
+        payload = {"attempt_key": worker.callset.attempt_key("00000", 1).hex()}
+        when = time.strftime("%Y/%m/%d/%Y-%m-%dT%H.%M.%S", time.gmtime())
+        worker.storage.put(f"aws/lambda/async/f/{when}-1", json.dumps({"requestPayload": payload}).encode())
+        metadata = {"lambda_function_name": "arn:aws:lambda:us-west-2:123456789012:function:f:live"}
+        for more in ({}, {"host_submit_time": time.time() + 3600}):
+            item = pywren.ResponseFuture("00000", worker.callset.id, {**metadata, **more}, worker.storage.path)
+            with pytest.raises(WorkerCrashedError):
+                item.result(10)
+
     def test_client_that_has_ended(self, tmp_path):
         """A call that ran in its client's process is lost when that is gone, not waited for."""
         worker = Worker()
@@ -382,11 +509,11 @@ def test_forgotten_futures_are_not_looked_for():
 def test_awaited_futures_are_kept():
     """A future with a callback is settled though nobody holds it."""
     worker = Worker()
-    seen = []
-    worker.futures()[0].add_done_callback(lambda done: seen.append(done.result()))
+    seen, called = [], threading.Event()
+    worker.futures()[0].add_done_callback(lambda done: (seen.append(done.result()), called.set()))
     gc.collect()
     worker.returns("called back")
-    worker.origin.examine()
+    assert called.wait(30)
     assert seen == ["called back"]
 
 
@@ -480,17 +607,325 @@ def test_a_result_that_holds_a_future_while_another_is_unpickled():
     assert [one.call_id for one in attached] == ["00001"]
 
 
-def test_an_error_that_nobody_foresaw_ends_the_wait(monkeypatch):
-    """When looking fails with what is none of our errors, again and again, the futures end with it."""
-    now = [1000.0]
-    worker = Worker(clock=lambda: now[0])
-    (item,) = worker.futures()
-    monkeypatch.setattr(worker.storage, "read_status", Mock(side_effect=MemoryError("full")))
-    worker.origin.examine()
-    now[0] += 2 * _staged_calls.STORAGE_PATIENCE
-    worker.origin.examine()
-    with pytest.raises(StorageError, match="MemoryError: full"):
-        item.result(10)
+class TestLocks:
+    """No lock is held while anything else than memory is worked with, and nobody waits for another thread's look."""
+
+    @staticmethod
+    def assert_free(worker, where):
+        """Fail when any lock of the callset is held for longer than a moment, as seen from a thread that holds none."""
+        locks = {
+            "the callset's": worker.origin._lock,
+            "the futures'": worker.callset.condition,
+            "the monitor's": worker.origin._monitor._changed,
+            "that of attaching": _staged_calls._attaching,
+        }
+        taken = []
+
+        def take():
+            for name, lock in locks.items():
+                if not lock.acquire(timeout=20):
+                    taken.append(name)
+                    continue
+                lock.release()
+
+        thread = threading.Thread(target=take, daemon=True)
+        thread.start()
+        thread.join(60)
+        assert not thread.is_alive()
+        assert taken == [], f"held during {where}"
+
+    def watched(self, worker, seen):
+        """Give a worker's client a storage that looks at the locks at every request."""
+        test = self
+
+        class Watching:
+            def __getattr__(self, name):
+                method = getattr(worker.storage, name)
+                if not callable(method) or name in ("now", "keys"):
+                    return method
+
+                def asked(*arguments, **options):
+                    seen.append(name)
+                    test.assert_free(worker, name)
+                    return method(*arguments, **options)
+
+                return asked
+
+        worker.origin.storage = Watching()
+
+    @pytest.mark.parametrize("threads", [1, 32])
+    def test_none_is_held_during_a_request(self, monkeypatch, threads):
+        """Statuses, listings, outputs, calls that are lost and cancelled: from this thread or helpers."""
+        now = [time.time()]
+        worker = Worker(queue_patience=100, clock=lambda: now[0])
+        seen = []
+        self.watched(worker, seen)
+        monkeypatch.setattr(worker.origin, "_threads", lambda: threads)
+        items = worker.futures(9)
+        worker.returns("inside", "00000")
+        worker.returns_apart("apart", "00001")
+        worker.write(b"garbage", "00002")
+        assert items[0].done()
+        assert items[3].cancel()
+        assert not items[1].cancel()
+        now[0] += 1e6
+        assert items[4].done()
+        assert [type(item.exception(10)) for item in items[4:]] == [CallLostError] * 5
+        assert items[1].result(10) == "apart"
+        assert {"read_status", "finished_calls", "get", "commit_status"} <= set(seen)
+
+    @pytest.mark.parametrize("count", [1, 2, 3, 40])
+    def test_several_calls_that_are_lost_in_one_look(self, monkeypatch, count):
+        """Row 67: each ends with the error, however many threads declare it."""
+        now = [time.time()]
+        worker = Worker(queue_patience=100, clock=lambda: now[0])
+        monkeypatch.setattr(worker.origin, "_threads", lambda: 32)
+        items = worker.futures(count)
+        now[0] += 1e6
+        done, _ = pywren.wait(items, timeout=30)
+        assert [type(item.exception(0)) for item in done] == [CallLostError] * count
+
+    def test_none_is_held_while_a_result_is_unpickled(self):
+        """Whose ``__setstate__`` may ask for anything, from any thread."""
+        worker = Worker()
+        items = worker.futures(2)
+        UnpicklesWith.action = lambda: (self.assert_free(worker, "unpickling"), items[1].done())
+        worker.returns(UnpicklesWith())
+        assert items[0].done()
+        assert items[0].result(0) == "unpickled"
+
+    def test_none_is_held_during_a_callback(self):
+        """Which may ask for anything too."""
+        worker = Worker()
+        items = worker.futures(2)
+        found = []
+        items[0].add_done_callback(lambda _: self.assert_free(worker, "a callback"))
+        items[0].add_done_callback(lambda _: found.append((items[1].done(), items[1].cancel())))
+        worker.returns("outcome")
+        assert items[0].result(10) == "outcome"
+        while not found:
+            threading.Event().wait(0.01)
+        assert found == [(False, True)]
+
+    def test_nobody_waits_for_a_look_of_another_thread(self, monkeypatch):
+        """While the monitor's request hangs, all that a program may ask comes back at once, or after its time-out."""
+        worker = Worker()
+        items = worker.futures(3)
+        hanging, go_on = threading.Event(), threading.Event()
+        read = worker.storage.read_status
+
+        def hang(*call):
+            if threading.current_thread().name in ("pywren-monitor", "pywren-request"):
+                hanging.set()
+                assert go_on.wait(60)
+            return read(*call)
+
+        monkeypatch.setattr(worker.storage, "read_status", hang)
+        items[0].add_done_callback(lambda _: None)
+        assert hanging.wait(30)
+        asked = [
+            items[0].done,
+            lambda: items[0].result(check_only=True),
+            lambda: pywren.wait(items, pywren.ALWAYS),
+            lambda: pywren.wait(items, timeout=0.1),
+            lambda: concurrent.futures.wait(items, timeout=0.1),
+            lambda: items[0].exception(0),
+            lambda: items[0].add_done_callback(lambda _: None),
+            lambda: pickle.loads(pickle.dumps(items[1])),
+            lambda: worker.origin.add(["00007"]),
+            items[2].cancel,
+            lambda: items[2].exception(0),
+        ]
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            for ask in asked:
+                with contextlib.suppress(WaitTimeoutError, CallCancelledError):
+                    pool.submit(ask).result(30)
+        assert not go_on.is_set()
+        assert items[2].cancelled()
+        go_on.set()
+        worker.returns("in the end")
+        assert items[0].result(30) == "in the end"
+
+    def test_the_monitor_comes_again_after_a_look_of_another_thread(self, monkeypatch):
+        """What appears while a program's own thread looks is not missed."""
+        worker = Worker()
+        items = worker.futures(2)
+        looking, go_on = threading.Event(), threading.Event()
+        read = worker.storage.read_status
+
+        def slow(callset_id, call_id):
+            found = read(callset_id, call_id)
+            if threading.current_thread().name == "asks":
+                looking.set()
+                assert go_on.wait(60)
+            return found
+
+        monkeypatch.setattr(worker.storage, "read_status", slow)
+        thread = threading.Thread(target=items[0].done, name="asks")
+        thread.start()
+        assert looking.wait(30)
+        worker.returns("while it looked")
+        assert worker.origin.examine() is None  # the monitor, which finds the other looking
+        go_on.set()
+        thread.join()
+        called = threading.Event()
+        items[0].add_done_callback(lambda _: called.set())
+        assert called.wait(30)
+
+    def test_ctrl_c_during_a_look_does_not_send_the_monitor_away(self, monkeypatch):
+        """The monitor, which came meanwhile, comes again."""
+        worker = Worker()
+        items = worker.futures(2)
+        read, interrupted = worker.storage.read_status, []
+
+        def interrupt(callset_id, call_id):
+            if not interrupted:
+                interrupted.append(worker.origin.examine())  # as the monitor's thread would
+                raise KeyboardInterrupt
+            return read(callset_id, call_id)
+
+        monkeypatch.setattr(worker.storage, "read_status", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            items[0].done()
+        assert interrupted == [None]
+        asked = threading.Event()
+        monkeypatch.setattr(worker.storage, "read_status", lambda *call: (asked.set(), read(*call))[1])
+        assert asked.wait(30)
+
+    def test_what_is_raised_is_not_shared(self):
+        """Errors that are kept and raised again and again do not grow, nor hold the frames of those who asked."""
+        now = [time.time()]
+        worker = Worker(clock=lambda: now[0])
+        worker.origin.storage = TestStorageTrouble.Failing(worker.storage)
+        items = worker.futures(2)
+        assert not items[0].done()
+        now[0] += _staged_calls.STORAGE_PATIENCE
+        for ask in (items[0].done, items[0].result, items[1].done):
+            with pytest.raises(StorageError):
+                ask()
+        assert worker.origin.trouble().__traceback__ is None
+
+
+class UnpicklesWith:
+    """Does something while it is unpickled."""
+
+    action = staticmethod(lambda: None)
+
+    def __reduce__(self):
+        return _act, ()
+
+
+def _act():
+    UnpicklesWith.action()
+    return "unpickled"
+
+
+class TestUnbelieved:
+    """What stands at a status key and is nobody's status stops nothing."""
+
+    STANDING = [b"garbage", b"", b"{}", b"[1]", b"x" * (STATUS_LIMIT + 1)]
+
+    @pytest.mark.parametrize("data", STANDING, ids=range(len(STANDING)))
+    def test_cancelling_over_it(self, data):
+        """Row 225: the call is cancelled, here and for those who look in the storage."""
+        worker = Worker()
+        (item,) = worker.futures()
+        worker.write(data)
+        assert item.cancel()
+        with pytest.raises(CallCancelledError):
+            item.result(0)
+        assert attach("00000", worker.callset, worker.storage).exception is not None
+        assert b"CallCancelledError" in worker.storage.read_status(worker.callset.id, "00000")
+
+    def test_cancelling_over_an_unsigned_value(self):
+        """Nobody's value is no value."""
+        worker = Worker()
+        (item,) = worker.futures()
+        worker.write(worker.status(outcome=b"{}").encode(None))
+        assert item.cancel()
+        assert item.cancelled()
+
+    @pytest.mark.parametrize("data", STANDING, ids=range(len(STANDING)))
+    def test_it_is_an_error(self, data):
+        """Row 225: of its call alone, and of whatever size."""
+        worker = Worker()
+        items = worker.futures(5)
+        worker.write(data)
+        worker.returns(1, "00001")
+        with pytest.raises(IntegrityError):
+            items[0].result(10)
+        assert items[1].result(10) == 1
+
+
+class TestSilence:
+    """Nothing comes back for a minute."""
+
+    def silent(self, caplog, **options):
+        now = [time.time()]
+        worker = Worker(clock=lambda: now[0])
+        worker.origin = StagedCallset(
+            worker.callset, worker.storage, Monitor(), clock=lambda: now[0], timer=lambda: now[0], **options
+        )
+        items = worker.futures(3)
+        told = []
+        for seconds in (1, pywren.future.SILENCE - 2, 2, 10, 600, 6000):
+            now[0] += seconds
+            caplog.clear()
+            worker.origin.examine()
+            told.append(caplog.text)
+        assert len(items) == 3
+        return told
+
+    def test_is_told_once(self, caplog):
+        """Row 222: after a minute, with what is known and where to look."""
+        before, almost, told, *later = self.silent(caplog)
+        assert "nothing has come back for 61 s from 3 calls" in told
+        assert before + almost + "".join(later) == ""
+
+    def test_of_a_function(self, caplog):
+        """It is named, and so are the commands that show more."""
+        now = [time.time()]
+        worker = Worker(clock=lambda: now[0])
+        worker.callset.function = "pywren_1"
+        (item,) = worker.futures()
+        now[0] += pywren.future.SILENCE
+        assert not item.done()
+        assert "from 1 call of" in caplog.text
+        for text in ("pywren_1", "`pywren logs`", "`pywren test_config`", "concurrency"):
+            assert text in caplog.text
+
+    def test_when_the_reason_is_known(self, caplog):
+        """That is told instead, and once."""
+        told = self.silent(caplog, explain_silence=lambda: "nobody works")
+        assert ["nobody works" in text for text in told] == [False, False, True, False, False, False]
+        assert "nothing has come back" not in "".join(told)
+
+    def test_when_the_reason_becomes_known(self, caplog):
+        """It is asked for again, after longer and longer."""
+        answers = iter([None, "the workers have gone"])
+        told = self.silent(caplog, explain_silence=lambda: next(answers))
+        assert "nothing has come back" in told[2]
+        assert sum("the workers have gone" in text for text in told[3:]) == 1
+
+    def test_of_a_dummy_executor(self, monkeypatch, caplog):
+        """Whose calls nobody has run."""
+        monkeypatch.setattr(pywren.future, "SILENCE", 0.01)
+        item = pywren.dummy_executor().call_async(abs, -1)
+        with pytest.raises(WaitTimeoutError):
+            item.result(1)
+        assert "1 call waits to be run: call run_jobs()" in caplog.text
+
+    def test_results_break_it(self, caplog):
+        """A minute counts from the last of them."""
+        now = [time.time()]
+        worker = Worker(clock=lambda: now[0])
+        items = worker.futures(3)
+        for number in range(2):
+            now[0] += pywren.future.SILENCE - 1
+            worker.returns(number, f"{number:05d}")
+            worker.origin.examine()
+        assert items[1].done()
+        assert caplog.text == ""
 
 
 class RecordingInvoker:
@@ -511,6 +946,20 @@ class RecordingInvoker:
 
     def config(self):
         return {"invoker": "recording"}
+
+
+@pytest.mark.parametrize("wrong", [-3600, -300, 300, 3600])
+def test_a_callset_is_submitted_by_the_clock_of_the_storage(monkeypatch, wrong):
+    """Row 223: so records are found, and calls lost, at the right time, wherever the client's clock stands."""
+    executor = make(RecordingInvoker())
+    executor.invoker.queue_patience = 100
+    there = time.time() + wrong
+    monkeypatch.setattr(executor.storage.backend, "now", lambda: there)
+    (item,) = executor.map(abs, [1])
+    assert item._origin.callset.submitted == there
+    assert not item.done()
+    there += 100 + executor.job_max_runtime + _staged_calls.LOST_GRACE + 1
+    assert type(item.exception(10)) is CallLostError
 
 
 def make(invoker):

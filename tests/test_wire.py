@@ -66,8 +66,9 @@ hostile_bytes = st.one_of(
 small_json = st.dictionaries(texts.filter(lambda name: name not in CALL_FIELDS), st.integers() | texts, max_size=3)
 digests = st.binary(min_size=32, max_size=32).map(bytes.hex)
 byte_ranges = st.tuples(st.integers(0, 9), st.integers(9, 99))
+sizes = st.none() | st.integers(0, 10**12)
 
-references = st.lists(st.builds(Reference, texts, digests, texts, texts), max_size=2).map(tuple)
+references = st.lists(st.builds(Reference, texts, digests, texts, texts, sizes), max_size=2).map(tuple)
 calls = st.builds(
     Call,
     storage_config=small_json,
@@ -95,6 +96,10 @@ calls = st.builds(
     data_inline=st.none() | st.binary(max_size=50),
     references=references,
     references_sha256=st.none() | digests,
+    func_size=sizes,
+    data_size=sizes,
+    runtime_size=sizes,
+    references_size=sizes,
     retryable=st.booleans(),
     extra=small_json,
 )
@@ -224,6 +229,14 @@ def test_a_payload_that_is_no_object_is_a_decode_error(payload: Any) -> None:
         ("data_inline", "é"),
         ("references", [["key", "digest", "callset"]]),
         ("references", [["key", "digest", "callset", 4]]),
+        ("references", [["key", "digest", "callset", "call", -1]]),
+        ("references", [["key", "digest", "callset", "call", True]]),
+        ("references", [["key", "digest", "callset", "call", "4"]]),
+        ("references", [["key", "digest", "callset", "call", 4, 5]]),
+        ("func_size", -1),
+        ("data_size", 1.5),
+        ("runtime_size", "12"),
+        ("references_size", True),
     ],
 )
 def test_a_payload_field_that_misfits_is_named(name: str, value: Any) -> None:

@@ -14,9 +14,10 @@ from threading import Lock
 from typing import Any, TypeVar
 
 from pywren.exceptions import ArgumentError, DeploymentError, InvocationError, PywrenError
-from pywren.storage._aws_errors import Boundary, error_code, response
+from pywren.storage._aws_errors import Boundary, concerns_credentials, error_code, response
 from pywren.storage._aws_requests import Retry, patience
-from pywren.storage._aws_session import make_client, make_session
+from pywren.storage._aws_session import make_client, make_resource, make_session
+from pywren.storage._credentials import renewed_session
 from pywren.storage._per_process import PerProcess
 
 Answer = TypeVar("Answer")
@@ -148,20 +149,19 @@ class AWS:
 
     def resource(self, service: str) -> Any:
         """Return boto3's resource of a service, which programs of 0.4 work on; threads must not share it."""
-        import boto3
-
-        with self._own_session(f"make a resource for {service}"):  # what is wrong with the profile leaves as ours
-            session = boto3.session.Session(
-                region_name=self.region, profile_name=self.profile, botocore_session=self._given_session
-            )
-            return session.resource(service)
+        with self._own_session(f"make a resource for {service}") as session:
+            return make_resource(session, service, self.region)
 
     def _make_session(self) -> Any:
         return self._given_session or make_session(self.profile)
 
     def _make_client(self, service: str) -> Any:
         with self._own_session(f"make a client for {service}") as session:
-            return make_client(session, service, self.region)
+            try:
+                return make_client(session, service, self.region)
+            except BaseException:
+                self._session.forget()  # the next one reads anew what this one could not use
+                raise
 
     @contextmanager
     def _own_session(self, doing: str) -> Iterator[Any]:
@@ -193,8 +193,27 @@ class AWS:
         """
         needed = permission or f"{service}:{operation.title().replace('_', '')}"
         with self._boundary(doing, needed, missing, refused):
-            answer: dict[str, Any] = self._retry.run(lambda: getattr(self.client(service), operation)(**arguments))
+            answer: dict[str, Any] = self._retry.run(lambda: self._try(service, operation, arguments))
             return answer
+
+    def _try(self, service: str, operation: str, arguments: Mapping[str, Any]) -> Any:
+        """Send a request; once more when its credentials are refused and there are others by now."""
+        client = self.client(service)
+        try:
+            return getattr(client, operation)(**arguments)
+        except Exception as error:
+            if not concerns_credentials(error) or not self._renew(client, error):
+                raise
+        return getattr(self.client(service), operation)(**arguments)
+
+    def _renew(self, client: Any, refusal: BaseException) -> bool:
+        # Threads whose requests are refused together may each do so: what they find is the same.
+        session = None if self._given_session else renewed_session(client, refusal, self._make_session)
+        if session is None:
+            return False
+        self._session.put(session)
+        self._clients = {}
+        return True
 
     def wait(self, service: str, waiter: str, *, doing: str, permission: str, **arguments: Any) -> None:
         """Wait until one of botocore's waiters is content.

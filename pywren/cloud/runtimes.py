@@ -34,9 +34,9 @@ from pywren.cloud._prefix import copy_prefix, is_conda
 from pywren.cloud._requirements import Requirements
 from pywren.cloud._wheels import ARCHITECTURES, Installer, Say, Target, find_installers, install_with_any
 from pywren.cloud.aws import AWS
-from pywren.exceptions import ArgumentError, DeploymentError
+from pywren.exceptions import ArgumentError, DeploymentError, IntegrityError
 from pywren.storage.backend import Backend
-from pywren.storage.runtime_info import LAMBDA_PREINSTALLS, meta_key
+from pywren.storage.runtime_info import LAMBDA_PREINSTALLS, META_LIMIT, meta_key
 from pywren.worker.runtime_files import disk_bytes
 
 __all__ = ["ARCHITECTURES", "Built", "RuntimeStore", "Stored", "Target", "build_from_environment", "build_from_prefix"]
@@ -254,7 +254,9 @@ def _describe(
     needed = disk_bytes([archive_size, *by_file.values()])
     with tarball.open("rb") as file:
         digest = _sha256(iter(lambda: file.read(_MIB), b""))
-    return Built(tarball, digest, {**meta, "sha256": digest}, needed, biggest[:_BIGGEST_SHOWN])
+    return Built(
+        tarball, digest, {**meta, "sha256": digest, "archive_size": archive_size}, needed, biggest[:_BIGGEST_SHOWN]
+    )
 
 
 def _sha256(pieces: Iterator[bytes]) -> str:
@@ -435,9 +437,9 @@ class RuntimeStore:
         meta: Any = {}
         if meta_key(key) in keys and key in keys:
             try:
-                meta = json.loads(self._backend.get(meta_key(key)))
-            except ValueError:
-                logger.debug("%s is not JSON", meta_key(key))
+                meta = json.loads(self._backend.get(meta_key(key), limit=META_LIMIT))
+            except (ValueError, IntegrityError) as error:
+                logger.debug("%s is no description of a runtime: %s", meta_key(key), error)
         return Stored(name, key, meta if isinstance(meta, dict) else {})
 
 

@@ -94,6 +94,40 @@ def is_certificate_error(error: BaseException) -> bool:
     return _meaning_of_tls(error) not in (None, _NETWORK)
 
 
+def concerns_credentials(error: BaseException) -> bool:
+    """Tell whether other credentials, from the same source later, may mend it."""
+    code = error_code(error)
+    if code:
+        return code in _CREDENTIAL_CODES
+    source_failed = (_NO_CREDENTIALS, _CREDENTIAL_SOURCE, _EXPIRED, _SSO, _LOGIN)
+    return is_aws_error(error) and not response(error) and meaning(error) in source_failed
+
+
+_CREDENTIAL_CODES = frozenset(
+    {
+        "AuthFailure",
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidAccessKeyId",
+        "InvalidClientTokenId",
+        "InvalidSignatureException",
+        "InvalidToken",
+        "RequestExpired",
+        "SignatureDoesNotMatch",
+        "UnauthorizedException",
+        "UnrecognizedClientException",
+    }
+)
+
+
+def was_denied(error: PywrenError) -> bool:
+    """Tell whether one of our errors says that these credentials may not do it, ever."""
+    return error_code(error.__cause__ or error) in _DENIALS
+
+
+_DENIALS = frozenset({"403", "AccessDenied", "AccessDeniedException", "AllAccessDisabled", "UnauthorizedAccess"})
+
+
 # -- what it means -------------------------------------------------------------------------------------------
 
 

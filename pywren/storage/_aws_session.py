@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pywren.storage._aws_errors import SetUpError, is_aws_error, is_certificate_error, one_line, remedy_of_source
 from pywren.storage._aws_requests import CLIENT_OPTIONS
+from pywren.storage._credentials import remember_session
 
 Value = TypeVar("Value")
 
@@ -64,7 +65,22 @@ def make_client(session: Any, service: str, region: str | None) -> Any:
     events.register_last("before-call.*", _hush_request)
     if service == "s3":
         events.register_first("before-sign.s3.*", _use_content_md5)
+    remember_session(client, session)
     return client
+
+
+def make_resource(session: Any, service: str, region: str | None) -> Any:
+    """Return boto3's resource of a service, for programs of 0.4; threads must not share it.
+
+    Args:
+        session: a botocore session.
+        service: boto3's name of the service.
+        region: ``None`` takes that of the profile or environment.
+    """
+    import boto3
+
+    with _told_as_settings(service):
+        return boto3.session.Session(region_name=region, botocore_session=session).resource(service)
 
 
 @contextlib.contextmanager

@@ -38,6 +38,10 @@ class PerProcess(Generic[Value]):
         """Return the value if it has been made."""
         return None if self._made is None else self._made[0]
 
+    def put(self, value: Value) -> None:
+        """Take another value from now on; whoever has the earlier one may go on using it."""
+        self._made = (value,)
+
     def forget(self) -> None:
         """Start anew: the next use makes another value."""
         # a new lock too: after a fork the old one may be held by a thread that the child does not have

@@ -1,11 +1,11 @@
-"""What a storage must be able to do: four methods."""
+"""What a storage must be able to do: four methods, and to tell the time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from pywren.exceptions import StorageError, StorageNoSuchKeyError
+from pywren.exceptions import IntegrityError, StorageError, StorageNoSuchKeyError
 
 
 class Backend(Protocol):
@@ -27,11 +27,17 @@ class Backend(Protocol):
             Whether the object was written: False only with ``if_absent``, when one stood already.
         """
 
-    def get(self, key: str, byte_range: tuple[int, int] | None = None) -> bytes:
+    def get(self, key: str, byte_range: tuple[int, int] | None = None, *, limit: int | None = None) -> bytes:
         """Return an object's bytes, or those from one offset to another, both included.
+
+        Args:
+            key: the object's key.
+            byte_range: the first and the last offset; the object may end before the last.
+            limit: bytes that are expected at most; of a bigger object no more than that is read.
 
         Raises:
             StorageNoSuchKeyError: there is no such object.
+            IntegrityError: there are more bytes than ``limit``.
         """
 
     def list(self, prefix: str, start_after: str = "") -> list[str]:
@@ -39,6 +45,9 @@ class Backend(Protocol):
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; those that are missing are no error."""
+
+    def now(self) -> float:
+        """Return the time by the clock that the storage's own times are of, in seconds since the epoch."""
 
     def close(self) -> None:
         """Give up connections; the backend is not used afterwards."""
@@ -85,3 +94,26 @@ def check_range(key: str, byte_range: tuple[int, int] | None) -> None:
     """
     if byte_range is not None and not 0 <= byte_range[0] <= byte_range[1]:
         raise StorageError(f"cannot read {key}: {byte_range} is no range of bytes")
+
+
+def read_at_most(read: Callable[[int], bytes], limit: int, key: str) -> bytes:
+    """Read to the end of what must not be longer than expected: whoever can write an object can make it any size.
+
+    Args:
+        read: reads so many bytes, fewer only near the end, none at it.
+        limit: bytes that are expected at most.
+        key: the object's key, for the error.
+
+    Raises:
+        IntegrityError: there is more; one byte of that was read.
+    """
+    pieces, size = [], 0
+    while size <= limit and (piece := read(limit + 1 - size)):
+        pieces.append(piece)
+        size += len(piece)
+    if size > limit:
+        raise IntegrityError(
+            f"{key} is not what was stored: it is longer than the {limit:,} bytes that it may have. Someone or "
+            "something else wrote there; it was not unpickled"
+        )
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

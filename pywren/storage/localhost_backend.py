@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from pywren._integrity import home
 from pywren.exceptions import StorageError, StorageNoSuchKeyError
-from pywren.storage.backend import NamesOf04, check_range
+from pywren.storage.backend import NamesOf04, check_range, read_at_most
 
 KEEP_SECONDS = 7 * 86400.0
 """Age at which a callset that its executor left behind is deleted."""
@@ -77,13 +77,18 @@ class LocalhostBackend(NamesOf04):
             raise
         return temporary
 
-    def get(self, key: str, byte_range: tuple[int, int] | None = None) -> bytes:
+    def get(self, key: str, byte_range: tuple[int, int] | None = None, *, limit: int | None = None) -> bytes:
         """Return an object's bytes, or some of them; see ``Backend.get``."""
         check_range(key, byte_range)
         path = self._path(key)
         try:
             with _translated(f"read {path}"), open(path, "rb") as file:
-                return file.read() if byte_range is None else _read_range(file.fileno(), key, *byte_range)
+                if byte_range is not None:
+                    return _read_range(file.fileno(), key, *byte_range)  # which is a limit itself
+                if limit is None:
+                    return file.read()
+                size = os.fstat(file.fileno()).st_size  # Python allots all that is asked for before it reads
+                return read_at_most(lambda most: file.read(min(most, size + 1)), limit, key)
         except StorageError as error:
             if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError | IsADirectoryError):
                 raise StorageNoSuchKeyError(key) from None
@@ -115,6 +120,10 @@ class LocalhostBackend(NamesOf04):
             except OSError:  # not empty, or another process was first
                 return
             folder = folder.parent
+
+    def now(self) -> float:
+        """Return the time of this machine, whose files they are."""
+        return time.time()
 
     def close(self) -> None:
         """Nothing is open between calls."""

@@ -158,6 +158,9 @@ def check_tarballs(runtime_config: Mapping[str, Any], runtime_meta: Mapping[str,
             backend.close()
 
 
+META_LIMIT = 16 * 1024 * 1024
+"""Bytes of the description of a runtime that are read: an environment of 10,000 modules takes one."""
+
 _FIRST_BYTE = (0, 0)
 
 
@@ -170,7 +173,7 @@ def _read(runtime_config: Mapping[str, Any]) -> dict[str, bytes]:
 
     def read_description() -> None:
         try:
-            found[meta_key(key)] = backend.get(meta_key(key))
+            found[meta_key(key)] = backend.get(meta_key(key), limit=META_LIMIT)
         except StorageNoSuchKeyError as error:
             raise _missing(_url(runtime_config, meta_key(key))) from error
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from itertools import islice
 from typing import Any, TypeVar
 
-from pywren.exceptions import ConfigError, PywrenError, StorageError, StorageNoSuchKeyError
-from pywren.storage._aws_errors import Boundary, error_code, was_repeated
+from pywren.exceptions import ConfigError, IntegrityError, PywrenError, StorageError, StorageNoSuchKeyError
+from pywren.storage._aws_errors import Boundary, concerns_credentials, error_code, was_repeated
 from pywren.storage._aws_requests import Retry
 from pywren.storage._aws_session import make_client, make_session
+from pywren.storage._credentials import renewed_session
 from pywren.storage._per_process import PerProcess
-from pywren.storage.backend import NamesOf04, check_range
+from pywren.storage._service_clock import ServiceClock
+from pywren.storage.backend import NamesOf04, check_range, read_at_most
 
 Answer = TypeVar("Answer")
 
@@ -51,7 +54,8 @@ class S3Backend(NamesOf04):
         self.region = region = region or options.get("region")
         self.profile = profile
         self._retry = retry or Retry()
-        self._client: PerProcess[Any] = PerProcess(functools.partial(_make_client, region, profile))
+        self._clock = ServiceClock()
+        self._client: PerProcess[Any] = PerProcess(self._make_client)
 
     def __repr__(self) -> str:
         return f"S3Backend({self.bucket!r}, {self.region!r})"
@@ -83,18 +87,25 @@ class S3Backend(NamesOf04):
         written = self._send(key, request, "write", "s3:PutObject")
         if refused and (tries > 1 or was_repeated(refused[0])):
             # an earlier try may have been written and only its answer lost: then what stands there is ours
-            return self.get(key) == body
+            return self._holds(key, body)
         return written
 
-    def get(self, key: str, byte_range: tuple[int, int] | None = None) -> bytes:
+    def _holds(self, key: str, body: bytes) -> bool:
+        try:
+            return self.get(key, limit=len(body)) == body
+        except IntegrityError:  # it is longer
+            return False
+
+    def get(self, key: str, byte_range: tuple[int, int] | None = None, *, limit: int | None = None) -> bytes:
         """Return an object's bytes, or some of them; see ``Backend.get``."""
         check_range(key, byte_range)
         ranged = {} if byte_range is None else {"Range": f"bytes={byte_range[0]}-{byte_range[1]}"}
 
         def request(s3: Any) -> bytes:
             # read inside the retry: a connection that breaks in the middle is worth another try
-            body: bytes = s3.get_object(Bucket=self.bucket, Key=key, **ranged)["Body"].read()
-            return body
+            with closing(s3.get_object(Bucket=self.bucket, Key=key, **ranged)["Body"]) as body:
+                data: bytes = body.read() if limit is None else read_at_most(body.read, limit, key)
+            return data
 
         return self._send(key, request, "read", "s3:GetObject", _READ_HINT)
 
@@ -127,6 +138,10 @@ class S3Backend(NamesOf04):
             # the request as a whole has succeeded: make it the error that a request for this key would have been
             metadata = {**answer.get("ResponseMetadata", {}), "HTTPStatusCode": 0}
             raise s3.exceptions.ClientError({"Error": refused, "ResponseMetadata": metadata}, "DeleteObjects")
+
+    def now(self) -> float:
+        """Return the time by the service's clock; see ``Backend.now``."""
+        return self._clock.now()
 
     # -- names of 0.4 --------------------------------------------------------------------------------------
 
@@ -167,7 +182,28 @@ class S3Backend(NamesOf04):
             special=functools.partial(_missing_key, key),
         )
         with boundary:
-            return self._retry.run(lambda: request(self._client.get()))
+            return self._retry.run(functools.partial(self._try, request))
+
+    def _try(self, request: Callable[[Any], Answer]) -> Answer:
+        """Send a request; once more when its credentials are refused and there are others by now."""
+        client = self._client.get()
+        try:
+            return request(client)
+        except Exception as error:
+            if not concerns_credentials(error) or not self._renew(client, error):
+                raise
+        return request(self._client.get())
+
+    def _renew(self, client: Any, refusal: BaseException) -> bool:
+        # Threads whose requests are refused together may each do so: what they find is the same.
+        session = renewed_session(client, refusal, functools.partial(make_session, self.profile))
+        if session is None:
+            return False
+        self._client.put(_client_of(session, self.region, self._clock))
+        return True
+
+    def _make_client(self) -> Any:
+        return _client_of(make_session(self.profile), self.region, self._clock)
 
 
 _READ_HINT = ", and s3:ListBucket on its bucket; without s3:ListBucket a key that does not exist looks like this too"
@@ -190,8 +226,9 @@ def _batches(keys: Iterable[str], size: int) -> Iterator[list[str]]:
         yield batch
 
 
-def _make_client(region: str | None, profile: str | None) -> Any:
-    session = make_session(profile)
+def _client_of(session: Any, region: str | None, clock: ServiceClock) -> Any:
     # Listings are most of what is parsed, and parsing their timestamps, which nobody reads, is two thirds of the cost.
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=lambda text: text)
-    return make_client(session, "s3", region)
+    client = make_client(session, "s3", region)
+    client.meta.events.register("after-call.s3", clock.note_answer)  # refusals tell the time too
+    return client

@@ -10,7 +10,7 @@ from typing import Any
 from pywren import _integrity
 from pywren._failure import Failure
 from pywren._pickling import PROTOCOL, Packed, load_exception, load_result
-from pywren._wire import CallsetKeys, Outcome, Status
+from pywren._wire import STATUS_LIMIT, CallsetKeys, Outcome, Status
 from pywren.exceptions import (
     CallCancelledError,
     ConfigError,
@@ -61,13 +61,19 @@ class Storage:
 
     # -- objects -----------------------------------------------------------------------------------------
 
-    def get(self, key: str, byte_range: tuple[int, int] | None = None) -> bytes:
+    def get(self, key: str, byte_range: tuple[int, int] | None = None, *, limit: int | None = None) -> bytes:
         """Return an object's bytes, or those from one offset to another, both included.
+
+        Args:
+            key: the object's key.
+            byte_range: the first and the last offset.
+            limit: bytes that are expected at most; of a bigger object no more than that is read.
 
         Raises:
             StorageNoSuchKeyError: there is no such object.
+            IntegrityError: there are more bytes than ``limit``.
         """
-        return self.backend.get(key, byte_range)
+        return self.backend.get(key, byte_range, limit=limit)
 
     def put(self, key: str, data: bytes | bytearray | memoryview, *, if_absent: bool = False) -> bool:
         """Store an object; returns False only with ``if_absent``, when one stood already."""
@@ -88,9 +94,13 @@ class Storage:
         return self.backend.put(key, data, if_absent=True)
 
     def read_status(self, callset_id: str, call_id: str) -> bytes | None:
-        """Return the bytes of a call's status, ``None`` while it has none."""
+        """Return the bytes of a call's status, ``None`` while it has none.
+
+        Raises:
+            IntegrityError: what stands there is too big to be one.
+        """
         try:
-            return self.backend.get(self.keys(callset_id).call(call_id).status)
+            return self.backend.get(self.keys(callset_id).call(call_id).status, limit=STATUS_LIMIT)
         except StorageNoSuchKeyError:
             return None
 
@@ -109,6 +119,13 @@ class Storage:
     def delete_callset(self, callset_id: str) -> None:
         """Delete every object of a callset."""
         self.backend.delete(self.backend.list(self.keys(callset_id).root))
+
+    def now(self) -> float:
+        """Return the time by the storage's own clock, in seconds since the epoch.
+
+        A service's is known from its answers; until the first one came it is this machine's.
+        """
+        return self.backend.now()
 
     def close(self) -> None:
         """Give up connections."""

@@ -34,6 +34,7 @@ from pywren._integrity import sha256, verify_sha256
 from pywren._pickling import PROTOCOL, Packed
 from pywren._wire import (
     INLINE_OUTCOME_LIMIT,
+    STATUS_LIMIT,
     STATUS_SUFFIX,
     Call,
     CallKeys,
@@ -380,7 +381,8 @@ class _Attempt:
     def _fetch_function(self, runtime_path: str | None) -> Function:
         begun = self.container.clock()
         key, digest = self.call.func_key, self.call.func_sha256
-        staged = self.container.functions.get(key, digest, lambda: self.storage.get(key))
+        limit = self.call.func_size
+        staged = self.container.functions.get(key, digest, lambda: self.storage.get(key, limit=limit))
         self.info["func_download_time"] = self.container.clock() - begun
         # each map has the function as it was sent, not as calls of an earlier one have left it
         name = f"{self.call.callset_id} {digest} {runtime_path}"
@@ -390,7 +392,7 @@ class _Attempt:
         if self.call.data_inline is not None:
             return self.call.data_inline
         begun = self.container.clock()
-        data = self.storage.get(self.call.data_key, self.call.data_byte_range)
+        data = self.storage.get(self.call.data_key, self.call.data_byte_range, limit=self.call.data_size)
         self.info["data_download_time"] = self.container.clock() - begun
         verify_sha256(data, self.call.data_sha256, self.call.data_key)
         return data
@@ -405,14 +407,15 @@ class _Attempt:
     def _references(self) -> tuple[Reference, ...]:
         if self.call.references_sha256 is None:
             return self.call.references
-        data = self.storage.get(self.keys.references)
+        data = self.storage.get(self.keys.references, limit=self.call.references_size)
         verify_sha256(data, self.call.references_sha256, self.keys.references)
         return decode_references(data)
 
     def _fetch_reference(self, reference: Reference) -> bytes:
-        data = self.storage.get(reference.key)
         if reference.key.endswith(STATUS_SUFFIX):
-            data = Status.decode(data).outcome or b""
+            data = Status.decode(self.storage.get(reference.key, limit=STATUS_LIMIT)).outcome or b""
+        else:
+            data = self.storage.get(reference.key, limit=reference.size)
         what = f"the result of call {reference.call_id} of callset {reference.callset_id} at {reference.key}"
         verify_sha256(data, reference.sha256, what)
         return data
@@ -491,6 +494,10 @@ class _Attempt:
 
     def _commit(self, status: Status) -> Status | None:
         body = status.encode(self.call.attempt_key)
+        if len(body) > STATUS_LIMIT:  # nobody would read it
+            text = f"the status of the call would have {len(body):,} bytes, and {STATUS_LIMIT:,} are read at most"
+            status = Status(status.callset_id, status.call_id, status.attempt, Failure(CallError.__name__, text))
+            body = status.encode(self.call.attempt_key)
         if self.call.retryable and _may_be_retried(status.failure):
             self.storage.put(self.keys.attempt(self.call.attempt), body, if_absent=True)
             return status

@@ -62,12 +62,14 @@ class Archive:
         key: its key.
         sha256: its digest, 64 lower-case hexadecimal digits.
         region: the bucket's region, when it is known.
+        size: its bytes, beyond which nothing is read; ``None`` when they are not known.
     """
 
     bucket: str
     key: str
     sha256: str
     region: str | None = None
+    size: int | None = None
 
     @property
     def url(self) -> str:
@@ -95,7 +97,7 @@ class Archive:
             bucket, key = split_s3_url(call.runtime_url)
         except ValueError as error:
             raise RuntimeSetupError(f"the runtime cannot be fetched: {error}", READ_ERROR) from error
-        return cls(bucket, key, call.runtime_sha256.lower(), _region(call))
+        return cls(bucket, key, call.runtime_sha256.lower(), _region(call), call.runtime_size)
 
 
 def _region(call: Call) -> str | None:
@@ -120,11 +122,12 @@ def fetch(archive: Archive, piece_bytes: int = _PIECE_BYTES) -> Iterator[bytes]:
     backend = S3Backend(archive.bucket, archive.region)
     start = 0
     try:
-        while True:
-            piece = backend.get(archive.key, (start, start + piece_bytes - 1))
+        while archive.size is None or start < archive.size:
+            wanted = piece_bytes if archive.size is None else min(piece_bytes, archive.size - start)
+            piece = backend.get(archive.key, (start, start + wanted - 1), limit=wanted)
             yield piece
             start += len(piece)
-            if len(piece) < piece_bytes:
+            if len(piece) < wanted:
                 return
     except StorageError as error:
         if error_code(error.__cause__ or error) != "InvalidRange":  # which says that the last piece was a whole one

@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import tarfile
+import time
 import venv
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -586,7 +587,10 @@ class Objects:
         self.objects[key] = bytes(data)
         return True
 
-    def get(self, key: str, byte_range: tuple[int, int] | None = None) -> bytes:
+    def now(self) -> float:
+        return time.time()
+
+    def get(self, key: str, byte_range: tuple[int, int] | None = None, *, limit: int | None = None) -> bytes:
         if key not in self.objects:
             raise StorageNoSuchKeyError(key)
         return self.objects[key]

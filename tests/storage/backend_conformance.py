@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
+import time
 from typing import Any
 
 import pytest
 
-from pywren.exceptions import StorageError, StorageNoSuchKeyError
+from pywren.exceptions import IntegrityError, StorageError, StorageNoSuchKeyError
 from pywren.storage.backend import Backend
 
 
@@ -96,6 +97,36 @@ class BackendConformance:
         """Both ends of a range belong to it, and its end may lie behind the object's."""
         backend.put("p/a", b"0123456789")
         assert backend.get("p/a", byte_range) == expected
+
+    @pytest.mark.parametrize("limit", [10, 11, 1_000_000])
+    def test_what_is_not_longer_than_expected(self, backend: Backend, limit: int) -> None:
+        """An object of the expected size, or a smaller one, comes back whole."""
+        backend.put("p/a", b"0123456789")
+        assert backend.get("p/a", limit=limit) == b"0123456789"
+        assert backend.get("p/a", (2, 4), limit=3) == b"234"
+
+    @pytest.mark.parametrize("limit", [0, 1, 9])
+    def test_what_is_longer_than_expected(self, backend: Backend, limit: int) -> None:
+        """Of a longer one nothing comes back, and the error names it."""
+        backend.put("p/a", b"0123456789")
+        with pytest.raises(IntegrityError, match=f"p/a is not what was stored.*{limit} bytes"):
+            backend.get("p/a", limit=limit)
+        assert backend.get("p/a") == b"0123456789"
+
+    def test_nothing_is_expected_and_nothing_is_there(self, backend: Backend) -> None:
+        """An empty object has no byte too many."""
+        backend.put("p/a", b"")
+        assert backend.get("p/a", limit=0) == b""
+
+    def test_limit_of_a_missing_key(self, backend: Backend) -> None:
+        """A limit makes nothing of what is not there."""
+        with pytest.raises(StorageNoSuchKeyError):
+            backend.get("p/nothing", limit=3)
+
+    def test_the_storages_time(self, backend: Backend) -> None:
+        """The storage on this machine, or an emulated service, has the time of this machine."""
+        backend.put("p/a", b"")
+        assert abs(backend.now() - time.time()) < 60
 
     @pytest.mark.parametrize("byte_range", [(10, 12), (5, 3), (-3, -1)])
     def test_impossible_range(self, backend: Backend, byte_range: tuple[int, int]) -> None:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import inspect
 import io
+import json
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from email.utils import formatdate
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
 import botocore.exceptions
 import botocore.parsers
+import botocore.session
 import pytest
 from backend_conformance import BackendConformance
+from botocore.awsrequest import AWSResponse
 from botocore.response import StreamingBody
 from botocore.stub import ANY, Stubber
 from moto import mock_aws
 
-from pywren.exceptions import StorageError, StorageNoSuchKeyError, StorageSetupError
+from pywren.cloud.aws import AWS
+from pywren.exceptions import ConfigError, IntegrityError, StorageError, StorageNoSuchKeyError, StorageSetupError
 from pywren.storage._aws_errors import meaning_of_class
 from pywren.storage._aws_requests import Retry
 from pywren.storage._per_process import PerProcess
@@ -414,3 +422,158 @@ def test_every_error_of_botocore_is_known() -> None:
         and meaning_of_class(kind) is None
     ]
     assert unknown == []
+
+
+# -- sizes, times and credentials ------------------------------------------------------------------------------
+
+
+class Endless(io.RawIOBase):
+    """A body without an end, which counts what is read of it."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def read(self, size: int = -1) -> bytes:
+        """Return as much as is asked for."""
+        assert size >= 0, "all of it was asked for"
+        self.count += size
+        return b"x" * size
+
+
+@pytest.mark.parametrize("limit", [1, 1000, 1_000_000])
+def test_no_more_is_read_than_is_expected(stubbed: Stubbed, limit: int) -> None:
+    """Row 224: of an object that is huge, one byte is read beyond what the caller expects, and it is closed."""
+    body = Endless()
+    stubbed.stub.add_response("get_object", {"Body": StreamingBody(body, 10 * 1024**3)})
+    with pytest.raises(IntegrityError, match=f"longer than the {limit:,} bytes"):
+        stubbed.backend.get("p/k", limit=limit)
+    assert body.count == limit + 1
+    assert body.closed
+
+
+def test_a_body_in_pieces_below_its_limit(stubbed: Stubbed) -> None:
+    """A body that comes in pieces is put together, and one that breaks off is read again."""
+
+    class Pieces(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            return super().read(min(2, 99 if size is None or size < 0 else size))
+
+    stubbed.stub.add_response("get_object", {"Body": StreamingBody(Pieces(b"abc"), 7)})
+    stubbed.stub.add_response("get_object", {"Body": StreamingBody(Pieces(b"abcdefg"), 7)})
+    assert stubbed.backend.get("p/k", limit=7) == b"abcdefg"
+
+
+def test_a_lost_answer_does_not_read_what_is_longer(stubbed: Stubbed) -> None:
+    """What stands in the place of a status of ours may be of any size: it is not ours then."""
+    stubbed.refuse("put_object", "PreconditionFailed", 412, response_meta={"RetryAttempts": 1})
+    body = Endless()
+    stubbed.stub.add_response("get_object", {"Body": StreamingBody(body, 10 * 1024**3)})
+    assert stubbed.backend.put("p/k", b"ours", if_absent=True) is False
+    assert body.count == 5
+
+
+@pytest.mark.moto
+@pytest.mark.parametrize("hours", [-24, -1, 1, 1000])
+def test_the_time_of_the_service(mocked: None, hours: int) -> None:
+    """Row 223: it is taken from every answer, a refusal too, however wrong this machine's clock is."""
+    there = time.time() + 3600 * hours
+    with closing(S3Backend(BUCKET, REGION)) as backend:
+
+        def dated(parsed: dict[str, Any], **_: object) -> None:
+            parsed.setdefault("ResponseMetadata", {})["HTTPHeaders"] = {"date": formatdate(there, usegmt=True)}
+
+        backend._client.get().meta.events.register_first("after-call.s3", dated)
+        with pytest.raises(StorageNoSuchKeyError):
+            backend.get("p/k")
+        assert abs(backend.now() - there) < 60
+
+
+class TestRenewedCredentials:
+    """A client whose credentials are refused, and a source that has others by now."""
+
+    @pytest.fixture
+    def file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """The file of credentials; the environment has none."""
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        return tmp_path / "credentials"
+
+    @pytest.fixture
+    def seen(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """The tokens that services were sent; they refuse the token ``old``."""
+        tokens: list[str] = []
+
+        def answer(request_signer: Any, **_: object) -> Any:
+            if request_signer._credentials is None:
+                raise botocore.exceptions.NoCredentialsError
+            token = request_signer._credentials.get_frozen_credentials().token
+            tokens.append(token)
+            if token.startswith("old"):
+                error = {"Error": {"Code": token.removeprefix("old-"), "Message": "no more"}}
+                return AWSResponse("", 400, {}, None), {**error, "ResponseMetadata": {"HTTPStatusCode": 400}}
+            return AWSResponse("", 200, {}, None), {"ResponseMetadata": {"HTTPStatusCode": 200}}
+
+        create = botocore.session.Session.create_client
+
+        def create_client(*arguments: Any, **options: Any) -> Any:
+            client = create(*arguments, **options)
+            client.meta.events.register("before-call", answer)
+            return client
+
+        monkeypatch.setattr(botocore.session.Session, "create_client", create_client)
+        return tokens
+
+    @staticmethod
+    def write(file: Path, token: str, *, process: bool = False) -> None:
+        """Put credentials where the next session finds them."""
+        if process:
+            answer = {"Version": 1, "AccessKeyId": "a", "SecretAccessKey": "s", "SessionToken": token}
+            file.with_name("answer").write_text(json.dumps(answer))
+            file.with_name("config").write_text(f"[default]\ncredential_process = cat {file.with_name('answer')}\n")
+        else:
+            file.write_text(f"[default]\naws_access_key_id=a\naws_secret_access_key=s\naws_session_token={token}\n")
+
+    @pytest.mark.parametrize("process", [False, True])
+    @pytest.mark.parametrize("code", ["ExpiredToken", "InvalidAccessKeyId", "InvalidToken"])
+    def test_are_read_by_the_next_attempt(self, file: Path, seen: list[str], code: str, process: bool) -> None:
+        """Row 221: a file that was renewed, or a program that gives others, mends the very request that was refused."""
+        self.write(file, f"old-{code}", process=process)
+        with closing(S3Backend(BUCKET, REGION)) as backend:
+            with pytest.raises(StorageSetupError, match=code):
+                backend.list("p/")
+            assert len(seen) == 1  # the source gives the same again: nothing is asked in vain
+            self.write(file, "new", process=process)
+            assert backend.list("p/") == backend.list("p/") == []
+        assert seen[1:] == [f"old-{code}", "new", "new"]
+
+    def test_are_read_by_the_clients_of_other_services(self, file: Path, seen: list[str]) -> None:
+        """Invoking goes on too, in all threads."""
+        self.write(file, "old-ExpiredTokenException")
+        with closing(AWS(REGION)) as aws:
+            with pytest.raises(ConfigError, match="expired"):
+                aws.invoke_async("f", b"{}")
+            self.write(file, "new")
+            with concurrent.futures.ThreadPoolExecutor(4) as pool:
+                list(pool.map(lambda _: aws.request("lambda", "list_functions", doing="ask"), range(8)))
+        assert seen.count("new") == 8
+
+    def test_that_come_only_later(self, file: Path, seen: list[str]) -> None:
+        """A client that was made without any finds those that there are later."""
+        with closing(S3Backend(BUCKET, REGION)) as backend:
+            with pytest.raises(StorageSetupError, match="no AWS credentials"):
+                backend.list("p/")
+            self.write(file, "new")
+            assert backend.list("p/") == []
+
+    def test_a_refusal_that_no_credentials_mend(self, file: Path, seen: list[str]) -> None:
+        """Nothing is read again for what has another reason."""
+        self.write(file, "old-AccessDenied")
+        with closing(S3Backend(BUCKET, REGION)) as backend:
+            with pytest.raises(StorageError, match="AccessDenied"):
+                backend.list("p/")
+            self.write(file, "new")
+            with pytest.raises(StorageError, match="AccessDenied"):
+                backend.list("p/")

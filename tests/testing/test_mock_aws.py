@@ -215,10 +215,10 @@ def test_leaving_while_a_call_begins(caplog, monkeypatch):
     fetching, closed = threading.Event(), threading.Event()
     get, close = Storage.get, ForkServer.close
 
-    def fetch_until_closed(storage, *args):
+    def fetch_until_closed(storage, *args, **options):
         fetching.set()
         assert closed.wait(WAIT)
-        return get(storage, *args)
+        return get(storage, *args, **options)
 
     def close_and_say_so(server):
         close(server)

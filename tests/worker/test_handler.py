@@ -14,6 +14,7 @@ from pywren._failure import Failure
 from pywren._pickling import Packed, load_result, loads
 from pywren._wire import (
     INLINE_OUTCOME_LIMIT,
+    STATUS_LIMIT,
     Call,
     CallsetKeys,
     Outcome,
@@ -22,7 +23,7 @@ from pywren._wire import (
     Status,
     encode_references,
 )
-from pywren.exceptions import DecodeError
+from pywren.exceptions import DecodeError, StorageError
 from pywren.storage import Storage
 from pywren.version import __version__
 from pywren.worker.handler import Container, FunctionCache, _in_band
@@ -91,7 +92,9 @@ class Client:
             python_version=PYTHON,
             host_submit_time=time.time(),
             func_sha256=_integrity.sha256(staged),
+            func_size=len(staged),
             data_sha256=_integrity.sha256(data),
+            data_size=len(data),
             attempt_key=_integrity.attempt_key(SECRET, call_id, attempt),
         )
         return replace(call, **changes)
@@ -288,7 +291,8 @@ def refer(client, values, *, in_status):
         key = keys.status if in_status else keys.output
         status = Status(callset_id="earlier", call_id=f"{index:05d}", outcome=outcome)
         client.storage.put(key, status.encode(None) if in_status else outcome)
-        references.append(Reference(key, _integrity.sha256(outcome), "earlier", f"{index:05d}"))
+        digest = _integrity.sha256(outcome)
+        references.append(Reference(key, digest, "earlier", f"{index:05d}", len(outcome)))
     return tuple(references)
 
 
@@ -363,6 +367,59 @@ def test_an_altered_object_is_reported_and_never_unpickled(container, client, tm
     assert status.failure.kind == "IntegrityError"
     assert key in status.failure.message
     assert not trace.exists()
+
+
+class ReadsCounted(Storage):
+    """A storage that counts the bytes that were read of each object."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.bytes = {}
+
+    def get(self, key, byte_range=None, *, limit=None):
+        try:
+            data = super().get(key, byte_range, limit=limit)
+        except StorageError:
+            self.bytes[key] = limit
+            raise
+        self.bytes[key] = len(data)
+        return data
+
+
+@pytest.mark.parametrize("what", ["func", "data", "reference", "references", "status"])
+def test_an_object_that_was_made_huge_is_not_read(runner, client, what):
+    """Row 224: whoever can write to the bucket can fill no worker's memory: no more is read than the payload says."""
+    references = refer(client, [1, 2], in_status=what == "status")
+    listed = encode_references(references)
+    client.storage.put(client.keys.call("00000").references, listed)
+    call = client.call(len, "abc", references=references)
+    if what == "references":
+        changes = {"references_sha256": _integrity.sha256(listed), "references_size": len(listed)}
+        call = replace(call, references=(), **changes)
+    key = {
+        "func": call.func_key,
+        "data": call.data_key,
+        "reference": references[1].key,
+        "references": client.keys.call("00000").references,
+        "status": references[1].key,
+    }[what]
+    stored = client.storage.get(key)
+    client.storage.put(key, stored + b"x" * (STATUS_LIMIT + 1))
+    made = []
+    with Container(runner, make_storage=lambda config: made.append(ReadsCounted(config)) or made[0]) as container:
+        container.handle(call.encode())
+    assert made[0].bytes[key] == (STATUS_LIMIT if what == "status" else len(stored))
+    assert (client.status().signed, client.status().failure.kind) == (True, "IntegrityError")
+    assert key in client.status().failure.message
+
+
+def test_a_status_that_nobody_would_read_is_not_written(client):
+    """What a call says of itself has bounds: beyond them the error says so, and it is read."""
+    result = RunResult(True, Packed(cloudpickle.dumps(1)), info={"notes": "x" * (STATUS_LIMIT + 1)})
+    with Container(FakeRunner(result)) as container:
+        container.handle(client.call(len, "abc").encode())
+    assert client.status().signed
+    assert "are read at most" in client.status().failure.message
 
 
 def test_a_call_without_digests_is_not_run(container, client):
@@ -630,9 +687,9 @@ def test_of_late_calls_one_a_second_looks(client):
     reads = []
 
     class CountingStorage(Storage):
-        def get(self, key, byte_range=None):
+        def get(self, key, byte_range=None, **options):
             reads.append(key)
-            return super().get(key, byte_range)
+            return super().get(key, byte_range, **options)
 
     now = time.time()
     result = RunResult(True, Packed(cloudpickle.dumps(1)))
@@ -690,9 +747,9 @@ def test_a_quick_call_costs_no_look(client):
     reads = []
 
     class CountingStorage(Storage):
-        def get(self, key, byte_range=None):
+        def get(self, key, byte_range=None, **options):
             reads.append(key)
-            return super().get(key, byte_range)
+            return super().get(key, byte_range, **options)
 
     result = RunResult(True, Packed(cloudpickle.dumps(1)))
     with Container(FakeRunner(result), make_storage=CountingStorage) as container:

@@ -707,6 +707,16 @@ def test_a_big_archive_comes_in_pieces(aws: dict[str, Any]) -> None:
         assert b"".join(runtime_files.fetch(wanted, piece_bytes=3)) == data
 
 
+@pytest.mark.moto
+def test_no_more_is_read_of_an_archive_than_its_size(aws: dict[str, Any]) -> None:
+    """Row 224: one that somebody has made longer, or shorter, is read no further; its digest tells the rest."""
+    bucket, region = aws["s3"]["bucket"], aws["account"]["aws_region"]
+    stored(aws, b"abcdefg", "sized")
+    for size, expected in ((0, b""), (1, b"a"), (3, b"abc"), (6, b"abcdef"), (7, b"abcdefg"), (8, b"abcdefg")):
+        wanted = Archive(bucket, "runtimes/sized.tar.gz", "", region, size)
+        assert b"".join(runtime_files.fetch(wanted, piece_bytes=3)) == expected
+
+
 # -- what is wrong, as it is told ----------------------------------------------------------------------------
 
 

@@ -17,6 +17,7 @@ import pytest
 
 import pywren
 from pywren import _staged_calls
+from pywren._callbacks import callbacks
 from pywren._callset import Callset
 from pywren._failure import Failure
 from pywren._integrity import sha256
@@ -388,6 +389,7 @@ def test_awaited_futures_are_kept():
     gc.collect()
     worker.returns("called back")
     worker.origin.examine()
+    assert callbacks.finish(30) == 0
     assert seen == ["called back"]
 
 

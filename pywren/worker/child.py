@@ -18,7 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from pywren._pickling import Packed
-from pywren.worker import _frames
+from pywren.worker import _frames, _process_tree
+from pywren.worker._directories import hold_directory
 from pywren.worker._frames import Buffer, Channel, Frame, UnlinkedFile, high_descriptor
 from pywren.worker._snapshot import Snapshot
 from pywren.worker.runner import (
@@ -40,7 +41,6 @@ STATUS = struct.Struct("<qq")
 """What stands on a call's status pipe: the pid, and ``RUNNING`` (says the call) or the exit code (says the server)."""
 RUNNING = 1 << 32
 _USUAL_MEGABYTES = 2048
-_PR_SET_CHILD_SUBREAPER = 36
 _LIGHT_SHARE = 0.25  # of the memory that there is
 _SETSIG = 10  # F_SETSIG, which the fcntl module does not know before Python 3.14
 _CHANNEL, _LIFELINE, _TICKETS = 3, 4, 5
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
     _leave_the_clients_session()
     _tidy_path(unwanted)
     channel, lifeline, tickets = _take_descriptors(has_tickets=mode == "pool")
-    os.makedirs(root, mode=0o700, exist_ok=True)
+    hold_directory(root)
     if mode == "pool":
         _die_with_parent(lifeline)
         _PoolChild(channel, tickets, root).serve()
@@ -230,7 +230,7 @@ class _PoolChild:
 
     def serve(self) -> NoReturn:
         """Run calls until the parent closes the ticket pipe."""
-        _see_orphans(_prctl())
+        _process_tree.adopt_orphans(_process_tree.load_prctl())
         self.channel.send(_frames.encode(_frames.READY))
         while True:
             ticket = self._take_ticket()
@@ -366,7 +366,9 @@ class _ForkServer:
         self.lifeline = lifeline
         self.root = root
         self.forked: dict[int, _Forked] = {}
-        self._prctl = _prctl()
+        self.pid = os.getpid()
+        self._prctl = _process_tree.load_prctl()
+        _process_tree.adopt_orphans(self._prctl)
 
     def serve(self) -> NoReturn:
         """Fork, reap and kill until the parent is gone."""
@@ -435,7 +437,8 @@ class _ForkServer:
         for number in [int(name) for name in os.listdir("/dev/fd")]:
             if number not in keep:
                 _close(number)
-        _run_forked(Channel(sock), self.root, os.fsdecode(frame.meta), may_stay=_see_orphans(self._prctl))
+        may_stay = _process_tree.adopt_orphans(self._prctl)
+        _run_forked(Channel(sock), self.root, os.fsdecode(frame.meta), may_stay=may_stay)
 
     def _reap(self) -> None:
         for pid, forked in list(self.forked.items()):
@@ -443,12 +446,21 @@ class _ForkServer:
             if status is None:
                 continue
             del self.forked[pid]
+            self._end_orphans()  # before the end is told: nothing of the call is left then
             _report(forked.status, pid, os.waitstatus_to_exitcode(status))
             os.close(forked.status)
 
+    def _end_orphans(self) -> None:
+        """Kill what has come to this process: calls that have ended left it, outside their process groups."""
+        while orphans := [pid for pid in _process_tree.children_of(self.pid) if pid not in self.forked]:
+            for pid in orphans:
+                os.kill(pid, signal.SIGKILL)
+            for pid in orphans:
+                os.waitpid(pid, 0)
+
     def _end(self) -> NoReturn:
-        for forked in self.forked.values():
-            forked.kill()
+        for pid in self.forked:
+            _process_tree.kill_tree(pid)
         _exit(0)
 
 
@@ -507,23 +519,6 @@ def _run_forked(channel: Channel, root: str, scratch: str, *, may_stay: bool) ->
         runner.place.leave(output.streams)
         segments = _task_segments(channel)
         count, references, _ = _loads(segments[0])
-
-
-def _prctl() -> Callable[..., int] | None:
-    """Return the function with which a process on Linux says what it is to the kernel."""
-    if sys.platform != "linux":
-        return None
-    try:
-        import ctypes
-    except ImportError:  # not every Python has it
-        return None
-    prctl: Callable[..., int] = ctypes.CDLL(None).prctl
-    return prctl
-
-
-def _see_orphans(prctl: Callable[..., int] | None) -> bool:
-    """Have what children of this process leave running become its own children, as jobs of a shell do (Linux)."""
-    return prctl is not None and prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 
 
 def _task_segments(channel: Channel) -> list[Buffer]:

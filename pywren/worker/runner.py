@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TextIO
 
 from pywren import _pickling
 from pywren._pickling import Packed
+from pywren.worker._directories import own_umask, remove_directory
 from pywren.worker._frames import high_descriptor
 
 # The user's function may replace any of these under their public names.
@@ -277,19 +278,18 @@ def _write_modules(directory: str, modules: Mapping[str, bytes]) -> None:
     if os.path.isdir(directory):
         return
     temporary = f"{directory}.{os.getpid()}"
-    for path, content in modules.items():
-        target = os.path.join(temporary, *path.split("/"))
-        os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
-        with open(target, "wb") as file:
-            file.write(content)
+    with own_umask():
+        for path, content in modules.items():
+            target = os.path.join(temporary, *path.split("/"))
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            with open(target, "wb") as file:
+                file.write(content)
     try:
         os.rename(temporary, directory)
     except OSError:
         if not os.path.isdir(directory):
             raise
-        import shutil
-
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove_directory(temporary)
 
 
 # -- what a call may change ----------------------------------------------------------------------------------------
@@ -390,7 +390,8 @@ class _Place:
                 self._environment[_decoded(name)] = _decoded(value)
 
     def _make_scratch(self) -> None:
-        os.makedirs(self._scratch, mode=0o700)
+        with own_umask():
+            os.makedirs(self._scratch)
         os.utime(self._scratch, ns=(_UNUSED_TIME, _UNUSED_TIME))
         descriptor = os.open(self._scratch, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
         self._scratch_descriptor = high_descriptor(descriptor)
@@ -408,10 +409,8 @@ class _Place:
             os.close(descriptor)
         except OSError:
             pass  # the call closed descriptors, or removed the directory
-        import shutil
-
         self._scratch_descriptor = None
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        remove_directory(self._scratch)
         if os.path.exists(self._scratch):  # the call made something that cannot be removed
             self._scratch += "+"
         self._make_scratch()

@@ -47,6 +47,8 @@ SUCCESS = 2
 RAISED = 4
 LEFTOVERS = 8  # the call left threads or child processes: kill this child's group
 STAYS = 16  # the process waits for another call of the same function
+SPENT = 32  # the call changed its process for good: kill it
+NOT_BEGUN = 64  # an earlier call did, and this one could not begin: have another process run it, and kill this one
 
 _HEADER = struct.Struct("<BBHIQddQ")  # kind, flags, segments, bytes of meta, number, first, second, bytes of payload
 _SIZE = struct.Struct("<Q")

@@ -19,8 +19,10 @@ from typing import Any, NoReturn
 
 from pywren._pickling import Packed
 from pywren.worker import _frames, _process_tree
+from pywren.worker._condition import DEEP_LOOK_SECONDS, Condition
 from pywren.worker._directories import hold_directory
 from pywren.worker._frames import Buffer, Channel, Frame, UnlinkedFile, high_descriptor
+from pywren.worker._leftovers import leftovers, watch_threads
 from pywren.worker._snapshot import Snapshot
 from pywren.worker.runner import (
     FunctionSource,
@@ -28,13 +30,12 @@ from pywren.worker.runner import (
     Report,
     TaskRunner,
     exit_code,
-    leftovers,
     packed_from,
 )
 
 # The user's function may replace any of these under their public names.
 _loads = pickle.loads
-_exit, _getpid, _read = os._exit, os.getpid, os.read
+_exit, _getpid, _read, _pause, _setpgid = os._exit, os.getpid, os.read, signal.pause, os.setpgid
 
 _TICKET = struct.Struct("<Q")
 STATUS = struct.Struct("<qq")
@@ -139,6 +140,12 @@ def _die_with_parent(lifeline: int) -> None:
         pass
 
 
+def _wait_to_be_killed() -> NoReturn:
+    """Do nothing until the parent kills what is left, and this process with it."""
+    while True:
+        _pause()  # it returns when a signal has a handler
+
+
 # -- results -----------------------------------------------------------------------------------------------------
 
 
@@ -219,7 +226,9 @@ class _PoolChild:
         self.channel = channel
         self.tickets = tickets
         self.output = Output(captured=True)
+        watch_threads(root)
         self.runner = TaskRunner(root, os.path.join(root, "scratch"))
+        self.has_run = False
         self.functions: dict[int, _Function] = {}
         self.batches: dict[int, tuple[_Function, Mapping[str, str], bool]] = {}
         self.arenas: dict[int, UnlinkedFile] = {}
@@ -267,14 +276,24 @@ class _PoolChild:
             _end_process(error, self.output)
         if _getpid() != self.pid:
             _exit(0)  # the user's function forked and came back twice
+        is_sound = self._is_sound(report)
+        if not (report.begun or is_sound) and self.has_run:
+            # An earlier call is to blame: this one is for another process.
+            self.channel.send(_frames.encode(_frames.RESULT, flags=_frames.NOT_BEGUN, number=ticket))
+            _wait_to_be_killed()
+        self.has_run = True
         _close_nested_pool()
         self.output.flush()
         left = leftovers()
-        _send_result(self.channel, ticket, report, self.output.tails(), left)
-        if left:
-            signal.pause()  # until the parent kills what is left, and this process with it
+        _send_result(self.channel, ticket, report, self.output.tails(), left, 0 if is_sound else _frames.SPENT)
+        if left or not is_sound:
+            _wait_to_be_killed()
         self.output.restore()
         self.runner.place.leave(self.output.streams)
+
+    def _is_sound(self, report: Report) -> bool:
+        thoroughly = report.exec_time >= DEEP_LOOK_SECONDS or not report.begun
+        return self.runner.condition.is_sound(thoroughly=thoroughly)
 
     def _argument(self, entry: Any) -> tuple[Packed, Sequence[bytes]]:
         """Return an argument that is no plain pickle, and the references it makes."""
@@ -354,11 +373,11 @@ class _ForkServer:
     """Forks processes, each for calls of one function; cloudpickle and tblib are loaded before."""
 
     def __init__(self, channel: Channel, lifeline: int, root: str) -> None:
-        import resource  # noqa: F401 -- loaded here so that no call has to
-
         import cloudpickle  # noqa: F401
         import tblib.pickling_support  # noqa: F401
 
+        watch_threads(root)
+        self.condition = Condition()
         gc.collect()
         gc.freeze()  # a collection in a call would copy every page that has an object of the server's
 
@@ -416,7 +435,7 @@ class _ForkServer:
         if pid == 0:
             self._become_call(frame)
         try:
-            os.setpgid(pid, pid)  # both sides do this: whoever comes first
+            _setpgid(pid, pid)  # both sides do this: whoever comes first
         except OSError:
             pass
         for number in (call, out, err):
@@ -425,7 +444,7 @@ class _ForkServer:
 
     def _become_call(self, frame: Frame) -> NoReturn:
         call, out, err, status = frame.descriptors
-        os.setpgid(0, 0)
+        _setpgid(0, 0)
         # Before any code of the user's runs the parent knows whom to kill, even if that code kills the server.
         _report(status, os.getpid(), RUNNING)
         signal.set_wakeup_fd(-1)
@@ -438,7 +457,8 @@ class _ForkServer:
             if number not in keep:
                 _close(number)
         may_stay = _process_tree.adopt_orphans(self._prctl)
-        _run_forked(Channel(sock), self.root, os.fsdecode(frame.meta), may_stay=may_stay)
+        scratch = os.fsdecode(frame.meta)
+        _run_forked(Channel(sock), self.root, scratch, self.condition, may_stay=may_stay)
 
     def _reap(self) -> None:
         for pid, forked in list(self.forked.items()):
@@ -489,16 +509,17 @@ def _drain(descriptor: int) -> None:
         pass
 
 
-def _run_forked(channel: Channel, root: str, scratch: str, *, may_stay: bool) -> NoReturn:
+def _run_forked(channel: Channel, root: str, scratch: str, condition: Condition, *, may_stay: bool) -> NoReturn:
     """Run calls of one function, one after the other, for as long as each leaves nothing behind."""
     output = Output(captured=False)
     segments = _task_segments(channel)
     count, references, extra_env = _loads(segments[0])
     os.environ.update(extra_env)
-    runner = TaskRunner(root, scratch)
+    runner = TaskRunner(root, scratch, condition)
     function = _Function(function_source(segments[1 : count + 1]), runner)
     pid = os.getpid()
     limits = _limits()
+    has_run = False
     while True:
         try:
             report = runner.run(function.load, packed_from(segments[count + 1 :]), references, {})
@@ -506,10 +527,15 @@ def _run_forked(channel: Channel, root: str, scratch: str, *, may_stay: bool) ->
             _end_process(error, output)
         if _getpid() != pid:
             _exit(0)  # the user's function forked and came back twice
+        is_sound = runner.condition.is_sound(thoroughly=True)
+        if not (report.begun or is_sound) and has_run:
+            channel.send(_frames.encode(_frames.RESULT, flags=_frames.NOT_BEGUN))
+            _exit(0)
+        has_run = True
         _close_nested_pool()
         output.flush()
         left = leftovers()
-        unchanged = not left and runner.place.is_as_found(output.streams) and _limits() == limits
+        unchanged = is_sound and not left and runner.place.is_as_found(output.streams) and _limits() == limits
         stays = may_stay and unchanged and _is_light()
         _send_result(channel, 0, report, ("", ""), left, _frames.STAYS if stays else 0)
         if not stays:

@@ -499,9 +499,11 @@ class LocalPool:
             return 0
         member.tickets.popleft()
         batch = self._batches.get(ticket >> BATCH_SHIFT)
-        if batch is not None:
+        if frame.flags & _frames.NOT_BEGUN:
+            self._requeue([ticket])
+        elif batch is not None:
             self._finish(batch, ticket & _INDEX_MASK, run_result(frame, *member.shown_tails()))
-        if frame.flags & _frames.LEFTOVERS:
+        if frame.flags & (_frames.LEFTOVERS | _frames.SPENT | _frames.NOT_BEGUN):
             member.kill()
         return 1
 

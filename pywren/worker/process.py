@@ -275,7 +275,7 @@ def _is_closed(descriptor: int) -> bool:
 def run_result(frame: Frame, stdout: str = "", stderr: str = "") -> RunResult:
     """Turn a result frame into a result."""
     info: dict[str, Any] = {"setup_time": frame.first, "exec_time": frame.second}
-    if frame.flags & ~_frames.STAYS == _frames.SUCCESS and not frame.meta:  # most of them
+    if frame.flags & ~(_frames.STAYS | _frames.SPENT) == _frames.SUCCESS and not frame.meta:  # most of them
         return RunResult(True, Packed(frame.payload), info=info, stdout=stdout, stderr=stderr)  # type: ignore[arg-type]
     notes = _notes(frame.meta)
     if notes.get("leftovers"):
@@ -450,6 +450,8 @@ class ForkServer:
                 self._take_back(process)
             if result is not None:
                 return result
+            if process.pid is not None:
+                continue  # an earlier call has spoilt the process
             # Either the server is just ending, or the machine is short of processes: then the wait is the pause.
             _wait_readable(process.server.pidfd, _FORK_PAUSE_SECONDS)
         message = "no process could be forked for the call: the machine is short of processes or memory"
@@ -621,7 +623,7 @@ class _Forked:
         self._theirs.clear()
 
     def run(self, task: Task, stopped: Stop | None) -> RunResult | None:
-        """Send the task, and wait for its end; ``None`` when no process was forked, so that it never began."""
+        """Send the task, and wait for its end; ``None`` when it never began: there was no process, or a spoilt one."""
         self._send(task)
         if stopped is not None:
             stopped.listen(self._ask_to_stop)
@@ -634,6 +636,8 @@ class _Forked:
         self.stays = self._said_it_stays() and not self.ended and not _wait_readable(self.stop_in, 0.0)
         stdout, stderr = (tail.take() for tail in self.tails)
         frame, self.frame = self.frame, None  # it may be big, and this process may wait for long
+        if frame is not None and frame.flags & _frames.NOT_BEGUN:
+            return None
         if frame is not None:
             return run_result(frame, stdout, stderr)
         if self.pid is None and self.failure is None:

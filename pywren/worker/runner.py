@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # without the enums of signal, which cost microseconds
-import _thread
 import builtins
 import hashlib
 import importlib
@@ -18,12 +17,14 @@ from typing import Any, NamedTuple, TextIO
 
 from pywren import _pickling
 from pywren._pickling import Packed
+from pywren.worker._condition import Condition
 from pywren.worker._directories import own_umask, remove_directory
 from pywren.worker._frames import high_descriptor
 
 # The user's function may replace any of these under their public names.
 _perf_counter, _getsignal = time.perf_counter, _signal.getsignal
 _dump_result, _dump_exception = _pickling.dump_result, _pickling.dump_exception
+_Exception = Exception
 _loads, _load_argument = _pickling.loads, _pickling.load_argument
 _FUTURE_MARK = _pickling._FUTURE.encode()
 
@@ -64,6 +65,7 @@ class Report(NamedTuple):
         setup_time: seconds until the function was called.
         exec_time: seconds the function ran.
         exception: name, text and traceback of the exception, or of what went wrong with the result.
+        begun: whether the function was called.
     """
 
     success: bool | None
@@ -71,6 +73,7 @@ class Report(NamedTuple):
     setup_time: float
     exec_time: float
     exception: tuple[str, str, str] | None = None
+    begun: bool = True
 
 
 def packed_from(segments: Sequence[bytes | bytearray | memoryview]) -> Packed:
@@ -98,9 +101,11 @@ class TaskRunner:
     Args:
         root: a private directory, for modules and for scratch directories.
         scratch: the directory in which calls run; made on need.
+        condition: how this process was before it ran a call.
     """
 
-    def __init__(self, root: str, scratch: str) -> None:
+    def __init__(self, root: str, scratch: str, condition: Condition | None = None) -> None:
+        self.condition = condition or Condition()
         self.modules = ShippedModules(root)
         self.place = _Place(scratch)
 
@@ -108,6 +113,7 @@ class TaskRunner:
         """Make one function's modules importable, and no other's."""
         if self.modules.activate(source):
             self.place.start_over()
+            self.condition.count_modules()
 
     def load(self, pickle: Packed) -> Callable[[Any], Any]:
         """Load a function whose modules are importable."""
@@ -142,16 +148,19 @@ class TaskRunner:
             value = _load_argument(argument, references) if has_futures else _loads(argument)
             if len(sys.modules) != imported:
                 self.place.adopt(extra_env)
+                self.condition.adopt()
             called = _perf_counter()
             value = function(value)
             ended = _perf_counter()
+            self.condition.mend()
             _restore_pickle()
             return Report(True, _dump_result(value, out_of_band=True), called - started, ended - called)
-        except Exception as error:  # noqa: BLE001 -- whatever the user's code raises is the outcome
+        except _Exception as error:
             now = _perf_counter()
+            self.condition.mend()
             _restore_pickle()
             if called is None:
-                return _raised(error, now - started, 0.0)
+                return _raised(error, now - started, 0.0)._replace(begun=False)
             report = _raised if ended is None else _not_pickled
             return report(error, called - started, (ended or now) - called)
 
@@ -496,27 +505,3 @@ def _tail(descriptor: int) -> str:
     os.ftruncate(descriptor, 0)
     os.lseek(descriptor, 0, os.SEEK_SET)
     return data.decode("utf-8", "replace")
-
-
-# -- leftovers -------------------------------------------------------------------------------------------------
-
-
-def leftovers() -> str:
-    """Say what a call left running in this process or under it; empty when nothing."""
-    threads = _thread._count()
-    children = _has_children()
-    if not threads and not children:
-        return ""
-    parts = ([f"{threads} thread(s)"] if threads else []) + (["child processes"] if children else [])
-    return " and ".join(parts)
-
-
-def _has_children() -> bool:
-    """Tell whether child processes run; those that have ended are reaped."""
-    while True:
-        try:
-            pid, _ = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return False
-        if pid == 0:
-            return True

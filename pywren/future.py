@@ -7,7 +7,8 @@ The state machine stands here and nowhere else::
 
 The words in brackets are those of ``concurrent.futures``, whose ``Future`` this is: the standard library's
 ``wait``, ``as_completed`` and ``asyncio.wrap_future`` work on it. What learns of outcomes (the monitor of a
-storage, the local pool) is the future's *origin*; it alone settles futures, many at a time.
+storage, the local pool) is the future's *origin*; it alone settles futures, many at a time, under the condition that
+the futures of a callset share. Callbacks run later and elsewhere, see ``_callbacks``.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from operator import itemgetter
-from types import BuiltinFunctionType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 DEEP_LOOK_SECONDS = 0.01
@@ -53,6 +53,7 @@ _IRREVERSIBLE = (
     ("os", "setpgid"),
     *(("os", f"set{name}") for name in ("uid", "gid", "euid", "egid", "reuid", "regid", "resuid", "resgid", "groups")),
 )
+_PLAIN = frozenset({int, float, complex, str, bytes, bool, type(None)})
 _CALLABLE = (FunctionType, BuiltinFunctionType, type)
 
 
@@ -153,3 +154,19 @@ class Condition:
                 if isinstance(value, _CALLABLE) and now.get(name) is not value:
                     return True
         return False
+
+
+def is_inert(function: object) -> bool:
+    """Tell whether a function can do nothing to its process when it is given plain data.
+
+    It names nothing, neither a variable outside nor an attribute, so it can only compute with what it is given.
+    """
+    if type(function) is not FunctionType or function.__kwdefaults__ or not _is_nameless(function.__code__):
+        return False
+    if function.__closure__:
+        return False  # what it holds may be anything
+    return all(type(value) in _PLAIN for value in function.__defaults__ or ())
+
+
+def _is_nameless(code: CodeType) -> bool:
+    return not code.co_names and all(_is_nameless(part) for part in code.co_consts if isinstance(part, CodeType))

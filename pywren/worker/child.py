@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from pywren._pickling import Packed
 from pywren.worker import _frames, _process_tree
-from pywren.worker._condition import DEEP_LOOK_SECONDS, Condition
+from pywren.worker._condition import DEEP_LOOK_SECONDS, Condition, is_inert
 from pywren.worker._directories import hold_directory
 from pywren.worker._frames import Buffer, Channel, Frame, UnlinkedFile, high_descriptor
 from pywren.worker._leftovers import leftovers, watch_threads
@@ -38,6 +38,8 @@ _loads = pickle.loads
 _exit, _getpid, _read, _pause, _setpgid = os._exit, os.getpid, os.read, signal.pause, os.setpgid
 
 _TICKET = struct.Struct("<Q")
+_NAMES = pickle.STACK_GLOBAL  # a pickle without it makes plain data: numbers, texts, lists and so on
+_NO_OUTPUT = ("", "")
 STATUS = struct.Struct("<qq")
 """What stands on a call's status pipe: the pid, and ``RUNNING`` (says the call) or the exit code (says the server)."""
 RUNNING = 1 << 32
@@ -202,6 +204,7 @@ class _Function:
         self._runner = runner
         self._loaded: Callable[[Any], Any] | None = None
         self._snapshot: Snapshot | None = None
+        self.is_inert = False
 
     def load(self) -> Callable[[Any], Any]:
         """Make the function's modules importable and return it, loading it the first time."""
@@ -209,13 +212,14 @@ class _Function:
         if self._loaded is None:
             self._loaded = self._runner.load(self.source.pickle)
             self._snapshot = Snapshot.take(self._loaded)
+            self.is_inert = is_inert(self._loaded)
         return self._loaded
 
     def anew(self) -> _Function:
         """Return one that no call has changed."""
         made = _Function(self.source, self._runner)
         if self._snapshot is not None:
-            made._loaded, made._snapshot = self._snapshot.copy(), self._snapshot
+            made._loaded, made._snapshot, made.is_inert = self._snapshot.copy(), self._snapshot, self.is_inert
         return made
 
 
@@ -268,14 +272,20 @@ class _PoolChild:
         function, extra_env, shown = self.batches[ticket >> 32]
         if shown:
             self.output.begin(shown=True)
+        # Such a call can have changed nothing, printed nothing and left nothing; most short ones are such.
+        nothing_to_mend = function.is_inert and type(entry) is bytes and not (_NAMES in entry or shown or extra_env)
         try:
-            report = self.runner.run(function.load, argument, references, extra_env)
+            report = self.runner.run(function.load, argument, references, extra_env, mend=not nothing_to_mend)
         except BaseException as error:  # noqa: BLE001 -- sys.exit() and the like end this process, as they would anywhere
             if _getpid() != self.pid:
                 _exit(0)
             _end_process(error, self.output)
         if _getpid() != self.pid:
             _exit(0)  # the user's function forked and came back twice
+        if nothing_to_mend:
+            self.has_run = True
+            _send_result(self.channel, ticket, report, _NO_OUTPUT, "")
+            return
         is_sound = self._is_sound(report)
         if not (report.begun or is_sound) and self.has_run:
             # An earlier call is to blame: this one is for another process.

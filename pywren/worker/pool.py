@@ -6,9 +6,16 @@
     (caller)        │  feed: as many tickets as ~10 ms of work    │               (pump thread)
                     ◀──── take back: cancelled, stalled behind a slow call, or the process has died
 
-One lock guards all state. The caller's thread writes straight to members that have room, so a single call on an
-idle pool meets one thread switch; everything that children say is read by one thread, the *pump*, which also calls
-back, never with the lock held.
+Who runs where:
+
+- The caller's thread writes straight to members that have room, so a single call on an idle pool meets one thread
+  switch. It only *condemns* a process that is to be killed, by ``cancel`` or ``close``.
+- One thread, the *pump*, reads everything that children say, buries those that have ended, starts others, and lets time
+  pass: time-outs, stalls, the linger, starts that had to wait.
+- What takes long the pump does without the lock: it hands results over, kills the condemned with all that they have
+  started, and removes what the dead left.
+
+One reentrant lock guards all state of the pool, of its members and batches. Nobody calls code of others with it held.
 """
 
 from __future__ import annotations

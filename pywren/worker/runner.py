@@ -126,6 +126,8 @@ class TaskRunner:
         argument: Packed,
         references: Sequence[bytes],
         extra_env: Mapping[str, str],
+        *,
+        mend: bool = True,
     ) -> Report:
         """Run one call.
 
@@ -134,6 +136,7 @@ class TaskRunner:
             argument: its pickled argument.
             references: encoded outcomes that the argument refers to.
             extra_env: environment variables of this call.
+            mend: whether the call can have changed what its result is pickled with.
 
         Raises:
             BaseException: what is no ``Exception`` ends the process, see ``exit_code``.
@@ -152,8 +155,9 @@ class TaskRunner:
             called = _perf_counter()
             value = function(value)
             ended = _perf_counter()
-            self.condition.mend()
-            _restore_pickle()
+            if mend:
+                self.condition.mend()
+                _restore_pickle()
             return Report(True, _dump_result(value, out_of_band=True), called - started, ended - called)
         except _Exception as error:
             now = _perf_counter()

@@ -65,7 +65,9 @@ class Member:
     def room(self, batch: Batch) -> int:
         """Return how many calls of a batch it should be given now."""
         held = len(self.tickets)
-        if self.dying or self.process.channel.waiting or (held and (batch.show_output or self.exclusive)):
+        # One that holds no ticket reads nothing: what waits for room in its socket, of calls that were cancelled, would
+        # wait for ever. With a ticket it reads on until the argument comes.
+        if self.dying or (held and (self.process.channel.waiting or batch.show_output or self.exclusive)):
             return 0
         if batch.show_output:
             return 1

@@ -1090,3 +1090,13 @@ def test_a_client_without_standard_streams(runner: str, closed: tuple[int, ...],
     command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "own")]
     subprocess.run(command, timeout=WAIT, check=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
     assert (tmp_path / "own.done").exists()
+
+
+def test_cancelling_thousands_of_calls_blocks_none_that_come_later(pool: LocalPool) -> None:
+    """Their arguments fill the sockets of processes that have nothing to run, and so read nothing."""
+    for _ in range(3):
+        calls = Calls(pool, lambda x: 5, range(10_000))
+        calls.wait_for(3)
+        for index in range(10_000):
+            pool.cancel(calls.batch, index)
+        assert Calls(pool, lambda x: x, [1, 2, 3]).values() == [1, 2, 3]

@@ -12,6 +12,7 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
+from pywren._private import make_directories, temporary_file
 from pywren.exceptions import ConfigError, IntegrityError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def home_path() -> Path:
 
 def _make_home() -> Path:
     path = home_path()
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_directories(path)
     _refuse_foreign(path, 0o022, "chmod go-w")  # who can plant a key can have code run here
     return path
 
@@ -137,9 +138,7 @@ def _process_key(reason: str) -> bytes:
 
 def _make_user_key(path: Path) -> None:
     """Make the key file so that of several processes doing so at once all end with the same key."""
-    import tempfile  # here: every worker loads this module, and none makes a key file
-
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".key-")  # mode 0600
+    handle, temporary = temporary_file(path.parent, ".key-")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(os.urandom(_KEY_BYTES))

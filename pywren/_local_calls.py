@@ -23,6 +23,7 @@ from pywren import _staged_calls, _verdict, future
 from pywren._callset import Callset, Submission
 from pywren._failure import Failure
 from pywren._integrity import sha256
+from pywren._private import make_directories, open_file
 from pywren._wire import INLINE_OUTCOME_LIMIT, Call, Status
 from pywren.exceptions import (
     CallCancelledError,
@@ -390,8 +391,8 @@ def _hold_lock(path: Path) -> Any:
     import fcntl  # the pool is there on Linux and macOS only
 
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = open(path, "wb")  # noqa: SIM115 -- held for as long as the callset lives
+        make_directories(path.parent)
+        file = open(open_file(path), "wb")  # noqa: SIM115 -- held for as long as the callset lives
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         raise StorageError(

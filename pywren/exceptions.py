@@ -8,6 +8,7 @@
     ├── SerializationError              an object could not be pickled: which one, at which attribute
     ├── DecodeError (ValueError)        bytes that should be one of our messages are not
     ├── InvocationError                 the service refused to start a call
+    │   └── ShutdownError (RuntimeError)    the executor was shut down, or the program is at its end
     ├── DeploymentError                 the service refused to create or change something
     ├── EmulatorError                   a part of the emulated AWS did not come up, or ended
     ├── StorageError                    the storage refused, or is out of reach
@@ -55,6 +56,7 @@ __all__ = [
     "ResultSerializationError",
     "RuntimeSetupError",
     "SerializationError",
+    "ShutdownError",
     "StorageConfigMismatchError",
     "StorageError",
     "StorageNoSuchKeyError",
@@ -122,6 +124,10 @@ class InvocationError(PywrenError):
         super().__init__(message)
         self.code = code
         self.request_id = request_id
+
+
+class ShutdownError(InvocationError, RuntimeError):
+    """No more calls are taken: the executor was shut down, or the program is at its end."""
 
 
 class DeploymentError(PywrenError):

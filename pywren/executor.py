@@ -12,7 +12,7 @@ from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from pywren import _pickling, wrenconfig
+from pywren import _pickling, _shutdown, wrenconfig
 from pywren._adapters import Reduction
 from pywren._callset import Callset, Submission
 from pywren._local_calls import LocalDispatcher
@@ -343,6 +343,7 @@ class Executor:
         exclude_modules: Iterable[str] | None = None,
         options: Mapping[str, Any] = _NO_OPTIONS,
     ) -> list[ResponseFuture]:
+        _shutdown.require_running()
         _check_callable(func)
         _check_meta(extra_meta)
         if not items:

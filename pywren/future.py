@@ -7,7 +7,8 @@ The state machine stands here and nowhere else::
 
 The words in brackets are those of ``concurrent.futures``, whose ``Future`` this is: the standard library's
 ``wait``, ``as_completed`` and ``asyncio.wrap_future`` work on it. What learns of outcomes (the monitor of a
-storage, the local pool) is the future's *origin*; it alone settles futures, many at a time.
+storage, the local pool) is the future's *origin*; it alone settles futures, many at a time, under the condition that
+the futures of a callset share. Callbacks run later and elsewhere, see ``_callbacks``.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ import logging
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from pywren._callbacks import callbacks
 from pywren.exceptions import (
     ArgumentError,
     CallCancelledError,
@@ -281,16 +284,20 @@ class ResponseFuture(concurrent.futures.Future[Any]):
         """Have a function called with this future once it is done, at once when it is done already.
 
         Args:
-            fn: called in the thread that learns of the outcome; what it raises is logged.
+            fn: called in a thread for such functions alone, one after the other; what it raises is logged. It may
+                take its time, wait for other futures and make calls: that holds up nothing else.
         """
         with self._condition:
-            if self._state not in _DONE:
+            is_first, is_done = self._callbacks is None, self._state in _DONE
+            if not is_done:
                 if self._callbacks is None:
                     self._callbacks = []
                 self._callbacks.append(fn)
                 self._ask()
-                return
-        _call_back(self, (fn,))
+        if is_done:
+            _call_back(self, (fn,))
+        elif is_first:
+            callbacks.expect(self)
 
     def __await__(self) -> Generator[Any, None, Any]:
         """Wait for the call in a coroutine: ``value = await future``.
@@ -308,7 +315,7 @@ class ResponseFuture(concurrent.futures.Future[Any]):
             except RuntimeError:
                 pass  # the loop was closed meanwhile, and nobody waits
 
-        self.add_done_callback(wake)
+        tell_when_done(self, wake)
         try:
             yield from woken.wait().__await__()
         except asyncio.CancelledError:
@@ -450,6 +457,29 @@ class ResponseFuture(concurrent.futures.Future[Any]):
         error = StorageTimeoutError(f"{what} as far as is known, for the storage could not be asked: {trouble}")
         error.__cause__ = trouble
         return error
+
+
+class _Teller:
+    """A waiter in the sense of ``concurrent.futures`` that calls a function."""
+
+    def __init__(self, function: Callable[[ResponseFuture], object]) -> None:
+        self.add_result = self.add_exception = self.add_cancelled = function
+
+
+def tell_when_done(future: ResponseFuture, function: Callable[[ResponseFuture], object]) -> None:
+    """Have a function of pywren's own called once, when a future is done, or at once.
+
+    Unlike a callback it costs no change of threads: it is called by what learns of the outcome, under the lock of the
+    callset, so it must neither wait nor raise.
+    """
+    with future._condition:
+        if future._state not in _DONE:
+            if future._installed is None:
+                future._installed = []
+            future._installed.append(_Teller(function))
+            future._ask()
+            return
+    function(future)
 
 
 class _Countdown:
@@ -600,12 +630,12 @@ def _by_origin(futures: Iterable[ResponseFuture]) -> list[tuple[Origin, list[Res
 def settle(settlements: Iterable[Settlement]) -> None:
     """Give futures of one callset their outcome; those that have one keep it.
 
-    For origins alone. Waiters are told under the callset's condition, callbacks called after it is released.
+    For origins alone. Waiters are told under the callset's condition; callbacks run in threads of their own.
     """
     settlements = list(settlements)
     if not settlements:
         return
-    callbacks: list[tuple[ResponseFuture, Sequence[Callable[[Any], object]]]] = []
+    called: list[tuple[ResponseFuture, Sequence[Callable[[Any], object]]]] = []
     condition = settlements[0].future._condition
     with condition:
         for future, value, error, source in settlements:
@@ -618,11 +648,11 @@ def settle(settlements: Iterable[Settlement]) -> None:
                 for waiter in future._installed:
                     _tell(waiter, future)
             if future._callbacks is not None:
-                callbacks.append((future, future._callbacks))
+                called.append((future, future._callbacks))
                 future._callbacks = None
         condition.notify_all()
-    for future, functions in callbacks:
-        _call_back(future, functions)
+    for future, functions in called:
+        callbacks.run(future, partial(_call_back, future, functions))
 
 
 def _tell(waiter: Any, future: ResponseFuture) -> None:

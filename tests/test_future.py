@@ -12,8 +12,11 @@ import traceback
 import pytest
 
 from pywren import future as future_module
+from pywren._callbacks import callbacks
 from pywren.exceptions import ArgumentError, CallCancelledError, CallLostError, StorageError, WaitTimeoutError
 from pywren.future import JobState, ResponseFuture, Settlement
+
+WAIT = 60
 
 
 class Origin:
@@ -238,6 +241,7 @@ class TestCallbacks:
         seen = []
         item.add_done_callback(lambda done: seen.append(("before", done.result())))
         settle(item, 7)
+        assert callbacks.finish(WAIT) == 0
         item.add_done_callback(lambda done: seen.append(("after", done.result())))
         assert seen == [("before", 7), ("after", 7)]
         assert item.succeeded()
@@ -249,19 +253,23 @@ class TestCallbacks:
         item.add_done_callback(lambda done: 1 / 0)
         item.add_done_callback(seen.append)
         settle(item, 7)
+        assert callbacks.finish(WAIT) == 0
         assert seen == [item]
         assert "ZeroDivisionError" in caplog.text
 
-    def test_that_exits_does_not_end_the_thread_that_outcomes_come_through(self, caplog):
-        """A callback's ``sys.exit`` is logged like other errors, where it is not the main thread that calls it."""
+    def test_that_exits_does_not_end_the_thread_of_those_after_it(self, caplog):
+        """A callback's ``sys.exit`` is logged like other errors."""
         item = Origin().future()
         seen = []
         item.add_done_callback(lambda done: sys.exit(3))
         item.add_done_callback(seen.append)
-        thread = threading.Thread(target=lambda: (settle(item, 7), seen.append("went on")))
-        thread.start()
-        thread.join()
-        assert seen == [item, "went on"]
+        settle(item, 7)
+        assert callbacks.finish(WAIT) == 0
+        other = Origin().future()
+        other.add_done_callback(seen.append)
+        settle(other, 8)
+        assert callbacks.finish(WAIT) == 0
+        assert seen == [item, other]
         assert "SystemExit" in caplog.text
 
     def test_asks_for_the_outcome(self):

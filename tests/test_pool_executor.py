@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import concurrent.futures
+import gc
+import itertools
 import os
+import subprocess
+import sys
+import textwrap
 import threading
+import time
+import weakref
 
 import executors
 import hostile
@@ -12,6 +19,7 @@ import pytest
 from executors import WAIT, is_there
 
 import pywren
+from pywren import _pool_executor
 from pywren.exceptions import ArgumentError, SerializationError, WorkerCrashedError
 
 
@@ -27,6 +35,19 @@ def pool(ready):
     """A pool of its own for each test."""
     with pywren.PoolExecutor(ready.executor) as made:
         yield made
+
+
+class Result:
+    """Something that weak references can be made to."""
+
+    def __init__(self, number):
+        self.number = number
+
+
+def run_program(program):
+    """Run a program to its end."""
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def described(*args, **kwargs):
@@ -82,8 +103,77 @@ class TestMap:
         assert list(pool.map(abs, [])) == []
 
     def test_of_a_generator(self, pool):
-        """The iterable is consumed at once, as in the standard library."""
+        """A short iterable is consumed at once, as in the standard library."""
         assert list(pool.map(abs, (-n for n in range(4)))) == [0, 1, 2, 3]
+        seen = []
+        results = pool.map(abs, (seen.append(n) or n for n in range(4)))
+        assert seen == [0, 1, 2, 3]
+        assert list(results) == seen
+
+    @pytest.mark.parametrize("chunksize", [1, 7])
+    def test_of_what_has_no_end(self, pool, monkeypatch, chunksize):
+        """Row 251: some calls are made ahead, and more as results are taken."""
+        monkeypatch.setattr(_pool_executor, "LAZY_CALLS", 20)
+        items = itertools.count()
+        results = pool.map(abs, items, chunksize=chunksize)
+        assert next(items) == 20 * chunksize
+        assert list(itertools.islice(results, 100)) == [*range(20 * chunksize), *range(20 * chunksize + 1, 101)][:100]
+        assert next(items) < 100 + 31 * chunksize
+        results.close()
+
+    @pytest.mark.parametrize("endless", [itertools.count, lambda: itertools.repeat(0), lambda: iter(int, 1)])
+    def test_of_what_has_no_end_beside_what_has(self, pool, endless):
+        """The shortest decides."""
+        assert list(pool.map(lambda a, b: b, endless(), [1, 2, 3])) == [1, 2, 3]
+        assert list(itertools.islice(pool.map(lambda a: 5, endless()), 3)) == [5] * 3
+
+    @pytest.mark.parametrize("buffersize", [1, 2, 5, 100])
+    def test_buffersize(self, pool, buffersize):
+        """So many calls are made ahead of the results that were taken, as in Python 3.14."""
+        items = itertools.count()
+        results = pool.map(abs, items, buffersize=buffersize)
+        assert next(items) == buffersize
+        assert next(results) == 0
+        assert next(items) <= 2 * buffersize + 1
+        results.close()
+        assert list(pool.map(pow, range(30), [2] * 30, buffersize=buffersize)) == [n * n for n in range(30)]
+
+    @pytest.mark.parametrize(
+        ("buffersize", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("", TypeError)]
+    )
+    def test_buffersize_that_is_none(self, pool, buffersize, error):
+        """The standard library's errors, at once."""
+        with pytest.raises(error, match="buffersize"):
+            pool.map(abs, [1], buffersize=buffersize)
+
+    def test_an_iterable_that_raises_later(self, pool):
+        """Its exception comes where its item would have."""
+
+        def items():
+            yield 1
+            raise OSError("no more")
+
+        results = pool.map(abs, items(), buffersize=1)
+        with pytest.raises(OSError, match="no more"):
+            list(results)
+
+    def test_a_map_goes_on_after_shutdown(self, ready):
+        """Results that are taken after the block are all there, though some calls were made only then."""
+        with pywren.PoolExecutor(ready.executor) as pool:
+            results = pool.map(abs, iter(range(10)), buffersize=3)
+        assert list(results) == list(range(10))
+
+    def test_results_are_let_go(self, pool):
+        """CPython's ``test_free_reference``: nothing inside keeps a result that was handed on."""
+        for chunksize in (1, 3):
+            for result in pool.map(Result, range(10), chunksize=chunksize):
+                reference = weakref.ref(result)
+                del result
+                gc.collect()
+                deadline = time.monotonic() + WAIT
+                while reference() is not None and time.monotonic() < deadline:
+                    time.sleep(0.001)  # the thread that brought it is about to forget it
+                assert reference() is None
 
     @pytest.mark.parametrize("chunksize", [1, 3, 10, 1000])
     def test_in_chunks(self, pool, chunksize):
@@ -169,6 +259,64 @@ class TestShutdown:
         (tmp_path / "gate").touch()
         assert [future.result(WAIT) for future in running] == ["on time"] * len(running)
 
+    def test_no_calls_at_the_end_of_the_program(self, tmp_path):
+        """Row 252: CPython's ``test_submit_after_interpreter_shutdown``, also for functions registered later."""
+        program = """
+            import atexit, sys
+            def submit(when):
+                made = pywren.local_executor
+                for call in (lambda: pool.submit(abs, 1), lambda: pool.map(abs, [1]), lambda: made().map(abs, [1])):
+                    try:
+                        call()
+                    except RuntimeError as error:
+                        print(when, type(error).__name__, str(error)[:50])
+            atexit.register(submit, "first")
+            import pywren
+            pool = pywren.PoolExecutor(pywren.local_executor())
+            print(pool.submit(abs, -42).result())
+            atexit.register(submit, "last")
+        """
+        done = run_program(program)
+        refused = "ShutdownError cannot schedule new futures after interpreter shut"
+        assert done.stderr == ""
+        assert done.stdout.splitlines() == ["42", *[f"last {refused}"] * 3, *[f"first {refused}"] * 3]
+
+    def test_threads_may_finish_their_work(self):
+        """A thread that the program waits for goes on to make calls when the main thread has ended."""
+        program = """
+            import threading, pywren
+            executor = pywren.local_executor()
+            ended = threading.main_thread()
+            def work():
+                executor.call_async(abs, -1).result()
+                ended.join()
+                print(pywren.get_all_results(executor.map(abs, [-2, -3])))
+            thread = threading.Thread(target=work)
+            thread.start()
+        """
+        done = run_program(program)
+        assert (done.stdout, done.stderr) == ("[2, 3]\n", "")
+
+    def test_daemon_threads_do_not_keep_the_program(self):
+        """Row 253: they make no more calls, and the program ends when those under way have."""
+        program = """
+            import threading, time, pywren
+            executor = pywren.local_executor()
+            begun, refused = threading.Semaphore(0), []
+            def work():
+                try:
+                    while True:
+                        [future.result() for future in executor.map(lambda x: x, range(20))]
+                        begun.release()
+                except RuntimeError as error:
+                    refused.append(error)
+            for _ in range(4):
+                threading.Thread(target=work, daemon=True).start()
+            for _ in range(8):
+                begun.acquire()
+        """
+        assert run_program(program).returncode == 0
+
     def test_no_calls_afterwards(self, ready):
         """``submit`` and ``map`` raise the RuntimeError of the standard library; a second shutdown is harmless."""
         pool = pywren.PoolExecutor(ready.executor)
@@ -186,6 +334,13 @@ class TestShutdown:
         assert all(future.done() for future in futures)
         with pytest.raises(RuntimeError, match="shutdown"):
             pool.submit(abs, 1)
+
+
+@pytest.mark.parametrize("given", [4, 0, "lambda", pywren.local_executor, object(), {"max_workers": 2}])
+def test_something_else_than_an_executor(given):
+    """Row 254: refused at once, with what to pass."""
+    with pytest.raises(ArgumentError, match=r"pywren.local_executor\(\)"):
+        pywren.PoolExecutor(given)
 
 
 def test_leaves_the_executor_open(ready):

@@ -6,9 +6,9 @@ import contextlib
 import json
 import os
 import re
-import tempfile
 from pathlib import Path
 
+from pywren._private import temporary_file
 from pywren.cloud.aws import AWS
 from pywren.cloud.names import Names
 from pywren.exceptions import ConfigError
@@ -156,7 +156,7 @@ def write_config(path: Path, text: str, *, force: bool) -> None:
 
 
 def _write_beside(path: Path, text: str) -> str:
-    handle, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)  # readable for its owner alone
+    handle, name = temporary_file(path.parent, f"{path.name}.")
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

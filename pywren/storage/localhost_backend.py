@@ -7,13 +7,13 @@ import math
 import os
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from pywren._integrity import home
+from pywren._private import make_directories, open_file, temporary_file
 from pywren.exceptions import StorageError, StorageNoSuchKeyError
 from pywren.storage.backend import NamesOf04, check_range, read_at_most
 
@@ -65,10 +65,10 @@ class LocalhostBackend(NamesOf04):
     def _write_temporary(self, data: bytes | bytearray | memoryview) -> str:
         incoming = self.root / _INCOMING
         try:
-            handle, temporary = tempfile.mkstemp(dir=incoming)
+            handle, temporary = temporary_file(incoming)
         except FileNotFoundError:
-            _make_directories(incoming)
-            handle, temporary = tempfile.mkstemp(dir=incoming)
+            make_directories(incoming)
+            handle, temporary = temporary_file(incoming)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
@@ -180,7 +180,7 @@ class LocalhostBackend(NamesOf04):
         except OSError:
             return
         with contextlib.suppress(OSError):  # a directory that cannot be written has nothing of ours to delete
-            marker.touch(mode=0o600)
+            os.close(open_file(marker))
             os.utime(marker, (now(), now()))
             self.expire(now=now)
 
@@ -221,19 +221,8 @@ def _move(temporary: str, path: Path, if_absent: bool) -> bool:
             return False
         except FileNotFoundError:
             # no directory yet, or a delete that emptied it removed it just now: then once more
-            _make_directories(path.parent)
+            make_directories(path.parent)
     raise FileNotFoundError(f"the directory {path.parent} is removed again and again")
-
-
-def _make_directories(path: Path) -> None:
-    """Make a directory and those above it, each with mode 0700; others may make or remove them meanwhile."""
-    with contextlib.suppress(FileExistsError):
-        try:
-            path.mkdir(mode=0o700)
-        except FileNotFoundError:
-            _make_directories(path.parent)
-            with contextlib.suppress(FileNotFoundError):
-                path.mkdir(mode=0o700)
 
 
 def _read_range(handle: int, key: str, first: int, last: int) -> bytes:

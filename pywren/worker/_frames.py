@@ -47,6 +47,8 @@ SUCCESS = 2
 RAISED = 4
 LEFTOVERS = 8  # the call left threads or child processes: kill this child's group
 STAYS = 16  # the process waits for another call of the same function
+SPENT = 32  # the call changed its process for good: kill it
+NOT_BEGUN = 64  # an earlier call did, and this one could not begin: have another process run it, and kill this one
 
 _HEADER = struct.Struct("<BBHIQddQ")  # kind, flags, segments, bytes of meta, number, first, second, bytes of payload
 _SIZE = struct.Struct("<Q")
@@ -55,6 +57,7 @@ _RECEIVE_BYTES = 64 * 1024
 _RECEIVE_CONTROL = 64  # room for eight descriptors
 _ALIGNMENT = 64
 _MEGABYTE = 1024 * 1024
+_LAST_STANDARD = 2
 _CLOEXEC_FLAG = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 Buffer = bytes | bytearray | memoryview
@@ -125,14 +128,40 @@ def high_descriptor(descriptor: int, *, inheritable: bool = False) -> int:
     return descriptor
 
 
+def above_standard(descriptor: int) -> int:
+    """Move a descriptor of ours that has the number of a standard stream, because the client has closed that one.
+
+    The client may open the stream again, and libraries and child processes write to it in any case.
+    """
+    return high_descriptor(descriptor) if descriptor <= _LAST_STANDARD else descriptor
+
+
+def pipe() -> tuple[int, int]:
+    """Make a pipe, away from the numbers of the standard streams."""
+    read, write = os.pipe()
+    return above_standard(read), above_standard(write)
+
+
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    """Make a pair of stream sockets, away from the numbers of the standard streams."""
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    return _above_standard(one), _above_standard(other)
+
+
+def _above_standard(sock: socket.socket) -> socket.socket:
+    if sock.fileno() > _LAST_STANDARD:
+        return sock
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=above_standard(sock.detach()))
+
+
 def _unlinked() -> int:
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("pywren", os.MFD_CLOEXEC)
+        return above_standard(os.memfd_create("pywren", os.MFD_CLOEXEC))
     import tempfile
 
     descriptor, path = tempfile.mkstemp(prefix="pywren-")
     os.unlink(path)
-    return descriptor
+    return above_standard(descriptor)
 
 
 def _write_all(descriptor: int, data: Buffer, offset: int) -> None:

@@ -42,7 +42,7 @@ class Member:
         self.output = (UnlinkedFile(), UnlinkedFile())
         self.process = Process("pool", output=self.output, environment=environment)
         self.ready = False
-        self.dying = self.killed = False
+        self.dying = self.killed = self.condemned = False
         self.tickets: deque[int] = deque()
         self.announced = -1
         self.window = 1
@@ -68,7 +68,9 @@ class Member:
     def room(self, batch: Batch) -> int:
         """Return how many calls of a batch it should be given now."""
         held = len(self.tickets)
-        if self.dying or self.process.channel.waiting or (held and (batch.show_output or self.exclusive)):
+        # One that holds no ticket reads nothing: what waits for room in its socket, of calls that were cancelled, would
+        # wait for ever. With a ticket it reads on until the argument comes.
+        if self.dying or (held and (self.process.channel.waiting or batch.show_output or self.exclusive)):
             return 0
         if batch.show_output:
             return 1
@@ -132,7 +134,7 @@ class Member:
         self._stale_batches = []
 
     def _prepare_shown(self) -> None:
-        pipes = [os.pipe(), os.pipe()]
+        pipes = [_frames.pipe(), _frames.pipe()]
         self._shown_ends = [write for _, write in pipes]  # they stay open here: the frame may have to wait
         self._queue(_frames.encode(_frames.SHOW, descriptors=self._shown_ends))
         self.shown = (
@@ -188,15 +190,17 @@ class Member:
         self.window = max(1, min(int(_WORK_AHEAD_SECONDS / each), self.window * 4, _MAX_TICKETS))
 
     def kill(self, ending: tuple[int, Failure] | None = None) -> None:
-        """Kill it; the ticket ends with the failure, the others are taken back."""
+        """Have it killed; the ticket ends with the failure, the others are taken back."""
         self.ending = self.ending or ending
         self.killed = True
         self.lose()
 
     def lose(self) -> None:
-        """Kill what is of no use without its channel: it died, or the user's code closed or misused that."""
-        self.dying = True
-        self.process.kill()
+        """Have killed what is of no use without its channel: it died, or the user's code closed or misused that.
+
+        The pump kills it, soon and without the pool's lock: it may have to wait for what the call has started.
+        """
+        self.dying = self.condemned = True
 
     def shown_tails(self) -> tuple[str, str]:
         """Return what the call that just ended has shown."""

@@ -18,8 +18,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from pywren._pickling import Packed
-from pywren.worker import _frames
+from pywren.worker import _frames, _process_tree
+from pywren.worker._condition import DEEP_LOOK_SECONDS, Condition, is_inert
+from pywren.worker._directories import hold_directory
 from pywren.worker._frames import Buffer, Channel, Frame, UnlinkedFile, high_descriptor
+from pywren.worker._leftovers import leftovers, watch_threads
 from pywren.worker._snapshot import Snapshot
 from pywren.worker.runner import (
     FunctionSource,
@@ -27,20 +30,20 @@ from pywren.worker.runner import (
     Report,
     TaskRunner,
     exit_code,
-    leftovers,
     packed_from,
 )
 
 # The user's function may replace any of these under their public names.
 _loads = pickle.loads
-_exit, _getpid, _read = os._exit, os.getpid, os.read
+_exit, _getpid, _read, _pause, _setpgid = os._exit, os.getpid, os.read, signal.pause, os.setpgid
 
 _TICKET = struct.Struct("<Q")
+_NAMES = pickle.STACK_GLOBAL  # a pickle without it makes plain data: numbers, texts, lists and so on
+_NO_OUTPUT = ("", "")
 STATUS = struct.Struct("<qq")
 """What stands on a call's status pipe: the pid, and ``RUNNING`` (says the call) or the exit code (says the server)."""
 RUNNING = 1 << 32
 _USUAL_MEGABYTES = 2048
-_PR_SET_CHILD_SUBREAPER = 36
 _LIGHT_SHARE = 0.25  # of the memory that there is
 _SETSIG = 10  # F_SETSIG, which the fcntl module does not know before Python 3.14
 _CHANNEL, _LIFELINE, _TICKETS = 3, 4, 5
@@ -57,7 +60,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
     _leave_the_clients_session()
     _tidy_path(unwanted)
     channel, lifeline, tickets = _take_descriptors(has_tickets=mode == "pool")
-    os.makedirs(root, mode=0o700, exist_ok=True)
+    hold_directory(root)
     if mode == "pool":
         _die_with_parent(lifeline)
         _PoolChild(channel, tickets, root).serve()
@@ -139,6 +142,12 @@ def _die_with_parent(lifeline: int) -> None:
         pass
 
 
+def _wait_to_be_killed() -> NoReturn:
+    """Do nothing until the parent kills what is left, and this process with it."""
+    while True:
+        _pause()  # it returns when a signal has a handler
+
+
 # -- results -----------------------------------------------------------------------------------------------------
 
 
@@ -195,6 +204,7 @@ class _Function:
         self._runner = runner
         self._loaded: Callable[[Any], Any] | None = None
         self._snapshot: Snapshot | None = None
+        self.is_inert = False
 
     def load(self) -> Callable[[Any], Any]:
         """Make the function's modules importable and return it, loading it the first time."""
@@ -202,13 +212,14 @@ class _Function:
         if self._loaded is None:
             self._loaded = self._runner.load(self.source.pickle)
             self._snapshot = Snapshot.take(self._loaded)
+            self.is_inert = is_inert(self._loaded)
         return self._loaded
 
     def anew(self) -> _Function:
         """Return one that no call has changed."""
         made = _Function(self.source, self._runner)
         if self._snapshot is not None:
-            made._loaded, made._snapshot = self._snapshot.copy(), self._snapshot
+            made._loaded, made._snapshot, made.is_inert = self._snapshot.copy(), self._snapshot, self.is_inert
         return made
 
 
@@ -219,7 +230,9 @@ class _PoolChild:
         self.channel = channel
         self.tickets = tickets
         self.output = Output(captured=True)
+        watch_threads(root)
         self.runner = TaskRunner(root, os.path.join(root, "scratch"))
+        self.has_run = False
         self.functions: dict[int, _Function] = {}
         self.batches: dict[int, tuple[_Function, Mapping[str, str], bool]] = {}
         self.arenas: dict[int, UnlinkedFile] = {}
@@ -230,7 +243,7 @@ class _PoolChild:
 
     def serve(self) -> NoReturn:
         """Run calls until the parent closes the ticket pipe."""
-        _see_orphans(_prctl())
+        _process_tree.adopt_orphans(_process_tree.load_prctl())
         self.channel.send(_frames.encode(_frames.READY))
         while True:
             ticket = self._take_ticket()
@@ -259,22 +272,38 @@ class _PoolChild:
         function, extra_env, shown = self.batches[ticket >> 32]
         if shown:
             self.output.begin(shown=True)
+        # Such a call can have changed nothing, printed nothing and left nothing; most short ones are such.
+        nothing_to_mend = function.is_inert and type(entry) is bytes and not (_NAMES in entry or shown or extra_env)
         try:
-            report = self.runner.run(function.load, argument, references, extra_env)
+            report = self.runner.run(function.load, argument, references, extra_env, mend=not nothing_to_mend)
         except BaseException as error:  # noqa: BLE001 -- sys.exit() and the like end this process, as they would anywhere
             if _getpid() != self.pid:
                 _exit(0)
             _end_process(error, self.output)
         if _getpid() != self.pid:
             _exit(0)  # the user's function forked and came back twice
+        if nothing_to_mend:
+            self.has_run = True
+            _send_result(self.channel, ticket, report, _NO_OUTPUT, "")
+            return
+        is_sound = self._is_sound(report)
+        if not (report.begun or is_sound) and self.has_run:
+            # An earlier call is to blame: this one is for another process.
+            self.channel.send(_frames.encode(_frames.RESULT, flags=_frames.NOT_BEGUN, number=ticket))
+            _wait_to_be_killed()
+        self.has_run = True
         _close_nested_pool()
         self.output.flush()
         left = leftovers()
-        _send_result(self.channel, ticket, report, self.output.tails(), left)
-        if left:
-            signal.pause()  # until the parent kills what is left, and this process with it
+        _send_result(self.channel, ticket, report, self.output.tails(), left, 0 if is_sound else _frames.SPENT)
+        if left or not is_sound:
+            _wait_to_be_killed()
         self.output.restore()
         self.runner.place.leave(self.output.streams)
+
+    def _is_sound(self, report: Report) -> bool:
+        thoroughly = report.exec_time >= DEEP_LOOK_SECONDS or not report.begun
+        return self.runner.condition.is_sound(thoroughly=thoroughly)
 
     def _argument(self, entry: Any) -> tuple[Packed, Sequence[bytes]]:
         """Return an argument that is no plain pickle, and the references it makes."""
@@ -354,11 +383,11 @@ class _ForkServer:
     """Forks processes, each for calls of one function; cloudpickle and tblib are loaded before."""
 
     def __init__(self, channel: Channel, lifeline: int, root: str) -> None:
-        import resource  # noqa: F401 -- loaded here so that no call has to
-
         import cloudpickle  # noqa: F401
         import tblib.pickling_support  # noqa: F401
 
+        watch_threads(root)
+        self.condition = Condition()
         gc.collect()
         gc.freeze()  # a collection in a call would copy every page that has an object of the server's
 
@@ -366,7 +395,9 @@ class _ForkServer:
         self.lifeline = lifeline
         self.root = root
         self.forked: dict[int, _Forked] = {}
-        self._prctl = _prctl()
+        self.pid = os.getpid()
+        self._prctl = _process_tree.load_prctl()
+        _process_tree.adopt_orphans(self._prctl)
 
     def serve(self) -> NoReturn:
         """Fork, reap and kill until the parent is gone."""
@@ -414,7 +445,7 @@ class _ForkServer:
         if pid == 0:
             self._become_call(frame)
         try:
-            os.setpgid(pid, pid)  # both sides do this: whoever comes first
+            _setpgid(pid, pid)  # both sides do this: whoever comes first
         except OSError:
             pass
         for number in (call, out, err):
@@ -423,7 +454,7 @@ class _ForkServer:
 
     def _become_call(self, frame: Frame) -> NoReturn:
         call, out, err, status = frame.descriptors
-        os.setpgid(0, 0)
+        _setpgid(0, 0)
         # Before any code of the user's runs the parent knows whom to kill, even if that code kills the server.
         _report(status, os.getpid(), RUNNING)
         signal.set_wakeup_fd(-1)
@@ -435,7 +466,9 @@ class _ForkServer:
         for number in [int(name) for name in os.listdir("/dev/fd")]:
             if number not in keep:
                 _close(number)
-        _run_forked(Channel(sock), self.root, os.fsdecode(frame.meta), may_stay=_see_orphans(self._prctl))
+        may_stay = _process_tree.adopt_orphans(self._prctl)
+        scratch = os.fsdecode(frame.meta)
+        _run_forked(Channel(sock), self.root, scratch, self.condition, may_stay=may_stay)
 
     def _reap(self) -> None:
         for pid, forked in list(self.forked.items()):
@@ -443,12 +476,21 @@ class _ForkServer:
             if status is None:
                 continue
             del self.forked[pid]
+            self._end_orphans()  # before the end is told: nothing of the call is left then
             _report(forked.status, pid, os.waitstatus_to_exitcode(status))
             os.close(forked.status)
 
+    def _end_orphans(self) -> None:
+        """Kill what has come to this process: calls that have ended left it, outside their process groups."""
+        while orphans := [pid for pid in _process_tree.children_of(self.pid) if pid not in self.forked]:
+            for pid in orphans:
+                os.kill(pid, signal.SIGKILL)
+            for pid in orphans:
+                os.waitpid(pid, 0)
+
     def _end(self) -> NoReturn:
-        for forked in self.forked.values():
-            forked.kill()
+        for pid in self.forked:
+            _process_tree.kill_tree(pid)
         _exit(0)
 
 
@@ -477,16 +519,17 @@ def _drain(descriptor: int) -> None:
         pass
 
 
-def _run_forked(channel: Channel, root: str, scratch: str, *, may_stay: bool) -> NoReturn:
+def _run_forked(channel: Channel, root: str, scratch: str, condition: Condition, *, may_stay: bool) -> NoReturn:
     """Run calls of one function, one after the other, for as long as each leaves nothing behind."""
     output = Output(captured=False)
     segments = _task_segments(channel)
     count, references, extra_env = _loads(segments[0])
     os.environ.update(extra_env)
-    runner = TaskRunner(root, scratch)
+    runner = TaskRunner(root, scratch, condition)
     function = _Function(function_source(segments[1 : count + 1]), runner)
     pid = os.getpid()
     limits = _limits()
+    has_run = False
     while True:
         try:
             report = runner.run(function.load, packed_from(segments[count + 1 :]), references, {})
@@ -494,10 +537,15 @@ def _run_forked(channel: Channel, root: str, scratch: str, *, may_stay: bool) ->
             _end_process(error, output)
         if _getpid() != pid:
             _exit(0)  # the user's function forked and came back twice
+        is_sound = runner.condition.is_sound(thoroughly=True)
+        if not (report.begun or is_sound) and has_run:
+            channel.send(_frames.encode(_frames.RESULT, flags=_frames.NOT_BEGUN))
+            _exit(0)
+        has_run = True
         _close_nested_pool()
         output.flush()
         left = leftovers()
-        unchanged = not left and runner.place.is_as_found(output.streams) and _limits() == limits
+        unchanged = is_sound and not left and runner.place.is_as_found(output.streams) and _limits() == limits
         stays = may_stay and unchanged and _is_light()
         _send_result(channel, 0, report, ("", ""), left, _frames.STAYS if stays else 0)
         if not stays:
@@ -507,23 +555,6 @@ def _run_forked(channel: Channel, root: str, scratch: str, *, may_stay: bool) ->
         runner.place.leave(output.streams)
         segments = _task_segments(channel)
         count, references, _ = _loads(segments[0])
-
-
-def _prctl() -> Callable[..., int] | None:
-    """Return the function with which a process on Linux says what it is to the kernel."""
-    if sys.platform != "linux":
-        return None
-    try:
-        import ctypes
-    except ImportError:  # not every Python has it
-        return None
-    prctl: Callable[..., int] = ctypes.CDLL(None).prctl
-    return prctl
-
-
-def _see_orphans(prctl: Callable[..., int] | None) -> bool:
-    """Have what children of this process leave running become its own children, as jobs of a shell do (Linux)."""
-    return prctl is not None and prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 
 
 def _task_segments(channel: Channel) -> list[Buffer]:

@@ -6,9 +6,16 @@
     (caller)        │  feed: as many tickets as ~10 ms of work    │               (pump thread)
                     ◀──── take back: cancelled, stalled behind a slow call, or the process has died
 
-One lock guards all state. The caller's thread writes straight to members that have room, so a single call on an
-idle pool meets one thread switch; everything that children say is read by one thread, the *pump*, which also calls
-back, never with the lock held.
+Who runs where:
+
+- The caller's thread writes straight to members that have room, so a single call on an idle pool meets one thread
+  switch. It only *condemns* a process that is to be killed, by ``cancel`` or ``close``.
+- One thread, the *pump*, reads everything that children say, buries those that have ended, starts others, and lets time
+  pass: time-outs, stalls, the linger, starts that had to wait.
+- What takes long the pump does without the lock: it hands results over, kills the condemned with all that they have
+  started, and removes what the dead left.
+
+One reentrant lock guards all state of the pool, of its members and batches. Nobody calls code of others with it held.
 """
 
 from __future__ import annotations
@@ -24,18 +31,19 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
+from pywren import _shutdown
 from pywren._failure import Failure
 from pywren._pickling import Packed
-from pywren.exceptions import ConfigError, InvocationError
+from pywren.exceptions import ConfigError, ShutdownError
 from pywren.worker import _frames
 from pywren.worker._batch import Batch, OnResults, OnStart, PreparedFunction
+from pywren.worker._directories import remove_abandoned_directories
 from pywren.worker._frames import Frame
 from pywren.worker._member import BATCH_SHIFT, STALL_SECONDS, Member
 from pywren.worker.process import (
     LONGEST_POLL,
+    Process,
     check_platform,
-    remove_abandoned_directories,
-    remove_directory,
     run_result,
 )
 from pywren.worker.task import (
@@ -59,7 +67,8 @@ GROW_SECONDS = 0.2
 LINGER_SECONDS = 5.0
 """How long the children of a pool stay when no executor uses it."""
 
-_MAX_FAILED_STARTS = 3
+_MAX_FAILED_STARTS = 3  # rounds in which no process came up, one after the other
+_MOST_START_DELAY = 10.0
 _EXIT_WARNING_SECONDS = 2.0
 _GATHER_SECONDS = 0.0003
 _GATHER_FROM = 64  # so many calls ahead of a member, and as many outstanding, mean that calls take microseconds
@@ -83,6 +92,7 @@ class LocalPool:
     Raises:
         ConfigError: this is neither Linux nor macOS.
         OSError: no process can be started.
+        ShutdownError: the program is at its end.
     """
 
     _shared: ClassVar[LocalPool | None] = None
@@ -93,6 +103,7 @@ class LocalPool:
         self, processes: int | None = None, *, show_output: bool = False, linger: float = LINGER_SECONDS
     ) -> None:
         check_platform()
+        _shutdown.require_running()
         self._size = processes or _usable_processors()
         self._show_output = show_output
         self._linger = linger
@@ -117,8 +128,11 @@ class LocalPool:
         self._outstanding = self._waiters = 0
         self._touched: dict[int, Batch] = {}
         self._collected: deque[tuple[OnResults, list[tuple[int, RunResult]]]] = deque()
-        self._garbage: list[str] = []
-        self._failed_starts = 0
+        self._garbage: list[Process] = []
+        # Processes that died before they were ready: of the missing ones since the last that was, and rounds of them
+        # that left none. The next start waits longer after each, as long as there is another process to go on with.
+        self._failed_starts = self._failed_rounds = 0
+        self._starts_at = 0.0
         # Interpreters that start at once are in each other's way, and the first result needs one only: the
         # others start when there is more than one call, or somewhat later.
         self._wanted = 1
@@ -212,7 +226,7 @@ class LocalPool:
 
         Raises:
             OSError: no process can be started, or there is no room for the arguments.
-            InvocationError: the pool is closed.
+            ShutdownError: the pool is closed, or the program at its end.
         """
         shown = self._show_output if show_output is None else show_output
         prepared = self._prepared(function)
@@ -282,7 +296,7 @@ class LocalPool:
 
         Raises:
             OSError: no process can be started.
-            InvocationError: the pool is closed.
+            ShutdownError: the pool is closed, or the program at its end.
         """
         ended = threading.Event()
         results: list[RunResult] = []
@@ -322,8 +336,9 @@ class LocalPool:
         return last
 
     def _require_open(self) -> None:
+        _shutdown.require_running()
         if self._closed:
-            raise InvocationError(
+            raise ShutdownError(
                 "the worker processes of this machine have been ended, and take no more calls: make another executor "
                 "with pywren.local_executor()"
             )
@@ -340,21 +355,37 @@ class LocalPool:
             self._wanted = self._size
         if not self._members and not self._outstanding:  # else calls wait whose variables differ from the earlier ones
             self._environment, self._equal_environment = dict(os.environ), None
-        missing = self._wanted - len([member for member in self._members if not member.dying])
+        alive = self._alive()
+        if alive and time.monotonic() < self._starts_at:
+            return
+        missing = self._wanted - alive
         if missing <= 0:
             return
         for _ in range(missing):
             try:
                 self._members.append(Member(self._environment))
             except OSError:
-                if not any(not member.dying for member in self._members):
+                if not self._alive():
                     raise
+                self._delay_starts()
                 logger.warning("only %d of %d worker processes could be started", len(self._members), self._size)
                 break
         if self._members and self._thread is None:
             self._start_pump()
         else:
             self._wake()
+
+    def _alive(self) -> int:
+        return len([member for member in self._members if not member.dying])
+
+    def _delay_starts(self) -> None:
+        """Wait before the next start: it takes memory and time from the processes that run calls."""
+        self._starts_at = time.monotonic() + min(GROW_SECONDS * 2**self._failed_starts, _MOST_START_DELAY)
+        self._failed_starts += 1
+
+    def _note_ready(self) -> None:
+        self._failed_starts = self._failed_rounds = 0
+        self._starts_at = 0.0
 
     def _bury(self, member: Member) -> None:
         """Settle what a process that has ended leaves, and replace it."""
@@ -365,15 +396,19 @@ class LocalPool:
         if member.tickets:
             self._end_head(member, returncode)
         self._requeue([*member.tickets, *taken])
-        if member.ready or member.killed:
-            self._failed_starts = 0
-        else:
-            self._failed_starts += 1
+        tails = member.tails()
         self._drop(member)
+        if not (member.ready or member.killed):
+            self._delay_starts()
+            if not self._alive():
+                # Those that start together may be too many for this machine's memory: the next one starts alone.
+                self._failed_rounds += 1
+                self._wanted = 1
         if self._closed or not (self._users or self._outstanding):
             return
-        if self._failed_starts >= _MAX_FAILED_STARTS:
-            self._fail_all(crash_failure(returncode, *member.tails()))
+        if self._failed_rounds >= _MAX_FAILED_STARTS:
+            self._failed_rounds = 0
+            self._fail_all(_no_start(crash_failure(returncode, *tails)))
             return
         try:
             self._start_missing()
@@ -398,7 +433,7 @@ class LocalPool:
         self._members.remove(member)
         member.close_shown()
         member.process.end()
-        self._garbage.append(member.process.root)
+        self._garbage.append(member.process)
 
     # -- giving and taking back --------------------------------------------------------------------------------
 
@@ -476,6 +511,7 @@ class LocalPool:
     def _take_frame(self, member: Member, frame: Frame) -> int:
         if frame.kind == _frames.READY:
             member.ready = True
+            self._note_ready()
             member.last = member.started = time.monotonic()
             if self._wanted < self._size:
                 self._grows_at = member.started + GROW_SECONDS
@@ -486,9 +522,11 @@ class LocalPool:
             return 0
         member.tickets.popleft()
         batch = self._batches.get(ticket >> BATCH_SHIFT)
-        if batch is not None:
+        if frame.flags & _frames.NOT_BEGUN:
+            self._requeue([ticket])
+        elif batch is not None:
             self._finish(batch, ticket & _INDEX_MASK, run_result(frame, *member.shown_tails()))
-        if frame.flags & _frames.LEFTOVERS:
+        if frame.flags & (_frames.LEFTOVERS | _frames.SPENT | _frames.NOT_BEGUN):
             member.kill()
         return 1
 
@@ -537,7 +575,7 @@ class LocalPool:
             self._wake()
 
     def _start_pump(self) -> None:
-        self._wake_in, self._wake_out = os.pipe()
+        self._wake_in, self._wake_out = _frames.pipe()
         for descriptor in (self._wake_in, self._wake_out):
             os.set_blocking(descriptor, False)
         self._poll.register(self._wake_in, select.POLLIN)
@@ -587,17 +625,26 @@ class LocalPool:
                 else:  # here, so that it sleeps as soon as results are handed over: who waits for them needs the GIL
                     timeout = self._prepare_to_wait()
                 garbage, self._garbage = self._garbage, []
+                condemned = self._take_condemned()
                 self._collect()
             _announce(starts)
             self._hand_over()
             if self._waiters:
                 self._tell_waiters()
-            for directory in garbage:
-                remove_directory(directory)
+            for member in condemned:
+                member.process.kill()
+            for process in garbage:
+                process.remove_traces()
             if ended:
                 return
             if self._outstanding >= _GATHER_FROM and finished and self._is_streaming():
                 time.sleep(_GATHER_SECONDS)  # a turn costs as much as ten results: they are taken together
+
+    def _take_condemned(self) -> list[Member]:
+        found = [member for member in self._members if member.condemned]
+        for member in found:
+            member.condemned = False
+        return found
 
     def _collect(self) -> None:
         """Take the results that have come, to be handed over without the lock; nothing after this may lose them."""
@@ -650,6 +697,8 @@ class LocalPool:
     def _next_time(self) -> float:
         """Return when the pump must act by itself: a time-out, a stalled member, the end of the linger."""
         earliest = self._grows_at
+        if self._is_missing_some():
+            earliest = min(earliest, self._starts_at)
         if not self._outstanding:
             return earliest if self._users or not self._members else min(earliest, self._idle_since + self._linger)
         for member in self._members:
@@ -661,6 +710,10 @@ class LocalPool:
             if member.could_share and any(other.idle for other in self._members):
                 earliest = min(earliest, member.last + STALL_SECONDS)
         return earliest
+
+    def _is_missing_some(self) -> bool:
+        """Whether processes are still to be started whose start had to wait."""
+        return bool(self._starts_at) and not self._closed and self._alive() < self._wanted
 
     def _timeout_of(self, member: Member) -> float | None:
         if not member.tickets or not member.ready:
@@ -689,6 +742,8 @@ class LocalPool:
             self._bury(member)
         if time.monotonic() >= self._grows_at:
             self._wanted, self._grows_at = self._size, float("inf")
+            self._start_missing()
+        elif self._is_missing_some() and time.monotonic() >= self._starts_at:
             self._start_missing()
         if not (self._outstanding or self._queue) and self._users:
             return []  # who waits for the last result needs the GIL
@@ -764,6 +819,11 @@ def _usable_processors() -> int:
     return os.cpu_count() or 1
 
 
+def _no_start(last: Failure) -> Failure:
+    told = f"no worker process comes up on this machine: {_MAX_FAILED_STARTS} times in a row it ended while it started"
+    return last._replace(message=f"{told}. The last time {last.message}")
+
+
 def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, str | None]:
     """Return what makes one environment the other; ``None`` for a variable that is to go."""
     changed: dict[str, str | None] = {name: value for name, value in after.items() if before.get(name) != value}
@@ -824,6 +884,7 @@ def _end_with_multiprocessing() -> None:
 
 
 def _at_exit() -> None:
+    _shutdown.begin()  # a process of multiprocessing comes here without running what was registered with atexit
     for pool in list(LocalPool._open):
         pool._finish_at_exit()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import os
 import pickle
-import re
 import select
 import signal
 import socket
@@ -19,7 +18,8 @@ from typing import Any
 from pywren._failure import Failure
 from pywren._pickling import Packed
 from pywren.exceptions import ConfigError
-from pywren.worker import _frames
+from pywren.worker import _frames, _process_tree
+from pywren.worker._directories import private_directory, remove_directory
 from pywren.worker._frames import Buffer, Channel, Frame, UnlinkedFile, high_descriptor
 from pywren.worker.task import (
     Function,
@@ -37,7 +37,6 @@ TAIL_LIMIT = 64 * 1024
 LONGEST_POLL = 86_400_000.0
 """Milliseconds to wait at once: ``poll`` takes no more than 24 days, and calls may have more."""
 
-_DIRECTORY_NAME = re.compile(r"pywren-(\d+)-[0-9a-f]{16}")
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _READ_BYTES = 64 * 1024
 _FORK_ATTEMPTS = 3
@@ -81,54 +80,6 @@ def check_platform() -> None:
         )
 
 
-def private_directory() -> str:
-    """Return the path of a new private directory for temporary files; the child makes it."""
-    return os.path.join(_temporary_directory(), f"pywren-{os.getpid()}-{os.urandom(8).hex()}")
-
-
-def _temporary_directory() -> str:
-    """Return what ``tempfile.gettempdir()`` mostly does, without the import: the first result waits for this."""
-    for place in (os.environ.get("TMPDIR"), "/tmp"):
-        if place and os.path.isabs(place) and os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK):
-            return place
-    import tempfile
-
-    return tempfile.gettempdir()
-
-
-def remove_directory(path: str) -> None:
-    """Remove a directory of temporary files, whatever calls have done to it."""
-    try:
-        for name in os.listdir(path):
-            os.rmdir(os.path.join(path, name))
-        os.rmdir(path)
-    except FileNotFoundError:
-        pass
-    except OSError:  # calls have left files: they take an import whose milliseconds others need not wait for
-        import shutil
-
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def remove_abandoned_directories(older_than: float = 86_400.0) -> None:
-    """Remove what clients left that were killed: directories of this user's whose process is gone.
-
-    Args:
-        older_than: seconds; a younger one may belong to a process that cannot be seen from this container.
-    """
-    parent = _temporary_directory()
-    for name in os.listdir(parent):
-        match = _DIRECTORY_NAME.fullmatch(name)
-        path = os.path.join(parent, name)
-        try:
-            if match and os.stat(path).st_uid == os.getuid() and time.time() - os.stat(path).st_mtime > older_than:
-                os.kill(int(match[1]), 0)
-        except ProcessLookupError:
-            remove_directory(path)
-        except OSError:
-            continue  # somebody else's, or gone
-
-
 class Process:
     """One child process: a fresh interpreter that runs ``worker/child.py``, in a session of its own.
 
@@ -153,18 +104,18 @@ class Process:
         self.output = output
         self.root = private_directory()
         self.returncode: int | None = None
-        self.reaped = False
+        self.reaped = self._killed = False
         self.pidfd = -1
         self._lock = threading.Lock()
         self._sending = threading.Lock()
-        parent, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        lifeline, self.lifeline = os.pipe()
-        self.tickets_in, self.tickets_out = os.pipe()
+        parent, child = _frames.socket_pair()
+        lifeline, self.lifeline = _frames.pipe()
+        self.tickets_in, self.tickets_out = _frames.pipe()
         parent.setblocking(False)
         self.channel = Channel(parent)
         theirs = [high_descriptor(child.detach()), high_descriptor(lifeline), high_descriptor(os.dup(self.tickets_in))]
         try:
-            self.pid = _spawn(_command(mode, self.root, executable), theirs, output, environment)
+            self.pid = _spawn(_command(mode, self.root, executable), self.root, theirs, output, environment)
         except BaseException:
             self._close_descriptors()
             raise
@@ -178,11 +129,11 @@ class Process:
         """Have ``pidfd`` become readable when the process has ended."""
         if hasattr(os, "pidfd_open"):
             try:
-                self.pidfd = os.pidfd_open(self.pid)
+                self.pidfd = _frames.above_standard(os.pidfd_open(self.pid))
                 return
             except OSError:
                 pass  # an old kernel, or a sandbox without it
-        self.pidfd, ended = os.pipe()
+        self.pidfd, ended = _frames.pipe()
         threading.Thread(target=self._wait, args=(ended,), name="pywren-wait", daemon=True).start()
 
     def _wait(self, ended: int) -> None:
@@ -195,10 +146,16 @@ class Process:
             _send_waiting(self.channel, frame)
 
     def kill(self) -> None:
-        """Kill the process and its whole group; its end is seen on ``pidfd``."""
+        """Kill the process and all that it has started; its end is seen on ``pidfd``."""
+        if self.reaped:
+            return
+        self._killed = _process_tree.kill_descendants(self.pid)
+        self._kill_group()
+
+    def _kill_group(self) -> None:
         with self._lock:
             if not self.reaped:
-                _kill_group(self.pid)
+                _process_tree.kill_group(self.pid)
 
     def wait(self) -> int | None:
         """Wait for the end of the process, kill what is left of its group, and return its exit code."""
@@ -209,7 +166,7 @@ class Process:
         try:
             if hasattr(os, "waitid"):
                 os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-                self.kill()  # its pid is taken until it is reaped, so the group is the right one
+                self._kill_group()  # its pid is taken until it is reaped, so the group is the right one
                 with self._lock:
                     if not self.reaped:
                         self._take_status(os.waitpid(self.pid, 0)[1])
@@ -224,14 +181,20 @@ class Process:
 
     def close(self) -> None:
         """Kill the process if it still runs, wait for its end, and give back all it took."""
+        self.kill()
         self.end()
-        remove_directory(self.root)
+        self.remove_traces()
 
     def end(self) -> None:
-        """Do what ``close`` does, but leave the private directory to be removed."""
-        self.kill()
+        """Wait for the end of a process that was killed or has died, and give back its descriptors."""
         self.wait()
         self._close_descriptors()
+
+    def remove_traces(self) -> None:
+        """Remove what a process that has ended left: its private directory, and processes outside its group."""
+        if not self._killed:
+            _process_tree.kill_marked(self.root)
+        remove_directory(self.root)
 
     def forget(self) -> None:
         """Close the descriptors of a process that belongs to the process this one was forked from."""
@@ -244,14 +207,6 @@ class Process:
             if descriptor >= 0:
                 os.close(descriptor)
                 setattr(self, name, -1)
-
-
-def _kill_group(pid: int) -> None:
-    for kill in (os.killpg, os.kill):  # the group is not there yet in the first moment of a process
-        try:
-            kill(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            continue  # nothing is left of it (macOS says so by EPERM)
 
 
 def _command(mode: str, root: str, executable: str | None) -> list[str]:
@@ -293,6 +248,7 @@ def _clients_own_directories() -> list[str]:
 
 def _spawn(
     command: list[str],
+    root: str,
     theirs: Sequence[int],
     output: tuple[UnlinkedFile, UnlinkedFile] | None,
     environment: Mapping[str, str] | None,
@@ -300,14 +256,27 @@ def _spawn(
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
     ]
+    if output is None:
+        # Where this process has no output, what the child opens next must not take its place.
+        for target in filter(_is_closed, (1, 2)):
+            actions.append((os.POSIX_SPAWN_OPEN, target, os.devnull, os.O_WRONLY, 0))
     for target, file in enumerate(output or (), 1):
         actions.append((os.POSIX_SPAWN_DUP2, file.descriptor, target))
     for target, descriptor in enumerate(theirs, 3):
         actions.append((os.POSIX_SPAWN_DUP2, descriptor, target))
     variables = {**_ONE_THREAD, **(os.environ if environment is None else environment)}
+    _process_tree.mark(variables, root)
     defaults = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGQUIT]
     # The child leaves this session itself: not every platform lets posix_spawn do it.
     return os.posix_spawn(command[0], command, variables, file_actions=actions, setsigmask=[], setsigdef=defaults)
+
+
+def _is_closed(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return True
+    return False
 
 
 # -- what a child says ---------------------------------------------------------------------------------------------
@@ -316,7 +285,7 @@ def _spawn(
 def run_result(frame: Frame, stdout: str = "", stderr: str = "") -> RunResult:
     """Turn a result frame into a result."""
     info: dict[str, Any] = {"setup_time": frame.first, "exec_time": frame.second}
-    if frame.flags & ~_frames.STAYS == _frames.SUCCESS and not frame.meta:  # most of them
+    if frame.flags & ~(_frames.STAYS | _frames.SPENT) == _frames.SUCCESS and not frame.meta:  # most of them
         return RunResult(True, Packed(frame.payload), info=info, stdout=stdout, stderr=stderr)  # type: ignore[arg-type]
     notes = _notes(frame.meta)
     if notes.get("leftovers"):
@@ -491,6 +460,8 @@ class ForkServer:
                 self._take_back(process)
             if result is not None:
                 return result
+            if process.pid is not None:
+                continue  # an earlier call has spoilt the process
             # Either the server is just ending, or the machine is short of processes: then the wait is the pause.
             _wait_readable(process.server.pidfd, _FORK_PAUSE_SECONDS)
         message = "no process could be forked for the call: the machine is short of processes or memory"
@@ -638,19 +609,19 @@ class _Forked:
         self.frame: Frame | None = None
         self.failure: Failure | None = None
         self._knows_function = False
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours, theirs = _frames.socket_pair()
         ours.setblocking(False)
         self.channel = Channel(ours)
         self._theirs = [theirs.detach()]
         tails = []
         for name in ("stdout", "stderr"):
-            read, write = os.pipe()
+            read, write = _frames.pipe()
             self._theirs.append(write)
             tails.append(OutputTail(read, name, sink))
         self.tails = tails
-        self.status, write = os.pipe()
+        self.status, write = _frames.pipe()
         self._theirs.append(write)
-        self.stop_in, self.stop_out = os.pipe()
+        self.stop_in, self.stop_out = _frames.pipe()
 
     def start(self) -> None:
         """Ask the server to fork."""
@@ -662,7 +633,7 @@ class _Forked:
         self._theirs.clear()
 
     def run(self, task: Task, stopped: Stop | None) -> RunResult | None:
-        """Send the task, and wait for its end; ``None`` when no process was forked, so that it never began."""
+        """Send the task, and wait for its end; ``None`` when it never began: there was no process, or a spoilt one."""
         self._send(task)
         if stopped is not None:
             stopped.listen(self._ask_to_stop)
@@ -675,6 +646,8 @@ class _Forked:
         self.stays = self._said_it_stays() and not self.ended and not _wait_readable(self.stop_in, 0.0)
         stdout, stderr = (tail.take() for tail in self.tails)
         frame, self.frame = self.frame, None  # it may be big, and this process may wait for long
+        if frame is not None and frame.flags & _frames.NOT_BEGUN:
+            return None
         if frame is not None:
             return run_result(frame, stdout, stderr)
         if self.pid is None and self.failure is None:
@@ -735,7 +708,7 @@ class _Forked:
         if not _has_ended(self.server):
             self.server.send(_frames.encode(_frames.KILL, number=self.number))
         elif self.pid is not None:
-            _kill_group(self.pid)
+            _process_tree.kill_tree(self.pid)
 
     def _receive(self) -> bool:
         """Take the result if it is there; returns False at the end of the socket."""
@@ -757,7 +730,7 @@ class _Forked:
         if not data:  # the server could not fork, or is gone
             self.ended = True
             if self.pid is not None:
-                _kill_group(self.pid)
+                _process_tree.kill_tree(self.pid)
             return False
         self.pid, returncode = STATUS.unpack(data)
         if returncode != RUNNING:

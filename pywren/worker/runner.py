@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # without the enums of signal, which cost microseconds
-import _thread
 import builtins
 import hashlib
 import importlib
@@ -18,11 +17,14 @@ from typing import Any, NamedTuple, TextIO
 
 from pywren import _pickling
 from pywren._pickling import Packed
+from pywren.worker._condition import Condition
+from pywren.worker._directories import own_umask, remove_directory
 from pywren.worker._frames import high_descriptor
 
 # The user's function may replace any of these under their public names.
 _perf_counter, _getsignal = time.perf_counter, _signal.getsignal
 _dump_result, _dump_exception = _pickling.dump_result, _pickling.dump_exception
+_Exception = Exception
 _loads, _load_argument = _pickling.loads, _pickling.load_argument
 _FUTURE_MARK = _pickling._FUTURE.encode()
 
@@ -63,6 +65,7 @@ class Report(NamedTuple):
         setup_time: seconds until the function was called.
         exec_time: seconds the function ran.
         exception: name, text and traceback of the exception, or of what went wrong with the result.
+        begun: whether the function was called.
     """
 
     success: bool | None
@@ -70,6 +73,7 @@ class Report(NamedTuple):
     setup_time: float
     exec_time: float
     exception: tuple[str, str, str] | None = None
+    begun: bool = True
 
 
 def packed_from(segments: Sequence[bytes | bytearray | memoryview]) -> Packed:
@@ -97,9 +101,11 @@ class TaskRunner:
     Args:
         root: a private directory, for modules and for scratch directories.
         scratch: the directory in which calls run; made on need.
+        condition: how this process was before it ran a call.
     """
 
-    def __init__(self, root: str, scratch: str) -> None:
+    def __init__(self, root: str, scratch: str, condition: Condition | None = None) -> None:
+        self.condition = condition or Condition()
         self.modules = ShippedModules(root)
         self.place = _Place(scratch)
 
@@ -107,6 +113,7 @@ class TaskRunner:
         """Make one function's modules importable, and no other's."""
         if self.modules.activate(source):
             self.place.start_over()
+            self.condition.count_modules()
 
     def load(self, pickle: Packed) -> Callable[[Any], Any]:
         """Load a function whose modules are importable."""
@@ -119,6 +126,8 @@ class TaskRunner:
         argument: Packed,
         references: Sequence[bytes],
         extra_env: Mapping[str, str | None],
+        *,
+        mend: bool = True,
     ) -> Report:
         """Run one call.
 
@@ -127,6 +136,7 @@ class TaskRunner:
             argument: its pickled argument.
             references: encoded outcomes that the argument refers to.
             extra_env: environment variables of this call; ``None`` for one that it is not to see.
+            mend: whether the call can have changed what its result is pickled with.
 
         Raises:
             BaseException: what is no ``Exception`` ends the process, see ``exit_code``.
@@ -141,16 +151,20 @@ class TaskRunner:
             value = _load_argument(argument, references) if has_futures else _loads(argument)
             if len(sys.modules) != imported:
                 self.place.adopt(extra_env)
+                self.condition.adopt()
             called = _perf_counter()
             value = function(value)
             ended = _perf_counter()
-            _restore_pickle()
+            if mend:
+                self.condition.mend()
+                _restore_pickle()
             return Report(True, _dump_result(value, out_of_band=True), called - started, ended - called)
-        except Exception as error:  # noqa: BLE001 -- whatever the user's code raises is the outcome
+        except _Exception as error:
             now = _perf_counter()
+            self.condition.mend()
             _restore_pickle()
             if called is None:
-                return _raised(error, now - started, 0.0)
+                return _raised(error, now - started, 0.0)._replace(begun=False)
             report = _raised if ended is None else _not_pickled
             return report(error, called - started, (ended or now) - called)
 
@@ -277,19 +291,18 @@ def _write_modules(directory: str, modules: Mapping[str, bytes]) -> None:
     if os.path.isdir(directory):
         return
     temporary = f"{directory}.{os.getpid()}"
-    for path, content in modules.items():
-        target = os.path.join(temporary, *path.split("/"))
-        os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
-        with open(target, "wb") as file:
-            file.write(content)
+    with own_umask():
+        for path, content in modules.items():
+            target = os.path.join(temporary, *path.split("/"))
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            with open(target, "wb") as file:
+                file.write(content)
     try:
         os.rename(temporary, directory)
     except OSError:
         if not os.path.isdir(directory):
             raise
-        import shutil
-
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove_directory(temporary)
 
 
 # -- what a call may change ----------------------------------------------------------------------------------------
@@ -397,7 +410,8 @@ class _Place:
         time.tzset()
 
     def _make_scratch(self) -> None:
-        os.makedirs(self._scratch, mode=0o700)
+        with own_umask():
+            os.makedirs(self._scratch)
         os.utime(self._scratch, ns=(_UNUSED_TIME, _UNUSED_TIME))
         descriptor = os.open(self._scratch, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
         self._scratch_descriptor = high_descriptor(descriptor)
@@ -415,10 +429,8 @@ class _Place:
             os.close(descriptor)
         except OSError:
             pass  # the call closed descriptors, or removed the directory
-        import shutil
-
         self._scratch_descriptor = None
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        remove_directory(self._scratch)
         if os.path.exists(self._scratch):  # the call made something that cannot be removed
             self._scratch += "+"
         self._make_scratch()
@@ -504,27 +516,3 @@ def _tail(descriptor: int) -> str:
     os.ftruncate(descriptor, 0)
     os.lseek(descriptor, 0, os.SEEK_SET)
     return data.decode("utf-8", "replace")
-
-
-# -- leftovers -------------------------------------------------------------------------------------------------
-
-
-def leftovers() -> str:
-    """Say what a call left running in this process or under it; empty when nothing."""
-    threads = _thread._count()
-    children = _has_children()
-    if not threads and not children:
-        return ""
-    parts = ([f"{threads} thread(s)"] if threads else []) + (["child processes"] if children else [])
-    return " and ".join(parts)
-
-
-def _has_children() -> bool:
-    """Tell whether child processes run; those that have ended are reaped."""
-    while True:
-        try:
-            pid, _ = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return False
-        if pid == 0:
-            return True

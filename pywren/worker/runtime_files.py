@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
+from pywren._private import make_directories
 from pywren._wire import Call
 from pywren.exceptions import RuntimeSetupError, StorageError
 from pywren.wrenutil import split_s3_url
@@ -237,7 +238,7 @@ class RuntimeFiles:
     def _lock_root(self) -> int:
         while True:
             try:
-                os.makedirs(self.root, mode=0o700, exist_ok=True)
+                make_directories(self.root)
                 descriptor = _lock_directory(self.root)
             except FileNotFoundError:
                 continue  # another process has just removed it
@@ -284,7 +285,7 @@ class RuntimeFiles:
     def _fill(self, new: str, archive: Archive) -> None:
         room = _Room(lambda: self._free_disk(self.root), self._remove_all_idle)
         try:
-            os.mkdir(new, 0o700)
+            make_directories(new)
             with tempfile.TemporaryFile(dir=self.root) as tarball:
                 self._download(archive, tarball, room)
                 tarball.seek(0)

@@ -1012,3 +1012,91 @@ def test_ctrl_c_at_the_end_of_the_program_ends_its_calls() -> None:
         assert "1 calls still run" in client.stderr.readline()
         client.send_signal(signal.SIGINT)
         assert client.stderr.read() == "1 calls were ended with the program\n"
+
+
+def test_processes_that_are_killed_while_they_start_fail_no_call() -> None:
+    """Row 245: as long as another process runs calls these go on, and the next start waits longer."""
+    pool = LocalPool(2)
+    pool.acquire()
+    try:
+        before = children()
+        assert all(one(pool, len, "x").success for _ in range(2))
+        calls = Calls(pool, lambda x: time.sleep(0.05) or x, range(60))
+        calls.wait_for(2)
+        healthy = {member.process.pid for member in pool._members if member.ready}
+        killed: set[int] = set()
+        while len(killed) < 4 and len(calls.results) < 60:
+            for pid in children() - before - healthy - killed:
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+            time.sleep(0.005)
+        assert calls.values() == list(range(60))
+    finally:
+        pool.close()
+
+
+def test_a_pool_whose_processes_start_again_takes_calls_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After calls have ended with an error because nothing came up, the next ones are tried anew."""
+    from pywren.worker import process
+
+    pool = LocalPool(2)
+    pool.acquire()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(process, "_BOOTSTRAP", "import sys; sys.exit('no good')")
+            for pid in children():
+                os.kill(pid, signal.SIGKILL)
+            failures = [result.failure for result in Calls(pool, len, ["x"] * 5).all() if result.failure]
+        assert all("no worker process comes up" in failure.message for failure in failures)
+        results = [one(pool, len, "xy") for _ in range(3)]
+        assert value(results[-1]) == 2
+    finally:
+        pool.close()
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 1, 2)], ids=str)
+@pytest.mark.parametrize("runner", ["LocalPool(2)", "ForkServer()"])
+def test_a_client_without_standard_streams(runner: str, closed: tuple[int, ...], tmp_path: Path) -> None:
+    """Row 248: its calls print as ever, and what it opens there later is its own."""
+    script = f"""
+        import os, sys
+        for number in {closed}:
+            os.close(number)
+        from pywren._pickling import dumps, loads
+        from pywren.worker.pool import LocalPool
+        from pywren.worker.process import ForkServer
+        from pywren.worker.task import Function, Task
+        def call(x):
+            import os, subprocess, sys
+            print("printed", x)
+            sys.stderr.write("told")
+            subprocess.run(["echo", "below"], check=True)
+            return sys.stdin.read()
+        made = {runner}
+        def ask(x):
+            result = made.run(Task(Function("f", dumps(call)), dumps(x)))
+            assert result.success, result
+            told = loads(result.body), result.stdout, result.stderr
+            assert told == ("", f"printed {{x}}\\nbelow\\n", "told"), told
+        ask(1)
+        for number in {closed}:
+            os.dup2(os.open(sys.argv[1], os.O_RDWR), number)
+        ask(2)
+        made.close()
+        with open(sys.argv[1] + ".done", "w"):
+            pass
+    """
+    (tmp_path / "own").touch()
+    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "own")]
+    subprocess.run(command, timeout=WAIT, check=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
+    assert (tmp_path / "own.done").exists()
+
+
+def test_cancelling_thousands_of_calls_blocks_none_that_come_later(pool: LocalPool) -> None:
+    """Their arguments fill the sockets of processes that have nothing to run, and so read nothing."""
+    for _ in range(3):
+        calls = Calls(pool, lambda x: 5, range(10_000))
+        calls.wait_for(3)
+        for index in range(10_000):
+            pool.cancel(calls.batch, index)
+        assert Calls(pool, lambda x: x, [1, 2, 3]).values() == [1, 2, 3]

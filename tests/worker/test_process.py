@@ -509,24 +509,3 @@ def test_another_platform(monkeypatch: pytest.MonkeyPatch) -> None:
     for make in (ForkServer, LocalPool):
         with pytest.raises(ConfigError, match="Linux or macOS"):
             make()
-
-
-def test_directories_of_killed_clients_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a client that was killed has left goes after a day; what may be in use stays."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    gone, young, living, other = (
-        tmp_path / name
-        for name in (
-            "pywren-4194305-0123456789abcdef",  # a process number beyond what Linux gives
-            "pywren-4194305-fedcba9876543210",
-            f"pywren-{os.getpid()}-0123456789abcdef",
-            "pywren-notes",
-        )
-    )
-    for directory in (gone, young, living, other):
-        (directory / "scratch").mkdir(parents=True)
-        (directory / "scratch" / "file").touch()
-        if directory != young:
-            os.utime(directory, (0, 0))
-    process.remove_abandoned_directories()
-    assert sorted(tmp_path.iterdir()) == sorted([young, living, other])

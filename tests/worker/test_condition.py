@@ -1,0 +1,385 @@
+"""What a call does to its process fails no later call, on the local pool and in forks; harmless threads may stay."""
+
+from __future__ import annotations
+
+import builtins
+import gc
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import cloudpickle
+import pytest
+
+from pywren._pickling import dumps, load_exception, loads
+from pywren.worker.pool import LocalPool
+from pywren.worker.process import ForkServer
+from pywren.worker.task import Function, Runner, RunResult, Task
+
+
+@pytest.fixture(scope="module", autouse=True)
+def by_value() -> Iterator[None]:
+    """Pickle this module's functions as a script's: the children cannot import it."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.fixture(scope="module", params=["pool", "fork"])
+def runner(request: pytest.FixtureRequest) -> Iterator[Runner]:
+    """What runs the calls: one process for calls of one function, for as long as nothing is wrong with it."""
+    made: Runner = LocalPool(1) if request.param == "pool" else ForkServer(lambda name, text: None)
+    yield made
+    made.close()
+
+
+def clear_modules() -> None:
+    sys.modules.clear()
+
+
+def delete_builtin() -> None:
+    del builtins.len
+
+
+def clear_builtins() -> None:
+    builtins.__dict__.clear()
+
+
+def replace_open() -> None:
+    builtins.open = None  # type: ignore[assignment]
+
+
+def replace_os() -> None:
+    sys.modules["os"] = None  # type: ignore[assignment]
+
+
+def spoil_os() -> None:
+    os.listdir = os.fstat = os.makedirs = os.getpid = None  # type: ignore[assignment]
+
+
+def replace_json() -> None:
+    json.loads = json.dumps = None  # type: ignore[assignment]
+
+
+def replace_pickle() -> None:
+    pickle.loads = pickle.Pickler = None  # type: ignore[assignment,misc]
+
+
+def disable_collection() -> None:
+    gc.disable()
+
+
+def add_audit_hook() -> None:
+    def refuse(event: str, arguments: object) -> None:
+        if event in ("open", "import", "subprocess.Popen"):
+            raise RuntimeError("audited")
+
+    sys.addaudithook(refuse)
+
+
+def limit_files() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+
+
+def limit_file_size() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+
+def remove_finders() -> None:
+    sys.meta_path.clear()
+    sys.path_hooks.clear()
+
+
+def leave_for_a_removed_directory() -> None:
+    os.mkdir("gone")
+    os.chdir("gone")
+    os.rmdir("../gone")
+
+
+def set_handlers() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGCHLD, signal.SIGUSR1):
+        signal.signal(number, lambda *_: 1 / 0)
+    signal.alarm(1)
+
+
+def block_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.valid_signals()))
+
+
+def lower_recursion_limit() -> None:
+    sys.setrecursionlimit(60)
+
+
+def close_streams() -> None:
+    sys.stdout.close()
+    os.closerange(0, 3)
+
+
+def replace_what_is_rarely_used() -> None:
+    import subprocess
+
+    subprocess.Popen = None  # type: ignore[assignment,misc]
+    time.sleep(0.02)
+
+
+DAMAGES = [
+    clear_modules,
+    delete_builtin,
+    clear_builtins,
+    replace_open,
+    replace_os,
+    spoil_os,
+    replace_json,
+    replace_pickle,
+    disable_collection,
+    add_audit_hook,
+    limit_files,
+    limit_file_size,
+    remove_finders,
+    leave_for_a_removed_directory,
+    set_handlers,
+    block_signals,
+    lower_recursion_limit,
+    close_streams,
+]
+
+
+class Own:
+    """A class of the script."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def use(number: int) -> int:
+    """What ordinary calls do."""
+    import decimal
+
+    with open("file", "w") as file:
+        file.write(json.dumps([len("x"), str(decimal.Decimal(1))]))
+    assert os.listdir(".") == ["file"]
+    thread = threading.Thread(target=int)
+    thread.start()
+    thread.join()
+    subprocess.run(["true"], check=True)
+    assert gc.isenabled()
+    print("printed")
+    return loads(dumps(Own(number))).number  # type: ignore[no-any-return]
+
+
+def call(given: tuple[Callable[[], None] | None, int]) -> int:
+    """Damage the process, or be a later call."""
+    damage, number = given
+    if damage is None:
+        return use(number)
+    damage()
+    return number
+
+
+def run(runner: Runner, function: Function, given: Any) -> RunResult:
+    return runner.run(Task(function, dumps(given)))
+
+
+def value(result: RunResult) -> Any:
+    assert result.success, (result.failure, result.exception)
+    assert result.body is not None
+    return loads(result.body)
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_a_call_is_not_failed_by_an_earlier_one(runner: Runner, damage: Callable[[], None]) -> None:
+    """Row 255: its own result comes, and the calls after it have theirs."""
+    function = Function(damage.__name__, dumps(call))
+    assert [value(run(runner, function, given)) for given in ((None, 1), (damage, 2), (None, 3), (None, 4))] == [
+        1,
+        2,
+        3,
+        4,
+    ]
+
+
+def test_calls_that_wait_behind_it(runner: Runner) -> None:
+    """Those that were given to the process already run in another."""
+    pool = runner if isinstance(runner, LocalPool) else None
+    if pool is None:
+        pytest.skip("forked processes are given one call at a time")
+    ended, results = threading.Event(), {}
+
+    def take(found: list[tuple[int, RunResult]]) -> None:
+        results.update(found)
+        if len(results) == 40:
+            ended.set()
+
+    given = [(DAMAGES[n // 4] if n % 4 == 1 and n < 32 else None, n) for n in range(40)]
+    pool.submit(Function("behind", dumps(call)), [dumps(one) for one in given], on_results=take)
+    assert ended.wait(120)
+    assert [value(results[n]) for n in range(40)] == list(range(40))
+
+
+def test_its_exception_comes_too(runner: Runner) -> None:
+    """What raises after the damage is told with its own type."""
+
+    def clear_and_raise(_: Any) -> None:
+        sys.modules.clear()
+        raise ValueError("own")
+
+    result = run(runner, Function("raises", dumps(clear_and_raise)), 0)
+    assert result.success is False
+    assert result.body is not None
+    assert type(load_exception(result.body)) is ValueError
+
+
+def test_a_call_that_cannot_begin_runs_elsewhere(runner: Runner) -> None:
+    """What is found only when an argument cannot be loaded any more is an earlier call's fault as well."""
+
+    def spoil(given: Any) -> int:
+        if given == "spoil":
+            import copyreg
+
+            copyreg._slotnames = copyreg.__newobj_ex__ = None  # type: ignore[attr-defined,assignment]
+            return 0
+        return given.number  # type: ignore[no-any-return]
+
+    class Late:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def __reduce__(self) -> Any:
+            def make(number: int) -> Late:
+                import copyreg
+
+                copyreg._slotnames(Late)  # type: ignore[attr-defined]
+                return Late(number)
+
+            return make, (self.number,)
+
+    function = Function("late", dumps(spoil))
+    assert value(run(runner, function, "spoil")) == 0
+    assert value(run(runner, function, Late(5))) == 5
+
+
+def test_an_argument_that_always_raises_is_its_own_fault(runner: Runner) -> None:
+    """Its exception comes, from a process that has run others before."""
+
+    class Broken:
+        def __reduce__(self) -> Any:
+            return int, ("no number",)
+
+    function = Function("broken", dumps(lambda given: 1))
+    assert value(run(runner, function, 0)) == 1
+    for _ in range(3):
+        result = run(runner, function, Broken())
+        assert result.success is False
+        assert result.body is not None
+        assert type(load_exception(result.body)) is ValueError
+
+
+# -- threads ---------------------------------------------------------------------------------------------------------
+
+
+def bar() -> None:
+    from tqdm import tqdm
+
+    for _ in tqdm(range(3)):
+        pass
+
+
+def open_pool() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    made = ThreadPoolExecutor(2)
+    list(made.map(abs, [1, 2]))
+    kept.append(made)
+
+
+def open_thread_pool() -> None:
+    from multiprocessing.pool import ThreadPool
+
+    made = ThreadPool(1)
+    made.map(abs, [1, 2])
+    kept.append(made)
+
+
+def listen_to_a_queue() -> None:
+    import logging.handlers
+    import queue
+
+    logging.handlers.QueueListener(queue.Queue()).start()
+
+
+def sleep_in_a_thread() -> None:
+    threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+
+
+def set_a_timer() -> None:
+    threading.Timer(1000, print).start()
+
+
+def start_below_threading() -> None:
+    import _thread
+
+    _thread.start_new_thread(time.sleep, (1000,))
+
+
+def go_on_in_a_pool() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def work() -> None:
+        time.sleep(1000)
+
+    made = ThreadPoolExecutor(1)
+    made.submit(work)
+    kept.append(made)
+
+
+class OwnThread(threading.Thread):
+    """A thread that starts itself."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.start()
+
+    def run(self) -> None:
+        """Wait for nothing."""
+        threading.Event().wait()
+
+
+kept: list[Any] = []
+
+
+def pid_after(start: Callable[[], object]) -> int:
+    start()
+    return os.getpid()
+
+
+@pytest.mark.parametrize("start", [bar, open_pool, open_thread_pool, listen_to_a_queue], ids=lambda one: one.__name__)
+def test_threads_that_a_library_keeps_for_itself_stay(runner: Runner, start: Callable[[], object]) -> None:
+    """Row 256: they cost no process, and so no second import."""
+    function = Function(start.__name__, dumps(pid_after))
+    results = [run(runner, function, start) for _ in range(12)]
+    assert len(set(map(value, results))) <= 4
+    assert "leftovers" not in results[0].info
+
+
+@pytest.mark.parametrize(
+    "start",
+    [sleep_in_a_thread, set_a_timer, start_below_threading, go_on_in_a_pool, OwnThread],
+    ids=lambda one: one.__name__,
+)
+def test_threads_of_the_call_end_with_it(runner: Runner, start: Callable[[], object]) -> None:
+    """Row 18: whether they are started by the user's code or run it."""
+    function = Function(start.__name__, dumps(pid_after))
+    results = [run(runner, function, start) for _ in range(3)]
+    assert len(set(map(value, results))) == 3
+    assert all("thread" in result.info["leftovers"] for result in results)

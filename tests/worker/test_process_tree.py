@@ -1,0 +1,260 @@
+"""What calls start outside their process group ends with them, however they end: on the local pool and in forks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import pytest
+
+from pywren._pickling import dumps
+from pywren.worker import _process_tree
+from pywren.worker.pool import LocalPool
+from pywren.worker.process import ForkServer
+from pywren.worker.task import Function, Runner, RunResult, Stop, Task
+
+WAIT = 60.0
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere process groups are all there is")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def by_value() -> Iterator[None]:
+    """Pickle this module's functions as a script's: the children cannot import it."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.fixture(scope="module", params=["pool", "fork"])
+def runner(request: pytest.FixtureRequest) -> Iterator[Runner]:
+    """What runs the calls."""
+    made: Runner = LocalPool(1) if request.param == "pool" else ForkServer(lambda name, text: None)
+    yield made
+    made.close()
+
+
+def double_fork() -> int:
+    """Become a daemon as Unix programs do."""
+    read, write = os.pipe()
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.write(write, str(os.getpid()).encode())
+            os.closerange(0, 256)
+            os.chdir("/")
+            time.sleep(1000)
+        os._exit(0)
+    os.close(write)
+    return int(os.read(read, 20))
+
+
+def new_session() -> int:
+    """What ``subprocess`` offers."""
+    return subprocess.Popen(["sleep", "1000"], start_new_session=True).pid
+
+
+def shell() -> int:
+    """A job of a shell that is gone, deaf to SIGHUP."""
+    command = "nohup setsid sleep 1000 >/dev/null 2>&1 & echo $!"
+    pid = subprocess.run(["sh", "-c", command], stdout=subprocess.PIPE, check=True).stdout
+    return int(pid)
+
+
+def deaf_grandchild() -> int:
+    """A daemon's child that ignores every signal that it can."""
+    code = (
+        "import os, signal, subprocess, sys;"
+        "[signal.signal(number, signal.SIG_IGN) for number in (1, 2, 3, 15)];"
+        "child = subprocess.Popen(['sleep', '1000'], start_new_session=True);"
+        "print(child.pid, flush=True); child.wait()"
+    )
+    daemon = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
+    assert daemon.stdout is not None
+    return int(daemon.stdout.readline())
+
+
+def multiprocessing_daemon() -> int:
+    """A daemon of ``multiprocessing`` that has left the group."""
+    import multiprocessing
+
+    def run() -> None:
+        os.setsid()
+        time.sleep(1000)
+
+    child = multiprocessing.get_context("fork").Process(target=run, daemon=True)
+    child.start()
+    assert child.pid is not None
+    while os.getsid(child.pid) != child.pid:
+        time.sleep(0.001)
+    return child.pid
+
+
+def without_environment() -> int:
+    """A command that inherits no variable, and so no mark; it still is below its call."""
+    return subprocess.Popen(["/bin/sleep", "1000"], start_new_session=True, env={}).pid
+
+
+STARTS: list[Callable[[], int]] = [
+    double_fork,
+    new_session,
+    shell,
+    deaf_grandchild,
+    multiprocessing_daemon,
+    without_environment,
+]
+
+
+def leave(given: tuple[Callable[[], int], str, str]) -> str:
+    """Start something, write down its number, and end in a way."""
+    start, path, end = given
+    pid = start()
+    with open(path + ".tmp", "w") as file:
+        file.write(str(pid))
+    os.rename(path + ".tmp", path)
+    if end == "exit":
+        os._exit(3)
+    if end == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if end == "run":
+        time.sleep(1000)
+    return end
+
+
+def wait_until(condition: Callable[[], bool]) -> bool:
+    """Wait until something is so; returns whether it came to be."""
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def run(runner: Runner, start: Callable[[], int], path: Path, end: str, **options: Any) -> RunResult:
+    stopped = options.pop("stopped", None)
+    task = Task(Function(os.urandom(8).hex(), dumps(leave)), dumps((start, str(path), end)), **options)
+    return runner.run(task, stopped=stopped)
+
+
+@pytest.mark.parametrize("start", STARTS, ids=lambda start: start.__name__)
+class TestLeft:
+    """A process that has left the group and the session of its call."""
+
+    def test_ends_with_a_call_that_returns(self, runner: Runner, start: Callable[[], int], tmp_path: Path) -> None:
+        """Row 19: the result, and it is ended."""
+        result = run(runner, start, tmp_path / "pid", "return")
+        assert result.success
+        assert "child processes" in result.info["leftovers"]
+        assert wait_until(lambda: not is_alive(int((tmp_path / "pid").read_text())))
+
+    def test_ends_with_a_call_over_its_time(self, runner: Runner, start: Callable[[], int], tmp_path: Path) -> None:
+        """Row 16: nothing of the call survives."""
+        path = tmp_path / "pid"
+        stop, ended = Stop(), []
+        thread = threading.Thread(target=lambda: ended.append(run(runner, start, path, "run", stopped=stop)))
+        thread.start()
+        assert wait_until(path.exists)
+        stop.set()
+        thread.join(WAIT)
+        assert ended[0].failure.kind == "CallCancelledError"
+        assert wait_until(lambda: not is_alive(int(path.read_text())))
+
+
+@pytest.mark.parametrize("start", [double_fork, new_session, shell, deaf_grandchild], ids=lambda start: start.__name__)
+@pytest.mark.parametrize("end", ["exit", "crash"])
+def test_what_a_call_that_crashes_has_left_ends(
+    runner: Runner, start: Callable[[], int], end: str, tmp_path: Path
+) -> None:
+    """Row 246: its process is gone, so the mark in the environment tells whose it was."""
+    result = run(runner, start, tmp_path / "pid", end)
+    assert result.failure is not None
+    assert result.failure.kind == "WorkerCrashedError"
+    assert wait_until(lambda: not is_alive(int((tmp_path / "pid").read_text())))
+
+
+def test_a_time_out_ends_a_daemon(runner: Runner, tmp_path: Path) -> None:
+    """Row 16, by ``job_max_runtime``."""
+    result = run(runner, double_fork, tmp_path / "pid", "run", timeout=3.0)
+    assert result.failure is not None
+    assert result.failure.kind == "CallTimeoutError"
+    assert wait_until(lambda: not is_alive(int((tmp_path / "pid").read_text())))
+
+
+def test_what_starts_others_again_and_again_ends(runner: Runner, tmp_path: Path) -> None:
+    """A process that replaces itself all the time is caught too."""
+
+    def hydra() -> int:
+        code = (
+            "import os, sys\n"
+            "while True:\n"
+            "    if os.fork(): os._exit(0)\n"
+            "    os.setsid()\n"
+            "    with open(sys.argv[1], 'w') as file: file.write(str(os.getpid()))\n"
+        )
+        return subprocess.Popen([sys.executable, "-c", code, str(last)], start_new_session=True).pid
+
+    last = tmp_path / "last"
+    assert run(runner, hydra, tmp_path / "pid", "return").success
+    assert wait_until(lambda: not any(str(last).encode() in command for command in commands()))
+
+
+def commands() -> list[bytes]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                found.append((entry / "cmdline").read_bytes())
+            except OSError:
+                continue
+    return found
+
+
+def test_processes_of_others_stay(runner: Runner, tmp_path: Path) -> None:
+    """What the client itself has started lives on, in whatever session it is."""
+    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as other:
+        run(runner, double_fork, tmp_path / "pid", "exit")
+        run(runner, double_fork, tmp_path / "again", "return")
+        assert wait_until(lambda: not is_alive(int((tmp_path / "again").read_text())))
+        assert other.poll() is None
+        other.kill()
+
+
+def test_marks_of_nested_workers_are_added() -> None:
+    """A worker within a worker belongs to both."""
+    environment = {"PATH": "/bin"}
+    _process_tree.mark(environment, "/tmp/one")
+    _process_tree.mark(environment, "/tmp/two")
+    assert environment == {"PATH": "/bin", _process_tree.MARK: "/tmp/one:/tmp/two"}
+
+
+def test_a_kernel_without_lists_of_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where ``/proc/…/children`` is missing all processes are looked at."""
+
+    def none(pid: int, task: str) -> list[int]:
+        raise FileNotFoundError
+
+    real = os.path.exists
+    monkeypatch.setattr(_process_tree, "_children_of_task", none)
+    monkeypatch.setattr(os.path, "exists", lambda path: not str(path).endswith("/children") and real(path))
+    with subprocess.Popen(["sleep", "1000"]) as child:
+        assert child.pid in _process_tree.children_of(os.getpid())
+        assert child.pid not in _process_tree.children_of(child.pid)
+        child.kill()

@@ -35,6 +35,10 @@ SHOW_OUTPUT_VARIABLE = "PYWREN_SHOW_OUTPUT"
 """Set to anything, it has what local calls print shown as it comes, as ``local: show_output`` does."""
 
 
+MOST_ITEMS = 10_000_000
+"""Items of one map where no limit is configured: more futures than these fill a machine's memory, and an iterable that
+yields more most likely has no end."""
+
 _NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -325,13 +329,10 @@ class Executor:
                 f"map() takes an iterable of items, not a {type(iterdata).__name__}; "
                 "for one item there is call_async(func, item)"
             )
-        limit = self.map_item_limit
-        items = list(iterdata if limit is None else islice(iterdata, limit + 1))
-        if limit is not None and len(items) > limit:
-            raise ArgumentError(
-                f"exceeding map item limit: more than {limit:,} items in one map. Raise "
-                "scheduler: map_item_limit in the configuration, or map over them in pieces. Nothing was invoked"
-            )
+        limit = MOST_ITEMS if self.map_item_limit is None else self.map_item_limit
+        items = list(islice(iterdata, limit + 1))
+        if len(items) > limit:
+            raise ArgumentError(_too_many(self.map_item_limit))
         return items
 
     def _submit(
@@ -481,6 +482,19 @@ def _checked_excludes(exclude_modules: Iterable[str] | None) -> Sequence[str]:
     if isinstance(exclude_modules, str):  # each of its letters would be taken for a path of its own
         raise ArgumentError(f"exclude_modules is the text {exclude_modules!r}; pass a list: [{exclude_modules!r}]")
     return tuple(exclude_modules or ())
+
+
+def _too_many(limit: int | None) -> str:
+    if limit is None:
+        return (
+            f"the iterable has more than {MOST_ITEMS:,} items, or no end, and map() makes a future for each before it "
+            "returns. Map over it in pieces, or use pywren.PoolExecutor, whose map() goes on as results are taken. "
+            "Nothing was invoked"
+        )
+    return (
+        f"exceeding map item limit: more than {limit:,} items in one map. Raise scheduler: map_item_limit in the "
+        "configuration, or map over them in pieces. Nothing was invoked"
+    )
 
 
 def _checked_env(extra_env: Mapping[str, str] | None) -> Mapping[str, str] | None:

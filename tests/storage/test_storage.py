@@ -167,7 +167,9 @@ def test_call_output_of_04_in_one_request(storage: Storage, monkeypatch: pytest.
     ended(storage, "00000", outcome=outcome_of(lambda: 5))
     asked = []
     get = storage.backend.get
-    monkeypatch.setattr(storage.backend, "get", lambda key, *rest: asked.append(key) or get(key, *rest))
+    monkeypatch.setattr(
+        storage.backend, "get", lambda key, *rest, **named: asked.append(key) or get(key, *rest, **named)
+    )
     storage.get_call_output(CALLSET, "00000")
     assert asked == [storage.keys(CALLSET).call("00000").status]
 

@@ -58,15 +58,19 @@ class Mentions:
     Args:
         modules: names of modules that something is looked up in by reference.
         code: code of the functions pickled by value, with the package their relative imports start from.
+
+    ``hinted`` has the names of modules that string annotations name: the reader can do without them.
     """
 
     def __init__(self, modules: Iterable[str] = (), code: Mapping[types.CodeType, str] | None = None) -> None:
         self.modules: set[str] = set(modules)
+        self.hinted: set[str] = set()
         self.code: dict[types.CodeType, str] = dict(code or {})
 
     def add(self, others: Mentions) -> None:
         """Take what other pickles mention."""
         self.modules |= others.modules
+        self.hinted |= others.hinted
         self.code.update(others.code)
 
 
@@ -82,7 +86,6 @@ _CONTAINER_DEPTH = 3
 _PARTS_OF_FUNCTIONS: frozenset[Any] = frozenset(
     {types.FunctionType, types.CodeType, types.CellType, types.BuiltinFunctionType, types.ModuleType, type}
 )
-_SLOT_KINDS = (types.MemberDescriptorType, types.GetSetDescriptorType)  # these for __dict__ and __weakref__
 # fmt: off
 _NUMPY_SCALARS = frozenset({
     "bool", "bool_", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "intc", "uintc",
@@ -126,6 +129,7 @@ def dump(
     persistent_id: PersistentId | None = None,
     references: bool = True,
     mentions: Mentions | None = None,
+    returned: bool = False,
 ) -> Packed:
     """Pickle an object, letting whatever goes wrong through as it is: ``dumps`` explains it.
 
@@ -136,6 +140,7 @@ def dump(
         references: whether futures may become references; without, only finished ones by value, which is quicker
             to find out and needs no ``load_argument``.
         mentions: takes what the pickle mentions.
+        returned: whether the reader is the client that the call came from, whose own classes stay as they are.
     """
     kind: Any = type(obj)  # Any, because mypy does not take type for hashable
     if kind in _ATOMS:
@@ -155,7 +160,10 @@ def dump(
         pickler = (futures_pickler_class if persistent_id and references else pickler_class)(file, callback)
         pickler.future_id = persistent_id
         pickler.mentions = mentions
+        pickler.state.returned = returned
         pickler.dump(obj)
+        if mentions is not None:
+            mentions.hinted |= pickler.state.hinted
         return Packed(file.getvalue(), tuple(buffers))
 
 
@@ -226,7 +234,7 @@ def dump_result(value: Any, *, out_of_band: bool = False) -> Packed:
         ResultSerializationError: something in it cannot be pickled; names its type and where it sits.
     """
     try:
-        return dump(value, out_of_band=out_of_band)
+        return dump(value, out_of_band=out_of_band, returned=True)
     except Exception as error:  # noqa: BLE001 - __reduce__ of the user's classes may raise anything
         _raise_unreturnable(value, error)
 
@@ -234,34 +242,8 @@ def dump_result(value: Any, *, out_of_band: bool = False) -> Packed:
 def _raise_unreturnable(value: Any, cause: Exception) -> NoReturn:
     from pywren._unpicklable import explain
 
-    where, why = explain(value, cause, "result", dump, returned=True)
+    where, why = explain(value, cause, "result", functools.partial(dump, returned=True), returned=True)
     raise ResultSerializationError(f"the result of the function cannot be brought back: {where}: {why}") from cause
-
-
-# -- functools.lru_cache: pickled by name, which a script's own functions do not have on the worker ------------
-
-_CachedFunction: Any = type(functools.lru_cache(lambda: None))
-
-
-def _is_importable(function: Any) -> bool:
-    """Tell whether the worker finds a function by module and name, as plain pickle would look it up."""
-    found: Any = None if function.__module__ == "__main__" else sys.modules.get(function.__module__)
-    for name in function.__qualname__.split("."):
-        found = getattr(found, name, None)
-    return found is function
-
-
-def _new_cache(maxsize: int | None, typed: bool) -> Any:
-    # the function comes later: it may refer to the cached one, when it calls itself
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return cached.__wrapped__(*args, **kwargs)
-
-    cached = functools.lru_cache(maxsize=maxsize, typed=typed)(call)
-    return cached
-
-
-def _fill_cache(cached: Any, function: Any) -> None:
-    functools.update_wrapper(cached, function)
 
 
 def _collector(buffers: list[pickle.PickleBuffer]) -> Callable[[pickle.PickleBuffer], bool]:
@@ -278,12 +260,13 @@ def _collector(buffers: list[pickle.PickleBuffer]) -> Callable[[pickle.PickleBuf
 def _pickler_classes() -> tuple[Any, Any]:
     import cloudpickle
 
-    cloudpickles_own = frozenset(
-        value for value in vars(cloudpickle.cloudpickle).values() if type(value) is types.FunctionType
-    )
+    from pywren.by_value import reducers
 
     class UserPickler(cloudpickle.Pickler):  # type: ignore[misc]
-        """cloudpickle that notes what the reader must be able to import, and knows exceptions and futures."""
+        """cloudpickle that makes functions and classes anew in our way, and knows exceptions and futures.
+
+        It notes what the reader must be able to import.
+        """
 
         mentions: Mentions | None = None
         future_id: PersistentId | None = None
@@ -291,17 +274,17 @@ def _pickler_classes() -> tuple[Any, Any]:
 
         def __init__(self, file: io.BytesIO, buffer_callback: Any = None) -> None:
             super().__init__(file, protocol=PROTOCOL, buffer_callback=buffer_callback)
+            self.state = reducers.PickleState()
 
         def reducer_override(self, obj: Any) -> Any:
-            if type(obj) is types.FunctionType and obj in cloudpickles_own:
+            if type(obj) is types.FunctionType and reducers.is_own(obj):
                 return NotImplemented  # by reference: most of the objects in a pickled function are these
             reduced = NotImplemented if type(obj) in _PARTS_OF_FUNCTIONS else self.reduce_special(obj)
             if reduced is not NotImplemented:
                 return reduced
-            reduced = super().reducer_override(obj)
-            if reduced is not NotImplemented and reduced[0] is cloudpickle.cloudpickle._make_skeleton_class:
-                _, _, bases, namespace, *_ = reduced[1]
-                _add_slots(obj, bases, namespace)
+            reduced = reducers.reduce(obj, self.state)
+            if reduced is NotImplemented and type(obj) is not types.FunctionType:
+                reduced = super().reducer_override(obj)
             if self.mentions is not None:
                 _note(self.mentions, obj, by_reference=reduced is NotImplemented)
             return reduced
@@ -315,8 +298,6 @@ def _pickler_classes() -> tuple[Any, Any]:
                 return reduce_exception(obj, self.chained)
             if isinstance(obj, types.TracebackType):
                 return make_traceback, (frames_of(obj),)
-            if type(obj) is _CachedFunction and not _is_importable(obj):
-                return _new_cache, tuple(obj.cache_parameters().values()), obj.__wrapped__, None, None, _fill_cache
             if isinstance(obj, io.TextIOWrapper):
                 _refuse_file(obj)  # cloudpickle would send a copy of its contents
             return NotImplemented
@@ -331,19 +312,6 @@ def _pickler_classes() -> tuple[Any, Any]:
             return _FUTURE, place, getattr(obj, "callset_id", None), getattr(obj, "call_id", None)
 
     return UserPickler, FuturesPickler
-
-
-def _add_slots(cls: type, bases: Sequence[Any], namespace: dict[str, Any]) -> None:
-    """Have a class that travels by value made anew with its slots.
-
-    cloudpickle makes it without: instances made there keep their attributes in a ``__dict__``, which those of the
-    class here have no place for.
-    """
-    if "__slots__" not in vars(cls) or NamedTuple in bases:
-        return  # a named tuple is made with its own
-    # told by the descriptors: __slots__ itself holds private names as they are written, and may have been replaced
-    own = [kind for kind in vars(cls).values() if isinstance(kind, _SLOT_KINDS) and kind.__objclass__ is cls]
-    namespace["__slots__"] = tuple(sorted({kind.__name__ for kind in own}))
 
 
 def _refuse_file(file: io.TextIOWrapper) -> None:
@@ -664,6 +632,7 @@ def _dump_exception(error: BaseException, chained: bool, text: str) -> bytes:
     with io.BytesIO() as file:
         pickler = _pickler_classes()[0](file)
         pickler.chained = chained
+        pickler.state.returned = True
         pickler.dump((error, text))
         data: bytes = file.getvalue()
         return data

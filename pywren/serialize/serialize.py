@@ -92,7 +92,11 @@ class Serializer:
         return packed
 
     def _modules(self, mentions: Mentions, exclude: Collection[str]) -> dict[str, bytes]:
-        if not mentions.modules and not any(imports_of_code(*item) for item in mentions.code.items()):
+        if (
+            not mentions.modules
+            and not mentions.hinted
+            and not any(imports_of_code(*item) for item in mentions.code.items())
+        ):
             return {}
         analyzer = ModuleDependencyAnalyzer(self.preinstalls, (*self.exclude, *exclude))
         _add_mentions(analyzer, mentions)
@@ -119,6 +123,8 @@ def _pack_items(
 def _add_mentions(analyzer: ModuleDependencyAnalyzer, mentions: Mentions) -> None:
     for name in mentions.modules:
         analyzer.add(name)
+    for name in mentions.hinted:
+        analyzer.add_hint(name)
     for code, package in mentions.code.items():
         analyzer.add_code(code, package)
 

@@ -1,0 +1,125 @@
+"""Enumerations: their members are made by the built-in type below them, with the attributes that they have.
+
+Calling the class, or its ``__new__``, with the values would go wrong for members that are made with more than their
+value, and for aliases and flags.
+"""
+
+from __future__ import annotations
+
+import enum
+import types
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+
+class MemberRecipe(NamedTuple):
+    """One member.
+
+    Args:
+        names: its names, aliases too; none for a combination of flags.
+        value: the value of a combination of flags.
+        arguments: what the built-in type takes: the number of a member of an ``IntEnum``.
+    """
+
+    names: tuple[str, ...]
+    value: Any
+    arguments: tuple[Any, ...]
+
+
+# -- writing -------------------------------------------------------------------------------------------------
+
+
+def reduce_member(member: enum.Enum) -> tuple[Any, ...]:
+    """Return how a pickle finds a member in its class: by its name, or as the combination of flags it is."""
+    cls = type(member)
+    name = member._name_ if cls._member_map_.get(member._name_) is member else None
+    return find_member, (cls, name, None if name else member._value_)
+
+
+def member_recipes(cls: Any) -> tuple[MemberRecipe, ...]:
+    """Return what the members of an enumeration are made of, in the order in which they were defined."""
+    native = _native_type(cls)
+    names: dict[int, list[str]] = {}
+    for name, member in cls._member_map_.items():
+        names.setdefault(id(member), []).append(name)
+    return tuple(
+        MemberRecipe(
+            tuple(names.get(id(member), ())),
+            None if id(member) in names else member._value_,
+            _native_arguments(native, member),
+        )
+        for member in _members(cls)
+    )
+
+
+def member_states(cls: Any) -> tuple[tuple[Any, dict[str, Any], dict[str, Any]], ...]:
+    """Return the members, each with its attributes and with what is in its slots."""
+    return tuple((member, dict(vars(member)), _slots(member)) for member in _members(cls))
+
+
+def _members(cls: Any) -> list[Any]:
+    found = {id(member): member for member in cls._member_map_.values()}
+    for member in cls._value2member_map_.values():  # the combinations of flags that there have been
+        found.setdefault(id(member), member)
+    return list(found.values())
+
+
+def _native_type(cls: type) -> Any:
+    return next(base for base in cls.__mro__ if isinstance(vars(base).get("__new__"), types.BuiltinFunctionType))
+
+
+def _native_arguments(native: Any, member: Any) -> tuple[Any, ...]:
+    if native is object:
+        return ()
+    if hasattr(native, "__getnewargs__"):
+        arguments: tuple[Any, ...] = native.__getnewargs__(member)
+    else:
+        arguments = native.__reduce__(member)[1]  # dates and the like
+    return arguments
+
+
+def _slots(member: Any) -> dict[str, Any]:
+    found = {}
+    for owner in type(member).__mro__:
+        for name, kind in vars(owner).items():
+            if isinstance(kind, types.MemberDescriptorType) and "__slots__" in vars(owner):
+                try:
+                    found[name] = kind.__get__(member)
+                except AttributeError:
+                    pass  # it was never set
+    return found
+
+
+# -- reading -------------------------------------------------------------------------------------------------
+
+
+def find_member(cls: Any, name: str | None, value: Any) -> Any:
+    """Return a member: by name, or the combination of flags with a value."""
+    if name is not None:
+        return cls._member_map_[name]
+    known = cls._value2member_map_.get(value)
+    return cls(value) if known is None else known
+
+
+def make_members(cls: Any, recipes: Iterable[MemberRecipe]) -> None:
+    """Make the members of an enumeration, without their attributes."""
+    if not isinstance(cls, enum.EnumMeta):
+        return
+    by_name, by_value = {}, {}
+    native = _native_type(cls)
+    for names, value, arguments in recipes:
+        member = native.__new__(cls, *arguments)
+        by_name.update(dict.fromkeys(names, member))
+        if not names:
+            by_value[value] = member
+    type.__setattr__(cls, "_member_map_", by_name)
+    type.__setattr__(cls, "_value2member_map_", by_value)
+
+
+def restore_members(states: Iterable[tuple[Any, dict[str, Any], dict[str, Any]]]) -> None:
+    """Give members their attributes."""
+    for member, attributes, slots in states:
+        vars(member).clear()
+        vars(member).update(attributes)
+        for name, value in slots.items():
+            object.__setattr__(member, name, value)

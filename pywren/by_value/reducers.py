@@ -1,0 +1,62 @@
+"""``reduce``: how functions, classes and what else the reader cannot import are made anew."""
+
+from __future__ import annotations
+
+import enum
+import types
+from typing import Any
+
+from pywren.by_value import _builtins, _classes, _enums, _functions, _typing
+from pywren.by_value._pickle_state import PickleState, is_importable
+
+__all__ = ["PickleState", "is_own", "reduce"]
+
+_IMMUTABLE_TYPE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: not built in
+_OWN = frozenset(
+    value
+    for module in (_builtins, _classes, _enums, _functions, _typing)
+    for value in vars(module).values()
+    if type(value) is types.FunctionType
+)
+
+
+def is_own(function: types.FunctionType) -> bool:
+    """Tell whether a function is one of those by which things are made anew; most of those in a pickle are."""
+    return function in _OWN
+
+
+def reduce(obj: Any, state: PickleState) -> Any:
+    """Return how a pickle makes an object anew, or ``NotImplemented`` when that is not decided here.
+
+    Args:
+        obj: the object.
+        state: of the pickle.
+    """
+    kind: Any = type(obj)
+    if kind is types.FunctionType:
+        return NotImplemented if is_importable(obj) else _functions.reduce_function(obj, state)
+    if kind is types.CodeType:
+        return _functions.reduce_code(obj)
+    if kind is types.CellType:
+        return _functions.reduce_cell(obj)
+    if kind is type or isinstance(obj, type):
+        is_users = obj.__flags__ & (_HEAP_TYPE | _IMMUTABLE_TYPE) == _HEAP_TYPE and not is_importable(obj)
+        return _classes.reduce_class(obj, state) if is_users else NotImplemented
+    reducer = _builtins.REDUCERS.get(kind)
+    if reducer is not None:
+        return reducer(obj)
+    if isinstance(obj, enum.Enum):
+        return _enums.reduce_member(obj)
+    return _REDUCERS_OF_MODULES.get(kind.__module__, _leave)(obj)
+
+
+def _leave(obj: Any) -> Any:
+    return NotImplemented
+
+
+_REDUCERS_OF_MODULES = {
+    "typing": _typing.reduce_typing,
+    "typing_extensions": _typing.reduce_typing,
+    "dataclasses": _builtins.reduce_dataclass_mark,
+}

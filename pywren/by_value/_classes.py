@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 from pywren import _private_names
 from pywren.by_value import _tracker
 from pywren.by_value._enums import (
-    MemberRecipe,
+    EnumRecipe,
+    enum_recipe,
     make_members,
-    member_recipes,
     member_states,
     restore_members,
 )
@@ -47,7 +47,7 @@ class ClassRecipe(NamedTuple):
         class_name: ``__name__``.
         bases: ``__bases__``.
         namespace: what must stand in it from the beginning.
-        members: of an enumeration.
+        members: those of an enumeration.
     """
 
     name: str
@@ -55,7 +55,7 @@ class ClassRecipe(NamedTuple):
     class_name: str
     bases: tuple[type, ...]
     namespace: dict[str, Any]
-    members: tuple[MemberRecipe, ...]
+    members: EnumRecipe | None
 
 
 # -- writing -------------------------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ def reduce_class(cls: type, state: PickleState) -> tuple[Any, ...]:
         cls: the class.
         state: of the pickle.
     """
-    members = member_recipes(cls) if isinstance(cls, enum.EnumMeta) else ()
+    members = enum_recipe(cls) if isinstance(cls, enum.EnumMeta) else None
     recipe = ClassRecipe(_tracker.id_of(cls), type(cls), cls.__name__, cls.__bases__, _namespace(cls), members)
     registered = _private_names.registered_subclasses(cls) if isinstance(cls, abc.ABCMeta) else []
     states = member_states(cls) if members else ()
@@ -141,7 +141,10 @@ def _make_empty(plan: ClassRecipe) -> type:
     with _without_hooks(plan.bases):
         made: type = native.__new__(plan.metaclass, plan.class_name, plan.bases, namespace)
         native.__init__(made, plan.class_name, plan.bases, namespace)
-    make_members(made, plan.members)
+    if isinstance(made, abc.ABCMeta):
+        type.__setattr__(made, "__abstractmethods__", frozenset())  # the methods come later; so does this
+    if plan.members is not None:
+        make_members(made, plan.members)
     return made
 
 
@@ -213,7 +216,7 @@ def fill_returned_class(cls: type, parts: tuple[Any, ...]) -> None:
 def _fill(cls: type, parts: tuple[Any, ...]) -> None:
     _restore(cls, parts)
     if _has_open_hook(cls):
-        tell_base: Any = super(cls, cls)  # type: ignore[arg-type]
+        tell_base: Any = super(cls, cls)
         tell_base.__init_subclass__()
         _restore(cls, parts)
     _unfilled.pop(id(cls), None)

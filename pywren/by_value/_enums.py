@@ -16,14 +16,18 @@ class MemberRecipe(NamedTuple):
     """One member.
 
     Args:
-        names: its names, aliases too; none for a combination of flags.
+        places: where its names, aliases too, stand among all names; none for a combination of flags.
         value: the value of a combination of flags.
         arguments: what the built-in type takes: the number of a member of an ``IntEnum``.
     """
 
-    names: tuple[str, ...]
+    places: tuple[int, ...]
     value: Any
     arguments: tuple[Any, ...]
+
+
+EnumRecipe = tuple[tuple[str, ...], tuple[tuple[Any, ...], ...]]
+"""The names of all members in the order in which they were defined, and a recipe for each member."""
 
 
 # -- writing -------------------------------------------------------------------------------------------------
@@ -36,20 +40,21 @@ def reduce_member(member: enum.Enum) -> tuple[Any, ...]:
     return find_member, (cls, name, None if name else member._value_)
 
 
-def member_recipes(cls: Any) -> tuple[MemberRecipe, ...]:
-    """Return what the members of an enumeration are made of, in the order in which they were defined."""
+def enum_recipe(cls: Any) -> EnumRecipe:
+    """Return what the members of an enumeration are made of."""
     native = _native_type(cls)
-    names: dict[int, list[str]] = {}
-    for name, member in cls._member_map_.items():
-        names.setdefault(id(member), []).append(name)
-    return tuple(
+    places: dict[int, list[int]] = {}
+    for place, member in enumerate(cls._member_map_.values()):
+        places.setdefault(id(member), []).append(place)
+    recipes = [
         MemberRecipe(
-            tuple(names.get(id(member), ())),
-            None if id(member) in names else member._value_,
+            tuple(places.get(id(member), ())),
+            None if id(member) in places else member._value_,
             _native_arguments(native, member),
         )
         for member in _members(cls)
-    )
+    ]
+    return tuple(cls._member_map_), tuple(map(tuple, recipes))
 
 
 def member_states(cls: Any) -> tuple[tuple[Any, dict[str, Any], dict[str, Any]], ...]:
@@ -101,16 +106,16 @@ def find_member(cls: Any, name: str | None, value: Any) -> Any:
     return cls(value) if known is None else known
 
 
-def make_members(cls: Any, recipes: Iterable[MemberRecipe]) -> None:
+def make_members(cls: Any, recipe: EnumRecipe) -> None:
     """Make the members of an enumeration, without their attributes."""
-    if not isinstance(cls, enum.EnumMeta):
-        return
-    by_name, by_value = {}, {}
+    names, recipes = recipe
+    by_name: dict[str, Any] = dict.fromkeys(names)
+    by_value = {}
     native = _native_type(cls)
-    for names, value, arguments in recipes:
+    for places, value, arguments in recipes:
         member = native.__new__(cls, *arguments)
-        by_name.update(dict.fromkeys(names, member))
-        if not names:
+        by_name.update({names[place]: member for place in places})
+        if not places:
             by_value[value] = member
     type.__setattr__(cls, "_member_map_", by_name)
     type.__setattr__(cls, "_value2member_map_", by_value)

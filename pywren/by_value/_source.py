@@ -7,7 +7,9 @@ and ``inspect.getsource`` look.
 from __future__ import annotations
 
 import linecache
+import operator
 import types
+import weakref
 from typing import Any
 
 from pywren import _private_names
@@ -21,16 +23,29 @@ _MAX_LINE = 200_000
 _MAX_FILES = 256
 """Files whose lines are kept; the one that came first is forgotten."""
 
+_SECOND, _THIRD = operator.itemgetter(1), operator.itemgetter(2)
+
 _kept: dict[str, tuple[Any, ...]] = {}
 
 
+_known: weakref.WeakKeyDictionary[types.CodeType, tuple[str, str]] = weakref.WeakKeyDictionary()
+
+
 def source_of(code: types.CodeType, space: dict[str, Any]) -> str:
-    """Return the source lines of a function; empty where there are none.
+    """Return the source lines of a function, as they were when it was first asked for; empty where there are none.
 
     Args:
         code: the code of the function.
         space: its globals, in which the loader of its file may stand.
     """
+    filename, source = _known.get(code, ("", ""))
+    if filename != code.co_filename:  # which does not count where code is compared
+        source = _read_source(code, space)
+        _known[code] = code.co_filename, source
+    return source
+
+
+def _read_source(code: types.CodeType, space: dict[str, Any]) -> str:
     lines = _lines_of(code, space)
     first = code.co_firstlineno - 1
     if not 0 <= first < len(lines):
@@ -50,10 +65,11 @@ def _lines_of(code: types.CodeType, space: dict[str, Any]) -> list[str]:
 
 
 def _last_line(code: types.CodeType) -> int:
-    last = max((line for _, _, line in code.co_lines() if line is not None), default=code.co_firstlineno)
-    if hasattr(code, "co_positions"):  # Python 3.11: a statement may end below the line on which it begins
-        last = max([last, *(end for _, end, _, _ in code.co_positions() if end is not None)])
-    return max([last, *(_last_line(inner) for inner in code.co_consts if isinstance(inner, types.CodeType))])
+    positions = getattr(code, "co_positions", None)  # Python 3.11: a statement may end below the line it begins on
+    lines = set(map(_THIRD, code.co_lines()) if positions is None else map(_SECOND, positions()))
+    lines.discard(None)
+    inner = [_last_line(constant) for constant in code.co_consts if type(constant) is types.CodeType]
+    return max([code.co_firstlineno, *lines, *inner])
 
 
 def _end_of_block(lines: list[str], first: int, last: int) -> int:

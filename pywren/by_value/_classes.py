@@ -5,8 +5,8 @@ statement ran, perhaps with keywords that nobody remembers. They do not run agai
 innermost built-in type of its metaclass, and its attributes are set as they are. Only an ``__init_subclass__`` that
 the reader imports, and that needs no keyword, is called, because it may keep a register of subclasses in its module.
 
-A class has one name under which it crosses (``_tracker``). Where it was defined it is never changed by what comes
-back. A worker, to which it came, puts it into the state in which it comes again.
+A class has one name under which it crosses (``_tracker``). The client never changes a class that it has already. A
+worker puts a class into the state in which it comes again, the ones too that a call there has defined and returned.
 """
 
 from __future__ import annotations
@@ -73,6 +73,8 @@ def reduce_class(cls: type, state: PickleState) -> tuple[Any, ...]:
     registered = _private_names.registered_subclasses(cls) if isinstance(cls, abc.ABCMeta) else []
     states = member_states(cls) if members else ()
     parts = (_attributes(cls, state), registered, states, _hints(cls, state))
+    if state.returned and _tracker.noted(cls) is None:
+        _tracker.note(cls, frozenset(vars(cls)))  # defined by a call, from now on it is the client's
     return make_class, tuple(recipe), parts, None, None, fill_returned_class if state.returned else fill_class
 
 

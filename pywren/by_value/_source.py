@@ -66,10 +66,11 @@ def _lines_of(code: types.CodeType, space: dict[str, Any]) -> list[str]:
 
 def _last_line(code: types.CodeType) -> int:
     positions = getattr(code, "co_positions", None)  # Python 3.11: a statement may end below the line it begins on
-    lines = set(map(_THIRD, code.co_lines()) if positions is None else map(_SECOND, positions()))
+    lines: set[Any] = set(map(_THIRD, code.co_lines()) if positions is None else map(_SECOND, positions()))
     lines.discard(None)
     inner = [_last_line(constant) for constant in code.co_consts if type(constant) is types.CodeType]
-    return max([code.co_firstlineno, *lines, *inner])
+    last: int = max([code.co_firstlineno, *lines, *inner])
+    return last
 
 
 def _end_of_block(lines: list[str], first: int, last: int) -> int:

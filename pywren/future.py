@@ -17,9 +17,9 @@ import enum
 import logging
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from pywren import _private_names
 from pywren.exceptions import ArgumentError, CallCancelledError, StorageConfigMismatchError, WaitTimeoutError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ __all__ = ["JobState", "ResponseFuture"]
 
 logger = logging.getLogger(__name__)
 
+PENDING, RUNNING, CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED = _private_names.future_states()
 _DONE = frozenset({FINISHED, CANCELLED_AND_NOTIFIED})
 _NAMED = 5  # so many calls are named in the line that Ctrl-C leaves
 
@@ -500,7 +501,7 @@ def _call_back(future: ResponseFuture, functions: Sequence[Callable[[Any], objec
             # hears, as Ctrl-C: a SystemExit would end the thread that all other outcomes come through.
             if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
                 raise
-            concurrent.futures._base.LOGGER.exception("exception calling callback for %r", future)
+            _private_names.futures_logger().exception("exception calling callback for %r", future)
 
 
 def mark_running(future: ResponseFuture) -> None:

@@ -6,6 +6,7 @@ import _thread
 import threading
 from typing import Any
 
+from pywren import _private_names
 from pywren.by_value._pickle_state import PickleState
 
 
@@ -45,7 +46,7 @@ def _recipe(value: Any) -> Any:
     if kind in (threading.Condition, threading.Event, threading.local):
         return _Fresh(kind)
     if kind in (threading.Semaphore, threading.BoundedSemaphore):
-        return _Fresh(kind, getattr(value, "_initial_value", value._value))
+        return _Fresh(kind, _private_names.semaphore_value(value))
     if kind is threading.Barrier:
         return _Fresh(kind, value.parties)
     return value

@@ -359,6 +359,8 @@ class _ForkServer:
         import cloudpickle  # noqa: F401
         import tblib.pickling_support  # noqa: F401
 
+        from pywren.by_value import reducers  # noqa: F401
+
         gc.collect()
         gc.freeze()  # a collection in a call would copy every page that has an object of the server's
 

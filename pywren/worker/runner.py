@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # without the enums of signal, which cost microseconds
-import _thread
 import builtins
 import hashlib
 import importlib
@@ -16,7 +15,7 @@ from pickle import PickleBuffer
 from types import ModuleType
 from typing import Any, NamedTuple, TextIO
 
-from pywren import _pickling
+from pywren import _pickling, _private_names
 from pywren._pickling import Packed
 from pywren.worker._frames import high_descriptor
 
@@ -302,7 +301,7 @@ class _Place:
         self._scratch = scratch
         self._scratch_descriptor: int | None = None
         self._environment = os.environ
-        self._environment_data: dict[Any, Any] = os.environ._data  # type: ignore[attr-defined]
+        self._environment_data = _private_names.environment_data()
         self._saved_environment = dict(self._environment_data)
         self._path = sys.path
         self._saved_path = list(sys.path)
@@ -504,7 +503,7 @@ def _tail(descriptor: int) -> str:
 
 def leftovers() -> str:
     """Say what a call left running in this process or under it; empty when nothing."""
-    threads = _thread._count()
+    threads = _private_names.count_threads()
     children = _has_children()
     if not threads and not children:
         return ""

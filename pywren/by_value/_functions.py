@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-import dis
+import opcode
 import sys
 import types
 import weakref
@@ -15,13 +15,13 @@ from pywren.by_value._pickle_state import PickleState, is_of_stdlib
 from pywren.by_value._source import remember_source, source_of
 
 _OPS = frozenset(
-    dis.opmap[name]
+    opcode.opmap[name]
     for name in ("LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
-    if name in dis.opmap
+    if name in opcode.opmap
 )
-_LOAD_GLOBAL = dis.opmap["LOAD_GLOBAL"]
+_LOAD_GLOBAL = opcode.opmap["LOAD_GLOBAL"]
 _SHIFT = 1 if sys.version_info >= (3, 11) else 0  # its lowest bit says something else since Python 3.11
-_EXTENDED_ARG = dis.EXTENDED_ARG
+_EXTENDED_ARG = opcode.opmap["EXTENDED_ARG"]
 
 # in the order in which types.CodeType takes them
 _CODE_ATTRIBUTES = tuple(

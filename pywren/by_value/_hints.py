@@ -44,16 +44,25 @@ def hints_of(annotations: Iterable[Any], space: Mapping[str, Any], state: Pickle
         space: the globals in which they are looked up.
         state: of the pickle; takes the modules that are worth sending along.
     """
-    hints: dict[str, Any] = {}
+    names = names_in(annotations, space)
+    return {name: _hint(space[name], state) for name in names if _is_for_annotations(space.get(name))} or None
+
+
+def names_in(annotations: Iterable[Any], space: Mapping[str, Any]) -> dict[str, None]:
+    """Return all names in annotations that are strings, and in those that these name.
+
+    Args:
+        annotations: the annotations.
+        space: the globals in which they are looked up.
+    """
+    names: dict[str, None] = {}
     texts = [text for annotation in annotations for text in _texts(annotation)]
-    for text in texts:  # grows by annotations that stand under a name of their own
+    for text in texts:  # grows
         for name in _IDENTIFIER.findall(text):
-            value = space.get(name)
-            if name in hints or not _is_for_annotations(value):
-                continue
-            hints[name] = _hint(value, state)
-            texts += _texts(value)
-    return hints or None
+            if name not in names:
+                names[name] = None
+                texts += _texts(space.get(name))
+    return names
 
 
 def _texts(annotation: Any) -> list[str]:

@@ -13,6 +13,7 @@ import weakref
 from typing import Any, NamedTuple
 
 from pywren._pickling import Mentions, Packed
+from pywren.by_value._hints import names_in
 
 _UNCHANGEABLE = frozenset({int, float, complex, str, bytes, bool, type(None)})
 
@@ -130,7 +131,8 @@ class State:
             type(value) is str or any(value is kind for kind in _UNCHANGEABLE) for value in annotations.values()
         ):
             return False
-        names = [(name, space.get(name, _ABSENT)) for name in code.co_names]
+        used = dict.fromkeys([*code.co_names, *names_in(annotations.values(), space)])
+        names = [(name, space.get(name, _ABSENT)) for name in used]
         cells = [_contents(cell) for cell in function.__closure__ or ()]
         held = [*(function.__defaults__ or ()), *(value for _, value in names), *cells]
         if not all(self._can_hold(value, met) for value in held):

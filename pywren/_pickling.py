@@ -100,6 +100,8 @@ def _is_plain(obj: Any, depth: int = 0) -> bool:
     # plain pickle also "succeeds" for what the reader cannot import: only what is known not to refer to
     # anything of the user's may take this way
     kind = type(obj)
+    if type(kind) is not type:
+        return False  # its metaclass may compare and hash as it likes
     if kind in _ATOMS:
         return True
     if kind in _CONTAINERS:
@@ -114,7 +116,10 @@ def _is_plain(obj: Any, depth: int = 0) -> bool:
 
 
 def _holds_plain(items: Iterable[Any], depth: int) -> bool:
-    others = set(map(type, items)) - _ATOMS
+    try:
+        others = set(map(type, items)) - _ATOMS
+    except TypeError:  # from a metaclass whose classes have no hash
+        return False
     if not others:
         return True
     if depth >= _CONTAINER_DEPTH or not all(kind in _CONTAINERS or kind is dict for kind in others):
@@ -143,7 +148,7 @@ def dump(
         returned: whether the reader is the client that the call came from, whose own classes stay as they are.
     """
     kind: Any = type(obj)  # Any, because mypy does not take type for hashable
-    if kind in _ATOMS:
+    if type(kind) is type and kind in _ATOMS:
         return Packed(_plain_dumps(obj, PROTOCOL))
     if kind.__module__ == "numpy":
         if mentions is not None:
@@ -279,11 +284,13 @@ def _pickler_classes() -> tuple[Any, Any]:
         def reducer_override(self, obj: Any) -> Any:
             if type(obj) is types.FunctionType and reducers.is_own(obj):
                 return NotImplemented  # by reference: most of the objects in a pickled function are these
-            reduced = NotImplemented if type(obj) in _PARTS_OF_FUNCTIONS else self.reduce_special(obj)
+            kind: Any = type(obj)
+            is_part = type(kind) is type and kind in _PARTS_OF_FUNCTIONS
+            reduced = NotImplemented if is_part else self.reduce_special(obj)
             if reduced is not NotImplemented:
                 return reduced
             reduced = reducers.reduce(obj, self.state)
-            if reduced is NotImplemented and type(obj) is not types.FunctionType:
+            if reduced is NotImplemented and kind is not types.FunctionType:
                 reduced = super().reducer_override(obj)
             if self.mentions is not None:
                 _note(self.mentions, obj, by_reference=reduced is NotImplemented)

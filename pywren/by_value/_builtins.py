@@ -43,7 +43,50 @@ def fill_cached(cached: Any, state: tuple[Any, dict[str, Any]]) -> None:
     vars(cached).update(attributes)
 
 
-# -- functools.cached_property -------------------------------------------------------------------------------
+# -- what stands in classes ----------------------------------------------------------------------------------
+
+
+def reduce_property(prop: property) -> tuple[Any, ...]:
+    """Return how a pickle makes a property anew, also of a kind of the user's."""
+    state = (prop.fget, prop.fset, prop.fdel, prop.__doc__), _own_attributes(prop)
+    return new_by, (property, type(prop)), state, None, None, fill_property
+
+
+def reduce_method(method: Any) -> tuple[Any, ...]:
+    """Return how a pickle makes a class method or static method anew, also of a kind of the user's."""
+    native = classmethod if isinstance(method, classmethod) else staticmethod
+    return new_by, (native, type(method)), (native, method.__func__, _own_attributes(method)), None, None, fill_method
+
+
+def _own_attributes(descriptor: Any) -> dict[str, Any] | None:
+    # what the function has too is copied from there
+    own = dict(getattr(descriptor, "__dict__", {}))
+    function = getattr(descriptor, "__func__", None)
+    for name in (*functools.WRAPPER_ASSIGNMENTS, "__wrapped__", "__annotate__", "__annotations__"):
+        if function is not None:
+            own.pop(name, None)
+    return own or None
+
+
+def new_by(native: Any, kind: Any) -> Any:
+    """Make an empty object of a kind, by the built-in type below it."""
+    return native.__new__(kind)
+
+
+def fill_property(prop: Any, state: tuple[Any, ...]) -> None:
+    """Give a property its functions and attributes."""
+    functions, attributes = state
+    property.__init__(prop, *functions)
+    if attributes:
+        vars(prop).update(attributes)
+
+
+def fill_method(method: Any, state: tuple[Any, ...]) -> None:
+    """Give a class method or static method its function and attributes."""
+    native, function, attributes = state
+    native.__init__(method, function)
+    if attributes:
+        vars(method).update(attributes)
 
 
 def reduce_cached_property(prop: Any) -> tuple[Any, ...]:
@@ -88,6 +131,12 @@ def make_dead_reference() -> weakref.ref[Any]:
     return weakref.ref(set())
 
 
+def reduce_weak_method(reference: weakref.WeakMethod[Any]) -> tuple[Any, ...]:
+    """Return how a pickle makes a weak reference to a method anew."""
+    target = reference()
+    return (make_dead_reference, ()) if target is None else (weakref.WeakMethod, (target,))
+
+
 def reduce_proxy(proxy: Any) -> tuple[Any, ...]:
     """Return how a pickle makes a weak proxy anew."""
     return weakref.proxy, (proxy.__repr__.__self__,)
@@ -118,14 +167,31 @@ def reduce_dataclass_mark(obj: Any) -> Any:
     return NotImplemented if name is None else name
 
 
-REDUCERS: Mapping[type, Callable[[Any], Any]] = {
+_REDUCERS: Mapping[Any, Callable[[Any], Any]] = {
     CachedFunction: reduce_cached,
     functools.cached_property: reduce_cached_property,
+    property: reduce_property,
+    classmethod: reduce_method,
+    staticmethod: reduce_method,
     weakref.WeakKeyDictionary: reduce_weak_dictionary,
     weakref.WeakValueDictionary: reduce_weak_dictionary,
     weakref.ReferenceType: reduce_reference,
+    weakref.WeakMethod: reduce_weak_method,
     weakref.ProxyType: reduce_proxy,
     weakref.CallableProxyType: reduce_proxy,
     types.MappingProxyType: reduce_mapping_proxy,
 }
-"""By the very type of the object."""
+_BY_IDENTITY = {id(kind): reducer for kind, reducer in _REDUCERS.items()}  # metaclasses may compare as they like
+_EXACT = frozenset({id(weakref.ReferenceType), id(types.MappingProxyType)})
+_REDUCTIONS = ("__reduce__", "__reduce_ex__", "__getstate__")
+
+
+def reducer_of(kind: type) -> Callable[[Any], Any] | None:
+    """Return what reduces objects of a kind, or of one that it is derived from; ``None`` when nothing here does."""
+    for base in kind.__mro__:
+        reducer = _BY_IDENTITY.get(id(base))
+        if reducer is not None:
+            return reducer if base is kind or id(base) not in _EXACT else None
+        if base is not object and any(name in vars(base) for name in _REDUCTIONS):
+            return None  # its author says how
+    return None

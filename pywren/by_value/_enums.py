@@ -29,6 +29,9 @@ class MemberRecipe(NamedTuple):
 EnumRecipe = tuple[tuple[str, ...], tuple[tuple[Any, ...], ...]]
 """The names of all members in the order in which they were defined, and a recipe for each member."""
 
+MemberState = tuple[Any, Any, dict[str, Any], dict[str, Any]]
+"""A member, what it contains when it is a list or the like, its attributes, and what is in its slots."""
+
 
 # -- writing -------------------------------------------------------------------------------------------------
 
@@ -57,9 +60,15 @@ def enum_recipe(cls: Any) -> EnumRecipe:
     return tuple(cls._member_map_), tuple(map(tuple, recipes))
 
 
-def member_states(cls: Any) -> tuple[tuple[Any, dict[str, Any], dict[str, Any]], ...]:
-    """Return the members, each with its attributes and with what is in its slots."""
-    return tuple((member, dict(vars(member)), _slots(member)) for member in _members(cls))
+def member_states(cls: Any) -> tuple[MemberState, ...]:
+    """Return what the members of an enumeration hold."""
+    native = _native_type(cls)
+    copy = {list: list, dict: dict, set: set, bytearray: bytes}.get(native, _nothing)
+    return tuple((member, copy(member), dict(vars(member)), _slots(member)) for member in _members(cls))
+
+
+def _nothing(_: Any) -> None:
+    return None
 
 
 def _members(cls: Any) -> list[Any]:
@@ -74,8 +83,8 @@ def _native_type(cls: type) -> Any:
 
 
 def _native_arguments(native: Any, member: Any) -> tuple[Any, ...]:
-    if native is object:
-        return ()
+    if native in (object, list, dict, set, bytearray):
+        return ()  # what it contains comes later
     if hasattr(native, "__getnewargs__"):
         arguments: tuple[Any, ...] = native.__getnewargs__(member)
     else:
@@ -121,10 +130,16 @@ def make_members(cls: Any, recipe: EnumRecipe) -> None:
     type.__setattr__(cls, "_value2member_map_", by_value)
 
 
-def restore_members(states: Iterable[tuple[Any, dict[str, Any], dict[str, Any]]]) -> None:
-    """Give members their attributes."""
-    for member, attributes, slots in states:
-        vars(member).clear()
-        vars(member).update(attributes)
+def restore_members(states: Iterable[MemberState]) -> None:
+    """Give members what they held."""
+    for member, contents, attributes, slots in states:
+        if contents is not None:
+            native = _native_type(type(member))
+            if native is dict:
+                member.clear()
+            native.__init__(member, contents)
+        own: Any = vars(member)
+        own.clear()
+        own.update(attributes)
         for name, value in slots.items():
             object.__setattr__(member, name, value)

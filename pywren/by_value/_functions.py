@@ -52,7 +52,8 @@ def reduce_cell(cell: types.CellType) -> tuple[Any, ...]:
         value = cell.cell_contents
     except ValueError:
         return types.CellType, ()  # it has no value yet
-    if type(value) in _ATOMS:
+    kind: Any = type(value)
+    if type(kind) is type and kind in _ATOMS:
         return types.CellType, (value,)
     # its value comes once there is a cell: it may be the function that the cell belongs to
     return types.CellType, (), (value,), None, None, fill_cell

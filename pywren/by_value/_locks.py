@@ -25,6 +25,12 @@ class _Fresh:
         return self._made
 
 
+_RLOCK = type(threading.RLock())
+_SIMPLE = (threading.Condition, threading.Event, threading.local)
+_SEMAPHORES = (threading.Semaphore, threading.BoundedSemaphore)
+_KINDS = (_thread.LockType, _RLOCK, *_SIMPLE, *_SEMAPHORES, threading.Barrier)
+
+
 def fresh_if_lock(value: Any, state: PickleState) -> Any:
     """Return what travels for an attribute of a class: the attribute, or the recipe for a new lock of its kind.
 
@@ -32,21 +38,19 @@ def fresh_if_lock(value: Any, state: PickleState) -> Any:
         value: the attribute.
         state: of the pickle, in which the same lock has the same recipe.
     """
-    if not type(value).__module__.startswith(("_thread", "threading")):
+    if not any(type(value) is kind for kind in _KINDS):
         return value
     if id(value) not in state.replaced:
         state.replaced[id(value)] = value, _recipe(value)
     return state.replaced[id(value)][1]
 
 
-def _recipe(value: Any) -> Any:
+def _recipe(value: Any) -> _Fresh:
     kind: Any = type(value)
-    if kind in (_thread.LockType, type(threading.RLock())):
-        return _Fresh(threading.RLock if kind is not _thread.LockType else threading.Lock)
-    if kind in (threading.Condition, threading.Event, threading.local):
+    if kind is _thread.LockType:
+        return _Fresh(threading.Lock)
+    if kind is _RLOCK:
+        return _Fresh(threading.RLock)
+    if kind in _SIMPLE:
         return _Fresh(kind)
-    if kind in (threading.Semaphore, threading.BoundedSemaphore):
-        return _Fresh(kind, _private_names.semaphore_value(value))
-    if kind is threading.Barrier:
-        return _Fresh(kind, value.parties)
-    return value
+    return _Fresh(kind, value.parties if kind is threading.Barrier else _private_names.semaphore_value(value))

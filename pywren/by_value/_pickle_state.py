@@ -24,6 +24,7 @@ class PickleState:
         # by identity, with what keeps that identity from being given to another object
         self.spaces: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
         self.replaced: dict[int, tuple[Any, Any]] = {}
+        self.reducers: dict[int, Any] = {}  # of the types there have been
         self.hinted: set[str] = set()  # modules that only annotations name
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import types
+from collections.abc import Callable
 from typing import Any
 
 from pywren.by_value import _builtins, _classes, _enums, _functions, _typing
@@ -43,18 +44,26 @@ def reduce(obj: Any, state: PickleState) -> Any:
     if kind is type or isinstance(obj, type):
         is_users = obj.__flags__ & (_HEAP_TYPE | _IMMUTABLE_TYPE) == _HEAP_TYPE and not is_importable(obj)
         return _classes.reduce_class(obj, state) if is_users else NotImplemented
-    reducer = _builtins.REDUCERS.get(kind)
-    if reducer is not None:
-        return reducer(obj)
-    if isinstance(obj, enum.Enum):
-        return _enums.reduce_member(obj)
-    return _REDUCERS_OF_MODULES.get(kind.__module__, _leave)(obj)
+    reducer = state.reducers.get(id(kind), _UNSEEN)
+    if reducer is _UNSEEN:
+        reducer = state.reducers[id(kind)] = _reducer_of(kind)
+    return NotImplemented if reducer is None else reducer(obj)
 
 
-def _leave(obj: Any) -> Any:
-    return NotImplemented
+def _reducer_of(kind: Any) -> Callable[[Any], Any] | None:
+    if issubclass(kind, enum.Enum):
+        return _enums.reduce_member
+    if type(kind).__hash__ is None:
+        return _reduce_unhashable
+    module = kind.__module__
+    return _builtins.reducer_of(kind) or (_REDUCERS_OF_MODULES.get(module) if isinstance(module, str) else None)
 
 
+def _reduce_unhashable(obj: Any) -> Any:
+    return obj.__reduce_ex__(5)  # pickle itself looks types up in a table
+
+
+_UNSEEN = object()
 _REDUCERS_OF_MODULES = {
     "typing": _typing.reduce_typing,
     "typing_extensions": _typing.reduce_typing,

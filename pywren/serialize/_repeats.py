@@ -161,7 +161,7 @@ class State:
             self._modules.append(value)
             return sys.modules.get(value.__name__) is value and not self._travels_by_value(value.__name__)
         elif value is not _ABSENT:
-            return kind in _UNCHANGEABLE
+            return type(kind) is type and kind in _UNCHANGEABLE
         return True
 
 

@@ -14,8 +14,6 @@ from pywren.serialize._repeats import Repeats, State
 from pywren.serialize.module_dependency import THIS_INTERPRETER, ModuleDependencyAnalyzer
 from pywren.wrenutil import bytes_to_b64str
 
-_INLINE = frozenset({int, float, str, bool})  # as quick as can be: maps have thousands of them
-
 
 class PackedCalls(NamedTuple):
     """A map in bytes.
@@ -111,7 +109,8 @@ def _pack_items(
     item: Any = None
     try:
         for item in items:
-            if type(item) in _INLINE:
+            kind = type(item)
+            if kind is int or kind is float or kind is str or kind is bool:  # as quick as can be: maps have thousands
                 append(Packed(plain(item, PROTOCOL)))
             else:
                 append(dump(item, out_of_band=out_of_band, persistent_id=persistent_id, mentions=mentions))

@@ -161,4 +161,4 @@ def _is_unchangeable(value: Any) -> bool:
         return type(value.__self__) is types.ModuleType  # not a method of a list
     if kind is types.ModuleType:
         return sys.modules.get(value.__name__) is value  # not one that came with the pickle
-    return kind in _UNCHANGEABLE
+    return type(kind) is type and kind in _UNCHANGEABLE

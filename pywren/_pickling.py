@@ -280,8 +280,11 @@ def _pickler_classes() -> tuple[Any, Any]:
         def __init__(self, file: io.BytesIO, buffer_callback: Any = None) -> None:
             super().__init__(file, protocol=PROTOCOL, buffer_callback=buffer_callback)
             self.state = reducers.PickleState()
+            self.usual: set[int] = set()  # types whose instances are left to pickle, by identity
 
         def reducer_override(self, obj: Any) -> Any:
+            if id(type(obj)) in self.usual:
+                return NotImplemented
             if type(obj) is types.FunctionType and reducers.is_own(obj):
                 return NotImplemented  # by reference: most of the objects in a pickled function are these
             kind: Any = type(obj)
@@ -294,6 +297,8 @@ def _pickler_classes() -> tuple[Any, Any]:
                 reduced = super().reducer_override(obj)
             if self.mentions is not None:
                 _note(self.mentions, obj, by_reference=reduced is NotImplemented)
+            if reduced is NotImplemented and reducers.is_usual(kind, self.state):  # and it is no future either
+                self.usual.add(id(kind))
             return reduced
 
         def reduce_special(self, obj: Any) -> Any:

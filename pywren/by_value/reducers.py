@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import io
 import types
 from collections.abc import Callable
 from typing import Any
@@ -50,6 +51,17 @@ def reduce(obj: Any, state: PickleState) -> Any:
     return NotImplemented if reducer is None else reducer(obj)
 
 
+def is_usual(kind: type, state: PickleState) -> bool:
+    """Tell whether a class is written in Python, and all that is said of one instance here holds for every other.
+
+    Args:
+        kind: the class of an instance that is left to ``pickle``.
+        state: of the pickle.
+    """
+    is_python = kind.__flags__ & (_HEAP_TYPE | _IMMUTABLE_TYPE) == _HEAP_TYPE
+    return is_python and state.reducers.get(id(kind), _UNSEEN) is None and not issubclass(kind, _EACH_ITS_OWN)
+
+
 def _reducer_of(kind: Any) -> Callable[[Any], Any] | None:
     if issubclass(kind, enum.Enum):
         return _enums.reduce_member
@@ -64,6 +76,7 @@ def _reduce_unhashable(obj: Any) -> Any:
 
 
 _UNSEEN = object()
+_EACH_ITS_OWN = (type, BaseException, io.IOBase)
 _REDUCERS_OF_MODULES = {
     "typing": _typing.reduce_typing,
     "typing_extensions": _typing.reduce_typing,

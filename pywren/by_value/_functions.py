@@ -1,6 +1,7 @@
 """Functions, their code and their variables."""
 
 from __future__ import annotations
+import __future__
 
 import builtins
 import opcode
@@ -34,6 +35,7 @@ _CODE_ATTRIBUTES = tuple(
     if hasattr(compile("", "", "exec"), f"co_{name}")
 )
 _SPACE_NAMES = ("__name__", "__package__", "__path__", "__file__")
+_FUTURE_ANNOTATIONS = __future__.annotations.compiler_flag
 _ATOMS = frozenset({int, float, str, bytes, bool, type(None), complex})
 _HAS_ANNOTATE = sys.version_info >= (3, 14)
 
@@ -82,10 +84,24 @@ def reduce_function(function: types.FunctionType, state: PickleState) -> tuple[A
         more["__type_params__"] = type_params
     if _HAS_ANNOTATE and _annotate(function):
         more["__annotate__"] = _annotate(function)
-    hints = hints_of(annotations.values(), space, state)
-    parts = (variables, more, function.__dict__ or None, _submodules(function, variables), hints)
+    hints = hints_of([*annotations.values(), *_inner_annotations(code)], space, state)
+    of_script = not state.returned and function.__module__ == "__main__"
+    parts = (variables, more, function.__dict__ or None, _submodules(function, variables), hints, of_script)
     made = code, state.spaces[id(space)][1], function.__name__, function.__closure__, _source(function, state)
     return (make_returned_function if state.returned else make_function), made, parts, None, None, fill_function
+
+
+def _inner_annotations(code: types.CodeType) -> list[str]:
+    """Return the strings that are annotations of the classes and functions in a function, and some that are not."""
+    found: list[str] = []
+    for constant in code.co_consts:
+        if type(constant) is tuple and code.co_flags & _FUTURE_ANNOTATIONS:
+            found += [text for text in constant if type(text) is str]  # names and annotations, by turns
+        elif type(constant) is types.CodeType:
+            found += _inner_annotations(constant)
+            if "__annotations__" in constant.co_names:  # the body of a class
+                found += [text for text in constant.co_consts[1:] if type(text) is str]
+    return found
 
 
 def _annotate(function: Any) -> Any:
@@ -211,9 +227,12 @@ def _make_function(
 
 def fill_function(function: types.FunctionType, parts: tuple[Any, ...]) -> None:
     """Give a function what it was sent with."""
-    variables, more, attributes, _, hints = parts
+    variables, more, attributes, _, hints, of_script = parts
     if hints:
-        variables = {**known_hints(hints), **variables}
+        known = known_hints(hints)
+        variables = {**known, **variables}
+        if of_script:  # classes that it defines are looked at in their module
+            vars(sys.modules["__main__"]).update(known)
     function.__globals__.update(variables)
     for name, value in more.items():
         setattr(function, name, value)

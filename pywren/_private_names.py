@@ -110,5 +110,5 @@ count_threads = _thread._count
 
 
 def base_executable() -> str:
-    """Return the interpreter that a virtual environment was made with; without one, this interpreter."""
+    """Return the interpreter that a virtual environment was made with, or before Python 3.11 a link to it."""
     return getattr(sys, "_base_executable", None) or sys.executable

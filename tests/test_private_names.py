@@ -144,9 +144,9 @@ def test_threads_are_counted():
 
 
 def test_the_base_executable_is_an_interpreter():
-    """The interpreter that an environment was made with is there, and is none of the environment's own."""
+    """What it leads to is the interpreter that an environment was made with, not the environment's own."""
     done = subprocess.run(
-        [_private_names.base_executable(), "-c", "import sys; print(sys.prefix == sys.base_prefix)"],
+        [os.path.realpath(_private_names.base_executable()), "-c", "import sys; print(sys.prefix == sys.base_prefix)"],
         capture_output=True,
         text=True,
         timeout=60,

@@ -9,6 +9,7 @@ MAX_SOURCE = 1024 * 1024
 """Characters of source lines that go into one pickle."""
 
 _MISSING = object()
+_SCRIPTS = ("__main__", "__mp_main__")  # the second in processes that multiprocessing has started
 
 
 class PickleState:
@@ -46,10 +47,11 @@ def is_importable(obj: Any, name: str | None = None) -> bool:
         name: its name, when it has no ``__qualname__``.
     """
     module_name = getattr(obj, "__module__", None)
-    if not isinstance(module_name, str) or module_name == "__main__":
+    name = name or getattr(obj, "__qualname__", None)
+    if not isinstance(module_name, str) or not isinstance(name, str) or module_name in _SCRIPTS:
         return False
     module = sys.modules.get(module_name)
-    if module is None or find(module, name or obj.__qualname__) is not obj:
+    if module is None or find(module, name) is not obj:
         return False
     return not is_sent_whole(module_name)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import subprocess
+import sys
 import types
 
 import pytest
@@ -185,6 +187,31 @@ def test_code_arrives_whole():
     if hasattr(code, "co_positions"):
         assert list(back.co_positions()) == list(code.co_positions())
         assert back.co_qualname == code.co_qualname
+
+
+def test_a_function_of_a_process_of_multiprocessing(tmp_path):
+    """What ``multiprocessing`` calls ``__mp_main__`` is a script's all the same."""
+    path = tmp_path / "the_script.py"
+    path.write_text(
+        "import functools, multiprocessing, pywren\n"
+        "class Kept: value = 2\n"
+        "def work(x): return x + Kept.value\n"
+        "cached = functools.lru_cache()(functools.partial(work))\n"
+        "def program(queue):\n"
+        "    with pywren.local_executor() as pwex:\n"
+        "        calls = [(work, 1), (lambda x: cached(x), 2), (lambda x: type(x).__name__, Kept())]\n"
+        "        queue.put([pwex.map(f, [x])[0].result() for f, x in calls])\n"
+        "if __name__ == '__main__':\n"
+        "    context = multiprocessing.get_context('spawn')\n"
+        "    queue = context.Queue()\n"
+        "    process = context.Process(target=program, args=(queue,))\n"
+        "    process.start()\n"
+        "    print(queue.get(timeout=100))\n"
+        "    process.join()\n",
+        encoding="utf-8",
+    )
+    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "[3, 4, 'Kept']", done.stderr
 
 
 def test_submodules_that_a_function_reaches_are_imported(script):

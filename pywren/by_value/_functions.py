@@ -180,34 +180,14 @@ def _contents(cell: types.CellType) -> Any:
 # -- reading -------------------------------------------------------------------------------------------------
 
 
-def make_function(
-    code: types.CodeType,
-    space: dict[str, Any],
-    name: str,
-    closure: tuple[types.CellType, ...] | None,
-    source: str | None,
-) -> types.FunctionType:
-    """Make a function on a worker; ``fill_function`` brings the rest.
-
-    Args:
-        code: its code.
-        space: its globals, which it shares with others of the same pickle.
-        name: its name.
-        closure: its variables.
-        source: its source lines.
-    """
-    return _make_function(code, space, name, closure, source, replace=True)
+def make_function(*parts: Any) -> types.FunctionType:
+    """Make a function on a worker: of its code, globals, name, closure and source; ``fill_function`` brings the rest."""
+    return _make_function(*parts, replace=True)
 
 
-def make_returned_function(
-    code: types.CodeType,
-    space: dict[str, Any],
-    name: str,
-    closure: tuple[types.CellType, ...] | None,
-    source: str | None,
-) -> types.FunctionType:
+def make_returned_function(*parts: Any) -> types.FunctionType:
     """Make a function that a call returned; the client's own source files hold against what came with it."""
-    return _make_function(code, space, name, closure, source, replace=False)
+    return _make_function(*parts, replace=False)
 
 
 def _make_function(

@@ -181,7 +181,7 @@ def _contents(cell: types.CellType) -> Any:
 
 
 def make_function(*parts: Any) -> types.FunctionType:
-    """Make a function on a worker: of its code, globals, name, closure and source; ``fill_function`` brings the rest."""
+    """Make a function on a worker, of its code, globals, name, closure and source; ``fill_function`` does the rest."""
     return _make_function(*parts, replace=True)
 
 

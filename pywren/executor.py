@@ -26,6 +26,7 @@ from pywren.serialize import Serializer
 from pywren.serialize._skew import warn_of_skew
 from pywren.storage import Storage
 from pywren.wait import list_of, wait
+from pywren.wrenutil import iterate
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -96,8 +97,8 @@ class Executor:
 
         Args:
             func: takes one item.
-            iterdata: the items; consumed before anything is invoked. A future among an item is waited for,
-                and arrives on the worker as a finished future.
+            iterdata: the items, all that ``iter()`` takes; consumed before anything is invoked. A future among an
+                item is waited for, and arrives on the worker as a finished future.
             extra_env: environment variables for the calls.
             extra_meta: further members for the payloads, which JSON can hold.
             invoke_pool_threads: how many calls are invoked at once, 256 at most.
@@ -313,12 +314,9 @@ class Executor:
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _consume(self, iterdata: Iterable[Any]) -> list[Any]:
-        if not isinstance(iterdata, Iterable):
-            raise ArgumentError(
-                f"map() takes an iterable of items, not a {type(iterdata).__name__}; "
-                "for one item there is call_async(func, item)"
-            )
-        items = list(islice(iterdata, self.map_item_limit + 1))
+        remedy = "for one item there is call_async(func, item)"
+        iterator = iterate(iterdata, "map() takes an iterable of items", remedy)
+        items = list(islice(iterator, self.map_item_limit + 1))  # list() asks an islice for no length, which may lie
         if len(items) > self.map_item_limit:
             raise ArgumentError(
                 f"exceeding map item limit: more than {self.map_item_limit:,} items in one map. Raise "

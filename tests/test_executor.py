@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import dataclasses
 import importlib
 import itertools
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import typing
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import Mock
@@ -57,6 +59,13 @@ def ready(request, tmp_path_factory):
         yield made
 
 
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """One executor on this machine for what differs on no other."""
+    with executors.make("local", tmp_path_factory.mktemp("home")) as made:
+        yield made
+
+
 def another(ready, **options):
     """Another executor of the same kind, with a configuration of its own."""
     factory = {"local": pywren.local_executor, "dummy": pywren.dummy_executor, "lambda": pywren.lambda_executor}
@@ -80,11 +89,104 @@ def test_map_of_nothing(ready):
     assert ready.executor.map(abs, iter(())) == []
 
 
-@pytest.mark.parametrize("items", [(x for x in (-1, -2)), {-1: 0, -2: 0}, (-1, -2), map(int, ["-1", "-2"])], ids=type)
-def test_map_of_any_iterable(tmp_path, items):
-    """A generator, a dict's keys, a tuple, another map."""
-    with executors.make("local", tmp_path) as ready:
-        assert pywren.get_all_results(ready.map(abs, items)) == [1, 2]
+class Dataset:
+    """A map-style data set: ``__getitem__`` and ``__len__``, no ``__iter__``."""
+
+    def __init__(self, length):
+        self.length = length
+
+    def __len__(self):
+        if self.length is None:
+            raise RuntimeError("nobody knows")
+        return self.length
+
+    def __getitem__(self, index):
+        if index >= 2:
+            raise IndexError(index)
+        return -index - 1
+
+
+class Hints:
+    """An iterator whose length hint is none."""
+
+    def __init__(self):
+        self.left = iter((-1, -2))
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return next(self.left)
+
+    def __length_hint__(self):
+        raise RuntimeError("do not ask")
+
+
+ITERABLES = {
+    "generator": lambda: (x for x in (-1, -2)),
+    "dict": lambda: {-1: 0, -2: 0},
+    "keys": lambda: {-1: 0, -2: 0}.keys(),
+    "values": lambda: {0: -1, 1: -2}.values(),
+    "tuple": lambda: (-1, -2),
+    "another map": lambda: map(int, ["-1", "-2"]),
+    "range": lambda: range(-1, -3, -1),
+    "sequence": lambda: Dataset(2),
+    "sequence with a wrong length": lambda: Dataset(10**12),
+    "sequence of unknown length": lambda: Dataset(None),
+    "iterator with a wrong hint": Hints,
+    "deque": lambda: deque([-1, -2]),
+    "array": lambda: array.array("b", [-1, -2]),
+    "numpy": lambda: np.array([-1, -2]),
+    "Series": lambda: pytest.importorskip("pandas").Series([-1, -2]),
+    "memoryview": lambda: memoryview(array.array("b", [-1, -2])),
+    "callable and sentinel": lambda: iter(iter((-1, -2, 0)).__next__, 0),
+}
+
+
+@pytest.mark.parametrize("what", ITERABLES)
+def test_map_of_all_that_iter_takes(here, what):
+    """Whatever ``iter()`` takes, ``map`` takes; what it says about its length is not asked for."""
+    assert [int(result) for result in pywren.get_all_results(here.map(abs, ITERABLES[what]()))] == [1, 2]
+
+
+def test_map_of_items_that_are_collections_themselves(here):
+    """Rows of a matrix, characters, keys, lines of a file: the items are those of a ``for`` loop."""
+    with open(__file__) as file:
+        first, *_ = pywren.get_all_results(here.map(len, file))
+    assert first == len((__doc__ or "").partition("\n")[0]) + 7  # with the quotes and the line's end
+    assert pywren.get_all_results(here.map(np.sum, np.ones((2, 3)))) == [3, 3]
+    assert pywren.get_all_results(here.map(np.shape, np.ones((2, 3, 4)))) == [(3, 4)] * 2
+    assert pywren.get_all_results(here.map(str.upper, "ab")) == ["A", "B"]
+    assert pywren.get_all_results(here.map(abs, b"ab")) == [97, 98]
+    assert pywren.get_all_results(here.map(str.upper, {"x": 1, "y": 2}.items().mapping)) == ["X", "Y"]
+
+
+def test_map_over_a_frame(here):
+    """The items of a data frame are the names of its columns, as in a ``for`` loop."""
+    frame = pytest.importorskip("pandas").DataFrame({"x": [1], "y": [2]})
+    assert pywren.get_all_results(here.map(str.upper, frame)) == ["X", "Y"]
+
+
+@pytest.mark.parametrize("items", [7, None, np.array(5), abs, object()], ids=lambda items: type(items).__name__)
+def test_map_of_what_iter_refuses(here, items):
+    """The error says what it is, why it cannot be iterated over, and what there is for one item."""
+    with pytest.raises(ArgumentError, match=rf"not a .*{type(items).__name__} \(.*iter.*call_async"):
+        here.executor.map(abs, items)
+
+
+def test_reduce_and_wait_over_a_sequence(here):
+    """Futures may stand in a sequence of the user's, too."""
+
+    class Futures:
+        def __init__(self, futures):
+            self.futures = futures
+
+        def __getitem__(self, index):
+            return self.futures[index]
+
+    futures = Futures(here.map(abs, [-1, -2]))
+    assert pywren.get_all_results(futures) == [1, 2]
+    assert here.reduce(sum, futures).result(WAIT) == 3
 
 
 def test_map_gives_one_positional_argument(ready):

@@ -13,6 +13,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
+from pywren._counterparts import reduce_counterpart
 from pywren._remote_errors import (
     Chain,
     add_remote_text,
@@ -328,7 +329,7 @@ def _pickler_classes() -> tuple[Any, Any]:
                     return closed_stream, ()
                 if isinstance(obj, io.TextIOWrapper):
                     _refuse_file(obj)  # cloudpickle would send a copy of its contents
-            return NotImplemented
+            return reduce_counterpart(obj) or NotImplemented
 
     class FuturesPickler(UserPickler):
         """The same, where futures may become references."""

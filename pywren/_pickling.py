@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from pywren._counterparts import reduce_counterpart
+from pywren._handmade import Namespace, is_handmade, is_importable, reduce_module
 from pywren._remote_errors import (
     Chain,
     add_remote_text,
@@ -306,12 +307,28 @@ def _pickler_classes() -> tuple[Any, Any]:
             if reduced is not NotImplemented:
                 return reduced
             reduced = super().reducer_override(obj)
+            if reduced is NotImplemented:
+                reduced = self.reduce_handmade(obj)
             if reduced is not NotImplemented and reduced[0] is cloudpickle.cloudpickle._make_skeleton_class:
                 _, _, bases, namespace, *_ = reduced[1]
                 _add_slots(obj, bases, namespace)
             if self.mentions is not None:
                 _note(self.mentions, obj, by_reference=reduced is NotImplemented)
             return reduced
+
+        def reduce_handmade(self, obj: Any) -> Any:
+            """Reduce modules that the reader cannot import, and what they define, by value."""
+            if isinstance(obj, types.ModuleType):
+                if is_importable(obj):
+                    return cloudpickle.cloudpickle.subimport, (obj.__name__,)  # one of a derived class, too
+                # before its functions are met: they get the module's own globals
+                self.globals_ref.setdefault(id(vars(obj)), Namespace(obj))
+                return reduce_module(obj)
+            if isinstance(obj, (types.FunctionType, type)) and is_handmade(obj.__module__):
+                if isinstance(obj, types.FunctionType):
+                    return self._dynamic_function_reduce(obj)
+                return cloudpickle.cloudpickle._dynamic_class_reduce(obj)
+            return NotImplemented
 
         def reduce_special(self, obj: Any) -> Any:
             """Reduce futures, exceptions and tracebacks."""

@@ -117,6 +117,8 @@ def _parts(obj: Any) -> Iterator[Part]:
         yield from ((f" (argument {name!r} of the partial)", arg) for name, arg in obj.keywords.items())
     elif isinstance(obj, type):
         yield from _class_parts(obj)
+    elif isinstance(obj, types.ModuleType):
+        yield from ((f".{name}", value) for name, value in vars(obj).items() if not name.startswith("__"))
     if not isinstance(obj, (type, types.FunctionType, types.ModuleType)):
         yield from _attributes(obj)
 

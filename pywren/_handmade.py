@@ -1,0 +1,128 @@
+"""Modules that no other process can import by their name: they travel by value, and what they define with them.
+
+Programs make such modules with ``types.ModuleType``, with loaders of their own (notebooks as modules), under names
+that are none (``runpy`` says ``<run_path>``), or from files that are gone or that stand elsewhere than their package. A
+module that was loaded from its path under a name of its own is none of them: its file is sent under that name.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec, SourceFileLoader, SourcelessFileLoader, all_suffixes
+from typing import Any
+
+_OWN = frozenset({"__main__", "__mp_main__", "pywren", "cloudpickle", "tblib", "numpy"})
+_NOT_SENT = frozenset({"__builtins__", "__cached__", "__loader__", "__spec__"})
+
+
+def is_handmade(name: object) -> bool:
+    """Tell whether a module is loaded here that other processes cannot import.
+
+    Args:
+        name: what an object has as ``__module__``.
+    """
+    if not isinstance(name, str):
+        return False
+    top = name.partition(".")[0]
+    if top in _OWN or top in sys.stdlib_module_names:
+        return False
+    module = sys.modules.get(name)
+    if module is None:
+        return False  # what it defines travels by value anyway: nobody finds it here
+    if not all(map(str.isidentifier, name.split("."))):
+        return True
+    spec = getattr(module, "__spec__", None)
+    spec = spec if isinstance(spec, ModuleSpec) else None
+    if spec is not None and os.path.isfile(getattr(spec.loader, "archive", None) or ""):
+        return False  # from a zip file
+    file = spec.origin if spec is not None and spec.has_location else getattr(module, "__file__", None)
+    if not isinstance(file, str):
+        return not getattr(module, "__path__", None) and not _has_maker(name, spec)
+    if spec is not None and spec.name != name:
+        return False  # a second name, which some module gives it
+    return not _is_loadable(file, spec) or not _is_where_its_name_says(name, file)
+
+
+def _has_maker(name: str, spec: ModuleSpec | None) -> bool:
+    """Tell whether importing something makes a module that has no file: the interpreter itself, or its package."""
+    if spec is not None and spec.origin in ("built-in", "frozen"):
+        return True
+    package = name.rpartition(".")[0]
+    return package in sys.modules and not is_handmade(package)  # such as six.moves
+
+
+def _is_loadable(file: str, spec: ModuleSpec | None) -> bool:
+    loader = getattr(spec, "loader", None)
+    known = isinstance(loader, (SourceFileLoader, SourcelessFileLoader)) or file.endswith(tuple(all_suffixes()))
+    return known and os.path.isfile(file)
+
+
+def _is_where_its_name_says(name: str, file: str) -> bool:
+    """Tell whether a module of a package stands in the package's directory, with which it is sent."""
+    parent = name.rpartition(".")[0]
+    if not parent:
+        return True
+    package = sys.modules.get(parent)
+    if package is None or is_handmade(parent):
+        return False  # importing a module imports its package first
+    if not isinstance(getattr(package, "__file__", None), str):
+        return True  # a namespace package, whose modules are sent one by one
+    folder = os.path.dirname(os.path.abspath(file))
+    if os.path.splitext(os.path.basename(file))[0] == "__init__":
+        folder = os.path.dirname(folder)
+    return any(_is_same(folder, str(place)) for place in getattr(package, "__path__", ()))
+
+
+def _is_same(folder: str, place: str) -> bool:
+    if folder == place:
+        return True
+    try:
+        return os.path.samefile(folder, place)
+    except OSError:
+        return False
+
+
+def is_importable(module: types.ModuleType) -> bool:
+    """Tell whether other processes find a module by its name, and find this one."""
+    name = module.__name__
+    found = sys.modules.get(name)
+    if found is None or is_handmade(name):
+        return False
+    # a module may have put something else in its place: importing it does so there, too
+    return found is module or getattr(found, "__file__", None) == getattr(module, "__file__", "none")
+
+
+# -- by value --------------------------------------------------------------------------------------------------
+
+
+class Namespace:
+    """The globals of a module that travels by value: its functions find there what the module holds.
+
+    Args:
+        module: the module.
+    """
+
+    def __init__(self, module: types.ModuleType) -> None:
+        self.module = module
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[types.ModuleType]]:
+        return vars, (self.module,)
+
+
+def reduce_module(module: types.ModuleType) -> tuple[Any, ...]:
+    """Return how a pickle makes a module anew (``object.__reduce_ex__``)."""
+    state = {name: value for name, value in vars(module).items() if name not in _NOT_SENT}
+    return _new_module, (type(module), module.__name__), state, None, None, _fill
+
+
+def _new_module(cls: type[types.ModuleType], name: str) -> types.ModuleType:
+    module = types.ModuleType.__new__(cls)
+    types.ModuleType.__init__(module, name)  # the class's own may take something else, or do something
+    return module
+
+
+def _fill(module: types.ModuleType, state: dict[str, Any]) -> None:
+    vars(module).update(state)

@@ -95,6 +95,24 @@ def is_importable(module: types.ModuleType) -> bool:
     return found is module or getattr(found, "__file__", None) == getattr(module, "__file__", "none")
 
 
+def name_here(obj: Any) -> tuple[str, str] | None:
+    """Return module and qualified name of what travels by value and is found here by them; else ``None``.
+
+    On the worker, pickles and processes of ``multiprocessing`` look it up by them. A module has no further name.
+    """
+    if isinstance(obj, types.ModuleType):
+        return (obj.__name__, "") if sys.modules.get(obj.__name__) is obj else None
+    module, name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(name, str) or "<" in name:
+        return None
+    if module != "__main__" and not is_handmade(module):
+        return None
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return (module, name) if found is obj else None
+
+
 # -- by value --------------------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from pywren._counterparts import reduce_counterpart
-from pywren._handmade import Namespace, is_handmade, is_importable, reduce_module
+from pywren._evasive import reduce_evasive
+from pywren._handmade import Namespace, is_handmade, is_importable, name_here, reduce_module
 from pywren._remote_errors import (
     Chain,
     add_remote_text,
@@ -39,6 +40,12 @@ OUT_OF_BAND_MIN = 64 * 1024
 # as they were before any user's code replaced them
 _plain_dumps, _plain_loads, _PlainUnpickler = pickle.dumps, pickle.loads, pickle.Unpickler
 _FUTURE = "pywren-future"
+
+NAMES_FOLLOW = b"pywren-names"
+"""The end of the data of a pickle that a second one follows: names of what travels in it by value."""
+
+Names = dict[tuple[str, str], Any]
+"""What travels by value, by its module and its qualified name; a module itself has no name."""
 _MAX_STAND_IN = 8 * 1024
 
 
@@ -164,6 +171,9 @@ def dump(
         pickler.future_id = persistent_id
         pickler.mentions = mentions
         pickler.dump(obj)
+        if pickler.names:
+            pickler.dump(_outermost(pickler.names))  # a second pickle, with the first one's memo: it holds but names
+            file.write(NAMES_FOLLOW)
         return Packed(file.getvalue(), tuple(buffers))
 
 
@@ -295,6 +305,7 @@ def _pickler_classes() -> tuple[Any, Any]:
 
         mentions: Mentions | None = None
         future_id: PersistentId | None = None
+        names: Names | None = None
         chain: Chain | None = None  # in it, exceptions bring what they were raised from
 
         def __init__(self, file: io.BytesIO, buffer_callback: Any = None) -> None:
@@ -311,10 +322,20 @@ def _pickler_classes() -> tuple[Any, Any]:
                 reduced = self.reduce_handmade(obj)
             if reduced is not NotImplemented and reduced[0] is cloudpickle.cloudpickle._make_skeleton_class:
                 _, _, bases, namespace, *_ = reduced[1]
+                namespace["__qualname__"] = obj.__qualname__  # else it has none but its name there
                 _add_slots(obj, bases, namespace)
             if self.mentions is not None:
-                _note(self.mentions, obj, by_reference=reduced is NotImplemented)
+                by_reference = reduced is NotImplemented or reduced[0] is cloudpickle.cloudpickle.subimport
+                _note(self.mentions, obj, by_reference=by_reference)
+                self.note_name(obj, by_reference=by_reference)
             return reduced
+
+        def note_name(self, obj: Any, *, by_reference: bool) -> None:
+            """Note by which name the reader is to find what travels by value."""
+            name = None if by_reference else name_here(obj)
+            if name is not None:
+                self.names = self.names or {}
+                self.names[name] = obj
 
         def reduce_handmade(self, obj: Any) -> Any:
             """Reduce modules that the reader cannot import, and what they define, by value."""
@@ -340,13 +361,15 @@ def _pickler_classes() -> tuple[Any, Any]:
             if isinstance(obj, types.TracebackType):
                 return make_traceback, (frames_of(obj),)
             if type(obj) is _CachedFunction and not _is_importable(obj):
+                if self.mentions is not None:
+                    self.note_name(obj, by_reference=False)
                 return _new_cache, tuple(obj.cache_parameters().values()), obj.__wrapped__, None, None, _fill_cache
             if isinstance(obj, io.IOBase):
                 if self.chain is not None and is_open_elsewhere(obj):
                     return closed_stream, ()
                 if isinstance(obj, io.TextIOWrapper):
                     _refuse_file(obj)  # cloudpickle would send a copy of its contents
-            return reduce_counterpart(obj) or NotImplemented
+            return reduce_counterpart(obj) or reduce_evasive(obj) or NotImplemented
 
     class FuturesPickler(UserPickler):
         """The same, where futures may become references."""
@@ -378,18 +401,27 @@ def _refuse_file(file: io.TextIOWrapper) -> None:
         raise pickle.PicklingError("cannot pickle an open file: send its path, or what it holds")
 
 
+def _outermost(names: Names) -> Names:
+    """Leave out what is found in something else that is there: the methods of a class."""
+    return {
+        (module, name): value
+        for (module, name), value in names.items()
+        if "." not in name or (module, name.partition(".")[0]) not in names
+    }
+
+
 def _note(mentions: Mentions, obj: Any, *, by_reference: bool) -> None:
     if isinstance(obj, types.FunctionType) and not by_reference:
         mentions.code[obj.__code__] = _package_of(obj.__globals__)
         return
+    if not by_reference:
+        return
     if isinstance(obj, types.ModuleType):
         module: Any = obj.__name__
-    elif by_reference:
+    else:
         named = isinstance(obj, (type, types.FunctionType, types.BuiltinFunctionType))
         # an instance may reduce to a bare name, which is looked up in its class's module
         module = (obj if named else type(obj)).__module__
-    else:
-        return
     if isinstance(module, str) and module != "builtins":
         mentions.modules.add(module)
 
@@ -418,6 +450,19 @@ def load_argument(packed: Packed, references: Sequence[bytes] = ()) -> Any:
         references: encoded outcomes of earlier calls; a future among the argument is one of them.
     """
     return _ArgumentUnpickler(packed, references).load()
+
+
+def load_with_names(packed: Packed, references: Sequence[bytes] = ()) -> tuple[Any, Names]:
+    """Unpickle a function or an argument, on the worker, and what is to be found by name there.
+
+    Args:
+        packed: the function or argument; names follow when its data ends with ``NAMES_FOLLOW``.
+        references: encoded outcomes of earlier calls.
+    """
+    unpickler = _ArgumentUnpickler(packed, references)
+    obj = unpickler.load()
+    names: Names = unpickler.load() if packed.data.endswith(NAMES_FOLLOW) else {}
+    return obj, names
 
 
 class _ArgumentUnpickler(pickle.Unpickler):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import re
+import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -42,7 +44,7 @@ def explain(
     kept = [obj]  # parts made on the way must live as long as their ids are remembered
     tries = 0
     while True:
-        for name, part in _parts(obj):
+        for name, part in () if _is_of_library(obj) else _parts(obj):
             if id(part) in seen or tries >= _MAX_TRIES:
                 continue
             seen.add(id(part))
@@ -54,6 +56,18 @@ def explain(
                 break
         else:
             return path, _reason(obj, error, returned)
+
+
+def _is_of_library(obj: Any) -> bool:
+    """Tell whether an object is one that its library makes and the user only holds, such as a boto3 client.
+
+    What is inside is nobody's business, and there is much of it.
+    """
+    if isinstance(obj, (type, types.FunctionType, types.MethodType, types.ModuleType)):
+        return False
+    package = sys.modules.get(str(type(obj).__module__).partition(".")[0])
+    folders = os.path.dirname(getattr(package, "__file__", None) or "").split(os.sep)
+    return "site-packages" in folders or "dist-packages" in folders
 
 
 def _problem(part: Any, dump: Callable[[Any], object]) -> Exception | None:
@@ -84,13 +98,14 @@ def _reason(obj: Any, error: Exception, returned: bool) -> str:
         return _TOO_DEEP
     text = str(error)
     refused = re.match(r"cannot pickle '?([\w.]+)'? object", text)
-    if refused:
+    if refused and not _is_of_library(obj):
         return f"a {refused[1]} cannot be pickled; {_REMEDIES[returned].get(refused[1], _REMEDIES[returned][''])}"
     kind = type(obj)
     name = (
         kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
     )
-    return f"a {name} cannot be pickled ({type(error).__name__}: {text})"
+    remedy = f"; {_REMEDIES[returned]['']}" if _is_of_library(obj) else ""
+    return f"a {name} cannot be pickled ({type(error).__name__}: {text}){remedy}"
 
 
 # -- the parts of an object ----------------------------------------------------------------------------------

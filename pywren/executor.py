@@ -70,6 +70,19 @@ class Executor:
         self.job_max_runtime = job_max_runtime
         self.serializer = _make_serializer(invoker, self.runtime_meta_info)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # a recipe: whoever holds an executor may be sent to a worker, and calls go from there as they went from here
+        return _made_later, (type(self), self.invoker, self.config, self._job_max_runtime)
+
+    def __getattr__(self, name: str) -> Any:  # called for what is not there: anything of one that was unpickled
+        recipe = self.__dict__.get("_recipe")
+        if recipe is None or name.startswith("__"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        # Two threads may both do so; each finds a whole executor afterwards. No lock: it reads the storage.
+        self.__init__(*recipe)  # type: ignore[misc]
+        self.__dict__.pop("_recipe", None)
+        return getattr(self, name)
+
     @property
     def job_max_runtime(self) -> float:
         """Seconds after which a call is stopped; on this machine infinity is one, too."""
@@ -422,6 +435,13 @@ class _Inputs:
         if not any(self._found):
             return ()
         return [list(found) for found in self._found[:count]]
+
+
+def _made_later(cls: type[Executor], *recipe: Any) -> Executor:
+    """Unpickle an executor: it is made when it is first used, which most that came along never are."""
+    executor = cls.__new__(cls)
+    executor.__dict__["_recipe"] = recipe
+    return executor
 
 
 def _choose_dispatcher(

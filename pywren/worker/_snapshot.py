@@ -10,6 +10,9 @@ import sys
 import types
 from typing import Any, NamedTuple
 
+from pywren._handmade import is_importable
+from pywren._pickling import Names
+
 _UNCHANGEABLE = frozenset({int, float, complex, str, bytes, bool, type(None)})
 
 _MOST_FUNCTIONS = 32
@@ -43,25 +46,39 @@ class Snapshot:
     Functions that were pickled together share their globals, and closures may share a variable: so do the copies.
     """
 
-    def __init__(self, graph: _Graph) -> None:
+    def __init__(self, graph: _Graph, names: Names) -> None:
+        self._names = {name: graph.place_of(value) for name, value in names.items()}
         self._functions = [graph.parts(function) for function in graph.functions]
         self._spaces = [graph.variables(space) for space in graph.spaces]
         self._cells = [graph.variables({"": cell.cell_contents}) for cell in graph.cells]
 
     @classmethod
-    def take(cls, function: Any) -> Snapshot | None:
-        """Return the snapshot of what was loaded; ``None`` where a copy would not be as good as loading it again."""
+    def take(cls, function: Any, names: Names | None = None) -> Snapshot | None:
+        """Return the snapshot of what was loaded; ``None`` where a copy would not be as good as loading it again.
+
+        Args:
+            function: what was loaded.
+            names: what came with it, and is found by name.
+        """
         if type(function) is not types.FunctionType:
             return None
         graph = _Graph()
         try:
             graph.meet(function)
+            return cls(graph, names or {})
         except _CannotCopyError:
             return None
-        return cls(graph)
 
     def copy(self) -> types.FunctionType:
         """Return a function like the one that was loaded, with variables of its own."""
+        return self._copies()[0]
+
+    def copy_with_names(self) -> tuple[types.FunctionType, Names]:
+        """Return such a function, and what of its copies is found by name."""
+        functions = self._copies()
+        return functions[0], {name: functions[place] for name, place in self._names.items()}
+
+    def _copies(self) -> list[types.FunctionType]:
         spaces = [values.copy() for values, _ in self._spaces]
         cells = [types.CellType(values[""]) for values, _ in self._cells]
         functions = []
@@ -78,7 +95,7 @@ class Snapshot:
         for place, (_, holders) in enumerate(self._cells):
             for _, function in holders:
                 cells[place].cell_contents = functions[function]
-        return functions[0]
+        return functions
 
 
 class _CannotCopyError(Exception):
@@ -109,6 +126,11 @@ class _Graph:
             for name, held in value.__globals__.items():
                 if name != "__builtins__":
                     self.meet(held)
+
+    def place_of(self, value: Any) -> int:
+        if type(value) is not types.FunctionType or id(value) not in self._places:
+            raise _CannotCopyError  # a class, or what is reached by its name only
+        return self._places[id(value)]
 
     def _place(self, thing: Any, among: list[Any]) -> None:
         self._places[id(thing)] = len(among)
@@ -160,5 +182,5 @@ def _is_unchangeable(value: Any) -> bool:
     if kind is types.BuiltinFunctionType:
         return type(value.__self__) is types.ModuleType  # not a method of a list
     if kind is types.ModuleType:
-        return sys.modules.get(value.__name__) is value  # not one that came with the pickle
+        return is_importable(value)  # not one that came with the pickle
     return kind in _UNCHANGEABLE

@@ -7,6 +7,7 @@ module that was loaded from its path under a name of its own is none of them: it
 
 from __future__ import annotations
 
+import copyreg
 import os
 import sys
 import types
@@ -117,7 +118,7 @@ def name_here(obj: Any) -> tuple[str, str] | None:
 
 
 class Namespace:
-    """The globals of a module that travels by value: its functions find there what the module holds.
+    """The globals of a module, as the module itself holds them where the pickle is read.
 
     Args:
         module: the module.
@@ -128,6 +129,33 @@ class Namespace:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[types.ModuleType]]:
         return vars, (self.module,)
+
+
+def reduce_holder(obj: Any) -> tuple[Any, ...] | None:
+    """Return how to make anew what decorators keep to look annotations up in; ``None`` for others.
+
+    That is a named tuple with the globals of a module (``pydantic.validate_call``): with them all that a script has
+    would go along, locks and open files too. The globals of that module there stand for them. The variables of a
+    function that runs travel as they are now.
+    """
+    if type(obj) is _FRAME_LOCALS:
+        return dict, (dict(obj),)
+    if not isinstance(obj, tuple) or not hasattr(obj, "_fields"):
+        return None
+    items = [_namespace_of(item) or item for item in obj]
+    if all(item is other for item, other in zip(obj, items, strict=True)):
+        return None
+    return copyreg.__newobj__, (type(obj), *items)  # type: ignore[attr-defined]
+
+
+_FRAME_LOCALS: Any = (lambda: type(sys._getframe().f_locals))()  # until Python 3.12 a dict, which pickles
+
+
+def _namespace_of(space: Any) -> Namespace | None:
+    if type(space) is not dict or "__builtins__" not in space:
+        return None
+    module = sys.modules.get(space.get("__name__", ""))
+    return Namespace(module) if module is not None and vars(module) is space else None
 
 
 def reduce_module(module: types.ModuleType) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from pywren._counterparts import reduce_counterpart
 from pywren._evasive import reduce_evasive
-from pywren._handmade import Namespace, is_handmade, is_importable, name_here, reduce_module
+from pywren._handmade import Namespace, is_handmade, is_importable, name_here, reduce_holder, reduce_module
 from pywren._remote_errors import (
     Chain,
     add_remote_text,
@@ -369,7 +369,7 @@ def _pickler_classes() -> tuple[Any, Any]:
                     return closed_stream, ()
                 if isinstance(obj, io.TextIOWrapper):
                     _refuse_file(obj)  # cloudpickle would send a copy of its contents
-            return reduce_counterpart(obj) or reduce_evasive(obj) or NotImplemented
+            return reduce_counterpart(obj) or reduce_evasive(obj) or reduce_holder(obj) or NotImplemented
 
     class FuturesPickler(UserPickler):
         """The same, where futures may become references."""

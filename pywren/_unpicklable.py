@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 import re
-import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 _MAX_TRIES = 5_000
 """Parts that are pickled in the search before the smallest culprit found so far is blamed."""
+
+_SDKS = frozenset({"boto3", "botocore", "aioboto3", "aiobotocore", "s3transfer"})
 
 _TOO_DEEP = (
     "it is nested too deeply to be pickled; make it flatter (a list in place of linked objects), "
@@ -44,7 +44,7 @@ def explain(
     kept = [obj]  # parts made on the way must live as long as their ids are remembered
     tries = 0
     while True:
-        for name, part in () if _is_of_library(obj) else _parts(obj):
+        for name, part in () if _is_client(obj) else _parts(obj):
             if id(part) in seen or tries >= _MAX_TRIES:
                 continue
             seen.add(id(part))
@@ -58,16 +58,9 @@ def explain(
             return path, _reason(obj, error, returned)
 
 
-def _is_of_library(obj: Any) -> bool:
-    """Tell whether an object is one that its library makes and the user only holds, such as a boto3 client.
-
-    What is inside is nobody's business, and there is much of it.
-    """
-    if isinstance(obj, (type, types.FunctionType, types.MethodType, types.ModuleType)):
-        return False
-    package = sys.modules.get(str(type(obj).__module__).partition(".")[0])
-    folders = os.path.dirname(getattr(package, "__file__", None) or "").split(os.sep)
-    return "site-packages" in folders or "dist-packages" in folders
+def _is_client(obj: Any) -> bool:
+    """Tell whether an object is one of an SDK: what is inside is no business of the user's, and there is much of it."""
+    return str(type(obj).__module__).partition(".")[0] in _SDKS
 
 
 def _problem(part: Any, dump: Callable[[Any], object]) -> Exception | None:
@@ -98,13 +91,13 @@ def _reason(obj: Any, error: Exception, returned: bool) -> str:
         return _TOO_DEEP
     text = str(error)
     refused = re.match(r"cannot pickle '?([\w.]+)'? object", text)
-    if refused and not _is_of_library(obj):
+    if refused and not _is_client(obj):
         return f"a {refused[1]} cannot be pickled; {_REMEDIES[returned].get(refused[1], _REMEDIES[returned][''])}"
     kind = type(obj)
     name = (
         kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
     )
-    remedy = f"; {_REMEDIES[returned]['']}" if _is_of_library(obj) else ""
+    remedy = f"; {_REMEDIES[returned]['']}" if _is_client(obj) else ""
     return f"a {name} cannot be pickled ({type(error).__name__}: {text}){remedy}"
 
 

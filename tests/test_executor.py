@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -26,11 +27,12 @@ from executors import KINDS, STAGED_KINDS, WAIT
 
 import pywren
 import pywren.testing
-from pywren import wrenconfig
+from pywren import _pickling, wrenconfig
 from pywren._wire import INLINE_REFERENCES
 from pywren.exceptions import ArgumentError, ConfigError, SerializationError
 from pywren.executor import Executor
-from pywren.queues import sqs_run_local
+from pywren.invokers import DummyInvoker, LambdaInvoker, LocalInvoker
+from pywren.queues import SQSInvoker, sqs_run_local
 
 ROOT = Path(pywren.__file__).parent.parent
 
@@ -944,3 +946,91 @@ def test_nothing_is_printed(ready, capfd, caplog):
         assert ready.call(abs, -1).result(WAIT) == 1
     assert capfd.readouterr() == ("", "")
     assert [record for record in caplog.records if record.name.startswith("pywren")] == []
+
+
+# -- an executor that is sent along --------------------------------------------------------------------------------
+
+
+class Study:
+    """Holds an executor, as objects of the user's do."""
+
+    def __init__(self, executor):
+        self.executor = executor
+        self.pool = pywren.PoolExecutor(executor)
+
+    def scale(self, x):
+        return x * 10
+
+    def nested(self, x):
+        return pywren.get_all_results(self.executor.map(abs, [-x, x])), self.pool.submit(pow, x, 2).result()
+
+
+def test_an_object_that_holds_an_executor(ready):
+    """A method of it is mapped as any other; the executor that came along is made only when it is used."""
+    study = Study(ready.executor)
+    assert ready.call(study.scale, 2).result(WAIT) == 20
+    assert ready.call(lambda held: "storage" in vars(held.executor), study).result(WAIT) is False
+
+
+def test_an_executor_used_on_a_worker(here):
+    """Calls go from there as they went from here."""
+    assert here.call(Study(here.executor).nested, 3).result(WAIT) == ([3, 3], 9)
+    held = here.executor
+    assert here.call(lambda x: held.call_async(abs, -x).result(), 4).result(WAIT) == 4
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: LambdaInvoker("us-east-1", "f", queue_patience=60.0),
+        lambda: SQSInvoker("us-east-1", "q"),
+        lambda: LocalInvoker("somewhere"),
+        lambda: DummyInvoker(),
+    ],
+)
+def test_invokers_travel_as_recipes(make):
+    """Each is made anew for the same function or queue."""
+    invoker = make()
+    invoker.own = threading.Lock()  # what it holds besides does not travel
+    copy = pickle.loads(pickle.dumps(invoker))
+    assert type(copy) is type(invoker)
+    assert repr(copy) == repr(invoker)
+    for name in ("region_name", "lambda_function_name", "sqs_queue_name", "queue_patience", "run_dir"):
+        assert vars(copy).get(name) == vars(invoker).get(name)
+
+
+def test_an_executor_that_was_unpickled():
+    """It is a whole one, of its class, with the invoker, the configuration and the time that it was given."""
+
+    class Own(Executor):
+        pass
+
+    config = {**wrenconfig.default(), "scheduler": {"map_item_limit": 3}}
+    made = Own(DummyInvoker(), config, 17)
+    copy = _pickling.loads(_pickling.dumps(made))
+    assert type(copy) is Own
+    assert (copy.job_max_runtime, copy.map_item_limit, copy.config) == (17, 3, config)
+    assert copy.invoker is not made.invoker
+    assert len(copy.map(abs, range(3))) == 3
+    with pytest.raises(AttributeError, match="'Own' object has no attribute 'no_such_thing'"):
+        copy.no_such_thing  # noqa: B018 - asking is the test
+    copy.close()
+    made.close()
+
+
+def test_an_executor_whose_invoker_cannot_travel(here):
+    """The error says where the invoker is, and what in it cannot be pickled."""
+
+    class Holding:
+        def __init__(self):
+            self.lock = threading.Lock()
+
+        def invoke(self, payload):
+            raise NotImplementedError
+
+        def config(self):
+            return {}
+
+    held = Executor(Holding(), wrenconfig.default(), 17)
+    with pytest.raises(SerializationError, match=r"variable 'held'\).*\.lock: a _thread.lock cannot be pickled"):
+        here.executor.call_async(lambda x: held, 1)

@@ -21,7 +21,26 @@ def reduce_evasive(obj: Any) -> tuple[Any, ...] | None:
         return None
     if isinstance(obj, (type, types.ModuleType)):
         return None  # of a kind of its own
-    return (*object.__reduce_ex__(obj, _PROTOCOL), _set_state)
+    if hasattr(cls, "__getstate__"):
+        return (*object.__reduce_ex__(obj, _PROTOCOL), _set_state)
+    args = cls.__getnewargs__(obj) if hasattr(cls, "__getnewargs__") else ()
+    items = iter(obj) if isinstance(obj, list) else None
+    pairs = iter(obj.items()) if isinstance(obj, dict) else None
+    return copyreg.__newobj__, (cls, *args), _state_of(obj), items, pairs, _set_state  # type: ignore[attr-defined]
+
+
+def _state_of(obj: Any) -> Any:
+    """Return what ``object.__getstate__`` does, which Python 3.10 lacks: it asks the object for one of its own."""
+    has_attributes = type(obj).__dictoffset__ != 0
+    state: Any = object.__getattribute__(obj, "__dict__") if has_attributes else None
+    slots = {}
+    for name, slot in [item for base in type(obj).__mro__ for item in vars(base).items()]:
+        if isinstance(slot, types.MemberDescriptorType):
+            try:
+                slots[name] = slot.__get__(obj)
+            except AttributeError:
+                pass  # never set
+    return (state, slots) if slots else state
 
 
 def _set_state(obj: Any, state: Any) -> None:

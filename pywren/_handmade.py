@@ -33,8 +33,8 @@ def is_handmade(name: object) -> bool:
     module = sys.modules.get(name)
     if module is None:
         return False  # what it defines travels by value anyway: nobody finds it here
-    if not all(map(str.isidentifier, name.split("."))):
-        return True
+    if "<" in name or os.sep in name:
+        return True  # importing "<run_path>" would run the script
     spec = getattr(module, "__spec__", None)
     spec = spec if isinstance(spec, ModuleSpec) else None
     if spec is not None and os.path.isfile(getattr(spec.loader, "archive", None) or ""):
@@ -140,7 +140,7 @@ def reduce_holder(obj: Any) -> tuple[Any, ...] | None:
     """
     if type(obj) is _FRAME_LOCALS:
         return dict, (dict(obj),)
-    if not isinstance(obj, tuple) or not hasattr(obj, "_fields"):
+    if not isinstance(obj, tuple) or not hasattr(type(obj), "_fields"):
         return None
     items = [_namespace_of(item) or item for item in obj]
     if all(item is other for item, other in zip(obj, items, strict=True)):

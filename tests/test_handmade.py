@@ -76,13 +76,20 @@ class Maker:
         return module
 
 
+class Registered(dict):
+    """Puts modules into ``sys.modules``, and remembers their names."""
+
+    def __setitem__(self, name, module):
+        super().__setitem__(name, module)
+        sys.modules[name] = module
+
+
 @pytest.fixture
-def make(tmp_path, monkeypatch):
+def make(tmp_path):
     """A maker whose modules are forgotten afterwards."""
-    monkeypatch.setattr(sys, "modules", sys.modules)  # the dictionary stays, what is put there goes
-    known = set(sys.modules)
-    yield Maker(tmp_path, sys.modules)
-    for name in set(sys.modules) - known:
+    made = Registered()
+    yield Maker(tmp_path, made)
+    for name in [name for name in sys.modules if name in made or name.partition(".")[0] in made]:
         del sys.modules[name]
 
 

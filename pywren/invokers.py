@@ -17,6 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pywren._wire import ASYNC_PAYLOAD_LIMIT
@@ -68,6 +69,10 @@ class LambdaInvoker:
         self.lambda_function_name = lambda_function_name
         self.aws = AWS(region_name) if aws is None else aws
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        make = partial(type(self), queue_patience=self.queue_patience)
+        return make, (self.region_name, self.lambda_function_name)
+
     def __repr__(self) -> str:
         return f"LambdaInvoker({self.region_name!r}, {self.lambda_function_name!r})"
 
@@ -112,6 +117,9 @@ class DummyInvoker:
 
     def __init__(self) -> None:
         self.payloads: list[Payload] = []
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()  # the calls that it keeps stay here
 
     def __repr__(self) -> str:
         return f"<DummyInvoker with {len(self.payloads)} calls>"
@@ -170,6 +178,9 @@ class LocalInvoker:
         self.run_dir = run_dir
         self._given_pool = pool
         self._threads: PerProcess[_WorkThreads] = PerProcess(self._make_threads)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.run_dir,)  # with the pool of the process that it is in
 
     def __repr__(self) -> str:
         return "LocalInvoker()"

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pywren import _private_names
+from pywren._handmade import is_of_program
 from pywren.by_value import _tracker
 from pywren.by_value._enums import (
     EnumRecipe,
@@ -29,7 +30,7 @@ from pywren.by_value._enums import (
     member_states,
     restore_members,
 )
-from pywren.by_value._hints import hints_of, known_hints
+from pywren.by_value._hints import hints_of, known_hints, note_hints
 from pywren.by_value._locks import fresh_if_lock
 from pywren.by_value._pickle_state import PickleState, is_importable, is_of_stdlib
 
@@ -111,9 +112,11 @@ def _attributes(cls: type, state: PickleState) -> dict[str, Any]:
 def _hints(cls: type, state: PickleState) -> dict[str, Any] | None:
     module = sys.modules.get(cls.__module__)
     annotations = vars(cls).get("__annotations__")
-    if module is None or state.returned or not isinstance(annotations, dict) or cls.__module__ != "__main__":
+    if module is None or state.returned or not isinstance(annotations, dict) or not is_of_program(cls.__module__):
         return None
-    return hints_of(annotations.values(), vars(module), state)
+    hints = hints_of(annotations.values(), vars(module), state)
+    note_hints(hints, cls.__module__, state)
+    return hints
 
 
 # -- reading -------------------------------------------------------------------------------------------------
@@ -242,7 +245,7 @@ def _restore(cls: type, parts: tuple[Any, ...]) -> None:
     for subclass in registered:
         abc.ABCMeta.register(cls, subclass)  # type: ignore[arg-type]
     module = sys.modules.get(cls.__module__)
-    if hints and module is not None:
+    if hints and module is not None:  # before a hook of its base asks for them
         vars(module).update(known_hints(hints))
 
 

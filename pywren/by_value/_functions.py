@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pywren.by_value._hints import hints_of, known_hints
+from pywren.by_value._hints import hints_of, known_hints, note_hints
 from pywren.by_value._pickle_state import PickleState, is_of_stdlib
 from pywren.by_value._source import remember_source, source_of
 
@@ -85,8 +85,8 @@ def reduce_function(function: types.FunctionType, state: PickleState) -> tuple[A
     if _HAS_ANNOTATE and _annotate(function):
         more["__annotate__"] = _annotate(function)
     hints = hints_of([*annotations.values(), *_inner_annotations(code)], space, state)
-    of_script = not state.returned and function.__module__ == "__main__"
-    parts = (variables, more, function.__dict__ or None, _submodules(function, variables), hints, of_script)
+    note_hints(hints, function.__module__, state)
+    parts = (variables, more, function.__dict__ or None, _submodules(function, variables), hints)
     made = code, state.spaces[id(space)][1], function.__name__, function.__closure__, _source(function, state)
     return (make_returned_function if state.returned else make_function), made, parts, None, None, fill_function
 
@@ -207,12 +207,9 @@ def _make_function(
 
 def fill_function(function: types.FunctionType, parts: tuple[Any, ...]) -> None:
     """Give a function what it was sent with."""
-    variables, more, attributes, _, hints, of_script = parts
+    variables, more, attributes, _, hints = parts
     if hints:
-        known = known_hints(hints)
-        variables = {**known, **variables}
-        if of_script:  # classes that it defines are looked at in their module
-            vars(sys.modules["__main__"]).update(known)
+        variables = {**known_hints(hints), **variables}
     function.__globals__.update(variables)
     for name, value in more.items():
         setattr(function, name, value)

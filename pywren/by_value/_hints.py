@@ -10,10 +10,12 @@ import importlib
 import re
 import types
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
+from pywren._handmade import is_of_program
 from pywren.by_value._pickle_state import PickleState, find, is_importable, is_sent_whole
 
+_Key = TypeVar("_Key")
 _IDENTIFIER = re.compile(r"[^\W\d]\w*")
 
 
@@ -46,6 +48,19 @@ def hints_of(annotations: Iterable[Any], space: Mapping[str, Any], state: Pickle
     """
     names = names_in(annotations, space)
     return {name: _hint(space[name], state) for name in names if _is_for_annotations(space.get(name))} or None
+
+
+def note_hints(hints: Mapping[str, Any] | None, module: str, state: PickleState) -> None:
+    """Have hints found in a module of the script's as well, where those of the classes that a call defines are sought.
+
+    Args:
+        hints: what the names in annotations stand for.
+        module: the name of the module.
+        state: of the pickle.
+    """
+    if hints and not state.returned and is_of_program(module):
+        for name, value in hints.items():
+            state.names.setdefault((module, name), value)
 
 
 def names_in(annotations: Iterable[Any], space: Mapping[str, Any]) -> dict[str, None]:
@@ -105,6 +120,6 @@ def import_hint(module: str, name: str) -> Any:
     return found if not name or isinstance(found, type) else _Absent
 
 
-def known_hints(hints: Mapping[str, Any]) -> dict[str, Any]:
+def known_hints(hints: Mapping[_Key, Any]) -> dict[_Key, Any]:
     """Return those hints that the reader has."""
     return {name: value for name, value in hints.items() if value is not _Absent}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from pywren._handmade import is_handmade
+
 MAX_SOURCE = 1024 * 1024
 """Characters of source lines that go into one pickle."""
 
@@ -23,10 +25,11 @@ class PickleState:
         self.returned = False
         self.source_left = MAX_SOURCE
         # by identity, with what keeps that identity from being given to another object
-        self.spaces: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
+        self.spaces: dict[int, tuple[dict[str, Any], Any]] = {}
         self.replaced: dict[int, tuple[Any, Any]] = {}
         self.reducers: dict[int, Any] = {}  # of the types there have been
         self.hinted: set[str] = set()  # modules that only annotations name
+        self.names: dict[tuple[str, str], Any] = {}  # what the reader is to find by module and qualified name
 
 
 def find(module: Any, qualname: str) -> Any:
@@ -53,7 +56,7 @@ def is_importable(obj: Any, name: str | None = None) -> bool:
     module = sys.modules.get(module_name)
     if module is None or find(module, name) is not obj:
         return False
-    return not is_sent_whole(module_name)
+    return not is_sent_whole(module_name) and not is_handmade(module_name)
 
 
 def is_sent_whole(module_name: str) -> bool:

@@ -8,16 +8,18 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from pywren.by_value import _builtins, _classes, _enums, _functions, _typing
+from pywren.by_value import _builtins, _classes, _counterparts, _enums, _evasive, _functions, _modules, _typing
 from pywren.by_value._pickle_state import PickleState, is_importable
 
-__all__ = ["PickleState", "is_own", "reduce"]
+__all__ = ["STREAM", "PickleState", "is_by_name", "is_own", "is_usual", "reduce"]
 
+STREAM: Any = io.BytesIO.__mro__[-2]
+"""What all streams derive from; ``io.IOBase`` above it would hash their classes, which not all can bear."""
 _IMMUTABLE_TYPE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: not built in
 _OWN = frozenset(
     value
-    for module in (_builtins, _classes, _enums, _functions, _typing)
+    for module in (_builtins, _classes, _enums, _evasive, _functions, _modules, _typing)
     for value in vars(module).values()
     if type(value) is types.FunctionType
 )
@@ -45,10 +47,17 @@ def reduce(obj: Any, state: PickleState) -> Any:
     if kind is type or isinstance(obj, type):
         is_users = obj.__flags__ & (_HEAP_TYPE | _IMMUTABLE_TYPE) == _HEAP_TYPE and not is_importable(obj)
         return _classes.reduce_class(obj, state) if is_users else NotImplemented
+    if issubclass(kind, types.ModuleType):
+        return _modules.reduce_module(obj, state)
     reducer = state.reducers.get(id(kind), _UNSEEN)
     if reducer is _UNSEEN:
         reducer = state.reducers[id(kind)] = _reducer_of(kind)
     return NotImplemented if reducer is None else reducer(obj)
+
+
+def is_by_name(reduced: Any) -> bool:
+    """Tell whether the reader imports something by its name, from how it is reduced."""
+    return reduced is NotImplemented or reduced[0] is _modules.import_named
 
 
 def is_usual(kind: type, state: PickleState) -> bool:
@@ -67,8 +76,12 @@ def _reducer_of(kind: Any) -> Callable[[Any], Any] | None:
         return _enums.reduce_member
     if type(kind).__hash__ is None:
         return _reduce_unhashable
+    return next(filter(None, (find(kind) for find in _FINDERS)), None)
+
+
+def _reducer_by_module(kind: Any) -> Callable[[Any], Any] | None:
     module = kind.__module__
-    return _builtins.reducer_of(kind) or (_REDUCERS_OF_MODULES.get(module) if isinstance(module, str) else None)
+    return _REDUCERS_OF_MODULES.get(module) if isinstance(module, str) else None
 
 
 def _reduce_unhashable(obj: Any) -> Any:
@@ -76,9 +89,17 @@ def _reduce_unhashable(obj: Any) -> Any:
 
 
 _UNSEEN = object()
-_EACH_ITS_OWN = (type, BaseException, io.IOBase)
+_EACH_ITS_OWN = (type, BaseException, STREAM)
 _REDUCERS_OF_MODULES = {
     "typing": _typing.reduce_typing,
     "typing_extensions": _typing.reduce_typing,
     "dataclasses": _builtins.reduce_dataclass_mark,
 }
+_FINDERS: tuple[Callable[[Any], Callable[[Any], Any] | None], ...] = (
+    _builtins.reducer_of,
+    _reducer_by_module,
+    _counterparts.counterpart_reducer,
+    _evasive.evasive_reducer,
+    _modules.holder_reducer,
+)
+"""Each says what reduces objects of a kind; the first that knows counts."""

@@ -14,7 +14,7 @@ import types
 import zipimport
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
+from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ModuleSpec
 from pathlib import Path
 
 from pywren.exceptions import SerializationError
@@ -207,7 +207,7 @@ def files_of(module: Module) -> list[File]:
         elif module.is_package:
             files = list(_walk(module.path, base, set()))
         else:
-            relative = f"{folder}/{os.path.basename(module.path)}".lstrip("/")
+            relative = f"{folder}/{_file_name(module)}".lstrip("/")
             files = [File(relative, module.path, _stamp(os.stat(module.path)))]
     except OSError as error:
         raise _unreadable(module.name, module.shown_path, error) from error
@@ -215,6 +215,13 @@ def files_of(module: Module) -> list[File]:
     if size > PACKAGE_LIMIT:
         raise _too_big(module, size)
     return files
+
+
+def _file_name(module: Module) -> str:
+    """Return what a module's file must be called to be imported by the module's name, which may be another here."""
+    suffixes = (*_EXTENSION_SUFFIXES, *BYTECODE_SUFFIXES)
+    suffix = next((suffix for suffix in suffixes if module.path.endswith(suffix)), SOURCE_SUFFIXES[0])
+    return module.name.rpartition(".")[2] + suffix
 
 
 def _walk(directory: str, relative: str, visited: set[tuple[int, int]]) -> Iterator[File]:

@@ -12,6 +12,7 @@ import types
 import weakref
 from typing import Any, NamedTuple
 
+from pywren._handmade import is_handmade
 from pywren._pickling import Mentions, Packed
 from pywren.by_value._hints import names_in
 
@@ -159,7 +160,8 @@ class State:
             return type(value.__self__) is types.ModuleType  # not a method of a list
         elif isinstance(value, types.ModuleType):
             self._modules.append(value)
-            return sys.modules.get(value.__name__) is value and not self._travels_by_value(value.__name__)
+            name = value.__name__
+            return sys.modules.get(name) is value and not self._travels_by_value(name) and not is_handmade(name)
         elif value is not _ABSENT:
             return type(kind) is type and kind in _UNCHANGEABLE
         return True

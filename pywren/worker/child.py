@@ -17,9 +17,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from pywren._pickling import Packed
+from pywren._pickling import Packed, load_with_names
 from pywren.worker import _frames
 from pywren.worker._frames import Buffer, Channel, Frame, UnlinkedFile, high_descriptor
+from pywren.worker._program import Program
 from pywren.worker._snapshot import Snapshot
 from pywren.worker.runner import (
     FunctionSource,
@@ -190,25 +191,31 @@ def _end_process(error: BaseException, output: Output) -> NoReturn:
 class _Function:
     """A function that this child was given: its source, and what was loaded from it."""
 
-    def __init__(self, source: FunctionSource, runner: TaskRunner) -> None:
+    def __init__(self, source: FunctionSource, runner: TaskRunner, root: str) -> None:
         self.source = source
         self._runner = runner
+        self._root = root
+        self._program = Program(root)
         self._loaded: Callable[[Any], Any] | None = None
         self._snapshot: Snapshot | None = None
 
     def load(self) -> Callable[[Any], Any]:
         """Make the function's modules importable and return it, loading it the first time."""
-        self._runner.activate(self.source)
+        self._runner.activate(self.source, self._program)
         if self._loaded is None:
-            self._loaded = self._runner.load(self.source.pickle)
-            self._snapshot = Snapshot.take(self._loaded)
+            self._loaded, names = load_with_names(self.source.pickle)
+            self._program.add(names)
+            self._program.enter()
+            self._snapshot = Snapshot.take(self._loaded, names)
         return self._loaded
 
     def anew(self) -> _Function:
         """Return one that no call has changed."""
-        made = _Function(self.source, self._runner)
+        made = _Function(self.source, self._runner, self._root)
         if self._snapshot is not None:
-            made._loaded, made._snapshot = self._snapshot.copy(), self._snapshot
+            made._loaded, names = self._snapshot.copy_with_names()
+            made._snapshot = self._snapshot
+            made._program.add(names)
         return made
 
 
@@ -218,6 +225,7 @@ class _PoolChild:
     def __init__(self, channel: Channel, tickets: int, root: str) -> None:
         self.channel = channel
         self.tickets = tickets
+        self.root = root
         self.output = Output(captured=True)
         self.runner = TaskRunner(root, os.path.join(root, "scratch"))
         self.functions: dict[int, _Function] = {}
@@ -295,7 +303,7 @@ class _PoolChild:
                 self.batches[frame.number] = (function, extra_env, shown)
             self.arguments.update(arguments)
         elif frame.kind == _frames.FUNCTION:
-            self.functions[frame.number] = _Function(function_source(frame.segments()), self.runner)
+            self.functions[frame.number] = _Function(function_source(frame.segments()), self.runner, self.root)
         elif frame.kind == _frames.ARENA and isinstance(frame.payload, UnlinkedFile):
             arena, frame.payload.descriptor = frame.payload.descriptor, -1
             self.arenas[frame.number] = UnlinkedFile(high_descriptor(arena))
@@ -486,7 +494,7 @@ def _run_forked(channel: Channel, root: str, scratch: str, *, may_stay: bool) ->
     count, references, extra_env = _loads(segments[0])
     os.environ.update(extra_env)
     runner = TaskRunner(root, scratch)
-    function = _Function(function_source(segments[1 : count + 1]), runner)
+    function = _Function(function_source(segments[1 : count + 1]), runner, root)
     pid = os.getpid()
     limits = _limits()
     while True:

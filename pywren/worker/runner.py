@@ -16,13 +16,14 @@ from types import ModuleType
 from typing import Any, NamedTuple, TextIO
 
 from pywren import _pickling, _private_names
-from pywren._pickling import Packed
+from pywren._pickling import NAMES_FOLLOW, Packed
 from pywren.worker._frames import high_descriptor
+from pywren.worker._program import Program
 
 # The user's function may replace any of these under their public names.
 _perf_counter, _getsignal = time.perf_counter, _signal.getsignal
 _dump_result, _dump_exception = _pickling.dump_result, _pickling.dump_exception
-_loads, _load_argument = _pickling.loads, _pickling.load_argument
+_loads, _load_argument, _load_with_names = _pickling.loads, _pickling.load_argument, _pickling.load_with_names
 _FUTURE_MARK = _pickling._FUTURE.encode()
 
 _PICKLE = tuple((name, getattr(pickle, name)) for name in ("dumps", "loads", "Pickler"))
@@ -101,16 +102,21 @@ class TaskRunner:
     def __init__(self, root: str, scratch: str) -> None:
         self.modules = ShippedModules(root)
         self.place = _Place(scratch)
+        self._program = Program(root)
 
-    def activate(self, source: FunctionSource) -> None:
-        """Make one function's modules importable, and no other's."""
+    def activate(self, source: FunctionSource, program: Program) -> None:
+        """Make one function's modules importable, and no other's.
+
+        Args:
+            source: the function.
+            program: the modules that came with its pickle, or will.
+        """
         if self.modules.activate(source):
             self.place.start_over()
-
-    def load(self, pickle: Packed) -> Callable[[Any], Any]:
-        """Load a function whose modules are importable."""
-        function: Callable[[Any], Any] = _loads(pickle)
-        return function
+        if program is not self._program:
+            self._program.leave()
+            self._program = program
+            program.enter()
 
     def run(
         self,
@@ -136,8 +142,7 @@ class TaskRunner:
             self.place.enter(extra_env)
             imported = len(sys.modules)
             function = load()
-            has_futures = references or _FUTURE_MARK in argument.data
-            value = _load_argument(argument, references) if has_futures else _loads(argument)
+            value = self._load_argument(argument, references)
             if len(sys.modules) != imported:
                 self.place.adopt(extra_env)
             called = _perf_counter()
@@ -152,6 +157,15 @@ class TaskRunner:
                 return _raised(error, now - started, 0.0)
             report = _raised if ended is None else _not_pickled
             return report(error, called - started, (ended or now) - called)
+
+    def _load_argument(self, argument: Packed, references: Sequence[bytes]) -> Any:
+        if argument.data.endswith(NAMES_FOLLOW):
+            value, names = _load_with_names(argument, references)
+            self._program.add(names)
+            self._program.enter()
+            return value
+        has_futures = references or _FUTURE_MARK in argument.data
+        return _load_argument(argument, references) if has_futures else _loads(argument)
 
 
 def _restore_pickle() -> None:

@@ -13,7 +13,8 @@ import types
 from importlib.machinery import ModuleSpec, SourceFileLoader, SourcelessFileLoader, all_suffixes
 from typing import Any
 
-_NAMED = (types.FunctionType, type)
+_NAMED = (types.FunctionType, type, types.ModuleType)
+_NAMED_BY_MODULE = ("functools", "typing", "typing_extensions")
 _OWN = frozenset({"__main__", "__mp_main__", "pywren", "cloudpickle", "tblib", "numpy"})
 
 
@@ -109,11 +110,11 @@ def name_here(obj: Any) -> tuple[str, str] | None:
     On the worker, pickles and processes of ``multiprocessing`` look it up by them. A module has no further name.
     """
     kind: Any = type(obj)
+    if not issubclass(kind, _NAMED) and kind.__module__ not in _NAMED_BY_MODULE:
+        return None  # some answer for every name
     if issubclass(kind, types.ModuleType):
         own: str = obj.__name__
         return (own, "") if sys.modules.get(own) is obj else None
-    if not issubclass(kind, _NAMED) and kind.__module__ not in ("functools", "typing", "typing_extensions"):
-        return None  # some answer for every name
     module, name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", getattr(obj, "__name__", None))
     if not isinstance(module, str) or not isinstance(name, str) or "<" in name or not is_of_program(module):
         return None

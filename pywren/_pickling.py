@@ -299,11 +299,11 @@ def _pickler_classes() -> tuple[Any, Any]:
             self.usual: set[int] = set()  # types whose instances are left to pickle, by identity
 
         def reducer_override(self, obj: Any) -> Any:
-            if id(type(obj)) in self.usual:
-                return NotImplemented
-            if type(obj) is types.FunctionType and reducers.is_own(obj):
-                return NotImplemented  # by reference: most of the objects in a pickled function are these
             kind: Any = type(obj)
+            if id(kind) in self.usual:
+                return NotImplemented
+            if kind is types.FunctionType and reducers.is_own(obj):
+                return NotImplemented  # by reference: most of the objects in a pickled function are these
             is_part = type(kind) is type and kind in _PARTS_OF_FUNCTIONS
             reduced = NotImplemented if is_part else self.reduce_special(obj)
             if reduced is not NotImplemented:
@@ -311,7 +311,7 @@ def _pickler_classes() -> tuple[Any, Any]:
             reduced = reducers.reduce(obj, self.state)
             if reduced is NotImplemented and kind is not types.FunctionType:
                 reduced = super().reducer_override(obj)
-            if self.mentions is not None:
+            if self.mentions is not None and kind is not types.CodeType and kind is not types.CellType:
                 self.note(self.mentions, obj, by_reference=reducers.is_by_name(reduced))
             if reduced is NotImplemented and reducers.is_usual(kind, self.state):  # and it is no future either
                 self.usual.add(id(kind))
@@ -415,10 +415,10 @@ def load_with_names(packed: Packed, references: Sequence[bytes] = ()) -> tuple[A
         packed: the function or argument; names follow when its data ends with ``NAMES_FOLLOW``.
         references: encoded outcomes of earlier calls.
     """
+    if not packed.data.endswith(NAMES_FOLLOW):
+        return load_argument(packed, references) if references else loads(packed), {}
     unpickler = _ArgumentUnpickler(packed, references)
     obj = unpickler.load()
-    if not packed.data.endswith(NAMES_FOLLOW):
-        return obj, {}
     from pywren.by_value._hints import known_hints  # here, because most workers load it only when functions need it
 
     names: Names = unpickler.load()

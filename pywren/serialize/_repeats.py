@@ -132,7 +132,8 @@ class State:
             type(value) is str or any(value is kind for kind in _UNCHANGEABLE) for value in annotations.values()
         ):
             return False
-        used = dict.fromkeys([*code.co_names, *names_in(annotations.values(), space)])
+        noted = names_in(annotations.values(), space) if annotations else ()
+        used = dict.fromkeys([*code.co_names, *noted]) if noted else code.co_names
         names = [(name, space.get(name, _ABSENT)) for name in used]
         cells = [_contents(cell) for cell in function.__closure__ or ()]
         held = [*(function.__defaults__ or ()), *(value for _, value in names), *cells]

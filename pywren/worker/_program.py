@@ -11,6 +11,7 @@ import operator
 import os
 import sys
 import types
+import weakref
 from typing import Any
 
 from pywren._pickling import Names, Packed, dumps, loads
@@ -35,12 +36,13 @@ class Program:
     def __init__(self, root: str) -> None:
         self._root = root
         self._names: Names = {}
-        self._main = _Main(self)
-        self._modules: dict[str, types.ModuleType] = {_MAIN: self._main}
+        self._modules: dict[str, types.ModuleType] = {}
         self._script = 0, ""
 
     def add(self, names: Names) -> None:
         """Take objects by module and qualified name; what has no name is the module itself. ``enter`` follows."""
+        if names and not self._names:
+            self._modules[_MAIN] = _Main(self)
         self._names.update(names)
         for (module, name), value in sorted(names.items(), key=operator.itemgetter(0)):
             if name:
@@ -50,6 +52,8 @@ class Program:
 
     def enter(self) -> None:
         """Have the modules found by their names."""
+        if not self._modules:
+            sys.modules[_MAIN] = _empty_main()
         sys.modules.update(self._modules)
 
     def leave(self) -> None:
@@ -60,7 +64,8 @@ class Program:
 
     def main_names(self) -> dict[str, Any]:
         """Return what ``__main__`` holds."""
-        return {name: value for name, value in vars(self._main).items() if not name.startswith("__")}
+        held = vars(self._modules[_MAIN]) if self._modules else {}
+        return {name: value for name, value in held.items() if not name.startswith("__")}
 
     def script(self) -> str:
         """Return the path of a script that makes the modules in another process.
@@ -82,6 +87,17 @@ class Program:
         return path
 
 
+_empty = [types.ModuleType(_MAIN)]
+_NAMES_OF_EVERY_MODULE = len(vars(_empty[0]))
+
+
+def _empty_main() -> types.ModuleType:
+    """Return the ``__main__`` of programs of which nothing has come: one for all, as long as nobody changes it."""
+    if len(vars(_empty[0])) != _NAMES_OF_EVERY_MODULE:
+        _empty[0] = types.ModuleType(_MAIN)
+    return _empty[0]
+
+
 class _Main(types.ModuleType):
     """A ``__main__`` whose script is written when somebody asks for its path."""
 
@@ -89,12 +105,14 @@ class _Main(types.ModuleType):
 
     def __init__(self, program: Program) -> None:
         super().__init__(_MAIN)
-        self._program_of_client = program
+        # weakly: every map begins with a program of its own, and must leave nothing to the garbage collector
+        self._program_of_client = weakref.ref(program)
 
     def __getattr__(self, name: str) -> str:  # called for what the module does not hold
-        if name == "__file__" and self._program_of_client.main_names():
+        program = self._program_of_client()
+        if name == "__file__" and program is not None and program.main_names():
             try:
-                return self._program_of_client.script()
+                return program.script()
             except (PywrenError, OSError):
                 pass  # then processes that are spawned do without
         raise AttributeError(f"module {_MAIN!r} has no attribute {name!r}")

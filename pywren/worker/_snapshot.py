@@ -80,7 +80,10 @@ class Snapshot:
         """Return such a function, and what of its copies is found by name."""
         functions = self._copies()
         values, holders = self._names
-        return functions[0], {**values, **{name: functions[place] for name, place in holders}}
+        names = values.copy()
+        for name, place in holders:
+            names[name] = functions[place]
+        return functions[0], names
 
     def _copies(self) -> list[types.FunctionType]:
         spaces = [values.copy() for values, _ in self._spaces]

@@ -283,3 +283,18 @@ def test_the_file_is_written_again_when_more_has_come(own_main, tmp_path):
     )  # fmt: skip
     assert "'A'" in done.stdout
     assert "'f'" in done.stdout
+
+
+def test_programs_of_which_nothing_came_share_nothing(own_main, tmp_path):
+    """What a call puts into its ``__main__`` is gone for the next function; names that come later are its own."""
+    first, second = Program(str(tmp_path)), Program(str(tmp_path))
+    first.enter()
+    sys.modules["__main__"].left = 1
+    first.leave()
+    second.enter()
+    assert not hasattr(sys.modules["__main__"], "left")
+    second.add({("__main__", "f"): own_main.f})
+    second.enter()
+    second.leave()
+    first.enter()
+    assert not hasattr(sys.modules["__main__"], "f")

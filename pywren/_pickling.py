@@ -8,21 +8,25 @@ from __future__ import annotations
 import functools
 import io
 import pickle
-import sys
-import traceback
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
+from pywren._handmade import name_here
 from pywren._remote_errors import (
+    Chain,
     add_remote_text,
+    closed_stream,
     cut_text,
+    format_error,
     frames_of,
+    is_open_elsewhere,
     lacks_source,
     make_traceback,
+    raised_before,
     reduce_exception,
+    set_link,
     text_of,
-    user_frames,
 )
 from pywren.exceptions import ResultSerializationError, SerializationError
 
@@ -30,8 +34,16 @@ PROTOCOL = 5
 OUT_OF_BAND_MIN = 64 * 1024
 """Bytes of a buffer from which on it is worth keeping out of the pickle."""
 
-_plain_dumps, _plain_loads = pickle.dumps, pickle.loads  # as they were before any user's code replaced them
+# as they were before any user's code replaced them
+_plain_dumps, _plain_loads, _PlainUnpickler = pickle.dumps, pickle.loads, pickle.Unpickler
 _FUTURE = "pywren-future"
+
+NAMES_FOLLOW = b"pywren-names"
+"""The end of the data of a pickle that a second one follows: names of what travels in it by value."""
+
+Names = dict[tuple[str, str], Any]
+"""What travels by value, by its module and its qualified name; a module itself has no name."""
+_MAX_STAND_IN = 8 * 1024
 
 
 class Packed(NamedTuple):
@@ -58,15 +70,19 @@ class Mentions:
     Args:
         modules: names of modules that something is looked up in by reference.
         code: code of the functions pickled by value, with the package their relative imports start from.
+
+    ``hinted`` has the names of modules that string annotations name: the reader can do without them.
     """
 
     def __init__(self, modules: Iterable[str] = (), code: Mapping[types.CodeType, str] | None = None) -> None:
         self.modules: set[str] = set(modules)
+        self.hinted: set[str] = set()
         self.code: dict[types.CodeType, str] = dict(code or {})
 
     def add(self, others: Mentions) -> None:
         """Take what other pickles mention."""
         self.modules |= others.modules
+        self.hinted |= others.hinted
         self.code.update(others.code)
 
 
@@ -82,7 +98,6 @@ _CONTAINER_DEPTH = 3
 _PARTS_OF_FUNCTIONS: frozenset[Any] = frozenset(
     {types.FunctionType, types.CodeType, types.CellType, types.BuiltinFunctionType, types.ModuleType, type}
 )
-_SLOT_KINDS = (types.MemberDescriptorType, types.GetSetDescriptorType)  # these for __dict__ and __weakref__
 # fmt: off
 _NUMPY_SCALARS = frozenset({
     "bool", "bool_", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "intc", "uintc",
@@ -97,6 +112,8 @@ def _is_plain(obj: Any, depth: int = 0) -> bool:
     # plain pickle also "succeeds" for what the reader cannot import: only what is known not to refer to
     # anything of the user's may take this way
     kind = type(obj)
+    if type(kind) is not type:
+        return False  # its metaclass may compare and hash as it likes
     if kind in _ATOMS:
         return True
     if kind in _CONTAINERS:
@@ -111,7 +128,10 @@ def _is_plain(obj: Any, depth: int = 0) -> bool:
 
 
 def _holds_plain(items: Iterable[Any], depth: int) -> bool:
-    others = set(map(type, items)) - _ATOMS
+    try:
+        others = set(map(type, items)) - _ATOMS
+    except TypeError:  # from a metaclass whose classes have no hash
+        return False
     if not others:
         return True
     if depth >= _CONTAINER_DEPTH or not all(kind in _CONTAINERS or kind is dict for kind in others):
@@ -126,6 +146,7 @@ def dump(
     persistent_id: PersistentId | None = None,
     references: bool = True,
     mentions: Mentions | None = None,
+    returned: bool = False,
 ) -> Packed:
     """Pickle an object, letting whatever goes wrong through as it is: ``dumps`` explains it.
 
@@ -136,9 +157,10 @@ def dump(
         references: whether futures may become references; without, only finished ones by value, which is quicker
             to find out and needs no ``load_argument``.
         mentions: takes what the pickle mentions.
+        returned: whether the reader is the client that the call came from, whose own classes stay as they are.
     """
     kind: Any = type(obj)  # Any, because mypy does not take type for hashable
-    if kind in _ATOMS:
+    if type(kind) is type and kind in _ATOMS:
         return Packed(_plain_dumps(obj, PROTOCOL))
     if kind.__module__ == "numpy":
         if mentions is not None:
@@ -155,7 +177,14 @@ def dump(
         pickler = (futures_pickler_class if persistent_id and references else pickler_class)(file, callback)
         pickler.future_id = persistent_id
         pickler.mentions = mentions
+        pickler.state.returned = returned
         pickler.dump(obj)
+        if mentions is not None:
+            names = pickler.state.names
+            if names:
+                pickler.dump(_outermost(names))  # a second pickle, with the first one's memo: it holds but names
+                file.write(NAMES_FOLLOW)
+            mentions.hinted |= pickler.state.hinted
         return Packed(file.getvalue(), tuple(buffers))
 
 
@@ -226,7 +255,7 @@ def dump_result(value: Any, *, out_of_band: bool = False) -> Packed:
         ResultSerializationError: something in it cannot be pickled; names its type and where it sits.
     """
     try:
-        return dump(value, out_of_band=out_of_band)
+        return dump(value, out_of_band=out_of_band, returned=True)
     except Exception as error:  # noqa: BLE001 - __reduce__ of the user's classes may raise anything
         _raise_unreturnable(value, error)
 
@@ -234,34 +263,8 @@ def dump_result(value: Any, *, out_of_band: bool = False) -> Packed:
 def _raise_unreturnable(value: Any, cause: Exception) -> NoReturn:
     from pywren._unpicklable import explain
 
-    where, why = explain(value, cause, "result", dump, returned=True)
+    where, why = explain(value, cause, "result", functools.partial(dump, returned=True), returned=True)
     raise ResultSerializationError(f"the result of the function cannot be brought back: {where}: {why}") from cause
-
-
-# -- functools.lru_cache: pickled by name, which a script's own functions do not have on the worker ------------
-
-_CachedFunction: Any = type(functools.lru_cache(lambda: None))
-
-
-def _is_importable(function: Any) -> bool:
-    """Tell whether the worker finds a function by module and name, as plain pickle would look it up."""
-    found: Any = None if function.__module__ == "__main__" else sys.modules.get(function.__module__)
-    for name in function.__qualname__.split("."):
-        found = getattr(found, name, None)
-    return found is function
-
-
-def _new_cache(maxsize: int | None, typed: bool) -> Any:
-    # the function comes later: it may refer to the cached one, when it calls itself
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return cached.__wrapped__(*args, **kwargs)
-
-    cached = functools.lru_cache(maxsize=maxsize, typed=typed)(call)
-    return cached
-
-
-def _fill_cache(cached: Any, function: Any) -> None:
-    functools.update_wrapper(cached, function)
 
 
 def _collector(buffers: list[pickle.PickleBuffer]) -> Callable[[pickle.PickleBuffer], bool]:
@@ -278,33 +281,48 @@ def _collector(buffers: list[pickle.PickleBuffer]) -> Callable[[pickle.PickleBuf
 def _pickler_classes() -> tuple[Any, Any]:
     import cloudpickle
 
-    cloudpickles_own = frozenset(
-        value for value in vars(cloudpickle.cloudpickle).values() if type(value) is types.FunctionType
-    )
+    from pywren.by_value import reducers
 
     class UserPickler(cloudpickle.Pickler):  # type: ignore[misc]
-        """cloudpickle that notes what the reader must be able to import, and knows exceptions and futures."""
+        """cloudpickle that makes functions and classes anew in our way, and knows exceptions and futures.
+
+        It notes what the reader must be able to import.
+        """
 
         mentions: Mentions | None = None
         future_id: PersistentId | None = None
-        chained = False  # whether exceptions bring what they were raised from
+        chain: Chain | None = None  # in it, exceptions bring what they were raised from
 
         def __init__(self, file: io.BytesIO, buffer_callback: Any = None) -> None:
             super().__init__(file, protocol=PROTOCOL, buffer_callback=buffer_callback)
+            self.state = reducers.PickleState()
+            self.usual: set[int] = set()  # types whose instances are left to pickle, by identity
 
         def reducer_override(self, obj: Any) -> Any:
-            if type(obj) is types.FunctionType and obj in cloudpickles_own:
+            kind: Any = type(obj)
+            if id(kind) in self.usual:
+                return NotImplemented
+            if kind is types.FunctionType and reducers.is_own(obj):
                 return NotImplemented  # by reference: most of the objects in a pickled function are these
-            reduced = NotImplemented if type(obj) in _PARTS_OF_FUNCTIONS else self.reduce_special(obj)
+            is_part = type(kind) is type and kind in _PARTS_OF_FUNCTIONS
+            reduced = NotImplemented if is_part else self.reduce_special(obj)
             if reduced is not NotImplemented:
                 return reduced
-            reduced = super().reducer_override(obj)
-            if reduced is not NotImplemented and reduced[0] is cloudpickle.cloudpickle._make_skeleton_class:
-                _, _, bases, namespace, *_ = reduced[1]
-                _add_slots(obj, bases, namespace)
-            if self.mentions is not None:
-                _note(self.mentions, obj, by_reference=reduced is NotImplemented)
+            reduced = reducers.reduce(obj, self.state)
+            if reduced is NotImplemented and kind is not types.FunctionType:
+                reduced = super().reducer_override(obj)
+            if self.mentions is not None and kind is not types.CodeType and kind is not types.CellType:
+                self.note(self.mentions, obj, by_reference=reducers.is_by_name(reduced))
+            if reduced is NotImplemented and reducers.is_usual(kind, self.state):  # and it is no future either
+                self.usual.add(id(kind))
             return reduced
+
+        def note(self, mentions: Mentions, obj: Any, *, by_reference: bool) -> None:
+            """Note what the reader must import for an object, or by which name it is to find it."""
+            _note(mentions, obj, by_reference=by_reference)
+            name = None if by_reference else name_here(obj)
+            if name is not None:
+                self.state.names[name] = obj
 
         def reduce_special(self, obj: Any) -> Any:
             """Reduce futures, exceptions and tracebacks."""
@@ -312,13 +330,14 @@ def _pickler_classes() -> tuple[Any, Any]:
             if isinstance(place, FinishedFuture):
                 return place.__reduce__()
             if isinstance(obj, BaseException):
-                return reduce_exception(obj, self.chained)
+                return reduce_exception(obj) if self.chain is None else self.chain.reduce(obj)
             if isinstance(obj, types.TracebackType):
                 return make_traceback, (frames_of(obj),)
-            if type(obj) is _CachedFunction and not _is_importable(obj):
-                return _new_cache, tuple(obj.cache_parameters().values()), obj.__wrapped__, None, None, _fill_cache
-            if isinstance(obj, io.TextIOWrapper):
-                _refuse_file(obj)  # cloudpickle would send a copy of its contents
+            if isinstance(obj, reducers.STREAM):
+                if self.chain is not None and is_open_elsewhere(obj):
+                    return closed_stream, ()
+                if isinstance(obj, io.TextIOWrapper):
+                    _refuse_file(obj)  # cloudpickle would send a copy of its contents
             return NotImplemented
 
     class FuturesPickler(UserPickler):
@@ -333,36 +352,32 @@ def _pickler_classes() -> tuple[Any, Any]:
     return UserPickler, FuturesPickler
 
 
-def _add_slots(cls: type, bases: Sequence[Any], namespace: dict[str, Any]) -> None:
-    """Have a class that travels by value made anew with its slots.
-
-    cloudpickle makes it without: instances made there keep their attributes in a ``__dict__``, which those of the
-    class here have no place for.
-    """
-    if "__slots__" not in vars(cls) or NamedTuple in bases:
-        return  # a named tuple is made with its own
-    # told by the descriptors: __slots__ itself holds private names as they are written, and may have been replaced
-    own = [kind for kind in vars(cls).values() if isinstance(kind, _SLOT_KINDS) and kind.__objclass__ is cls]
-    namespace["__slots__"] = tuple(sorted({kind.__name__ for kind in own}))
-
-
 def _refuse_file(file: io.TextIOWrapper) -> None:
-    if file not in (sys.stdin, sys.stdout, sys.stderr, sys.__stdin__, sys.__stdout__, sys.__stderr__):
+    if is_open_elsewhere(file):
         raise pickle.PicklingError("cannot pickle an open file: send its path, or what it holds")
+
+
+def _outermost(names: Names) -> Names:
+    """Leave out what is found in something else that is there: the methods of a class."""
+    return {
+        (module, name): value
+        for (module, name), value in names.items()
+        if "." not in name or (module, name.partition(".")[0]) not in names
+    }
 
 
 def _note(mentions: Mentions, obj: Any, *, by_reference: bool) -> None:
     if isinstance(obj, types.FunctionType) and not by_reference:
         mentions.code[obj.__code__] = _package_of(obj.__globals__)
         return
+    if not by_reference:
+        return
     if isinstance(obj, types.ModuleType):
         module: Any = obj.__name__
-    elif by_reference:
+    else:
         named = isinstance(obj, (type, types.FunctionType, types.BuiltinFunctionType))
         # an instance may reduce to a bare name, which is looked up in its class's module
         module = (obj if named else type(obj)).__module__
-    else:
-        return
     if isinstance(module, str) and module != "builtins":
         mentions.modules.add(module)
 
@@ -391,6 +406,23 @@ def load_argument(packed: Packed, references: Sequence[bytes] = ()) -> Any:
         references: encoded outcomes of earlier calls; a future among the argument is one of them.
     """
     return _ArgumentUnpickler(packed, references).load()
+
+
+def load_with_names(packed: Packed, references: Sequence[bytes] = ()) -> tuple[Any, Names]:
+    """Unpickle a function or an argument, on the worker, and what is to be found by name there.
+
+    Args:
+        packed: the function or argument; names follow when its data ends with ``NAMES_FOLLOW``.
+        references: encoded outcomes of earlier calls.
+    """
+    if not packed.data.endswith(NAMES_FOLLOW):
+        return load_argument(packed, references) if references else loads(packed), {}
+    unpickler = _ArgumentUnpickler(packed, references)
+    obj = unpickler.load()
+    from pywren.by_value._hints import known_hints  # here, because most workers load it only when functions need it
+
+    names: Names = unpickler.load()
+    return obj, known_hints(names)
 
 
 class _ArgumentUnpickler(pickle.Unpickler):
@@ -619,37 +651,17 @@ class PackedException(NamedTuple):
 def dump_exception(error: BaseException) -> PackedException:
     """Pickle an exception with its traceback, causes and notes, and check that it really loads again.
 
-    Frames of pywren itself above the user's function are left out. Causes that do not pickle are left
-    out too, and are then found in the text only. Never raises for what the exception does.
+    Frames of pywren itself above the user's function are left out. A cause that cannot travel, or a member of a
+    group, is stood in for by a ``ResultSerializationError`` that describes it. Never raises for what the exception
+    does.
     """
-    described = _describe(error)
-    problem: BaseException | None = None
-    for chained in (True, False):
-        try:
-            data = _dump_exception(error, chained, described.traceback)
-            _load_exception(Packed(data), type(error))
-        except KeyboardInterrupt:
-            raise
-        except BaseException as failure:  # noqa: BLE001 - the exception's own code may raise anything, SystemExit too
-            problem = problem or failure
-        else:
-            return PackedException(Packed(data), described.type_name, described.text, described.traceback)
-    assert problem is not None  # the loop ends by return or with a problem
-    return PackedException(
-        None,
-        described.type_name,
-        described.text,
-        described.traceback,
-        _unreturnable(described, problem),
-    )
-
-
-def _describe(error: BaseException) -> PackedException:
+    described = PackedException(None, type(error).__name__, text_of(error), format_error(error))
     try:
-        formatted = "".join(traceback.format_exception(type(error), error, user_frames(error.__traceback__)))
-    except Exception as problem:  # noqa: BLE001 - hostile attributes of the exception end here
-        formatted = f"<the traceback cannot be formatted: {type(problem).__name__}>\n"
-    return PackedException(None, type(error).__name__, text_of(error), cut_text(formatted))
+        return described._replace(body=Packed(_dump_chain(error, described.traceback)))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as problem:  # noqa: BLE001 - the exception's own code may raise anything, SystemExit too
+        return described._replace(error=_unreturnable(described, problem))
 
 
 def _unreturnable(described: PackedException, problem: BaseException) -> ResultSerializationError:
@@ -660,13 +672,76 @@ def _unreturnable(described: PackedException, problem: BaseException) -> ResultS
     )
 
 
-def _dump_exception(error: BaseException, chained: bool, text: str) -> bytes:
+def _dump_chain(error: BaseException, text: str) -> bytes:
+    try:
+        return _dump_checked(error, text, Chain())
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        others = raised_before(error)
+        if not others:
+            raise
+    return _dump_checked(error, text, Chain(_stand_ins(others)))
+
+
+def _stand_ins(errors: Iterable[BaseException]) -> dict[int, BaseException]:
+    """Return what travels in place of those exceptions that cannot."""
+    found: dict[int, BaseException] = {}
+    for error in errors:
+        try:
+            _dump_checked(error, "", Chain(found), alone=True)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as problem:  # noqa: BLE001 - as above
+            found[id(error)] = ResultSerializationError(
+                cut_text(
+                    f"{type(error).__name__}: {text_of(error)}\n"
+                    f"This exception cannot be brought back ({type(problem).__name__}: {text_of(problem)}).\n"
+                    f"The remote traceback:\n{format_error(error, alone=True)}",
+                    _MAX_STAND_IN,
+                )
+            )
+    return found
+
+
+def _dump_checked(error: BaseException, text: str, chain: Chain, *, alone: bool = False) -> bytes:
     with io.BytesIO() as file:
         pickler = _pickler_classes()[0](file)
-        pickler.chained = chained
+        pickler.chain = chain
+        pickler.state.returned = True
         pickler.dump((error, text))
+        if not alone:
+            for link in chain.links():
+                pickler.dump(link)  # one pickle after the other, with one memory for all: none is deeper than its link
         data: bytes = file.getvalue()
-        return data
+    back, _ = _load_chain(data)
+    if not isinstance(back, (Exception, type(error))):  # its own reduction may choose another type: a base, mostly
+        raise pickle.UnpicklingError(f"it is a {type(back).__name__} after unpickling")
+    return data
+
+
+def _load_chain(data: bytes, lost: list[BaseException] | None = None) -> tuple[BaseException, str]:
+    """Read what ``_dump_checked`` wrote.
+
+    Args:
+        data: the pickles.
+        lost: takes what a link raised when it was unpickled; without, it is raised. The links after it are lost too.
+    """
+    file = io.BytesIO(data)
+    unpickler = _PlainUnpickler(file)
+    error, text = unpickler.load()
+    if not isinstance(error, BaseException):
+        raise pickle.UnpicklingError(f"it is a {type(error).__name__} after unpickling")
+    try:
+        while file.tell() < len(data):
+            set_link(unpickler.load())
+    except KeyboardInterrupt:
+        raise
+    except BaseException as problem:
+        if lost is None:
+            raise
+        lost.append(problem)
+    return error, text
 
 
 def load_exception(
@@ -678,8 +753,8 @@ def load_exception(
 ) -> BaseException:
     """Unpickle an exception, in the client, so that printing it shows the remote lines.
 
-    Where this machine lacks the source of a remote frame, the text of the remote traceback is put at the
-    end of the chain of causes; the user's own causes stay.
+    Where this machine lacks the source of a remote frame, or the class of a cause, the text of the remote traceback
+    is put at the end of the chain of causes; the user's own causes stay.
 
     Args:
         packed: the exception, verified.
@@ -690,8 +765,9 @@ def load_exception(
     Returns:
         The exception, or the ``ResultSerializationError`` that says why it cannot be unpickled.
     """
+    lost: list[BaseException] = []
     try:
-        error, text = _load_exception(packed)
+        error, text = _load_chain(packed.data, lost)
     except KeyboardInterrupt:
         raise  # the user's own Ctrl-C
     except BaseException as problem:  # noqa: BLE001 - a SystemExit of its code must not end the client
@@ -704,13 +780,6 @@ def load_exception(
         )
         failure.__cause__ = problem
         return failure
-    if lacks_source(error):
+    if lost or lacks_source(error):
         add_remote_text(error, text)
     return error
-
-
-def _load_exception(packed: Packed, expected: type[BaseException] = BaseException) -> tuple[BaseException, str]:
-    error, text = loads(packed)
-    if not isinstance(error, expected):
-        raise pickle.UnpicklingError(f"it is a {type(error).__name__} after unpickling")
-    return error, text

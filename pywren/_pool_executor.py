@@ -53,6 +53,9 @@ class PoolExecutor(concurrent.futures.Executor):
         self._outstanding: set[ResponseFuture] = set()
         self._shut_down = False
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._executor,)  # one that has submitted nothing yet
+
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> ResponseFuture:
         """Call a function on a worker.
 

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import builtins
 import copyreg
+import io
 import linecache
 import operator
 import os
 import pickle
+import sys
+import traceback
 import types
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 _MAX_FRAMES = 200
+_MAX_LINKS = 2_000
+"""Exceptions of one chain, and of the groups in it, that travel."""
 _MAX_TEXT = 64 * 1024
 _PROTOCOL = 5
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: not built in
+_GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())  # of Python 3.11 and later
 _set = BaseException.__setattr__  # as the interpreter sets them: a frozen dataclass refuses every other way
+
+# Descriptors of the interpreter's own: a class may have something else under these names.
+_ARGS, _CAUSE, _CONTEXT, _TRACEBACK, _SUPPRESSES = (
+    vars(BaseException)[name] for name in ("args", "__cause__", "__context__", "__traceback__", "__suppress_context__")
+)
+
+Link: TypeAlias = "tuple[BaseException, BaseException | None, BaseException | None, bool]"
+"""An exception, its cause, its context, and whether the context is suppressed."""
 
 
 class RemoteTraceback(Exception):
@@ -32,20 +47,64 @@ class RemoteTraceback(Exception):
 # -- exceptions ----------------------------------------------------------------------------------------------
 
 
-def reduce_exception(error: BaseException, chained: bool) -> tuple[Any, ...]:
-    """Return how a pickle makes an exception anew, with its traceback (``object.__reduce_ex__``).
+class Chain:
+    """Reduces the exceptions of one pickle, and remembers them: what each was raised from is pickled after it.
+
+    Were a cause part of its effect's pickle, the depth of a chain would be that of the recursion, and a cause that
+    cannot travel would take its effect along.
 
     Args:
-        error: the exception.
-        chained: whether it brings its cause and context.
+        stand_ins: what travels in place of exceptions that cannot, by their ``id``.
     """
+
+    def __init__(self, stand_ins: Mapping[int, BaseException] | None = None) -> None:
+        self.met: list[BaseException] = []
+        self._stand_ins = stand_ins or {}
+
+    def reduce(self, error: BaseException) -> tuple[Any, ...]:
+        """Return how the pickle makes an exception anew, and remember it."""
+        self.met.append(error)
+        return reduce_exception(self._stand_ins.get(id(error), error))
+
+    def links(self) -> Iterator[Link]:
+        """Yield what each exception was raised from, those that are met meanwhile too."""
+        for error in self.met:  # grows while the links are pickled
+            if len(self.met) > _MAX_LINKS:
+                return
+            cause, context = _CAUSE.__get__(error), _CONTEXT.__get__(error)
+            if cause is not None or context is not None:
+                yield error, cause, context, _SUPPRESSES.__get__(error)
+
+
+def set_link(link: Link) -> None:
+    """Say of an exception that was made anew what it was raised from."""
+    error, cause, context, suppresses = link
+    _CAUSE.__set__(error, cause)
+    _CONTEXT.__set__(error, context)
+    _SUPPRESSES.__set__(error, suppresses)  # last: setting a cause sets it too
+
+
+def raised_before(error: BaseException) -> list[BaseException]:
+    """Return all that an exception was raised from or holds, the innermost first, without itself."""
+    found: dict[int, BaseException] = {}
+    waiting = [error]
+    while waiting and len(found) <= _MAX_LINKS:
+        current = waiting.pop()
+        if id(current) in found:
+            continue
+        found[id(current)] = current
+        held = [*_ARGS.__get__(current), *current.__dict__.values()]
+        held += [item for value in held if type(value) in (list, tuple) for item in value]
+        held += current.exceptions if isinstance(current, _GROUP) else ()
+        related = (_CAUSE.__get__(current), _CONTEXT.__get__(current), *held)
+        waiting += [other for other in related if isinstance(other, BaseException)]
+    return list(found.values())[:0:-1]
+
+
+def reduce_exception(error: BaseException) -> tuple[Any, ...]:
+    """Return how a pickle makes an exception anew, with its traceback (``object.__reduce_ex__``)."""
     cls = type(error)
-    context = {
-        "traceback": user_frames(error.__traceback__),
-        "cause": error.__cause__ if chained else None,
-        "context": error.__context__ if chained else None,
-        "suppress": error.__suppress_context__,
-    }
+    context = (user_frames(_TRACEBACK.__get__(error)), error.__dict__.get("__notes__"), _SUPPRESSES.__get__(error))
     own = _own_reduction(cls)
     if own is not None:
         reduced = own(error)
@@ -55,8 +114,10 @@ def reduce_exception(error: BaseException, chained: bool) -> tuple[Any, ...]:
         state, listitems, dictitems, setter = (*rest, None, None, None, None)[:4]
         return make, args, (context, state, setter), listitems, dictitems, _restore_reduced
     base = _builtin_base(cls)
-    state = (context, dict(error.__dict__), _members(error))
-    return _new_exception, (cls, base, error.args), state, None, None, _restore_exception
+    # a group is made of these two, whatever its own __new__ takes and keeps as args
+    needed = (error.message, error.exceptions) if isinstance(error, _GROUP) else ()
+    state = (context, _ARGS.__get__(error), dict(error.__dict__), _members(error))
+    return _new_exception, (cls, base, needed), state, None, None, _restore_exception
 
 
 def _own_reduction(cls: type[BaseException]) -> Callable[[BaseException], Any] | None:
@@ -67,18 +128,30 @@ def _own_reduction(cls: type[BaseException]) -> Callable[[BaseException], Any] |
         return registered
     for name in ("__reduce_ex__", "__reduce__", "__setstate__"):
         owner = next(base for base in cls.__mro__ if name in vars(base))
-        if owner.__flags__ & _HEAP_TYPE:
+        if not _is_builtin(owner):
             return operator.methodcaller("__reduce_ex__", _PROTOCOL)
     return None
 
 
+def _is_builtin(cls: type) -> bool:
+    return cls.__module__ == "builtins" and not cls.__flags__ & _HEAP_TYPE
+
+
 def _builtin_base(cls: type[BaseException]) -> type[BaseException]:
-    return next(base for base in cls.__mro__ if not base.__flags__ & _HEAP_TYPE and issubclass(base, BaseException))
+    """Return the built-in type that gives instances their layout: the only one whose ``__new__`` makes them.
+
+    With several built-in bases it is not always the first: ``class NotThere(ValueError, FileNotFoundError)``.
+    """
+    base: Any = cls
+    while base.__flags__ & _HEAP_TYPE:
+        base = base.__base__
+    found: type[BaseException] = base
+    return found
 
 
-def _members(error: BaseException) -> dict[str, Any]:
-    """Return what is kept in slots: those of the built-in base (``errno``, ``start``), and the class's own."""
-    members = {}
+def _members(error: BaseException) -> list[tuple[type, str, Any]]:
+    """Return what is kept in slots: those of the built-in bases (``errno``, ``start``), and those of classes."""
+    members = []
     for owner in type(error).__mro__:
         if owner in (BaseException, object):
             continue
@@ -87,30 +160,29 @@ def _members(error: BaseException) -> dict[str, Any]:
                 continue
             if name in ("__dict__", "__weakref__") or (owner is AttributeError and name == "obj"):
                 continue  # AttributeError.obj may be anything; Python's own pickle leaves it out too
-            value = getattr(error, name, None)
-            if value is not None:
-                members[name] = value
+            try:
+                # by the descriptor: the class, or one derived from it, may have something else of that name
+                value = kind.__get__(error)
+            except (AttributeError, TypeError):
+                continue  # never set; or, with several built-in bases, of one whose layout the instance lacks
+            if value is not None or not _is_builtin(owner):
+                members.append((owner, name, value))
     return members
 
 
-def _new_exception(cls: type[BaseException], base: type[BaseException], args: tuple[Any, ...]) -> BaseException:
-    # the class's own __init__ may take something else than ``args``: it ran when the exception was raised
-    error = base.__new__(cls, *args)
-    try:
-        base.__init__(error, *args)
-    except (TypeError, ValueError):
-        pass  # it was never called with them either: the members follow
-    _set(error, "args", args)
-    return error
+def _new_exception(cls: type[BaseException], base: type[BaseException], needed: tuple[Any, ...]) -> BaseException:
+    # no __init__: the class's own may take something else, and that of the base set what this instance never had
+    return base.__new__(cls, *needed)
 
 
 def _restore_exception(error: BaseException, state: tuple[Any, ...]) -> None:
-    context, attributes, members = state
-    for name, value in members.items():
+    context, args, attributes, members = state
+    _ARGS.__set__(error, args)
+    for owner, name, value in members:
         try:
-            _set(error, name, value)
-        except (AttributeError, TypeError):
-            pass  # read-only: set by __new__
+            vars(owner)[name].__set__(error, value)
+        except (AttributeError, TypeError, KeyError):
+            pass  # read-only: set by __new__; or the class that stands here under this name has no such slot
     error.__dict__.update(attributes)
     _restore_context(error, context)
 
@@ -124,13 +196,27 @@ def _restore_reduced(error: BaseException, state: tuple[Any, ...]) -> None:
     _restore_context(error, context)
 
 
-def _restore_context(error: Any, context: Mapping[str, Any]) -> None:
+def _restore_context(error: Any, context: tuple[types.TracebackType | None, Any, bool]) -> None:
     if not isinstance(error, BaseException):
         return  # its own reduction made something else of it; the check that follows says so
-    _set(error, "__traceback__", context["traceback"])
-    _set(error, "__cause__", context["cause"])
-    _set(error, "__context__", context["context"])
-    _set(error, "__suppress_context__", context["suppress"])
+    trace, notes, suppresses = context
+    _TRACEBACK.__set__(error, trace)
+    _SUPPRESSES.__set__(error, suppresses)
+    if notes is not None:
+        error.__dict__["__notes__"] = notes
+
+
+def is_open_elsewhere(stream: io.IOBase) -> bool:
+    """Tell whether a stream is a file or connection of this process, which no other process can go on reading."""
+    everywhere = (sys.stdin, sys.stdout, sys.stderr, sys.__stdin__, sys.__stdout__, sys.__stderr__)
+    return not isinstance(stream, (io.BytesIO, io.StringIO)) and all(stream is not other for other in everywhere)
+
+
+def closed_stream() -> io.BytesIO:
+    """Return what stands for a file or connection that an exception held, as ``urllib.error.HTTPError`` does."""
+    stream = io.BytesIO()
+    stream.close()
+    return stream
 
 
 # -- tracebacks ----------------------------------------------------------------------------------------------
@@ -182,13 +268,13 @@ def make_traceback(frames: Frames) -> types.TracebackType | None:
 
 def add_remote_text(error: BaseException, text: str) -> None:
     """Put the text of the remote traceback at the end of the chain of causes."""
-    _set(chain_of(error)[-1], "__cause__", RemoteTraceback(text))
+    _CAUSE.__set__(chain_of(error)[-1], RemoteTraceback(text))
 
 
 def lacks_source(error: BaseException) -> bool:
     """Tell whether printing the chain here would leave out source lines that the worker had."""
     for link in chain_of(error):
-        current = link.__traceback__
+        current = _TRACEBACK.__get__(link)
         while current is not None:
             line, filename = current.tb_frame.f_locals.get(_LINE), current.tb_frame.f_code.co_filename
             if line and (_SENT_MODULES in filename or linecache.getline(filename, current.tb_lineno).strip() != line):
@@ -199,12 +285,29 @@ def lacks_source(error: BaseException) -> bool:
 
 def chain_of(error: BaseException) -> list[BaseException]:
     """Return the exceptions that are printed for one, itself first, up to the text of a remote traceback."""
-    chain: list[BaseException] = []
+    chain: dict[int, BaseException] = {}
     current: BaseException | None = error
-    while current is not None and not isinstance(current, RemoteTraceback) and all(current is not e for e in chain):
-        chain.append(current)
-        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
-    return chain
+    while current is not None and not isinstance(current, RemoteTraceback) and id(current) not in chain:
+        chain[id(current)] = current
+        suppresses = _SUPPRESSES.__get__(current)
+        current = _CAUSE.__get__(current) or (None if suppresses else _CONTEXT.__get__(current))
+    return list(chain.values())
+
+
+def format_error(error: BaseException, *, alone: bool = False) -> str:
+    """Return what Python prints for an exception, cut to a bearable length; never raises.
+
+    Args:
+        error: the exception.
+        alone: leave out what it was raised from.
+    """
+    trace = user_frames(_TRACEBACK.__get__(error))
+    try:
+        return cut_text("".join(traceback.format_exception(type(error), error, trace, chain=not alone)))
+    except Exception as problem:  # noqa: BLE001 - hostile attributes of the exception end here
+        if isinstance(problem, RecursionError) and not alone:  # Python 3.10 recurses along the chain
+            return cut_text("\n".join(format_error(link, alone=True) for link in reversed(chain_of(error))))
+        return f"<the traceback cannot be formatted: {type(problem).__name__}>\n"
 
 
 def text_of(error: BaseException) -> str:
@@ -215,9 +318,9 @@ def text_of(error: BaseException) -> str:
         return f"<str() of it raised {type(problem).__name__}>"
 
 
-def cut_text(text: str) -> str:
+def cut_text(text: str, limit: int = _MAX_TEXT) -> str:
     """Return the head and the tail of a text that is too long to travel."""
-    if len(text) <= _MAX_TEXT:
+    if len(text) <= limit:
         return text
-    head, tail = text[: _MAX_TEXT // 4], text[-_MAX_TEXT * 3 // 4 :]
-    return f"{head}\n[... {len(text) - _MAX_TEXT} characters left out ...]\n{tail}"
+    head, tail = text[: limit // 4], text[-limit * 3 // 4 :]
+    return f"{head}\n[... {len(text) - limit} characters left out ...]\n{tail}"

@@ -7,10 +7,9 @@ threads, which nothing ends, may not. Calls that were made before are waited for
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
-import threading
 
+from pywren import _private_names
 from pywren.exceptions import ShutdownError
 
 _has_begun = False
@@ -45,7 +44,6 @@ def _forget() -> None:
 
 
 atexit.register(begin)
-with contextlib.suppress(AttributeError, RuntimeError):  # not every Python has it, and none at its end
-    threading._register_atexit(_begin_first)  # type: ignore[attr-defined]
+_private_names.at_end_of_threads(_begin_first)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)

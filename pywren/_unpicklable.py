@@ -12,6 +12,8 @@ from typing import Any
 _MAX_TRIES = 5_000
 """Parts that are pickled in the search before the smallest culprit found so far is blamed."""
 
+_SDKS = frozenset({"boto3", "botocore", "aioboto3", "aiobotocore", "s3transfer"})
+
 _TOO_DEEP = (
     "it is nested too deeply to be pickled; make it flatter (a list in place of linked objects), "
     "or raise the limit with sys.setrecursionlimit before the call"
@@ -42,7 +44,7 @@ def explain(
     kept = [obj]  # parts made on the way must live as long as their ids are remembered
     tries = 0
     while True:
-        for name, part in _parts(obj):
+        for name, part in () if _is_client(obj) else _parts(obj):
             if id(part) in seen or tries >= _MAX_TRIES:
                 continue
             seen.add(id(part))
@@ -54,6 +56,11 @@ def explain(
                 break
         else:
             return path, _reason(obj, error, returned)
+
+
+def _is_client(obj: Any) -> bool:
+    """Tell whether an object is one of an SDK: what is inside is no business of the user's, and there is much of it."""
+    return str(type(obj).__module__).partition(".")[0] in _SDKS
 
 
 def _problem(part: Any, dump: Callable[[Any], object]) -> Exception | None:
@@ -84,13 +91,14 @@ def _reason(obj: Any, error: Exception, returned: bool) -> str:
         return _TOO_DEEP
     text = str(error)
     refused = re.match(r"cannot pickle '?([\w.]+)'? object", text)
-    if refused:
+    if refused and not _is_client(obj):
         return f"a {refused[1]} cannot be pickled; {_REMEDIES[returned].get(refused[1], _REMEDIES[returned][''])}"
     kind = type(obj)
     name = (
         kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
     )
-    return f"a {name} cannot be pickled ({type(error).__name__}: {text})"
+    remedy = f"; {_REMEDIES[returned]['']}" if _is_client(obj) else ""
+    return f"a {name} cannot be pickled ({type(error).__name__}: {text}){remedy}"
 
 
 # -- the parts of an object ----------------------------------------------------------------------------------
@@ -117,6 +125,8 @@ def _parts(obj: Any) -> Iterator[Part]:
         yield from ((f" (argument {name!r} of the partial)", arg) for name, arg in obj.keywords.items())
     elif isinstance(obj, type):
         yield from _class_parts(obj)
+    elif isinstance(obj, types.ModuleType):
+        yield from ((f".{name}", value) for name, value in vars(obj).items() if not name.startswith("__"))
     if not isinstance(obj, (type, types.FunctionType, types.ModuleType)):
         yield from _attributes(obj)
 

@@ -25,6 +25,7 @@ from pywren.serialize import Serializer
 from pywren.serialize._skew import warn_of_skew
 from pywren.storage import Storage
 from pywren.wait import list_of, wait
+from pywren.wrenutil import iterate
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -73,6 +74,19 @@ class Executor:
         self.job_max_runtime = job_max_runtime
         self.serializer = _make_serializer(invoker, self.runtime_meta_info)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # a recipe: whoever holds an executor may be sent to a worker, and calls go from there as they went from here
+        return _made_later, (type(self), self.invoker, self.config, self._job_max_runtime)
+
+    def __getattr__(self, name: str) -> Any:  # called for what is not there: anything of one that was unpickled
+        recipe = self.__dict__.get("_recipe")
+        if recipe is None or name.startswith("__"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        # Two threads may both do so; each finds a whole executor afterwards. No lock: it reads the storage.
+        self.__init__(*recipe)  # type: ignore[misc]
+        self.__dict__.pop("_recipe", None)
+        return getattr(self, name)
+
     @property
     def job_max_runtime(self) -> float:
         """Seconds after which a call is stopped; on this machine infinity is one, too."""
@@ -100,8 +114,8 @@ class Executor:
 
         Args:
             func: takes one item.
-            iterdata: the items; consumed before anything is invoked. A future among an item is waited for,
-                and arrives on the worker as a finished future.
+            iterdata: the items, all that ``iter()`` takes; consumed before anything is invoked. A future among an
+                item is waited for, and arrives on the worker as a finished future.
             extra_env: environment variables for the calls.
             extra_meta: further members for the payloads, which JSON can hold.
             invoke_pool_threads: how many calls are invoked at once, 256 at most.
@@ -324,13 +338,10 @@ class Executor:
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _consume(self, iterdata: Iterable[Any]) -> list[Any]:
-        if not isinstance(iterdata, Iterable):
-            raise ArgumentError(
-                f"map() takes an iterable of items, not a {type(iterdata).__name__}; "
-                "for one item there is call_async(func, item)"
-            )
+        remedy = "for one item there is call_async(func, item)"
+        iterator = iterate(iterdata, "map() takes an iterable of items", remedy)
         limit = MOST_ITEMS if self.map_item_limit is None else self.map_item_limit
-        items = list(islice(iterdata, limit + 1))
+        items = list(islice(iterator, limit + 1))  # list() asks an islice for no length, which may lie
         if len(items) > limit:
             raise ArgumentError(_too_many(self.map_item_limit))
         return items
@@ -441,6 +452,13 @@ class _Inputs:
         if not any(self._found):
             return ()
         return [list(found) for found in self._found[:count]]
+
+
+def _made_later(cls: type[Executor], *recipe: Any) -> Executor:
+    """Unpickle an executor: it is made when it is first used, which most that came along never are."""
+    executor = cls.__new__(cls)
+    executor.__dict__["_recipe"] = recipe
+    return executor
 
 
 def _choose_dispatcher(

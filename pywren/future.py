@@ -19,10 +19,10 @@ import enum
 import logging
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from pywren import _private_names
 from pywren._callbacks import callbacks
 from pywren.exceptions import (
     ArgumentError,
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 __all__ = ["JobState", "ResponseFuture"]
 
 logger = logging.getLogger(__name__)
+
+PENDING, RUNNING, CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED = _private_names.future_states()
 
 SILENCE = 60.0
 """Seconds without any result after which those who wait are told what is known and where to look."""
@@ -674,7 +676,7 @@ def _call_back(future: ResponseFuture, functions: Sequence[Callable[[Any], objec
             # hears, as Ctrl-C: a SystemExit would end the thread that all other outcomes come through.
             if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
                 raise
-            concurrent.futures._base.LOGGER.exception("exception calling callback for %r", future)
+            _private_names.futures_logger().exception("exception calling callback for %r", future)
 
 
 def mark_running(future: ResponseFuture) -> None:

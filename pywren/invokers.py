@@ -18,6 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,10 @@ class LambdaInvoker:
         self.lambda_function_name = lambda_function_name
         self.aws = AWS(region_name) if aws is None else aws
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        make = partial(type(self), queue_patience=self.queue_patience)
+        return make, (self.region_name, self.lambda_function_name)
+
     def __repr__(self) -> str:
         return f"LambdaInvoker({self.region_name!r}, {self.lambda_function_name!r})"
 
@@ -119,6 +124,9 @@ class DummyInvoker:
     def __init__(self) -> None:
         self.payloads: list[Payload] = []
         self.thread: threading.Thread | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()  # the calls that it keeps stay here
 
     def __repr__(self) -> str:
         return f"<DummyInvoker with {len(self.payloads)} calls>"
@@ -189,6 +197,9 @@ class LocalInvoker:
         self.environment: Mapping[str, str] = MappingProxyType(dict(os.environ))
         self._given_pool = pool
         self._threads: PerProcess[_WorkThreads] = PerProcess(self._make_threads)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.run_dir,)  # with the pool of the process that it is in
 
     def __repr__(self) -> str:
         return "LocalInvoker()"

@@ -54,6 +54,9 @@ class SQSInvoker:
         self._queue: Any = None
         self._retention: float | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.region_name, self.sqs_queue_name)
+
     def __repr__(self) -> str:
         return f"SQSInvoker({self.region_name!r}, {self.sqs_queue_name!r})"
 

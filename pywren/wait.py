@@ -8,6 +8,7 @@ from typing import Any
 from pywren import future as _future
 from pywren.exceptions import ArgumentError
 from pywren.future import ResponseFuture
+from pywren.wrenutil import iterate
 
 ALL_COMPLETED = 1
 ANY_COMPLETED = 2
@@ -79,11 +80,10 @@ def list_of(fs: Iterable[ResponseFuture], taker: str) -> list[ResponseFuture]:
     Raises:
         ArgumentError: it is no iterable, or holds something else than futures that were invoked.
     """
-    if isinstance(fs, ResponseFuture) or not isinstance(fs, Iterable):
-        raise ArgumentError(f"{taker} takes a list of futures, not a {type(fs).__name__}")
-    futures = list(fs)
-    for item in futures:
+    futures = []
+    for item in iterate(fs, f"{taker} takes a list of futures"):
         if not isinstance(item, ResponseFuture):
             raise ArgumentError(f"{taker} takes futures of pywren, not a {type(item).__name__}")
         item._invoked()
+        futures.append(item)
     return futures

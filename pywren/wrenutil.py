@@ -8,12 +8,30 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 from pywren.exceptions import ArgumentError
 
 SOURCE_DIR = os.path.dirname(os.path.abspath(__file__))
 """Where the package's files are."""
+
+
+def iterate(items: Iterable[Any], wanted: str, remedy: str = "") -> Iterator[Any]:
+    """Return ``iter(items)``, which takes more than an ``Iterable``: what has only ``__getitem__``, too.
+
+    Args:
+        items: the items.
+        wanted: what takes which items, for the error: ``map() takes an iterable of items``.
+        remedy: what else to do, for the error.
+
+    Raises:
+        ArgumentError: they cannot be iterated over.
+    """
+    try:
+        return iter(items)
+    except TypeError as error:
+        raise ArgumentError(f"{wanted}, not a {type(items).__name__} ({error}){remedy and '; '}{remedy}") from error
 
 
 def uuid_str() -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import array
 import dataclasses
 import importlib
 import itertools
 import json
 import logging
 import os
+import pickle
 import subprocess
 import sys
 import threading
 import typing
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import Mock
@@ -24,11 +27,12 @@ from executors import KINDS, STAGED_KINDS, WAIT
 
 import pywren
 import pywren.testing
-from pywren import wrenconfig
+from pywren import _pickling, wrenconfig
 from pywren._wire import INLINE_REFERENCES
 from pywren.exceptions import ArgumentError, ConfigError, SerializationError
 from pywren.executor import Executor
-from pywren.queues import sqs_run_local
+from pywren.invokers import DummyInvoker, LambdaInvoker, LocalInvoker
+from pywren.queues import SQSInvoker, sqs_run_local
 
 ROOT = Path(pywren.__file__).parent.parent
 
@@ -57,6 +61,13 @@ def ready(request, tmp_path_factory):
         yield made
 
 
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """One executor on this machine for what differs on no other."""
+    with executors.make("local", tmp_path_factory.mktemp("home")) as made:
+        yield made
+
+
 def another(ready, **options):
     """Another executor of the same kind, with a configuration of its own."""
     factory = {"local": pywren.local_executor, "dummy": pywren.dummy_executor, "lambda": pywren.lambda_executor}
@@ -80,11 +91,104 @@ def test_map_of_nothing(ready):
     assert ready.executor.map(abs, iter(())) == []
 
 
-@pytest.mark.parametrize("items", [(x for x in (-1, -2)), {-1: 0, -2: 0}, (-1, -2), map(int, ["-1", "-2"])], ids=type)
-def test_map_of_any_iterable(tmp_path, items):
-    """A generator, a dict's keys, a tuple, another map."""
-    with executors.make("local", tmp_path) as ready:
-        assert pywren.get_all_results(ready.map(abs, items)) == [1, 2]
+class Dataset:
+    """A map-style data set: ``__getitem__`` and ``__len__``, no ``__iter__``."""
+
+    def __init__(self, length):
+        self.length = length
+
+    def __len__(self):
+        if self.length is None:
+            raise RuntimeError("nobody knows")
+        return self.length
+
+    def __getitem__(self, index):
+        if index >= 2:
+            raise IndexError(index)
+        return -index - 1
+
+
+class Hints:
+    """An iterator whose length hint is none."""
+
+    def __init__(self):
+        self.left = iter((-1, -2))
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return next(self.left)
+
+    def __length_hint__(self):
+        raise RuntimeError("do not ask")
+
+
+ITERABLES = {
+    "generator": lambda: (x for x in (-1, -2)),
+    "dict": lambda: {-1: 0, -2: 0},
+    "keys": lambda: {-1: 0, -2: 0}.keys(),
+    "values": lambda: {0: -1, 1: -2}.values(),
+    "tuple": lambda: (-1, -2),
+    "another map": lambda: map(int, ["-1", "-2"]),
+    "range": lambda: range(-1, -3, -1),
+    "sequence": lambda: Dataset(2),
+    "sequence with a wrong length": lambda: Dataset(10**12),
+    "sequence of unknown length": lambda: Dataset(None),
+    "iterator with a wrong hint": Hints,
+    "deque": lambda: deque([-1, -2]),
+    "array": lambda: array.array("b", [-1, -2]),
+    "numpy": lambda: np.array([-1, -2]),
+    "Series": lambda: pytest.importorskip("pandas").Series([-1, -2]),
+    "memoryview": lambda: memoryview(array.array("b", [-1, -2])),
+    "callable and sentinel": lambda: iter(iter((-1, -2, 0)).__next__, 0),
+}
+
+
+@pytest.mark.parametrize("what", ITERABLES)
+def test_map_of_all_that_iter_takes(here, what):
+    """Whatever ``iter()`` takes, ``map`` takes; what it says about its length is not asked for."""
+    assert [int(result) for result in pywren.get_all_results(here.map(abs, ITERABLES[what]()))] == [1, 2]
+
+
+def test_map_of_items_that_are_collections_themselves(here):
+    """Rows of a matrix, characters, keys, lines of a file: the items are those of a ``for`` loop."""
+    with open(__file__) as file:
+        first, *_ = pywren.get_all_results(here.map(len, file))
+    assert first == len((__doc__ or "").partition("\n")[0]) + 7  # with the quotes and the line's end
+    assert pywren.get_all_results(here.map(np.sum, np.ones((2, 3)))) == [3, 3]
+    assert pywren.get_all_results(here.map(np.shape, np.ones((2, 3, 4)))) == [(3, 4)] * 2
+    assert pywren.get_all_results(here.map(str.upper, "ab")) == ["A", "B"]
+    assert pywren.get_all_results(here.map(abs, b"ab")) == [97, 98]
+    assert pywren.get_all_results(here.map(str.upper, {"x": 1, "y": 2}.items().mapping)) == ["X", "Y"]
+
+
+def test_map_over_a_frame(here):
+    """The items of a data frame are the names of its columns, as in a ``for`` loop."""
+    frame = pytest.importorskip("pandas").DataFrame({"x": [1], "y": [2]})
+    assert pywren.get_all_results(here.map(str.upper, frame)) == ["X", "Y"]
+
+
+@pytest.mark.parametrize("items", [7, None, np.array(5), abs, object()], ids=lambda items: type(items).__name__)
+def test_map_of_what_iter_refuses(here, items):
+    """The error says what it is, why it cannot be iterated over, and what there is for one item."""
+    with pytest.raises(ArgumentError, match=rf"not a .*{type(items).__name__} \(.*iter.*call_async"):
+        here.executor.map(abs, items)
+
+
+def test_reduce_and_wait_over_a_sequence(here):
+    """Futures may stand in a sequence of the user's, too."""
+
+    class Futures:
+        def __init__(self, futures):
+            self.futures = futures
+
+        def __getitem__(self, index):
+            return self.futures[index]
+
+    futures = Futures(here.map(abs, [-1, -2]))
+    assert pywren.get_all_results(futures) == [1, 2]
+    assert here.reduce(sum, futures).result(WAIT) == 3
 
 
 def test_map_gives_one_positional_argument(ready):
@@ -842,3 +946,91 @@ def test_nothing_is_printed(ready, capfd, caplog):
         assert ready.call(abs, -1).result(WAIT) == 1
     assert capfd.readouterr() == ("", "")
     assert [record for record in caplog.records if record.name.startswith("pywren")] == []
+
+
+# -- an executor that is sent along --------------------------------------------------------------------------------
+
+
+class Study:
+    """Holds an executor, as objects of the user's do."""
+
+    def __init__(self, executor):
+        self.executor = executor
+        self.pool = pywren.PoolExecutor(executor)
+
+    def scale(self, x):
+        return x * 10
+
+    def nested(self, x):
+        return pywren.get_all_results(self.executor.map(abs, [-x, x])), self.pool.submit(pow, x, 2).result()
+
+
+def test_an_object_that_holds_an_executor(ready):
+    """A method of it is mapped as any other; the executor that came along is made only when it is used."""
+    study = Study(ready.executor)
+    assert ready.call(study.scale, 2).result(WAIT) == 20
+    assert ready.call(lambda held: "storage" in vars(held.executor), study).result(WAIT) is False
+
+
+def test_an_executor_used_on_a_worker(here):
+    """Calls go from there as they went from here."""
+    assert here.call(Study(here.executor).nested, 3).result(WAIT) == ([3, 3], 9)
+    held = here.executor
+    assert here.call(lambda x: held.call_async(abs, -x).result(), 4).result(WAIT) == 4
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: LambdaInvoker("us-east-1", "f", queue_patience=60.0),
+        lambda: SQSInvoker("us-east-1", "q"),
+        lambda: LocalInvoker("somewhere"),
+        lambda: DummyInvoker(),
+    ],
+)
+def test_invokers_travel_as_recipes(make):
+    """Each is made anew for the same function or queue."""
+    invoker = make()
+    invoker.own = threading.Lock()  # what it holds besides does not travel
+    copy = pickle.loads(pickle.dumps(invoker))
+    assert type(copy) is type(invoker)
+    assert repr(copy) == repr(invoker)
+    for name in ("region_name", "lambda_function_name", "sqs_queue_name", "queue_patience", "run_dir"):
+        assert vars(copy).get(name) == vars(invoker).get(name)
+
+
+def test_an_executor_that_was_unpickled():
+    """It is a whole one, of its class, with the invoker, the configuration and the time that it was given."""
+
+    class Own(Executor):
+        pass
+
+    config = {**wrenconfig.default(), "scheduler": {"map_item_limit": 3}}
+    made = Own(DummyInvoker(), config, 17)
+    copy = _pickling.loads(_pickling.dumps(made))
+    assert type(copy) is Own
+    assert (copy.job_max_runtime, copy.map_item_limit, copy.config) == (17, 3, config)
+    assert copy.invoker is not made.invoker
+    assert len(copy.map(abs, range(3))) == 3
+    with pytest.raises(AttributeError, match="'Own' object has no attribute 'no_such_thing'"):
+        copy.no_such_thing  # noqa: B018 - asking is the test
+    copy.close()
+    made.close()
+
+
+def test_an_executor_whose_invoker_cannot_travel(here):
+    """The error says where the invoker is, and what in it cannot be pickled."""
+
+    class Holding:
+        def __init__(self):
+            self.lock = threading.Lock()
+
+        def invoke(self, payload):
+            raise NotImplementedError
+
+        def config(self):
+            return {}
+
+    held = Executor(Holding(), wrenconfig.default(), 17)
+    with pytest.raises(SerializationError, match=r"variable 'held'\).*\.lock: a _thread.lock cannot be pickled"):
+        here.executor.call_async(lambda x: held, 1)

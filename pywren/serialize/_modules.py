@@ -15,7 +15,7 @@ import types
 import zipimport
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib.machinery import ModuleSpec
+from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ModuleSpec
 from pathlib import Path
 
 from pywren.exceptions import SerializationError
@@ -223,11 +223,18 @@ def files_of(module: Module) -> list[File]:
         elif module.is_package:
             files = list(files_below(module.path, base))
         else:
-            relative = f"{folder}/{os.path.basename(module.path)}".lstrip("/")
+            relative = f"{folder}/{_file_name(module)}".lstrip("/")
             files = [File(relative, module.path, _stamp(os.stat(module.path)))]
     except OSError as error:
         raise unreadable(module.name, module.shown_path, error) from error
     return files
+
+
+def _file_name(module: Module) -> str:
+    """Return what a module's file must be called to be imported by the module's name, which may be another here."""
+    suffixes = (*EXTENSION_SUFFIXES, ".so", ".pyd", *BYTECODE_SUFFIXES)
+    suffix = next((suffix for suffix in suffixes if module.path.endswith(suffix)), SOURCE_SUFFIXES[0])
+    return module.name.rpartition(".")[2] + suffix
 
 
 def files_below(directory: str, relative: str) -> Iterator[File]:

@@ -12,7 +12,9 @@ import types
 import weakref
 from typing import Any, NamedTuple
 
+from pywren._handmade import is_handmade
 from pywren._pickling import Mentions, Packed
+from pywren.by_value._hints import names_in
 
 _UNCHANGEABLE = frozenset({int, float, complex, str, bytes, bool, type(None)})
 
@@ -130,7 +132,9 @@ class State:
             type(value) is str or any(value is kind for kind in _UNCHANGEABLE) for value in annotations.values()
         ):
             return False
-        names = [(name, space.get(name, _ABSENT)) for name in code.co_names]
+        noted = names_in(annotations.values(), space) if annotations else ()
+        used = dict.fromkeys([*code.co_names, *noted]) if noted else code.co_names
+        names = [(name, space.get(name, _ABSENT)) for name in used]
         cells = [_contents(cell) for cell in function.__closure__ or ()]
         held = [*(function.__defaults__ or ()), *(value for _, value in names), *cells]
         if not all(self._can_hold(value, met) for value in held):
@@ -157,9 +161,10 @@ class State:
             return type(value.__self__) is types.ModuleType  # not a method of a list
         elif isinstance(value, types.ModuleType):
             self._modules.append(value)
-            return sys.modules.get(value.__name__) is value and not self._travels_by_value(value.__name__)
+            name = value.__name__
+            return sys.modules.get(name) is value and not self._travels_by_value(name) and not is_handmade(name)
         elif value is not _ABSENT:
-            return kind in _UNCHANGEABLE
+            return type(kind) is type and kind in _UNCHANGEABLE
         return True
 
 

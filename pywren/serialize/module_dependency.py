@@ -103,6 +103,16 @@ class ModuleDependencyAnalyzer:
         """
         self._want(module_name, True, "the function or an argument refers to it")
 
+    def add_hint(self, module_name: str) -> None:
+        """Have a module of the user's shipped that only annotations name; a library is not sent for that.
+
+        Args:
+            module_name: its dotted name.
+        """
+        module = locate(module_name)
+        if module is not None and not module.is_library:
+            self._want(module_name, False, "an annotation names it")
+
     def add_code(self, code: types.CodeType, package: str) -> None:
         """Have shipped what a function imports that is itself pickled by value.
 

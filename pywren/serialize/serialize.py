@@ -14,8 +14,6 @@ from pywren.serialize._repeats import Repeats, State
 from pywren.serialize.module_dependency import THIS_INTERPRETER, ModuleDependencyAnalyzer
 from pywren.wrenutil import bytes_to_b64str
 
-_INLINE = frozenset({int, float, str, bool})  # as quick as can be: maps have thousands of them
-
 
 class PackedCalls(NamedTuple):
     """A map in bytes.
@@ -92,7 +90,11 @@ class Serializer:
         return packed
 
     def _modules(self, mentions: Mentions, exclude: Collection[str]) -> dict[str, bytes]:
-        if not mentions.modules and not any(imports_of_code(*item) for item in mentions.code.items()):
+        if (
+            not mentions.modules
+            and not mentions.hinted
+            and not any(imports_of_code(*item) for item in mentions.code.items())
+        ):
             return {}
         analyzer = ModuleDependencyAnalyzer(self.preinstalls, (*self.exclude, *exclude))
         _add_mentions(analyzer, mentions)
@@ -107,7 +109,8 @@ def _pack_items(
     item: Any = None
     try:
         for item in items:
-            if type(item) in _INLINE:
+            kind = type(item)
+            if kind is int or kind is float or kind is str or kind is bool:  # as quick as can be: maps have thousands
                 append(Packed(plain(item, PROTOCOL)))
             else:
                 append(dump(item, out_of_band=out_of_band, persistent_id=persistent_id, mentions=mentions))
@@ -119,6 +122,8 @@ def _pack_items(
 def _add_mentions(analyzer: ModuleDependencyAnalyzer, mentions: Mentions) -> None:
     for name in mentions.modules:
         analyzer.add(name)
+    for name in mentions.hinted:
+        analyzer.add_hint(name)
     for code, package in mentions.code.items():
         analyzer.add_code(code, package)
 

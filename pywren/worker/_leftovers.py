@@ -15,6 +15,8 @@ import time
 from types import FrameType
 from typing import Any
 
+from pywren import _private_names
+
 MOST_THREADS = 32
 """Library threads that may stay; more would mean that every call leaves some."""
 
@@ -54,7 +56,7 @@ _users = os.sep
 
 def leftovers() -> str:
     """Say what a call left running in this process or under it; empty when nothing that must end."""
-    threads = _thread._count()
+    threads = _private_names.count_threads()
     if threads or _bare:
         threads = _own_threads(threads)
     children = _has_children()

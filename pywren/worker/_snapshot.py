@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import sys
 import types
+from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+from pywren._handmade import is_importable
+from pywren._pickling import Names
 
 _UNCHANGEABLE = frozenset({int, float, complex, str, bytes, bool, type(None)})
 
@@ -33,8 +37,8 @@ class _Parts(NamedTuple):
 class _Variables(NamedTuple):
     """Variables by name: what they hold, and which of them hold a function, by its place."""
 
-    values: dict[str, Any]
-    functions: list[tuple[str, int]]
+    values: dict[Any, Any]
+    functions: list[tuple[Any, int]]
 
 
 class Snapshot:
@@ -43,25 +47,45 @@ class Snapshot:
     Functions that were pickled together share their globals, and closures may share a variable: so do the copies.
     """
 
-    def __init__(self, graph: _Graph) -> None:
+    def __init__(self, graph: _Graph, names: Names) -> None:
+        self._names = graph.variables(names)
         self._functions = [graph.parts(function) for function in graph.functions]
         self._spaces = [graph.variables(space) for space in graph.spaces]
         self._cells = [graph.variables({"": cell.cell_contents}) for cell in graph.cells]
 
     @classmethod
-    def take(cls, function: Any) -> Snapshot | None:
-        """Return the snapshot of what was loaded; ``None`` where a copy would not be as good as loading it again."""
+    def take(cls, function: Any, names: Names | None = None) -> Snapshot | None:
+        """Return the snapshot of what was loaded; ``None`` where a copy would not be as good as loading it again.
+
+        Args:
+            function: what was loaded.
+            names: what came with it, and is found by name.
+        """
         if type(function) is not types.FunctionType:
             return None
         graph = _Graph()
         try:
             graph.meet(function)
+            for value in (names or {}).values():
+                graph.meet(value)
+            return cls(graph, names or {})
         except _CannotCopyError:
             return None
-        return cls(graph)
 
     def copy(self) -> types.FunctionType:
         """Return a function like the one that was loaded, with variables of its own."""
+        return self._copies()[0]
+
+    def copy_with_names(self) -> tuple[types.FunctionType, Names]:
+        """Return such a function, and what of its copies is found by name."""
+        functions = self._copies()
+        values, holders = self._names
+        names = values.copy()
+        for name, place in holders:
+            names[name] = functions[place]
+        return functions[0], names
+
+    def _copies(self) -> list[types.FunctionType]:
         spaces = [values.copy() for values, _ in self._spaces]
         cells = [types.CellType(values[""]) for values, _ in self._cells]
         functions = []
@@ -78,7 +102,7 @@ class Snapshot:
         for place, (_, holders) in enumerate(self._cells):
             for _, function in holders:
                 cells[place].cell_contents = functions[function]
-        return functions[0]
+        return functions
 
 
 class _CannotCopyError(Exception):
@@ -127,7 +151,7 @@ class _Graph:
             cells=tuple([self._places[id(cell)] for cell in function.__closure__ or ()]),
         )
 
-    def variables(self, values: dict[str, Any]) -> _Variables:
+    def variables(self, values: Mapping[Any, Any]) -> _Variables:
         functions = [(name, value) for name, value in values.items() if type(value) is types.FunctionType]
         return _Variables(
             values={**values, **{name: None for name, _ in functions}},
@@ -160,5 +184,5 @@ def _is_unchangeable(value: Any) -> bool:
     if kind is types.BuiltinFunctionType:
         return type(value.__self__) is types.ModuleType  # not a method of a list
     if kind is types.ModuleType:
-        return sys.modules.get(value.__name__) is value  # not one that came with the pickle
-    return kind in _UNCHANGEABLE
+        return is_importable(value)  # not one that came with the pickle
+    return type(kind) is type and kind in _UNCHANGEABLE

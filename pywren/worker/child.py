@@ -17,12 +17,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from pywren._pickling import Packed
+from pywren._pickling import Packed, load_with_names
 from pywren.worker import _frames, _process_tree
 from pywren.worker._condition import DEEP_LOOK_SECONDS, Condition, is_inert
 from pywren.worker._directories import hold_directory
 from pywren.worker._frames import Buffer, Channel, Frame, UnlinkedFile, high_descriptor
 from pywren.worker._leftovers import leftovers, watch_threads
+from pywren.worker._program import Program
 from pywren.worker._snapshot import Snapshot
 from pywren.worker.runner import (
     FunctionSource,
@@ -199,27 +200,33 @@ def _end_process(error: BaseException, output: Output) -> NoReturn:
 class _Function:
     """A function that this child was given: its source, and what was loaded from it."""
 
-    def __init__(self, source: FunctionSource, runner: TaskRunner) -> None:
+    def __init__(self, source: FunctionSource, runner: TaskRunner, root: str) -> None:
         self.source = source
         self._runner = runner
+        self._root = root
+        self._program = Program(root)
         self._loaded: Callable[[Any], Any] | None = None
         self._snapshot: Snapshot | None = None
         self.is_inert = False
 
     def load(self) -> Callable[[Any], Any]:
         """Make the function's modules importable and return it, loading it the first time."""
-        self._runner.activate(self.source)
+        self._runner.activate(self.source, self._program)
         if self._loaded is None:
-            self._loaded = self._runner.load(self.source.pickle)
-            self._snapshot = Snapshot.take(self._loaded)
+            self._loaded, names = load_with_names(self.source.pickle)
+            self._program.add(names)
+            self._program.enter()
+            self._snapshot = Snapshot.take(self._loaded, names)
             self.is_inert = is_inert(self._loaded)
         return self._loaded
 
     def anew(self) -> _Function:
         """Return one that no call has changed."""
-        made = _Function(self.source, self._runner)
+        made = _Function(self.source, self._runner, self._root)
         if self._snapshot is not None:
-            made._loaded, made._snapshot, made.is_inert = self._snapshot.copy(), self._snapshot, self.is_inert
+            made._loaded, names = self._snapshot.copy_with_names()
+            made._snapshot, made.is_inert = self._snapshot, self.is_inert
+            made._program.add(names)
         return made
 
 
@@ -229,6 +236,7 @@ class _PoolChild:
     def __init__(self, channel: Channel, tickets: int, root: str) -> None:
         self.channel = channel
         self.tickets = tickets
+        self.root = root
         self.output = Output(captured=True)
         watch_threads(root)
         self.runner = TaskRunner(root, os.path.join(root, "scratch"))
@@ -324,7 +332,7 @@ class _PoolChild:
                 self.batches[frame.number] = (function, extra_env, shown)
             self.arguments.update(arguments)
         elif frame.kind == _frames.FUNCTION:
-            self.functions[frame.number] = _Function(function_source(frame.segments()), self.runner)
+            self.functions[frame.number] = _Function(function_source(frame.segments()), self.runner, self.root)
         elif frame.kind == _frames.ARENA and isinstance(frame.payload, UnlinkedFile):
             arena, frame.payload.descriptor = frame.payload.descriptor, -1
             self.arenas[frame.number] = UnlinkedFile(high_descriptor(arena))
@@ -385,6 +393,8 @@ class _ForkServer:
     def __init__(self, channel: Channel, lifeline: int, root: str) -> None:
         import cloudpickle  # noqa: F401
         import tblib.pickling_support  # noqa: F401
+
+        from pywren.by_value import reducers  # noqa: F401
 
         watch_threads(root)
         self.condition = Condition()
@@ -526,7 +536,7 @@ def _run_forked(channel: Channel, root: str, scratch: str, condition: Condition,
     count, references, extra_env = _loads(segments[0])
     os.environ.update(extra_env)
     runner = TaskRunner(root, scratch, condition)
-    function = _Function(function_source(segments[1 : count + 1]), runner)
+    function = _Function(function_source(segments[1 : count + 1]), runner, root)
     pid = os.getpid()
     limits = _limits()
     has_run = False

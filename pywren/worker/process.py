@@ -240,7 +240,7 @@ def _clients_own_directories() -> list[str]:
         own.append(os.getcwd())
     except FileNotFoundError:
         pass  # it was removed
-    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    script = getattr(sys.modules.get("__main__"), "__dict__", {}).get("__file__")  # a worker's own would be written
     if script:
         own.append(os.path.dirname(os.path.abspath(script)))
     return own

@@ -15,17 +15,18 @@ from pickle import PickleBuffer
 from types import ModuleType
 from typing import Any, NamedTuple, TextIO
 
-from pywren import _pickling
-from pywren._pickling import Packed
+from pywren import _pickling, _private_names
+from pywren._pickling import NAMES_FOLLOW, Packed
 from pywren.worker._condition import Condition
 from pywren.worker._directories import own_umask, remove_directory
 from pywren.worker._frames import high_descriptor
+from pywren.worker._program import Program
 
 # The user's function may replace any of these under their public names.
 _perf_counter, _getsignal = time.perf_counter, _signal.getsignal
 _dump_result, _dump_exception = _pickling.dump_result, _pickling.dump_exception
 _Exception = Exception
-_loads, _load_argument = _pickling.loads, _pickling.load_argument
+_loads, _load_argument, _load_with_names = _pickling.loads, _pickling.load_argument, _pickling.load_with_names
 _FUTURE_MARK = _pickling._FUTURE.encode()
 
 _PICKLE = tuple((name, getattr(pickle, name)) for name in ("dumps", "loads", "Pickler"))
@@ -108,17 +109,22 @@ class TaskRunner:
         self.condition = condition or Condition()
         self.modules = ShippedModules(root)
         self.place = _Place(scratch)
+        self._program = Program(root)
 
-    def activate(self, source: FunctionSource) -> None:
-        """Make one function's modules importable, and no other's."""
+    def activate(self, source: FunctionSource, program: Program) -> None:
+        """Make one function's modules importable, and no other's.
+
+        Args:
+            source: the function.
+            program: the modules that came with its pickle, or will.
+        """
         if self.modules.activate(source):
             self.place.start_over()
             self.condition.count_modules()
-
-    def load(self, pickle: Packed) -> Callable[[Any], Any]:
-        """Load a function whose modules are importable."""
-        function: Callable[[Any], Any] = _loads(pickle)
-        return function
+        if program is not self._program:
+            self._program.leave()
+            self._program = program
+            program.enter()
 
     def run(
         self,
@@ -147,8 +153,7 @@ class TaskRunner:
             self.place.enter(extra_env)
             imported = len(sys.modules)
             function = load()
-            has_futures = references or _FUTURE_MARK in argument.data
-            value = _load_argument(argument, references) if has_futures else _loads(argument)
+            value = self._load_argument(argument, references)
             if len(sys.modules) != imported:
                 self.place.adopt(extra_env)
                 self.condition.adopt()
@@ -167,6 +172,15 @@ class TaskRunner:
                 return _raised(error, now - started, 0.0)._replace(begun=False)
             report = _raised if ended is None else _not_pickled
             return report(error, called - started, (ended or now) - called)
+
+    def _load_argument(self, argument: Packed, references: Sequence[bytes]) -> Any:
+        if argument.data.endswith(NAMES_FOLLOW):
+            value, names = _load_with_names(argument, references)
+            self._program.add(names)
+            self._program.enter()
+            return value
+        has_futures = references or _FUTURE_MARK in argument.data
+        return _load_argument(argument, references) if has_futures else _loads(argument)
 
 
 def _restore_pickle() -> None:
@@ -315,7 +329,7 @@ class _Place:
         self._scratch = scratch
         self._scratch_descriptor: int | None = None
         self._environment = os.environ
-        self._environment_data: dict[Any, Any] = os.environ._data  # type: ignore[attr-defined]
+        self._environment_data = _private_names.environment_data()
         self._saved_environment = dict(self._environment_data)
         self._path = sys.path
         self._saved_path = list(sys.path)

@@ -1,0 +1,33 @@
+"""What has a counterpart in every process: it travels as the way to it there, not as a copy of what it is here.
+
+The functions of ``random`` and ``numpy.random`` are methods of one hidden generator each. A pickle of such a method
+holds the generator's state, so that every call would draw the same numbers; what is meant is the worker's own.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+_SHARED_GENERATORS = (("random", "_inst"), ("numpy.random.mtrand", "_rand"))
+"""Module and name of the generators whose methods are the functions of ``random`` and ``numpy.random``."""
+
+
+def counterpart_reducer(kind: type) -> Callable[[Any], Any] | None:
+    """Return what reduces random generators of a kind; ``None`` for other kinds."""
+    random = sys.modules.get("random")
+    if random is not None and issubclass(kind, random.SystemRandom):
+        return _reduce_stateless  # draws from the operating system; ``secrets`` has one
+    return _reduce_generator if any(kind.__module__ == owner for owner, _ in _SHARED_GENERATORS) else None
+
+
+def _reduce_stateless(obj: Any) -> tuple[Any, ...]:
+    return type(obj), ()
+
+
+def _reduce_generator(obj: Any) -> Any:
+    for owner, name in _SHARED_GENERATORS:
+        if owner in sys.modules and vars(sys.modules[owner]).get(name) is obj:
+            return getattr, (sys.modules[owner], name)
+    return NotImplemented  # the user's own

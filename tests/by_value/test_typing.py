@@ -1,0 +1,186 @@
+"""Tests of what ``typing`` makes under a name, and of names in annotations that are strings."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+NAMES = """
+import typing
+from typing import *
+T = TypeVar("T", bound="Outer")
+U = TypeVar("U", int, str)
+P = ParamSpec("P")
+UserId = NewType("UserId", int)
+Deep = NewType("Deep", UserId)
+class Outer: pass
+class Box(Generic[T]):
+    def __init__(self, value=None): self.value = value
+class Pair(NamedTuple):
+    x: int
+    y: UserId = 3
+class Row(TypedDict, total=False):
+    a: int
+    b: Outer
+@runtime_checkable
+class HasWork(Protocol):
+    def work(self) -> int: ...
+class Works:
+    def work(self) -> int: return 1
+def decorate(f: Callable[P, U]) -> Callable[P, U]:
+    def inner(*args: P.args, **kwargs: P.kwargs) -> U: return f(*args, **kwargs)
+    return inner
+@decorate
+def decorated(x): return x + 1
+"""
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["T", "U", "P", "UserId", "Deep", "Box", "Pair", "Row", "HasWork", "Box[int]", "Callable[P, T]", "List[Deep]"],
+)
+def test_named_objects_of_typing_go_and_come_back(script, name):
+    """Type variables, new types and the classes made with them are themselves when they come back."""
+    same = "is" if "[" not in name else "=="
+    assert script(NAMES + f"print(run(lambda x: x, {name}) {same} {name})").strip() == "True"
+
+
+def test_named_objects_of_typing_work_there(script):
+    """Generic classes, named tuples, typed dictionaries, protocols and decorators are what they were."""
+    text = """
+def look(box):
+    return (Box[int].__args__, Box.__parameters__ == (T,), UserId(3), UserId.__name__, Deep.__supertype__ is UserId,
+            Pair(1).y, Row.__total__, isinstance(Works(), HasWork), isinstance(3, HasWork), decorated(1),
+            U.__constraints__, T.__module__, T.__bound__.__forward_arg__, type(box) is Box)
+print(run(look, Box(1)) == look(Box(1)), run(look, Box(1)))
+"""
+    assert script(NAMES + text).startswith("True ((<class 'int'>,), True, 3, 'UserId'")
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.11's typing")
+def test_type_variable_tuples(script):
+    """A class over a ``TypeVarTuple``, and a generic named tuple."""
+    text = """
+Ts = TypeVarTuple("Ts")
+class Array(Generic[Unpack[Ts]]): pass
+class Named(NamedTuple, Generic[T]):
+    a: T
+print(run(lambda x: (x, Array.__parameters__, Array[int, str].__args__), Named(1)) ==
+      (Named(1), (Ts,), (int, str)), run(lambda x: x, Ts) is Ts)
+"""
+    assert script(NAMES + text).strip() == "True True"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python 3.12's syntax")
+@pytest.mark.parametrize(
+    "made",
+    ["Json", "Tree", "Many", "Gen", "gen", "Derived()", "Alias"],
+)
+def test_the_type_statement_and_its_kin(script, made):
+    """Aliases, recursive and with parameters, and generic classes and functions of the new syntax."""
+    text = """
+type Alias = dict[str, int]
+type Json = dict[str, Json] | list[Json] | int
+type Tree[X] = dict[X, Tree[X]]
+type Many[X: (int, str), *Ys, **Z] = Callable[Z, tuple[X, *Ys]]
+class Gen[X: Outer]:
+    def m(self, x: X) -> X: return x
+class Derived[X](Gen[X]):
+    def m(self, x): return super().m(x)
+def gen[X](x: X, j: Json = 3) -> X: return x
+def look(made):
+    assert Json.__value__.__args__[0].__args__[1] is Json and Json.__module__ == "__main__"
+    assert Tree.__value__.__args__[0] is Tree.__type_params__[0] and Tree[int].__args__ == (int,)
+    assert Many.__type_params__[0].__constraints__ == (int, str) and Alias.__value__ == dict[str, int]
+    assert Gen.__type_params__[0].__bound__ is Outer and Derived().m(2) == gen(2) == 2
+    return made
+"""
+    same = "isinstance(back, Derived)" if made.endswith("()") else f"back is {made} or back.__code__ == {made}.__code__"
+    assert script(NAMES + text + f"back = run(look, {made})\nprint({same})").strip() == "True"
+
+
+HINTED = """
+import dataclasses, decimal, typing, xml.dom as dom
+@dataclasses.dataclass
+class Point:
+    x: "int"
+@dataclasses.dataclass
+class Line:
+    start: "Point"
+    ends: "typing.List[typing.Optional['Point']]" = None
+    price: "decimal.Decimal" = None
+class Row(typing.NamedTuple):
+    point: "Point"
+class Table(typing.TypedDict):
+    point: "Point"
+Named = "Point"
+def function(p: "Named", q: "dom.Node" = None) -> "Row": return p
+def make():
+    def inner(p: "Line"): return p
+    return inner
+inner = make()
+names = lambda x: {key: getattr(value, "__name__", str(value)) for key, value in typing.get_type_hints(x).items()}
+"""
+
+
+@pytest.mark.parametrize("future", [False, True])
+@pytest.mark.parametrize("kind", ["Line", "Row", "Table", "function", "inner", "Point"])
+def test_names_in_string_annotations_are_there(script, kind, future):
+    """``typing.get_type_hints`` resolves on the worker what it resolves here, for classes and functions."""
+    text = HINTED + f"print(run(lambda x: names({kind})) == names({kind}) == run(names, {kind}))"
+    assert script(text, future=future).strip() == "True"
+
+
+def test_a_dataclass_can_be_derived_from_there(script):
+    """A call defines a dataclass with string annotations over one of the script's."""
+    text = """
+    import dataclasses, typing
+    @dataclasses.dataclass
+    class Point:
+        x: int
+    def work(_):
+        @dataclasses.dataclass
+        class Named(Point):
+            name: str = "a"
+            other: typing.ClassVar[int] = 1
+        def inner(p: Point) -> typing.Any: return p
+        hints = typing.get_type_hints(Named), typing.get_type_hints(inner)
+        assert hints[0]["other"] == typing.ClassVar[int] and hints[1] == {"p": Point, "return": typing.Any}, hints
+        return [field.name for field in dataclasses.fields(Named)]
+    print(run(work))
+    """
+    assert script(text, future=True).strip() == "['x', 'name']"
+
+
+def test_a_library_that_only_annotations_name_need_not_be_there(script, tmp_path):
+    """Row 263: without it the call runs all the same, and only who asks for the hints is told."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "only_here.py").write_text("class Thing: pass\n")
+    text = f"""
+    import sys, typing
+    sys.path.append({str(tmp_path / "elsewhere")!r})
+    import only_here
+    from only_here import Thing
+    def work(x: "only_here.Thing", y: "Thing" = None): return x + 1
+    def ask(_):
+        try: return typing.get_type_hints(work)
+        except NameError as error: return "NameError"
+    from pywren.serialize import Serializer
+    packed = Serializer().pack_call(work, [1], exclude_modules=["only_here"])
+    print(run(work, 1), packed.modules, "only_here.py" in Serializer().pack_call(work, [1]).modules)
+    """
+    assert script(text).strip() == "2 {} True"
+
+
+def test_a_changed_name_is_sent(script):
+    """A function that is mapped again is sent anew when what its annotation names has changed."""
+    text = """
+    import typing
+    def f(x: "Alias"): return str(typing.get_type_hints(f)["x"])
+    Alias = "int"
+    print(run(f), end=" ")
+    Alias = "str"
+    print(run(f))
+    """
+    assert script(text).strip() == "<class 'int'> <class 'str'>"

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from pywren import future
 from pywren._callset import Callset, Submission
+from pywren._failure_records import FailureRecords
 from pywren._integrity import sha256
 from pywren._monitor import Monitor
 from pywren._pickling import Packed
@@ -77,6 +78,8 @@ class StagedDispatcher:
         self._runtime = _runtime_members(runtime)
         self._shards = _shards_of(runtime)
         self._kept: list[Callset] = []
+        function = getattr(invoker, "function_name", None)
+        storage.hold_against(None if function is None else FailureRecords(storage, function, "", since=0.0))
 
     out_of_band = False
     """An object holds all bytes of a pickle."""

@@ -19,10 +19,12 @@ from pywren._failure import Failure
 from pywren._failure_records import ASK_AGAIN, FIRST_LOOK, error_of
 from pywren._monitor import Monitor
 from pywren._staged_calls import StagedCallset
+from pywren._staging import StagedDispatcher
 from pywren._wire import Outcome, Status
 from pywren.exceptions import (
     CallLostError,
     CallTimeoutError,
+    IntegrityError,
     StorageError,
     WorkerCrashedError,
 )
@@ -316,6 +318,13 @@ class TestBelief:
             failing.commit(f"{number:05d}", value=Explosive())
         failing.look()
         assert failing.ended() == [0, 1, 3]
+
+
+def test_the_output_of_04_is_as_careful(forged):
+    """Row 302: the storage of an executor of Lambda finds the records, of any day; the bytes would be unpickled."""
+    StagedDispatcher(forged.storage, LambdaInvoker("us-east-1", "arn:aws:lambda:us-east-1:1:function:pywren_1"), {})
+    with pytest.raises(IntegrityError, match="signal: killed"):
+        forged.storage.get_call_output(forged.callset.id, "00000")
 
 
 def test_what_is_signed_after_the_record_is_not_believed(monkeypatch):

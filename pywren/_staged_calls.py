@@ -35,7 +35,7 @@ from pywren import _pickling, _verdict, future
 from pywren._belief import Death, Findings, weigh
 from pywren._callset import Callset
 from pywren._failure import Failure
-from pywren._failure_records import FailureRecords
+from pywren._failure_records import FailureRecords, Noted
 from pywren._integrity import verify_sha256
 from pywren._monitor import FIRST_LOOK, Monitor, look_delay
 from pywren._threads import for_each
@@ -93,6 +93,7 @@ class StagedCallset:
         monitor: the storage's watcher.
         client_alive: tells whether the process that runs the calls lives; ``None`` when no single one does.
         explain_silence: tells why no results come, if it knows; ``None`` when nobody can be asked.
+        noted: what callsets of one storage and one function share of Lambda's records.
         clock: tells the time by the storage's clock, in seconds since the epoch; the storage when not given.
         timer: monotonic seconds.
     """
@@ -105,6 +106,7 @@ class StagedCallset:
         *,
         client_alive: Callable[[], bool] | None = None,
         explain_silence: Callable[[], str | None] | None = None,
+        noted: Noted | None = None,
         clock: Callable[[], float] | None = None,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -116,7 +118,7 @@ class StagedCallset:
         self._explain_silence = explain_silence
         self._clock = storage.now if clock is None else clock
         self._timer = timer
-        self._records_of_failure = self._failure_records()
+        self._records_of_failure = self._failure_records(noted)
         self._lock = threading.RLock()
         # all below is guarded by it
         self._looking = False
@@ -153,14 +155,14 @@ class StagedCallset:
         """Find out now which of these futures are done; a look of a moment ago, or one under way, will do.
 
         Raises:
-            StorageError: nothing could be found out for ``STORAGE_PATIENCE``, and cannot now.
+            StorageError: of one that is not done nothing could be found out for ``STORAGE_PATIENCE``, and cannot now.
         """
         with self._lock:
             old = self._last_look is None or self._timer() - self._last_look > max(FIRST_LOOK, 10 * self._look_cost)
         if old:
             self._look()
         trouble = self._lasting_trouble()
-        if trouble is not None:
+        if trouble is not None and not all(map(future.is_done, futures)):
             raise future.copied(trouble)
 
     def trouble(self) -> PywrenError | None:
@@ -378,11 +380,11 @@ class StagedCallset:
                 records = None
         return weigh(self.callset, read, records, client_gone)
 
-    def _failure_records(self) -> FailureRecords | None:
+    def _failure_records(self, noted: Noted | None) -> FailureRecords | None:
         function = self.callset.function
         if function is None:
             return None
-        return FailureRecords(self.storage, function, self.callset.id, self.callset.submitted)
+        return FailureRecords(self.storage, function, self.callset.id, self.callset.submitted, noted)
 
     def _threads(self) -> int:
         return 1 if self.storage_path[0] == "localhost" else _FETCH_THREADS
@@ -561,7 +563,7 @@ class StagedCallset:
             self._next_question *= 2
             explain, told = self._explain_silence, self._silence_told
             self._silence_told = True
-        explanation = None if explain is None else explain()
+        explanation = None if explain is None else _explanation(explain)
         if explanation is not None:
             logger.warning("%s", explanation)
             self._explain_silence = None
@@ -580,6 +582,14 @@ class StagedCallset:
             "print with `pywren logs`, whether calls get through with `pywren test_config`, and whether other calls "
             "take the function's concurrency"
         )
+
+
+def _explanation(explain: Callable[[], str | None]) -> str | None:
+    try:
+        return explain()
+    except Exception as error:  # noqa: BLE001 -- the invoker may be anybody's: what it cannot tell is no trouble of the storage
+        logger.debug("why no results come is not known: %s", error)
+        return None
 
 
 def _forget_frames(error: BaseException | None) -> None:
@@ -602,7 +612,7 @@ _callsets: weakref.WeakSet[StagedCallset] = weakref.WeakSet()
 
 def _after_fork() -> None:
     global _attaching
-    _attaching = threading.Lock()
+    _attaching = threading.RLock()
     for origin in list(_callsets):
         origin.forget_parent_locks()
 
@@ -614,7 +624,10 @@ if hasattr(os, "register_at_fork"):
 # -- futures from elsewhere ----------------------------------------------------------------------------------
 
 _attached: weakref.WeakValueDictionary[tuple[Any, ...], StagedCallset] = weakref.WeakValueDictionary()
-_attaching = threading.Lock()
+_attaching = threading.RLock()  # what is made under it may have the collector end an object that attaches others
+# shared by the callsets from elsewhere that are in one storage: thousands of futures may each have their own
+_monitors: weakref.WeakValueDictionary[tuple[Any, ...], Monitor] = weakref.WeakValueDictionary()
+_noted: weakref.WeakValueDictionary[tuple[Any, ...], Noted] = weakref.WeakValueDictionary()
 
 
 def attach(
@@ -636,10 +649,13 @@ def attach(
     alive = None if client is None else functools.partial(is_locked, client)
     # one origin for all futures of a callset that are unpickled here, while one of them lives
     with _attaching:
-        key = (os.getpid(), callset.id, *storage.path)
+        place = (os.getpid(), *storage.path)
+        key = (*place, callset.id)
         origin = _attached.get(key)
         if origin is None:
-            origin = StagedCallset(callset, storage, Monitor(), client_alive=alive)
+            monitor = _monitors.setdefault(place, Monitor())
+            noted = _noted.setdefault((*place, callset.function), Noted())
+            origin = StagedCallset(callset, storage, monitor, client_alive=alive, noted=noted)
             _attached[key] = origin
     origin.records.setdefault(call_id, {}).update(record or {})
     return origin.add([call_id])[0]

@@ -433,6 +433,30 @@ class TestStorageTrouble:
                 item.result()
         assert len(item.result(10)) == EAGER_OUTPUT_LIMIT + 1
 
+    @pytest.mark.parametrize("ask", [lambda item: item.done(), lambda item: pywren.wait([item], pywren.ALWAYS)[0]])
+    def test_trouble_with_another_call(self, monkeypatch, ask):
+        """Row 220: who asks for a call that has ended is told so, although another's output cannot be fetched."""
+        now = [time.time()]
+        worker = Worker(clock=lambda: now[0])
+        items = worker.futures(3)
+        key, get = worker.returns_apart("out of reach", "00001"), worker.storage.backend.get
+
+        def refuse(asked, *more, **options):
+            if asked == key:
+                raise StorageError("it is out of reach")
+            return get(asked, *more, **options)
+
+        monkeypatch.setattr(worker.storage.backend, "get", refuse)
+        worker.origin.examine()
+        now[0] += _staged_calls.STORAGE_PATIENCE + 1
+        with pytest.raises(StorageError, match="out of reach"):
+            ask(items[1])
+        worker.returns("here")
+        now[0] += 10
+        assert ask(items[0])
+        with pytest.raises(StorageError, match="out of reach"):
+            ask(items[2])
+
 
 class TestPickledFutures:
     """Futures that another process collects."""
@@ -494,6 +518,18 @@ class TestPickledFutures:
         item = attach("00000", worker.callset, worker.storage, str(tmp_path / "client"))
         with pytest.raises(CallLostError, match="has ended"):
             item.result(10)
+
+
+def test_callsets_from_elsewhere_share_a_thread():
+    """Row 304: a thousand futures, each of a callset of its own, are looked for by one thread."""
+    workers = [Worker() for _ in range(50)]
+    copies = [attach("00000", each.callset, pickle.loads(pickle.dumps(each.storage))) for each in workers]
+    assert pywren.wait(copies, timeout=0) == ([], copies)
+    (monitor,) = {each._origin._monitor for each in copies}
+    assert sum(thread is monitor._thread for thread in threading.enumerate()) == 1
+    for number, each in enumerate(workers):
+        each.returns(number)
+    assert pywren.get_all_results(copies) == list(range(50))
 
 
 def test_forgotten_futures_are_not_looked_for():
@@ -906,6 +942,12 @@ class TestSilence:
         told = self.silent(caplog, explain_silence=lambda: next(answers))
         assert "nothing has come back" in told[2]
         assert sum("the workers have gone" in text for text in told[3:]) == 1
+
+    def test_an_invoker_that_fails_when_it_is_asked(self, caplog):
+        """It is anybody's: what it raises is no trouble of the storage, and what is known is told."""
+        told = self.silent(caplog, explain_silence=Mock(side_effect=RuntimeError("not now")))
+        assert "nothing has come back" in told[2]
+        assert "not now" not in "".join(told)
 
     def test_of_a_dummy_executor(self, monkeypatch, caplog):
         """Whose calls nobody has run."""

@@ -29,7 +29,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pywren import _pickling, _verdict, future
 from pywren._belief import Death, Findings, weigh
@@ -625,7 +625,8 @@ if hasattr(os, "register_at_fork"):
 
 _attached: weakref.WeakValueDictionary[tuple[Any, ...], StagedCallset] = weakref.WeakValueDictionary()
 _attaching = threading.RLock()  # what is made under it may have the collector end an object that attaches others
-# shared by the callsets from elsewhere that are in one storage: thousands of futures may each have their own
+# shared by the callsets from elsewhere that are in one storage: thousands of futures may each have one of their own
+_storages: weakref.WeakValueDictionary[tuple[Any, ...], Storage] = weakref.WeakValueDictionary()
 _monitors: weakref.WeakValueDictionary[tuple[Any, ...], Monitor] = weakref.WeakValueDictionary()
 _noted: weakref.WeakValueDictionary[tuple[Any, ...], Noted] = weakref.WeakValueDictionary()
 
@@ -649,23 +650,40 @@ def attach(
     alive = None if client is None else functools.partial(is_locked, client)
     # one origin for all futures of a callset that are unpickled here, while one of them lives
     with _attaching:
-        place = (os.getpid(), *storage.path)
-        key = (*place, callset.id)
+        key = (os.getpid(), *storage.path, callset.id)
         origin = _attached.get(key)
         if origin is None:
-            monitor = _monitors.setdefault(place, Monitor())
-            noted = _noted.setdefault((*place, callset.function), Noted())
-            origin = StagedCallset(callset, storage, monitor, client_alive=alive, noted=noted)
+            origin = _origin_from_elsewhere(callset, storage, alive)
             _attached[key] = origin
     origin.records.setdefault(call_id, {}).update(record or {})
     return origin.add([call_id])[0]
+
+
+_Kept = TypeVar("_Kept")
+
+
+def _kept(
+    cache: weakref.WeakValueDictionary[tuple[Any, ...], _Kept], key: tuple[Any, ...], make: Callable[[], _Kept]
+) -> _Kept:
+    found = cache.get(key)
+    if found is None:
+        found = cache[key] = make()
+    return found
+
+
+def _origin_from_elsewhere(
+    callset: Callset, storage: Storage, alive: Callable[[], bool] | None = None
+) -> StagedCallset:
+    place = (os.getpid(), *storage.path)
+    monitor, noted = _kept(_monitors, place, Monitor), _kept(_noted, (*place, callset.function), Noted)
+    return StagedCallset(callset, storage, monitor, client_alive=alive, noted=noted)
 
 
 def adopt(one: ResponseFuture, storage_path: Sequence[str], facts: dict[str, Any]) -> None:
     """Give a future that a program made by hand its origin, from ``[backend, bucket, prefix]``."""
     backend, place, prefix = storage_path
     settings = {"root": place} if backend == "localhost" else {"bucket": place, "region": facts.get("region")}
-    storage = Storage({"storage_backend": backend, "storage_prefix": prefix, "backend_config": settings})
+    config = {"storage_backend": backend, "storage_prefix": prefix, "backend_config": settings}
     function, submitted = facts.get("lambda_function_name"), facts.get("host_submit_time")
     callset = Callset(
         prefix,
@@ -675,7 +693,11 @@ def adopt(one: ResponseFuture, storage_path: Sequence[str], facts: dict[str, Any
         function=function_name(function) if isinstance(function, str) else None,
         facts=facts,
     )
-    origin = StagedCallset(callset, storage, Monitor())
+    key = (os.getpid(), *storage_path, settings.get("region"))
+    storage = _storages.get(key) or Storage(config)  # not under the lock: one on this machine throws away what is old
+    with _attaching:
+        storage = _storages.setdefault(key, storage)
+        origin = _origin_from_elsewhere(callset, storage)
     one._origin = origin
     one._condition = origin.callset.condition
     origin.take(one)

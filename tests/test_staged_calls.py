@@ -41,6 +41,7 @@ from pywren.exceptions import (
     WorkerCrashedError,
 )
 from pywren.executor import Executor
+from pywren.future import ResponseFuture
 from pywren.storage import Storage
 from pywren.storage.s3_backend import S3Backend
 
@@ -530,6 +531,20 @@ def test_callsets_from_elsewhere_share_a_thread():
     for number, each in enumerate(workers):
         each.returns(number)
     assert pywren.get_all_results(copies) == list(range(50))
+
+
+def test_futures_made_by_hand_share_a_thread_and_a_storage():
+    """Row 304: so do those that a program makes of what it has written down, as programs of 0.4 do."""
+    worker = Worker()
+    for number in range(50):
+        worker.returns(number, f"{number:05d}")
+    made = [
+        ResponseFuture(f"{number:05d}", worker.callset.id, {"lambda_function_name": "f"}, worker.storage.path)
+        for number in range(50)
+    ]
+    assert pywren.get_all_results(made) == list(range(50))
+    assert len({each._origin._monitor for each in made}) == 1
+    assert len({each._origin.storage for each in made}) == 1
 
 
 def test_forgotten_futures_are_not_looked_for():

@@ -133,8 +133,10 @@ class StagedCallset:
         self._look_cost = 0.0
         self._next_question = future.SILENCE
         self._silence_told = False
+        self._unfetched: dict[str, StorageError] = {}  # why the output of a call could not be fetched just now
         self._trouble: PywrenError | None = None
         self._trouble_since = 0.0
+        self._in_trouble: frozenset[str] | None = None  # the calls that it is about; ``None`` for all
         _callsets.add(self)
 
     # -- Origin ------------------------------------------------------------------------------------------------
@@ -162,7 +164,7 @@ class StagedCallset:
         if old:
             self._look()
         trouble = self._lasting_trouble()
-        if trouble is not None and not all(map(future.is_done, futures)):
+        if trouble is not None and self._concerned(one for one in futures if not future.is_done(one)):
             raise future.copied(trouble)
 
     def trouble(self) -> PywrenError | None:
@@ -295,7 +297,9 @@ class StagedCallset:
             unknown = [call_id for call_id in outstanding if call_id not in self._committed]
         if not outstanding:
             return
-        ended, trouble = False, None
+        ended = False
+        trouble: PywrenError | None = None
+        calls: frozenset[str] | None = None
         try:
             # before all is read, or what it wrote at its end could be missed
             client_gone = self._client_alive is not None and bool(unknown) and not self._client_alive()
@@ -303,18 +307,29 @@ class StagedCallset:
             ended = self._carry_out(found)
             if found.missing:
                 self._wonder(len(found.missing))
+            with self._lock:
+                unfetched = dict(self._unfetched)
+            if unfetched:
+                trouble, calls = next(iter(unfetched.values())), frozenset(unfetched)
         except PywrenError as error:
             trouble = error
         except Exception as error:  # noqa: BLE001 -- whatever it is, nobody may be left waiting
             trouble = _unexpected(error)
-        self._note_look(started, ended, trouble)
+        self._note_look(started, ended, trouble, calls)
         lasting = self._lasting_trouble()
         if lasting is not None:
             with self._lock:
                 waiting = [one for call_id in self._futures for one in self._living(call_id)]
-            future.report_trouble(waiting, lasting)
+            future.report_trouble(self._concerned(waiting), lasting)
 
-    def _note_look(self, started: float, ended: bool, trouble: PywrenError | None) -> None:
+    def _concerned(self, futures: Iterable[ResponseFuture]) -> list[ResponseFuture]:
+        """Return those futures that the trouble is about."""
+        calls = self._in_trouble
+        return [one for one in futures if calls is None or one.call_id in calls]
+
+    def _note_look(
+        self, started: float, ended: bool, trouble: PywrenError | None, calls: frozenset[str] | None
+    ) -> None:
         now = self._timer()
         with self._lock:
             self._last_look, self._look_cost = now, now - started
@@ -323,7 +338,7 @@ class StagedCallset:
             began = trouble is not None and self._trouble is None
             if began:
                 self._trouble_since = now
-            self._trouble = trouble
+            self._trouble, self._in_trouble = trouble, calls
         _forget_frames(trouble)
         if began:
             logger.warning("cannot look for results; pywren keeps trying: %s", trouble)
@@ -421,7 +436,13 @@ class StagedCallset:
         return self._fetch_outputs() or ended or lost or bool(settlements) or bool(found.believed)
 
     def _fetch_outputs(self) -> bool:
-        """Fetch the separate outputs that are small or asked for, and settle their futures."""
+        """Fetch the separate outputs that are small or asked for, and settle their futures.
+
+        One that cannot be fetched does not keep the others from it.
+
+        Raises:
+            StorageError: too many could not be fetched for it to be about each of them.
+        """
         with self._lock:
             wanted = {
                 call_id: status
@@ -429,9 +450,15 @@ class StagedCallset:
                 if (status.output_size or 0) <= EAGER_OUTPUT_LIMIT or self._is_awaited(call_id)
             }
         fetched: dict[str, bytes | StorageError] = {}
+        unfetched: dict[str, StorageError] = {}
 
         def fetch(call_id: str) -> None:
-            fetched[call_id] = self._fetch(wanted[call_id])
+            try:
+                fetched[call_id] = self._fetch(wanted[call_id])
+            except StorageError as error:
+                unfetched[call_id] = error
+                if len(unfetched) >= _FETCH_THREADS:  # it is not about this output: each more would take its time
+                    raise
 
         try:
             for_each(fetch, wanted, self._threads())
@@ -445,6 +472,8 @@ class StagedCallset:
                     for call_id, data in fetched.items()
                 }
             )
+            with self._lock:
+                self._unfetched = unfetched
         return bool(fetched)
 
     def _fetch(self, status: Status) -> bytes | StorageError:

@@ -434,13 +434,14 @@ class TestStorageTrouble:
                 item.result()
         assert len(item.result(10)) == EAGER_OUTPUT_LIMIT + 1
 
-    @pytest.mark.parametrize("ask", [lambda item: item.done(), lambda item: pywren.wait([item], pywren.ALWAYS)[0]])
-    def test_trouble_with_another_call(self, monkeypatch, ask):
-        """Row 220: who asks for a call that has ended is told so, although another's output cannot be fetched."""
+    @pytest.fixture
+    def half(self, monkeypatch):
+        """A worker, its clock and three futures: of the first one the output cannot be fetched, for a long time."""
         now = [time.time()]
         worker = Worker(clock=lambda: now[0])
+        worker.origin._monitor = Mock(spec=Monitor)
         items = worker.futures(3)
-        key, get = worker.returns_apart("out of reach", "00001"), worker.storage.backend.get
+        key, get = worker.returns_apart("out of reach"), worker.storage.backend.get
 
         def refuse(asked, *more, **options):
             if asked == key:
@@ -450,13 +451,64 @@ class TestStorageTrouble:
         monkeypatch.setattr(worker.storage.backend, "get", refuse)
         worker.origin.examine()
         now[0] += _staged_calls.STORAGE_PATIENCE + 1
-        with pytest.raises(StorageError, match="out of reach"):
-            ask(items[1])
-        worker.returns("here")
+        worker.origin.examine()
         now[0] += 10
-        assert ask(items[0])
+        return worker, items
+
+    @pytest.mark.parametrize("ask", [lambda item: item.done(), lambda item: pywren.wait([item], pywren.ALWAYS)[0]])
+    def test_one_output_that_cannot_be_fetched(self, half, ask):
+        """Row 305: only who asks for that call is told; one that runs has not ended, and one that has is done."""
+        worker, items = half
         with pytest.raises(StorageError, match="out of reach"):
-            ask(items[2])
+            ask(items[0])
+        assert not ask(items[1])
+        worker.returns("here", "00001")
+        worker.origin._last_look = None
+        assert ask(items[1])
+
+    def test_waiting_for_another_call(self, half):
+        """Row 305: it goes on, and its output is fetched."""
+        worker, items = half
+        told = []
+
+        def wait_for(item):
+            try:
+                told.append(item.result(60))
+            except StorageError as error:
+                told.append(str(error))
+
+        waiting = [threading.Thread(target=wait_for, args=(item,), daemon=True) for item in items[:2]]
+        asked = threading.Semaphore(0)
+        worker.origin._monitor.watch.side_effect = lambda *_: asked.release()
+        for thread in waiting:
+            thread.start()
+            assert asked.acquire(timeout=30)
+        worker.origin.examine()
+        waiting[0].join(30)
+        assert told == ["it is out of reach"]
+        worker.returns_apart("fetched", "00001")
+        worker.origin.examine()
+        waiting[1].join(30)
+        assert told[1:] == ["fetched"]
+
+    def test_many_outputs_that_cannot_be_fetched(self, monkeypatch):
+        """Row 305: a storage that is out of reach is not asked for each of a thousand."""
+        worker = Worker()
+        worker.origin._monitor = Mock(spec=Monitor)
+        items = worker.futures(200)
+        for item in items:
+            worker.returns_apart(0, item.call_id)
+        get, asked = worker.storage.backend.get, []
+
+        def refuse(key, *more, **options):
+            if key.endswith("output.pickle"):
+                asked.append(key)
+                raise StorageError("it is out of reach")
+            return get(key, *more, **options)
+
+        monkeypatch.setattr(worker.storage.backend, "get", refuse)
+        worker.origin.examine()
+        assert 0 < len(asked) < 100
 
 
 class TestPickledFutures:

@@ -136,6 +136,7 @@ class StagedCallset:
         self._unfetched: dict[str, StorageError] = {}  # why the output of a call could not be fetched just now
         self._trouble: PywrenError | None = None
         self._trouble_since = 0.0
+        self._tell_again = float("-inf")  # when trouble that comes and goes is worth another line
         self._in_trouble: frozenset[str] | None = None  # the calls that it is about; ``None`` for all
         _callsets.add(self)
 
@@ -338,9 +339,12 @@ class StagedCallset:
             began = trouble is not None and self._trouble is None
             if began:
                 self._trouble_since = now
+            tell = began and now >= self._tell_again
+            if tell:
+                self._tell_again = now + STORAGE_PATIENCE
             self._trouble, self._in_trouble = trouble, calls
         _forget_frames(trouble)
-        if began:
+        if tell:
             logger.warning("cannot look for results; pywren keeps trying: %s", trouble)
 
     def _lasting_trouble(self) -> PywrenError | None:

@@ -316,6 +316,20 @@ class TestStorageTrouble:
         assert item.result(10) == "after all"
         assert caplog.text.count("out of reach") == 1
 
+    def test_comes_and_goes(self, caplog):
+        """Row 220: a storage that fails every other time is one warning a minute, not one a look."""
+        now = [time.time()]
+        worker = Worker(clock=lambda: now[0])
+        worker.origin._monitor = Mock(spec=Monitor)
+        worker.origin.storage = self.Failing(worker.storage)
+        items = worker.futures()
+        for number in range(40):
+            worker.origin.storage.failing = number % 2 == 0
+            worker.origin.examine()
+            now[0] += _staged_calls.STORAGE_PATIENCE / 20
+        assert items[0].running() is False
+        assert caplog.text.count("keeps trying") == 2
+
     @pytest.fixture
     def away(self):
         """A worker whose client has not reached the storage for longer than it is patient, and its future."""

@@ -57,11 +57,35 @@ _SHOWN = 1000  # characters of what Lambda says
 _KEY = re.compile(r"(?<![0-9a-fA-F])[0-9a-fA-F]{64}(?![0-9a-fA-F])")  # an attempt's key, as the payload spells it
 
 
-class FailureRecords:
-    """The records of one function, looked through for the calls of one callset.
+class Noted:
+    """What was read of the records of one function. Callsets share it, so that no record is read for each of them.
 
     Threads share it without a lock. A record counts as read only when all that it says is noted, so of threads that
     refresh at once each reads what the others have not noted yet, and notes the same.
+    """
+
+    def __init__(self) -> None:
+        self.read: set[str] = set()  # keys of records
+        self.by_call: dict[tuple[str, str], CallError] = {}  # by callset and call
+        self.by_key: dict[str, CallError] = {}  # attempts' keys, and other digests of payloads, in hexadecimal
+        self.denied: dict[str, float] = {}  # what may not be listed or read, and when to ask for it again
+        self.denial: StorageError | None = None
+        self.warned = False
+        self._listing = "", float("-inf")
+
+    def note_listing(self, after: str, now: float) -> None:
+        """Note that records were listed from a key on; one that began earlier counts as long as it is new."""
+        if after <= self._listing[0] or not self.is_listed(self._listing[0], now):
+            self._listing = after, now
+
+    def is_listed(self, after: str, now: float) -> bool:
+        """Tell whether they were just listed, from this key or an earlier one on."""
+        begin, when = self._listing
+        return begin <= after and 0.0 <= now - when < FIRST_LOOK
+
+
+class FailureRecords:
+    """The records of one function, looked through for the calls of one callset.
 
     Args:
         storage: the storage whose bucket the records are in.
@@ -69,30 +93,28 @@ class FailureRecords:
         callset_id: the callset.
         since: when it was submitted by the storage's clock, in seconds since the epoch; earlier records are not
             looked at.
+        noted: what callsets of this function and this storage share.
     """
 
-    def __init__(self, storage: Storage, function: str, callset_id: str, since: float) -> None:
+    def __init__(
+        self, storage: Storage, function: str, callset_id: str, since: float, noted: Noted | None = None
+    ) -> None:
         self._storage = storage
         self._prefix = failure_prefix(function)
         self._callset_id = callset_id
         self._after = _key_of_time(self._prefix, max(0.0, since - CLOCKS_APART))
-        self._read_keys: set[str] = set()
-        self._by_call: dict[str, CallError] = {}
-        self._by_key: dict[str, CallError] = {}  # attempts' keys, and other digests of payloads, in hexadecimal
+        self._noted = Noted() if noted is None else noted
         self._since = since
         self._due = since + FIRST_LOOK
-        self._denied: dict[str, float] = {}  # what may not be listed or read, and when to ask for it again
-        self._denial: StorageError | None = None
-        self._warned = False
 
     @property
     def is_empty(self) -> bool:
         """Whether no record was found that says anything."""
-        return not self._by_key and not self._by_call
+        return not self._noted.by_key and not self._noted.by_call
 
     def is_due(self, now: float) -> bool:
-        """Tell whether it is time to look for calls that have no status."""
-        return now >= self._due
+        """Tell whether it is time to look for calls that have no status, and no other callset has just done so."""
+        return now >= self._due and not self._noted.is_listed(self._after, now)
 
     def refresh(self, now: float) -> None:
         """List the records, and read those that are new.
@@ -108,15 +130,16 @@ class FailureRecords:
         prefix = f"{self._prefix}/"
         # From the submission on each time: when a record comes to stand is not when its key says that it was made.
         listed = self._ask(prefix, now, lambda: self._storage.backend.list(prefix, self._after)) or []
-        new = [key for key in listed if key not in self._read_keys]
+        new = [key for key in listed if key not in self._noted.read]
         for_each(lambda key: self._read(key, now), new, _THREADS)
-        if self._denial is not None and not self._warned:
-            self._warned = True
+        self._noted.note_listing(self._after, now)
+        if self._noted.denial is not None and not self._noted.warned:
+            self._noted.warned = True
             logger.warning(
                 "cannot see all of Lambda's records of failed calls. A call whose worker vanishes is then noticed only "
                 "when it is overdue, and its result is believed even if somebody else wrote it, who can read the "
                 "records and write to the prefix. 'pywren iam --print user' shows what is to be permitted: %s",
-                self._denial,
+                self._noted.denial,
             )
 
     def of_key(self, key: bytes) -> CallError | None:
@@ -125,22 +148,22 @@ class FailureRecords:
         Args:
             key: the attempt's key. It counts wherever in a record it stands, and whichever call the record names.
         """
-        return self._by_key.get(key.hex()) if self._by_key else None
+        return self._noted.by_key.get(key.hex()) if self._noted.by_key else None
 
     def of_call(self, call_id: str) -> CallError | None:
         """Return why a call ended that a record names, with or without its key."""
-        return self._by_call.get(call_id)
+        return self._noted.by_call.get((self._callset_id, call_id))
 
     def _ask(self, what: str, now: float, request: Callable[[], _Answer]) -> _Answer | None:
         """Send a request; ``None`` when it is denied, or was a moment ago."""
-        if now < self._denied.get(what, now):
+        if now < self._noted.denied.get(what, now):
             return None
         try:
             return request()
         except StorageError as error:
             if not was_denied(error):
                 raise
-            self._denied[what], self._denial = now + ASK_AGAIN, error
+            self._noted.denied[what], self._noted.denial = now + ASK_AGAIN, error
             return None
 
     def _read(self, key: str, now: float) -> None:
@@ -151,7 +174,7 @@ class FailureRecords:
         if data is None:  # one that may not be read hides no other
             return
         self._note(data)
-        self._read_keys.add(key)
+        self._noted.read.add(key)
 
     def _beginning(self, key: str) -> bytes:
         try:
@@ -162,15 +185,15 @@ class FailureRecords:
     def _note(self, data: bytes) -> None:
         record, error = _decoded(data), None
         for value in _all_values(record.get("requestPayload")):
-            if isinstance(value, Mapping) and value.get("callset_id") == self._callset_id:
-                call_id = value.get("call_id")
-                if isinstance(call_id, str):
+            if isinstance(value, Mapping):
+                call = value.get("callset_id"), value.get("call_id")
+                if isinstance(call[0], str) and isinstance(call[1], str):
                     error = error or error_of(record)
-                    self._by_call.setdefault(call_id, error)
+                    self._noted.by_call.setdefault((call[0], call[1]), error)
         for value in _all_values(record or data.decode("latin-1")):
             for name in _KEY.findall(value) if isinstance(value, str) else ():
                 error = error or error_of(record)
-                self._by_key.setdefault(name.lower(), error)
+                self._noted.by_key.setdefault(name.lower(), error)
 
 
 def _all_values(value: Any) -> Iterator[Any]:

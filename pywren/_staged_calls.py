@@ -29,13 +29,13 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pywren import _pickling, _verdict, future
 from pywren._belief import Death, Findings, weigh
 from pywren._callset import Callset
 from pywren._failure import Failure
-from pywren._failure_records import FailureRecords
+from pywren._failure_records import FailureRecords, Noted
 from pywren._integrity import verify_sha256
 from pywren._monitor import FIRST_LOOK, Monitor, look_delay
 from pywren._threads import for_each
@@ -93,6 +93,7 @@ class StagedCallset:
         monitor: the storage's watcher.
         client_alive: tells whether the process that runs the calls lives; ``None`` when no single one does.
         explain_silence: tells why no results come, if it knows; ``None`` when nobody can be asked.
+        noted: what callsets of one storage and one function share of Lambda's records.
         clock: tells the time by the storage's clock, in seconds since the epoch; the storage when not given.
         timer: monotonic seconds.
     """
@@ -105,6 +106,7 @@ class StagedCallset:
         *,
         client_alive: Callable[[], bool] | None = None,
         explain_silence: Callable[[], str | None] | None = None,
+        noted: Noted | None = None,
         clock: Callable[[], float] | None = None,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -116,7 +118,7 @@ class StagedCallset:
         self._explain_silence = explain_silence
         self._clock = storage.now if clock is None else clock
         self._timer = timer
-        self._records_of_failure = self._failure_records()
+        self._records_of_failure = self._failure_records(noted)
         self._lock = threading.RLock()
         # all below is guarded by it
         self._looking = False
@@ -131,8 +133,11 @@ class StagedCallset:
         self._look_cost = 0.0
         self._next_question = future.SILENCE
         self._silence_told = False
+        self._unfetched: dict[str, StorageError] = {}  # why the output of a call could not be fetched just now
         self._trouble: PywrenError | None = None
         self._trouble_since = 0.0
+        self._tell_again = float("-inf")  # when trouble that comes and goes is worth another line
+        self._in_trouble: frozenset[str] | None = None  # the calls that it is about; ``None`` for all
         _callsets.add(self)
 
     # -- Origin ------------------------------------------------------------------------------------------------
@@ -153,14 +158,14 @@ class StagedCallset:
         """Find out now which of these futures are done; a look of a moment ago, or one under way, will do.
 
         Raises:
-            StorageError: nothing could be found out for ``STORAGE_PATIENCE``, and cannot now.
+            StorageError: of one that is not done nothing could be found out for ``STORAGE_PATIENCE``, and cannot now.
         """
         with self._lock:
             old = self._last_look is None or self._timer() - self._last_look > max(FIRST_LOOK, 10 * self._look_cost)
         if old:
             self._look()
         trouble = self._lasting_trouble()
-        if trouble is not None:
+        if trouble is not None and self._concerned(one for one in futures if not future.is_done(one)):
             raise future.copied(trouble)
 
     def trouble(self) -> PywrenError | None:
@@ -293,7 +298,9 @@ class StagedCallset:
             unknown = [call_id for call_id in outstanding if call_id not in self._committed]
         if not outstanding:
             return
-        ended, trouble = False, None
+        ended = False
+        trouble: PywrenError | None = None
+        calls: frozenset[str] | None = None
         try:
             # before all is read, or what it wrote at its end could be missed
             client_gone = self._client_alive is not None and bool(unknown) and not self._client_alive()
@@ -301,18 +308,29 @@ class StagedCallset:
             ended = self._carry_out(found)
             if found.missing:
                 self._wonder(len(found.missing))
+            with self._lock:
+                unfetched = dict(self._unfetched)
+            if unfetched:
+                trouble, calls = next(iter(unfetched.values())), frozenset(unfetched)
         except PywrenError as error:
             trouble = error
         except Exception as error:  # noqa: BLE001 -- whatever it is, nobody may be left waiting
             trouble = _unexpected(error)
-        self._note_look(started, ended, trouble)
+        self._note_look(started, ended, trouble, calls)
         lasting = self._lasting_trouble()
         if lasting is not None:
             with self._lock:
                 waiting = [one for call_id in self._futures for one in self._living(call_id)]
-            future.report_trouble(waiting, lasting)
+            future.report_trouble(self._concerned(waiting), lasting)
 
-    def _note_look(self, started: float, ended: bool, trouble: PywrenError | None) -> None:
+    def _concerned(self, futures: Iterable[ResponseFuture]) -> list[ResponseFuture]:
+        """Return those futures that the trouble is about."""
+        calls = self._in_trouble
+        return [one for one in futures if calls is None or one.call_id in calls]
+
+    def _note_look(
+        self, started: float, ended: bool, trouble: PywrenError | None, calls: frozenset[str] | None
+    ) -> None:
         now = self._timer()
         with self._lock:
             self._last_look, self._look_cost = now, now - started
@@ -321,9 +339,12 @@ class StagedCallset:
             began = trouble is not None and self._trouble is None
             if began:
                 self._trouble_since = now
-            self._trouble = trouble
+            tell = began and now >= self._tell_again
+            if tell:
+                self._tell_again = now + STORAGE_PATIENCE
+            self._trouble, self._in_trouble = trouble, calls
         _forget_frames(trouble)
-        if began:
+        if tell:
             logger.warning("cannot look for results; pywren keeps trying: %s", trouble)
 
     def _lasting_trouble(self) -> PywrenError | None:
@@ -378,11 +399,11 @@ class StagedCallset:
                 records = None
         return weigh(self.callset, read, records, client_gone)
 
-    def _failure_records(self) -> FailureRecords | None:
+    def _failure_records(self, noted: Noted | None) -> FailureRecords | None:
         function = self.callset.function
         if function is None:
             return None
-        return FailureRecords(self.storage, function, self.callset.id, self.callset.submitted)
+        return FailureRecords(self.storage, function, self.callset.id, self.callset.submitted, noted)
 
     def _threads(self) -> int:
         return 1 if self.storage_path[0] == "localhost" else _FETCH_THREADS
@@ -419,7 +440,13 @@ class StagedCallset:
         return self._fetch_outputs() or ended or lost or bool(settlements) or bool(found.believed)
 
     def _fetch_outputs(self) -> bool:
-        """Fetch the separate outputs that are small or asked for, and settle their futures."""
+        """Fetch the separate outputs that are small or asked for, and settle their futures.
+
+        One that cannot be fetched does not keep the others from it.
+
+        Raises:
+            StorageError: too many could not be fetched for it to be about each of them.
+        """
         with self._lock:
             wanted = {
                 call_id: status
@@ -427,9 +454,15 @@ class StagedCallset:
                 if (status.output_size or 0) <= EAGER_OUTPUT_LIMIT or self._is_awaited(call_id)
             }
         fetched: dict[str, bytes | StorageError] = {}
+        unfetched: dict[str, StorageError] = {}
 
         def fetch(call_id: str) -> None:
-            fetched[call_id] = self._fetch(wanted[call_id])
+            try:
+                fetched[call_id] = self._fetch(wanted[call_id])
+            except StorageError as error:
+                unfetched[call_id] = error
+                if len(unfetched) >= _FETCH_THREADS:  # it is not about this output: each more would take its time
+                    raise
 
         try:
             for_each(fetch, wanted, self._threads())
@@ -443,6 +476,8 @@ class StagedCallset:
                     for call_id, data in fetched.items()
                 }
             )
+            with self._lock:
+                self._unfetched = unfetched
         return bool(fetched)
 
     def _fetch(self, status: Status) -> bytes | StorageError:
@@ -561,7 +596,7 @@ class StagedCallset:
             self._next_question *= 2
             explain, told = self._explain_silence, self._silence_told
             self._silence_told = True
-        explanation = None if explain is None else explain()
+        explanation = None if explain is None else _explanation(explain)
         if explanation is not None:
             logger.warning("%s", explanation)
             self._explain_silence = None
@@ -580,6 +615,14 @@ class StagedCallset:
             "print with `pywren logs`, whether calls get through with `pywren test_config`, and whether other calls "
             "take the function's concurrency"
         )
+
+
+def _explanation(explain: Callable[[], str | None]) -> str | None:
+    try:
+        return explain()
+    except Exception as error:  # noqa: BLE001 -- the invoker may be anybody's: what it cannot tell is no trouble of the storage
+        logger.debug("why no results come is not known: %s", error)
+        return None
 
 
 def _forget_frames(error: BaseException | None) -> None:
@@ -602,7 +645,7 @@ _callsets: weakref.WeakSet[StagedCallset] = weakref.WeakSet()
 
 def _after_fork() -> None:
     global _attaching
-    _attaching = threading.Lock()
+    _attaching = threading.RLock()
     for origin in list(_callsets):
         origin.forget_parent_locks()
 
@@ -614,7 +657,11 @@ if hasattr(os, "register_at_fork"):
 # -- futures from elsewhere ----------------------------------------------------------------------------------
 
 _attached: weakref.WeakValueDictionary[tuple[Any, ...], StagedCallset] = weakref.WeakValueDictionary()
-_attaching = threading.Lock()
+_attaching = threading.RLock()  # what is made under it may have the collector end an object that attaches others
+# shared by the callsets from elsewhere that are in one storage: thousands of futures may each have one of their own
+_storages: weakref.WeakValueDictionary[tuple[Any, ...], Storage] = weakref.WeakValueDictionary()
+_monitors: weakref.WeakValueDictionary[tuple[Any, ...], Monitor] = weakref.WeakValueDictionary()
+_noted: weakref.WeakValueDictionary[tuple[Any, ...], Noted] = weakref.WeakValueDictionary()
 
 
 def attach(
@@ -636,20 +683,40 @@ def attach(
     alive = None if client is None else functools.partial(is_locked, client)
     # one origin for all futures of a callset that are unpickled here, while one of them lives
     with _attaching:
-        key = (os.getpid(), callset.id, *storage.path)
+        key = (os.getpid(), *storage.path, callset.id)
         origin = _attached.get(key)
         if origin is None:
-            origin = StagedCallset(callset, storage, Monitor(), client_alive=alive)
+            origin = _origin_from_elsewhere(callset, storage, alive)
             _attached[key] = origin
     origin.records.setdefault(call_id, {}).update(record or {})
     return origin.add([call_id])[0]
+
+
+_Kept = TypeVar("_Kept")
+
+
+def _kept(
+    cache: weakref.WeakValueDictionary[tuple[Any, ...], _Kept], key: tuple[Any, ...], make: Callable[[], _Kept]
+) -> _Kept:
+    found = cache.get(key)
+    if found is None:
+        found = cache[key] = make()
+    return found
+
+
+def _origin_from_elsewhere(
+    callset: Callset, storage: Storage, alive: Callable[[], bool] | None = None
+) -> StagedCallset:
+    place = (os.getpid(), *storage.path)
+    monitor, noted = _kept(_monitors, place, Monitor), _kept(_noted, (*place, callset.function), Noted)
+    return StagedCallset(callset, storage, monitor, client_alive=alive, noted=noted)
 
 
 def adopt(one: ResponseFuture, storage_path: Sequence[str], facts: dict[str, Any]) -> None:
     """Give a future that a program made by hand its origin, from ``[backend, bucket, prefix]``."""
     backend, place, prefix = storage_path
     settings = {"root": place} if backend == "localhost" else {"bucket": place, "region": facts.get("region")}
-    storage = Storage({"storage_backend": backend, "storage_prefix": prefix, "backend_config": settings})
+    config = {"storage_backend": backend, "storage_prefix": prefix, "backend_config": settings}
     function, submitted = facts.get("lambda_function_name"), facts.get("host_submit_time")
     callset = Callset(
         prefix,
@@ -659,7 +726,11 @@ def adopt(one: ResponseFuture, storage_path: Sequence[str], facts: dict[str, Any
         function=function_name(function) if isinstance(function, str) else None,
         facts=facts,
     )
-    origin = StagedCallset(callset, storage, Monitor())
+    key = (os.getpid(), *storage_path, settings.get("region"))
+    storage = _storages.get(key) or Storage(config)  # not under the lock: one on this machine throws away what is old
+    with _attaching:
+        storage = _storages.setdefault(key, storage)
+        origin = _origin_from_elsewhere(callset, storage)
     one._origin = origin
     one._condition = origin.callset.condition
     origin.take(one)

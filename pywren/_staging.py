@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from pywren import future
 from pywren._callset import Callset, Submission
+from pywren._failure_records import FailureRecords, Noted
 from pywren._integrity import sha256
 from pywren._monitor import Monitor
 from pywren._pickling import Packed
@@ -77,6 +78,9 @@ class StagedDispatcher:
         self._runtime = _runtime_members(runtime)
         self._shards = _shards_of(runtime)
         self._kept: list[Callset] = []
+        self._noted = Noted()
+        function = getattr(invoker, "function_name", None)
+        storage.hold_against(None if function is None else FailureRecords(storage, function, "", 0.0, self._noted))
 
     out_of_band = False
     """An object holds all bytes of a pickle."""
@@ -129,7 +133,7 @@ class StagedDispatcher:
         callset.queue_patience = getattr(self.invoker, "queue_patience", None)
         callset.function = getattr(self.invoker, "function_name", None)
         explain = getattr(self.invoker, "explain_silence", None)
-        origin = StagedCallset(callset, self.storage, self.monitor, explain_silence=explain)
+        origin = StagedCallset(callset, self.storage, self.monitor, explain_silence=explain, noted=self._noted)
         futures = origin.add(_call_id_of(payload) for payload in payloads)
         self._invoke(origin, payloads, threads)
         origin.watch()

@@ -16,13 +16,15 @@ from pywren import _failure_records
 from pywren import future as future_module
 from pywren._callset import Callset
 from pywren._failure import Failure
-from pywren._failure_records import ASK_AGAIN, FIRST_LOOK, error_of
+from pywren._failure_records import ASK_AGAIN, FIRST_LOOK, SLOWEST_LOOK, FailureRecords, Noted, error_of
 from pywren._monitor import Monitor
 from pywren._staged_calls import StagedCallset
+from pywren._staging import StagedDispatcher
 from pywren._wire import Outcome, Status
 from pywren.exceptions import (
     CallLostError,
     CallTimeoutError,
+    IntegrityError,
     StorageError,
     WorkerCrashedError,
 )
@@ -318,6 +320,13 @@ class TestBelief:
         assert failing.ended() == [0, 1, 3]
 
 
+def test_the_output_of_04_is_as_careful(forged):
+    """Row 302: the storage of an executor of Lambda finds the records, of any day; the bytes would be unpickled."""
+    StagedDispatcher(forged.storage, LambdaInvoker("us-east-1", "arn:aws:lambda:us-east-1:1:function:pywren_1"), {})
+    with pytest.raises(IntegrityError, match="signal: killed"):
+        forged.storage.get_call_output(forged.callset.id, "00000")
+
+
 def test_what_is_signed_after_the_record_is_not_believed(monkeypatch):
     """The record holds the attempt's key, which others can read: a status that then appears is no value."""
     failing = Failing()
@@ -349,6 +358,89 @@ def test_records_are_looked_for_seldom_and_read_once(monkeypatch):
         failing.look(seconds)
     assert listings == ["aws/lambda/async/pywren_1/"] * 2
     assert len(read) == 1
+
+
+class TestManyCallsets:
+    """The callsets of one executor, such as those of a program that calls ``call_async`` a thousand times."""
+
+    @pytest.fixture
+    def several(self, monkeypatch):
+        """Five callsets of one call, one record for each, and what was asked of the storage about records."""
+        failings, asked, noted = [Failing() for _ in range(5)], [], Noted()
+        for number, failing in enumerate(failings):
+            failing._written = 10 * number  # each writes records of its own
+            failing.now = failing.callset.submitted = failings[0].now
+            failing.origin = StagedCallset(
+                failing.callset,
+                failing.storage,
+                Mock(spec=Monitor),
+                noted=noted,
+                clock=lambda failing=failing: failing.now,
+                timer=lambda failing=failing: failing.now,
+            )
+            failing.futures = failing.origin.add(["00000"])
+            backend = failing.storage.backend
+            for name in ("list", "get"):
+                monkeypatch.setattr(backend, name, self.counted(getattr(backend, name), name, asked))
+        return failings, asked
+
+    @staticmethod
+    def counted(method, name, asked):
+        def count(key, *more, **options):
+            if key.startswith("aws/"):
+                asked.append(name)
+            return method(key, *more, **options)
+
+        return count
+
+    def test_one_listing_and_each_record_once(self, several):
+        """Row 303: as long as none has a status, one of them looks for all, and all dead calls are ended."""
+        failings, asked = several
+        for failing in failings:
+            failing.write(KILLED)
+        for failing in failings:
+            failing.look()
+        assert asked == ["list"] + ["get"] * 5
+        assert [failing.ends() for failing in failings] == [WorkerCrashedError] * 5
+
+    def test_a_status_takes_a_listing_of_its_own(self, several):
+        """Row 303: one that was made before the status was read does not count."""
+        failings, asked = several
+        failings[0].look()
+        for failing in failings[1:]:
+            failing.write(KILLED)
+            failing.commit(value=Explosive())
+            failing.look()
+        assert [asked.count(name) for name in ("list", "get")] == [5, 4]
+        assert [failing.ends() for failing in failings[1:]] == [WorkerCrashedError] * 4
+
+    def test_an_older_callset_lists_from_its_own_beginning(self, several):
+        """Row 303: the listing of a later one has not seen what came before."""
+        (failing, *_), _asked = several
+        noted, now = Noted(), failing.now
+        old, new, newer = (
+            FailureRecords(failing.storage, "pywren_1", failing.callset.id, now - seconds, noted)
+            for seconds in (3600, FIRST_LOOK + 1, FIRST_LOOK)
+        )
+        new.refresh(now)
+        assert (old.is_due(now), newer.is_due(now)) == (True, False)
+        old.refresh(now)
+        newer.refresh(now)
+        assert not any(each.is_due(now) for each in (old, new, newer))
+        assert all(each.is_due(now + SLOWEST_LOOK * 10) for each in (old, new, newer))
+
+    def test_one_warning_for_all(self, several, monkeypatch, caplog):
+        """Row 226: whoever may not look is told once, and asks once a minute."""
+        failings, asked = several
+        for failing in failings:
+            monkeypatch.setattr(
+                failing.storage.backend, "list", self.counted(Mock(side_effect=storage_error("403")), "list", asked)
+            )
+            failing.write(KILLED)
+        for failing in failings:
+            failing.look()
+        assert asked == ["list"]
+        assert len([record for record in caplog.records if record.name == _failure_records.__name__]) == 1
 
 
 def test_records_of_earlier_days_are_not_read():

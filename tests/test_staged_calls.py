@@ -41,6 +41,7 @@ from pywren.exceptions import (
     WorkerCrashedError,
 )
 from pywren.executor import Executor
+from pywren.future import ResponseFuture
 from pywren.storage import Storage
 from pywren.storage.s3_backend import S3Backend
 
@@ -315,6 +316,20 @@ class TestStorageTrouble:
         assert item.result(10) == "after all"
         assert caplog.text.count("out of reach") == 1
 
+    def test_comes_and_goes(self, caplog):
+        """Row 220: a storage that fails every other time is one warning a minute, not one a look."""
+        now = [time.time()]
+        worker = Worker(clock=lambda: now[0])
+        worker.origin._monitor = Mock(spec=Monitor)
+        worker.origin.storage = self.Failing(worker.storage)
+        items = worker.futures()
+        for number in range(40):
+            worker.origin.storage.failing = number % 2 == 0
+            worker.origin.examine()
+            now[0] += _staged_calls.STORAGE_PATIENCE / 20
+        assert items[0].running() is False
+        assert caplog.text.count("keeps trying") == 2
+
     @pytest.fixture
     def away(self):
         """A worker whose client has not reached the storage for longer than it is patient, and its future."""
@@ -433,6 +448,82 @@ class TestStorageTrouble:
                 item.result()
         assert len(item.result(10)) == EAGER_OUTPUT_LIMIT + 1
 
+    @pytest.fixture
+    def half(self, monkeypatch):
+        """A worker, its clock and three futures: of the first one the output cannot be fetched, for a long time."""
+        now = [time.time()]
+        worker = Worker(clock=lambda: now[0])
+        worker.origin._monitor = Mock(spec=Monitor)
+        items = worker.futures(3)
+        key, get = worker.returns_apart("out of reach"), worker.storage.backend.get
+
+        def refuse(asked, *more, **options):
+            if asked == key:
+                raise StorageError("it is out of reach")
+            return get(asked, *more, **options)
+
+        monkeypatch.setattr(worker.storage.backend, "get", refuse)
+        worker.origin.examine()
+        now[0] += _staged_calls.STORAGE_PATIENCE + 1
+        worker.origin.examine()
+        now[0] += 10
+        return worker, items
+
+    @pytest.mark.parametrize("ask", [lambda item: item.done(), lambda item: pywren.wait([item], pywren.ALWAYS)[0]])
+    def test_one_output_that_cannot_be_fetched(self, half, ask):
+        """Row 305: only who asks for that call is told; one that runs has not ended, and one that has is done."""
+        worker, items = half
+        with pytest.raises(StorageError, match="out of reach"):
+            ask(items[0])
+        assert not ask(items[1])
+        worker.returns("here", "00001")
+        worker.origin._last_look = None
+        assert ask(items[1])
+
+    def test_waiting_for_another_call(self, half):
+        """Row 305: it goes on, and its output is fetched."""
+        worker, items = half
+        told = []
+
+        def wait_for(item):
+            try:
+                told.append(item.result(60))
+            except StorageError as error:
+                told.append(str(error))
+
+        waiting = [threading.Thread(target=wait_for, args=(item,), daemon=True) for item in items[:2]]
+        asked = threading.Semaphore(0)
+        worker.origin._monitor.watch.side_effect = lambda *_: asked.release()
+        for thread in waiting:
+            thread.start()
+            assert asked.acquire(timeout=30)
+        worker.origin.examine()
+        waiting[0].join(30)
+        assert told == ["it is out of reach"]
+        worker.returns_apart("fetched", "00001")
+        worker.origin.examine()
+        waiting[1].join(30)
+        assert told[1:] == ["fetched"]
+
+    def test_many_outputs_that_cannot_be_fetched(self, monkeypatch):
+        """Row 305: a storage that is out of reach is not asked for each of a thousand."""
+        worker = Worker()
+        worker.origin._monitor = Mock(spec=Monitor)
+        items = worker.futures(200)
+        for item in items:
+            worker.returns_apart(0, item.call_id)
+        get, asked = worker.storage.backend.get, []
+
+        def refuse(key, *more, **options):
+            if key.endswith("output.pickle"):
+                asked.append(key)
+                raise StorageError("it is out of reach")
+            return get(key, *more, **options)
+
+        monkeypatch.setattr(worker.storage.backend, "get", refuse)
+        worker.origin.examine()
+        assert 0 < len(asked) < 100
+
 
 class TestPickledFutures:
     """Futures that another process collects."""
@@ -494,6 +585,32 @@ class TestPickledFutures:
         item = attach("00000", worker.callset, worker.storage, str(tmp_path / "client"))
         with pytest.raises(CallLostError, match="has ended"):
             item.result(10)
+
+
+def test_callsets_from_elsewhere_share_a_thread():
+    """Row 304: a thousand futures, each of a callset of its own, are looked for by one thread."""
+    workers = [Worker() for _ in range(50)]
+    copies = [attach("00000", each.callset, pickle.loads(pickle.dumps(each.storage))) for each in workers]
+    assert pywren.wait(copies, timeout=0) == ([], copies)
+    (monitor,) = {each._origin._monitor for each in copies}
+    assert sum(thread is monitor._thread for thread in threading.enumerate()) == 1
+    for number, each in enumerate(workers):
+        each.returns(number)
+    assert pywren.get_all_results(copies) == list(range(50))
+
+
+def test_futures_made_by_hand_share_a_thread_and_a_storage():
+    """Row 304: so do those that a program makes of what it has written down, as programs of 0.4 do."""
+    worker = Worker()
+    for number in range(50):
+        worker.returns(number, f"{number:05d}")
+    made = [
+        ResponseFuture(f"{number:05d}", worker.callset.id, {"lambda_function_name": "f"}, worker.storage.path)
+        for number in range(50)
+    ]
+    assert pywren.get_all_results(made) == list(range(50))
+    assert len({each._origin._monitor for each in made}) == 1
+    assert len({each._origin.storage for each in made}) == 1
 
 
 def test_forgotten_futures_are_not_looked_for():
@@ -906,6 +1023,12 @@ class TestSilence:
         told = self.silent(caplog, explain_silence=lambda: next(answers))
         assert "nothing has come back" in told[2]
         assert sum("the workers have gone" in text for text in told[3:]) == 1
+
+    def test_an_invoker_that_fails_when_it_is_asked(self, caplog):
+        """It is anybody's: what it raises is no trouble of the storage, and what is known is told."""
+        told = self.silent(caplog, explain_silence=Mock(side_effect=RuntimeError("not now")))
+        assert "nothing has come back" in told[2]
+        assert "not now" not in "".join(told)
 
     def test_of_a_dummy_executor(self, monkeypatch, caplog):
         """Whose calls nobody has run."""

@@ -17,7 +17,7 @@ from pywren.exceptions import ArgumentError, DeploymentError, InvocationError, P
 from pywren.storage._aws_errors import Boundary, concerns_credentials, error_code, response
 from pywren.storage._aws_requests import Retry, patience
 from pywren.storage._aws_session import make_client, make_resource, make_session
-from pywren.storage._credentials import renewed_session
+from pywren.storage._credentials import Renewals
 from pywren.storage._per_process import PerProcess
 
 Answer = TypeVar("Answer")
@@ -133,6 +133,7 @@ class AWS:
         self._session: PerProcess[Any] = PerProcess(self._make_session)
         self._clients: dict[str, PerProcess[Any]] = {}
         self._session_lock: PerProcess[Lock] = PerProcess(Lock)
+        self._renewals = PerProcess(lambda: Renewals(self._make_session, self._use))
 
     def __repr__(self) -> str:
         return f"AWS({self.region!r})"
@@ -202,18 +203,21 @@ class AWS:
         try:
             return getattr(client, operation)(**arguments)
         except Exception as error:
-            if not concerns_credentials(error) or not self._renew(client, error):
+            if not concerns_credentials(error) or not self._renew(service, client, error):
                 raise
         return getattr(self.client(service), operation)(**arguments)
 
-    def _renew(self, client: Any, refusal: BaseException) -> bool:
-        # Threads whose requests are refused together may each do so: what they find is the same.
-        session = None if self._given_session else renewed_session(client, refusal, self._make_session)
-        if session is None:
+    def _renew(self, service: str, client: Any, refusal: BaseException) -> bool:
+        if self._given_session:
             return False
+        holder = self._clients.get(service)
+        if holder is None or holder.peek() is not client:  # another thread has done it
+            return True
+        return self._renewals.get().renew(client, refusal)
+
+    def _use(self, session: Any) -> None:
         self._session.put(session)
         self._clients = {}
-        return True
 
     def wait(self, service: str, waiter: str, *, doing: str, permission: str, **arguments: Any) -> None:
         """Wait until one of botocore's waiters is content.

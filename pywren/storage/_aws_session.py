@@ -13,8 +13,10 @@ import concurrent.futures
 import contextlib
 import hashlib
 import logging
+import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
@@ -42,7 +44,10 @@ def make_session(profile: str | None = None, *, source_seconds: float = SOURCE_S
         resolver = session.get_component("credential_provider")
         files = {name: str(session.get_config_variable(name)) for name in ("config_file", "credentials_file")}
     session.register_component("response_parser_factory", _Parsers(session.get_component("response_parser_factory")))
-    resolver.providers[:] = [_Provider(each, files, source_seconds) for each in resolver.providers]
+    place = (str(session.profile), *files.values())
+    resolver.providers[:] = [
+        _Provider(each, files, _Patience(source_seconds, (each.METHOD, *place))) for each in resolver.providers
+    ]
     return session
 
 
@@ -144,14 +149,14 @@ class _Provider:
     Args:
         provider: botocore's.
         files: names of the files of AWS, by botocore's name of the setting.
-        seconds: how long it may take.
+        patience: waits for it.
     """
 
-    def __init__(self, provider: Any, files: dict[str, str], seconds: float) -> None:
+    def __init__(self, provider: Any, files: dict[str, str], patience: _Patience) -> None:
         self.METHOD = provider.METHOD
         self.CANONICAL_NAME = getattr(provider, "CANONICAL_NAME", None)
         self._provider = provider
-        self._patience = _Patience(seconds)
+        self._patience = patience
         name, remedy = _SOURCES.get(self.METHOD, _Source(str(self.METHOD), "check the profile and the variables AWS_…"))
         known = {setting: path.replace("{", "{{").replace("}", "}}") for setting, path in files.items()}
         self._source = _Source(name.format(**known), remedy.format(**known))
@@ -217,24 +222,57 @@ def _told_as(source: _Source) -> Iterator[None]:
 
 
 class _Patience:
-    """Waits for something that may never come back, and not again for what did not.
+    """Waits for a source that may never answer, and seldom again while it has not.
+
+    Each session that looks for renewed credentials asks the same source. What has not answered goes on, a thread and
+    perhaps a program of the user's. So it is asked again only after a pause, which doubles each time: it may be that it
+    would answer by now, and not too many may be left hanging.
 
     Args:
         seconds: how long to wait.
+        source: what tells the source from others of this process.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, source: tuple[str, ...]) -> None:
         self._seconds = seconds
-        self._hanging: concurrent.futures.Future[Any] | None = None
+        self._hanging = _hanging.setdefault(source, [])
 
     def wait_for(self, read: Callable[[], Value]) -> Value:
         """Call it in a thread, and return its answer."""
-        if self._hanging is None or self._hanging.done():
+        # Threads that come at once may each ask; what they change is replaced as a whole.
+        still = [each for each in self._hanging if not each.answer.done()]
+        began = time.monotonic()
+        if not still or began >= max(each.began for each in still) + self._seconds * 2 ** len(still):
             answer = _in_a_thread(read)
             if not concurrent.futures.wait([answer], timeout=self._seconds).not_done:
                 return answer.result()
-            self._hanging = answer
+            still.append(_Hanging(answer, began))
+        self._hanging[:] = still
         raise _SourceHangsError(f"it has not answered within {self._seconds:g} seconds")
+
+
+class _Hanging(NamedTuple):
+    """A question that has not been answered in time.
+
+    Args:
+        answer: done when it is answered after all.
+        began: when it was asked, in monotonic seconds.
+    """
+
+    answer: concurrent.futures.Future[Any]
+    began: float
+
+
+_hanging: dict[tuple[str, ...], list[_Hanging]] = {}
+
+
+def _forget_hanging() -> None:
+    for each in _hanging.values():
+        each.clear()  # its threads are the parent's
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_hanging)
 
 
 def _in_a_thread(read: Callable[[], Value]) -> concurrent.futures.Future[Value]:

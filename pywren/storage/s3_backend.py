@@ -12,7 +12,7 @@ from pywren.exceptions import ConfigError, IntegrityError, PywrenError, StorageE
 from pywren.storage._aws_errors import Boundary, concerns_credentials, error_code, was_repeated
 from pywren.storage._aws_requests import Retry
 from pywren.storage._aws_session import make_client, make_session
-from pywren.storage._credentials import renewed_session
+from pywren.storage._credentials import Renewals
 from pywren.storage._per_process import PerProcess
 from pywren.storage._service_clock import ServiceClock
 from pywren.storage.backend import NamesOf04, check_range, read_at_most
@@ -56,6 +56,7 @@ class S3Backend(NamesOf04):
         self._retry = retry or Retry()
         self._clock = ServiceClock()
         self._client: PerProcess[Any] = PerProcess(self._make_client)
+        self._renewals = PerProcess(lambda: Renewals(functools.partial(make_session, profile), self._use))
 
     def __repr__(self) -> str:
         return f"S3Backend({self.bucket!r}, {self.region!r})"
@@ -195,12 +196,12 @@ class S3Backend(NamesOf04):
         return request(self._client.get())
 
     def _renew(self, client: Any, refusal: BaseException) -> bool:
-        # Threads whose requests are refused together may each do so: what they find is the same.
-        session = renewed_session(client, refusal, functools.partial(make_session, self.profile))
-        if session is None:
-            return False
+        if self._client.peek() is not client:  # another thread has done it
+            return True
+        return self._renewals.get().renew(client, refusal)
+
+    def _use(self, session: Any) -> None:
         self._client.put(_client_of(session, self.region, self._clock))
-        return True
 
     def _make_client(self) -> Any:
         return _client_of(make_session(self.profile), self.region, self._clock)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from pywren import _integrity
 from pywren._failure import Failure
@@ -16,6 +17,7 @@ from pywren.exceptions import (
     ConfigError,
     DecodeError,
     IntegrityError,
+    PywrenError,
     StorageNoSuchKeyError,
     StorageOutputNotFoundError,
 )
@@ -24,6 +26,19 @@ from pywren.storage.runtime_info import get_runtime_info
 from pywren.storage.storage_utils import get_storage_path
 
 __all__ = ["Storage", "get_runtime_info", "make_backend", "output_of_0_4"]
+
+
+logger = logging.getLogger(__name__)
+
+
+class KeyRecords(Protocol):
+    """Lambda's records, which show the keys of attempts that died: nothing is believed that is signed with those."""
+
+    def refresh(self, now: float) -> None:
+        """Read those that are new, at a time by the storage's clock, in seconds since the epoch."""
+
+    def of_key(self, key: bytes) -> PywrenError | None:
+        """Return why an attempt ended, if a record shows its key."""
 
 
 class Storage:
@@ -43,6 +58,12 @@ class Storage:
         self.storage_config: dict[str, Any] = dict(config)
         self.backend = make_backend(config)
         self.prefix: str = config["storage_prefix"]
+        self._key_records: KeyRecords | None = None
+        self._knows_records = self.path[0] != "s3"  # elsewhere there are none
+
+    def hold_against(self, records: KeyRecords | None) -> None:
+        """Have ``get_call_output`` believe no status whose key these records show; ``None`` when there are none."""
+        self._key_records, self._knows_records = records, True
 
     def __reduce__(self) -> tuple[type[Storage], tuple[dict[str, Any]]]:
         return type(self), (self.storage_config,)
@@ -190,7 +211,10 @@ class Storage:
         return status
 
     def get_call_output(self, callset_id: str, call_id: str) -> bytes:
-        """Return a call's output as PyWren 0.4 stored it; takes one request where the output is small.
+        """Return a call's output as PyWren 0.4 stored it.
+
+        It takes one request where the output is small; on Lambda a second one, for the records of dead calls, which the
+        storage of an executor knows how to find. On S3 any other says once that it does not.
 
         Returns:
             A pickle of a dict: ``success``, and as ``result`` what the function returned or raised; for what it raised
@@ -198,7 +222,8 @@ class Storage:
 
         Raises:
             StorageOutputNotFoundError: the call has not ended, or has ended without an output.
-            IntegrityError: the output is not what a worker of this user's calls has signed.
+            IntegrityError: the output is not what a worker of this user's calls has signed, or the worker has died and
+                others may have its key.
             DecodeError: what stands there is no status, or no output.
         """
         data = self.read_status(callset_id, call_id)
@@ -213,14 +238,34 @@ class Storage:
                 f"the status of call {call_id} of callset {callset_id} is not signed with this user's key; ask the "
                 "future, which knows the key that its call was made with, or set PYWREN_HOME to that of who made it"
             )
+        self._check_key(status, _integrity.attempt_key(secret, call_id, status.attempt))
         return pickle.dumps(_OutputOf04(Outcome.decode(self._outcome(status))), PROTOCOL)
+
+    def _check_key(self, status: Status, key: bytes) -> None:
+        """Refuse a status, which was read before, when records show the key that has signed it."""
+        if not self._knows_records:
+            self._knows_records = True
+            logger.warning(
+                "outputs are not held against Lambda's records of failed calls, because this Storage does not know the "
+                "function: who can read the records and write to the prefix may have made one. Ask the futures, or "
+                "the storage of the executor"
+            )
+        if self._key_records is None:
+            return
+        self._key_records.refresh(self.now())
+        death = self._key_records.of_key(key)
+        if death is not None:
+            raise IntegrityError(
+                f"the status of call {status.call_id} of callset {status.callset_id} is not believed: Lambda's record "
+                f"of a failed call shows the key that has signed it ({death}); run the call again"
+            )
 
     def _outcome(self, status: Status) -> bytes:
         """Return the encoded outcome of a call with a verified status."""
         if status.output_sha256 is None:
             return status.outcome or b""
         try:
-            data = self.backend.get(status.output_key or "")
+            data = self.backend.get(status.output_key or "", limit=status.output_size or 0)
         except StorageNoSuchKeyError as error:
             raise StorageOutputNotFoundError(status.callset_id, status.call_id) from error
         _integrity.verify_sha256(data, status.output_sha256, f"the output {status.output_key}")

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -120,11 +121,32 @@ def test_a_source_that_hangs(home: Path) -> None:
         assert "has not answered within 0.5 seconds" in caught.value.said
     fifo.write_text(key_file())  # now it ends
     provider = session.get_component("credential_provider").get_provider("custom-process")
-    provider._patience._hanging.result(30)
+    provider._patience._hanging[0].answer.result(30)
     fifo.unlink()
     (home / "keys").write_text(key_file())
     os.symlink("keys", fifo)
     assert session.get_credentials().get_frozen_credentials().access_key == ACCESS_KEY
+
+
+def test_a_source_that_hangs_is_seldom_asked_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row 301: whichever session asks, the program is started again after pauses that double."""
+    now = 1000.0
+    monkeypatch.setattr(_aws_session, "time", SimpleNamespace(monotonic=lambda: now))
+    config = home / "config"
+    config.write_text(f"[default]\ncredential_process = sh -c 'until [ -e {home}/end ]; do sleep 0.1; done'\n")
+    asked = []
+    for _ in range(33):
+        with pytest.raises(SetUpError, match="credential_process"):
+            make_session(source_seconds=0.2).get_credentials()
+        (hanging,) = [each for source, each in _aws_session._hanging.items() if str(config) in source and each]
+        asked.append(len(hanging))
+        now += 0.1
+    assert [round(asked.index(number) / 10, 1) for number in range(1, 5)] == [0.0, 0.4, 1.2, 2.8]
+    assert asked[-1] == 4
+    (home / "end").touch()
+    for question in hanging:
+        with pytest.raises(ValueError, match="Expecting value"):
+            question.answer.result(30)
 
 
 FILES: dict[str, tuple[str, dict[str, str], str]] = {

@@ -41,11 +41,28 @@ def test_is_set_again_now_and_then() -> None:
     clocks = Clocks()
     clocks.service.note(DATE)
     clocks.monotonic += RENEWAL / 2
+    clocks.own += RENEWAL / 2
     clocks.service.note("Mon, 01 Jun 2026 13:00:00 GMT")
     assert clocks.service.now() == SECONDS + RENEWAL / 2
     clocks.monotonic += RENEWAL / 2
+    clocks.own += RENEWAL / 2
     clocks.service.note("Mon, 01 Jun 2026 13:00:00 GMT")
     assert clocks.service.now() == SECONDS + 3600
+
+
+@pytest.mark.parametrize("jump", [3600.0, -3600.0, 10.0, 1e8])
+def test_after_the_machine_has_slept(jump: float) -> None:
+    """Row 223: its monotonic clock stood still meanwhile, so the next answer's time counts at once."""
+    clocks = Clocks()
+    clocks.service.note(DATE)
+    clocks.monotonic += 1
+    clocks.own += 1 + jump
+    clocks.service.note("Mon, 01 Jun 2026 13:00:01 GMT")
+    assert clocks.service.now() == SECONDS + 3601
+    clocks.monotonic += 1
+    clocks.own += 1
+    clocks.service.note("Mon, 01 Jun 2026 14:00:00 GMT")
+    assert clocks.service.now() == SECONDS + 3602
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from pywren.exceptions import (
     IntegrityError,
     StorageConfigMismatchError,
     StorageOutputNotFoundError,
+    WorkerCrashedError,
 )
 from pywren.storage import Storage, exceptions, storage_utils
 
@@ -167,9 +168,7 @@ def test_call_output_of_04_in_one_request(storage: Storage, monkeypatch: pytest.
     ended(storage, "00000", outcome=outcome_of(lambda: 5))
     asked = []
     get = storage.backend.get
-    monkeypatch.setattr(
-        storage.backend, "get", lambda key, *rest, **named: asked.append(key) or get(key, *rest, **named)
-    )
+    monkeypatch.setattr(storage.backend, "get", lambda key, **options: asked.append(key) or get(key, **options))
     storage.get_call_output(CALLSET, "00000")
     assert asked == [storage.keys(CALLSET).call("00000").status]
 
@@ -196,6 +195,73 @@ def test_an_output_of_04_that_cannot_be_believed(storage: Storage) -> None:
     storage.put(storage.keys(CALLSET).call("00002").output, b"planted before the call has ended")
     with pytest.raises(StorageOutputNotFoundError):
         storage.get_call_output(CALLSET, "00002")
+
+
+def test_an_output_of_04_that_was_replaced_by_a_bigger_one(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row 224: no more is read than the status says."""
+    outcome, key = outcome_of(lambda: 5), storage.keys(CALLSET).call("00000").output
+    ended(storage, "00000", output_key=key, output_sha256=sha256(outcome), output_size=len(outcome))
+    storage.put(key, outcome + bytes(10_000_000))
+    limits = []
+    get = storage.backend.get
+    monkeypatch.setattr(storage.backend, "get", lambda key, **options: limits.append(options) or get(key, **options))
+    with pytest.raises(IntegrityError, match="longer than"):
+        storage.get_call_output(CALLSET, "00000")
+    assert limits[-1] == {"limit": len(outcome)}
+
+
+class Shown:
+    """Lambda's records, which show the keys of some calls once they were read."""
+
+    def __init__(self, *call_ids: str) -> None:
+        self.events: list[str] = []
+        self._keys = [attempt_key(callset_secret(user_key(), CALLSET), call_id, 1) for call_id in call_ids]
+
+    def refresh(self, now: float) -> None:
+        """Read them."""
+        self.events.append("records")
+
+    def of_key(self, key: bytes) -> WorkerCrashedError | None:
+        """Return why the call died."""
+        shown = "records" in self.events and key in self._keys
+        return WorkerCrashedError("it was killed", None) if shown else None
+
+
+def test_an_output_of_04_that_is_signed_with_the_key_of_a_dead_call(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row 302: it is not handed out; records are listed after the status was read, and others are."""
+    outcome, key = outcome_of(lambda: 5), storage.keys(CALLSET).call("00001").output
+    ended(storage, "00000", outcome=outcome)
+    storage.put(key, outcome)
+    ended(storage, "00001", output_key=key, output_sha256=sha256(outcome), output_size=len(outcome))
+    ended(storage, "00002", outcome=outcome)
+    records = Shown("00000", "00001")
+    storage.hold_against(records)
+    get = storage.backend.get
+    monkeypatch.setattr(
+        storage.backend, "get", lambda key, **options: records.events.append("object") or get(key, **options)
+    )
+    for call_id in ("00000", "00001"):
+        with pytest.raises(IntegrityError, match=f"{call_id}.*it was killed"):
+            storage.get_call_output(CALLSET, call_id)
+    assert pickle.loads(storage.get_call_output(CALLSET, "00002"))["result"] == 5
+    assert records.events == ["object", "records"] * 3
+
+
+def test_an_output_of_04_from_a_storage_that_knows_no_records(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Row 302: on S3, one warning says what is then believed."""
+    made = Storage({"storage_backend": "s3", "storage_prefix": "jobs", "backend_config": {"bucket": "a-bucket"}})
+    key = attempt_key(callset_secret(user_key(), CALLSET), "00000", 1)
+    status = Status(CALLSET, "00000", outcome=outcome_of(lambda: 5)).encode(key)
+    monkeypatch.setattr(made.backend, "get", lambda key, **options: status)
+    for _ in range(2):
+        assert pickle.loads(made.get_call_output(CALLSET, "00000"))["result"] == 5
+    (told,) = caplog.messages
+    assert "Lambda's records" in told
+    assert "executor" in told
 
 
 def test_the_backend_of_04(storage: Storage) -> None:

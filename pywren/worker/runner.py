@@ -23,6 +23,7 @@ from pywren.worker._frames import high_descriptor
 
 # The user's function may replace any of these under their public names.
 _perf_counter, _getsignal = time.perf_counter, _signal.getsignal
+_gettrace, _settrace = sys.gettrace, sys.settrace
 _dump_result, _dump_exception = _pickling.dump_result, _pickling.dump_exception
 _Exception = Exception
 _loads, _load_argument = _pickling.loads, _pickling.load_argument
@@ -156,11 +157,15 @@ class TaskRunner:
             value = function(value)
             ended = _perf_counter()
             if mend:
+                if _gettrace() is not self.condition.trace:  # it must see, and fail, no function of this package
+                    _settrace(self.condition.trace)
                 self.condition.mend()
                 _restore_pickle()
             return Report(True, _dump_result(value, out_of_band=True), called - started, ended - called)
         except _Exception as error:
             now = _perf_counter()
+            if _gettrace() is not self.condition.trace:
+                _settrace(self.condition.trace)
             self.condition.mend()
             _restore_pickle()
             if called is None:

@@ -353,7 +353,7 @@ def _what_is_left(output: Output, condition: Condition, *, is_sound: bool) -> tu
     if not is_sound:
         condition.restore()  # for the rest of what is done here
     try:
-        return (*_look_for_leftovers(output), is_sound)
+        return (*_look_for_leftovers(output), is_sound and output.has_descriptors())
     except Exception:  # noqa: BLE001 -- something is broken that no look finds; this call has ended, and is told
         condition.restore()
         return (*_look_for_leftovers(output), False)

@@ -466,6 +466,20 @@ class Output:
         self._null = high_descriptor(os.dup(0))
         self._targets = (high_descriptor(os.dup(1)), high_descriptor(os.dup(2)))
         self._shown: tuple[int, int] | None = None
+        first = self._lowest_free()
+        self._most = first + max(0, _most_descriptors() - first) // 2
+
+    def has_descriptors(self) -> bool:
+        """Tell whether calls have left more than half of the descriptors that this process may open."""
+        try:
+            return self._lowest_free() < self._most
+        except OSError:
+            return False
+
+    def _lowest_free(self) -> int:
+        number = os.dup(self._null)  # what is open above it is this process's own, or counts for little
+        os.close(number)
+        return number
 
     def show(self, descriptors: tuple[int, int]) -> None:
         """Take the pipes for output that is to be shown as it comes."""
@@ -513,6 +527,13 @@ class Output:
             return "", ""
         out, err = self._targets
         return _tail(out) if os.lseek(out, 0, os.SEEK_CUR) else "", _tail(err) if os.lseek(err, 0, os.SEEK_CUR) else ""
+
+
+def _most_descriptors() -> int:
+    import resource
+
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return sys.maxsize if most == resource.RLIM_INFINITY else most
 
 
 def _tail(descriptor: int) -> str:

@@ -9,6 +9,7 @@ import math
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -346,6 +347,47 @@ def test_damage_that_no_quick_look_finds_fails_one_call_at_most(runner: Runner) 
     assert value(run(runner, function, True)) == 0
     run(runner, function, False)
     assert value(run(runner, function, False)) == 1
+
+
+def leave_open(number: int) -> None:
+    for _ in range(number):
+        os.dup(0)
+
+
+def leave_sockets_open(number: int) -> None:
+    for _ in range(number // 2):
+        for end in socket.socketpair():
+            end.detach()
+
+
+@pytest.mark.parametrize("leave", [leave_open, leave_sockets_open], ids=lambda leave: leave.__name__)
+def test_calls_that_leave_files_open_never_run_out_of_descriptors(runner: Runner, leave: Callable[[int], None]) -> None:
+    """Row 311: a process half of whose descriptors are taken is replaced."""
+
+    def use_many(leave: Callable[[int], None]) -> int:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        leave(min(limit, 20_000) * 2 // 5)
+        with open("file", "w"):
+            return os.getpid()
+
+    function = Function(leave.__name__, dumps(use_many))
+    assert len({value(run(runner, function, leave)) for _ in range(8)}) > 1
+
+
+def test_a_call_that_takes_all_descriptors(runner: Runner) -> None:
+    """Row 311: its own result comes, and the next call has descriptors."""
+
+    def take_all(_: Any) -> str:
+        try:
+            while True:
+                os.dup(0)
+        except OSError as error:
+            return type(error).__name__
+
+    assert value(run(runner, Function("takes all", dumps(take_all)), 0)) == "OSError"
+    assert value(run(runner, Function("uses", dumps(use)), 3)) == 3
 
 
 # -- what harms nobody -----------------------------------------------------------------------------------------------

@@ -10,15 +10,25 @@ that come of such damage. What cannot be seen afterwards, such as an audit hook,
 from __future__ import annotations
 
 import builtins
+import copyreg
 import gc
+import importlib
+import io
+import json
 import opcode
 import os
+import pickle
 import resource
 import signal
+import socket
+import struct
 import sys
+import threading
+import time
+import types
+import warnings
 from collections.abc import Callable, Mapping
 from functools import wraps
-from operator import itemgetter
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -26,24 +36,30 @@ _DEEP_LOOK_SECONDS = 0.01  # so many of calls are worth the thorough look, which
 _CALL_SECONDS = 2e-5  # what a call takes at least, with all that is done for it
 _ERRORS_OF_DAMAGE = frozenset({"ImportError", "ModuleNotFoundError", "NameError", "AttributeError"})
 
-_CORE = {
-    "sys": "modules meta_path path_hooks path_importer_cache addaudithook settrace setprofile",
-    "os": "path environ fstat fchdir close open mkdir makedirs utime umask dup dup2 getpid listdir stat read write "
-    "pread lseek fsencode fsdecode rename rmdir unlink getcwd chdir fork _exit",
-    "json": "dumps loads JSONEncoder JSONDecoder",
-    "pickle": "dumps loads dump load Pickler Unpickler",
-    "time": "time sleep monotonic perf_counter",
-    "io": "open BytesIO StringIO TextIOWrapper",
-    "threading": "Thread Lock current_thread main_thread",
-    "signal": "signal getsignal",
-    "importlib": "import_module invalidate_caches",
-    "types": "FunctionType ModuleType SimpleNamespace",
-    "builtins": "",
-    "copyreg": "dispatch_table __newobj__ _reconstructor",
-    "warnings": "warn",
-    "struct": "Struct",
-    "socket": "socket",
-}
+
+def _core() -> tuple[object, ...]:
+    """Return what no process can do without; written out because Python reads attributes of modules fastest so."""
+    return (
+        sys.modules, sys.meta_path, sys.path_hooks, sys.path_importer_cache, sys.addaudithook, sys.settrace,
+        sys.setprofile,
+        os.path, os.environ, os.fstat, os.fchdir, os.close, os.open, os.mkdir, os.makedirs, os.utime, os.umask,
+        os.dup, os.dup2, os.getpid, os.listdir, os.stat, os.read, os.write, os.pread, os.lseek, os.fsencode,
+        os.fsdecode, os.rename, os.rmdir, os.unlink, os.getcwd, os.chdir, os.fork, os._exit,
+        json.dumps, json.loads, json.JSONEncoder, json.JSONDecoder,
+        pickle.dumps, pickle.loads, pickle.dump, pickle.load, pickle.Pickler, pickle.Unpickler,
+        time.time, time.sleep, time.monotonic, time.perf_counter,
+        io.open, io.BytesIO, io.StringIO, io.TextIOWrapper,
+        threading.Thread, threading.Lock, threading.current_thread, threading.main_thread,
+        signal.signal, signal.getsignal,
+        importlib.import_module, importlib.invalidate_caches,
+        types.FunctionType, types.ModuleType, types.SimpleNamespace,
+        copyreg.dispatch_table, copyreg.__newobj__, copyreg._reconstructor,  # type: ignore[attr-defined]
+        warnings.warn,
+        struct.Struct,
+        socket.socket,
+    )  # fmt: skip
+
+
 _IDS = ("uid", "gid", "euid", "egid", "reuid", "regid", "resuid", "resgid", "groups")
 _NOTED = {
     "sys": ("addaudithook",),
@@ -79,8 +95,6 @@ class Condition:
     """This process as it is before it runs a call; made once, before any code of the user's runs."""
 
     def __init__(self) -> None:
-        for name in _CORE:
-            __import__(name)  # so that no call has to be the first that needs it
         self._done: list[str] = []
         self._state = _state()
         for module, names in _NOTED.items():
@@ -98,12 +112,7 @@ class Condition:
         self._builtin_values = [*self._values()]
         self._modules = sys.modules
         self._is_garbage_collected = gc.isenabled()
-        core = [sys.modules[name] for name in _CORE]
-        self._looks = [
-            (module.__dict__, itemgetter(*names.split()), itemgetter(*names.split())(module.__dict__))
-            for module, names in zip(core, _CORE.values(), strict=True)
-            if names
-        ]
+        self._core = _core()
         self._finders = len(sys.meta_path), len(sys.path_hooks)
         self._all = [
             (module.__dict__, dict(module.__dict__))
@@ -190,9 +199,8 @@ class Condition:
             if self._is_module_replaced():
                 return False
             self._module_values = values
-        for names, look, values in self._looks:
-            if look(names) != values:
-                return False
+        if _core() != self._core:
+            return False
         count = len(modules)
         if count < self._count or len(sys.meta_path) < self._finders[0] or len(sys.path_hooks) < self._finders[1]:
             return False

@@ -75,6 +75,8 @@ ELSEWHERE = {
     254: "test_pool_executor.py::test_something_else_than_an_executor",
     255: "worker/test_condition.py::test_a_call_is_not_failed_by_an_earlier_one",
     256: "worker/test_condition.py::test_threads_that_a_library_keeps_for_itself_stay",
+    310: "worker/test_condition.py::test_damage_that_no_quick_look_finds_fails_one_call_at_most",
+    311: "worker/test_condition.py::test_calls_that_leave_files_open_never_run_out_of_descriptors",
     100: "testing/emulator/test_emulator_backends.py::test_what_is_not_installed_is_named_with_the_extra",
     101: "testing/emulator/test_emulator.py::test_a_part_that_dies_is_named_with_its_log",
     102: "testing/emulator/test_emulator.py::test_nothing_is_left_when_it_is_killed",

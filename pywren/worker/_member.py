@@ -42,7 +42,7 @@ class Member:
         self.output = (UnlinkedFile(), UnlinkedFile())
         self.process = Process("pool", output=self.output, environment=environment)
         self.ready = False
-        self.dying = self.killed = self.condemned = False
+        self.dying = self.killed = self.condemned = self.was_lost = False
         self.tickets: deque[int] = deque()
         self.announced = -1
         self.window = 1
@@ -201,6 +201,7 @@ class Member:
         The pump kills it, soon and without the pool's lock: it may have to wait for what the call has started.
         """
         self.dying = self.condemned = True
+        self.was_lost = not self.killed
 
     def shown_tails(self) -> tuple[str, str]:
         """Return what the call that just ended has shown."""

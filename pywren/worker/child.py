@@ -7,6 +7,7 @@ the runner, the protocol and pickling of pywren, cloudpickle and tblib.
 from __future__ import annotations
 
 import gc
+import json
 import os
 import pickle
 import select
@@ -19,7 +20,7 @@ from typing import Any, NoReturn
 
 from pywren._pickling import Packed, load_with_names
 from pywren.worker import _frames, _process_tree
-from pywren.worker._condition import DEEP_LOOK_SECONDS, Condition, is_inert
+from pywren.worker._condition import Condition, is_inert
 from pywren.worker._directories import hold_directory
 from pywren.worker._frames import Buffer, Channel, Frame, UnlinkedFile, high_descriptor
 from pywren.worker._leftovers import leftovers, watch_threads
@@ -36,6 +37,7 @@ from pywren.worker.runner import (
 
 # The user's function may replace any of these under their public names.
 _loads = pickle.loads
+_quoted = json.encoder.encode_basestring_ascii  # what ``dumps`` is made of is the user's to change, too
 _exit, _getpid, _read, _pause, _setpgid = os._exit, os.getpid, os.read, signal.pause, os.setpgid
 
 _TICKET = struct.Struct("<Q")
@@ -177,10 +179,11 @@ def _send_result(
 
 def _notes(report: Report, tails: tuple[str, str], left: str) -> bytes:
     """Encode what there is to tell beside the body: JSON, because the parent must be able to trust it."""
-    import json
-
-    notes = {"exception": report.exception, "stdout": tails[0], "stderr": tails[1], "leftovers": left}
-    return json.dumps({name: value for name, value in notes.items() if value}).encode()
+    notes = {"stdout": tails[0], "stderr": tails[1], "leftovers": left}
+    members = [f'"{name}":{_quoted(text)}' for name, text in notes.items() if text]
+    if report.exception is not None:
+        members.append(f'"exception":[{",".join(map(_quoted, report.exception))}]')
+    return f"{{{','.join(members)}}}".encode()
 
 
 def _end_process(error: BaseException, output: Output) -> NoReturn:
@@ -294,24 +297,18 @@ class _PoolChild:
             self.has_run = True
             _send_result(self.channel, ticket, report, _NO_OUTPUT, "")
             return
-        is_sound = self._is_sound(report)
+        is_sound = _is_sound(self.runner.condition, report)
         if not (report.begun or is_sound) and self.has_run:
             # An earlier call is to blame: this one is for another process.
             self.channel.send(_frames.encode(_frames.RESULT, flags=_frames.NOT_BEGUN, number=ticket))
             _wait_to_be_killed()
         self.has_run = True
-        _close_nested_pool()
-        self.output.flush()
-        left = leftovers()
-        _send_result(self.channel, ticket, report, self.output.tails(), left, 0 if is_sound else _frames.SPENT)
+        left, tails, is_sound = _what_is_left(self.output, self.runner.condition, is_sound=is_sound)
+        _send_result(self.channel, ticket, report, tails, left, 0 if is_sound else _frames.SPENT)
         if left or not is_sound:
             _wait_to_be_killed()
         self.output.restore()
         self.runner.place.leave(self.output.streams)
-
-    def _is_sound(self, report: Report) -> bool:
-        thoroughly = report.exec_time >= DEEP_LOOK_SECONDS or not report.begun
-        return self.runner.condition.is_sound(thoroughly=thoroughly)
 
     def _argument(self, entry: Any) -> tuple[Packed, Sequence[bytes]]:
         """Return an argument that is no plain pickle, and the references it makes."""
@@ -352,6 +349,28 @@ class _PoolChild:
         gone = set(batches)
         for ticket in [ticket for ticket in self.arguments if ticket >> 32 in gone]:
             del self.arguments[ticket]
+
+
+def _is_sound(condition: Condition, report: Report) -> bool:
+    error = report.exception[0] if report.exception is not None else None
+    return condition.is_sound_after(report.exec_time, error, begun=report.begun)
+
+
+def _what_is_left(output: Output, condition: Condition, *, is_sound: bool) -> tuple[str, tuple[str, str], bool]:
+    """Return what a call has left running, the tails of its output, and whether the process is still sound."""
+    if not is_sound:
+        condition.restore()  # for the rest of what is done here
+    try:
+        return (*_look_for_leftovers(output), is_sound and output.has_descriptors())
+    except Exception:  # noqa: BLE001 -- something is broken that no look finds; this call has ended, and is told
+        condition.restore()
+        return (*_look_for_leftovers(output), False)
+
+
+def _look_for_leftovers(output: Output) -> tuple[str, tuple[str, str]]:
+    _close_nested_pool()
+    output.flush()
+    return leftovers(), output.tails()
 
 
 def _close_nested_pool() -> None:
@@ -552,9 +571,7 @@ def _run_forked(channel: Channel, root: str, scratch: str, condition: Condition,
             channel.send(_frames.encode(_frames.RESULT, flags=_frames.NOT_BEGUN))
             _exit(0)
         has_run = True
-        _close_nested_pool()
-        output.flush()
-        left = leftovers()
+        left, _, is_sound = _what_is_left(output, runner.condition, is_sound=is_sound)
         unchanged = is_sound and not left and runner.place.is_as_found(output.streams) and _limits() == limits
         stays = may_stay and unchanged and _is_light()
         _send_result(channel, 0, report, ("", ""), left, _frames.STAYS if stays else 0)

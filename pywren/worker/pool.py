@@ -420,7 +420,9 @@ class LocalPool:
         ending, member.ending = member.ending, None
         member.tickets.popleft()
         stdout, stderr = member.tails()
-        failure = ending[1] if ending is not None and ending[0] == ticket else crash_failure(returncode, stdout, stderr)
+        failure = crash_failure(returncode, stdout, stderr, was_lost=member.was_lost)
+        if ending is not None and ending[0] == ticket:
+            failure = ending[1]
         batch = self._batches.get(ticket >> BATCH_SHIFT)
         if batch is not None:
             result = RunResult(None, None, failure=failure, returncode=returncode, stdout=stdout, stderr=stderr)

@@ -24,6 +24,7 @@ from pywren.worker._program import Program
 
 # The user's function may replace any of these under their public names.
 _perf_counter, _getsignal = time.perf_counter, _signal.getsignal
+_gettrace, _settrace = sys.gettrace, sys.settrace
 _dump_result, _dump_exception = _pickling.dump_result, _pickling.dump_exception
 _Exception = Exception
 _loads, _load_argument, _load_with_names = _pickling.loads, _pickling.load_argument, _pickling.load_with_names
@@ -161,11 +162,15 @@ class TaskRunner:
             value = function(value)
             ended = _perf_counter()
             if mend:
+                if _gettrace() is not self.condition.trace:  # it must see, and fail, no function of this package
+                    _settrace(self.condition.trace)
                 self.condition.mend()
                 _restore_pickle()
             return Report(True, _dump_result(value, out_of_band=True), called - started, ended - called)
         except _Exception as error:
             now = _perf_counter()
+            if _gettrace() is not self.condition.trace:
+                _settrace(self.condition.trace)
             self.condition.mend()
             _restore_pickle()
             if called is None:
@@ -475,6 +480,20 @@ class Output:
         self._null = high_descriptor(os.dup(0))
         self._targets = (high_descriptor(os.dup(1)), high_descriptor(os.dup(2)))
         self._shown: tuple[int, int] | None = None
+        first = self._lowest_free()
+        self._most = first + max(0, _most_descriptors() - first) // 2
+
+    def has_descriptors(self) -> bool:
+        """Tell whether calls have left more than half of the descriptors that this process may open."""
+        try:
+            return self._lowest_free() < self._most
+        except OSError:
+            return False
+
+    def _lowest_free(self) -> int:
+        number = os.dup(self._null)  # what is open above it is this process's own, or counts for little
+        os.close(number)
+        return number
 
     def show(self, descriptors: tuple[int, int]) -> None:
         """Take the pipes for output that is to be shown as it comes."""
@@ -522,6 +541,13 @@ class Output:
             return "", ""
         out, err = self._targets
         return _tail(out) if os.lseek(out, 0, os.SEEK_CUR) else "", _tail(err) if os.lseek(err, 0, os.SEEK_CUR) else ""
+
+
+def _most_descriptors() -> int:
+    import resource
+
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return sys.maxsize if most == resource.RLIM_INFINITY else most
 
 
 def _tail(descriptor: int) -> str:

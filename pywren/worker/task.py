@@ -142,18 +142,20 @@ def cancelled_failure(*, running: bool) -> Failure:
     return Failure("CallCancelledError", "the call was cancelled" + (" while it ran" if running else ""))
 
 
-def crash_failure(returncode: int | None, stdout: str = "", stderr: str = "") -> Failure:
+def crash_failure(returncode: int | None, stdout: str = "", stderr: str = "", *, was_lost: bool = False) -> Failure:
     """Say that the process that ran a call ended without an outcome.
 
     Args:
         returncode: its exit code; negative for a signal, ``None`` when it is not known.
         stdout: the tail of its output.
         stderr: the tail of its error output.
+        was_lost: whether its connection ended before it did: what has been killed is not told from what was cut off.
     """
-    return Failure("WorkerCrashedError", _how_it_ended(returncode) + _last_lines(stdout, stderr), (returncode,))
+    how = _how_it_ended(returncode, was_lost=was_lost)
+    return Failure("WorkerCrashedError", how + _last_lines(stdout, stderr), (returncode,))
 
 
-def _how_it_ended(returncode: int | None) -> str:
+def _how_it_ended(returncode: int | None, *, was_lost: bool) -> str:
     if returncode is None:
         return "the process that ran the call ended with an unknown (non-zero return code) status"
     if returncode == 0:
@@ -166,7 +168,10 @@ def _how_it_ended(returncode: int | None) -> str:
     text = f"the process that ran the call ended with a non-zero return code: {returncode} ({signal_name(-returncode)})"
     if -returncode != getattr(signal, "SIGKILL", 9):
         return text
-    return f"{text}. Running out of memory may be the cause: {_memory()}give the worker more, or each call less to do"
+    text += f". Running out of memory may be the cause: {_memory()}give the worker more, or each call less to do"
+    if was_lost:
+        text += "; or the function closed file descriptors that it had not opened, as os.closerange does"
+    return text
 
 
 def _memory() -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import builtins
 import gc
 import json
+import math
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +21,7 @@ import cloudpickle
 import pytest
 
 from pywren._pickling import dumps, load_exception, loads
+from pywren.worker._condition import is_inert
 from pywren.worker.pool import LocalPool
 from pywren.worker.process import ForkServer
 from pywren.worker.task import Function, Runner, RunResult, Task
@@ -133,6 +136,44 @@ def replace_what_is_rarely_used() -> None:
     time.sleep(0.02)
 
 
+def replace_all_modules() -> None:
+    sys.modules = None  # type: ignore[assignment]
+
+
+def replace_a_module_without_harm_to_this_call() -> None:
+    sys.modules["decimal"] = None  # type: ignore[assignment]
+
+
+def replace_modules_with_doubles() -> None:
+    class Double:
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError(name)
+
+    for name in ("decimal", "subprocess", "threading"):
+        sys.modules[name] = Double()  # type: ignore[assignment]
+
+
+def replace_a_builtin_by_what_cannot_be_compared() -> None:
+    class Odd:
+        def __eq__(self, other: object) -> bool:
+            raise RuntimeError("compared")
+
+        __hash__ = None  # type: ignore[assignment]
+
+    builtins.len = Odd()  # type: ignore[assignment]
+
+
+def replace_what_output_is_read_with() -> None:
+    os.lseek = os.ftruncate = None  # type: ignore[assignment]
+
+
+def trace_with_errors() -> None:
+    def trace(*_: Any) -> Any:
+        raise RuntimeError("traced")
+
+    sys.settrace(trace)
+
+
 DAMAGES = [
     clear_modules,
     delete_builtin,
@@ -152,6 +193,12 @@ DAMAGES = [
     block_signals,
     lower_recursion_limit,
     close_streams,
+    replace_all_modules,
+    replace_a_module_without_harm_to_this_call,
+    replace_modules_with_doubles,
+    replace_a_builtin_by_what_cannot_be_compared,
+    replace_what_output_is_read_with,
+    trace_with_errors,
 ]
 
 
@@ -283,6 +330,222 @@ def test_an_argument_that_always_raises_is_its_own_fault(runner: Runner) -> None
         assert result.success is False
         assert result.body is not None
         assert type(load_exception(result.body)) is ValueError
+
+
+def test_damage_that_no_quick_look_finds_fails_one_call_at_most(runner: Runner) -> None:
+    """Row 310: after an error that such damage gives, the process is looked at thoroughly, and replaced."""
+
+    def ordered(damage: bool) -> int:
+        import collections
+
+        if damage:
+            del collections.OrderedDict
+            return 0
+        return len(collections.OrderedDict(a=1))
+
+    function = Function("ordered", dumps(ordered))
+    assert value(run(runner, function, True)) == 0
+    run(runner, function, False)
+    assert value(run(runner, function, False)) == 1
+
+
+def leave_open(number: int) -> None:
+    for _ in range(number):
+        os.dup(0)
+
+
+def leave_sockets_open(number: int) -> None:
+    for _ in range(number // 2):
+        for end in socket.socketpair():
+            end.detach()
+
+
+@pytest.mark.parametrize("leave", [leave_open, leave_sockets_open], ids=lambda leave: leave.__name__)
+def test_calls_that_leave_files_open_never_run_out_of_descriptors(runner: Runner, leave: Callable[[int], None]) -> None:
+    """Row 311: a process half of whose descriptors are taken is replaced."""
+
+    def use_many(leave: Callable[[int], None]) -> int:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        leave(min(limit, 20_000) * 2 // 5)
+        with open("file", "w"):
+            return os.getpid()
+
+    function = Function(leave.__name__, dumps(use_many))
+    assert len({value(run(runner, function, leave)) for _ in range(8)}) > 1
+
+
+def test_a_call_that_takes_all_descriptors(runner: Runner) -> None:
+    """Row 311: its own result comes, and the next call has descriptors."""
+
+    def take_all(_: Any) -> str:
+        try:
+            while True:
+                os.dup(0)
+        except OSError as error:
+            return type(error).__name__
+
+    assert value(run(runner, Function("takes all", dumps(take_all)), 0)) == "OSError"
+    assert value(run(runner, Function("uses", dumps(use)), 3)) == 3
+
+
+# -- what harms nobody -----------------------------------------------------------------------------------------------
+
+
+def set_what_there_is() -> None:
+    import resource
+
+    os.nice(0)
+    resource.setrlimit(resource.RLIMIT_CORE, resource.getrlimit(resource.RLIMIT_CORE))
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, os.sched_getaffinity(0))
+
+
+def block_signals_for_a_while() -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def capture_warnings() -> None:
+    import logging
+
+    logging.captureWarnings(True)
+    logging.setLoggerClass(type("Mine", (logging.Logger,), {}))
+
+
+def set_hooks() -> None:
+    sys.excepthook = lambda *_: None
+
+
+def install_a_translation() -> None:
+    import gettext
+
+    gettext.install("domain")
+
+
+def trace_for_a_while() -> None:
+    import cProfile
+
+    sys.settrace(lambda *_: None)
+    sys.settrace(None)
+    with cProfile.Profile():
+        abs(1)
+
+
+def double_for_a_while() -> None:
+    from unittest import mock
+
+    with mock.patch("os.getcwd"), mock.patch.dict(sys.modules, {"double": mock.Mock()}):
+        os.getcwd()
+
+
+def load_a_library_again() -> None:
+    for _ in range(2):
+        sys.modules.pop("tqdm.utils", None)
+        import tqdm.utils  # noqa: F401
+
+
+@pytest.mark.parametrize(
+    "use_it",
+    [
+        set_what_there_is,
+        block_signals_for_a_while,
+        capture_warnings,
+        set_hooks,
+        install_a_translation,
+        trace_for_a_while,
+        double_for_a_while,
+        load_a_library_again,
+    ],
+    ids=lambda use_it: use_it.__name__,
+)
+def test_a_process_that_was_not_harmed_is_kept(use_it: Callable[[], None]) -> None:
+    """What a call sets as it was, puts back, or is meant to replace costs no process."""
+
+    def harmless(use_it: Callable[[], None]) -> int:
+        use_it()
+        time.sleep(0.011)  # so long that the process is looked at thoroughly
+        return os.getpid()
+
+    pool = LocalPool(1)
+    try:
+        function = Function(use_it.__name__, dumps(harmless))
+        assert len({value(run(pool, function, use_it)) for _ in range(4)}) == 1
+    finally:
+        pool.close()
+
+
+FACTOR = 3
+
+
+def scaled(number: float) -> float:
+    return FACTOR * math.sqrt(number)
+
+
+def summed(numbers: list[float]) -> list[float]:
+    offset = 1
+    return sorted(map(lambda number: number + offset, [scaled(one) for one in numbers]))  # noqa: C417
+
+
+def closing_over(held: Any) -> Callable[[Any], Any]:
+    return lambda number: (number, held)
+
+
+def count(numbers: list[int]) -> int:
+    numbers.append(1)
+    return numbers.count(1) if isinstance(numbers, list) else 0
+
+
+def into_frames(numbers: Any) -> Any:
+    return (one for one in numbers).gi_frame.f_builtins  # type: ignore[attr-defined]
+
+
+def importing(_: Any) -> None:
+    import os
+
+    os.nice(1)
+
+
+def defining(_: Any) -> None:
+    class Inner: ...
+
+
+def setting(number: Any) -> None:
+    number.attribute = 1
+
+
+def keeping(number: Any) -> None:
+    global FACTOR
+    FACTOR = number
+
+
+@pytest.mark.parametrize(
+    "function", [scaled, summed, closing_over(1), closing_over("text"), closing_over(scaled), count]
+)
+def test_functions_that_only_compute_are_inert(function: Callable[..., Any]) -> None:
+    """What names numbers, built-ins that compute, math and other such functions can do its process no harm."""
+    assert is_inert(function)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        into_frames,
+        importing,
+        defining,
+        setting,
+        keeping,
+        closing_over([]),
+        closing_over(os),
+        use,
+        print,
+        scaled.__get__(1),
+    ],
+)
+def test_functions_that_reach_out_are_not(function: Callable[..., Any]) -> None:
+    """One that imports, sets attributes or globals, holds what can be changed, or finds frames is looked after."""
+    assert not is_inert(function)
 
 
 # -- threads ---------------------------------------------------------------------------------------------------------

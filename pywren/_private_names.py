@@ -81,6 +81,13 @@ def registered_subclasses(cls: Any) -> list[type]:
     return [subclass for subclass in (reference() for reference in references) if subclass is not None]
 
 
+def make_abstract(cls: Any) -> None:
+    """Do for a new class what ``ABCMeta`` does beside having ``type`` make it, which calls no other metaclass."""
+    import abc
+
+    abc._abc_init(cls)  # type: ignore[attr-defined]
+
+
 def annotations_of(cls: type) -> dict[str, Any]:
     """Return the annotations of a class on Python 3.14, where they are evaluated when somebody asks.
 

@@ -116,6 +116,14 @@ def test_abstract_classes_tell_what_was_registered():
     assert set(_private_names.registered_subclasses(Base)) == {int, str}, moved("python", "abc._get_dump")
 
 
+def test_a_class_made_by_type_is_made_abstract():
+    """A class that ``type`` has made of a metaclass derived from ``ABCMeta`` takes virtual subclasses."""
+    made = type.__new__(abc.ABCMeta, "Made", (), {})
+    _private_names.make_abstract(made)
+    made.register(int)
+    assert isinstance(1, made), moved("python", "abc._abc_init")
+
+
 @pytest.mark.parametrize("kind", [threading.Semaphore, threading.BoundedSemaphore])
 def test_semaphores_tell_their_value(kind):
     """How many may hold a semaphore is found."""

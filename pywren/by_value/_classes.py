@@ -147,6 +147,7 @@ def _make_empty(plan: ClassRecipe) -> type:
         made: type = native.__new__(plan.metaclass, plan.class_name, plan.bases, namespace)
         native.__init__(made, plan.class_name, plan.bases, namespace)
     if isinstance(made, abc.ABCMeta):
+        _private_names.make_abstract(made)
         type.__setattr__(made, "__abstractmethods__", frozenset())  # the methods come later; so does this
     if plan.members is not None:
         make_members(made, plan.members)
@@ -154,11 +155,15 @@ def _make_empty(plan: ClassRecipe) -> type:
 
 
 def _native_metaclass(metaclass: type) -> Any:
-    """Return the innermost type that makes classes of a metaclass, and whose work must be done for each of them."""
+    """Return the innermost type that makes classes of a metaclass: of those written in C, which run nobody's code.
+
+    ``abc.ABCMeta`` is none of them: it calls the metaclass that comes after it.
+    """
     for base in metaclass.__mro__:
         own = vars(base)
-        is_native = isinstance(own.get("__new__"), types.BuiltinFunctionType)
-        if base is abc.ABCMeta or is_native or isinstance(own.get("__init__"), types.WrapperDescriptorType):
+        if isinstance(own.get("__new__"), types.BuiltinFunctionType):
+            return base
+        if isinstance(own.get("__init__"), types.WrapperDescriptorType):
             return base
     return type
 

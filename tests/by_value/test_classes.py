@@ -3,6 +3,7 @@
 import abc
 import collections
 import dataclasses
+import enum
 import threading
 import types
 import typing
@@ -368,6 +369,58 @@ def test_metaclasses_with_keywords_arrive(there):
     assert there(look, Made()) == ("t", True, 1, True, ["Made"], True)
     assert there(lambda one: one, Made) is Made
     assert Meta.made == ["Made"]
+
+
+def test_metaclasses_beside_abcmeta_do_not_run_again(there):
+    """A metaclass derived from ``ABCMeta`` and another arrives: an enumeration's, a protocol's, one with keywords."""
+
+    class Registering(type):
+        known = []
+
+        def __new__(cls, name, bases, namespace, tag):
+            cls.known.append((name, tag))
+            return super().__new__(cls, name, bases, namespace)
+
+        def __init__(cls, name, bases, namespace, tag):
+            super().__init__(name, bases, namespace)
+
+    class Area(abc.ABC):
+        @abc.abstractmethod
+        def area(self): ...
+
+    class AbstractEnum(abc.ABCMeta, enum.EnumMeta):
+        pass
+
+    class AbstractRegistering(abc.ABCMeta, Registering):
+        pass
+
+    class RegisteringProtocol(type(typing.Protocol), Registering):
+        pass
+
+    class Shape(Area, enum.Enum, metaclass=AbstractEnum):
+        SQUARE = 2
+        QUADRATIC = SQUARE
+
+        def area(self):
+            return self.value**2
+
+    class Tile(Area, metaclass=AbstractRegistering, tag="tile"):
+        pass
+
+    class HasArea(metaclass=RegisteringProtocol, tag="has"):
+        @abc.abstractmethod
+        def area(self): ...
+
+    def look(shape):
+        with pytest.raises(TypeError, match="abstract"):
+            Tile()
+        Tile.register(str)
+        return shape is Shape.QUADRATIC, shape.area(), isinstance(shape, Area), isinstance("", Tile), HasArea.known
+
+    known = [("Tile", "tile"), ("HasArea", "has")]
+    assert there(look, Shape.SQUARE) == (True, 4, True, True, known)
+    assert there(lambda shape: shape, Shape.SQUARE) is Shape.SQUARE
+    assert Registering.known == known
 
 
 def test_descriptors_are_told_their_name_once(there):

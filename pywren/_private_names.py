@@ -109,6 +109,19 @@ def semaphore_value(semaphore: Any) -> int:
     return value
 
 
+def forget_spent_event_loop() -> None:
+    """Let asyncio make a new event loop for this thread when the one it had is closed, or has been taken away.
+
+    The public functions can only take a loop away, after which Python makes none by itself.
+    """
+    import asyncio
+
+    local: Any = getattr(asyncio.events._event_loop_policy, "_local", None)  # type: ignore[attr-defined]
+    loop = getattr(local, "_loop", None)
+    if local is not None and (loop is None or loop.is_closed()):
+        local._loop, local._set_called = None, False
+
+
 def environment_data() -> dict[Any, Any]:
     """Return the dictionary under ``os.environ``, which compares and copies in a tenth of the time."""
     data: dict[Any, Any] = os.environ._data  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import ast
+import asyncio
 import concurrent.futures
 import importlib.metadata
 import os
@@ -136,6 +137,24 @@ def test_the_environment_has_its_data(monkeypatch):
     assert _private_names.environment_data()[os.fsencode("PYWREN_TEST_OF_DATA")] == b"here", moved(
         "python", "os.environ._data"
     )
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="Python makes no event loop by itself any more")
+@pytest.mark.filterwarnings("ignore:There is no current event loop:DeprecationWarning")
+def test_a_closed_event_loop_is_forgotten():
+    """After its event loop was closed, a thread is given another; an open one it keeps."""
+    policy = asyncio.get_event_loop_policy()
+    policy.set_event_loop(policy.new_event_loop())
+    policy.get_event_loop().close()
+    _private_names.forget_spent_event_loop()
+    made = policy.get_event_loop()
+    try:
+        assert not made.is_closed(), moved("python", "asyncio.events._event_loop_policy")
+        _private_names.forget_spent_event_loop()
+        assert policy.get_event_loop() is made
+    finally:
+        made.close()
+        _private_names.forget_spent_event_loop()
 
 
 def test_threads_are_counted():

@@ -32,6 +32,8 @@ from functools import wraps
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
 
+from pywren import _private_names
+
 _DEEP_LOOK_SECONDS = 0.01  # so many of calls are worth the thorough look, which then takes a hundredth of them
 _CALL_SECONDS = 2e-5  # what a call takes at least, with all that is done for it
 _ERRORS_OF_DAMAGE = frozenset({"ImportError", "ModuleNotFoundError", "NameError", "AttributeError"})
@@ -112,6 +114,8 @@ class Condition:
         self._builtin_values = [*self._values()]
         self._modules = sys.modules
         self._is_garbage_collected = gc.isenabled()
+        self._socket_timeout = socket.getdefaulttimeout()
+        self._start_method = _start_method()
         self._core = _core()
         self._finders = len(sys.meta_path), len(sys.path_hooks)
         self._all = [
@@ -205,9 +209,19 @@ class Condition:
         if count < self._count or len(sys.meta_path) < self._finders[0] or len(sys.path_hooks) < self._finders[1]:
             return False
         self._count = count
+        self._put_settings_back()
+        return sys.getprofile() is self._profile
+
+    def _put_settings_back(self) -> None:
+        """Put back what a call may set once a process, or what makes others fail."""
         if gc.isenabled() is not self._is_garbage_collected:
             (gc.enable if self._is_garbage_collected else gc.disable)()
-        return sys.getprofile() is self._profile
+        if socket.getdefaulttimeout() != self._socket_timeout:
+            socket.setdefaulttimeout(self._socket_timeout)
+        if _start_method() != self._start_method:  # a pool settles it too
+            sys.modules["multiprocessing"].set_start_method(self._start_method, force=True)
+        if "asyncio.events" in sys.modules:
+            _private_names.forget_spent_event_loop()
 
     def _is_undone(self) -> bool:
         """Tell whether what was set is as it was: many set what there is, or put it back."""
@@ -234,6 +248,13 @@ class Condition:
                 if isinstance(value, _CALLABLE) and now.get(name) is not value and name not in _REPLACEABLE:
                     return True
         return False
+
+
+def _start_method() -> str | None:
+    """Return how ``multiprocessing`` starts processes here; ``None`` while that is open."""
+    multiprocessing: Any = sys.modules.get("multiprocessing")
+    known = None if multiprocessing is None else multiprocessing.get_start_method(allow_none=True)
+    return known if isinstance(known, str) else None
 
 
 def _is_of_python(name: str) -> bool:

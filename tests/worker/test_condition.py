@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import gc
 import json
 import math
+import multiprocessing
 import os
 import pickle
 import signal
@@ -254,6 +256,70 @@ def test_a_call_is_not_failed_by_an_earlier_one(runner: Runner, damage: Callable
         3,
         4,
     ]
+
+
+def use_loop_of_old(number: int) -> int:
+    loop = asyncio.get_event_loop()
+    try:
+        return loop.run_until_complete(asyncio.sleep(0, number))
+    finally:
+        loop.close()
+
+
+def set_closed_loop(number: int) -> int:
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    loop.close()
+    return number
+
+
+def use_new_loop(number: int) -> int:
+    return asyncio.run(asyncio.sleep(0, number))
+
+
+def set_start_method(number: int) -> int:
+    multiprocessing.set_start_method("spawn")
+    return number
+
+
+def use_pool(number: int) -> int:
+    with multiprocessing.Pool(1) as pool:
+        return pool.map(abs, [number])[0]
+
+
+def use_forked_pool(number: int) -> int:
+    multiprocessing.set_start_method("fork")
+    return use_pool(number)
+
+
+def set_timeout_of_sockets(number: int) -> int:
+    assert socket.getdefaulttimeout() is None
+    socket.setdefaulttimeout(1e-6)
+    return number
+
+
+ONCE_A_PROCESS = {
+    "start method": [set_start_method, use_pool, use_forked_pool, set_start_method],
+    "timeout": [set_timeout_of_sockets, set_timeout_of_sockets],
+    "event loop": [use_loop_of_old, use_new_loop, use_loop_of_old, set_closed_loop, use_loop_of_old, use_loop_of_old],
+}
+if sys.version_info >= (3, 14):
+    del ONCE_A_PROCESS["event loop"]  # Python makes none by itself any more
+
+
+@pytest.mark.parametrize("functions", ONCE_A_PROCESS.values(), ids=ONCE_A_PROCESS)
+def test_what_can_be_done_once_a_process_can_be_done_in_every_call(
+    runner: Runner, functions: list[Callable[[int], int]]
+) -> None:
+    """Start methods, event loops and the timeout of sockets are as the process had them before."""
+
+    def work(given: tuple[Callable[[int], int], int]) -> int:
+        function, number = given
+        return function(number)
+
+    function = Function("once", dumps(work))
+    given = [(one, number) for number, one in enumerate(functions)]
+    assert [value(run(runner, function, one)) for one in given] == list(range(len(functions)))
 
 
 def test_calls_that_wait_behind_it(runner: Runner) -> None:

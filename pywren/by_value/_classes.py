@@ -36,6 +36,7 @@ from pywren.by_value._pickle_state import PickleState, is_importable, is_of_stdl
 
 _SLOT_KINDS = (types.MemberDescriptorType, types.GetSetDescriptorType)  # these for __dict__ and __weakref__
 _MADE_ANEW = frozenset({"__dict__", "__weakref__", "_abc_impl", "__module__", "__slots__", "__slotnames__"})
+_IDENTITY = ("__name__", "__qualname__", "__bases__")
 _LAZY_ANNOTATIONS = frozenset({"__annotate__", "__annotate_func__", "__annotations_cache__"})  # Python 3.14
 
 
@@ -73,7 +74,8 @@ def reduce_class(cls: type, state: PickleState) -> tuple[Any, ...]:
     recipe = ClassRecipe(_tracker.id_of(cls), type(cls), cls.__name__, cls.__bases__, _namespace(cls), members)
     registered = _private_names.registered_subclasses(cls) if isinstance(cls, abc.ABCMeta) else []
     states = member_states(cls) if members else ()
-    parts = (_attributes(cls, state), registered, states, _hints(cls, state))
+    identity = cls.__name__, cls.__qualname__, cls.__bases__
+    parts = (_attributes(cls, state), registered, states, _hints(cls, state), identity)
     if state.returned and _tracker.noted(cls) is None:
         _tracker.note(cls, frozenset(vars(cls)))  # defined by a call, from now on it is the client's
     return make_class, tuple(recipe), parts, None, None, fill_returned_class if state.returned else fill_class
@@ -238,11 +240,14 @@ def _put_back(cls: type, parts: tuple[Any, ...]) -> None:
     for name in set(vars(cls)) - set(parts[0]) - made_with:
         if not name.startswith("__"):  # what an earlier call has added
             delete(cls, name)
+    for name, value in zip(_IDENTITY, parts[-1], strict=True):
+        if type.__getattribute__(cls, name) != value:  # the same bases may not be set anew
+            type.__setattr__(cls, name, value)
     _restore(cls, parts)
 
 
 def _restore(cls: type, parts: tuple[Any, ...]) -> None:
-    attributes, registered, states, hints = parts
+    attributes, registered, states, hints, _ = parts
     assign = _native_metaclass(type(cls)).__setattr__
     for name, value in attributes.items():
         assign(cls, name, value)

@@ -66,6 +66,33 @@ def test_workers_see_what_the_client_has_changed(there):
     assert there(look) == (2, False, False)
 
 
+def test_workers_see_new_names_and_bases(there):
+    """A class that was given another name or other bases has them on a worker that knew it already."""
+
+    class First:
+        def who(self):
+            return "first"
+
+    class Second:
+        def who(self):
+            return "second"
+
+    class Tool(First):
+        pass
+
+    def look(_):
+        return Tool.__name__, Tool.__qualname__, Tool().who(), isinstance(Tool(), First)
+
+    qualname = Tool.__qualname__
+    assert there(look) == ("Tool", qualname, "first", True)
+    Tool.__bases__ = (Second,)
+    assert there(look) == ("Tool", qualname, "second", False)
+    Tool.__name__ = Tool.__qualname__ = "Renamed"
+    assert there(look) == ("Renamed", "Renamed", "second", False)
+    Tool.__bases__ = (Second, First)
+    assert there(look) == ("Renamed", "Renamed", "second", True)
+
+
 def test_a_class_defined_by_a_call_is_the_clients_once_it_is_returned(there):
     """It comes back with its methods; what the client then changes counts on the worker that made it, too."""
 

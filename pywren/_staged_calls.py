@@ -292,7 +292,7 @@ class StagedCallset:
         return True
 
     def _look_now(self) -> None:
-        started = self._timer()
+        started, began = self._timer(), time.monotonic()
         with self._lock:
             outstanding = self._outstanding()
             unknown = [call_id for call_id in outstanding if call_id not in self._committed]
@@ -321,7 +321,7 @@ class StagedCallset:
         if lasting is not None:
             with self._lock:
                 waiting = [one for call_id in self._futures for one in self._living(call_id)]
-            future.report_trouble(self._concerned(waiting), lasting)
+            future.report_trouble(self._concerned(waiting), lasting, began)
 
     def _concerned(self, futures: Iterable[ResponseFuture]) -> list[ResponseFuture]:
         """Return those futures that the trouble is about."""

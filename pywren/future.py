@@ -18,6 +18,7 @@ import copy
 import enum
 import logging
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -493,6 +494,7 @@ class _Countdown:
         self._lock = threading.Lock()
         self._ended = 0
         self._target: int | None = None
+        self.began = time.monotonic()
         self.is_over = False
         self.trouble: PywrenError | None = None
 
@@ -590,8 +592,14 @@ def copied(error: PywrenError) -> PywrenError:
     return copied
 
 
-def report_trouble(futures: Sequence[ResponseFuture], error: PywrenError) -> None:
+def report_trouble(futures: Sequence[ResponseFuture], error: PywrenError, since: float) -> None:
     """Tell the threads that wait for futures of one callset why nothing can be found out. For origins alone.
+
+    Args:
+        futures: the futures.
+        error: why.
+        since: when the look began that found nothing out, in monotonic seconds. Who began to wait later asks what is
+            wrong now, and hears of a later look.
 
     The futures stay as they are. Callbacks, awaiters and the waiters of the standard library hear nothing and go on
     waiting.
@@ -601,7 +609,8 @@ def report_trouble(futures: Sequence[ResponseFuture], error: PywrenError) -> Non
     with futures[0]._condition:
         waiters = {waiter for one in futures for waiter in one._installed or () if isinstance(waiter, _Countdown)}
     for waiter in waiters:
-        waiter.fail(error)
+        if waiter.began <= since:
+            waiter.fail(error)
 
 
 def _say_what_runs(futures: Iterable[ResponseFuture]) -> None:

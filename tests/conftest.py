@@ -158,6 +158,12 @@ def _threads() -> list[str]:
 
 
 def _temporary_files() -> list[str]:
+    # What clients and emulators leave that a test has killed, is for the next ones to remove: there are none any more.
+    from pywren.testing.emulator import _directory
+    from pywren.worker._directories import remove_abandoned_directories
+
+    remove_abandoned_directories(older_than=0.0)
+    _directory.sweep()
     return [str(path) for path in _TEMPORARY.iterdir()]
 
 

@@ -7,6 +7,7 @@ import concurrent.futures
 import pickle
 import sys
 import threading
+import time
 import traceback
 
 import pytest
@@ -367,7 +368,7 @@ class TestTrouble:
             waits = [pool.submit(items[0].result), pool.submit(future_module.await_all, items, 60)]
             while sum(len(item._installed or ()) for item in items) < 3:
                 threading.Event().wait(0.001)
-            future_module.report_trouble(items, error)
+            future_module.report_trouble(items, error, time.monotonic())
             raised = [wait.exception(60) for wait in waits]
         assert [str(one) for one in raised] == ["out of reach"] * 2
         assert len({id(one) for one in (*raised, error)}) == 3
@@ -390,8 +391,20 @@ class TestTrouble:
 
     def test_nobody_waits(self):
         """Then nobody is told."""
-        future_module.report_trouble([], StorageError("x"))
-        future_module.report_trouble([Origin().future()], StorageError("x"))
+        future_module.report_trouble([], StorageError("x"), time.monotonic())
+        future_module.report_trouble([Origin().future()], StorageError("x"), time.monotonic())
+
+    def test_who_asks_while_a_look_fails_hears_of_the_next(self):
+        """What a look has not found out that began earlier is not what is wrong now: the network may be back."""
+        origin = Origin()
+        item = origin.future()
+        began = time.monotonic() - 1
+        with concurrent.futures.ThreadPoolExecutor(1) as threads:
+            waits = threads.submit(item.result, 60)
+            assert origin.asked.wait(60)
+            future_module.report_trouble([item], StorageError("out of reach"), began)
+            settle(item, 5)
+            assert waits.result(60) == 5
 
 
 def test_statuses_are_none_until_collected():

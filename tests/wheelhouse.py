@@ -68,6 +68,7 @@ def make_the_index(path: Path, monkeypatch: pytest.MonkeyPatch) -> Wheelhouse:
     settings.write_text(f'no-index = true\nfind-links = ["{path.as_posix()}"]\n')
     values = {
         "UV_CONFIG_FILE": str(settings),
+        "UV_CACHE_DIR": str(path.parent / "uv-cache"),  # wheels of other tests have the same names
         "PIP_CONFIG_FILE": "/dev/null",
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": str(path),

@@ -13,6 +13,18 @@ _REFUSAL = (
 )
 
 
+def request_handler() -> Any:
+    """Return the handler of requests for moto's server: moto's own since 5.2.5, werkzeug's before.
+
+    Raises:
+        ImportError: Flask, which the server needs, is not installed.
+    """
+    from moto.moto_server import werkzeug_app
+    from werkzeug.serving import WSGIRequestHandler
+
+    return getattr(werkzeug_app, "MotoRequestHandler", WSGIRequestHandler)
+
+
 def guarded(application: Application, admits: Callable[[Mapping[str, Any]], bool]) -> Application:
     """Return an application that refuses strangers before anything looks at what they ask.
 

@@ -23,7 +23,7 @@ from moto.iam.models import iam_backends
 
 from pywren import _private_names
 from pywren._wire import ASYNC_PAYLOAD_LIMIT
-from pywren.testing._guard import guarded
+from pywren.testing._guard import guarded, request_handler
 from pywren.testing._mock_function import MockFunction
 
 
@@ -99,7 +99,7 @@ def http_server(access_key: str) -> Iterator[str | None]:
         The endpoint's URL; ``None`` when Flask, which moto's server needs, is not installed.
     """
     try:
-        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     except ImportError:
         yield None
         return
@@ -109,7 +109,7 @@ def http_server(access_key: str) -> Iterator[str | None]:
     level = requests.level
     requests.setLevel(logging.ERROR)  # it prints a line for every request, unless it is told not to
     application = guarded(DomainDispatcherApplication(create_backend_app), lambda asked: _is_signed(asked, access_key))
-    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=MotoRequestHandler)
+    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=request_handler())
     thread = threading.Thread(target=server.serve_forever, name="pywren-mock-aws", daemon=True)
     thread.start()
     try:

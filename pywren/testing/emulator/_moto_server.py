@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from pywren.testing._guard import guarded
+from pywren.testing._guard import guarded, request_handler
 from pywren.testing.emulator._door import SECRET_HEADER
 
 SERVICES = ("iam", "sts", "sqs", "logs", "ec2", "ssm")
@@ -22,12 +22,12 @@ SECRET_VARIABLE = "PYWREN_EMULATOR_SECRET"
 
 def main() -> None:
     """Listen on a free port of 127.0.0.1, print it, and serve for ever."""
-    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
     from pywren.testing._atomic_moto import atomic_sqs
 
-    class Handler(MotoRequestHandler):  # type: ignore[misc]
+    class Handler(request_handler()):  # type: ignore[misc]
         protocol_version = "HTTP/1.1"  # connections are kept
         disable_nagle_algorithm = True  # or an answer on a kept connection waits 40 ms for its headers' acknowledgement
 

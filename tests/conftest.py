@@ -179,5 +179,6 @@ def _descriptors() -> dict[int, str]:
 
 
 def _opened_since(before: dict[int, str]) -> list[str]:
+    gc.collect()  # what the last collection has ended, such as a pool's thread, may have left more
     opened = [f"{number}: {target}" for number, target in _descriptors().items() if number not in before]
     return opened if len(opened) > _SPARE_DESCRIPTORS else []

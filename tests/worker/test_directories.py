@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pywren.worker._directories import hold_directory, remove_abandoned_directories, remove_directory
+from pywren.worker._directories import remove_abandoned_directories, remove_directory
 
 WAIT = 60.0
 NAME = "pywren-4194305-0123456789abcdef"  # a process number beyond what Linux gives
@@ -187,15 +187,25 @@ class TestRemove:
 
 @pytest.mark.parametrize("umask", [0o000, 0o002, 0o022, 0o077, 0o777])
 def test_a_held_directory_is_private(temporary: Path, umask: int) -> None:
-    """Its mode is 0700 whatever the umask."""
-    saved = os.umask(umask)
-    try:
-        hold_directory(str(temporary / NAME))
-    finally:
-        os.umask(saved)
-    assert (temporary / NAME).stat().st_mode & 0o777 == 0o700
+    """Its mode is 0700 whatever the umask, and it stays for as long as the process that holds it."""
+    program = (
+        "import os, sys\n"
+        "from pywren.worker._directories import hold_directory\n"
+        "os.umask(int(sys.argv[2]))\n"
+        "hold_directory(sys.argv[1])\n"
+        "print(flush=True)\n"
+        "sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(temporary / NAME), str(umask)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"\n"
+        assert (temporary / NAME).stat().st_mode & 0o777 == 0o700
+        remove_abandoned_directories()
+        assert names(temporary) == [NAME]
+        holder.communicate()
     remove_abandoned_directories()
-    assert names(temporary) == [NAME]
+    assert names(temporary) == []
 
 
 def wait_until(condition: Callable[[], bool]) -> bool:

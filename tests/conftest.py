@@ -27,7 +27,7 @@ os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
 _TEMPORARY = Path(tempfile.mkdtemp(prefix="pw-"))
 _HOME = Path(tempfile.mkdtemp(prefix="pw-home-"))
 _SESSION_VARIABLE = "SUITE_OF_TESTS"
-_GRACE_SECONDS = 10.0
+_GRACE_SECONDS = 60.0  # on a busy machine what ends by itself takes its time
 _SPARE_DESCRIPTORS = 16  # what pytest, hypothesis, moto and logging open once and keep
 
 

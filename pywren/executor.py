@@ -128,9 +128,9 @@ class Executor:
             One future for each item, in order; ``[]`` for no items.
 
         Raises:
-            ArgumentError: there are more items than ``scheduler.map_item_limit``, ``extra_meta`` clashes with
-                a member of the payload or does not fit JSON, or a payload is too large. A ``ValueError``; nothing
-                was invoked.
+            ArgumentError: there are more items than ``scheduler.map_item_limit`` or ``MOST_ITEMS``, ``extra_meta``
+                clashes with a member of the payload or does not fit JSON, or a payload is too large. A
+                ``ValueError``; nothing was invoked.
             SerializationError: the function or an item cannot be sent; nothing was invoked.
             StorageError: something could not be stored; nothing was invoked.
             InvocationError: a call was refused.

@@ -120,7 +120,7 @@ print(pwex.call_async(lambda x: x + 1, 1).result())
     def __init__(self) -> None:
         import pywren
         from pywren.invokers import LocalInvoker
-        from pywren.worker.pool import LocalPool
+        from pywren.worker.parent.pool import LocalPool
 
         self.executor = pywren.local_executor(LocalInvoker(pool=LocalPool(WORKERS)))
         super().__init__()

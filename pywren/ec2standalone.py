@@ -12,7 +12,7 @@ from contextlib import closing
 from typing import Any
 
 from pywren import wrenconfig
-from pywren.cloud.aws import AWS
+from pywren.aws.requests import AWS
 from pywren.cloud.instances import LAUNCH_POLICY, Instance, Instances, ask_ec2
 from pywren.cloud.launch import Launcher, Order, Wish
 from pywren.cloud.resources import Resources, check_account

@@ -12,19 +12,21 @@ from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from pywren import _pickling, _shutdown, wrenconfig
-from pywren._adapters import Reduction
-from pywren._callset import Callset, Submission
-from pywren._local_calls import LocalDispatcher
-from pywren._staging import StagedDispatcher, agg_data
-from pywren._wire import CALL_FIELDS, Call
+from pywren import wrenconfig
+from pywren.client.callset import Callset, Submission
+from pywren.client.local_calls import LocalDispatcher
+from pywren.client.staging import StagedDispatcher, agg_data
 from pywren.exceptions import ArgumentError
 from pywren.future import ResponseFuture, modules_sent_for, settlement
+from pywren.pickling import packed
+from pywren.pickling.adapters import Reduction
 from pywren.runtime import check_runtime, get_runtime_info
 from pywren.serialize import Serializer
 from pywren.serialize._skew import warn_of_skew
 from pywren.storage import Storage
+from pywren.system import shutdown
 from pywren.wait import list_of, wait
+from pywren.wire.messages import CALL_FIELDS, Call
 from pywren.wrenutil import iterate
 
 if TYPE_CHECKING:
@@ -203,7 +205,7 @@ class Executor:
         Raises:
             ArgumentError: the call did not run on Lambda, so it has no log there.
         """
-        from pywren.cloud.aws import AWS
+        from pywren.aws.requests import AWS
         from pywren.cloud.logs import call_logs
 
         wait([future])
@@ -355,14 +357,14 @@ class Executor:
         exclude_modules: Iterable[str] | None = None,
         options: Mapping[str, Any] = _NO_OPTIONS,
     ) -> list[ResponseFuture]:
-        _shutdown.require_running()
+        shutdown.require_running()
         _check_callable(func)
         _check_meta(extra_meta)
         if not items:
             return []
         # only a call that is staged has a payload to be changed
         dispatcher = self._stage_calls() if options.get("overwrite_invoke_args") else self._dispatcher
-        mentions = _pickling.Mentions()
+        mentions = packed.Mentions()
         inputs = _Inputs(dispatcher, mentions)
         function, arguments, modules = self.serializer.pack_call(
             func,
@@ -419,7 +421,7 @@ class _Inputs:
     Their outcomes need the modules that their own calls were sent with.
     """
 
-    def __init__(self, dispatcher: StagedDispatcher | LocalDispatcher, mentions: _pickling.Mentions) -> None:
+    def __init__(self, dispatcher: StagedDispatcher | LocalDispatcher, mentions: packed.Mentions) -> None:
         self._mentions = mentions
         self._by_reference = isinstance(dispatcher, StagedDispatcher)
         self._current: dict[ResponseFuture, int] | None = None
@@ -433,7 +435,7 @@ class _Inputs:
                 self._found.append(self._current)
             yield item
 
-    def persistent_id(self, obj: Any) -> int | _pickling.FinishedFuture | None:
+    def persistent_id(self, obj: Any) -> int | packed.FinishedFuture | None:
         """Say what a future stands for: a reference, or by value for the function's own and this machine's."""
         if not isinstance(obj, ResponseFuture):
             return None
@@ -444,8 +446,8 @@ class _Inputs:
         ended = settlement(obj)
         ids = {"callset_id": obj.callset_id, "call_id": obj.call_id}
         if ended.error is None:
-            return _pickling.FinishedFuture.of_value(ended.value, **ids)
-        return _pickling.FinishedFuture.of_exception(ended.error, **ids)
+            return packed.FinishedFuture.of_value(ended.value, **ids)
+        return packed.FinishedFuture.of_exception(ended.error, **ids)
 
     def by_argument(self, count: int) -> Sequence[Sequence[ResponseFuture]]:
         """Return the futures of each argument, in the order of their references."""

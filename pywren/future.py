@@ -8,7 +8,7 @@ The state machine stands here and nowhere else::
 The words in brackets are those of ``concurrent.futures``, whose ``Future`` this is: the standard library's
 ``wait``, ``as_completed`` and ``asyncio.wrap_future`` work on it. What learns of outcomes (the monitor of a
 storage, the local pool) is the future's *origin*; it alone settles futures, many at a time, under the condition that
-the futures of a callset share. Callbacks run later and elsewhere, see ``_callbacks``.
+the futures of a callset share. Callbacks run later and elsewhere, see ``system.callbacks``.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from pywren import _private_names
-from pywren._callbacks import callbacks
 from pywren.exceptions import (
     ArgumentError,
     CallCancelledError,
@@ -35,18 +33,20 @@ from pywren.exceptions import (
     StorageTimeoutError,
     WaitTimeoutError,
 )
+from pywren.system import private_names
+from pywren.system.callbacks import callbacks
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from pywren._callset import Callset
+    from pywren.client.callset import Callset
     from pywren.storage import Storage
 
 __all__ = ["JobState", "ResponseFuture"]
 
 logger = logging.getLogger(__name__)
 
-PENDING, RUNNING, CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED = _private_names.future_states()
+PENDING, RUNNING, CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED = private_names.future_states()
 
 SILENCE = 60.0
 """Seconds without any result after which those who wait are told what is known and where to look."""
@@ -165,7 +165,7 @@ class ResponseFuture(concurrent.futures.Future[Any]):
         if origin is not None:
             self._origin = origin
         elif invoke_metadata is not None and storage_path is not None:
-            from pywren._staged_calls import adopt  # it makes futures, so it cannot be imported above
+            from pywren.client.staged_calls import adopt  # it makes futures, so it cannot be imported above
 
             adopt(self, storage_path, invoke_metadata)
         else:
@@ -685,7 +685,7 @@ def _call_back(future: ResponseFuture, functions: Sequence[Callable[[Any], objec
             # hears, as Ctrl-C: a SystemExit would end the thread that all other outcomes come through.
             if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
                 raise
-            _private_names.futures_logger().exception("exception calling callback for %r", future)
+            private_names.futures_logger().exception("exception calling callback for %r", future)
 
 
 def mark_running(future: ResponseFuture) -> None:

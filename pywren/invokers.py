@@ -22,14 +22,14 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from pywren._wire import ASYNC_PAYLOAD_LIMIT, function_name
+from pywren.aws.per_process import PerProcess
 from pywren.exceptions import ArgumentError, DecodeError
-from pywren.storage._per_process import PerProcess
+from pywren.wire.messages import ASYNC_PAYLOAD_LIMIT, function_name
 
 if TYPE_CHECKING:
-    from pywren.cloud.aws import AWS
+    from pywren.aws.requests import AWS
     from pywren.worker.handler import Container
-    from pywren.worker.pool import LocalPool
+    from pywren.worker.parent.pool import LocalPool
     from pywren.worker.task import RunResult, Stop, Task
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class LambdaInvoker:
         aws: AWS | None = None,
         queue_patience: float = EVENT_AGE_LIMIT,
     ) -> None:
-        from pywren.cloud.aws import AWS
+        from pywren.aws.requests import AWS
 
         self.queue_patience = queue_patience
 
@@ -209,7 +209,7 @@ class LocalInvoker:
         """The pool whose children run the calls."""
         if self._given_pool is not None:
             return self._given_pool
-        from pywren.worker.pool import LocalPool
+        from pywren.worker.parent.pool import LocalPool
 
         return LocalPool.shared()
 

@@ -6,12 +6,12 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pywren._queue_worker import EndRule, QueueWorker
 from pywren.exceptions import DeploymentError, PywrenError
 from pywren.invokers import SOURCE_DIR, encode_payload
+from pywren.worker.queue_worker import EndRule, QueueWorker
 
 if TYPE_CHECKING:
-    from pywren.cloud.aws import AWS
+    from pywren.aws.requests import AWS
     from pywren.worker.handler import Container
 
 __all__ = ["SOURCE_DIR", "SQSInvoker", "sqs_run_local"]
@@ -45,7 +45,7 @@ class SQSInvoker:
     payload_limit = MESSAGE_LIMIT
 
     def __init__(self, region_name: str, sqs_queue_name: str, *, aws: AWS | None = None) -> None:
-        from pywren.cloud.aws import AWS
+        from pywren.aws.requests import AWS
 
         self.region_name = region_name
         self.sqs_queue_name = sqs_queue_name
@@ -161,7 +161,7 @@ def sqs_run_local(
         InvocationError: there is no such queue.
         StorageError: the status of a call could not be written; its message stays in the queue.
     """
-    from pywren.cloud.aws import AWS
+    from pywren.aws.requests import AWS
 
     sender = AWS(region_name) if aws is None else aws
     rule = EndRule(max_idle_time=0.0, max_calls=job_num)

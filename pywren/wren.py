@@ -135,7 +135,7 @@ def local_executor(
     """
     config = _checked(config).config
     if invoker_object is None:
-        from pywren.worker.pool import LocalPool
+        from pywren.worker.parent.pool import LocalPool
 
         LocalPool.shared()  # its first process starts while the rest is imported here
         from pywren.invokers import LOCAL_RUN_DIR, LocalInvoker
@@ -211,7 +211,7 @@ def _config_for_aws(config: Mapping[str, Any] | None, who: str) -> Mapping[str, 
 
 def _region_of_environment(source: wrenconfig.Source) -> str:
     """Return the region that AWS's own tools would take, where the configuration names none."""
-    from pywren.cloud.aws import AWS
+    from pywren.aws.requests import AWS
 
     region = os.environ.get("AWS_REGION")  # which botocore does not know, and other tools prefer
     region = region or os.environ.get("AWS_DEFAULT_REGION") or AWS().configured_region()

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pywren._integrity import home_path
 from pywren.exceptions import ConfigError
 from pywren.storage.runtime_info import is_public
+from pywren.wire.digests import home_path
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ import pytest
 from moto import mock_aws
 from moto.utilities.utils import load_resource
 
-from pywren.cloud.aws import AWS
+from pywren.aws.requests import AWS
 from pywren.cloud.launch import PACKAGED_PYTHONS, Launcher, Wish
 from pywren.cloud.policies import lambda_trust_policy
 from pywren.cloud.resources import Resources

@@ -115,7 +115,7 @@ def _in_the_emulated_world(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def _close_shared_workers() -> None:
     """End the pool that all local executors share: a program ends it by ending."""
-    pool = sys.modules.get("pywren.worker.pool")
+    pool = sys.modules.get("pywren.worker.parent.pool")
     if pool is not None:
         pool.LocalPool.close_shared()
 
@@ -160,7 +160,7 @@ def _threads() -> list[str]:
 def _temporary_files() -> list[str]:
     # What clients and emulators leave that a test has killed, is for the next ones to remove: there are none any more.
     from pywren.testing.emulator import _directory
-    from pywren.worker._directories import remove_abandoned_directories
+    from pywren.worker.directories import remove_abandoned_directories
 
     remove_abandoned_directories(older_than=0.0)
     _directory.sweep()

@@ -43,7 +43,7 @@ from pywren.serialize.serialize import SerializeIndependent
 from pywren.storage import exceptions as storage_exceptions
 from pywren.storage import storage_utils
 from pywren.worker.handler import Container
-from pywren.worker.pool import LocalPool
+from pywren.worker.parent.pool import LocalPool
 
 ROOT = Path(__file__).parent.parent
 PROGRAMS = Path(__file__).parent / "scripts_of_2018"

@@ -16,13 +16,14 @@ import pytest
 
 import pywren
 import pywren.testing
-from pywren import _staged_calls, invokers, wrenconfig, wrenhandler
-from pywren.cloud.aws import AWS
+from pywren import invokers, wrenconfig, wrenhandler
+from pywren.aws.requests import AWS
+from pywren.client import staged_calls
 from pywren.exceptions import CallLostError, DecodeError, InvocationError, StorageNoSuchKeyError, WorkerCrashedError
 from pywren.executor import Executor
 from pywren.future import ResponseFuture
 from pywren.worker.handler import Container
-from pywren.worker.pool import LocalPool
+from pywren.worker.parent.pool import LocalPool
 
 WAIT = 60.0
 
@@ -91,7 +92,7 @@ class Dropping(invokers.DummyInvoker):
 
 def test_a_worker_that_never_starts_is_a_lost_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for ever: after all the time there can be, the call is declared lost."""
-    monkeypatch.setattr(_staged_calls, "LOST_GRACE", 0.0)
+    monkeypatch.setattr(staged_calls, "LOST_GRACE", 0.0)
     lost = Executor(Dropping(), wrenconfig.default(), 0.2).call_async(len, "x")
     with pytest.raises(CallLostError, match="run it again"):
         lost.result(timeout=WAIT)

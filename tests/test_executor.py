@@ -27,12 +27,13 @@ from executors import KINDS, STAGED_KINDS, WAIT
 
 import pywren
 import pywren.testing
-from pywren import _pickling, wrenconfig
-from pywren._wire import INLINE_REFERENCES
+from pywren import wrenconfig
 from pywren.exceptions import ArgumentError, ConfigError, SerializationError
 from pywren.executor import Executor
 from pywren.invokers import DummyInvoker, LambdaInvoker, LocalInvoker
+from pywren.pickling import packed
 from pywren.queues import SQSInvoker, sqs_run_local
+from pywren.wire.messages import INLINE_REFERENCES
 
 ROOT = Path(pywren.__file__).parent.parent
 
@@ -1007,7 +1008,7 @@ def test_an_executor_that_was_unpickled():
 
     config = {**wrenconfig.default(), "scheduler": {"map_item_limit": 3}}
     made = Own(DummyInvoker(), config, 17)
-    copy = _pickling.loads(_pickling.dumps(made))
+    copy = packed.loads(packed.dumps(made))
     assert type(copy) is Own
     assert (copy.job_max_runtime, copy.map_item_limit, copy.config) == (17, 3, config)
     assert copy.invoker is not made.invoker

@@ -17,8 +17,8 @@ import pytest
 from executors import WAIT, Presence
 
 import pywren
-from pywren import _failure_records, _staged_calls
-from pywren.cloud.aws import AWS
+from pywren.aws.requests import AWS
+from pywren.client import failure_records, staged_calls
 from pywren.exceptions import CallLostError, CallTimeoutError, VersionMismatchError, WorkerCrashedError
 from pywren.testing.emulator import Counters, Emulator, Fault, Faults
 from pywren.testing.emulator._container import can_isolate
@@ -78,7 +78,7 @@ def ran(emulator: Emulator, config: dict[str, Any], since: Counters) -> Any:
 @pytest.fixture
 def records_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the client look for records at once, and not after some seconds: few calls leave any."""
-    monkeypatch.setattr(_failure_records, "FIRST_LOOK", 0.1)
+    monkeypatch.setattr(failure_records, "FIRST_LOOK", 0.1)
 
 
 def test_the_functions_own_timeout(emulator: Emulator, presence: Presence) -> None:
@@ -143,7 +143,7 @@ def test_dropped_events(
     assert ran(emulator, config, before).dropped == 3
     dropped = set(futures) - done
     assert not any(one.done() for one in dropped)
-    monkeypatch.setattr(_staged_calls, "LOST_GRACE", -1e9)  # the patience is over
+    monkeypatch.setattr(staged_calls, "LOST_GRACE", -1e9)  # the patience is over
     for one in dropped:
         with pytest.raises(CallLostError, match="never started"):
             one.result(WAIT)

@@ -13,9 +13,9 @@ import traceback
 import pytest
 
 from pywren import future as future_module
-from pywren._callbacks import callbacks
 from pywren.exceptions import ArgumentError, CallCancelledError, CallLostError, StorageError, WaitTimeoutError
 from pywren.future import JobState, ResponseFuture, Settlement
+from pywren.system.callbacks import callbacks
 
 WAIT = 60
 

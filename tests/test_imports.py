@@ -84,7 +84,7 @@ def test_a_module_of_the_client_loads_no_third_party_module(name: str) -> None:
     assert third_party(f"import pywren.{name}") == set()
 
 
-@pytest.mark.parametrize("module", ["pywren.wrenhandler", "pywren.worker.child", "pywren.worker.handler"])
+@pytest.mark.parametrize("module", ["pywren.wrenhandler", "pywren.worker.child.main", "pywren.worker.handler"])
 def test_the_worker_loads_only_what_the_bundle_carries(module: str) -> None:
     """The worker's entry and its child load no package but cloudpickle and tblib."""
     assert third_party(f"import {module}") <= {"cloudpickle", "tblib"}
@@ -95,8 +95,8 @@ def test_the_worker_does_not_import_the_client() -> None:
 
     ``future`` and ``wait`` come with the package itself, as ``pywren.wait`` has to be the function.
     """
-    program = "import sys, pywren.wrenhandler, pywren.worker.child; print(*sorted(sys.modules))"
-    client = {"wren", "executor", "_monitor", "invokers", "queues", "wrenconfig", "serialize", "cloud"}
+    program = "import sys, pywren.wrenhandler, pywren.worker.child.main; print(*sorted(sys.modules))"
+    client = {"wren", "executor", "client", "invokers", "queues", "wrenconfig", "serialize", "cloud"}
     assert not {f"pywren.{name}" for name in client} & set(python(program).split())
 
 

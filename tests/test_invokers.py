@@ -12,15 +12,15 @@ import pytest
 from botocore.stub import Stubber
 
 import pywren
-from pywren import _integrity
-from pywren._threads import for_each
-from pywren._wire import ASYNC_PAYLOAD_LIMIT, Call, CallsetKeys, Outcome, StagedFunction, Status
-from pywren.cloud.aws import AWS
+from pywren.aws.requests import AWS
 from pywren.exceptions import ArgumentError, DecodeError, InvocationError
 from pywren.invokers import DummyInvoker, LambdaInvoker, LocalInvoker
 from pywren.local import dummy_handler, local_handler, run_generic_handler
 from pywren.storage import Storage
+from pywren.system.threads import for_each
 from pywren.version import __version__
+from pywren.wire import digests
+from pywren.wire.messages import ASYNC_PAYLOAD_LIMIT, Call, CallsetKeys, Outcome, StagedFunction, Status
 from pywren.worker.handler import Container
 
 SECRET = b"s" * 32
@@ -211,9 +211,9 @@ class Client:
             pywren_version=__version__,
             python_version=f"{sys.version_info.major}.{sys.version_info.minor}",
             host_submit_time=time.time(),
-            func_sha256=_integrity.sha256(self.staged),
+            func_sha256=digests.sha256(self.staged),
             data_inline=cloudpickle.dumps(argument),
-            attempt_key=_integrity.attempt_key(SECRET, call_id, 1),
+            attempt_key=digests.attempt_key(SECRET, call_id, 1),
         ).encode()
 
     def results(self):

@@ -7,7 +7,7 @@ import accounts
 import pytest
 
 import pywren.testing
-from pywren.cloud.aws import AWS
+from pywren.aws.requests import AWS
 from pywren.exceptions import ArgumentError, DecodeError, InvocationError
 from pywren.queues import MESSAGE_LIMIT, SQSInvoker, sqs_run_local
 

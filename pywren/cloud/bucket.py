@@ -12,12 +12,12 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from pywren.cloud.aws import AWS
+from pywren.aws.errors import error_code
+from pywren.aws.requests import AWS
 from pywren.cloud.function import Function, Owner
 from pywren.cloud.names import OWNER_TAG, Names, is_ours
 from pywren.cloud.plan import Step
 from pywren.exceptions import ConfigError, DeploymentError
-from pywren.storage._aws_errors import error_code
 
 logger = logging.getLogger(__name__)
 

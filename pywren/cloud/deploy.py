@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pywren.cloud.aws import AWS
+from pywren.aws.requests import AWS
 from pywren.cloud.plan import Resource, plan_all
 from pywren.cloud.resources import Resources
 

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pywren import wrenconfig
-from pywren.cloud.aws import AWS
+from pywren.aws.errors import error_code, response
+from pywren.aws.requests import AWS
 from pywren.cloud.function import is_pywrens
 from pywren.cloud.plan import Resource, find
 from pywren.cloud.resources import Resources, check_account
 from pywren.exceptions import DeploymentError, PywrenError
-from pywren.storage._aws_errors import error_code, response
 from pywren.storage.runtime_info import (
     check_named,
     check_runtime,

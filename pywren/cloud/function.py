@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pywren import wrenconfig
-from pywren.cloud.aws import AWS, FunctionSpec
+from pywren.aws.requests import AWS, FunctionSpec
 from pywren.cloud.names import OWNER_TAG, Names
 from pywren.cloud.plan import Step
 from pywren.exceptions import DeploymentError

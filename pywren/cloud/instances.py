@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pywren.cloud.aws import AWS
+from pywren.aws.requests import AWS
 from pywren.cloud.names import OWNER_TAG, QUEUE_TAG, Names
 from pywren.cloud.plan import Step
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pywren import wrenconfig
+from pywren.aws.errors import error_code
+from pywren.aws.requests import AWS
 from pywren.cloud._user_data import Boot, client_requirements
-from pywren.cloud.aws import AWS
 from pywren.cloud.instances import Instance, ask_ec2
 from pywren.cloud.names import OWNER_TAG, QUEUE_TAG, Names
 from pywren.cloud.plan import find
 from pywren.exceptions import ArgumentError, DeploymentError, PywrenError
-from pywren.storage._aws_errors import error_code
 from pywren.storage.s3_backend import S3Backend
 from pywren.worker.bundle import build_zip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pywren.cloud.aws import AWS
+from pywren.aws.requests import AWS
 from pywren.cloud.function import Function, Owner
 from pywren.cloud.names import OWNER_TAG, Names
 from pywren.cloud.plan import Step, find

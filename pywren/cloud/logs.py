@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from pywren.cloud.aws import AWS
+from pywren.aws.requests import AWS
 from pywren.cloud.names import Names
 from pywren.cloud.plan import find
 from pywren.exceptions import ArgumentError

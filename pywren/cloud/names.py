@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pywren import wrenconfig
-from pywren._wire import failure_prefix
 from pywren.exceptions import ConfigError
+from pywren.wire.messages import failure_prefix
 
 OWNER_TAG = ("created-by", "pywren")
 """Key and value of the tag that pywren gives to what it makes: what has it not is neither changed nor deleted."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
-from pywren.cloud.aws import AWS
+from pywren.aws.errors import error_code
+from pywren.aws.requests import AWS
 from pywren.exceptions import PywrenError
-from pywren.storage._aws_errors import error_code
 
 
 class Step(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from pywren.cloud.aws import AWS
+from pywren.aws.requests import AWS
 from pywren.cloud.names import OWNER_TAG, Names
 from pywren.cloud.plan import Step, differing, find
 

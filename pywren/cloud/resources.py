@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from pywren import wrenconfig
+from pywren.aws.requests import AWS
 from pywren.cloud import policies
-from pywren.cloud.aws import AWS
 from pywren.cloud.bucket import Bucket
 from pywren.cloud.function import Function
 from pywren.cloud.instances import Instances

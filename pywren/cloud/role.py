@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pywren.cloud.aws import AWS
+from pywren.aws.errors import error_code
+from pywren.aws.requests import AWS
 from pywren.cloud.names import OWNER_TAG, Names, is_ours
 from pywren.cloud.plan import Step, find
 from pywren.exceptions import DeploymentError
-from pywren.storage._aws_errors import error_code
 
 POLICY_NAME = "pywren-worker"
 """A role's inline policy."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pywren import wrenconfig
+from pywren.aws.requests import AWS
 from pywren.cloud._environment import install_nearest, installed
 from pywren.cloud._importable import check_importable
 from pywren.cloud._packing import (
@@ -33,7 +34,6 @@ from pywren.cloud._packing import (
 from pywren.cloud._prefix import copy_prefix, is_conda
 from pywren.cloud._requirements import Requirements
 from pywren.cloud._wheels import ARCHITECTURES, Installer, Say, Target, find_installers, install_with_any
-from pywren.cloud.aws import AWS
 from pywren.exceptions import ArgumentError, DeploymentError, IntegrityError
 from pywren.storage.backend import Backend
 from pywren.storage.runtime_info import LAMBDA_PREINSTALLS, META_LIMIT, meta_key

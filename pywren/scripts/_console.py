@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import click
 
 from pywren import wrenconfig
-from pywren.cloud.aws import AWS
+from pywren.aws.requests import AWS
 from pywren.cloud.plan import Resource, Step, plan_all
 from pywren.cloud.resources import Resources, check_account
 from pywren.exceptions import PywrenError

@@ -8,10 +8,10 @@ import os
 import re
 from pathlib import Path
 
-from pywren._private import temporary_file
-from pywren.cloud.aws import AWS
+from pywren.aws.requests import AWS
 from pywren.cloud.names import Names
 from pywren.exceptions import ConfigError
+from pywren.system.private_files import temporary_file
 from pywren.wrenconfig import AWS_EC2_INSTANCE_TYPE_DEFAULT
 
 _TEMPLATE = """\

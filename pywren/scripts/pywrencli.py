@@ -87,7 +87,7 @@ def new_config_path(filename: str | None) -> Path:
 
 def _account_id_if_known(region: str) -> str | None:
     """Return the account of the credentials, if there are any and AWS can be asked."""
-    from pywren.cloud.aws import AWS
+    from pywren.aws.requests import AWS
 
     with contextlib.closing(AWS(region)) as aws:
         try:
@@ -103,7 +103,7 @@ def _config_if_any(filename: str | None) -> wrenconfig.Config | None:
 
 
 def _examine(filename: str | None) -> None:
-    from pywren.cloud.aws import AWS
+    from pywren.aws.requests import AWS
     from pywren.cloud.doctor import Doctor
 
     config = _config_if_any(filename)
@@ -119,7 +119,7 @@ def _examine(filename: str | None) -> None:
 
 def _region_without_config() -> str:
     """Return the region that AWS's own tools would take, or 0.4's: any will do to ask whose credentials these are."""
-    from pywren.cloud.aws import AWS
+    from pywren.aws.requests import AWS
 
     return os.environ.get("AWS_REGION") or AWS().configured_region() or wrenconfig.AWS_REGION_DEFAULT
 
@@ -142,7 +142,7 @@ def doctor(filename: str | None) -> None:
 @click.pass_obj
 def get_aws_account_id(filename: str | None, verbose: bool = True) -> str:
     """Print the account that the credentials belong to; it takes no configuration."""
-    from pywren.cloud.aws import AWS
+    from pywren.aws.requests import AWS
 
     region = None
     with contextlib.suppress(ConfigError):  # whatever is wrong with it, the credentials are the same
@@ -165,8 +165,8 @@ def get_aws_account_id(filename: str | None, verbose: bool = True) -> str:
 @click.pass_obj
 def iam(filename: str | None, which: str) -> None:
     """Print the least that somebody must be allowed, for this configuration, as an IAM policy."""
+    from pywren.aws.requests import AWS
     from pywren.cloud import policies
-    from pywren.cloud.aws import AWS
     from pywren.cloud.resources import Resources
 
     config = load_config(filename)

@@ -12,9 +12,9 @@ from typing import Any
 import click
 
 from pywren import wrenconfig
+from pywren.aws.requests import AWS
 from pywren.cloud import runtimes
 from pywren.cloud._config_file import change_section, section_text
-from pywren.cloud.aws import AWS
 from pywren.cloud.runtimes import Built, Disk, RuntimeStore, Target
 from pywren.exceptions import ConfigError
 from pywren.scripts._console import confirm, dry_run_option, yes_option

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from pywren import wrenconfig
-from pywren.cloud.aws import AWS
+from pywren.aws.requests import AWS
 from pywren.cloud.names import INSTANCE_PROFILE_DEFAULT, Names, bucket_name, suffixed
 from pywren.cloud.plan import Resource
 from pywren.cloud.resources import Resources

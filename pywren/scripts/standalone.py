@@ -18,9 +18,9 @@ from types import FrameType
 import click
 
 from pywren import wrenconfig, wrenlogging
-from pywren._queue_worker import LONG_POLL, EndRule, QueueWorker
-from pywren.cloud.aws import AWS
+from pywren.aws.requests import AWS
 from pywren.scripts._console import Number, one_line_errors, option
+from pywren.worker.queue_worker import LONG_POLL, EndRule, QueueWorker
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ import types
 import weakref
 from typing import Any, NamedTuple
 
-from pywren._handmade import is_handmade
-from pywren._pickling import Mentions, Packed
-from pywren.by_value._hints import names_in
+from pywren.pickling.by_value._hints import names_in
+from pywren.pickling.handmade import is_handmade
+from pywren.pickling.packed import Mentions, Packed
 
 _UNCHANGEABLE = frozenset({int, float, complex, str, bytes, bool, type(None)})
 

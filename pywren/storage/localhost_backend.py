@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from pywren._integrity import home
-from pywren._private import make_directories, open_file, temporary_file
 from pywren.exceptions import StorageError, StorageNoSuchKeyError
 from pywren.storage.backend import NamesOf04, check_range, read_at_most
+from pywren.system.private_files import make_directories, open_file, temporary_file
+from pywren.wire.digests import home
 
 KEEP_SECONDS = 7 * 86400.0
 """Age at which a callset that its executor left behind is deleted."""

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from pywren._threads import for_each
 from pywren.exceptions import ConfigError, StorageError, StorageNoSuchKeyError
+from pywren.system.threads import for_each
 from pywren.wrenutil import split_s3_url
 
 PUBLIC_BUCKETS = "pywren-runtimes-public-"

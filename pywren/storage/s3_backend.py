@@ -8,13 +8,13 @@ from contextlib import closing
 from itertools import islice
 from typing import Any, TypeVar
 
+from pywren.aws.credentials import Renewals
+from pywren.aws.errors import Boundary, concerns_credentials, error_code, was_repeated
+from pywren.aws.per_process import PerProcess
+from pywren.aws.sending import Retry
+from pywren.aws.service_clock import ServiceClock
+from pywren.aws.session import make_client, make_session
 from pywren.exceptions import ConfigError, IntegrityError, PywrenError, StorageError, StorageNoSuchKeyError
-from pywren.storage._aws_errors import Boundary, concerns_credentials, error_code, was_repeated
-from pywren.storage._aws_requests import Retry
-from pywren.storage._aws_session import make_client, make_session
-from pywren.storage._credentials import Renewals
-from pywren.storage._per_process import PerProcess
-from pywren.storage._service_clock import ServiceClock
 from pywren.storage.backend import NamesOf04, check_range, read_at_most
 
 Answer = TypeVar("Answer")

@@ -8,10 +8,6 @@ import pickle
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from pywren import _integrity
-from pywren._failure import Failure
-from pywren._pickling import PROTOCOL, Packed, load_exception, load_result
-from pywren._wire import STATUS_LIMIT, CallsetKeys, Outcome, Status
 from pywren.exceptions import (
     CallCancelledError,
     ConfigError,
@@ -21,9 +17,13 @@ from pywren.exceptions import (
     StorageNoSuchKeyError,
     StorageOutputNotFoundError,
 )
+from pywren.pickling.packed import PROTOCOL, Packed, load_exception, load_result
 from pywren.storage.backend import Backend, as_bytes
 from pywren.storage.runtime_info import get_runtime_info
 from pywren.storage.storage_utils import get_storage_path
+from pywren.wire import digests
+from pywren.wire.failure import Failure
+from pywren.wire.messages import STATUS_LIMIT, CallsetKeys, Outcome, Status
 
 __all__ = ["Storage", "get_runtime_info", "make_backend", "output_of_0_4"]
 
@@ -229,7 +229,7 @@ class Storage:
         data = self.read_status(callset_id, call_id)
         if data is None:
             raise StorageOutputNotFoundError(callset_id, call_id)
-        secret = _integrity.callset_secret(_integrity.user_key(), callset_id)
+        secret = digests.callset_secret(digests.user_key(), callset_id)
         status = Status.verify(data, secret, callset_id, call_id)
         if status.failure is not None:
             raise StorageOutputNotFoundError(callset_id, call_id)
@@ -238,7 +238,7 @@ class Storage:
                 f"the status of call {call_id} of callset {callset_id} is not signed with this user's key; ask the "
                 "future, which knows the key that its call was made with, or set PYWREN_HOME to that of who made it"
             )
-        self._check_key(status, _integrity.attempt_key(secret, call_id, status.attempt))
+        self._check_key(status, digests.attempt_key(secret, call_id, status.attempt))
         return pickle.dumps(_OutputOf04(Outcome.decode(self._outcome(status))), PROTOCOL)
 
     def _check_key(self, status: Status, key: bytes) -> None:
@@ -268,7 +268,7 @@ class Storage:
             data = self.backend.get(status.output_key or "", limit=status.output_size or 0)
         except StorageNoSuchKeyError as error:
             raise StorageOutputNotFoundError(status.callset_id, status.call_id) from error
-        _integrity.verify_sha256(data, status.output_sha256, f"the output {status.output_key}")
+        digests.verify_sha256(data, status.output_sha256, f"the output {status.output_key}")
         return data
 
 

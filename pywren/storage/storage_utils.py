@@ -1,11 +1,12 @@
-"""0.4's functions for the keys of objects, over ``_wire``, and for comparing storages."""
+"""0.4's functions for the keys of objects, over ``wire``, and for comparing storages."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pywren._wire import (
+from pywren.exceptions import StorageConfigMismatchError
+from pywren.wire.messages import (
     AGG_DATA_SUFFIX,
     CANCEL_SUFFIX,
     DATA_SUFFIX,
@@ -14,7 +15,6 @@ from pywren._wire import (
     STATUS_SUFFIX,
     CallsetKeys,
 )
-from pywren.exceptions import StorageConfigMismatchError
 
 func_key_suffix = FUNC_SUFFIX
 agg_data_key_suffix = AGG_DATA_SUFFIX

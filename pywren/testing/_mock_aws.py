@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
-from pywren.cloud.aws import AWS
+from pywren.aws.requests import AWS
 from pywren.serialize._distributions import installed_modules
 from pywren.testing._mock_function import MockFunction
 from pywren.testing._set_up import (

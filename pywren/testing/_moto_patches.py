@@ -21,10 +21,10 @@ from moto.core.exceptions import JsonRESTError
 from moto.iam.access_control import IAMPolicyStatement, PermissionResult
 from moto.iam.models import iam_backends
 
-from pywren import _private_names
-from pywren._wire import ASYNC_PAYLOAD_LIMIT
+from pywren.system import private_names
 from pywren.testing._guard import guarded, request_handler
 from pywren.testing._mock_function import MockFunction
+from pywren.wire.messages import ASYNC_PAYLOAD_LIMIT
 
 
 def _payload_too_large(size: int) -> Exception:
@@ -78,7 +78,7 @@ def over_tls() -> Iterator[None]:
     permitted = IAMPolicyStatement.is_action_permitted
 
     def is_action_permitted(self: IAMPolicyStatement, *args: Any, **kwargs: Any) -> PermissionResult:
-        condition = _private_names.policy_statement(self).get("Condition", {}).get("Bool", {})
+        condition = private_names.policy_statement(self).get("Condition", {}).get("Bool", {})
         if condition.get("aws:SecureTransport") == "false":
             return PermissionResult.NEUTRAL
         return permitted(self, *args, **kwargs)

@@ -29,22 +29,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from pywren._failure import Failure
-from pywren._integrity import sha256, verify_sha256
-from pywren._pickling import PROTOCOL, Packed
-from pywren._wire import (
-    INLINE_OUTCOME_LIMIT,
-    STATUS_LIMIT,
-    STATUS_SUFFIX,
-    Call,
-    CallKeys,
-    Envelope,
-    Outcome,
-    Reference,
-    StagedFunction,
-    Status,
-    decode_references,
-)
 from pywren.exceptions import (
     CallError,
     CallLostError,
@@ -57,8 +41,24 @@ from pywren.exceptions import (
     VersionMismatchError,
     WorkerCrashedError,
 )
+from pywren.pickling.packed import PROTOCOL, Packed
 from pywren.storage import Storage
 from pywren.version import __version__
+from pywren.wire.digests import sha256, verify_sha256
+from pywren.wire.failure import Failure
+from pywren.wire.messages import (
+    INLINE_OUTCOME_LIMIT,
+    STATUS_LIMIT,
+    STATUS_SUFFIX,
+    Call,
+    CallKeys,
+    Envelope,
+    Outcome,
+    Reference,
+    StagedFunction,
+    Status,
+    decode_references,
+)
 from pywren.worker.runtime_files import ERROR, Archive, RuntimeFiles
 from pywren.worker.task import Function, Runner, RunResult, Stop, Task
 
@@ -159,7 +159,7 @@ class Container:
         """What runs the children."""
         with self._lock:
             if self._runner is None:
-                from pywren.worker.process import ForkServer
+                from pywren.worker.parent.process import ForkServer
 
                 self._runner, self._owns_runner = ForkServer(), True
             return self._runner

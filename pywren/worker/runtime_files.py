@@ -23,9 +23,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from pywren._private import make_directories
-from pywren._wire import Call
 from pywren.exceptions import RuntimeSetupError, StorageError
+from pywren.system.private_files import make_directories
+from pywren.wire.messages import Call
 from pywren.wrenutil import split_s3_url
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def fetch(archive: Archive, piece_bytes: int = _PIECE_BYTES) -> Iterator[bytes]:
     Raises:
         StorageError: it cannot be read.
     """
-    from pywren.storage._aws_errors import error_code
+    from pywren.aws.errors import error_code
     from pywren.storage.s3_backend import S3Backend
 
     backend = S3Backend(archive.bucket, archive.region)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
-from pywren._failure import Failure
-from pywren._pickling import Packed
+from pywren.pickling.packed import Packed
+from pywren.wire.failure import Failure
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 

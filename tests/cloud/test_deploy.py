@@ -9,7 +9,7 @@ import pytest
 
 import pywren.testing
 from pywren import wrenconfig
-from pywren.cloud.aws import AWS
+from pywren.aws.requests import AWS
 from pywren.cloud.deploy import create_execution_role, deploy_function
 from pywren.cloud.function import lambda_runtime
 from pywren.cloud.logs import call_logs

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import pywren
-from pywren.cloud.aws import AWS
+from pywren.aws.requests import AWS
 from pywren.cloud.deploy import create_execution_role, deploy_function
 from pywren.exceptions import CallError, VersionMismatchError
 from pywren.worker import bundle

@@ -111,7 +111,7 @@ def test_the_days_are_the_configurations(account):
 @pytest.mark.parametrize("region", ["us-east-1", "eu-central-1"])
 def test_a_bucket_is_made_in_its_region(account, region):
     """us-east-1 takes no LocationConstraint, the others need one."""
-    from pywren.cloud.aws import AWS
+    from pywren.aws.requests import AWS
 
     config = configuration(account={"aws_region": region})
     aws = AWS(region)

@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 from wheelhouse import Wheelhouse, make_the_index
 
+from pywren.aws.requests import AWS
 from pywren.cloud import _wheels, runtimes
 from pywren.cloud._environment import Pin, install_nearest, installed
 from pywren.cloud._wheels import Installer, Target, find_installers
-from pywren.cloud.aws import AWS
 from pywren.cloud.runtimes import Built, Disk, RuntimeStore
 from pywren.exceptions import DeploymentError, StorageError, StorageNoSuchKeyError
 from pywren.worker.runtime_files import extract

@@ -16,9 +16,9 @@ import accounts
 import pytest
 
 import pywren
+from pywren.aws.requests import AWS
 from pywren.cloud import _user_data
 from pywren.cloud._user_data import Boot, client_requirements
-from pywren.cloud.aws import AWS
 from pywren.cloud.launch import PACKAGED_PYTHONS, Launcher, Wish
 from pywren.cloud.resources import Resources
 from pywren.exceptions import DeploymentError

@@ -11,7 +11,7 @@ from command_line import runner
 
 import pywren.testing
 from pywren import wrenconfig
-from pywren.cloud.aws import AWS
+from pywren.aws.requests import AWS
 from pywren.scripts.pywrencli import _hello, cli
 from pywren.version import __version__
 

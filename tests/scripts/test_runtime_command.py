@@ -18,8 +18,8 @@ from wheelhouse import Wheelhouse, make_the_index
 import pywren
 import pywren.testing
 from pywren import wrenconfig
+from pywren.aws.requests import AWS
 from pywren.cloud import _wheels, runtimes
-from pywren.cloud.aws import AWS
 from pywren.cloud.doctor import Doctor, _guarded
 from pywren.exceptions import StorageError
 from pywren.scripts import _console

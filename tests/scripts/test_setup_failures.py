@@ -412,7 +412,7 @@ def test_a_role_that_is_too_new(account, setup, monkeypatch):
     account.refuse("CreateFunction", code="InvalidParameterValueException", status=400, message=text)
     raise_too_new = account._before["CreateFunction"]
     account.before("CreateFunction", too_new)
-    monkeypatch.setattr("pywren.storage._aws_requests.compute_backoff", lambda attempt, **settings: 0.0)
+    monkeypatch.setattr("pywren.aws.sending.compute_backoff", lambda attempt, **settings: 0.0)
     assert setup().code == 0
     assert len(asked) == 3
 
@@ -539,7 +539,7 @@ def test_no_configuration(run, tmp_path, monkeypatch, command):
 @pytest.fixture
 def settings(monkeypatch):
     """What the account may: moto does not know."""
-    from pywren.cloud.aws import AWS
+    from pywren.aws.requests import AWS
 
     answer = {
         "AccountLimit": {"ConcurrentExecutions": 1000, "TotalCodeSize": 100},

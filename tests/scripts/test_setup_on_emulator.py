@@ -14,7 +14,7 @@ import pytest
 
 import pywren
 from pywren import wrenconfig
-from pywren.cloud.aws import AWS
+from pywren.aws.requests import AWS
 from pywren.exceptions import PywrenError
 from pywren.testing.emulator import Fault, Faults
 

@@ -14,7 +14,7 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from pywren._pickling import loads
+from pywren.pickling.packed import loads
 from pywren.serialize import Serializer
 from pywren.serialize._repeats import State
 

@@ -9,7 +9,7 @@ import pytest
 
 import pywren
 from pywren import executor as executor_module
-from pywren._pickling import Mentions
+from pywren.pickling.packed import Mentions
 from pywren.serialize import _skew
 
 

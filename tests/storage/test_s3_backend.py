@@ -26,11 +26,11 @@ from botocore.response import StreamingBody
 from botocore.stub import ANY, Stubber
 from moto import mock_aws
 
-from pywren.cloud.aws import AWS
+from pywren.aws.errors import meaning_of_class
+from pywren.aws.per_process import PerProcess
+from pywren.aws.requests import AWS
+from pywren.aws.sending import Retry
 from pywren.exceptions import ConfigError, IntegrityError, StorageError, StorageNoSuchKeyError, StorageSetupError
-from pywren.storage._aws_errors import meaning_of_class
-from pywren.storage._aws_requests import Retry
-from pywren.storage._per_process import PerProcess
 from pywren.storage.backend import Backend
 from pywren.storage.s3_backend import S3Backend
 from pywren.testing import _set_up

@@ -14,10 +14,6 @@ import cloudpickle
 import pytest
 
 import pywren.storage
-from pywren._failure import Failure
-from pywren._integrity import attempt_key, callset_secret, sha256, user_key
-from pywren._pickling import dump_exception
-from pywren._wire import Outcome, Status
 from pywren.exceptions import (
     ConfigError,
     DecodeError,
@@ -26,7 +22,11 @@ from pywren.exceptions import (
     StorageOutputNotFoundError,
     WorkerCrashedError,
 )
+from pywren.pickling.packed import dump_exception
 from pywren.storage import Storage, exceptions, storage_utils
+from pywren.wire.digests import attempt_key, callset_secret, sha256, user_key
+from pywren.wire.failure import Failure
+from pywren.wire.messages import Outcome, Status
 
 CALLSET = "0d1a1cd9-3f1f-4d2f-9f0e-0c1b2a3d4e5f"
 

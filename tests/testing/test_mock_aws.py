@@ -11,12 +11,12 @@ import pytest
 
 import pywren
 import pywren.testing
-from pywren.cloud.aws import AWS
+from pywren.aws.requests import AWS
 from pywren.exceptions import DeploymentError, InvocationError, WorkerCrashedError
 from pywren.queues import sqs_run_local
 from pywren.storage import Storage
 from pywren.storage.s3_backend import S3Backend
-from pywren.worker.process import ForkServer
+from pywren.worker.parent.process import ForkServer
 
 pytestmark = pytest.mark.moto
 WAIT = 60.0

@@ -10,11 +10,11 @@ import zipfile
 import cloudpickle
 import pytest
 
-from pywren._integrity import sha256
-from pywren._wire import Call, CallsetKeys, Outcome, StagedFunction, Status
 from pywren.exceptions import DeploymentError
 from pywren.storage import Storage
 from pywren.version import __version__
+from pywren.wire.digests import sha256
+from pywren.wire.messages import Call, CallsetKeys, Outcome, StagedFunction, Status
 from pywren.worker import bundle
 
 PROGRAM = """

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pywren.worker._directories import remove_abandoned_directories, remove_directory
+from pywren.worker.directories import remove_abandoned_directories, remove_directory
 
 WAIT = 60.0
 NAME = "pywren-4194305-0123456789abcdef"  # a process number beyond what Linux gives
@@ -190,7 +190,7 @@ def test_a_held_directory_is_private(temporary: Path, umask: int) -> None:
     """Its mode is 0700 whatever the umask, and it stays for as long as the process that holds it."""
     program = (
         "import os, sys\n"
-        "from pywren.worker._directories import hold_directory\n"
+        "from pywren.worker.directories import hold_directory\n"
         "os.umask(int(sys.argv[2]))\n"
         "hold_directory(sys.argv[1])\n"
         "print(flush=True)\n"

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pywren.worker import _frames
-from pywren.worker._frames import Channel, FrameReader, UnlinkedFile, encode, read_segments
+from pywren.worker import frames
+from pywren.worker.frames import Channel, FrameReader, UnlinkedFile, encode, read_segments
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def channels() -> Iterator[tuple[Channel, Channel]]:
 def test_frames_in_pieces(contents: list[tuple[list[bytes], bytes]], step: int) -> None:
     """However the stream is cut, the same frames come out."""
     stream = b"".join(
-        encode(_frames.RESULT, number=number, first=0.5, meta=meta, segments=segments).data
+        encode(frames.RESULT, number=number, first=0.5, meta=meta, segments=segments).data
         for number, (segments, meta) in enumerate(contents)
     )
     reader, found = FrameReader(), []
@@ -46,10 +46,10 @@ def test_frames_in_pieces(contents: list[tuple[list[bytes], bytes]], step: int) 
 
 def test_a_plain_result_is_a_frame() -> None:
     """The short way to encode a result gives the same bytes as the long one."""
-    short = _frames.encode_plain_result(_frames.SUCCESS, 7, 0.25, 0.5, b"pickle")
+    short = frames.encode_plain_result(frames.SUCCESS, 7, 0.25, 0.5, b"pickle")
     assert (
         short
-        == encode(_frames.RESULT, flags=_frames.SUCCESS, number=7, first=0.25, second=0.5, segments=[b"pickle"]).data
+        == encode(frames.RESULT, flags=frames.SUCCESS, number=7, first=0.25, second=0.5, segments=[b"pickle"]).data
     )
 
 
@@ -58,7 +58,7 @@ def test_big_segments_cross_in_a_file(channels: tuple[Channel, Channel], sizes: 
     """What is over the limit crosses as a descriptor; buffers can be written to, by the receiver alone."""
     segments = [os.urandom(size) for size in sizes]
     parent, child = channels
-    parent.send(encode(_frames.RESULT, segments=segments))
+    parent.send(encode(frames.RESULT, segments=segments))
     assert not parent.waiting
     (frame,) = child.receive()
     assert isinstance(frame.payload, UnlinkedFile)
@@ -74,7 +74,7 @@ def test_descriptors_cross_with_their_frame(channels: tuple[Channel, Channel]) -
     """Descriptors of a frame's own come after the one of its file, and are not inheritable."""
     parent, child = channels
     read, write = os.pipe()
-    parent.send(encode(_frames.SHOW, descriptors=[write, write]))
+    parent.send(encode(frames.SHOW, descriptors=[write, write]))
     os.close(write)
     (frame,) = child.receive()
     os.write(frame.descriptors[1], b"x")
@@ -88,7 +88,7 @@ def test_sending_never_blocks(channels: tuple[Channel, Channel]) -> None:
     """What does not fit waits in a queue, in order, until the other end reads."""
     parent, child = channels
     for number in range(100):
-        parent.send(encode(_frames.RESULT, number=number, segments=[bytes(60_000)]))
+        parent.send(encode(frames.RESULT, number=number, segments=[bytes(60_000)]))
     assert parent.waiting
     found: list[int] = []
     while len(found) < 100:
@@ -104,7 +104,7 @@ def test_the_other_end_is_gone(channels: tuple[Channel, Channel]) -> None:
     with pytest.raises(BlockingIOError):
         parent.receive()
     child.close()
-    parent.send(encode(_frames.READY))
+    parent.send(encode(frames.READY))
     assert not parent.waiting
     with pytest.raises(EOFError):
         parent.receive()
@@ -115,7 +115,7 @@ def test_descriptors_of_half_a_frame_are_closed() -> None:
     first, second = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     sender, receiver = Channel(first), Channel(second)
     read, write = os.pipe()
-    frame = encode(_frames.SHOW, meta=b"x" * 100, descriptors=[write, write])
+    frame = encode(frames.SHOW, meta=b"x" * 100, descriptors=[write, write])
     sender.send(frame._replace(data=frame.data[:50]))
     os.close(write)
     assert receiver.receive() == []
@@ -141,7 +141,7 @@ def test_many_segments_in_one_file() -> None:
 
 def test_maps_are_counted_and_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """When many maps live, big buffers are copied instead, so that descriptors do not run out."""
-    monkeypatch.setattr(_frames._MAPPED, "limit", 0)
+    monkeypatch.setattr(frames._MAPPED, "limit", 0)
     file = UnlinkedFile()
     content = [b"p", b"x" * 2_000_000]
     start = file.append(content)

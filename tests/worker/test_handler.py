@@ -9,10 +9,13 @@ from dataclasses import replace
 import cloudpickle
 import pytest
 
-from pywren import _integrity
-from pywren._failure import Failure
-from pywren._pickling import Packed, load_result, loads
-from pywren._wire import (
+from pywren.exceptions import DecodeError, StorageError
+from pywren.pickling.packed import Packed, load_result, loads
+from pywren.storage import Storage
+from pywren.version import __version__
+from pywren.wire import digests
+from pywren.wire.failure import Failure
+from pywren.wire.messages import (
     INLINE_OUTCOME_LIMIT,
     STATUS_LIMIT,
     Call,
@@ -23,11 +26,8 @@ from pywren._wire import (
     Status,
     encode_references,
 )
-from pywren.exceptions import DecodeError, StorageError
-from pywren.storage import Storage
-from pywren.version import __version__
 from pywren.worker.handler import Container, FunctionCache, _in_band
-from pywren.worker.process import ForkServer
+from pywren.worker.parent.process import ForkServer
 from pywren.worker.task import RunResult
 from pywren.wrenhandler import aws_lambda_handler, generic_handler
 
@@ -91,11 +91,11 @@ class Client:
             pywren_version=__version__,
             python_version=PYTHON,
             host_submit_time=time.time(),
-            func_sha256=_integrity.sha256(staged),
+            func_sha256=digests.sha256(staged),
             func_size=len(staged),
-            data_sha256=_integrity.sha256(data),
+            data_sha256=digests.sha256(data),
             data_size=len(data),
-            attempt_key=_integrity.attempt_key(SECRET, call_id, attempt),
+            attempt_key=digests.attempt_key(SECRET, call_id, attempt),
         )
         return replace(call, **changes)
 
@@ -110,7 +110,7 @@ class Client:
         outcome = status.outcome
         if outcome is None:
             outcome = self.storage.get(status.output_key)
-            assert _integrity.sha256(outcome) == status.output_sha256
+            assert digests.sha256(outcome) == status.output_sha256
         decoded = Outcome.decode(outcome)
         assert decoded.success
         return load_result(Packed(decoded.body))
@@ -187,7 +187,7 @@ def test_an_argument_may_be_a_range_of_a_shared_object(container, client):
         None,
         data_key=client.keys.aggdata,
         data_byte_range=(begin, begin + len(parts[1]) - 1),
-        data_sha256=_integrity.sha256(parts[1]),
+        data_sha256=digests.sha256(parts[1]),
     )
     container.handle(call.encode())
     assert client.result() == "SECOND"
@@ -291,7 +291,7 @@ def refer(client, values, *, in_status):
         key = keys.status if in_status else keys.output
         status = Status(callset_id="earlier", call_id=f"{index:05d}", outcome=outcome)
         client.storage.put(key, status.encode(None) if in_status else outcome)
-        digest = _integrity.sha256(outcome)
+        digest = digests.sha256(outcome)
         references.append(Reference(key, digest, "earlier", f"{index:05d}", len(outcome)))
     return tuple(references)
 
@@ -300,7 +300,7 @@ def argument_of_references(count):
     """Pickle a list of futures, each standing for one reference."""
     import concurrent.futures
 
-    from pywren._pickling import dumps
+    from pywren.pickling.packed import dumps
 
     futures = [concurrent.futures.Future() for _ in range(count)]
     places = {id(future): index for index, future in enumerate(futures)}
@@ -323,9 +323,7 @@ def test_a_long_list_of_references_is_an_object(container, client):
     """A list too long for the payload is read from the storage, and verified."""
     references = encode_references(refer(client, range(5), in_status=False))
     client.storage.put(client.keys.call("00000").references, references)
-    call = client.call(
-        total, None, references_sha256=_integrity.sha256(references), data_inline=argument_of_references(5)
-    )
+    call = client.call(total, None, references_sha256=digests.sha256(references), data_inline=argument_of_references(5))
     container.handle(call.encode())
     assert client.result() == 10
 
@@ -352,7 +350,7 @@ def test_an_altered_object_is_reported_and_never_unpickled(container, client, tm
     client.storage.put(client.keys.call("00000").references, listed)
     call = client.call(len, "abc", references=references)
     if what == "references":
-        call = replace(call, references=(), references_sha256=_integrity.sha256(listed))
+        call = replace(call, references=(), references_sha256=digests.sha256(listed))
     key = {
         "func": call.func_key,
         "data": call.data_key,
@@ -394,7 +392,7 @@ def test_an_object_that_was_made_huge_is_not_read(runner, client, what):
     client.storage.put(client.keys.call("00000").references, listed)
     call = client.call(len, "abc", references=references)
     if what == "references":
-        changes = {"references_sha256": _integrity.sha256(listed), "references_size": len(listed)}
+        changes = {"references_sha256": digests.sha256(listed), "references_size": len(listed)}
         call = replace(call, references=(), **changes)
     key = {
         "func": call.func_key,
@@ -464,7 +462,7 @@ def test_the_function_cache_is_bounded():
             fetched.append(name)
             return data
 
-        return cache.get(name, _integrity.sha256(data), fetch)
+        return cache.get(name, digests.sha256(data), fetch)
 
     cache = FunctionCache(limit=3 * len(functions["a"]))
     for name in "abcdea":
@@ -629,7 +627,7 @@ def test_output_is_cut_to_its_end(client):
 def test_out_of_band_buffers_are_joined_without_unpickling():
     """A result that a pool keeps in pieces is stored as one pickle that any reader can load."""
     np = pytest.importorskip("numpy")
-    from pywren._pickling import dumps
+    from pywren.pickling.packed import dumps
 
     array = np.arange(100_000.0)
     packed = dumps({"a": array}, out_of_band=True)

@@ -15,10 +15,10 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from pywren._pickling import dumps
-from pywren.worker import _process_tree
-from pywren.worker.pool import LocalPool
-from pywren.worker.process import ForkServer
+from pywren.pickling.packed import dumps
+from pywren.worker import process_tree
+from pywren.worker.parent.pool import LocalPool
+from pywren.worker.parent.process import ForkServer
 from pywren.worker.task import Function, Runner, RunResult, Stop, Task
 
 WAIT = 60.0
@@ -240,9 +240,9 @@ def test_processes_of_others_stay(runner: Runner, tmp_path: Path) -> None:
 def test_marks_of_nested_workers_are_added() -> None:
     """A worker within a worker belongs to both."""
     environment = {"PATH": "/bin"}
-    _process_tree.mark(environment, "/tmp/one")
-    _process_tree.mark(environment, "/tmp/two")
-    assert environment == {"PATH": "/bin", _process_tree.MARK: "/tmp/one:/tmp/two"}
+    process_tree.mark(environment, "/tmp/one")
+    process_tree.mark(environment, "/tmp/two")
+    assert environment == {"PATH": "/bin", process_tree.MARK: "/tmp/one:/tmp/two"}
 
 
 def test_a_kernel_without_lists_of_children(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,9 +252,9 @@ def test_a_kernel_without_lists_of_children(monkeypatch: pytest.MonkeyPatch) -> 
         raise FileNotFoundError
 
     real = os.path.exists
-    monkeypatch.setattr(_process_tree, "_children_of_task", none)
+    monkeypatch.setattr(process_tree, "_children_of_task", none)
     monkeypatch.setattr(os.path, "exists", lambda path: not str(path).endswith("/children") and real(path))
     with subprocess.Popen(["sleep", "1000"]) as child:
-        assert child.pid in _process_tree.children_of(os.getpid())
-        assert child.pid not in _process_tree.children_of(child.pid)
+        assert child.pid in process_tree.children_of(os.getpid())
+        assert child.pid not in process_tree.children_of(child.pid)
         child.kill()

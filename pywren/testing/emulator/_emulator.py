@@ -19,7 +19,7 @@ from contextlib import ExitStack, closing, contextmanager
 from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from pywren.cloud.aws import AWS
+from pywren.aws.requests import AWS
 from pywren.exceptions import ArgumentError, EmulatorError
 from pywren.testing import _set_up
 from pywren.testing.emulator._counters import Counters, Execution

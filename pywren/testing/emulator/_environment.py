@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pywren import _private_names
 from pywren.exceptions import EmulatorError
+from pywren.system import private_names
 from pywren.testing.emulator._interpreter import PYTHON, site_packages
 from pywren.testing.emulator._sandbox import sandbox_command
 
@@ -201,7 +201,7 @@ def end_first(process: subprocess.Popen[bytes]) -> None:
 
 def base_python() -> str:
     """Return the interpreter that this one is a virtual environment of."""
-    return os.path.realpath(_private_names.base_executable())
+    return os.path.realpath(private_names.base_executable())
 
 
 def system_view() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:

@@ -14,7 +14,7 @@ from importlib.metadata import Distribution, PackageNotFoundError
 from importlib.util import cache_from_source
 from pathlib import Path
 
-from pywren import _private_names
+from pywren.system import private_names
 
 PACKAGES = ("awslambdaric", "boto3")
 """Distributions that are linked in, with everything they require."""
@@ -38,7 +38,7 @@ def make_interpreter(directory: Path) -> Path:
         ImportError: awslambdaric or boto3 is not installed; names the extra.
     """
     entries = list(_entries())
-    base = Path(_private_names.base_executable()).resolve()
+    base = Path(private_names.base_executable()).resolve()
     binaries, packages = directory / "bin", site_packages(directory)
     binaries.mkdir(parents=True)
     packages.mkdir(parents=True)

@@ -1,0 +1,1 @@
+"""Requests to AWS: sessions, credentials, patience, and one table of errors."""

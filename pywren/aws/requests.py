@@ -1,0 +1,662 @@
+"""``AWS``: the requests that pywren sends beside those to the storage, named by intent.
+
+Errors leave as ours: ``InvocationError`` where a call is started, ``DeploymentError`` where something is made or
+looked at, ``ConfigError`` when this machine's credentials, profile, region or endpoint are wrong.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any, TypeVar
+
+from pywren.aws.credentials import Renewals
+from pywren.aws.errors import Boundary, concerns_credentials, error_code, response
+from pywren.aws.per_process import PerProcess
+from pywren.aws.sending import Retry, patience
+from pywren.aws.session import make_client, make_resource, make_session
+from pywren.exceptions import ArgumentError, DeploymentError, InvocationError, PywrenError
+
+Answer = TypeVar("Answer")
+
+HANDLER = "pywren.wrenhandler.aws_lambda_handler"
+"""The entry point of a deployed function."""
+
+LONG_POLL_SECONDS = 20
+"""Seconds that one ReceiveMessage may wait (the limit of SQS)."""
+
+FUNCTION_CHANGE_PATIENCE = 60.0
+"""Seconds for which a function that is being changed, or a role or instance profile that is too new, is waited for."""
+
+
+@dataclass(frozen=True)
+class FunctionSpec:
+    """How a Lambda function is to be.
+
+    Args:
+        name: its name.
+        role_arn: the role it runs as.
+        runtime: such as ``python3.12``.
+        memory: megabytes.
+        timeout: seconds.
+        ephemeral_storage: megabytes of ``/tmp``.
+        architecture: ``x86_64`` or ``arm64``.
+        layers: ARNs of the versions of layers, in order.
+        environment: its environment variables; ``None`` leaves those that it has.
+        handler: its entry point.
+    """
+
+    name: str
+    role_arn: str
+    runtime: str
+    memory: int = 1536
+    timeout: int = 300
+    ephemeral_storage: int = 512
+    architecture: str = "x86_64"
+    layers: tuple[str, ...] = ()
+    environment: Mapping[str, str] | None = None
+    handler: str = HANDLER
+
+    def configuration(self) -> dict[str, Any]:
+        """Return the settings that creating and updating a function have in common."""
+        settings = {
+            "Role": self.role_arn,
+            "Runtime": self.runtime,
+            "Handler": self.handler,
+            "MemorySize": self.memory,
+            "Timeout": self.timeout,
+            "EphemeralStorage": {"Size": self.ephemeral_storage},
+            "Layers": list(self.layers),
+        }
+        if self.environment is not None:
+            settings["Environment"] = {"Variables": dict(self.environment)}
+        return settings
+
+    def changes(self, existing: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings in which a function differs, so that what is right is not touched.
+
+        Args:
+            existing: what GetFunctionConfiguration says of it.
+        """
+        found = {
+            **existing,
+            "Layers": [layer["Arn"] for layer in existing.get("Layers") or ()],
+            "EphemeralStorage": existing.get("EphemeralStorage") or {"Size": 512},
+            "Environment": {"Variables": (existing.get("Environment") or {}).get("Variables") or {}},
+        }
+        return {key: value for key, value in self.configuration().items() if found.get(key) != value}
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message that was received from a queue.
+
+    Args:
+        body: its text; not in its ``repr``, since a payload carries a key.
+        receipt: what deleting and extending it take.
+        deliveries: how often it was given to somebody, this time counted; SQS counts approximately.
+    """
+
+    body: str = field(repr=False)
+    receipt: str
+    deliveries: int = 1
+
+
+class AWS:
+    """One account in one region. Nothing is sent, and botocore is not imported, before the first request.
+
+    Args:
+        region: ``None`` takes that of the profile or environment.
+        profile: the profile of ``~/.aws/config``; ``None`` takes ``AWS_PROFILE`` or the default.
+        session: a botocore session to use instead of one of its own.
+        sleep: waits some seconds.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        region: str | None = None,
+        *,
+        profile: str | None = None,
+        session: Any = None,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.region = region
+        self.profile = profile
+        self._given_session = session
+        self._sleep = sleep
+        self._retry = Retry(patience=_patience, sleep=sleep, clock=clock)
+        self._session: PerProcess[Any] = PerProcess(self._make_session)
+        self._clients: dict[str, PerProcess[Any]] = {}
+        self._session_lock: PerProcess[Lock] = PerProcess(Lock)
+        self._renewals = PerProcess(lambda: Renewals(self._make_session, self._use))
+
+    def __repr__(self) -> str:
+        return f"AWS({self.region!r})"
+
+    # -- sending -------------------------------------------------------------------------------------------
+
+    def client(self, service: str) -> Any:
+        """Return the botocore client of a service, made on first use; threads may share it."""
+        holder = self._clients.get(service)
+        if holder is None:
+            # setdefault is atomic: all threads end with the same holder
+            holder = self._clients.setdefault(service, PerProcess(lambda: self._make_client(service)))
+        return holder.get()
+
+    def resource(self, service: str) -> Any:
+        """Return boto3's resource of a service, which programs of 0.4 work on; threads must not share it."""
+        with self._own_session(f"make a resource for {service}") as session:
+            return make_resource(session, service, self.region)
+
+    def _make_session(self) -> Any:
+        return self._given_session or make_session(self.profile)
+
+    def _make_client(self, service: str) -> Any:
+        with self._own_session(f"make a client for {service}") as session:
+            try:
+                return make_client(session, service, self.region)
+            except BaseException:
+                self._session.forget()  # the next one reads anew what this one could not use
+                raise
+
+    @contextmanager
+    def _own_session(self, doing: str) -> Iterator[Any]:
+        """Give the session to one thread at a time; what is wrong with profile or region leaves as ours."""
+        with self._session_lock.get(), self._boundary(doing, "", "", DeploymentError):
+            yield self._session.get()
+
+    def request(
+        self,
+        service: str,
+        operation: str,
+        *,
+        doing: str,
+        permission: str = "",
+        missing: str = "",
+        refused: type[PywrenError] = DeploymentError,
+        **arguments: Any,
+    ) -> dict[str, Any]:
+        """Send one request, again while the service is busy, and return its answer.
+
+        Args:
+            service: botocore's name of the service.
+            operation: the client's method.
+            doing: what is being done, for "cannot …".
+            permission: the IAM permission it takes, and on what; by default that of the operation's name.
+            missing: what to do when the thing does not exist.
+            refused: the error to raise when the service refuses.
+            **arguments: the operation's own.
+        """
+        needed = permission or f"{service}:{operation.title().replace('_', '')}"
+        with self._boundary(doing, needed, missing, refused):
+            answer: dict[str, Any] = self._retry.run(lambda: self._try(service, operation, arguments))
+            return answer
+
+    def _try(self, service: str, operation: str, arguments: Mapping[str, Any]) -> Any:
+        """Send a request; once more when its credentials are refused and there are others by now."""
+        client = self.client(service)
+        try:
+            return getattr(client, operation)(**arguments)
+        except Exception as error:
+            if not concerns_credentials(error) or not self._renew(service, client, error):
+                raise
+        return getattr(self.client(service), operation)(**arguments)
+
+    def _renew(self, service: str, client: Any, refusal: BaseException) -> bool:
+        if self._given_session:
+            return False
+        holder = self._clients.get(service)
+        if holder is None or holder.peek() is not client:  # another thread has done it
+            return True
+        return self._renewals.get().renew(client, refusal)
+
+    def _use(self, session: Any) -> None:
+        self._session.put(session)
+        self._clients = {}
+
+    def wait(self, service: str, waiter: str, *, doing: str, permission: str, **arguments: Any) -> None:
+        """Wait until one of botocore's waiters is content.
+
+        Args:
+            service: botocore's name of the service.
+            waiter: the waiter's name.
+            doing: what is being done, for "cannot …".
+            permission: the IAM permission it takes, and on what.
+            **arguments: those of the operation that the waiter repeats.
+        """
+        with self._boundary(doing, permission, "", DeploymentError):
+            self.client(service).get_waiter(waiter).wait(**arguments)
+
+    def _boundary(self, doing: str, permission: str, missing: str, refused: type[PywrenError]) -> Boundary:
+        return Boundary(
+            doing=doing,
+            refused=refused,
+            permission=permission,
+            missing=missing or "check its name in the configuration",
+            profile=self.profile,
+        )
+
+    def close(self) -> None:
+        """Give up connections."""
+        for holder in list(self._clients.values()):
+            client = holder.peek()
+            holder.forget()
+            if client is not None:
+                client.close()
+
+    # -- who ------------------------------------------------------------------------------------------------
+
+    def account_id(self) -> str:
+        """Return the 12 digits of the account that the credentials belong to."""
+        return str(self.request("sts", "get_caller_identity", doing="find out whose credentials these are")["Account"])
+
+    def regions(self) -> frozenset[str]:
+        """Return the regions that this machine's botocore knows Lambda in."""
+        with self._own_session("look up the regions of AWS") as session:
+            partitions = session.get_available_partitions()
+            found = [session.get_available_regions("lambda", partition_name=partition) for partition in partitions]
+        return frozenset(region for regions in found for region in regions)
+
+    def configured_region(self) -> str | None:
+        """Return the region of the environment or the profile."""
+        with self._own_session("find out the region") as session:
+            region = session.get_config_variable("region")
+        return None if region is None else str(region)
+
+    def has_region(self) -> bool:
+        """Tell whether there is the region: AWS has it, or requests go to another server, which has any."""
+        return self.region in self.regions() or ".amazonaws.com" not in str(self.client("lambda").meta.endpoint_url)
+
+    # -- Lambda: calls --------------------------------------------------------------------------------------
+
+    def invoke_async(self, function_name: str, payload: bytes) -> str:
+        """Start a Lambda function without waiting for it.
+
+        Args:
+            function_name: name or ARN.
+            payload: JSON, up to 1 MB.
+
+        Returns:
+            The id of the request.
+
+        Raises:
+            InvocationError: Lambda refused it, or was too busy for too long.
+        """
+        answer = self.request(
+            "lambda",
+            "invoke",
+            doing=f"invoke the function {function_name}",
+            permission=f"lambda:InvokeFunction on the function {function_name}",
+            missing=_DEPLOY,
+            refused=InvocationError,
+            FunctionName=function_name,
+            InvocationType="Event",
+            Payload=payload,
+        )
+        if "Payload" in answer:
+            answer["Payload"].read()  # the connection goes back to the pool only now; else each call makes its own
+        request_id = str(answer.get("ResponseMetadata", {}).get("RequestId", ""))
+        if answer.get("StatusCode") != 202:
+            raise InvocationError(
+                f"invoking {function_name}: Lambda answered {answer.get('StatusCode')} instead of 202 "
+                f"(request {request_id})",
+                code=str(answer.get("StatusCode", "")),
+                request_id=request_id,
+            )
+        return request_id
+
+    # -- Lambda: functions ----------------------------------------------------------------------------------
+
+    def function_config(self, name: str) -> dict[str, Any] | None:
+        """Return a function's configuration, ``None`` when there is no such function."""
+        return self._unless_missing(
+            "lambda", "get_function_configuration", doing=f"look at the function {name}", FunctionName=name
+        )
+
+    def create_function(
+        self, spec: FunctionSpec, code: Mapping[str, Any], *, tags: Mapping[str, str] | None = None
+    ) -> str:
+        """Create a function, wait until it is ready, and return its ARN.
+
+        Args:
+            spec: how it is to be.
+            code: ``ZipFile``, or ``S3Bucket`` and ``S3Key``.
+            tags: its tags.
+        """
+        answer = self.request(
+            "lambda",
+            "create_function",
+            doing=f"create the function {spec.name}",
+            permission=f"lambda:CreateFunction, and iam:PassRole on {spec.role_arn}",
+            FunctionName=spec.name,
+            Code=dict(code),
+            Architectures=[spec.architecture],
+            Tags=dict(tags or {}),
+            **spec.configuration(),
+        )
+        self._wait_for_function("function_active_v2", spec.name)
+        return str(answer["FunctionArn"])
+
+    def update_function_code(self, name: str, code: Mapping[str, Any], *, architecture: str = "x86_64") -> None:
+        """Replace a function's code and wait until it is in force; arguments as for ``create_function``."""
+        self.request(
+            "lambda",
+            "update_function_code",
+            doing=f"update the code of {name}",
+            missing=_DEPLOY,
+            FunctionName=name,
+            Architectures=[architecture],
+            **code,
+        )
+        self._wait_for_function("function_updated_v2", name)
+
+    def update_function_configuration(self, spec: FunctionSpec, changes: Mapping[str, Any] | None = None) -> None:
+        """Change a function's configuration and wait until it is in force.
+
+        Args:
+            spec: how it is to be.
+            changes: the settings to send; all of them when not given.
+        """
+        self.request(
+            "lambda",
+            "update_function_configuration",
+            doing=f"update the configuration of {spec.name}",
+            permission=f"lambda:UpdateFunctionConfiguration, and iam:PassRole on {spec.role_arn}",
+            missing=_DEPLOY,
+            FunctionName=spec.name,
+            **(spec.configuration() if changes is None else changes),
+        )
+        self._wait_for_function("function_updated_v2", spec.name)
+
+    def settled_function(self, name: str) -> dict[str, Any] | None:
+        """Return a function's configuration once nobody changes it any more; ``None`` when there is no such function.
+
+        A function that is being created or updated refuses to be updated, and tells what it will be as if it were.
+        """
+        found = self.function_config(name)
+        if found is None:
+            return None
+        waiter = ""
+        if found.get("State") == "Pending":
+            waiter = "function_active_v2"
+        elif found.get("LastUpdateStatus") == "InProgress":
+            waiter = "function_updated_v2"
+        if not waiter:
+            return found
+        self._wait_for_function(waiter, name)
+        return self.function_config(name)
+
+    def python_runtimes(self) -> list[str]:
+        """Return the Python runtimes of Lambda that this machine's botocore knows, and pywren supports."""
+        known: Sequence[str] = self.client("lambda").meta.service_model.shape_for("Runtime").enum
+        minors = sorted(
+            int(name.removeprefix("python3."))
+            for name in known
+            if name.startswith("python3.") and name.removeprefix("python3.").isdigit()
+        )
+        return [f"python3.{minor}" for minor in minors if minor >= _OLDEST_PYTHON_MINOR]
+
+    def _wait_for_function(self, waiter: str, name: str) -> None:
+        try:
+            self.wait(
+                "lambda",
+                waiter,
+                doing=f"wait for the function {name}",
+                permission=f"lambda:GetFunction on the function {name}",
+                FunctionName=name,
+            )
+        except DeploymentError as error:
+            reason = _why_failed(error)
+            if not reason:
+                raise
+            raise DeploymentError(f"{error}. Lambda says: {reason}") from error
+
+    def event_invoke(self, name: str) -> dict[str, Any] | None:
+        """Return what Lambda does with asynchronous calls of a function; ``None`` when that was never set."""
+        return self._unless_missing(
+            "lambda",
+            "get_function_event_invoke_config",
+            doing=f"look at what happens to failed calls of {name}",
+            FunctionName=name,
+        )
+
+    def set_event_invoke(self, name: str, *, event_age: int, on_failure: str, retries: int = 0) -> None:
+        """Say what Lambda does with an asynchronous call that fails; nothing is sent when it does so already.
+
+        Args:
+            name: the function.
+            event_age: seconds after which a call that could not start is dropped, 60 to 21,600.
+            on_failure: ARN of the bucket or queue that gets a record of it.
+            retries: how often Lambda itself runs it again.
+        """
+        settings: dict[str, Any] = {
+            "MaximumRetryAttempts": retries,
+            "MaximumEventAgeInSeconds": event_age,
+            "DestinationConfig": {"OnFailure": {"Destination": on_failure}},
+        }
+        found = self.event_invoke(name)
+        if found is not None and _is_within(settings, found):
+            return
+        self.request(
+            "lambda",
+            "put_function_event_invoke_config",
+            doing=f"set what happens to failed calls of {name}",
+            missing=_DEPLOY,
+            FunctionName=name,
+            **settings,
+        )
+
+    def delete_function(self, name: str) -> bool:
+        """Delete a function; returns whether there was one."""
+        answer = self._unless_missing(
+            "lambda", "delete_function", doing=f"delete the function {name}", FunctionName=name
+        )
+        return answer is not None
+
+    # -- SQS ------------------------------------------------------------------------------------------------
+
+    def queue_url(self, name: str) -> str:
+        """Return a queue's URL.
+
+        Raises:
+            InvocationError: there is no such queue.
+        """
+        return str(
+            self.request(
+                "sqs",
+                "get_queue_url",
+                doing=f"find the queue {name}",
+                missing=_CREATE_QUEUE,
+                refused=InvocationError,
+                QueueName=name,
+            )["QueueUrl"]
+        )
+
+    def queue_numbers(self, queue_url: str, *names: str) -> dict[str, int]:
+        """Return attributes of a queue that are numbers, such as ``ApproximateNumberOfMessages``."""
+        answer = self.request(
+            "sqs",
+            "get_queue_attributes",
+            doing=f"look at the queue {queue_url}",
+            missing=_CREATE_QUEUE,
+            QueueUrl=queue_url,
+            AttributeNames=list(names),
+        )
+        return {name: int(value) for name, value in answer.get("Attributes", {}).items()}
+
+    def send_message(self, queue_url: str, body: str) -> str:
+        """Put a message into a queue and return its id.
+
+        Raises:
+            InvocationError: the queue refused it.
+        """
+        answer = self.request(
+            "sqs",
+            "send_message",
+            doing=f"send to the queue {queue_url}",
+            refused=InvocationError,
+            QueueUrl=queue_url,
+            MessageBody=body,
+        )
+        return str(answer["MessageId"])
+
+    def receive(
+        self, queue_url: str, *, wait_seconds: int = LONG_POLL_SECONDS, most: int = 1, visibility: int | None = None
+    ) -> list[Message]:
+        """Take messages from a queue, waiting for the first.
+
+        Args:
+            queue_url: the queue.
+            wait_seconds: how long to wait, up to 20.
+            most: how many to take, up to 10.
+            visibility: seconds for which nobody else sees them; ``None`` is the queue's own.
+        """
+        if not 0 <= wait_seconds <= LONG_POLL_SECONDS:
+            raise ArgumentError(f"wait_seconds is {wait_seconds}: SQS waits up to {LONG_POLL_SECONDS}")
+        timeout: dict[str, Any] = {} if visibility is None else {"VisibilityTimeout": visibility}
+        answer = self.request(
+            "sqs",
+            "receive_message",
+            doing=f"receive from the queue {queue_url}",
+            missing=_CREATE_QUEUE,
+            QueueUrl=queue_url,
+            WaitTimeSeconds=wait_seconds,
+            MaxNumberOfMessages=most,
+            MessageSystemAttributeNames=["ApproximateReceiveCount"],
+            **timeout,
+        )
+        return [_message(item) for item in answer.get("Messages", ())]
+
+    def extend_message(self, queue_url: str, message: Message, visibility: int) -> None:
+        """Hide a received message from others for some more seconds; 0 gives it back to the queue."""
+        self.request(
+            "sqs",
+            "change_message_visibility",
+            doing=f"keep a message of the queue {queue_url}",
+            QueueUrl=queue_url,
+            ReceiptHandle=message.receipt,
+            VisibilityTimeout=visibility,
+        )
+
+    def delete_message(self, queue_url: str, message: Message) -> None:
+        """Delete a received message."""
+        self.request(
+            "sqs",
+            "delete_message",
+            doing=f"delete a message of the queue {queue_url}",
+            QueueUrl=queue_url,
+            ReceiptHandle=message.receipt,
+        )
+
+    # -- CloudWatch logs ------------------------------------------------------------------------------------
+
+    def log_events(
+        self,
+        group: str,
+        *,
+        streams: list[str] | None = None,
+        start_ms: int | None = None,
+        end_ms: int | None = None,
+        pattern: str = "",
+    ) -> Iterator[tuple[int, str]]:
+        """Yield a log group's events in order of time, as ``(timestamp in milliseconds, message)``.
+
+        Args:
+            group: the log group, ``/aws/lambda/<function>``; one that does not exist yet has no events.
+            streams: only these log streams.
+            start_ms: only events from this time on, in milliseconds since the epoch.
+            end_ms: only events before this time.
+            pattern: a filter pattern of CloudWatch.
+        """
+        chosen = {
+            "logStreamNames": streams,
+            "startTime": start_ms,
+            "endTime": end_ms,
+            "filterPattern": pattern or None,
+        }
+        arguments = {name: value for name, value in chosen.items() if value is not None}
+        while True:
+            page = self._unless_missing(
+                "logs", "filter_log_events", doing=f"read the log {group}", logGroupName=group, **arguments
+            )
+            for event in (page or {}).get("events", ()):
+                yield event["timestamp"], event["message"]
+            if not page or not page.get("nextToken"):
+                return
+            arguments["nextToken"] = page["nextToken"]
+
+    def latest_log_streams(self, group: str, most: int = 1) -> list[str]:
+        """Return the names of a log group's streams that were written to last, the latest first."""
+        page = self._unless_missing(
+            "logs",
+            "describe_log_streams",
+            doing=f"look at the log {group}",
+            logGroupName=group,
+            orderBy="LastEventTime",
+            descending=True,
+            limit=most,
+        )
+        return [stream["logStreamName"] for stream in (page or {}).get("logStreams", ())]
+
+    def _unless_missing(self, service: str, operation: str, **arguments: Any) -> dict[str, Any] | None:
+        try:
+            return self.request(service, operation, **arguments)
+        except DeploymentError as error:
+            if error.__cause__ is not None and error_code(error.__cause__) == "ResourceNotFoundException":
+                return None
+            raise
+
+
+_DEPLOY = "deploy it with: pywren deploy_lambda"
+_CREATE_QUEUE = "create it with `pywren create_queue`"
+
+_OLDEST_PYTHON_MINOR = 10
+
+
+def _patience(error: BaseException) -> float:
+    """Beyond what every request waits for, wait for what is changing, or so new that IAM has not told of it."""
+    code, text = error_code(error), str(response(error).get("Error", {}).get("Message", "")).lower()
+    if code == "InvalidParameterValueException" and any(words in text for words in _ROLE_TOO_NEW):
+        return FUNCTION_CHANGE_PATIENCE
+    if code == "InvalidParameterValue" and "invalid iam instance profile" in text:
+        return FUNCTION_CHANGE_PATIENCE
+    if code == "ResourceConflictException" and ("pending" in text or "in progress" in text):
+        return FUNCTION_CHANGE_PATIENCE
+    return patience(error)
+
+
+_ROLE_TOO_NEW = ("cannot be assumed", "role does not have permissions")
+"""What Lambda says of a role that was made seconds ago: IAM is told everywhere in the end only."""
+
+
+def is_missing_queue(error: PywrenError) -> bool:
+    """Tell whether a request failed because there is no such queue."""
+    return error.__cause__ is not None and error_code(error.__cause__) in _MISSING_QUEUE
+
+
+_MISSING_QUEUE = ("AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist")
+
+
+def _message(item: Mapping[str, Any]) -> Message:
+    deliveries = item.get("Attributes", {}).get("ApproximateReceiveCount", 1)
+    return Message(item["Body"], item["ReceiptHandle"], int(deliveries))
+
+
+def _why_failed(error: DeploymentError) -> str:
+    """Return the reason that a function gave for which a waiter stopped, empty when there is none."""
+    answer = getattr(error.__cause__, "last_response", None)
+    told = answer.get("Configuration", {}) if isinstance(answer, dict) else {}
+    return str(told.get("LastUpdateStatusReason") or told.get("StateReason") or "")
+
+
+def _is_within(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    """Tell whether all that is wanted is found; more may be found."""
+    return all(
+        _is_within(value, found.get(key) or {}) if isinstance(value, Mapping) else found.get(key) == value
+        for key, value in wanted.items()
+    )

@@ -1,0 +1,105 @@
+"""``Callset``: one map, and what all its calls share."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from pywren.pickling.packed import Packed
+from pywren.wire import digests
+from pywren.wire.messages import CallKeys, CallsetKeys
+from pywren.wrenutil import create_callset_id
+
+
+@dataclass(eq=False)
+class Callset:
+    """One map: its id, its secret, where its objects are.
+
+    Args:
+        prefix: the storage's prefix.
+        id: a UUID.
+        secret: what the keys of its attempts are derived from; ``None`` derives it from the user key when
+            it is first needed.
+        submitted: when the map was made, in seconds since the epoch.
+        job_max_runtime: seconds that each call may run.
+        queue_patience: seconds that a call may wait before it starts; ``None`` for ever.
+        function: the Lambda function whose records of failed calls tell of its calls; ``None`` when there are none.
+        facts: what ``invoke_status`` says of every call alike.
+        modules: top-level names of the user's modules that were sent; who reads an outcome may need them.
+        condition: shared by the callset's futures.
+        inputs: the futures whose stored outcomes its calls refer to.
+        deletion: the finalizer that deletes the callset's directory on this machine, when there is one.
+    """
+
+    prefix: str
+    id: str = field(default_factory=create_callset_id)
+    secret: bytes | None = field(default=None, repr=False)
+    submitted: float = field(default_factory=time.time)
+    job_max_runtime: float = 0.0
+    queue_patience: float | None = None
+    function: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    modules: frozenset[str] = frozenset()
+    condition: threading.Condition = field(default_factory=threading.Condition, repr=False)
+    deletion: Any = field(default=None, repr=False)
+    inputs: list[Any] = field(default_factory=list, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(self.__dict__, secret=self.known_secret(), condition=None, deletion=None)
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update(state, condition=threading.Condition())
+
+    @property
+    def keys(self) -> CallsetKeys:
+        """The keys of the callset's objects."""
+        return CallsetKeys(self.prefix, self.id)
+
+    def call_keys(self, call_id: str) -> CallKeys:
+        """The keys of one call's objects."""
+        return self.keys.call(call_id)
+
+    def known_secret(self) -> bytes:
+        """The callset's secret, derived from the user key unless it came with a pickled future."""
+        if self.secret is None:
+            self.secret = digests.callset_secret(digests.user_key(), self.id)
+        return self.secret
+
+    def attempt_key(self, call_id: str, attempt: int) -> bytes:
+        """The key that signs the status of one attempt of one call."""
+        return digests.attempt_key(self.known_secret(), call_id, attempt)
+
+    def lost_after(self, grace: float) -> float | None:
+        """Return the time, in seconds since the epoch, from which a call without a status is lost."""
+        if self.queue_patience is None:
+            return None
+        return self.submitted + self.queue_patience + self.job_max_runtime + grace
+
+
+class Submission(NamedTuple):
+    """What a map sends where its calls go.
+
+    Args:
+        callset: the callset.
+        function: the pickled function.
+        modules: the user's modules and data files, by relative path.
+        arguments: the pickled arguments, one a call.
+        inputs: for each argument, the finished futures in it, in the order of their persistent ids.
+        extra_env: environment variables of the calls.
+        extra_meta: further members of the payload.
+        options: ``invoke_pool_threads``, ``data_all_as_one``, ``use_cached_runtime`` and
+            ``overwrite_invoke_args`` of ``Executor.map``.
+    """
+
+    callset: Callset
+    function: Packed
+    modules: Mapping[str, bytes]
+    arguments: Sequence[Packed]
+    inputs: Sequence[Sequence[Any]]
+    extra_env: Mapping[str, str] | None = None
+    extra_meta: Mapping[str, Any] | None = None
+    options: Mapping[str, Any] = MappingProxyType({})

@@ -1,0 +1,233 @@
+"""``PoolExecutor``: the standard library's ``Executor`` interface over any executor of pywren."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from itertools import islice
+from typing import Any
+
+from pywren.exceptions import ArgumentError, ShutdownError, WaitTimeoutError
+from pywren.executor import Executor
+from pywren.future import ResponseFuture, tell_when_done
+from pywren.pickling.adapters import Application, Chunk
+from pywren.system import shutdown as _shutdown
+from pywren.wait import wait
+
+LAZY_CALLS = 10_000
+"""Calls that ``PoolExecutor.map`` makes ahead when it does not know how many there will be."""
+
+_MOST_AT_ONCE = 1_000_000
+
+
+class PoolExecutor(concurrent.futures.Executor):
+    """A ``concurrent.futures.Executor`` whose workers are pywren's.
+
+    For programs written for ``ProcessPoolExecutor``; no ``if __name__ == "__main__"`` guard is needed.
+
+    Args:
+        executor: the executor to use, which stays open; ``None`` makes ``pywren.default_executor()``.
+
+    Raises:
+        ArgumentError: ``executor`` is something else, such as a number of workers.
+    """
+
+    def __init__(self, executor: Executor | None = None) -> None:
+        if executor is not None and not isinstance(executor, Executor):
+            raise ArgumentError(
+                f"PoolExecutor takes an executor of pywren, not {executor!r}: pass for example "
+                "pywren.local_executor(), or nothing. It has no max_workers; the environment variable "
+                "PYWREN_LOCAL_PROCESSES says how many processes run calls on this machine"
+            )
+        self._is_own = executor is None
+        if executor is None:
+            from pywren.wren import default_executor  # it imports this package's other public modules
+
+            executor = default_executor()
+        self._executor = executor
+        self._changed = threading.Condition()
+        self._starting = 0
+        self._outstanding: set[ResponseFuture] = set()
+        self._shut_down = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._executor,)  # one that has submitted nothing yet
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> ResponseFuture:
+        """Call a function on a worker.
+
+        Args:
+            fn: the function.
+            args: its positional arguments.
+            kwargs: its keyword arguments.
+
+        Raises:
+            ShutdownError: the executor was shut down, or the program is at its end. A ``RuntimeError``.
+            PywrenError: as ``Executor.map`` of pywren.
+        """
+        return self._start(Application(fn), [(args, kwargs)])[0]
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[Any]:
+        """Call a function with the items of one or several iterables, as the built-in ``map`` does.
+
+        Args:
+            fn: takes one item of each iterable.
+            iterables: the shortest decides. One whose length is known, up to a million calls, is consumed at once;
+                of others, such as generators, what makes ``LAZY_CALLS`` calls, and more as results are taken.
+            timeout: seconds from now within which each result must come; ``None`` for ever.
+            chunksize: how many calls of ``fn`` share one call of a worker.
+            buffersize: how many calls of a worker are made ahead of the results that were taken (as in
+                ``concurrent.futures`` of Python 3.14); ``None`` decides as said above.
+
+        Returns:
+            An iterator over the results, in order; it cancels what is outstanding when it is closed early.
+
+        Raises:
+            ArgumentError: ``chunksize`` or ``buffersize`` is less than 1. A ``ValueError``.
+            TypeError: ``buffersize`` is no number, or one of ``iterables`` cannot be iterated over.
+            ShutdownError: the executor was shut down, or the program is at its end. A ``RuntimeError``.
+        """
+        if chunksize < 1:
+            raise ArgumentError(f"chunksize is {chunksize}; it must be at least 1")
+        ahead = self._calls_ahead(iterables, chunksize) if buffersize is None else _checked_buffersize(buffersize)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        tuples = zip(*iterables)  # noqa: B905 -- the shortest decides, as in the standard library
+        calls = _LazyCalls(self, Chunk(fn), iter(lambda: list(islice(tuples, chunksize)), []), ahead)
+        self._require_open()
+        calls.start(is_accepted=False)
+        return _results(calls, deadline)
+
+    def _calls_ahead(self, iterables: Sequence[Iterable[Any]], chunksize: int) -> int:
+        lengths = [len(iterable) for iterable in iterables if isinstance(iterable, Sized)]
+        if lengths and min(lengths) <= _MOST_AT_ONCE:
+            return max(1, -(-min(lengths) // chunksize))
+        limit = self._executor.map_item_limit
+        return LAZY_CALLS if limit is None else min(LAZY_CALLS, limit)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls.
+
+        Args:
+            wait: return only when all calls have ended.
+            cancel_futures: cancel the calls that have not begun to run, as far as that is known.
+        """
+        with self._changed:
+            self._shut_down = True
+            if wait:
+                self._changed.wait_for(lambda: not self._starting)
+            outstanding = list(self._outstanding)
+        if cancel_futures:
+            for future in outstanding:
+                if not future.running():
+                    future.cancel()
+        if wait:
+            _await(outstanding)
+        if self._is_own:
+            self._executor.close()
+
+    def _require_open(self) -> None:
+        _shutdown.require_running()
+        if self._shut_down:
+            raise ShutdownError("cannot schedule new futures after shutdown")  # the standard library's own words
+
+    def _start(
+        self, function: Callable[[Any], Any], items: list[Any], *, is_accepted: bool = False
+    ) -> list[ResponseFuture]:
+        """Make calls; after ``shutdown`` only those of a map that was accepted before."""
+        with self._changed:
+            if not is_accepted:
+                self._require_open()
+            self._starting += 1
+        try:
+            # Not under the lock: this may wait for a future among the arguments, and a callback may submit more.
+            futures = self._executor.map(function, items)
+            self._outstanding.update(futures)
+        finally:
+            with self._changed:
+                self._starting -= 1
+                self._changed.notify_all()
+        for future in futures:
+            tell_when_done(future, self._outstanding.discard)
+        return futures
+
+
+def _await(futures: list[ResponseFuture]) -> None:
+    wait(futures)
+
+
+def _checked_buffersize(buffersize: int) -> int:
+    if not isinstance(buffersize, int):
+        raise TypeError(f"buffersize is {buffersize!r}; it must be a whole number or None")
+    if buffersize < 1:
+        raise ArgumentError(f"buffersize is {buffersize}; it must be at least 1, or None")
+    return buffersize
+
+
+class _LazyCalls:
+    """The calls of one ``map``, made some ahead of those whose results were taken.
+
+    They go on to be made after ``shutdown``: they belong to a map that was accepted before.
+
+    Args:
+        pool: what makes the calls.
+        function: takes one chunk.
+        chunks: what is still to be called with.
+        ahead: how many calls to make ahead.
+    """
+
+    def __init__(self, pool: PoolExecutor, function: Chunk, chunks: Iterator[list[Any]], ahead: int) -> None:
+        self._pool = pool
+        self._function = function
+        self._chunks = chunks
+        self._ahead = ahead
+        self._futures: deque[ResponseFuture] = deque()
+
+    def start(self, *, is_accepted: bool = True) -> None:
+        """Make calls until there are enough, or no more are to be made."""
+        items = list(islice(self._chunks, self._ahead - len(self._futures)))
+        if items:
+            self._futures.extend(self._pool._start(self._function, items, is_accepted=is_accepted))
+
+    def take(self) -> ResponseFuture | None:
+        """Return the future of the next call, if there is one."""
+        if not self._futures:
+            return None
+        future = self._futures.popleft()
+        if len(self._futures) <= self._ahead // 2:  # many at once: each submission has a cost of its own
+            self.start()
+        return future
+
+    def put_back(self, future: ResponseFuture) -> None:
+        """Have a future given again."""
+        self._futures.appendleft(future)
+
+    def cancel(self) -> None:
+        """Cancel what is outstanding."""
+        while self._futures:
+            self._futures.popleft().cancel()
+
+
+def _results(calls: _LazyCalls, deadline: float | None) -> Iterator[Any]:
+    try:
+        while (future := calls.take()) is not None:
+            try:
+                results = future.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            except (WaitTimeoutError, KeyboardInterrupt):
+                calls.put_back(future)
+                raise
+            del future  # nothing here may keep a result that was handed on
+            results.reverse()
+            while results:
+                yield results.pop()
+    finally:
+        calls.cancel()

@@ -1,0 +1,371 @@
+"""Staging: ``StagedDispatcher`` puts a callset into a storage and invokes its calls."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import logging
+import os
+import random
+import sys
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from pywren import future
+from pywren.client.callset import Callset, Submission
+from pywren.client.failure_records import FailureRecords, Noted
+from pywren.client.monitor import Monitor
+from pywren.client.staged_calls import StagedCallset, encoded_outcome
+from pywren.exceptions import (
+    ArgumentError,
+)
+from pywren.future import ResponseFuture
+from pywren.pickling.packed import Packed
+from pywren.runtime import version_str
+from pywren.storage import Storage
+from pywren.storage.runtime_info import has_own_runtime, required_sha256
+from pywren.system.threads import for_each
+from pywren.version import __version__
+from pywren.wire.digests import sha256
+from pywren.wire.messages import (
+    INLINE_ARGUMENT_LIMIT,
+    INLINE_REFERENCES,
+    Call,
+    Reference,
+    StagedFunction,
+    Status,
+    encode_references,
+)
+from pywren.wrenconfig import MAX_AGG_DATA_SIZE
+from pywren.wrenutil import create_call_id
+
+logger = logging.getLogger(__name__)
+
+_PAYLOAD_HEADROOM = 2_000
+_NOT_KEPT = frozenset({"attempt_key", "data_inline"})  # of a payload, once its call is invoked
+
+
+class Invoker(Protocol):
+    """What starts calls: any object with these two methods.
+
+    It may also have ``payload_limit`` (bytes), ``queue_patience`` (the seconds that a call may wait
+    before it starts, beyond which it is lost) and ``explain_silence()`` (why no results come, or ``None``).
+    """
+
+    def invoke(self, payload: dict[str, Any]) -> Any:
+        """Start one call."""
+
+    def config(self) -> dict[str, Any]:
+        """Return what ``invoke_status`` says of the invoker."""
+
+
+class StagedDispatcher:
+    """Stages callsets in a storage and invokes their calls.
+
+    Args:
+        storage: where functions, arguments and outcomes are stored.
+        invoker: what starts calls.
+        runtime: the members of the payload that name the runtime.
+    """
+
+    def __init__(self, storage: Storage, invoker: Invoker, runtime: Mapping[str, Any]) -> None:
+        self.storage = storage
+        self.invoker = invoker
+        self.monitor = Monitor()
+        self._runtime = _runtime_members(runtime)
+        self._shards = _shards_of(runtime)
+        self._kept: list[Callset] = []
+        self._noted = Noted()
+        function = getattr(invoker, "function_name", None)
+        storage.hold_against(None if function is None else FailureRecords(storage, function, "", 0.0, self._noted))
+
+    out_of_band = False
+    """An object holds all bytes of a pickle."""
+
+    longest_runtime = sys.float_info.max
+    """Seconds that a call may be given at most: JSON has no infinity."""
+
+    def close(self) -> None:
+        """Let go of callsets on this machine; their directories go when their futures do."""
+        self._kept.clear()
+
+    def dispatch(self, submission: Submission) -> list[ResponseFuture]:
+        """Stage a callset, invoke its calls and return their futures.
+
+        Raises:
+            ArgumentError: the function or an argument is too large for the storage, or a payload for the
+                invoker; nothing was invoked.
+            StorageError: staging failed; nothing was invoked.
+            InvocationError: a call was refused; those that were invoked before it run on.
+        """
+        callset = submission.callset
+        self._keep_while_used(callset)
+        calls = self._stage(submission)
+        overwrite = submission.options.get("overwrite_invoke_args") or {}
+        threads = submission.options.get("invoke_pool_threads", 64)
+        shards = itertools.cycle(self._shards)
+        payloads = [{**call.encode(), **next(shards), **overwrite} for call in calls]
+        return self._start(callset, payloads, threads)
+
+    def invoke_stored(self, callset: Callset, call: Call, overwrite: Mapping[str, Any]) -> ResponseFuture:
+        """Invoke one call whose function and argument are stored already."""
+        function = self.storage.get(call.func_key)
+        data = self.storage.get(call.data_key, call.data_byte_range)
+        call = dataclasses.replace(
+            call,
+            pywren_version=__version__,
+            python_version=version_str(sys.version_info),
+            attempt_key=callset.attempt_key(call.call_id, call.attempt),
+            func_sha256=sha256(function),
+            func_size=len(function),
+            data_sha256=sha256(data),
+            data_size=len(data),
+            **self._runtime,
+        )
+        return self._start(callset, [{**call.encode(), **overwrite}], threads=1)[0]
+
+    def _start(self, callset: Callset, payloads: list[dict[str, Any]], threads: int) -> list[ResponseFuture]:
+        self._check_payloads(payloads)
+        callset.submitted = self.storage.now()  # others, with other clocks, compare it with times of the storage
+        callset.queue_patience = getattr(self.invoker, "queue_patience", None)
+        callset.function = getattr(self.invoker, "function_name", None)
+        explain = getattr(self.invoker, "explain_silence", None)
+        origin = StagedCallset(callset, self.storage, self.monitor, explain_silence=explain, noted=self._noted)
+        futures = origin.add(_call_id_of(payload) for payload in payloads)
+        self._invoke(origin, payloads, threads)
+        origin.watch()
+        return futures
+
+    def _keep_while_used(self, callset: Callset) -> None:
+        """On this machine, delete the callset's directory when neither executor nor futures need it any more."""
+        if self.storage.path[0] == "localhost":
+            self._kept.append(callset)
+            callset.deletion = weakref.finalize(callset, _delete_own, os.getpid(), self.storage, callset.id)
+
+    def _stage(self, submission: Submission) -> list[Call]:
+        callset, options = submission.callset, submission.options
+        staged = StagedFunction(submission.function.data, submission.modules).encode()
+        self._check_objects(staged, submission.arguments)
+        facts = callset.facts
+        facts["func_upload_timestamp"] = started = time.time()
+        self.storage.put(callset.keys.func, staged)
+        facts["func_upload_time"] = time.time() - started
+        facts["func_module_str_len"] = len(staged)
+        first = callset.call_keys(create_call_id(0))
+        template = Call(
+            storage_config=self.storage.get_storage_config(),
+            callset_id=callset.id,
+            call_id="",
+            func_key=callset.keys.func,
+            data_key=first.data,
+            output_key="",
+            status_key="",
+            cancel_key="",
+            job_max_runtime=callset.job_max_runtime,
+            use_cached_runtime=options.get("use_cached_runtime", True),
+            pywren_version=__version__,
+            python_version=version_str(sys.version_info),
+            func_sha256=sha256(staged),
+            func_size=len(staged),
+            extra_env=submission.extra_env,
+            extra=submission.extra_meta or {},
+            **self._runtime,
+        )
+        return _ArgumentStager(self.storage, submission, template).stage()
+
+    def _check_objects(self, function: bytes, arguments: Sequence[Packed]) -> None:
+        limit = getattr(self.storage.backend, "object_limit", None)
+        if limit is None:
+            return
+        index, largest = max(enumerate(arguments), key=lambda item: len(item[1].data))
+        sizes = {"the function, with its data and modules,": len(function), f"argument {index}": len(largest.data)}
+        for what, size in sizes.items():
+            if size > limit:
+                raise ArgumentError(
+                    f"{what} has {size:,} bytes, but the storage takes {limit:,} at once: split it over more calls, or "
+                    "store it where workers can fetch it, and pass its place. Nothing was stored, nothing invoked"
+                )
+
+    def _check_payloads(self, payloads: Sequence[Mapping[str, Any]]) -> None:
+        limit = getattr(self.invoker, "payload_limit", None)
+        if limit is None:
+            return
+        # what else differs between the calls of a map has room in the headroom: only one payload needs encoding
+        largest = max(payloads, key=_own_size)
+        size = len(json.dumps(largest, default=str))
+        if size + _PAYLOAD_HEADROOM > limit:
+            raise ArgumentError(
+                f"the payload of call {largest.get('call_id')} has {size:,} bytes, but the service takes "
+                f"{limit:,}: put less into extra_env and extra_meta. Nothing was invoked"
+            )
+
+    def _invoke(self, origin: StagedCallset, payloads: Sequence[dict[str, Any]], threads: int) -> None:
+        invoked: list[str] = []
+
+        def invoke(payload: dict[str, Any]) -> None:
+            record = origin.records.setdefault(payload["call_id"], {})
+            started = time.time()
+            payload["host_submit_time"] = started
+            self.invoker.invoke(payload)
+            record["lambda_invoke_timestamp"] = started
+            record["lambda_invoke_time"] = time.time() - started
+            # ten thousand arguments need not stay in memory for as long as a future does
+            record["payload"] = {name: value for name, value in payload.items() if name not in _NOT_KEPT}
+            invoked.append(payload["call_id"])
+
+        try:
+            for_each(invoke, payloads, threads)
+        except BaseException:
+            if invoked:
+                logger.warning(
+                    "callset %s: %d of %d calls were invoked before map() was stopped; they run on",
+                    origin.callset.id, len(invoked), len(payloads),
+                )  # fmt: skip
+            raise
+
+
+class _ArgumentStager:
+    """Decides where each argument of a callset goes, and puts it there."""
+
+    def __init__(self, storage: Storage, submission: Submission, template: Call) -> None:
+        self._storage = storage
+        self._submission = submission
+        self._template = template
+        self._callset = submission.callset
+
+    def stage(self) -> list[Call]:
+        arguments = self._submission.arguments
+        apart = not self._submission.options.get("data_all_as_one", True)
+        inline = [not apart and len(packed.data) <= INLINE_ARGUMENT_LIMIT for packed in arguments]
+        rest = [index for index, inside in enumerate(inline) if not inside]
+        together = not apart and sum(len(arguments[i].data) for i in rest) <= MAX_AGG_DATA_SIZE
+        started = time.time()
+        placed = self._put_together(rest) if together else self._put_apart(rest)
+        self._callset.facts.update(
+            agg_data=together,
+            data_size_bytes=sum(len(packed.data) for packed in arguments),
+            data_upload_timestamp=started,
+            data_upload_time=time.time() - started,
+        )
+        return [self._call(index, placed.get(index)) for index in range(len(arguments))]
+
+    def _put_together(self, indices: Sequence[int]) -> dict[int, dict[str, Any]]:
+        if not indices:
+            return {}
+        arguments = [self._submission.arguments[index].data for index in indices]
+        key = self._callset.keys.aggdata
+        joined, ranges = agg_data(arguments)
+        self._storage.put(key, joined)
+        return {
+            index: {"data_key": key, "data_byte_range": span, "data_sha256": sha256(data), "data_size": len(data)}
+            for index, span, data in zip(indices, ranges, arguments, strict=True)
+        }
+
+    def _put_apart(self, indices: Sequence[int]) -> dict[int, dict[str, Any]]:
+        def put(index: int) -> None:
+            key = self._callset.call_keys(create_call_id(index)).data
+            self._storage.put(key, self._submission.arguments[index].data)
+
+        for_each(put, indices, self._submission.options.get("invoke_pool_threads", 64))
+        return {
+            index: {
+                "data_key": self._callset.call_keys(create_call_id(index)).data,
+                "data_sha256": sha256(self._submission.arguments[index].data),
+                "data_size": len(self._submission.arguments[index].data),
+            }
+            for index in indices
+        }
+
+    def _call(self, index: int, place: Mapping[str, Any] | None) -> Call:
+        call_id = create_call_id(index)
+        keys = self._callset.call_keys(call_id)
+        members: dict[str, Any] = {
+            **self._template.__dict__,
+            "call_id": call_id,
+            "data_key": keys.data,
+            "output_key": keys.output,
+            "status_key": keys.status,
+            "cancel_key": keys.cancel,
+            "attempt_key": self._callset.attempt_key(call_id, self._template.attempt),
+            **(place or {"data_inline": self._submission.arguments[index].data}),
+        }
+        if self._submission.inputs and self._submission.inputs[index]:
+            members.update(self._references(call_id, self._submission.inputs[index]))
+        return Call(**members)
+
+    def _references(self, call_id: str, inputs: Sequence[ResponseFuture]) -> dict[str, Any]:
+        references = tuple(self._reference(call_id, number, one) for number, one in enumerate(inputs))
+        if len(references) <= INLINE_REFERENCES:
+            return {"references": references}
+        data = encode_references(references)
+        self._storage.put(self._callset.call_keys(call_id).references, data)
+        return {"references_sha256": sha256(data), "references_size": len(data)}
+
+    def _reference(self, call_id: str, number: int, one: ResponseFuture) -> Reference:
+        """Refer to where an outcome stands in this storage, or store it for this call."""
+        status = future.settlement(one).source
+        if isinstance(status, Status) and status.failure is None and one.storage_path == self._storage.path:
+            self._callset.inputs.append(one)  # what it refers to must not go before this callset does
+            if status.output_sha256 is not None and status.output_key:
+                members = status.output_key, status.output_sha256, one.callset_id, one.call_id, status.output_size
+                return Reference(*members)
+            if status.outcome is not None:
+                key = self._earlier_status_key(one)
+                return Reference(key, sha256(status.outcome), one.callset_id, one.call_id, len(status.outcome))
+        data = encoded_outcome(future.settlement(one))
+        key = self._callset.call_keys(call_id).input(number)
+        self._storage.put(key, data)
+        return Reference(key, sha256(data), one.callset_id, one.call_id, len(data))
+
+    def _earlier_status_key(self, one: ResponseFuture) -> str:
+        return self._storage.keys(one.callset_id).call(one.call_id).status
+
+
+def _delete_own(pid: int, storage: Storage, callset_id: str) -> None:
+    if pid == os.getpid():  # a forked child must leave the parent's alone
+        storage.delete_callset(callset_id)
+
+
+def _runtime_members(runtime: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the members of the payload that name the user's own runtime.
+
+    Raises:
+        ConfigError: its digest is not known, and workers extract nothing unverified.
+    """
+    if not has_own_runtime(runtime):
+        return {}
+    named = {key: value for key, value in runtime.items() if key not in ("preinstalls", "urls")}
+    url = f"s3://{runtime['s3_bucket']}/{runtime['s3_key']}"
+    size = runtime.get("archive_size")  # which descriptions that pywren did not write lack
+    known = {"runtime_size": size} if type(size) is int and size > 0 else {}
+    return {"runtime": named, "runtime_url": url, "runtime_sha256": required_sha256(runtime), **known}
+
+
+def _shards_of(runtime: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return where each call in turn fetches the runtime: its copies, if its description lists any, share the load."""
+    urls = [str(url) for url in runtime.get("urls") or ()] if has_own_runtime(runtime) else []
+    first = random.randrange(len(urls)) if urls else 0  # maps of one call must not all meet at the same copy
+    return [{"runtime_url": url} for url in urls[first:] + urls[:first]] or [{}]
+
+
+def _own_size(payload: Mapping[str, Any]) -> int:
+    """Return the characters of what may be big in one payload of a map and small in another."""
+    references = payload.get("references") or ()
+    return len(payload.get("data_inline") or "") + sum(len(str(part)) for parts in references for part in parts)
+
+
+def _call_id_of(payload: Mapping[str, Any]) -> str:
+    return str(payload["call_id"])
+
+
+def agg_data(data_strs: Sequence[bytes]) -> tuple[bytes, list[tuple[int, int]]]:
+    """Join pieces end to end; return the whole, and the first and last offset of each piece, both included."""
+    ranges = []
+    position = 0
+    for piece in data_strs:
+        ranges.append((position, position + len(piece) - 1))
+        position += len(piece)
+    return b"".join(data_strs), ranges

@@ -1,0 +1,1 @@
+"""Values, functions and exceptions as bytes, for client and worker alike."""

@@ -1,0 +1,197 @@
+"""Built-in objects that ``pickle`` refuses, or finds by a name that a script's own do not have on the worker."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import sys
+import types
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pywren.pickling.by_value._pickle_state import is_importable
+
+CachedFunction: Any = type(functools.lru_cache(lambda: None))
+
+
+# -- functools.lru_cache -------------------------------------------------------------------------------------
+
+
+def reduce_cached(cached: Any) -> Any:
+    """Return how a pickle makes a function with a cache anew; the cache is empty, and as big."""
+    if is_importable(cached):
+        return NotImplemented
+    state = cached.__wrapped__, dict(vars(cached))
+    return make_cached, tuple(cached.cache_parameters().values()), state, None, None, fill_cached
+
+
+def make_cached(maxsize: int | None, typed: bool) -> Any:
+    """Make a function with a cache, whose own function comes later: it may refer to the cached one."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return cached.__wrapped__(*args, **kwargs)
+
+    cached = functools.lru_cache(maxsize=maxsize, typed=typed)(call)
+    return cached
+
+
+def fill_cached(cached: Any, state: tuple[Any, dict[str, Any]]) -> None:
+    """Give a function with a cache its function and attributes."""
+    function, attributes = state
+    functools.update_wrapper(cached, function)
+    vars(cached).update(attributes)
+
+
+# -- what stands in classes ----------------------------------------------------------------------------------
+
+
+def reduce_property(prop: property) -> tuple[Any, ...]:
+    """Return how a pickle makes a property anew, also of a kind of the user's."""
+    state = (prop.fget, prop.fset, prop.fdel, prop.__doc__), _own_attributes(prop)
+    return new_by, (property, type(prop)), state, None, None, fill_property
+
+
+def reduce_method(method: Any) -> tuple[Any, ...]:
+    """Return how a pickle makes a class method or static method anew, also of a kind of the user's."""
+    native = classmethod if isinstance(method, classmethod) else staticmethod
+    return new_by, (native, type(method)), (native, method.__func__, _own_attributes(method)), None, None, fill_method
+
+
+def _own_attributes(descriptor: Any) -> dict[str, Any] | None:
+    # what the function has too is copied from there
+    own = dict(getattr(descriptor, "__dict__", {}))
+    function = getattr(descriptor, "__func__", None)
+    for name in (*functools.WRAPPER_ASSIGNMENTS, "__wrapped__", "__annotate__", "__annotations__"):
+        if function is not None:
+            own.pop(name, None)
+    return own or None
+
+
+def new_by(native: Any, kind: Any) -> Any:
+    """Make an empty object of a kind, by the built-in type below it."""
+    return native.__new__(kind)
+
+
+def fill_property(prop: Any, state: tuple[Any, ...]) -> None:
+    """Give a property its functions and attributes."""
+    functions, attributes = state
+    property.__init__(prop, *functions)
+    if attributes:
+        vars(prop).update(attributes)
+
+
+def fill_method(method: Any, state: tuple[Any, ...]) -> None:
+    """Give a class method or static method its function and attributes."""
+    native, function, attributes = state
+    native.__init__(method, function)
+    if attributes:
+        vars(method).update(attributes)
+
+
+def reduce_cached_property(prop: Any) -> tuple[Any, ...]:
+    """Return how a pickle makes a cached property anew, on Pythons where it has a lock too."""
+    kind = type(prop)
+    attributes = {name: value for name, value in vars(prop).items() if name not in ("lock", "func")}
+    return make_cached_property, (kind,), (prop.func, attributes), None, None, fill_cached_property
+
+
+def make_cached_property(kind: Any) -> Any:
+    """Make a cached property, whose function comes later."""
+    return kind(make_cached_property)
+
+
+def fill_cached_property(prop: Any, state: tuple[Any, dict[str, Any]]) -> None:
+    """Give a cached property its function and attributes."""
+    prop.func, attributes = state
+    vars(prop).update(attributes)
+
+
+# -- weak references -----------------------------------------------------------------------------------------
+
+
+def reduce_weak_dictionary(weak: Any) -> tuple[Any, ...]:
+    """Return how a pickle makes a dictionary with weak keys or values anew."""
+    return type(weak), (), _attributes(weak), None, iter(list(weak.items()))
+
+
+def _attributes(weak: Any) -> dict[str, Any] | None:
+    own = {"data", "_remove", "_pending_removals", "_iterating", "_dirty_len"}
+    return {name: value for name, value in vars(weak).items() if name not in own} or None
+
+
+def reduce_reference(reference: Any) -> tuple[Any, ...]:
+    """Return how a pickle makes a weak reference anew; one to nothing when nothing else there refers to its object."""
+    target = reference()
+    return (make_dead_reference, ()) if target is None else (type(reference), (target,))
+
+
+def make_dead_reference() -> weakref.ref[Any]:
+    """Return a weak reference whose object is gone."""
+    return weakref.ref(set())
+
+
+def reduce_weak_method(reference: weakref.WeakMethod[Any]) -> tuple[Any, ...]:
+    """Return how a pickle makes a weak reference to a method anew."""
+    target = reference()
+    return (make_dead_reference, ()) if target is None else (weakref.WeakMethod, (target,))
+
+
+def reduce_proxy(proxy: Any) -> tuple[Any, ...]:
+    """Return how a pickle makes a weak proxy anew."""
+    return weakref.proxy, (proxy.__repr__.__self__,)
+
+
+# -- others --------------------------------------------------------------------------------------------------
+
+
+def reduce_mapping_proxy(proxy: types.MappingProxyType[Any, Any]) -> tuple[Any, ...]:
+    """Return how a pickle makes a read-only view anew: of the same dictionary, when that is sent too."""
+    seen = [held for held in gc.get_referents(proxy) if isinstance(held, Mapping)]
+    return types.MappingProxyType, (seen[0] if seen else dict(proxy),)
+
+
+@functools.cache
+def _dataclass_marks() -> dict[int, str]:
+    """Return the marks that ``dataclasses`` compares by identity, by their names there."""
+    import dataclasses
+
+    return {
+        id(value): name for name, value in vars(dataclasses).items() if type(value).__module__ == dataclasses.__name__
+    }
+
+
+def reduce_dataclass_mark(obj: Any) -> Any:
+    """Return the name of a mark of ``dataclasses``: what kind of field one is, that it has no default."""
+    name = _dataclass_marks().get(id(obj)) if "dataclasses" in sys.modules else None
+    return NotImplemented if name is None else name
+
+
+_REDUCERS: Mapping[Any, Callable[[Any], Any]] = {
+    CachedFunction: reduce_cached,
+    functools.cached_property: reduce_cached_property,
+    property: reduce_property,
+    classmethod: reduce_method,
+    staticmethod: reduce_method,
+    weakref.WeakKeyDictionary: reduce_weak_dictionary,
+    weakref.WeakValueDictionary: reduce_weak_dictionary,
+    weakref.ReferenceType: reduce_reference,
+    weakref.WeakMethod: reduce_weak_method,
+    weakref.ProxyType: reduce_proxy,
+    weakref.CallableProxyType: reduce_proxy,
+    types.MappingProxyType: reduce_mapping_proxy,
+}
+_BY_IDENTITY = {id(kind): reducer for kind, reducer in _REDUCERS.items()}  # metaclasses may compare as they like
+_EXACT = frozenset({id(weakref.ReferenceType), id(types.MappingProxyType)})
+_REDUCTIONS = ("__reduce__", "__reduce_ex__", "__getstate__")
+
+
+def reducer_of(kind: type) -> Callable[[Any], Any] | None:
+    """Return what reduces objects of a kind, or of one that it is derived from; ``None`` when nothing here does."""
+    for base in kind.__mro__:
+        reducer = _BY_IDENTITY.get(id(base))
+        if reducer is not None:
+            return reducer if base is kind or id(base) not in _EXACT else None
+        if base is not object and any(name in vars(base) for name in _REDUCTIONS):
+            return None  # its author says how
+    return None

@@ -1,0 +1,56 @@
+"""Locks that are attributes of a class: each process has its own, as it would after importing the class."""
+
+from __future__ import annotations
+
+import _thread
+import threading
+from typing import Any
+
+from pywren.pickling.by_value._pickle_state import PickleState
+from pywren.system import private_names
+
+
+class _Fresh:
+    """Pickles as a call that makes a new object.
+
+    Args:
+        make: what is called.
+        arguments: with what.
+    """
+
+    def __init__(self, make: Any, *arguments: Any) -> None:
+        self._made = make, arguments
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._made
+
+
+_RLOCK = type(threading.RLock())
+_SIMPLE = (threading.Condition, threading.Event, threading.local)
+_SEMAPHORES = (threading.Semaphore, threading.BoundedSemaphore)
+_KINDS = (_thread.LockType, _RLOCK, *_SIMPLE, *_SEMAPHORES, threading.Barrier)
+
+
+def fresh_if_lock(value: Any, state: PickleState) -> Any:
+    """Return what travels for an attribute of a class: the attribute, or the recipe for a new lock of its kind.
+
+    Args:
+        value: the attribute.
+        state: of the pickle, in which the same lock has the same recipe.
+    """
+    if not any(type(value) is kind for kind in _KINDS):
+        return value
+    if id(value) not in state.replaced:
+        state.replaced[id(value)] = value, _recipe(value)
+    return state.replaced[id(value)][1]
+
+
+def _recipe(value: Any) -> _Fresh:
+    kind: Any = type(value)
+    if kind is _thread.LockType:
+        return _Fresh(threading.Lock)
+    if kind is _RLOCK:
+        return _Fresh(threading.RLock)
+    if kind in _SIMPLE:
+        return _Fresh(kind)
+    return _Fresh(kind, value.parties if kind is threading.Barrier else private_names.semaphore_value(value))

@@ -1,0 +1,71 @@
+"""``PickleState``: what the reducers of one pickle remember; whether the reader can import something by its name."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from pywren.pickling.handmade import is_handmade
+
+MAX_SOURCE = 1024 * 1024
+"""Characters of source lines that go into one pickle."""
+
+_MISSING = object()
+_SCRIPTS = ("__main__", "__mp_main__")  # the second in processes that multiprocessing has started
+
+
+class PickleState:
+    """What belongs to one pickle.
+
+    ``returned`` says that the reader is the client that the call came from. What it has already stays as it is,
+    whereas a worker takes what comes.
+    """
+
+    def __init__(self) -> None:
+        self.returned = False
+        self.source_left = MAX_SOURCE
+        # by identity, with what keeps that identity from being given to another object
+        self.spaces: dict[int, tuple[dict[str, Any], Any]] = {}
+        self.replaced: dict[int, tuple[Any, Any]] = {}
+        self.reducers: dict[int, Any] = {}  # of the types there have been
+        self.hinted: set[str] = set()  # modules that only annotations name
+        self.names: dict[tuple[str, str], Any] = {}  # what the reader is to find by module and qualified name
+
+
+def find(module: Any, qualname: str) -> Any:
+    """Return what stands in a module under a name with dots; a sentinel of this module when nothing does."""
+    found = module
+    for part in qualname.split("."):
+        found = getattr(found, part, _MISSING)
+        if found is _MISSING:
+            break
+    return found
+
+
+def is_importable(obj: Any, name: str | None = None) -> bool:
+    """Tell whether the reader finds an object by module and name.
+
+    Args:
+        obj: the object.
+        name: its name, when it has no ``__qualname__``.
+    """
+    module_name = getattr(obj, "__module__", None)
+    name = name or getattr(obj, "__qualname__", None)
+    if not isinstance(module_name, str) or not isinstance(name, str) or module_name in _SCRIPTS:
+        return False
+    module = sys.modules.get(module_name)
+    if module is None or find(module, name) is not obj:
+        return False
+    return not is_sent_whole(module_name) and not is_handmade(module_name)
+
+
+def is_sent_whole(module_name: str) -> bool:
+    """Tell whether the user has registered a module, or a package that it is in, to be pickled by value."""
+    cloudpickle = sys.modules.get("cloudpickle")
+    names = cloudpickle.list_registry_pickle_by_value() if cloudpickle is not None else ()
+    return any(module_name == name or module_name.startswith(f"{name}.") for name in names)
+
+
+def is_of_stdlib(module_name: object) -> bool:
+    """Tell whether a module belongs to the standard library."""
+    return isinstance(module_name, str) and module_name.partition(".")[0] in sys.stdlib_module_names

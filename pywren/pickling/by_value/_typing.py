@@ -1,0 +1,126 @@
+"""What ``typing`` makes under a name: type variables, new types, and aliases by the ``type`` statement.
+
+Their own pickling is by that name, which those of a script do not have on the worker.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pywren.pickling.by_value import _tracker
+from pywren.pickling.by_value._pickle_state import is_importable
+
+_MODULES = ("typing", "typing_extensions")
+_VARIABLES = frozenset({"TypeVar", "ParamSpec", "TypeVarTuple"})
+_FLAGS = ("covariant", "contravariant", "infer_variance")
+
+
+# -- writing -------------------------------------------------------------------------------------------------
+
+
+def reduce_typing(obj: Any) -> Any:
+    """Return how a pickle makes a named object of ``typing`` anew; ``NotImplemented`` for everything else."""
+    kind = type(obj)
+    if kind.__module__ not in _MODULES:
+        return NotImplemented
+    if kind.__name__ in ("ParamSpecArgs", "ParamSpecKwargs"):
+        return getattr, (obj.__origin__, kind.__name__.removeprefix("ParamSpec").lower())
+    if kind.__name__ not in _VARIABLES and kind.__name__ not in ("NewType", "TypeAliasType"):
+        return NotImplemented
+    if is_importable(obj, getattr(obj, "__qualname__", obj.__name__)):
+        return NotImplemented
+    name = _tracker.id_of(obj)
+    if kind.__name__ in _VARIABLES:
+        return make_variable, (name, kind, obj.__name__, obj.__module__, *_options(obj))
+    if kind.__name__ == "NewType":
+        return make_new_type, (name, kind, obj.__name__, obj.__supertype__), dict(vars(obj)), None, None, fill_new_type
+    parameters = tuple([_parameter(variable) for variable in obj.__type_params__])
+    contents = [obj.__value__, *(_options(variable) for variable in obj.__type_params__)]
+    return make_alias, (name, kind, obj.__name__, obj.__module__, parameters), contents, None, None, fill_alias
+
+
+def _options(variable: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the constraints and the keywords that a variable is made with."""
+    options: dict[str, Any] = {flag: True for flag in _FLAGS if getattr(variable, f"__{flag}__", False)}
+    for option in ("bound", "default"):
+        value = _evaluated(variable, f"__{option}__")
+        if value is not None and type(value).__name__ != "NoDefaultType":
+            options[option] = value
+    return tuple(_evaluated(variable, "__constraints__") or ()), options
+
+
+def _evaluated(variable: Any, name: str) -> Any:
+    try:
+        return getattr(variable, name, None)
+    except Exception:  # noqa: BLE001 - evaluated now for the first time: it may use names that are not there yet
+        return None
+
+
+def _parameter(variable: Any) -> tuple[str, str, int]:
+    """Return what stands for a parameter of an alias: its crossing name, its declaration, how many constraints."""
+    stars = {"TypeVarTuple": "*", "ParamSpec": "**"}.get(type(variable).__name__, "")
+    return _tracker.id_of(variable), stars + variable.__name__, len(_options(variable)[0])
+
+
+# -- reading -------------------------------------------------------------------------------------------------
+
+
+def make_variable(
+    name: str, kind: Any, variable_name: str, module: str, constraints: tuple[Any, ...], options: dict[str, Any]
+) -> Any:
+    """Return the type variable that crosses under a name, made anew when it is not here yet."""
+    known = _tracker.known_as(name)
+    if known is not None:
+        return known
+    try:
+        made = kind(variable_name, *constraints, **options)
+    except TypeError:  # a default, set by typing_extensions on a Python that knows none
+        default = options.pop("default")
+        made = kind(variable_name, *constraints, **options)
+        made.__default__ = default
+    made.__module__ = module
+    return _tracker.track(name, made)
+
+
+def make_new_type(name: str, kind: Any, type_name: str, supertype: Any) -> Any:
+    """Return the new type that crosses under a name, made anew when it is not here yet."""
+    known = _tracker.known_as(name)
+    return _tracker.track(name, kind(type_name, supertype)) if known is None else known
+
+
+def fill_new_type(new_type: Any, attributes: dict[str, Any]) -> None:
+    """Give a new type the module and the names that it had."""
+    for attribute, value in attributes.items():
+        setattr(new_type, attribute, value)
+
+
+def make_alias(name: str, kind: Any, alias_name: str, module: str, parameters: tuple[tuple[str, str, int], ...]) -> Any:
+    """Return the alias that crosses under a name, made anew when it is not here yet.
+
+    Its value comes later, because it may name the alias; so it is made by the statement that evaluates it when asked.
+    """
+    known = _tracker.known_as(name)
+    if known is not None:
+        return known
+    contents: list[Any] = []
+    declared = ", ".join(_declaration(place, *parameter) for place, parameter in enumerate(parameters, 1))
+    space = {"__name__": module, "contents": contents}
+    exec(f"type {alias_name}{f'[{declared}]' if declared else ''} = contents[0]", space)
+    made: Any = space[alias_name]
+    for (crossing, *_), variable in zip(parameters, made.__type_params__, strict=True):
+        _tracker.track(crossing, variable)
+    _tracker.note(made, contents)
+    return _tracker.track(name, made)
+
+
+def _declaration(place: int, _crossing: str, text: str, constraints: int) -> str:
+    if constraints:
+        return f"{text}: ({', '.join(f'contents[{place}][0][{index}]' for index in range(constraints))},)"
+    return text if text.startswith("*") else f"{text}: contents[{place}][1].get('bound')"
+
+
+def fill_alias(alias: Any, contents: list[Any]) -> None:
+    """Give an alias that has been made here its value."""
+    held = _tracker.noted(alias)
+    if held is not None:
+        held[:] = contents

@@ -1,0 +1,105 @@
+"""``reduce``: how functions, classes and what else the reader cannot import are made anew."""
+
+from __future__ import annotations
+
+import enum
+import io
+import types
+from collections.abc import Callable
+from typing import Any
+
+from pywren.pickling.by_value import _builtins, _classes, _counterparts, _enums, _evasive, _functions, _modules, _typing
+from pywren.pickling.by_value._pickle_state import PickleState, is_importable
+
+__all__ = ["STREAM", "PickleState", "is_by_name", "is_own", "is_usual", "reduce"]
+
+STREAM: Any = io.BytesIO.__mro__[-2]
+"""What all streams derive from; ``io.IOBase`` above it would hash their classes, which not all can bear."""
+_IMMUTABLE_TYPE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: not built in
+_OWN = frozenset(
+    value
+    for module in (_builtins, _classes, _enums, _evasive, _functions, _modules, _typing)
+    for value in vars(module).values()
+    if type(value) is types.FunctionType
+)
+
+
+def is_own(function: types.FunctionType) -> bool:
+    """Tell whether a function is one of those by which things are made anew; most of those in a pickle are."""
+    return function in _OWN
+
+
+def reduce(obj: Any, state: PickleState) -> Any:
+    """Return how a pickle makes an object anew, or ``NotImplemented`` when that is not decided here.
+
+    Args:
+        obj: the object.
+        state: of the pickle.
+    """
+    kind: Any = type(obj)
+    if kind is types.FunctionType:
+        return NotImplemented if is_importable(obj) else _functions.reduce_function(obj, state)
+    if kind is types.CodeType:
+        return _functions.reduce_code(obj)
+    if kind is types.CellType:
+        return _functions.reduce_cell(obj)
+    if kind is type or isinstance(obj, type):
+        is_users = obj.__flags__ & (_HEAP_TYPE | _IMMUTABLE_TYPE) == _HEAP_TYPE and not is_importable(obj)
+        return _classes.reduce_class(obj, state) if is_users else NotImplemented
+    if issubclass(kind, types.ModuleType):
+        return _modules.reduce_module(obj, state)
+    reducer = state.reducers.get(id(kind), _UNSEEN)
+    if reducer is _UNSEEN:
+        reducer = state.reducers[id(kind)] = _reducer_of(kind)
+    return NotImplemented if reducer is None else reducer(obj)
+
+
+def is_by_name(reduced: Any) -> bool:
+    """Tell whether the reader imports something by its name, from how it is reduced."""
+    return reduced is NotImplemented or reduced[0] is _modules.import_named
+
+
+def is_usual(kind: type, state: PickleState) -> bool:
+    """Tell whether a class is written in Python, and all that is said of one instance here holds for every other.
+
+    Args:
+        kind: the class of an instance that is left to ``pickle``.
+        state: of the pickle.
+    """
+    is_python = kind.__flags__ & (_HEAP_TYPE | _IMMUTABLE_TYPE) == _HEAP_TYPE
+    return is_python and state.reducers.get(id(kind), _UNSEEN) is None and not issubclass(kind, _EACH_ITS_OWN)
+
+
+def _reducer_of(kind: Any) -> Callable[[Any], Any] | None:
+    if issubclass(kind, enum.Enum):
+        return _enums.reduce_member
+    if type(kind).__hash__ is None:
+        return _reduce_unhashable
+    return next(filter(None, (find(kind) for find in _FINDERS)), None)
+
+
+def _reducer_by_module(kind: Any) -> Callable[[Any], Any] | None:
+    module = kind.__module__
+    return _REDUCERS_OF_MODULES.get(module) if isinstance(module, str) else None
+
+
+def _reduce_unhashable(obj: Any) -> Any:
+    return obj.__reduce_ex__(5)  # pickle itself looks types up in a table
+
+
+_UNSEEN = object()
+_EACH_ITS_OWN = (type, BaseException, STREAM)
+_REDUCERS_OF_MODULES = {
+    "typing": _typing.reduce_typing,
+    "typing_extensions": _typing.reduce_typing,
+    "dataclasses": _builtins.reduce_dataclass_mark,
+}
+_FINDERS: tuple[Callable[[Any], Callable[[Any], Any] | None], ...] = (
+    _builtins.reducer_of,
+    _reducer_by_module,
+    _counterparts.counterpart_reducer,
+    _evasive.evasive_reducer,
+    _modules.holder_reducer,
+)
+"""Each says what reduces objects of a kind; the first that knows counts."""

@@ -1,0 +1,1 @@
+"""The side that runs the call: the program of a worker process."""

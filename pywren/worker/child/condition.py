@@ -1,0 +1,329 @@
+"""``Condition``: whether a process that has run a call can run the next one, which must not be failed by the first.
+
+What can be put back is put back (see ``runner``). For the rest there is a look after every call, and the process is
+replaced when it is not as it was. The look that costs some microseconds finds what no process can do without:
+built-ins, modules, and the names by which calls are run and imports made. The one that costs a hundred finds every
+function of the standard library that was replaced. It is due when calls have run for long beside that, and after errors
+that come of such damage. What cannot be seen afterwards, such as an audit hook, is noted when it is done.
+"""
+
+from __future__ import annotations
+
+import builtins
+import copyreg
+import gc
+import importlib
+import io
+import json
+import opcode
+import os
+import pickle
+import resource
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+import types
+import warnings
+from collections.abc import Callable, Mapping
+from functools import wraps
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from typing import Any
+
+from pywren.system import private_names
+
+_DEEP_LOOK_SECONDS = 0.01  # so many of calls are worth the thorough look, which then takes a hundredth of them
+_CALL_SECONDS = 2e-5  # what a call takes at least, with all that is done for it
+_ERRORS_OF_DAMAGE = frozenset({"ImportError", "ModuleNotFoundError", "NameError", "AttributeError"})
+
+
+def _core() -> tuple[object, ...]:
+    """Return what no process can do without; written out because Python reads attributes of modules fastest so."""
+    return (
+        sys.modules, sys.meta_path, sys.path_hooks, sys.path_importer_cache, sys.addaudithook, sys.settrace,
+        sys.setprofile,
+        os.path, os.environ, os.fstat, os.fchdir, os.close, os.open, os.mkdir, os.makedirs, os.utime, os.umask,
+        os.dup, os.dup2, os.getpid, os.listdir, os.stat, os.read, os.write, os.pread, os.lseek, os.fsencode,
+        os.fsdecode, os.rename, os.rmdir, os.unlink, os.getcwd, os.chdir, os.fork, os._exit,
+        json.dumps, json.loads, json.JSONEncoder, json.JSONDecoder,
+        pickle.dumps, pickle.loads, pickle.dump, pickle.load, pickle.Pickler, pickle.Unpickler,
+        time.time, time.sleep, time.monotonic, time.perf_counter,
+        io.open, io.BytesIO, io.StringIO, io.TextIOWrapper,
+        threading.Thread, threading.Lock, threading.current_thread, threading.main_thread,
+        signal.signal, signal.getsignal,
+        importlib.import_module, importlib.invalidate_caches,
+        types.FunctionType, types.ModuleType, types.SimpleNamespace,
+        copyreg.dispatch_table, copyreg.__newobj__, copyreg._reconstructor,  # type: ignore[attr-defined]
+        warnings.warn,
+        struct.Struct,
+        socket.socket,
+    )  # fmt: skip
+
+
+_IDS = ("uid", "gid", "euid", "egid", "reuid", "regid", "resuid", "resgid", "groups")
+_NOTED = {
+    "sys": ("addaudithook",),
+    "resource": ("setrlimit", "prlimit"),
+    "signal": ("pthread_sigmask",),
+    "os": (
+        *("nice", "setpriority", "sched_setaffinity", "chroot", "unshare", "setsid", "setpgid"),
+        *(f"set{name}" for name in _IDS),
+    ),
+}
+_READABLE = frozenset(name for names in _NOTED.values() for name in names) - {"addaudithook", "chroot", "unshare"}
+_LIMITS = tuple(getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_"))
+_read_mask = signal.pthread_sigmask  # before it is noted who calls it
+_READERS = tuple(
+    getattr(os, name)
+    for name in ("getsid", "getpgid", "sched_getaffinity", "getresuid", "getresgid", "getgroups", "getuid", "getgid")
+    if hasattr(os, name)
+)
+
+# What the standard library has to be replaced, for example by ``logging.captureWarnings``.
+_REPLACEABLE = frozenset(
+    {
+        *("excepthook", "unraisablehook", "displayhook", "breakpointhook", "showwarning"),
+        *("_loggerClass", "_logRecordFactory"),
+    }
+)
+_PLAIN = frozenset({int, float, complex, str, bytes, bool, type(None)})
+_Exception = Exception  # the user's function may replace it under its public name
+_CALLABLE = (FunctionType, BuiltinFunctionType, type)
+
+
+class Condition:
+    """This process as it is before it runs a call; made once, before any code of the user's runs."""
+
+    def __init__(self) -> None:
+        self._done: list[str] = []
+        self._state = _state()
+        for module, names in _NOTED.items():
+            for name in names:
+                self._note_calls(sys.modules[module], name)
+        self._unlooked = 0.0
+        self.trace, self._profile = sys.gettrace(), sys.getprofile()  # a tool that measures what tests cover has them
+        self._values = builtins.__dict__.values
+        self._restore_builtins = builtins.__dict__.update
+        self.adopt()
+
+    def adopt(self) -> None:
+        """Take the present state for the right one: imports have changed it, and they are not repeated."""
+        self._builtins = dict(builtins.__dict__)
+        self._builtin_values = [*self._values()]
+        self._modules = sys.modules
+        self._is_garbage_collected = gc.isenabled()
+        self._socket_timeout = socket.getdefaulttimeout()
+        self._start_method = _start_method()
+        self._core = _core()
+        self._finders = len(sys.meta_path), len(sys.path_hooks)
+        self._all = [
+            (module.__dict__, dict(module.__dict__))
+            for name, module in list(sys.modules.items())
+            if type(module) is ModuleType and _is_of_python(name)
+        ]
+        self.count_modules()
+
+    def count_modules(self) -> None:
+        """Take the modules that are loaded now for those that must stay."""
+        self._loaded = dict(sys.modules)
+        self._module_values = [*self._loaded.values()]
+        self._count = len(self._loaded)
+
+    def _note_calls(self, module: ModuleType, name: str) -> None:
+        original: Callable[..., Any] | None = getattr(module, name, None)
+        if original is None:
+            return
+        done = self._done
+
+        @wraps(original)
+        def noted(*arguments: Any, **keywords: Any) -> Any:
+            done.append(name)
+            return original(*arguments, **keywords)
+
+        setattr(module, name, noted)
+
+    def mend(self) -> None:
+        """Put deleted and replaced built-ins back, and modules, before anything else is done after a call."""
+        try:
+            are_same = [*self._values()] == self._builtin_values
+        except _Exception:  # what stands there now compares in its own way
+            are_same = False
+        if not are_same:
+            self._mend_builtins()
+        if sys.modules is not self._modules:
+            sys.modules = self._modules
+            self._done.append("modules")
+        if len(self._modules) < self._count:
+            self._done.append("modules")
+            self._modules.update(self._loaded)
+
+    def _mend_builtins(self) -> None:
+        now = builtins.__dict__
+        for name, value in self._builtins.items():
+            if name not in now or now[name] is not value:
+                self._done.append("builtins")  # a library that did this expects it to be done
+                break
+        self._restore_builtins(self._builtins)
+        self._builtin_values = [*self._values()]  # what was added stays, and may be replaced
+
+    def restore(self) -> None:
+        """Put back all that the standard library had: this process runs no more calls, but must tell of the last."""
+        for now, before in self._all:
+            now.update(before)
+
+    def is_sound_after(self, seconds: float, error: str | None, *, begun: bool) -> bool:
+        """Tell whether the process can run another call, by the look that is due; never raises.
+
+        Args:
+            seconds: how long the call ran.
+            error: the name of the exception that it raised.
+            begun: whether the function was called.
+        """
+        self._unlooked += seconds + _CALL_SECONDS
+        thoroughly = self._unlooked >= _DEEP_LOOK_SECONDS or not begun or error in _ERRORS_OF_DAMAGE
+        if thoroughly:
+            self._unlooked = 0.0
+        return self.is_sound(thoroughly=thoroughly)
+
+    def is_sound(self, *, thoroughly: bool = False) -> bool:
+        """Tell whether the process can run another call; never raises."""
+        try:
+            return self._is_sound() and not (thoroughly and self._is_something_replaced())
+        except Exception:  # noqa: BLE001 -- whatever is met where a module of the standard library should be
+            return False
+
+    def _is_sound(self) -> bool:
+        modules = sys.modules
+        if modules is not self._modules or (self._done and not self._is_undone()):
+            return False
+        values = [*modules.values()]
+        if values != self._module_values:
+            if self._is_module_replaced():
+                return False
+            self._module_values = values
+        if _core() != self._core:
+            return False
+        count = len(modules)
+        if count < self._count or len(sys.meta_path) < self._finders[0] or len(sys.path_hooks) < self._finders[1]:
+            return False
+        self._count = count
+        self._put_settings_back()
+        return sys.getprofile() is self._profile
+
+    def _put_settings_back(self) -> None:
+        """Put back what a call may set once a process, or what makes others fail."""
+        if gc.isenabled() is not self._is_garbage_collected:
+            (gc.enable if self._is_garbage_collected else gc.disable)()
+        if socket.getdefaulttimeout() != self._socket_timeout:
+            socket.setdefaulttimeout(self._socket_timeout)
+        if _start_method() != self._start_method:  # a pool settles it too
+            sys.modules["multiprocessing"].set_start_method(self._start_method, force=True)
+        if "asyncio.events" in sys.modules:
+            private_names.forget_spent_event_loop()
+
+    def _is_undone(self) -> bool:
+        """Tell whether what was set is as it was: many set what there is, or put it back."""
+        if not _READABLE.issuperset(self._done) or _state() != self._state:
+            return False
+        self._done.clear()
+        return True
+
+    def _is_module_replaced(self) -> bool:
+        """Tell whether one cannot be imported any more; a module that is no part of Python may be loaded again."""
+        for name, module in self._modules.items():
+            before = self._loaded.get(name, module)
+            if module is not before and _is_of_python(name):
+                return True
+            if type(module) is not ModuleType and (module is None or type(before) is ModuleType):
+                return True
+        return False
+
+    def _is_something_replaced(self) -> bool:
+        for now, before in self._all:
+            if now == before:
+                continue
+            for name, value in before.items():
+                if isinstance(value, _CALLABLE) and now.get(name) is not value and name not in _REPLACEABLE:
+                    return True
+        return False
+
+
+def _start_method() -> str | None:
+    """Return how ``multiprocessing`` starts processes here; ``None`` while that is open."""
+    multiprocessing: Any = sys.modules.get("multiprocessing")
+    known = None if multiprocessing is None else multiprocessing.get_start_method(allow_none=True)
+    return known if isinstance(known, str) else None
+
+
+def _is_of_python(name: str) -> bool:
+    return name.partition(".")[0] in sys.stdlib_module_names
+
+
+def _state() -> tuple[object, ...]:
+    """Return what is noted when it is set, as far as it can be read."""
+    limits = [resource.getrlimit(number) for number in _LIMITS]
+    ids = [read(0) if read.__name__ in ("getsid", "getpgid", "sched_getaffinity") else read() for read in _READERS]
+    return _read_mask(signal.SIG_BLOCK, ()), os.getpriority(os.PRIO_PROCESS, 0), limits, ids
+
+
+# -- functions that can do no harm -----------------------------------------------------------------------------------
+
+_HARMLESS = frozenset(
+    {
+        *(abs, all, any, bin, bool, bytes, chr, complex, dict, divmod, enumerate, filter, float, frozenset, hash, hex),
+        *(int, isinstance, issubclass, len, list, map, max, min, oct, ord, pow, range, repr, reversed, round, set),
+        *(slice, sorted, str, sum, tuple, zip, iter, next),
+        *(ArithmeticError, Exception, IndexError, KeyError, LookupError, OverflowError, RuntimeError, StopIteration),
+        *(TypeError, ValueError, ZeroDivisionError),
+    }
+)
+_HARMLESS_MODULES = frozenset({"math", "cmath"})
+_REACHING_OUT = frozenset(
+    number
+    for name, number in opcode.opmap.items()
+    if name.startswith(("IMPORT_", "STORE_ATTR", "DELETE_ATTR", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_BUILD_CLASS"))
+)
+_INTO_FRAMES = ("_", "f_", "gi_", "cr_", "ag_", "tb_")  # attributes that lead from a generator to all there is
+
+
+def is_inert(function: object) -> bool:
+    """Tell whether a function can do nothing to its process when it is given plain data.
+
+    It names nothing but numbers and texts, built-ins that only compute, what ``math`` has, such functions, and
+    attributes of what it is given. So it can only compute.
+    """
+    return _is_inert(function, set())
+
+
+def _is_inert(function: object, met: set[int]) -> bool:
+    if type(function) is not FunctionType or function.__kwdefaults__:
+        return False
+    if id(function) in met:
+        return True
+    met.add(id(function))
+    try:
+        held = [*(function.__defaults__ or ()), *[cell.cell_contents for cell in function.__closure__ or ()]]
+    except ValueError:
+        return False  # a variable that has no value yet
+    if not all(type(value) in _PLAIN or _is_inert(value, met) for value in held):
+        return False
+    return _names_only_inert(function.__code__, function.__globals__, met)
+
+
+def _names_only_inert(code: CodeType, variables: Mapping[str, Any], met: set[int]) -> bool:
+    if not _REACHING_OUT.isdisjoint(code.co_code[::2]):
+        return False
+    for name in code.co_names:
+        if name.startswith(_INTO_FRAMES):
+            return False
+        value = variables.get(name, builtins.__dict__.get(name))
+        if type(value) in _PLAIN or (type(value) in (type, BuiltinFunctionType) and value in _HARMLESS):
+            continue  # also what is the name of an attribute only
+        if type(value) is ModuleType:
+            if value.__name__ not in _HARMLESS_MODULES:
+                return False
+        elif not _is_inert(value, met):
+            return False
+    return all(_names_only_inert(part, variables, met) for part in code.co_consts if isinstance(part, CodeType))

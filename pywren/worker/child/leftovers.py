@@ -1,0 +1,119 @@
+"""What a call has left running in its process or below it.
+
+Threads that a library keeps for itself may stay: a progress bar's monitor, the idle workers of a pool. They serve the
+next call as they did this one. A thread is the call's own, and is ended with the process, when the user's code started
+it or is on its stack, or when it is busy.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import sys
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+from pywren.system import private_names
+
+MOST_THREADS = 32
+"""Library threads that may stay; more would mean that every call leaves some."""
+
+_STATES = 3
+_STATE_SECONDS = 0.002
+
+_start, _start_bare = threading.Thread.start, _thread.start_new_thread
+_bare: list[bool] = []
+
+
+def _note_who_starts(thread: threading.Thread) -> None:
+    if not _is_library(sys._getframe(1)):
+        thread._pywren_own = True  # type: ignore[attr-defined]
+    _start(thread)
+
+
+def _note_bare(*arguments: Any, **keywords: Any) -> int:
+    # It is not counted before it has begun, and nothing tells when that is.
+    _bare.append(True)
+    return _start_bare(*arguments, **keywords)
+
+
+def watch_threads(directory: str) -> None:
+    """Note from now on whose code starts threads.
+
+    Args:
+        directory: where the users' modules are written, which are no libraries.
+    """
+    global _users
+    _users = directory + os.sep
+    _thread.start_new_thread = _thread.start_new = _note_bare
+    threading.Thread.start = _note_who_starts  # type: ignore[method-assign,assignment]
+
+
+_users = os.sep
+
+
+def leftovers() -> str:
+    """Say what a call left running in this process or under it; empty when nothing that must end."""
+    threads = private_names.count_threads()
+    if threads or _bare:
+        threads = _own_threads(threads)
+    children = _has_children()
+    if not threads and not children:
+        return ""
+    parts = ([f"{threads} thread(s)"] if threads else []) + (["child processes"] if children else [])
+    return " and ".join(parts)
+
+
+def _own_threads(count: int) -> int:
+    """Return how many threads must end, of those that there are."""
+    known = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if _bare or count > len(known) or count > MOST_THREADS:
+        return max(count, 1)  # there are some that were started without ``threading``
+    return len([thread for thread in known if _must_end(thread)])
+
+
+def _must_end(thread: threading.Thread) -> bool:
+    if getattr(thread, "_pywren_own", False):
+        return True
+    frame = sys._current_frames().get(thread.ident or 0)
+    while frame is not None:
+        if not _is_library(frame):
+            return True
+        frame = frame.f_back
+    return _is_busy(thread)
+
+
+def _is_busy(thread: threading.Thread) -> bool:
+    """Tell whether a thread goes on to use a processor (Linux); the kernel tells of no change of that."""
+    for _ in range(_STATES):
+        try:
+            with open(f"/proc/self/task/{thread.native_id}/stat", "rb") as file:
+                if file.read().rpartition(b")")[2].split()[0] != b"R":
+                    return False
+        except OSError:
+            return False  # it has just ended; or this is no Linux
+        time.sleep(_STATE_SECONDS)
+    return True
+
+
+def _is_library(frame: FrameType) -> bool:
+    """Tell whether a function belongs to a module that is installed here, not to what was sent with a call."""
+    variables = frame.f_globals
+    name = variables.get("__name__")
+    module = sys.modules.get(name) if isinstance(name, str) else None
+    if module is None or module.__dict__ is not variables or name == "__main__":
+        return False
+    return not str(getattr(module, "__file__", None) or "").startswith(_users)
+
+
+def _has_children() -> bool:
+    """Tell whether child processes run; those that have ended are reaped."""
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return False
+        if pid == 0:
+            return True

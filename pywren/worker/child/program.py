@@ -1,0 +1,147 @@
+"""``Program``: the modules of the client's program that workers cannot import, as far as calls brought them along.
+
+Functions and classes of a script say that they are of ``__main__``. On a worker that is another program; so each
+function that came has a ``__main__`` of its own, with what came along. ``pickle``, ``multiprocessing`` and whoever else
+looks things up by module and name find them there. The same holds for modules made by hand.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import sys
+import types
+import weakref
+from typing import Any
+
+from pywren.exceptions import PywrenError
+from pywren.pickling.packed import Names, Packed, dumps, loads
+
+_MAIN = "__main__"
+
+_SCRIPT = """\
+# What the calls in process {process} know of the program that made them, for the processes that they start.
+from pywren.worker.child.main import program as _program
+globals().update(_program.read({path!r}))
+"""
+
+
+class Program:
+    """The modules of one function that came to this process.
+
+    Args:
+        root: a private directory, for what processes that a call starts must read.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._names: Names = {}
+        self._modules: dict[str, types.ModuleType] = {}
+        self._script = 0, ""
+
+    def add(self, names: Names) -> None:
+        """Take objects by module and qualified name; what has no name is the module itself. ``enter`` follows."""
+        if names and not self._names:
+            self._modules[_MAIN] = _Main(self)
+        self._names.update(names)
+        for (module, name), value in sorted(names.items(), key=operator.itemgetter(0)):
+            if name:
+                _put(self._modules.setdefault(module, types.ModuleType(module)), name, value)
+            else:
+                self._modules[module] = value
+
+    def enter(self) -> None:
+        """Have the modules found by their names."""
+        if not self._modules:
+            sys.modules[_MAIN] = _empty_main()
+        sys.modules.update(self._modules)
+
+    def leave(self) -> None:
+        """Have them found no more."""
+        for name, module in self._modules.items():
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
+
+    def main_names(self) -> dict[str, Any]:
+        """Return what ``__main__`` holds."""
+        held = vars(self._modules[_MAIN]) if self._modules else {}
+        return {name: value for name, value in held.items() if not name.startswith("__")}
+
+    def script(self) -> str:
+        """Return the path of a script that makes the modules in another process.
+
+        Processes that ``multiprocessing`` spawns, and does not fork, run the script of ``__main__`` first.
+
+        Raises:
+            PywrenError: something in them does not pickle.
+            OSError: it cannot be written.
+        """
+        count, path = self._script
+        if count != len(self._names):  # they only grow
+            count = len(self._names)
+            base = os.path.join(self._root, f"main-{os.getpid()}-{id(self):x}-{count}")
+            path = f"{base}.py"
+            _write(f"{base}.pickle", dumps(self._names).data)
+            _write(path, _SCRIPT.format(process=os.getpid(), path=f"{base}.pickle").encode())
+            self._script = count, path
+        return path
+
+
+_empty = [types.ModuleType(_MAIN)]
+_NAMES_OF_EVERY_MODULE = len(vars(_empty[0]))
+
+
+def _empty_main() -> types.ModuleType:
+    """Return the ``__main__`` of programs of which nothing has come: one for all, as long as nobody changes it."""
+    if len(vars(_empty[0])) != _NAMES_OF_EVERY_MODULE:
+        _empty[0] = types.ModuleType(_MAIN)
+    return _empty[0]
+
+
+class _Main(types.ModuleType):
+    """A ``__main__`` whose script is written when somebody asks for its path."""
+
+    __slots__ = ("_program_of_client",)
+
+    def __init__(self, program: Program) -> None:
+        super().__init__(_MAIN)
+        # weakly: every map begins with a program of its own, and must leave nothing to the garbage collector
+        self._program_of_client = weakref.ref(program)
+
+    def __getattr__(self, name: str) -> str:  # called for what the module does not hold
+        program = self._program_of_client()
+        if name == "__file__" and program is not None and program.main_names():
+            try:
+                return program.script()
+            except (PywrenError, OSError):
+                pass  # then processes that are spawned do without
+        raise AttributeError(f"module {_MAIN!r} has no attribute {name!r}")
+
+
+def read(path: str) -> dict[str, Any]:
+    """Make the modules in another process, and return what its ``__main__`` is to hold.
+
+    Args:
+        path: the pickle beside the script; both stand in a directory that is private to the worker.
+    """
+    with open(path, "rb") as file:
+        names: Names = loads(Packed(file.read()))
+    program = Program(os.path.dirname(path))
+    program.add(names)
+    program.enter()
+    return program.main_names()
+
+
+def _put(module: types.ModuleType, name: str, value: Any) -> None:
+    *holders, last = name.split(".")
+    place: Any = module
+    for holder in holders:
+        if not hasattr(place, holder):
+            setattr(place, holder, types.SimpleNamespace())  # its class did not come along
+        place = getattr(place, holder)
+    setattr(place, last, value)
+
+
+def _write(path: str, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)

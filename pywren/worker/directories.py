@@ -1,0 +1,186 @@
+"""Directories for the temporary files of worker processes: made, held while they are used, and removed.
+
+A worker holds a lock on its directory for as long as it lives, and worker processes end with their client, however
+that ends. So a directory that nobody has locked is nobody's, and any later client may remove it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Iterator
+
+from pywren.system.private_files import make_directories
+from pywren.worker.frames import high_descriptor
+
+_NAME = re.compile(r"pywren-(\d+)-[0-9a-f]{16}(\.new)?")
+_NEW = ".new"
+_OPEN_DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
+
+
+def private_directory() -> str:
+    """Return the path of a new private directory for temporary files; the child makes it."""
+    return os.path.join(_temporary_directory(), f"pywren-{os.getpid()}-{os.urandom(8).hex()}")
+
+
+def _temporary_directory() -> str:
+    """Return what ``tempfile.gettempdir()`` mostly does, without the import: the first result waits for this."""
+    for place in (os.environ.get("TMPDIR"), "/tmp"):
+        if place and os.path.isabs(place) and os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK):
+            return place
+    import tempfile
+
+    return tempfile.gettempdir()
+
+
+def hold_directory(path: str) -> None:
+    """Make a private directory that is locked for as long as this process lives.
+
+    It has its name only when it is locked: until then no other process may take it for one of the dead.
+    """
+    import fcntl
+
+    new = path + _NEW
+    make_directories(new)
+    descriptor = high_descriptor(os.open(new, _OPEN_DIRECTORY))  # never closed: the lock is as long
+    with contextlib.suppress(OSError):  # a file system without locks: see ``_is_abandoned``
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    os.rename(new, path)
+
+
+@contextlib.contextmanager
+def own_umask() -> Iterator[None]:
+    """Make files for this user alone, whatever umask the client or a call has set; for a process with one thread."""
+    saved = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(saved)
+
+
+# -- removing --------------------------------------------------------------------------------------------------------
+
+
+def remove_directory(path: str) -> None:
+    """Remove a directory of temporary files, whatever calls have done to it. What cannot be removed stays."""
+    try:
+        directory = _open_directory(path)
+    except OSError:
+        return  # it was never made, or was removed
+    try:
+        _remove_opened(path, directory)
+    finally:
+        os.close(directory)
+
+
+def remove_abandoned_directories(older_than: float = 86_400.0) -> None:
+    """Remove what clients left that were killed: directories of this user's whose lock nobody holds.
+
+    Args:
+        older_than: seconds. Where the file system knows no locks, and for a directory that is just being made, a
+            younger one may be in use, also by a process that cannot be seen from this container.
+    """
+    parent = _temporary_directory()
+    for name in os.listdir(parent):
+        match = _NAME.fullmatch(name)
+        if match:
+            with contextlib.suppress(OSError):  # somebody else's, a link, or gone
+                _remove_if_abandoned(os.path.join(parent, name), int(match[1]), older_than)
+
+
+def _remove_if_abandoned(path: str, pid: int, older_than: float) -> None:
+    # Everything is done to what was opened, not to what has the name by then: anybody may put a link there.
+    directory = os.open(path, _OPEN_DIRECTORY)
+    try:
+        if os.fstat(directory).st_uid == os.getuid() and _is_abandoned(path, directory, pid, older_than):
+            _remove_opened(path, directory)
+    finally:
+        os.close(directory)
+
+
+def _is_abandoned(path: str, directory: int, pid: int, older_than: float) -> bool:
+    import fcntl
+
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not path.endswith(_NEW):
+            return True
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a file system without locks
+    if time.time() - os.fstat(directory).st_mtime <= older_than:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def _remove_opened(path: str, directory: int) -> None:
+    _empty(directory)
+    with contextlib.suppress(OSError):  # something could not be removed; or the name is no longer this directory's
+        os.rmdir(path)
+
+
+def _open_directory(name: str, parent: int | None = None) -> int:
+    """Open a directory, also one from which a call has taken its owner's rights; never through a link."""
+    try:
+        return os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
+    except PermissionError:
+        if os.stat(name, dir_fd=parent, follow_symlinks=False).st_uid != os.getuid():
+            raise
+        os.chmod(name, 0o700, dir_fd=parent)
+        return os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
+
+
+def _empty(top: int) -> None:
+    """Remove all that an open directory holds.
+
+    What is in a directory of it is lifted to the top first, so that no depth of nesting takes stack or descriptors.
+    """
+    waiting = _remove_entries(top)
+    mark, count = os.urandom(8).hex(), 0
+    while waiting:
+        name = waiting.pop()
+        try:
+            inner = _open_directory(name, top)
+        except OSError:
+            continue  # it cannot be removed
+        try:
+            for entry in _remove_entries(inner):
+                count += 1
+                _lift(entry, inner, f"{mark}-{count}", top)
+                waiting.append(f"{mark}-{count}")
+        finally:
+            os.close(inner)
+        with contextlib.suppress(OSError):
+            os.rmdir(name, dir_fd=top)
+
+
+def _remove_entries(directory: int) -> list[str]:
+    """Remove files, links and empty directories; return the names of what is left."""
+    left = []
+    for name in os.listdir(directory):
+        try:
+            os.unlink(name, dir_fd=directory)
+        except OSError:
+            try:
+                os.rmdir(name, dir_fd=directory)
+            except OSError:
+                left.append(name)
+    return left
+
+
+def _lift(name: str, inner: int, lifted: str, top: int) -> None:
+    try:
+        os.rename(name, lifted, src_dir_fd=inner, dst_dir_fd=top)
+    except PermissionError:  # its own entry for the directory above it has to be written
+        os.close(_open_directory(name, inner))
+        with contextlib.suppress(OSError):
+            os.rename(name, lifted, src_dir_fd=inner, dst_dir_fd=top)

@@ -1,0 +1,160 @@
+"""A batch: the calls of one ``submit`` to the local pool, with snapshots of all that they need."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pywren.pickling.packed import Packed
+from pywren.worker import frames
+from pywren.worker.frames import Buffer, UnlinkedFile
+from pywren.worker.parent.process import function_segments, packed_segments
+from pywren.worker.task import Function, RunResult
+
+Entry = Any
+"""An argument as it crosses to a child: the pickle, or ``(segments or (arena, offset, sizes), references)``."""
+
+OnStart = Callable[[int], None]
+OnResults = Callable[[list[tuple[int, RunResult]]], None]
+
+_ARENA_BYTES = 64 * 1024 * 1024
+_INLINE_AHEAD_BYTES = 128 * 1024
+_BIG_ENTRY_BYTES = 1024  # what a place in an arena counts for
+
+
+class Batch:
+    """The calls of one ``submit``; made and used by the pool alone.
+
+    Args:
+        function: the function of all of them.
+        extra_env: environment variables of these calls; ``None`` for one that they are not to see.
+        timeout: seconds after which a call is killed.
+        show_output: whether what they print is shown as it comes.
+        on_start: called with the index of a call that runs.
+        on_results: called with results as they come.
+    """
+
+    def __init__(
+        self,
+        function: PreparedFunction,
+        extra_env: Mapping[str, str | None],
+        timeout: float | None,
+        show_output: bool,
+        on_start: OnStart | None,
+        on_results: OnResults,
+    ) -> None:
+        self.number = 0
+        self.function = function
+        self.extra_env = dict(extra_env)
+        self.timeout = timeout
+        self.show_output = show_output
+        self.on_start = on_start
+        self.on_results = on_results
+        self.entries: list[Entry] = []
+        self.arenas: list[Arena] = []
+        self.done = bytearray()
+        self.remaining = 0
+        self.cancelled: set[int] = set()
+        self.collected: list[tuple[int, RunResult]] = []
+        self._cursor = 0  # the first call that was never given to a child
+        self._returned: deque[int] = deque()  # calls that were taken back from one
+
+    def add(self, arguments: Sequence[Packed], references: Sequence[Sequence[bytes]] | None) -> None:
+        """Take snapshots of the arguments: their owners may change them afterwards."""
+        limit = frames.INLINE_LIMIT
+        self.entries = [
+            packed.data if not packed.buffers and len(packed.data) <= limit else self._snapshot(packed)
+            for packed in arguments
+        ]
+        if references is not None:
+            for index, needed in enumerate(references):
+                if needed:
+                    entry = self.entries[index]
+                    where = [entry] if type(entry) is bytes else entry[0]
+                    self.entries[index] = (where, list(needed))
+        self.remaining = len(self.entries)
+        self.done = bytearray(self.remaining)
+
+    def _snapshot(self, packed: Packed) -> Entry:
+        segments = packed_segments(packed)
+        sizes = [memoryview(segment).nbytes for segment in segments]
+        if sum(sizes) <= frames.INLINE_LIMIT:
+            return [bytes(segment) for segment in segments], ()
+        if not self.arenas or self.arenas[-1].file.size + sum(sizes) > _ARENA_BYTES:
+            self.arenas.append(Arena())
+        arena = self.arenas[-1]
+        arena.calls += 1
+        return (arena, arena.file.append(segments), sizes), ()
+
+    def arena_of(self, index: int) -> Arena | None:
+        """Return the arena in which the argument of a call is."""
+        entry = self.entries[index]
+        if type(entry) is bytes or entry is None or type(entry[0]) is list:
+            return None
+        arena: Arena = entry[0][0]
+        return arena
+
+    def entry(self, index: int) -> Entry:
+        """Return the argument of a call as it crosses."""
+        entry = self.entries[index]
+        arena = self.arena_of(index)
+        if arena is None:
+            return entry
+        (_, offset, sizes), references = entry
+        return (arena.number, offset, sizes), references
+
+    @property
+    def waiting(self) -> int:
+        """How many calls are with no child, at most: cancelled ones count until they are passed over."""
+        return len(self._returned) + len(self.entries) - self._cursor
+
+    def give_back(self, indices: Sequence[int]) -> None:
+        """Put calls that were taken back from a child before all others."""
+        self._returned.extendleft(reversed(indices))
+
+    def take(self, count: int) -> list[int]:
+        """Take calls to be given to a child."""
+        indices: list[int] = []
+        while self._returned and len(indices) < count:
+            index = self._returned.popleft()
+            if not self.done[index]:
+                indices.append(index)
+        size = 0
+        while self._cursor < len(self.entries) and len(indices) < count and size < _INLINE_AHEAD_BYTES:
+            index, self._cursor = self._cursor, self._cursor + 1
+            if not self.done[index]:
+                entry = self.entries[index]
+                size += len(entry) if type(entry) is bytes else _BIG_ENTRY_BYTES
+                indices.append(index)
+        return indices
+
+
+class Arena:
+    """One unlinked file with many big arguments, so that descriptors do not run out."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.file = UnlinkedFile()
+        self.calls = 0
+
+
+class PreparedFunction:
+    """A function as it is sent to children: a snapshot, which children share when it is big."""
+
+    def __init__(self, function: Function) -> None:
+        self.id = function.id
+        self.load_anew = function.load_anew
+        segments = function_segments(function)
+        self._sizes = [memoryview(segment).nbytes for segment in segments]
+        self._file: UnlinkedFile | None = None
+        self._segments: list[Buffer] = []
+        if sum(self._sizes) > frames.INLINE_LIMIT:
+            self._file = UnlinkedFile()
+            self._file.append(segments)
+        else:
+            self._segments = [bytes(segment) for segment in segments]
+
+    def frame(self, key: int) -> frames.Outgoing:
+        """Return the frame that gives a child the function under a key."""
+        return frames.encode(frames.FUNCTION, number=key, segments=self._segments, sizes=self._sizes, file=self._file)

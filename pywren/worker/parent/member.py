@@ -1,0 +1,249 @@
+"""A member of the local pool: one worker process, what it knows, and the calls that it holds."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import struct
+import time
+from collections import OrderedDict, deque
+from collections.abc import Mapping, Sequence
+
+from pywren.wire.failure import Failure
+from pywren.worker import frames
+from pywren.worker.frames import UnlinkedFile
+from pywren.worker.parent.batch import Batch
+from pywren.worker.parent.process import TAIL_LIMIT, OutputTail, Process, write_through
+
+BATCH_SHIFT = 32
+"""A ticket is the number of a batch, shifted by this, and the index of a call in it."""
+
+STALL_SECONDS = 0.002
+"""How long a member may go without a result before what waits behind its call is taken back."""
+
+_MAX_TICKETS = 512  # 4,096 bytes: what one write puts into a pipe whole
+_WORK_AHEAD_SECONDS = 0.01
+_KEPT_FUNCTIONS, _MOST_FUNCTIONS = 4, 8
+_FORGET_AFTER = 16
+
+
+class Member:
+    """One worker process as the pool sees it: what it knows, and the tickets it holds.
+
+    Results come in the order of the tickets, so the first ticket without a result, the *head*, is the call that
+    runs, unless it is still in the pipe.
+
+    Args:
+        environment: the process's environment variables.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.output = (UnlinkedFile(), UnlinkedFile())
+        self.process = Process("pool", output=self.output, environment=environment)
+        self.ready = False
+        self.dying = self.killed = self.condemned = self.was_lost = False
+        self.tickets: deque[int] = deque()
+        self.announced = -1
+        self.window = 1
+        self.last = self.started = time.monotonic()
+        self.ending: tuple[int, Failure] | None = None
+        self.shown: tuple[OutputTail, OutputTail] | None = None
+        self._shown_ends: list[int] = []
+        self.exclusive = False
+        self.watched: dict[int, int] = {}
+        self.watched_for: tuple[bool, bool, bool] | None = None
+        self._functions: OrderedDict[str | bytes, int] = OrderedDict()
+        self._function_count = 0
+        self._current_function: str | bytes = ""
+        self._batches: set[int] = set()
+        self._arenas: set[int] = set()
+        self._stale_batches: list[int] = []
+
+    @property
+    def idle(self) -> bool:
+        """Whether it could run a call at once."""
+        return self.ready and not self.dying and not self.tickets
+
+    def room(self, batch: Batch) -> int:
+        """Return how many calls of a batch it should be given now."""
+        held = len(self.tickets)
+        # One that holds no ticket reads nothing: what waits for room in its socket, of calls that were cancelled, would
+        # wait for ever. With a ticket it reads on until the argument comes.
+        if self.dying or (held and (self.process.channel.waiting or batch.show_output or self.exclusive)):
+            return 0
+        if batch.show_output:
+            return 1
+        window = self.window if batch.function.id == self._current_function else 1
+        return window - held if held <= window // 2 else 0
+
+    def give(self, batch: Batch, indices: Sequence[int], now: float) -> None:
+        """Send calls, with all they need that is not known there yet."""
+        if not self.tickets:
+            self.last = self.started = now
+        terms = None if batch.number in self._batches else self._introduce(batch)
+        for index in indices if batch.arenas else ():
+            arena = batch.arena_of(index)
+            if arena is not None and arena.number not in self._arenas:
+                self._arenas.add(arena.number)
+                self._queue(frames.encode(frames.ARENA, number=arena.number, sizes=(0,), file=arena.file))
+        base = batch.number << BATCH_SHIFT
+        tickets = [base | index for index in indices]
+        if batch.arenas:
+            entries = {base | index: batch.entry(index) for index in indices}
+        else:
+            entries = dict(zip(tickets, map(batch.entries.__getitem__, indices), strict=True))
+        self._queue(frames.encode_note(frames.ARGUMENTS, pickle.dumps((terms, entries), 5), batch.number))
+        self.process.channel.flush()
+        self.exclusive = batch.show_output
+        self.tickets.extend(tickets)
+        self._write_tickets(tickets)
+
+    def _write_tickets(self, tickets: Sequence[int]) -> None:
+        try:
+            os.write(self.process.tickets_out, struct.pack(f"<{len(tickets)}Q", *tickets))
+        except BrokenPipeError:
+            pass  # never, because this process holds a read end too
+
+    def _introduce(self, batch: Batch) -> tuple[int, bool, Mapping[str, str | None], bool]:
+        """Send what all calls of a batch need, and return what is to be said of it with the first of them."""
+        key = self._functions.get(batch.function.id)
+        if key is None:
+            key = self._function_count = self._function_count + 1
+            self._queue(batch.function.frame(key))
+            self._functions[batch.function.id] = key
+            self._forget_functions()
+        self._functions.move_to_end(batch.function.id)
+        if batch.function.id != self._current_function:
+            self._current_function, self.window = batch.function.id, 1
+        if batch.show_output and self.shown is None:
+            self._prepare_shown()
+        self._batches.add(batch.number)
+        return key, batch.function.load_anew, batch.extra_env, batch.show_output
+
+    def _forget_functions(self) -> None:
+        """Let it drop functions that were used long ago, some at a time: that takes a message."""
+        if len(self._functions) <= _MOST_FUNCTIONS:
+            return
+        functions = [self._functions.popitem(last=False)[1] for _ in range(_MOST_FUNCTIONS - _KEPT_FUNCTIONS)]
+        self._queue_forget([], functions)
+
+    def _queue_forget(self, arenas: Sequence[int], functions: Sequence[int]) -> None:
+        meta = pickle.dumps((self._stale_batches, arenas, functions), 5)
+        self._queue(frames.encode_note(frames.FORGET, meta))
+        self._stale_batches = []
+
+    def _prepare_shown(self) -> None:
+        pipes = [frames.pipe(), frames.pipe()]
+        self._shown_ends = [write for _, write in pipes]  # they stay open here: the frame may have to wait
+        self._queue(frames.encode(frames.SHOW, descriptors=self._shown_ends))
+        self.shown = (
+            OutputTail(pipes[0][0], "stdout", write_through),
+            OutputTail(pipes[1][0], "stderr", write_through),
+        )
+
+    def _queue(self, frame: frames.Outgoing) -> None:
+        self.process.channel.queue(frame)
+
+    def take_back(self) -> list[int]:
+        """Take every ticket out of the pipe; the call that runs is not among them."""
+        taken: list[int] = []
+        while True:
+            try:
+                data = os.read(self.process.tickets_in, 8 * _MAX_TICKETS)
+            except BlockingIOError:
+                break
+            taken.extend(struct.unpack(f"<{len(data) // 8}Q", data))
+        for _ in taken:
+            self.tickets.pop()
+        return taken
+
+    def put_back(self, tickets: Sequence[int]) -> None:
+        """Give tickets again whose arguments were sent before."""
+        self.tickets.extend(tickets)
+        if tickets:
+            self._write_tickets(tickets)
+
+    def forget(self, batch: Batch) -> None:
+        """Let it drop what it has of a batch that has ended: big things at once, small ones some time."""
+        if batch.number not in self._batches or self.dying:
+            return
+        self._batches.discard(batch.number)
+        self._stale_batches.append(batch.number)
+        arenas = [arena.number for arena in batch.arenas if arena.number in self._arenas]
+        if arenas or len(self._stale_batches) >= _FORGET_AFTER:
+            self._queue_forget(arenas, [])
+            self.process.channel.flush()
+            self._arenas.difference_update(arenas)
+
+    def forget_arena(self, number: int) -> None:
+        """Let it drop one arena, all calls of which have ended."""
+        if number in self._arenas and not self.dying:
+            self._arenas.discard(number)
+            self._queue_forget([number], [])
+            self.process.channel.flush()
+
+    def progressed(self, count: int, now: float) -> None:
+        """Note that some calls have ended, and aim at some milliseconds of work ahead."""
+        each = max((now - self.last) / count, 1e-6)
+        self.last = self.started = now
+        self.window = max(1, min(int(_WORK_AHEAD_SECONDS / each), self.window * 4, _MAX_TICKETS))
+
+    def kill(self, ending: tuple[int, Failure] | None = None) -> None:
+        """Have it killed; the ticket ends with the failure, the others are taken back."""
+        self.ending = self.ending or ending
+        self.killed = True
+        self.lose()
+
+    def lose(self) -> None:
+        """Have killed what is of no use without its channel: it died, or the user's code closed or misused that.
+
+        The pump kills it, soon and without the pool's lock: it may have to wait for what the call has started.
+        """
+        self.dying = self.condemned = True
+        self.was_lost = not self.killed
+
+    def shown_tails(self) -> tuple[str, str]:
+        """Return what the call that just ended has shown."""
+        if self.shown is None or not self.exclusive:
+            return "", ""
+        return self.shown[0].take(), self.shown[1].take()
+
+    def tails(self) -> tuple[str, str]:
+        """Return the last output of a process that has died."""
+        if self.exclusive and self.shown is not None:
+            return self.shown_tails()
+        out, err = (file.tail(TAIL_LIMIT).decode("utf-8", "replace") for file in self.output)
+        return out, err
+
+    def close_shown(self) -> None:
+        """Close the pipes of output that is shown."""
+        for tail in self.shown or ():
+            tail.close()
+        for descriptor in self._shown_ends:
+            os.close(descriptor)
+        self._shown_ends = []
+
+    @property
+    def watch_for(self) -> tuple[bool, bool, bool]:
+        """What ``events`` depends on."""
+        return self.dying, self.process.channel.waiting, self.shown is not None
+
+    def events(self) -> dict[int, int]:
+        """Return the descriptors to be watched, and for what."""
+        channel = self.process.channel
+        found = {self.process.pidfd: select.POLLIN}
+        if not self.dying:
+            found[channel.fileno()] = select.POLLIN | (select.POLLOUT if channel.waiting else 0)
+        for tail in self.shown or ():
+            found[tail.descriptor] = select.POLLIN
+        return found
+
+    def load(self) -> tuple[int, bool]:
+        """What orders members when calls are given out: how many it holds, and whether it is still starting."""
+        return len(self.tickets), not self.ready
+
+    @property
+    def could_share(self) -> bool:
+        """Whether calls wait in its pipe that others could run."""
+        return not self.dying and len(self.tickets) > (1 if self.ready else 0)

@@ -1,0 +1,91 @@
+"""``ServiceClock``: the time of a service, whatever this machine's clock says."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from pywren.aws.service_clock import RENEWAL, ServiceClock
+
+DATE, SECONDS = "Mon, 01 Jun 2026 12:00:00 GMT", 1780315200.0
+
+
+class Clocks:
+    """A service's clock as seen from a machine whose own two clocks the test sets."""
+
+    def __init__(self) -> None:
+        self.monotonic = 1000.0
+        self.own = 5_000_000.0
+        self.service = ServiceClock(lambda: self.monotonic, lambda: self.own)
+
+
+def test_before_the_first_answer_it_is_this_machines() -> None:
+    """Nothing else is known."""
+    clocks = Clocks()
+    assert clocks.service.now() == clocks.own
+    assert abs(ServiceClock().now() - time.time()) < 60
+
+
+def test_goes_on_between_answers() -> None:
+    """With the monotonic clock: setting this machine's own changes nothing."""
+    clocks = Clocks()
+    clocks.service.note(DATE)
+    clocks.monotonic += 90
+    clocks.own -= 1e6
+    assert clocks.service.now() == SECONDS + 90
+
+
+def test_is_set_again_now_and_then() -> None:
+    """A later answer counts when the earlier one is old; each costs time to read."""
+    clocks = Clocks()
+    clocks.service.note(DATE)
+    clocks.monotonic += RENEWAL / 2
+    clocks.own += RENEWAL / 2
+    clocks.service.note("Mon, 01 Jun 2026 13:00:00 GMT")
+    assert clocks.service.now() == SECONDS + RENEWAL / 2
+    clocks.monotonic += RENEWAL / 2
+    clocks.own += RENEWAL / 2
+    clocks.service.note("Mon, 01 Jun 2026 13:00:00 GMT")
+    assert clocks.service.now() == SECONDS + 3600
+
+
+@pytest.mark.parametrize("jump", [3600.0, -3600.0, 10.0, 1e8])
+def test_after_the_machine_has_slept(jump: float) -> None:
+    """Row 223: its monotonic clock stood still meanwhile, so the next answer's time counts at once."""
+    clocks = Clocks()
+    clocks.service.note(DATE)
+    clocks.monotonic += 1
+    clocks.own += 1 + jump
+    clocks.service.note("Mon, 01 Jun 2026 13:00:01 GMT")
+    assert clocks.service.now() == SECONDS + 3601
+    clocks.monotonic += 1
+    clocks.own += 1
+    clocks.service.note("Mon, 01 Jun 2026 14:00:00 GMT")
+    assert clocks.service.now() == SECONDS + 3602
+
+
+@pytest.mark.parametrize(
+    "date", [None, "", "yesterday", "Mon, 99 Jun 2026 12:00:00 GMT", "Mon, 01 Jun 99999 12:00:00 GMT", "1780315200"]
+)
+def test_what_is_no_date_changes_nothing(date: str | None) -> None:
+    """Whatever a server answers."""
+    clocks = Clocks()
+    clocks.service.note(date)
+    assert clocks.service.now() == clocks.own
+
+
+@pytest.mark.parametrize("answer", [None, {}, {"ResponseMetadata": {}}, {"ResponseMetadata": {"HTTPHeaders": {}}}])
+def test_an_answer_without_a_date_changes_nothing(answer: dict[str, object] | None) -> None:
+    """Stubs and some servers give none."""
+    clocks = Clocks()
+    clocks.service.note_answer(parsed=answer, model=None)
+    assert clocks.service.now() == clocks.own
+
+
+@pytest.mark.parametrize("date", [DATE, "Mon, 01 Jun 2026 14:00:00 +0200", "Mon, 01 Jun 2026 12:00:00 -0000"])
+def test_every_spelling_of_a_date(date: str) -> None:
+    """With a zone or without, which is UTC."""
+    clocks = Clocks()
+    clocks.service.note(date)
+    assert clocks.service.now() == SECONDS

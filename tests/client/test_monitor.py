@@ -1,0 +1,111 @@
+"""Tests of ``Monitor``: when it looks, and that its thread lives no longer than there is something to look for."""
+
+from __future__ import annotations
+
+import threading
+from unittest.mock import Mock
+
+import pytest
+
+from pywren.client import monitor as _monitor
+from pywren.client.monitor import FIRST_LOOK, SLOWEST_LOOK, Monitor, look_delay
+
+
+class Watched:
+    """A callset that notes each look and is over after some."""
+
+    def __init__(self, looks: int, delay: float = 0.0) -> None:
+        self.left = looks
+        self.delay = delay
+        self.over = threading.Event()
+        self.threads: set[str] = set()
+
+    def examine(self):
+        self.threads.add(threading.current_thread().name)
+        self.left -= 1
+        if self.left <= 0:
+            self.over.set()
+            return None
+        return self.delay
+
+
+def monitor_threads():
+    return [thread for thread in threading.enumerate() if thread.name == "pywren-monitor"]
+
+
+def test_delay_grows_with_the_wait_up_to_a_ceiling():
+    """A quick call is noticed within tens of milliseconds, a long one is asked for gently."""
+    delays = [look_delay(idle, 0.001) for idle in (0, 0.1, 1, 10, 100, 10_000)]
+    assert delays == sorted(delays)
+    assert delays[0] == FIRST_LOOK < 0.05
+    assert delays[-1] == SLOWEST_LOOK
+    assert look_delay(10, 0.001) == 1.0
+
+
+def test_delay_leaves_the_processor_to_others():
+    """A costly look is not repeated at once."""
+    assert look_delay(0.0, 0.5) == 1.0
+
+
+def test_looks_until_nothing_is_outstanding_and_then_ends():
+    """One thread looks after all callsets, and ends with the last."""
+    monitor = Monitor()
+    callsets = [Watched(3), Watched(5)]
+    for watched in callsets:
+        monitor.watch(watched)
+    threads = monitor_threads()
+    for watched in callsets:
+        assert watched.over.wait(10)
+    for thread in threads:
+        thread.join(10)
+    assert monitor_threads() == []
+    assert callsets[0].threads == callsets[1].threads == {"pywren-monitor"}
+
+
+def test_starts_again_when_there_is_something_new():
+    """A monitor that had ended looks again."""
+    monitor = Monitor()
+    for _ in range(2):
+        watched = Watched(1)
+        monitor.watch(watched)
+        assert watched.over.wait(10)
+
+
+def test_asking_brings_a_planned_look_forward():
+    """Somebody who begins to wait need not wait for a look that was planned for later."""
+    monitor = Monitor()
+    watched = Watched(2, delay=3600.0)
+    monitor.watch(watched)
+    while watched.left == 2:
+        threading.Event().wait(0.001)
+    monitor.watch(watched)
+    assert watched.over.wait(10)
+
+
+def test_a_look_that_fails_is_not_the_last(monkeypatch, caplog):
+    """An error that nobody foresaw is logged, and the callset is looked at again."""
+    monkeypatch.setattr(_monitor, "SLOWEST_LOOK", 0.01)
+    watched = Watched(3)
+    errors = iter([MemoryError("full"), SystemExit(3)])
+    examine = watched.examine
+
+    def fail_twice():
+        for error in errors:
+            raise error
+        return examine()
+
+    watched.examine = fail_twice
+    Monitor().watch(watched)
+    assert watched.over.wait(10)
+    assert "full" in caplog.text
+
+
+def test_a_thread_that_cannot_start_is_tried_again(monkeypatch):
+    """When the system has no thread left, who asks is told, and the next one who asks is served."""
+    monitor, watched = Monitor(), Watched(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError("no more")))
+        with pytest.raises(RuntimeError, match="no more"):
+            monitor.watch(watched)
+    monitor.watch(watched)
+    assert watched.over.wait(10)

@@ -1,0 +1,396 @@
+"""``PoolExecutor`` against the contract of ``concurrent.futures.Executor``, over the local executor."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import gc
+import itertools
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import weakref
+
+import executors
+import hostile
+import pytest
+from executors import WAIT, is_there
+
+import pywren
+from pywren.client import pool_executor
+from pywren.exceptions import ArgumentError, SerializationError, WorkerCrashedError
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory):
+    """A local executor for all tests."""
+    with executors.make("local", tmp_path_factory.mktemp("home")) as made:
+        yield made
+
+
+@pytest.fixture
+def pool(ready):
+    """A pool of its own for each test."""
+    with pywren.PoolExecutor(ready.executor) as made:
+        yield made
+
+
+class Result:
+    """Something that weak references can be made to."""
+
+    def __init__(self, number):
+        self.number = number
+
+
+def run_program(program):
+    """Run a program to its end."""
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def described(*args, **kwargs):
+    return args, kwargs
+
+
+class TestSubmit:
+    """``submit``."""
+
+    def test_passes_positional_and_keyword_arguments(self, pool):
+        """What the function gets is what was given, also under names that pywren itself uses."""
+        assert pool.submit(described, 1, 2, x=3, fn=4, self=5).result(WAIT) == ((1, 2), {"x": 3, "fn": 4, "self": 5})
+        assert pool.submit(described).result(WAIT) == ((), {})
+
+    def test_returns_a_future_of_the_standard_library(self, pool):
+        """``as_completed`` and ``wait`` of concurrent.futures take it."""
+        futures = [pool.submit(abs, -n) for n in range(5)]
+        assert all(isinstance(future, concurrent.futures.Future) for future in futures)
+        assert {future.result() for future in concurrent.futures.as_completed(futures, WAIT)} == set(range(5))
+        assert concurrent.futures.wait(futures, WAIT).not_done == set()
+
+    def test_the_functions_own_exception(self, pool):
+        """``result`` and ``exception`` give what the function raised."""
+        future = pool.submit(divmod, 1, 0)
+        with pytest.raises(ZeroDivisionError):
+            future.result(WAIT)
+        assert isinstance(future.exception(), ZeroDivisionError)
+
+    def test_what_cannot_be_sent_is_an_error_at_once(self, pool):
+        """The standard library would say so only in the future."""
+        with pytest.raises(SerializationError, match="lock"):
+            pool.submit(described, threading.Lock())
+
+    def test_a_crash_leaves_the_pool_usable(self, pool):
+        """``ProcessPoolExecutor`` would be broken."""
+        with pytest.raises(WorkerCrashedError):
+            pool.submit(os._exit, 1).result(WAIT)
+        assert pool.submit(abs, -1).result(WAIT) == 1
+
+    def test_from_many_threads(self, pool):
+        """Threads share a pool."""
+        with concurrent.futures.ThreadPoolExecutor(8) as threads:
+            futures = list(threads.map(lambda n: pool.submit(pow, n, 2), range(50)))
+        assert [future.result(WAIT) for future in futures] == [n * n for n in range(50)]
+
+
+class TestMap:
+    """``map``."""
+
+    def test_of_several_iterables(self, pool):
+        """Items are taken in step, the shortest iterable decides."""
+        assert list(pool.map(pow, range(5), [2] * 3)) == [0, 1, 4]
+        assert list(pool.map(abs, [])) == []
+
+    def test_of_a_generator(self, pool):
+        """A short iterable is consumed at once, as in the standard library."""
+        assert list(pool.map(abs, (-n for n in range(4)))) == [0, 1, 2, 3]
+        seen = []
+        results = pool.map(abs, (seen.append(n) or n for n in range(4)))
+        assert seen == [0, 1, 2, 3]
+        assert list(results) == seen
+
+    @pytest.mark.parametrize("chunksize", [1, 7])
+    def test_of_what_has_no_end(self, pool, monkeypatch, chunksize):
+        """Row 251: some calls are made ahead, and more as results are taken."""
+        monkeypatch.setattr(pool_executor, "LAZY_CALLS", 20)
+        items = itertools.count()
+        results = pool.map(abs, items, chunksize=chunksize)
+        assert next(items) == 20 * chunksize
+        assert list(itertools.islice(results, 100)) == [*range(20 * chunksize), *range(20 * chunksize + 1, 101)][:100]
+        assert next(items) < 100 + 31 * chunksize
+        results.close()
+
+    @pytest.mark.parametrize("endless", [itertools.count, lambda: itertools.repeat(0), lambda: iter(int, 1)])
+    def test_of_what_has_no_end_beside_what_has(self, pool, endless):
+        """The shortest decides."""
+        assert list(pool.map(lambda a, b: b, endless(), [1, 2, 3])) == [1, 2, 3]
+        assert list(itertools.islice(pool.map(lambda a: 5, endless()), 3)) == [5] * 3
+
+    @pytest.mark.parametrize("buffersize", [1, 2, 5, 100])
+    def test_buffersize(self, pool, buffersize):
+        """So many calls are made ahead of the results that were taken, as in Python 3.14."""
+        items = itertools.count()
+        results = pool.map(abs, items, buffersize=buffersize)
+        assert next(items) == buffersize
+        assert next(results) == 0
+        assert next(items) <= 2 * buffersize + 1
+        results.close()
+        assert list(pool.map(pow, range(30), [2] * 30, buffersize=buffersize)) == [n * n for n in range(30)]
+
+    @pytest.mark.parametrize(
+        ("buffersize", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("", TypeError)]
+    )
+    def test_buffersize_that_is_none(self, pool, buffersize, error):
+        """The standard library's errors, at once."""
+        with pytest.raises(error, match="buffersize"):
+            pool.map(abs, [1], buffersize=buffersize)
+
+    def test_an_iterable_that_raises_later(self, pool):
+        """Its exception comes where its item would have."""
+
+        def items():
+            yield 1
+            raise OSError("no more")
+
+        results = pool.map(abs, items(), buffersize=1)
+        with pytest.raises(OSError, match="no more"):
+            list(results)
+
+    def test_a_map_goes_on_after_shutdown(self, ready):
+        """Results that are taken after the block are all there, though some calls were made only then."""
+        with pywren.PoolExecutor(ready.executor) as pool:
+            results = pool.map(abs, iter(range(10)), buffersize=3)
+        assert list(results) == list(range(10))
+
+    def test_results_are_let_go(self, pool):
+        """CPython's ``test_free_reference``: nothing inside keeps a result that was handed on."""
+        for chunksize in (1, 3):
+            for result in pool.map(Result, range(10), chunksize=chunksize):
+                reference = weakref.ref(result)
+                del result
+                gc.collect()
+                deadline = time.monotonic() + WAIT
+                while reference() is not None and time.monotonic() < deadline:
+                    time.sleep(0.001)  # the thread that brought it is about to forget it
+                assert reference() is None
+
+    @pytest.mark.parametrize("chunksize", [1, 3, 10, 1000])
+    def test_in_chunks(self, pool, chunksize):
+        """Results are the same whatever the size of the chunks."""
+        assert list(pool.map(pow, range(10), range(10), chunksize=chunksize)) == [n**n for n in range(10)]
+
+    def test_chunks_share_a_process_call(self, pool):
+        """Items of one chunk run in one call."""
+        assert len(set(pool.map(lambda n: (os.getpid(), os.getcwd()), range(4), chunksize=4))) == 1
+
+    def test_chunksize_below_one(self, pool):
+        """It is the ``ValueError`` of the standard library."""
+        with pytest.raises(ValueError, match="chunksize"):
+            pool.map(abs, [1], chunksize=0)
+        assert issubclass(ArgumentError, ValueError)
+
+    def test_is_an_iterator(self, pool):
+        """Results come one by one."""
+        results = pool.map(abs, [-1, -2])
+        assert iter(results) is results
+        assert (next(results), next(results)) == (1, 2)
+        with pytest.raises(StopIteration):
+            next(results)
+
+    def test_raises_where_the_failing_item_is(self, pool):
+        """Results before it have been handed on."""
+        results = pool.map(lambda n: 1 // n, [1, 0, 1])
+        assert next(results) == 1
+        with pytest.raises(ZeroDivisionError):
+            next(results)
+
+    def test_timeout(self, pool, tmp_path):
+        """A result that is not there in time is a TimeoutError, and what is outstanding is cancelled."""
+        results = pool.map(hostile.sleeps_on, [str(tmp_path / f"held{n}") for n in range(3)], timeout=0.2)
+        with pytest.raises(TimeoutError):
+            next(results)
+        assert executors.is_released(tmp_path / "held0")
+
+    def test_closed_early(self, pool, tmp_path):
+        """Who stops iterating cancels the rest."""
+        results = pool.map(lambda path: path and hostile.sleeps_on(path), ["", str(tmp_path / "held")])
+        assert next(results) == ""
+        results.close()
+        assert executors.is_released(tmp_path / "held")
+
+
+class TestShutdown:
+    """``shutdown``."""
+
+    def test_waits_for_what_runs(self, ready, tmp_path):
+        """The default returns when all calls have ended."""
+        pool = pywren.PoolExecutor(ready.executor)
+        gate = tmp_path / "gate"
+        future = pool.submit(hostile.holds_until, str(tmp_path / "held"), str(gate))
+        assert is_there(tmp_path / "held")
+        ending = threading.Thread(target=pool.shutdown)
+        ending.start()
+        assert not future.done()
+        gate.touch()
+        ending.join(WAIT)
+        assert future.done()
+        assert future.result() == "on time"
+
+    def test_without_waiting(self, ready, tmp_path):
+        """``wait=False`` returns at once; the calls go on."""
+        pool = pywren.PoolExecutor(ready.executor)
+        gate = tmp_path / "gate"
+        future = pool.submit(hostile.holds_until, str(tmp_path / "held"), str(gate))
+        pool.shutdown(wait=False)
+        assert not future.done()
+        gate.touch()
+        assert future.result(WAIT) == "on time"
+
+    def test_cancelling_what_waits(self, ready, tmp_path):
+        """``cancel_futures`` ends the calls that have not begun; those that run go on."""
+        pool = pywren.PoolExecutor(ready.executor)
+        gate = str(tmp_path / "gate")
+        running = [pool.submit(hostile.holds_until, str(tmp_path / f"held{n}"), gate) for n in range(os.cpu_count())]
+        assert all(is_there(tmp_path / f"held{n}") for n in range(os.cpu_count()))
+        waiting = [pool.submit(abs, -n) for n in range(5)]
+        pool.shutdown(wait=False, cancel_futures=True)
+        assert all(future.cancelled() for future in waiting)
+        (tmp_path / "gate").touch()
+        assert [future.result(WAIT) for future in running] == ["on time"] * len(running)
+
+    def test_no_calls_at_the_end_of_the_program(self, tmp_path):
+        """Row 252: CPython's ``test_submit_after_interpreter_shutdown``, also for functions registered later."""
+        program = """
+            import atexit, sys
+            def submit(when):
+                made = pywren.local_executor
+                for call in (lambda: pool.submit(abs, 1), lambda: pool.map(abs, [1]), lambda: made().map(abs, [1])):
+                    try:
+                        call()
+                    except RuntimeError as error:
+                        print(when, type(error).__name__, str(error)[:50])
+            atexit.register(submit, "first")
+            import pywren
+            pool = pywren.PoolExecutor(pywren.local_executor())
+            print(pool.submit(abs, -42).result())
+            atexit.register(submit, "last")
+        """
+        done = run_program(program)
+        refused = "ShutdownError cannot schedule new futures after interpreter shut"
+        assert done.stderr == ""
+        assert done.stdout.splitlines() == ["42", *[f"last {refused}"] * 3, *[f"first {refused}"] * 3]
+
+    def test_threads_may_finish_their_work(self):
+        """A thread that the program waits for goes on to make calls when the main thread has ended."""
+        program = """
+            import threading, pywren
+            executor = pywren.local_executor()
+            ended = threading.main_thread()
+            def work():
+                executor.call_async(abs, -1).result()
+                ended.join()
+                print(pywren.get_all_results(executor.map(abs, [-2, -3])))
+            thread = threading.Thread(target=work)
+            thread.start()
+        """
+        done = run_program(program)
+        assert (done.stdout, done.stderr) == ("[2, 3]\n", "")
+
+    def test_daemon_threads_do_not_keep_the_program(self):
+        """Row 253: they make no more calls, and the program ends when those under way have."""
+        program = """
+            import threading, time, pywren
+            executor = pywren.local_executor()
+            begun, refused = threading.Semaphore(0), []
+            def work():
+                try:
+                    while True:
+                        [future.result() for future in executor.map(lambda x: x, range(20))]
+                        begun.release()
+                except RuntimeError as error:
+                    refused.append(error)
+            for _ in range(4):
+                threading.Thread(target=work, daemon=True).start()
+            for _ in range(8):
+                begun.acquire()
+        """
+        assert run_program(program).returncode == 0
+
+    def test_no_calls_afterwards(self, ready):
+        """``submit`` and ``map`` raise the RuntimeError of the standard library; a second shutdown is harmless."""
+        pool = pywren.PoolExecutor(ready.executor)
+        pool.shutdown()
+        pool.shutdown()
+        with pytest.raises(RuntimeError, match="shutdown"):
+            pool.submit(abs, 1)
+        with pytest.raises(RuntimeError, match="shutdown"):
+            pool.map(abs, [1])
+
+    def test_context_manager(self, ready):
+        """Leaving the block waits for the calls."""
+        with pywren.PoolExecutor(ready.executor) as pool:
+            futures = [pool.submit(abs, -n) for n in range(3)]
+        assert all(future.done() for future in futures)
+        with pytest.raises(RuntimeError, match="shutdown"):
+            pool.submit(abs, 1)
+
+
+@pytest.mark.parametrize("given", [4, 0, "lambda", pywren.local_executor, object(), {"max_workers": 2}])
+def test_something_else_than_an_executor(given):
+    """Row 254: refused at once, with what to pass."""
+    with pytest.raises(ArgumentError, match=r"pywren.local_executor\(\)"):
+        pywren.PoolExecutor(given)
+
+
+def test_leaves_the_executor_open(ready):
+    """The executor that it was given is not its own: it goes on."""
+    with pywren.PoolExecutor(ready.executor) as pool:
+        assert pool.submit(abs, -1).result(WAIT) == 1
+    assert ready.call(abs, -1).result(WAIT) == 1
+
+
+def test_without_an_executor(monkeypatch):
+    """A pool makes the default executor by itself."""
+    monkeypatch.setenv("PYWREN_EXECUTOR", "local")
+    with pywren.PoolExecutor() as pool:
+        assert pool.submit(abs, -1).result(WAIT) == 1
+
+
+def test_under_asyncio(pool):
+    """``loop.run_in_executor`` takes it."""
+    import asyncio
+
+    async def main():
+        return await asyncio.get_running_loop().run_in_executor(pool, pow, 2, 10)
+
+    assert asyncio.run(main()) == 1024
+
+
+def test_a_callback_may_submit_while_another_thread_does(pool, tmp_path):
+    """A submit that waits for a future among its arguments holds up no other, and a shutdown waits for it."""
+    held = [pool.submit(hostile.holds_until, str(tmp_path / name), str(tmp_path / f"gate-{name}")) for name in "ab"]
+    submitted, submitting, called_back = [], threading.Event(), threading.Event()
+
+    def submit_more(_):
+        submitted.append(pool.submit(abs, -3))
+        called_back.set()
+
+    held[0].add_done_callback(submit_more)
+    make = pool._executor.map
+
+    def map_of(function, items):
+        submitting.set()
+        return make(function, items)
+
+    waiting = threading.Thread(target=lambda: submitted.append(pool.submit(type, held[1])))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool._executor, "map", map_of)
+        waiting.start()
+        assert submitting.wait(WAIT)
+        (tmp_path / "gate-a").touch()
+        assert called_back.wait(WAIT)
+    (tmp_path / "gate-b").touch()
+    waiting.join(WAIT)
+    assert not waiting.is_alive()
+    assert submitted[0].result(WAIT) == 3

@@ -1,0 +1,115 @@
+"""What every process has of its own is the worker's own on the worker: above all random numbers."""
+
+from __future__ import annotations
+
+import random
+import secrets
+from random import gauss, randint
+from random import random as draw_one
+from secrets import choice, token_hex
+
+import executors
+import numpy as np
+import pytest
+from numpy.random import normal, permutation, rand
+
+import pywren
+from pywren.pickling.packed import dumps, loads
+
+CALLS = 6
+MAPS = 3
+
+
+class System(random.SystemRandom):
+    pass
+
+
+class Sampler:
+    """Holds a function of numpy's, the generator behind it, and a function of ``random``."""
+
+    def __init__(self):
+        self.normal = normal
+        self.generator = np.random.mtrand._rand
+        self.uniform = random.uniform
+
+    def draw(self):
+        return float(self.normal()), float(self.generator.rand()), self.uniform(0, 1)
+
+
+def _holding(held, draw):
+    return lambda _: draw(held)
+
+
+DRAWS = {
+    "random.random": _holding(draw_one, lambda held: held()),
+    "random.randint": _holding(randint, lambda held: held(0, 2**60)),
+    "random.gauss": _holding(gauss, lambda held: held(0, 1)),
+    "random._inst": _holding(random._inst, lambda held: held.random()),
+    "random": lambda _: random.random(),
+    "numpy.random.rand": _holding(rand, lambda held: float(held())),
+    "numpy.random.permutation": _holding(permutation, lambda held: tuple(held(30))),
+    "numpy.random": lambda _: float(np.random.rand()),
+    "an object with such functions": _holding(Sampler(), Sampler.draw),
+    "secrets.choice": _holding(choice, lambda held: held(range(2**60))),
+    "secrets.randbits": _holding(secrets.randbits, lambda held: held(60)),
+    "secrets.token_hex": _holding(token_hex, lambda held: held(8)),
+    "SystemRandom": _holding(random.SystemRandom(), lambda held: held.random()),
+    "a class derived from it": _holding(System(), lambda held: held.random()),
+    "default_rng() in the call": lambda _: float(np.random.default_rng().random()),
+}
+
+
+@pytest.fixture(scope="module", params=["local", "dummy"])
+def ready(request, tmp_path_factory):
+    """Workers that live on from call to call, and workers that are forked from one process."""
+    with executors.make(request.param, tmp_path_factory.mktemp("home")) as made:
+        yield made
+
+
+@pytest.mark.parametrize("what", DRAWS)
+def test_as_many_numbers_as_calls(ready, what):
+    """However the client came by the function, every call draws numbers of its own, whatever the client seeded."""
+    random.seed(3)
+    np.random.seed(3)
+    drawn = [x for _ in range(MAPS) for x in pywren.get_all_results(ready.map(DRAWS[what], range(CALLS)))]
+    assert len(set(drawn)) == MAPS * CALLS
+
+
+def test_a_function_of_numpy_is_mapped_itself(ready):
+    """``map(numpy.random.uniform, …)`` draws a number a call."""
+    assert len(set(pywren.get_all_results(ready.map(np.random.uniform, [0.0] * CALLS)))) == CALLS
+
+
+def test_a_seed_in_the_call_holds(ready):
+    """A call that seeds draws the same numbers wherever it runs."""
+
+    def seeded(seed):
+        np.random.seed(seed)
+        random.seed(seed)
+        return float(rand()), draw_one()
+
+    first, again = (pywren.get_all_results(ready.map(seeded, range(CALLS))) for _ in range(2))
+    assert first == again
+    assert len(set(first)) == CALLS
+
+
+def test_the_recipe_of_the_documentation(ready):
+    """One spawned seed a call gives numbers that are independent and the same in every run."""
+
+    def simulate(seed):
+        return float(np.random.default_rng(seed).random())
+
+    first, again = (
+        pywren.get_all_results(ready.map(simulate, np.random.SeedSequence(7).spawn(CALLS))) for _ in range(2)
+    )
+    assert first == again
+    assert len(set(first)) == CALLS
+
+
+@pytest.mark.parametrize("make", [np.random.default_rng, np.random.RandomState, random.Random])
+def test_a_generator_of_the_users_is_copied(make):
+    """What the user made, and seeded, arrives in the state that it has."""
+    mine = make(5)
+    copy = loads(dumps(mine))
+    assert copy is not mine
+    assert copy.random() == mine.random()

@@ -1,0 +1,218 @@
+"""Each private name that the package leans on, tried by itself: a failure says which dependency has moved what."""
+
+from __future__ import annotations
+
+import abc
+import ast
+import asyncio
+import concurrent.futures
+import importlib.metadata
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from pywren.system import private_names
+
+PACKAGE = Path(private_names.__file__).parent
+PYTHON = f"Python {sys.version.split()[0]}"
+FOREIGN = (
+    *(
+        "cloudpickle",
+        "tblib",
+        "botocore",
+        "boto3",
+        "s3transfer",
+        "moto",
+        "concurrent",
+        "linecache",
+        "abc",
+        "enum",
+        "os",
+    ),
+    *("sys", "threading", "_thread", "pickle", "weakref", "typing", "functools", "dataclasses", "dis", "inspect"),
+)
+"""Modules whose private names are looked for; of what is made by them, a test can only look at what follows below."""
+PUBLIC = {("os", "_exit"), ("sys", "_getframe"), ("sys", "_current_frames")}  # documented, in spite of their names
+
+
+def moved(dependency: str, name: str) -> str:
+    """What is said when a private name is not what it was."""
+    version = importlib.metadata.version(dependency) if dependency != "python" else PYTHON
+    return f"{dependency} {version} has moved {name}: mend pywren/system/private_names.py"
+
+
+def test_futures_have_the_states_they_had():
+    """The states of a standard future are those that ours is in."""
+    states = private_names.future_states()
+    future: concurrent.futures.Future[int] = concurrent.futures.Future()
+    note = moved("python", "concurrent.futures._base: the states of a future")
+    assert future._state == states.pending, note
+    future.set_running_or_notify_cancel()
+    assert future._state == states.running, note
+    future.set_result(1)
+    assert future._state == states.finished, note
+    cancelled: concurrent.futures.Future[int] = concurrent.futures.Future()
+    cancelled.cancel()
+    assert cancelled._state == states.cancelled, note
+    cancelled.set_running_or_notify_cancel()
+    assert cancelled._state == states.cancelled_and_notified, note
+
+
+@pytest.mark.parametrize("name", private_names.FUTURE_ATTRIBUTES)
+def test_futures_have_the_attributes_that_waiting_looks_at(name):
+    """A standard future has each attribute that ours has for ``wait``, ``as_completed`` and asyncio."""
+    assert hasattr(concurrent.futures.Future(), name), moved("python", f"concurrent.futures.Future.{name}")
+
+
+def test_futures_log_what_callbacks_raise(caplog):
+    """What a callback raises is told by the logger that standard futures use."""
+    future: concurrent.futures.Future[int] = concurrent.futures.Future()
+    future.add_done_callback(lambda done: 1 / 0)
+    future.set_result(1)
+    (record,) = caplog.records
+    assert record.name == private_names.futures_logger().name, moved("python", "concurrent.futures._base.LOGGER")
+
+
+def test_moto_keeps_a_statement():
+    """moto's object for a statement of a policy has the statement."""
+    from moto.iam.access_control import IAMPolicyStatement
+
+    statement = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+    try:
+        found = private_names.policy_statement(IAMPolicyStatement(statement))
+    except AttributeError:
+        pytest.fail(moved("moto", "IAMPolicyStatement._statement"))
+    assert found == statement
+
+
+def test_typed_in_code_has_lines():
+    """Code given with ``-c`` has its lines wherever ``traceback`` itself finds them, and is no error elsewhere."""
+    program = (
+        "import linecache, traceback\n"
+        "from pywren import _private_names\n"
+        "def f(): 1 / 0  # found\n"
+        "try: f()\n"
+        "except ZeroDivisionError: shown = '# found' in traceback.format_exc()\n"
+        "lines = linecache.getlines('<string>') or private_names.interactive_lines(f.__code__)\n"
+        "assert ('# found' in ''.join(lines)) == shown, (lines, shown)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, f"{moved('python', 'linecache._getlines_from_code')}\n{done.stderr}"
+
+
+def test_abstract_classes_tell_what_was_registered():
+    """The classes registered with an abstract class are found, without those that are gone."""
+
+    class Base(abc.ABC):
+        @abc.abstractmethod
+        def work(self) -> None:
+            """Work."""
+
+    Base.register(int)
+    Base.register(str)
+    assert set(private_names.registered_subclasses(Base)) == {int, str}, moved("python", "abc._get_dump")
+
+
+def test_a_class_made_by_type_is_made_abstract():
+    """A class that ``type`` has made of a metaclass derived from ``ABCMeta`` takes virtual subclasses."""
+    made = type.__new__(abc.ABCMeta, "Made", (), {})
+    private_names.make_abstract(made)
+    made.register(int)
+    assert isinstance(1, made), moved("python", "abc._abc_init")
+
+
+@pytest.mark.parametrize("kind", [threading.Semaphore, threading.BoundedSemaphore])
+def test_semaphores_tell_their_value(kind):
+    """How many may hold a semaphore is found."""
+    assert private_names.semaphore_value(kind(3)) == 3, moved("python", f"threading.{kind.__name__}._value")
+
+
+def test_the_environment_has_its_data(monkeypatch):
+    """The dictionary under ``os.environ`` changes with it."""
+    monkeypatch.setenv("PYWREN_TEST_OF_DATA", "here")
+    assert private_names.environment_data()[os.fsencode("PYWREN_TEST_OF_DATA")] == b"here", moved(
+        "python", "os.environ._data"
+    )
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="Python makes no event loop by itself any more")
+@pytest.mark.filterwarnings("ignore:There is no current event loop:DeprecationWarning")
+def test_a_closed_event_loop_is_forgotten():
+    """After its event loop was closed, a thread is given another; an open one it keeps."""
+    policy = asyncio.get_event_loop_policy()
+    policy.set_event_loop(policy.new_event_loop())
+    policy.get_event_loop().close()
+    private_names.forget_spent_event_loop()
+    made = policy.get_event_loop()
+    try:
+        assert not made.is_closed(), moved("python", "asyncio.events._event_loop_policy")
+        private_names.forget_spent_event_loop()
+        assert policy.get_event_loop() is made
+    finally:
+        made.close()
+        private_names.forget_spent_event_loop()
+
+
+def test_threads_are_counted():
+    """A thread that runs is counted, whoever started it."""
+    before = private_names.count_threads()
+    end = threading.Event()
+    thread = threading.Thread(target=end.wait)
+    thread.start()
+    try:
+        assert private_names.count_threads() == before + 1, moved("python", "_thread._count")
+    finally:
+        end.set()
+        thread.join()
+
+
+def test_functions_run_before_those_of_atexit():
+    """What is registered runs at the end of the program, before what ``atexit`` knows."""
+    program = (
+        "import atexit\n"
+        "from pywren import _private_names\n"
+        "atexit.register(print, 'atexit')\n"
+        "_private_names.at_end_of_threads(lambda: print('registered'))\n"
+        "print('main')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["main", "registered", "atexit"], moved("python", "threading._register_atexit")
+
+
+def test_the_base_executable_is_an_interpreter():
+    """What it leads to is the interpreter that an environment was made with, not the environment's own."""
+    done = subprocess.run(
+        [os.path.realpath(private_names.base_executable()), "-c", "import sys; print(sys.prefix == sys.base_prefix)"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.strip() == "True", moved("python", "sys._base_executable")
+
+
+def private_uses(path: Path) -> list[str]:
+    """Where a module uses a private name of something that it imports from outside the package."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            root = node.value
+            while isinstance(root, ast.Attribute):
+                root = root.value
+            if isinstance(root, ast.Name) and root.id in FOREIGN and (root.id, node.attr) not in PUBLIC:
+                found.append(f"line {node.lineno}: {root.id}.{node.attr}")
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in FOREIGN:
+            parts = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+            found += [f"line {node.lineno}: {part}" for part in parts[1:] if part.startswith("_")]
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_private_names_stand_in_one_module(path):
+    """No other module uses a private name of a library or of Python."""
+    if path.name != "_private_names.py":
+        assert not private_uses(path)

@@ -1,0 +1,300 @@
+"""A script's functions and classes on a worker: ``pickle`` and ``multiprocessing`` find them by their names."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pywren
+from pywren.pickling.packed import dumps, load_with_names, loads
+from pywren.worker.child.program import Program
+
+WAIT = 120.0
+ROOT = str(Path(pywren.__file__).parent.parent)
+
+SCRIPT = """
+import collections, concurrent.futures, copy, dataclasses, enum, functools, json, multiprocessing, pickle, sys, types
+import typing
+import pywren
+
+class Record:
+    class Inner:
+        pass
+    def __init__(self, x=0):
+        self.x = x
+    def value(self):
+        return self.x
+
+@dataclasses.dataclass
+class Data:
+    x: int
+
+class Color(enum.Enum):
+    RED = 1
+
+class Point(typing.NamedTuple):
+    x: int
+
+class Refused(Exception):
+    pass
+
+Old = collections.namedtuple("Old", "a")
+
+made = types.ModuleType("made_by_hand")
+exec("class Item:\\n    pass\\ndef plus(x):\\n    return x + 100", vars(made))
+sys.modules["made_by_hand"] = made
+
+def square(x):
+    return x * x
+
+def plus_square(x):
+    return square(x) + 1
+
+def even(n):
+    return n == 0 or odd(n - 1)
+
+def odd(n):
+    return n != 0 and even(n - 1)
+
+def refuse(x):
+    raise Refused(x)
+
+@functools.lru_cache
+def cached(x):
+    return x
+
+def again(thing):
+    return pickle.loads(pickle.dumps(thing))
+
+def pooled(method, function, x):
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        return pool.map(function, [x])
+
+def submitted(method, function, x):
+    context = multiprocessing.get_context(method)
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(function, x).result()
+
+def put(queue):
+    queue.put(Record(9))
+
+def from_a_process(method):
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    process = context.Process(target=put, args=(queue,))
+    process.start()
+    record = queue.get()
+    process.join()
+    return type(record) is Record, record.x
+
+def refused_in_a_pool(method):
+    try:
+        pooled(method, refuse, 1)
+    except Refused:
+        return "caught"
+
+def names(_):
+    import __main__
+    return __name__, __main__.square is square, hasattr(__main__, "main")
+
+def within(_):
+    with pywren.local_executor() as inner:
+        return inner.call_async(lambda x: again(square)(x), 3).result()
+
+CALLS = {
+    "an instance": (lambda _: type(again(Record(4))) is Record, None),
+    "a nested class": (lambda _: again(Record.Inner) is Record.Inner, None),
+    "a dataclass": (lambda _: again(Data(4)) == Data(4), None),
+    "a member of an enum": (lambda _: again(Color.RED) is Color.RED, None),
+    "named tuples": (lambda _: again([Point(1), Old(2)]) == [Point(1), Old(2)], None),
+    "a function": (lambda _: again(square) is square, None),
+    "functions that call each other": (lambda _: again(even)(4) and again(odd) is odd, None),
+    "a cached function": (lambda _: again(cached) is cached, None),
+    "an exception": (lambda _: type(again(Refused(1))) is Refused, None),
+    "a class that only the argument is of": (again, Record(5)),
+    "a bound method of the argument": (lambda method: again(method)() == 6, Record(6).value),
+    "a deep copy": (lambda _: copy.deepcopy([square, Record]) == [square, Record], None),
+    "a module made by hand": (lambda _: (type(again(made.Item())) is made.Item, again(made.plus)(1)), None),
+    "the main module": (names, None),
+    "a map within a call": (within, None),
+    **{
+        f"{method}: {what}": (functools.partial(lambda method, call, _: call(method), method, call), None)
+        for method in ("fork", "spawn", "forkserver")
+        for what, call in {
+            "a function": lambda method: pooled(method, square, 3),
+            "a function that calls another": lambda method: submitted(method, plus_square, 3),
+            "a class": lambda method: submitted(method, Record, 3).x,
+            "an argument": lambda method: pooled(method, Record.value, Record(3)),
+            "a module made by hand": lambda method: submitted(method, made.plus, 1),
+            "a process": from_a_process,
+            "an exception": refused_in_a_pool,
+        }.items()
+    },
+}
+
+def main(kind):
+    executor = getattr(pywren, kind + "_executor")()
+    def run(function, items):
+        futures = executor.map(function, items)
+        if kind == "dummy":
+            executor.invoker.run_jobs()
+        return [future.result(100) if future.exception(100) is None else repr(future.exception()) for future in futures]
+    seen = {what: run(function, [argument, argument]) for what, (function, argument) in CALLS.items()}
+    back = seen["a class that only the argument is of"]
+    seen["a class that only the argument is of"] = [type(one) is Record for one in back]
+    functions = [lambda _: again(square)(2), square, lambda _: again(plus_square)(2), square]
+    seen["functions in turn"] = [[run(function, [4])[0] for function in functions]] * 2
+    json.dump(seen, sys.stdout)
+
+if __name__ == "__main__":
+    main(sys.argv[1])
+"""
+
+RIGHT: dict[str, Any] = {
+    "an instance": True,
+    "a nested class": True,
+    "a dataclass": True,
+    "a member of an enum": True,
+    "named tuples": True,
+    "a function": True,
+    "functions that call each other": True,
+    "a cached function": True,
+    "an exception": True,
+    "a class that only the argument is of": True,
+    "a bound method of the argument": True,
+    "a deep copy": True,
+    "a module made by hand": [True, 101],
+    "the main module": ["__main__", True, False],
+    "a map within a call": 9,
+    "functions in turn": [4, 16, 5, 16],
+} | {
+    f"{method}: {what}": value
+    for method in ("fork", "spawn", "forkserver")
+    for what, value in {
+        "a function": [9],
+        "a function that calls another": 10,
+        "a class": 3,
+        "an argument": [3],
+        "a module made by hand": 101,
+        "a process": [True, 9],
+        "an exception": "caught",
+    }.items()
+}
+
+
+@pytest.fixture(scope="module", params=["local", "dummy"])
+def seen(request, tmp_path_factory):
+    """What the calls of the script return, each made twice."""
+    folder = tmp_path_factory.mktemp("script")
+    (folder / "script.py").write_text(SCRIPT)
+    with tempfile.TemporaryDirectory() as temporary:  # a short path: multiprocessing makes sockets there, and stays
+        env = {**os.environ, "PYTHONPATH": ROOT, "PYWREN_HOME": str(folder / "home"), "TMPDIR": temporary}
+        done = subprocess.run(
+            [sys.executable, "script.py", request.param],
+            cwd=folder, env=env, capture_output=True, text=True, timeout=WAIT,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("what", RIGHT)
+def test_found_by_name(seen, what):
+    """What came with a function or an argument is the same object when it is looked up by its name."""
+    assert seen[what] == [RIGHT[what]] * 2
+
+
+# -- the parts
+
+
+@pytest.fixture
+def own_main(monkeypatch):
+    """A ``__main__`` with a function and a class, as a script has."""
+    main = types.ModuleType("__main__")
+    exec("class A:\n    def m(self): pass\n    class B: pass\ndef f(): return A\ndef g(): return g", vars(main))
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    return main
+
+
+def names_of(obj):
+    from pywren.pickling.packed import Mentions
+
+    packed = dumps(obj, mentions=Mentions())
+    assert type(loads(packed)) is type(obj)  # who wants no names reads the pickle as any other
+    return set(load_with_names(packed)[1])
+
+
+def test_names_that_follow_a_pickle(own_main):
+    """Functions and classes of the script, without the methods; nothing follows what travels by name."""
+    assert names_of(own_main.f) == {("__main__", "f"), ("__main__", "A")}
+    assert names_of(own_main.g) == {("__main__", "g")}
+    assert names_of([own_main.A()]) == {("__main__", "A")}
+    assert names_of(own_main.A.B()) == {("__main__", "A.B")}
+    assert names_of(lambda: json.dumps(1)) == set()
+    assert names_of([json.dumps, Path("x"), 1]) == set()
+
+
+def test_a_nested_class_without_the_outer_one(own_main, tmp_path, monkeypatch):
+    """Something stands in for a class that did not come along."""
+    program = Program(str(tmp_path))
+    program.add({("__main__", "A.B"): own_main.A.B})
+    program.enter()
+    assert sys.modules["__main__"].A.B is own_main.A.B
+    program.leave()
+    assert "__main__" not in sys.modules
+
+
+def test_a_main_module_of_which_nothing_came(own_main, tmp_path):
+    """It has no file: nothing is written for processes that would find nothing there."""
+    program = Program(str(tmp_path))
+    program.enter()
+    assert not hasattr(sys.modules["__main__"], "__file__")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_main_module_that_does_not_pickle(own_main, tmp_path):
+    """It has no file either; spawned processes do without, as those of an interactive session."""
+    program = Program(str(tmp_path))
+    program.add({("__main__", "f"): sys._getframe()})
+    program.enter()
+    assert not hasattr(sys.modules["__main__"], "__file__")
+
+
+def test_the_file_is_written_again_when_more_has_come(own_main, tmp_path):
+    """It always holds all; and asked twice, it is the same file."""
+    program = Program(str(tmp_path))
+    program.add({("__main__", "f"): own_main.f})
+    program.enter()
+    first = sys.modules["__main__"].__file__
+    assert sys.modules["__main__"].__file__ == first
+    program.add({("__main__", "A"): own_main.A})
+    second = sys.modules["__main__"].__file__
+    assert second != first
+    done = subprocess.run(
+        [sys.executable, "-c", f"import runpy; print(sorted(runpy.run_path({second!r})))"],
+        env={**os.environ, "PYTHONPATH": ROOT}, capture_output=True, text=True, timeout=WAIT, check=True,
+    )  # fmt: skip
+    assert "'A'" in done.stdout
+    assert "'f'" in done.stdout
+
+
+def test_programs_of_which_nothing_came_share_nothing(own_main, tmp_path):
+    """What a call puts into its ``__main__`` is gone for the next function; names that come later are its own."""
+    first, second = Program(str(tmp_path)), Program(str(tmp_path))
+    first.enter()
+    sys.modules["__main__"].left = 1
+    first.leave()
+    second.enter()
+    assert not hasattr(sys.modules["__main__"], "left")
+    second.add({("__main__", "f"): own_main.f})
+    second.enter()
+    second.leave()
+    first.enter()
+    assert not hasattr(sys.modules["__main__"], "f")

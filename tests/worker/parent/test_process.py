@@ -1,0 +1,511 @@
+"""The fork server with real processes: one for the calls of a function, which nothing outlives."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import psutil
+import pytest
+
+from pywren.exceptions import ConfigError
+from pywren.pickling.packed import Packed, dumps, load_exception, loads
+from pywren.wire.digests import sha256
+from pywren.worker.parent import process
+from pywren.worker.parent.pool import LocalPool
+from pywren.worker.parent.process import ForkServer
+from pywren.worker.task import Function, RunResult, Stop, Task
+
+WAIT = 60.0
+UMASK = oct(os.umask(0o022))
+os.umask(int(UMASK, 8))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def by_value() -> Iterator[None]:
+    """Pickle this module's functions as a script's: the children cannot import it."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.fixture(scope="module")
+def shown() -> list[tuple[str, str]]:
+    """What the server passed on of the calls' output."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def server(shown: list[tuple[str, str]]) -> Iterator[ForkServer]:
+    """A fork server that is ended with the module's tests."""
+    with ForkServer(lambda name, text: shown.append((name, text))) as server:
+        yield server
+
+
+def run(server: ForkServer, called: Callable[..., Any], arg: Any = None, **options: Any) -> RunResult:
+    """Run one call."""
+    stopped = options.pop("stopped", None)
+    modules: Mapping[str, bytes] = options.pop("modules", {})
+    packed, runtime_path = dumps(called, out_of_band=True), options.pop("runtime_path", None)
+    name = options.pop("function_id", None) or repr((sha256(packed.data), sorted(modules), runtime_path))
+    function = Function(name, packed, modules, runtime_path)
+    return server.run(Task(function, dumps(arg, out_of_band=True), **options), stopped=stopped)
+
+
+def value(result: RunResult) -> Any:
+    """Return what the function returned."""
+    assert result.success, (result.failure, result.exception)
+    assert result.body is not None
+    return loads(result.body)
+
+
+def wait_for(path: Path) -> None:
+    """Wait, in a call, until a file has content."""
+    while not (path.exists() and path.read_text()):
+        time.sleep(0.01)
+
+
+def wait_until(condition: Callable[[], bool]) -> bool:
+    """Look until a condition outside of this process holds."""
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process runs; a zombie does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_on_lambda_the_deployed_code_is_importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies beside pywren in the zip, and in layers, is on the path, behind everything else."""
+    (tmp_path / "deployed_beside.py").write_text("VALUE = 42\n")
+    monkeypatch.setenv("LAMBDA_TASK_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)  # as Lambda's runtime client is started
+
+    def call(_: Any) -> tuple[int, list[str]]:
+        import deployed_beside
+
+        return deployed_beside.VALUE, sys.path
+
+    with ForkServer() as server:
+        found, path = value(run(server, call))
+    layers = [f"/opt/python/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages", "/opt/python"]
+    assert (found, path[-3:]) == (42, [str(tmp_path), *layers])
+
+
+def spoil(_: Any) -> tuple[int, int, bool, list[str], str, str | None, bool]:
+    sys.spoiled = getattr(sys, "spoiled", 0) + 1  # type: ignore[attr-defined]
+    Path("left").touch()
+    files, umask, changed = os.listdir("."), os.umask(0o077), os.environ.get("CHANGED")
+    os.environ["CHANGED"] = "1"
+    os.chdir("/")
+    sys.stdout = None  # type: ignore[assignment]
+    grouped = os.getpid() == os.getpgrp()
+    threads = os.environ.get("OMP_NUM_THREADS")
+    return os.getpid(), sys.spoiled, grouped, files, oct(umask), changed, threads == "1"  # type: ignore[attr-defined]
+
+
+def test_every_function_has_a_process_of_its_own(server: ForkServer) -> None:
+    """Nothing of a call is there for the next call of another function, nor of this one with another environment."""
+    found = [
+        value(run(server, spoil, function_id="one")),
+        value(run(server, spoil, function_id="two")),
+        value(run(server, spoil, function_id="two", extra_env={"A": "1"})),
+        value(run(server, spoil, function_id="one")),
+    ]
+    assert len({pid for pid, *_ in found}) == 4
+    assert {tuple(map(str, rest)) for _, *rest in found} == {("1", "True", "['left']", UMASK, "None", "True")}
+
+
+def test_calls_of_one_function_share_a_process(server: ForkServer) -> None:
+    """What a function has imported is there for its next call, in an empty directory."""
+
+    def call(_: Any) -> tuple[int, int, list[str]]:
+        sys.spoiled = getattr(sys, "spoiled", 0) + 1  # type: ignore[attr-defined]
+        Path("left").touch()
+        return os.getpid(), sys.spoiled, os.listdir(".")  # type: ignore[attr-defined]
+
+    found = [value(run(server, call)) for _ in range(3)]
+    assert found == [(found[0][0], count, ["left"]) for count in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda: os.environ.update(A="1"),
+        lambda: sys.path.append("/"),
+        lambda: sys.setrecursionlimit(5000),
+        lambda: setattr(sys, "stdout", None),
+        lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
+        lambda: signal.setitimer(signal.ITIMER_PROF, 60),
+        lambda: os.nice(1),
+        lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
+    ],
+    ids=["environment", "path", "recursion", "stream", "signal", "timer", "nice", "limit"],
+)
+def test_a_process_that_a_call_has_changed_is_not_kept(server: ForkServer, change: Callable[[], object]) -> None:
+    """The next call does not meet what the one before it has done to its process."""
+    first, second = (value(run(server, lambda _: (change(), os.getpid())[1])) for _ in range(2))
+    assert first != second
+
+
+def test_what_an_import_changes_is_there_for_every_call(server: ForkServer) -> None:
+    """A module is imported once for all calls that share a process, and what that did to it stays done."""
+    source = b"import os, sys\nos.environ['MODE'] = 'x'\nsys.setrecursionlimit(4321)\ndef f(): pass\n"
+
+    def call(_: Any) -> tuple[str | None, int, int]:
+        return os.environ.get("MODE"), sys.getrecursionlimit(), os.getpid()
+
+    packed = dumps(call)
+    function = Function("import", packed, {"sets_mode.py": source})
+    argument = Packed(b"csets_mode\nf\n.")  # a pickle that imports the module
+    found = [value(server.run(Task(function, argument))) for _ in range(3)]
+    assert found == [("x", 4321, found[0][2])] * 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows what children leave")
+def test_a_background_job_ends_with_its_call(server: ForkServer, tmp_path: Path) -> None:
+    """A shell's job, whose parent has ended, is found too, and prints nothing into the next call's output."""
+    pid_file = tmp_path / "pid"
+    command = f"(sh -c 'echo $PPID' > {pid_file}; sleep 60; echo late) &"
+    result = run(server, lambda _: (os.system(command), wait_for(pid_file), os.getpid())[2])
+    assert result.info["leftovers"] == "child processes"
+    assert wait_until(lambda: not alive(int(pid_file.read_text())))
+    assert value(run(server, lambda _: os.getpid())) != value(result)
+
+
+def test_a_forked_client_leaves_its_parents_processes_alone(server: ForkServer) -> None:
+    """After a fork of the client the parent's waiting process goes on waiting, and the child has others."""
+    parents = value(run(server, lambda _: os.getpid(), function_id="forked"))
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(write, str(value(run(server, lambda _: os.getpid(), function_id="other"))).encode())
+            server.close()
+        finally:
+            os._exit(0)
+    os.close(write)
+    with open(read, "rb") as answer:
+        childs = int(answer.read())
+    os.waitpid(pid, 0)
+    assert childs != parents == value(run(server, lambda _: os.getpid(), function_id="forked"))
+
+
+def test_a_process_that_something_killed_between_two_calls_is_replaced(server: ForkServer) -> None:
+    """A call does not pay for the end of a process that only waited for it."""
+    first = value(run(server, lambda _: os.getpid(), function_id="f"))
+    os.kill(first, signal.SIGKILL)
+    assert wait_until(lambda: not Path(f"/proc/{first}").exists()) or sys.platform != "linux"
+    assert value(run(server, lambda _: os.getpid(), function_id="f")) != first
+
+
+def test_a_process_that_took_much_memory_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that a call took is there for the next one."""
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "400")
+    with ForkServer() as server:
+        sizes = (1, 200 << 20, 1)
+        pids = [value(run(server, lambda size: (len(bytearray(size)), os.getpid())[1], size)) for size in sizes]
+    assert pids[0] == pids[1] != pids[2]
+
+
+def test_a_call_that_raises_leaves_its_process_to_the_next(server: ForkServer) -> None:
+    """An exception says nothing about the process; leaving a thread behind does."""
+
+    def call(x: int) -> int:
+        if x == 1:
+            raise ValueError(os.getpid())
+        if x == 2:
+            threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+        return os.getpid()
+
+    first, second, third, fourth = (run(server, call, x) for x in range(4))
+    assert second.exception is not None
+    assert second.exception[1] == str(value(first)) == str(value(third))
+    assert value(fourth) != value(first)
+
+
+def test_calls_from_several_threads(server: ForkServer) -> None:
+    """Threads run tasks at once, each its own."""
+    found: dict[int, Any] = {}
+
+    def work(n: int) -> None:
+        found[n] = value(run(server, lambda x: (time.sleep(0.05), x)[1], n))
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {n: n for n in range(8)}
+
+
+def test_functions_take_turns_in_several_threads(server: ForkServer) -> None:
+    """Threads that end each other's waiting processes get their own results, and leave no process behind."""
+
+    def work(n: int) -> list[int]:
+        return [value(run(server, lambda x: x * 2, n + i, function_id=f"turn-{i % 2}")) for i in range(10)]
+
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(work, range(8))) == [[2 * (n + i) for i in range(10)] for n in range(8)]
+    fork_server = psutil.Process(value(run(server, lambda _: os.getppid())))
+    assert wait_until(lambda: len(fork_server.children()) == 1)
+
+
+def test_big_values_both_ways(server: ForkServer) -> None:
+    """Arrays and bytes cross whole, and can be written to."""
+
+    def call(array: Any) -> Any:
+        array += 1
+        return array
+
+    found = value(run(server, call, np.zeros(1_000_000)))
+    found += 1
+    assert (found == 2).all()
+    data = os.urandom(3_000_000)
+    assert value(run(server, lambda x: x, data)) == data
+
+
+def test_a_users_exception(server: ForkServer) -> None:
+    """The exception comes back with its own type and remote traceback."""
+
+    def call(_: Any) -> None:
+        raise LookupError("x")
+
+    result = run(server, call)
+    assert result.success is False
+    assert result.body is not None
+    assert isinstance(load_exception(result.body), LookupError)
+    assert result.exception is not None
+    assert 'raise LookupError("x")' in result.exception[2]
+
+
+def crash_in_c(_: Any) -> None:
+    """End by a signal, with a last word."""
+    print("last word")
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def interrupt(_: Any) -> None:
+    """Raise what is no ``Exception``."""
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("called", "arg", "returncode", "text"),
+    [
+        (sys.exit, 0, 0, "sys.exit(0)"),
+        (sys.exit, -1, 255, "non-zero return code"),
+        (os._exit, 3, 3, "non-zero return code: 3"),
+        (lambda s: os.kill(os.getpid(), s), 9, -9, "memory may be the cause"),
+        (crash_in_c, None, -11, "last word"),
+        (interrupt, None, -2, "non-zero return code"),
+    ],
+)
+def test_a_process_that_ends(
+    server: ForkServer, called: Callable[..., Any], arg: Any, returncode: int, text: str
+) -> None:
+    """A ``WorkerCrashedError`` with the exit code and the last output."""
+    result = run(server, called, arg)
+    assert result.failure is not None
+    assert result.failure.kind == "WorkerCrashedError"
+    assert result.failure.details == (returncode,)
+    assert text in result.failure.message
+
+
+def test_output_streams_and_its_tail_is_kept(server: ForkServer, shown: list[tuple[str, str]]) -> None:
+    """Output is passed on as it comes, decoded with replacement, and its tail is in the result."""
+
+    def call(_: Any) -> None:
+        print("é")
+        os.write(1, b"\xff")
+        os.write(2, b"error")
+
+    shown.clear()
+    result = run(server, call)
+    assert (result.stdout, result.stderr) == ("é\n�", "error")
+    assert "".join(text for name, text in shown if name == "stdout") == "é\n�"
+    assert "".join(text for name, text in shown if name == "stderr") == "error"
+    assert len(run(server, lambda _: print("x" * 2_000_000)).stdout) == 64 * 1024
+
+
+def test_output_is_passed_on_while_the_call_runs(tmp_path: Path) -> None:
+    """What a call prints is there before it ends."""
+    gate = tmp_path / "gate"
+
+    def call(path: str) -> None:
+        print("begun")
+        while not os.path.exists(path):
+            time.sleep(0.005)
+
+    with ForkServer(lambda _, text: gate.touch() if "begun" in text else None) as server:
+        assert run(server, call, str(gate), timeout=WAIT).success
+
+
+def start_child(_: Any) -> None:
+    """Start a process, say its pid, and wait for it with signals blocked."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
+    child = subprocess.Popen(["sleep", "1000"])
+    print(child.pid, flush=True)
+    child.wait()
+
+
+def test_a_call_over_its_time_is_killed_with_its_children(server: ForkServer) -> None:
+    """``ran out of time``, and nothing of it survives."""
+    result = run(server, start_child, timeout=0.5)
+    assert result.failure is not None
+    assert result.failure.kind == "CallTimeoutError"
+    assert "ran out of time" in result.failure.message
+    assert wait_until(lambda: not alive(int(result.stdout)))
+
+
+def test_a_call_may_have_a_month(server: ForkServer) -> None:
+    """The time of a call may be longer than what the system lets a process wait at once."""
+    assert run(server, len, "x", timeout=30 * 86_400).success
+
+
+def test_stopping_a_call(server: ForkServer) -> None:
+    """A call that is asked to end is killed and ends as cancelled; so does one that was asked before."""
+    stop = Stop()
+    timer = threading.Timer(0.2, stop.set)
+    timer.start()
+    for _ in range(2):
+        result = run(server, time.sleep, 1000, stopped=stop)
+        assert result.failure is not None
+        assert result.failure.kind == "CallCancelledError"
+        assert "cancelled" in result.failure.message
+    timer.join()
+
+
+def test_threads_and_processes_that_are_left(server: ForkServer) -> None:
+    """The result comes, what was left is ended and told."""
+
+    def call(_: Any) -> int:
+        threading.Thread(target=time.sleep, args=(1000,)).start()
+        return subprocess.Popen(["sleep", "1000"]).pid
+
+    result = run(server, call)
+    assert wait_until(lambda: not alive(value(result)))
+    assert "1 thread" in result.info["leftovers"]
+    assert "child processes" in result.info["leftovers"]
+
+
+def test_closing_descriptors(server: ForkServer) -> None:
+    """Closing 0–2, or all up to 255, gives the result or a crash, and the server stays usable."""
+    for last in (3, 256, 4096):
+        result = run(server, lambda n: os.closerange(0, n), last)
+        assert result.success or (result.failure is not None and result.failure.kind == "WorkerCrashedError")
+    assert value(run(server, len, "abc")) == 3
+
+
+def test_killing_the_server(server: ForkServer) -> None:
+    """A call that kills the server is a crash; the next call has a new server."""
+    result = run(server, lambda _: (os.kill(os.getppid(), signal.SIGKILL), time.sleep(1000)))
+    assert result.failure is not None
+    assert result.failure.kind == "WorkerCrashedError"
+    assert value(run(server, len, "abc")) == 3
+
+
+def test_extra_env_and_modules(server: ForkServer) -> None:
+    """``extra_env`` and shipped modules reach the call."""
+
+    def call(_: Any) -> tuple[str | None, int]:
+        import fork_shipped
+
+        return os.environ.get("EXTRA"), fork_shipped.VALUE
+
+    modules = {"fork_shipped.py": b"VALUE = 5"}
+    for _ in range(2):
+        assert value(run(server, call, extra_env={"EXTRA": "x"}, modules=modules)) == ("x", 5)
+
+
+def test_a_runtime_without_an_interpreter(server: ForkServer, tmp_path: Path) -> None:
+    """Packages in the runtime's directory are importable."""
+    (tmp_path / "in_runtime.py").write_text("VALUE = 6")
+    assert value(run(server, lambda _: __import__("in_runtime").VALUE, runtime_path=str(tmp_path))) == 6
+
+
+def test_a_runtime_with_its_own_interpreter(server: ForkServer, tmp_path: Path) -> None:
+    """``condaruntime/bin/python`` runs the call."""
+    python = tmp_path / "condaruntime" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nOWN_INTERPRETER=1 exec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    own = run(server, lambda _: os.environ.get("OWN_INTERPRETER"), runtime_path=str(tmp_path))
+    assert value(own) == "1"
+    assert value(run(server, lambda _: os.environ.get("OWN_INTERPRETER"))) is None
+
+
+def test_close_ends_calls_and_leaves_nothing(tmp_path: Path) -> None:
+    """``close`` ends the server and what it forked; a call under way ends as a crash, a later one as cancelled."""
+    others = psutil.Process().children()
+    begun = threading.Event()
+    server = ForkServer(lambda name, text: begun.set())
+    results: list[RunResult] = []
+    thread = threading.Thread(target=lambda: results.append(run(server, start_child)))
+    thread.start()
+    assert begun.wait(WAIT)
+    server.close()
+    thread.join(WAIT)
+    assert results[0].failure is not None
+    assert results[0].failure.kind == "WorkerCrashedError"
+    assert wait_until(lambda: not alive(int(results[0].stdout)))
+    server.start()
+    late = run(server, len, "x").failure
+    assert late is not None
+    assert late.kind == "CallCancelledError"
+    assert psutil.Process().children() == others
+
+
+def test_nothing_survives_a_handler_that_is_killed(tmp_path: Path) -> None:
+    """SIGKILL of the parent ends the server and its calls."""
+    script = """
+import sys, threading, time
+from pywren.pickling.packed import dumps
+from pywren.worker.parent.process import ForkServer
+from pywren.worker.task import Function, Task
+def call(path):
+    import os, subprocess
+    child = subprocess.Popen(["sleep", "1000"])
+    with open(path + ".tmp", "w") as file:
+        file.write(f"{os.getpid()} {os.getppid()} {child.pid}")
+    os.rename(path + ".tmp", path)
+    child.wait()
+ForkServer().run(Task(Function("f", dumps(call)), dumps(sys.argv[1])))
+"""
+    path = tmp_path / "pids"
+    client = subprocess.Popen(
+        [sys.executable, "-c", script, str(path)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "TMPDIR": str(tmp_path)},
+    )
+    assert wait_until(path.exists)
+    pids = [int(pid) for pid in path.read_text().split()]
+    client.kill()
+    client.wait()
+    assert wait_until(lambda: not any(map(alive, pids)))
+
+
+def test_another_platform(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where processes cannot be run as needed, the error says what to use."""
+    monkeypatch.delattr(process.os, "posix_spawn")
+    for make in (ForkServer, LocalPool):
+        with pytest.raises(ConfigError, match="Linux or macOS"):
+            make()

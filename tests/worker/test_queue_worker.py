@@ -1,0 +1,676 @@
+"""The worker that takes calls from a queue: rows 175 to 189 of the failure table, over a mocked SQS."""
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import uuid
+from contextlib import closing
+from pathlib import Path
+
+import accounts
+import psutil
+import pytest
+
+import pywren
+import pywren.testing
+from pywren import future as future_module
+from pywren.aws.requests import AWS
+from pywren.cloud.names import Names
+from pywren.cloud.policies import instance_policy
+from pywren.exceptions import (
+    CallLostError,
+    CallTimeoutError,
+    DeploymentError,
+    InvocationError,
+    StorageError,
+    VersionMismatchError,
+    WaitTimeoutError,
+)
+from pywren.queues import LONGEST_RETENTION, SQSInvoker
+from pywren.wire.failure import Failure
+from pywren.worker import queue_worker
+from pywren.worker.handler import Container
+from pywren.worker.queue_worker import MOST_DELIVERIES, EndRule, InterruptibleRunner, QueueWorker
+from pywren.worker.task import RunResult, Stop, crash_failure
+
+pytestmark = pytest.mark.moto
+
+WAIT = 60.0
+
+
+@pytest.fixture(scope="module")
+def account():
+    """The configuration of a mocked account."""
+    with pytest.MonkeyPatch.context() as patch, pywren.testing.mock_aws() as config:
+        # reading the models anew for every session is most of what quick tests do
+        patch.setattr("botocore.session.create_loader", lambda search_path_string=None: accounts.LOADER)
+        yield config
+
+
+@pytest.fixture(scope="module")
+def aws(account):
+    """The mocked account."""
+    with closing(AWS("us-west-2")) as made:
+        yield made
+
+
+@pytest.fixture
+def config(account, aws):
+    """A configuration with a queue of the test's own."""
+    name = f"queue-{uuid.uuid4().hex[:8]}"
+    aws.request("sqs", "create_queue", doing="make a queue", QueueName=name)
+    return {**account, "standalone": {"sqs_queue_name": name}}
+
+
+@pytest.fixture
+def executor(config):
+    """An executor whose calls go to the queue."""
+    made = pywren.remote_executor(config)
+    yield made
+    made.close()
+    made.invoker.close()
+    made.storage.close()
+
+
+@pytest.fixture
+def queue(config, aws):
+    """The queue, from outside."""
+    return Queue(aws, config["standalone"]["sqs_queue_name"])
+
+
+class Queue:
+    """A queue as tests look at it."""
+
+    def __init__(self, aws, name):
+        self.name = name
+        self.aws = aws
+        self.url = aws.queue_url(name)
+
+    def send(self, *bodies):
+        """Put messages in: texts, or objects as JSON."""
+        for body in bodies:
+            self.aws.send_message(self.url, body if isinstance(body, str) else json.dumps(body))
+
+    def deliver(self, times=1, visibility=0):
+        """Give its message to somebody who is never heard of again."""
+        for _ in range(times):
+            assert self.aws.receive(self.url, wait_seconds=0, visibility=visibility)
+
+    @property
+    def counts(self):
+        """How many messages wait, and how many are hidden."""
+        names = "ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"
+        found = self.aws.queue_numbers(self.url, *names)
+        return tuple(found[name] for name in names)
+
+    def worker(self, container=None, aws=None, **settings):
+        """Make a worker that takes as many calls as are in the queue now."""
+        settings.setdefault("rule", EndRule(max_calls=sum(self.counts)))
+        return QueueWorker(aws or self.aws, self.name, container, poll=1, **settings)
+
+    def work(self, container=None, **settings):
+        """Run a worker to its end; returns how many calls it took."""
+        with self.worker(container, **settings) as worker:
+            return worker.run()
+
+
+class FakeContainer:
+    """Handles calls as it is told to."""
+
+    def __init__(self, handle=lambda payload: {}):
+        self.handled = []
+        self._handle = handle
+
+    def handle(self, payload, context=None):
+        """Take a call."""
+        self.handled.append(payload)
+        return self._handle(payload)
+
+
+class Unwilling(AWS):
+    """Refuses requests so many times, and notes all, and those that hide a message."""
+
+    def __init__(self, refusals=0, operations=("receive",), error=None):
+        super().__init__("us-west-2")
+        self.refusals = refusals
+        self.operations = operations
+        self.error = error or DeploymentError("SQS is not well")
+        self.actions = set()
+        self.hidden = []
+        self.beats = threading.Condition()
+
+    def _refuse(self, operation):
+        if operation in self.operations and self.refusals > 0:
+            self.refusals -= 1
+            raise self.error
+
+    def request(self, service, operation, **arguments):
+        self.actions.add(f"{service}:{operation.title().replace('_', '')}")
+        return super().request(service, operation, **arguments)
+
+    def receive(self, *arguments, **settings):
+        self._refuse("receive")
+        return super().receive(*arguments, **settings)
+
+    def delete_message(self, *arguments):
+        self._refuse("delete")
+        super().delete_message(*arguments)
+
+    def extend_message(self, url, message, visibility):
+        self._refuse("extend")
+        super().extend_message(url, message, visibility)
+        with self.beats:
+            self.hidden.append((message.body, visibility))
+            self.beats.notify_all()
+
+    def wait_for_beats(self, bodies, times):
+        """Wait until each of the messages was hidden so many times."""
+        with self.beats:
+            counted = lambda: all(self.hidden.count((body, 60)) >= times for body in bodies)  # noqa: E731
+            assert self.beats.wait_for(counted, WAIT)
+
+
+@pytest.fixture
+def unwilling():
+    """Make AWS clients that refuse."""
+    made = []
+
+    def make(*arguments, **settings):
+        made.append(Unwilling(*arguments, **settings))
+        return made[-1]
+
+    yield make
+    for aws in made:
+        aws.close()
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    """Messages that are left come back at once, and pauses are short."""
+    monkeypatch.setattr(queue_worker, "VISIBILITY", 0)
+    monkeypatch.setattr(queue_worker, "LONGEST_PAUSE", 0.1)
+
+
+def wait_until(true):
+    """Wait until something is so."""
+    deadline = time.monotonic() + WAIT
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+# -- when it ends (rows 188, 189) ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("granularity", "idle", "uptime", "ends"),
+    [
+        (0, 59, 1000, False),
+        (0, 60, 1000, True),
+        (30, 60, 1000, True),  # the whole of a short period is near its end
+        (3600, 60, 1000, False),
+        (3600, 60, 3419, False),
+        (3600, 60, 3420, True),
+        (3600, 59, 3599, False),
+        (3600, 60, 3601, False),
+        (3600, 60, 7190, True),
+    ],
+)
+def test_an_idle_worker_ends_near_the_end_of_a_period(granularity, idle, uptime, ends):
+    """Row 188: after the idle time, and in the last twentieth of the period that is paid anyway."""
+    assert EndRule(max_idle_time=60, granularity=granularity).is_idle_too_long(idle, uptime) is ends
+
+
+def test_without_an_idle_time_a_worker_never_ends_idle():
+    """A worker that is started by hand stays."""
+    assert not EndRule(granularity=3600).is_idle_too_long(1e9, 3599)
+
+
+@pytest.mark.parametrize(
+    ("rule", "idle", "ran", "seconds"),
+    [
+        (EndRule(), 5, 5, 20),
+        (EndRule(max_idle_time=60), 0, 0, 20),
+        (EndRule(max_idle_time=60), 50.5, 100, 10),
+        (EndRule(max_idle_time=60), 59.9, 100, 1),
+        (EndRule(max_idle_time=60, granularity=3600), 100, 100, 20),
+        (EndRule(max_idle_time=0), 0, 0, 1),
+        (EndRule(max_idle_time=60, granularity=30), 70, 100, 1),
+        (EndRule(max_idle_time=60, max_life_time=103), 0, 100, 3),
+    ],
+)
+def test_a_worker_waits_no_longer_than_its_rule_allows(rule, idle, ran, seconds):
+    """A long poll does not make a worker end late; it is a whole second at least, or SQS would miss messages."""
+    assert rule.longest_wait(20, idle, ran) == seconds
+
+
+def test_after_its_time_a_worker_finishes_what_it_has(queue):
+    """Row 189: calls under way are finished, the others stay in the queue."""
+    now = [1000.0]
+
+    def handle(payload):
+        now[0] += 100
+        return {}
+
+    queue.send({}, {})
+    assert queue.work(FakeContainer(handle), rule=EndRule(max_life_time=100), clock=lambda: now[0]) == 1
+    assert queue.counts == (1, 0)
+
+
+# -- taking calls --------------------------------------------------------------------------------------------
+
+
+def test_calls_run_at_once(queue):
+    """As many calls run at the same time as was said, more than one request brings too."""
+    barrier = threading.Barrier(12)
+    queue.send(*({"call": number} for number in range(24)))
+    container = FakeContainer(lambda payload: {"passed": barrier.wait(WAIT)})
+    assert queue.work(container, parallelism=12) == 24
+    assert sorted(payload["call"] for payload in container.handled) == list(range(24))
+    assert queue.counts == (0, 0)
+
+
+def test_results_of_a_map(executor, queue):
+    """A map over the queue: values, errors and crashes come back as from anywhere else."""
+
+    def function(number):
+        if number == 2:
+            sys.exit(3)
+        return os.environ["OMP_NUM_THREADS"] if number == 1 else 10 // number
+
+    futures = executor.map(function, range(4))
+    queue.work(parallelism=2)
+    assert futures[1].result(WAIT) == str(max(1, (os.cpu_count() or 1) // 2))
+    assert futures[3].result(WAIT) == 3
+    assert isinstance(futures[0].exception(WAIT), ZeroDivisionError)
+    assert "non-zero return code" in str(futures[2].exception(WAIT))
+
+
+def test_messages_under_work_stay_hidden(queue, unwilling):
+    """Row 175: one thread hides all of them again and again, and none that is done."""
+    aws = unwilling()
+    queue.send("1", "2")
+    container = FakeContainer(lambda payload: aws.wait_for_beats(["1", "2"], 3))
+    assert queue.work(container, aws=aws, parallelism=2, heartbeat=0.01) == 2
+    assert queue.counts == (0, 0)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("pywren-queue")]
+
+
+def test_a_message_that_cannot_be_kept_is_worked_on(queue, unwilling, caplog):
+    """A heartbeat that fails is told, once a message, and tried again."""
+    aws = unwilling(3, operations=("extend",))
+    queue.send("1")
+    container = FakeContainer(lambda payload: aws.wait_for_beats(["1"], 1))
+    assert queue.work(container, aws=aws, heartbeat=0.01) == 1
+    assert caplog.text.count("could not be kept: SQS is not well") == 1
+
+
+def test_no_error_ends_the_heartbeat(queue, unwilling):
+    """Row 175: also one that nobody has thought of; without it, every long call would be given to a second worker."""
+    aws = unwilling(1, operations=("extend",), error=OSError("too many open files"))
+    queue.send("1", "2")
+    container = FakeContainer(lambda payload: aws.wait_for_beats(["1", "2"], 2))
+    assert queue.work(container, aws=aws, parallelism=2, heartbeat=0.01) == 2
+
+
+def test_a_call_that_runs_longer_than_the_worker_allows(executor, queue):
+    """It ends as one does that is over its own time."""
+    future = executor.call_async(lambda seconds: __import__("time").sleep(seconds), 600)
+    assert queue.work(max_run_time=0.2) == 1
+    with pytest.raises(CallTimeoutError, match=r"ran out of time.*--max_run_time"):
+        future.result(WAIT)
+
+
+# -- workers that end (rows 176 to 179) ----------------------------------------------------------------------
+
+
+def test_a_call_whose_worker_vanished_is_taken_by_another(executor, queue):
+    """Row 176: the message comes back when nobody keeps it hidden."""
+    future = executor.call_async(abs, -1)
+    queue.deliver(visibility=1)
+    assert queue.work() == 1
+    assert future.result(WAIT) == 1
+
+
+def test_a_call_that_nobody_finishes_is_given_up(executor, queue):
+    """Row 177: after so many workers the call is not run again, and its client is told."""
+    future = executor.call_async(abs, -1)
+    queue.deliver(MOST_DELIVERIES)
+    assert queue.work() == 1
+    with pytest.raises(CallLostError, match=rf"{MOST_DELIVERIES} workers .*--parallelism"):
+        future.result(WAIT)
+    assert queue.counts == (0, 0)
+
+
+def first_time_for_ever(path):
+    """Say that the call runs, and do so for ever, unless it has run before."""
+    if Path(path).exists():
+        return "by another worker"
+    Path(path + ".new").write_text(str(os.getpid()))
+    os.rename(path + ".new", path)  # who looks for the file reads it
+    threading.Event().wait()
+    return "never"
+
+
+@pytest.mark.parametrize("by_systemd", [False, True])
+def test_a_call_is_given_back_when_its_worker_is_ended(executor, queue, tmp_path, by_systemd):
+    """Rows 178, 179: it is killed, and another worker takes it at once; also when its process is signalled first."""
+    future = executor.call_async(first_time_for_ever, str(tmp_path / "started"))
+    with queue.worker(rule=EndRule()) as worker:
+        thread = threading.Thread(target=worker.run)
+        thread.start()
+        wait_until((tmp_path / "started").exists)
+        process = psutil.Process(int((tmp_path / "started").read_text()))
+        if by_systemd:
+            process.terminate()
+        worker.stop()
+        thread.join(WAIT)
+    assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    assert queue.counts == (1, 0)
+    assert queue.work() == 1
+    assert future.result(WAIT) == "by another worker"
+
+
+def test_a_worker_does_not_take_back_what_it_gives_back(queue, unwilling, monkeypatch):
+    """Row 178: while a request of its own for more calls is open, it would get the message again, which counts."""
+    aws, asks, stopped, answered = unwilling(0), threading.Event(), threading.Event(), threading.Event()
+    receive = aws.receive
+
+    def receive_once(*arguments, **settings):
+        monkeypatch.setattr(aws, "receive", receive_nothing)
+        return receive(*arguments, **settings)
+
+    def receive_nothing(*arguments, **settings):
+        asks.set()
+        assert answered.wait(WAIT)
+        return []
+
+    monkeypatch.setattr(aws, "receive", receive_once)
+    queue.send("1")
+    container = FakeContainer(lambda payload: stopped.wait(WAIT) and None)
+    with QueueWorker(aws, queue.name, container, parallelism=2, poll=20) as worker:
+        thread = threading.Thread(target=worker.run)
+        thread.start()
+        assert asks.wait(WAIT)
+        worker.stop()
+        stopped.set()
+        wait_until(lambda: aws.hidden)
+        answered.set()
+        thread.join(WAIT)
+    ((_, seconds),) = aws.hidden
+    assert 1 <= seconds <= 20
+
+
+def test_ctrl_c_does_not_wait_for_the_call(executor, queue, tmp_path):
+    """Row 178: a program that runs calls itself, by ``sqs_run_local``, ends at once too."""
+    executor.call_async(first_time_for_ever, str(tmp_path / "started"))
+
+    def interrupt():
+        wait_until((tmp_path / "started").exists)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        queue.work()
+    thread.join()
+    assert queue.counts == (1, 0)
+
+
+class FakeRunner:
+    """Gives one result, or raises one error."""
+
+    def __init__(self, result):
+        self._result = result
+
+    def run(self, task, *, stopped=None):
+        """Run a task."""
+        if isinstance(self._result, Exception):
+            raise self._result
+        return self._result
+
+
+def crash(returncode):
+    """How a task ends whose process does."""
+    return RunResult(None, None, failure=crash_failure(returncode), returncode=returncode)
+
+
+@pytest.mark.parametrize("result", [crash(-signal.SIGTERM), crash(-signal.SIGKILL), crash(None), OSError("no server")])
+def test_a_signal_that_came_to_the_call_first_is_not_its_failure(result):
+    """Row 179: what ends a call's process a moment before the worker's is not reported as the call's crash."""
+    runner, stopped = InterruptibleRunner(FakeRunner(result)), Stop()
+    threading.Timer(0.05, runner.interrupt).start()
+    runner.run(None, stopped=stopped)
+    assert stopped.is_set()
+
+
+@pytest.mark.parametrize("result", [crash(3), crash(-signal.SIGTERM), RunResult(True, None, returncode=0)])
+def test_what_calls_do_themselves_stays_theirs(monkeypatch, result):
+    """A crash, a value, and a signal that a call sends itself are the call's own."""
+    monkeypatch.setattr(queue_worker, "SIGNAL_GRACE", 0.01)
+    stopped = Stop()
+    assert InterruptibleRunner(FakeRunner(result)).run(None, stopped=stopped) is result
+    assert not stopped.is_set()
+
+
+def test_an_interrupted_runner_begins_nothing():
+    """A call that was taken while the worker is told to end is given back, unrun."""
+    runner, stopped = InterruptibleRunner(FakeRunner(AssertionError("it ran"))), Stop()
+    runner.interrupt()
+    assert runner.run(None, stopped=stopped).failure == Failure("CallCancelledError", "the call was cancelled")
+    assert stopped.is_set()
+
+
+# -- messages (rows 180, 181, 185, 186) ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("body", ["no JSON", "null", "[1]", '{"no": "call"}', '"' + "a" * 10, "[" * 100_000])
+def test_a_message_that_is_no_call_is_dropped(queue, caplog, body):
+    """Row 180: with a warning; it would come back for ever."""
+    queue.send(body)
+    assert queue.work() == 1
+    assert "a message that is no call was dropped" in caplog.text
+    assert queue.counts == (0, 0)
+
+
+def test_a_call_that_cannot_be_handled_hurts_no_other(queue, caplog, soon):
+    """Whatever an unknown error was about, its message comes back, and the next call is taken."""
+    answers = [RuntimeError("a bug"), {}, {}]
+
+    def handle(payload):
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    queue.send({"call": 1}, {"call": 2})
+    assert queue.work(FakeContainer(handle), rule=EndRule(max_calls=3)) == 3
+    assert "a bug" in caplog.text
+    assert queue.counts == (0, 0)
+
+
+def test_another_version_is_told_to_start_new_workers(executor, queue):
+    """Row 181: the remedy is that of stand-alone workers."""
+    (future,) = executor.map(abs, [1], overwrite_invoke_args={"pywren_version": "0.4"})
+    assert queue.work() == 1
+    with pytest.raises(VersionMismatchError, match="pywren standalone launch_instances"):
+        future.result(WAIT)
+
+
+def test_a_call_that_was_cancelled_is_not_run(executor, queue, tmp_path):
+    """Row 185: a call that waited for long is looked for before it is begun."""
+    future = executor.call_async(first_time_for_ever, str(tmp_path / "started"))
+    assert future.cancel()
+    with Container(clock=lambda: time.time() + 10) as container:
+        assert queue.work(container) == 1
+    assert not (tmp_path / "started").exists()
+    assert queue.counts == (0, 0)
+
+
+def test_a_message_that_cannot_be_deleted_is_not_run_again(executor, queue, unwilling, tmp_path, caplog, soon):
+    """Row 186: it comes back, and its call has a status."""
+
+    def function(path):
+        Path(path).touch(exist_ok=False)
+        return "once"
+
+    future = executor.call_async(function, str(tmp_path / "run"))
+    with Container(clock=lambda: time.time() + 10) as container:
+        assert queue.work(container, aws=unwilling(1, ("delete",)), rule=EndRule(max_calls=2)) == 2
+    assert future.result(WAIT) == "once"
+    assert "SQS is not well" in caplog.text
+    assert queue.counts == (0, 0)
+
+
+# -- trouble (rows 182 to 184) -------------------------------------------------------------------------------
+
+
+def test_a_status_that_was_refused_is_tried_again(queue, caplog, soon):
+    """Row 182: the message comes back."""
+    answers = [StorageError("the bucket is not well"), {}]
+
+    def handle(payload):
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    queue.send({})
+    assert queue.work(FakeContainer(handle), rule=EndRule(max_calls=2)) == 2
+    assert "the bucket is not well" in caplog.text
+    assert queue.counts == (0, 0)
+
+
+def test_trouble_is_waited_out(queue, unwilling, caplog, soon):
+    """Row 183: each refusal is told, and the call is taken in the end."""
+    queue.send({})
+    assert queue.work(FakeContainer(), aws=unwilling(3)) == 1
+    assert caplog.text.count("SQS is not well") == 3
+
+
+def test_a_worker_in_trouble_is_idle(queue, unwilling, soon):
+    """Row 183: an instance that takes no calls does not live for ever."""
+    assert queue.work(FakeContainer(), aws=unwilling(10**6), rule=EndRule(max_idle_time=0.3)) == 0
+
+
+def test_trouble_for_too_long_ends_the_worker():
+    """Rows 182, 183: a minute of it is enough for SQS before it has answered at all, an hour later on."""
+    now = [0.0]
+    trouble = queue_worker._Trouble(queue_worker.PATIENCE, lambda: now[0], queue_worker.FIRST_PATIENCE)
+    error = StorageError("not well")
+    assert trouble.pause() == 0
+    trouble.note(error)
+    now[0] += queue_worker.FIRST_PATIENCE - 1
+    assert 0 < trouble.pause() <= queue_worker.LONGEST_PAUSE
+    now[0] += 1
+    with pytest.raises(StorageError):
+        trouble.pause()
+    trouble.passed()
+    assert trouble.pause() == 0
+    trouble.note(error)
+    now[0] += queue_worker.PATIENCE - 1
+    trouble.note(error)
+    assert trouble.pause() > 0
+    now[0] += 1
+    with pytest.raises(StorageError):
+        trouble.pause()
+
+
+def test_what_sqs_refuses_from_the_start_ends_the_worker(queue, unwilling, monkeypatch, soon):
+    """Row 183: with what SQS said."""
+    monkeypatch.setattr(queue_worker, "FIRST_PATIENCE", 0.1)
+    with pytest.raises(DeploymentError, match="SQS is not well"):
+        queue.work(FakeContainer(), aws=unwilling(10**6), rule=EndRule())
+
+
+def test_a_worker_asks_for_what_instances_may_do(queue, unwilling, account):
+    """The policy of the instance profile allows every request of a worker to SQS, and names no other."""
+    aws = unwilling()
+    queue.send({"call": "done"}, {"call": "given back"})
+    container = FakeContainer(lambda payload: {} if len(container.handled) == 1 else worker.stop())
+    with queue.worker(container, aws=aws) as worker:
+        worker.run()
+    assert queue.counts == (1, 0)
+    taking = [one for one in instance_policy(Names.of(account, "1" * 12))["Statement"] if one["Sid"] == "TakeCalls"]
+    assert aws.actions == set(taking[0]["Action"])
+
+
+def test_a_missing_queue_is_named(queue):
+    """Row 184: at once, with the remedy."""
+    with QueueWorker(queue.aws, "no-such-queue") as worker, pytest.raises(InvocationError, match=r"create_queue"):
+        worker.run()
+
+
+def test_a_queue_that_is_deleted_ends_the_worker(queue):
+    """Row 184: calls under way are finished first."""
+    finished = []
+
+    def handle(payload):
+        queue.aws.request("sqs", "delete_queue", doing="delete", QueueUrl=queue.url)
+        finished.append(payload)
+        return {}
+
+    queue.send({})
+    with pytest.raises(DeploymentError, match="create_queue"):
+        queue.work(FakeContainer(handle), rule=EndRule())
+    assert finished
+
+
+# -- the client's side (row 187) -----------------------------------------------------------------------------
+
+
+def test_a_client_is_told_that_no_worker_takes_its_calls(executor, caplog, monkeypatch):
+    """Row 187: once, with the command that starts workers; the calls wait on."""
+    monkeypatch.setattr(future_module, "SILENCE", 0.01)
+    futures = executor.map(abs, range(3))
+    with caplog.at_level(logging.WARNING), pytest.raises(WaitTimeoutError):
+        futures[0].result(0.5)
+    (told,) = [record for record in caplog.records if "launch_instances" in record.getMessage()]
+    assert f"the queue {executor.invoker.sqs_queue_name}, where 3 wait" in told.getMessage()
+
+
+def test_a_client_is_told_nothing_while_a_worker_has_calls(executor, queue):
+    """Row 187: a message that is hidden is one that somebody works on; an empty queue tells nothing."""
+    executor.map(abs, range(2))
+    assert "where 2 wait" in executor.invoker.explain_silence()
+    queue.deliver(visibility=60)
+    assert executor.invoker.explain_silence() is None
+    queue.aws.request("sqs", "purge_queue", doing="purge", QueueUrl=queue.url)
+    assert executor.invoker.explain_silence() is None
+
+
+def test_calls_are_lost_when_the_queue_no_longer_keeps_them(executor, queue):
+    """Row 187: it is asked how long that is, once."""
+    future = executor.call_async(abs, 1)
+    callset = future._origin.callset
+    days = 4 * 86_400
+    assert executor.invoker.queue_patience == days
+    assert callset.lost_after(grace=0) == callset.submitted + days + executor.job_max_runtime
+    queue.aws.request(
+        "sqs",
+        "set_queue_attributes",
+        doing="change",
+        QueueUrl=queue.url,
+        Attributes={"MessageRetentionPeriod": "60"},
+    )
+    assert executor.invoker.queue_patience == days
+    other = SQSInvoker("us-west-2", queue.name)
+    assert other.queue_patience == 60
+    other.close()
+
+
+def test_who_may_not_ask_waits_for_the_longest(queue):
+    """Row 187: a permission that is missing does not stop a map, and loses no call early."""
+
+    class Refusing(AWS):
+        def queue_numbers(self, *arguments):
+            raise DeploymentError("not allowed")
+
+    invoker = SQSInvoker("us-west-2", queue.name, aws=Refusing("us-west-2"))
+    assert invoker.queue_patience == LONGEST_RETENTION
+    assert invoker.explain_silence() is None
+    invoker.close()

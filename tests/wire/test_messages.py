@@ -36,7 +36,7 @@ from pywren.wire.messages import (
     encode_references,
 )
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 SECRET = bytes(range(32))
 CALLSET = "6f3cf9f0-3c5e-4c3e-9f2b-2f8a0d9c1e77"
 

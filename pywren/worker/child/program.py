@@ -21,7 +21,7 @@ _MAIN = "__main__"
 
 _SCRIPT = """\
 # What the calls in process {process} know of the program that made them, for the processes that they start.
-from pywren.worker.child.main import program as _program
+from pywren.worker.child import program as _program
 globals().update(_program.read({path!r}))
 """
 

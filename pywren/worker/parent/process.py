@@ -38,7 +38,6 @@ TAIL_LIMIT = 64 * 1024
 LONGEST_POLL = 86_400_000.0
 """Milliseconds to wait at once: ``poll`` takes no more than 24 days, and calls may have more."""
 
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _READ_BYTES = 64 * 1024
 _FORK_ATTEMPTS = 3
 _FORK_PAUSE_SECONDS = 1.0
@@ -220,8 +219,8 @@ def _command(mode: str, root: str, executable: str | None) -> list[str]:
 
 def _homes() -> dict[str, str]:
     """Return the directories that pywren, cloudpickle and tblib are in."""
-    homes = {"pywren": os.path.dirname(_PACKAGE)}
-    for name in ("cloudpickle", "tblib"):
+    homes: dict[str, str] = {}
+    for name in ("pywren", "cloudpickle", "tblib"):
         loaded = sys.modules.get(name)
         if loaded is not None and loaded.__file__:
             homes[name] = os.path.dirname(os.path.dirname(os.path.abspath(loaded.__file__)))

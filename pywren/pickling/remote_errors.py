@@ -221,7 +221,7 @@ def closed_stream() -> io.BytesIO:
 
 # -- tracebacks ----------------------------------------------------------------------------------------------
 
-_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _SENT_MODULES = os.sep + "modules-"  # the workers' copies of the user's modules: gone sooner or later, also from here
 _LINE = "__pywren_line__"  # the local variable by which an unpickled frame keeps the remote source line
 Frames = list[tuple[str, int, str, str]]

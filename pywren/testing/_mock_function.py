@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pywren.worker.handler import Container
-from pywren.worker.parent.process import ForkServer
+from pywren.worker.parent.fork_server import ForkServer
 from pywren.wrenhandler import handle_on_lambda
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 
 from pywren.system.private_files import make_directories
-from pywren.worker.frames import high_descriptor
+from pywren.worker.descriptors import high_descriptor
 
 _NAME = re.compile(r"pywren-(\d+)-[0-9a-f]{16}(\.new)?")
 _NEW = ".new"

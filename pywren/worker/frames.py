@@ -15,12 +15,15 @@ from __future__ import annotations
 
 import mmap
 import os
+import select
 import socket
 import struct
 import sys
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
+
+from pywren.worker.descriptors import above_standard
 
 INLINE_LIMIT = 64 * 1024
 """Bytes of a payload up to which it stands in the frame itself."""
@@ -57,7 +60,6 @@ _RECEIVE_BYTES = 64 * 1024
 _RECEIVE_CONTROL = 64  # room for eight descriptors
 _ALIGNMENT = 64
 _MEGABYTE = 1024 * 1024
-_LAST_STANDARD = 2
 _CLOEXEC_FLAG = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 Buffer = bytes | bytearray | memoryview
@@ -111,47 +113,6 @@ class UnlinkedFile:
         """Return the last bytes that were written to a file of output."""
         size = os.fstat(self.descriptor).st_size
         return os.pread(self.descriptor, limit, max(0, size - limit))
-
-
-def high_descriptor(descriptor: int, *, inheritable: bool = False) -> int:
-    """Move a descriptor out of the low numbers, which programs close in bulk; returns the new number."""
-    import fcntl
-
-    command = fcntl.F_DUPFD if inheritable else fcntl.F_DUPFD_CLOEXEC
-    for lowest in (256, 64, 16):
-        try:
-            moved = fcntl.fcntl(descriptor, command, lowest)
-        except OSError:
-            continue  # the limit on descriptors is lower than that
-        os.close(descriptor)
-        return moved
-    return descriptor
-
-
-def above_standard(descriptor: int) -> int:
-    """Move a descriptor of ours that has the number of a standard stream, because the client has closed that one.
-
-    The client may open the stream again, and libraries and child processes write to it in any case.
-    """
-    return high_descriptor(descriptor) if descriptor <= _LAST_STANDARD else descriptor
-
-
-def pipe() -> tuple[int, int]:
-    """Make a pipe, away from the numbers of the standard streams."""
-    read, write = os.pipe()
-    return above_standard(read), above_standard(write)
-
-
-def socket_pair() -> tuple[socket.socket, socket.socket]:
-    """Make a pair of stream sockets, away from the numbers of the standard streams."""
-    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    return _above_standard(one), _above_standard(other)
-
-
-def _above_standard(sock: socket.socket) -> socket.socket:
-    if sock.fileno() > _LAST_STANDARD:
-        return sock
-    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=above_standard(sock.detach()))
 
 
 def _unlinked() -> int:
@@ -396,6 +357,16 @@ class Channel:
         self._outgoing.append(frame)
         if len(self._outgoing) == 1:
             self.flush()
+
+    def send_whole(self, frame: Outgoing) -> None:
+        """Send a frame on an end that does not block, and return when all of it is sent."""
+        self.send(frame)
+        if self.flush():
+            return
+        poll = select.poll()
+        poll.register(self.fileno(), select.POLLOUT)
+        while not self.flush():
+            poll.poll()
 
     def queue(self, frame: Outgoing) -> None:
         """Have a frame sent by the next ``flush``, together with those around it."""

@@ -159,7 +159,7 @@ class Container:
         """What runs the children."""
         with self._lock:
             if self._runner is None:
-                from pywren.worker.parent.process import ForkServer
+                from pywren.worker.parent.fork_server import ForkServer
 
                 self._runner, self._owns_runner = ForkServer(), True
             return self._runner

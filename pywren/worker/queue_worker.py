@@ -194,7 +194,7 @@ class QueueWorker:
 
     def _make_container(self) -> Container:
         from pywren.worker.handler import Container
-        from pywren.worker.parent.process import ForkServer
+        from pywren.worker.parent.fork_server import ForkServer
 
         self._runner = InterruptibleRunner(ForkServer())
         return Container(self._runner, environment=_threads_of_libraries(self.parallelism))

@@ -64,7 +64,8 @@ class RunResult(NamedTuple):
         returncode: the child's exit code, 0 for an outcome; negative for a signal, None when not known.
         stdout: the tail of what the call wrote to file descriptor 1, decoded with replacement.
         stderr: the tail of what it wrote to file descriptor 2.
-        info: ``setup_time`` and ``exec_time`` in seconds, and ``leftovers`` (what was ended after the call).
+        info: ``setup_time`` and ``exec_time`` in seconds, and ``leftovers``: what the call left running, as words.
+        begun: whether the function was called; False when it, or its argument, could not be loaded.
     """
 
     success: bool | None
@@ -75,6 +76,7 @@ class RunResult(NamedTuple):
     stdout: str = ""
     stderr: str = ""
     info: Mapping[str, Any] = _NOTHING
+    begun: bool = True
 
 
 class Stop:

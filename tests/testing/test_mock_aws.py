@@ -16,7 +16,7 @@ from pywren.exceptions import DeploymentError, InvocationError, WorkerCrashedErr
 from pywren.queues import sqs_run_local
 from pywren.storage import Storage
 from pywren.storage.s3_backend import S3Backend
-from pywren.worker.parent.process import ForkServer
+from pywren.worker.parent.fork_server import ForkServer
 
 pytestmark = pytest.mark.moto
 WAIT = 60.0

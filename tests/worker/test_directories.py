@@ -8,15 +8,13 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from child_processes import WAIT, wait_until
 
 from pywren.worker.directories import remove_abandoned_directories, remove_directory
 
-WAIT = 60.0
 NAME = "pywren-4194305-0123456789abcdef"  # a process number beyond what Linux gives
 OTHER = "pywren-4194305-fedcba9876543210"
 
@@ -206,13 +204,3 @@ def test_a_held_directory_is_private(temporary: Path, umask: int) -> None:
         holder.communicate()
     remove_abandoned_directories()
     assert names(temporary) == []
-
-
-def wait_until(condition: Callable[[], bool]) -> bool:
-    """Wait until something is so; returns whether it came to be."""
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True

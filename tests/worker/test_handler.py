@@ -27,7 +27,7 @@ from pywren.wire.messages import (
     encode_references,
 )
 from pywren.worker.handler import Container, FunctionCache, _in_band
-from pywren.worker.parent.process import ForkServer
+from pywren.worker.parent.fork_server import ForkServer
 from pywren.worker.task import RunResult
 from pywren.wrenhandler import aws_lambda_handler, generic_handler
 

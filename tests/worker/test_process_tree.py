@@ -8,38 +8,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import pytest
+from child_processes import WAIT, is_alive, wait_until
 
 from pywren.pickling.packed import dumps
 from pywren.worker import process_tree
-from pywren.worker.parent.pool import LocalPool
-from pywren.worker.parent.process import ForkServer
 from pywren.worker.task import Function, Runner, RunResult, Stop, Task
 
-WAIT = 60.0
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere process groups are all there is")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def by_value() -> Iterator[None]:
-    """Pickle this module's functions as a script's: the children cannot import it."""
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    yield
-    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
-
-
-@pytest.fixture(scope="module", params=["pool", "fork"])
-def runner(request: pytest.FixtureRequest) -> Iterator[Runner]:
-    """What runs the calls."""
-    made: Runner = LocalPool(1) if request.param == "pool" else ForkServer(lambda name, text: None)
-    yield made
-    made.close()
+pytestmark = [
+    pytest.mark.usefixtures("by_value"),
+    pytest.mark.skipif(sys.platform != "linux", reason="elsewhere process groups are all there is"),
+]
 
 
 def double_fork() -> int:
@@ -127,25 +110,6 @@ def leave(given: tuple[Callable[[], int], str, str]) -> str:
     if end == "run":
         time.sleep(1000)
     return end
-
-
-def wait_until(condition: Callable[[], bool]) -> bool:
-    """Wait until something is so; returns whether it came to be."""
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
-
-
-def is_alive(pid: int) -> bool:
-    """Tell whether a process runs."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def run(runner: Runner, start: Callable[[], int], path: Path, end: str, **options: Any) -> RunResult:

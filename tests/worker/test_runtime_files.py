@@ -29,7 +29,7 @@ from pywren.exceptions import ConfigError, RuntimeSetupError, StorageError
 from pywren.storage import Storage
 from pywren.storage.runtime_info import meta_key
 from pywren.worker import runtime_files
-from pywren.worker.parent.process import ForkServer
+from pywren.worker.parent.fork_server import ForkServer
 from pywren.worker.runtime_files import Archive, RuntimeFiles
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -1,15 +1,20 @@
-"""A batch: the calls of one ``submit`` to the local pool, with snapshots of all that they need."""
+"""``Batch``: the calls of one ``submit`` to the local pool, with snapshots of everything that they need.
+
+A batch has no lock of its own. ``add`` runs on the submitting thread before anybody else knows the batch; everything
+else happens with the pool's lock held.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pywren.pickling.packed import Packed
 from pywren.worker import frames
-from pywren.worker.frames import Buffer, UnlinkedFile
-from pywren.worker.parent.process import function_segments, packed_segments
+from pywren.worker.frames import Outgoing, UnlinkedFile
+from pywren.worker.protocol import function_segments, packed_segments
 from pywren.worker.task import Function, RunResult
 
 Entry = Any
@@ -17,6 +22,8 @@ Entry = Any
 
 OnStart = Callable[[int], None]
 OnResults = Callable[[list[tuple[int, RunResult]]], None]
+
+_keys = itertools.count(1)
 
 _ARENA_BYTES = 64 * 1024 * 1024
 _INLINE_AHEAD_BYTES = 128 * 1024
@@ -27,8 +34,10 @@ class Batch:
     """The calls of one ``submit``; made and used by the pool alone.
 
     Args:
-        function: the function of all of them.
-        extra_env: environment variables of these calls; ``None`` for one that they are not to see.
+        function: the function that all of them call.
+        function_key: what the function is called on the channels to children.
+        function_frame: gives a child the function under that key.
+        extra_env: environment variables of these calls; ``None`` hides a variable from them.
         timeout: seconds after which a call is killed.
         show_output: whether what they print is shown as it comes.
         on_start: called with the index of a call that runs.
@@ -37,7 +46,9 @@ class Batch:
 
     def __init__(
         self,
-        function: PreparedFunction,
+        function: Function,
+        function_key: int,
+        function_frame: Outgoing,
         extra_env: Mapping[str, str | None],
         timeout: float | None,
         show_output: bool,
@@ -45,7 +56,9 @@ class Batch:
         on_results: OnResults,
     ) -> None:
         self.number = 0
-        self.function = function
+        # The function itself is not kept: its arrays may be big, and the frame has a snapshot of them.
+        self.function_id, self.load_anew = function.id, function.load_anew
+        self.function_key, self.function_frame = function_key, function_frame
         self.extra_env = dict(extra_env)
         self.timeout = timeout
         self.show_output = show_output
@@ -139,22 +152,11 @@ class Arena:
         self.calls = 0
 
 
-class PreparedFunction:
-    """A function as it is sent to children: a snapshot, which children share when it is big."""
+def encode_function(function: Function) -> tuple[int, Outgoing]:
+    """Return a new key for a function, and the frame that gives a child the function under that key.
 
-    def __init__(self, function: Function) -> None:
-        self.id = function.id
-        self.load_anew = function.load_anew
-        segments = function_segments(function)
-        self._sizes = [memoryview(segment).nbytes for segment in segments]
-        self._file: UnlinkedFile | None = None
-        self._segments: list[Buffer] = []
-        if sum(self._sizes) > frames.INLINE_LIMIT:
-            self._file = UnlinkedFile()
-            self._file.append(segments)
-        else:
-            self._segments = [bytes(segment) for segment in segments]
-
-    def frame(self, key: int) -> frames.Outgoing:
-        """Return the frame that gives a child the function under a key."""
-        return frames.encode(frames.FUNCTION, number=key, segments=self._segments, sizes=self._sizes, file=self._file)
+    The frame is a snapshot, and can be sent to any number of children. A big function stands in a file, which all of
+    them map.
+    """
+    key = next(_keys)
+    return key, frames.encode(frames.FUNCTION, number=key, segments=function_segments(function))

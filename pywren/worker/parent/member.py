@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 
 from pywren.wire.failure import Failure
 from pywren.worker import frames
+from pywren.worker.descriptors import pipe
 from pywren.worker.frames import UnlinkedFile
 from pywren.worker.parent.batch import Batch
-from pywren.worker.parent.process import TAIL_LIMIT, OutputTail, Process, write_through
-
-BATCH_SHIFT = 32
-"""A ticket is the number of a batch, shifted by this, and the index of a call in it."""
+from pywren.worker.parent.output import OutputTail, write_through
+from pywren.worker.parent.process import Process
+from pywren.worker.protocol import TAIL_LIMIT, TICKET, TICKET_SHIFT
 
 STALL_SECONDS = 0.002
 """How long a member may go without a result before what waits behind its call is taken back."""
@@ -54,7 +54,6 @@ class Member:
         self.watched: dict[int, int] = {}
         self.watched_for: tuple[bool, bool, bool] | None = None
         self._functions: OrderedDict[str | bytes, int] = OrderedDict()
-        self._function_count = 0
         self._current_function: str | bytes = ""
         self._batches: set[int] = set()
         self._arenas: set[int] = set()
@@ -74,7 +73,7 @@ class Member:
             return 0
         if batch.show_output:
             return 1
-        window = self.window if batch.function.id == self._current_function else 1
+        window = self.window if batch.function_id == self._current_function else 1
         return window - held if held <= window // 2 else 0
 
     def give(self, batch: Batch, indices: Sequence[int], now: float) -> None:
@@ -87,7 +86,7 @@ class Member:
             if arena is not None and arena.number not in self._arenas:
                 self._arenas.add(arena.number)
                 self._queue(frames.encode(frames.ARENA, number=arena.number, sizes=(0,), file=arena.file))
-        base = batch.number << BATCH_SHIFT
+        base = batch.number << TICKET_SHIFT
         tickets = [base | index for index in indices]
         if batch.arenas:
             entries = {base | index: batch.entry(index) for index in indices}
@@ -107,19 +106,18 @@ class Member:
 
     def _introduce(self, batch: Batch) -> tuple[int, bool, Mapping[str, str | None], bool]:
         """Send what all calls of a batch need, and return what is to be said of it with the first of them."""
-        key = self._functions.get(batch.function.id)
+        key = self._functions.get(batch.function_id)
         if key is None:
-            key = self._function_count = self._function_count + 1
-            self._queue(batch.function.frame(key))
-            self._functions[batch.function.id] = key
+            key = self._functions[batch.function_id] = batch.function_key
+            self._queue(batch.function_frame)
             self._forget_functions()
-        self._functions.move_to_end(batch.function.id)
-        if batch.function.id != self._current_function:
-            self._current_function, self.window = batch.function.id, 1
+        self._functions.move_to_end(batch.function_id)
+        if batch.function_id != self._current_function:
+            self._current_function, self.window = batch.function_id, 1
         if batch.show_output and self.shown is None:
             self._prepare_shown()
         self._batches.add(batch.number)
-        return key, batch.function.load_anew, batch.extra_env, batch.show_output
+        return key, batch.load_anew, batch.extra_env, batch.show_output
 
     def _forget_functions(self) -> None:
         """Let it drop functions that were used long ago, some at a time: that takes a message."""
@@ -134,7 +132,7 @@ class Member:
         self._stale_batches = []
 
     def _prepare_shown(self) -> None:
-        pipes = [frames.pipe(), frames.pipe()]
+        pipes = [pipe(), pipe()]
         self._shown_ends = [write for _, write in pipes]  # they stay open here: the frame may have to wait
         self._queue(frames.encode(frames.SHOW, descriptors=self._shown_ends))
         self.shown = (
@@ -150,10 +148,10 @@ class Member:
         taken: list[int] = []
         while True:
             try:
-                data = os.read(self.process.tickets_in, 8 * _MAX_TICKETS)
+                data = os.read(self.process.tickets_in, TICKET.size * _MAX_TICKETS)
             except BlockingIOError:
                 break
-            taken.extend(struct.unpack(f"<{len(data) // 8}Q", data))
+            taken.extend(struct.unpack(f"<{len(data) // TICKET.size}Q", data))
         for _ in taken:
             self.tickets.pop()
         return taken

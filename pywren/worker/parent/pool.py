@@ -35,17 +35,14 @@ from pywren.exceptions import ConfigError, ShutdownError
 from pywren.pickling.packed import Packed
 from pywren.system import shutdown
 from pywren.wire.failure import Failure
-from pywren.worker import frames
+from pywren.worker import call_resources, frames
+from pywren.worker.descriptors import LONGEST_POLL, drain, pipe
 from pywren.worker.directories import remove_abandoned_directories
-from pywren.worker.frames import Frame
-from pywren.worker.parent.batch import Batch, OnResults, OnStart, PreparedFunction
-from pywren.worker.parent.member import BATCH_SHIFT, STALL_SECONDS, Member
-from pywren.worker.parent.process import (
-    LONGEST_POLL,
-    Process,
-    check_platform,
-    run_result,
-)
+from pywren.worker.frames import Frame, Outgoing
+from pywren.worker.parent.batch import Batch, OnResults, OnStart, encode_function
+from pywren.worker.parent.member import STALL_SECONDS, Member
+from pywren.worker.parent.process import Process, check_platform
+from pywren.worker.protocol import TICKET_SHIFT, decode_result
 from pywren.worker.task import (
     Function,
     RunResult,
@@ -72,7 +69,7 @@ _MOST_START_DELAY = 10.0
 _EXIT_WARNING_SECONDS = 2.0
 _GATHER_SECONDS = 0.0003
 _GATHER_FROM = 64  # so many calls ahead of a member, and as many outstanding, mean that calls take microseconds
-_INDEX_MASK = (1 << BATCH_SHIFT) - 1
+_INDEX_MASK = (1 << TICKET_SHIFT) - 1
 
 
 class LocalPool:
@@ -137,7 +134,7 @@ class LocalPool:
         # others start when there is more than one call, or somewhat later.
         self._wanted = 1
         self._grows_at = float("inf")
-        self._last_function: PreparedFunction | None = None
+        self._last_function: tuple[str | bytes, int, Outgoing] | None = None
         self._thread: threading.Thread | None = None
         self._poll = select.poll()
         self._watched: dict[int, tuple[Member, int]] = {}
@@ -229,8 +226,7 @@ class LocalPool:
             ShutdownError: the pool is closed, or the program at its end.
         """
         shown = self._show_output if show_output is None else show_output
-        prepared = self._prepared(function)
-        batch = Batch(prepared, extra_env or {}, timeout, shown, on_start, on_results)
+        batch = Batch(function, *self._encoded(function), extra_env or {}, timeout, shown, on_start, on_results)
         batch.add(args, references)
         with self._lock:
             self._require_open()
@@ -263,7 +259,7 @@ class LocalPool:
         with self._lock:
             if batch.number not in self._batches or batch.done[index]:
                 return False
-            ticket = batch.number << BATCH_SHIFT | index
+            ticket = batch.number << TICKET_SHIFT | index
             holder = next((member for member in self._members if ticket in member.tickets), None)
             running = False
             if holder is not None:
@@ -329,11 +325,12 @@ class LocalPool:
     def end_waiting(self) -> None:
         """Do nothing: processes of the pool wait for calls of any function."""
 
-    def _prepared(self, function: Function) -> PreparedFunction:
+    def _encoded(self, function: Function) -> tuple[int, Outgoing]:
+        """Return a function's key and frame; those of the last one are kept, as maps often repeat it."""
         last = self._last_function
-        if last is None or last.id != function.id:
-            last = self._last_function = PreparedFunction(function)
-        return last
+        if last is None or last[0] != function.id:
+            last = self._last_function = (function.id, *encode_function(function))
+        return last[1], last[2]
 
     def _require_open(self) -> None:
         shutdown.require_running()
@@ -423,7 +420,7 @@ class LocalPool:
         failure = crash_failure(returncode, stdout, stderr, was_lost=member.was_lost)
         if ending is not None and ending[0] == ticket:
             failure = ending[1]
-        batch = self._batches.get(ticket >> BATCH_SHIFT)
+        batch = self._batches.get(ticket >> TICKET_SHIFT)
         if batch is not None:
             result = RunResult(None, None, failure=failure, returncode=returncode, stdout=stdout, stderr=stderr)
             self._finish(batch, ticket & _INDEX_MASK, result)
@@ -466,7 +463,7 @@ class LocalPool:
             head = member.tickets[0] if member.tickets else -1
             if head != member.announced:
                 member.announced = head
-                batch = self._batches.get(head >> BATCH_SHIFT)
+                batch = self._batches.get(head >> TICKET_SHIFT)
                 if batch is not None and batch.on_start is not None:
                     found.append((batch.on_start, head & _INDEX_MASK))
         return found
@@ -484,7 +481,7 @@ class LocalPool:
     def _requeue(self, tickets: Sequence[int]) -> None:
         by_batch: dict[int, list[int]] = {}
         for ticket in tickets:
-            by_batch.setdefault(ticket >> BATCH_SHIFT, []).append(ticket & _INDEX_MASK)
+            by_batch.setdefault(ticket >> TICKET_SHIFT, []).append(ticket & _INDEX_MASK)
         for number, indices in by_batch.items():
             batch = self._batches.get(number)
             if batch is not None:
@@ -523,11 +520,11 @@ class LocalPool:
             member.lose()
             return 0
         member.tickets.popleft()
-        batch = self._batches.get(ticket >> BATCH_SHIFT)
+        batch = self._batches.get(ticket >> TICKET_SHIFT)
         if frame.flags & frames.NOT_BEGUN:
             self._requeue([ticket])
         elif batch is not None:
-            self._finish(batch, ticket & _INDEX_MASK, run_result(frame, *member.shown_tails()))
+            self._finish(batch, ticket & _INDEX_MASK, decode_result(frame, *member.shown_tails()))
         if frame.flags & (frames.LEFTOVERS | frames.SPENT | frames.NOT_BEGUN):
             member.kill()
         return 1
@@ -577,7 +574,7 @@ class LocalPool:
             self._wake()
 
     def _start_pump(self) -> None:
-        self._wake_in, self._wake_out = frames.pipe()
+        self._wake_in, self._wake_out = pipe()
         for descriptor in (self._wake_in, self._wake_out):
             os.set_blocking(descriptor, False)
         self._poll.register(self._wake_in, select.POLLIN)
@@ -720,7 +717,7 @@ class LocalPool:
     def _timeout_of(self, member: Member) -> float | None:
         if not member.tickets or not member.ready:
             return None
-        batch = self._batches.get(member.tickets[0] >> BATCH_SHIFT)
+        batch = self._batches.get(member.tickets[0] >> TICKET_SHIFT)
         return None if batch is None else batch.timeout
 
     def _turn(self, ready: Sequence[tuple[int, int]]) -> list[tuple[OnStart, int]]:
@@ -728,7 +725,7 @@ class LocalPool:
         dead = []
         for descriptor, _ in ready:
             if descriptor == self._wake_in:
-                _drain(self._wake_in)
+                drain(self._wake_in)
                 continue
             member = self._watched[descriptor][0]
             if descriptor == member.process.pidfd:
@@ -849,14 +846,6 @@ def _call_back(function: Callable[..., None], argument: object) -> None:
         logger.exception("a callback of the local pool raised")
 
 
-def _drain(descriptor: int) -> None:
-    try:
-        while os.read(descriptor, 512):
-            pass
-    except BlockingIOError:
-        pass
-
-
 _hooked = False
 
 
@@ -897,3 +886,6 @@ def _after_fork() -> None:
     LocalPool._shared_lock = threading.Lock()
     for pool in list(LocalPool._open):
         pool._forget_after_fork()
+
+
+call_resources.close_after_call(LocalPool.close_shared)  # a pool that a call makes in a worker ends with the call

@@ -16,33 +16,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import cloudpickle
 import pytest
+from child_processes import value
 
 from pywren.pickling.packed import dumps, load_exception, loads
 from pywren.worker.child.condition import is_inert
 from pywren.worker.parent.pool import LocalPool
-from pywren.worker.parent.process import ForkServer
 from pywren.worker.task import Function, Runner, RunResult, Task
 
-
-@pytest.fixture(scope="module", autouse=True)
-def by_value() -> Iterator[None]:
-    """Pickle this module's functions as a script's: the children cannot import it."""
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    yield
-    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
-
-
-@pytest.fixture(scope="module", params=["pool", "fork"])
-def runner(request: pytest.FixtureRequest) -> Iterator[Runner]:
-    """What runs the calls: one process for calls of one function, for as long as nothing is wrong with it."""
-    made: Runner = LocalPool(1) if request.param == "pool" else ForkServer(lambda name, text: None)
-    yield made
-    made.close()
+pytestmark = pytest.mark.usefixtures("by_value")
 
 
 def clear_modules() -> None:
@@ -238,12 +223,6 @@ def call(given: tuple[Callable[[], None] | None, int]) -> int:
 
 def run(runner: Runner, function: Function, given: Any) -> RunResult:
     return runner.run(Task(function, dumps(given)))
-
-
-def value(result: RunResult) -> Any:
-    assert result.success, (result.failure, result.exception)
-    assert result.body is not None
-    return loads(result.body)
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)

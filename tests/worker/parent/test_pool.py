@@ -13,25 +13,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import numpy as np
 import psutil
 import pytest
+from child_processes import WAIT, error, is_alive, value, wait_until
 
 from pywren.exceptions import ConfigError, InvocationError
-from pywren.pickling.packed import Packed, dumps, load_exception, loads
+from pywren.pickling.packed import Packed, dumps, loads
 from pywren.worker.parent.pool import LocalPool
 from pywren.worker.task import Function, RunResult, Stop, Task
 
-WAIT = 60.0
-
-
-@pytest.fixture(scope="module", autouse=True)
-def by_value() -> Iterator[None]:
-    """Pickle this module's functions as a script's: the children cannot import it."""
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    yield
-    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+pytestmark = pytest.mark.usefixtures("by_value")
 
 
 @pytest.fixture(scope="module")
@@ -98,44 +90,9 @@ class Calls:
         return [value(result) for result in self.all()]
 
 
-def value(result: RunResult) -> Any:
-    """Return what the function returned."""
-    assert result.success, (result.failure, result.exception)
-    assert result.body is not None
-    return loads(result.body)
-
-
-def error(result: RunResult) -> BaseException:
-    """Return what the function raised."""
-    assert result.success is False, result.failure
-    assert result.body is not None
-    return load_exception(result.body)
-
-
 def one(pool: LocalPool, called: Callable[..., Any], arg: Any = None, **options: Any) -> RunResult:
     """Run one call."""
     return Calls(pool, called, [arg], **options).all()[0]
-
-
-def wait_until(condition: Callable[[], bool]) -> bool:
-    """Look until a condition outside of this process holds."""
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
-
-
-def alive(pid: int) -> bool:
-    """Tell whether a process runs; a zombie does not."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-# -- results -------------------------------------------------------------------------------------------------
 
 
 def test_values_come_with_their_index(pool: LocalPool) -> None:
@@ -396,7 +353,7 @@ def test_a_call_over_its_time_is_killed_with_its_children(pool: LocalPool) -> No
     assert result.failure.kind == "CallTimeoutError"
     assert "ran out of time" in result.failure.message
     assert "0.7 s" in result.failure.message
-    assert wait_until(lambda: not alive(int(result.stdout)))
+    assert wait_until(lambda: not is_alive(int(result.stdout)))
 
 
 def test_a_timeout_is_each_calls_own(pool: LocalPool) -> None:
@@ -428,7 +385,7 @@ def test_a_process_that_is_left_is_ended(pool: LocalPool) -> None:
     """Row 19: the result comes, and the process is killed."""
     result = one(pool, leave_process)
     assert "child processes" in result.info["leftovers"]
-    assert wait_until(lambda: not alive(value(result)))
+    assert wait_until(lambda: not is_alive(value(result)))
 
 
 def test_calls_behind_one_that_leaves_something(pool: LocalPool) -> None:
@@ -842,10 +799,10 @@ def test_nothing_survives_a_client_that_is_killed(tmp_path: Path) -> None:
     )
     assert wait_until(lambda: all(path.exists() for path in paths))
     pids = [int(pid) for path in paths for pid in path.read_text().split()]
-    assert all(map(alive, pids))
+    assert all(map(is_alive, pids))
     client.kill()
     client.wait()
-    assert wait_until(lambda: not any(map(alive, pids)))
+    assert wait_until(lambda: not any(map(is_alive, pids)))
 
 
 def test_the_end_of_the_program_waits_for_calls() -> None:
@@ -903,7 +860,7 @@ def test_a_pool_in_a_call_ends_with_it(pool: LocalPool) -> None:
     found, pids = value(result)
     assert found == 42
     assert pids
-    assert wait_until(lambda: not any(map(alive, pids)))
+    assert wait_until(lambda: not any(map(is_alive, pids)))
 
 
 def test_a_raising_callback_does_not_end_the_pump(pool: LocalPool, caplog: pytest.LogCaptureFixture) -> None:
@@ -979,7 +936,7 @@ def test_ctrl_c_ends_a_program_that_waits_for_its_calls(tmp_path: Path) -> None:
     assert workers
     client.send_signal(signal.SIGINT)
     client.communicate(timeout=WAIT)
-    assert wait_until(lambda: not any(alive(worker.pid) for worker in workers))
+    assert wait_until(lambda: not any(is_alive(worker.pid) for worker in workers))
 
 
 def test_children_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1065,7 +1022,7 @@ def test_a_client_without_standard_streams(runner: str, closed: tuple[int, ...],
             os.close(number)
         from pywren.pickling.packed import dumps, loads
         from pywren.worker.parent.pool import LocalPool
-        from pywren.worker.parent.process import ForkServer
+        from pywren.worker.parent.fork_server import ForkServer
         from pywren.worker.task import Function, Task
         def call(x):
             import os, subprocess, sys

@@ -14,30 +14,24 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import numpy as np
 import psutil
 import pytest
+from child_processes import WAIT, is_alive, value, wait_until
 
 from pywren.exceptions import ConfigError
-from pywren.pickling.packed import Packed, dumps, load_exception, loads
+from pywren.pickling.packed import Packed, dumps, load_exception
 from pywren.wire.digests import sha256
 from pywren.worker.parent import process
+from pywren.worker.parent.fork_server import ForkServer
 from pywren.worker.parent.pool import LocalPool
-from pywren.worker.parent.process import ForkServer
 from pywren.worker.task import Function, RunResult, Stop, Task
 
-WAIT = 60.0
+pytestmark = pytest.mark.usefixtures("by_value")
+
+
 UMASK = oct(os.umask(0o022))
 os.umask(int(UMASK, 8))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def by_value() -> Iterator[None]:
-    """Pickle this module's functions as a script's: the children cannot import it."""
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    yield
-    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
 @pytest.fixture(scope="module")
@@ -63,35 +57,10 @@ def run(server: ForkServer, called: Callable[..., Any], arg: Any = None, **optio
     return server.run(Task(function, dumps(arg, out_of_band=True), **options), stopped=stopped)
 
 
-def value(result: RunResult) -> Any:
-    """Return what the function returned."""
-    assert result.success, (result.failure, result.exception)
-    assert result.body is not None
-    return loads(result.body)
-
-
 def wait_for(path: Path) -> None:
     """Wait, in a call, until a file has content."""
     while not (path.exists() and path.read_text()):
         time.sleep(0.01)
-
-
-def wait_until(condition: Callable[[], bool]) -> bool:
-    """Look until a condition outside of this process holds."""
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
-
-
-def alive(pid: int) -> bool:
-    """Tell whether a process runs; a zombie does not."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_on_lambda_the_deployed_code_is_importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +157,7 @@ def test_a_background_job_ends_with_its_call(server: ForkServer, tmp_path: Path)
     command = f"(sh -c 'echo $PPID' > {pid_file}; sleep 60; echo late) &"
     result = run(server, lambda _: (os.system(command), wait_for(pid_file), os.getpid())[2])
     assert result.info["leftovers"] == "child processes"
-    assert wait_until(lambda: not alive(int(pid_file.read_text())))
+    assert wait_until(lambda: not is_alive(int(pid_file.read_text())))
     assert value(run(server, lambda _: os.getpid())) != value(result)
 
 
@@ -374,7 +343,7 @@ def test_a_call_over_its_time_is_killed_with_its_children(server: ForkServer) ->
     assert result.failure is not None
     assert result.failure.kind == "CallTimeoutError"
     assert "ran out of time" in result.failure.message
-    assert wait_until(lambda: not alive(int(result.stdout)))
+    assert wait_until(lambda: not is_alive(int(result.stdout)))
 
 
 def test_a_call_may_have_a_month(server: ForkServer) -> None:
@@ -403,7 +372,7 @@ def test_threads_and_processes_that_are_left(server: ForkServer) -> None:
         return subprocess.Popen(["sleep", "1000"]).pid
 
     result = run(server, call)
-    assert wait_until(lambda: not alive(value(result)))
+    assert wait_until(lambda: not is_alive(value(result)))
     assert "1 thread" in result.info["leftovers"]
     assert "child processes" in result.info["leftovers"]
 
@@ -467,7 +436,7 @@ def test_close_ends_calls_and_leaves_nothing(tmp_path: Path) -> None:
     thread.join(WAIT)
     assert results[0].failure is not None
     assert results[0].failure.kind == "WorkerCrashedError"
-    assert wait_until(lambda: not alive(int(results[0].stdout)))
+    assert wait_until(lambda: not is_alive(int(results[0].stdout)))
     server.start()
     late = run(server, len, "x").failure
     assert late is not None
@@ -480,7 +449,7 @@ def test_nothing_survives_a_handler_that_is_killed(tmp_path: Path) -> None:
     script = """
 import sys, threading, time
 from pywren.pickling.packed import dumps
-from pywren.worker.parent.process import ForkServer
+from pywren.worker.parent.fork_server import ForkServer
 from pywren.worker.task import Function, Task
 def call(path):
     import os, subprocess
@@ -500,7 +469,7 @@ ForkServer().run(Task(Function("f", dumps(call)), dumps(sys.argv[1])))
     pids = [int(pid) for pid in path.read_text().split()]
     client.kill()
     client.wait()
-    assert wait_until(lambda: not any(map(alive, pids)))
+    assert wait_until(lambda: not any(map(is_alive, pids)))
 
 
 def test_another_platform(monkeypatch: pytest.MonkeyPatch) -> None:

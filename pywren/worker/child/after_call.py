@@ -1,0 +1,72 @@
+"""What happens in a child between the end of a call and its result: find what it left, and end the process if need be.
+
+Everything here runs on the main thread, in a process to which a call may have done anything. So each step must work
+with a broken standard library, and where it does not, ``Condition.restore`` comes first.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import NoReturn
+
+from pywren.worker import call_resources
+from pywren.worker.child.condition import Condition
+from pywren.worker.child.leftovers import leftovers
+from pywren.worker.child.output import Output
+
+_exit = os._exit  # the user's function may replace it
+
+
+def what_is_left(output: Output, condition: Condition, *, is_sound: bool) -> tuple[str, tuple[str, str], bool]:
+    """Close what the call opened, and look at the rest.
+
+    Args:
+        output: where the call wrote.
+        condition: the process as it was.
+        is_sound: whether the process has been found sound.
+
+    Returns:
+        What the call left running, as words; the tails of its output; and whether the process is still sound.
+    """
+    if not is_sound:
+        condition.restore()  # the process runs no more calls, but the steps below need the standard library
+    try:
+        return (*_left_and_tails(output), is_sound and output.has_descriptors())
+    except Exception:  # noqa: BLE001 -- something is broken that no check finds; the call has ended, and is reported
+        condition.restore()
+        return (*_left_and_tails(output), False)
+
+
+def _left_and_tails(output: Output) -> tuple[str, tuple[str, str]]:
+    call_resources.close_all()
+    output.flush()
+    return leftovers(), output.tails()
+
+
+def end_process(error: BaseException, output: Output) -> NoReturn:
+    """End this process as Python does when nobody catches this exception."""
+    if isinstance(error, KeyboardInterrupt):
+        # Python ends itself by the signal, so that the parent sees SIGINT and not an exit code.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        output.flush()
+        os.kill(os.getpid(), signal.SIGINT)
+    code = exit_code(error)
+    output.flush()
+    _exit(code)
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the exit code of a process that ends with this exception, and print what Python would print."""
+    if isinstance(error, SystemExit):
+        if error.code is None:
+            return 0
+        if isinstance(error.code, int):
+            return error.code & 0xFF
+        sys.stderr.write(f"{error.code}\n")
+        return 1
+    import traceback
+
+    traceback.print_exception(type(error), error, error.__traceback__)
+    return 1

@@ -1,0 +1,272 @@
+"""Fork mode: a small server forks a process for each function and environment, and that runs calls one after the other.
+
+Three processes take part:
+
+- The *parent* (``parent/fork_server``) asks over the server's channel for a fork, and hands over four descriptors with
+  that: the call's own socket, its stdout, its stderr and its status pipe.
+- The *server*, ``ForkLoop``, runs none of the user's code. It has one thread, which waits in ``poll`` for the channel,
+  the lifeline and SIGCHLD (a wake-up pipe); it forks, kills and reaps. One thread matters: only what the forking thread
+  holds is consistent in the child.
+- The *forked process* runs calls that it reads from its socket, and says with each result whether it stays.
+
+The server is a subreaper. Daemons that a call started outside its group become the server's children when the forked
+process ends, and die before the parent reads on the status pipe that the call has ended.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+from typing import NoReturn
+
+from pywren.worker import frames, process_tree
+from pywren.worker.child.after_call import end_process, what_is_left
+from pywren.worker.child.condition import Condition
+from pywren.worker.child.leftovers import watch_threads
+from pywren.worker.child.loaded_function import LoadedFunction
+from pywren.worker.child.output import Output
+from pywren.worker.child.runner import TaskRunner
+from pywren.worker.descriptors import close_all_but, drain, high_descriptor
+from pywren.worker.frames import Channel, Frame
+from pywren.worker.protocol import RUNNING, STATUS, decode_task, send_result
+from pywren.worker.task import Function, Task
+
+# The user's function may replace any of these under their public names.
+_exit, _getpid, _setpgid = os._exit, os.getpid, os.setpgid
+
+_USUAL_MEGABYTES = 2048
+_LIGHT_SHARE = 0.25  # of the memory that there is
+
+
+class _ForkedProcess:
+    """One process that the server forked.
+
+    Args:
+        number: what the parent calls it.
+        pid: its process id, and its group's.
+        status: the write end of its status pipe.
+    """
+
+    def __init__(self, number: int, pid: int, status: int) -> None:
+        self.number = number
+        self.pid = pid
+        self.status = status
+
+    def kill(self) -> None:
+        """Kill its process group."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass  # nothing is left of it (macOS answers EPERM for a group of zombies)
+
+
+class ForkLoop:
+    """The server's one loop; cloudpickle and tblib are loaded before it forks, and so are loaded in every fork.
+
+    Args:
+        channel: this end of the parent's channel; it blocks.
+        lifeline: a pipe that ends with the parent.
+        root: the private directory of this process and of its forks.
+    """
+
+    def __init__(self, channel: Channel, lifeline: int, root: str) -> None:
+        import cloudpickle  # noqa: F401
+        import tblib.pickling_support  # noqa: F401
+
+        from pywren.pickling.by_value import reducers  # noqa: F401
+
+        watch_threads(root)
+        self.condition = Condition()
+        gc.collect()
+        gc.freeze()  # a collection in a fork would write to, and so copy, every page with an object of the server
+
+        self.channel = channel
+        self.lifeline = lifeline
+        self.root = root
+        self.forked: dict[int, _ForkedProcess] = {}
+        self.pid = os.getpid()
+        self._prctl = process_tree.load_prctl()
+        process_tree.adopt_orphans(self._prctl)
+
+    def serve(self) -> NoReturn:
+        """Fork, reap and kill until the parent is gone."""
+        wake_in, wake_out = os.pipe()
+        wake_in, wake_out = high_descriptor(wake_in), high_descriptor(wake_out)
+        os.set_blocking(wake_in, False)
+        os.set_blocking(wake_out, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # only a signal with a Python handler reaches the wake-up pipe
+        signal.set_wakeup_fd(wake_out, warn_on_full_buffer=False)
+        poll = select.poll()
+        for number in (self.channel.fileno(), self.lifeline, wake_in):
+            poll.register(number, select.POLLIN)
+        self.channel.send(frames.encode(frames.READY))
+        while True:
+            ready = {number for number, _ in poll.poll()}
+            if wake_in in ready:
+                drain(wake_in)  # first: a child that ends while others are reaped must wake this loop again
+                self._reap()
+            if self.lifeline in ready:
+                self._end()
+            if self.channel.fileno() in ready:
+                self._obey()
+
+    def _obey(self) -> None:
+        try:
+            received = self.channel.receive()
+        except EOFError:
+            self._end()
+        for frame in received:
+            if frame.kind == frames.FORK:
+                self._fork(frame)
+            elif frame.kind == frames.KILL:
+                for forked in self.forked.values():
+                    if forked.number == frame.number:
+                        forked.kill()
+
+    def _fork(self, frame: Frame) -> None:
+        call, out, err, status = frame.descriptors
+        try:
+            pid = os.fork()
+        except OSError:
+            for number in frame.descriptors:
+                os.close(number)  # the parent reads the end of the status pipe without a status
+            return
+        if pid == 0:
+            self._become_call(frame)
+        try:
+            _setpgid(pid, pid)  # both sides do this, so that the group exists whichever runs first
+        except OSError:
+            pass  # the child has ended already
+        for number in (call, out, err):
+            os.close(number)
+        self.forked[pid] = _ForkedProcess(frame.number, pid, status)
+
+    def _become_call(self, frame: Frame) -> NoReturn:
+        call, out, err, status = frame.descriptors
+        _setpgid(0, 0)
+        # The parent knows whom to kill before any code of the user's runs, even if that code kills the server.
+        _report(status, os.getpid(), RUNNING)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=high_descriptor(call))
+        close_all_but({0, 1, 2, sock.fileno()})  # the status pipe too: only the server tells the end
+        may_stay = process_tree.adopt_orphans(self._prctl)
+        scratch = os.fsdecode(frame.meta)
+        _run_calls(Channel(sock), self.root, scratch, self.condition, may_stay=may_stay)
+
+    def _reap(self) -> None:
+        for pid, forked in list(self.forked.items()):
+            status = _reaped(forked)
+            if status is None:
+                continue
+            del self.forked[pid]
+            self._end_orphans()  # first: when the parent learns of the end, nothing of the call is left
+            _report(forked.status, pid, os.waitstatus_to_exitcode(status))
+            os.close(forked.status)
+
+    def _end_orphans(self) -> None:
+        """Kill the orphans that this subreaper inherited: calls that ended left them outside their process groups."""
+        while orphans := [pid for pid in process_tree.children_of(self.pid) if pid not in self.forked]:
+            for pid in orphans:
+                os.kill(pid, signal.SIGKILL)
+            for pid in orphans:
+                os.waitpid(pid, 0)
+
+    def _end(self) -> NoReturn:
+        for pid in self.forked:
+            process_tree.kill_tree(pid)
+        _exit(0)
+
+
+def _reaped(forked: _ForkedProcess) -> int | None:
+    """Reap a forked process that has ended, and kill what it left; ``None`` as long as it runs."""
+    if hasattr(os, "waitid"):
+        if os.waitid(os.P_PID, forked.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            return None
+        forked.kill()  # while it is a zombie, no other process or group can get its number
+    pid, status = os.waitpid(forked.pid, os.WNOHANG)
+    return status if pid else None
+
+
+def _report(descriptor: int, pid: int, returncode: int) -> None:
+    """Write to a status pipe; a write this small is atomic."""
+    try:
+        os.write(descriptor, STATUS.pack(pid, returncode))
+    except OSError:
+        pass  # the parent has closed its end
+
+
+def _run_calls(channel: Channel, root: str, scratch: str, condition: Condition, *, may_stay: bool) -> NoReturn:
+    """Run calls of one function, one after the other, for as long as each leaves nothing behind."""
+    output = Output(captured=False)
+    task = _receive_task(channel, None)
+    os.environ.update(task.extra_env)  # the same for all calls of this process, see the parent's ``ForkServer``
+    runner = TaskRunner(root, scratch, condition)
+    function = LoadedFunction(task.function, runner, root)
+    pid = os.getpid()
+    limits = _limits()
+    has_run = False
+    while True:
+        try:
+            result = runner.run(function.load, task.data, task.references, {})
+        except BaseException as error:  # noqa: BLE001 -- sys.exit() and the like end this process, as they would anywhere
+            end_process(error, output)
+        if _getpid() != pid:
+            _exit(0)  # the user's function forked, and this is the second process to return
+        is_sound = runner.condition.is_sound(thoroughly=True)
+        if not (result.begun or is_sound) and has_run:
+            # An earlier call is to blame: this one is for another process.
+            channel.send(frames.encode(frames.RESULT, flags=frames.NOT_BEGUN))
+            _exit(0)
+        has_run = True
+        left, _, is_sound = what_is_left(output, runner.condition, is_sound=is_sound)
+        unchanged = is_sound and not left and runner.place.is_as_found(output.streams) and _limits() == limits
+        stays = may_stay and unchanged and _is_light()
+        send_result(channel, 0, result, ("", ""), left, frames.STAYS if stays else 0)
+        if not stays:
+            _exit(0)
+        del task, result  # they may be big, and those of the next call come beside them
+        output.restore()
+        runner.place.leave(output.streams)
+        task = _receive_task(channel, function.source)
+
+
+def _receive_task(channel: Channel, known: Function | None) -> Task:
+    """Wait for the next task, the only thing that a parent sends to a forked child."""
+    received: list[Frame] = []
+    try:
+        while not received:
+            received = channel.receive()
+    except EOFError:
+        _exit(0)  # no more calls
+    return decode_task(received[0], known)
+
+
+def _limits() -> tuple[object, ...]:
+    """Return the limits and the priority of this process, which a call may lower and nobody can raise again."""
+    import resource
+
+    kinds = ("AS", "CORE", "CPU", "DATA", "FSIZE", "MEMLOCK", "NOFILE", "NPROC", "STACK")
+    numbers = [getattr(resource, f"RLIMIT_{kind}", None) for kind in kinds]
+    limits = [resource.getrlimit(number) for number in numbers if number is not None]
+    return os.getpriority(os.PRIO_PROCESS, 0), *limits
+
+
+def _is_light() -> bool:
+    """Tell whether this process has always taken so little memory that it may keep what it has.
+
+    ``ru_maxrss`` is in bytes on macOS and in KiB elsewhere (getrusage(2)).
+    """
+    import resource
+
+    megabytes = os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "")
+    available = int(megabytes) if megabytes.isdecimal() else _USUAL_MEGABYTES
+    unit = 1 if sys.platform == "darwin" else 1024
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return bool(most <= available * 1024 * 1024 * _LIGHT_SHARE)

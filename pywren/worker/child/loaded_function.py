@@ -1,0 +1,62 @@
+"""``LoadedFunction``: a function as a child holds it, from its arrival to the last call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pywren.pickling.packed import load_with_names
+from pywren.worker.child.condition import is_inert
+from pywren.worker.child.modules import modules_digest
+from pywren.worker.child.program import Program
+from pywren.worker.child.runner import TaskRunner
+from pywren.worker.child.snapshot import Snapshot
+from pywren.worker.task import Function
+
+
+class LoadedFunction:
+    """A function that this child was given, and what came of loading it.
+
+    It is loaded by its first call, not when it arrives: loading runs the user's imports, and whatever they raise is
+    the outcome of that call.
+
+    Args:
+        source: the function as it arrived.
+        runner: runs its calls.
+        root: the child's private directory.
+        digest: the ``modules_digest`` of its modules, where it is known.
+
+    Attributes:
+        is_inert: whether the function can only compute, so that a call on plain data changes nothing in its process;
+            False until it is loaded.
+    """
+
+    def __init__(self, source: Function, runner: TaskRunner, root: str, digest: str | None = None) -> None:
+        self.source = source
+        self.is_inert = False
+        self._runner = runner
+        self._root = root
+        self._digest = modules_digest(source.modules) if digest is None else digest
+        self._program = Program(root)
+        self._loaded: Callable[[Any], Any] | None = None
+        self._snapshot: Snapshot | None = None
+
+    def load(self) -> Callable[[Any], Any]:
+        """Make the function's modules importable and return it; the first call loads it."""
+        self._runner.activate(self.source, self._digest, self._program)
+        if self._loaded is None:
+            self._loaded, names = load_with_names(self.source.pickle)
+            self._program.add(names)
+            self._program.enter()
+            self._snapshot = Snapshot.take(self._loaded, names)
+            self.is_inert = is_inert(self._loaded)
+        return self._loaded
+
+    def unchanged(self) -> LoadedFunction:
+        """Return this function as no call has changed it: a copy of its snapshot, or one that is loaded again."""
+        fresh = LoadedFunction(self.source, self._runner, self._root, self._digest)
+        if self._snapshot is not None:
+            fresh._loaded, names = self._snapshot.copy_with_names()
+            fresh._snapshot, fresh.is_inert = self._snapshot, self.is_inert
+            fresh._program.add(names)
+        return fresh

@@ -1,0 +1,136 @@
+"""``ShippedModules``: the user's modules that arrived with functions; those of one function are importable at a time.
+
+Two functions may bring different modules of the same name. Each set stands in a directory of its own, named by the
+set's digest, which is on ``sys.path`` while one of its functions runs. The modules that a function has loaded leave
+``sys.modules`` when another set becomes active, and return with their own: a function that is kept must find the same
+module objects again, or its classes would no longer be the classes of its modules.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from types import ModuleType
+
+from pywren.worker.directories import own_umask, remove_directory
+from pywren.worker.task import Function
+
+_KEPT_SETS = 4  # modules set aside; an older set is imported again when its function returns
+_sha256 = hashlib.sha256  # the user's function may replace it
+
+
+def modules_digest(modules: Mapping[str, bytes]) -> str:
+    """Return the name of a set of modules: equal for equal paths and contents, empty for no modules."""
+    if not modules:
+        return ""
+    digest = _sha256()
+    for path in sorted(modules):
+        digest.update(f"{path}\0{len(modules[path])}\0".encode())
+        digest.update(modules[path])
+    return digest.hexdigest()[:32]
+
+
+class ShippedModules:
+    """Makes the modules of one function importable, and of no other.
+
+    Args:
+        root: the directory in which each set of modules gets a directory of its own.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._active = ""
+        self._runtime: str | None = None
+        self._runtime_entries: list[str] = []
+        self._set_aside: dict[tuple[str, str | None], dict[str, ModuleType]] = {}
+
+    @property
+    def directory(self) -> str:
+        """The directory of the modules that are importable now."""
+        return self._directory(self._active)
+
+    def _directory(self, digest: str) -> str:
+        return os.path.join(self._root, f"modules-{digest}")
+
+    def activate(self, function: Function, digest: str) -> bool:
+        """Make one function's modules importable, and no other's.
+
+        Args:
+            function: the function, with its modules and its runtime.
+            digest: the ``modules_digest`` of its modules.
+
+        Returns:
+            Whether anything changed: False when these modules were active already.
+        """
+        if digest == self._active and function.runtime_path == self._runtime:
+            return False
+        self._deactivate()
+        if digest:
+            _write_modules(self._directory(digest), function.modules)
+        self._active, self._runtime = digest, function.runtime_path
+        if function.runtime_path is not None:
+            self._runtime_entries = runtime_directories(function.runtime_path)
+            sys.path[:0] = self._runtime_entries
+        if digest:
+            sys.path.insert(0, self.directory)
+        sys.modules.update(self._set_aside.pop((digest, function.runtime_path), {}))
+        importlib.invalidate_caches()
+        return True
+
+    def _deactivate(self) -> None:
+        unwanted = [*self._runtime_entries, *([self.directory] if self._active else ())]
+        if not unwanted:
+            return
+        sys.path[:] = [entry for entry in sys.path if entry not in unwanted]
+        self._runtime_entries = []
+        names = [name for entry in unwanted for name in _modules_in(entry + os.sep)]
+        self._set_aside[self._active, self._runtime] = {name: sys.modules.pop(name) for name in dict.fromkeys(names)}
+        while len(self._set_aside) > _KEPT_SETS:
+            del self._set_aside[next(iter(self._set_aside))]
+
+
+def runtime_directories(runtime: str) -> list[str]:
+    """Return the directories of an extracted runtime from which packages are imported, unless the path has them.
+
+    The path has some of them when the runtime's own interpreter runs this.
+    """
+    packages = os.path.join("lib", f"python{sys.version_info[0]}.{sys.version_info[1]}", "site-packages")
+    places = (os.path.join("condaruntime", packages), packages, "site-packages")
+    directories = [*(os.path.join(runtime, place) for place in places), runtime]
+    return [directory for directory in directories if directory not in sys.path and os.path.isdir(directory)]
+
+
+def _modules_in(directory: str) -> list[str]:
+    """Return the names of the loaded modules whose files or packages are below a directory."""
+    found = []
+    for name, module in list(sys.modules.items()):
+        places = [getattr(module, "__file__", None)]
+        try:
+            places += list(getattr(module, "__path__", None) or ())
+        except Exception:  # noqa: BLE001 -- odd objects live in sys.modules, and computing a __path__ may import
+            pass
+        if any(isinstance(place, str) and (place + os.sep).startswith(directory) for place in places):
+            found.append(name)
+    return found
+
+
+def _write_modules(directory: str, modules: Mapping[str, bytes]) -> None:
+    """Write modules; the directory gets its name once it is complete, so that nobody imports half of it."""
+    if os.path.isdir(directory):
+        return
+    temporary = f"{directory}.{os.getpid()}"
+    with own_umask():
+        for path, content in modules.items():
+            target = os.path.join(temporary, *path.split("/"))
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            with open(target, "wb") as file:
+                file.write(content)
+    try:
+        os.rename(temporary, directory)
+    except OSError:
+        if not os.path.isdir(directory):  # else another process below the same root was faster
+            raise
+        remove_directory(temporary)

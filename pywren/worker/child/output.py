@@ -1,0 +1,103 @@
+"""``Output``: where a child's calls write, and the last of what they wrote."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TextIO
+
+from pywren.worker.descriptors import high_descriptor
+from pywren.worker.protocol import TAIL_LIMIT
+
+
+class Output:
+    """File descriptors 1 and 2 of a child, and the text streams over them.
+
+    Args:
+        captured: True when they are files whose tails this object reads, False when they are pipes to the parent.
+    """
+
+    def __init__(self, *, captured: bool) -> None:
+        self._captured = captured
+        # The interpreter's own streams may lie over something else. These write line by line, so that a crash loses
+        # nothing, and take any text, surrogates included.
+        self._streams = self._open_streams()
+        self._null = high_descriptor(os.dup(0))
+        self._targets = (high_descriptor(os.dup(1)), high_descriptor(os.dup(2)))
+        self._shown: tuple[int, int] | None = None
+        first = self._lowest_free()
+        self._most = first + max(0, _most_descriptors() - first) // 2
+
+    def has_descriptors(self) -> bool:
+        """Tell whether this process may still open at least half of the descriptors that it could at first."""
+        try:
+            return self._lowest_free() < self._most
+        except OSError:
+            return False
+
+    def _lowest_free(self) -> int:
+        number = os.dup(self._null)  # the kernel gives the lowest; this process keeps its own far above
+        os.close(number)
+        return number
+
+    def show(self, descriptors: tuple[int, int]) -> None:
+        """Take the pipes for output that the parent shows as it comes."""
+        self._shown = descriptors
+
+    def begin(self, *, shown: bool) -> None:
+        """Point the descriptors at the pipes for the next call, or at the files."""
+        targets = self._shown if shown and self._shown is not None else self._targets
+        os.dup2(targets[0], 1)
+        os.dup2(targets[1], 2)
+
+    def flush(self) -> None:
+        """Flush the streams; a call may have closed them, or the descriptors below."""
+        for stream in self._streams:
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                continue
+
+    def restore(self) -> None:
+        """Restore the standard streams that the call closed or redirected."""
+        os.dup2(self._null, 0)
+        os.dup2(self._targets[0], 1)
+        os.dup2(self._targets[1], 2)
+        if self._streams[0].closed or self._streams[1].closed:
+            self._streams = self._open_streams()
+
+    @staticmethod
+    def _open_streams() -> tuple[TextIO, TextIO]:
+        sys.stdout, sys.stderr = (
+            open(number, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+            for number in (1, 2)
+        )
+        sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr  # type: ignore[misc]
+        return sys.stdout, sys.stderr
+
+    @property
+    def streams(self) -> tuple[TextIO, TextIO]:
+        """The text streams over descriptors 1 and 2."""
+        return self._streams
+
+    def tails(self) -> tuple[str, str]:
+        """Return the last of what the call wrote to stdout and stderr, and forget it."""
+        if not self._captured:
+            return "", ""
+        out, err = self._targets
+        return _tail(out) if os.lseek(out, 0, os.SEEK_CUR) else "", _tail(err) if os.lseek(err, 0, os.SEEK_CUR) else ""
+
+
+def _most_descriptors() -> int:
+    import resource
+
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return sys.maxsize if most == resource.RLIM_INFINITY else most
+
+
+def _tail(descriptor: int) -> str:
+    size = os.fstat(descriptor).st_size
+    data = os.pread(descriptor, TAIL_LIMIT, max(0, size - TAIL_LIMIT))
+    os.ftruncate(descriptor, 0)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return data.decode("utf-8", "replace")

@@ -1,0 +1,173 @@
+"""``Place``: the state of a process that every call finds alike and may change: environment, paths, directory, signals.
+
+A call leaves these as it likes, and ``Place`` restores them before the next one. What cannot be restored is the matter
+of ``condition``, after whose verdict the process is replaced.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # without the enums of signal, which cost microseconds
+import builtins
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import TextIO
+
+from pywren.system import private_names
+from pywren.worker.descriptors import high_descriptor
+from pywren.worker.directories import own_umask, remove_directory
+
+_getsignal = _signal.getsignal  # the user's function may replace it
+
+_RESTORED_SIGNALS = tuple(
+    getattr(_signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGPIPE")
+    if hasattr(_signal, name)
+)
+_TIMERS = tuple(getattr(_signal, name) for name in ("ITIMER_REAL", "ITIMER_VIRTUAL", "ITIMER_PROF"))
+_UNUSED_TIME = 0  # the scratch directory's time of modification as long as nothing was written there
+
+
+class Place:
+    """What a call finds in its process and may change, saved when this object is made.
+
+    Args:
+        scratch: the directory in which calls run; made with the first one.
+    """
+
+    def __init__(self, scratch: str) -> None:
+        self._scratch = scratch
+        self._scratch_descriptor: int | None = None
+        self._environment = os.environ
+        self._environment_data = private_names.environment_data()
+        self._saved_environment = dict(self._environment_data)
+        self._path = sys.path
+        self._saved_path = list(sys.path)
+        self._stdin = sys.stdin
+        self._print = builtins.print
+        self._umask = os.umask(0o077)
+        os.umask(self._umask)
+        self._handlers = list(map(_getsignal, _RESTORED_SIGNALS))
+        self._recursion_limit = sys.getrecursionlimit()
+        self._first = self._saved_environment, self._handlers, self._recursion_limit
+
+    def enter(self, extra_env: Mapping[str, str | None]) -> None:
+        """Enter an empty directory and set the call's environment variables; ``None`` removes one."""
+        if self._scratch_descriptor is None:
+            self._make_scratch()
+        if extra_env:
+            for name, value in extra_env.items():
+                if value is None:
+                    self._environment.pop(name, None)
+                else:
+                    self._environment[name] = value
+            if "TZ" in extra_env:
+                time.tzset()  # the C library reads TZ only once by itself
+
+    def start_over(self) -> None:
+        """Take the very first state for the one to restore: modules that are no longer active changed it since."""
+        self._saved_environment, self._handlers, self._recursion_limit = self._first
+        self._saved_path = list(sys.path)
+
+    def adopt(self, extra_env: Mapping[str, str | None]) -> None:
+        """Take the present state for the one to restore.
+
+        Imports have changed it, and Python does not repeat them for the next call. The variables of this call alone
+        are not part of that state.
+
+        Args:
+            extra_env: the variables of this call.
+        """
+        environment = dict(self._environment_data)
+        for name in map(os.fsencode, extra_env):
+            environment.pop(name, None)
+            if name in self._saved_environment:
+                environment[name] = self._saved_environment[name]
+        self._saved_environment = environment
+        self._saved_path = list(sys.path)
+        self._handlers = list(map(_getsignal, _RESTORED_SIGNALS))
+        self._recursion_limit = sys.getrecursionlimit()
+
+    def is_as_found(self, streams: tuple[TextIO, TextIO]) -> bool:
+        """Tell whether the call changed nothing but the content of its directory.
+
+        Args:
+            streams: what ``sys.stdout`` and ``sys.stderr`` were before the call.
+        """
+        return (
+            os.environ is self._environment
+            and self._environment_data == self._saved_environment
+            and sys.path is self._path
+            and sys.path == self._saved_path
+            and builtins.print is self._print
+            and (sys.stdin, sys.stdout, sys.stderr) == (self._stdin, *streams)
+            and list(map(_getsignal, _RESTORED_SIGNALS)) == self._handlers
+            and not any(_signal.getitimer(timer)[0] for timer in _TIMERS)
+            and sys.getrecursionlimit() == self._recursion_limit
+        )
+
+    def leave(self, streams: tuple[TextIO, TextIO]) -> None:
+        """Restore what the call changed; this takes a few microseconds when it changed nothing.
+
+        Args:
+            streams: what ``sys.stdout`` and ``sys.stderr`` become.
+        """
+        if os.environ is not self._environment:
+            os.environ = self._environment  # noqa: B003 -- the very object, whose content is restored next
+        if self._environment_data != self._saved_environment:
+            self._restore_environment()
+        if sys.path is not self._path or sys.path != self._saved_path:
+            sys.path = self._path
+            sys.path[:] = self._saved_path
+        if builtins.print is not self._print:
+            builtins.print = self._print
+        sys.stdin, sys.stdout, sys.stderr = self._stdin, *streams
+        os.umask(self._umask)
+        _signal.alarm(0)
+        if list(map(_getsignal, _RESTORED_SIGNALS)) != self._handlers:
+            for number, handler in zip(_RESTORED_SIGNALS, self._handlers, strict=True):
+                _signal.signal(number, handler)
+        if sys.getrecursionlimit() != self._recursion_limit:
+            sys.setrecursionlimit(self._recursion_limit)
+        self._restore_directory()
+
+    def _restore_environment(self) -> None:
+        current, saved = self._environment_data, self._saved_environment
+        for name in [name for name in current if name not in saved]:
+            del self._environment[_decoded(name)]
+        for name, value in saved.items():
+            if current.get(name) != value:
+                self._environment[_decoded(name)] = _decoded(value)
+        time.tzset()
+
+    def _make_scratch(self) -> None:
+        with own_umask():
+            os.makedirs(self._scratch)
+        os.utime(self._scratch, ns=(_UNUSED_TIME, _UNUSED_TIME))  # any entry that a call makes here sets a later one
+        descriptor = os.open(self._scratch, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+        self._scratch_descriptor = high_descriptor(descriptor)
+        os.fchdir(self._scratch_descriptor)
+
+    def _restore_directory(self) -> None:
+        """Return to the scratch directory if it is unused; otherwise replace it by an empty one."""
+        descriptor = self._scratch_descriptor
+        if descriptor is None:
+            return
+        try:
+            found = os.fstat(descriptor)
+            if found.st_mtime_ns == _UNUSED_TIME and found.st_nlink:
+                os.fchdir(descriptor)
+                return
+            os.close(descriptor)
+        except OSError:
+            pass  # the call closed descriptors, or removed the directory
+        self._scratch_descriptor = None
+        remove_directory(self._scratch)
+        if os.path.exists(self._scratch):  # the call made something that cannot be removed
+            self._scratch += "+"
+        self._make_scratch()
+
+
+def _decoded(name: bytes) -> str:
+    return os.fsdecode(name)

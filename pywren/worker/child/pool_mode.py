@@ -1,0 +1,179 @@
+"""Pool mode: a child of the local pool runs calls itself, one after the other, on its main thread.
+
+The parent writes eight-byte tickets into a pipe, and the functions and arguments of the calls into the channel. The
+child takes *one* ticket, runs that call and flushes its result before it takes the next. Whatever is still in the pipe
+the parent can take back: to cancel it, or to give it to an idle process. So the kernel, by making each read of eight
+bytes atomic, decides whose a ticket is, and no lock spans the two processes.
+
+A call that left threads, child processes or lasting changes ends its process: the child sends the result with that
+flag and waits to be killed, so that the parent kills everything below it at once.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import signal
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from pywren.pickling.packed import Packed
+from pywren.worker import frames, process_tree
+from pywren.worker.child.after_call import end_process, what_is_left
+from pywren.worker.child.leftovers import watch_threads
+from pywren.worker.child.loaded_function import LoadedFunction
+from pywren.worker.child.output import Output
+from pywren.worker.child.runner import TaskRunner
+from pywren.worker.descriptors import high_descriptor
+from pywren.worker.frames import Channel, Frame, UnlinkedFile
+from pywren.worker.protocol import TICKET, TICKET_SHIFT, function_from, packed_from, send_result
+from pywren.worker.task import RunResult
+
+# The user's function may replace any of these under their public names.
+_loads = pickle.loads
+_exit, _getpid, _read, _pause = os._exit, os.getpid, os.read, signal.pause
+
+_NAMES = pickle.STACK_GLOBAL  # a pickle without this opcode makes plain data: numbers, texts, lists and so on
+_NO_OUTPUT = ("", "")
+
+
+class PoolChild:
+    """Runs the calls whose tickets it takes.
+
+    Args:
+        channel: this end of the channel; it blocks.
+        tickets: the read end of the ticket pipe. The parent holds the same end and set it not to block.
+        root: the private directory of this process.
+    """
+
+    def __init__(self, channel: Channel, tickets: int, root: str) -> None:
+        self.channel = channel
+        self.tickets = tickets
+        self.root = root
+        self.output = Output(captured=True)
+        watch_threads(root)
+        self.runner = TaskRunner(root, os.path.join(root, "scratch"))
+        self.has_run = False
+        self.functions: dict[int, LoadedFunction] = {}
+        self.batches: dict[int, tuple[LoadedFunction, Mapping[str, str], bool]] = {}
+        self.arenas: dict[int, UnlinkedFile] = {}
+        self.arguments: dict[int, Any] = {}
+        self.poll = select.poll()
+        self.poll.register(tickets, select.POLLIN)
+        self.pid = os.getpid()
+
+    def serve(self) -> NoReturn:
+        """Run calls until the parent closes the ticket pipe."""
+        process_tree.adopt_orphans(process_tree.load_prctl())
+        self.channel.send(frames.encode(frames.READY))
+        while True:
+            ticket = self._take_ticket()
+            try:
+                self._run(ticket)
+            except EOFError:
+                _exit(0)  # the parent is gone
+
+    def _take_ticket(self) -> int:
+        while True:
+            try:
+                data = _read(self.tickets, TICKET.size)
+            except BlockingIOError:  # "does not block" belongs to the open pipe, so it holds for both processes
+                self.poll.poll()
+                continue
+            if not data:
+                _exit(0)
+            return int(TICKET.unpack(data)[0])
+
+    def _run(self, ticket: int) -> None:
+        while ticket not in self.arguments:
+            # The parent writes tickets once arguments are queued; a full socket may hold these back for a while.
+            for frame in self.channel.receive():
+                self._take_frame(frame)
+        entry = self.arguments.pop(ticket)
+        argument, references = (Packed(entry), ()) if isinstance(entry, bytes) else self._argument(entry)
+        function, extra_env, shown = self.batches[ticket >> TICKET_SHIFT]
+        if shown:
+            self.output.begin(shown=True)
+        # Such a call can have changed nothing, printed nothing and left nothing; most short calls are like this.
+        nothing_to_mend = function.is_inert and type(entry) is bytes and not (_NAMES in entry or shown or extra_env)
+        try:
+            result = self.runner.run(function.load, argument, references, extra_env, mend=not nothing_to_mend)
+        except BaseException as error:  # noqa: BLE001 -- sys.exit() and the like end this process, as they would anywhere
+            if _getpid() != self.pid:
+                _exit(0)
+            end_process(error, self.output)
+        if _getpid() != self.pid:
+            _exit(0)  # the user's function forked, and this is the second process to return
+        if nothing_to_mend:
+            self.has_run = True
+            send_result(self.channel, ticket, result, _NO_OUTPUT, "")
+            return
+        self._end_call(ticket, result)
+
+    def _end_call(self, ticket: int, result: RunResult) -> None:
+        """Send a result, and prepare this process for the next call if it is fit for one."""
+        is_sound = self._is_sound(result)
+        if not (result.begun or is_sound) and self.has_run:
+            # An earlier call is to blame: this one is for another process.
+            self.channel.send(frames.encode(frames.RESULT, flags=frames.NOT_BEGUN, number=ticket))
+            _wait_to_be_killed()
+        self.has_run = True
+        left, tails, is_sound = what_is_left(self.output, self.runner.condition, is_sound=is_sound)
+        send_result(self.channel, ticket, result, tails, left, 0 if is_sound else frames.SPENT)
+        if left or not is_sound:
+            _wait_to_be_killed()
+        self.output.restore()
+        self.runner.place.leave(self.output.streams)
+
+    def _is_sound(self, result: RunResult) -> bool:
+        error = result.exception[0] if result.exception is not None else None
+        return self.runner.condition.is_sound_after(result.info["exec_time"], error, begun=result.begun)
+
+    def _argument(self, entry: Any) -> tuple[Packed, Sequence[bytes]]:
+        """Return an argument that is not a plain pickle, and the references it makes."""
+        where, references = entry
+        if isinstance(where, list):
+            return packed_from([where[0], *(bytearray(part) for part in where[1:])]), references
+        arena, offset, sizes = where
+        return packed_from(frames.read_segments(self.arenas[arena], sizes, offset)), references
+
+    def _take_frame(self, frame: Frame) -> None:
+        if frame.kind == frames.ARGUMENTS:
+            terms, arguments = _loads(frame.meta)
+            if terms is not None:
+                key, load_anew, extra_env, shown = terms
+                function = self.functions[key]
+                if load_anew:
+                    function = self.functions[key] = function.unchanged()
+                self.batches[frame.number] = (function, extra_env, shown)
+            self.arguments.update(arguments)
+        elif frame.kind == frames.FUNCTION:
+            source = function_from(frame.segments(), frame.number)
+            self.functions[frame.number] = LoadedFunction(source, self.runner, self.root)
+        elif frame.kind == frames.ARENA and isinstance(frame.payload, UnlinkedFile):
+            # The file object would close the low number; the descriptor moves up, and a new object owns it there.
+            arena, frame.payload.descriptor = frame.payload.descriptor, -1
+            self.arenas[frame.number] = UnlinkedFile(high_descriptor(arena))
+        elif frame.kind == frames.SHOW:
+            out, err = (high_descriptor(number) for number in frame.descriptors)
+            self.output.show((out, err))
+        elif frame.kind == frames.FORGET:
+            self._forget(*_loads(frame.meta))
+
+    def _forget(self, batches: Sequence[int], arenas: Sequence[int], functions: Sequence[int]) -> None:
+        for batch in batches:
+            self.batches.pop(batch, None)
+        for arena in arenas:
+            self.arenas.pop(arena, None)
+        for function in functions:
+            self.functions.pop(function, None)
+        gone = set(batches)
+        for ticket in [ticket for ticket in self.arguments if ticket >> TICKET_SHIFT in gone]:
+            del self.arguments[ticket]  # a cancelled call: its ticket was taken back, its argument was here already
+
+
+def _wait_to_be_killed() -> NoReturn:
+    """Do nothing until the parent kills this process and what is below it."""
+    while True:
+        _pause()  # it returns after a signal that has a handler

@@ -1,0 +1,93 @@
+"""File descriptors of our own, kept away from the numbers that programs close, open again or take for granted.
+
+Libraries and child processes write to descriptors 1 and 2 whatever is there, and daemons close the low numbers in bulk.
+So the client's side stays above the standard streams, and a child moves what it needs to high numbers.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from collections.abc import Set
+
+LONGEST_POLL = 86_400_000.0
+"""Milliseconds to wait at once: ``poll`` takes at most 2**31 - 1 (25 days), and calls may have longer."""
+
+_LAST_STANDARD = 2
+
+
+def high_descriptor(descriptor: int, *, inheritable: bool = False) -> int:
+    """Move a descriptor out of the low numbers, which programs close in bulk, and return the new number."""
+    import fcntl
+
+    command = fcntl.F_DUPFD if inheritable else fcntl.F_DUPFD_CLOEXEC
+    for lowest in (256, 64, 16):
+        try:
+            moved = fcntl.fcntl(descriptor, command, lowest)
+        except OSError:
+            continue  # the limit on descriptors (RLIMIT_NOFILE) is lower than that
+        os.close(descriptor)
+        return moved
+    return descriptor
+
+
+def above_standard(descriptor: int) -> int:
+    """Move a descriptor of ours that got the number of a standard stream because the client has closed that stream."""
+    return high_descriptor(descriptor) if descriptor <= _LAST_STANDARD else descriptor
+
+
+def pipe() -> tuple[int, int]:
+    """Open a pipe whose ends are above the standard streams, and return its read end and its write end."""
+    read, write = os.pipe()
+    return above_standard(read), above_standard(write)
+
+
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    """Open a pair of stream sockets above the standard streams."""
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    return _above_standard(one), _above_standard(other)
+
+
+def _above_standard(sock: socket.socket) -> socket.socket:
+    if sock.fileno() > _LAST_STANDARD:
+        return sock
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=above_standard(sock.detach()))
+
+
+def close_all_but(kept: Set[int]) -> None:
+    """Close every descriptor of this process except the kept ones."""
+    for entry in ("/proc/self/fd", "/dev/fd"):
+        try:
+            numbers = [int(name) for name in os.listdir(entry)]
+        except OSError:
+            continue  # not on this platform, or not mounted in this container
+        for number in numbers:
+            if number not in kept:
+                _close(number)
+        return
+
+
+def _close(number: int) -> None:
+    try:
+        os.close(number)
+    except OSError:
+        pass  # the descriptor of the listing itself
+
+
+def wait_readable(descriptor: int, seconds: float) -> bool:
+    """Wait until a descriptor is readable; returns whether it is. One that was closed counts as readable."""
+    if descriptor < 0:
+        return True
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
+def drain(descriptor: int) -> None:
+    """Read and drop whatever is in a pipe that does not block."""
+    try:
+        while os.read(descriptor, 512):
+            pass
+    except BlockingIOError:
+        pass

@@ -1,0 +1,69 @@
+"""``OutputTail``: one stream of a call, passed on as it comes, of which the last bytes are kept."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import sys
+from collections.abc import Callable
+
+from pywren.worker.protocol import TAIL_LIMIT
+
+_READ_BYTES = 64 * 1024
+
+
+def write_through(stream: str, text: str) -> None:
+    """Write what a call printed to this process's own stream of the same name."""
+    target = getattr(sys, stream)
+    if target is None:
+        return
+    try:
+        target.write(text)
+        target.flush()
+    except (OSError, ValueError):
+        pass  # a stream that the client has closed must not cost the call its result
+
+
+class OutputTail:
+    """Passes one stream of a call on as it comes, and keeps its last bytes. One thread at a time uses it.
+
+    Args:
+        descriptor: the read end of a pipe; owned by this object.
+        name: ``stdout`` or ``stderr``.
+        sink: called with the name and each piece of text.
+    """
+
+    def __init__(self, descriptor: int, name: str, sink: Callable[[str, str], None]) -> None:
+        os.set_blocking(descriptor, False)
+        self.descriptor = descriptor
+        self.name = name
+        self._sink = sink
+        self._tail = bytearray()
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def pump(self) -> bool:
+        """Pass on what has come; returns False at the end of the stream."""
+        while True:
+            try:
+                data = os.read(self.descriptor, _READ_BYTES)
+            except BlockingIOError:
+                return True
+            if not data:
+                return False
+            self._tail += data
+            del self._tail[:-TAIL_LIMIT]
+            if text := self._decoder.decode(data):
+                self._sink(self.name, text)
+
+    def take(self) -> str:
+        """Return the tail of what came since the last time."""
+        self.pump()
+        text = self._tail.decode("utf-8", "replace")
+        self._tail.clear()
+        return text
+
+    def close(self) -> None:
+        """Close the pipe."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1

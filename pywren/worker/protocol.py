@@ -1,0 +1,182 @@
+"""What a child and its parent say to each other: both ends of every message, over ``frames``.
+
+======== ================ ==============================================================================================
+message  from → to        content
+======== ================ ==============================================================================================
+function parent → child   ``Function``: modules and runtime in a pickle, then the function's own pickle and its buffers
+task     parent → child   ``Task``: references and environment in a pickle, the function if it is new, the argument
+result   child → parent   ``RunResult``: body in segments; whatever else there is to tell as JSON
+status   server → parent  ``STATUS`` on a pipe for each forked child: its pid, and how it ended
+======== ================ ==============================================================================================
+
+The parent unpickles nothing that comes from a child: notes are JSON, and a body stays packed.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+from pywren.pickling.packed import Packed
+from pywren.wire.failure import Failure
+from pywren.worker import frames
+from pywren.worker.frames import Buffer, Channel, Frame, Outgoing
+from pywren.worker.task import Function, RunResult, Task
+
+# The user's function may replace any of these under their public names, and the child calls them after it.
+_loads = pickle.loads
+_quoted = json.encoder.encode_basestring_ascii  # ``json.dumps`` itself calls functions that the user can replace
+_PickleBuffer = pickle.PickleBuffer
+
+TICKET = struct.Struct("<Q")
+"""A ticket on the ticket pipe: the number of a batch, shifted by ``TICKET_SHIFT``, and the index of a call in it."""
+
+TICKET_SHIFT = 32
+"""Bits of a ticket for the index of the call: a batch has fewer calls than that."""
+
+STATUS = struct.Struct("<qq")
+"""What stands on a forked child's status pipe: its pid, and ``RUNNING`` or its exit code.
+
+The child writes the first one itself, the fork server the second.
+"""
+
+RUNNING = 1 << 32
+"""In place of an exit code: the child has begun. No exit code of an operating system is as large."""
+
+TAIL_LIMIT = 64 * 1024
+"""Bytes of each stream's output that go into a result, the last ones."""
+
+_NOTHING_BESIDE = pickle.dumps(({}, None), 5)  # no modules, no runtime
+
+
+# -- pickles -----------------------------------------------------------------------------------------------------------
+
+
+def packed_segments(packed: Packed) -> list[Buffer]:
+    """Return a pickle and its buffers as plain memory."""
+    return [packed.data, *(buffer.raw() for buffer in packed.buffers)]
+
+
+def packed_from(segments: Sequence[Buffer]) -> Packed:
+    """Build a pickle and its buffers from the segments of a frame."""
+    data = segments[0]
+    return Packed(
+        data if isinstance(data, bytes) else bytes(data), tuple(_PickleBuffer(segment) for segment in segments[1:])
+    )
+
+
+# -- functions and tasks -----------------------------------------------------------------------------------------------
+
+
+def function_segments(function: Function) -> list[Buffer]:
+    """Return what a child needs of a function. Its ``id`` stays here: a child knows functions by the parent's keys."""
+    beside = _NOTHING_BESIDE
+    if function.modules or function.runtime_path is not None:
+        beside = pickle.dumps((dict(function.modules), function.runtime_path), 5)
+    return [beside, *packed_segments(function.pickle)]
+
+
+def function_from(segments: Sequence[Buffer], key: int = 0) -> Function:
+    """Build a function from the segments that ``function_segments`` made.
+
+    Args:
+        segments: the segments.
+        key: what the parent calls the function; it becomes the ``id``.
+    """
+    modules, runtime_path = _loads(segments[0])
+    return Function(str(key), packed_from(segments[1:]), modules, runtime_path)
+
+
+def encode_task(task: Task, *, with_function: bool) -> Outgoing:
+    """Encode a task for a forked child.
+
+    Args:
+        task: the task.
+        with_function: whether the function goes along; a child keeps the one that came with its first task.
+    """
+    function = function_segments(task.function) if with_function else []
+    head = pickle.dumps((len(function), task.references, dict(task.extra_env)), 5)
+    return frames.encode(frames.TASK, segments=[head, *function, *packed_segments(task.data)])
+
+
+def decode_task(frame: Frame, known: Function | None) -> Task:
+    """Decode a task; its function is the known one unless another came along. Time-outs are the parent's affair."""
+    segments = frame.segments()
+    count, references, extra_env = _loads(segments[0])
+    function = function_from(segments[1 : count + 1]) if known is None else known
+    return Task(function, packed_from(segments[count + 1 :]), references, extra_env)
+
+
+# -- results -----------------------------------------------------------------------------------------------------------
+
+
+def send_result(
+    channel: Channel, ticket: int, result: RunResult, tails: tuple[str, str], left: str, flags: int = 0
+) -> None:
+    """Send a result to the parent.
+
+    Args:
+        channel: the child's end of the channel, which blocks.
+        ticket: the call.
+        result: how it ended; its own output fields are ignored.
+        tails: the last of what the call wrote to stdout and stderr.
+        left: what it left running; empty for nothing.
+        flags: what becomes of the process: ``frames.STAYS`` or ``frames.SPENT``.
+    """
+    body, info = result.body, result.info
+    if result.success is not None:
+        flags |= frames.SUCCESS if result.success else frames.RAISED
+    has_notes = result.exception is not None or result.failure is not None or left or tails[0] or tails[1]
+    if body is not None and not has_notes and not body.buffers and len(body.data) <= frames.INLINE_LIMIT:
+        # Most results are like this, and one write without a queue is all that they take.
+        setup_time, exec_time = info["setup_time"], info["exec_time"]
+        channel.send_now(frames.encode_plain_result(flags, ticket, setup_time, exec_time, body.data))
+        return
+    frame = frames.encode(
+        frames.RESULT,
+        flags=flags | (frames.LEFTOVERS if left else 0),
+        number=ticket,
+        first=info["setup_time"],
+        second=info["exec_time"],
+        meta=_encode_notes(result, tails, left) if has_notes else b"",
+        segments=[] if body is None else packed_segments(body),
+    )
+    channel.send(frame)
+
+
+def _encode_notes(result: RunResult, tails: tuple[str, str], left: str) -> bytes:
+    """Encode whatever there is to tell beside the body as JSON, without ``json.dumps``: a call may have broken it."""
+    texts = {"stdout": tails[0], "stderr": tails[1], "leftovers": left}
+    members = [f'"{name}":{_quoted(text)}' for name, text in texts.items() if text]
+    if result.exception is not None:
+        members.append(f'"exception":[{",".join(map(_quoted, result.exception))}]')
+    if result.failure is not None:
+        members.append(f'"failure":[{_quoted(result.failure.kind)},{_quoted(result.failure.message)}]')
+    return f"{{{','.join(members)}}}".encode()
+
+
+def decode_result(frame: Frame, stdout: str = "", stderr: str = "") -> RunResult:
+    """Decode a result frame.
+
+    Args:
+        frame: the frame.
+        stdout: the tail of the call's output, where the parent has read it; otherwise the child sent it.
+        stderr: the tail of its error output.
+    """
+    info: dict[str, Any] = {"setup_time": frame.first, "exec_time": frame.second}
+    if frame.flags & ~(frames.STAYS | frames.SPENT) == frames.SUCCESS and not frame.meta:  # most results
+        return RunResult(True, Packed(frame.payload), info=info, stdout=stdout, stderr=stderr)  # type: ignore[arg-type]
+    notes: dict[str, Any] = json.loads(frame.meta) if frame.meta else {}
+    if notes.get("leftovers"):
+        info["leftovers"] = notes["leftovers"]
+    stdout, stderr = stdout or notes.get("stdout", ""), stderr or notes.get("stderr", "")
+    if not frame.flags & (frames.SUCCESS | frames.RAISED):
+        failure = Failure(*notes.get("failure", ("ResultSerializationError", "the result could not be brought back")))
+        return RunResult(None, None, failure=failure, stdout=stdout, stderr=stderr, info=info)
+    exception = tuple(notes["exception"]) if notes.get("exception") else None
+    success = bool(frame.flags & frames.SUCCESS)
+    body = packed_from(frame.segments())
+    return RunResult(success, body, exception, stdout=stdout, stderr=stderr, info=info)

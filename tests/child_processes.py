@@ -1,0 +1,67 @@
+"""What the tests of workers share: results taken apart, and the state of other processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pywren.pickling.packed import load_exception, loads
+from pywren.worker.task import RunResult
+
+WAIT = 60.0
+"""Seconds within which anything here happens, on a busy machine too."""
+
+_ROOT = Path(__file__).parents[1]
+
+
+def value(result: RunResult) -> Any:
+    """Return what the function returned."""
+    assert result.success, (result.failure, result.exception)
+    assert result.body is not None
+    return loads(result.body)
+
+
+def error(result: RunResult) -> BaseException:
+    """Return what the function raised."""
+    assert result.success is False, result.failure
+    assert result.body is not None
+    return load_exception(result.body)
+
+
+def wait_until(condition: Callable[[], bool]) -> bool:
+    """Wait until a condition outside of this process holds, and return whether it does."""
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs; one that has ended and was not reaped does not."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def run_script(script: str, *arguments: str) -> str:
+    """Run a script in an interpreter of its own, with little more than pywren to import, and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), *arguments],
+        env={"PYTHONPATH": str(_ROOT), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=WAIT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

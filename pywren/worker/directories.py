@@ -1,7 +1,7 @@
-"""Directories for the temporary files of worker processes: made, held while they are used, and removed.
+"""Directories for the temporary files of worker processes: made, held while in use, and removed.
 
 A worker holds a lock on its directory for as long as it lives, and worker processes end with their client, however
-that ends. So a directory that nobody has locked is nobody's, and any later client may remove it.
+the client ends. So a directory that nobody has locked belongs to nobody, and any later client may remove it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def private_directory() -> str:
 
 
 def _temporary_directory() -> str:
-    """Return what ``tempfile.gettempdir()`` mostly does, without the import: the first result waits for this."""
+    """Return what ``tempfile.gettempdir()`` usually returns, without its import, which would delay the first result."""
     for place in (os.environ.get("TMPDIR"), "/tmp"):
         if place and os.path.isabs(place) and os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK):
             return place
@@ -38,13 +38,13 @@ def _temporary_directory() -> str:
 def hold_directory(path: str) -> None:
     """Make a private directory that is locked for as long as this process lives.
 
-    It has its name only when it is locked: until then no other process may take it for one of the dead.
+    It gets its name once it is locked; before that, another process could take it for an abandoned one.
     """
     import fcntl
 
     new = path + _NEW
     make_directories(new)
-    descriptor = high_descriptor(os.open(new, _OPEN_DIRECTORY))  # never closed: the lock is as long
+    descriptor = high_descriptor(os.open(new, _OPEN_DIRECTORY))  # never closed, as closing it would release the lock
     with contextlib.suppress(OSError):  # a file system without locks: see ``_is_abandoned``
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     os.rename(new, path)
@@ -52,7 +52,10 @@ def hold_directory(path: str) -> None:
 
 @contextlib.contextmanager
 def own_umask() -> Iterator[None]:
-    """Make files for this user alone, whatever umask the client or a call has set; for a process with one thread."""
+    """Make files private to this user, whatever umask the client or a call has set.
+
+    The umask belongs to the whole process, so this is for processes with one thread.
+    """
     saved = os.umask(0o077)
     try:
         yield
@@ -64,7 +67,7 @@ def own_umask() -> Iterator[None]:
 
 
 def remove_directory(path: str) -> None:
-    """Remove a directory of temporary files, whatever calls have done to it. What cannot be removed stays."""
+    """Remove a directory of temporary files, whatever calls have done to it; leave what cannot be removed."""
     try:
         directory = _open_directory(path)
     except OSError:
@@ -76,22 +79,22 @@ def remove_directory(path: str) -> None:
 
 
 def remove_abandoned_directories(older_than: float = 86_400.0) -> None:
-    """Remove what clients left that were killed: directories of this user's whose lock nobody holds.
+    """Remove the directories that killed clients left: those of this user whose lock nobody holds.
 
     Args:
-        older_than: seconds. Where the file system knows no locks, and for a directory that is just being made, a
-            younger one may be in use, also by a process that cannot be seen from this container.
+        older_than: seconds. A younger directory may be in use where locks say nothing: while it is just being made,
+            and on a file system without locks, where another container may use it.
     """
     parent = _temporary_directory()
     for name in os.listdir(parent):
         match = _NAME.fullmatch(name)
         if match:
-            with contextlib.suppress(OSError):  # somebody else's, a link, or gone
+            with contextlib.suppress(OSError):  # another user's, a link, or gone
                 _remove_if_abandoned(os.path.join(parent, name), int(match[1]), older_than)
 
 
 def _remove_if_abandoned(path: str, pid: int, older_than: float) -> None:
-    # Everything is done to what was opened, not to what has the name by then: anybody may put a link there.
+    # Everything is done to the opened directory, not to its name: anybody may put a link there meanwhile.
     directory = os.open(path, _OPEN_DIRECTORY)
     try:
         if os.fstat(directory).st_uid == os.getuid() and _is_abandoned(path, directory, pid, older_than):
@@ -124,12 +127,12 @@ def _is_abandoned(path: str, directory: int, pid: int, older_than: float) -> boo
 
 def _remove_opened(path: str, directory: int) -> None:
     _empty(directory)
-    with contextlib.suppress(OSError):  # something could not be removed; or the name is no longer this directory's
+    with contextlib.suppress(OSError):  # something could not be removed, or the name belongs to another file by now
         os.rmdir(path)
 
 
 def _open_directory(name: str, parent: int | None = None) -> int:
-    """Open a directory, also one from which a call has taken its owner's rights; never through a link."""
+    """Open a directory, even if a call took away its owner's rights, but never through a link."""
     try:
         return os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
     except PermissionError:
@@ -140,9 +143,10 @@ def _open_directory(name: str, parent: int | None = None) -> int:
 
 
 def _empty(top: int) -> None:
-    """Remove all that an open directory holds.
+    """Remove everything in an open directory.
 
-    What is in a directory of it is lifted to the top first, so that no depth of nesting takes stack or descriptors.
+    The content of each inner directory is moved up to the top first, so that deep nesting costs neither stack nor
+    descriptors.
     """
     waiting = _remove_entries(top)
     mark, count = os.urandom(8).hex(), 0
@@ -164,7 +168,7 @@ def _empty(top: int) -> None:
 
 
 def _remove_entries(directory: int) -> list[str]:
-    """Remove files, links and empty directories; return the names of what is left."""
+    """Remove files, links and empty directories, and return the names of the rest."""
     left = []
     for name in os.listdir(directory):
         try:
@@ -178,9 +182,10 @@ def _remove_entries(directory: int) -> list[str]:
 
 
 def _lift(name: str, inner: int, lifted: str, top: int) -> None:
+    """Move a directory from an inner one to the top."""
     try:
         os.rename(name, lifted, src_dir_fd=inner, dst_dir_fd=top)
-    except PermissionError:  # its own entry for the directory above it has to be written
+    except PermissionError:  # moving a directory writes its "..", for which its owner needs the rights
         os.close(_open_directory(name, inner))
         with contextlib.suppress(OSError):
             os.rename(name, lifted, src_dir_fd=inner, dst_dir_fd=top)

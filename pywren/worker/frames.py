@@ -1,14 +1,17 @@
-"""The protocol between a child and its parent: frames on a stream socket, both ends.
+"""Frames on a stream socket between a child and its parent: both ends. ``protocol`` says what they mean.
 
 ::
 
     frame = header, sizes of the segments, meta, payload
 
-The header is fixed (``_HEADER``). The *segments* are a pickle and its out-of-band buffers; together they are
-the payload. Up to 64 KiB it stands in the frame. What is bigger crosses as an unlinked file whose descriptor
-travels with the frame and which the receiver maps copy-on-write, so that its arrays are writable and nobody
-copies them. *Meta* is a pickle on the way to the child and JSON on the way back: the parent unpickles nothing
-of its own accord.
+The header is fixed (``_HEADER``). The *segments* are a pickle and its out-of-band buffers; together they are the
+payload. A payload of up to 64 KiB stands in the frame. A bigger one crosses as an unlinked file, whose descriptor
+travels with the frame (SCM_RIGHTS) and which the receiver maps copy-on-write, so that its arrays are writable and
+nobody copies them. *Meta* is a pickle on the way to the child and JSON on the way back: the parent unpickles nothing of
+a child's.
+
+The child's end blocks and belongs to its main thread. The parent's end never blocks; the pool's lock, or ``Process``'s
+for the fork server, keeps the frames of two threads apart.
 """
 
 from __future__ import annotations
@@ -26,17 +29,17 @@ from typing import Any, NamedTuple
 from pywren.worker.descriptors import above_standard
 
 INLINE_LIMIT = 64 * 1024
-"""Bytes of a payload up to which it stands in the frame itself."""
+"""Bytes up to which a payload stands in the frame itself."""
 
 # What the parent says.
-FUNCTION = 1  # number: key; segments: what it needs (modules, digest, runtime), its pickle, buffers
+FUNCTION = 1  # number: key; segments: modules and runtime, then its pickle and buffers
 ARGUMENTS = 2  # number: batch; meta: (terms, {ticket: argument}), see below
 ARENA = 3  # number: arena; the file holds many big arguments
-FORGET = 5  # meta: (batches, arenas, function keys) that are not needed any more
-SHOW = 6  # two descriptors: where output goes that is to be shown
+FORGET = 5  # meta: (batches, arenas, function keys) that are no longer needed
+SHOW = 6  # two descriptors: where shown output goes
 FORK = 7  # number: call; descriptors: call socket, stdout, stderr, status pipe; meta: scratch directory
 KILL = 8  # number: call whose process group is to be killed
-TASK = 9  # meta: what a forked child is to run; segments: function, then argument
+TASK = 9  # segments: a head, the function if it is new, the argument: what a forked child runs next
 # The terms of a batch come with its first arguments: (function key, load_anew, extra_env, show_output); then None.
 # An argument is a pickle, or (list of segments, references) or ((arena, offset, sizes), references).
 # What the child says.
@@ -51,7 +54,7 @@ RAISED = 4
 LEFTOVERS = 8  # the call left threads or child processes: kill this child's group
 STAYS = 16  # the process waits for another call of the same function
 SPENT = 32  # the call changed its process for good: kill it
-NOT_BEGUN = 64  # an earlier call did, and this one could not begin: have another process run it, and kill this one
+NOT_BEGUN = 64  # an earlier call did, and this one could not begin: run it in another process, and kill this one
 
 _HEADER = struct.Struct("<BBHIQddQ")  # kind, flags, segments, bytes of meta, number, first, second, bytes of payload
 _SIZE = struct.Struct("<Q")
@@ -66,7 +69,7 @@ Buffer = bytes | bytearray | memoryview
 
 
 class UnlinkedFile:
-    """A file without a name: memory on Linux, a removed temporary file elsewhere; closed with its last reference."""
+    """A file without a name: memory on Linux, an unlinked temporary file elsewhere. Its last reference closes it."""
 
     __slots__ = ("__weakref__", "descriptor", "size")
 
@@ -80,14 +83,14 @@ class UnlinkedFile:
             self.descriptor = -1
 
     def append(self, segments: Sequence[Buffer]) -> int:
-        """Write segments at the end, each at an aligned offset, and return where the first one is."""
+        """Write segments at the end, each at an aligned offset, and return the offset of the first."""
         start = _aligned(self.size, mmap.ALLOCATIONGRANULARITY)
         offset = start
         for segment in segments:
             _write_all(self.descriptor, segment, offset)
             offset = _aligned(offset + memoryview(segment).nbytes)
         self.size = offset
-        os.truncate(self.descriptor, offset)  # the padding after the last one belongs to the file
+        os.truncate(self.descriptor, offset)  # reserve the padding, too: the next segment starts after it
         return start
 
     def read(self, offset: int, size: int) -> bytes:
@@ -96,21 +99,21 @@ class UnlinkedFile:
         if len(data) == size:
             return data
         parts = [data]
-        while data:  # one read gives 2 GB at most
+        while data:  # Linux reads at most 2 GB at once (read(2))
             offset, size = offset + len(data), size - len(data)
             data = os.pread(self.descriptor, size, offset)
             parts.append(data)
         return b"".join(parts)
 
     def map(self, offset: int, size: int) -> memoryview:
-        """Map bytes of the file copy-on-write: they can be written to, and nobody else sees it."""
+        """Map bytes of the file copy-on-write: the memory is writable, and nobody else sees what is written."""
         extra = offset % mmap.ALLOCATIONGRANULARITY
         options: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
         mapped = mmap.mmap(self.descriptor, size + extra, access=mmap.ACCESS_COPY, offset=offset - extra, **options)
         return memoryview(mapped)[extra:]
 
     def tail(self, limit: int) -> bytes:
-        """Return the last bytes that were written to a file of output."""
+        """Return the last bytes of the file; other processes may have written them."""
         size = os.fstat(self.descriptor).st_size
         return os.pread(self.descriptor, limit, max(0, size - limit))
 
@@ -137,7 +140,7 @@ def _aligned(offset: int, alignment: int = _ALIGNMENT) -> int:
 
 
 def offsets(sizes: Iterable[int], start: int = 0) -> Iterable[tuple[int, int]]:
-    """Give offset and size of each segment that ``append`` wrote from a start on."""
+    """Yield offset and size of each segment that ``append`` wrote, the first at ``start``."""
     for size in sizes:
         yield start, size
         start = _aligned(start + size)
@@ -157,7 +160,7 @@ class Frame(NamedTuple):
     descriptors: Sequence[int]
 
     def segments(self) -> list[Buffer]:
-        """Return the pickle as bytes, and the buffers after it as memory that can be written to."""
+        """Return the pickle as bytes, and the buffers after it as writable memory."""
         payload = self.payload
         if isinstance(payload, UnlinkedFile):
             return read_segments(payload, self.sizes)
@@ -172,7 +175,7 @@ class Frame(NamedTuple):
 
 
 def read_segments(file: UnlinkedFile, sizes: Sequence[int], start: int = 0) -> list[Buffer]:
-    """Return segments of a file: the first, a pickle, as bytes; big ones after it mapped, small ones copied."""
+    """Return segments of a file: the first, a pickle, as bytes; of the others big ones mapped, small ones copied."""
     found: list[Buffer] = []
     for offset, size in offsets(sizes, start):
         if not found:
@@ -185,7 +188,7 @@ def read_segments(file: UnlinkedFile, sizes: Sequence[int], start: int = 0) -> l
 
 
 class _Mapped:
-    """Counts the maps that live: before Python 3.13 each holds a descriptor, and those are few."""
+    """Counts the maps in use: before Python 3.13 each holds a descriptor, of which a process may have few."""
 
     def __init__(self) -> None:
         self.alive = 0
@@ -217,7 +220,7 @@ _MAPPED = _Mapped()
 
 
 class Outgoing(NamedTuple):
-    """One encoded frame, with what must live until it is sent."""
+    """One encoded frame, with the descriptors and the file that must stay open until it is sent."""
 
     data: bytes
     descriptors: Sequence[int] = ()
@@ -239,7 +242,7 @@ def encode(
 ) -> Outgoing:
     """Encode a frame.
 
-    A payload over 64 KiB goes to a file of its own, unless one is given that holds segments of these sizes.
+    A payload over 64 KiB goes to a file of its own, unless the caller gives a file that holds segments of these sizes.
     """
     if file is None:
         sizes = [memoryview(segment).nbytes for segment in segments]
@@ -259,24 +262,27 @@ def encode(
 
 
 def encode_plain_result(flags: int, ticket: int, setup: float, execution: float, pickle: bytes) -> bytes:
-    """Encode the result that most calls have: one small pickle and nothing to tell."""
+    """Encode the result that most calls have: one small pickle and no notes."""
     return _HEADER.pack(RESULT, flags, 1, 0, ticket, setup, execution, len(pickle)) + pickle
 
 
 def encode_note(kind: int, meta: bytes, number: int = 0) -> Outgoing:
-    """Encode a frame that is nothing but its meta, as most are that a parent sends."""
+    """Encode a frame that is nothing but its meta, like most that a parent sends."""
     return Outgoing(_HEADER.pack(kind, 0, 0, len(meta), number, 0.0, 0.0, 0) + meta)
 
 
 class FrameReader:
-    """Puts frames together from what arrives on a socket."""
+    """Assembles frames from the bytes and descriptors that arrive on a socket."""
 
     def __init__(self) -> None:
         self._rest = b""
         self._descriptors: deque[int] = deque()
 
     def feed(self, data: bytes, descriptors: Iterable[int] = ()) -> list[Frame]:
-        """Take what arrived, and return the frames that are whole now."""
+        """Take what arrived, and return the frames that are complete now.
+
+        Descriptors arrive with the first byte of their frame (unix(7)), so they are here before it is complete.
+        """
         self._descriptors.extend(descriptors)
         if self._rest:
             data = self._rest + data
@@ -306,7 +312,7 @@ class FrameReader:
         return frames
 
     def close(self) -> None:
-        """Close descriptors that belong to no whole frame."""
+        """Close the descriptors of incomplete frames."""
         while self._descriptors:
             os.close(self._descriptors.popleft())
 
@@ -327,17 +333,17 @@ class Channel:
         return self.socket.fileno()
 
     def close(self) -> None:
-        """Close the socket, and drop what was not sent."""
+        """Close the socket, and drop whatever was not sent."""
         self._outgoing.clear()
         self._reader.close()
         self.socket.close()
 
     def receive(self) -> list[Frame]:
-        """Return the frames that are whole after one read.
+        """Return the frames that are complete after one read.
 
         Raises:
             EOFError: the other end is closed.
-            BlockingIOError: nothing is there, on an end that does not block.
+            BlockingIOError: nothing has come, on an end that does not block.
         """
         try:
             data, control, _, _ = self.socket.recvmsg(_RECEIVE_BYTES, _RECEIVE_CONTROL, _CLOEXEC_FLAG)
@@ -353,7 +359,7 @@ class Channel:
         return bool(self._outgoing)
 
     def send(self, frame: Outgoing) -> None:
-        """Send a frame, waiting for room when this end blocks, and queueing it when it does not."""
+        """Send a frame: wait for room if this end blocks, queue the rest if it does not."""
         self._outgoing.append(frame)
         if len(self._outgoing) == 1:
             self.flush()
@@ -369,7 +375,7 @@ class Channel:
             poll.poll()
 
     def queue(self, frame: Outgoing) -> None:
-        """Have a frame sent by the next ``flush``, together with those around it."""
+        """Leave a frame to the next ``flush``, which sends it together with those around it."""
         self._outgoing.append(frame)
 
     def send_now(self, data: bytes) -> None:
@@ -379,7 +385,7 @@ class Channel:
             self.socket.sendall(data[sent:])
 
     def flush(self) -> bool:
-        """Send what waits, and return whether all of it is sent; a closed other end swallows it."""
+        """Send what is queued, and return whether all of it is sent; a closed other end counts as having taken it."""
         queue = self._outgoing
         while queue:
             if len(queue) > 1:
@@ -389,7 +395,7 @@ class Channel:
                 sent = self._send_some(frame)
             except BlockingIOError:
                 return False
-            except OSError:  # the other end is gone, which its owner is told elsewhere
+            except OSError:  # the other end is gone; whoever owns this one learns that by ``receive``
                 queue.clear()
                 return True
             if sent < len(frame.data):
@@ -399,7 +405,7 @@ class Channel:
         return True
 
     def _gather(self) -> None:
-        """Make one of the first frames, up to the next with descriptors: one message to send, one to wake for."""
+        """Merge the first frames, up to the next one with descriptors: one write, and one wake-up of the reader."""
         queue = self._outgoing
         plain = []
         while queue and not queue[0].descriptors:

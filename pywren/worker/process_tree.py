@@ -1,8 +1,11 @@
-"""The processes below a process: those that left its process group and session too, as daemons do (Linux).
+"""The processes below a process, including those that left its process group and session as daemons do (Linux).
 
-A worker process is a *subreaper*: what its descendants leave running becomes its own child, so as long as it lives
-everything that its call has started is below it. When it has died, its daemons are found by the mark that each
-worker process has in its environment, which everything that it starts inherits.
+A worker process is a *subreaper* (prctl(2), PR_SET_CHILD_SUBREAPER): orphans among its descendants become its own
+children, so everything that its call has started is below it as long as it lives. Once it has died, its daemons are
+found by a mark in the environment, which each worker process has and everything that it starts inherits.
+
+These functions act on numbers of processes. A number is safe as long as its process is not reaped; so ``pid`` is always
+an unreaped child of the caller, or one that a pidfd refers to.
 """
 
 from __future__ import annotations
@@ -15,32 +18,32 @@ import sys
 from collections.abc import Callable, Iterable
 
 MARK = "PYWREN_WORKER"
-"""The environment variable with the directories of the worker processes that a process comes from."""
+"""The environment variable that names the directories of the worker processes above a process."""
 
 _PR_SET_CHILD_SUBREAPER = 36
-_END_SECONDS = 1.0
-_ROUNDS = 100
+_END_SECONDS = 1.0  # for killed processes to end
+_ROUNDS = 100  # of killing what was started meanwhile
 
 
 def mark(environment: dict[str, str], directory: str) -> None:
-    """Mark the environment of a worker process that is to be started."""
+    """Mark the environment of a worker process that is about to start."""
     environment[MARK] = os.pathsep.join(filter(None, (environment.get(MARK), directory)))
 
 
 def load_prctl() -> Callable[..., int] | None:
-    """Return the function with which a process on Linux says what it is to the kernel."""
+    """Return the C function ``prctl``; ``None`` where there is none."""
     if sys.platform != "linux":
         return None
     try:
         import ctypes
-    except ImportError:  # not every Python has it
+    except ImportError:  # a Python that was built without libffi
         return None
     prctl: Callable[..., int] = ctypes.CDLL(None).prctl
     return prctl
 
 
 def adopt_orphans(prctl: Callable[..., int] | None) -> bool:
-    """Have what descendants of this process leave running become its own children, as jobs of a shell do (Linux)."""
+    """Make this process the parent of the orphans among its descendants (Linux); return whether it is."""
     return prctl is not None and prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 
 
@@ -50,27 +53,27 @@ def kill_group(pid: int) -> None:
 
 
 def _signal_group(pid: int, number: int) -> None:
-    for kill in (os.killpg, os.kill):  # the group is not there yet in the first moment of a process
+    for kill in (os.killpg, os.kill):  # in its first moment a process has no group of its own yet
         try:
             kill(pid, number)
         except (ProcessLookupError, PermissionError):
-            continue  # nothing is left of it (macOS says so by EPERM)
+            continue  # nothing is left of it (macOS answers EPERM for a group of zombies)
 
 
 def kill_tree(pid: int) -> None:
-    """Kill a process that was not reaped yet, its process group, and all that is below it."""
+    """Kill an unreaped process, its process group, and everything below it."""
     kill_descendants(pid)
     kill_group(pid)
 
 
 def kill_descendants(pid: int) -> bool:
-    """Kill all that is below a process that was not reaped yet, and wait for the ends of it.
+    """Kill everything below an unreaped process, and wait until it has ended.
 
-    The process is stopped first, for good. So it starts nothing more, and what becomes an orphan meanwhile comes to
-    it: it is found in the next round.
+    The process is stopped first, for good. So it starts nothing more, and orphans come to it, where the next round
+    finds them.
 
     Returns:
-        Whether all of it is gone. If the process has died already, what it left is not below it any more.
+        Whether everything is gone: False if the process has died already, because what it left is no longer below it.
     """
     _signal_group(pid, signal.SIGSTOP)
     for _ in range(_ROUNDS):
@@ -83,7 +86,7 @@ def kill_descendants(pid: int) -> bool:
 
 
 def kill_marked(directory: str) -> None:
-    """Kill what a worker process that has died left in other process groups: what has its mark."""
+    """Kill what a dead worker process left in other process groups: the processes with its mark."""
     needle = os.fsencode(directory)
     for _ in range(_ROUNDS):
         found = [pid for pid in _all_processes() if needle in _marks_of(pid) and _is_running(pid)]
@@ -92,11 +95,11 @@ def kill_marked(directory: str) -> None:
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the children of a process, those that have ended and were not reaped too."""
+    """Return the children of a process, including zombies."""
     try:
         return [child for task in os.listdir(f"/proc/{pid}/task") for child in _children_of_task(pid, task)]
     except FileNotFoundError:
-        pass  # the process is gone; or this kernel keeps no such lists
+        pass  # the process is gone, or this kernel has no such lists (CONFIG_PROC_CHILDREN)
     if not os.path.exists("/proc/self/stat") or os.path.exists(f"/proc/{os.getpid()}/task/{os.getpid()}/children"):
         return []
     return [other for other in _all_processes() if _stat(other)[1:2] == [str(pid)]]
@@ -118,7 +121,7 @@ def _running_below(pid: int) -> list[int]:
 
 
 def _kill_and_wait(pids: Iterable[int]) -> bool:
-    """Kill processes and wait until they have ended; returns whether they did so in a moment."""
+    """Kill processes and wait until they have ended; return whether they did within ``_END_SECONDS``."""
     poll = select.poll()
     descriptors = []
     for pid in pids:
@@ -149,7 +152,7 @@ def _is_running(pid: int) -> bool:
 
 
 def _stat(pid: int) -> list[str]:
-    """Return state, parent and so on; nothing when the process is gone."""
+    """Return the fields of ``/proc/<pid>/stat`` from the state on; none when the process is gone."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             return file.read().rpartition(")")[2].split()
@@ -168,7 +171,7 @@ def _marks_of(pid: int) -> bytes:
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             variables = file.read(_MOST_ENVIRONMENT).split(b"\0")
-    except OSError:  # another user's, or gone
+    except OSError:  # it belongs to another user, or is gone
         return b""
     return b"".join(variable for variable in variables if variable.startswith(_MARK_PREFIX))
 

@@ -19,13 +19,14 @@ class Function(NamedTuple):
     """What a child loads once and then calls many times.
 
     Args:
-        id: equal ids mean the same function: a child keeps what it loaded under it. A small function's pickle will do.
+        id: equal ids mean the same function: a child keeps what it loaded under this. A small function's pickle will
+            do.
         pickle: the pickled function, with its big closure variables out of band.
-        modules: the user's modules and data files it needs, source by relative POSIX path.
+        modules: the user's modules and data files that it needs: contents by relative POSIX path.
         runtime_path: the directory of an extracted runtime, whose packages (and interpreter, if it has
             one) the child uses.
         load_anew: whether each submission loads it again, for an id that stands for more than one callset: the
-            calls of one do not see what those of another did to the function's variables.
+            calls of one callset must not see what those of another did to the function's variables.
     """
 
     id: str | bytes
@@ -36,14 +37,14 @@ class Function(NamedTuple):
 
 
 class Task(NamedTuple):
-    """One call, fetched and verified, ready to be run by a child.
+    """One call, fetched and verified, ready for a child to run.
 
     Args:
         function: the function.
         data: the pickled argument.
-        references: encoded outcomes of earlier calls that futures among the argument stand for, in order.
+        references: encoded outcomes of earlier calls, in the order of the futures in the argument that they replace.
         extra_env: environment variables of this call alone.
-        timeout: seconds after which the child's process group is killed; ``None`` never.
+        timeout: seconds after which the child's process group is killed; ``None`` for never.
     """
 
     function: Function
@@ -56,12 +57,14 @@ class Task(NamedTuple):
 class RunResult(NamedTuple):
     """How a task ended: with an outcome of the function, or with a failure around it.
 
+    The child makes it for a call that its process survives, the parent for any other.
+
     Args:
         success: True when the function returned, False when it raised, None when there is no outcome.
         body: the pickled value or exception; None when there is no outcome.
         exception: the name of the exception's type, its text and its formatted traceback.
-        failure: why there is no outcome: time-out, crash, cancelled, a result that does not pickle.
-        returncode: the child's exit code, 0 for an outcome; negative for a signal, None when not known.
+        failure: why there is no outcome: a time-out, a crash, a cancellation, a result that cannot be pickled.
+        returncode: the child's exit code, 0 for an outcome; negative for a signal, None when unknown.
         stdout: the tail of what the call wrote to file descriptor 1, decoded with replacement.
         stderr: the tail of what it wrote to file descriptor 2.
         info: ``setup_time`` and ``exec_time`` in seconds, and ``leftovers``: what the call left running, as words.
@@ -88,21 +91,21 @@ class Stop:
         self._asked = False
 
     def set(self) -> None:
-        """Have the call's process group killed; it then ends as cancelled, unless its result was there first."""
-        with self._lock:  # held while the listener is called: after ``listen(None)`` it never is
+        """Kill the call's process group; the call then ends as cancelled, unless its result was there first."""
+        with self._lock:  # held during the call of the listener, so that none is under way after ``listen(None)``
             self._asked = True
             listener, self._listener = self._listener, None
             if listener is not None:
                 listener()
 
     def is_set(self) -> bool:
-        """Tell whether the call was asked to end."""
+        """Tell whether ``set`` was called."""
         return self._asked
 
     def listen(self, listener: Callable[[], object] | None) -> None:
-        """Have a function called, once, when the call is asked to end; at once if it was already.
+        """Call a function, once, when the call is asked to end; at once if it was asked already.
 
-        The one who runs the call uses this, and passes ``None`` when the call has ended.
+        Whoever runs the call uses this, and passes ``None`` when the call has ended.
         """
         with self._lock:
             asked = self._asked
@@ -115,10 +118,10 @@ class Runner(Protocol):
     """Something that runs tasks in child processes: the fork server, or the local pool."""
 
     def run(self, task: Task, *, stopped: Stop | None = None) -> RunResult:
-        """Run one task to its end and say how it ended; never raises for what the task does."""
+        """Run one task to its end and return how it ended; never raise for what the task does."""
 
     def end_waiting(self) -> None:
-        """End processes that only wait for another call, if it keeps any: their memory and files are needed."""
+        """End processes that only wait for another call, to free their memory and files."""
 
     def close(self) -> None:
         """End every child process."""
@@ -130,7 +133,7 @@ _TAIL_LINES = 10
 
 
 def timeout_failure(seconds: float) -> Failure:
-    """Say that a call was stopped at ``job_max_runtime``."""
+    """Return the failure of a call that was stopped at ``job_max_runtime``."""
     return Failure(
         "CallTimeoutError",
         f"the call ran out of time: it was stopped after {seconds:g} s. "
@@ -140,18 +143,19 @@ def timeout_failure(seconds: float) -> Failure:
 
 
 def cancelled_failure(*, running: bool) -> Failure:
-    """Say that a call was cancelled, before it began or while it ran."""
+    """Return the failure of a call that was cancelled, before it began or while it ran."""
     return Failure("CallCancelledError", "the call was cancelled" + (" while it ran" if running else ""))
 
 
 def crash_failure(returncode: int | None, stdout: str = "", stderr: str = "", *, was_lost: bool = False) -> Failure:
-    """Say that the process that ran a call ended without an outcome.
+    """Return the failure of a call whose process ended without an outcome.
 
     Args:
         returncode: its exit code; negative for a signal, ``None`` when it is not known.
         stdout: the tail of its output.
         stderr: the tail of its error output.
-        was_lost: whether its connection ended before it did: what has been killed is not told from what was cut off.
+        was_lost: whether its connection ended before it did: a killed process and one that closed its connection
+            look alike then.
     """
     how = _how_it_ended(returncode, was_lost=was_lost)
     return Failure("WorkerCrashedError", how + _last_lines(stdout, stderr), (returncode,))
@@ -177,7 +181,7 @@ def _how_it_ended(returncode: int | None, *, was_lost: bool) -> str:
 
 
 def _memory() -> str:
-    """Say how much memory this worker has, where that was chosen."""
+    """Return a clause that says how much memory this worker has; empty where nobody chose it."""
     size = os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE")
     return f"the function has {size} MB ('memory' in the section 'lambda'); " if size else ""
 

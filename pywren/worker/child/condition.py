@@ -1,10 +1,13 @@
-"""``Condition``: whether a process that has run a call can run the next one, which must not be failed by the first.
+"""``Condition``: whether a process that has run a call can run the next one, which must not fail because of the first.
 
-What can be put back is put back (see ``runner``). For the rest there is a look after every call, and the process is
-replaced when it is not as it was. The look that costs some microseconds finds what no process can do without:
-built-ins, modules, and the names by which calls are run and imports made. The one that costs a hundred finds every
-function of the standard library that was replaced. It is due when calls have run for long beside that, and after errors
-that come of such damage. What cannot be seen afterwards, such as an audit hook, is noted when it is done.
+``place`` restores what can be restored. For the rest there is a check after every call, and the process is replaced if
+it is not as it was. The quick check takes some microseconds and covers what no process can do without: built-ins,
+modules, and the names that run calls and import modules. The thorough check takes a hundred microseconds and covers
+every function of the standard library. It is due once calls have run for long beside that, and after errors that such
+damage causes. Changes that cannot be seen afterwards, such as an audit hook, are noted when they are made.
+
+Everything runs on the child's main thread, after code that may have replaced anything. So names that are needed after a
+call are bound before it, and a check that raises counts as failed.
 """
 
 from __future__ import annotations
@@ -34,13 +37,13 @@ from typing import Any
 
 from pywren.system import private_names
 
-_DEEP_LOOK_SECONDS = 0.01  # so many of calls are worth the thorough look, which then takes a hundredth of them
-_CALL_SECONDS = 2e-5  # what a call takes at least, with all that is done for it
+_DEEP_LOOK_SECONDS = 0.01  # seconds of calls after which the thorough check is due: it takes 1 % of their time then
+_CALL_SECONDS = 2e-5  # the least that a call takes, with everything around it
 _ERRORS_OF_DAMAGE = frozenset({"ImportError", "ModuleNotFoundError", "NameError", "AttributeError"})
 
 
 def _core() -> tuple[object, ...]:
-    """Return what no process can do without; written out because Python reads attributes of modules fastest so."""
+    """Return what no process can do without; written out, as that is the fastest way to read attributes of modules."""
     return (
         sys.modules, sys.meta_path, sys.path_hooks, sys.path_importer_cache, sys.addaudithook, sys.settrace,
         sys.setprofile,
@@ -74,14 +77,14 @@ _NOTED = {
 }
 _READABLE = frozenset(name for names in _NOTED.values() for name in names) - {"addaudithook", "chroot", "unshare"}
 _LIMITS = tuple(getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_"))
-_read_mask = signal.pthread_sigmask  # before it is noted who calls it
+_read_mask = signal.pthread_sigmask  # bound before its calls are noted
 _READERS = tuple(
     getattr(os, name)
     for name in ("getsid", "getpgid", "sched_getaffinity", "getresuid", "getresgid", "getgroups", "getuid", "getgid")
     if hasattr(os, name)
 )
 
-# What the standard library has to be replaced, for example by ``logging.captureWarnings``.
+# Names of the standard library that exist to be replaced, for example by ``logging.captureWarnings``.
 _REPLACEABLE = frozenset(
     {
         *("excepthook", "unraisablehook", "displayhook", "breakpointhook", "showwarning"),
@@ -103,13 +106,13 @@ class Condition:
             for name in names:
                 self._note_calls(sys.modules[module], name)
         self._unlooked = 0.0
-        self.trace, self._profile = sys.gettrace(), sys.getprofile()  # a tool that measures what tests cover has them
+        self.trace, self._profile = sys.gettrace(), sys.getprofile()  # set where a tool measures test coverage
         self._values = builtins.__dict__.values
         self._restore_builtins = builtins.__dict__.update
         self.adopt()
 
     def adopt(self) -> None:
-        """Take the present state for the right one: imports have changed it, and they are not repeated."""
+        """Take the present state for the right one: imports have changed it, and Python does not repeat them."""
         self._builtins = dict(builtins.__dict__)
         self._builtin_values = [*self._values()]
         self._modules = sys.modules
@@ -126,12 +129,13 @@ class Condition:
         self.count_modules()
 
     def count_modules(self) -> None:
-        """Take the modules that are loaded now for those that must stay."""
+        """Take the modules that are loaded now as those that must stay."""
         self._loaded = dict(sys.modules)
         self._module_values = [*self._loaded.values()]
         self._count = len(self._loaded)
 
     def _note_calls(self, module: ModuleType, name: str) -> None:
+        """Replace a function by one that notes its calls."""
         original: Callable[..., Any] | None = getattr(module, name, None)
         if original is None:
             return
@@ -145,10 +149,10 @@ class Condition:
         setattr(module, name, noted)
 
     def mend(self) -> None:
-        """Put deleted and replaced built-ins back, and modules, before anything else is done after a call."""
+        """Restore deleted and replaced built-ins and modules, before anything else happens after a call."""
         try:
             are_same = [*self._values()] == self._builtin_values
-        except _Exception:  # what stands there now compares in its own way
+        except _Exception:  # an object with an ``__eq__`` of its own is among them now
             are_same = False
         if not are_same:
             self._mend_builtins()
@@ -163,22 +167,23 @@ class Condition:
         now = builtins.__dict__
         for name, value in self._builtins.items():
             if name not in now or now[name] is not value:
-                self._done.append("builtins")  # a library that did this expects it to be done
+                # A library that did this with its import expects it to stay, so this process runs no more calls.
+                self._done.append("builtins")
                 break
         self._restore_builtins(self._builtins)
-        self._builtin_values = [*self._values()]  # what was added stays, and may be replaced
+        self._builtin_values = [*self._values()]  # additions stay, and calls may replace them
 
     def restore(self) -> None:
-        """Put back all that the standard library had: this process runs no more calls, but must tell of the last."""
+        """Restore the whole standard library: this process runs no more calls, but must report the last one."""
         for now, before in self._all:
             now.update(before)
 
     def is_sound_after(self, seconds: float, error: str | None, *, begun: bool) -> bool:
-        """Tell whether the process can run another call, by the look that is due; never raises.
+        """Tell whether the process can run another call, by the check that is due; never raise.
 
         Args:
             seconds: how long the call ran.
-            error: the name of the exception that it raised.
+            error: the name of the exception that it raised; ``None`` if it returned.
             begun: whether the function was called.
         """
         self._unlooked += seconds + _CALL_SECONDS
@@ -188,10 +193,10 @@ class Condition:
         return self.is_sound(thoroughly=thoroughly)
 
     def is_sound(self, *, thoroughly: bool = False) -> bool:
-        """Tell whether the process can run another call; never raises."""
+        """Tell whether the process can run another call; never raise."""
         try:
             return self._is_sound() and not (thoroughly and self._is_something_replaced())
-        except Exception:  # noqa: BLE001 -- whatever is met where a module of the standard library should be
+        except Exception:  # noqa: BLE001 -- anything may be where a module of the standard library should be
             return False
 
     def _is_sound(self) -> bool:
@@ -213,25 +218,25 @@ class Condition:
         return sys.getprofile() is self._profile
 
     def _put_settings_back(self) -> None:
-        """Put back what a call may set once a process, or what makes others fail."""
+        """Restore settings that a call may make only once in a process, or that make other calls fail."""
         if gc.isenabled() is not self._is_garbage_collected:
             (gc.enable if self._is_garbage_collected else gc.disable)()
         if socket.getdefaulttimeout() != self._socket_timeout:
             socket.setdefaulttimeout(self._socket_timeout)
-        if _start_method() != self._start_method:  # a pool settles it too
+        if _start_method() != self._start_method:  # making a pool sets it, too
             sys.modules["multiprocessing"].set_start_method(self._start_method, force=True)
         if "asyncio.events" in sys.modules:
             private_names.forget_spent_event_loop()
 
     def _is_undone(self) -> bool:
-        """Tell whether what was set is as it was: many set what there is, or put it back."""
+        """Tell whether the noted settings are as before: many programs set what is set already, or restore it."""
         if not _READABLE.issuperset(self._done) or _state() != self._state:
             return False
         self._done.clear()
         return True
 
     def _is_module_replaced(self) -> bool:
-        """Tell whether one cannot be imported any more; a module that is no part of Python may be loaded again."""
+        """Tell whether a module can no longer be imported; only modules that are not part of Python may be reloaded."""
         for name, module in self._modules.items():
             before = self._loaded.get(name, module)
             if module is not before and _is_of_python(name):
@@ -251,7 +256,7 @@ class Condition:
 
 
 def _start_method() -> str | None:
-    """Return how ``multiprocessing`` starts processes here; ``None`` while that is open."""
+    """Return how ``multiprocessing`` starts processes here; ``None`` while it is not settled."""
     multiprocessing: Any = sys.modules.get("multiprocessing")
     known = None if multiprocessing is None else multiprocessing.get_start_method(allow_none=True)
     return known if isinstance(known, str) else None
@@ -262,13 +267,13 @@ def _is_of_python(name: str) -> bool:
 
 
 def _state() -> tuple[object, ...]:
-    """Return what is noted when it is set, as far as it can be read."""
+    """Return the settings whose changes are noted, as far as they can be read."""
     limits = [resource.getrlimit(number) for number in _LIMITS]
     ids = [read(0) if read.__name__ in ("getsid", "getpgid", "sched_getaffinity") else read() for read in _READERS]
     return _read_mask(signal.SIG_BLOCK, ()), os.getpriority(os.PRIO_PROCESS, 0), limits, ids
 
 
-# -- functions that can do no harm -----------------------------------------------------------------------------------
+# -- functions that cannot do harm -----------------------------------------------------------------------------------
 
 _HARMLESS = frozenset(
     {
@@ -285,14 +290,14 @@ _REACHING_OUT = frozenset(
     for name, number in opcode.opmap.items()
     if name.startswith(("IMPORT_", "STORE_ATTR", "DELETE_ATTR", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_BUILD_CLASS"))
 )
-_INTO_FRAMES = ("_", "f_", "gi_", "cr_", "ag_", "tb_")  # attributes that lead from a generator to all there is
+_INTO_FRAMES = ("_", "f_", "gi_", "cr_", "ag_", "tb_")  # attributes that lead from a generator to everything else
 
 
 def is_inert(function: object) -> bool:
-    """Tell whether a function can do nothing to its process when it is given plain data.
+    """Tell whether a function cannot change its process when it is called with plain data.
 
-    It names nothing but numbers and texts, built-ins that only compute, what ``math`` has, such functions, and
-    attributes of what it is given. So it can only compute.
+    Such a function refers only to numbers and texts, to built-ins that compute, to the functions of ``math``, to other
+    such functions, and to attributes of its argument. So it can only compute.
     """
     return _is_inert(function, set())
 
@@ -320,7 +325,7 @@ def _names_only_inert(code: CodeType, variables: Mapping[str, Any], met: set[int
             return False
         value = variables.get(name, builtins.__dict__.get(name))
         if type(value) in _PLAIN or (type(value) in (type, BuiltinFunctionType) and value in _HARMLESS):
-            continue  # also what is the name of an attribute only
+            continue  # some of these names are only attributes; checking them, too, is harmless
         if type(value) is ModuleType:
             if value.__name__ not in _HARMLESS_MODULES:
                 return False

@@ -1,8 +1,11 @@
 """What a call has left running in its process or below it.
 
 Threads that a library keeps for itself may stay: a progress bar's monitor, the idle workers of a pool. They serve the
-next call as they did this one. A thread is the call's own, and is ended with the process, when the user's code started
-it or is on its stack, or when it is busy.
+next call as they served this one. A thread is the call's own, and ends with the process, if the user's code started
+it or is on its stack, or if it is busy.
+
+The checks run on the main thread while the other threads go on: a thread may end or start between two lines. Each
+answer is therefore a moment's, and a doubtful thread counts as the call's own.
 """
 
 from __future__ import annotations
@@ -18,10 +21,10 @@ from typing import Any
 from pywren.system import private_names
 
 MOST_THREADS = 32
-"""Library threads that may stay; more would mean that every call leaves some."""
+"""How many library threads may stay; more mean that every call leaves some."""
 
-_STATES = 3
-_STATE_SECONDS = 0.002
+_STATES = 3  # samples of a thread's state, all of which must show it running
+_STATE_SECONDS = 0.002  # between two samples
 
 _start, _start_bare = threading.Thread.start, _thread.start_new_thread
 _bare: list[bool] = []
@@ -34,7 +37,7 @@ def _note_who_starts(thread: threading.Thread) -> None:
 
 
 def _note_bare(*arguments: Any, **keywords: Any) -> int:
-    # It is not counted before it has begun, and nothing tells when that is.
+    # CPython counts a thread once it has begun, and nobody tells when that is: note it now.
     _bare.append(True)
     return _start_bare(*arguments, **keywords)
 
@@ -43,7 +46,7 @@ def watch_threads(directory: str) -> None:
     """Note from now on whose code starts threads.
 
     Args:
-        directory: where the users' modules are written, which are no libraries.
+        directory: where the users' modules are written, which do not count as libraries.
     """
     global _users
     _users = directory + os.sep
@@ -55,7 +58,7 @@ _users = os.sep
 
 
 def leftovers() -> str:
-    """Say what a call left running in this process or under it; empty when nothing that must end."""
+    """Return what a call left running in this process or below it, as words; empty if nothing must end."""
     threads = private_names.count_threads()
     if threads or _bare:
         threads = _own_threads(threads)
@@ -67,10 +70,10 @@ def leftovers() -> str:
 
 
 def _own_threads(count: int) -> int:
-    """Return how many threads must end, of those that there are."""
+    """Return how many of the threads must end."""
     known = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
     if _bare or count > len(known) or count > MOST_THREADS:
-        return max(count, 1)  # there are some that were started without ``threading``
+        return max(count, 1)  # some were started without ``threading``, or nobody can look at so many
     return len([thread for thread in known if _must_end(thread)])
 
 
@@ -86,20 +89,20 @@ def _must_end(thread: threading.Thread) -> bool:
 
 
 def _is_busy(thread: threading.Thread) -> bool:
-    """Tell whether a thread goes on to use a processor (Linux); the kernel tells of no change of that."""
+    """Tell whether a thread keeps using a processor (Linux). The kernel shows only the present state: sample it."""
     for _ in range(_STATES):
         try:
             with open(f"/proc/self/task/{thread.native_id}/stat", "rb") as file:
                 if file.read().rpartition(b")")[2].split()[0] != b"R":
                     return False
         except OSError:
-            return False  # it has just ended; or this is no Linux
+            return False  # it has just ended, or this is not Linux
         time.sleep(_STATE_SECONDS)
     return True
 
 
 def _is_library(frame: FrameType) -> bool:
-    """Tell whether a function belongs to a module that is installed here, not to what was sent with a call."""
+    """Tell whether a function belongs to a module that is installed here, not to one that came with a call."""
     variables = frame.f_globals
     name = variables.get("__name__")
     module = sys.modules.get(name) if isinstance(name, str) else None
@@ -109,7 +112,7 @@ def _is_library(frame: FrameType) -> bool:
 
 
 def _has_children() -> bool:
-    """Tell whether child processes run; those that have ended are reaped."""
+    """Tell whether child processes run, and reap those that have ended."""
     while True:
         try:
             pid, _ = os.waitpid(-1, os.WNOHANG)

@@ -1,8 +1,8 @@
 """``Program``: the modules of the client's program that workers cannot import, as far as calls brought them along.
 
-Functions and classes of a script say that they are of ``__main__``. On a worker that is another program; so each
-function that came has a ``__main__`` of its own, with what came along. ``pickle``, ``multiprocessing`` and whoever else
-looks things up by module and name find them there. The same holds for modules made by hand.
+Functions and classes of a script name ``__main__`` as their module. On a worker, ``__main__`` is another program; so
+each function has a ``__main__`` of its own here, with whatever came along. ``pickle``, ``multiprocessing`` and everyone
+else who looks things up by module and name find them there. The same holds for modules made by hand.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Program:
     """The modules of one function that came to this process.
 
     Args:
-        root: a private directory, for what processes that a call starts must read.
+        root: a private directory, for files that processes started by a call must read.
     """
 
     def __init__(self, root: str) -> None:
@@ -40,7 +40,7 @@ class Program:
         self._script = 0, ""
 
     def add(self, names: Names) -> None:
-        """Take objects by module and qualified name; what has no name is the module itself. ``enter`` follows."""
+        """Take objects by module and qualified name; an empty name means the module itself. ``enter`` must follow."""
         if names and not self._names:
             self._modules[_MAIN] = _Main(self)
         self._names.update(names)
@@ -51,29 +51,29 @@ class Program:
                 self._modules[module] = value
 
     def enter(self) -> None:
-        """Have the modules found by their names."""
+        """Enter the modules into ``sys.modules``."""
         if not self._modules:
             sys.modules[_MAIN] = _empty_main()
         sys.modules.update(self._modules)
 
     def leave(self) -> None:
-        """Have them found no more."""
+        """Remove the modules from ``sys.modules``."""
         for name, module in self._modules.items():
             if sys.modules.get(name) is module:
                 del sys.modules[name]
 
     def main_names(self) -> dict[str, Any]:
-        """Return what ``__main__`` holds."""
+        """Return the variables of ``__main__``."""
         held = vars(self._modules[_MAIN]) if self._modules else {}
         return {name: value for name, value in held.items() if not name.startswith("__")}
 
     def script(self) -> str:
-        """Return the path of a script that makes the modules in another process.
+        """Return the path of a script that rebuilds the modules in another process.
 
-        Processes that ``multiprocessing`` spawns, and does not fork, run the script of ``__main__`` first.
+        Processes that ``multiprocessing`` spawns, as opposed to forks, run the script of ``__main__`` first.
 
         Raises:
-            PywrenError: something in them does not pickle.
+            PywrenError: something in them cannot be pickled.
             OSError: it cannot be written.
         """
         count, path = self._script
@@ -92,20 +92,20 @@ _NAMES_OF_EVERY_MODULE = len(vars(_empty[0]))
 
 
 def _empty_main() -> types.ModuleType:
-    """Return the ``__main__`` of programs of which nothing has come: one for all, as long as nobody changes it."""
+    """Return the ``__main__`` of functions that brought nothing: one for all, as long as nobody changes it."""
     if len(vars(_empty[0])) != _NAMES_OF_EVERY_MODULE:
         _empty[0] = types.ModuleType(_MAIN)
     return _empty[0]
 
 
 class _Main(types.ModuleType):
-    """A ``__main__`` whose script is written when somebody asks for its path."""
+    """A ``__main__`` whose script is written when someone asks for its path."""
 
     __slots__ = ("_program_of_client",)
 
     def __init__(self, program: Program) -> None:
         super().__init__(_MAIN)
-        # weakly: every map begins with a program of its own, and must leave nothing to the garbage collector
+        # Weakly, as every map begins with a program of its own, and should leave no cycle to the garbage collector.
         self._program_of_client = weakref.ref(program)
 
     def __getattr__(self, name: str) -> str:  # called for what the module does not hold
@@ -114,12 +114,12 @@ class _Main(types.ModuleType):
             try:
                 return program.script()
             except (PywrenError, OSError):
-                pass  # then processes that are spawned do without
+                pass  # spawned processes then start without these modules
         raise AttributeError(f"module {_MAIN!r} has no attribute {name!r}")
 
 
 def read(path: str) -> dict[str, Any]:
-    """Make the modules in another process, and return what its ``__main__`` is to hold.
+    """Rebuild the modules in another process, and return what its ``__main__`` should hold.
 
     Args:
         path: the pickle beside the script; both stand in a directory that is private to the worker.

@@ -27,7 +27,7 @@ _keys = itertools.count(1)
 
 _ARENA_BYTES = 64 * 1024 * 1024
 _INLINE_AHEAD_BYTES = 128 * 1024
-_BIG_ENTRY_BYTES = 1024  # what a place in an arena counts for
+_BIG_ENTRY_BYTES = 1024  # what a big argument counts for: its place in an arena
 
 
 class Batch:
@@ -74,7 +74,7 @@ class Batch:
         self._returned: deque[int] = deque()  # calls that were taken back from one
 
     def add(self, arguments: Sequence[Packed], references: Sequence[Sequence[bytes]] | None) -> None:
-        """Take snapshots of the arguments: their owners may change them afterwards."""
+        """Add the calls, with snapshots of their arguments: their owners may change them afterwards."""
         limit = frames.INLINE_LIMIT
         self.entries = [
             packed.data if not packed.buffers and len(packed.data) <= limit else self._snapshot(packed)
@@ -119,15 +119,15 @@ class Batch:
 
     @property
     def waiting(self) -> int:
-        """How many calls are with no child, at most: cancelled ones count until they are passed over."""
+        """How many calls no child holds, at most: cancelled ones count until ``take`` passes over them."""
         return len(self._returned) + len(self.entries) - self._cursor
 
     def give_back(self, indices: Sequence[int]) -> None:
-        """Put calls that were taken back from a child before all others."""
+        """Put calls that were taken back from a child in front of all others."""
         self._returned.extendleft(reversed(indices))
 
     def take(self, count: int) -> list[int]:
-        """Take calls to be given to a child."""
+        """Take calls to give to a child: those that came back first, and not too many bytes at once."""
         indices: list[int] = []
         while self._returned and len(indices) < count:
             index = self._returned.popleft()
@@ -144,7 +144,7 @@ class Batch:
 
 
 class Arena:
-    """One unlinked file with many big arguments, so that descriptors do not run out."""
+    """One unlinked file with many big arguments: a file each would use up the descriptors."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -152,11 +152,28 @@ class Arena:
         self.calls = 0
 
 
-def encode_function(function: Function) -> tuple[int, Outgoing]:
-    """Return a new key for a function, and the frame that gives a child the function under that key.
+class EncodedFunctions:
+    """Encodes functions for children; the last one is kept, as maps often repeat it.
 
-    The frame is a snapshot, and can be sent to any number of children. A big function stands in a file, which all of
-    them map.
+    Any thread may use it, without a lock: what is kept is replaced in one step.
     """
-    key = next(_keys)
-    return key, frames.encode(frames.FUNCTION, number=key, segments=function_segments(function))
+
+    def __init__(self) -> None:
+        self._last: tuple[str | bytes, int, Outgoing] | None = None
+
+    def encode(self, function: Function) -> tuple[int, Outgoing]:
+        """Return a key for a function, and the frame that gives a child the function under that key.
+
+        The frame is a snapshot, and can be sent to any number of children. A big function stands in a file, which all
+        of them map.
+        """
+        last = self._last
+        if last is None or last[0] != function.id:
+            key = next(_keys)
+            frame = frames.encode(frames.FUNCTION, number=key, segments=function_segments(function))
+            last = self._last = (function.id, key, frame)
+        return last[1], last[2]
+
+    def forget(self) -> None:
+        """Drop the function that is kept; it may be big."""
+        self._last = None

@@ -1,4 +1,16 @@
-"""``ForkServer``"""
+"""``ForkServer``: runs tasks in processes that a small server forks, one for each function and environment.
+
+Who runs where:
+
+- The thread that calls ``run`` does everything for its task: it asks the server for a fork, sends the task, passes
+  output on, waits and decodes the result. Several threads may run tasks at once; each holds a ``ForkedChild`` of its own.
+- Another thread may ask for the end of a task (``Stop``). It only writes a byte into the child's stop pipe; the running
+  thread, which waits for that pipe too, kills the child. So one thread alone touches a ``ForkedChild``.
+- ``close`` and ``end_waiting`` end children that wait for a call, which no thread holds.
+
+``_lock`` guards the lists of servers and of waiting children. It is held while a server or a child is started, so that
+two threads do not start two servers; it is not held while a child ends, which may take seconds.
+"""
 
 from __future__ import annotations
 
@@ -23,19 +35,20 @@ from pywren.worker.task import RunResult, Stop, Task, cancelled_failure, crash_f
 
 _FORK_ATTEMPTS = 3
 _FORK_PAUSE_SECONDS = 1.0
-_END_SECONDS = 5.0
+_END_SECONDS = 5.0  # for a server or a child that was killed, or told to end
 
 
 class ForkServer:
     """Runs each function in processes of its own, forked from a small server that has cloudpickle loaded.
 
-    A process that a call has left as it was waits for the next call of the same function with the same environment:
-    what the function has imported is there then. It ends as soon as another function comes. Several threads may run
-    tasks at once, each in another process. The server starts with the first task, or with ``start``.
+    A process that a call has left as it was waits for the next call of the same function with the same environment;
+    what the function has imported is there already. It ends as soon as another function comes. Several threads may
+    run tasks at once, each in a process of its own. The server starts with the first task, or with ``start``; each
+    runtime with an interpreter of its own has another server.
 
     Args:
-        on_output: called with ``stdout`` or ``stderr`` and text, as calls write it; by default it is written to
-            this process's own streams.
+        on_output: called with ``stdout`` or ``stderr`` and text, as calls write it; by default the text goes to this
+            process's own streams.
 
     Raises:
         ConfigError: this is neither Linux nor macOS.
@@ -66,13 +79,13 @@ class ForkServer:
                 self._server(None)
 
     def run(self, task: Task, *, stopped: Stop | None = None) -> RunResult:
-        """Run one task to its end and say how it ended; never raises for what the task does.
+        """Run one task to its end and return how it ended; never raise for what the task does.
 
         A task that comes after ``close`` ends with a ``CallCancelledError``.
 
         Args:
             task: the task.
-            stopped: asks for the task to be killed; it then ends with a ``CallCancelledError``.
+            stopped: kills the task when it is set; the task then ends with a ``CallCancelledError``.
 
         Raises:
             OSError: no process can be started.
@@ -90,16 +103,16 @@ class ForkServer:
             if result is not None:
                 return result
             if process.pid is not None:
-                continue  # an earlier call has spoilt the process
-            # Either the server is just ending, or the machine is short of processes: then the wait is the pause.
+                continue  # an earlier call has damaged the process
+            # Either the server is just ending, or the machine is short of processes: then this wait is the pause.
             wait_readable(process.server.pidfd, _FORK_PAUSE_SECONDS)
         message = "no process could be forked for the call: the machine is short of processes or memory"
         return RunResult(None, None, failure=Failure("WorkerCrashedError", message, (None,)), returncode=None)
 
     def _process(self, python: str | None, task: Task) -> ForkedChild | None:
-        """Return a process that waits for calls of this function, or a new one; end those for other functions.
+        """Return a process that waits for calls of this function, or a new one, and end those for other functions.
 
-        There is none after ``close``.
+        ``None`` after ``close``.
         """
         purpose = python, task.function.id, dict(task.extra_env)
         self._end_waiting(lambda one: one.purpose != purpose or not one.can_run())
@@ -121,7 +134,7 @@ class ForkServer:
             return made
 
     def end_waiting(self) -> None:
-        """End the processes that wait for calls: somebody needs the memory and the files that they hold."""
+        """End the processes that wait for calls, to free the memory and the files that they hold."""
         self._end_waiting(lambda _: True)
 
     def _end_waiting(self, is_unwanted: Callable[[ForkedChild], bool]) -> None:
@@ -134,6 +147,7 @@ class ForkServer:
             one.end()
 
     def _take_back(self, process: ForkedChild) -> None:
+        """Keep a process that stays for the next call; close any other."""
         with self._lock:
             kept = process.stays and not self._closed and self._pid == os.getpid()
             if kept:
@@ -142,6 +156,7 @@ class ForkServer:
             process.close()
 
     def _server(self, python: str | None) -> Process:
+        """Return the running server of an interpreter, or start one; with the lock held."""
         if self._pid != os.getpid():
             self._forget()
         server = self._servers.get(python)
@@ -158,7 +173,7 @@ class ForkServer:
         return server
 
     def _forget(self) -> None:
-        """After a fork the servers are the other process's."""
+        """Let go of servers and children after a fork: they belong to the other process."""
         for one in self._waiting:
             one.forget()
         for server in self._servers.values():
@@ -179,7 +194,7 @@ class ForkServer:
         for one in waiting:
             one.close()
         for server in servers:
-            # The end of the channel tells the server to kill what it forked.
+            # The server reads the end of its channel, kills what it forked, and ends.
             try:
                 server.channel.socket.shutdown(socket.SHUT_WR)
             except OSError:
@@ -197,7 +212,7 @@ def _runtime_python(runtime_path: str | None) -> str | None:
 
 
 def _is_there(python: str | None) -> bool:
-    """Tell whether an interpreter has not been removed together with its runtime."""
+    """Tell whether an interpreter still exists: a runtime may be removed while its server lives."""
     return python is None or os.path.exists(python)
 
 
@@ -205,10 +220,14 @@ class ForkedChild:
     """One forked process: its socket, its output, and the pipe on which the server tells how it ended.
 
     Args:
-        server: what forks it.
-        number: what the server knows it by.
-        purpose: what it is for: interpreter, function and environment.
-        sink: takes what it prints.
+        server: the server that forks it.
+        number: the server's name for it.
+        purpose: interpreter, function and environment; a process serves one purpose only.
+        sink: called with the name of a stream and text that calls write to it.
+
+    Attributes:
+        stays: whether it waits for another call, after ``run``.
+        pid: its process id; ``None`` until it runs.
     """
 
     def __init__(
@@ -250,7 +269,7 @@ class ForkedChild:
         self._theirs.clear()
 
     def run(self, task: Task, stopped: Stop | None) -> RunResult | None:
-        """Send the task, and wait for its end; ``None`` when it never began: there was no process, or a spoilt one."""
+        """Run a task, and return how it ended; ``None`` if it never began, as no process was there or a damaged one."""
         self._send(task)
         if stopped is not None:
             stopped.listen(self._ask_to_stop)
@@ -262,7 +281,7 @@ class ForkedChild:
         self._receive()
         self.stays = self._said_it_stays() and not self.ended and not wait_readable(self.stop_in, 0.0)
         stdout, stderr = (tail.take() for tail in self.tails)
-        frame, self.frame = self.frame, None  # it may be big, and this process may wait for long
+        frame, self.frame = self.frame, None  # it may be big, and this object may be kept for long
         if frame is not None and frame.flags & frames.NOT_BEGUN:
             return None
         if frame is not None:
@@ -278,10 +297,11 @@ class ForkedChild:
         self._knows_function = True
 
     def _ask_to_stop(self) -> None:
+        """Have the running thread kill the child; called by another thread."""
         os.write(self.stop_out, b"s")
 
     def can_run(self) -> bool:
-        """Tell whether the process waits for another call: something may have killed it since."""
+        """Tell whether the process still waits for a call: something may have killed it since the last one."""
         ended = self.server.has_ended() or any(wait_readable(end, 0.0) for end in (self.status, self.channel.fileno()))
         return not ended
 
@@ -289,7 +309,7 @@ class ForkedChild:
         return self.frame is not None and bool(self.frame.flags & frames.STAYS) and not self.killed
 
     def _wait(self, timeout: float | None) -> None:
-        """Serve output and socket until the call has ended, mostly with its process; kill it when its time is over."""
+        """Serve output and socket until the call has ended, mostly with its process; kill it when its time is up."""
         deadline = None if timeout is None else time.monotonic() + timeout
         actions: dict[int, Callable[[], bool]] = {
             self.channel.fileno(): self._receive,
@@ -315,6 +335,7 @@ class ForkedChild:
         return False
 
     def _give_up(self, failure: Failure) -> None:
+        """Kill the child; the call ends with the failure, unless its result has come."""
         self._receive()
         if self.frame is None and self.failure is None:
             self.failure = failure
@@ -325,10 +346,10 @@ class ForkedChild:
         if not self.server.has_ended():
             self.server.send(frames.encode(frames.KILL, number=self.number))
         elif self.pid is not None:
-            process_tree.kill_tree(self.pid)
+            process_tree.kill_tree(self.pid)  # nobody else will: the server is the child's parent
 
     def _receive(self) -> bool:
-        """Take the result if it is there; returns False at the end of the socket."""
+        """Take the result if it has come; return False at the end of the socket."""
         while True:
             try:
                 received = self.channel.receive()
@@ -341,7 +362,8 @@ class ForkedChild:
                     self.frame = frame
 
     def _read_status(self) -> bool:
-        data = os.read(self.status, STATUS.size)  # a pipe gives whole what was written whole
+        """Take what stands on the status pipe; return False at its end."""
+        data = os.read(self.status, STATUS.size)  # writes to a pipe of up to PIPE_BUF bytes are atomic
         if not data:  # the server could not fork, or is gone
             self.ended = True
             if self.pid is not None:
@@ -353,7 +375,7 @@ class ForkedChild:
         return True
 
     def end(self) -> None:
-        """End a process that waits for a call, and do not return before it is gone."""
+        """End a process that waits for a call, and return when it is gone."""
         try:
             self._kill()
             while not self.ended and wait_readable(self.status, _END_SECONDS):
@@ -362,7 +384,7 @@ class ForkedChild:
             self.close()
 
     def close(self) -> None:
-        """Have the process killed if it runs, close all descriptors, and remove the scratch directory."""
+        """Kill the process if it runs, close all descriptors, and remove the scratch directory."""
         if not self.ended:
             self._kill()
         self.forget()

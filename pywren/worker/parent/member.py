@@ -1,4 +1,9 @@
-"""A member of the local pool: one worker process, what it knows, and the calls that it holds."""
+"""``Member``: one worker process of the local pool, what it knows, and the calls that it holds.
+
+A member has no lock of its own: everything here happens with the pool's lock held, and nothing here waits. Frames that
+do not fit into the socket are queued, and the pump sends the rest. Killing may take long, so a member that is to be
+killed is *condemned*, and the pump kills it without the lock.
+"""
 
 from __future__ import annotations
 
@@ -20,22 +25,35 @@ from pywren.worker.parent.process import Process
 from pywren.worker.protocol import TAIL_LIMIT, TICKET, TICKET_SHIFT
 
 STALL_SECONDS = 0.002
-"""How long a member may go without a result before what waits behind its call is taken back."""
+"""Seconds without a result after which the pool takes back whatever waits behind a member's call."""
 
 _MAX_TICKETS = 512  # 4,096 bytes: what one write puts into a pipe whole
-_WORK_AHEAD_SECONDS = 0.01
+_WORK_AHEAD_SECONDS = 0.01  # of calls in the pipe: enough to hide the pump's latency, little to take back
 _KEPT_FUNCTIONS, _MOST_FUNCTIONS = 4, 8
-_FORGET_AFTER = 16
+_FORGET_AFTER = 16  # ended batches that are forgotten in one message
 
 
 class Member:
-    """One worker process as the pool sees it: what it knows, and the tickets it holds.
+    """One worker process as the pool sees it.
 
     Results come in the order of the tickets, so the first ticket without a result, the *head*, is the call that
     runs, unless it is still in the pipe.
 
     Args:
         environment: the process's environment variables.
+
+    Attributes:
+        ready: whether it has said that it can run calls.
+        dying: whether it gets no more calls.
+        killed: whether the pool wanted its end, as opposed to ``was_lost``: its channel ended or was misused.
+        condemned: whether the pump is still to kill it.
+        tickets: the calls that it was given and has not answered, in order.
+        announced: the last ticket whose start was announced.
+        window: how many calls it should hold, by how quick the last ones were.
+        last: the monotonic time of its last result; ``started`` is when its head began, as far as the pool knows.
+        ending: the ticket that this end is for, and the failure that it gets.
+        shown: its output, once a call wanted to have it shown as it comes; ``exclusive`` while such a call is held.
+        watched, watched_for: the pump's record of what it watches, and why.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -67,8 +85,8 @@ class Member:
     def room(self, batch: Batch) -> int:
         """Return how many calls of a batch it should be given now."""
         held = len(self.tickets)
-        # One that holds no ticket reads nothing: what waits for room in its socket, of calls that were cancelled, would
-        # wait for ever. With a ticket it reads on until the argument comes.
+        # A member without a ticket does not read its socket, so waiting until its socket has room could take for ever:
+        # the calls that filled it may have been cancelled. A member with a ticket reads on until its argument comes.
         if self.dying or (held and (self.process.channel.waiting or batch.show_output or self.exclusive)):
             return 0
         if batch.show_output:
@@ -77,7 +95,7 @@ class Member:
         return window - held if held <= window // 2 else 0
 
     def give(self, batch: Batch, indices: Sequence[int], now: float) -> None:
-        """Send calls, with all they need that is not known there yet."""
+        """Send calls, and whatever they need that the process does not know yet."""
         if not self.tickets:
             self.last = self.started = now
         terms = None if batch.number in self._batches else self._introduce(batch)
@@ -99,13 +117,14 @@ class Member:
         self._write_tickets(tickets)
 
     def _write_tickets(self, tickets: Sequence[int]) -> None:
+        """Write tickets; at most ``_MAX_TICKETS`` are in the pipe, so this neither blocks nor writes a part."""
         try:
             os.write(self.process.tickets_out, struct.pack(f"<{len(tickets)}Q", *tickets))
         except BrokenPipeError:
             pass  # never, because this process holds a read end too
 
     def _introduce(self, batch: Batch) -> tuple[int, bool, Mapping[str, str | None], bool]:
-        """Send what all calls of a batch need, and return what is to be said of it with the first of them."""
+        """Send what all calls of a batch need, and return the terms that go along with its first calls."""
         key = self._functions.get(batch.function_id)
         if key is None:
             key = self._functions[batch.function_id] = batch.function_key
@@ -120,7 +139,7 @@ class Member:
         return key, batch.load_anew, batch.extra_env, batch.show_output
 
     def _forget_functions(self) -> None:
-        """Let it drop functions that were used long ago, some at a time: that takes a message."""
+        """Let the process drop functions that were used long ago, some at a time, as each time takes a message."""
         if len(self._functions) <= _MOST_FUNCTIONS:
             return
         functions = [self._functions.popitem(last=False)[1] for _ in range(_MOST_FUNCTIONS - _KEPT_FUNCTIONS)]
@@ -133,7 +152,9 @@ class Member:
 
     def _prepare_shown(self) -> None:
         pipes = [pipe(), pipe()]
-        self._shown_ends = [write for _, write in pipes]  # they stay open here: the frame may have to wait
+        self._shown_ends = [
+            write for _, write in pipes
+        ]  # they stay open here until the frame is sent, which may have to wait
         self._queue(frames.encode(frames.SHOW, descriptors=self._shown_ends))
         self.shown = (
             OutputTail(pipes[0][0], "stdout", write_through),
@@ -144,7 +165,10 @@ class Member:
         self.process.channel.queue(frame)
 
     def take_back(self) -> list[int]:
-        """Take every ticket out of the pipe; the call that runs is not among them."""
+        """Take every ticket out of the pipe and return them; the call that runs is not among them.
+
+        The kernel makes each read atomic: a ticket goes to this process or to the child, never to both.
+        """
         taken: list[int] = []
         while True:
             try:
@@ -157,13 +181,13 @@ class Member:
         return taken
 
     def put_back(self, tickets: Sequence[int]) -> None:
-        """Give tickets again whose arguments were sent before."""
+        """Write tickets again; the process has their arguments already."""
         self.tickets.extend(tickets)
         if tickets:
             self._write_tickets(tickets)
 
     def forget(self, batch: Batch) -> None:
-        """Let it drop what it has of a batch that has ended: big things at once, small ones some time."""
+        """Let the process drop what it has of a batch that has ended: arenas at once, small things later."""
         if batch.number not in self._batches or self.dying:
             return
         self._batches.discard(batch.number)
@@ -175,47 +199,47 @@ class Member:
             self._arenas.difference_update(arenas)
 
     def forget_arena(self, number: int) -> None:
-        """Let it drop one arena, all calls of which have ended."""
+        """Let the process drop an arena all of whose calls have ended."""
         if number in self._arenas and not self.dying:
             self._arenas.discard(number)
             self._queue_forget([number], [])
             self.process.channel.flush()
 
     def progressed(self, count: int, now: float) -> None:
-        """Note that some calls have ended, and aim at some milliseconds of work ahead."""
+        """Note that some calls have ended, and set the window to some milliseconds of work."""
         each = max((now - self.last) / count, 1e-6)
         self.last = self.started = now
         self.window = max(1, min(int(_WORK_AHEAD_SECONDS / each), self.window * 4, _MAX_TICKETS))
 
     def kill(self, ending: tuple[int, Failure] | None = None) -> None:
-        """Have it killed; the ticket ends with the failure, the others are taken back."""
+        """Condemn the process; the ticket in ``ending`` gets its failure, the others run elsewhere."""
         self.ending = self.ending or ending
         self.killed = True
         self.lose()
 
     def lose(self) -> None:
-        """Have killed what is of no use without its channel: it died, or the user's code closed or misused that.
+        """Condemn a process without a usable channel: it died, or the user's code closed or misused the channel.
 
-        The pump kills it, soon and without the pool's lock: it may have to wait for what the call has started.
+        The pump kills it soon, without the pool's lock, as it may have to wait for what the call has started.
         """
         self.dying = self.condemned = True
         self.was_lost = not self.killed
 
     def shown_tails(self) -> tuple[str, str]:
-        """Return what the call that just ended has shown."""
+        """Return the tails of what the call that just ended has shown."""
         if self.shown is None or not self.exclusive:
             return "", ""
         return self.shown[0].take(), self.shown[1].take()
 
     def tails(self) -> tuple[str, str]:
-        """Return the last output of a process that has died."""
+        """Return the tails of the output of a process that has died."""
         if self.exclusive and self.shown is not None:
             return self.shown_tails()
         out, err = (file.tail(TAIL_LIMIT).decode("utf-8", "replace") for file in self.output)
         return out, err
 
     def close_shown(self) -> None:
-        """Close the pipes of output that is shown."""
+        """Close the pipes of shown output."""
         for tail in self.shown or ():
             tail.close()
         for descriptor in self._shown_ends:
@@ -224,11 +248,11 @@ class Member:
 
     @property
     def watch_for(self) -> tuple[bool, bool, bool]:
-        """What ``events`` depends on."""
+        """The state on which ``events`` depends: while it is equal, the pump need not look."""
         return self.dying, self.process.channel.waiting, self.shown is not None
 
     def events(self) -> dict[int, int]:
-        """Return the descriptors to be watched, and for what."""
+        """Return the descriptors to watch, each with its events for ``poll``."""
         channel = self.process.channel
         found = {self.process.pidfd: select.POLLIN}
         if not self.dying:
@@ -238,10 +262,10 @@ class Member:
         return found
 
     def load(self) -> tuple[int, bool]:
-        """What orders members when calls are given out: how many it holds, and whether it is still starting."""
+        """Return a sort key, the least loaded first: how many calls it holds, and whether it is still starting."""
         return len(self.tickets), not self.ready
 
     @property
     def could_share(self) -> bool:
-        """Whether calls wait in its pipe that others could run."""
+        """Whether calls wait in its pipe that other members could run."""
         return not self.dying and len(self.tickets) > (1 if self.ready else 0)

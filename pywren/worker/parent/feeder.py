@@ -1,0 +1,215 @@
+"""``Feeder``: gives calls to the members of the local pool, and takes back what they answer or no longer should run.
+
+All of it happens with the pool's lock held, on the pump's thread or a caller's. A member's tickets are a queue of two
+parts: those in the pipe, which both processes can read, and the one that its process has read, which runs. Reading the
+pipe empty therefore decides a race with the child: what this side reads never runs, and what it does not find there
+has begun.
+"""
+
+from __future__ import annotations
+
+import time
+
+from pywren.worker import frames
+from pywren.worker.frames import Frame
+from pywren.worker.parent.batch import Batch, OnStart
+from pywren.worker.parent.ledger import INDEX_MASK, Ledger, failed
+from pywren.worker.parent.member import STALL_SECONDS, Member
+from pywren.worker.parent.members import Members
+from pywren.worker.protocol import TICKET_SHIFT, decode_result
+from pywren.worker.task import RunResult, cancelled_failure, crash_failure, timeout_failure
+
+_NEVER = float("inf")
+
+
+class Feeder:
+    """Moves calls between the ledger and the members.
+
+    Args:
+        members: the processes.
+        ledger: the calls.
+    """
+
+    def __init__(self, members: Members, ledger: Ledger) -> None:
+        self._members = members
+        self._ledger = ledger
+
+    # -- giving ------------------------------------------------------------------------------------------------
+
+    def feed(self, now: float) -> list[tuple[OnStart, int]]:
+        """Give calls to members that have room.
+
+        Args:
+            now: the monotonic time.
+
+        Returns:
+            The calls that run now and whose start somebody wants to know, for ``ledger.announce``.
+        """
+        queue, members = self._ledger.queue, self._members
+        while queue:
+            batch = queue[0]
+            waiting = batch.waiting
+            gave = False
+            share = -(-waiting // len(members)) if members else 0
+            for member in sorted(members, key=Member.load) if waiting else ():
+                room = min(member.room(batch), share)
+                if room and (indices := batch.take(room)):
+                    member.give(batch, indices, now)
+                    gave = True
+                    waiting = batch.waiting
+                    if not waiting:
+                        break
+            if not waiting:
+                queue.popleft()
+            elif not gave and batch.waiting:  # else all that waited had been cancelled: on to the next batch
+                break
+        return self._starts()
+
+    def _starts(self) -> list[tuple[OnStart, int]]:
+        found = []
+        for member in self._members:
+            head = member.tickets[0] if member.tickets else -1
+            if head != member.announced:
+                member.announced = head
+                batch = self._ledger.batch_of(head)
+                if batch is not None and batch.on_start is not None:
+                    found.append((batch.on_start, head & INDEX_MASK))
+        return found
+
+    def balance(self, now: float) -> None:
+        """Take back calls that wait behind a slow one while another member has nothing to do."""
+        stalled = [member for member in self._members if member.could_share and now - member.last >= STALL_SECONDS]
+        if not stalled or any(batch.waiting for batch in self._ledger.queue):
+            return
+        if self._members.has_idle():
+            for member in stalled:
+                member.window = 1
+                self._ledger.requeue(member.take_back())
+
+    # -- taking results ----------------------------------------------------------------------------------------
+
+    def receive(self, member: Member, *, everything: bool = True) -> None:
+        """Take what a member has sent.
+
+        Args:
+            member: the member.
+            everything: False where the pump's ``poll`` tells again when there is more: one read is enough then.
+        """
+        count = 0
+        try:
+            while True:
+                for frame in member.process.channel.receive():
+                    count += self._take_frame(member, frame)
+                if not everything:
+                    break
+        except BlockingIOError:
+            pass
+        except EOFError:
+            member.lose()
+        if count:
+            member.progressed(count, time.monotonic())
+
+    def _take_frame(self, member: Member, frame: Frame) -> int:
+        """Take one frame, and return how many calls it ends."""
+        if frame.kind == frames.READY:
+            self._members.note_ready(member)
+            return 0
+        ticket = frame.number
+        if frame.kind != frames.RESULT or not member.tickets or member.tickets[0] != ticket:
+            member.lose()  # the user's code has written to the channel: nothing more from it can be trusted
+            return 0
+        member.tickets.popleft()
+        batch = self._ledger.batch_of(ticket)
+        if frame.flags & frames.NOT_BEGUN:
+            self._ledger.requeue([ticket])
+        elif batch is not None:
+            self._ledger.finish(batch, ticket & INDEX_MASK, decode_result(frame, *member.shown_tails()))
+        if frame.flags & (frames.LEFTOVERS | frames.SPENT | frames.NOT_BEGUN):
+            member.kill()
+        return 1
+
+    def settle_dead(self, member: Member) -> int | None:
+        """Settle what a process that has ended was given: its results, the call that ran, and those that waited.
+
+        Returns:
+            The exit code of the process.
+        """
+        self.receive(member)
+        returncode = member.process.wait()  # returns at once: ``pidfd`` has told that it has ended
+        taken = member.take_back()
+        member.dying = True
+        if member.tickets:
+            self._end_head(member, returncode)
+        self._ledger.requeue([*member.tickets, *taken])
+        return returncode
+
+    def _end_head(self, member: Member, returncode: int | None) -> None:
+        """End the call that ran when its process ended."""
+        ticket = member.tickets.popleft()
+        ending, member.ending = member.ending, None
+        stdout, stderr = member.tails()
+        failure = crash_failure(returncode, stdout, stderr, was_lost=member.was_lost)
+        if ending is not None and ending[0] == ticket:
+            failure = ending[1]
+        batch = self._ledger.batch_of(ticket)
+        if batch is not None:
+            result = RunResult(None, None, failure=failure, returncode=returncode, stdout=stdout, stderr=stderr)
+            self._ledger.finish(batch, ticket & INDEX_MASK, result)
+
+    # -- ending calls ------------------------------------------------------------------------------------------
+
+    def cancel(self, batch: Batch, index: int) -> bool:
+        """Cancel a call, and return whether it is cancelled: False when it had ended.
+
+        One that waits is finished here. One that runs is finished when its process, condemned here, has died.
+        """
+        if self._ledger.has_ended(batch, index):
+            return False
+        ticket = batch.number << TICKET_SHIFT | index
+        holder = next((member for member in self._members if ticket in member.tickets), None)
+        running = False
+        if holder is not None:
+            taken = holder.take_back()
+            self.receive(holder)  # after that: a result that came before the pipe was read is not lost
+            if batch.done[index]:
+                holder.put_back(taken)
+                return False
+            running = ticket not in taken
+            holder.put_back([other for other in taken if other != ticket])
+        if holder is not None and running:
+            holder.kill((ticket, cancelled_failure(running=True)))
+            batch.cancelled.add(index)
+        else:
+            self._ledger.finish(batch, index, failed(cancelled_failure(running=False)))
+        return True
+
+    def expire(self, now: float) -> None:
+        """Condemn the processes whose calls have run for too long."""
+        for member in self._members if self._ledger.outstanding else ():
+            timeout = self._timeout_of(member)
+            if timeout is None or now < member.started + timeout:
+                continue
+            head = member.tickets[0]
+            self.receive(member)  # its result may be here already
+            if member.tickets and member.tickets[0] == head:
+                member.kill((head, timeout_failure(timeout)))
+
+    def _timeout_of(self, member: Member) -> float | None:
+        """Return the seconds that the call at a member's head may run, if it does and they are limited."""
+        if not member.tickets or not member.ready or member.dying:
+            return None
+        batch = self._ledger.batch_of(member.tickets[0])
+        return None if batch is None else batch.timeout
+
+    def next_time(self) -> float:
+        """Return the monotonic time at which a call runs out of time or a member counts as stalled."""
+        earliest = _NEVER
+        for member in self._members:
+            if not member.tickets:
+                continue
+            timeout = self._timeout_of(member)
+            if timeout is not None:
+                earliest = min(earliest, member.started + timeout)
+            if member.could_share and self._members.has_idle():
+                earliest = min(earliest, member.last + STALL_SECONDS)
+        return earliest

@@ -1,0 +1,171 @@
+"""``Ledger``: the batches of the local pool that have not ended, the order in which they wait, and their results.
+
+Everything but ``hand_over`` happens with the pool's lock held. Results are *collected* with the lock and *handed over*
+without it, by the pump alone, as the callbacks of others run then. A result moves from one place to the next in one
+step, so an error in between loses none.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from pywren.wire.failure import Failure
+from pywren.worker.parent.batch import Batch, OnResults, OnStart
+from pywren.worker.parent.members import Members
+from pywren.worker.protocol import TICKET_SHIFT
+from pywren.worker.task import RunResult, cancelled_failure
+
+logger = logging.getLogger(__name__)
+
+INDEX_MASK = (1 << TICKET_SHIFT) - 1
+"""The bits of a ticket that are the index of the call in its batch."""
+
+
+class Ledger:
+    """The calls that the pool has taken and not yet answered.
+
+    Args:
+        lock: the pool's.
+        members: the processes that may hold something of a batch.
+
+    Attributes:
+        queue: batches with calls that no process holds, in the order in which they are given out.
+        outstanding: how many calls have no result.
+        ended_at: the monotonic time at which the last batch ended.
+        waiters: how many threads wait in ``wait``.
+    """
+
+    def __init__(self, lock: threading.RLock, members: Members) -> None:
+        self.queue: deque[Batch] = deque()
+        self.outstanding = 0
+        self.ended_at = time.monotonic()
+        self._members = members
+        self._batches: dict[int, Batch] = {}
+        self._numbers = 0
+        self._touched: dict[int, Batch] = {}
+        self._collected: deque[tuple[OnResults, list[tuple[int, RunResult]]]] = deque()
+        self._finished = threading.Condition(lock)
+        self.waiters = 0
+
+    def add(self, batch: Batch) -> None:
+        """Take a batch; its calls wait behind all others."""
+        self._numbers += 1
+        batch.number = self._numbers
+        for arena in batch.arenas:
+            self._numbers += 1
+            arena.number = self._numbers
+        self.outstanding += batch.remaining
+        if batch.remaining:
+            self._batches[batch.number] = batch
+            self.queue.append(batch)
+
+    def batch_of(self, ticket: int) -> Batch | None:
+        """Return the batch of a ticket; ``None`` when all of its calls have ended."""
+        return self._batches.get(ticket >> TICKET_SHIFT)
+
+    def has_ended(self, batch: Batch, index: int) -> bool:
+        """Tell whether a call has a result."""
+        return batch.number not in self._batches or bool(batch.done[index])
+
+    def requeue(self, tickets: Sequence[int]) -> None:
+        """Have calls wait again, before all others, that were taken back from a process."""
+        by_batch: dict[int, list[int]] = {}
+        for ticket in tickets:
+            by_batch.setdefault(ticket >> TICKET_SHIFT, []).append(ticket & INDEX_MASK)
+        for number, indices in by_batch.items():
+            batch = self._batches.get(number)
+            if batch is not None:
+                batch.give_back(indices)
+                if batch not in self.queue:
+                    self.queue.appendleft(batch)
+
+    # -- results -----------------------------------------------------------------------------------------------
+
+    def finish(self, batch: Batch, index: int, result: RunResult) -> None:
+        """Take the result of a call, unless it has one."""
+        if batch.done[index]:
+            return
+        if index in batch.cancelled and result.failure is None:
+            # ``cancel`` has said that the call is cancelled; its result was just under way.
+            result = failed(cancelled_failure(running=True))
+        batch.done[index] = 1
+        arena = batch.arena_of(index) if batch.arenas else None
+        batch.entries[index] = None
+        batch.collected.append((index, result))
+        batch.remaining -= 1
+        self.outstanding -= 1
+        self._touched[batch.number] = batch
+        if arena is not None:
+            arena.calls -= 1
+            if not arena.calls:
+                batch.arenas.remove(arena)
+                for member in self._members:
+                    member.forget_arena(arena.number)
+        if not batch.remaining:
+            del self._batches[batch.number]
+            for member in self._members:
+                member.forget(batch)
+            self.ended_at = time.monotonic()
+
+    def fail_all(self, failure: Failure) -> None:
+        """End every call that has no result with a failure."""
+        for batch in list(self._batches.values()):
+            for index in range(len(batch.done)):
+                if not batch.done[index]:
+                    self.finish(batch, index, failed(failure))
+        self.queue.clear()
+
+    @property
+    def has_results(self) -> bool:
+        """Whether results have come since the last ``collect``."""
+        return bool(self._touched)
+
+    def collect(self) -> None:
+        """Prepare the results that have come for ``hand_over``; nothing after this may lose them."""
+        for batch in self._touched.values():
+            self._collected.append((batch.on_results, batch.collected))
+            batch.collected = []
+        self._touched.clear()
+
+    def hand_over(self) -> None:
+        """Pass the collected results on; without the lock, and by the pump alone."""
+        while self._collected:
+            _call_back(*self._collected.popleft())
+
+    # -- waiting for all ---------------------------------------------------------------------------------------
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait until no call is outstanding; returns whether that is so."""
+        self.waiters += 1
+        try:
+            return self._finished.wait_for(lambda: not self.outstanding, timeout)
+        finally:
+            self.waiters -= 1
+
+    def tell_waiters(self) -> None:
+        """Wake whoever waits for the last call, whose result has been handed over."""
+        if not self.outstanding:
+            self._finished.notify_all()
+
+
+def failed(failure: Failure, returncode: int | None = None) -> RunResult:
+    """Return the result of a call that has no outcome."""
+    return RunResult(None, None, failure=failure, returncode=returncode)
+
+
+def announce(starts: Sequence[tuple[OnStart, int]]) -> None:
+    """Tell those who asked for it which calls run now; without the lock."""
+    for on_start, index in starts:
+        _call_back(on_start, index)
+
+
+def _call_back(function: Callable[..., None], argument: object) -> None:
+    try:
+        function(argument)
+    except Exception:
+        # The pump serves every executor: the mistake of one must not end the calls of the others.
+        logger.exception("a callback of the local pool raised")

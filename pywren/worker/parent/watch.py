@@ -1,0 +1,80 @@
+"""``Watch``: the descriptors that the pump waits for: one wake-up pipe, and those of each member.
+
+The pump alone calls ``wait``, without the pool's lock; everything else happens with the lock held, but for ``wake``,
+which any thread calls at any time.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+
+from pywren.worker.descriptors import drain, pipe
+from pywren.worker.parent.member import Member
+from pywren.worker.parent.members import Members
+
+
+class Watch:
+    """What the pump waits for. It is closed until ``open``."""
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self._owners: dict[int, Member] = {}
+        self._wake_in = self._wake_out = -1
+
+    def open(self) -> None:
+        """Make the wake-up pipe."""
+        self._wake_in, self._wake_out = pipe()
+        for descriptor in (self._wake_in, self._wake_out):
+            os.set_blocking(descriptor, False)
+        self._poll.register(self._wake_in, select.POLLIN)
+
+    def close(self) -> None:
+        """Close the wake-up pipe."""
+        if self._wake_in >= 0:
+            self._poll.unregister(self._wake_in)
+            os.close(self._wake_in)
+            os.close(self._wake_out)
+            self._wake_in = self._wake_out = -1
+
+    def wake(self) -> None:
+        """Wake the pump."""
+        try:
+            os.write(self._wake_out, b"w")
+        except OSError:
+            pass  # the pipe is full, so the pump wakes anyway; or the pump has ended
+
+    def wait(self, milliseconds: float | None) -> list[tuple[int, int]]:
+        """Wait for a descriptor or the time; return the descriptors that are ready, and their events."""
+        return self._poll.poll(milliseconds)
+
+    def member_of(self, descriptor: int) -> Member | None:
+        """Return whose descriptor is ready; ``None`` for the wake-up pipe, which is emptied."""
+        if descriptor == self._wake_in:
+            drain(descriptor)
+            return None
+        return self._owners[descriptor]
+
+    def update(self, members: Members) -> None:
+        """Watch what each member is to be watched for now, and nothing else of it."""
+        for member in members:
+            if member.watched_for != member.watch_for:
+                self._update(member)
+
+    def _update(self, member: Member) -> None:
+        member.watched_for = member.watch_for
+        wanted = member.events()
+        for descriptor in [number for number in member.watched if number not in wanted]:
+            self._poll.unregister(descriptor)
+            del member.watched[descriptor], self._owners[descriptor]
+        for descriptor, events in wanted.items():
+            if member.watched.get(descriptor) != events:
+                self._poll.register(descriptor, events)
+                member.watched[descriptor] = events
+                self._owners[descriptor] = member
+
+    def forget(self, member: Member) -> None:
+        """Watch nothing of a member, whose descriptors are about to be closed."""
+        for descriptor in [number for number, owner in self._owners.items() if owner is member]:
+            self._poll.unregister(descriptor)
+            del self._owners[descriptor]

@@ -3,7 +3,8 @@
 Who runs where:
 
 - The thread that calls ``run`` does everything for its task: it asks the server for a fork, sends the task, passes
-  output on, waits and decodes the result. Several threads may run tasks at once; each holds a ``ForkedChild`` of its own.
+  output on, waits and decodes the result. Several threads may run tasks at once, each with a ``ForkedChild`` of its
+  own.
 - Another thread may ask for the end of a task (``Stop``). It only writes a byte into the child's stop pipe; the running
   thread, which waits for that pipe too, kills the child. So one thread alone touches a ``ForkedChild``.
 - ``close`` and ``end_waiting`` end children that wait for a call, which no thread holds.

@@ -40,7 +40,7 @@ def what_is_left(output: Output, condition: Condition, *, is_sound: bool) -> tup
 
 
 def _left_and_tails(output: Output) -> tuple[str, tuple[str, str]]:
-    call_resources.close_all()
+    call_resources.close_all()  # first: the processes of a nested pool are not leftovers
     output.flush()
     return leftovers(), output.tails()
 

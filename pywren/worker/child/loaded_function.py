@@ -47,7 +47,8 @@ class LoadedFunction:
         if self._loaded is None:
             self._loaded, names = load_with_names(self.source.pickle)
             self._program.add(names)
-            self._program.enter()
+            self._program.enter()  # again, as there is more to find now
+            # Both before the first call, which may change the function's variables.
             self._snapshot = Snapshot.take(self._loaded, names)
             self.is_inert = is_inert(self._loaded)
         return self._loaded

@@ -81,7 +81,7 @@ class PoolChild:
             except BlockingIOError:  # "does not block" belongs to the open pipe, so it holds for both processes
                 self.poll.poll()
                 continue
-            if not data:
+            if not data:  # the parent has closed the pipe: no more calls
                 _exit(0)
             return int(TICKET.unpack(data)[0])
 
@@ -122,6 +122,7 @@ class PoolChild:
         left, tails, is_sound = what_is_left(self.output, self.runner.condition, is_sound=is_sound)
         send_result(self.channel, ticket, result, tails, left, 0 if is_sound else frames.SPENT)
         if left or not is_sound:
+            # The result is on its way, and the flag with it: the parent kills this process and whatever it left.
             _wait_to_be_killed()
         self.output.restore()
         self.runner.place.leave(self.output.streams)
@@ -144,10 +145,10 @@ class PoolChild:
             if terms is not None:
                 key, load_anew, extra_env, shown = terms
                 function = self.functions[key]
-                if load_anew:
+                if load_anew:  # this key is for several callsets, and the earlier ones may have changed its variables
                     function = self.functions[key] = function.unchanged()
                 self.batches[frame.number] = (function, extra_env, shown)
-            self.arguments.update(arguments)
+            self.arguments.update(arguments)  # of several calls: their tickets follow in the pipe, or are taken back
         elif frame.kind == frames.FUNCTION:
             source = function_from(frame.segments(), frame.number)
             self.functions[frame.number] = LoadedFunction(source, self.runner, self.root)

@@ -92,7 +92,7 @@ class TaskRunner:
         called = ended = None
         try:
             self.place.enter(extra_env)
-            imported = len(sys.modules)
+            imported = len(sys.modules)  # a count, as comparing names would cost more than a small call
             function = load()
             value = self._load_argument(argument, references)
             if len(sys.modules) != imported:
@@ -110,11 +110,13 @@ class TaskRunner:
             return RunResult(True, body, info={"setup_time": called - started, "exec_time": ended - called})
         except _Exception as error:
             now = _perf_counter()
+            # The exception may come from the damage that the function did: mend first, then look at anything.
             if _gettrace() is not self.condition.trace:
                 _settrace(self.condition.trace)
             self.condition.mend()
             _restore_pickle()
             if called is None:
+                # The function was not called: what it or its argument imports has failed.
                 return _raised(error, {"setup_time": now - started, "exec_time": 0.0})._replace(begun=False)
             info = {"setup_time": called - started, "exec_time": (ended or now) - called}
             return _raised(error, info) if ended is None else _not_pickled(error, info)

@@ -50,7 +50,7 @@ class Feeder:
             batch = queue[0]
             waiting = batch.waiting
             gave = False
-            share = -(-waiting // len(members)) if members else 0
+            share = -(-waiting // len(members)) if members else 0  # rounded up: no member gets what others could run
             for member in sorted(members, key=Member.load) if waiting else ():
                 room = min(member.room(batch), share)
                 if room and (indices := batch.take(room)):
@@ -60,7 +60,7 @@ class Feeder:
                     if not waiting:
                         break
             if not waiting:
-                queue.popleft()
+                queue.popleft()  # it returns when calls are taken back (``Ledger.requeue``)
             elif not gave and batch.waiting:  # else all that waited had been cancelled: on to the next batch
                 break
         return self._starts()
@@ -68,6 +68,7 @@ class Feeder:
     def _starts(self) -> list[tuple[OnStart, int]]:
         found = []
         for member in self._members:
+            # The head may still be in the pipe, as when its process is starting; it counts as running all the same.
             head = member.tickets[0] if member.tickets else -1
             if head != member.announced:
                 member.announced = head
@@ -83,7 +84,7 @@ class Feeder:
             return
         if self._members.has_idle():
             for member in stalled:
-                member.window = 1
+                member.window = 1  # its calls are slow, whatever the earlier ones were
                 self._ledger.requeue(member.take_back())
 
     # -- taking results ----------------------------------------------------------------------------------------
@@ -103,9 +104,9 @@ class Feeder:
                 if not everything:
                     break
         except BlockingIOError:
-            pass
+            pass  # nothing more has come
         except EOFError:
-            member.lose()
+            member.lose()  # ``pidfd`` tells of its end; until then it may only have closed the socket
         if count:
             member.progressed(count, time.monotonic())
 
@@ -121,7 +122,7 @@ class Feeder:
         member.tickets.popleft()
         batch = self._ledger.batch_of(ticket)
         if frame.flags & frames.NOT_BEGUN:
-            self._ledger.requeue([ticket])
+            self._ledger.requeue([ticket])  # an earlier call has damaged the process: another one runs it
         elif batch is not None:
             self._ledger.finish(batch, ticket & INDEX_MASK, decode_result(frame, *member.shown_tails()))
         if frame.flags & (frames.LEFTOVERS | frames.SPENT | frames.NOT_BEGUN):
@@ -136,6 +137,7 @@ class Feeder:
         """
         self.receive(member)
         returncode = member.process.wait()  # returns at once: ``pidfd`` has told that it has ended
+        # Everything that is still in the pipe never ran. Of the rest, which the process had read, the first ran.
         taken = member.take_back()
         member.dying = True
         if member.tickets:
@@ -150,7 +152,7 @@ class Feeder:
         stdout, stderr = member.tails()
         failure = crash_failure(returncode, stdout, stderr, was_lost=member.was_lost)
         if ending is not None and ending[0] == ticket:
-            failure = ending[1]
+            failure = ending[1]  # it died because its call was cancelled or out of time
         batch = self._ledger.batch_of(ticket)
         if batch is not None:
             result = RunResult(None, None, failure=failure, returncode=returncode, stdout=stdout, stderr=stderr)
@@ -178,7 +180,7 @@ class Feeder:
             holder.put_back([other for other in taken if other != ticket])
         if holder is not None and running:
             holder.kill((ticket, cancelled_failure(running=True)))
-            batch.cancelled.add(index)
+            batch.cancelled.add(index)  # so that a result that comes before the kill does not count
         else:
             self._ledger.finish(batch, index, failed(cancelled_failure(running=False)))
         return True

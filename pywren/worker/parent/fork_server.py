@@ -115,6 +115,7 @@ class ForkServer:
 
         ``None`` after ``close``.
         """
+        # The environment is part of the purpose: a forked child sets it once, before it runs any code of the user's.
         purpose = python, task.function.id, dict(task.extra_env)
         self._end_waiting(lambda one: one.purpose != purpose or not one.can_run())
         with self._lock:
@@ -125,7 +126,7 @@ class ForkServer:
                 if one.purpose == purpose:
                     self._waiting.remove(one)
                     return one
-            self._processes += 1
+            self._processes += 1  # never used twice: the server may still know an earlier one
             made = ForkedChild(server, self._processes, purpose, self._on_output)
             try:
                 made.start()
@@ -150,6 +151,7 @@ class ForkServer:
     def _take_back(self, process: ForkedChild) -> None:
         """Keep a process that stays for the next call; close any other."""
         with self._lock:
+            # ``close`` may have come while the task ran, or the client forked within a callback of the output.
             kept = process.stays and not self._closed and self._pid == os.getpid()
             if kept:
                 self._waiting.append(process)
@@ -163,6 +165,7 @@ class ForkServer:
         server = self._servers.get(python)
         if server is not None and not server.has_ended():
             return server
+        # A removed runtime takes its interpreter along; its server must not keep the files open.
         for gone in [path for path in self._servers if path == python or not _is_there(path)]:
             self._servers.pop(gone).close()
         try:
@@ -188,7 +191,7 @@ class ForkServer:
         with self._lock:
             if self._pid != os.getpid():
                 self._forget()
-            self._closed = True
+            self._closed = True  # tasks that run go on: their threads close their children
             waiting, servers = self._waiting, list(self._servers.values())
             self._waiting = []
             self._servers.clear()
@@ -265,6 +268,8 @@ class ForkedChild:
         meta = os.fsencode(self.scratch)
         frame = frames.encode(frames.FORK, number=self.number, meta=meta, descriptors=self._theirs)
         self.server.send(frame)
+        # The kernel keeps copies in the socket until the server takes them. Ours must go: a pipe ends for its reader
+        # when the last write end is closed.
         for descriptor in self._theirs:
             os.close(descriptor)
         self._theirs.clear()
@@ -279,7 +284,7 @@ class ForkedChild:
         finally:
             if stopped is not None:
                 stopped.listen(None)
-        self._receive()
+        self._receive()  # the end of the process may have been read before its result
         self.stays = self._said_it_stays() and not self.ended and not wait_readable(self.stop_in, 0.0)
         stdout, stderr = (tail.take() for tail in self.tails)
         frame, self.frame = self.frame, None  # it may be big, and this object may be kept for long
@@ -328,6 +333,7 @@ class ForkedChild:
                 deadline = None
                 self._give_up(timeout_failure(timeout or 0.0))
             for descriptor, _ in ready:
+                # An action returns False at the end of its stream, which would be readable for ever.
                 if not actions[descriptor]():
                     poll.unregister(descriptor)
 
@@ -338,7 +344,7 @@ class ForkedChild:
     def _give_up(self, failure: Failure) -> None:
         """Kill the child; the call ends with the failure, unless its result has come."""
         self._receive()
-        if self.frame is None and self.failure is None:
+        if self.frame is None and self.failure is None:  # a result that came first stands
             self.failure = failure
         self._kill()
 
@@ -365,7 +371,7 @@ class ForkedChild:
     def _read_status(self) -> bool:
         """Take what stands on the status pipe; return False at its end."""
         data = os.read(self.status, STATUS.size)  # writes to a pipe of up to PIPE_BUF bytes are atomic
-        if not data:  # the server could not fork, or is gone
+        if not data:  # the server could not fork, or is gone and nobody will tell how the child ended
             self.ended = True
             if self.pid is not None:
                 process_tree.kill_tree(self.pid)

@@ -79,7 +79,7 @@ class Ledger:
         for number, indices in by_batch.items():
             batch = self._batches.get(number)
             if batch is not None:
-                batch.give_back(indices)
+                batch.give_back(indices)  # ``Batch.take`` passes over those that have a result
                 if batch not in self.queue:
                     self.queue.appendleft(batch)
 
@@ -94,7 +94,7 @@ class Ledger:
             result = failed(cancelled_failure(running=True))
         batch.done[index] = 1
         arena = batch.arena_of(index) if batch.arenas else None
-        batch.entries[index] = None
+        batch.entries[index] = None  # the argument may be big
         batch.collected.append((index, result))
         batch.remaining -= 1
         self.outstanding -= 1
@@ -102,6 +102,7 @@ class Ledger:
         if arena is not None:
             arena.calls -= 1
             if not arena.calls:
+                # The file is closed with its last reference; children have a descriptor each, and are told to drop it.
                 batch.arenas.remove(arena)
                 for member in self._members:
                     member.forget_arena(arena.number)
@@ -133,7 +134,7 @@ class Ledger:
 
     def hand_over(self) -> None:
         """Pass the collected results on; without the lock, and by the pump alone."""
-        while self._collected:
+        while self._collected:  # popped first: a callback that raises loses its own results only
             _call_back(*self._collected.popleft())
 
     # -- waiting for all ---------------------------------------------------------------------------------------

@@ -104,6 +104,8 @@ class Member:
             if arena is not None and arena.number not in self._arenas:
                 self._arenas.add(arena.number)
                 self._queue(frames.encode(frames.ARENA, number=arena.number, sizes=(0,), file=arena.file))
+        # Arguments before tickets: a child that reads a ticket then waits on the socket for its argument, and never on
+        # the pipe for something that was not written.
         base = batch.number << TICKET_SHIFT
         tickets = [base | index for index in indices]
         if batch.arenas:
@@ -177,7 +179,7 @@ class Member:
                 break
             taken.extend(struct.unpack(f"<{len(data) // TICKET.size}Q", data))
         for _ in taken:
-            self.tickets.pop()
+            self.tickets.pop()  # a pipe keeps order, so what was in it are the last tickets
         return taken
 
     def put_back(self, tickets: Sequence[int]) -> None:
@@ -208,12 +210,13 @@ class Member:
     def progressed(self, count: int, now: float) -> None:
         """Note that some calls have ended, and set the window to some milliseconds of work."""
         each = max((now - self.last) / count, 1e-6)
-        self.last = self.started = now
+        self.last = self.started = now  # the next call has begun by now: the child takes it without being asked
+        # It grows by a factor of four at most: one quick call does not yet mean that the others are.
         self.window = max(1, min(int(_WORK_AHEAD_SECONDS / each), self.window * 4, _MAX_TICKETS))
 
     def kill(self, ending: tuple[int, Failure] | None = None) -> None:
         """Condemn the process; the ticket in ``ending`` gets its failure, the others run elsewhere."""
-        self.ending = self.ending or ending
+        self.ending = self.ending or ending  # the first reason stands
         self.killed = True
         self.lose()
 

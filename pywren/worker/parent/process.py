@@ -115,8 +115,10 @@ class Process:
             self._close_descriptors()
             raise
         finally:
+            # Only the child may hold its ends: the lifeline must end with this process, the channel with either.
             for descriptor in theirs:
                 os.close(descriptor)
+        # After the start, as the flag is of the open pipe: both sides have it from now on, which the child expects.
         os.set_blocking(self.tickets_in, False)
         self._watch_end()
 
@@ -146,7 +148,7 @@ class Process:
 
     def kill(self) -> None:
         """Kill the process and everything below it. This may take a second; ``pidfd`` tells when it has ended."""
-        if self.reaped:
+        if self.reaped:  # without the lock: the number is checked again right before the signal to the group
             return
         self._killed = process_tree.kill_descendants(self.pid)
         self._kill_group()
@@ -167,10 +169,11 @@ class Process:
             if hasattr(os, "waitid"):
                 os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
                 self._kill_group()  # while it is a zombie, no other process or group can get its number
+                # Reaping and noting it are one step: between them another thread would signal a stranger's group.
                 with self._lock:
                     if not self.reaped:
                         self._take_status(os.waitpid(self.pid, 0)[1])
-            else:
+            else:  # macOS before Python 3.13
                 self._take_status(os.waitpid(self.pid, 0)[1])
         except ChildProcessError:
             self.reaped = True  # the user's program reaps every child itself, or ignores SIGCHLD
@@ -192,7 +195,7 @@ class Process:
 
     def remove_traces(self) -> None:
         """Remove what an ended process left behind: its private directory, and processes outside its group."""
-        if not self._killed:
+        if not self._killed:  # it died by itself, so nobody has killed what was below it
             process_tree.kill_marked(self.root)
         remove_directory(self.root)
 
@@ -266,6 +269,7 @@ def _spawn(
         actions.append((os.POSIX_SPAWN_DUP2, file.descriptor, target))
     for target, descriptor in enumerate(theirs, 3):
         actions.append((os.POSIX_SPAWN_DUP2, descriptor, target))
+    # One BLAS thread each, unless the client says otherwise: the pool has a process for every processor already.
     variables = {**_ONE_THREAD, **(os.environ if environment is None else environment)}
     process_tree.mark(variables, root)
     defaults = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGQUIT]

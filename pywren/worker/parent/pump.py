@@ -80,7 +80,7 @@ class Pump:
             return
         self._watch.open()
         thread = threading.Thread(target=self._run, name="pywren-pool", daemon=True)
-        thread.start()
+        thread.start()  # its first turn waits for the lock, so it cannot end before the next line
         self.thread = thread
         pool_lifetime.end_with_multiprocessing()
 
@@ -90,6 +90,8 @@ class Pump:
 
     def wake_if_late(self) -> None:
         """Wake the thread only when it would sleep too long."""
+        # A wake-up costs a thread switch, more than a quick call itself. What cannot wait is a time that has moved
+        # forward, and a frame that did not fit into its socket: only the pump watches for room.
         if self._next_time() < self._wakes_at or any(member.process.channel.waiting for member in self._members):
             self._watch.wake()
 
@@ -103,7 +105,7 @@ class Pump:
         """Serve; whatever goes wrong here, nobody may be left waiting for a result."""
         try:
             self._serve()
-        except BaseException as error:  # a SystemExit would end the thread without a word
+        except BaseException as error:  # threading swallows a SystemExit without a word
             logger.exception("the local pool has failed")
             self._fail(error)
 
@@ -121,15 +123,16 @@ class Pump:
                     # Before results are handed over, so that this thread sleeps right after: whoever waits for them
                     # needs the GIL.
                     timeout = self._prepare_to_wait()
+                # The condemned and the dead leave the shared state here, so this thread alone has them below.
                 dead, self._dead = self._dead, []
                 condemned = self._members.take_condemned()
                 self._ledger.collect()
             announce(starts)
             self._hand_over()
             for member in condemned:
-                member.process.kill()
+                member.process.kill()  # up to a second for each round of what the call has started
             for process in dead:
-                process.remove_traces()
+                process.remove_traces()  # walks through /proc and the scratch directory
             if has_ended:
                 return
             if self._ledger.outstanding >= _GATHER_FROM and has_results and self._is_streaming():
@@ -137,7 +140,7 @@ class Pump:
 
     def _hand_over(self) -> None:
         self._ledger.hand_over()
-        if self._ledger.waiters:
+        if self._ledger.waiters:  # read without the lock: a thread that begins to wait now sees ``outstanding`` itself
             with self._lock:
                 self._ledger.tell_waiters()
 
@@ -151,7 +154,7 @@ class Pump:
             text = f"the local pool has failed ({error!r}) and ended its processes: make the call again"
             self._ledger.fail_all(Failure("WorkerCrashedError", text, (None,)))
             self._ledger.collect()
-        self._hand_over()
+        self._hand_over()  # before the processes end, which may take long: nobody should wait for that
         with self._lock:
             self._members.close()
             self._end()
@@ -197,12 +200,12 @@ class Pump:
     def _bury(self, member: Member) -> None:
         """Settle what a process that has ended leaves, and replace it."""
         returncode = self._feeder.settle_dead(member)
-        tails = member.tails()
+        tails = member.tails()  # for the message, before the files are closed
         self._watch.forget(member)
         self._members.remove(member)
         member.close_shown()
         member.process.end()
-        self._dead.append(member.process)
+        self._dead.append(member.process)  # its traces are removed after the turn
         if self._lifetime.closed or not (self._lifetime.users or self._ledger.outstanding):
             return
         failure = self._members.give_up(crash_failure(returncode, *tails))
@@ -228,10 +231,13 @@ class Pump:
         if not len(self._members):
             return 0
         now = time.monotonic()
+        # A time that is still to come stays, although its reason may be gone: one turn too many does no harm, and
+        # callers compare with it (``wake_if_late``).
         known = self._wakes_at if self._wakes_at > now else _NEVER
         self._wakes_at = min(known, self._next_time())
         if self._wakes_at == _NEVER:
             return None
+        # Rounded up: ``poll`` counts whole milliseconds, and a turn too early would be followed by many more.
         return min(max(0.0, (self._wakes_at - now) * 1000 + 1), LONGEST_POLL)
 
     def _next_time(self) -> float:

@@ -1,4 +1,4 @@
-"""Directories for temporary files: who holds them, and what goes when nobody does."""
+"""Directories for temporary files: who holds them, and what is removed when nobody does."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class TestAbandoned:
     """``remove_abandoned_directories``."""
 
     def test_what_nobody_holds_goes_at_once(self, temporary: Path) -> None:
-        """However young it is, and whatever process has the number of its client by now."""
+        """An unlocked directory is removed, however young it is and whatever process has its client's number by now."""
         fill(temporary / NAME)
         fill(temporary / f"pywren-{os.getpid()}-0123456789abcdef")
         fill(temporary / "pywren-notes")
@@ -51,7 +51,7 @@ class TestAbandoned:
         assert names(temporary) == ["pywren-notes"]
 
     def test_what_a_process_holds_stays(self, temporary: Path) -> None:
-        """Its lock tells, also where its number means nothing: in another container."""
+        """The lock decides, even where the process number means nothing: in another container."""
         directory = fill(temporary / NAME)
         os.utime(directory, (0, 0))
         held = os.open(directory, os.O_RDONLY)
@@ -63,14 +63,14 @@ class TestAbandoned:
         assert names(temporary) == []
 
     def test_what_is_being_made_stays_for_a_day(self, temporary: Path) -> None:
-        """It has no lock yet."""
+        """A directory that is being made has no lock yet."""
         young, old = fill(temporary / f"{NAME}.new"), fill(temporary / f"{OTHER}.new")
         os.utime(old, (0, 0))
         remove_abandoned_directories()
         assert names(temporary) == [young.name]
 
     def test_without_locks_it_takes_a_day(self, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """On a file system that knows no locks age and number decide."""
+        """On a file system without locks, age and process number decide."""
 
         def no_locks(descriptor: int, operation: int) -> None:
             raise OSError(37, "No locks available")
@@ -85,7 +85,7 @@ class TestAbandoned:
 
     @pytest.mark.parametrize("target", ["directory", "file", "nothing"])
     def test_links_are_not_followed(self, temporary: Path, tmp_path: Path, target: str) -> None:
-        """Anybody may put a link there: what it points to is not touched."""
+        """Anybody may put a link there: its target is not touched."""
         mine = tmp_path / "mine"
         if target == "directory":
             (fill(mine) / "empty").mkdir()
@@ -110,7 +110,7 @@ class TestAbandoned:
     def test_a_name_that_becomes_a_link_meanwhile(
         self, temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """What was looked at is what is emptied, whatever has the name by then."""
+        """The directory that was checked is emptied, whatever has its name by then."""
         mine = fill(tmp_path / "mine")
         real = fcntl.flock
 
@@ -127,7 +127,7 @@ class TestAbandoned:
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP])
     def test_a_killed_clients_goes_with_the_next_program(self, temporary: Path, number: int) -> None:
-        """Row 249: what its calls wrote to their directories takes no room any more."""
+        """Row 249: the files that its calls wrote to their directories are removed."""
         program = """
             import sys, time, pywren
             def write(seconds):
@@ -148,7 +148,7 @@ class TestRemove:
     """``remove_directory``."""
 
     def test_whatever_a_call_has_done_to_it(self, temporary: Path) -> None:
-        """Rights taken away, odd names, sockets and pipes, deep nesting: it goes."""
+        """A directory with missing rights, odd names, pipes and nesting is removed."""
         directory = fill(temporary / NAME)
         os.mkfifo(directory / "pipe")
         (directory / "new\nline").touch()
@@ -175,7 +175,7 @@ class TestRemove:
         assert names(temporary) == []
 
     def test_a_link_or_nothing_at_all(self, temporary: Path, tmp_path: Path) -> None:
-        """A link in its place is left alone."""
+        """A link in its place is left alone, and a missing directory is no error."""
         mine = fill(tmp_path / "mine")
         (temporary / NAME).symlink_to(mine)
         remove_directory(str(temporary / NAME))

@@ -1,4 +1,4 @@
-"""Frames: what is sent arrives whole, in pieces of any size, with its descriptors, and never blocks the parent."""
+"""Frames arrive complete, in pieces of any size, with their descriptors, and never block the parent."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_plain_result_is_a_frame() -> None:
 
 @pytest.mark.parametrize("sizes", [(65_537,), (10, 70_000), (5, 2_000_000, 3, 1_500_000), (100_000, 0, 1)])
 def test_big_segments_cross_in_a_file(channels: tuple[Channel, Channel], sizes: tuple[int, ...]) -> None:
-    """What is over the limit crosses as a descriptor; buffers can be written to, by the receiver alone."""
+    """A payload over the limit crosses as a descriptor; only the receiver can write to its buffers."""
     segments = [os.urandom(size) for size in sizes]
     parent, child = channels
     parent.send(encode(frames.RESULT, segments=segments))
@@ -71,7 +71,7 @@ def test_big_segments_cross_in_a_file(channels: tuple[Channel, Channel], sizes: 
 
 
 def test_descriptors_cross_with_their_frame(channels: tuple[Channel, Channel]) -> None:
-    """Descriptors of a frame's own come after the one of its file, and are not inheritable."""
+    """A frame's own descriptors come after that of its file, and are not inheritable."""
     parent, child = channels
     read, write = os.pipe()
     parent.send(encode(frames.SHOW, descriptors=[write, write]))
@@ -85,7 +85,7 @@ def test_descriptors_cross_with_their_frame(channels: tuple[Channel, Channel]) -
 
 
 def test_sending_never_blocks(channels: tuple[Channel, Channel]) -> None:
-    """What does not fit waits in a queue, in order, until the other end reads."""
+    """Frames that do not fit wait in a queue, in order, until the other end reads."""
     parent, child = channels
     for number in range(100):
         parent.send(encode(frames.RESULT, number=number, segments=[bytes(60_000)]))
@@ -99,7 +99,7 @@ def test_sending_never_blocks(channels: tuple[Channel, Channel]) -> None:
 
 
 def test_the_other_end_is_gone(channels: tuple[Channel, Channel]) -> None:
-    """Reading says so; sending is swallowed."""
+    """At a closed end reading raises ``EOFError``, and sending does nothing."""
     parent, child = channels
     with pytest.raises(BlockingIOError):
         parent.receive()
@@ -140,7 +140,7 @@ def test_many_segments_in_one_file() -> None:
 
 
 def test_maps_are_counted_and_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When many maps live, big buffers are copied instead, so that descriptors do not run out."""
+    """When many maps are in use, big buffers are copied instead, so that descriptors do not run out."""
     monkeypatch.setattr(frames._MAPPED, "limit", 0)
     file = UnlinkedFile()
     content = [b"p", b"x" * 2_000_000]

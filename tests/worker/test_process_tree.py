@@ -1,4 +1,4 @@
-"""What calls start outside their process group ends with them, however they end: on the local pool and in forks."""
+"""Processes that calls start outside their process group end with the calls, however these end, in pool and forks."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ def double_fork() -> int:
 
 
 def new_session() -> int:
-    """What ``subprocess`` offers."""
+    """Start a session of its own, as ``subprocess`` offers."""
     return subprocess.Popen(["sleep", "1000"], start_new_session=True).pid
 
 
 def shell() -> int:
-    """A job of a shell that is gone, deaf to SIGHUP."""
+    """Start a job of a shell that ends, deaf to SIGHUP."""
     command = "nohup setsid sleep 1000 >/dev/null 2>&1 & echo $!"
     pid = subprocess.run(["sh", "-c", command], stdout=subprocess.PIPE, check=True).stdout
     return int(pid)
 
 
 def deaf_grandchild() -> int:
-    """A daemon's child that ignores every signal that it can."""
+    """Start a daemon's child that ignores every signal it can."""
     code = (
         "import os, signal, subprocess, sys;"
         "[signal.signal(number, signal.SIG_IGN) for number in (1, 2, 3, 15)];"
@@ -66,7 +66,7 @@ def deaf_grandchild() -> int:
 
 
 def multiprocessing_daemon() -> int:
-    """A daemon of ``multiprocessing`` that has left the group."""
+    """Start a daemon of ``multiprocessing`` that leaves the group."""
     import multiprocessing
 
     def run() -> None:
@@ -82,7 +82,7 @@ def multiprocessing_daemon() -> int:
 
 
 def without_environment() -> int:
-    """A command that inherits no variable, and so no mark; it still is below its call."""
+    """Start a command that inherits no variable, and so no mark; it is still below its call."""
     return subprocess.Popen(["/bin/sleep", "1000"], start_new_session=True, env={}).pid
 
 
@@ -97,7 +97,7 @@ STARTS: list[Callable[[], int]] = [
 
 
 def leave(given: tuple[Callable[[], int], str, str]) -> str:
-    """Start something, write down its number, and end in a way."""
+    """Start a process, write down its number, and end as told."""
     start, path, end = given
     pid = start()
     with open(path + ".tmp", "w") as file:
@@ -123,7 +123,7 @@ class TestLeft:
     """A process that has left the group and the session of its call."""
 
     def test_ends_with_a_call_that_returns(self, runner: Runner, start: Callable[[], int], tmp_path: Path) -> None:
-        """Row 19: the result, and it is ended."""
+        """Row 19: the result comes, and the process is killed."""
         result = run(runner, start, tmp_path / "pid", "return")
         assert result.success
         assert "child processes" in result.info["leftovers"]
@@ -147,7 +147,7 @@ class TestLeft:
 def test_what_a_call_that_crashes_has_left_ends(
     runner: Runner, start: Callable[[], int], end: str, tmp_path: Path
 ) -> None:
-    """Row 246: its process is gone, so the mark in the environment tells whose it was."""
+    """Row 246: the call's process is gone, and the mark in the environment tells whose the rest is."""
     result = run(runner, start, tmp_path / "pid", end)
     assert result.failure is not None
     assert result.failure.kind == "WorkerCrashedError"
@@ -155,7 +155,7 @@ def test_what_a_call_that_crashes_has_left_ends(
 
 
 def test_a_time_out_ends_a_daemon(runner: Runner, tmp_path: Path) -> None:
-    """Row 16, by ``job_max_runtime``."""
+    """Row 16: ``job_max_runtime`` ends it, too."""
     result = run(runner, double_fork, tmp_path / "pid", "run", timeout=3.0)
     assert result.failure is not None
     assert result.failure.kind == "CallTimeoutError"
@@ -163,7 +163,7 @@ def test_a_time_out_ends_a_daemon(runner: Runner, tmp_path: Path) -> None:
 
 
 def test_what_starts_others_again_and_again_ends(runner: Runner, tmp_path: Path) -> None:
-    """A process that replaces itself all the time is caught too."""
+    """A process that keeps replacing itself is caught, too."""
 
     def hydra() -> int:
         code = (
@@ -192,7 +192,7 @@ def commands() -> list[bytes]:
 
 
 def test_processes_of_others_stay(runner: Runner, tmp_path: Path) -> None:
-    """What the client itself has started lives on, in whatever session it is."""
+    """Processes of the client itself live on, whatever their session."""
     with subprocess.Popen(["sleep", "1000"], start_new_session=True) as other:
         run(runner, double_fork, tmp_path / "pid", "exit")
         run(runner, double_fork, tmp_path / "again", "return")
@@ -210,7 +210,7 @@ def test_marks_of_nested_workers_are_added() -> None:
 
 
 def test_a_kernel_without_lists_of_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where ``/proc/…/children`` is missing all processes are looked at."""
+    """Where ``/proc/…/children`` is missing, all processes are searched."""
 
     def none(pid: int, task: str) -> list[int]:
         raise FileNotFoundError

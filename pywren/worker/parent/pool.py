@@ -280,8 +280,8 @@ class LocalPool:
         shutdown.require_running()
         if self.lifetime.closed:
             raise ShutdownError(
-                "the worker processes of this machine have been ended, and take no more calls: make another executor "
-                "with pywren.local_executor()"
+                "the worker processes of this machine have ended and take no more calls: make another executor with "
+                "pywren.local_executor()"
             )
 
     def _start_missing(self, coming: int = 0) -> None:

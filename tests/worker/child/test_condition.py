@@ -1,4 +1,4 @@
-"""What a call does to its process fails no later call, on the local pool and in forks; harmless threads may stay."""
+"""A call cannot make a later one fail, whatever it does to its process; harmless threads may stay."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ class Own:
 
 
 def use(number: int) -> int:
-    """What ordinary calls do."""
+    """Do what ordinary calls do."""
     import decimal
 
     with open("file", "w") as file:
@@ -227,7 +227,7 @@ def run(runner: Runner, function: Function, given: Any) -> RunResult:
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 def test_a_call_is_not_failed_by_an_earlier_one(runner: Runner, damage: Callable[[], None]) -> None:
-    """Row 255: its own result comes, and the calls after it have theirs."""
+    """Row 255: it returns its own result, and the calls after it return theirs."""
     function = Function(damage.__name__, dumps(call))
     assert [value(run(runner, function, given)) for given in ((None, 1), (damage, 2), (None, 3), (None, 4))] == [
         1,
@@ -290,7 +290,7 @@ if sys.version_info >= (3, 14):
 def test_what_can_be_done_once_a_process_can_be_done_in_every_call(
     runner: Runner, functions: list[Callable[[int], int]]
 ) -> None:
-    """Start methods, event loops and the timeout of sockets are as the process had them before."""
+    """Start methods, event loops and the timeout of sockets are as they were before the call."""
 
     def work(given: tuple[Callable[[int], int], int]) -> int:
         function, number = given
@@ -302,7 +302,7 @@ def test_what_can_be_done_once_a_process_can_be_done_in_every_call(
 
 
 def test_calls_that_wait_behind_it(runner: Runner) -> None:
-    """Those that were given to the process already run in another."""
+    """Calls that the process was given already run in another."""
     pool = runner if isinstance(runner, LocalPool) else None
     if pool is None:
         pytest.skip("forked processes are given one call at a time")
@@ -320,7 +320,7 @@ def test_calls_that_wait_behind_it(runner: Runner) -> None:
 
 
 def test_its_exception_comes_too(runner: Runner) -> None:
-    """What raises after the damage is told with its own type."""
+    """An exception that a call raises after the damage arrives with its own type."""
 
     def clear_and_raise(_: Any) -> None:
         sys.modules.clear()
@@ -333,7 +333,7 @@ def test_its_exception_comes_too(runner: Runner) -> None:
 
 
 def test_a_call_that_cannot_begin_runs_elsewhere(runner: Runner) -> None:
-    """What is found only when an argument cannot be loaded any more is an earlier call's fault as well."""
+    """Damage that shows only when an argument cannot be loaded is blamed on the earlier call, too."""
 
     def spoil(given: Any) -> int:
         if given == "spoil":
@@ -362,7 +362,7 @@ def test_a_call_that_cannot_begin_runs_elsewhere(runner: Runner) -> None:
 
 
 def test_an_argument_that_always_raises_is_its_own_fault(runner: Runner) -> None:
-    """Its exception comes, from a process that has run others before."""
+    """Its exception arrives, even from a process that has run other calls."""
 
     class Broken:
         def __reduce__(self) -> Any:
@@ -378,7 +378,7 @@ def test_an_argument_that_always_raises_is_its_own_fault(runner: Runner) -> None
 
 
 def test_damage_that_no_quick_look_finds_fails_one_call_at_most(runner: Runner) -> None:
-    """Row 310: after an error that such damage gives, the process is looked at thoroughly, and replaced."""
+    """Row 310: after an error that such damage causes, the process is checked thoroughly, and replaced."""
 
     def ordered(damage: bool) -> int:
         import collections
@@ -407,7 +407,7 @@ def leave_sockets_open(number: int) -> None:
 
 @pytest.mark.parametrize("leave", [leave_open, leave_sockets_open], ids=lambda leave: leave.__name__)
 def test_calls_that_leave_files_open_never_run_out_of_descriptors(runner: Runner, leave: Callable[[int], None]) -> None:
-    """Row 311: a process half of whose descriptors are taken is replaced."""
+    """Row 311: a process with half of its descriptors in use is replaced."""
 
     def use_many(leave: Callable[[int], None]) -> int:
         import resource
@@ -422,7 +422,7 @@ def test_calls_that_leave_files_open_never_run_out_of_descriptors(runner: Runner
 
 
 def test_a_call_that_takes_all_descriptors(runner: Runner) -> None:
-    """Row 311: its own result comes, and the next call has descriptors."""
+    """Row 311: it returns its own result, and the next call has descriptors."""
 
     def take_all(_: Any) -> str:
         try:
@@ -506,7 +506,7 @@ def load_a_library_again() -> None:
     ids=lambda use_it: use_it.__name__,
 )
 def test_a_process_that_was_not_harmed_is_kept(use_it: Callable[[], None]) -> None:
-    """What a call sets as it was, puts back, or is meant to replace costs no process."""
+    """A call that sets what is set already, restores what it changed, or replaces a hook costs no process."""
 
     def harmless(use_it: Callable[[], None]) -> int:
         use_it()
@@ -569,7 +569,7 @@ def keeping(number: Any) -> None:
     "function", [scaled, summed, closing_over(1), closing_over("text"), closing_over(scaled), count]
 )
 def test_functions_that_only_compute_are_inert(function: Callable[..., Any]) -> None:
-    """What names numbers, built-ins that compute, math and other such functions can do its process no harm."""
+    """A function that refers only to numbers, computing built-ins, math and other such functions is harmless."""
     assert is_inert(function)
 
 
@@ -589,7 +589,7 @@ def test_functions_that_only_compute_are_inert(function: Callable[..., Any]) -> 
     ],
 )
 def test_functions_that_reach_out_are_not(function: Callable[..., Any]) -> None:
-    """One that imports, sets attributes or globals, holds what can be changed, or finds frames is looked after."""
+    """A function that imports, sets attributes or globals, holds mutable objects or reaches frames is not harmless."""
     assert not is_inert(function)
 
 
@@ -673,7 +673,7 @@ def pid_after(start: Callable[[], object]) -> int:
 
 @pytest.mark.parametrize("start", [bar, open_pool, open_thread_pool, listen_to_a_queue], ids=lambda one: one.__name__)
 def test_threads_that_a_library_keeps_for_itself_stay(runner: Runner, start: Callable[[], object]) -> None:
-    """Row 256: they cost no process, and so no second import."""
+    """Row 256: they cost no process, and therefore no second import."""
     function = Function(start.__name__, dumps(pid_after))
     results = [run(runner, function, start) for _ in range(12)]
     assert len(set(map(value, results))) <= 4
@@ -686,7 +686,7 @@ def test_threads_that_a_library_keeps_for_itself_stay(runner: Runner, start: Cal
     ids=lambda one: one.__name__,
 )
 def test_threads_of_the_call_end_with_it(runner: Runner, start: Callable[[], object]) -> None:
-    """Row 18: whether they are started by the user's code or run it."""
+    """Row 18: whether the user's code starts them or runs in them."""
     function = Function(start.__name__, dumps(pid_after))
     results = [run(runner, function, start) for _ in range(3)]
     assert len(set(map(value, results))) == 3

@@ -192,7 +192,7 @@ RIGHT: dict[str, Any] = {
 
 @pytest.fixture(scope="module", params=["local", "dummy"])
 def seen(request, tmp_path_factory):
-    """What the calls of the script return, each made twice."""
+    """Return the results of the script's calls, each made twice."""
     folder = tmp_path_factory.mktemp("script")
     (folder / "script.py").write_text(SCRIPT)
     with tempfile.TemporaryDirectory() as temporary:  # a short path: multiprocessing makes sockets there, and stays
@@ -207,7 +207,7 @@ def seen(request, tmp_path_factory):
 
 @pytest.mark.parametrize("what", RIGHT)
 def test_found_by_name(seen, what):
-    """What came with a function or an argument is the same object when it is looked up by its name."""
+    """An object that came with a function or an argument is the same when it is looked up by its name."""
     assert seen[what] == [RIGHT[what]] * 2
 
 
@@ -242,7 +242,7 @@ def test_names_that_follow_a_pickle(own_main):
 
 
 def test_a_nested_class_without_the_outer_one(own_main, tmp_path, monkeypatch):
-    """Something stands in for a class that did not come along."""
+    """A namespace stands in for a class that did not come along."""
     program = Program(str(tmp_path))
     program.add({("__main__", "A.B"): own_main.A.B})
     program.enter()
@@ -252,7 +252,7 @@ def test_a_nested_class_without_the_outer_one(own_main, tmp_path, monkeypatch):
 
 
 def test_a_main_module_of_which_nothing_came(own_main, tmp_path):
-    """It has no file: nothing is written for processes that would find nothing there."""
+    """It has no file: nothing is written that would be empty."""
     program = Program(str(tmp_path))
     program.enter()
     assert not hasattr(sys.modules["__main__"], "__file__")
@@ -260,7 +260,7 @@ def test_a_main_module_of_which_nothing_came(own_main, tmp_path):
 
 
 def test_a_main_module_that_does_not_pickle(own_main, tmp_path):
-    """It has no file either; spawned processes do without, as those of an interactive session."""
+    """It has no file either; spawned processes start without it, like those of an interactive session."""
     program = Program(str(tmp_path))
     program.add({("__main__", "f"): sys._getframe()})
     program.enter()
@@ -268,7 +268,7 @@ def test_a_main_module_that_does_not_pickle(own_main, tmp_path):
 
 
 def test_the_file_is_written_again_when_more_has_come(own_main, tmp_path):
-    """It always holds all; and asked twice, it is the same file."""
+    """It always holds everything, and asking twice gives the same file."""
     program = Program(str(tmp_path))
     program.add({("__main__", "f"): own_main.f})
     program.enter()
@@ -286,7 +286,7 @@ def test_the_file_is_written_again_when_more_has_come(own_main, tmp_path):
 
 
 def test_programs_of_which_nothing_came_share_nothing(own_main, tmp_path):
-    """What a call puts into its ``__main__`` is gone for the next function; names that come later are its own."""
+    """The next function does not see what a call puts into its ``__main__``, and names that come later are its own."""
     first, second = Program(str(tmp_path)), Program(str(tmp_path))
     first.enter()
     sys.modules["__main__"].left = 1

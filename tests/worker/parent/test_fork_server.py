@@ -1,4 +1,4 @@
-"""The fork server with real processes: one for the calls of a function, which nothing outlives."""
+"""The fork server with real processes: one for the calls of each function, and nothing of it stays behind."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ os.umask(int(UMASK, 8))
 
 @pytest.fixture(scope="module")
 def shown() -> list[tuple[str, str]]:
-    """What the server passed on of the calls' output."""
+    """The output of calls that the server passed on."""
     return []
 
 
 @pytest.fixture(scope="module")
 def server(shown: list[tuple[str, str]]) -> Iterator[ForkServer]:
-    """A fork server that is ended with the module's tests."""
+    """A fork server, closed after the module's tests."""
     with ForkServer(lambda name, text: shown.append((name, text))) as server:
         yield server
 
@@ -64,7 +64,7 @@ def wait_for(path: Path) -> None:
 
 
 def test_on_lambda_the_deployed_code_is_importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What lies beside pywren in the zip, and in layers, is on the path, behind everything else."""
+    """The files beside pywren in the zip, and those in layers, are on the path, behind everything else."""
     (tmp_path / "deployed_beside.py").write_text("VALUE = 42\n")
     monkeypatch.setenv("LAMBDA_TASK_ROOT", str(tmp_path))
     monkeypatch.chdir(tmp_path)  # as Lambda's runtime client is started
@@ -93,7 +93,7 @@ def spoil(_: Any) -> tuple[int, int, bool, list[str], str, str | None, bool]:
 
 
 def test_every_function_has_a_process_of_its_own(server: ForkServer) -> None:
-    """Nothing of a call is there for the next call of another function, nor of this one with another environment."""
+    """A call of another function, or with another environment, finds nothing of the call before it."""
     found = [
         value(run(server, spoil, function_id="one")),
         value(run(server, spoil, function_id="two")),
@@ -105,7 +105,7 @@ def test_every_function_has_a_process_of_its_own(server: ForkServer) -> None:
 
 
 def test_calls_of_one_function_share_a_process(server: ForkServer) -> None:
-    """What a function has imported is there for its next call, in an empty directory."""
+    """The next call of a function finds what it has imported, and an empty directory."""
 
     def call(_: Any) -> tuple[int, int, list[str]]:
         sys.spoiled = getattr(sys, "spoiled", 0) + 1  # type: ignore[attr-defined]
@@ -131,13 +131,13 @@ def test_calls_of_one_function_share_a_process(server: ForkServer) -> None:
     ids=["environment", "path", "recursion", "stream", "signal", "timer", "nice", "limit"],
 )
 def test_a_process_that_a_call_has_changed_is_not_kept(server: ForkServer, change: Callable[[], object]) -> None:
-    """The next call does not meet what the one before it has done to its process."""
+    """A call does not meet the changes that the one before it made to its process."""
     first, second = (value(run(server, lambda _: (change(), os.getpid())[1])) for _ in range(2))
     assert first != second
 
 
 def test_what_an_import_changes_is_there_for_every_call(server: ForkServer) -> None:
-    """A module is imported once for all calls that share a process, and what that did to it stays done."""
+    """Calls that share a process import a module once, and the effects of that import stay."""
     source = b"import os, sys\nos.environ['MODE'] = 'x'\nsys.setrecursionlimit(4321)\ndef f(): pass\n"
 
     def call(_: Any) -> tuple[str | None, int, int]:
@@ -152,7 +152,7 @@ def test_what_an_import_changes_is_there_for_every_call(server: ForkServer) -> N
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows what children leave")
 def test_a_background_job_ends_with_its_call(server: ForkServer, tmp_path: Path) -> None:
-    """A shell's job, whose parent has ended, is found too, and prints nothing into the next call's output."""
+    """A shell's job whose parent has ended is found, too, and prints nothing into the next call's output."""
     pid_file = tmp_path / "pid"
     command = f"(sh -c 'echo $PPID' > {pid_file}; sleep 60; echo late) &"
     result = run(server, lambda _: (os.system(command), wait_for(pid_file), os.getpid())[2])
@@ -180,7 +180,7 @@ def test_a_forked_client_leaves_its_parents_processes_alone(server: ForkServer) 
 
 
 def test_a_process_that_something_killed_between_two_calls_is_replaced(server: ForkServer) -> None:
-    """A call does not pay for the end of a process that only waited for it."""
+    """A call does not suffer from the end of the process that waited for it."""
     first = value(run(server, lambda _: os.getpid(), function_id="f"))
     os.kill(first, signal.SIGKILL)
     assert wait_until(lambda: not Path(f"/proc/{first}").exists()) or sys.platform != "linux"
@@ -188,7 +188,7 @@ def test_a_process_that_something_killed_between_two_calls_is_replaced(server: F
 
 
 def test_a_process_that_took_much_memory_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory that a call took is there for the next one."""
+    """The memory that a call took is free for the next one."""
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "400")
     with ForkServer() as server:
         sizes = (1, 200 << 20, 1)
@@ -197,7 +197,7 @@ def test_a_process_that_took_much_memory_is_not_kept(monkeypatch: pytest.MonkeyP
 
 
 def test_a_call_that_raises_leaves_its_process_to_the_next(server: ForkServer) -> None:
-    """An exception says nothing about the process; leaving a thread behind does."""
+    """A process survives an exception of its call, but not a thread that the call leaves."""
 
     def call(x: int) -> int:
         if x == 1:
@@ -213,7 +213,7 @@ def test_a_call_that_raises_leaves_its_process_to_the_next(server: ForkServer) -
 
 
 def test_calls_from_several_threads(server: ForkServer) -> None:
-    """Threads run tasks at once, each its own."""
+    """Several threads run tasks at once, and each gets its own result."""
     found: dict[int, Any] = {}
 
     def work(n: int) -> None:
@@ -240,7 +240,7 @@ def test_functions_take_turns_in_several_threads(server: ForkServer) -> None:
 
 
 def test_big_values_both_ways(server: ForkServer) -> None:
-    """Arrays and bytes cross whole, and can be written to."""
+    """Arrays and bytes cross intact, and are writable."""
 
     def call(array: Any) -> Any:
         array += 1
@@ -268,13 +268,13 @@ def test_a_users_exception(server: ForkServer) -> None:
 
 
 def crash_in_c(_: Any) -> None:
-    """End by a signal, with a last word."""
+    """Print a line, and end by a signal."""
     print("last word")
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
 def interrupt(_: Any) -> None:
-    """Raise what is no ``Exception``."""
+    """Raise something that is not an ``Exception``."""
     raise KeyboardInterrupt
 
 
@@ -317,7 +317,7 @@ def test_output_streams_and_its_tail_is_kept(server: ForkServer, shown: list[tup
 
 
 def test_output_is_passed_on_while_the_call_runs(tmp_path: Path) -> None:
-    """What a call prints is there before it ends."""
+    """Output arrives before the call ends."""
     gate = tmp_path / "gate"
 
     def call(path: str) -> None:
@@ -347,12 +347,12 @@ def test_a_call_over_its_time_is_killed_with_its_children(server: ForkServer) ->
 
 
 def test_a_call_may_have_a_month(server: ForkServer) -> None:
-    """The time of a call may be longer than what the system lets a process wait at once."""
+    """A call may have more time than a process can wait in one ``poll``."""
     assert run(server, len, "x", timeout=30 * 86_400).success
 
 
 def test_stopping_a_call(server: ForkServer) -> None:
-    """A call that is asked to end is killed and ends as cancelled; so does one that was asked before."""
+    """A call that is asked to end is killed and ends as cancelled, even if it was asked before it began."""
     stop = Stop()
     timer = threading.Timer(0.2, stop.set)
     timer.start()
@@ -365,7 +365,7 @@ def test_stopping_a_call(server: ForkServer) -> None:
 
 
 def test_threads_and_processes_that_are_left(server: ForkServer) -> None:
-    """The result comes, what was left is ended and told."""
+    """The result comes, and whatever the call left is killed and reported."""
 
     def call(_: Any) -> int:
         threading.Thread(target=time.sleep, args=(1000,)).start()
@@ -473,7 +473,7 @@ ForkServer().run(Task(Function("f", dumps(call)), dumps(sys.argv[1])))
 
 
 def test_another_platform(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where processes cannot be run as needed, the error says what to use."""
+    """On a platform that cannot run processes as needed, the error says what to use."""
     monkeypatch.delattr(process.os, "posix_spawn")
     for make in (ForkServer, LocalPool):
         with pytest.raises(ConfigError, match="Linux or macOS"):

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("by_value")
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[LocalPool]:
-    """A pool of two processes that is ended with the module's tests."""
+    """A pool of two processes, closed after the module's tests."""
     pool = LocalPool(2)
     pool.acquire()
     yield pool
@@ -70,12 +70,12 @@ class Calls:
             self._changed.notify_all()
 
     def wait_for(self, count: int) -> None:
-        """Wait until as many results are there."""
+        """Wait until as many results have come."""
         with self._changed:
             assert self._changed.wait_for(lambda: len(self.results) >= count, WAIT)
 
     def wait_running(self, index: int) -> None:
-        """Wait until a call is said to run."""
+        """Wait until the pool has announced that a call runs."""
         with self._changed:
             assert self._changed.wait_for(lambda: index in self.running, WAIT)
 
@@ -101,14 +101,14 @@ def test_values_come_with_their_index(pool: LocalPool) -> None:
 
 
 def test_the_functions_of_two_batches_do_not_mix(pool: LocalPool) -> None:
-    """Two batches at once have their own function and results."""
+    """Two batches at once each keep their own function and results."""
     first, second = Calls(pool, lambda x: ("a", x), range(200)), Calls(pool, lambda x: ("b", x), range(200))
     assert first.values() == [("a", x) for x in range(200)]
     assert second.values() == [("b", x) for x in range(200)]
 
 
 def test_more_functions_than_a_child_keeps(pool: LocalPool) -> None:
-    """Functions that were dropped are sent again when they are called again."""
+    """A function that was dropped is sent again with its next call."""
     functions = [function(lambda x, n=n: x + n) for n in range(12)]
     for _ in range(2):
         for n, each in enumerate(functions):
@@ -136,14 +136,14 @@ def test_batches_from_several_threads(pool: LocalPool) -> None:
 
 
 def test_times_are_told(pool: LocalPool) -> None:
-    """A result has the seconds that setting up and running took."""
+    """A result holds the seconds that set-up and execution took."""
     info = one(pool, lambda _: time.sleep(0.05)).info
     assert info["exec_time"] >= 0.05
     assert 0 <= info["setup_time"] < 30
 
 
 def test_a_slow_call_holds_up_no_other(pool: LocalPool, tmp_path: Path) -> None:
-    """While one call waits, all others of its batch come back, also those that were given to its process."""
+    """While one call waits, all others of its batch come back, even those that its process was given."""
     gate = tmp_path / "gate"
 
     def call(index: int) -> int:
@@ -162,7 +162,7 @@ def test_a_slow_call_holds_up_no_other(pool: LocalPool, tmp_path: Path) -> None:
 
 
 class OwnError(Exception):
-    """An exception whose constructor takes other arguments than its ``args``."""
+    """An exception whose constructor takes different arguments from its ``args``."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(f"{code}: {text}")
@@ -273,7 +273,7 @@ CRASHES = [
 def test_a_process_that_ends_is_a_crash_of_that_call(
     pool: LocalPool, called: Callable[..., Any], arg: Any, returncode: int, text: str
 ) -> None:
-    """Rows 7 to 14: a ``WorkerCrashedError`` with the exit code, and no other call is hurt."""
+    """Rows 7 to 14: a ``WorkerCrashedError`` with the exit code, and no other call suffers."""
     result = one(pool, called, arg)
     assert result.failure is not None
     assert result.failure.kind == "WorkerCrashedError"
@@ -285,7 +285,7 @@ def test_a_process_that_ends_is_a_crash_of_that_call(
 
 
 def test_a_crash_costs_one_call(pool: LocalPool) -> None:
-    """Of many calls one ends its process: exactly that one fails."""
+    """When one of many calls ends its process, exactly that one fails."""
 
     def call(index: int) -> int:
         if index == 11:
@@ -315,7 +315,7 @@ def test_an_argument_that_ends_the_process(pool: LocalPool) -> None:
 
 
 def test_an_argument_that_raises(pool: LocalPool) -> None:
-    """Row 33: what loading the argument raises is the call's exception."""
+    """Row 33: an exception from loading the argument is the call's exception."""
 
     class Raises:
         def __reduce__(self) -> Any:
@@ -339,7 +339,7 @@ def test_memory_error_and_recursion(pool: LocalPool) -> None:
 
 
 def sleep_in_a_child(_: Any) -> None:
-    """Row 16: the time goes by in a child process, signals are blocked."""
+    """Row 16: a call that waits for a child process with signals blocked."""
     signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
     child = subprocess.Popen(["sleep", "1000"])
     print(child.pid, flush=True)
@@ -389,14 +389,14 @@ def test_a_process_that_is_left_is_ended(pool: LocalPool) -> None:
 
 
 def test_calls_behind_one_that_leaves_something(pool: LocalPool) -> None:
-    """Calls that were given to a process that is replaced run elsewhere."""
+    """Calls that wait in a process which is replaced run elsewhere."""
     results = Calls(pool, lambda x: leave_thread(x) if x % 50 == 7 else x, range(150)).all()
     assert all(result.success for result in results)
 
 
 @pytest.mark.parametrize("last", [3, 256])
 def test_closing_descriptors(pool: LocalPool, last: int) -> None:
-    """Row 20: the result, and the executor stays usable."""
+    """Row 20: the result comes, and the executor stays usable."""
     result = one(pool, lambda n: os.closerange(0, n), last)
     assert result.success or (result.failure is not None and result.failure.kind == "WorkerCrashedError")
     after = one(pool, lambda _: print("printed"))
@@ -404,7 +404,7 @@ def test_closing_descriptors(pool: LocalPool, last: int) -> None:
 
 
 def test_closing_all_descriptors_is_a_crash(pool: LocalPool) -> None:
-    """Without its channel a process is of no use: that call fails and is told why, the pool goes on."""
+    """A process without its channel is useless: its call fails and says why, and the pool goes on."""
     result = one(pool, lambda _: os.closerange(3, 4096))
     assert result.failure is not None
     assert result.failure.kind == "WorkerCrashedError"
@@ -413,7 +413,7 @@ def test_closing_all_descriptors_is_a_crash(pool: LocalPool) -> None:
 
 
 def test_output_of_any_kind(pool: LocalPool) -> None:
-    """Row 21: bytes that are no UTF-8 are replaced, of much output the tail is kept."""
+    """Row 21: bytes that are not UTF-8 are replaced, and long output keeps its tail."""
 
     def call(_: Any) -> None:
         print("é\udc80")
@@ -443,7 +443,7 @@ def spoil(_: Any) -> None:
 
 
 def state(_: Any) -> tuple[Any, ...]:
-    """What ``spoil`` spoils."""
+    """Return everything that ``spoil`` changes."""
     umask = os.umask(0o22)
     return (
         os.environ.get("SPOILED"),
@@ -458,7 +458,7 @@ def state(_: Any) -> tuple[Any, ...]:
 
 
 def test_the_next_call_sees_nothing_of_what_a_call_changes() -> None:
-    """Row 22: environment, path, directory, signals and limits are as before."""
+    """Row 22: environment, path, directory, signals and limits are as they were before the call."""
     pool = LocalPool(1)
     try:
         before = value(one(pool, state))
@@ -471,7 +471,7 @@ def test_the_next_call_sees_nothing_of_what_a_call_changes() -> None:
 
 
 def test_extra_env_is_of_the_call_alone(pool: LocalPool) -> None:
-    """``extra_env`` reaches the call, overrides, and is gone afterwards."""
+    """``extra_env`` reaches the call, overrides other variables, and is gone afterwards."""
     extra = {"EXTRA": "x y", "OMP_NUM_THREADS": "7"}
     read = lambda _: (os.environ.get("EXTRA"), os.environ.get("OMP_NUM_THREADS"))  # noqa: E731
     assert Calls(pool, read, range(8), extra_env=extra).values() == [("x y", "7")] * 8
@@ -479,7 +479,7 @@ def test_extra_env_is_of_the_call_alone(pool: LocalPool) -> None:
 
 
 def test_replacing_what_we_use() -> None:
-    """Row 24: replacing ``sys.stdout``, ``print`` or ``pickle.dumps`` hurts nobody."""
+    """Row 24: replacing ``sys.stdout``, ``print`` or ``pickle.dumps`` does no harm."""
 
     def call(x: int) -> int:
         import builtins
@@ -510,7 +510,7 @@ def test_a_call_that_forks_and_returns_twice(pool: LocalPool) -> None:
 
 
 def test_cancelling_calls_that_wait_and_one_that_runs(tmp_path: Path) -> None:
-    """Row 25: a waiting call never runs, a running one is killed, one that has ended stays."""
+    """Row 25: a waiting call never runs, a running one is killed, and one that has ended keeps its result."""
     pool = LocalPool(1)
     try:
         calls = Calls(pool, lambda n: n if n < 2 else time.sleep(1000), range(6))
@@ -548,7 +548,7 @@ def test_stopping_a_run(pool: LocalPool) -> None:
 
 
 def test_big_arguments_and_results(pool: LocalPool) -> None:
-    """Arrays cross both ways whole, and can be written to on either side."""
+    """Arrays cross intact both ways, and are writable on either side."""
 
     def call(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         array += 1
@@ -577,13 +577,13 @@ def test_a_big_closure_is_shared(pool: LocalPool) -> None:
 
 
 def test_middle_sized_arguments(pool: LocalPool) -> None:
-    """Arguments and results about the limit of what crosses in a frame."""
+    """Arguments and results just below and above the size that fits into a frame."""
     sizes = [0, 1, 65_000, 65_535, 65_536, 65_537, 66_000, 131_072] * 4
     assert Calls(pool, lambda data: data * 2, [b"x" * n for n in sizes]).values() == [b"x" * 2 * n for n in sizes]
 
 
 def test_many_big_arguments_with_few_descriptors() -> None:
-    """Many arguments of 100 KB are sent with little more descriptors than few."""
+    """Many arguments of 100 KB take hardly more descriptors than a few."""
     script = """
         import resource, threading
         resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
@@ -608,7 +608,7 @@ def test_many_big_arguments_with_few_descriptors() -> None:
 
 
 def test_shipped_modules_of_one_function_at_a_time(pool: LocalPool) -> None:
-    """Modules that come with a function are importable by it, and by no other function."""
+    """The modules that came with a function can be imported by it, and by no other function."""
 
     def call(_: Any) -> Any:
         import shipped_module
@@ -643,7 +643,7 @@ def test_shipped_packages(pool: LocalPool) -> None:
 
 
 def test_children_see_nothing_of_the_clients_own() -> None:
-    """The client's script and directories are not on a child's path, PYTHONPATH comes last."""
+    """A child's path has neither the client's script nor its directories, and PYTHONPATH comes last."""
     script = """
         import sys, threading
         assert __name__ == "__main__"  # a child that imported this script would fork without end
@@ -672,7 +672,7 @@ def test_children_see_nothing_of_the_clients_own() -> None:
 
 
 def test_output_is_shown_as_it_comes() -> None:
-    """What calls print is written to the client's own streams, and its tail is in the result all the same."""
+    """Shown output goes to the client's own streams, and its tail is still in the result."""
     script = """
         import sys
         from pywren.pickling.packed import dumps
@@ -722,7 +722,7 @@ def run_client(script: str, *, check: bool = True, **options: Any) -> subprocess
 
 
 def children() -> set[int]:
-    """The child processes of this one that run."""
+    """Return the running child processes of this one."""
     return {child.pid for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE}
 
 
@@ -806,7 +806,7 @@ def test_nothing_survives_a_client_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_the_end_of_the_program_waits_for_calls() -> None:
-    """A program that ends with calls under way waits for them, as with ``ProcessPoolExecutor``."""
+    """A program that ends with calls under way waits for them, like ``ProcessPoolExecutor``."""
     script = """
         import time
         from pywren.pickling.packed import dumps, loads
@@ -849,7 +849,7 @@ def test_a_forked_client_has_a_pool_of_its_own() -> None:
 
 
 def test_a_pool_in_a_call_ends_with_it(pool: LocalPool) -> None:
-    """Row 26: a call makes a pool of its own, uses it, and leaves nothing."""
+    """Row 26: a call makes a pool of its own, uses it, and leaves nothing behind."""
 
     def call(x: int) -> tuple[int, list[int]]:
         nested = LocalPool.shared()
@@ -878,7 +878,7 @@ def test_a_raising_callback_does_not_end_the_pump(pool: LocalPool, caplog: pytes
 
 
 def test_a_pool_that_fails_ends_every_call(tmp_path: Path) -> None:
-    """Whatever goes wrong in the pump, every call ends: with its result, or with an error that says so."""
+    """Whatever goes wrong in the pump, every call ends, with its result or with an error that says so."""
     gate = tmp_path / "gate"
 
     def wait_for_gate(path: str) -> str:
@@ -903,7 +903,7 @@ def test_a_pool_that_fails_ends_every_call(tmp_path: Path) -> None:
 
 
 def test_a_call_may_have_a_month() -> None:
-    """The time of a call may be longer than what the system lets a process wait at once."""
+    """A call may have more time than a process can wait in one ``poll``."""
     pool = LocalPool(1)
     pool.acquire()
     try:
@@ -915,7 +915,7 @@ def test_a_call_may_have_a_month() -> None:
 
 
 def test_ctrl_c_ends_a_program_that_waits_for_its_calls(tmp_path: Path) -> None:
-    """At its end a program says how many calls it waits for, and Ctrl-C ends them."""
+    """A program that ends says how many calls it waits for, and Ctrl-C ends them."""
     script = """
         import time
         from pywren.pickling.packed import dumps
@@ -940,7 +940,7 @@ def test_ctrl_c_ends_a_program_that_waits_for_its_calls(tmp_path: Path) -> None:
 
 
 def test_children_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When no child gets ready, calls end with an error that shows why, and do not wait for ever."""
+    """If no child comes up, calls end with an error that says why, instead of waiting for ever."""
     from pywren.worker.parent import process
 
     monkeypatch.setattr(process, "_BOOTSTRAP", "import sys; sys.exit('no good')")
@@ -956,14 +956,14 @@ def test_children_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("text", ["0", "-1", "many"])
 def test_a_number_of_processes_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    """The variable that says how many processes there are is checked."""
+    """The variable that sets the number of processes is checked."""
     monkeypatch.setenv("PYWREN_LOCAL_PROCESSES", text)
     with pytest.raises(ConfigError, match="PYWREN_LOCAL_PROCESSES"):
         LocalPool()
 
 
 def test_ctrl_c_at_the_end_of_the_program_ends_its_calls() -> None:
-    """A program that waits at its end for its calls says so, and can be interrupted quietly."""
+    """A program that waits for its calls at its end says so, and can be interrupted without a traceback."""
     program = "import pywren, time; pywren.local_executor().call_async(time.sleep, 300)"
     with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True) as client:
         assert client.stderr is not None
@@ -973,7 +973,7 @@ def test_ctrl_c_at_the_end_of_the_program_ends_its_calls() -> None:
 
 
 def test_processes_that_are_killed_while_they_start_fail_no_call() -> None:
-    """Row 245: as long as another process runs calls these go on, and the next start waits longer."""
+    """Row 245: calls go on as long as another process runs them, and the next start waits longer."""
     pool = LocalPool(2)
     pool.acquire()
     try:
@@ -994,7 +994,7 @@ def test_processes_that_are_killed_while_they_start_fail_no_call() -> None:
 
 
 def test_a_pool_whose_processes_start_again_takes_calls_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After calls have ended with an error because nothing came up, the next ones are tried anew."""
+    """After calls failed because no process came up, the next calls try again."""
     from pywren.worker.parent import process
 
     pool = LocalPool(2)
@@ -1015,7 +1015,7 @@ def test_a_pool_whose_processes_start_again_takes_calls_again(monkeypatch: pytes
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 1, 2)], ids=str)
 @pytest.mark.parametrize("runner", ["LocalPool(2)", "ForkServer()"])
 def test_a_client_without_standard_streams(runner: str, closed: tuple[int, ...], tmp_path: Path) -> None:
-    """Row 248: its calls print as ever, and what it opens there later is its own."""
+    """Row 248: its calls print as always, and whatever it opens there later is its own."""
     script = f"""
         import os, sys
         for number in {closed}:
@@ -1051,7 +1051,7 @@ def test_a_client_without_standard_streams(runner: str, closed: tuple[int, ...],
 
 
 def test_cancelling_thousands_of_calls_blocks_none_that_come_later(pool: LocalPool) -> None:
-    """Their arguments fill the sockets of processes that have nothing to run, and so read nothing."""
+    """Their arguments fill the sockets of processes that have nothing to run, and therefore read nothing."""
     for _ in range(3):
         calls = Calls(pool, lambda x: 5, range(10_000))
         calls.wait_for(3)

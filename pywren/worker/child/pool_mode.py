@@ -11,6 +11,7 @@ flag and waits to be killed, so that the parent kills everything below it at onc
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import select
@@ -32,7 +33,7 @@ from pywren.worker.task import RunResult
 
 # The user's function may replace any of these under their public names.
 _loads = pickle.loads
-_exit, _getpid, _read, _pause = os._exit, os.getpid, os.read, signal.pause
+_exit, _getpid, _kill, _read, _pause = os._exit, os.getpid, os.kill, os.read, signal.pause
 
 _NAMES = pickle.STACK_GLOBAL  # a pickle without this opcode makes plain data: numbers, texts, lists and so on
 _NO_OUTPUT = ("", "")
@@ -73,6 +74,12 @@ class PoolChild:
                 self._run(ticket)
             except EOFError:
                 _exit(0)  # the parent is gone
+            except OSError as error:
+                if error.errno != errno.EBADF:
+                    raise
+                # The call closed descriptors of this process. The parent may see the closed channel and kill it
+                # before it gets here; end the same way, so that the error says the same.
+                _kill(_getpid(), signal.SIGKILL)
 
     def _take_ticket(self) -> int:
         while True:

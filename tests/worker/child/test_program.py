@@ -17,7 +17,7 @@ import pywren
 from pywren.pickling.packed import dumps, load_with_names, loads
 from pywren.worker.child.program import Program
 
-WAIT = 120.0
+WAIT = 240.0  # the script makes some 150 calls, and a busy machine runs them slowly
 ROOT = str(Path(pywren.__file__).parent.parent)
 
 SCRIPT = """

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
 def _leave_the_clients_session() -> None:
     """Leave the session: Ctrl-C at the client's terminal and a kill of its group are not meant for this process."""
     if os.getsid(0) != os.getpid():
-        os.setsid()
+        os.setsid()  # fails for the leader of a group, which a process fresh from posix_spawn is not
 
 
 def _tidy_path(unwanted: Sequence[str]) -> None:

@@ -86,7 +86,7 @@ class Members:
         for _ in range(missing):
             try:
                 self._members.append(Member(self._environment))
-            except OSError:
+            except OSError:  # the machine is short of processes, memory or descriptors
                 if not self.alive():
                     raise
                 self._delay_starts()
@@ -105,6 +105,7 @@ class Members:
         member.last = member.started = time.monotonic()
         self._failed_starts = self._failed_rounds = 0
         self._starts_at = 0.0
+        # Counted from here, not from the start: on a slow machine an interpreter may take longer than that to boot.
         if self._wanted < self._size:
             self._grows_at = member.started + GROW_SECONDS
 

@@ -26,7 +26,7 @@ class Watch:
         """Make the wake-up pipe."""
         self._wake_in, self._wake_out = pipe()
         for descriptor in (self._wake_in, self._wake_out):
-            os.set_blocking(descriptor, False)
+            os.set_blocking(descriptor, False)  # a full pipe is as good as one byte in it
         self._poll.register(self._wake_in, select.POLLIN)
 
     def close(self) -> None:

@@ -55,7 +55,7 @@ class Ledger:
         """Take a batch; its calls wait behind all others."""
         self._numbers += 1
         batch.number = self._numbers
-        for arena in batch.arenas:
+        for arena in batch.arenas:  # one row of numbers serves batches and arenas: children keep them apart by kind
             self._numbers += 1
             arena.number = self._numbers
         self.outstanding += batch.remaining
@@ -141,7 +141,7 @@ class Ledger:
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until no call is outstanding; returns whether that is so."""
-        self.waiters += 1
+        self.waiters += 1  # so that the pump need not take the lock when nobody waits
         try:
             return self._finished.wait_for(lambda: not self.outstanding, timeout)
         finally:

@@ -1,8 +1,8 @@
 """``Lifetime``: for how long a local pool is needed, and what ends it with the program.
 
-A pool lives while executors use it or calls run, and for a while after. Three events need
-hooks: the end of a program (``atexit``); the end of a process of multiprocessing, which skips ``atexit`` and runs
-finalizers; and a fork, whose new process must not touch the children of the old one.
+A pool lives while executors use it or calls run, and for a while after. Three events need hooks: the end of a program
+(``atexit``); the end of a process of multiprocessing, which skips ``atexit`` and runs finalizers; and a fork, whose new
+process must not touch the children of the old one.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def end_with_program(pool: Endable) -> None:
         _is_hooked = True
         atexit.register(_at_exit)
         os.register_at_fork(after_in_child=_after_fork)
-    _open.add(pool)
+    _open.add(pool)  # strongly: calls may be outstanding when nobody else holds the pool any more
 
 
 def forget_closed() -> None:
@@ -107,7 +107,7 @@ def end_with_multiprocessing() -> None:
 
 def _at_exit() -> None:
     shutdown.begin()  # a process of multiprocessing comes here without running what was registered with atexit
-    for pool in list(_open):
+    for pool in list(_open):  # a copy: a pool that is closed leaves the set
         pool.finish_at_exit()
 
 

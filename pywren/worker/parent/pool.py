@@ -29,7 +29,8 @@ Who runs where:
 
 One reentrant lock guards all state of the pool and its parts. It is reentrant because an executor that is
 garbage-collected releases the pool, in any thread and at any moment. The lock is innermost: with it held nobody takes
-another lock but a process's own, and nobody calls a callback. ``LocalPool._shared_lock`` is outermost.
+another lock but a process's own, and nobody calls a callback; only shown output is written to the client's streams with
+the lock held. ``LocalPool._shared_lock`` is outermost.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ class LocalPool:
     def shared(cls) -> LocalPool:
         """Return the pool of this process; it is made the first time."""
         with cls._shared_lock:
-            if cls._shared is None or cls._shared.lifetime.closed:
+            if cls._shared is None or cls._shared.lifetime.closed:  # closed by hand, or failed
                 cls._shared = cls()
             return cls._shared
 
@@ -159,6 +160,7 @@ class LocalPool:
             thread = self._pump.thread
             self._pump.wake()
         lifetime.forget_closed()
+        # Without the lock, which the pump needs to end. A callback may close the pool, on the pump's own thread.
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
@@ -200,6 +202,7 @@ class LocalPool:
             ShutdownError: the pool is closed, or the program at its end.
         """
         shown = self._show_output if show_output is None else show_output
+        # Snapshots are taken before the lock: copying big arguments must hold up neither the pump nor other callers.
         key, frame = self._functions.encode(function)
         batch = Batch(function, key, frame, extra_env or {}, timeout, shown, on_start, on_results)
         batch.add(args, references)
@@ -209,9 +212,10 @@ class LocalPool:
             if changes := self._members.environment_changes(environment):
                 batch.extra_env = {**changes, **batch.extra_env}
             self._ledger.add(batch)
+            # Fed here, not by the pump: the call is with its process one thread switch earlier.
             starts = self._feeder.feed(time.monotonic())
             self._pump.wake_if_late()
-        announce(starts)
+        announce(starts)  # without the lock: the callbacks are others' code
         return batch
 
     def cancel(self, batch: Batch, index: int) -> bool:
@@ -260,7 +264,7 @@ class LocalPool:
             stopped.listen(lambda: self.cancel(batch, 0))
         try:
             ended.wait()
-        except BaseException:
+        except BaseException:  # Ctrl-C: the call must not go on without anyone who waits for it
             self.cancel(batch, 0)
             raise
         finally:

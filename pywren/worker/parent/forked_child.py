@@ -1,0 +1,213 @@
+"""``ForkedChild``: one process that a fork server forked: its socket, its output, and the pipe with its status.
+
+One thread at a time has it: the one that runs a task in it, or, while it waits for a call, the one that ends it. Only
+``Stop`` reaches in from elsewhere, through a pipe.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Callable
+
+from pywren.wire.failure import Failure
+from pywren.worker import frames, process_tree
+from pywren.worker.descriptors import LONGEST_POLL, pipe, socket_pair, wait_readable
+from pywren.worker.directories import remove_directory
+from pywren.worker.frames import Channel, Frame
+from pywren.worker.parent.output import OutputTail
+from pywren.worker.parent.process import Process
+from pywren.worker.protocol import RUNNING, STATUS, decode_result, encode_task
+from pywren.worker.task import RunResult, Stop, Task, cancelled_failure, crash_failure, timeout_failure
+
+_END_SECONDS = 5.0  # for a killed process to end
+
+
+class ForkedChild:
+    """One forked process: its socket, its output, and the pipe on which the server tells how it ended.
+
+    Args:
+        server: the server that forks it.
+        number: the server's name for it.
+        purpose: interpreter, function and environment; a process serves one purpose only.
+        sink: called with the name of a stream and text that calls write to it.
+
+    Attributes:
+        stays: whether it waits for another call, after ``run``.
+        pid: its process id; ``None`` until it runs.
+    """
+
+    def __init__(
+        self, server: Process, number: int, purpose: tuple[object, ...], sink: Callable[[str, str], None]
+    ) -> None:
+        self.server = server
+        self.number = number
+        self.purpose = purpose
+        self.scratch = os.path.join(server.root, f"call-{number}")
+        self.stays = False
+        self.pid: int | None = None
+        self.returncode: int | None = None
+        self.ended = False
+        self.killed = False
+        self.frame: Frame | None = None
+        self.failure: Failure | None = None
+        self._knows_function = False
+        ours, theirs = socket_pair()
+        ours.setblocking(False)
+        self.channel = Channel(ours)
+        # In the order in which the server unpacks them: socket, stdout, stderr, status pipe.
+        self._theirs = [theirs.detach()]
+        tails = []
+        for name in ("stdout", "stderr"):
+            read, write = pipe()
+            self._theirs.append(write)
+            tails.append(OutputTail(read, name, sink))
+        self.tails = tails
+        self.status, write = pipe()
+        self._theirs.append(write)
+        self.stop_in, self.stop_out = pipe()  # both ends are ours: ``Stop`` writes, the running thread polls
+
+    def start(self) -> None:
+        """Ask the server to fork."""
+        meta = os.fsencode(self.scratch)
+        frame = frames.encode(frames.FORK, number=self.number, meta=meta, descriptors=self._theirs)
+        self.server.send(frame)
+        # The kernel keeps copies in the socket until the server takes them. Ours must go: a pipe ends for its reader
+        # when the last write end is closed.
+        for descriptor in self._theirs:
+            os.close(descriptor)
+        self._theirs.clear()
+
+    def run(self, task: Task, stopped: Stop | None) -> RunResult | None:
+        """Run a task, and return how it ended; ``None`` if it never began, as no process was there or a damaged one."""
+        self._send(task)
+        if stopped is not None:
+            stopped.listen(self._ask_to_stop)
+        try:
+            self._wait(task.timeout)
+        finally:
+            if stopped is not None:
+                stopped.listen(None)
+        self._receive()  # the end of the process may have been read before its result
+        self.stays = self._said_it_stays() and not self.ended and not wait_readable(self.stop_in, 0.0)
+        stdout, stderr = (tail.take() for tail in self.tails)
+        frame, self.frame = self.frame, None  # it may be big, and this object may be kept for long
+        if frame is not None and frame.flags & frames.NOT_BEGUN:
+            return None
+        if frame is not None:
+            return decode_result(frame, stdout, stderr)
+        if self.pid is None and self.failure is None:
+            return None
+        failure = self.failure or crash_failure(self.returncode, stdout, stderr)
+        return RunResult(None, None, failure=failure, returncode=self.returncode, stdout=stdout, stderr=stderr)
+
+    def _send(self, task: Task) -> None:
+        self.stays, self.frame = False, None
+        self.channel.send_whole(encode_task(task, with_function=not self._knows_function))
+        self._knows_function = True
+
+    def _ask_to_stop(self) -> None:
+        """Have the running thread kill the child; called by another thread."""
+        os.write(self.stop_out, b"s")
+
+    def can_run(self) -> bool:
+        """Tell whether the process still waits for a call: something may have killed it since the last one."""
+        ended = self.server.has_ended() or any(wait_readable(end, 0.0) for end in (self.status, self.channel.fileno()))
+        return not ended
+
+    def _said_it_stays(self) -> bool:
+        return self.frame is not None and bool(self.frame.flags & frames.STAYS) and not self.killed
+
+    def _wait(self, timeout: float | None) -> None:
+        """Serve output and socket until the call has ended, mostly with its process; kill it when its time is up."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        actions: dict[int, Callable[[], bool]] = {
+            self.channel.fileno(): self._receive,
+            self.status: self._read_status,
+            self.stop_in: self._stop,
+            **{tail.descriptor: tail.pump for tail in self.tails},
+        }
+        poll = select.poll()
+        for descriptor in actions:
+            poll.register(descriptor, select.POLLIN)
+        while not self.ended and not self._said_it_stays():
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            ready = poll.poll(None if left is None else min(left * 1000 + 1, LONGEST_POLL))
+            if deadline is not None and time.monotonic() >= deadline:
+                deadline = None
+                self._give_up(timeout_failure(timeout or 0.0))
+            for descriptor, _ in ready:
+                # An action returns False at the end of its stream, which would be readable for ever.
+                if not actions[descriptor]():
+                    poll.unregister(descriptor)
+
+    def _stop(self) -> bool:
+        self._give_up(cancelled_failure(running=True))
+        return False
+
+    def _give_up(self, failure: Failure) -> None:
+        """Kill the child; the call ends with the failure, unless its result has come."""
+        self._receive()
+        if self.frame is None and self.failure is None:  # a result that came first stands
+            self.failure = failure
+        self._kill()
+
+    def _kill(self) -> None:
+        self.killed = True
+        # The server kills, as it reaps: it knows that the number is still that of its child.
+        if not self.server.has_ended():
+            self.server.send(frames.encode(frames.KILL, number=self.number))
+        elif self.pid is not None:
+            process_tree.kill_tree(self.pid)  # nobody else will: the server is the child's parent
+
+    def _receive(self) -> bool:
+        """Take the result if it has come; return False at the end of the socket."""
+        while True:
+            try:
+                received = self.channel.receive()
+            except BlockingIOError:
+                return True
+            except EOFError:
+                return False
+            for frame in received:
+                if self.frame is None and frame.kind == frames.RESULT:
+                    self.frame = frame
+
+    def _read_status(self) -> bool:
+        """Take what stands on the status pipe; return False at its end."""
+        data = os.read(self.status, STATUS.size)  # writes to a pipe of up to PIPE_BUF bytes are atomic
+        if not data:  # the server could not fork, or is gone and nobody will tell how the child ended
+            self.ended = True
+            if self.pid is not None:
+                process_tree.kill_tree(self.pid)
+            return False
+        # Twice in the life of a child: from itself when it begins, from the server once it and its daemons are gone.
+        self.pid, returncode = STATUS.unpack(data)
+        if returncode != RUNNING:
+            self.returncode, self.ended = returncode, True
+        return True
+
+    def end(self) -> None:
+        """End a process that waits for a call, and return when it is gone."""
+        try:
+            self._kill()
+            while not self.ended and wait_readable(self.status, _END_SECONDS):
+                self._read_status()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Kill the process if it runs, close all descriptors, and remove the scratch directory."""
+        if not self.ended:
+            self._kill()
+        self.forget()
+        remove_directory(self.scratch)
+
+    def forget(self) -> None:
+        """Close all descriptors."""
+        self.channel.close()
+        for tail in self.tails:
+            tail.close()
+        for descriptor in (self.status, self.stop_in, self.stop_out, *self._theirs):
+            os.close(descriptor)

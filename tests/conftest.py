@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import itertools
 import os
 import shutil
 import sys
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
 _TEMPORARY = Path(tempfile.mkdtemp(prefix="pw-"))
 _HOME = Path(tempfile.mkdtemp(prefix="pw-home-"))
+_numbers = itertools.count()
 _SESSION_VARIABLE = "SUITE_OF_TESTS"
 _GRACE_SECONDS = 60.0  # on a busy machine what ends by itself takes its time
 _SPARE_DESCRIPTORS = 16  # what pytest, hypothesis, moto and logging open once and keep
@@ -50,11 +53,26 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def pywren_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def pywren_home(monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give the test a ``PYWREN_HOME`` of its own, which does not exist yet."""
-    home = tmp_path_factory.mktemp("home") / "pywren"
+    # not tmp_path_factory.mktemp(): it lists the directories of all earlier tests to number the next
+    home = _HOME / f"test-{next(_numbers)}" / "pywren"
+    home.parent.mkdir()
     monkeypatch.setenv("PYWREN_HOME", str(home))
     return home
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _models_of_aws_are_read_once() -> Iterator[None]:
+    """Let all botocore sessions share one loader, as a program's clients share one session.
+
+    Each session would otherwise list and parse botocore's descriptions of the services again: 50 ms for each client.
+    """
+    import botocore.session
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.session, "create_loader", functools.cache(botocore.session.create_loader))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

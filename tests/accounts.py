@@ -22,7 +22,7 @@ from pywren.aws.requests import AWS
 from pywren.cloud.launch import PACKAGED_PYTHONS, Launcher, Wish
 from pywren.cloud.policies import lambda_trust_policy
 from pywren.cloud.resources import Resources
-from pywren.testing._moto_patches import over_tls
+from pywren.testing._moto_corrections import over_tls
 from pywren.worker.bundle import build_zip
 
 ACCOUNT_ID = "123456789012"

@@ -117,8 +117,9 @@ class _World(AbstractContextManager["_World"]):
         moto = _import_moto()
         stack.enter_context(environment({**_ENVIRONMENT, **no_proxy_here()}))
         stack.enter_context(moto.mock_aws(config={"lambda": {"use_docker": False}}))
-        from pywren.testing._atomic_moto import atomic_s3, atomic_sqs
-        from pywren.testing._moto_patches import http_server, invocations, over_tls
+        from pywren.testing._moto_corrections import atomic_s3, atomic_sqs, over_tls
+        from pywren.testing._moto_endpoint import http_server
+        from pywren.testing._moto_lambda import invocations
 
         stack.enter_context(atomic_s3())
         stack.enter_context(atomic_sqs())

@@ -25,7 +25,7 @@ def main() -> None:
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
-    from pywren.testing._atomic_moto import atomic_sqs
+    from pywren.testing._moto_corrections import atomic_sqs
 
     class Handler(request_handler()):  # type: ignore[misc]
         protocol_version = "HTTP/1.1"  # connections are kept

@@ -68,10 +68,13 @@ def _models_of_aws_are_read_once() -> Iterator[None]:
 
     Each session would otherwise list and parse botocore's descriptions of the services again: 50 ms for each client.
     """
+    import botocore.loaders
     import botocore.session
 
+    loader = botocore.loaders.Loader()
+    loader.load_data_with_path = functools.cache(loader.load_data_with_path)  # the one method that keeps nothing itself
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(botocore.session, "create_loader", functools.cache(botocore.session.create_loader))
+        patch.setattr(botocore.session, "create_loader", lambda search_path_string=None: loader)
         yield
 
 

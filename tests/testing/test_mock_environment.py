@@ -6,6 +6,7 @@ import urllib.error
 import urllib.request
 
 import pytest
+from callees import buckets, endpoint_and_key, through_a_presigned_url, with_a_role
 
 import pywren
 import pywren.testing
@@ -35,12 +36,6 @@ PROXIES = [
     {"http_proxy": "http://127.0.0.1:9", "NO_PROXY": "*"},
     {"HTTP_PROXY": "no url at all"},
 ]
-
-
-def buckets(_):
-    import boto3
-
-    return [item["Name"] for item in boto3.client("s3").list_buckets()["Buckets"]]
 
 
 @pytest.mark.parametrize("variables", PROXIES, ids=lambda variables: " ".join(f"{k}={v}" for k, v in variables.items()))
@@ -86,10 +81,6 @@ def test_no_setting_of_the_user_gets_in(monkeypatch):
     assert dict(os.environ) == before
 
 
-def endpoint_and_key(_):
-    return os.environ["AWS_ENDPOINT_URL"], os.environ["AWS_ACCESS_KEY_ID"]
-
-
 def signed(key):
     return f"AWS4-HMAC-SHA256 Credential={key}/20260101/us-west-2/lambda/aws4_request, SignedHeaders=host, Signature=0"
 
@@ -130,30 +121,6 @@ def test_each_world_has_a_key_of_its_own():
         with pywren.testing.mock_aws() as config:
             keys.add(pywren.default_executor(config=config).call_async(endpoint_and_key, 0).result()[1])
     assert len(keys) == 2
-
-
-def with_a_role(_):
-    import boto3
-
-    role = boto3.client("sts").assume_role(RoleArn="arn:aws:iam::123456789012:role/any", RoleSessionName="session")
-    keys = role["Credentials"]
-    client = boto3.client(
-        "s3",
-        aws_access_key_id=keys["AccessKeyId"],
-        aws_secret_access_key=keys["SecretAccessKey"],
-        aws_session_token=keys["SessionToken"],
-    )
-    return len(client.list_buckets()["Buckets"])
-
-
-def through_a_presigned_url(bucket):
-    import boto3
-
-    client = boto3.client("s3")
-    client.put_object(Bucket=bucket, Key="key", Body=b"text")
-    url = client.generate_presigned_url("get_object", {"Bucket": bucket, "Key": "key"})
-    with urllib.request.urlopen(url, timeout=30) as answer:
-        return answer.read()
 
 
 def test_what_a_function_may_do_with_its_credentials():

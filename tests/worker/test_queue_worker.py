@@ -11,7 +11,6 @@ import uuid
 from contextlib import closing
 from pathlib import Path
 
-import accounts
 import psutil
 import pytest
 
@@ -45,9 +44,7 @@ WAIT = 60.0
 @pytest.fixture(scope="module")
 def account():
     """The configuration of a mocked account."""
-    with pytest.MonkeyPatch.context() as patch, pywren.testing.mock_aws() as config:
-        # reading the models anew for every session is most of what quick tests do
-        patch.setattr("botocore.session.create_loader", lambda search_path_string=None: accounts.LOADER)
+    with pywren.testing.mock_aws() as config:
         yield config
 
 

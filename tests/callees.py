@@ -8,6 +8,7 @@ the standard library only.
 from __future__ import annotations
 
 import os
+import threading
 import time
 import urllib.request
 from typing import Any
@@ -35,6 +36,17 @@ def later(x: Any) -> Any:
     """Return the argument a moment later, when the test has added its callbacks."""
     time.sleep(0.2)
     return x
+
+
+def first_time_for_ever(path: str) -> str:
+    """Write the process's id to a file and wait for ever; return at once if the file exists already."""
+    if os.path.exists(path):
+        return "by another worker"
+    with open(path + ".new", "w") as file:
+        file.write(str(os.getpid()))
+    os.rename(path + ".new", path)  # now whoever polls for the file can read all of it
+    threading.Event().wait()
+    return "never"
 
 
 # -- on a mocked AWS -------------------------------------------------------------------------------------------

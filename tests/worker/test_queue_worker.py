@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from callees import first_time_for_ever
 
 import pywren
 import pywren.testing
@@ -341,16 +342,6 @@ def test_a_call_that_nobody_finishes_is_given_up(executor, queue):
     with pytest.raises(CallLostError, match=rf"{MOST_DELIVERIES} workers .*--parallelism"):
         future.result(WAIT)
     assert queue.counts == (0, 0)
-
-
-def first_time_for_ever(path):
-    """Say that the call runs, and do so for ever, unless it has run before."""
-    if Path(path).exists():
-        return "by another worker"
-    Path(path + ".new").write_text(str(os.getpid()))
-    os.rename(path + ".new", path)  # who looks for the file reads it
-    threading.Event().wait()
-    return "never"
 
 
 @pytest.mark.parametrize("by_systemd", [False, True])

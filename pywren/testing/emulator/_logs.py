@@ -1,4 +1,8 @@
-"""``LogShipper``: what containers print, to CloudWatch's logs (moto's), in batches and off the event loop."""
+"""``LogShipper``: sends what containers print to CloudWatch's logs (moto's), in batches.
+
+The event loop's thread adds lines and never waits; a thread of the shipper's own sends them. ``_changed`` guards all
+state that both use, and is not held while a request is under way.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +52,7 @@ class LogShipper:
             self._changed.notify_all()
 
     def write(self, group: str, stream: str, timestamp_ms: int, line: str) -> None:
-        """Take one line; returns at once. Beyond what memory should be spent on, the newest are dropped and counted."""
+        """Take one line and return at once. When the queue is full, drop the line and count it."""
         with self._changed:
             if len(self._lines) >= _QUEUE_LINES:
                 self._lost += 1

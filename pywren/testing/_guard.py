@@ -8,8 +8,8 @@ from typing import Any
 Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 _REFUSAL = (
-    b"<Error><Code>InvalidAccessKeyId</Code><Message>the request has not the credentials that were made for it: "
-    b"use those of the environment</Message></Error>"
+    b"<Error><Code>InvalidAccessKeyId</Code><Message>the request does not have this AWS's credentials: "
+    b"use those in the environment</Message></Error>"
 )
 
 

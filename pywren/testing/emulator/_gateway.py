@@ -184,7 +184,7 @@ class Gateway:
     async def _answer_s3(self, asked: _Asked) -> web.StreamResponse:
         token = asked.request.headers.get("X-Amz-Security-Token", "")
         if asked.request.method not in ("GET", "HEAD") and self._cut_off(token):
-            raise ConnectionResetError("who asked was killed")
+            raise ConnectionResetError("the requester was killed")
         operation = asked.operation(b"")
         if self.plan.faults.s3_latency:
             await asyncio.sleep(self.plan.faults.s3_latency)

@@ -102,7 +102,7 @@ class LogShipper:
         from botocore.exceptions import BotoCoreError, ClientError
 
         if lost:
-            logger.warning("%d lines of the functions' logs were dropped: they came quicker than moto takes them", lost)
+            logger.warning("dropped %d lines of the functions' logs: they came faster than moto stored them", lost)
         events: dict[tuple[str, str], list[tuple[int, str]]] = {}
         for group, stream, timestamp_ms, line in lines:
             events.setdefault((group, stream), []).append((timestamp_ms, line))
@@ -115,7 +115,7 @@ class LogShipper:
                         return
                     client.put_log_events(logGroupName=group, logStreamName=stream, logEvents=batch)
         except (BotoCoreError, ClientError) as error:
-            logger.warning("some of the functions' logs were not taken: %s", error)
+            logger.warning("moto refused some of the functions' logs: %s", error)
 
 
 def batches(lines: list[tuple[int, str]]) -> list[list[dict[str, Any]]]:

@@ -22,13 +22,11 @@ from pywren.aws.requests import AWS
 from pywren.cloud.launch import PACKAGED_PYTHONS, Launcher, Wish
 from pywren.cloud.policies import lambda_trust_policy
 from pywren.cloud.resources import Resources
-from pywren.testing._moto_patches import over_tls
+from pywren.testing._moto_corrections import over_tls
 from pywren.worker.bundle import build_zip
 
 ACCOUNT_ID = "123456789012"
 REGION = "us-west-2"
-LOADER = botocore.loaders.Loader()
-LOADER.load_data_with_path = functools.cache(LOADER.load_data_with_path)  # type: ignore[method-assign]
 READING = ("Get", "List", "Describe", "Head")
 
 
@@ -196,8 +194,6 @@ def mocked_account() -> Iterator[Account]:
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         stack.enter_context(mock_aws(config={"lambda": {"use_docker": False}}))
         stack.enter_context(over_tls())
-        # each command has sessions of its own, and reading the models is most of what they do
-        patch.setattr("botocore.session.create_loader", lambda search_path_string=None: LOADER)
         for module in ("function", "doctor", "launch"):
             patch.setattr(f"pywren.cloud.{module}.build_zip", _archive)
         # moto makes each of a thousand images anew for every account; these are those that workers boot from

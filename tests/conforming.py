@@ -1,4 +1,4 @@
-"""Answers of the emulated Lambda, held against botocore's own model of the service."""
+"""Checks of the emulated Lambda's answers against botocore's model of the service."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from botocore.validate import ParamValidator
 from pywren.testing.emulator._lambda_api import Answer
 
 UNMODELED = {"ValidationException", "SerializationException", "NotImplemented", "UnknownOperationException"}
-"""Errors that AWS's front end answers itself: no operation's model has them."""
+"""Errors that AWS's front end returns; no operation's model lists them."""
 
 ANSWERED_TOO = {("LastUpdateStatusReasonCode", "Creating")}
-"""Values that AWS does answer, although its model has them not."""
+"""Values that AWS returns although its model does not list them."""
 
 
 class Refused(Exception):
-    """What Lambda refused: its code, message, status, and the parsed error."""
+    """A refusal by Lambda: its code, message and status, and the parsed error."""
 
     def __init__(self, code: str, message: str, status: int, parsed: dict[str, Any]) -> None:
         super().__init__(code, message)
@@ -29,7 +29,7 @@ class Refused(Exception):
 
 
 def conforming(model: Any, answer: Answer) -> dict[str, Any]:
-    """Parse an answer; it fits the model's shape, all that the shape requires is there, and nothing else."""
+    """Parse an answer, and check that it has everything the model's shape requires and nothing that the shape lacks."""
     assert answer.headers["x-amzn-RequestId"]
     response = {"status_code": answer.status, "headers": HeadersDict(answer.headers), "body": answer.body}
     parsed = create_parser("rest-json").parse(response, model.output_shape)
@@ -57,7 +57,7 @@ def conforming(model: Any, answer: Answer) -> dict[str, Any]:
 
 
 def misfits(shape: Any, value: Any, path: str) -> Iterator[str]:
-    """Yield where a value is not what its shape says: members, enumerations, patterns, ranges."""
+    """Yield each way in which a value does not match its shape: members, enumerations, patterns, ranges."""
     kind, says = shape.type_name, shape.metadata
     if kind == "structure":
         yield from (f"{path}.{name} is missing" for name in shape.required_members if name not in value)
@@ -82,9 +82,9 @@ def misfits(shape: Any, value: Any, path: str) -> Iterator[str]:
 
 
 def _is_spelt(shape: Any, text: str) -> bool:
-    """Tell whether a text is of its shape's enumeration and pattern."""
+    """Tell whether a text matches its shape's enumeration and pattern."""
     values, pattern = shape.metadata.get("enum"), shape.metadata.get("pattern")
     if values and text not in values:
         return (shape.name, text) in ANSWERED_TOO
-    # Java's character properties (of tags) are unknown to Python
+    # Python does not know Java's character properties, which tags use
     return not pattern or r"\p{" in pattern or re.fullmatch(pattern, text) is not None

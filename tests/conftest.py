@@ -1,8 +1,10 @@
-"""A home of its own for every test, one emulated AWS for all, and a look at what the suite leaves behind."""
+"""A fresh home for each test, one emulated AWS for all, and a check of what the suite leaves behind."""
 
 from __future__ import annotations
 
+import functools
 import gc
+import itertools
 import os
 import shutil
 import sys
@@ -20,19 +22,20 @@ import pytest
 if TYPE_CHECKING:
     from pywren.testing.emulator import Emulator
 
-# Everything pywren writes outside its home goes to the directory for temporary files: the suite has one of
-# its own, so that whatever stands there at the end was left behind. It is short because a socket's path may
-# have 104 bytes at most. pytest's own directories stay where they always are.
+# pywren writes nothing outside its home but temporary files. The suite has a temporary directory of its own, so that
+# whatever is there at the end was left behind. Its path is short, because macOS limits a socket's path to 104 bytes.
+# pytest's own directories stay where they always are.
 os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
 _TEMPORARY = Path(tempfile.mkdtemp(prefix="pw-"))
 _HOME = Path(tempfile.mkdtemp(prefix="pw-home-"))
+_numbers = itertools.count()
 _SESSION_VARIABLE = "SUITE_OF_TESTS"
-_GRACE_SECONDS = 60.0  # on a busy machine what ends by itself takes its time
+_GRACE_SECONDS = 60.0  # processes end slowly on a busy machine
 _SPARE_DESCRIPTORS = 16  # what pytest, hypothesis, moto and logging open once and keep
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Take the user's own AWS account, configuration and home out of reach before anything is imported."""
+    """Put the user's own AWS account, configuration and home out of reach before anything is imported."""
     for name in list(os.environ):
         if name.startswith(("AWS_", "PYWREN_")):
             del os.environ[name]
@@ -50,11 +53,29 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def pywren_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give the test a ``PYWREN_HOME`` of its own, which does not exist yet."""
-    home = tmp_path_factory.mktemp("home") / "pywren"
+def pywren_home(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Set ``PYWREN_HOME`` to a directory that does not exist yet and that no other test uses."""
+    # not tmp_path_factory.mktemp(): it lists the directories of all earlier tests to number the next
+    home = _HOME / f"test-{next(_numbers)}" / "pywren"
+    home.parent.mkdir()
     monkeypatch.setenv("PYWREN_HOME", str(home))
     return home
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _models_of_aws_are_read_once() -> Iterator[None]:
+    """Let all botocore sessions share one loader, as a program's clients share one session.
+
+    Each session would otherwise list and parse botocore's descriptions of the services again: 50 ms for each client.
+    """
+    import botocore.loaders
+    import botocore.session
+
+    loader = botocore.loaders.Loader()
+    loader.load_data_with_path = functools.cache(loader.load_data_with_path)  # the one method that keeps nothing itself
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.session, "create_loader", lambda search_path_string=None: loader)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -84,11 +105,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.emulator)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Exempt everything that collecting loaded from garbage collection: tests collect often, and it never goes."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def emulator() -> Iterator[Emulator]:
-    """An emulated AWS that all tests of this process share: deploy a function of your own.
+    """An emulated AWS that all tests of this process share; each test deploys its own function.
 
-    Events are retried soon and grow old soon (60 s are 0.6 s), and at most four containers run at once.
+    Events are retried soon and expire soon (60 s become 0.6 s), and at most four containers run at once.
     """
     from pywren.testing.emulator import Limits, Settings
     from pywren.testing.emulator._emulator import start
@@ -100,7 +127,7 @@ def emulator() -> Iterator[Emulator]:
 
 @pytest.fixture(autouse=True)
 def _in_the_emulated_world(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Have the environment of a test that uses the emulator point there, and leave no faults behind."""
+    """Point the environment of a test that uses the emulator at it, and clear the faults that the test set."""
     if "emulator" not in request.fixturenames:
         yield
         return
@@ -114,22 +141,22 @@ def _in_the_emulated_world(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def _close_shared_workers() -> None:
-    """End the pool that all local executors share: a program ends it by ending."""
+    """Close the pool that all local executors share; otherwise it lasts as long as the process."""
     pool = sys.modules.get("pywren.worker.parent.pool")
     if pool is not None:
         pool.LocalPool.close_shared()
 
 
-def _settle(look: Callable[[], list[str]]) -> list[str]:
-    """Look until nothing is left, or the grace is over: ends of processes and threads take a moment."""
+def _settle(check: Callable[[], list[str]]) -> list[str]:
+    """Check until nothing is left or the grace period is over: processes and threads take a moment to end."""
     deadline = time.monotonic() + _GRACE_SECONDS
-    while (found := look()) and time.monotonic() < deadline:
+    while (found := check()) and time.monotonic() < deadline:
         time.sleep(0.05)
     return found
 
 
 def _processes() -> list[str]:
-    """Descendants of this process, and what was cut loose from it: those still carry the suite's mark."""
+    """Return the descendants of this process, and detached processes: their environment still has the suite's mark."""
     found = {process.pid: process for process in psutil.Process().children(recursive=True)}
     mark = str(os.getpid())
     for process in psutil.process_iter():
@@ -137,8 +164,8 @@ def _processes() -> list[str]:
             if process.pid != os.getpid() and process.environ().get(_SESSION_VARIABLE) == mark:
                 found[process.pid] = process
         except psutil.Error:
-            continue  # it has ended meanwhile, or is another user's
-    # multiprocessing's tracker of its own semaphores ends with the process that uses multiprocessing
+            continue  # it has ended, or belongs to another user
+    # multiprocessing's resource tracker lasts as long as the process that uses multiprocessing
     return [text for text in map(_described, found.values()) if "multiprocessing.resource_tracker" not in text]
 
 
@@ -158,7 +185,7 @@ def _threads() -> list[str]:
 
 
 def _temporary_files() -> list[str]:
-    # What clients and emulators leave that a test has killed, is for the next ones to remove: there are none any more.
+    # Directories of clients and emulators that tests killed are removed by the next client and emulator: none follows.
     from pywren.testing.emulator import _directory
     from pywren.worker.directories import remove_abandoned_directories
 
@@ -168,17 +195,17 @@ def _temporary_files() -> list[str]:
 
 
 def _descriptors() -> dict[int, str]:
-    """The open descriptors and what they are, where the system tells."""
+    """Return the open descriptors and what each refers to, on systems that have ``/proc``."""
     found = {}
     for link in Path("/proc/self/fd").glob("*"):
         try:
             found[int(link.name)] = os.readlink(link)
         except OSError:
-            continue  # the directory's own descriptor
+            continue  # the descriptor that listed the directory
     return found
 
 
 def _opened_since(before: dict[int, str]) -> list[str]:
-    gc.collect()  # what the last collection has ended, such as a pool's thread, may have left more
+    gc.collect()  # a thread that the last collection ended, such as a pool's, may have released more
     opened = [f"{number}: {target}" for number, target in _descriptors().items() if number not in before]
     return opened if len(opened) > _SPARE_DESCRIPTORS else []

@@ -1,7 +1,7 @@
-"""Executors of four kinds, ready to use: what the tests of failures and of the executor's verbs run over.
+"""Executors of four kinds for the tests of failures and of the executor's methods.
 
-``local`` keeps everything in memory, ``dummy`` stages in the storage of this machine, ``lambda`` in a mocked S3;
-``emulated`` is the deployed zip, under Lambda's rules.
+``local`` keeps everything in memory, ``dummy`` stages in local storage, and ``lambda`` in a mocked S3. ``emulated``
+runs the deployed zip under Lambda's rules.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from pywren.future import ResponseFuture
 from pywren.testing import _set_up
 
 KINDS = ["local", "dummy", pytest.param("lambda", marks=pytest.mark.moto)]
-"""The parameters of a fixture that runs its tests over every kind."""
+"""Parameters of a fixture whose tests run over every kind but the emulated one."""
 
 STAGED_KINDS = KINDS[1:]
 """The kinds whose calls go through a storage."""
 
 KINDS_AND_EMULATED = [*KINDS, pytest.param("emulated", marks=pytest.mark.emulator)]
-"""Every kind, and the one that takes seconds to start."""
+"""All kinds, including the one that takes seconds to start."""
 
 WAIT = 60.0
-"""Seconds within which anything here ends."""
+"""Seconds after which a wait here gives up."""
 
 
 class Ready:
-    """An executor whose calls run without anything further being done for it.
+    """An executor whose calls run without further action by the test.
 
     Args:
         kind: ``local``, ``dummy``, ``lambda`` or ``emulated``.
         executor: the executor.
-        config: its configuration, when it has one.
-        emulator: the emulated AWS that it is on, when it is.
+        config: its configuration, if it has one.
+        emulator: the emulated AWS that it uses, if it uses one.
     """
 
     def __init__(self, kind: str, executor: Executor, config: dict[str, Any] | None, emulator: Any = None) -> None:
@@ -58,21 +58,21 @@ class Ready:
         return self.kind in ("lambda", "emulated")
 
     def environment(self) -> AbstractContextManager[None]:
-        """Have the process's environment as this executor's calls need it."""
+        """Set the process's environment to what this executor's calls need."""
         return _world(self.emulator)
 
     def map(self, func: Any, items: Any, **options: Any) -> list[ResponseFuture]:
-        """Map, and have the calls run."""
+        """Map, and run the calls."""
         futures = self.executor.map(func, items, **options)
         self.run()
         return futures
 
     def call(self, func: Any, argument: Any = None, **options: Any) -> ResponseFuture:
-        """Call a function once, and have the call run."""
+        """Call a function once, and run the call."""
         return self.map(func, [argument], **options)[0]
 
     def call_twice(self, func: Any, argument: Any, then: Any) -> tuple[ResponseFuture, ResponseFuture]:
-        """Call one function, and when it has ended another one, in the same worker where there is one."""
+        """Call a function, and when it has finished another one, in the same worker if workers persist."""
         first = self.executor.call_async(func, argument)
         if self.kind != "dummy":
             pywren.wait([first])
@@ -81,19 +81,19 @@ class Ready:
         return first, second
 
     def reduce(self, func: Any, futures: Any, **options: Any) -> ResponseFuture:
-        """Reduce, and have the call run."""
+        """Reduce, and run the call."""
         future = self.executor.reduce(func, futures, **options)
         self.run()
         return future
 
     def run(self) -> None:
-        """Run what was invoked, where that does not happen by itself."""
+        """Run the invoked calls, if the executor does not do so by itself."""
         if self.kind == "dummy":
             self.executor.invoker.run_jobs()
 
     @contextmanager
     def max_runtime(self, seconds: float | None) -> Iterator[None]:
-        """Make calls that are stopped after so many seconds; ``None`` changes nothing."""
+        """Stop calls made in this context after so many seconds; ``None`` changes nothing."""
         before = self.executor.job_max_runtime
         self.executor.job_max_runtime = before if seconds is None else seconds
         try:
@@ -104,12 +104,12 @@ class Ready:
 
 @contextmanager
 def make(kind: str, home: Path, emulator: Any = None) -> Iterator[Ready]:
-    """Make an executor of one kind, for the tests of a module to share.
+    """Make an executor of one kind that the tests of a module share.
 
     Args:
         kind: ``local``, ``dummy``, ``lambda`` or ``emulated``.
         home: its ``PYWREN_HOME``.
-        emulator: for ``emulated``: where it is deployed; to be used within ``Ready.environment``.
+        emulator: for ``emulated``, where to deploy; use the executor within ``Ready.environment``.
     """
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
@@ -128,10 +128,10 @@ def _world(emulator: Any) -> AbstractContextManager[None]:
 
 
 class Presence:
-    """Where functions show that they run, on this machine or behind walls: they hold a connection (``hostile.hold``).
+    """A server to which functions connect while they run (``hostile.hold``), in containers too.
 
     Attributes:
-        address: what they are given.
+        address: the argument for ``hostile.hold``.
     """
 
     def __init__(self) -> None:
@@ -147,7 +147,7 @@ class Presence:
             each.close()
 
     def wait(self, count: int = 1, *, seconds: float = WAIT) -> bool:
-        """Tell, after a while if need be, whether so many functions have shown themselves."""
+        """Wait for so many functions to connect; tell whether they did in time."""
         self._listener.settimeout(seconds)
         with suppress(TimeoutError, BlockingIOError):
             while len(self._connections) < count:
@@ -155,13 +155,13 @@ class Presence:
         return len(self._connections) >= count
 
     def let_go(self) -> None:
-        """Have those go on that wait for it, and those that come later."""
+        """Let the waiting functions go on, and those that connect later."""
         self._listener.close()
         for connection in self._connections:
             connection.sendall(b"!")
 
     def is_over(self) -> bool:
-        """Tell, after a while if need be, whether no process lives any more that has shown itself."""
+        """Wait until every process that connected has ended; tell whether they did in time."""
         for connection in self._connections:
             connection.settimeout(WAIT)
             try:
@@ -169,13 +169,13 @@ class Presence:
                     return False
             except TimeoutError:
                 return False
-            except ConnectionError:  # it was killed before it had read everything
+            except ConnectionError:  # it was killed before it read everything
                 pass
         return True
 
 
 def is_released(path: Path) -> bool:
-    """Tell, after a while if need be, whether no process that locked a file by ``hostile.hold`` lives."""
+    """Wait until every process that locked a file with ``hostile.hold`` has ended; tell whether they did in time."""
     deadline = time.monotonic() + WAIT
     with open(path, "ab") as file:
         while time.monotonic() < deadline:
@@ -189,7 +189,7 @@ def is_released(path: Path) -> bool:
 
 
 def is_there(path: str | os.PathLike[str]) -> bool:
-    """Tell, after a while if need be, whether a file exists."""
+    """Wait for a file to exist; tell whether it did in time."""
     deadline = time.monotonic() + WAIT
     while not os.path.exists(path):
         if time.monotonic() > deadline:

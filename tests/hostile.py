@@ -1,4 +1,4 @@
-"""Functions, arguments and results that make trouble: what the failure table is made of.
+"""Functions, arguments and results that make trouble, for the failure table.
 
 Workers import this module, so it needs the standard library only.
 """
@@ -19,23 +19,24 @@ import threading
 import time
 
 LONG = 300.0
-"""Seconds for which things wait that are not meant to end by themselves."""
+"""Seconds that functions wait that a test stops earlier."""
 
 
 _held = []
 
 
 def hold(place):
-    """Hold a place for as long as this process, or one that it starts with it, lives.
+    """Hold a place until this process, and every process that inherits the descriptor, has ended.
 
-    The place is a file, which is locked, or the address of an ``executors.Presence``, which is connected to.
+    Args:
+        place: a file to lock, or the address of an ``executors.Presence`` to connect to.
     """
     _held.append(take(place))
     return _held[-1]
 
 
 def take(place):
-    """Hold a place for as long as what is returned is."""
+    """Hold a place until the returned object is closed."""
     if isinstance(place, tuple):
         return socket.create_connection(place)
     file = open(place, "wb")  # noqa: SIM115 -- held until the process ends
@@ -44,7 +45,7 @@ def take(place):
 
 
 def echo(argument):
-    """Do nothing wrong."""
+    """Return the argument."""
     return argument
 
 
@@ -56,7 +57,7 @@ class OwnError(Exception):
 
 
 class RichError(Exception):
-    """An exception whose constructor takes other arguments than its ``args``."""
+    """An exception whose constructor takes arguments other than its ``args``."""
 
     def __init__(self, code, *, hint):
         super().__init__(f"code {code}")
@@ -202,7 +203,7 @@ def catches_everything(path):
 
 
 def holds_until(path, gate):
-    """Hold a lock, leave a mark, and wait for another mark."""
+    """Lock a file, write to it, and wait for another file to exist."""
     file = take(path)
     file.write(b"running")
     file.flush()
@@ -213,7 +214,7 @@ def holds_until(path, gate):
 
 
 def waits_to_go_on(address):
-    """Show that this runs, and wait to be let go; refused is let go before."""
+    """Connect, and wait for permission to go on; a refused connection is permission."""
     try:
         with take(address) as connection:
             connection.recv(1)
@@ -223,7 +224,7 @@ def waits_to_go_on(address):
 
 
 def stays_a_second_longer(address):
-    """Go on for a second when it is let go."""
+    """Run for another second once permitted to go on."""
     said = waits_to_go_on(address)
     time.sleep(1)
     return said
@@ -233,14 +234,14 @@ def stays_a_second_longer(address):
 
 
 def fills(path):
-    """Write until there is no more space."""
+    """Write until the disk is full."""
     with open(path, "wb", buffering=0) as file:
         while True:
             file.write(bytes(16 << 20))
 
 
 def free_megabytes(argument):
-    """Tell how much may be written."""
+    """Return the free space of the working directory, in MiB."""
     return shutil.disk_usage(".").free >> 20
 
 
@@ -266,7 +267,7 @@ def leaves_a_process(path):
 
 
 def leaves_a_session(path):
-    """Leave a process that tries to get away."""
+    """Leave a process in a session of its own, out of reach of signals to this process's group."""
     file = hold(path)
     subprocess.Popen(["sleep", str(LONG)], pass_fds=[file.fileno()], start_new_session=True)
     return "started"
@@ -291,7 +292,7 @@ def prints_much(megabytes):
 
 
 def surroundings(argument):
-    """Tell what a call finds."""
+    """Return the environment, files, import path and number of threads that a call finds."""
     return dict(os.environ), os.listdir("."), list(sys.path), threading.active_count()
 
 
@@ -358,7 +359,7 @@ class Holder:
 
 
 class Reduces:
-    """Does something while it is pickled."""
+    """Calls a function while it is pickled."""
 
     def __init__(self, deed, *arguments):
         self.deed = deed
@@ -369,7 +370,7 @@ class Reduces:
 
 
 class Unpickles:
-    """Does something while it is unpickled."""
+    """Calls a function while it is unpickled."""
 
     def __init__(self, deed, *arguments):
         self.deed = deed
@@ -447,7 +448,7 @@ def asks_the_future(future):
 
 
 class PicklesOnce:
-    """Pickles where it was made, and nowhere else."""
+    """Pickles in the process that made it, but its copies do not."""
 
     def __init__(self, here=True):
         self.here = here

@@ -20,6 +20,7 @@ from typing import Any
 from unittest.mock import ANY
 
 import pytest
+from callees import add_one, leave, sleep, variable
 
 import pywren
 import pywren.testing
@@ -108,16 +109,6 @@ def eager_dummy(container: Container) -> Make:
         return executor.Executor(Invoker(), wrenconfig.default(), job_max_runtime)
 
     return make_dummy
-
-
-def add_one(x: int) -> int:
-    """What most calls here do."""
-    return x + 1
-
-
-def variable(name: str) -> str | None:
-    """Return a variable of the worker's environment."""
-    return os.environ.get(name)
 
 
 # -- top level -----------------------------------------------------------------------------------------------
@@ -560,13 +551,9 @@ def test_status_of_a_failed_call(make: Make) -> None:
     assert "invalid literal" in one.run_status["exception_traceback"]
 
 
-def _exit(code: int) -> None:
-    os._exit(code)
-
-
 @pytest.mark.parametrize(
     ("function", "argument", "code"),
-    [(_exit, 4, "RETCODE"), (_exit, 0, "RETCODE"), (os.abort, None, "RETCODE"), (sys.exit, "text", "RETCODE")],
+    [(leave, 4, "RETCODE"), (leave, 0, "RETCODE"), (os.abort, None, "RETCODE"), (sys.exit, "text", "RETCODE")],
     ids=["exit", "exit-0", "signal", "sys-exit"],
 )
 def test_codes_of_workers_that_died(make: Make, function: Callable[[Any], Any], argument: Any, code: str) -> None:
@@ -578,7 +565,7 @@ def test_codes_of_workers_that_died(make: Make, function: Callable[[Any], Any], 
 
 def test_code_of_a_call_out_of_time(make: Make) -> None:
     """Over ``job_max_runtime``."""
-    one = make(job_max_runtime=0.5).call_async(_sleep, 600)
+    one = make(job_max_runtime=0.5).call_async(sleep, 600)
     one.exception()
     _assert_code(one, "OUTATIME")
 
@@ -594,7 +581,7 @@ def test_code_of_another_version(make: Make) -> None:
 def test_code_of_a_cancelled_call() -> None:
     """Cancelled while it waits, while it runs, by the future and by ``Storage.put_cancelled``."""
     here, dummy = pywren.local_executor(), pywren.dummy_executor()
-    futures = [here.call_async(_sleep, 600), *dummy.map(add_one, range(2))]
+    futures = [here.call_async(sleep, 600), *dummy.map(add_one, range(2))]
     for one in futures[:2]:
         one.cancel()
     dummy.storage.put_cancelled(futures[2].callset_id, futures[2].call_id, "CANCEL")
@@ -650,7 +637,7 @@ def test_setup_time_is_counted_once(make: Make) -> None:
 
     class Slow:
         def __reduce__(self) -> tuple[Any, ...]:
-            return _sleep, (0.5,)
+            return sleep, (0.5,)
 
     one = make().call_async(lambda x: x, Slow())
     one.result()
@@ -715,7 +702,7 @@ def test_no_runtime_at_all() -> None:
 def test_names_inside_a_future(make: Make) -> None:
     """Before it is collected they say nothing, afterwards how the call ended."""
     made = make(job_max_runtime=30)
-    good, bad, dead = made.call_async(add_one, 1), made.call_async(int, "x"), made.call_async(_exit, 3)
+    good, bad, dead = made.call_async(add_one, 1), made.call_async(int, "x"), made.call_async(leave, 3)
     for one in (good, bad, dead):
         assert (one._traceback, one._return_val, one._call_invoker_result) == (None, None, None)
         assert one._invoke_metadata["call_id"] == "00000"
@@ -856,20 +843,14 @@ def test_text_when_cancelled() -> None:
 
 def test_text_when_cancelled_while_it_runs() -> None:
     """A call of this machine that waits for ever."""
-    one = pywren.local_executor().call_async(_sleep, 600)
+    one = pywren.local_executor().call_async(sleep, 600)
     one.cancel()
     assert "cancelled" in str(raised_by(one))
 
 
-def _sleep(seconds: float) -> None:
-    import time
-
-    time.sleep(seconds)
-
-
 def test_text_when_out_of_time(make: Make) -> None:
     """Over ``job_max_runtime``."""
-    assert "ran out of time" in str(raised_by(make(job_max_runtime=0.5).call_async(_sleep, 600)))
+    assert "ran out of time" in str(raised_by(make(job_max_runtime=0.5).call_async(sleep, 600)))
 
 
 def test_text_when_the_process_died(make: Make) -> None:

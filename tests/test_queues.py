@@ -3,7 +3,6 @@
 import json
 import logging
 
-import accounts
 import pytest
 
 import pywren.testing
@@ -15,11 +14,9 @@ pytestmark = pytest.mark.moto
 
 
 @pytest.fixture
-def queue(monkeypatch):
+def queue():
     """Region and name of a queue."""
     with pywren.testing.mock_aws() as config:
-        # reading the models anew for every session is most of what these tests do
-        monkeypatch.setattr("botocore.session.create_loader", lambda search_path_string=None: accounts.LOADER)
         yield config["account"]["aws_region"], config["standalone"]["sqs_queue_name"]
 
 

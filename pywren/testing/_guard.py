@@ -1,4 +1,4 @@
-"""``guarded``: a WSGI application that answers those only who are known: every user of a machine reaches its ports."""
+"""``guarded``: a WSGI application that answers known callers only: every user of a machine can reach its ports."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 _REFUSAL = (
-    b"<Error><Code>InvalidAccessKeyId</Code><Message>the request has not the credentials that were made for it: "
-    b"use those of the environment</Message></Error>"
+    b"<Error><Code>InvalidAccessKeyId</Code><Message>the request does not have this AWS's credentials: "
+    b"use those in the environment</Message></Error>"
 )
 
 
 def request_handler() -> Any:
-    """Return the handler of requests for moto's server: moto's own since 5.2.5, werkzeug's before.
+    """Return the request handler class for moto's server: moto's own since 5.2.5, werkzeug's before.
 
     Raises:
         ImportError: Flask, which the server needs, is not installed.
@@ -26,17 +26,17 @@ def request_handler() -> Any:
 
 
 def guarded(application: Application, admits: Callable[[Mapping[str, Any]], bool]) -> Application:
-    """Return an application that refuses strangers before anything looks at what they ask.
+    """Return an application that refuses strangers before it reads their requests.
 
     Args:
-        application: the one that answers.
-        admits: tells from a request's ``environ`` whether it is one of ours.
+        application: answers the admitted requests.
+        admits: decides from a request's ``environ`` whether to answer it.
     """
 
     def answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if admits(environ):
             return application(environ, start_response)
-        # the body of the request was not read: no other request may follow on this connection
+        # the body is still unread, so no other request can follow on this connection
         headers = [("Content-Type", "text/xml"), ("Content-Length", str(len(_REFUSAL))), ("Connection", "close")]
         start_response("403 Forbidden", headers)
         return [_REFUSAL]

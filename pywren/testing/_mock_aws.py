@@ -26,24 +26,24 @@ from pywren.testing._set_up import (
 from pywren.worker.bundle import build_zip
 
 CONCURRENCY = 16
-"""How many invocations of the function run at once when nothing else is said."""
+"""Invocations of the function that run at once by default."""
 
 
 @contextmanager
 def mock_aws(*, concurrency: int = CONCURRENCY, lambda_timeout: int = 300) -> Iterator[dict[str, Any]]:
     """Mock AWS while the context lasts, with everything that pywren needs already set up.
 
-    A bucket, an execution role, a queue and the deployed function stand ready. What the executor invokes
-    runs as on Lambda: in a child process, under Lambda's environment, with its log in
-    CloudWatch. A function that itself uses AWS, through boto3 or pywren, reaches the same mocked one.
+    A bucket, an execution role, a queue and the deployed function are ready. Calls run as on Lambda: in a child
+    process, with Lambda's environment, and with their logs in CloudWatch. Functions that use AWS themselves, through
+    boto3 or pywren, reach the same mocked AWS.
 
-    Contexts may be nested, follow each other, or be open in several threads: each has its own bucket,
-    function and queue, and moto lasts as long as the longest. Credentials and settings of AWS in the
-    environment are out of reach meanwhile, and no proxy is asked for this machine; all is restored at the end.
+    Contexts may be nested, follow each other, or be open in several threads. Each has its own bucket, function and
+    queue; all share one moto, which ends with the last context. Meanwhile the environment holds none of the user's AWS
+    credentials and settings, and requests to this machine bypass proxies. The last context restores the environment.
 
     Args:
-        concurrency: how many invocations run at once; others wait their turn.
-        lambda_timeout: seconds after which the function is ended, 1 to 900.
+        concurrency: how many invocations run at once; others wait.
+        lambda_timeout: seconds after which Lambda kills a call, 1 to 900.
 
     Yields:
         A configuration for ``default_executor(config=…)``, ``lambda_executor(config=…)`` and the others.
@@ -88,7 +88,10 @@ def _archive() -> bytes:
 
 
 class _World(AbstractContextManager["_World"]):
-    """What all open contexts of the process share: moto, the patched invocation, the environment."""
+    """What all open contexts of the process share: moto, its patches, and the environment.
+
+    ``_lock`` guards the number of open contexts. The first starts moto while the others wait; the last stops it.
+    """
 
     def __init__(self) -> None:
         self.functions: dict[str, MockFunction] = {}
@@ -117,8 +120,9 @@ class _World(AbstractContextManager["_World"]):
         moto = _import_moto()
         stack.enter_context(environment({**_ENVIRONMENT, **no_proxy_here()}))
         stack.enter_context(moto.mock_aws(config={"lambda": {"use_docker": False}}))
-        from pywren.testing._atomic_moto import atomic_s3, atomic_sqs
-        from pywren.testing._moto_patches import http_server, invocations, over_tls
+        from pywren.testing._moto_corrections import atomic_s3, atomic_sqs, over_tls
+        from pywren.testing._moto_endpoint import http_server
+        from pywren.testing._moto_lambda import invocations
 
         stack.enter_context(atomic_s3())
         stack.enter_context(atomic_sqs())

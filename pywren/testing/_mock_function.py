@@ -1,4 +1,9 @@
-"""``MockFunction``: the worker's real handler behind a mocked Lambda function."""
+"""``MockFunction``: the worker's real handler behind a mocked Lambda function.
+
+The handler runs on threads of this process: on the function's own threads for asynchronous invocations, on the thread
+that brings the request for others. Each thread has its own log stream, as an environment has on Lambda. The calls run
+in child processes of the ``ForkServer`` that the threads share.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +24,15 @@ logger = logging.getLogger(__name__)
 
 
 class MockFunction:
-    """Runs the invocations of one function: those to come later one after the other in a few threads.
+    """Runs the invocations of one function, asynchronous ones on a few threads.
 
     Args:
         name: the function's name.
         account_id: the mocked account.
         region: the mocked region.
         concurrency: how many asynchronous invocations run at once.
-        endpoint: where the functions themselves find the mocked AWS.
-        access_key: what they sign their requests with.
+        endpoint: the URL at which functions reach the mocked AWS.
+        access_key: the key with which functions sign their requests.
     """
 
     def __init__(
@@ -43,14 +48,14 @@ class MockFunction:
         self.name = name
         self._account_id = account_id
         self._region = region
-        # what calls print goes to the mocked log, not to the terminal of the test
+        # calls print to the mocked log, not to the test's terminal
         self._runner = ForkServer(on_output=lambda stream, text: None)
         self._container = Container(self._runner, environment=_lambda_environment(name, region, endpoint, access_key))
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="pywren-mock-lambda")
         self._streams = threading.local()
 
     def invoke_later(self, payload: bytes, timeout: float) -> None:
-        """Take an asynchronous invocation. What it raises goes to the log only, as on Lambda."""
+        """Queue an asynchronous invocation. Its exception goes to the log only, as on Lambda."""
         self._threads.submit(self.invoke_now, payload, timeout)
 
     def invoke_now(self, payload: bytes, timeout: float) -> tuple[Any, bool]:
@@ -58,10 +63,10 @@ class MockFunction:
 
         Args:
             payload: JSON.
-            timeout: seconds after which Lambda would end it.
+            timeout: seconds after which Lambda would kill it.
 
         Returns:
-            What the handler returned, or what Lambda says of the exception it raised; and whether it raised.
+            The handler's result, or Lambda's description of its exception; and whether it raised.
         """
         context = _LambdaContext(self.name, self._log_stream(), timeout)
         begun = time.time()
@@ -69,7 +74,7 @@ class MockFunction:
         try:
             answer: Any = handle_on_lambda(self._container, json.loads(payload), context)
             output = (answer or {}).get("stdout", "") + (answer or {}).get("stderr", "")
-        except Exception as error:  # noqa: BLE001 - Lambda answers for whatever its functions raise
+        except Exception as error:  # noqa: BLE001 - Lambda answers whatever its function raises
             failed = True
             answer = {"errorType": type(error).__name__, "errorMessage": str(error)}
             output = f"[ERROR] {type(error).__name__}: {error}"
@@ -78,20 +83,20 @@ class MockFunction:
         return answer, failed
 
     def close(self) -> None:
-        """Forget what has not started, kill what runs, and end the threads."""
+        """Drop queued invocations, kill running calls, and end the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._runner.close()
         self._threads.shutdown(wait=True)
         self._container.close()
 
     def _log_stream(self) -> str:
-        """Return this thread's log stream: one for each environment, as on Lambda."""
+        """Return this thread's log stream: Lambda has one per environment."""
         if not hasattr(self._streams, "name"):
             self._streams.name = f"{time.strftime('%Y/%m/%d')}/[$LATEST]{uuid.uuid4().hex}"
         return str(self._streams.name)
 
     def _log(self, context: _LambdaContext, begun: float, output: str) -> None:
-        """Write what Lambda writes to CloudWatch: START, the output, END, REPORT."""
+        """Write Lambda's lines to CloudWatch: START, the output, END, REPORT."""
         from moto.backends import get_backend
 
         request, milliseconds = context.aws_request_id, (time.time() - begun) * 1000
@@ -115,7 +120,7 @@ class MockFunction:
 
 
 class _LambdaContext:
-    """What Lambda hands to a function beside the payload."""
+    """The context that Lambda passes to a function with the payload."""
 
     def __init__(self, function_name: str, log_stream_name: str, timeout: float) -> None:
         self.function_name = function_name
@@ -126,7 +131,7 @@ class _LambdaContext:
         self._deadline = time.monotonic() + timeout
 
     def get_remaining_time_in_millis(self) -> int:
-        """Return the milliseconds after which Lambda ends the function."""
+        """Return the milliseconds until Lambda kills the function."""
         return max(0, int((self._deadline - time.monotonic()) * 1000))
 
 

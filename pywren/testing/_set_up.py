@@ -1,4 +1,4 @@
-"""Setting up: the environment, configuration and resources that a mocked and an emulated AWS need."""
+"""The environment, configuration and resources that both the mocked and the emulated AWS need."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pywren.aws.requests import AWS
 from pywren.cloud.deploy import create_execution_role, deploy_function
 
 ACCOUNT_ID = "123456789012"
-"""The account: moto's, which its ARNs have."""
+"""The account in moto's ARNs."""
 
 REGION = "us-west-2"
-"""The region that everything is made in when nothing else is said."""
+"""The default region."""
 
 
 def configuration(
@@ -23,11 +23,11 @@ def configuration(
     """Return a configuration whose resources are all called ``name``.
 
     Args:
-        name: of the bucket, the role, the function and the queue.
-        region: where they are.
-        memory: the function's, in megabytes.
-        timeout: the function's, in seconds.
-        preinstalls: the top-level modules that the function has beside those of a deployed worker.
+        name: the name of bucket, role, function and queue.
+        region: their region.
+        memory: the function's memory in megabytes.
+        timeout: the function's time-out in seconds.
+        preinstalls: top-level modules that the function has in addition to a deployed worker's.
     """
     return {
         "account": {"aws_account_id": ACCOUNT_ID, "aws_lambda_role": name, "aws_region": region},
@@ -43,16 +43,16 @@ def create_bucket(config: Mapping[str, Any], aws: AWS) -> None:
     """Create the bucket of a configuration."""
     region = config["account"]["aws_region"]
     where: dict[str, Any] = {"CreateBucketConfiguration": {"LocationConstraint": region}}
-    if region == "us-east-1":  # where a bucket is when nothing is said; it refuses to be named
+    if region == "us-east-1":  # the default, which S3 refuses as an explicit location
         where = {}
     aws.request("s3", "create_bucket", doing="set up the bucket", Bucket=config["s3"]["bucket"], **where)
 
 
 def create_resources(config: Mapping[str, Any], aws: AWS, *, archive: bytes) -> None:
-    """Create the queue, the role and the function of a configuration, the last two as pywren itself does.
+    """Create the queue, the role and the function of a configuration, role and function as the commands do.
 
     Args:
-        config: the configuration; its bucket stands.
+        config: the configuration; its bucket exists.
         aws: the account and region.
         archive: the zip to deploy.
     """
@@ -64,10 +64,10 @@ def create_resources(config: Mapping[str, Any], aws: AWS, *, archive: bytes) -> 
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Take every AWS setting out of the environment (profiles, keys, endpoints), put others there, and undo it all.
+    """Replace AWS's settings in the environment (profiles, keys, endpoints) while the context lasts.
 
     Args:
-        variables: what is there meanwhile; may hold other names too.
+        variables: the variables to set meanwhile; names other than AWS's are allowed.
     """
     mine = [name for name in os.environ if _is_aws(name) or name in variables]
     saved = {name: os.environ.pop(name) for name in mine}
@@ -81,8 +81,8 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def no_proxy_here() -> dict[str, str]:
-    """Return the variables under which no proxy of the user's is asked for what is on this machine."""
-    # tools look at one or the other: both say the same
+    """Return variables that exempt this machine from the user's proxies."""
+    # some tools read one, some the other
     mine = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     hosts = [*filter(None, mine.split(",")), *(host for host in _HERE if host not in mine.split(","))]
     return dict.fromkeys(("NO_PROXY", "no_proxy"), ",".join(hosts))
@@ -92,7 +92,7 @@ _HERE = ("127.0.0.1", "localhost")
 
 
 def without_aws(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without AWS's settings."""
+    """Return the variables without AWS's settings."""
     return {name: value for name, value in variables.items() if not _is_aws(name)}
 
 

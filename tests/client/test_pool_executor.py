@@ -169,10 +169,10 @@ class TestMap:
             for result in pool.map(Result, range(10), chunksize=chunksize):
                 reference = weakref.ref(result)
                 del result
-                gc.collect()
                 deadline = time.monotonic() + WAIT
                 while reference() is not None and time.monotonic() < deadline:
                     time.sleep(0.001)  # the thread that brought it is about to forget it
+                    gc.collect()
                 assert reference() is None
 
     @pytest.mark.parametrize("chunksize", [1, 3, 10, 1000])

@@ -34,7 +34,7 @@ from pywren.exceptions import ConfigError, IntegrityError, StorageError, Storage
 from pywren.storage.backend import Backend
 from pywren.storage.s3_backend import S3Backend
 from pywren.testing import _set_up
-from pywren.testing._atomic_moto import atomic_s3
+from pywren.testing._moto_corrections import atomic_s3
 
 if TYPE_CHECKING:
     from pywren.testing.emulator import Emulator

@@ -10,11 +10,11 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from functools import partial
 
 import executors
 import pytest
+from callees import later
 from executors import WAIT
 
 import pywren
@@ -32,12 +32,6 @@ def executor(request, tmp_path_factory):
     else:
         with mock_aws() as config:
             yield pywren.default_executor(config=config)
-
-
-def later(x):
-    """Return a moment later, when the callbacks have been added."""
-    time.sleep(0.3)
-    return x
 
 
 class Seen:

@@ -11,9 +11,9 @@ import uuid
 from contextlib import closing
 from pathlib import Path
 
-import accounts
 import psutil
 import pytest
+from callees import first_time_for_ever
 
 import pywren
 import pywren.testing
@@ -45,9 +45,7 @@ WAIT = 60.0
 @pytest.fixture(scope="module")
 def account():
     """The configuration of a mocked account."""
-    with pytest.MonkeyPatch.context() as patch, pywren.testing.mock_aws() as config:
-        # reading the models anew for every session is most of what quick tests do
-        patch.setattr("botocore.session.create_loader", lambda search_path_string=None: accounts.LOADER)
+    with pywren.testing.mock_aws() as config:
         yield config
 
 
@@ -344,16 +342,6 @@ def test_a_call_that_nobody_finishes_is_given_up(executor, queue):
     with pytest.raises(CallLostError, match=rf"{MOST_DELIVERIES} workers .*--parallelism"):
         future.result(WAIT)
     assert queue.counts == (0, 0)
-
-
-def first_time_for_ever(path):
-    """Say that the call runs, and do so for ever, unless it has run before."""
-    if Path(path).exists():
-        return "by another worker"
-    Path(path + ".new").write_text(str(os.getpid()))
-    os.rename(path + ".new", path)  # who looks for the file reads it
-    threading.Event().wait()
-    return "never"
 
 
 @pytest.mark.parametrize("by_systemd", [False, True])

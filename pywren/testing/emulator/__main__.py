@@ -104,7 +104,7 @@ def main(
 
 
 def _refuse(program: str) -> None:
-    """Say why a program cannot be run, as shells do."""
+    """Report in a shell's words why a program cannot run, and exit with a shell's code."""
     exists = os.path.dirname(program) and Path(program).exists()
     click.echo(f"{program}: {'cannot be executed' if exists else 'command not found'}", err=True)
     sys.exit(NOT_EXECUTABLE if exists else NOT_FOUND)
@@ -164,12 +164,12 @@ def _wait_idle(emulator: Emulator) -> None:
 
 
 def _run_command(command: Sequence[str], variables: Mapping[str, str]) -> int:
-    """Run a command to its end; Ctrl-C is the command's to answer, and other requests to end are passed on."""
+    """Run a command to its end. Leave Ctrl-C to the command, and forward SIGTERM and SIGHUP to it."""
     with ExitStack() as stack:
         stack.enter_context(_handled(signal.SIGINT, lambda *_: None))
         try:
             process = stack.enter_context(subprocess.Popen(command, env=variables))
-        except OSError as error:  # it is there, but no program, or its interpreter is missing
+        except OSError as error:  # the file exists, but is no program, or its interpreter is missing
             click.echo(f"{command[0]}: cannot be executed: {error.strerror}", err=True)
             return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
         for number in (signal.SIGTERM, signal.SIGHUP):

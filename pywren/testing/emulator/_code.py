@@ -118,7 +118,7 @@ class _Member(NamedTuple):
         if path.is_absolute() or ".." in path.parts:
             raise _BadMemberError(f"{entry.filename!r} is outside the directory")
         if entry.flag_bits & 1 or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise _BadMemberError(f"{entry.filename!r} is encrypted or compressed in another way than deflate")
+            raise _BadMemberError(f"{entry.filename!r} is encrypted, or is not compressed with deflate")
         written = entry.external_attr >> 16
         # zips made on Windows have no modes
         others = stat.S_IMODE(written) & 0o005 if stat.S_IMODE(written) else 0o005 if entry.is_dir() else 0o004

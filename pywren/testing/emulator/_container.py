@@ -1,14 +1,17 @@
 """``Container``: one execution environment: a process of the deployed code under awslambdaric, warm until it is ended.
 
-It serves the Lambda Runtime API to that process on a port of its own (one request at a time), kills it at the
-function's time-out, and watches its memory (the biggest process is killed, as the kernel would). A time-out or crash
-*resets* the environment: the process starts anew, its ``/tmp`` stays. Where the kernel allows it (``unshare``), the
-environment has user, mount and process namespaces of its own: a private ``/tmp`` of ``EphemeralStorage`` size, the
-code read-only at ``/var/task``, layers at ``/opt``, no ``/dev/shm``, no home, and nothing in it outlives it.
-Elsewhere: a directory named by ``TMPDIR``, and a supervisor that kills what is left.
+A container serves the Lambda Runtime API to that process on a port of its own, one request at a time. It kills the
+process at the function's time-out, and watches the memory: over the limit it kills the biggest process, as the kernel
+would. A time-out or crash *resets* the environment: the process restarts, and its ``/tmp`` stays. Where the kernel
+allows it (``unshare``), the environment has user, mount and process namespaces of its own: a private ``/tmp`` of
+``EphemeralStorage`` size, the code read-only at ``/var/task``, layers at ``/opt``, no ``/dev/shm``, no home. Nothing in
+it outlives it. Elsewhere ``TMPDIR`` names a directory, and a supervisor kills what is left.
 
-Between invocations everything in it is stopped, as on Lambda; here a moment later, so that a warm container that is
-used again at once does not wait for it.
+Between invocations everything in the container is stopped, as on Lambda. Here this happens a moment later, so that a
+container that is reused at once need not be resumed.
+
+The handle runs on the event loop of the emulator's process; the code runs in the container's own processes. The two
+meet at the Runtime API's socket and at the exit of the container's first process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``Counters``: what was asked of the emulated AWS and what its functions did. Standard library only."""
+"""``Counters``: the requests that the emulated AWS got, and what its functions did. Standard library only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The descriptors of the emulator's process: how many it may have open, and its end when there are no more."""
+"""The file descriptors of the emulator's process: how many it may open, and how it ends when it runs out."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ _UNLIMITED = 10_240  # macOS takes no more where it says that there is no limit
 
 
 def check_descriptors(containers: int) -> None:
-    """Check that as many containers can be had at once.
+    """Check that the machine allows so many containers at once.
 
     Raises:
-        ArgumentError: this process, whose limits the emulator's will have, may not open so many files.
+        ArgumentError: this process, whose limit the emulator inherits, may not open enough files.
     """
     needed, most = containers * _OF_A_CONTAINER + _OF_ALL_ELSE, _most()
     if needed > most:
         raise ArgumentError(
-            f"{containers} containers need {needed:,} open files ({_OF_A_CONTAINER} each, and {_OF_ALL_ELSE}), and a "
-            f"process of this machine may have {most:,}: ask for fewer, or raise the limit (ulimit -Hn)"
+            f"{containers} containers need {needed:,} open files ({_OF_A_CONTAINER} each, and {_OF_ALL_ELSE}), but a "
+            f"process may have only {most:,} on this machine: ask for fewer containers, or raise the limit (ulimit -Hn)"
         )
 
 
 def raise_limit() -> None:
-    """Let this process open all the files that it may; a container's own processes get Lambda's limit."""
+    """Raise this process's limit to the most allowed; the containers' processes get Lambda's limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < _most():
         resource.setrlimit(resource.RLIMIT_NOFILE, (_most(), hard))
@@ -44,9 +44,9 @@ def _most() -> int:
 
 
 class Descriptors:
-    """Notices when the running event loop cannot take a connection because there are no more.
+    """Notices when the running event loop cannot accept a connection because no descriptor is free.
 
-    Left alone, the loop would try again for good, and say so each time.
+    By default the loop would retry for ever and log each attempt.
     """
 
     def __init__(self) -> None:
@@ -54,10 +54,10 @@ class Descriptors:
         asyncio.get_running_loop().set_exception_handler(self._handle)
 
     async def ended(self) -> EmulatorError:
-        """Wait until there are no more, and return what to say of it."""
+        """Wait until no descriptor is free, and return the error to report."""
         await self._none_left.wait()
         return EmulatorError(
-            f"the emulated AWS has no more than {_most():,} open files, and all are in use: "
+            f"the emulated AWS may have {_most():,} open files, and all are in use: "
             "ask for fewer containers, use fewer connections at once, or raise the limit (ulimit -Hn)"
         )
 

@@ -1,4 +1,4 @@
-"""The emulator's directory: everything it writes, gone when it ends, or when the next one starts."""
+"""The emulator's directory: it holds all that the emulator writes, until this emulator ends or the next one starts."""
 
 from __future__ import annotations
 

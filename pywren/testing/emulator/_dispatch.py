@@ -1,13 +1,15 @@
 """``Dispatcher``: which invocation runs where and when: warm reuse, concurrency, scaling rate, the asynchronous queue.
 
-An asynchronous event is accepted (202), waits while its function is at its limit, is run again after a function error
-up to ``MaximumRetryAttempts``, is given up at ``MaximumEventAgeInSeconds``, and leaves a record at the on-failure
-destination (S3 or SQS) when nothing came of it. What waits is run as soon as there is capacity, in the order in which
-it came; AWS looks again after 1 s and ever more.
+The dispatcher accepts an asynchronous event (202), and holds it while its function is at its limit. It retries after a
+function error up to ``MaximumRetryAttempts``, and gives up at ``MaximumEventAgeInSeconds``. It then sends a record to
+the on-failure destination (S3 or SQS). Waiting events run in the order of arrival as soon as there is capacity; AWS
+polls after 1 s, and then ever less often.
 
-Two limits are told apart. What AWS would refuse (concurrency, scaling rate) is refused, or waits when it is an event.
-What only this machine cannot do, more than ``Settings.containers`` processes, makes everything wait. That it cannot
-make a container at all, Lambda would never say: the emulator ends then.
+There are two kinds of limits. Beyond AWS's limits (concurrency, scaling rate) an invocation is refused, and an event
+waits. Beyond this machine's limit (``Settings.containers`` processes) both wait. If the machine cannot make a container
+at all, the emulator ends, because Lambda has no such error.
+
+Everything here runs on the event loop's thread: other tasks run only at an ``await``, so there are no locks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``Door``: how the emulator's own processes reach a server behind the gateway, and nobody else does."""
+"""``Door``: how the emulator's own processes, and nobody else, reach a server behind the gateway."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``Environment``: the emulator's handle of a container's processes and walls; ``_sandbox`` is their other end."""
+"""``Environment``: the emulator's handle of a container's processes and namespaces; ``_sandbox`` runs inside."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Environment(asyncio.Protocol):
         problem = await self._ready
         if problem:
             raise EmulatorError(
-                f"an execution environment cannot be set up: {problem}; Settings(isolated=False) does without walls"
+                f"an execution environment cannot be set up: {problem}; pass isolated=False to run without isolation"
             )
 
     def launch(self) -> None:

@@ -1,4 +1,4 @@
-"""Errors as AWS answers them: each protocol has a form of its own, and clients read the code out of it."""
+"""Error responses in the form of each of AWS's protocols, from which clients read the error code."""
 
 from __future__ import annotations
 

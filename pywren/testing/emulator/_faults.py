@@ -1,4 +1,4 @@
-"""``Faults``: what goes wrong in the emulated AWS, how often, and decided by which seed. Standard library only."""
+"""``Faults``: what goes wrong in the emulated AWS, how often, and with which random seed. Standard library only."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Fault:
         if not _is_number(self.share) or not 0 <= self.share <= 1:
             raise ArgumentError(f"the share of a fault is from 0 to 1, not {self.share!r}")
         if self.most is not None and (not _is_number(self.most) or self.most < 0 or self.most != int(self.most)):
-            raise ArgumentError(f"a fault strikes a whole number of times at most, or None, not {self.most!r}")
+            raise ArgumentError(f"the most times that a fault strikes is a whole number or None, not {self.most!r}")
 
 
 NEVER = Fault(share=0.0)
@@ -88,7 +88,7 @@ class Faults:
         for name in _LATENCIES:
             seconds = getattr(self, name)
             if not _is_number(seconds) or not 0 <= seconds < float("inf"):
-                raise ArgumentError(f"{name} is a number of seconds from 0 up, not {seconds!r}")
+                raise ArgumentError(f"{name} is a number of seconds, 0 or more, not {seconds!r}")
 
     def encode(self) -> dict[str, Any]:
         """Return it as JSON takes it."""

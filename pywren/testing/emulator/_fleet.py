@@ -1,4 +1,4 @@
-"""``Fleet``: the containers of all functions on this machine: which is warm, which makes room, how many there are."""
+"""``Fleet``: the containers of all functions: which are warm, which makes room for another, how many there are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``FunctionTable``: the functions and layers of the emulated account, in the states that AWS moves them through."""
+"""``FunctionTable``: the functions and layers of the emulated account, and the states that they go through."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The gateway: the one endpoint of the emulated AWS. Every request is told apart, counted, made to fail, and sent on.
+"""The gateway: the one endpoint of the emulated AWS. It identifies, counts, disturbs and forwards each request.
 
-A request goes by the credential scope of its signature: ``s3`` to SeaweedFS, ``lambda`` to ``LambdaApi``, the rest to
-moto's server. Its access key must be one that the emulator handed out: the port is open to every user of the machine,
-and what Lambda is given, it executes. The key is all that is looked at; signatures are not verified.
+The credential scope of the signature names the service: ``s3`` goes to SeaweedFS, ``lambda`` to ``LambdaApi``, the rest
+to moto's server. The access key must be one that the emulator handed out, because every user of the machine can reach
+the port, and Lambda executes what it is given. The gateway checks only the key; it verifies no signatures.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ class Gateway:
     async def _answer_s3(self, asked: _Asked) -> web.StreamResponse:
         token = asked.request.headers.get("X-Amz-Security-Token", "")
         if asked.request.method not in ("GET", "HEAD") and self._cut_off(token):
-            raise ConnectionResetError("who asked was killed")
+            raise ConnectionResetError("the requester was killed")
         operation = asked.operation(b"")
         if self.plan.faults.s3_latency:
             await asyncio.sleep(self.plan.faults.s3_latency)

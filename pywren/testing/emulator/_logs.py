@@ -1,4 +1,8 @@
-"""``LogShipper``: what containers print, to CloudWatch's logs (moto's), in batches and off the event loop."""
+"""``LogShipper``: sends what containers print to CloudWatch's logs (moto's), in batches.
+
+The event loop's thread adds lines and never waits; a thread of the shipper's own sends them. ``_changed`` guards all
+state that both use, and is not held while a request is under way.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +52,7 @@ class LogShipper:
             self._changed.notify_all()
 
     def write(self, group: str, stream: str, timestamp_ms: int, line: str) -> None:
-        """Take one line; returns at once. Beyond what memory should be spent on, the newest are dropped and counted."""
+        """Take one line and return at once. When the queue is full, drop the line and count it."""
         with self._changed:
             if len(self._lines) >= _QUEUE_LINES:
                 self._lost += 1
@@ -98,7 +102,7 @@ class LogShipper:
         from botocore.exceptions import BotoCoreError, ClientError
 
         if lost:
-            logger.warning("%d lines of the functions' logs were dropped: they came quicker than moto takes them", lost)
+            logger.warning("dropped %d lines of the functions' logs: they came faster than moto stored them", lost)
         events: dict[tuple[str, str], list[tuple[int, str]]] = {}
         for group, stream, timestamp_ms, line in lines:
             events.setdefault((group, stream), []).append((timestamp_ms, line))
@@ -111,7 +115,7 @@ class LogShipper:
                         return
                     client.put_log_events(logGroupName=group, logStreamName=stream, logEvents=batch)
         except (BotoCoreError, ClientError) as error:
-            logger.warning("some of the functions' logs were not taken: %s", error)
+            logger.warning("moto refused some of the functions' logs: %s", error)
 
 
 def batches(lines: list[tuple[int, str]]) -> list[list[dict[str, Any]]]:

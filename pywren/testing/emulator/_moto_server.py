@@ -1,4 +1,7 @@
-"""moto's server: the program of the process that is IAM, STS, SQS, logs, EC2 and SSM; ``_backends`` runs it."""
+"""moto's server: the program that serves IAM, STS, SQS, logs, EC2 and SSM; ``_backends`` runs it.
+
+The server handles each connection in a thread of its own; ``atomic_sqs`` keeps them from interleaving in a queue.
+"""
 
 from __future__ import annotations
 
@@ -14,24 +17,24 @@ from pywren.testing._guard import guarded, request_handler
 from pywren.testing.emulator._door import SECRET_HEADER
 
 SERVICES = ("iam", "sts", "sqs", "logs", "ec2", "ssm")
-"""What is loaded before the server says that it is ready; moto loads the rest when it is asked for."""
+"""Services that the server loads before it reports its port; moto loads others on their first request."""
 
 SECRET_VARIABLE = "PYWREN_EMULATOR_SECRET"
-"""The environment variable with the secret that every request is to have in ``SECRET_HEADER``."""
+"""The environment variable with the secret that each request must carry in ``SECRET_HEADER``."""
 
 
 def main() -> None:
-    """Listen on a free port of 127.0.0.1, print it, and serve for ever."""
+    """Listen on a free port of 127.0.0.1, print the port, and serve for ever."""
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
-    from pywren.testing._atomic_moto import atomic_sqs
+    from pywren.testing._moto_corrections import atomic_sqs
 
     class Handler(request_handler()):  # type: ignore[misc]
-        protocol_version = "HTTP/1.1"  # connections are kept
-        disable_nagle_algorithm = True  # or an answer on a kept connection waits 40 ms for its headers' acknowledgement
+        protocol_version = "HTTP/1.1"  # keep connections open
+        disable_nagle_algorithm = True  # else an answer on a kept connection waits 40 ms for the acknowledgement
 
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request otherwise
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # below that it logs every request
     secret = os.environ.pop(SECRET_VARIABLE).encode()
     application = guarded(DomainDispatcherApplication(create_backend_app), lambda request: _knows(secret, request))
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Handler)
@@ -45,7 +48,7 @@ def main() -> None:
 
 def _knows(secret: bytes, request: Mapping[str, Any]) -> bool:
     given = request.get("HTTP_" + SECRET_HEADER.upper().replace("-", "_"), "")
-    return hmac.compare_digest(given.encode("latin-1"), secret)  # WSGI's text for the bytes that came
+    return hmac.compare_digest(given.encode("latin-1"), secret)  # WSGI decodes header bytes as latin-1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which operation of which service a request is, read with botocore's own service models.
+"""Identifies the service and operation of a request with botocore's own service models.
 
 REST services (S3, Lambda) are matched by method, path and query; the others say it in ``X-Amz-Target`` or ``Action``.
 """

@@ -1,4 +1,4 @@
-"""``Output``: what a container prints, and what Lambda adds, as lines: to the log, and the end of them kept."""
+"""``Output``: sends what a container prints, and the lines that Lambda adds, to the log, and keeps the last lines."""
 
 from __future__ import annotations
 

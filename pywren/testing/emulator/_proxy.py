@@ -1,4 +1,4 @@
-"""``Proxy``: sends a request on to a server behind the gateway, and its answer back, both as they are.
+"""``Proxy``: forwards a request to a server behind the gateway, and returns the answer, both unchanged.
 
 Paths are not decoded and encoded again, bodies not unpacked, redirects not followed. What is small crosses in one
 piece, which is quick; what is big is passed on as it comes, however big it is.
@@ -48,7 +48,7 @@ class Exchange(NamedTuple):
 
 
 class BackendError(Exception):
-    """The server behind the gateway did not answer, or broke off; a part has died, or is about to."""
+    """The server behind the gateway did not answer, or broke off: it has died, or is about to."""
 
 
 class Proxy:

@@ -1,7 +1,8 @@
 """``RuntimeApi``: the HTTP interface through which one runtime client takes its events and returns its answers.
 
-The part of HTTP/1.1 that runtime clients speak, on an asyncio protocol: a framework would cost more than the rest of a
-warm invocation. What it knows ends in futures that the container waits for.
+It implements the part of HTTP/1.1 that runtime clients speak as an asyncio protocol: a framework would cost more than
+the rest of a warm invocation. Callbacks of the protocol run on the event loop and complete futures that the container
+awaits.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The first process of an execution environment: it makes the walls, starts the runtime, and ends what is inside.
+"""The first process of an execution environment: it sets up the namespaces, starts the runtime, and kills the rest.
 
 A program of its own, run without pywren on its path (see ``sandbox_command``), because every cold start waits for
 it. Its standard input is a socket to the emulator: the first line is what to set up, then come commands, a word each;

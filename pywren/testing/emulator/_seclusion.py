@@ -1,4 +1,4 @@
-"""A program that runs another where no other user of the machine reaches it; ``_backends`` runs it, by its path.
+"""Runs a program where no other user of the machine can reach it; ``_backends`` runs this file by its path.
 
 SeaweedFS asks nobody who he is, and it talks to itself over ports of the loopback and sockets in ``/tmp``. Here both
 are its own: it gets namespaces for the network, in which nobody else is, and for mounts, with an empty ``/tmp``. The

@@ -1,7 +1,19 @@
-"""The emulator's process: starts the parts, says READY on stdout, serves until its standard input ends.
+"""The emulator's process: it starts the parts, reports on standard output, and serves until its standard input ends.
 
-The standard input is a pipe that its parent holds: however the parent goes, the emulator and all its children go too.
-Its first line are the settings; the first line of the standard output is what the client needs to know, or the error.
+The standard input is a pipe that the parent holds. However the parent ends, the pipe closes, and the emulator and all
+its children end too. Its first line holds the settings. The first line of the standard output holds what the client
+needs to know, or the error.
+
+Who runs where:
+
+    user's process     ``Emulator`` starts this process and talks to the gateway over HTTP
+    this process       one thread runs the event loop: gateway, Lambda's API, dispatcher and containers' handles; they
+                       share state without locks, and must not block
+      threads          ``asyncio.to_thread`` for unzipping, imports and other slow work; ``LogShipper`` has its own
+      supervisor       one per child: kills the child and all its descendants when this process ends
+        SeaweedFS      S3
+        moto's server  IAM, STS, SQS, logs, EC2, SSM
+        sandbox        the first process of a container; below it awslambdaric with the deployed code
 """
 
 from __future__ import annotations
@@ -52,18 +64,18 @@ def main() -> None:
 
 
 def _say(what: Mapping[str, Any]) -> None:
-    """Tell the parent, one line of JSON at a time."""
-    with contextlib.suppress(BrokenPipeError):  # nobody listens any more
+    """Send the parent one line of JSON."""
+    with contextlib.suppress(BrokenPipeError):  # the parent has gone
         os.write(1, json.dumps(what).encode() + b"\n")
 
 
 async def _serve(settings: Settings, directory: Path) -> None:
-    """Start everything, and serve until it is time to end or a part ends, which is an ``EmulatorError``."""
+    """Start everything, and serve until asked to end; raise ``EmulatorError`` if a part ends first."""
     end = _time_to_end()
     starting = asyncio.ensure_future(_run(settings, directory, end))
     await asyncio.wait([starting, end], return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
-        starting.cancel()  # it ends its children on the way out
+        starting.cancel()  # its clean-up ends the children
         with contextlib.suppress(asyncio.CancelledError):
             await starting
     else:
@@ -71,7 +83,7 @@ async def _serve(settings: Settings, directory: Path) -> None:
 
 
 def _time_to_end() -> asyncio.Future[None]:
-    """Return what is done when the standard input ends or somebody asks politely."""
+    """Return a future that is done when the standard input ends, or on SIGTERM or SIGINT."""
     loop = asyncio.get_running_loop()
     end: asyncio.Future[None] = loop.create_future()
 
@@ -108,14 +120,14 @@ async def _run(settings: Settings, directory: Path, end: asyncio.Future[None]) -
 
 @asynccontextmanager
 async def _backends(directory: Path) -> AsyncIterator[tuple[list[Door], list[Backend]]]:
-    """Run SeaweedFS and moto, which start side by side, while this process loads the rest of itself."""
+    """Start SeaweedFS and moto side by side, and import the rest of the emulator meanwhile."""
     homes = [directory / "s3", directory / "moto"]
     for home in homes:
         home.mkdir()
     backends: list[Backend] = [SeaweedFS(homes[0]), MotoServer(homes[1])]
     starting = [asyncio.ensure_future(backend.start()) for backend in backends]
     try:
-        await asyncio.sleep(0)  # they are started before the imports keep this process busy
+        await asyncio.sleep(0)  # let both start before the imports take the processor
         await asyncio.to_thread(_load)
         yield await asyncio.gather(*starting), backends
     finally:
@@ -126,7 +138,7 @@ async def _backends(directory: Path) -> AsyncIterator[tuple[list[Door], list[Bac
 
 
 def _load() -> None:
-    """Load what takes long, before the first request does."""
+    """Import and read what the first request would otherwise wait for."""
     from pywren.testing.emulator import _gateway
     from pywren.testing.emulator._operations import service_model
 
@@ -158,7 +170,7 @@ class _Parts:
 
     @property
     def ready(self) -> dict[str, str]:
-        """What the client needs to know; the fields of ``Ready``."""
+        """The fields of the client's ``Ready``."""
         return {
             "endpoint": self._endpoint,
             "access_key_id": self._access_key,
@@ -168,7 +180,7 @@ class _Parts:
         }
 
     async def ended(self) -> EmulatorError:
-        """Wait until it cannot go on, and return why."""
+        """Wait until the dispatcher cannot go on, and return the reason."""
         return await self._dispatcher.ended()
 
     async def __aenter__(self) -> _Parts:
@@ -229,7 +241,7 @@ class _Parts:
         stack.push_async_callback(gateway.close)
 
     async def _wait_idle(self, seconds: float) -> bool:
-        """Wait until no event waits or runs, and the log is written; tell whether that came to be in time."""
+        """Wait until no event waits or runs and the log is written; tell whether that happened in time."""
         try:
             await asyncio.wait_for(self._dispatcher.wait_idle(), seconds)
         except asyncio.TimeoutError:
@@ -259,7 +271,7 @@ class _Parts:
 
 
 class _Log:
-    """The log of one container: a stream of its own."""
+    """A container's log stream."""
 
     def __init__(self, shipper: LogShipper, group: str) -> None:
         self._shipper = shipper

@@ -1,4 +1,4 @@
-"""``Services``: what Lambda itself asks of the other services: roles of IAM, code in S3, on-failure destinations."""
+"""``Services``: Lambda's own requests to other services: roles of IAM, code in S3, on-failure destinations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pywren.testing.emulator._functions import Function, Refusal
 from pywren.testing.emulator._settings import ACCOUNT_ID, Settings
 
 CALLER = "lambda"
-"""Who these requests are counted as."""
+"""The caller as which these requests are counted."""
 
 _NOT_ASSUMABLE = "The role defined for the function cannot be assumed by Lambda."
 _TRUSTED = "lambda.amazonaws.com"
@@ -27,7 +27,7 @@ _SECONDS = 30.0
 
 
 class DestinationError(Exception):
-    """A destination took no record."""
+    """A destination did not accept a record."""
 
 
 class _Answer(NamedTuple):
@@ -36,7 +36,7 @@ class _Answer(NamedTuple):
 
 
 class Services:
-    """SeaweedFS and moto, asked by Lambda; made inside a running event loop.
+    """Sends Lambda's requests to SeaweedFS and moto; made inside a running event loop.
 
     Args:
         s3: the way to SeaweedFS.

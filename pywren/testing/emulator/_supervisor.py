@@ -1,8 +1,9 @@
-"""The supervisor of one child process: whatever happens, nothing of it outlives the emulator.
+"""The supervisor of one child process: neither the child nor its descendants outlive the emulator.
 
-``supervised(command)`` starts the command under this module, which becomes the reaper of all that descends from it,
-and kills all of it when its own standard input ends (the emulator is gone, however it went) or the command ends.
-It is run as a script, by its path: importing pywren would cost every container more than starting it does.
+``supervised(command)`` starts the command under this module, in a process between the emulator and the command. The
+supervisor adopts orphaned descendants (it is their subreaper). It kills all descendants when its standard input ends,
+which happens however the emulator ends, or when the command ends. It runs as a script, by its path: importing pywren
+would take longer than starting a container.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ _RUN_MODULE = (
 def supervised(command: Sequence[str]) -> list[str]:
     """Return the command line that runs a command under a supervisor.
 
-    Whoever runs it holds the other end of its standard input; the command itself reads from ``/dev/null``. Standard
-    output and error, the environment, the directory and inherited descriptors are the command's. The exit code is
-    the command's too: 128 + n when it was ended by signal n, 127 when it cannot be started.
+    The caller holds the other end of its standard input; the command reads from ``/dev/null``. The command inherits
+    standard output and error, the environment, the directory and descriptors. The exit code is the command's: 128 + n
+    if signal n ended it, 127 if it cannot start.
     """
     return [sys.executable, "-I", "-S", str(Path(__file__).resolve()), *command]
 

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -314,20 +314,32 @@ with emulate() as aws:
 """
 
 
-@pytest.mark.parametrize("victim", ["user", "server"])
-def test_nothing_is_left_when_it_is_killed(victim: str) -> None:
+def test_nothing_is_left_when_it_is_killed() -> None:
     """SIGKILL of the user's process, or of the emulator's: every process ends, and the directory goes."""
-    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(HOLDER)], stdout=subprocess.PIPE) as holder:
+    command = [sys.executable, "-c", textwrap.dedent(HOLDER)]
+    with ExitStack() as stack:  # they start side by side: it takes seconds
+        holders = [stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE)) for _ in range(2)]
+        try:
+            for victim, holder in zip(["user", "server"], holders, strict=True):
+                check_that_nothing_is_left(holder, victim)
+        finally:
+            for holder in holders:
+                holder.kill()
+
+
+def check_that_nothing_is_left(holder: subprocess.Popen[bytes], victim: str) -> None:
+    """Kill a process that holds an emulator, or the emulator's server, and see what is left of both."""
+    with holder:
         assert holder.stdout is not None
         pid, directory = holder.stdout.readline().decode().split()
         server = psutil.Process(int(pid))
         family = [server, *server.children(recursive=True)]
         assert len(family) > 5
         os.kill(holder.pid if victim == "user" else server.pid, signal.SIGKILL)
-        _, left = psutil.wait_procs(family[1:], timeout=20)
+        _, left = psutil.wait_procs(family[1:], timeout=60)
         holder.kill()  # it has not looked for its child, or is dead
-    left += psutil.wait_procs(family[:1], timeout=20)[1]
-    assert not left
+    left += psutil.wait_procs(family[:1], timeout=60)[1]
+    assert not left, victim
     if victim == "server":  # swept when the next one starts
         from pywren.testing.emulator._directory import sweep
 

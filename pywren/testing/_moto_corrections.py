@@ -1,7 +1,8 @@
-"""What moto leaves to chance when requests come at once: its S3 and its SQS, one request after the other.
+"""Where moto differs from AWS in ways that pywren would notice, and the patches that correct it.
 
-moto looks at something and then changes it: with workers in several threads a conditional put would now and
-then write twice, and a message go to two receivers.
+moto handles each request in the thread that brings it, and reads state before it changes it, without a lock. With
+workers in several threads two conditional puts could both succeed, and two receivers get the same message. So one lock
+per service lets a request finish before the next one starts.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
+from pywren.system import private_names
+
 _CHANGES = (
     "send_message",
     "send_message_batch",
@@ -23,12 +26,12 @@ _CHANGES = (
     "change_message_visibility_batch",
     "purge_queue",
 )
-_LOOK_SECONDS = 1.0  # nobody tells moto's queue that a hidden message is visible again
+_POLL_SECONDS = 1.0  # moto's queue signals new messages, but not hidden ones that become visible again
 
 
 @contextmanager
 def atomic_s3() -> Iterator[None]:
-    """Let one request to moto's S3 finish before the next begins, while the context lasts."""
+    """Handle one request to moto's S3 at a time while the context lasts."""
     from moto.s3.responses import S3Response
 
     with _one_at_a_time(S3Response, ("bucket_response", "key_response"), threading.RLock()):
@@ -37,7 +40,10 @@ def atomic_s3() -> Iterator[None]:
 
 @contextmanager
 def atomic_sqs() -> Iterator[None]:
-    """Let one request to moto's SQS finish before the next begins, but for those that wait for a message."""
+    """Handle one request to moto's SQS at a time while the context lasts; receivers wait for messages without the lock.
+
+    A receiver that waited under the lock would keep out the sender that it waits for.
+    """
     from moto.sqs.models import SQSBackend
 
     receive = SQSBackend.receive_message
@@ -51,14 +57,35 @@ def atomic_sqs() -> Iterator[None]:
             left = deadline - time.monotonic()
             if received or left <= 0:
                 return received
-            self.get_queue(queue_name).wait_for_messages(min(left, _LOOK_SECONDS))
+            self.get_queue(queue_name).wait_for_messages(min(left, _POLL_SECONDS))
 
     with _one_at_a_time(SQSBackend, _CHANGES, lock), mock.patch.object(SQSBackend, "receive_message", receive_message):
         yield
 
 
 @contextmanager
+def over_tls() -> Iterator[None]:
+    """Treat every request as encrypted while the context lasts.
+
+    The bucket policy that pywren sets denies requests without TLS. moto ignores the condition, and would deny all.
+    """
+    from moto.iam.access_control import IAMPolicyStatement, PermissionResult
+
+    permitted = IAMPolicyStatement.is_action_permitted
+
+    def is_action_permitted(self: IAMPolicyStatement, *args: Any, **kwargs: Any) -> PermissionResult:
+        condition = private_names.policy_statement(self).get("Condition", {}).get("Bool", {})
+        if condition.get("aws:SecureTransport") == "false":
+            return PermissionResult.NEUTRAL
+        return permitted(self, *args, **kwargs)
+
+    with mock.patch.object(IAMPolicyStatement, "is_action_permitted", is_action_permitted):
+        yield
+
+
+@contextmanager
 def _one_at_a_time(owner: type, names: Iterable[str], lock: threading.RLock) -> Iterator[None]:
+    """Make the methods of these names hold the lock while they run."""
     with ExitStack() as stack:
         for name in names:
             stack.enter_context(mock.patch.object(owner, name, _locked(getattr(owner, name), lock)))

@@ -206,7 +206,7 @@ def _warn_of_public_runtime(source: str, bucket: str) -> None:
     )
 
 
-# -- the keys and what they accept ------------------------------------------------------------------------------------
+# -- the keys and what they accept ---------------------------------------------------------------------------
 
 
 class Key(NamedTuple):
@@ -419,7 +419,7 @@ def _warn_of_unknown(path: str, source: str) -> None:
     logger.warning("%s: unknown key %s is ignored%s", source, _spoken(path), hint)
 
 
-# -- the storage --------------------------------------------------------------------------------------
+# -- the storage ---------------------------------------------------------------------------------------------
 
 
 def patch_storage_config(config_data: Config) -> Config:

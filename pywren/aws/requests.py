@@ -240,8 +240,7 @@ class AWS:
         Args:
             service: botocore's name of the service.
             operation: the client's method.
-            tokens: where the next page starts: the name of each argument, and that of the member of the answer it
-                is copied from.
+            tokens: the arguments that ask for the next page, each with the member of the answer that it copies.
             absent: the service's error codes that mean that there is nothing to list.
             doing: what is being done, for "cannot …".
             **arguments: those of ``request``.
@@ -251,7 +250,7 @@ class AWS:
             if page is None:
                 return
             yield page
-            # S3 says it in IsTruncated, and some servers that imitate it name a next page all the same
+            # S3 marks the last page with IsTruncated; some S3 servers name a next page even there.
             if page.get("IsTruncated") is False or not any(page.get(member) for member in tokens.values()):
                 return
             arguments.update({argument: page[member] for argument, member in tokens.items() if page.get(member)})

@@ -70,7 +70,7 @@ class Bucket:
         calls, failures = self.names.prefixes
         return (calls,) if self._function.owner() is Owner.SOMEBODY_ELSE else (calls, failures)
 
-    # -- creating and updating -------------------------------------------------------------------------------------
+    # -- creating and updating -------------------------------------------------------------------------------
 
     def plan(self) -> list[Step]:
         """Return the steps that create and protect the bucket.
@@ -202,7 +202,7 @@ class Bucket:
         own = {rule["ID"] for rule in _expiry_rules(self.names, self.expiry_days)}
         return [rule for rule in rules if rule.get("ID") not in own], [rule for rule in rules if rule.get("ID") in own]
 
-    # -- deleting ---------------------------------------------------------------------------------------------
+    # -- deleting --------------------------------------------------------------------------------------------
 
     def plan_removal(self) -> list[Step]:
         """Return the steps that delete what is pywren's, and the bucket unless somebody else created or uses it."""

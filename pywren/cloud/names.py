@@ -194,7 +194,7 @@ _RESERVED_STARTS = ("xn--", "sthree-", "amzn-s3-demo-")
 _RESERVED_ENDS = ("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3")
 
 
-# -- valid names from any text -----------------------------------------------------------------------------
+# -- valid names from any text -------------------------------------------------------------------------------
 
 
 def bucket_name(*parts: str) -> str:

@@ -85,10 +85,6 @@ class Role:
         """``the role NAME``."""
         return f"the role {self.name}"
 
-    def exists(self) -> bool:
-        """Tell whether the role exists."""
-        return self._found() is not None
-
     def plan(self) -> list[Step]:
         """Return the steps that create the role, or bring its trust and policy up to date."""
         role = self._found()

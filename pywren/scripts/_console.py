@@ -63,7 +63,7 @@ dry_run_option = option("dry_run", "--dryrun", is_flag=True, help="Only show wha
 yes_option = option("yes", is_flag=True, help="Do not ask for confirmation.")
 
 
-# -- the configuration and its account ---------------------------------------------------------------
+# -- the configuration and its account -----------------------------------------------------------------------
 
 
 def load_config(filename: str | None) -> wrenconfig.Config:

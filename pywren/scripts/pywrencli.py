@@ -185,7 +185,7 @@ def iam(filename: str | None, which: str) -> None:
     click.echo(json.dumps(make[which](), indent=2))
 
 
-# -- creating --------------------------------------------------------------------------------------------------
+# -- creating ------------------------------------------------------------------------------------------------
 
 
 @cli.command("create_bucket")
@@ -233,7 +233,7 @@ def deploy_lambda(filename: str | None, dry_run: bool) -> None:
         create(account.resources.for_deployment, dry_run=dry_run)
 
 
-# -- testing ----------------------------------------------------------------------------------------------
+# -- testing -------------------------------------------------------------------------------------------------
 
 
 @cli.command("test_function")

@@ -288,7 +288,7 @@ def _account_id(aws: AWS, dry_run: bool) -> str | None:
         return None
 
 
-# -- setting up -----------------------------------------------------------------------------------------------
+# -- setting up ----------------------------------------------------------------------------------------------
 
 
 def _set_up(config: wrenconfig.Config, path: Path, *, standalone: bool, dry_run: bool) -> None:

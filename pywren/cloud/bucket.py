@@ -125,6 +125,7 @@ class Bucket:
             permission=f"s3:ListBucket on {self.names.bucket_arn}",
             Bucket=self.names.bucket,
         )
+        # Every setting is a request of its own: a set-up that is interrupted here is completed by the next one.
         for step in self._plan_settings():
             step.run()
 

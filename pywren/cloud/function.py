@@ -60,6 +60,7 @@ class LambdaFunction:
         """
         spec = self.spec()
         archive = build_zip() if self._archive is None else self._archive
+        # Lambda refuses to change a function while another change is in progress (ResourceConflictException).
         existing = self._aws.settled_function(spec.name)
         if existing is None:
             what = f"{self.title} with {spec.runtime}, {spec.memory} MB and {spec.timeout} s"
@@ -116,6 +117,7 @@ class LambdaFunction:
 
     def _plan_update(self, spec: FunctionSpec, archive: bytes, existing: Mapping[str, Any]) -> list[Step]:
         steps = []
+        # The architecture belongs to the code: only UpdateFunctionCode can change it.
         same_architecture = list(existing.get("Architectures") or ["x86_64"]) == [spec.architecture]
         if existing.get("CodeSha256") != code_sha256(archive) or not same_architecture:
             steps.append(Step("update", f"{self.title}: its code", lambda: self._update_code(spec, archive)))

@@ -10,6 +10,7 @@ from pywren.cloud.names import OWNER_TAG, Names
 from pywren.cloud.plan import Step
 
 RETENTION_DAYS = 30
+"""Days that CloudWatch keeps lines; without a retention policy it keeps them forever, at a price."""
 
 _EXISTS = ("ResourceAlreadyExistsException",)
 _MISSING = ("ResourceNotFoundException",)

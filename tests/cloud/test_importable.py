@@ -156,7 +156,7 @@ def test_a_marker_that_pip_judges_by_this_machine(tmp_path: Path, wheels: Wheelh
     if not PIP:
         pytest.skip("pip is not here")
     text = f"lib\nonly_there ; python_version == '{OTHER.python}'\n"
-    with pytest.raises(DeploymentError, match=r"line 2 of .* asks for only-there, which is not among"):
+    with pytest.raises(DeploymentError, match=r"line 2 of .* asks for only-there, which was not installed"):
         build(tmp_path, text, OTHER, "pip")
     (tmp_path / "build").rename(tmp_path / "earlier")
     assert build(tmp_path, "lib\nonly_there ; sys_platform == 'win32'\n", OTHER, "pip")[0] == {"lib"}

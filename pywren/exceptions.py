@@ -3,22 +3,22 @@
 ::
 
     PywrenError
-    ├── ArgumentError (ValueError)      a call of the API was given something it cannot take
+    ├── ArgumentError (ValueError)      a function or method got an argument it does not accept
     ├── ConfigError (ValueError)        the configuration: which file, which key, what to write there
     ├── SerializationError              an object could not be pickled: which one, at which attribute
-    ├── DecodeError (ValueError)        bytes that should be one of our messages are not
+    ├── DecodeError (ValueError)        bytes are not a valid message of pywren's
     ├── InvocationError                 the service refused to start a call
-    │   └── ShutdownError (RuntimeError)    the executor was shut down, or the program is at its end
-    ├── DeploymentError                 the service refused to create or change something
-    ├── EmulatorError                   a part of the emulated AWS did not come up, or ended
-    ├── StorageError                    the storage refused, or is out of reach
+    │   └── ShutdownError (RuntimeError)    the executor was shut down, or the program is exiting
+    ├── DeploymentError                 the service refused to create, change or delete something
+    ├── EmulatorError                   a part of the emulated AWS did not start, or stopped
+    ├── StorageError                    the storage refused a request, or cannot be reached
     │   ├── StorageNoSuchKeyError
     │   ├── StorageOutputNotFoundError
     │   ├── StorageConfigMismatchError
     │   ├── StorageSetupError (ConfigError)  this machine's credentials, profile, region or endpoint
     │   └── IntegrityError              a digest or a signature does not match: nothing was unpickled
-    ├── WaitTimeoutError (TimeoutError) *you* stopped waiting; the call goes on
-    │   └── StorageTimeoutError (StorageError) … and the storage could not be asked for it
+    ├── WaitTimeoutError (TimeoutError) *you* stopped waiting; the call is still running
+    │   └── StorageTimeoutError (StorageError) … and the storage could not be reached
     └── CallError                       a call failed outside the user's own function
         ├── VersionMismatchError
         ├── RuntimeSetupError
@@ -28,9 +28,8 @@
         ├── CallLostError
         └── ResultSerializationError
 
-An exception raised by the user's function, or while its pickle is loaded on the worker, is none of these:
-it comes back with its own type.
-Every class survives ``pickle``.
+An exception that the user's function raises, or that is raised while the function is unpickled on the worker, comes
+back with its own type. Every class here survives ``pickle``.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ __all__ = [
 
 
 def rebuild(cls: type[PywrenError], args: tuple[Any, ...], state: Mapping[str, Any]) -> PywrenError:
-    """Make an error again from its class, its ``args`` and its attributes, without calling its constructor."""
+    """Rebuild an error from its class, its ``args`` and its attributes, without calling its constructor."""
     error = cls.__new__(cls, *args)
     error.args = args
     error.__dict__.update(state)
@@ -78,20 +77,20 @@ def rebuild(cls: type[PywrenError], args: tuple[Any, ...], state: Mapping[str, A
 
 
 class PywrenError(Exception):
-    """The base of every error that pywren raises itself."""
+    """The base class of every error that pywren itself raises."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exception's own reduction calls ``cls(*args)``, which breaks every subclass whose
-        # constructor takes something else than the message.
+        # BaseException reduces to ``cls(*args)``, which fails for every subclass whose constructor takes something
+        # other than the message.
         return rebuild, (type(self), self.args, dict(self.__dict__))
 
 
 class ArgumentError(PywrenError, ValueError):
-    """A call of the API was given something that it cannot take."""
+    """A function or method got an argument that it does not accept."""
 
 
 class ConfigError(PywrenError, ValueError):
-    """The configuration is missing, unreadable or wrong; says which file, which key and what to write."""
+    """The configuration is missing, unreadable or wrong; the message names the file, the key and what to write."""
 
 
 class SerializationError(PywrenError):
@@ -99,7 +98,7 @@ class SerializationError(PywrenError):
 
     Args:
         message: what could not be pickled and what to do about it.
-        path: where the offending object sits, for example ``argument 3.model.lock``.
+        path: where the offending object is, for example ``argument 3.model.lock``.
     """
 
     def __init__(self, message: str, *, path: str = "") -> None:
@@ -108,16 +107,16 @@ class SerializationError(PywrenError):
 
 
 class DecodeError(PywrenError, ValueError):
-    """Bytes that should be a call, a status or an outcome are not one."""
+    """Bytes are not a valid call, status or outcome."""
 
 
 class InvocationError(PywrenError):
-    """The service that starts calls refused one.
+    """The service that starts calls refused to start one.
 
     Args:
         message: what was refused and what to do about it.
         code: the service's own error code, for example ``ResourceNotFoundException``.
-        request_id: the service's id of the request.
+        request_id: the id that the service gave the request.
     """
 
     def __init__(self, message: str, *, code: str = "", request_id: str = "") -> None:
@@ -127,7 +126,7 @@ class InvocationError(PywrenError):
 
 
 class ShutdownError(InvocationError, RuntimeError):
-    """No more calls are taken: the executor was shut down, or the program is at its end."""
+    """The executor takes no more calls: it was shut down, or the program is exiting."""
 
 
 class DeploymentError(PywrenError):
@@ -135,18 +134,18 @@ class DeploymentError(PywrenError):
 
 
 class EmulatorError(PywrenError):
-    """A part of the emulated AWS (``pywren.testing.emulator``) did not come up, or ended; has the end of its log."""
+    """A part of the emulated AWS (``pywren.testing.emulator``) did not start, or stopped; the message has its log."""
 
 
 class StorageError(PywrenError):
-    """The storage refused a request or is out of reach."""
+    """The storage refused a request, or cannot be reached."""
 
 
 class StorageNoSuchKeyError(StorageError):
-    """There is no object under this key.
+    """The storage has no object with this key.
 
     Args:
-        key: the key that was asked for.
+        key: the requested key.
     """
 
     def __init__(self, key: str) -> None:
@@ -155,7 +154,7 @@ class StorageNoSuchKeyError(StorageError):
 
 
 class StorageOutputNotFoundError(StorageError):
-    """A call has left no output.
+    """A call left no output.
 
     Args:
         callset_id: the callset of the call.
@@ -169,17 +168,17 @@ class StorageOutputNotFoundError(StorageError):
 
 
 class StorageConfigMismatchError(StorageError):
-    """A future was made with another storage than the one it is now asked to use.
+    """A future was given a storage other than the one it was created with.
 
     Args:
-        current_path: ``[backend, bucket, prefix]`` of the storage that was given.
-        prev_path: ``[backend, bucket, prefix]`` of the storage the future was made with.
+        current_path: ``[backend, bucket, prefix]`` of the given storage.
+        prev_path: ``[backend, bucket, prefix]`` of the storage that the future was created with.
     """
 
     def __init__(self, current_path: Any, prev_path: Any) -> None:
         super().__init__(
-            f"the future was made with the storage {prev_path}, but was given {current_path}; "
-            "leave storage_handler out and the future uses its own"
+            f"the future was created with the storage {prev_path}, but was given {current_path}: "
+            "omit storage_handler to use the future's own"
         )
         self.current_path = current_path
         self.prev_path = prev_path
@@ -190,26 +189,26 @@ class StorageSetupError(StorageError, ConfigError):
 
 
 class IntegrityError(StorageError):
-    """A digest or a signature does not match, so nothing was unpickled."""
+    """A digest or a signature does not match; pywren unpickled nothing."""
 
 
 if sys.version_info >= (3, 11):
     _BothTimeoutErrors = TimeoutError
-else:  # two classes on Python 3.10, and programs catch either
+else:  # Python 3.10 has two classes, and programs catch either
 
     class _BothTimeoutErrors(concurrent.futures.TimeoutError, TimeoutError):
         pass
 
 
 class WaitTimeoutError(PywrenError, _BothTimeoutErrors):
-    """The caller's own ``timeout`` ran out; the call itself goes on.
+    """The caller's own ``timeout`` expired; the call itself is still running.
 
-    It is the built-in ``TimeoutError`` and ``concurrent.futures.TimeoutError`` on every version of Python.
+    On every version of Python it is both the built-in ``TimeoutError`` and ``concurrent.futures.TimeoutError``.
     """
 
 
 class StorageTimeoutError(WaitTimeoutError, StorageError):
-    """The caller's own ``timeout`` ran out while the storage could not be asked; the call itself goes on."""
+    """The caller's own ``timeout`` expired while the storage could not be reached; the call may still be running."""
 
 
 class CallError(PywrenError):
@@ -217,9 +216,9 @@ class CallError(PywrenError):
 
     Args:
         message: what happened, to which call, and what to do.
-        call_id: the call, ``None`` when it is not known.
+        call_id: the call; ``None`` when it is not known.
         callset_id: its callset.
-        status: the worker's status of the call as a dict, when there is one.
+        status: the status that the worker wrote, as a dict; ``None`` when there is none.
     """
 
     def __init__(
@@ -254,7 +253,7 @@ class RuntimeSetupError(CallError):
 class CallTimeoutError(CallError):
     """The call was stopped at ``job_max_runtime``.
 
-    Not a ``TimeoutError``: that one means that *you* stopped waiting.
+    It is not a ``TimeoutError``, which means that *you* stopped waiting.
     """
 
 
@@ -263,7 +262,7 @@ class CallCancelledError(CallError, concurrent.futures.CancelledError):
 
 
 class WorkerCrashedError(CallError):
-    """The process that ran the function ended without an outcome.
+    """The process that ran the function exited without an outcome.
 
     ``args[1]`` is the exit code: negative for a signal, ``None`` when it is not known.
     """
@@ -276,7 +275,7 @@ class WorkerCrashedError(CallError):
 
     @property
     def signal(self) -> int | None:
-        """The number of the signal that ended the process, if one did."""
+        """The number of the signal that killed the process; ``None`` when no signal did."""
         code = self.returncode
         return -code if code is not None and code < 0 else None
 
@@ -286,7 +285,7 @@ class CallLostError(CallError):
 
 
 class ResultSerializationError(CallError):
-    """The function's result, or the exception it raised, could not be brought back."""
+    """The function's result, or the exception that it raised, could not be sent back."""
 
 
 WORKER_ERRORS: Mapping[str, type[PywrenError]] = {
@@ -308,4 +307,4 @@ WORKER_ERRORS: Mapping[str, type[PywrenError]] = {
         StorageOutputNotFoundError,
     )
 }
-"""The errors that a worker may report, by the name that travels in the status."""
+"""The errors that a worker may report, by the name in the status."""

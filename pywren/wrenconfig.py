@@ -1,4 +1,4 @@
-"""The configuration: a nested dict from a YAML file, checked so that errors name file, key and remedy."""
+"""The configuration: a nested dict from a YAML file; errors name the file, the key and the remedy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 Config = dict[str, Any]
 
 MAX_AGG_DATA_SIZE = 4e6
-"""Bytes of arguments up to which those of a map share one object."""
+"""The most bytes of arguments that a map stores in one shared object."""
 
 AWS_REGION_DEFAULT = "us-west-2"
 AWS_S3_BUCKET_DEFAULT = "pywren.data"
@@ -31,7 +31,7 @@ AWS_LAMBDA_FUNCTION_NAME_DEFAULT = "pywren_1"
 AWS_SQS_QUEUE_DEFAULT = "pywren-jobs-1"
 AWS_EC2_INSTANCE_TYPE_DEFAULT = "m5.large"
 
-# Names of 0.4 besides, with what holds today.
+# Names that exist only for programs of 0.4, with the values of today.
 GENERIC_HANDLER_NAME = "pywren.wrenhandler.generic_handler"
 AWS_LAMBDA_HANDLER_NAME = "pywren.wrenhandler.aws_lambda_handler"
 PACKAGE_FILE = "deploy.zip"
@@ -40,7 +40,7 @@ TIMEOUT = 300
 DEFAULT_KEY_NAME = "PYWREN_DEFAULT_KEY"
 
 default_runtime = {version: f"pywren.runtimes/default_{version}.tar.gz" for version in ("3.10", "3.11", "3.12", "3.13")}
-"""Keys of runtimes in the user's own bucket, by Python."""
+"""The keys of runtimes in the user's own bucket, by version of Python."""
 
 CONFIG_VARIABLE = "PYWREN_CONFIG_FILE"
 _FILE_NAME = ".pywren_config"
@@ -56,7 +56,7 @@ class Source(NamedTuple):
     Args:
         kind: ``argument``, ``environment`` (``PYWREN_CONFIG_FILE``), ``directory`` (``./.pywren_config``),
             ``home`` (``~/.pywren_config``) or ``embedded``.
-        path: the file, if it is one.
+        path: the file; ``None`` when it does not come from a file.
     """
 
     kind: str
@@ -64,7 +64,7 @@ class Source(NamedTuple):
 
     @property
     def embedded(self) -> bool:
-        """There is no configuration: everything runs on this machine."""
+        """Whether no configuration was found, so that everything runs on this machine."""
         return self.kind == "embedded"
 
     def __str__(self) -> str:
@@ -72,13 +72,13 @@ class Source(NamedTuple):
 
 
 def find_source(config: Mapping[str, Any] | None = None) -> Source:
-    """Tell where the configuration comes from, without reading it.
+    """Return where the configuration comes from, without reading it.
 
     Args:
-        config: one that was passed as an argument; it comes first.
+        config: a configuration that was passed as an argument; it takes precedence.
 
     Raises:
-        ConfigError: ``PYWREN_CONFIG_FILE`` names a file that does not exist. It is never silently replaced.
+        ConfigError: ``PYWREN_CONFIG_FILE`` names a file that does not exist; pywren never silently uses another.
     """
     if config is not None:
         return Source("argument")
@@ -86,7 +86,7 @@ def find_source(config: Mapping[str, Any] | None = None) -> Source:
     if named:
         if not Path(named).is_file():
             raise ConfigError(
-                f"{CONFIG_VARIABLE} names {named}, but there is no such file: correct it, make the file with "
+                f"{CONFIG_VARIABLE} names {named}, which does not exist: correct it, create the file with "
                 f"`pywren --filename {named} create_config`, or unset the variable"
             )
         return Source("environment", named)
@@ -102,7 +102,7 @@ def get_default_home_filename() -> str:
 
 
 def get_default_config_filename() -> str | None:
-    """Return the file that ``default`` reads, ``None`` when there is none.
+    """Return the file that ``default`` reads; ``None`` when no file exists.
 
     Raises:
         ConfigError: ``PYWREN_CONFIG_FILE`` names a file that does not exist.
@@ -111,7 +111,7 @@ def get_default_config_filename() -> str | None:
 
 
 def embedded() -> Config:
-    """Return the configuration for no account: storage and workers on this machine."""
+    """Return the configuration that needs no account: storage and workers on this machine."""
     return {
         "storage_backend": "localhost",
         "storage_prefix": AWS_S3_PREFIX_DEFAULT,
@@ -121,9 +121,9 @@ def embedded() -> Config:
 
 
 def default() -> Config:
-    """Return the configuration of the first file that there is, or the embedded one.
+    """Return the configuration from the first file that exists, or the embedded one.
 
-    The places are ``PYWREN_CONFIG_FILE``, ``./.pywren_config`` and ``~/.pywren_config``.
+    The files are ``$PYWREN_CONFIG_FILE``, ``./.pywren_config`` and ``~/.pywren_config``.
 
     Raises:
         ConfigError: the file is missing, unreadable or wrong.
@@ -133,10 +133,10 @@ def default() -> Config:
 
 
 def load(config_filename: str | os.PathLike[str]) -> Config:
-    """Read a configuration from a YAML file, check it and fill in where callsets are kept.
+    """Read a configuration from a YAML file, check it, and fill in where callsets are stored.
 
     Raises:
-        ConfigError: the file is missing, unreadable or wrong; says which key and what to write.
+        ConfigError: the file is missing, unreadable or wrong; the message names the key and what to write.
     """
     path = os.fspath(config_filename)
     config = _parse(_read(path), path)
@@ -153,7 +153,7 @@ def _read(path: str) -> str:
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(
-            f"cannot read the configuration {path}: {error.strerror or error}; make one with `pywren create_config`"
+            f"cannot read the configuration {path}: {error.strerror or error}; create one with `pywren create_config`"
         ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(
@@ -170,10 +170,10 @@ def _parse(text: str, path: str) -> Config:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}, column {mark.column + 1}" if mark else path
         problem = getattr(error, "problem", None) or str(error)
-        raise ConfigError(f"{where}: this is not YAML: {problem}; correct it, or make a new one") from error
+        raise ConfigError(f"{where}: this is not YAML: {problem}; correct it, or create a new file") from error
     if not isinstance(config, dict):
         found = "is empty" if config is None else f"is a {type(config).__name__}, not sections with keys"
-        raise ConfigError(f"the configuration {path} {found}: make one with `pywren create_config --force`")
+        raise ConfigError(f"the configuration {path} {found}: create a new one with `pywren create_config --force`")
     return config
 
 
@@ -185,40 +185,40 @@ def _drop_public_runtime(config: Config, source: str) -> None:
 
 
 def warn_of_public_runtime(config: Mapping[str, Any], source: str = "the config argument") -> None:
-    """Say, once for each source, that a runtime in one of 0.4's public buckets is not used.
+    """Warn, once for each source, that pywren ignores a runtime in one of 0.4's public buckets.
 
     Args:
         config: the configuration.
-        source: the file or other place it comes from.
+        source: the file or other place that it comes from.
     """
     runtime = config.get("runtime")
     if runtime and is_public(runtime):
         _warn_of_public_runtime(source, str(runtime["s3_bucket"]))
 
 
-@functools.lru_cache(maxsize=64)  # one warning for a file, however often it is read
+@functools.lru_cache(maxsize=64)  # one warning for each file, however often it is read
 def _warn_of_public_runtime(source: str, bucket: str) -> None:
     logger.warning(
-        "%s: the runtime in the public bucket %s no longer exists and is ignored: the worker's own Python is used. "
-        "For packages of your own make a runtime with `pywren runtime build`",
+        "%s: the runtime in the public bucket %s no longer exists and is ignored; calls use the worker's own Python. "
+        "To give workers your own packages, run `pywren runtime build`",
         source,
         bucket,
     )
 
 
-# -- what may stand in it ------------------------------------------------------------------------------------
+# -- the keys and what they accept ---------------------------------------------------------------------------
 
 
 class Key(NamedTuple):
-    """What a key may hold.
+    """What a key accepts.
 
     Args:
-        kinds: the types; ``float`` takes whole numbers too.
-        default: what holds when it is missing; ``None`` when there is none.
+        kinds: the types; ``float`` accepts whole numbers too.
+        default: the value when the key is missing; ``None`` when there is no default.
         low: the smallest number.
         high: the largest number.
-        hint: what to write, when the types do not say it.
-        fits: tells whether a value of the right type is right.
+        hint: what to write, where the types do not say enough.
+        fits: tells whether a value of the right type is valid.
     """
 
     kinds: tuple[type, ...] = (str,)
@@ -237,17 +237,17 @@ _LAYER_VERSION = re.compile(r"arn:[a-z-]+:lambda:[a-z0-9-]*:(\d{12})?:(layer:[\w
 
 
 def _is_account(value: int | str) -> bool:
-    # 0.4 wrote a number, and YAML drops the zeros that one begins with
+    # 0.4 wrote a number, and YAML drops its leading zeros.
     return 0 < value < 10**12 if isinstance(value, int) else bool(re.fullmatch("[0-9]{12}", value))
 
 
 def _is_region(value: str) -> bool:
-    # Servers other than AWS's own have regions of any name, and AWS gets new ones: what botocore takes as one.
+    # AWS adds regions, and other servers call theirs anything: accept whatever botocore accepts.
     return bool(re.fullmatch("(?![0-9]+$)(?!-)[A-Za-z0-9-]{1,63}(?<!-)", value))
 
 
 def _is_bucket(value: str) -> bool:
-    # Wider than for new buckets: in us-east-1 some of before March 2018 have such names.
+    # Looser than the rules for new buckets: some in us-east-1 from before March 2018 have such names.
     return bool(re.fullmatch("[A-Za-z0-9][A-Za-z0-9._-]{2,254}", value))
 
 
@@ -264,7 +264,7 @@ KEYS: Mapping[str, Key] = {
     "lambda.ephemeral_storage": Key((int,), 512, 512, 10240),
     "lambda.layers": Key((list,), (), hint="a list of up to 5 ARNs of layers with their versions", fits=_are_layers),
     "lambda.event_age": Key((int,), 21600, 60, 21600),
-    "s3.bucket": Key(hint="the name of a bucket of yours", fits=_is_bucket),
+    "s3.bucket": Key(hint="the name of your bucket", fits=_is_bucket),
     "s3.pywren_prefix": Key(default=AWS_S3_PREFIX_DEFAULT),
     "s3.expiry_days": Key((int,), 7, 1, 3650),
     "localhost.root": Key(hint="a directory"),
@@ -273,7 +273,7 @@ KEYS: Mapping[str, Key] = {
     "runtime.s3_key": Key(),
     "runtime.sha256": Key(hint="the SHA-256 of the runtime's tarball in quotes, as `sha256sum` prints it"),
     "runtime.runtime_storage": Key(default="s3"),
-    "runtime.preinstalls": Key((list,), (), hint="a list of the modules that a layer or an image gives the worker"),
+    "runtime.preinstalls": Key((list,), (), hint="a list of the modules that a layer or an image provides"),
     "scheduler.map_item_limit": Key((int,), None, 1),
     "scheduler.retries": Key((int,), 2, 0, 100),
     "standalone.ec2_instance_type": Key(default=AWS_EC2_INSTANCE_TYPE_DEFAULT),
@@ -292,20 +292,20 @@ KEYS: Mapping[str, Key] = {
     "storage_prefix": Key(default=AWS_S3_PREFIX_DEFAULT),
     "local_run_dir": Key(hint="a directory"),
 }
-"""Every key by its path, with a dot between section and key."""
+"""Every key by its path: the section, a dot and the key."""
 
 _SECTIONS = frozenset(path.partition(".")[0] for path in KEYS if "." in path)
 
 
 def setting(config: Mapping[str, Any], path: str) -> Any:
-    """Return what a configuration says under a key, or the key's default.
+    """Return the value of a key, or the key's default.
 
     Args:
         config: the configuration.
-        path: section and key, such as ``"scheduler.retries"``.
+        path: the section and the key, such as ``"scheduler.retries"``.
 
     Returns:
-        The value; ``None`` when it is missing and has no default.
+        The value; ``None`` when the key is missing and has no default.
     """
     value: Any = config
     for name in path.split("."):
@@ -314,29 +314,29 @@ def setting(config: Mapping[str, Any], path: str) -> Any:
 
 
 def require(config: Mapping[str, Any], path: str) -> Any:
-    """Return what a configuration says under a key.
+    """Return the value of a key that must have one.
 
     Raises:
-        ConfigError: it says nothing, and the key has no default.
+        ConfigError: the key is missing and has no default.
     """
     value = setting(config, path)
     if value is None:
         raise ConfigError(
             f"the configuration has no {_spoken(path)}: write {_wanted(KEYS[path])} there, "
-            "or make a configuration with `pywren create_config`"
+            "or create a configuration with `pywren create_config`"
         )
     return value
 
 
 def validate(config: Mapping[str, Any], source: str = "the config argument") -> None:
-    """Check a configuration; what is unknown only gets a warning, so that files of any age load.
+    """Check a configuration. An unknown key only causes a warning, so that files of any age load.
 
     Args:
         config: the configuration.
-        source: the file or other place it comes from, for messages.
+        source: the file or other place that it comes from, for messages.
 
     Raises:
-        ConfigError: names the file, the key and what to write there.
+        ConfigError: a value is wrong; the message names the file, the key and what to write.
     """
     for path, value in _leaves(config, source):
         if path not in KEYS:
@@ -361,22 +361,22 @@ def _leaves(config: Mapping[str, Any], source: str) -> Iterator[tuple[str, Any]]
         elif isinstance(value, Mapping):
             yield from ((f"{name}.{key}", item) for key, item in value.items())
         elif value is not None:
-            raise ConfigError(f"{source}: {name} is {value!r}, but it is a section: write its keys below it, indented")
+            raise ConfigError(f"{source}: {name} is {value!r}, but must be a section: indent its keys below it")
 
 
 def check_value(path: str, value: Any, source: str) -> None:
-    """Check what stands under one key.
+    """Check the value of one key.
 
     Args:
-        path: section and key, such as ``"scheduler.retries"``.
-        value: what stands there.
-        source: the file or other place it comes from, for messages.
+        path: the section and the key, such as ``"scheduler.retries"``.
+        value: its value.
+        source: the file or other place that it comes from, for messages.
 
     Raises:
-        ConfigError: names the source, the key and what to write there.
+        ConfigError: the value is wrong; the message names the source, the key and what to write.
     """
     key = KEYS[path]
-    # True is an int to Python, but no number to the writer of a configuration
+    # Python takes True for an int; whoever writes a configuration does not.
     fits = isinstance(value, key.kinds) and (not isinstance(value, bool) or bool in key.kinds)
     if not fits and not (float in key.kinds and type(value) is int):
         raise ConfigError(f"{source}: {_spoken(path)} is {value!r}: write {_wanted(key)}")
@@ -389,12 +389,12 @@ def check_value(path: str, value: Any, source: str) -> None:
 def _check_bucket(config: Mapping[str, Any], source: str) -> None:
     bucket = setting(config, "s3.bucket")
     if not bucket:
-        raise ConfigError(f"{source}: there is no {_spoken('s3.bucket')}: write the name of a bucket of yours there")
+        raise ConfigError(f"{source}: {_spoken('s3.bucket')} is missing: write the name of your bucket there")
     check_value("s3.bucket", bucket, source)
     if bucket in _PLACEHOLDER_BUCKETS:
         raise ConfigError(
             f"{source}: {_spoken('s3.bucket')} is still {bucket}: make sure you change the default bucket to the name "
-            "of one of yours (`pywren create_bucket` makes it). Without a configuration file calls run on this machine"
+            "of your own (`pywren create_bucket` creates it). Without a configuration file calls run on this machine"
         )
 
 
@@ -412,18 +412,18 @@ def _spoken(path: str) -> str:
 
 
 def _warn_of_unknown(path: str, source: str) -> None:
-    import difflib  # for a mistake alone
+    import difflib  # only mistakes need it
 
     near = difflib.get_close_matches(path, KEYS, n=1, cutoff=0.75)
     hint = f": did you mean {_spoken(near[0])}?" if near else ""
     logger.warning("%s: unknown key %s is ignored%s", source, _spoken(path), hint)
 
 
-# -- the storage's part --------------------------------------------------------------------------------------
+# -- the storage ---------------------------------------------------------------------------------------------
 
 
 def patch_storage_config(config_data: Config) -> Config:
-    """Fill in where callsets and runtimes are kept, as a file of 0.4 leaves it out; returns the same dict."""
+    """Fill in where callsets and runtimes are stored, which files of 0.4 omit, and return the same dict."""
     defaults = {"storage_backend": "s3", "storage_prefix": setting(config_data, "s3.pywren_prefix")}
     config_data.update({key: value for key, value in defaults.items() if config_data.get(key) is None})
     runtime = config_data.get("runtime")
@@ -432,10 +432,10 @@ def patch_storage_config(config_data: Config) -> Config:
 
 
 def extract_storage_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the ``storage_config`` that ``Storage`` is made from and that payloads carry.
+    """Return the ``storage_config`` that ``Storage`` takes and that payloads carry.
 
     Raises:
-        ConfigError: there is no bucket, or it is still the placeholder.
+        ConfigError: the bucket is missing, or is still the placeholder.
     """
     whole = patch_storage_config(copy.deepcopy(dict(config)))
     _check_storage(whole, "the configuration")

@@ -1,4 +1,4 @@
-"""The tree of errors: what each is, what it says, and that it survives a pickle."""
+"""The tree of errors: what each is, what it says, and that it survives ``pickle``."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_all_names_exactly_the_tree() -> None:
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_every_class_says_in_one_sentence_what_happened(cls: type[PywrenError]) -> None:
-    """Each error has a docstring of its own."""
+    """Each error has its own docstring."""
     assert cls.__doc__
     assert cls.__doc__ != PywrenError.__doc__ or cls is PywrenError
 
@@ -66,7 +66,7 @@ def test_every_class_survives_pickle(cls: type[PywrenError], protocol: int) -> N
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_every_class_can_be_copied(cls: type[PywrenError]) -> None:
-    """``copy`` uses the same road as ``pickle``."""
+    """``copy`` works like ``pickle``."""
     error = make(cls)
     assert vars(copy.deepcopy(error)) == vars(error)
 
@@ -95,7 +95,7 @@ def test_a_call_error_says_which_call(cls: type[CallError]) -> None:
     ],
 )
 def test_errors_are_what_a_caller_would_already_catch(cls: type[PywrenError], builtin: type[Exception]) -> None:
-    """Where the standard library has a name for it, an error is that too, on every version of Python."""
+    """An error is also the standard library's error of that kind, on every version of Python."""
     assert issubclass(cls, builtin)
     with pytest.raises(builtin):
         raise make(cls)
@@ -116,7 +116,7 @@ def test_a_call_that_ran_too_long_is_no_timeout_of_the_caller() -> None:
     ],
 )
 def test_storage_errors_name_what_they_were_made_from(error: PywrenError, parts: list[str]) -> None:
-    """0.4's constructors still work, and their arguments stand in the text."""
+    """0.4's constructors still work, and their arguments are in the text."""
     assert all(part in str(error) for part in parts)
 
 

@@ -1,4 +1,4 @@
-"""Configuration: where it comes from, what may stand in it, and what is said when it is wrong."""
+"""Configuration: where it comes from, what it may contain, and the errors when it is wrong."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ standalone:
 
 @pytest.fixture(autouse=True)
 def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Run in an empty directory, with an empty home and no variable set."""
+    """Run in an empty directory, with an empty home directory and no variable set."""
     for name in ("home", "work"):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -97,7 +97,7 @@ def test_order_of_places(empty_directory: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_named_file_is_never_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that PYWREN_CONFIG_FILE names and that is missing is an error, though others exist."""
+    """A missing file in PYWREN_CONFIG_FILE is an error, even if other files exist."""
     _file(CONFIG_OF_2018, ".pywren_config")
     monkeypatch.setenv("PYWREN_CONFIG_FILE", "/nowhere/config.yaml")
     for ask in (wrenconfig.default, wrenconfig.get_default_config_filename, wrenconfig.find_source):
@@ -117,7 +117,7 @@ def test_embedded(pywren_home: Path) -> None:
 
 
 def test_embedded_is_fresh_each_time() -> None:
-    """A program that changes the configuration it got does not change another's."""
+    """A program that changes its configuration does not change another program's."""
     wrenconfig.default()["scheduler"]["map_item_limit"] = 1
     assert wrenconfig.default()["scheduler"]["map_item_limit"] is None
 
@@ -134,7 +134,7 @@ def test_without_a_file_yaml_is_not_loaded() -> None:
 
 
 def test_a_file_of_2018_loads(caplog: pytest.LogCaptureFixture) -> None:
-    """It loads as it is; placeholders are resolved and the storage is filled in."""
+    """It loads unchanged; placeholders are resolved and the storage is filled in."""
     _file(CONFIG_OF_2018, ".pywren_config")
     config = wrenconfig.default()
     assert config["account"]["aws_account_id"] == 123456789012
@@ -150,7 +150,7 @@ def test_a_file_of_2018_loads(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_public_runtime_is_ignored_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """The bucket is gone and a stranger could register it: it is ignored, and said once."""
+    """The bucket is gone, and a stranger could register its name: it is ignored, with one warning."""
     filename = _file(CONFIG_OF_2018)
     for _ in range(3):
         assert "s3_bucket" not in wrenconfig.load(filename)["runtime"]
@@ -182,7 +182,7 @@ def test_storage_keys_with_nothing_after_them() -> None:
 
 
 def test_every_key_is_on_the_page() -> None:
-    """docs/configuration.md has each key that may stand in the file, and no other."""
+    """docs/configuration.md lists exactly the keys that a file may contain."""
     page = (Path(__file__).parent.parent / "docs" / "configuration.md").read_text("utf-8")
     table = page.partition("## The keys")[2].partition("\n## ")[0]
     found = set()
@@ -197,7 +197,7 @@ def test_every_key_is_on_the_page() -> None:
 
 
 def test_extract_works_on_an_unpatched_dict() -> None:
-    """A dict that a program made by hand needs no ``patch_storage_config``, and is not changed."""
+    """A dict that a program built by hand needs no ``patch_storage_config``, and is not changed."""
     config = {"account": {"aws_region": "us-west-2"}, "s3": {"bucket": "mine", "pywren_prefix": "p"}}
     assert wrenconfig.extract_storage_config(config)["storage_prefix"] == "p"
     assert set(config) == {"account", "s3"}
@@ -231,14 +231,14 @@ _LAYER = "arn:aws:lambda:us-west-2:123456789012:layer:numpy:3"
 WRONG = [
     (_changed(s3__bucket="BUCKET_NAME"), "s3: bucket", "make sure you change the default bucket"),
     (_changed(s3__bucket="pywren.data"), "s3: bucket", "make sure you change the default bucket"),
-    (_changed(s3__bucket=""), "s3: bucket", "name of a bucket of yours"),
-    (_changed(s3={}), "s3: bucket", "name of a bucket of yours"),
-    (_changed(s3=None), "s3: bucket", "name of a bucket of yours"),
+    (_changed(s3__bucket=""), "s3: bucket", "the name of your bucket"),
+    (_changed(s3={}), "s3: bucket", "the name of your bucket"),
+    (_changed(s3=None), "s3: bucket", "the name of your bucket"),
     (_changed(s3="my-own-bucket"), "s3 is 'my-own-bucket'", "section"),
-    (_changed(s3__bucket=12), "s3: bucket is 12", "bucket of yours"),
-    (_changed(s3__bucket="Bad_Bucket!"), "s3: bucket is 'Bad_Bucket!'", "bucket of yours"),
-    (_changed(s3__bucket="my bucket"), "s3: bucket is 'my bucket'", "bucket of yours"),
-    (_changed(s3__bucket="s3://mine"), "s3: bucket is 's3://mine'", "bucket of yours"),
+    (_changed(s3__bucket=12), "s3: bucket is 12", "name of your bucket"),
+    (_changed(s3__bucket="Bad_Bucket!"), "s3: bucket is 'Bad_Bucket!'", "name of your bucket"),
+    (_changed(s3__bucket="my bucket"), "s3: bucket is 'my bucket'", "name of your bucket"),
+    (_changed(s3__bucket="s3://mine"), "s3: bucket is 's3://mine'", "name of your bucket"),
     (_changed(lambda__timeout=901), "lambda: timeout is 901", "from 1 to 900"),
     (_changed(lambda__timeout="300"), "lambda: timeout is '300'", "whole number from 1 to 900"),
     (_changed(lambda__memory=64), "lambda: memory is 64", "from 128 to 10240"),
@@ -273,7 +273,7 @@ WRONG = [
 
 
 def test_layers_and_the_like_are_taken(tmp_path):
-    """What Lambda offers can be written into the section ``lambda``."""
+    """Every setting of Lambda can be written into the section ``lambda``."""
     path = tmp_path / "config.yaml"
     path.write_text(
         _changed(lambda__layers=[_LAYER] * 5, lambda__architecture="arm64", lambda__ephemeral_storage=10240)
@@ -293,7 +293,7 @@ def test_layers_and_the_like_are_taken(tmp_path):
     ],
 )
 def test_names_that_aws_or_another_server_takes(section: str, key: str, value: str) -> None:
-    """Buckets and accounts of old files and regions of other servers than AWS's are taken as they are."""
+    """Buckets and accounts of old files, and regions of servers other than AWS, are accepted."""
     assert wrenconfig.load(_file(_changed(**{f"{section}__{key}": value})))[section][key] == value
 
 
@@ -320,13 +320,13 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_yaml_never_makes_objects() -> None:
-    """A tag for a Python object is not followed."""
+    """A YAML tag for a Python object is refused."""
     with pytest.raises(ConfigError, match="not YAML"):
         wrenconfig.load(_file("a: !!python/object/apply:os.getcwd []"))
 
 
 def test_unknown_keys_only_get_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """A misspelt key is named with the one that was meant; the file loads."""
+    """The warning names a misspelt key and the intended one; the file loads."""
     text = _changed(scheduler__map_item_limits=5, lambda__memroy=512, something_else=1, standalone__my_tag="x")
     config = wrenconfig.load(_file(text))
     assert config["something_else"] == 1
@@ -352,7 +352,7 @@ def test_extract_refuses_a_placeholder() -> None:
 
 
 def test_extract_refuses_what_is_no_name() -> None:
-    """Nor does one with a name that S3 does not take."""
+    """Nor does one with a name that S3 does not accept."""
     with pytest.raises(ConfigError, match="s3: bucket is 'Bad!'"):
         wrenconfig.extract_storage_config({"s3": {"bucket": "Bad!"}})
 
@@ -361,7 +361,7 @@ def test_extract_refuses_what_is_no_name() -> None:
 
 
 def test_settings_and_their_defaults() -> None:
-    """A key that is missing, or has nothing after it, has its default."""
+    """A key that is missing or empty has its default."""
     config: dict[str, Any] = {"scheduler": {"retries": 0}, "lambda": None}
     assert wrenconfig.setting(config, "scheduler.retries") == 0
     assert wrenconfig.setting({}, "scheduler.retries") == 2
@@ -370,7 +370,7 @@ def test_settings_and_their_defaults() -> None:
 
 
 def test_require_names_what_is_missing() -> None:
-    """A key without a default that somebody needs is an error with the remedy."""
+    """A missing key without a default is an error that gives the remedy."""
     with pytest.raises(ConfigError, match=r"no account: aws_account_id.*12 digits.*create_config"):
         wrenconfig.require({}, "account.aws_account_id")
     assert wrenconfig.require({}, "lambda.function_name") == "pywren_1"

@@ -58,6 +58,11 @@ def error_code(error: BaseException) -> str:
     return str(response(error).get("Error", {}).get("Code", ""))
 
 
+def service_code(error: PywrenError) -> str:
+    """Return the service's code behind one of our errors; empty when no service answered."""
+    return "" if error.__cause__ is None else error_code(error.__cause__)
+
+
 def request_id(error: BaseException) -> str:
     """Return the service's id of the request that failed; empty when the service did not answer."""
     return str(_metadata(error).get("RequestId", ""))

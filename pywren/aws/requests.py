@@ -7,14 +7,14 @@ looked at, ``ConfigError`` when this machine's credentials, profile, region or e
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, TypeVar
 
 from pywren.aws.credentials import Renewals
-from pywren.aws.errors import Boundary, concerns_credentials, error_code, response
+from pywren.aws.errors import Boundary, concerns_credentials, error_code, response, service_code
 from pywren.aws.per_process import PerProcess
 from pywren.aws.sending import Retry, patience
 from pywren.aws.session import make_client, make_resource, make_session
@@ -197,6 +197,64 @@ class AWS:
             answer: dict[str, Any] = self._retry.run(lambda: self._try(service, operation, arguments))
             return answer
 
+    def find(
+        self,
+        service: str,
+        operation: str,
+        *,
+        absent: Collection[str] = ("ResourceNotFoundException",),
+        doing: str,
+        **arguments: Any,
+    ) -> dict[str, Any] | None:
+        """Send one request about a thing that may not exist.
+
+        Args:
+            service: botocore's name of the service.
+            operation: the client's method.
+            absent: the service's error codes that mean that there is no such thing.
+            doing: what is being done, for "cannot …".
+            **arguments: those of ``request``.
+
+        Returns:
+            The answer; ``None`` when there is no such thing.
+        """
+        try:
+            return self.request(service, operation, doing=doing, **arguments)
+        except PywrenError as error:
+            if service_code(error) in absent:
+                return None
+            raise
+
+    def pages(
+        self,
+        service: str,
+        operation: str,
+        *,
+        tokens: Mapping[str, str],
+        absent: Collection[str] = (),
+        doing: str,
+        **arguments: Any,
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the answers to a request that AWS answers page by page.
+
+        Args:
+            service: botocore's name of the service.
+            operation: the client's method.
+            tokens: the arguments that ask for the next page, each with the member of the answer that it copies.
+            absent: the service's error codes that mean that there is nothing to list.
+            doing: what is being done, for "cannot …".
+            **arguments: those of ``request``.
+        """
+        while True:
+            page = self.find(service, operation, absent=absent, doing=doing, **arguments)
+            if page is None:
+                return
+            yield page
+            # S3 marks the last page with IsTruncated; some S3 servers name a next page even there.
+            if page.get("IsTruncated") is False or not any(page.get(member) for member in tokens.values()):
+                return
+            arguments.update({argument: page[member] for argument, member in tokens.items() if page.get(member)})
+
     def _try(self, service: str, operation: str, arguments: Mapping[str, Any]) -> Any:
         """Send a request; once more when its credentials are refused and there are others by now."""
         client = self.client(service)
@@ -314,7 +372,7 @@ class AWS:
 
     def function_config(self, name: str) -> dict[str, Any] | None:
         """Return a function's configuration, ``None`` when there is no such function."""
-        return self._unless_missing(
+        return self.find(
             "lambda", "get_function_configuration", doing=f"look at the function {name}", FunctionName=name
         )
 
@@ -418,7 +476,7 @@ class AWS:
 
     def event_invoke(self, name: str) -> dict[str, Any] | None:
         """Return what Lambda does with asynchronous calls of a function; ``None`` when that was never set."""
-        return self._unless_missing(
+        return self.find(
             "lambda",
             "get_function_event_invoke_config",
             doing=f"look at what happens to failed calls of {name}",
@@ -453,9 +511,7 @@ class AWS:
 
     def delete_function(self, name: str) -> bool:
         """Delete a function; returns whether there was one."""
-        answer = self._unless_missing(
-            "lambda", "delete_function", doing=f"delete the function {name}", FunctionName=name
-        )
+        answer = self.find("lambda", "delete_function", doing=f"delete the function {name}", FunctionName=name)
         return answer is not None
 
     # -- SQS ------------------------------------------------------------------------------------------------
@@ -563,8 +619,8 @@ class AWS:
         start_ms: int | None = None,
         end_ms: int | None = None,
         pattern: str = "",
-    ) -> Iterator[tuple[int, str]]:
-        """Yield a log group's events in order of time, as ``(timestamp in milliseconds, message)``.
+    ) -> Iterator[dict[str, Any]]:
+        """Yield a log group's events in order of time, as FilterLogEvents describes them.
 
         Args:
             group: the log group, ``/aws/lambda/<function>``; one that does not exist yet has no events.
@@ -579,20 +635,20 @@ class AWS:
             "endTime": end_ms,
             "filterPattern": pattern or None,
         }
-        arguments = {name: value for name, value in chosen.items() if value is not None}
-        while True:
-            page = self._unless_missing(
-                "logs", "filter_log_events", doing=f"read the log {group}", logGroupName=group, **arguments
-            )
-            for event in (page or {}).get("events", ()):
-                yield event["timestamp"], event["message"]
-            if not page or not page.get("nextToken"):
-                return
-            arguments["nextToken"] = page["nextToken"]
+        for page in self.pages(
+            "logs",
+            "filter_log_events",
+            tokens={"nextToken": "nextToken"},
+            absent=("ResourceNotFoundException",),
+            doing=f"read the log {group}",
+            logGroupName=group,
+            **{name: value for name, value in chosen.items() if value is not None},
+        ):
+            yield from page.get("events", ())
 
     def latest_log_streams(self, group: str, most: int = 1) -> list[str]:
         """Return the names of a log group's streams that were written to last, the latest first."""
-        page = self._unless_missing(
+        page = self.find(
             "logs",
             "describe_log_streams",
             doing=f"look at the log {group}",
@@ -602,14 +658,6 @@ class AWS:
             limit=most,
         )
         return [stream["logStreamName"] for stream in (page or {}).get("logStreams", ())]
-
-    def _unless_missing(self, service: str, operation: str, **arguments: Any) -> dict[str, Any] | None:
-        try:
-            return self.request(service, operation, **arguments)
-        except DeploymentError as error:
-            if error.__cause__ is not None and error_code(error.__cause__) == "ResourceNotFoundException":
-                return None
-            raise
 
 
 _DEPLOY = "deploy it with: pywren deploy_lambda"
@@ -636,7 +684,7 @@ _ROLE_TOO_NEW = ("cannot be assumed", "role does not have permissions")
 
 def is_missing_queue(error: PywrenError) -> bool:
     """Tell whether a request failed because there is no such queue."""
-    return error.__cause__ is not None and error_code(error.__cause__) in _MISSING_QUEUE
+    return service_code(error) in _MISSING_QUEUE
 
 
 _MISSING_QUEUE = ("AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist")

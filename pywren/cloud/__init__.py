@@ -1,1 +1,1 @@
-"""What pywren asks of AWS beside storage: calls, functions, queues, logs, deployment."""
+"""The resources in an AWS account: plans to create and delete them, policies, runtimes, logs, and a doctor."""

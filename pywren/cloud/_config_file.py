@@ -1,4 +1,4 @@
-"""One section of a configuration file: changed in place, with everything else left as its writer has it."""
+"""One section of a configuration file: changed in place, with the rest of the file untouched."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from yaml.nodes import MappingNode, Node
 
 Values = Mapping[str, str | None]
-"""What the keys of a section are to be; ``None`` for a key that is to go."""
+"""The new values of a section's keys; ``None`` removes a key."""
 
 
 def section_text(section: str, values: Values, newline: str = "\n") -> str:
-    """Return a section as it stands in a file."""
+    """Return the text of a section."""
     lines = [f"{section}:", *(f"  {key}: {json.dumps(value)}" for key, value in values.items() if value is not None)]
     return newline.join([*lines, ""])
 
@@ -28,24 +28,23 @@ def section_text(section: str, values: Values, newline: str = "\n") -> str:
 def change_section(path: str | os.PathLike[str], section: str, values: Values) -> None:
     """Change keys of one section of a YAML file; comments, order and the file's mode stay.
 
-    The file is replaced in one step: whoever reads it finds it whole, as it was or as it will be.
+    The file is replaced in one step, so readers see either the old file or the new one.
 
     Args:
         path: the file.
-        section: the section; made when it is missing.
-        values: its keys to change.
+        section: the section; added when it is missing.
+        values: the keys to change.
 
     Raises:
-        ConfigError: the file cannot be read or written, or is written in a way that cannot be changed safely;
-            says what to write there.
+        ConfigError: the file cannot be read or written, or cannot be changed safely; the message says what to write.
     """
-    real = Path(os.path.realpath(path))  # a link stays one
+    real = Path(os.path.realpath(path))  # a symbolic link stays one
     try:
         with real.open(encoding="utf-8", newline="") as file:
             text = file.read()
         changed = changed_text(text, section, values)
         if changed is None:
-            raise _by_hand(path, section, values, "it is not written as sections with their keys below them")
+            raise _by_hand(path, section, values, "it does not consist of sections with their keys below them")
         if changed != text:
             _replace(real, changed)
     except OSError as error:
@@ -55,7 +54,7 @@ def change_section(path: str | os.PathLike[str], section: str, values: Values) -
 
 
 def changed_text(text: str, section: str, values: Values) -> str | None:
-    """Return a YAML document with keys of one section changed, ``None`` when that cannot be done safely."""
+    """Return a YAML document with keys of one section changed; ``None`` when that cannot be done safely."""
     import yaml
 
     try:
@@ -68,13 +67,13 @@ def changed_text(text: str, section: str, values: Values) -> str | None:
         return None
     kept = {key: value for key, value in (before.get(section) or {}).items() if key not in values}
     wanted = {**kept, **{key: value for key, value in values.items() if value is not None}}
-    # whatever YAML allows and the edits did not think of is found here, before anything is written
+    # The edits do not cover all of YAML: parse the result, and reject it unless it says exactly what it should.
     same_elsewhere = {**before, section: None} == {**after, section: None}
     return changed if same_elsewhere and (after.get(section) or {}) == wanted else None
 
 
 class _Edit(NamedTuple):
-    """A piece of the text and what comes in its place."""
+    """A piece of the text, and its replacement."""
 
     start: int
     end: int
@@ -134,7 +133,7 @@ def _value_of(root: MappingNode, section: str) -> Node | None:
 
 
 def _end_of(pair: tuple[Any, Any]) -> int:
-    """Return where a key's value ends; that of a block lies at the start of what follows it."""
+    """Return where a key's value ends: PyYAML's end mark of a block is where the next token starts."""
     key, value = pair
     last = value
     while getattr(last, "value", None) and isinstance(last.value, list) and not last.flow_style:

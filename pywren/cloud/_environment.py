@@ -1,4 +1,4 @@
-"""``Pin``: what this program's environment has installed, and the versions nearest to it that a function can have."""
+"""``Pin``: the packages in this program's environment, and the nearest versions that a function can have."""
 
 from __future__ import annotations
 
@@ -35,31 +35,31 @@ class Pin:
 
     @property
     def requirement(self) -> str:
-        """The requirement of exactly this version."""
+        """The requirement for exactly this version."""
         return f"{self.name}=={self.version}"
 
     @property
     def requirement_below(self) -> str:
-        """The requirement of this version or a lower one."""
+        """The requirement for this version or a lower one."""
         return f"{self.name}<={self.public_version}"
 
     @property
     def public_version(self) -> str:
-        """The version without its local part, such as ``+cpu``, which no range may have."""
+        """The version without its local part, such as ``+cpu``, which PEP 440 forbids in ranges."""
         return self.version.partition("+")[0]
 
 
 def installed(say: Say, distributions: Iterable[Distribution] | None = None) -> list[Pin]:
-    """Return what is installed here and can be had from an index.
+    """Return the installed packages that an index provides.
 
-    What was installed from a directory or a repository is left out: its modules are sent with each map.
+    Packages installed from a directory or a repository are left out: their modules are sent with each map.
 
     Args:
-        say: is told what is left out.
-        distributions: what is installed; that of this interpreter when not given.
+        say: takes one line for the user about each package that is left out.
+        distributions: the installed distributions; by default those of this interpreter.
 
     Raises:
-        DeploymentError: that is nothing.
+        DeploymentError: there are none.
     """
     if distributions is None:
         from importlib import metadata
@@ -69,22 +69,22 @@ def installed(say: Say, distributions: Iterable[Distribution] | None = None) -> 
     for distribution in distributions:
         name = normalized(str(distribution.metadata["Name"] or ""))
         if not name or name in pins or name in WORKERS_OWN | LAMBDAS_OWN | INSTALLERS:
-            continue  # the first on the path is the one that is imported
+            continue  # of two with the same name, Python imports the first on the path
         origin = _origin(distribution)
         if origin is None:
             pins[name] = Pin(name, distribution.version)
         else:
             say(
-                f"{name} {distribution.version} is left out: it was installed from {origin}; what of it is pure Python "
-                "is sent with each map"
+                f"{name} {distribution.version} is left out: it was installed from {origin}; its pure Python modules "
+                "are sent with each map"
             )
     if not pins:
-        raise DeploymentError("nothing is installed here that a runtime could hold; name packages with -r")
+        raise DeploymentError("no package here can go into a runtime; name packages with -r")
     return sorted(pins.values(), key=lambda pin: pin.name)
 
 
 def _origin(distribution: Distribution) -> str | None:
-    """Return where a distribution was installed from, ``None`` when that was an index, a wheel or conda's build."""
+    """Return where a distribution was installed from; ``None`` for an index, a wheel or a conda build."""
     try:
         document: Any = json.loads(distribution.read_text("direct_url.json") or "null")
     except ValueError:
@@ -94,23 +94,23 @@ def _origin(distribution: Distribution) -> str | None:
     url = str(document.get("url", "elsewhere"))
     if url.endswith(".whl") or (_CONDA.search(url) and not os.path.exists(unquote(urlsplit(url).path))):
         return None
-    return re.sub(r"//[^/@]*@", "//", url)  # never a password
+    return re.sub(r"//[^/@]*@", "//", url)  # hides a password in the URL
 
 
-_CONDA = re.compile(r"^file://.*/(croot|feedstock_root|conda-bld)/")  # where conda's packages were built
+_CONDA = re.compile(r"^file://.*/(croot|feedstock_root|conda-bld)/")  # where conda packages are built
 
 
 def install_nearest(pins: Sequence[Pin], installers: Sequence[Installer], directory: Path, say: Say) -> None:
-    """Install versions, or those nearest to them that have wheels for the target.
+    """Install these versions, or the nearest ones that have wheels for the target.
 
     Args:
-        pins: what is wanted.
-        installers: the tools, of which each knows all the wheels that those before it know.
+        pins: the wanted versions.
+        installers: the tools; each finds at least the wheels that those before it find.
         directory: an empty directory.
-        say: is told of packages that have no wheel at all.
+        say: takes one line for the user about each package that has no wheel at all.
 
     Raises:
-        DeploymentError: they cannot be had together.
+        DeploymentError: the packages exclude each other.
     """
     if _install_exactly(pins, installers, directory, say):
         return
@@ -125,7 +125,7 @@ def install_nearest(pins: Sequence[Pin], installers: Sequence[Installer], direct
         else:
             wanted.append(nearest)
     if not missing or not _install_exactly(wanted, installers, directory, say):
-        # what requires a package that had to give way may have to as well
+        # a package that requires one in another version may itself need another version
         install_with_any(installers, [pin.requirement_below for pin in wanted], directory, say)
 
 
@@ -133,13 +133,13 @@ def _install_exactly(pins: Sequence[Pin], installers: Sequence[Installer], direc
     try:
         install_with_any(installers, [pin.requirement for pin in pins], directory, say)
     except DeploymentError as error:
-        logger.debug("not these versions: %s", error)
+        logger.debug("these exact versions cannot be installed: %s", error)
         return False
     return True
 
 
 def _unobtainable(pins: list[Pin], installer: Installer, directory: Path) -> list[Pin]:
-    """Return the pins without a wheel, found by halves: most of them have one, and each question takes a moment."""
+    """Return the pins without a wheel. Halving the list saves queries, which are slow: most pins have a wheel."""
     if not pins or installer.obtainable([pin.requirement for pin in pins], directory):
         return []
     if len(pins) == 1:
@@ -149,7 +149,7 @@ def _unobtainable(pins: list[Pin], installer: Installer, directory: Path) -> lis
 
 
 def _nearest(pin: Pin, installers: Sequence[Installer], directory: Path) -> Pin | None:
-    """Return the highest version below that has a wheel, or the lowest above."""
+    """Return the highest lower version that has a wheel, or else the lowest higher one."""
     for installer in reversed(installers):
         if version := installer.choose(pin.requirement_below, directory):
             return Pin(pin.name, version)

@@ -1,4 +1,4 @@
-"""Whether what a runtime was asked to have can be imported from it, on the Python and system that it is for."""
+"""Whether the requested packages can be imported from a runtime, on the Python and system that it is for."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from pywren.serialize._imports import Import, imports_of_source
 from pywren.storage.runtime_info import LAMBDA_PREINSTALLS
 
 _NOT_TRIED = frozenset({"test", "tests", "testing", "conftest", "setup", "docs", "doc", "examples", "example"})
-"""Top-level modules that distributions bring by mistake, and nobody imports."""
+"""Top-level modules that distributions contain by mistake and that nobody imports."""
 
 _TIME_LIMIT = 300.0
+"""Seconds for importing all modules."""
 
 
 class Obstacle(NamedTuple):
-    """What stands in the way of an import.
+    """The reason why an import fails.
 
     Args:
-        text: what, and where.
-        missing: the top-level module that is not there; empty when it is something else.
+        text: the reason, and where it occurs.
+        missing: the top-level module that is missing; empty for other reasons.
     """
 
     text: str
@@ -39,10 +40,10 @@ class Obstacle(NamedTuple):
 
 
 class ImportCheck:
-    """The imports of a directory of packages, followed as Python does when it loads them.
+    """Follows the imports in a directory of packages as Python would when loading them, without running any code.
 
-    Imports that are made in any case are followed: at the top of modules, outside of ``try … except ImportError``
-    and of conditions. None of the packages' code runs.
+    It follows only unconditional imports: those at the top level of modules, outside ``try … except ImportError`` and
+    conditions.
 
     Args:
         site: the directory.
@@ -54,14 +55,14 @@ class ImportCheck:
         self._target = target
         self._elsewhere = standard_modules(target.python) | {*LAMBDA_PREINSTALLS, *WORKERS_OWN}
         if (site / "_distutils_hack").is_dir():
-            self._elsewhere |= {"distutils"}  # setuptools puts its own in the place of the one that Python had
+            self._elsewhere |= {"distutils"}  # setuptools provides the distutils that Python 3.12 removed
         self._below: dict[str, set[str]] = {}
         self._loaded: dict[str, Obstacle | None] = {}
 
     def obstacle(self, module: str) -> Obstacle | None:
-        """Return what stands in the way of a module's import, ``None`` when nothing does that is known."""
+        """Return the reason why a module cannot be imported; ``None`` when there is no known reason."""
         if module not in self._loaded:
-            self._loaded[module] = None  # circles of imports end here
+            self._loaded[module] = None  # ends circular imports
             self._loaded[module] = self._load(module)
         return self._loaded[module]
 
@@ -83,7 +84,7 @@ class ImportCheck:
         return None
 
     def _certain(self, item: Import) -> Iterator[str]:
-        """Yield what an import loads in any case; of ``from a import b`` the second may be no module."""
+        """Yield the modules that an import surely loads: in ``from a import b``, b need not be a module."""
         for name in item.names:
             if not name.startswith(f"{item.names[0]}.") or self._is_there(name):
                 yield name
@@ -95,14 +96,14 @@ class ImportCheck:
     def _obstacle_of_import(self, name: str, importer: str) -> Obstacle | None:
         top = name.partition(".")[0]
         if self._is_there(top):
-            # below the top, packages make modules up as they like
+            # packages may create submodules at run time
             return self.obstacle(name) if self._is_there(name) else None
         if top in self._elsewhere or top in self._names_below(importer.partition(".")[0]):
             return None
         return Obstacle(f"No module named {top!r}", top)
 
     def _names_below(self, package: str) -> set[str]:
-        """Return the names of modules anywhere below a package: setuptools puts a directory of its own on the path."""
+        """Return the names of all modules in a package: setuptools, for one, puts an inner directory on the path."""
         if package not in self._below:
             names = self._below[package] = set()
             for _, folders, files in os.walk(self._site / package):
@@ -134,43 +135,43 @@ def check_importable(
     """Check that the modules of distributions can be imported from a directory.
 
     Args:
-        distributions: those that were asked for.
+        distributions: the requested distributions.
         site: the directory.
         target: the Python and system that it is for.
-        say: is told what may go wrong there.
-        places: where each of them was asked for, by name.
+        say: takes one line for the user about each module that may fail there.
+        places: where each distribution was requested, by name.
 
     Raises:
-        DeploymentError: one cannot; says which, why, and where it was asked for.
+        DeploymentError: a module cannot be imported; the message says which, why, and where it was requested.
     """
     check, owners = ImportCheck(site, target), dict[str, Distribution]()
     for item in distributions:
         own = [module for module in item.modules if module not in _NOT_TRIED]
         if not own and not item.requires and not item.brings_anything:
-            raise _refusal(item, places, "it brings no module")
+            raise _refusal(item, places, "it has no module")
         for module in own:
             found = check.obstacle(module)
             if found is None or (found.missing and target.is_here):
-                owners[module] = item  # whether a module is there, trying tells best: packages make some up
+                owners[module] = item  # try it below: packages may create modules at run time
             else:
                 _refuse_or_tell(item, module, found, say, places)
     for module, (kind, found) in _failing(list(owners), site).items() if target.is_here else ():
         if kind == "ImportError":
             _refuse_or_tell(owners[module], module, found, say, places)
         else:
-            say(f"importing {module} raises {kind} on this machine: {found.text}; see whether it works on Lambda")
+            say(f"importing {module} raises {kind} on this machine: {found.text}; check whether it works on Lambda")
 
 
 def _refuse_or_tell(item: Distribution, module: str, found: Obstacle, say: Say, places: Mapping[str, str]) -> None:
     if not _is_missed_here(item, found):
         raise _refusal(item, places, f"{module} cannot be imported: {found.text}")
-    say(f"{module} of {item.name} {item.version} cannot be imported, neither there nor here: {found.text}")
+    say(f"{module} of {item.name} {item.version} can be imported neither there nor here: {found.text}")
 
 
 def _is_missed_here(item: Distribution, found: Obstacle) -> bool:
-    """Tell whether the same version is installed here and lacks the same: no program here can use that module.
+    """Tell whether the same version is installed here and lacks the same module, so that no program here uses it.
 
-    ``pip freeze`` names such: IPython brings matplotlib_inline without matplotlib.
+    ``pip freeze`` lists such distributions: IPython installs matplotlib_inline without matplotlib.
     """
     if not found.missing or importlib.util.find_spec(found.missing) is not None:
         return False
@@ -182,12 +183,12 @@ def _is_missed_here(item: Distribution, found: Obstacle) -> bool:
 
 def _refusal(item: Distribution, places: Mapping[str, str], reason: str) -> DeploymentError:
     return DeploymentError(
-        f"the runtime would be of no use: {places[item.name]} asks for {item.name}, but of version {item.version} "
-        f"{reason}. Name another version, or what is missing; nothing was uploaded"
+        f"the runtime would not work: {places[item.name]} asks for {item.name}, but in version {item.version} {reason}"
+        ". Choose another version, or add what is missing; nothing was uploaded"
     )
 
 
-# -- trying it -----------------------------------------------------------------------------------------------
+# -- importing -----------------------------------------------------------------------------------------------
 
 _TRY = """
 import importlib, json, os, sys
@@ -209,7 +210,7 @@ for module in modules:
         kind = "ImportError" if isinstance(error, ImportError) else type(error).__name__
         is_missing = isinstance(error, ModuleNotFoundError)
         missing = str(error.name).partition(".")[0] if is_missing else ""
-        # Lambda has its own, if not this machine
+        # Lambda has these, even if this machine does not
         failure = None if missing in own else [kind, str(error)[:500], missing]
     print(json.dumps([module, failure]), file=out, flush=True)
 os._exit(0)
@@ -217,14 +218,14 @@ os._exit(0)
 
 
 def _failing(modules: Sequence[str], site: Path) -> dict[str, tuple[str, Obstacle]]:
-    """Import modules in a process of their own, with what a worker has; return the kind of what each raises, and it."""
+    """Import modules in another process, with a worker's modules; return each failing module's error type and text."""
     failing: dict[str, tuple[str, Obstacle]] = {}
     waiting = list(modules)
     while waiting:
         told = _import(waiting, site)
         failing.update({module: (failure[0], Obstacle(*failure[1:])) for module, failure in told if failure})
         if len(told) < len(waiting):
-            failing[waiting[len(told)]] = "an end of the process", Obstacle("it crashed, or took too long")
+            failing[waiting[len(told)]] = "an exit of the process", Obstacle("it crashed, or took too long")
         waiting = waiting[len(told) + 1 :]
     return failing
 

@@ -1,6 +1,6 @@
-"""``SitePackages``: a directory of installed distributions on its way into a runtime's tarball.
+"""``SitePackages``: a directory of installed distributions that becomes a runtime's tarball.
 
-The same distributions always give the same bytes, so that a runtime that did not change is not uploaded again.
+The same distributions always give the same bytes, so an unchanged runtime is not uploaded again.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from pywren.exceptions import DeploymentError
 from pywren.serialize._distributions import OF_THIS_MACHINE, normalized
 
 WORKERS_OWN = frozenset({"pywren", "cloudpickle", "tblib"})
-"""Modules that every worker has in the client's version; another would break what passes between the two."""
+"""Modules that every worker has in the client's version; another version could not read the client's messages."""
 
 LAMBDAS_OWN = frozenset({"boto3", "botocore", "s3transfer"})
-"""Distributions that a Lambda function has, left out unless they are asked for by name."""
+"""Distributions that Lambda provides; they are left out unless a requirement names them."""
 
 INSTALLERS = frozenset({"pip", "uv"})
 
-_EPOCH = 315_532_800  # 1980: tools that make zips of files know nothing older
+_EPOCH = 315_532_800  # 1980-01-01, the oldest time that a zip file can store
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Distribution:
     """An installed distribution.
 
     Args:
-        name: its name, normalized: in lower case, words joined by dashes.
+        name: its normalized name: lower case, words joined by dashes.
         version: its version.
         folder: its ``.dist-info`` directory.
-        files: what belongs to it, as POSIX paths relative to the directory of packages.
-        requires: what it requires, as its metadata say it.
+        files: its files, as POSIX paths relative to the directory of packages.
+        requires: its requirements, as its metadata state them.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Distribution:
 
     @property
     def preinstalls(self) -> dict[str, bool]:
-        """What no client need send, and whether it is a package: the modules; of a namespace, what stands in it."""
+        """The modules that no client need send, and whether each is a package; for a namespace, the modules in it."""
         present = set(self.files)
         found: dict[str, bool] = {}
         for file in self.files:
@@ -76,12 +76,12 @@ class Distribution:
 
     @property
     def brings_anything(self) -> bool:
-        """Whether there is more to it than its metadata."""
+        """Whether it has files besides its metadata."""
         return any(not file.startswith(f"{self.folder.name}/") for file in self.files)
 
 
 class SitePackages:
-    """A directory that packages are imported from.
+    """A directory of installed packages.
 
     Args:
         path: the directory.
@@ -91,12 +91,12 @@ class SitePackages:
         self.path = path
 
     def distributions(self) -> list[Distribution]:
-        """Return what is installed there, by name."""
+        """Return the installed distributions, sorted by name."""
         found = [_read(folder) for folder in self.path.glob("*.dist-info") if folder.is_dir()]
         return sorted((item for item in found if item is not None), key=lambda item: item.name)
 
     def remove(self, distribution: Distribution) -> None:
-        """Delete a distribution's files, and the directories that are empty then."""
+        """Delete a distribution's files, and the directories that become empty."""
         self._remove_files(distribution, distribution.files)
         shutil.rmtree(distribution.folder, ignore_errors=True)
 
@@ -109,7 +109,7 @@ class SitePackages:
         keep = {file for other in self.distributions() if other.name != distribution.name for file in other.files}
         for file in files:
             path = self.path / file
-            # a list of files is its distribution's own word: it may say anything
+            # RECORD comes from the distribution and may name any path: delete only inside this directory
             if file not in keep and self._is_inside(path):
                 path.unlink(missing_ok=True)
                 self._remove_empty(path.parent)
@@ -123,11 +123,11 @@ class SitePackages:
             try:
                 directory.rmdir()
             except OSError:
-                return  # something else is in it
+                return  # not empty
             directory = directory.parent
 
     def tidy(self) -> None:
-        """Delete what is of no use on a worker, or tells of this machine: scripts, byte code, installers' notes."""
+        """Delete what workers do not need or what depends on this machine: scripts, byte code, installers' records."""
         for cache in [path for path in self.path.rglob("__pycache__") if path.is_dir()]:
             shutil.rmtree(cache)
         for path in [*self.path.rglob("*.pyc"), *self.path.glob(".lock"), *self.path.glob("__editable__*")]:
@@ -156,7 +156,7 @@ def _read(folder: Path) -> Distribution | None:
     metadata = PathDistribution(folder).metadata
     name, version = metadata["Name"], metadata["Version"]
     if not name or not version:
-        return None  # what an interrupted installation left
+        return None  # an interrupted installation
     record = folder / "RECORD"
     files = tuple(row[0].replace(os.sep, "/") for row in _rows(record) if row) if record.is_file() else ()
     if not files:
@@ -166,7 +166,7 @@ def _read(folder: Path) -> Distribution | None:
 
 
 def _files_of(directory: Path, names: list[str]) -> Iterator[str]:
-    """List the files of top-level modules: conda's packages have no record of theirs."""
+    """List the files of top-level modules, for conda packages, which have no RECORD."""
     for name in names:
         if not name.isidentifier():
             continue
@@ -186,18 +186,18 @@ def _is_script(path: Path) -> bool:
 
 
 def reason_to_leave_out(distribution: Distribution, wanted: Collection[str] = ()) -> str | None:
-    """Say why a distribution does not belong into a runtime, ``None`` when it does.
+    """Return why a distribution does not belong in a runtime; ``None`` when it does.
 
     Args:
-        distribution: it.
-        wanted: names of distributions to keep though Lambda has them, or though they are of no use there.
+        distribution: the distribution.
+        wanted: the names of distributions to keep even if Lambda has them or workers cannot use them.
     """
     if distribution.name in WORKERS_OWN:
-        return "comes with the worker"
+        return "every worker has it"
     if distribution.name in LAMBDAS_OWN and distribution.name not in wanted:
         return "Lambda has it"
     if distribution.name in INSTALLERS and distribution.name not in wanted:
-        return "installs packages, which workers do not"
+        return "workers install no packages"
     return None
 
 
@@ -218,7 +218,7 @@ _ADDED: Mapping[str, frozenset[str]] = {
 
 
 def standard_modules(python: str) -> frozenset[str]:
-    """Return the modules of the standard library of a Python, such as ``"3.12"``."""
+    """Return the standard library modules of a version of Python, such as ``"3.12"``."""
 
     def reached(version: str) -> bool:
         return _minor(version) <= _minor(python)
@@ -236,12 +236,12 @@ def _minor(version: str) -> int:
 
 
 def hiding_modules(distribution: Distribution, python: str) -> list[str]:
-    """Return the modules of a distribution that would hide those of the standard library."""
+    """Return the modules of a distribution that would hide modules of the standard library."""
     return sorted(standard_modules(python).intersection(distribution.modules))
 
 
 def check_modules(distribution: Distribution) -> None:
-    """Check that a distribution does not bring, under another name, what the worker itself consists of.
+    """Check that a distribution contains none of the worker's own modules.
 
     Raises:
         DeploymentError: it does.
@@ -249,8 +249,8 @@ def check_modules(distribution: Distribution) -> None:
     taken = sorted(WORKERS_OWN.intersection(distribution.modules))
     if taken:
         raise DeploymentError(
-            f"{distribution.name} {distribution.version} brings a module {taken[0]}, which would take the place of the "
-            "worker's own: take it out of the requirements"
+            f"{distribution.name} {distribution.version} has a module {taken[0]}, which would replace the worker's: "
+            f"remove {distribution.name} from the requirements"
         )
 
 
@@ -258,7 +258,7 @@ def check_modules(distribution: Distribution) -> None:
 
 
 def sizes(tree: Path) -> Mapping[str, int]:
-    """Return the bytes of each file, and 0 for each directory, by relative path."""
+    """Return the size in bytes of each file, and 0 for each directory, by relative path."""
     return {path.relative_to(tree).as_posix(): _size(path) for path in tree.rglob("*")}
 
 
@@ -267,10 +267,10 @@ def _size(path: Path) -> int:
 
 
 def write_tarball(tree: Path, file: IO[bytes]) -> None:
-    """Write a directory as a tarball that depends on nothing but names, contents and who may execute what.
+    """Write a directory as a tarball that depends only on names, contents and execute permissions.
 
     Raises:
-        DeploymentError: there is something in it that is no file, directory or link.
+        DeploymentError: it contains something other than files, directories and links.
     """
     with (
         gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=6) as packed,
@@ -297,5 +297,5 @@ def _member(path: Path, name: str) -> tarfile.TarInfo:
     elif stat.S_ISREG(status.st_mode):
         member.size = status.st_size
     else:
-        raise DeploymentError(f"{path} is neither a file, a directory nor a link, and cannot be in a runtime")
+        raise DeploymentError(f"{path} is not a file, directory or link, so it cannot go into a runtime")
     return member

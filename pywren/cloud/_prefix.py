@@ -1,4 +1,4 @@
-"""A prefix: a virtual or conda environment that is taken into a runtime as it stands."""
+"""A prefix: a virtual or conda environment that is copied into a runtime as it is."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _NOT_NEEDED = ("__pycache__", "*.pyc", "*.a", "*.la", "pkgconfig", "cmake", "ens
 
 
 def copy_prefix(prefix: Path, target: Target, tree: Path) -> Path:
-    """Copy what a worker needs of an environment.
+    """Copy the parts of an environment that a worker needs.
 
-    Of a virtual environment those are its packages. A conda environment brings its own libraries and interpreter,
-    which then runs the calls.
+    From a virtual environment these are its packages. A conda environment also has its own libraries and its own
+    interpreter, which then runs the calls.
 
     Args:
         prefix: the environment's directory.
-        target: where the runtime is to be used.
+        target: where the runtime will be used.
         tree: the directory that becomes the runtime.
 
     Returns:
         The directory of packages in the tree.
 
     Raises:
-        DeploymentError: it is no environment, or one of another Python or system.
+        DeploymentError: it is not an environment, or is for another Python or system.
     """
     packages = _packages(prefix, target)
     _check_extensions(prefix / packages, target)
@@ -40,12 +40,12 @@ def copy_prefix(prefix: Path, target: Target, tree: Path) -> Path:
         return tree / packages
     interpreter = prefix / "bin" / "python"
     if not interpreter.exists():
-        raise DeploymentError(f"{prefix} has no bin/python: it is not a whole conda environment")
+        raise DeploymentError(f"{prefix} has no bin/python: it is not a complete conda environment")
     check_binary(interpreter.resolve(), target)
     root = tree / "condaruntime"
     shutil.copytree(prefix / "lib", root / "lib", symlinks=True, ignore=_ignored)
     (root / "bin").mkdir()
-    shutil.copy2(interpreter, root / "bin" / "python")  # the file that it leads to
+    shutil.copy2(interpreter, root / "bin" / "python")  # follows a symbolic link
     _drop_strange_links(root, prefix)
     return root / packages
 
@@ -59,13 +59,13 @@ def _packages(prefix: Path, target: Target) -> Path:
     found = sorted(path.parent.name for path in prefix.glob("lib/python3.*/site-packages"))
     if not found:
         raise DeploymentError(
-            f"{prefix} is no environment of Python for Linux: it has no lib/python3.x/site-packages. "
-            "Name the directory that `python -c 'import sys; print(sys.prefix)'` prints there"
+            f"{prefix} is not a Python environment for Linux: it has no lib/python3.x/site-packages. "
+            "Pass the directory that `python -c 'import sys; print(sys.prefix)'` prints in that environment"
         )
     if f"python{target.python}" not in found:
         raise DeploymentError(
-            f"{prefix} is for Python {', '.join(name[6:] for name in found)}, but the runtime is to be for "
-            f"{target.python}: say --python {found[-1][6:]}, or name another environment"
+            f"{prefix} is for Python {', '.join(name[6:] for name in found)}, but the runtime is for "
+            f"{target.python}: add --python {found[-1][6:]}, or pass another environment"
         )
     return Path("lib", f"python{target.python}", "site-packages")
 
@@ -78,7 +78,7 @@ def _check_extensions(directory: Path, target: Target) -> None:
         compiled_for = match["python"]
         if compiled_for and compiled_for != target.python.replace(".", ""):
             raise DeploymentError(f"{path} is for Python 3.{compiled_for[1:]}, not for {target}")
-        if compiled_for or match[1]:  # other libraries may be there for several systems
+        if compiled_for or match[1]:  # packages may contain other libraries for several systems
             check_binary(path, target)
 
 
@@ -92,15 +92,15 @@ def check_binary(path: Path, target: Target) -> None:
     machine = _MACHINES.get(int.from_bytes(data[18:20], "little"), "another machine")
     if data[:4] != b"\x7fELF" or machine != target.machine:
         system = f"Linux on {machine}" if data[:4] == b"\x7fELF" else "another system"
-        raise DeploymentError(f"{path} is for {system}, but the runtime is to be for {target}: {_REMEDY}")
+        raise DeploymentError(f"{path} is for {system}, but the runtime is for {target}: {_REMEDY}")
     if b"libc.musl-" in data:
         raise DeploymentError(f"{path} is for musl, but Lambda has glibc: {_REMEDY}")
     needed = max((int(minor) for minor in re.findall(rb"GLIBC_2\.(\d+)", data)), default=0)
     if needed > target.glibc:
-        raise DeploymentError(f"{path} needs glibc 2.{needed}, but the runtime is to be for {target}: {_REMEDY}")
+        raise DeploymentError(f"{path} needs glibc 2.{needed}, but the runtime is for {target}: {_REMEDY}")
 
 
-_REMEDY = "build from wheels, with -r or --from-env, or make the environment on such a system"
+_REMEDY = "build from wheels with -r or --from-env, or create the environment on such a system"
 
 
 def _files(directory: Path) -> Iterator[Path]:
@@ -110,7 +110,7 @@ def _files(directory: Path) -> Iterator[Path]:
 
 
 def _drop_strange_links(root: Path, prefix: Path) -> None:
-    """Make links that lead out of the tree, and absolute ones, what they lead to, or nothing: workers refuse them."""
+    """Replace links that are absolute or leave the tree by the files they point to: workers refuse such links."""
     for path in [path for path in root.rglob("*") if path.is_symlink()]:
         leads_to = Path(os.readlink(path))
         inside = not leads_to.is_absolute() and Path(os.path.normpath(path.parent / leads_to)).is_relative_to(root)

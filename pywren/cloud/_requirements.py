@@ -1,4 +1,4 @@
-"""``Requirements``: what files of requirements ask for, read once and made into one that uv and pip both take."""
+"""``Requirements``: the contents of requirements files, read once and rewritten for uv and pip."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs
 
 @dataclass(frozen=True)
 class Requirement:
-    """One distribution that is asked for by name.
+    """One distribution that is requested by name.
 
     Args:
-        name: its name, normalized.
-        marker: when it is required; empty for always.
-        place: the file and line that name it.
+        name: its normalized name.
+        marker: the condition under which it is required; empty for always.
+        place: the file and the line that name it.
     """
 
     name: str
@@ -45,12 +45,12 @@ class Requirement:
 
 @dataclass
 class Requirements:
-    """What files of requirements ask for.
+    """What requirements files ask for.
 
     Args:
-        directory: where files for the installer are written.
-        say: is told what is left out.
-        named: what is asked for by name.
+        directory: the directory for files that the installer reads.
+        say: takes one line for the user about each requirement that is left out.
+        named: the distributions that are requested by name.
         lines: the lines for the installer.
     """
 
@@ -62,26 +62,26 @@ class Requirements:
     _constraints: int = 0
 
     def add(self, file: Path, where: Path | None = None) -> None:
-        """Read a file, and those that it includes.
+        """Read a requirements file, and the files that it includes.
 
         Args:
             file: a file or a pipe, which can be read only once.
-            where: the directory that paths in it are relative to; its own when not given.
+            where: the directory that paths in it are relative to; by default its own.
 
         Raises:
-            DeploymentError: it cannot be read, or names what no runtime can be made of.
+            DeploymentError: it cannot be read, or a requirement cannot go into a runtime.
         """
         is_file = file.is_file()
         if is_file and file.resolve() in self._read:
             return
         self._read.add(file.resolve())
-        # what a shell's <(command) gives stands in no directory of the user's
+        # a shell's <(command) is a pipe in /dev/fd: paths in it are relative to the working directory
         where = where or (file.parent if is_file else Path.cwd())
         for number, line in _logical_lines(_text_of(file)):
             self._add_line(line, where, f"line {number} of {file}")
 
     def write(self) -> list[str]:
-        """Write the one file; returns the installer's arguments."""
+        """Write the file for the installer, and return the installer's arguments."""
         path = self.directory / "requirements.txt"
         path.write_text("".join(f"{line}\n" for line in self.lines), encoding="utf-8")
         return ["-r", str(path)]
@@ -94,7 +94,7 @@ class Requirements:
         value = os.path.expandvars(option[2].strip().strip("\"'"))
         kind = option[1].lstrip("-")[0]
         if kind == "e":
-            self.say(f"{value} is left out: it is editable; what of it is pure Python is sent with each map")
+            self.say(f"{value} is left out: it is editable; its pure Python modules are sent with each map")
         elif _URL.match(value):
             self.lines.append(line)
         elif kind == "r":
@@ -106,7 +106,7 @@ class Requirements:
             self.lines.append(f"--find-links {beside.resolve()}" if beside.exists() else line)
 
     def _constraint(self, file: Path) -> str:
-        """Copy a file of constraints, without what installers refuse in one; returns where."""
+        """Copy a constraints file without the lines that installers refuse, and return its path."""
         self._constraints += 1
         path = self.directory / f"constraints-{self._constraints}.txt"
         limits = Requirements(path.parent, _say_nothing, _constraints=self._constraints * 100)
@@ -115,7 +115,7 @@ class Requirements:
         return str(path)
 
     def _requirement(self, line: str, place: str) -> list[str]:
-        """Return the lines for the installer, none for what a map sends."""
+        """Return the lines for the installer; none for a distribution that is sent with each map."""
         wheel = _wheel_in(line)
         match = _NAME.match(line)
         if match is None or _URL.match(line) or line[len(match[1]) :].startswith(("/", "\\")):
@@ -130,32 +130,32 @@ class Requirements:
         return [line]
 
     def _at_url(self, line: str, item: Requirement, url: str, wheel: tuple[str, str] | None) -> list[str]:
-        """Take ``name @ URL``: a wheel, or what was installed here from a directory or a repository."""
+        """Handle ``name @ URL``: a wheel, or a distribution installed here from a directory or a repository."""
         address = urlsplit(os.path.expandvars(url))
         is_gone = address.scheme == "file" and not os.path.exists(unquote(address.path))
         version = _version_here(item.name)
         if wheel is not None and not is_gone:
             self.named.append(item)
             return [line]
-        if is_gone and (wheel is not None or version is not None):  # conda's packages name where they were built
+        if is_gone and (wheel is not None or version is not None):  # conda names its build directory
             version = wheel[1] if wheel is not None else version
-            self.say(f"{item.name}: {_shown(url)} is not there; {item.name}=={version} is looked for instead")
+            self.say(f"{item.name}: {_shown(url)} does not exist; using {item.name}=={version} instead")
             self.named.append(item)
             return [f"{item.name}=={version}" + (f" ; {item.marker}" if item.marker else "")]
         if version is None and item.name not in WORKERS_OWN:
             raise DeploymentError(
-                f"{item.place} names {item.name} by its sources, {_shown(url)}, and only wheels are taken: make one "
-                f"with `pip wheel '{_shown(url)}'`, and name its file"
+                f"{item.place} names the source of {item.name}, {_shown(url)}, but only wheels can be used: build one "
+                f"with `pip wheel '{_shown(url)}'`, and name its file instead"
             )
         self.say(
-            f"{item.name} is left out: it is installed from {_shown(url)}; what of it is pure Python is sent with each "
+            f"{item.name} is left out: it is installed from {_shown(url)}; its pure Python modules are sent with each "
             "map"
         )
         return []
 
 
 def _say_nothing(_: str) -> None:
-    """Constraints leave nothing out of a runtime."""
+    """Say nothing: a constraint leaves no package out of a runtime."""
 
 
 def _text_of(file: Path) -> str:
@@ -170,7 +170,7 @@ def _text_of(file: Path) -> str:
 
 
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the lines that say something, with their numbers, as pip joins them: a backslash continues one."""
+    """Yield the lines that are not blank, with their numbers, joined as pip does: a backslash continues a line."""
     pending, first = "", 0
     for number, line in enumerate([*text.splitlines(), ""], start=1):
         first = first if pending else number
@@ -184,7 +184,7 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _wheel_in(line: str) -> tuple[str, str] | None:
-    """Return the name and version of the wheel that a requirement leads to, if it does."""
+    """Return the name and version of the wheel that a requirement names; ``None`` when it names none."""
     match = re.search(r"([^/\\\s]+)\.whl(?=[\s;#?]|$)", line)
     parts = unquote(match[1]).split("-") if match else []
     return (normalized(parts[0]), parts[1]) if len(parts) >= 5 else None
@@ -202,14 +202,17 @@ def _version_here(name: str) -> str | None:
 
 
 def _shown(url: str) -> str:
-    return re.sub(r"//[^/@]*@", "//", url)  # never a password
+    return re.sub(r"//[^/@]*@", "//", url)  # hides a password in the URL
 
 
 # -- markers -------------------------------------------------------------------------------------------------
 
 
 def environment_of(target: Target) -> Mapping[str, str]:
-    """Return what markers ask for, as it is on a target: https://packaging.python.org/specifications/dependency-specifiers."""
+    """Return the values of a target's environment markers.
+
+    Source: https://packaging.python.org/specifications/dependency-specifiers.
+    """
     here = platform.python_version()
     full = here if here.startswith(target.python + ".") else f"{target.python}.0"
     return {
@@ -227,11 +230,11 @@ def environment_of(target: Target) -> Mapping[str, str]:
 
 
 def holds(marker: str, environment: Mapping[str, str]) -> bool:
-    """Tell whether a marker holds; one that is not understood does, and is left to the installer.
+    """Tell whether a marker holds. A marker that cannot be parsed counts as true: the installer decides.
 
     Args:
         marker: such as ``python_version < "3.11" and sys_platform == "linux"``.
-        environment: the values of its variables.
+        environment: the values of the variables in it.
     """
     tokens = _TOKEN.findall(marker)
     if "".join(tokens).replace(" ", "") != marker.replace(" ", ""):
@@ -247,7 +250,7 @@ _VERSIONS = ("python_version", "python_full_version", "implementation_version")
 
 
 class _Marker:
-    """A marker that is being read, from left to right."""
+    """A parser that evaluates a marker from left to right."""
 
     def __init__(self, tokens: Sequence[str], environment: Mapping[str, str]) -> None:
         self._tokens = list(tokens)

@@ -1,4 +1,4 @@
-"""``Installer``: uv or pip, made to collect the wheels that suit a function instead of this machine."""
+"""``Installer``: uv or pip, told to collect wheels for a function's system instead of this machine's."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pywren.exceptions import DeploymentError
+from pywren.version import PYTHON
 
 logger = logging.getLogger(__name__)
 
@@ -23,19 +24,19 @@ Say = Callable[[str], None]
 """Takes one line for the user."""
 
 ARCHITECTURES: Mapping[str, str] = {"x86_64": "x86_64", "arm64": "aarch64"}
-"""Lambda's names of the architectures, and those of wheels."""
+"""Lambda's names of the architectures, and the names in the tags of wheels."""
 
-_AMAZON_LINUX_2, _AMAZON_LINUX_2023 = 26, 34  # minor versions of their glibc
+_AMAZON_LINUX_2, _AMAZON_LINUX_2023 = 26, 34  # the minor versions of their glibc
 _OLDEST_GLIBC = 17
 _LEGACY_PLATFORMS = {"x86_64": ("manylinux2014", "manylinux2010", "manylinux1"), "aarch64": ("manylinux2014",)}
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a runtime is to be used.
+    """Where a runtime will be used.
 
     Args:
-        python: Python's version, such as ``"3.12"``.
+        python: the version of Python, such as ``"3.12"``.
         arch: Lambda's name of the architecture, ``x86_64`` or ``arm64``.
     """
 
@@ -52,7 +53,7 @@ class Target:
 
     @property
     def glibc(self) -> int:
-        """The minor version of the function's C library: Lambda changed its Linux with Python 3.12."""
+        """The minor version of the function's glibc: since Python 3.12 Lambda runs on Amazon Linux 2023."""
         return _AMAZON_LINUX_2023 if int(self.python.partition(".")[2]) >= 12 else _AMAZON_LINUX_2
 
     @property
@@ -63,8 +64,8 @@ class Target:
 
     @property
     def is_here(self) -> bool:
-        """Whether this program runs on the same Python, system and architecture, which pip takes markers from."""
-        here = f"{sys.version_info.major}.{sys.version_info.minor}", sys.platform, platform.machine()
+        """Whether this program runs on the same Python, system and architecture; pip evaluates markers on them."""
+        here = PYTHON, sys.platform, platform.machine()
         return here == (self.python, "linux", self.machine)
 
 
@@ -72,9 +73,9 @@ class Installer:
     """Resolves requirements to wheels for a target, and installs them into a directory.
 
     Args:
-        target: where the wheels are to run.
+        target: where the wheels will run.
         tool: ``uv`` or ``pip``.
-        command: how the tool is started.
+        command: the command line that starts the tool.
     """
 
     def __init__(self, target: Target, tool: str, command: Sequence[str]) -> None:
@@ -83,26 +84,26 @@ class Installer:
         self._command = tuple(command)
 
     def install(self, arguments: Sequence[str], directory: Path) -> None:
-        """Install requirements, and what they require, into an empty directory.
+        """Install requirements and their dependencies into an empty directory.
 
         Args:
-            arguments: requirements, and ``-r`` with files of them.
+            arguments: requirements, and ``-r`` with requirements files.
             directory: the directory.
 
         Raises:
-            DeploymentError: they cannot be had as wheels, or exclude each other; with the tool's own words.
+            DeploymentError: some have no wheel, or they exclude each other; the message quotes the tool.
         """
         done = self._run([*self._options(directory), *arguments])
         if done.returncode:
-            # pip says on stdout which requirements exclude each other, among what it does otherwise
+            # pip prints which requirements exclude each other on stdout, among its progress messages
             conflict = _CONFLICT.search(done.stdout)
             raise self._refusal((conflict[0] if conflict else "") + done.stderr)
 
     def obtainable(self, requirements: Sequence[str], directory: Path) -> bool:
-        """Tell whether each of some requirements can be had as a wheel, whatever it requires itself.
+        """Tell whether every requirement has a wheel; their dependencies do not matter.
 
         Raises:
-            DeploymentError: the tool does not know: it cannot reach the index, or fails otherwise.
+            DeploymentError: the tool cannot tell: it cannot reach the index, or fails for another reason.
         """
         done = self._run([*self._options(directory), "--dry-run", "--no-deps", *requirements])
         if done.returncode and (_says(_UNREACHABLE, done.stderr) or not _says(_UNOBTAINABLE, done.stderr)):
@@ -110,12 +111,12 @@ class Installer:
         return done.returncode == 0
 
     def choose(self, requirement: str, directory: Path, *, lowest: bool = False) -> str | None:
-        """Return the version that a requirement leads to, ``None`` when none has a wheel.
+        """Return the version that the tool chooses for a requirement; ``None`` when no version has a wheel.
 
         Args:
-            requirement: of one distribution.
-            directory: a directory to write nothing into.
-            lowest: take the lowest version instead of the highest. pip cannot.
+            requirement: a requirement for one distribution.
+            directory: any directory; nothing is written.
+            lowest: choose the lowest version instead of the highest; pip ignores this.
         """
         options = [*self._options(directory), "--dry-run", "--no-deps"]
         if self.tool == "pip":
@@ -132,7 +133,7 @@ class Installer:
             platforms = [option for name in self.target.platforms for option in ("--platform", name)]
             where = ["--implementation", "cp", "--python-version", self.target.python, *platforms]
             return [*common, *where]
-        # a hard link would lead into uv's cache, and what is written through it would stay there
+        # a hard link would share the file with uv's cache, and a change to it would damage the cache
         where = ["--python", sys.executable, "--python-version", self.target.python, "--link-mode", "copy"]
         return [*common, *where, "--python-platform", _uv_platform(self.target)]
 
@@ -154,16 +155,16 @@ class Installer:
         lines = [line.strip() for line in output.splitlines() if line.strip() and not _CHATTER.match(line)]
         said = "; ".join(lines[-_LINES_SHOWN:])[-_TEXT_SHOWN:]
         return DeploymentError(
-            f"cannot make a runtime for {self.target}; {self.tool} says: {said}. {self._remedy(output)}"
+            f"cannot build a runtime for {self.target}; {self.tool} says: {said}. {self._remedy(output)}"
         )
 
     def _remedy(self, output: str) -> str:
         if _says(_UNREACHABLE, output):
-            return "Check the network, or name another index in UV_DEFAULT_INDEX (for pip PIP_INDEX_URL)"
+            return "Check the network, or set UV_DEFAULT_INDEX (for pip: PIP_INDEX_URL) to another index"
         if _says(_NO_WHEEL, output):
             return (
-                "Only wheels are taken, as nothing can be compiled for the function here: choose a version that has "
-                f"one for {self.target.platforms[0]} or an older system; of a package that is pure Python make one "
+                "Only wheels can be used, because nothing can be compiled for the function here: choose a version that "
+                f"has one for {self.target.platforms[0]} or an older system. For a pure Python package build a wheel "
                 "with `pip wheel NAME`, and add `--find-links DIRECTORY` to the requirements"
             )
         return "Correct the requirements; nothing was uploaded"
@@ -187,39 +188,40 @@ _UNOBTAINABLE = re.compile(r"No solution found|No matching distribution|requires
 
 
 def _says(pattern: re.Pattern[str], output: str) -> bool:
-    """Tell whether a tool's output has these words, wherever the tool has wrapped its lines."""
+    """Tell whether a tool's output contains these words, no matter where it wraps lines."""
     return pattern.search(" ".join(output.split())) is not None
 
 
 def find_installers(target: Target) -> list[Installer]:
-    """Return the tools that are here: the one to use first, then one that knows more wheels.
+    """Return the installed tools: the one to use first, then one that finds more wheels.
 
     Raises:
-        DeploymentError: there is none.
+        DeploymentError: none is installed.
     """
     uv, pip = _find_uv(), _find_pip()
     found = [Installer(target, "uv", uv)] if uv else []
-    # uv knows of manylinux2014 and then 2_28; what lies between, Amazon Linux 2 runs and only pip can be told
+    # uv has no platform between manylinux2014 and manylinux_2_28; pip does, and Amazon Linux 2 runs up to 2_26
     if pip and (not uv or target.glibc == _AMAZON_LINUX_2):
         found.append(Installer(target, "pip", pip))
     if not found:
         raise DeploymentError(
-            "a runtime is made with uv or pip, and neither is here: install one, such as with `python -m ensurepip`"
+            "building a runtime needs uv or pip, and neither is installed: install one, for example with "
+            "`python -m ensurepip`"
         )
     return found
 
 
 def install_with_any(installers: Sequence[Installer], arguments: Sequence[str], directory: Path, say: Say) -> None:
-    """Install requirements, and what they require, with the first tool that can.
+    """Install requirements and their dependencies with the first tool that can.
 
     Args:
         installers: the tools.
-        arguments: requirements, and ``-r`` with files of them.
+        arguments: requirements, and ``-r`` with requirements files.
         directory: an empty directory.
-        say: is told when what was installed may not be all that the target needs.
+        say: takes one line for the user when the target may need more than was installed.
 
     Raises:
-        DeploymentError: none of them can; with the words of the last.
+        DeploymentError: no tool can; the message quotes the last one.
     """
     first, *others = installers
     try:
@@ -227,14 +229,13 @@ def install_with_any(installers: Sequence[Installer], arguments: Sequence[str], 
     except DeploymentError as error:
         if not others:
             raise
-        logger.info("%s cannot install them, %s is tried: %s", first.tool, others[0].tool, error)
+        logger.info("%s cannot install them; trying %s: %s", first.tool, others[0].tool, error)
         install_with_any(others, arguments, directory, say)
         return
     if first.tool == "pip" and not first.target.is_here:
         say(
-            f"pip collected these packages, and decides by this machine, not for {first.target}, what is required on "
-            "some systems and Pythons only: see whether one is missing. uv, where it is installed and finds all, "
-            "knows better"
+            f"pip collected these packages, but evaluates markers for this machine, not for {first.target}: check "
+            "that no package is missing. uv evaluates them for the target"
         )
 
 
@@ -248,7 +249,7 @@ def _find_uv() -> list[str] | None:
     candidates = [[path, "pip"]] if path else []
     if importlib.util.find_spec("uv") is not None:
         candidates.append([sys.executable, "-m", "uv", "pip"])
-    # a version manager's stand-in may be there without the tool
+    # a version manager may leave a stub for a tool that is not installed
     return next((command for command in candidates if _starts([*command, "list", "--help"])), None)
 
 

@@ -1,6 +1,6 @@
-"""``Bucket``: where calls are staged: private, over TLS only, and cleared of old calls by S3 itself.
+"""``Bucket``: where calls are staged: private, over TLS only, and with old calls deleted by S3 itself.
 
-In a bucket that was there before, pywren changes nothing but what concerns its own keys.
+In a bucket that pywren did not create, it changes only settings that concern its own keys.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from pywren.aws.errors import error_code
+from pywren.aws.errors import service_code, was_denied
 from pywren.aws.requests import AWS
-from pywren.cloud.function import Function, Owner
+from pywren.cloud.function import LambdaFunction, Owner
 from pywren.cloud.names import OWNER_TAG, Names, is_ours
 from pywren.cloud.plan import Step
+from pywren.cloud.policies import tls_only
 from pywren.exceptions import ConfigError, DeploymentError
 
 logger = logging.getLogger(__name__)
 
 EXPIRY_DAYS = 7
-"""Days after which S3 deletes the objects of calls, when nothing else is said."""
+"""Days after which S3 deletes the objects of calls, by default."""
 
 DELETE_BATCH = 1000
-"""Objects that one DeleteObjects takes."""
+"""The most objects in one DeleteObjects request (Amazon S3 API Reference)."""
 
 _CLOSED = {
     "BlockPublicAcls": True,
@@ -44,13 +45,13 @@ class Bucket:
     Args:
         names: what everything is called.
         aws: the account and region.
-        function: whose records of failed calls are in it.
+        function: the function whose records of failed calls are in it.
         expiry_days: days after which S3 deletes the objects of calls.
-        force: delete the bucket whoever made it, with objects of others too.
+        force: delete the bucket even if pywren did not create it, with all objects in it.
     """
 
     def __init__(
-        self, names: Names, aws: AWS, function: Function, *, expiry_days: int = EXPIRY_DAYS, force: bool = False
+        self, names: Names, aws: AWS, function: LambdaFunction, *, expiry_days: int = EXPIRY_DAYS, force: bool = False
     ) -> None:
         self.names = names
         self.expiry_days = expiry_days
@@ -65,35 +66,35 @@ class Bucket:
 
     @functools.cached_property
     def prefixes(self) -> tuple[str, ...]:
-        """The beginnings of the keys in it that are pywren's: the records of somebody else's function are not."""
+        """The prefixes of pywren's keys; records of somebody else's function of the same name are not pywren's."""
         calls, failures = self.names.prefixes
         return (calls,) if self._function.owner() is Owner.SOMEBODY_ELSE else (calls, failures)
 
-    # -- as it should be -------------------------------------------------------------------------------------
+    # -- creating and updating -------------------------------------------------------------------------------
 
     def plan(self) -> list[Step]:
-        """Return the steps until the bucket is there and protected.
+        """Return the steps that create and protect the bucket.
 
         Raises:
             ConfigError: it is in another region.
-            DeploymentError: it is somebody else's, or may not be looked at.
+            DeploymentError: it belongs to somebody else, or these credentials may not use it.
         """
         if not self.exists():
-            what = f"{self.title} in {self.names.region}, closed to the public, for objects of {self.expiry_days} days"
+            what = f"{self.title} in {self.names.region}, private, with calls deleted after {self.expiry_days} days"
             return [Step("create", what, self._create)]
         return self._plan_settings()
 
     def exists(self) -> bool:
-        """Tell whether the bucket is there, in the right region, and this account's.
+        """Tell whether the bucket exists, in the right region and in this account.
 
         Raises:
             ConfigError: it is in another region.
-            DeploymentError: it is somebody else's, or may not be looked at.
+            DeploymentError: it belongs to somebody else, or these credentials may not use it.
         """
         try:
             answer = self._find("head_bucket", _MISSING, ExpectedBucketOwner=self.names.account_id)
         except DeploymentError as error:
-            if error.__cause__ is not None and error_code(error.__cause__) in ("403", "AccessDenied"):
+            if was_denied(error):
                 raise DeploymentError(
                     f"{self.title} belongs to somebody else, or these credentials may not use it: choose another name "
                     f"under s3: bucket, or grant them s3:ListBucket on {self.names.bucket_arn}"
@@ -112,10 +113,10 @@ class Bucket:
         return True
 
     def _create(self) -> None:
-        # us-east-1 is where a bucket is when nothing is said; it refuses to be named
+        # us-east-1 is the default, and S3 refuses it as a LocationConstraint
         region = self.names.region
         where = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
-        # the answer when another set-up was quicker, or an earlier try's answer was lost
+        # S3 answers so when another set-up was faster, or when the response to an earlier attempt was lost
         self._find("create_bucket", ("BucketAlreadyOwnedByYou",), **where)
         self._aws.wait(
             "s3",
@@ -124,6 +125,7 @@ class Bucket:
             permission=f"s3:ListBucket on {self.names.bucket_arn}",
             Bucket=self.names.bucket,
         )
+        # Every setting is a request of its own: a set-up that is interrupted here is completed by the next one.
         for step in self._plan_settings():
             step.run()
 
@@ -131,7 +133,7 @@ class Bucket:
         tags = self._setting("get_bucket_tagging", "TagSet", "NoSuchTagSet")
         policy = self._setting("get_bucket_policy", "Policy", "NoSuchBucketPolicy")
         _, ours = self._statements(json.loads(policy or "{}"))
-        # a bucket that nobody has put anything to becomes ours: `aws s3 mb` made it, or a set-up was interrupted
+        # An untouched, empty bucket becomes pywren's: `aws s3 mb` created it, or a set-up was interrupted.
         whole = (
             is_ours(tags) or self._tls_statement(True) in ours or (not policy and not tags and not self._first_key())
         )
@@ -143,7 +145,7 @@ class Bucket:
             return []
         key, value = OWNER_TAG
         tag_set = [tag for tag in tags or () if tag["Key"] != key] + [{"Key": key, "Value": value}]
-        return [self._put("put_bucket_tagging", "its tag, which makes it pywren's", Tagging={"TagSet": tag_set})]
+        return [self._put("put_bucket_tagging", "its tag, which marks it as pywren's", Tagging={"TagSet": tag_set})]
 
     def _plan_closing(self) -> list[Step]:
         found = self._setting(
@@ -157,7 +159,7 @@ class Bucket:
 
     def _plan_tls(self, found_policy: Any, whole: bool) -> list[Step]:
         if found_policy is _UNSUPPORTED or str(self._aws.client("s3").meta.endpoint_url).startswith("http://"):
-            return []  # a server on this machine: the rule would lock everybody out
+            return []  # a server without TLS: the policy would lock everybody out
         policy = json.loads(found_policy or "{}")
         wanted = self._tls_statement(whole)
         others, found = self._statements(policy)
@@ -169,22 +171,15 @@ class Bucket:
     def _tls_statement(self, whole: bool) -> dict[str, Any]:
         arn = self.names.bucket_arn
         resources = [arn, f"{arn}/*"] if whole else [f"{arn}/{prefix}*" for prefix in self.prefixes]
-        return {
-            "Sid": self._sid,
-            "Effect": "Deny",
-            "Principal": "*",
-            "Action": "s3:*",
-            "Resource": resources,
-            "Condition": {"Bool": {"aws:SecureTransport": "false"}},
-        }
+        return tls_only(self._sid, "s3", resources)
 
     @property
     def _sid(self) -> str:
-        # two configurations may share a bucket, each with its prefix; a Sid has letters and digits only
+        # Two configurations may share a bucket, each with its own prefix. IAM allows only letters and digits in a Sid.
         return "PywrenTlsOnly" + hashlib.sha256(self.names.prefix.encode()).hexdigest()[:8]
 
     def _statements(self, policy: dict[str, Any]) -> tuple[list[Any], list[Any]]:
-        """Return the statements of others, and ours."""
+        """Return other people's statements, and ours."""
         statements = policy.get("Statement") or []
         statements = statements if isinstance(statements, list) else [statements]
         ours = [statement for statement in statements if statement.get("Sid") == self._sid]
@@ -199,19 +194,19 @@ class Bucket:
         wanted = [rule for rule in rules if rule["Filter"]["Prefix"].startswith(self.prefixes)]
         if sorted(ours, key=_rule_id) == sorted(wanted, key=_rule_id):
             return []
-        what = f"its objects of calls expire after {self.expiry_days} days"
+        what = f"calls expire after {self.expiry_days} days"
         return [self._put("put_bucket_lifecycle_configuration", what, **_lifecycle(found or {}, [*others, *wanted]))]
 
     def _rules(self, lifecycle: dict[str, Any]) -> tuple[list[Any], list[Any]]:
-        """Return the rules of others, and ours."""
+        """Return other people's rules, and ours."""
         rules = lifecycle.get("Rules", [])
         own = {rule["ID"] for rule in _expiry_rules(self.names, self.expiry_days)}
         return [rule for rule in rules if rule.get("ID") not in own], [rule for rule in rules if rule.get("ID") in own]
 
-    # -- its end ---------------------------------------------------------------------------------------------
+    # -- deleting --------------------------------------------------------------------------------------------
 
     def plan_removal(self) -> list[Step]:
-        """Return the steps until nothing of pywren's is left, nor the bucket unless others made or use it."""
+        """Return the steps that delete what is pywren's, and the bucket unless somebody else created or uses it."""
         if not self.exists():
             return []
         steps = []
@@ -224,11 +219,11 @@ class Bucket:
             everything = Step("delete", f"every object in {self.title}, others' too", lambda: self._delete_objects(""))
             return [everything, Step("delete", self.title, self._delete)]
         if other is not None:
-            why = f"it holds objects of others, such as {other}; --force deletes it with all of them"
+            why = f"it holds other objects, such as {other}; --force deletes it and all of them"
         elif self._force or is_ours(self._setting("get_bucket_tagging", "TagSet", "NoSuchTagSet")):
             return [*steps, Step("delete", self.title, self._delete)]
         else:
-            why = "pywren did not make it; --force deletes it all the same"
+            why = "pywren did not create it; --force deletes it anyway"
         return [*steps, *self._plan_settings_removal(), Step("keep", f"{self.title}: {why}")]
 
     def _plan_settings_removal(self) -> list[Step]:
@@ -252,7 +247,7 @@ class Bucket:
     def _delete(self) -> None:
         if self._find("delete_bucket", (*_MISSING, "BucketNotEmpty")) is None and self.exists():
             raise DeploymentError(
-                f"cannot delete {self.title}: something was written to it meanwhile; run the command again"
+                f"cannot delete {self.title}: something wrote to it in the meantime; run the command again"
             )
 
     def _delete_objects(self, prefix: str) -> None:
@@ -274,44 +269,36 @@ class Bucket:
             )
 
     def delete_keys(self, keys: list[str]) -> None:
-        """Delete objects by key; in a bucket that keeps versions that is a mark, and S3's own expiry does the rest."""
+        """Delete objects by key. A versioned bucket only gets delete markers, and S3 expires the old versions."""
         for start in range(0, len(keys), DELETE_BATCH):
             self._delete_batch([{"Key": key} for key in keys[start : start + DELETE_BATCH]])
 
     def listing(self, prefix: str) -> Iterator[dict[str, Any]]:
-        """Yield what ListObjectsV2 says of every object under a prefix: ``Key``, ``Size``, ``LastModified``."""
-        position: dict[str, str] = {}
-        while True:
-            page = self._request("list_objects_v2", Prefix=prefix, **position)
+        """Yield every object under a prefix as ListObjectsV2 describes it: ``Key``, ``Size``, ``LastModified``."""
+        tokens = {"ContinuationToken": "NextContinuationToken"}
+        for page in self._pages("list_objects_v2", tokens, prefix):
             yield from page.get("Contents", ())
-            if not page.get("IsTruncated"):
-                return
-            position = {"ContinuationToken": page["NextContinuationToken"]}
 
     def _objects(self, prefix: str) -> Iterator[dict[str, str]]:
-        """Yield what DeleteObjects takes for every object, version and delete marker under a prefix."""
+        """Yield every object, version and delete marker under a prefix in the form that DeleteObjects takes."""
         if not self._keeps_versions():
             yield from ({"Key": item["Key"]} for item in self.listing(prefix))
             return
-        position: dict[str, str] = {}
-        while True:
-            page = self._request("list_object_versions", Prefix=prefix, **position)
+        tokens = {"KeyMarker": "NextKeyMarker", "VersionIdMarker": "NextVersionIdMarker"}
+        for page in self._pages("list_object_versions", tokens, prefix):
             for item in (*page.get("Versions", ()), *page.get("DeleteMarkers", ())):
                 yield {"Key": item["Key"], "VersionId": item["VersionId"]}
-            if not page.get("IsTruncated"):
-                return
-            position = {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page["NextVersionIdMarker"]}
 
     def _keeps_versions(self) -> bool:
         answer = self._find("get_bucket_versioning", ()) or {}
         return answer.get("Status") in ("Enabled", "Suspended")
 
     def _first_foreign_key(self) -> str | None:
-        """Return the first key that is under none of our prefixes."""
+        """Return the first key outside our prefixes; ``None`` when there is none."""
         if self._keeps_versions():
             keys = (item["Key"] for item in self._objects(""))
             return next((key for key in keys if not key.startswith(self.prefixes)), None)
-        after = ""  # ours are skipped as a whole, however many they are
+        after = ""  # each of our prefixes is skipped with one request, however many keys it has
         while (key := self._first_key(after=after)) is not None:
             ours = [prefix for prefix in self.prefixes if key.startswith(prefix)]
             if not ours:
@@ -329,19 +316,26 @@ class Bucket:
     # -- requests --------------------------------------------------------------------------------------------
 
     def _request(self, operation: str, **arguments: Any) -> dict[str, Any]:
-        doing = f"{_VERBS.get(operation, operation.replace('_', ' '))} {self.title}"
+        doing = self._doing(operation)
         return self._aws.request("s3", operation, doing=doing, Bucket=self.names.bucket, **arguments)
 
+    def _pages(self, operation: str, tokens: dict[str, str], prefix: str) -> Iterator[dict[str, Any]]:
+        doing = self._doing(operation)
+        return self._aws.pages("s3", operation, tokens=tokens, doing=doing, Bucket=self.names.bucket, Prefix=prefix)
+
+    def _doing(self, operation: str) -> str:
+        return f"{_VERBS.get(operation, operation.replace('_', ' '))} {self.title}"
+
     def _find(self, operation: str, absent: tuple[str, ...], **arguments: Any) -> dict[str, Any] | None:
-        """Send a request: ``None`` for what is absent, ``_UNSUPPORTED`` where the server does not know such a thing."""
+        """Send a request; return ``None`` for an absent thing, ``_UNSUPPORTED`` when the server lacks the operation."""
         try:
             return self._request(operation, **arguments)
         except DeploymentError as error:
-            code = "" if error.__cause__ is None else error_code(error.__cause__)
+            code = service_code(error)
             if code in absent:
                 return None
             if code in _UNKNOWN_TO_SERVER:
-                logger.warning("this S3 server does not know %s: %s goes without", operation, self.title)
+                logger.warning("skipped %s of %s: this S3 server does not support it", operation, self.title)
                 return _UNSUPPORTED
             raise
 
@@ -354,15 +348,15 @@ class Bucket:
 
 
 _UNSUPPORTED: dict[str, Any] = {}
-"""What a server answers that does not know a setting: nothing is set, and nothing will be."""
+"""Stands for a setting that the server does not support: it is not set, and never will be."""
 
-_VERBS = {"head_bucket": "look at", "create_bucket": "create", "delete_bucket": "delete"}
+_VERBS = {"head_bucket": "check", "create_bucket": "create", "delete_bucket": "delete"}
 
 
 def _expiry_rules(names: Names, days: int) -> list[dict[str, Any]]:
     """Return the lifecycle rules of a configuration.
 
-    Callsets are UUIDs: a rule for each first digit leaves the runtimes alone, which stand beside them.
+    Callsets are UUIDs: one rule for each first digit spares the runtimes, whose keys have the same prefix.
     """
     prefixes = {f"pywren {names.prefix} {digit}": f"{names.prefix}/{digit}" for digit in "0123456789abcdef"}
     prefixes[f"pywren {names.prefix} failures of {names.function}"] = f"{names.failure_prefix}/"
@@ -384,6 +378,6 @@ def _rule_id(rule: dict[str, Any]) -> str:
 
 
 def _lifecycle(found: dict[str, Any], rules: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the arguments that put rules, keeping what else was set."""
+    """Return the arguments that set these rules and keep the other settings."""
     kept = {name: found[name] for name in ("TransitionDefaultMinimumObjectSize",) if name in found}
     return {"LifecycleConfiguration": {"Rules": rules}, **kept}

@@ -1,19 +1,18 @@
-"""``Doctor``: looks at everything that calls on Lambda need, and says what is wrong and what to do about it."""
+"""``Doctor``: checks everything that calls on Lambda need, and says what is wrong and how to fix it."""
 
 from __future__ import annotations
 
 import email.utils
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pywren import wrenconfig
-from pywren.aws.errors import error_code, response
+from pywren.aws.errors import response, was_denied
 from pywren.aws.requests import AWS
 from pywren.cloud.function import is_pywrens
-from pywren.cloud.plan import Resource, find
+from pywren.cloud.plan import Resource
 from pywren.cloud.resources import Resources, check_account
 from pywren.exceptions import DeploymentError, PywrenError
 from pywren.storage.runtime_info import (
@@ -25,29 +24,29 @@ from pywren.storage.runtime_info import (
     required_sha256,
 )
 from pywren.storage.s3_backend import S3Backend
+from pywren.version import PYTHON
 from pywren.worker.bundle import build_zip, code_sha256
 
 CLOCK_TOLERANCE = 60.0
-"""Seconds that this machine's clock may be wrong; AWS refuses requests at 300."""
+"""Seconds that this machine's clock may be off; AWS refuses signatures that are off by 300 or more."""
 
 ORDINARY_CONCURRENCY = 1000
-"""Calls at once that AWS grants to an ordinary account."""
+"""The default quota of concurrent executions of an account ("Lambda quotas", AWS Lambda Developer Guide)."""
 
 _NO_CONFIGURATION = (
-    "there is none, so calls run on this machine; for Lambda make one with `pywren create_config`, or with "
-    "`pywren-setup`, which also makes what it names"
+    "there is none, so calls run on this machine; to use Lambda, create one with `pywren create_config`, or with "
+    "`pywren-setup`, which also creates the resources"
 )
 _PROTECTION = "protection of the bucket"
-_NO_PERMISSION = ("AccessDenied", "AccessDeniedException", "403")
 
 
 class Finding(NamedTuple):
-    """What was found of one thing.
+    """The result of one check.
 
     Args:
-        verdict: ``ok``, ``wrong``, or ``note`` for what need not be wrong.
-        what: the thing.
-        said: how it is, and when it is not as it should be, what to do.
+        verdict: ``ok``, ``wrong``, or ``note`` for something that may be intended.
+        what: the thing that was checked.
+        said: its state, and what to do if it is wrong.
     """
 
     verdict: str
@@ -59,10 +58,10 @@ class Finding(NamedTuple):
 
 
 class Doctor:
-    """Examines a configuration. Writes nothing but one small object, which it deletes.
+    """Examines a configuration. It writes only one small object, and deletes it again.
 
     Args:
-        config: the configuration; ``None`` when there is none, and only the credentials can be looked at.
+        config: the configuration; ``None`` to check only the credentials.
         aws: the account and region.
         clock: seconds since the epoch.
     """
@@ -73,7 +72,7 @@ class Doctor:
         self._clock = clock
 
     def examine(self) -> Iterator[Finding]:
-        """Yield what is found, as it is found. When the account cannot be reached nothing more is looked at."""
+        """Yield findings one by one; stop when the account cannot be reached."""
         if not self._config:
             yield from self._examine_credentials()
             yield Finding("note", "configuration", _NO_CONFIGURATION)
@@ -128,26 +127,29 @@ class Doctor:
         if abs(ahead) <= CLOCK_TOLERANCE:
             yield Finding("ok", "clock", "right")
             return
-        where = "ahead" if ahead > 0 else "behind"
+        where = "ahead of" if ahead > 0 else "behind"
         yield Finding(
-            "wrong", "clock", f"this machine's is {abs(ahead):.0f} s {where} of AWS: set it, for example with NTP"
+            "wrong", "clock", f"this machine's is {abs(ahead):.0f} s {where} AWS's: set it, for example with NTP"
         )
 
     def _examine_bucket(self, resources: Resources) -> Iterator[Finding]:
         name = resources.names.bucket
         if not self._may_exist(resources):
-            yield Finding("wrong", "bucket", f"there is no bucket {name}: `pywren create_bucket` makes it")
+            yield Finding("wrong", "bucket", f"there is no bucket {name}: create it with `pywren create_bucket`")
             return
         self._try_bucket(resources)
         yield Finding("ok", "bucket", f"s3://{name}/{resources.names.prefix}/ is readable and writable")
         yield from _guarded(_PROTECTION, lambda: _compare_quietly(resources.bucket))
 
     def _may_exist(self, resources: Resources) -> bool:
-        """Tell whether there is the bucket; who only runs calls may not ask, and is told by reading and writing."""
+        """Tell whether the bucket may exist.
+
+        Credentials that may only run calls may not check; then reading and writing an object decides.
+        """
         try:
             return resources.bucket.exists()
         except DeploymentError as error:
-            if error.__cause__ is not None and error_code(error.__cause__) in _NO_PERMISSION:
+            if was_denied(error):
                 return True
             raise
 
@@ -168,64 +170,63 @@ class Doctor:
         name = resources.names.function
         existing = self._aws.function_config(name)
         if existing is None:
-            yield Finding("wrong", "function", f"there is no function {name}: `pywren deploy_lambda` makes it")
+            yield Finding("wrong", "function", f"there is no function {name}: create it with `pywren deploy_lambda`")
             return
         state = existing.get("State", "Active")
         update = existing.get("LastUpdateStatus", "Successful")
-        if state not in ("Active", "Inactive") or update != "Successful":  # an idle one wakes by itself
+        if state not in ("Active", "Inactive") or update != "Successful":  # an inactive function wakes on its next call
             reason = existing.get("LastUpdateStatusReason") or existing.get("StateReason") or ""
             yield Finding(
                 "wrong",
                 "function",
                 f"{name} is {state}, its last update {update} {reason}".rstrip()
-                + ": wait a moment and look again, or run `pywren deploy_lambda`",
+                + ": wait a moment and check again, or run `pywren deploy_lambda`",
             )
             return
         yield self._examine_worker(existing)
         yield from _compare("function", resources.function, "pywren deploy_lambda")
 
     def _examine_worker(self, existing: Mapping[str, Any]) -> Finding:
-        here = f"python{sys.version_info.major}.{sys.version_info.minor}"
-        deploy = "`pywren deploy_lambda` brings it to this machine's"
+        here = f"python{PYTHON}"
+        deploy = "update it with `pywren deploy_lambda`"
         if not is_pywrens(existing):
             return Finding("wrong", "worker", "the function is not pywren's: choose another lambda: function_name")
         if existing.get("Runtime") != here:
-            return Finding("wrong", "worker", f"the function has {existing.get('Runtime')}, not {here}: {deploy}")
+            found = existing.get("Runtime")
+            return Finding("wrong", "worker", f"the function has {found}, this machine {here}: {deploy}")
         if existing.get("CodeSha256") != code_sha256(build_zip()):
             return Finding(
-                "wrong", "worker", f"the function has another pywren, cloudpickle or tblib than this machine: {deploy}"
+                "wrong", "worker", f"the function's pywren, cloudpickle or tblib differs from this machine's: {deploy}"
             )
-        return Finding("ok", "worker", f"{here}, the pywren of this machine")
+        return Finding("ok", "worker", f"{here}, with this machine's pywren")
 
     def _examine_reserved_concurrency(self, resources: Resources) -> Iterator[Finding]:
         name = resources.names.function
-        answer = find(
-            self._aws,
+        answer = self._aws.find(
             "lambda",
             "get_function_concurrency",
-            absent=("ResourceNotFoundException",),
-            doing=f"look at the concurrency of {name}",
+            doing=f"read the concurrency of {name}",
             FunctionName=name,
         )
         reserved = (answer or {}).get("ReservedConcurrentExecutions")
         if reserved == 0:
-            remedy = f"`aws lambda delete-function-concurrency --function-name {name}` lets them run"
-            yield Finding("wrong", "concurrency", f"it is reserved to 0, so no call would ever run: {remedy}")
+            remedy = f"run `aws lambda delete-function-concurrency --function-name {name}`"
+            yield Finding("wrong", "concurrency", f"it is reserved to 0, so no call can run: {remedy}")
         elif reserved is not None:
-            yield Finding("note", "concurrency", f"{reserved} calls run at once: so many are reserved for the function")
+            yield Finding("note", "concurrency", f"the function reserves {reserved}, so no more calls run at once")
 
     def _examine_quota(self) -> Iterator[Finding]:
         answer = self._aws.request(
             "lambda",
             "get_account_settings",
-            doing="look at the account's quotas",
+            doing="read the account's quotas",
             permission="lambda:GetAccountSettings",
         )
         limit, usage = answer["AccountLimit"], answer["AccountUsage"]
         at_once = limit["ConcurrentExecutions"]
-        said = f"{at_once:,} calls run at once in this account and region"
+        said = f"up to {at_once:,} calls run at once in this account and region"
         if at_once < ORDINARY_CONCURRENCY:
-            said += "; others wait. Ask for more under Service Quotas > AWS Lambda > Concurrent executions"
+            said += "; others wait. Request more under Service Quotas > AWS Lambda > Concurrent executions"
         yield Finding("ok" if at_once >= ORDINARY_CONCURRENCY else "note", "quota", said)
         if usage.get("TotalCodeSize", 0) > 0.9 * limit.get("TotalCodeSize", float("inf")):
             yield Finding("note", "quota", "the account's store of function code is almost full: delete old functions")
@@ -243,13 +244,13 @@ class Doctor:
 
 
 def _compare_quietly(bucket: Resource) -> Iterator[Finding]:
-    """Say what the bucket lacks; calls run without it."""
+    """Report what the bucket lacks as notes: calls run without it."""
     for step in bucket.plan():
         yield Finding("note", _PROTECTION, f"`pywren create_bucket` {step.planned}")
 
 
 def _compare(what: str, resource: Resource, command: str) -> Iterator[Finding]:
-    """Say how a thing differs from what it should be."""
+    """Report how a resource differs from the configuration."""
     steps = resource.plan()
     if not steps:
         yield Finding("ok", what, resource.title)
@@ -257,16 +258,16 @@ def _compare(what: str, resource: Resource, command: str) -> Iterator[Finding]:
         if step.verb == "keep":
             yield Finding("note", what, step.what)
         else:
-            yield Finding("wrong", what, f"not as it should be: `{command}` {step.planned}")
+            state = "missing" if step.verb == "create" else "differs from the configuration"
+            yield Finding("wrong", what, f"{state}: `{command}` {step.planned}")
 
 
 def _guarded(what: str, examine: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """Turn what an examination raises into a finding; what may not be looked at need not be wrong."""
+    """Turn an error of a check into a finding; a check that is not permitted yields only a note."""
     try:
         yield from examine()
     except PywrenError as error:
-        refused = error.__cause__ is not None and error_code(error.__cause__) in _NO_PERMISSION
-        if (refused and what != "bucket") or what == "quota":  # a server that is not AWS's may have none
-            yield Finding("note", what, f"not looked at: {error}")
+        if (was_denied(error) and what != "bucket") or what == "quota":  # servers other than AWS may have no quotas
+            yield Finding("note", what, f"not checked: {error}")
         else:
             yield Finding("wrong", what, str(error))

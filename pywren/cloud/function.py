@@ -1,10 +1,9 @@
-"""``Function``: the Lambda function with the bundle of this machine's pywren, and what becomes of its failed calls."""
+"""``LambdaFunction``: the function, with the bundle of this machine's pywren, and the records of its failed calls."""
 
 from __future__ import annotations
 
 import enum
 import hashlib
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,31 +13,32 @@ from pywren.aws.requests import AWS, FunctionSpec
 from pywren.cloud.names import OWNER_TAG, Names
 from pywren.cloud.plan import Step
 from pywren.exceptions import DeploymentError
+from pywren.version import PYTHON
 from pywren.worker.bundle import HANDLER, build_zip, code_sha256
 
 DIRECT_LIMIT = 50 * 1024 * 1024
-"""Bytes of a zip that Lambda takes in the request; bigger ones go through the bucket."""
+"""The most bytes of a zip in a request; bigger ones go through the bucket ("Lambda quotas", Developer Guide)."""
 
 _HANDLERS = (HANDLER, "wrenhandler.aws_lambda_handler")
-"""Of pywren's functions; the second is 0.4's."""
+"""The handlers of pywren's functions; the second is that of 0.4."""
 
 
 class Owner(enum.Enum):
-    """Whose a function is; ``NOBODY`` when there is none."""
+    """Whose function it is; ``NOBODY`` when it does not exist."""
 
     PYWREN = "pywren"
     SOMEBODY_ELSE = "somebody else"
     NOBODY = "nobody"
 
 
-class Function:
-    """The function of a configuration. One with another handler is somebody else's and left alone.
+class LambdaFunction:
+    """The function of a configuration. pywren never touches a function with a handler other than its own.
 
     Args:
         config: the configuration.
         names: what everything is called.
         aws: the account and region.
-        archive: the zip to deploy; the bundle of this machine when not given.
+        archive: the zip to deploy; by default this machine's bundle.
     """
 
     def __init__(self, config: Mapping[str, Any], names: Names, aws: AWS, *, archive: bytes | None = None) -> None:
@@ -53,13 +53,14 @@ class Function:
         return f"the function {self.names.function}"
 
     def plan(self) -> list[Step]:
-        """Return the steps until the function is there, with this code and these settings.
+        """Return the steps that create the function, or update its code and settings.
 
         Raises:
             DeploymentError: Lambda has no runtime for this machine's Python, or the function is not pywren's.
         """
         spec = self.spec()
         archive = build_zip() if self._archive is None else self._archive
+        # Lambda refuses to change a function while another change is in progress (ResourceConflictException).
         existing = self._aws.settled_function(spec.name)
         if existing is None:
             what = f"{self.title} with {spec.runtime}, {spec.memory} MB and {spec.timeout} s"
@@ -75,14 +76,14 @@ class Function:
         return steps
 
     def owner(self) -> Owner:
-        """Return whose function it is: what Lambda writes for it, its log and its records, follows it."""
+        """Return whose function it is; its log and its records of failed calls belong to the same owner."""
         existing = self._aws.function_config(self.names.function)
         if existing is None:
             return Owner.NOBODY
         return Owner.PYWREN if is_pywrens(existing) else Owner.SOMEBODY_ELSE
 
     def plan_removal(self) -> list[Step]:
-        """Return the steps until the function is gone."""
+        """Return the steps that delete the function."""
         owner = self.owner()
         if owner is Owner.NOBODY:
             return []
@@ -91,7 +92,7 @@ class Function:
         return [Step("delete", self.title, lambda: self._aws.delete_function(self.names.function))]
 
     def spec(self) -> FunctionSpec:
-        """Return how the function is to be.
+        """Return how the function should be.
 
         Raises:
             DeploymentError: Lambda has no runtime for this machine's Python.
@@ -116,6 +117,7 @@ class Function:
 
     def _plan_update(self, spec: FunctionSpec, archive: bytes, existing: Mapping[str, Any]) -> list[Step]:
         steps = []
+        # The architecture belongs to the code: only UpdateFunctionCode can change it.
         same_architecture = list(existing.get("Architectures") or ["x86_64"]) == [spec.architecture]
         if existing.get("CodeSha256") != code_sha256(archive) or not same_architecture:
             steps.append(Step("update", f"{self.title}: its code", lambda: self._update_code(spec, archive)))
@@ -131,7 +133,7 @@ class Function:
 
     @contextmanager
     def _code(self, archive: bytes) -> Iterator[dict[str, Any]]:
-        """Give the code as Lambda takes it: in the request, or through the bucket while the context lasts."""
+        """Give the code in the form that Lambda takes: in the request, or in the bucket while the context lasts."""
         if len(archive) <= DIRECT_LIMIT:
             yield {"ZipFile": archive}
             return
@@ -147,7 +149,7 @@ class Function:
         return {
             "event_age": int(wrenconfig.setting(self._config, "lambda.event_age")),
             "on_failure": self.names.bucket_arn,
-            # Lambda's own retries would run the user's function again behind pywren's back
+            # By default Lambda retries an asynchronous call twice: it would run the user's function again, unnoticed.
             "retries": 0,
         }
 
@@ -162,24 +164,24 @@ class Function:
 
 
 def is_pywrens(existing: Mapping[str, Any]) -> bool:
-    """Tell from what GetFunctionConfiguration says whether a function is one of pywren's."""
+    """Tell from a function's configuration whether it is one of pywren's."""
     return existing.get("Handler") in _HANDLERS
 
 
-def lambda_runtime(known: Sequence[str], version: tuple[int, int] = sys.version_info[:2]) -> str:
-    """Return Lambda's runtime of this machine's Python: client and worker must agree.
+def lambda_runtime(known: Sequence[str], python: str = PYTHON) -> str:
+    """Return Lambda's runtime for this machine's Python: client and worker must agree on it.
 
     Args:
-        known: the Python runtimes that Lambda has.
-        version: the version of this machine's Python.
+        known: the Python runtimes that Lambda offers.
+        python: this machine's Python.
 
     Raises:
-        DeploymentError: Lambda has none for it.
+        DeploymentError: Lambda has no runtime for it.
     """
-    wanted = f"python{version[0]}.{version[1]}"
+    wanted = f"python{python}"
     if wanted not in known:
         raise DeploymentError(
-            f"Lambda has no runtime {wanted} that this machine's botocore knows of, and the function needs the Python "
-            f"of the client: run pywren with one of {', '.join(known)}, or try a newer SDK (pip install -U boto3)"
+            f"Lambda has no runtime {wanted}, as far as this machine's botocore knows, and the function needs the "
+            f"client's Python: run pywren on one of {', '.join(known)}, or update the SDK (pip install -U boto3)"
         )
     return wanted

@@ -1,4 +1,4 @@
-"""``Garbage``: callsets and failure records that nobody needs any more."""
+"""``Garbage``: old callsets and failure records, which can be deleted."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 
 @dataclass
 class Garbage:
-    """What may go.
+    """What can be deleted.
 
     Args:
-        callsets: keys of each callset of which every object is old, by its id.
-        records: keys of old records of calls that ended without the handler's doing.
-        size: bytes of all.
+        callsets: the keys of each callset whose objects are all old, by its id.
+        records: the keys of old records of calls that failed outside the handler.
+        size: bytes of all objects.
     """
 
     callsets: dict[str, list[str]] = field(default_factory=dict)
@@ -41,11 +41,11 @@ class Garbage:
 
 
 def find_garbage(bucket: Bucket, before: datetime.datetime) -> Garbage:
-    """Return what was written before a moment. What is not a callset (runtimes, others' objects) is never among it.
+    """Find callsets and records that were written before a time; anything else, such as runtimes, is never included.
 
     Args:
-        bucket: the bucket; must exist.
-        before: with a time zone.
+        bucket: the bucket; it must exist.
+        before: the time, with a time zone.
     """
     found = Garbage()
     calls, *failures = bucket.prefixes
@@ -64,7 +64,7 @@ def _by_callset(bucket: Bucket, prefix: str) -> Iterator[tuple[str, list[dict[st
     def callset(item: dict[str, Any]) -> str:
         return str(item["Key"]).removeprefix(prefix).partition("/")[0]
 
-    # a listing is in order of the keys: a callset's stand together
+    # S3 lists keys in order, so the keys of a callset are adjacent
     for name, items in itertools.groupby(bucket.listing(prefix), key=callset):
         if _UUID.fullmatch(name):
             yield name, list(items)

@@ -16,7 +16,6 @@ from pywren.aws.requests import AWS
 from pywren.cloud._user_data import Boot, client_requirements
 from pywren.cloud.instances import Instance, ask_ec2
 from pywren.cloud.names import OWNER_TAG, QUEUE_TAG, Names
-from pywren.cloud.plan import find
 from pywren.exceptions import ArgumentError, DeploymentError, PywrenError
 from pywren.storage.s3_backend import S3Backend
 from pywren.worker.bundle import build_zip
@@ -211,8 +210,7 @@ class Launcher:
         """Check what an instance cannot do without, before any is paid for."""
         self._aws.queue_url(self.names.queue)
         profile = self.names.instance_profile
-        found = find(
-            self._aws,
+        found = self._aws.find(
             "iam",
             "get_instance_profile",
             absent=("NoSuchEntity",),

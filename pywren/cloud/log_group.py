@@ -1,15 +1,16 @@
-"""``LogGroup``: where the function's output goes. The function's role may write to it, but not make one."""
+"""``LogGroup``: where the function's output goes. The function's role may write to it, but not create it."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from pywren.aws.requests import AWS
-from pywren.cloud.function import Function, Owner
+from pywren.cloud.function import LambdaFunction, Owner
 from pywren.cloud.names import OWNER_TAG, Names
-from pywren.cloud.plan import Step, find
+from pywren.cloud.plan import Step
 
 RETENTION_DAYS = 30
+"""Days that CloudWatch keeps lines; without a retention policy it keeps them forever, at a price."""
 
 _EXISTS = ("ResourceAlreadyExistsException",)
 _MISSING = ("ResourceNotFoundException",)
@@ -17,15 +18,17 @@ _THEIRS = "it is the log of a function that is not pywren's"
 
 
 class LogGroup:
-    """The function's log group. It is whose the function is: Lambda may have made it. Without one, its tag says.
+    """The function's log group. It has the function's owner, because Lambda may have created it.
+
+    When the function does not exist, the group's tag tells whether pywren created it.
 
     Args:
         names: what everything is called.
         aws: the account and region.
-        function: the function.
+        function: the function that writes to it.
     """
 
-    def __init__(self, names: Names, aws: AWS, function: Function) -> None:
+    def __init__(self, names: Names, aws: AWS, function: LambdaFunction) -> None:
         self.names = names
         self._aws = aws
         self._function = function
@@ -36,49 +39,43 @@ class LogGroup:
         return f"the log group {self.names.log_group}"
 
     def plan(self) -> list[Step]:
-        """Return the steps until the log group is there and old lines expire."""
+        """Return the steps that create the log group and let old lines expire."""
         if self._function.owner() is Owner.SOMEBODY_ELSE:
             return [Step("keep", f"{self.title}: {_THEIRS}")]
-        found = self._look()
+        found = self._found()
         if found is None:
-            return [Step("create", f"{self.title}, for lines of {RETENTION_DAYS} days", self._create)]
-        if "retentionInDays" not in found:  # what somebody has chosen, stays
+            return [Step("create", f"{self.title}, which keeps lines for {RETENTION_DAYS} days", self._create)]
+        if "retentionInDays" not in found:  # somebody's own choice stays
             return [Step("update", f"{self.title}: lines expire after {RETENTION_DAYS} days", self._set_retention)]
         return []
 
     def plan_removal(self) -> list[Step]:
-        """Return the steps until the log group is gone."""
-        if self._look() is None:
+        """Return the steps that delete the log group."""
+        if self._found() is None:
             return []
         owner = self._function.owner()
         if owner is Owner.SOMEBODY_ELSE:
             return [Step("keep", f"{self.title}: {_THEIRS}")]
         if owner is Owner.NOBODY and not self._is_tagged():
-            return [Step("keep", f"{self.title}: pywren did not make it")]
+            return [Step("keep", f"{self.title}: pywren did not create it")]
         return [Step("delete", self.title, lambda: self._find("delete_log_group", _MISSING))]
 
-    def _look(self) -> dict[str, Any] | None:
-        arguments: dict[str, Any] = {}
-        while True:
-            page = self._aws.request(
-                "logs",
-                "describe_log_groups",
-                doing=f"look at {self.title}",
-                logGroupNamePrefix=self.names.log_group,
-                **arguments,
-            )
-            for group in page.get("logGroups", ()):
-                if group["logGroupName"] == self.names.log_group:
-                    return dict(group)
-            if not page.get("nextToken"):
-                return None
-            arguments = {"nextToken": page["nextToken"]}
+    def _found(self) -> dict[str, Any] | None:
+        pages = self._aws.pages(
+            "logs",
+            "describe_log_groups",
+            tokens={"nextToken": "nextToken"},
+            doing=f"look up {self.title}",
+            logGroupNamePrefix=self.names.log_group,
+        )
+        groups = (group for page in pages for group in page.get("logGroups", ()))
+        return next((dict(group) for group in groups if group["logGroupName"] == self.names.log_group), None)
 
     def _is_tagged(self) -> bool:
         answer = self._aws.request(
             "logs",
             "list_tags_for_resource",
-            doing=f"look at the tags of {self.title}",
+            doing=f"read the tags of {self.title}",
             permission=f"logs:ListTagsForResource on {self.names.log_group_arn}",
             resourceArn=self.names.log_group_arn,
         )
@@ -92,8 +89,7 @@ class LogGroup:
         self._find("put_retention_policy", (), retentionInDays=RETENTION_DAYS)
 
     def _find(self, operation: str, absent: tuple[str, ...], **arguments: Any) -> dict[str, Any] | None:
-        return find(
-            self._aws,
+        return self._aws.find(
             "logs",
             operation,
             absent=absent,

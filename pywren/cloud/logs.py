@@ -1,28 +1,29 @@
-"""Logs: what calls left in CloudWatch."""
+"""Logs: what calls wrote to CloudWatch."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from pywren.aws.requests import AWS
 from pywren.cloud.names import Names
-from pywren.cloud.plan import find
 from pywren.exceptions import ArgumentError
 
 _CLOCKS_APART_MS = 60_000
+"""How far the clocks of a worker and of CloudWatch may differ."""
+
 _LATE_MS = 120_000
-"""For so long lines may appear between lines that were there before: containers send theirs when they like."""
+"""How late a line may arrive: Lambda sends each container's lines at its own pace, so they arrive out of order."""
 
 FOLLOW_SECONDS = 2.0
-"""Between two looks at a log that is followed. CloudWatch allows few such requests."""
+"""Seconds between two requests while following a log: CloudWatch allows only a few FilterLogEvents a second."""
 
 
 def call_logs(aws: AWS, run_status: Mapping[str, Any]) -> list[tuple[int, str]]:
     """Return the log of one call, from Lambda's START line to its REPORT line.
 
-    CloudWatch shows lines some seconds after they were written: a call that has just ended may lack its end.
+    CloudWatch shows lines some seconds late: the log of a call that has just finished may lack its last lines.
 
     Args:
         aws: the account and region of the function.
@@ -33,22 +34,22 @@ def call_logs(aws: AWS, run_status: Mapping[str, Any]) -> list[tuple[int, str]]:
 
     Raises:
         ArgumentError: the call did not run on Lambda.
-        DeploymentError: the logs may not be read.
+        DeploymentError: these credentials may not read the log.
     """
     request_id = run_status.get("aws_request_id")
     group, stream = run_status.get("log_group_name"), run_status.get("log_stream_name")
     if not (request_id and group and stream):
-        raise ArgumentError("the call has no log in CloudWatch: it did not run on Lambda, or never began there")
+        raise ArgumentError("the call has no log in CloudWatch: it did not run on Lambda, or did not start there")
     start, end = run_status.get("start_time"), run_status.get("end_time")
     events = aws.log_events(
         group,
         streams=[stream],
-        # START is written before the worker looks at its clock, REPORT after
+        # Lambda writes START before the worker reads its clock, and REPORT afterwards
         start_ms=None if start is None else int(start * 1000) - _CLOCKS_APART_MS,
         end_ms=None if end is None else int(end * 1000) + _CLOCKS_APART_MS,
     )
     found: list[tuple[int, str]] = []
-    for timestamp, message in events:
+    for timestamp, message in _lines(events):
         if found or message.startswith(f"START RequestId: {request_id}"):
             found.append((timestamp, message))
         if message.startswith(f"REPORT RequestId: {request_id}"):
@@ -57,16 +58,27 @@ def call_logs(aws: AWS, run_status: Mapping[str, Any]) -> list[tuple[int, str]]:
 
 
 def latest_log(aws: AWS, names: Names) -> Iterator[tuple[int, str]]:
-    """Yield what the container that wrote last has written, as ``(timestamp in milliseconds, message)``."""
+    """Yield the log of the container that wrote last, as ``(timestamp in milliseconds, message)``."""
     streams = aws.latest_log_streams(names.log_group)
     if streams:
-        yield from aws.log_events(names.log_group, streams=streams)
+        yield from _lines(aws.log_events(names.log_group, streams=streams))
+
+
+def recent_log(aws: AWS, names: Names, *, start_ms: int) -> Iterator[tuple[int, str]]:
+    """Yield the lines of all containers since a time, as ``(timestamp in milliseconds, message)``.
+
+    Args:
+        aws: the account and region.
+        names: what everything is called.
+        start_ms: milliseconds since the epoch.
+    """
+    return _lines(aws.log_events(names.log_group, start_ms=start_ms))
 
 
 def follow_log(
     aws: AWS, names: Names, *, start_ms: int, sleep: Callable[[float], None] = time.sleep
 ) -> Iterator[tuple[int, str]]:
-    """Yield the lines of all containers as they come, for ever.
+    """Yield the lines of all containers as they arrive, forever.
 
     Args:
         aws: the account and region.
@@ -76,7 +88,7 @@ def follow_log(
     """
     seen: dict[str, int] = {}
     while True:
-        for event in _events(aws, names.log_group, start_ms):
+        for event in aws.log_events(names.log_group, start_ms=start_ms):
             if event["eventId"] not in seen:
                 yield event["timestamp"], event["message"]
             seen[event["eventId"]] = event["timestamp"]
@@ -85,28 +97,14 @@ def follow_log(
         sleep(FOLLOW_SECONDS)
 
 
-def _events(aws: AWS, group: str, start_ms: int) -> Iterator[dict[str, Any]]:
-    position: dict[str, Any] = {}
-    while True:
-        page = find(
-            aws,
-            "logs",
-            "filter_log_events",
-            absent=("ResourceNotFoundException",),
-            doing=f"read the log {group}",
-            logGroupName=group,
-            startTime=start_ms,
-            **position,
-        )
-        yield from (page or {}).get("events", ())
-        if not page or not page.get("nextToken"):
-            return
-        position = {"nextToken": page["nextToken"]}
+def _lines(events: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, str]]:
+    for event in events:
+        yield event["timestamp"], event["message"]
 
 
 def log_url(names: Names) -> str:
     """Return the address of the function's log in the AWS console."""
     domains = {"aws-cn": "console.amazonaws.cn", "aws-us-gov": "console.amazonaws-us-gov.com"}
     domain = domains.get(names.partition, f"{names.region}.console.aws.amazon.com")
-    group = names.log_group.replace("/", "$252F")  # the console wants it encoded twice, with $ for %
+    group = names.log_group.replace("/", "$252F")  # the console expects it URL-encoded twice, with $ for %
     return f"https://{domain}/cloudwatch/home?region={names.region}#logsV2:log-groups/log-group/{group}"

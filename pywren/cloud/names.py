@@ -1,4 +1,4 @@
-"""``Names``: what everything of one configuration is called on AWS."""
+"""``Names``: the names on AWS of everything that belongs to one configuration."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from pywren.exceptions import ConfigError
 from pywren.wire.messages import failure_prefix
 
 OWNER_TAG = ("created-by", "pywren")
-"""Key and value of the tag that pywren gives to what it makes: what has it not is neither changed nor deleted."""
+"""The key and value of the tag on everything that pywren creates; it never touches anything without this tag."""
 
 QUEUE_TAG = "pywren-queue"
-"""Key of the tag that says which queue an instance takes calls from."""
+"""The key of the tag that names the queue that an instance takes calls from."""
 
 INSTANCE_PROFILE_DEFAULT = "pywren-standalone"
 
 _RULES: Mapping[str, tuple[str, str]] = {
-    # CreateRole, AWS Identity and Access Management API Reference, 2026; its letters are those of ASCII
+    # CreateRole, AWS Identity and Access Management API Reference, 2026; letters are ASCII letters
     "account.aws_lambda_role": (r"(?a:[\w+=,.@-]{1,64})", "up to 64 letters, digits and any of +=,.@-_"),
     # CreateFunction, AWS Lambda API Reference, 2026
     "lambda.function_name": (r"[A-Za-z0-9_-]{1,64}", "up to 64 letters, digits, - and _"),
     # CreateQueue, Amazon Simple Queue Service API Reference, 2026
     "standalone.sqs_queue_name": (r"[A-Za-z0-9_-]{1,80}", "up to 80 letters, digits, - and _"),
-    # that of a role, which has the same name; a profile's own may have 128
+    # the rule for roles: the profile's role has the same name; a profile alone could have 128 characters
     "standalone.instance_profile_name": (r"(?a:[\w+=,.@-]{1,64})", "up to 64 letters, digits and any of +=,.@-_"),
     # "Tag restrictions", Amazon EC2 User Guide, 2026: letters of any language
     "standalone.instance_name": (r"[\w +=.:/@-]{1,128}", "up to 128 letters, digits, spaces and any of +-=._:/@"),
-    # what IAM reads as wildcards and variables must not get into a policy
+    # the prefix goes into policies, where IAM would read other characters as wildcards and variables
     "s3.pywren_prefix": (r"[A-Za-z0-9!_.()/-]{1,200}", "up to 200 letters, digits and any of !-_.()/"),
 }
-"""What AWS allows as a name, by the configuration's key: a pattern, and its description."""
+"""The names that AWS allows, by the key of the configuration: a pattern, and its description."""
 
 
 @dataclass(frozen=True)
 class Names:
-    """What everything of one configuration is called.
+    """The names of everything that belongs to one configuration.
 
     Args:
-        region: where it is.
-        account_id: 12 digits.
-        bucket: calls are staged in it.
-        prefix: under this prefix, without slashes at its ends.
-        role: the function runs as this.
+        region: the region of everything.
+        account_id: the 12 digits of the account.
+        bucket: the bucket that calls are staged in.
+        prefix: the key prefix in the bucket, without slashes at its ends.
+        role: the role that the function runs as.
         function: the Lambda function.
         queue: the SQS queue of stand-alone workers.
-        instance_profile: stand-alone workers have it, with a role of the same name.
-        instances: the tag ``Name`` of their instances.
+        instance_profile: the instance profile of stand-alone workers, and its role.
+        instances: the value of the tag ``Name`` of their instances.
     """
 
     region: str
@@ -66,10 +66,10 @@ class Names:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], account_id: str) -> Names:
-        """Return the names that a configuration gives.
+        """Return the names in a configuration, or their defaults.
 
         Raises:
-            ConfigError: a name is missing, or none that AWS takes.
+            ConfigError: a name is missing, or AWS does not accept it.
         """
         bucket = str(wrenconfig.require(config, "s3.bucket"))
         check_bucket_name(bucket)
@@ -88,13 +88,13 @@ class Names:
         )
         if not names.prefix:
             raise ConfigError(
-                "the configuration has no s3: pywren_prefix, so the whole bucket would be pywren's: write one such as "
-                f"{wrenconfig.AWS_S3_PREFIX_DEFAULT}"
+                "the configuration's s3: pywren_prefix is empty, so the whole bucket would be pywren's: write a prefix "
+                f"such as {wrenconfig.AWS_S3_PREFIX_DEFAULT}"
             )
         if names.role == names.instance_profile:
             raise ConfigError(
                 f"account: aws_lambda_role and standalone: instance_profile_name are both {names.role}: Lambda and EC2 "
-                "do not share a role; give one of them another name"
+                "do not share a role; change one of the names"
             )
         return names
 
@@ -131,8 +131,8 @@ class Names:
         return f"arn:{self.partition}:lambda:{self.region}:{self.account_id}:function:{self.function}"
 
     def bundle_key(self, sha256: str) -> str:
-        """Return the key of what stand-alone workers fetch and run."""
-        # begins like a callset, with a hexadecimal digit: the bucket's rules for callsets delete it when it is old
+        """Return the key of the bundle that stand-alone workers fetch and run."""
+        # "b" is a hexadecimal digit, as callsets start with: the bucket's expiry rules for callsets delete old bundles
         return f"{self.prefix}/bundles/{sha256}.zip"
 
     @property
@@ -152,12 +152,12 @@ class Names:
 
     @property
     def failure_prefix(self) -> str:
-        """Where Lambda writes records of calls that ended without the handler's doing; it fixes the keys."""
+        """The prefix of Lambda's records of calls that failed outside the handler; Lambda chooses the keys."""
         return failure_prefix(self.function)
 
     @property
     def prefixes(self) -> tuple[str, str]:
-        """The beginnings of every key that pywren or its function writes."""
+        """The prefixes of every key that pywren or its function writes."""
         return f"{self.prefix}/", f"{self.failure_prefix}/"
 
 
@@ -170,23 +170,23 @@ def partition(region: str) -> str:
 
 
 def check_bucket_name(bucket: str) -> None:
-    """Check that S3 takes a name for a bucket.
+    """Check that S3 accepts a name for a bucket.
 
     Source: "General purpose bucket naming rules", Amazon S3 User Guide, 2026.
 
     Raises:
-        ConfigError: says what the rules are.
+        ConfigError: it does not; the message gives the rules.
     """
     well_formed = re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket) and ".." not in bucket
     if not well_formed or re.fullmatch(r"\d+\.\d+\.\d+\.\d+", bucket):
         raise ConfigError(
-            f"{bucket!r} is no valid name of a bucket: write 3 to 63 lower-case letters, digits, dots and hyphens, "
+            f"{bucket!r} is not a valid bucket name: write 3 to 63 lower-case letters, digits, dots and hyphens, "
             "beginning and ending with a letter or digit, under s3: bucket"
         )
     if bucket.startswith(_RESERVED_STARTS) or bucket.endswith(_RESERVED_ENDS):
         raise ConfigError(
-            f"{bucket!r} is no valid name of a bucket: S3 keeps names that begin with {', '.join(_RESERVED_STARTS)} or "
-            f"end with {', '.join(_RESERVED_ENDS)} for itself; choose another under s3: bucket"
+            f"{bucket!r} is not a valid bucket name: S3 reserves names that begin with {', '.join(_RESERVED_STARTS)} "
+            f"or end with {', '.join(_RESERVED_ENDS)}; choose another under s3: bucket"
         )
 
 
@@ -194,13 +194,13 @@ _RESERVED_STARTS = ("xn--", "sthree-", "amzn-s3-demo-")
 _RESERVED_ENDS = ("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3")
 
 
-# -- names that are made of others -----------------------------------------------------------------------------
+# -- valid names from any text -------------------------------------------------------------------------------
 
 
 def bucket_name(*parts: str) -> str:
-    """Return a name that S3 takes for a bucket, made of parts that may be anything.
+    """Return a valid bucket name made from parts, which may be any text.
 
-    It has no dots: with them the certificate of S3 does not fit the name of the host that is the bucket's.
+    It has no dots: S3's certificate does not cover the host name of a bucket with dots.
     """
 
     def is_valid(name: str) -> bool:
@@ -216,13 +216,13 @@ def bucket_name(*parts: str) -> str:
 
 
 def suffixed(path: str, name: str, separator: str, suffix: str) -> str:
-    """Return a name with a suffix that may be anything, as AWS takes it.
+    """Return a valid name with a suffix, which may be any text.
 
     Args:
-        path: the key of the configuration that the name is for, such as ``lambda.function_name``.
-        name: without the suffix.
-        separator: between the two.
-        suffix: empty for none.
+        path: the key of the configuration that holds the name, such as ``lambda.function_name``.
+        name: the name without the suffix.
+        separator: the text between name and suffix.
+        suffix: the suffix; empty for none.
     """
     pattern, _ = _RULES[path]
     most = int(re.findall(r"\{1,(\d+)\}", pattern)[0])
@@ -231,13 +231,13 @@ def suffixed(path: str, name: str, separator: str, suffix: str) -> str:
 
 
 def _made_valid(text: str, separator: str, most: int, is_valid: Callable[[str], bool]) -> str:
-    """Return a text as it is if it is a valid name, else one made of it; different texts give different names.
+    """Return a text that is a valid name unchanged, else a valid name made from it; different texts stay different.
 
     Args:
-        text: what is wished.
-        separator: stands for what may not be in a name.
-        most: characters of the longest name.
-        is_valid: tells whether a name is.
+        text: the wanted name.
+        separator: replaces characters that names may not have.
+        most: the length of the longest name.
+        is_valid: tells whether a name is valid.
     """
     if is_valid(text):
         return text
@@ -248,11 +248,11 @@ def _made_valid(text: str, separator: str, most: int, is_valid: Callable[[str], 
 
 
 _MARK = 6
-"""Hexadecimal digits that keep names apart of which something was left out."""
+"""How many hexadecimal digits distinguish names that lost some characters."""
 
 
 def is_ours(tags: Any) -> bool:
-    """Tell from the tags of a bucket, a role or a profile, as AWS lists them, whether pywren made it."""
+    """Tell from the tags that AWS lists for a bucket, a role or a profile whether pywren created it."""
     return any((tag.get("Key"), tag.get("Value")) == OWNER_TAG for tag in tags or ())
 
 
@@ -262,7 +262,7 @@ _DEFAULTS = dict.fromkeys(("standalone.instance_profile_name", "standalone.insta
 def _checked(config: Mapping[str, Any], path: str) -> str:
     value = str(wrenconfig.setting(config, path) or _DEFAULTS.get(path, ""))
     pattern, description = _RULES[path]
-    # without a prefix there is more to say
+    # an empty prefix gets its own message
     if (value or path != "s3.pywren_prefix") and not re.fullmatch(pattern, value):
         section, _, key = path.partition(".")
         raise ConfigError(f"the configuration's {section}: {key} is {value!r}: write {description}")

@@ -1,21 +1,20 @@
-"""``Step``: one change to an account, which can be told before it is made."""
+"""``Step``: one change to an account, which can be shown before it is made."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
-from pywren.aws.errors import error_code
-from pywren.aws.requests import AWS
-from pywren.exceptions import PywrenError
+logger = logging.getLogger(__name__)
 
 
 class Step(NamedTuple):
     """One change.
 
     Args:
-        verb: ``create``, ``update``, ``delete``, ``terminate``, or ``keep`` when a thing is left as it is for a reason.
-        what: the thing, and how it will be.
+        verb: ``create``, ``update``, ``delete``, ``terminate``, or ``keep`` for a thing that stays as it is.
+        what: the thing and how it will be; for ``keep`` also the reason.
         run: makes the change.
     """
 
@@ -25,38 +24,38 @@ class Step(NamedTuple):
 
     @property
     def planned(self) -> str:
-        """The step before it is run."""
+        """How to describe the step before it runs."""
         return f"would {self.verb} {self.what}"
 
     @property
     def done(self) -> str:
-        """The step after it was run."""
+        """How to describe the step after it ran."""
         return f"{'kept' if self.verb == 'keep' else self.verb + 'd'} {self.what}"
 
 
 class Resource(Protocol):
-    """A thing on AWS that knows what is missing until it is as it should be, and what deleting it takes.
+    """A thing on AWS that can plan how to create, update and delete itself.
 
-    Making a plan only looks. A plan that is run and made again is empty, but for what is kept.
+    Planning only reads. After a plan has run, the next plan has no steps but those that keep something.
     """
 
     @property
     def title(self) -> str:
-        """What it is, such as ``the queue pywren-jobs-1``."""
+        """The kind and the name, such as ``the queue pywren-jobs-1``."""
 
     def plan(self) -> list[Step]:
-        """Return the steps until it is as it should be."""
+        """Return the steps that create it, or change what differs."""
 
     def plan_removal(self) -> list[Step]:
-        """Return the steps until nothing of it is left; none when there is nothing."""
+        """Return the steps that delete it; none when it does not exist."""
 
 
 class Planned(NamedTuple):
-    """A thing, and what is to be done about it.
+    """A resource and its plan.
 
     Args:
-        title: what it is.
-        steps: in their order; none when it is as it should be.
+        title: the resource's title.
+        steps: the steps in order; empty when nothing differs.
     """
 
     title: str
@@ -64,22 +63,18 @@ class Planned(NamedTuple):
 
 
 def plan_all(resources: Iterable[Resource]) -> list[Planned]:
-    """Plan things before any of them is changed: one that must not be touched keeps all as they are."""
+    """Plan every resource before any is changed: when one refuses to be touched, all stay as they are."""
     return [Planned(resource.title, resource.plan()) for resource in resources]
 
 
-def find(
-    aws: AWS, service: str, operation: str, *, absent: tuple[str, ...], doing: str, **arguments: Any
-) -> dict[str, Any] | None:
-    """Send a request; return ``None`` when the service says with one of some codes that there is no such thing."""
-    try:
-        return aws.request(service, operation, doing=doing, **arguments)
-    except PywrenError as error:
-        if error.__cause__ is not None and error_code(error.__cause__) in absent:
-            return None
-        raise
+def create_all(resources: Iterable[Resource]) -> None:
+    """Create resources, or change what differs, and log each step."""
+    for planned in plan_all(resources):
+        for step in planned.steps:
+            step.run()
+            logger.info("%s", step.done)
 
 
 def differing(wanted: Mapping[str, Any], found: Mapping[str, Any] | None) -> list[str]:
-    """Return the names under which something else is found than wanted."""
+    """Return the names whose found value differs from the wanted one."""
     return [name for name, value in wanted.items() if (found or {}).get(name) != value]

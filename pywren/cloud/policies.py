@@ -1,4 +1,4 @@
-"""The IAM policies that pywren needs, each with no more than it uses, for the names of one configuration."""
+"""The IAM policies that pywren needs for one configuration, each with only the permissions that it uses."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ _VERSION = "2012-10-17"
 
 Policy = dict[str, Any]
 
-# -- who may take a role -------------------------------------------------------------------------------------
+# -- who may assume a role -----------------------------------------------------------------------------------
 
 
 def lambda_trust_policy() -> Policy:
-    """Return who may take the execution role: the Lambda service, and nobody else."""
+    """Return the trust policy of the function's role: only the Lambda service may assume it."""
     return _trust("lambda.amazonaws.com")
 
 
 def ec2_trust_policy(names: Names) -> Policy:
-    """Return who may take the role of stand-alone workers: the EC2 service, and nobody else."""
+    """Return the trust policy of the role of stand-alone workers: only the EC2 service may assume it."""
     return _trust(_ec2_service(names))
 
 
@@ -39,10 +39,10 @@ def _trust(service: str) -> Policy:
 
 
 def execution_policy(names: Names) -> Policy:
-    """Return what the function may do: read and write under its prefix, and write its own log."""
+    """Return the policy of the function: read and write under its prefix, and write its own log."""
     return _policy(
         _worker_objects(names),
-        # Lambda itself writes them, as this role
+        # Lambda itself writes the records, and assumes this role to do so
         _allow("FailureRecords", ["s3:PutObject"], [_below(names, names.failure_prefix)]),
         _listing(names, f"{names.prefix}/*", f"{names.failure_prefix}/*"),
         _allow(
@@ -54,7 +54,7 @@ def execution_policy(names: Names) -> Policy:
 
 
 def instance_policy(names: Names) -> Policy:
-    """Return what stand-alone workers may do: read and write under the prefix, and take calls from the queue."""
+    """Return the policy of stand-alone workers: read and write under the prefix, and take calls from the queue."""
     return _policy(
         _worker_objects(names),
         _listing(names, f"{names.prefix}/*"),
@@ -71,7 +71,7 @@ def _worker_objects(names: Names) -> Policy:
 
 
 def _listing(names: Names, *prefixes: str) -> Policy:
-    # without it S3 answers 403 instead of 404 for an object that is not there
+    # Without ListBucket, S3 answers 403 instead of 404 for an object that does not exist (GetObject, S3 API Reference).
     return _allow("List", ["s3:ListBucket"], [names.bucket_arn], {"StringLike": {"s3:prefix": list(prefixes)}})
 
 
@@ -79,7 +79,7 @@ def _listing(names: Names, *prefixes: str) -> Policy:
 
 
 def user_policy(names: Names) -> Policy:
-    """Return what somebody needs who runs calls: stage, invoke, collect, and read the log."""
+    """Return the policy for people who run calls: stage, invoke, collect, and read the log."""
     return _policy(
         _allow(
             "StagedObjects",
@@ -99,7 +99,7 @@ def user_policy(names: Names) -> Policy:
 
 
 def setup_policy(names: Names, *, layers: Sequence[str] = ()) -> Policy:
-    """Return what somebody needs who sets all up, and removes it; together with ``user_policy`` to try it out.
+    """Return the policy for people who set everything up and delete it; to test it they also need ``user_policy``.
 
     Args:
         names: what everything is called.
@@ -116,15 +116,15 @@ def setup_policy(names: Names, *, layers: Sequence[str] = ()) -> Policy:
         _allow("Roles", _ROLE_ACTIONS, roles),
         _pass_role("PassToLambda", names.role_arn, "lambda.amazonaws.com"),
         _allow("InstanceProfile", _PROFILE_ACTIONS, [names.instance_profile_arn]),
-        # putting a role into a profile takes the right to hand it to EC2
+        # AddRoleToInstanceProfile requires PassRole on the role
         _pass_role("PassToEC2", names.instance_role_arn, _ec2_service(names)),
         _allow("Function", _FUNCTION_ACTIONS, [names.function_arn]),
         _allow("LogGroup", _LOG_GROUP_ACTIONS, [names.log_group_arn, f"{names.log_group_arn}:*"]),
-        # AWS takes no single group here: it is a listing
+        # DescribeLogGroups lists groups, so it cannot be limited to one
         _allow("FindLogGroup", ["logs:DescribeLogGroups"], [names.log_group_arn.partition(names.log_group)[0] + "*"]),
         _allow("OwnQueue", _QUEUE_ACTIONS, [names.queue_arn]),
         *_worker_removal(names),
-        # AWS takes no narrower resource: it is about the account
+        # concerns the account, so it cannot be limited to a resource
         _allow("Quotas", ["lambda:GetAccountSettings"], ["*"]),
     ]
     if layers:
@@ -133,14 +133,14 @@ def setup_policy(names: Names, *, layers: Sequence[str] = ()) -> Policy:
 
 
 def launch_policy(names: Names) -> Policy:
-    """Return what ``pywren standalone`` needs: to launch workers, to look at them and their queue, to end both."""
+    """Return the policy for ``pywren standalone``: launch, list and terminate workers, and manage their queue."""
     return _policy(
         _allow(
             "Launch",
             ["ec2:RunInstances"],
             [_ec2_arn(names, "instance/*")],
             {
-                # nothing else than pywren's workers, with their role, and without the old metadata service
+                # Only pywren's workers, with their own role, and only with version 2 of the instance metadata service.
                 "StringEquals": {**_worker_tags(names, "aws:RequestTag"), "ec2:MetadataHttpTokens": "required"},
                 "ArnEquals": {"ec2:InstanceProfile": names.instance_profile_arn},
             },
@@ -154,7 +154,7 @@ def launch_policy(names: Names) -> Policy:
         ),
         _pass_role("PassToEC2", names.instance_role_arn, _ec2_service(names)),
         _allow("LookAtProfile", ["iam:GetInstanceProfile"], [names.instance_profile_arn]),
-        # AWS takes no narrower resource: these are listings
+        # lists, which cannot be limited to a resource
         _allow("LookAtTypes", ["ec2:DescribeImages", "ec2:DescribeInstanceTypes"], ["*"]),
         _allow(
             "FindImage",
@@ -189,7 +189,7 @@ _SPOT_ROLE = "aws-service-role/spot.amazonaws.com/AWSServiceRoleForEC2Spot"
 def _worker_removal(names: Names) -> list[Policy]:
     tags = {"StringEquals": _worker_tags(names, "aws:ResourceTag")}
     return [
-        # AWS takes no narrower resource: it is a listing
+        # a list, which cannot be limited to a resource
         _allow("LookAtWorkers", ["ec2:DescribeInstances"], ["*"]),
         _allow("EndWorkers", ["ec2:TerminateInstances"], [_ec2_arn(names, "instance/*")], tags),
     ]
@@ -200,7 +200,7 @@ def _worker_tags(names: Names, key: str) -> dict[str, str]:
 
 
 def _ec2_arn(names: Names, what: str) -> str:
-    # images belong to no account, or to that of their maker
+    # the ARN of an image has no account
     account = "" if what.startswith("image/") else names.account_id
     return f"arn:{names.partition}:ec2:{names.region}:{account}:{what}"
 
@@ -278,7 +278,25 @@ _QUEUE_ACTIONS = (
 )
 
 
-# -- how a policy is written ---------------------------------------------------------------------------------
+# -- statements ----------------------------------------------------------------------------------------------
+
+
+def tls_only(sid: str, service: str, resources: str | Sequence[str]) -> Policy:
+    """Return the statement of a resource's policy that refuses requests without TLS.
+
+    Args:
+        sid: the statement's name.
+        service: the prefix of the service's actions, such as ``s3``.
+        resources: one ARN or several.
+    """
+    return {
+        "Sid": sid,
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": f"{service}:*",
+        "Resource": resources,
+        "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+    }
 
 
 def _policy(*statements: Policy) -> Policy:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from pywren.aws.requests import AWS
 from pywren.cloud.names import OWNER_TAG, Names
-from pywren.cloud.plan import Step, differing, find
+from pywren.cloud.plan import Step, differing
+from pywren.cloud.policies import tls_only
 
 RETENTION_SECONDS = 14 * 86_400
 """How long SQS keeps a call that nobody takes: the most that it can."""
@@ -122,14 +123,7 @@ class Queue:
 
     @property
     def _policy(self) -> dict[str, str]:
-        statement = {
-            "Sid": "PywrenTlsOnly",
-            "Effect": "Deny",
-            "Principal": "*",
-            "Action": "sqs:*",
-            "Resource": self.names.queue_arn,
-            "Condition": {"Bool": {"aws:SecureTransport": "false"}},
-        }
+        statement = tls_only("PywrenTlsOnly", "sqs", self.names.queue_arn)
         return {"Policy": json.dumps({"Version": "2012-10-17", "Statement": [statement]})}
 
     def _create(self) -> None:
@@ -152,8 +146,7 @@ class Queue:
         return None if found is None else str(found["QueueUrl"])
 
     def _find(self, operation: str, **arguments: Any) -> dict[str, Any] | None:
-        return find(
-            self._aws,
+        return self._aws.find(
             "sqs",
             operation,
             absent=_MISSING,

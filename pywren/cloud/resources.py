@@ -1,4 +1,4 @@
-"""``Resources``: everything of one configuration on AWS."""
+"""``Resources``: everything on AWS that belongs to one configuration."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pywren import wrenconfig
 from pywren.aws.requests import AWS
 from pywren.cloud import policies
 from pywren.cloud.bucket import Bucket
-from pywren.cloud.function import Function
+from pywren.cloud.function import LambdaFunction
 from pywren.cloud.instances import Instances
 from pywren.cloud.log_group import LogGroup
 from pywren.cloud.names import Names
@@ -21,17 +21,19 @@ from pywren.exceptions import ConfigError
 
 
 class Resources:
-    """Everything of one configuration. Making it sends nothing but the question whose credentials these are.
+    """Everything on AWS that belongs to one configuration.
+
+    Creating this object sends at most one request, which asks for the account of the credentials.
 
     Args:
         config: the configuration.
         aws: the account and region.
-        account_id: the account; by default what the configuration says, or else AWS.
-        archive: the zip to deploy; the bundle of this machine when not given.
-        force: deleting the bucket deletes objects of others too.
+        account_id: the account; by default the one in the configuration, or else that of the credentials.
+        archive: the zip to deploy; by default this machine's bundle.
+        force: delete the bucket with all objects in it, other people's too.
 
     Raises:
-        ConfigError: a name is missing, or none that AWS takes.
+        ConfigError: a name is missing, or AWS does not accept it.
     """
 
     def __init__(
@@ -44,9 +46,9 @@ class Resources:
         force: bool = False,
     ) -> None:
         names = Names.of(config, account_id or written_account(config) or "")
-        # asked for last: names that are not valid are told without credentials
+        # AWS is asked last: invalid names are reported even without credentials
         self.names = names = names if names.account_id else replace(names, account_id=aws.account_id())
-        self.function = function = Function(config, names, aws, archive=archive)
+        self.function = function = LambdaFunction(config, names, aws, archive=archive)
         self.log_group = LogGroup(names, aws, function)
         expiry_days = wrenconfig.setting(config, "s3.expiry_days")
         self.bucket = Bucket(names, aws, function, expiry_days=expiry_days, force=force)
@@ -62,28 +64,28 @@ class Resources:
 
     @property
     def for_lambda(self) -> Sequence[Resource]:
-        """What calls on Lambda need, in the order in which it is made."""
+        """What calls on Lambda need, in the order of creation."""
         return self.bucket, self.role, self.log_group, self.function
 
     @property
     def for_deployment(self) -> Sequence[Resource]:
-        """What ``deploy_lambda`` brings up to date, also for somebody who may not look at roles."""
+        """What ``deploy_lambda`` creates or updates, even for somebody who may not read roles."""
         return self._role_in_use, self.log_group, self.function
 
     @property
     def for_standalone(self) -> Sequence[Resource]:
-        """What stand-alone workers need beside the bucket."""
+        """What stand-alone workers need in addition to the bucket."""
         return self.queue, self.instance_profile
 
     @property
     def for_removal(self) -> Sequence[Resource]:
-        """Everything, in the order in which it is deleted: what writes goes before what is written to."""
+        """Everything, in the order of deletion: whatever writes goes before what it writes to."""
         workers = self.instances, self.function, self.log_group
         return *workers, self.queue, self.instance_profile, self.role, self.bucket
 
 
 def written_account(config: Mapping[str, Any]) -> str | None:
-    """Return the account that a configuration names, with the zeros that YAML drops; ``None`` if it names none."""
+    """Return the account that a configuration names, with the leading zeros that YAML drops; ``None`` without one."""
     written = (config.get("account") or {}).get("aws_account_id")
     return str(written).zfill(12) if written and str(written).isdigit() else None
 
@@ -92,7 +94,7 @@ def check_account(config: Mapping[str, Any], aws: AWS) -> str:
     """Return the account of the credentials.
 
     Raises:
-        ConfigError: there are none, or the configuration names another account.
+        ConfigError: there are no credentials, or the configuration names another account.
     """
     found, written = aws.account_id(), written_account(config)
     if written and written != found:

@@ -1,7 +1,7 @@
-"""Runtimes: tarballs of packages for the worker: made from wheels, kept in the bucket by their content.
+"""Runtimes: tarballs of packages for the worker, built from wheels and stored in the bucket under their digest.
 
-A build fills a directory, describes it and packs it; a store uploads it and knows what is there. The order of what
-is written makes every interruption harmless: the tarball, then its description, then the configuration that names it.
+A build fills a directory, describes it and packs it; a store uploads and lists runtimes. The order of writing makes
+every interruption harmless: first the tarball, then its description, then the configuration that names it.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ __all__ += ["Disk", "build_from_requirements", "check_fits"]
 logger = logging.getLogger(__name__)
 
 FOLDER = "runtimes"
-"""Where runtimes are below the configuration's prefix: the function's role may read there."""
+"""The folder of runtimes below the configuration's prefix, where the function's role may read."""
 
 SMALLEST_DISK = 512
-"""Megabytes of ephemeral storage that every function has."""
+"""Megabytes of ephemeral storage that every function has ("Lambda quotas", AWS Lambda Developer Guide)."""
 
 _BIGGEST_DISK = 10_240
 _BIGGEST_SHOWN = 5
@@ -63,9 +63,9 @@ class Built:
     Args:
         path: its tarball.
         sha256: the tarball's digest.
-        meta: its description, as it stands beside the tarball.
-        needed: bytes of disk that a worker needs to extract it.
-        biggest: the distributions that take most of it, as ``(name, bytes)``.
+        meta: its description, which is stored next to the tarball.
+        needed: the bytes of disk that a worker needs to extract it.
+        biggest: its biggest distributions, as ``(name, bytes)``.
     """
 
     path: Path
@@ -76,7 +76,7 @@ class Built:
 
     @property
     def name(self) -> str:
-        """What it is called in the bucket."""
+        """Its name in the bucket."""
         return f"python{self.meta['python_ver']}-{self.meta['arch']}-{self.sha256[:_DIGITS]}"
 
     def __str__(self) -> str:
@@ -91,17 +91,17 @@ class Built:
 def build_from_requirements(
     files: Sequence[Path], target: Target, directory: Path, say: Say, *, installers: Sequence[Installer] = ()
 ) -> Built:
-    """Make a runtime of what files of requirements name, and what that requires.
+    """Build a runtime from requirements files and their dependencies.
 
     Args:
-        files: requirements as pip reads them: files, or pipes that can be read once.
-        target: where it is to be used.
-        directory: an empty directory to work in; the tarball is left there.
+        files: requirements files for pip; each may be a pipe, which can be read only once.
+        target: where it will be used.
+        directory: an empty directory to work in; the tarball stays there.
         say: takes lines for the user.
-        installers: resolve and install, the first of them that can; uv or pip when not given.
+        installers: the tools to try in order; by default uv or pip.
 
     Raises:
-        DeploymentError: it cannot be made, or what is asked for cannot be imported from it; says why and what to do.
+        DeploymentError: it cannot be built, or a requested package cannot be imported from it.
     """
     with _building(directory):
         site = _make_site(directory, target)
@@ -115,16 +115,16 @@ def build_from_requirements(
 
 
 def build_from_environment(target: Target, directory: Path, say: Say, *, installers: Sequence[Installer] = ()) -> Built:
-    """Make a runtime of what is installed for this interpreter, in the same versions where they have wheels.
+    """Build a runtime from the packages of this interpreter, in the same versions where those have wheels.
 
     Args:
-        target: where it is to be used.
-        directory: an empty directory to work in; the tarball is left there.
-        say: takes lines for the user: what is left out, and what is there in another version.
-        installers: resolve and install, the first of them that can; uv or pip when not given.
+        target: where it will be used.
+        directory: an empty directory to work in; the tarball stays there.
+        say: takes one line for the user about each package that is left out or has another version.
+        installers: the tools to try in order; by default uv or pip.
 
     Raises:
-        DeploymentError: it cannot be made; says why and what to do.
+        DeploymentError: it cannot be built.
     """
     with _building(directory):
         pins = installed(say)
@@ -134,23 +134,23 @@ def build_from_environment(target: Target, directory: Path, say: Say, *, install
         for pin in pins:
             if pin.name in found and found[pin.name] != pin.version:
                 say(
-                    f"{pin.name} {pin.version}, which is installed here, has no wheel for {target} that goes with the "
-                    f"others: {found[pin.name]} is taken"
+                    f"{pin.name} {pin.version}, which is installed here, has no wheel for {target} that fits the "
+                    f"others: using {found[pin.name]}"
                 )
         return _finish(directory, site, target, say)
 
 
 def build_from_prefix(prefix: Path, target: Target, directory: Path, say: Say) -> Built:
-    """Make a runtime of a virtual or conda environment as it stands.
+    """Build a runtime from a virtual or conda environment, copied as it is.
 
     Args:
         prefix: the environment's directory.
-        target: where it is to be used.
-        directory: an empty directory to work in; the tarball is left there.
+        target: where it will be used.
+        directory: an empty directory to work in; the tarball stays there.
         say: takes lines for the user.
 
     Raises:
-        DeploymentError: it is none, or for another Python or system.
+        DeploymentError: it is not an environment, or is for another Python or system.
     """
     with _building(directory):
         site = copy_prefix(prefix, target, directory / "tree")
@@ -162,8 +162,8 @@ def _building(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = "; name a bigger disk in TMPDIR" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        raise DeploymentError(f"cannot make a runtime in {directory}: {error}{full}") from error
+        full = "; set TMPDIR to a directory on a bigger disk" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise DeploymentError(f"cannot build a runtime in {directory}: {error}{full}") from error
 
 
 def _make_site(directory: Path, target: Target) -> Path:
@@ -184,9 +184,9 @@ def _finish(
     wanted: Mapping[str, str] = _NONE,
     own_interpreter: bool = False,
 ) -> Built:
-    """Take out what does not belong there, check that the rest is what was asked for, describe and pack it.
+    """Remove what does not belong in a runtime, check that the rest is what was requested, describe and pack it.
 
-    ``wanted`` are the names of distributions that were asked for, each with the place that names it.
+    ``wanted`` maps the names of requested distributions to the places that name them.
     """
     packages = SitePackages(site)
     left_out: set[str] = set()
@@ -197,7 +197,7 @@ def _finish(
             packages.remove(item)
             left_out.add(item.name)
         elif hiding := hiding_modules(item, target.python):
-            _take_out_hiding(packages, item, hiding, say)
+            _remove_hiding(packages, item, hiding, say)
             left_out.update({item.name} if set(hiding) == set(item.modules) else ())
     packages.tidy()
     kept = packages.distributions()
@@ -206,12 +206,12 @@ def _finish(
     there = {item.name for item in kept}
     for name in wanted.keys() - there - left_out:
         raise DeploymentError(
-            f"{wanted[name]} asks for {name}, which is not among what was installed for {target}; where pip judged its "
-            "marker by this machine, install uv, which judges by the function's. Nothing was uploaded"
+            f"{wanted[name]} asks for {name}, which was not installed for {target}. If pip evaluated its marker for "
+            "this machine, install uv, which evaluates it for the function. Nothing was uploaded"
         )
     check_importable([item for item in kept if item.name in wanted], site, target, say, wanted)
     if not kept and not own_interpreter:
-        raise DeploymentError("there is no package to put into the runtime; workers need none to run plain Python")
+        raise DeploymentError("no package is left for the runtime; workers need no runtime to run plain Python")
     tree = directory / "tree"
     tarball = directory / "runtime.tar.gz"
     with tarball.open("wb") as file:
@@ -219,8 +219,8 @@ def _finish(
     return _describe(tree, site, tarball, target, kept, own_interpreter)
 
 
-def _take_out_hiding(packages: SitePackages, item: Distribution, hiding: Sequence[str], say: Say) -> None:
-    """Take modules out that come before those of the standard library, and the distribution if it has no others."""
+def _remove_hiding(packages: SitePackages, item: Distribution, hiding: Sequence[str], say: Say) -> None:
+    """Remove modules that would hide the standard library's, and the whole distribution if it has no others."""
     reason = f"its {hiding[0]} would hide the standard library's"
     if set(hiding) == set(item.modules):
         say(f"{item.name} {item.version} is left out: {reason}")
@@ -267,12 +267,12 @@ def _sha256(pieces: Iterator[bytes]) -> str:
 
 
 class Disk(NamedTuple):
-    """The disk that a worker has for a runtime.
+    """The disk of a worker.
 
     Args:
-        megabytes: of its ephemeral storage, as Lambda counts them.
-        told: who has them, or says so.
-        to_come: what the next deployment gives it.
+        megabytes: its ephemeral storage, as Lambda counts megabytes.
+        told: the subject of "… megabytes" in messages, such as ``the function NAME has``.
+        to_come: the megabytes that it gets with the next deployment; 0 when there is no deployment to compare with.
     """
 
     megabytes: int
@@ -281,18 +281,18 @@ class Disk(NamedTuple):
 
     @classmethod
     def configured(cls, config: Mapping[str, Any]) -> Disk:
-        """Return what the configuration says; it may be empty."""
+        """Return the disk according to the configuration, which may be empty."""
         megabytes = int(wrenconfig.setting(config, "lambda.ephemeral_storage"))
-        return cls(megabytes, "the configuration says" if config else "without a configuration a function has", 0)
+        return cls(megabytes, "the configuration says" if config else "by default a function has", 0)
 
     @classmethod
     def of_function(cls, config: Mapping[str, Any], aws: AWS) -> Disk:
-        """Return what the function has: as it was deployed, if it was and may be looked at."""
+        """Return the disk of the deployed function; that of the configuration when the function cannot be read."""
         configured, name = cls.configured(config), wrenconfig.setting(config, "lambda.function_name")
         try:
             existing = aws.function_config(name)
         except DeploymentError as error:
-            logger.info("the disk of the function is not known: %s", error)
+            logger.info("cannot find out the size of the function's disk: %s", error)
             return configured
         if existing is None:
             return configured
@@ -301,27 +301,27 @@ class Disk(NamedTuple):
 
 
 def check_fits(built: Built, ask: Callable[[], Disk]) -> None:
-    """Check that the function has the disk to extract a runtime.
+    """Check that the function has enough disk to extract a runtime.
 
     Args:
         built: the runtime.
-        ask: tells the function's disk; not asked of a runtime that fits every function.
+        ask: returns the function's disk; not called for a runtime that fits every function.
 
     Raises:
-        DeploymentError: it has not; names both figures, what is big, and the remedy.
+        DeploymentError: it has not; the message gives both sizes, the biggest packages and the remedy.
     """
     megabytes = -(-built.needed // _MIB)
     if megabytes <= SMALLEST_DISK or megabytes <= (disk := ask()).megabytes:
         return
     biggest = ", ".join(f"{name} {size / _MIB:,.0f} MB" for name, size in built.biggest)
     if megabytes <= disk.to_come:
-        remedy = f"run `pywren deploy_lambda`, which gives it the {disk.to_come:,} MB of the configuration"
+        remedy = f"run `pywren deploy_lambda`, which raises it to the configuration's {disk.to_come:,} MB"
     elif megabytes <= _BIGGEST_DISK:
-        remedy = f"write lambda: ephemeral_storage: {megabytes} in the configuration and run `pywren deploy_lambda`"
+        remedy = f"set lambda: ephemeral_storage to {megabytes} in the configuration and run `pywren deploy_lambda`"
     else:
-        remedy = f"Lambda has no more than {_BIGGEST_DISK:,} MB: name fewer packages"
+        remedy = f"Lambda's limit is {_BIGGEST_DISK:,} MB"
     raise DeploymentError(
-        f"the runtime needs {megabytes:,} MB on the worker's disk, with its archive, but {disk.told} "
+        f"the runtime and its archive need {megabytes:,} MB on the worker's disk, but {disk.told} "
         f"{disk.megabytes:,} MB of ephemeral storage: {remedy}, or name fewer packages with -r. "
         f"The biggest: {biggest}. Nothing was uploaded"
     )
@@ -334,8 +334,8 @@ class Stored(NamedTuple):
     """A runtime in the bucket.
 
     Args:
-        name: what it is called.
-        key: its tarball's key.
+        name: its name.
+        key: the key of its tarball.
         meta: its description; empty when its upload was interrupted.
     """
 
@@ -349,9 +349,9 @@ class RuntimeStore:
 
     Args:
         bucket: the bucket.
-        prefix: pywren's key prefix in it.
-        region: its region; ``None`` takes that of the profile or environment.
-        backend: reads and writes it; S3 when not given.
+        prefix: pywren's key prefix in the bucket.
+        region: its region; by default that of the profile or the environment.
+        backend: reads and writes objects; by default in S3.
     """
 
     def __init__(self, bucket: str, prefix: str, region: str | None = None, *, backend: Backend | None = None) -> None:
@@ -362,15 +362,15 @@ class RuntimeStore:
         self._backend: Backend = backend or S3Backend(bucket, region)
 
     def close(self) -> None:
-        """Give up connections."""
+        """Close connections."""
         self._backend.close()
 
     def section(self, built: Built) -> dict[str, str | None]:
-        """Return what the configuration's ``runtime`` section says of a runtime."""
+        """Return the configuration's ``runtime`` section for a runtime."""
         return {"s3_bucket": self.bucket, "s3_key": self._key(built.name), "sha256": built.sha256}
 
     def upload(self, built: Built) -> bool:
-        """Store a runtime unless it is there; returns whether its tarball was sent.
+        """Store a runtime unless it is already there, and return whether its tarball was uploaded.
 
         Raises:
             StorageError: the bucket cannot be written.
@@ -383,7 +383,7 @@ class RuntimeStore:
         return key not in there
 
     def holds(self, built: Built) -> bool:
-        """Tell whether a runtime is there, whole.
+        """Tell whether a runtime is stored completely.
 
         Raises:
             StorageError: the bucket cannot be read.
@@ -395,7 +395,7 @@ class RuntimeStore:
         return set(self._backend.list(f"{self.folder}{built.name}"))
 
     def list(self) -> list[Stored]:
-        """Return the runtimes that are there, by name.
+        """Return the stored runtimes, sorted by name.
 
         Raises:
             StorageError: the bucket cannot be read.
@@ -405,10 +405,10 @@ class RuntimeStore:
         return [self._stored(name, keys) for name in sorted(names) if "/" not in name]
 
     def find(self, name: str) -> Stored:
-        """Return one by its name, or the beginning of it, or its key or URL.
+        """Return a runtime by its name, the start of its name, its key or its URL.
 
         Raises:
-            ArgumentError: there is none, or more than one.
+            ArgumentError: no runtime matches, or more than one.
         """
         wanted = name.removeprefix(f"s3://{self.bucket}/").removeprefix(self.folder).removesuffix(_SUFFIX)
         there = self.list()
@@ -418,8 +418,9 @@ class RuntimeStore:
         if len(found) == 1:
             return found[0]
         names = ", ".join(item.name for item in (found or there)) or "none"
-        what = "more than one runtime is called like" if found else "there is no runtime"
-        raise ArgumentError(f"{what} {name!r} in s3://{self.bucket}/{self.folder}; there are: {names}")
+        what = "more than one runtime matches" if found else "there is no runtime"
+        which = "matches" if found else "runtimes"
+        raise ArgumentError(f"{what} {name!r} in s3://{self.bucket}/{self.folder}; {which}: {names}")
 
     def delete(self, stored: Stored) -> None:
         """Delete a runtime.
@@ -439,7 +440,7 @@ class RuntimeStore:
             try:
                 meta = json.loads(self._backend.get(meta_key(key), limit=META_LIMIT))
             except (ValueError, IntegrityError) as error:
-                logger.debug("%s is no description of a runtime: %s", meta_key(key), error)
+                logger.debug("%s does not describe a runtime: %s", meta_key(key), error)
         return Stored(name, key, meta if isinstance(meta, dict) else {})
 
 

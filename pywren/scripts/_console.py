@@ -1,4 +1,4 @@
-"""The console: what all commands have in common: spelling, errors of one line, plans that are shown or carried out."""
+"""The console: what all commands share: spellings, one-line errors, plans to show or to carry out."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class Group(click.Group):
-    """Takes command names with dashes as well as with underscores, and shows our errors as one line."""
+    """A group whose commands may be written with dashes or underscores, and that shows pywren's errors as one line."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command by either spelling."""
+        """Return the command with this name, in either spelling."""
         return super().get_command(ctx, cmd_name.replace("-", "_"))
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -42,14 +42,14 @@ def one_line_errors() -> Iterator[None]:
 
 
 def option(name: str, *more: str, **settings: Any) -> Decorator:
-    """Declare an option that may be written with dashes as well as with underscores, and as ``more``."""
+    """Declare an option that may be written with dashes or underscores, or as one of ``more``."""
     spellings = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}", *more])
     settings.setdefault("show_default", not settings.get("is_flag"))
     return click.option(*spellings, name, **settings)
 
 
 class Number(click.FloatRange):
-    """A number in a range; ``nan`` and ``inf``, which are in every range, are none."""
+    """A finite number in a range; click finds ``nan`` and ``inf`` in every range."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return the number."""
@@ -57,28 +57,30 @@ class Number(click.FloatRange):
         return number if math.isfinite(number) else self.fail(f"{value} is not a finite number.", param, ctx)
 
 
-dry_run_option = option("dry_run", "--dryrun", is_flag=True, help="Only say what would be done.")
-yes_option = option("yes", is_flag=True, help="Do not ask.")
+NO_CONFIGURATION = "there is no configuration: create one with `pywren create_config`"
+
+dry_run_option = option("dry_run", "--dryrun", is_flag=True, help="Only show what would be done.")
+yes_option = option("yes", is_flag=True, help="Do not ask for confirmation.")
 
 
-# -- the configuration, and what it stands for ---------------------------------------------------------------
+# -- the configuration and its account -----------------------------------------------------------------------
 
 
 def load_config(filename: str | None) -> wrenconfig.Config:
-    """Return the configuration that the command was given, or the one that a program would find."""
+    """Return the configuration in this file; without one, the configuration that a program would find."""
     filename = filename or wrenconfig.get_default_config_filename()
     if filename is None:
-        raise click.ClickException("there is no configuration: make one with `pywren create_config`")
+        raise click.ClickException(NO_CONFIGURATION)
     return wrenconfig.load(filename)
 
 
 class Account(NamedTuple):
-    """What commands work on.
+    """What commands work with.
 
     Args:
         config: the configuration.
-        aws: account and region.
-        resources: what the configuration stands for.
+        aws: the account and region.
+        resources: the resources of the configuration.
     """
 
     config: wrenconfig.Config
@@ -88,10 +90,10 @@ class Account(NamedTuple):
 
 @contextmanager
 def open_account(config: wrenconfig.Config, *, force: bool = False) -> Iterator[Account]:
-    """Give the account of a configuration, once it is sure that the credentials belong to it."""
+    """Give the account of a configuration, after checking that the credentials belong to it."""
     aws = AWS(wrenconfig.require(config, "account.aws_region"))
     try:
-        Resources(config, aws, account_id="0" * 12)  # names are checked before anything is sent
+        Resources(config, aws, account_id="0" * 12)  # checks the names before anything is sent
         account_id = check_account(config, aws)
         yield Account(config, aws, Resources(config, aws, account_id=account_id, force=force))
     finally:
@@ -102,7 +104,7 @@ def open_account(config: wrenconfig.Config, *, force: bool = False) -> Iterator[
 
 
 def create(resources: Sequence[Resource], *, dry_run: bool) -> None:
-    """Make things as they should be, saying each step."""
+    """Create resources, or change what differs, and print each step."""
     for planned in plan_all(resources):
         if not planned.steps:
             click.echo(f"unchanged: {planned.title}")
@@ -110,12 +112,15 @@ def create(resources: Sequence[Resource], *, dry_run: bool) -> None:
 
 
 def remove(resources: Sequence[Resource], *, dry_run: bool, yes: bool) -> None:
-    """Delete things, saying each step; what cannot be deleted does not keep the others.
+    """Delete resources and print each step. One that cannot be deleted does not stop the others.
 
     Args:
-        resources: what is to go.
-        dry_run: only say it.
-        yes: without asking the person at the terminal.
+        resources: what to delete.
+        dry_run: only print what would be deleted.
+        yes: do not ask for confirmation.
+
+    Raises:
+        ClickException: something could not be deleted.
     """
     failures: list[str] = []
     plans = [steps for resource in resources if (steps := _removal(resource, failures)) is not None]
@@ -143,12 +148,12 @@ def _removal(resource: Resource, failures: list[str]) -> list[Step] | None:
 
 
 def confirm(changes: Sequence[str], yes: bool) -> None:
-    """Let a person at the terminal confirm what would be done; programs are not asked, as 0.4 did not."""
+    """Ask a person at the terminal to confirm changes. Programs are not asked: 0.4 did not ask either."""
     if yes or not _at_terminal():
         return
     for change in changes:
         click.echo(change)
-    click.confirm("Go on?", abort=True)
+    click.confirm("Continue?", abort=True)
 
 
 def _at_terminal() -> bool:

@@ -1,4 +1,4 @@
-"""A new configuration file: every option with what it means, for its owner's eyes only."""
+"""A new configuration file: every option with its meaning, readable by its owner only."""
 
 from __future__ import annotations
 
@@ -16,47 +16,47 @@ from pywren.wrenconfig import AWS_EC2_INSTANCE_TYPE_DEFAULT
 
 _TEMPLATE = """\
 # The configuration of pywren: where functions run and where their data goes.
-# What is commented out shows the default.
+# Lines that are commented out show the defaults.
 
 account:
   aws_region: {aws_region}
 {account}
-  # The function runs as this role; `pywren create_role` makes it.
+  # The function runs as this role; `pywren create_role` creates it.
   aws_lambda_role: {lambda_role}
 
-# `pywren deploy_lambda` brings this section into force.
+# Run `pywren deploy_lambda` to apply changes to this section.
 lambda:
   function_name: {function_name}
-  memory: 1536  # megabytes, 128 to 10240; 1769 are one processor
+  memory: 1536  # megabytes, 128 to 10240; 1769 MB come with one processor
   timeout: 300  # seconds, up to 900
   # ephemeral_storage: 512  # megabytes of /tmp, up to 10240
-  # architecture: x86_64  # or arm64, a fifth cheaper
-  # layers: []  # up to 5 ARNs of layers with their versions
-  # event_age: 21600  # seconds that Lambda may keep a call before it starts; later it is lost
+  # architecture: x86_64  # or arm64, which costs a fifth less
+  # layers: []  # up to 5 ARNs of layer versions
+  # event_age: 21600  # seconds that a call may wait to start before Lambda drops it
 
 s3:
-  # Calls are staged here; `pywren create_bucket` makes it.
+  # The data of calls goes here; `pywren create_bucket` creates it.
   bucket: {bucket_name}
   pywren_prefix: {bucket_prefix}
-  # expiry_days: 7  # S3 deletes calls after so many days
+  # expiry_days: 7  # S3 deletes the data of calls after this many days
 
-# runtime: your packages on the worker; `pywren runtime build` makes one and writes this section
+# runtime: your packages on the worker; `pywren runtime build` builds one and writes this section
 
 scheduler:
-  map_item_limit: 10000  # items of one map
+  map_item_limit: 10000  # the most items of one map
 
-# Workers on EC2 instead of Lambda: a queue and machines that take calls from it.
+# Workers on EC2 instead of Lambda: machines that take calls from a queue.
 standalone:
   sqs_queue_name: {sqs_queue}
-  visibility: 10  # seconds until a call that was taken and not kept is given to another worker
+  visibility: 10  # seconds after which another worker gets a call whose worker vanished
   instance_name: {standalone_name}
   instance_profile_name: {standalone_name}
   ec2_instance_type: {instance_type}
-  ec2_ssh_key:  # the name of a key pair; without one nobody can log in
-  target_ami:  # an image of yours; without one it is Amazon Linux 2023
-  max_idle_time: 60  # seconds without calls after which a worker ends,
-  idle_terminate_granularity: 3600  # near the end of a period of so many seconds; 0: at any time
-  # subnet_id: subnet-0123456789abcdef0  # where there is no default network
+  ec2_ssh_key:  # the name of a key pair; without one, nobody can log in
+  target_ami:  # your own image; without one, Amazon Linux 2023
+  max_idle_time: 60  # a worker stops after this many seconds without calls,
+  idle_terminate_granularity: 3600  # near the end of a period of this many seconds; 0: at any time
+  # subnet_id: subnet-0123456789abcdef0  # needed when the region has no default network
 """
 
 
@@ -75,16 +75,16 @@ def config_text(
 
     Args:
         aws_region: the region of the function and the bucket.
-        bucket_name: calls are staged in it.
-        bucket_prefix: under this prefix.
-        lambda_role: the function runs as this role.
+        bucket_name: the bucket for the data of calls.
+        bucket_prefix: the key prefix in the bucket.
+        lambda_role: the role that the function runs as.
         function_name: the Lambda function.
         sqs_queue: the queue of stand-alone workers.
         standalone_name: the name of stand-alone instances, and of their profile.
         account_id: the 12 digits of the account.
     """
     account = (
-        "  aws_account_id:  # the 12 digits of the account; asked from AWS when they are not here"
+        "  aws_account_id:  # the 12 digits of the account; if empty, AWS is asked"
         if account_id is None
         else f'  aws_account_id: "{account_id}"'
     )
@@ -102,19 +102,19 @@ def config_text(
 
 
 def _scalar(value: str) -> str:
-    """Return a text as YAML reads it back: ``no``, ``1e5`` and the like only in quotes."""
+    """Return a text that YAML reads back as it is: values such as ``no`` and ``1e5`` need quotes."""
     is_plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9_./-]{3,}", value) and value.lower() not in ("true", "false", "null")
     return value if is_plain else json.dumps(value)
 
 
 def check_config(text: str) -> None:
-    """Check what a configuration names as the commands do that make it; nothing is sent.
+    """Check the names in a configuration as the commands that create the resources do; nothing is sent.
 
     Args:
         text: the configuration as YAML.
 
     Raises:
-        ConfigError: a name is none that AWS takes, or there is no such region.
+        ConfigError: AWS does not accept a name, or has no such region.
     """
     import yaml
 
@@ -128,29 +128,29 @@ def check_config(text: str) -> None:
 
 
 def write_config(path: Path, text: str, *, force: bool) -> None:
-    """Write a file that its owner alone can read, whole or not at all.
+    """Write a file that only its owner can read, completely or not at all.
 
     Args:
         path: the file.
-        text: what it is to hold.
-        force: replace a file that is there.
+        text: its new content.
+        force: replace an existing file.
 
     Raises:
-        ConfigError: it is there and may not be replaced, or it cannot be written.
+        ConfigError: the file exists and ``force`` is false, or it cannot be written.
     """
-    real = Path(os.path.realpath(path))  # a link stays one
+    real = Path(os.path.realpath(path))  # a symbolic link stays one
     try:
         temporary = _write_beside(real, text)
         try:
             if force:
                 os.replace(temporary, real)
             else:
-                os.link(temporary, real)  # fails when there is a file
+                os.link(temporary, real)  # unlike replace, fails when the file exists
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
     except FileExistsError as error:
-        raise ConfigError(f"{path} exists: name another with --filename, or overwrite it with --force") from error
+        raise ConfigError(f"{path} exists: choose another with --filename, or overwrite it with --force") from error
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from error
 

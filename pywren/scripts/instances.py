@@ -31,15 +31,15 @@ def standalone() -> None:
 
 @standalone.command("launch_instances")
 @click.argument("number", type=click.IntRange(min=1), default=1)
-@option("max_idle_time", type=Number(min=0), help="Seconds without calls after which a worker ends.")
+@option("max_idle_time", type=Number(min=0), help="Stop a worker after this many seconds without calls.")
 @option(
     "idle_terminate_granularity",
     type=Number(min=0),
-    help="End idle workers only near the end of a period of so many seconds.",
+    help="Stop idle workers only near the end of a period of this many seconds.",
 )
-@option("parallelism", type=click.IntRange(min=1), default=1, help="Calls at once on each instance.")
-@option("spot_price", type=Number(min=0), help="Spot instances, for up to so many dollars an hour each.")
-@option("instance_type", help="Their type.")
+@option("parallelism", type=click.IntRange(min=1), default=1, help="How many calls each instance runs at once.")
+@option("spot_price", type=Number(min=0), help="Launch spot instances for up to this many dollars an hour each.")
+@option("instance_type", help="The instance type.")
 @option("pywren_git_branch", hidden=True)
 @option("pywren_git_commit", hidden=True)
 @dry_run_option
@@ -55,12 +55,12 @@ def launch_instances(
     pywren_git_commit: str | None,
     **limits: Any,
 ) -> None:
-    """Launch NUMBER instances (by default 1) that take calls from the queue until there are none.
+    """Launch NUMBER instances (default: 1) that take calls from the queue until it stays empty.
 
-    What is not chosen comes from the configuration's section standalone.
+    Options that are not given come from the configuration's section standalone.
     """
     if pywren_git_branch or pywren_git_commit:
-        click.echo("--pywren_git_branch and --pywren_git_commit change nothing: workers get this pywren", err=True)
+        click.echo("--pywren_git_branch and --pywren_git_commit are ignored: workers run this pywren", err=True)
     with open_account(_config(ctx)) as account:
         wish = Wish.of(account.config, number, kind=instance_type, spot_price=spot_price or None, **limits)
         launcher = Launcher(account.config, account.resources.names, account.aws)
@@ -77,12 +77,17 @@ def _launch(launcher: Launcher, order: Order) -> None:
     for instance in launched.instances:
         click.echo(f"launched {instance.id}")
     click.echo(
-        f"{len(launched.instances)} {wish.kind} for the queue {order.queue}, {wish.parallelism} at once of "
-        f"{order.processors} processors each; {_end(wish)}"
+        f"{len(launched.instances)} {wish.kind} for the queue {order.queue}; each runs {_calls(wish, order)}; "
+        f"{_end(wish)}"
     )
     if launched.why_fewer:
         why = " ".join(launched.why_fewer.split())
-        raise click.ClickException(f"{len(launched.instances)} of {wish.count} are launched: {why}")
+        raise click.ClickException(f"only {len(launched.instances)} of {wish.count} were launched: {why}")
+
+
+def _calls(wish: Wish, order: Order) -> str:
+    calls = "1 call at a time" if wish.parallelism == 1 else f"{wish.parallelism} calls at once, each"
+    return f"{calls} with 1 processor" if order.processors == 1 else f"{calls} with {order.processors} processors"
 
 
 def _end(wish: Wish) -> str:
@@ -94,7 +99,7 @@ def _end(wish: Wish) -> str:
 @standalone.command("list_instances")
 @click.pass_context
 def list_instances(ctx: click.Context) -> None:
-    """Show the instances that work for the queue."""
+    """List the instances that work for the queue."""
     with open_account(_config(ctx)) as account:
         for instance in _living(account):
             spot = "spot" if instance.spot else ""
@@ -105,7 +110,7 @@ def list_instances(ctx: click.Context) -> None:
 @standalone.command("instance_uptime")
 @click.pass_context
 def instance_uptime(ctx: click.Context) -> None:
-    """Show for how long each instance has been there."""
+    """Show how long ago each instance was launched."""
     with open_account(_config(ctx)) as account:
         for instance in _living(account):
             click.echo(f"{instance.id}  {_up(instance)}")
@@ -116,7 +121,7 @@ def instance_uptime(ctx: click.Context) -> None:
 @yes_option
 @click.pass_context
 def terminate_instances(ctx: click.Context, dry_run: bool, yes: bool) -> None:
-    """Terminate all instances that work for the queue, and wait for it; calls that they run are given to others."""
+    """Terminate all instances that work for the queue, and wait; their running calls go to other workers."""
     with open_account(_config(ctx)) as account:
         remove([account.resources.instances], dry_run=dry_run, yes=yes)
 
@@ -135,7 +140,7 @@ def queue_size(ctx: click.Context) -> None:
 @yes_option
 @click.pass_context
 def purge_queue(ctx: click.Context, dry_run: bool, yes: bool) -> None:
-    """Delete the calls in the queue; who waits for them waits in vain."""
+    """Delete the calls in the queue; their results will never come."""
     with open_account(_config(ctx)) as account:
         queue = account.resources.queue
         what = f"the calls in {queue.title}: {queue.size()}"

@@ -1,4 +1,4 @@
-"""The command ``pywren``: makes the configuration, what it stands for on AWS, tries it out, and removes it again."""
+"""The command ``pywren``: creates a configuration and its resources on AWS, tests them, and deletes them again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import datetime
 import json
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -30,10 +29,10 @@ from pywren.scripts._console import (
 from pywren.scripts._new_config import check_config, config_text, write_config
 from pywren.scripts.instances import standalone
 from pywren.scripts.runtime import runtime
-from pywren.version import __version__
+from pywren.version import PYTHON, __version__
 
 TEST_PATIENCE = 120.0
-"""Seconds that the test function may take."""
+"""Seconds to wait for the test function."""
 
 _DAY = 86_400
 _UNITS = {"m": 60, "h": 3600, "d": _DAY}
@@ -57,36 +56,37 @@ cli.add_command(standalone)
 
 @cli.command("create_config")
 @option("aws_region", default=wrenconfig.AWS_REGION_DEFAULT, help="The region of the function and the bucket.")
-@option("bucket_name", default=wrenconfig.AWS_S3_BUCKET_DEFAULT, help="Your bucket, which calls are staged in.")
-@option("bucket_prefix", default=wrenconfig.AWS_S3_PREFIX_DEFAULT, help="The key prefix in it.")
+@option("bucket_name", default=wrenconfig.AWS_S3_BUCKET_DEFAULT, help="Your bucket for the data of calls.")
+@option("bucket_prefix", default=wrenconfig.AWS_S3_PREFIX_DEFAULT, help="The key prefix in the bucket.")
 @option("lambda_role", default=wrenconfig.AWS_LAMBDA_ROLE_DEFAULT, help="The role that the function runs as.")
 @option("function_name", default=wrenconfig.AWS_LAMBDA_FUNCTION_NAME_DEFAULT, help="The Lambda function.")
 @option("sqs_queue", default=wrenconfig.AWS_SQS_QUEUE_DEFAULT, help="The queue of stand-alone workers.")
 @option("standalone_name", default="pywren-standalone", help="The name of stand-alone instances and their profile.")
-@option("pythonver", default=None, help="For 0.4's scripts: must be the Python that runs this command.")
+@option("pythonver", default=None, help="For scripts of 0.4: must be the Python that runs this command.")
 @option("force", is_flag=True, help="Overwrite the file if it exists.")
 @click.pass_obj
 def create_config(filename: str | None, /, pythonver: str | None, force: bool, **settings: str) -> None:
     """Write a configuration file."""
     path = new_config_path(filename)
-    here = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if pythonver not in (None, here):
-        raise click.UsageError(f"the function gets the Python of this command, {here}: run it with Python {pythonver}")
+    if pythonver not in (None, PYTHON):
+        raise click.UsageError(
+            f"the function gets this command's Python, {PYTHON}: run the command with Python {pythonver}"
+        )
     check_config(config_text(**settings))
     text = config_text(**settings, account_id=_account_id_if_known(settings["aws_region"]))
     write_config(path, text, force=force)
     click.echo(f"new configuration written to {path}")
     if settings["bucket_name"] == wrenconfig.AWS_S3_BUCKET_DEFAULT:
-        click.echo("make sure you change the default bucket in it to one of yours")
+        click.echo("make sure you change the default bucket in it to your own")
 
 
 def new_config_path(filename: str | None) -> Path:
-    """Return where a new configuration goes: as named, or where programs will look."""
+    """Return where a new configuration goes: the named file, or where programs will find it."""
     return Path(filename or os.environ.get(wrenconfig.CONFIG_VARIABLE) or wrenconfig.get_default_home_filename())
 
 
 def _account_id_if_known(region: str) -> str | None:
-    """Return the account of the credentials, if there are any and AWS can be asked."""
+    """Return the account of the credentials; ``None`` without credentials or when AWS cannot be reached."""
     from pywren.aws.requests import AWS
 
     with contextlib.closing(AWS(region)) as aws:
@@ -97,7 +97,7 @@ def _account_id_if_known(region: str) -> str | None:
 
 
 def _config_if_any(filename: str | None) -> wrenconfig.Config | None:
-    """Return the configuration, ``None`` where there is none yet: the file that is named need not exist either."""
+    """Return the configuration; ``None`` when there is none yet, even in a file that was named."""
     path = filename or os.environ.get(wrenconfig.CONFIG_VARIABLE) or wrenconfig.get_default_config_filename()
     return wrenconfig.load(path) if path and os.path.lexists(path) else None
 
@@ -114,11 +114,11 @@ def _examine(filename: str | None) -> None:
             click.echo(str(finding))
             wrong += finding.verdict == "wrong"
     if wrong:
-        raise click.ClickException(f"{wrong} of these must be put right")
+        raise click.ClickException("1 problem must be fixed" if wrong == 1 else f"{wrong} problems must be fixed")
 
 
 def _region_without_config() -> str:
-    """Return the region that AWS's own tools would take, or 0.4's: any will do to ask whose credentials these are."""
+    """Return the region of AWS's own tools, or 0.4's default: any region can tell whose credentials these are."""
     from pywren.aws.requests import AWS
 
     return os.environ.get("AWS_REGION") or AWS().configured_region() or wrenconfig.AWS_REGION_DEFAULT
@@ -127,7 +127,7 @@ def _region_without_config() -> str:
 @cli.command("test_config")
 @click.pass_obj
 def test_config(filename: str | None) -> None:
-    """Look at everything that calls need, and say what is wrong and what to do."""
+    """Check everything that calls need, and say what is wrong and how to fix it."""
     _examine(filename)
 
 
@@ -141,15 +141,15 @@ def doctor(filename: str | None) -> None:
 @cli.command("get_aws_account_id")
 @click.pass_obj
 def get_aws_account_id(filename: str | None, verbose: bool = True) -> str:
-    """Print the account that the credentials belong to; it takes no configuration."""
+    """Print the AWS account of the credentials; no configuration is needed."""
     from pywren.aws.requests import AWS
 
     region = None
-    with contextlib.suppress(ConfigError):  # whatever is wrong with it, the credentials are the same
+    with contextlib.suppress(ConfigError):  # a broken configuration does not change the credentials
         region = wrenconfig.setting(_config_if_any(filename) or {}, "account.aws_region")
     with contextlib.closing(AWS(region or _region_without_config())) as aws:
         account_id = aws.account_id()
-    if verbose:  # programs of 0.4 invoke the command for what it returns
+    if verbose:  # programs of 0.4 call the command for its return value
         click.echo(f"The AWS account ID is {account_id}")
     return account_id
 
@@ -160,11 +160,11 @@ def get_aws_account_id(filename: str | None, verbose: bool = True) -> str:
     "which",
     type=click.Choice(["execution", "user", "setup", "launch", "instance"]),
     required=True,
-    help="The function's own, that of people who run calls, who set up, who launch workers, or of workers.",
+    help="For the function, for people who run calls, set up or launch workers, or for EC2 workers.",
 )
 @click.pass_obj
 def iam(filename: str | None, which: str) -> None:
-    """Print the least that somebody must be allowed, for this configuration, as an IAM policy."""
+    """Print the smallest IAM policy that is enough for a task with this configuration."""
     from pywren.aws.requests import AWS
     from pywren.cloud import policies
     from pywren.cloud.resources import Resources
@@ -185,14 +185,14 @@ def iam(filename: str | None, which: str) -> None:
     click.echo(json.dumps(make[which](), indent=2))
 
 
-# -- making --------------------------------------------------------------------------------------------------
+# -- creating ------------------------------------------------------------------------------------------------
 
 
 @cli.command("create_bucket")
 @dry_run_option
 @click.pass_obj
 def create_bucket(filename: str | None, dry_run: bool) -> None:
-    """Make the bucket: closed to the public, over TLS only, cleared of old calls."""
+    """Create the bucket: private, over TLS only, and with old calls deleted automatically."""
     with open_account(load_config(filename)) as account:
         create([account.resources.bucket], dry_run=dry_run)
 
@@ -201,7 +201,7 @@ def create_bucket(filename: str | None, dry_run: bool) -> None:
 @dry_run_option
 @click.pass_obj
 def create_role(filename: str | None, dry_run: bool) -> None:
-    """Make the role that the function runs as."""
+    """Create the role that the function runs as."""
     with open_account(load_config(filename)) as account:
         create([account.resources.role], dry_run=dry_run)
 
@@ -210,7 +210,7 @@ def create_role(filename: str | None, dry_run: bool) -> None:
 @dry_run_option
 @click.pass_obj
 def create_instance_profile(filename: str | None, dry_run: bool) -> None:
-    """Make the instance profile of stand-alone workers, with a role of its own."""
+    """Create the instance profile of stand-alone workers, with its own role."""
     with open_account(load_config(filename)) as account:
         create([account.resources.instance_profile], dry_run=dry_run)
 
@@ -219,7 +219,7 @@ def create_instance_profile(filename: str | None, dry_run: bool) -> None:
 @dry_run_option
 @click.pass_obj
 def create_queue(filename: str | None, dry_run: bool) -> None:
-    """Make the queue of stand-alone workers."""
+    """Create the queue of stand-alone workers."""
     with open_account(load_config(filename)) as account:
         create([account.resources.queue], dry_run=dry_run)
 
@@ -228,12 +228,12 @@ def create_queue(filename: str | None, dry_run: bool) -> None:
 @dry_run_option
 @click.pass_obj
 def deploy_lambda(filename: str | None, dry_run: bool) -> None:
-    """Create the Lambda function and its role, or bring them to this configuration, pywren and Python."""
+    """Create the Lambda function and its role, or update them to this configuration, pywren and Python."""
     with open_account(load_config(filename)) as account:
         create(account.resources.for_deployment, dry_run=dry_run)
 
 
-# -- trying out ----------------------------------------------------------------------------------------------
+# -- testing -------------------------------------------------------------------------------------------------
 
 
 @cli.command("test_function")
@@ -244,11 +244,14 @@ def test_function(filename: str | None) -> None:
 
 
 def call_hello(config: wrenconfig.Config, patience: float = TEST_PATIENCE) -> str:
-    """Return what a small function says on Lambda.
+    """Call a small function on Lambda and return its result.
 
     Args:
         config: the configuration.
-        patience: seconds that it may take.
+        patience: seconds to wait for it.
+
+    Raises:
+        ClickException: it did not answer in time.
     """
     import pywren
     from pywren.exceptions import WaitTimeoutError
@@ -259,13 +262,13 @@ def call_hello(config: wrenconfig.Config, patience: float = TEST_PATIENCE) -> st
         return str(future.result(timeout=patience))
     except WaitTimeoutError as error:
         raise click.ClickException(
-            f"the function has not answered for {patience:.0f} s: `pywren print_latest_logs` shows what it said, "
-            "`pywren test_config` what may be wrong"
+            f"the function did not answer within {patience:.0f} s: run `pywren print_latest_logs` to see its output, "
+            "and `pywren test_config` to see what may be wrong"
         ) from error
 
 
 def _hello() -> Callable[[str], str]:
-    # Not at module level: it would be pickled by reference, and the worker has no click to import this with.
+    # Not at module level: it would be pickled by reference, and the worker has no click to import this module with.
     def hello(whom: str) -> str:
         return f"Hello {whom}"
 
@@ -278,7 +281,7 @@ def _hello() -> Callable[[str], str]:
 @cli.command("print_latest_logs")
 @click.pass_obj
 def print_latest_logs(filename: str | None) -> None:
-    """Print what the container that ran last has written."""
+    """Print the log of the container that wrote last."""
     from pywren.cloud.logs import latest_log
 
     with open_account(load_config(filename)) as account:
@@ -286,21 +289,21 @@ def print_latest_logs(filename: str | None) -> None:
 
 
 @cli.command("logs")
-@click.option("--follow", is_flag=True, help="Go on printing lines as they come, until Ctrl-C.")
-@click.option("--since", default="10m", show_default=True, help="Lines of this time: 30m, 2h, 1d.")
+@click.option("--follow", is_flag=True, help="Keep printing new lines until Ctrl-C.")
+@click.option("--since", default="10m", show_default=True, help="How far back to start: 30m, 2h, 1d.")
 @click.pass_obj
 def logs(filename: str | None, follow: bool, since: str) -> None:
-    """Print what all containers have written lately."""
-    from pywren.cloud.logs import follow_log
+    """Print the recent log of all containers."""
+    from pywren.cloud.logs import follow_log, recent_log
 
     start_ms = int((time.time() - parse_age(since)) * 1000)
     with open_account(load_config(filename)) as account:
         names = account.resources.names
         if follow:
-            with contextlib.suppress(KeyboardInterrupt):  # there is no other end
+            with contextlib.suppress(KeyboardInterrupt):  # the only way to stop it
                 _print_lines(follow_log(account.aws, names, start_ms=start_ms))
         else:
-            _print_lines(account.aws.log_events(names.log_group, start_ms=start_ms))
+            _print_lines(recent_log(account.aws, names, start_ms=start_ms))
 
 
 def _print_lines(events: Iterable[tuple[int, str]]) -> None:
@@ -323,7 +326,7 @@ def log_url(filename: str | None) -> None:
     click.echo(cloud_logs.log_url(Names.of(load_config(filename), "")))
 
 
-# -- removing ------------------------------------------------------------------------------------------------
+# -- deleting ------------------------------------------------------------------------------------------------
 
 
 @cli.command("delete_lambda")
@@ -352,7 +355,7 @@ def delete_role(filename: str | None, dry_run: bool, yes: bool) -> None:
 @yes_option
 @click.pass_obj
 def delete_instance_profile(filename: str | None, name: str | None, dry_run: bool, yes: bool) -> None:
-    """Delete the instance profile of stand-alone workers and its role; NAME when not the configuration's."""
+    """Delete the instance profile of stand-alone workers, or the one called NAME, and its role."""
     config = load_config(filename)
     if name:
         config["standalone"] = {**(config.get("standalone") or {}), "instance_profile_name": name}
@@ -371,29 +374,29 @@ def delete_queue(filename: str | None, dry_run: bool, yes: bool) -> None:
 
 
 @cli.command("delete_bucket")
-@option("force", is_flag=True, help="Delete the bucket whoever made it, with objects of others too.")
+@option("force", is_flag=True, help="Delete the bucket even if pywren did not create it, with all objects in it.")
 @dry_run_option
 @yes_option
 @click.pass_obj
 def delete_bucket(filename: str | None, force: bool, dry_run: bool, yes: bool) -> None:
-    """Delete what pywren wrote, and the bucket if pywren made it and it is then empty."""
+    """Delete what pywren wrote, and the bucket too if pywren created it and nothing else is in it."""
     with open_account(load_config(filename), force=force) as account:
         remove([account.resources.bucket], dry_run=dry_run, yes=yes)
 
 
 @cli.command("cleanup_all")
-@option("force", is_flag=True, help="Delete the bucket whoever made it, with objects of others too.")
+@option("force", is_flag=True, help="Delete the bucket even if pywren did not create it, with all objects in it.")
 @dry_run_option
 @yes_option
 @click.pass_obj
 def cleanup_all(filename: str | None, force: bool, dry_run: bool, yes: bool) -> None:
-    """Delete everything of this configuration but the file."""
+    """Delete everything that belongs to this configuration, except the file."""
     with open_account(load_config(filename), force=force) as account:
         remove(account.resources.for_removal, dry_run=dry_run, yes=yes)
 
 
 @cli.command("gc")
-@option("older_than", default="7d", help="Age of what is deleted: 90m, 12h, 7d.")
+@option("older_than", default="7d", help="Delete what is older than this: 90m, 12h, 7d.")
 @dry_run_option
 @yes_option
 @click.pass_obj
@@ -405,7 +408,7 @@ def gc(filename: str | None, older_than: str, dry_run: bool, yes: bool) -> None:
     longest = wrenconfig.setting(config, "lambda.event_age") + wrenconfig.setting(config, "lambda.timeout")
     if age < longest and not (yes or dry_run):
         raise click.ClickException(
-            f"calls of the last {longest / 3600:.1f} hours may still run: choose a greater age, or say --yes"
+            f"calls of the last {longest / 3600:.1f} hours may still be running: choose a greater age, or add --yes"
         )
     with open_account(config) as account:
         bucket = account.resources.bucket
@@ -424,7 +427,7 @@ def parse_age(text: str) -> float:
     """Return the seconds of an age such as ``90m``, ``12h`` or ``7d``."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([mhd])", text.strip())
     if not found:
-        raise click.UsageError(f"{text!r} is no age: write minutes, hours or days such as 90m, 12h, 7d")
+        raise click.UsageError(f"{text!r} is not an age: write minutes, hours or days such as 90m, 12h, 7d")
     return float(found[1]) * _UNITS[found[2]]
 
 

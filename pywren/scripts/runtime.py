@@ -1,8 +1,7 @@
-"""The commands ``pywren runtime``: packages of your own on the worker."""
+"""The commands ``pywren runtime``: your own packages on the worker."""
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,16 +16,16 @@ from pywren.cloud import runtimes
 from pywren.cloud._config_file import change_section, section_text
 from pywren.cloud.runtimes import Built, Disk, RuntimeStore, Target
 from pywren.exceptions import ConfigError
-from pywren.scripts._console import confirm, dry_run_option, yes_option
+from pywren.scripts._console import NO_CONFIGURATION, confirm, dry_run_option, yes_option
+from pywren.version import PYTHON
 
 _PACKAGES_SHOWN = 6
-_HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 _KEYS = ("s3_bucket", "s3_key", "sha256")
 
 
 @click.group()
 def runtime() -> None:
-    """Packages of your own on the worker."""
+    """Your own packages on the worker."""
 
 
 @runtime.command("build")
@@ -35,20 +34,20 @@ def runtime() -> None:
     "--requirements",
     multiple=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A file of requirements, as pip reads it; may be repeated.",
+    help="A requirements file for pip; may be repeated.",
 )
-@click.option("--from-env", is_flag=True, help="What is installed for this Python, in the same versions if possible.")
+@click.option("--from-env", is_flag=True, help="The packages that this Python has, in the same versions if possible.")
 @click.option(
     "--from-prefix",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="A virtual or conda environment for the function's system, as it stands.",
+    help="A virtual or conda environment, copied as it is; it must fit the function's system.",
 )
 @click.option(
-    "--python", type=click.Choice(sorted(wrenconfig.default_runtime)), help="The Python.  [default: this one]"
+    "--python", type=click.Choice(sorted(wrenconfig.default_runtime)), help="Its Python.  [default: this one]"
 )
-@click.option("--arch", type=click.Choice(sorted(runtimes.ARCHITECTURES)), help="[default: that of the configuration]")
-@click.option("--bucket", help="Store it there, and print what to write into a configuration.")
-@click.option("--prefix", help="The key prefix in the bucket.  [default: that of the configuration]")
+@click.option("--arch", type=click.Choice(sorted(runtimes.ARCHITECTURES)), help="[default: from the configuration]")
+@click.option("--bucket", help="Store the runtime in this bucket, and print what to write into a configuration.")
+@click.option("--prefix", help="The key prefix in the bucket.  [default: from the configuration]")
 @dry_run_option
 @click.pass_context
 def build(
@@ -62,18 +61,18 @@ def build(
     prefix: str | None,
     dry_run: bool,
 ) -> None:
-    """Make a runtime of wheels for the function, upload it, and write it into the configuration."""
+    """Build a runtime from wheels for the function, upload it, and write it into the configuration."""
     if [bool(requirements), from_env, from_prefix is not None].count(True) != 1:
-        raise click.UsageError("say what to put into it: -r FILE, --from-env or --from-prefix DIRECTORY, one of them")
+        raise click.UsageError("choose the contents: give one of -r FILE, --from-env and --from-prefix DIRECTORY")
     filename, config = _configuration(ctx, needed=bucket is None)
-    target = Target(python or _HERE, arch or wrenconfig.setting(config, "lambda.architecture"))
+    target = Target(python or PYTHON, arch or wrenconfig.setting(config, "lambda.architecture"))
     with _store(config, bucket, prefix) as store, tempfile.TemporaryDirectory(prefix="pywren-runtime-") as directory:
         built = _build(requirements, from_prefix, target, Path(directory))
         click.echo(f"runtime {built}")
         runtimes.check_fits(built, lambda: _disk(config))
         _keep(built, store, None if bucket else filename, dry_run)
-    if target.python != _HERE:
-        click.echo(f"only programs that run on Python {target.python} can use it; this is {_HERE}")
+    if target.python != PYTHON:
+        click.echo(f"only programs on Python {target.python} can use it; this is Python {PYTHON}")
     if target.arch != wrenconfig.setting(config, "lambda.architecture"):
         click.echo(
             f"only functions on {target.arch} can use it: write `architecture: {target.arch}` under lambda: in the "
@@ -96,16 +95,16 @@ def _keep(built: Built, store: RuntimeStore, filename: str | None, dry_run: bool
     section = store.section(built)
     place = f"s3://{section['s3_bucket']}/{section['s3_key']}"
     if dry_run:
-        click.echo(f"is there already: {place}" if store.holds(built) else f"would upload to {place}")
+        click.echo(f"already stored: {place}" if store.holds(built) else f"would upload to {place}")
         if filename is not None:
             click.echo(f"would write into {filename}:\n{section_text('runtime', section)}", nl=False)
         return
-    click.echo(f"{'uploaded to' if store.upload(built) else 'is there already:'} {place}")
+    click.echo(f"{'uploaded to' if store.upload(built) else 'already stored:'} {place}")
     _record(filename, section)
 
 
 def _record(filename: str | None, section: Mapping[str, str | None]) -> None:
-    """Write a runtime into the configuration; where that is not possible, say what to write."""
+    """Write a runtime into the configuration; where that is impossible, print what to write."""
     told = f"write this into the configuration:\n{section_text('runtime', section)}"
     if filename is None:
         click.echo(told, nl=False)
@@ -129,7 +128,7 @@ def _build(requirements: tuple[Path, ...], from_prefix: Path | None, target: Tar
 @runtime.command("list")
 @click.pass_context
 def list_runtimes(ctx: click.Context) -> None:
-    """Show the runtimes in the bucket; a star marks the one in use."""
+    """List the runtimes in the bucket; a star marks the one in use."""
     _, config = _configuration(ctx)
     with _store(config) as store:
         stored = store.list()
@@ -142,7 +141,7 @@ def list_runtimes(ctx: click.Context) -> None:
 
 @runtime.command("delete")
 @click.argument("name")
-@click.option("--force", is_flag=True, help="Also when it is the one in the configuration, which is changed then.")
+@click.option("--force", is_flag=True, help="Also delete a runtime that the configuration uses, and remove it there.")
 @dry_run_option
 @yes_option
 @click.pass_context
@@ -155,16 +154,16 @@ def delete(ctx: click.Context, name: str, force: bool, dry_run: bool, yes: bool)
         if in_use and not force:
             raise click.ClickException(
                 f"{item.name} is in use: {filename} names it under runtime. Build another one first, or delete it "
-                "with --force, which takes it out of the configuration"
+                "with --force, which also removes it from the configuration"
             )
-        changes = [f"would take it out of {filename}"] * in_use + [f"would delete {item.name}"]
+        changes = [f"would remove it from {filename}"] * in_use + [f"would delete {item.name}"]
         if dry_run:
             click.echo("\n".join(changes))
             return
         confirm(changes, yes)
         if in_use:
             change_section(str(filename), "runtime", dict.fromkeys(_KEYS))
-            click.echo(f"taken out of {filename}")
+            click.echo(f"removed from {filename}")
         store.delete(item)
     click.echo(f"deleted {item.name}")
 
@@ -177,9 +176,7 @@ def _configuration(ctx: click.Context, *, needed: bool = True) -> tuple[str | No
     if filename is not None:
         return str(filename), wrenconfig.load(filename)
     if needed:
-        raise click.ClickException(
-            "there is no configuration: make one with 'pywren create_config', or build with --bucket NAME"
-        )
+        raise click.ClickException(f"{NO_CONFIGURATION}, or build with --bucket NAME")
     return None, {}
 
 
@@ -201,7 +198,7 @@ def _in_use(config: Mapping[str, Any], bucket: str, key: str) -> bool:
 
 def _description(meta: Mapping[str, Any]) -> str:
     if not meta:
-        return "incomplete: its upload was interrupted; build it again or delete it"
+        return "incomplete: its upload was interrupted; build it again, or delete it"
     packages = [f"{name} {version}" for name, version in meta.get("pkg_ver_list", ())]
     shown = ", ".join(packages[:_PACKAGES_SHOWN])
     more = f", and {len(packages) - _PACKAGES_SHOWN} more" if len(packages) > _PACKAGES_SHOWN else ""

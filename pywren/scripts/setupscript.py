@@ -1,4 +1,4 @@
-"""The command ``pywren-setup``: from an account to a first call on Lambda, by a few questions."""
+"""The command ``pywren-setup``: from an AWS account to a first call on Lambda, with a few questions."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from pywren.scripts._new_config import config_text, write_config
 from pywren.scripts.pywrencli import call_hello, new_config_path
 
 _PATIENCE = (30.0, 30.0, 60.0)
-"""Seconds that each try of the test function may take."""
+"""Seconds to wait for the test function, for each attempt."""
 
 
 @click.command()
 @dry_run_option
-@option("suffix", default="", show_default=False, help="Ends the names that are proposed.")
-@option("yes", is_flag=True, help="Take all that is proposed, without asking.")
+@option("suffix", default="", show_default=False, help="Text to append to the proposed names.")
+@option("yes", is_flag=True, help="Accept every default without asking.")
 def interactive_setup(dry_run: bool, suffix: str, yes: bool) -> None:
     """Set pywren up on AWS Lambda: a configuration file, a bucket, a role and the function."""
     with one_line_errors():
-        click.echo("Sets pywren up on AWS Lambda. Enter takes what stands in brackets.")
+        click.echo("Sets pywren up on AWS Lambda. Press Enter to accept the default in brackets.")
         questions = Questions(silent=yes)
         region = _ask_region(questions)
         with closing(AWS(region)) as aws:
@@ -42,7 +42,7 @@ def interactive_setup(dry_run: bool, suffix: str, yes: bool) -> None:
             path, keep = _ask_file(questions, _proposed_file(proposed, suffix))
             if keep:
                 config = wrenconfig.load(path)
-                _tell_that_it_stays(path, config, proposed, suffix)
+                _report_kept_file(path, config, proposed, suffix)
                 _set_up(config, path, standalone=False, dry_run=dry_run)
                 return
             answers = _ask_names(questions, proposed, aws)
@@ -53,10 +53,10 @@ def interactive_setup(dry_run: bool, suffix: str, yes: bool) -> None:
 
 
 class Questions:
-    """Asks a person. Enter takes the default, and so does the end of the input for this and all that follow.
+    """Asks a person. Enter accepts the default; the end of the input accepts it for this and all later questions.
 
     Args:
-        silent: take every default without asking.
+        silent: accept every default without asking.
     """
 
     def __init__(self, *, silent: bool = False) -> None:
@@ -76,15 +76,15 @@ class Questions:
         return default
 
     def valid(self, question: str, default: str, check: Callable[[str], None]) -> str:
-        """Ask for a text until it is right.
+        """Ask for a text until it is valid.
 
         Args:
-            question: what is asked.
-            default: what Enter takes.
+            question: the question.
+            default: the answer that Enter gives.
             check: raises a ``PywrenError`` that says what is wrong.
 
         Raises:
-            PywrenError: it is wrong, and nobody is there to ask again.
+            PywrenError: the default is not valid, and the input has ended.
         """
         while True:
             answer = self.text(question, default)
@@ -103,23 +103,23 @@ class Questions:
             answer = self.text(f"{question} (y/n)", "y" if default else "n").lower()
             if answer in ("y", "yes", "n", "no"):
                 return answer.startswith("y")
-            click.echo("y or n?")
+            click.echo("answer y or n")
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What was chosen.
+    """What the user chose.
 
     Args:
-        region: of function and bucket.
-        account_id: the 12 digits; ``None`` when they could not be found out.
-        bucket: for calls.
-        prefix: in it.
-        role: of the function.
-        function: its name.
-        queue: of stand-alone workers.
-        instances: their name, and that of their profile.
-        standalone: whether queue and profile are wanted.
+        region: the region of the function and the bucket.
+        account_id: the 12 digits of the account; ``None`` when they are not known.
+        bucket: the bucket for the data of calls.
+        prefix: the key prefix in the bucket.
+        role: the role of the function.
+        function: the name of the function.
+        queue: the queue of stand-alone workers.
+        instances: the name of stand-alone workers and of their instance profile.
+        standalone: whether to create the queue and the instance profile.
     """
 
     region: str
@@ -133,7 +133,7 @@ class Answers:
     standalone: bool = False
 
     def config_text(self) -> str:
-        """Return the configuration as it is written."""
+        """Return the text of the configuration file."""
         return config_text(
             aws_region=self.region,
             bucket_name=self.bucket,
@@ -163,20 +163,20 @@ def _ask_region(questions: Questions) -> str:
 
     def check(region: str) -> None:
         if region not in known:
-            raise ConfigError(f"AWS has no region {region}; there are {', '.join(sorted(known))}")
+            raise ConfigError(f"AWS has no region {region}; choose one of {', '.join(sorted(known))}")
 
-    return questions.valid("Region of AWS", default, check)
+    return questions.valid("AWS region", default, check)
 
 
 def _proposed_file(proposed: Answers, suffix: str) -> Path:
-    """Return where the configuration may go: a second set-up gets a file of its own beside the first one's."""
+    """Return the proposed configuration file: a second set-up gets its own file next to the first one's."""
     path = new_config_path(None)
     if not suffix or not path.exists() or _function_of(path) == proposed.function:
         return path
     return path.with_name(f"{path.name}_{re.sub('[^A-Za-z0-9_.-]', '-', suffix)[:_LONGEST_ENDING]}")
 
 
-_LONGEST_ENDING = 100  # a file name may have 255 bytes
+_LONGEST_ENDING = 100  # characters; most file systems allow names of 255 bytes
 
 
 def _function_of(path: Path) -> str | None:
@@ -186,26 +186,26 @@ def _function_of(path: Path) -> str | None:
         return None
 
 
-def _tell_that_it_stays(path: Path, config: wrenconfig.Config, proposed: Answers, suffix: str) -> None:
-    click.echo(f"{path} stays as it is: what it names is set up.")
+def _report_kept_file(path: Path, config: wrenconfig.Config, proposed: Answers, suffix: str) -> None:
+    click.echo(f"{path} stays unchanged; the resources that it names are set up.")
     names = Names.of(config, "")
     if names.region != proposed.region or (suffix and names.function != proposed.function):
         click.echo(
             f"It is for the function {names.function} in {names.region}, not for {proposed.function} in "
-            f"{proposed.region}: for another set-up name another file, here or in PYWREN_CONFIG_FILE",
+            f"{proposed.region}: for a second set-up choose another file, here or with PYWREN_CONFIG_FILE",
             err=True,
         )
 
 
 def _ask_file(questions: Questions, proposed: Path) -> tuple[Path, bool]:
-    """Return the configuration file, and whether one that is there is to be kept."""
+    """Return the configuration file, and whether to keep the one that exists."""
 
     def check(answer: str) -> None:
         path = Path(answer).expanduser()
         if not path.parent.is_dir():
-            raise ConfigError(f"there is no directory {path.parent}: make it, or name another file")
+            raise ConfigError(f"there is no directory {path.parent}: create it, or choose another file")
         if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise ConfigError(f"cannot write {path}: name another file")
+            raise ConfigError(f"cannot write {path}: choose another file")
 
     path = Path(questions.valid("Configuration file", str(proposed), check)).expanduser()
     exists = path.exists()
@@ -214,16 +214,14 @@ def _ask_file(questions: Questions, proposed: Path) -> tuple[Path, bool]:
 
 def _ask_names(questions: Questions, answers: Answers, aws: AWS) -> Answers:
     answers = replace(answers, bucket=_ask_bucket(questions, answers, aws))
-    answers = replace(
-        answers, prefix=questions.valid("Prefix of pywren's objects in it", answers.prefix, _check_prefix)
-    )
+    answers = replace(answers, prefix=questions.valid("Key prefix in the bucket", answers.prefix, _check_prefix))
     if questions.confirm("Advanced settings?", default=False):
         answers = replace(
             answers,
             role=questions.valid("Role of the function", answers.role, _check("account", "aws_lambda_role")),
             function=questions.valid("Name of the function", answers.function, _check("lambda", "function_name")),
         )
-    return replace(answers, standalone=questions.confirm("Stand-alone workers on EC2 too?", default=False))
+    return replace(answers, standalone=questions.confirm("Stand-alone workers on EC2, too?", default=False))
 
 
 def _defaults(region: str, account_id: str | None, suffix: str) -> Answers:
@@ -240,7 +238,7 @@ def _defaults(region: str, account_id: str | None, suffix: str) -> Answers:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a user without a name; which of them, Python's version says
+    except (OSError, KeyError, ImportError):  # no name for this user; which error depends on the version of Python
         return "me"
 
 
@@ -257,11 +255,11 @@ def _ask_bucket(questions: Questions, answers: Answers, aws: AWS) -> str:
 
 
 def _bucket_exists(answers: Answers, aws: AWS) -> bool:
-    """Tell whether a bucket is there.
+    """Tell whether the bucket exists.
 
     Raises:
         ConfigError: its name is not valid, or it is in another region.
-        DeploymentError: it is somebody else's.
+        DeploymentError: it belongs to somebody else.
     """
     config = answers.config()
     wrenconfig.validate(config, "these answers")
@@ -286,19 +284,19 @@ def _account_id(aws: AWS, dry_run: bool) -> str | None:
     except ConfigError as error:
         if not dry_run:
             raise
-        click.echo(f"not looked at AWS: {' '.join(str(error).split())}", err=True)
+        click.echo(f"AWS was not checked: {' '.join(str(error).split())}", err=True)
         return None
 
 
-# -- making it -----------------------------------------------------------------------------------------------
+# -- setting up ----------------------------------------------------------------------------------------------
 
 
 def _set_up(config: wrenconfig.Config, path: Path, *, standalone: bool, dry_run: bool) -> None:
     names = Names.of(config, "")
     more = f", the queue {names.queue} and the instance profile {names.instance_profile}" if standalone else ""
     click.echo(
-        f"In {names.region} this makes what is missing of: the bucket {names.bucket}, the role {names.role}, the log "
-        f"group {names.log_group}, the function {names.function}{more}; nothing of it costs anything before it is used."
+        f"In {names.region} this creates what is missing of: the bucket {names.bucket}, the role {names.role}, the "
+        f"log group {names.log_group}, the function {names.function}{more}. None of these costs anything until used."
     )
     try:
         with open_account(config) as account:
@@ -306,13 +304,13 @@ def _set_up(config: wrenconfig.Config, path: Path, *, standalone: bool, dry_run:
     except ConfigError as error:
         if not dry_run:
             raise
-        click.echo(f"not looked at AWS: {' '.join(str(error).split())}", err=True)
+        click.echo(f"AWS was not checked: {' '.join(str(error).split())}", err=True)
         return
     if not dry_run:
         _try_out(config, path)
         if standalone:
-            click.echo("\n`pywren standalone launch_instances` starts a worker on EC2, at EC2's price while it runs;")
-            click.echo("pywren.standalone_executor() gives it calls.")
+            click.echo("\n`pywren standalone launch_instances` starts a worker on EC2; you pay for EC2 while it runs.")
+            click.echo("pywren.standalone_executor() sends it calls.")
 
 
 def _wanted(account: Account, standalone: bool) -> list[Resource]:
@@ -321,20 +319,23 @@ def _wanted(account: Account, standalone: bool) -> list[Resource]:
 
 
 def _call_until_the_role_is_known(config: wrenconfig.Config) -> str:
-    """Return what the test function says. A role that was made just now is known everywhere only after some seconds."""
+    """Return what the test function returns.
+
+    IAM is eventually consistent: the first calls with a new role may be lost, so they are repeated.
+    """
     for patience in _PATIENCE[:-1]:
         try:
             return call_hello(config, patience)
         except (CallLostError, click.ClickException) as error:
-            click.echo(f"not yet ({' '.join(str(error).split())}); trying again", err=True)
+            click.echo(f"not ready yet ({' '.join(str(error).split())}); trying again", err=True)
     return call_hello(config, _PATIENCE[-1])
 
 
 def _try_out(config: wrenconfig.Config, path: Path) -> None:
-    click.echo("Trying it out...")
+    click.echo("Testing the function...")
     click.echo(f"function returned: {_call_until_the_role_is_known(config)}")
     if path.absolute() != Path(wrenconfig.get_default_home_filename()):
-        click.echo(f"Programs find {path} by PYWREN_CONFIG_FILE={path}")
+        click.echo(f"For programs to find {path}, set PYWREN_CONFIG_FILE={path}")
     click.echo("Ready. Paste this into Python:\n")
     click.echo("    import pywren")
     click.echo("    print(pywren.get_all_results(pywren.default_executor().map(lambda x: x + 1, range(10))))")

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from pywren.aws.requests import AWS
-from pywren.cloud.deploy import create_execution_role, deploy_function
+from pywren.cloud.plan import create_all
+from pywren.cloud.resources import Resources
 
 ACCOUNT_ID = "123456789012"
 """The account in moto's ARNs."""
@@ -58,8 +59,9 @@ def create_resources(config: Mapping[str, Any], aws: AWS, *, archive: bytes) -> 
     """
     queue = config["standalone"]["sqs_queue_name"]
     aws.request("sqs", "create_queue", doing="set up the queue", QueueName=queue)
-    create_execution_role(config, aws)
-    deploy_function(config, aws, archive=archive)
+    resources = Resources(config, aws, archive=archive)
+    create_all([resources.role])  # AWS creates no function for a role that does not exist
+    create_all([resources.log_group, resources.function])
 
 
 @contextmanager

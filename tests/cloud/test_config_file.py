@@ -1,4 +1,4 @@
-"""One section of a configuration file is changed; all else stays as it was written."""
+"""One section of a configuration file changes, and the rest stays as it was."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NEW = {"s3_bucket": "b", "s3_key": "k/x.tar.gz", "sha256": "00"}
     ],
 )
 def test_a_section_is_changed(text: str) -> None:
-    """What is new stands in it, other keys, sections and comments stay; doing it again changes nothing."""
+    """The new values are in it; other keys, sections and comments stay; a second change changes nothing."""
     before = yaml.safe_load(text) or {}
     changed = changed_text(text, "runtime", NEW)
     assert changed is not None
@@ -50,7 +50,7 @@ def test_a_section_is_changed(text: str) -> None:
 
 
 def test_keys_are_taken_out() -> None:
-    """Each with its line; those that are not there are no error."""
+    """Each with its line; a key that does not exist is not an error."""
     text = "runtime:\n  s3_bucket: b\n  s3_key: k # here\n  preinstalls: [x]\n# end\n"
     changed = changed_text(text, "runtime", dict.fromkeys(NEW))
     assert changed == "runtime:\n  preinstalls: [x]\n# end\n"
@@ -67,7 +67,7 @@ def test_what_cannot_be_changed_safely_is_left_alone(tmp_path: Path, text: str) 
 
 
 def test_mode_and_links_stay(tmp_path: Path) -> None:
-    """The file that a link leads to is replaced, with its mode, and nothing else is left."""
+    """The target of a symbolic link is replaced, keeps its mode, and no other file is left."""
     path, link = tmp_path / "real.yaml", tmp_path / "link.yaml"
     path.write_text("s3:\n  bucket: a\n")
     path.chmod(0o640)
@@ -80,13 +80,13 @@ def test_mode_and_links_stay(tmp_path: Path) -> None:
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    """It is not made."""
+    """It is not created."""
     with pytest.raises(ConfigError, match="No such file"):
         change_section(tmp_path / "none.yaml", "runtime", NEW)
 
 
 def test_a_failure_leaves_the_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And no temporary one."""
+    """And no temporary file."""
     path = tmp_path / "config.yaml"
     path.write_text("s3:\n  bucket: a\n")
 

@@ -1,4 +1,4 @@
-"""A runtime is of use: what was asked for can be imported from it, on the Python and system that it is for."""
+"""A runtime works: the requested packages can be imported from it, on the Python and system that it is for."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wheelhouse:
 
 @pytest.fixture(params=[Target(HERE), OTHER], ids=["this-python", "another"])
 def target(request: pytest.FixtureRequest) -> Target:
-    """A target that what was built can be tried on here, and one that it cannot."""
+    """A target whose packages can be imported here, and one whose packages cannot."""
     return request.param  # type: ignore[no-any-return]
 
 
 def build(tmp_path: Path, requirements: str, target: Target, tool: str = "uv" if UV else "pip") -> tuple[set[str], Any]:
-    """Build from requirements; returns the names of its distributions, and what was said."""
+    """Build from requirements, and return the names of the distributions and the lines for the user."""
     (file := tmp_path / "requirements.txt").write_text(requirements)
     said: list[str] = []
     (directory := tmp_path / "build").mkdir()
@@ -58,13 +58,13 @@ def build(tmp_path: Path, requirements: str, target: Target, tool: str = "uv" if
         ({"lib.cpython-39-x86_64-linux-gnu.so": "\x7fELF"}, "lib cannot be imported"),
         ({"lib.abi3.so": "no library"}, "lib cannot be imported"),
         ({"lib/__init__.py": "from lib import _fast\n", "lib/_fast.pyd": "MZ"}, "lib cannot be imported"),
-        ({}, "it brings no module"),
+        ({}, "it has no module"),
     ],
 )
 def test_what_cannot_be_imported_is_refused(
     tmp_path: Path, wheels: Wheelhouse, target: Target, files: dict[str, str], says: str
 ) -> None:
-    """Row 281: a module that is missing or compiled for others, found for any target; who asks for it is named."""
+    """Row 281: modules that are missing or for another system are found for any target, with the requirement."""
     wheels.add("lib", files=files)
     with pytest.raises(DeploymentError, match=rf"line 1 of .*requirements.txt asks for lib.*{says}"):
         build(tmp_path, "lib\n", target)
@@ -105,13 +105,13 @@ def test_what_cannot_be_imported_is_refused(
 def test_what_can_be_imported_is_taken(
     tmp_path: Path, wheels: Wheelhouse, target: Target, files: dict[str, str]
 ) -> None:
-    """Imports that a library can do without, what the worker has, and what nobody imports stop no build."""
+    """Optional imports, the worker's own modules, and modules that nobody imports do not stop a build."""
     wheels.add("lib", files=files)
     assert build(tmp_path, "lib\n", target) == ({"lib"}, [])
 
 
 def test_what_is_required_must_be_there_too(tmp_path: Path, wheels: Wheelhouse, target: Target) -> None:
-    """Row 281: an import that fails deep in what a library requires is told from the library on."""
+    """Row 281: for an import that fails in a dependency, the error gives the path from the library on."""
     wheels.add("lib", requires=["below"], files={"lib/__init__.py": "import below\n"})
     wheels.add("below", files={"below/__init__.py": "import missing_one\n"})
     with pytest.raises(DeploymentError, match=r"lib cannot be imported: .*missing_one"):
@@ -119,14 +119,14 @@ def test_what_is_required_must_be_there_too(tmp_path: Path, wheels: Wheelhouse, 
 
 
 def test_an_import_that_raises_is_told(tmp_path: Path, wheels: Wheelhouse) -> None:
-    """What a module raises when it is imported here may depend on this machine; so may what ends the process."""
+    """An exception or a crash during an import here may depend on this machine, so it is only reported."""
     wheels.add("raising", files={"raising.py": "raise RuntimeError('no display')\n"})
     wheels.add("ending", files={"ending.py": "import os\nprint('x')\nos._exit(3)\n"})
     wheels.add("lying", files={"lying.py": "exec('import missing_one')\n"})
     names, said = build(tmp_path, "raising\nending\n", Target(HERE))
     assert names == {"raising", "ending"}
     assert sorted(line.partition(" on this")[0] for line in said) == [
-        "importing ending raises an end of the process",
+        "importing ending raises an exit of the process",
         "importing raising raises RuntimeError",
     ]
     (tmp_path / "build").rename(tmp_path / "earlier")
@@ -137,7 +137,7 @@ def test_an_import_that_raises_is_told(tmp_path: Path, wheels: Wheelhouse) -> No
 def test_what_cannot_be_imported_here_either(
     tmp_path: Path, wheels: Wheelhouse, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``pip freeze`` names libraries whose import fails here too, for want of one that they do not require: said."""
+    """``pip freeze`` lists libraries whose import fails here, too, for lack of a dependency: only reported."""
     wheels.add("lib", files={"lib.py": "import missing_one\n", "lib2.py": "exec('import missing_one')\n"})
     site = tmp_path / "installed"
     (site / "lib-1.0.dist-info").mkdir(parents=True)
@@ -146,24 +146,24 @@ def test_what_cannot_be_imported_here_either(
     names, said = build(tmp_path, "lib\n", target)
     assert names == {"lib"}
     tried = ["lib", "lib2"] if target.python == HERE else ["lib"]
-    assert [line.partition(" of lib 1.0 cannot be imported, neither there nor here")[0] for line in said] == tried
+    assert [line.partition(" of lib 1.0 can be imported neither there nor here")[0] for line in said] == tried
 
 
 def test_a_marker_that_pip_judges_by_this_machine(tmp_path: Path, wheels: Wheelhouse) -> None:
-    """Row 281: what the target needs and pip left out is an error; what the target does not need may be missing."""
+    """Row 281: a package that pip left out is an error if the target needs it."""
     wheels.add("lib")
     wheels.add("only_there")
     if not PIP:
         pytest.skip("pip is not here")
     text = f"lib\nonly_there ; python_version == '{OTHER.python}'\n"
-    with pytest.raises(DeploymentError, match=r"line 2 of .* asks for only-there, which is not among"):
+    with pytest.raises(DeploymentError, match=r"line 2 of .* asks for only-there, which was not installed"):
         build(tmp_path, text, OTHER, "pip")
     (tmp_path / "build").rename(tmp_path / "earlier")
     assert build(tmp_path, "lib\nonly_there ; sys_platform == 'win32'\n", OTHER, "pip")[0] == {"lib"}
 
 
 def test_modules_that_would_hide_the_standard_library(tmp_path: Path, wheels: Wheelhouse) -> None:
-    """They alone are taken out, judged by the target's Python: ``cgi`` is no standard module of 3.13."""
+    """Only they are removed, according to the target's Python: ``cgi`` is not a standard module of 3.13."""
     wheels.add("configparser", files={"configparser.py": "", "backports_of_it/__init__.py": ""})
     wheels.add("enum34", files={"enum/__init__.py": ""})
     wheels.add("legacy_cgi", files={"cgi.py": ""})

@@ -1,4 +1,4 @@
-"""Names that are made of others: AWS takes them, whatever they are made of."""
+"""Names made from any text: AWS accepts all of them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ SUFFIXES = [
 @pytest.mark.parametrize("account", ["123456789012", None])
 @pytest.mark.parametrize("region", ["us-west-2", "ap-southeast-17"])
 def test_what_the_set_up_proposes_is_valid(region: str, account: str | None, suffix: str) -> None:
-    """Row 237: no suffix makes a name that AWS refuses."""
+    """Row 237: no suffix leads to a name that AWS refuses."""
     proposed = setupscript._defaults(region, account, suffix)
     Names.of(proposed.config(), "")
     assert "." not in proposed.bucket
 
 
 def test_what_is_valid_as_it_is_stays() -> None:
-    """A suffix that AWS takes is not changed, name by name."""
+    """A suffix that AWS accepts is not changed, in any name."""
     proposed = setupscript._defaults("us-west-2", "123456789012", "My_Team")
     assert (proposed.role, proposed.function) == ("pywren_exec_role_1_My_Team", "pywren_1_My_Team")
     assert (proposed.queue, proposed.instances) == ("pywren-jobs-1-My_Team", "pywren-standalone-My_Team")
@@ -37,7 +37,7 @@ def test_what_is_valid_as_it_is_stays() -> None:
 
 
 def test_different_suffixes_make_different_names() -> None:
-    """What had to be left out of a name still tells two of them apart; a bucket knows no capital letters."""
+    """Names that lost different characters stay different; bucket names have no capital letters."""
     proposals = [setupscript._defaults("us-west-2", "123456789012", suffix) for suffix in SUFFIXES]
     for one, other in itertools.combinations(proposals, 2):
         assert one.bucket != other.bucket
@@ -48,7 +48,7 @@ def test_different_suffixes_make_different_names() -> None:
 
 @pytest.mark.parametrize("user", ["Jörg", "corp\\alice.smith", "x" * 100, "用户", ""])
 def test_names_of_users(monkeypatch: pytest.MonkeyPatch, user: str) -> None:
-    """Row 237: without an account's number the bucket is called after the user, whatever he is called."""
+    """Row 237: without an account the bucket is named after the user, whatever the user's name."""
     monkeypatch.setattr(getpass, "getuser", lambda: user)
     check_bucket_name(setupscript._defaults("us-west-2", None, "").bucket)
 
@@ -72,15 +72,15 @@ def test_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch, error: Exception
     ],
 )
 def test_buckets_that_s3_refuses(name: str) -> None:
-    """They are refused before anything is sent, and made valid where a name is made of them."""
-    with pytest.raises(ConfigError, match="no valid name of a bucket"):
+    """They are refused before anything is sent, and replaced in names made from other text."""
+    with pytest.raises(ConfigError, match="not a valid bucket name"):
         check_bucket_name(name)
     check_bucket_name(bucket_name("pywren", name))
 
 
 @pytest.mark.parametrize("name", ["Rolle_ä", "роль", "r" * 65, "a b", "a/b", "a\n"])
 def test_roles_that_iam_refuses(name: str) -> None:
-    """Its letters are those of ASCII."""
+    """Only ASCII letters are allowed."""
     config = {"account": {"aws_region": "us-west-2", "aws_lambda_role": name}, "s3": {"bucket": "any"}}
     with pytest.raises(ConfigError, match="aws_lambda_role"):
         Names.of(config, "")

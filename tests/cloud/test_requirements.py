@@ -1,4 +1,4 @@
-"""Files of requirements: read once, whatever they are, and made into what uv and pip both take."""
+"""Requirements files: read once, whatever they are, and rewritten for uv and pip."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TARGET = Target("3.12")
 
 
 def read(tmp_path: Path, text: str | bytes) -> tuple[Requirements, list[str]]:
-    """Read requirements; returns them, and what was said."""
+    """Read requirements, and return them and the lines for the user."""
     file = tmp_path / "r.txt"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     said: list[str] = []
@@ -29,7 +29,7 @@ def read(tmp_path: Path, text: str | bytes) -> tuple[Requirements, list[str]]:
 
 
 def names(requirements: Requirements) -> list[str]:
-    """What is asked for by name on the target."""
+    """The names that are requested on the target."""
     return [item.name for item in requirements.named if item.is_for(TARGET)]
 
 
@@ -61,7 +61,7 @@ def names(requirements: Requirements) -> list[str]:
     ],
 )
 def test_what_is_asked_for(tmp_path: Path, line: str | bytes, named: list[str]) -> None:
-    """Names are found as pip finds them: in any line, in files that are included, where markers hold."""
+    """Names are found where pip finds them: in any line, in included files, and where markers hold."""
     (tmp_path / "limits.txt").write_text("z==1\n")
     (tmp_path / "more.txt").write_text("a.more\n")
     requirements, said = read(tmp_path, line)
@@ -69,7 +69,7 @@ def test_what_is_asked_for(tmp_path: Path, line: str | bytes, named: list[str]) 
 
 
 def test_a_pipe_is_read_once(tmp_path: Path) -> None:
-    """What a shell's ``<(pip freeze)`` gives is neither asked for its size nor opened by the installer."""
+    """A shell's ``<(pip freeze)`` is read once: nobody asks for its size, and the installer does not open it."""
     os.mkfifo(pipe := tmp_path / "pipe")
     writer = threading.Thread(target=pipe.write_text, args=("a==1\nb==2\n",))
     writer.start()
@@ -82,7 +82,7 @@ def test_a_pipe_is_read_once(tmp_path: Path) -> None:
 
 
 def test_what_pip_freeze_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row 280: what was installed from a directory or repository is left out, said without passwords."""
+    """Row 280: packages installed from a directory or repository are left out, and messages hide passwords."""
     here = {"mine": "1.0", "repo": "2.0", "condas": "3.0"}
     monkeypatch.setattr(_requirements, "_version_here", here.get)
     (tmp_path / "mine").mkdir()
@@ -115,22 +115,22 @@ def test_what_pip_freeze_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("a @ git+https://example.org/a.git", "line 1 of .*r.txt names a by its sources.*pip wheel"),
-        ("a @ https://user:pw@example.org/a-1.0.tar.gz", "by its sources, https://example.org"),
+        ("a @ git+https://example.org/a.git", "line 1 of .*r.txt names the source of a.*pip wheel"),
+        ("a @ https://user:pw@example.org/a-1.0.tar.gz", "the source of a, https://example.org"),
         ("\n\na @ file:///nowhere/a", "line 3 of"),
         ("-r missing.txt", "cannot read the requirements .*missing.txt"),
         ("-c missing.txt", "cannot read the requirements .*missing.txt"),
     ],
 )
 def test_what_cannot_be_asked_for(tmp_path: Path, line: str, says: str) -> None:
-    """Row 280: sources that are not installed here and files that are not there are named with their line."""
+    """Row 280: the error names the line of a source that is not installed here and of a file that does not exist."""
     with pytest.raises(DeploymentError, match=says) as caught:
         read(tmp_path, line)
     assert "pw@" not in str(caught.value)
 
 
 def test_files_that_are_included(tmp_path: Path) -> None:
-    """Paths are relative to the file that has them, circles end, and constraints lose what installers refuse."""
+    """Paths are relative to their file, circular includes end, and constraints lose lines that installers refuse."""
     (below := tmp_path / "below").mkdir()
     (below / "wheels").mkdir()
     (below / "inner.txt").write_text("b\n-r ../r.txt\n-c limits.txt\n-f wheels\n")
@@ -173,12 +173,12 @@ def test_files_that_are_included(tmp_path: Path) -> None:
     ],
 )
 def test_markers(marker: str, expected: bool) -> None:
-    """They are judged for the target; those that are not understood are left to the installer."""
+    """They are evaluated for the target; the installer decides about those that cannot be parsed."""
     assert holds(marker, environment_of(TARGET)) is expected
 
 
 def test_markers_of_this_python() -> None:
-    """The full version is this one's when the target is."""
+    """The full version is this Python's when the target has the same minor version."""
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     full = ".".join(map(str, sys.version_info[:3]))
     assert holds(f"python_full_version == '{full}'", environment_of(Target(here)))

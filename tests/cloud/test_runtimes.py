@@ -1,4 +1,4 @@
-"""Runtimes as they are built: which wheels are taken, what is left out, and what the tarball is like."""
+"""Building runtimes: which wheels are used, what is left out, and what is in the tarball."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wheelhouse:
 
 @pytest.fixture(params=TOOLS)
 def tool(request: pytest.FixtureRequest) -> str:
-    """Each of the tools that are here."""
+    """Each installed tool."""
     if not TOOLS[request.param]:
         pytest.skip(f"{request.param} is not here")
     return str(request.param)
@@ -55,7 +55,7 @@ def installer(target: Target, tool: str = QUICK) -> Installer:
 
 
 def build(tmp_path: Path, requirements: str, target: Target = AL2023, tool: str = QUICK) -> tuple[Built, list[str]]:
-    """Build from requirements; returns the runtime, and what was said."""
+    """Build from requirements, and return the runtime and the lines for the user."""
     file = tmp_path / "requirements.txt"
     file.write_text(requirements)
     said: list[str] = []
@@ -66,7 +66,7 @@ def build(tmp_path: Path, requirements: str, target: Target = AL2023, tool: str 
 
 
 def members(built: Built) -> dict[str, tarfile.TarInfo]:
-    """What is in a tarball, by path below its packages."""
+    """The files in a tarball, by path below its directory of packages."""
     with tarfile.open(built.path) as tar:
         place = f"lib/python{built.meta['python_ver']}/site-packages/"
         return {member.name.removeprefix(place): member for member in tar if member.isfile()}
@@ -85,7 +85,7 @@ def members(built: Built) -> dict[str, tarfile.TarInfo]:
     ],
 )
 def test_platforms_of_the_function(target: Target, newest: str, oldest: str) -> None:
-    """Lambda's Linux is another one from Python 3.12 on."""
+    """Lambda uses another Linux since Python 3.12."""
     assert (target.platforms[0], target.platforms[-1]) == (newest, oldest)
     assert f"manylinux_2_17_{target.machine}" in target.platforms
 
@@ -124,7 +124,7 @@ def test_the_description(tmp_path: Path, wheels: Wheelhouse) -> None:
 
 
 def test_the_same_packages_give_the_same_bytes(tmp_path: Path, wheels: Wheelhouse) -> None:
-    """Whichever tool installs them, whenever; scripts and notes about this machine are not in it."""
+    """The tarball is the same for any tool and time; it has no scripts and nothing about this machine."""
     wheels.add(
         "one", files={"one/__init__.py": "", "one-1.0.dist-info/entry_points.txt": "[console_scripts]\nx = one:x\n"}
     )
@@ -141,7 +141,7 @@ def test_the_same_packages_give_the_same_bytes(tmp_path: Path, wheels: Wheelhous
 
 
 def test_workers_take_it(tmp_path: Path, wheels: Wheelhouse) -> None:
-    """What is packed here, the worker's extraction accepts."""
+    """The worker can extract what is packed here."""
     wheels.add("one")
     built, _ = build(tmp_path, "one\n")
     (target := tmp_path / "extracted").mkdir()
@@ -154,7 +154,7 @@ def test_workers_take_it(tmp_path: Path, wheels: Wheelhouse) -> None:
 
 
 def test_what_the_worker_has_is_left_out(tmp_path: Path, wheels: Wheelhouse, tool: str) -> None:
-    """cloudpickle and tblib always, boto3 unless it is asked for itself; the rest of what is required stays."""
+    """cloudpickle and tblib always, boto3 unless a requirement names it; other dependencies stay."""
     wheels.add("one", requires=["cloudpickle", "tblib", "boto3"])
     wheels.add("cloudpickle", "1.0")
     wheels.add("tblib", "0.1")
@@ -163,14 +163,14 @@ def test_what_the_worker_has_is_left_out(tmp_path: Path, wheels: Wheelhouse, too
     built, said = build(tmp_path, "one\ncloudpickle==1.0\n", tool=tool)
     assert [name for name, _ in built.meta["pkg_ver_list"]] == ["jmespath", "one"]
     assert not [name for name in members(built) if name.startswith(("cloudpickle", "tblib", "boto3"))]
-    assert "cloudpickle 1.0 is left out: comes with the worker" in said
+    assert "cloudpickle 1.0 is left out: every worker has it" in said
     assert "boto3 1.0 is left out: Lambda has it" in said
     built, _ = build(tmp_path, "boto3 >= 1.0\n", tool=tool)
     assert ["boto3", "1.0"] in built.meta["pkg_ver_list"]
 
 
 def test_what_included_requirements_name(tmp_path: Path, wheels: Wheelhouse) -> None:
-    """Files that a file of requirements includes count, relative to it; constraints name nothing, and circles end."""
+    """Included files count, relative to their file; constraints request nothing, and circular includes end."""
     for name in ("boto3", "botocore", "s3transfer", "pip"):
         wheels.add(name)
     (below := tmp_path / "below it").mkdir()
@@ -187,7 +187,7 @@ def test_what_included_requirements_name(tmp_path: Path, wheels: Wheelhouse) -> 
 
 
 def test_a_module_of_the_standard_library_is_left_out(tmp_path: Path, wheels: Wheelhouse) -> None:
-    """It would come first on the worker's path."""
+    """It would come before the standard library on the worker's path."""
     wheels.add("enum34", files={"enum/__init__.py": ""})
     wheels.add("one", requires=["enum34"])
     built, said = build(tmp_path, "one\n")
@@ -196,14 +196,14 @@ def test_a_module_of_the_standard_library_is_left_out(tmp_path: Path, wheels: Wh
 
 
 def test_a_distribution_that_brings_the_workers_own_modules(tmp_path: Path, wheels: Wheelhouse) -> None:
-    """It is refused by its name."""
+    """It is refused, and the error names it."""
     wheels.add("evil", files={"pywren/__init__.py": ""})
-    with pytest.raises(DeploymentError, match=r"evil 1\.0 brings a module pywren"):
+    with pytest.raises(DeploymentError, match=r"evil 1\.0 has a module pywren"):
         build(tmp_path, "evil\n")
 
 
 def test_a_record_that_lies(tmp_path: Path, wheels: Wheelhouse) -> None:
-    """Taking a distribution out deletes nothing outside, and nothing of others."""
+    """Removing a distribution deletes nothing outside the directory, and nothing of others."""
     (precious := tmp_path / "precious.txt").write_text("x")
     wheels.add("tblib", recorded=["../" * 8 + str(precious)[1:], str(precious), "one/__init__.py", "one"])
     wheels.add("one", requires=["tblib"])
@@ -223,18 +223,18 @@ def test_a_record_that_lies(tmp_path: Path, wheels: Wheelhouse) -> None:
 @pytest.mark.parametrize(
     ("requirements", "says"),
     [
-        ("lib==1.0\n", r"Only wheels are taken.*manylinux_2_34_x86_64"),
-        ("only_source\n", r"Only wheels are taken.*pip wheel NAME"),
+        ("lib==1.0\n", r"Only wheels can be used.*manylinux_2_34_x86_64"),
+        ("only_source\n", r"Only wheels can be used.*pip wheel NAME"),
         ("one==1.0\none==2.0\n", "Correct the requirements|Only wheels"),
         ("clash_a\nclash_b\n", "says: .*(one|clash)"),
         ("one ==== 1\n", "Correct the requirements"),
-        ("", "there is no package|says"),
+        ("", "no package is left|says"),
     ],
 )
 def test_requirements_that_cannot_be_had(
     tmp_path: Path, wheels: Wheelhouse, tool: str, requirements: str, says: str
 ) -> None:
-    """Row 218: the target, the tool's own words and the remedy are told."""
+    """Row 218: the error has the target, the tool's own words and the remedy."""
     wheels.add("lib", tag="cp312-cp312-win_amd64")
     wheels.add("one", "1.0")
     wheels.add("one", "2.0")
@@ -246,11 +246,11 @@ def test_requirements_that_cannot_be_had(
     with pytest.raises(DeploymentError, match=says) as caught:
         build(tmp_path, requirements, tool=tool)
     if requirements:
-        assert f"cannot make a runtime for Python 3.12 on x86_64 (glibc 2.34); {tool} says: " in str(caught.value)
+        assert f"cannot build a runtime for Python 3.12 on x86_64 (glibc 2.34); {tool} says: " in str(caught.value)
 
 
 def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The remedy is about the network, and not about wheels."""
+    """The remedy is about the network, not about wheels."""
     settings = tmp_path / "uv.toml"
     settings.write_text("")
     monkeypatch.setenv("UV_CONFIG_FILE", str(settings))
@@ -266,7 +266,7 @@ def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_tools(monkeypatch: pytest.MonkeyPatch) -> None:
-    """uv first; pip without it, and after it where it knows more tags; with neither an error."""
+    """uv first, pip without it or after it where pip knows more tags; without both an error."""
     monkeypatch.setattr(_wheels, "_find_uv", lambda: ["uv", "pip"])
     assert [item.tool for item in find_installers(Target("3.13"))] == ["uv"]
     for target in (Target("3.10"), Target("3.11", "arm64")):
@@ -282,7 +282,7 @@ def test_the_tools(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_nearest_version_is_taken(tmp_path: Path, wheels: Wheelhouse) -> None:
-    """Below if there is one, otherwise above; what has no wheel at all is left out; what needs others gives way."""
+    """A lower version if there is one, else a higher one; without any wheel a package is left out."""
     wheels.add("plain", "1.0")
     for version in ("1.0", "1.9", "2.2"):
         wheels.add("lib", version)
@@ -301,7 +301,7 @@ def test_the_nearest_version_is_taken(tmp_path: Path, wheels: Wheelhouse) -> Non
 
 
 def test_each_tool_knows_what_can_be_had(tmp_path: Path, wheels: Wheelhouse, tool: str) -> None:
-    """Whether a version has a wheel, and which one a range leads to."""
+    """Whether a version has a wheel, and which version a range selects."""
     wheels.add("lib", "1.0")
     wheels.add("lib", "2.0", tag="cp312-cp312-win_amd64")
     asked = installer(AL2023, tool)
@@ -311,7 +311,7 @@ def test_each_tool_knows_what_can_be_had(tmp_path: Path, wheels: Wheelhouse, too
 
 
 def test_from_the_environment(tmp_path: Path, wheels: Wheelhouse, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row 218: a version that cannot be had is told together with the one that is taken."""
+    """Row 218: a line names the version without a wheel and the one that is used instead."""
     wheels.add("one", "0.9")
     wheels.add("two", "2.0")
     monkeypatch.setattr(runtimes, "installed", lambda say: [Pin("one", "1.0"), Pin("two", "2.0")])
@@ -321,12 +321,12 @@ def test_from_the_environment(tmp_path: Path, wheels: Wheelhouse, monkeypatch: p
     assert built.meta["pkg_ver_list"] == [["one", "0.9"], ["two", "2.0"]]
     (line,) = said
     assert "one 1.0, which is installed here, has no wheel for Python 3.12 on x86_64 (glibc 2.34)" in line
-    assert line.endswith("0.9 is taken")
+    assert line.endswith("using 0.9")
 
 
 @pytest.mark.skipif(not all(TOOLS.values()), reason="uv or pip is not here")
 def test_wheels_that_only_pip_knows(tmp_path: Path, wheels: Wheelhouse, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row 218: of Amazon Linux 2 pip is asked as well; what it may have got wrong is said."""
+    """Row 218: for Amazon Linux 2 pip is asked, too, and a line says what it may get wrong."""
     wheels.add("one", "1.0", tag="py3-none-manylinux2014_x86_64")
     wheels.add("one", "2.0", tag="py3-none-manylinux_2_24_x86_64")
     monkeypatch.setattr(runtimes, "installed", lambda say: [Pin("one", "2.0")])
@@ -334,12 +334,12 @@ def test_wheels_that_only_pip_knows(tmp_path: Path, wheels: Wheelhouse, monkeypa
     (directory := tmp_path / "work").mkdir()
     built = runtimes.build_from_environment(AL2, directory, said.append)
     assert built.meta["pkg_ver_list"] == [["one", "2.0"]]
-    warned = ["pip collected these packages, and decides by this machine"]
-    assert [line[:57] for line in said] == ([] if AL2.is_here else warned)
+    warned = ["pip collected these packages, but evaluates markers for this machine"]
+    assert [line.partition(", not for")[0] for line in said] == ([] if AL2.is_here else warned)
 
 
 class Knowing(Installer):
-    """A tool that knows some versions of packages."""
+    """A tool that finds some versions of packages."""
 
     def __init__(self, tool: str, **versions: str) -> None:
         super().__init__(AL2, tool, [])
@@ -361,7 +361,7 @@ class Knowing(Installer):
 
 
 def test_the_nearest_version_is_the_nearest_of_both_tools(tmp_path: Path) -> None:
-    """Row 218: what only pip knows counts, and what uv knows for sure is not lost."""
+    """Row 218: versions that only pip finds are used, and those that uv finds are not lost."""
     uv = Knowing("uv", exact="1", below="1", above="4", uvs="2")
     pip = Knowing("pip", exact="1 2", below="1 2", above="4 5", uvs="2")
     pins = [Pin("exact", "2"), Pin("below", "3"), Pin("above", "3"), Pin("uvs", "2")]
@@ -385,7 +385,7 @@ class Installed(importlib.metadata.Distribution):
 
 
 def test_what_was_not_installed_from_an_index() -> None:
-    """Directories and repositories are left out and told, without passwords; wheels count as their version."""
+    """Directories and repositories are left out, and messages hide passwords; wheels count as their version."""
     said: list[str] = []
     pins = installed(
         said.append,
@@ -402,7 +402,7 @@ def test_what_was_not_installed_from_an_index() -> None:
     assert pins == [Pin("plain-one", "1.0"), Pin("wheel-of", "1.0")]
     assert [line.split(" is left out")[0] for line in said] == ["mine 1.0", "theirs 1.0"]
     assert "git+https://example.org/theirs" in said[1]
-    with pytest.raises(DeploymentError, match="nothing is installed here"):
+    with pytest.raises(DeploymentError, match="no package here can go into a runtime"):
         installed(said.append, [Installed("mine", "file:///home/me/mine")])
 
 
@@ -423,22 +423,22 @@ def environment(tmp_path: Path, wheels: Wheelhouse) -> Path:
 
 
 def from_prefix(prefix: Path, target: Target, directory: Path) -> tuple[Built, list[str]]:
-    """Build from an environment; returns the runtime, and what was said."""
+    """Build from an environment, and return the runtime and the lines for the user."""
     said: list[str] = []
     directory.mkdir()
     return runtimes.build_from_prefix(prefix, target, directory, said.append), said
 
 
 def test_a_virtual_environment(environment: Path, tmp_path: Path) -> None:
-    """Its packages are taken as they stand, without what the worker has."""
+    """Its packages are copied as they are, without the worker's own."""
     built, said = from_prefix(environment, Target(HERE), tmp_path / "work")
     assert built.meta["pkg_ver_list"] == [["one", "1.0"]]
     assert "one/__init__.py" in members(built)
-    assert said == ["tblib 0.1 is left out: comes with the worker"]
+    assert said == ["tblib 0.1 is left out: every worker has it"]
 
 
 def test_a_conda_environment(environment: Path, tmp_path: Path) -> None:
-    """It brings its interpreter and libraries; links that workers would refuse are resolved."""
+    """Its interpreter and libraries are copied, and links that workers would refuse are resolved."""
     (environment / "conda-meta").mkdir()
     libraries = environment / "lib"
     (libraries / "libx.so.1").write_bytes(b"x")
@@ -472,7 +472,7 @@ def _machine() -> str:
 
 
 def elf(machine: int, *words: bytes) -> bytes:
-    """What a compiled extension begins with, and names in it."""
+    """The start of a compiled extension, and some names in it."""
     return b"\x7fELF" + bytes(14) + machine.to_bytes(2, "little") + b"\0".join([b"", *words])
 
 
@@ -489,7 +489,7 @@ def elf(machine: int, *words: bytes) -> bytes:
     ],
 )
 def test_compiled_for_another_system(tmp_path: Path, name: str, data: bytes, says: str | None) -> None:
-    """Extensions are looked into: machine, C library and Python must be the function's."""
+    """Extensions are inspected: their machine, C library and Python must match the function's."""
     site = tmp_path / "env" / "lib" / "python3.12" / "site-packages"
     (site / "one-1.0.dist-info").mkdir(parents=True)
     (site / "one-1.0.dist-info" / "METADATA").write_text("Name: one\nVersion: 1.0\n")
@@ -502,11 +502,11 @@ def test_compiled_for_another_system(tmp_path: Path, name: str, data: bytes, say
 
 
 def test_a_prefix_that_does_not_fit(environment: Path, tmp_path: Path) -> None:
-    """A directory that is none, and one of another Python."""
-    with pytest.raises(DeploymentError, match="is no environment of Python"):
+    """A directory that is not an environment, and one for another Python."""
+    with pytest.raises(DeploymentError, match="is not a Python environment"):
         from_prefix(tmp_path / "wheels", AL2023, tmp_path / "first")
     other = "3.12" if HERE != "3.12" else "3.13"
-    with pytest.raises(DeploymentError, match=rf"is for Python {HERE}, but .* {other}: say --python {HERE}"):
+    with pytest.raises(DeploymentError, match=rf"is for Python {HERE}, but .* {other}: add --python {HERE}"):
         from_prefix(environment, Target(other), tmp_path / "second")
 
 
@@ -514,7 +514,7 @@ def test_a_prefix_that_does_not_fit(environment: Path, tmp_path: Path) -> None:
 
 
 def test_the_size_is_what_the_worker_counts(tmp_path: Path, wheels: Wheelhouse) -> None:
-    """The archive and its members in whole blocks, and the reserve: what fits here fits there."""
+    """The archive and its members in whole blocks, and the reserve: a runtime that fits here fits on the worker."""
     wheels.add("one", files={"one/__init__.py": "", "one/data": "x" * 100_000})
     built, _ = build(tmp_path, "one\n")
     taken: list[int] = []
@@ -529,7 +529,7 @@ def test_the_size_is_what_the_worker_counts(tmp_path: Path, wheels: Wheelhouse) 
     runtimes.check_fits(built, never)
     bigger = replace(built, needed=600 * 2**20)
     runtimes.check_fits(bigger, lambda: Disk(600, "the function f has", 512))
-    with pytest.raises(DeploymentError, match=r"needs 600 MB .* f has 512 MB .*ephemeral_storage: 600 .*one 0 MB"):
+    with pytest.raises(DeploymentError, match=r"need 600 MB .* f has 512 MB .*ephemeral_storage to 600 .*one 0 MB"):
         runtimes.check_fits(bigger, lambda: Disk(512, "the function f has", 512))
 
 
@@ -539,18 +539,18 @@ def test_the_size_is_what_the_worker_counts(tmp_path: Path, wheels: Wheelhouse) 
         (
             {"EphemeralStorage": {"Size": 512}},
             {"ephemeral_storage": 2048},
-            "the function f has 512 MB .*gives it the 2,048",
+            "the function f has 512 MB .*the configuration's 2,048",
         ),
-        ({}, {"ephemeral_storage": 599}, "the function f has 512 MB .*write lambda: ephemeral_storage: 600"),
-        (None, {"ephemeral_storage": 599}, "the configuration says 599 MB .*write lambda: ephemeral_storage: 600"),
+        ({}, {"ephemeral_storage": 599}, "the function f has 512 MB .*set lambda: ephemeral_storage to 600"),
+        (None, {"ephemeral_storage": 599}, "the configuration says 599 MB .*set lambda: ephemeral_storage to 600"),
         (DeploymentError("not allowed"), {"ephemeral_storage": 599}, "the configuration says 599 MB"),
-        (None, None, "without a configuration a function has 512 MB .*write lambda: ephemeral_storage: 600"),
+        (None, None, "by default a function has 512 MB .*set lambda: ephemeral_storage to 600"),
         ({"EphemeralStorage": {"Size": 600}}, {}, None),
         (None, {"ephemeral_storage": 600}, None),
     ],
 )
 def test_whose_disk_it_is(tmp_path: Path, found: Any, config: dict[str, Any] | None, says: str | None) -> None:
-    """Row 216: the function as it was deployed; the configuration where there is none, or it may not be looked at."""
+    """Row 216: the deployed function decides; the configuration, if the function does not exist or cannot be read."""
 
     class OneFunction(AWS):
         def function_config(self, name: str) -> dict[str, Any] | None:
@@ -603,11 +603,11 @@ class Objects:
             self.objects.pop(key, None)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to close."""
 
 
 def test_the_store(tmp_path: Path, wheels: Wheelhouse) -> None:
-    """Uploaded once, the description last; found by name, key and URL; deleted whole."""
+    """Uploaded once, the description last; found by name, key and URL; deleted completely."""
     wheels.add("one")
     built, _ = build(tmp_path, "one\n")
     bucket = Objects()
@@ -637,7 +637,7 @@ def test_the_store(tmp_path: Path, wheels: Wheelhouse) -> None:
 
 @pytest.mark.slow
 def test_real_wheels_for_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """numpy for arm64 and Amazon Linux 2, beside a package that is pure Python."""
+    """numpy for arm64 and Amazon Linux 2, next to a pure Python package."""
     target = Target("3.11" if HERE != "3.11" else "3.10", "arm64")
     file = tmp_path / "requirements.txt"
     file.write_text("numpy\ntoolz\n")

@@ -20,8 +20,8 @@ from pywren.cloud.logs import follow_log
 from pywren.scripts.pywrencli import cli
 
 EVERYTHING = [
-    ("create_bucket", "the bucket the-bucket in us-west-2, closed to the public, for objects of 7 days"),
-    ("create_role", "the role the-role, which Lambda alone may take"),
+    ("create_bucket", "the bucket the-bucket in us-west-2, private, with calls deleted after 7 days"),
+    ("create_role", "the role the-role, which only Lambda may assume"),
     ("create_queue", "the queue the-queue"),
 ]
 
@@ -39,8 +39,8 @@ def test_things_are_made_once(account, pywren, command, what):
 
 @pytest.mark.moto
 def test_create_instance_profile(account, pywren):
-    """The profile, and a role of its own; another one can be deleted by name."""
-    made = "created the role the-profile, which EC2 alone may take\ncreated the instance profile the-profile\n"
+    """The profile with its own role; another profile can be deleted by name."""
+    made = "created the role the-profile, which only EC2 may assume\ncreated the instance profile the-profile\n"
     assert pywren("create_instance_profile") == (0, made, "")
     assert pywren("delete_instance_profile", "another") == (0, "there is no instance profile another\n", "")
     gone = "deleted the instance profile the-profile\ndeleted the role the-profile\n"
@@ -57,7 +57,7 @@ def test_what_has_changed_is_brought_back(account, pywren):
 
 @pytest.mark.moto
 def test_cleanup_all_says_what_it_does(account, pywren):
-    """The plan, the deed, and that nothing is left."""
+    """The plan, the deletion, and nothing left afterwards."""
     for command in ("create_bucket", "deploy_lambda", "create_queue", "create_instance_profile"):
         assert pywren(command).code == 0
     worker = account.launch()[0]
@@ -80,11 +80,11 @@ def test_cleanup_all_says_what_it_does(account, pywren):
 
 @pytest.mark.moto
 def test_a_person_at_the_terminal_is_asked(account, pywren, monkeypatch):
-    """Who says no keeps everything; --yes does not ask; programs are not asked, as 0.4 did not."""
+    """Answering no keeps everything; --yes does not ask; programs are not asked, as in 0.4."""
     assert pywren("create_bucket").code == 0
     monkeypatch.setattr("pywren.scripts._console._at_terminal", lambda: True)
     done = pywren("delete_bucket", input="n\n")
-    assert (done.code, done.out) == (1, "would delete the bucket the-bucket\nGo on? [y/N]: n\n")
+    assert (done.code, done.out) == (1, "would delete the bucket the-bucket\nContinue? [y/N]: n\n")
     assert pywren("delete_bucket", input="").code == 1
     assert "buckets" in account.left()
     assert pywren("delete_bucket", "--yes").out == "deleted the bucket the-bucket\n"
@@ -94,7 +94,7 @@ def test_a_person_at_the_terminal_is_asked(account, pywren, monkeypatch):
 @pytest.mark.moto
 @pytest.mark.parametrize("command", ["delete_lambda", "delete_role", "delete_queue", "delete_instance_profile"])
 def test_whoever_deletes_is_asked(account, pywren, monkeypatch, command):
-    """Each command that deletes asks at a terminal, and takes --yes."""
+    """Each command that deletes asks at a terminal, and accepts --yes."""
     for maker in ("create_bucket", "deploy_lambda", "create_queue", "create_instance_profile"):
         assert pywren(maker).code == 0
     monkeypatch.setattr("pywren.scripts._console._at_terminal", lambda: True)
@@ -102,17 +102,17 @@ def test_whoever_deletes_is_asked(account, pywren, monkeypatch, command):
     done = pywren(command, input="n\n")
     assert done.code == 1
     assert "would delete the " in done.out
-    assert done.out.endswith("Go on? [y/N]: n\n")
+    assert done.out.endswith("Continue? [y/N]: n\n")
     assert account.changes == []
     done = pywren(command, "--yes")
     assert done.code == 0
-    assert "Go on?" not in done.out
+    assert "Continue?" not in done.out
     assert account.changes != []
 
 
 @pytest.mark.moto
 def test_deploy_lambda_does_what_its_dry_run_says(account, pywren):
-    """At first, after a change that only the role has to follow, and when there is nothing to do."""
+    """For the first time, after a change that only affects the role, and when nothing differs."""
     for prefix in ("one", "one", "two"):
         account.requests.clear()
         planned = pywren("deploy_lambda", "--dryrun", s3={"pywren_prefix": prefix})
@@ -137,14 +137,14 @@ def test_get_aws_account_id(account, run, pywren):
 @pytest.mark.moto
 @pytest.mark.parametrize("which", ["execution", "user", "setup", "launch", "instance"])
 def test_iam_prints_a_policy(pywren, which):
-    """JSON, to be pasted; the account of the configuration is enough, nobody is asked."""
+    """JSON to paste; the configuration's account is enough, and AWS is not asked."""
     done = pywren("iam", "--print", which)
     assert done.code == 0
     assert {statement["Effect"] for statement in json.loads(done.out)["Statement"]} == {"Allow"}
 
 
 def test_log_url(pywren):
-    """The console's own encoding; other partitions have other consoles."""
+    """The URL has the console's encoding, and the console of its partition."""
     group = "logsV2:log-groups/log-group/$252Faws$252Flambda$252Fthe-function"
     west = "https://us-west-2.console.aws.amazon.com/cloudwatch/home?region=us-west-2"
     assert pywren("log_url") == (0, f"{west}#{group}\n", "")
@@ -179,7 +179,7 @@ def test_print_latest_logs(account, pywren):
 
 @pytest.mark.moto
 def test_logs_of_a_time(account, pywren):
-    """Of all containers, from a time on."""
+    """The lines of all containers since a time."""
     now = int(time.time() * 1000)
     write_log(account, "yesterday", stream="old", moment=now - 86_400_000)
     write_log(account, "today", moment=now)
@@ -189,7 +189,7 @@ def test_logs_of_a_time(account, pywren):
 
 @pytest.mark.moto
 def test_a_log_is_followed(account):
-    """Each line once, also those that come late; a group that appears later is no error."""
+    """Each line once, even late ones; a log group that appears later is not an error."""
     now = int(time.time() * 1000)
     rounds = iter([["a"], ["b"], []])
 
@@ -230,7 +230,7 @@ def test_ctrl_c_ends_the_log_that_is_followed(account, pywren, monkeypatch):
 
 @pytest.mark.moto
 def test_garbage_is_old_callsets_and_records(account, pywren):
-    """Runtimes, others' objects and callsets with anything new in them stay."""
+    """Runtimes, other objects and callsets with a new object stay."""
     assert pywren("gc") == (0, "there is no bucket the-bucket\n", "")
     assert pywren("create_bucket").code == 0
     old = str(uuid.uuid4())
@@ -279,7 +279,7 @@ COMMANDS = [
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("spell", [str, lambda name: name.replace("_", "-")])
 def test_every_command_has_help(run, command, spell):
-    """In both spellings, with a sentence."""
+    """In both spellings, with a help text."""
     done = runner().invoke(cli, [spell(command), "--help"])
     assert done.exit_code == 0
     assert len(done.output.splitlines()) > 4

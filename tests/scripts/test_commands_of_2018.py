@@ -25,7 +25,7 @@ pytestmark = pytest.mark.moto
 
 @pytest.fixture(params=["nothing", "variable", "option", "broken"])
 def before(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The options of a command before there is a configuration: the one that is named is not there, or is no use."""
+    """The options of a command without a usable configuration: the named file does not exist, or is broken."""
     path = tmp_path / "not-yet.yaml"
     if request.param == "variable":
         monkeypatch.setenv("PYWREN_CONFIG_FILE", str(path))
@@ -41,7 +41,7 @@ def test_the_account_before_there_is_a_configuration(account: Any, run: Callable
 
 @pytest.mark.parametrize("before", ["nothing", "variable", "option"], indirect=True)
 def test_test_config_before_there_is_a_configuration(account: Any, run: Callable[..., Any], before: list[str]) -> None:
-    """Row 293: the credentials are looked at, and what there is to do besides is said."""
+    """Row 293: the credentials are checked, and the output says what else to do."""
     done = run(*before, "test_config")
     assert (done.code, done.err) == (0, "")
     assert "ok    credentials: arn:aws:sts::123456789012" in done.out
@@ -53,7 +53,7 @@ def test_test_config_before_there_is_a_configuration(account: Any, run: Callable
 def test_without_credentials_either(
     run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    """What is missing are the credentials, and that is what is said."""
+    """The credentials are missing, and the error says so."""
     _no_credentials(tmp_path, monkeypatch)
     done = run(command)
     assert done.code == 1
@@ -62,7 +62,7 @@ def test_without_credentials_either(
 
 
 def test_the_command_can_be_invoked_for_what_it_returns(account: Any, run: Callable[..., Any]) -> None:
-    """0.4's own set-up script did so."""
+    """0.4's own set-up script used it."""
 
     @click.command()
     @click.pass_context
@@ -97,7 +97,7 @@ def test_keys_of_a_new_configuration(account: Any, run: Callable[..., Any], tmp_
 def test_a_new_configuration_without_credentials(
     run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Row 294: the file is written, and the account is asked for when it is needed."""
+    """Row 294: the file is written, and the account is looked up when it is needed."""
     _no_credentials(tmp_path, monkeypatch)
     path = tmp_path / "c.yaml"
     done = run("--filename", path, "create_config", "--bucket_name", "mine-1")
@@ -135,7 +135,7 @@ def launch(number: int, name: str = "my-workers", **options: Any) -> list[tuple[
 
 
 def test_launch_list_and_terminate(configured: accounts.Account, capsys: pytest.CaptureFixture[str]) -> None:
-    """Pairs of a name and boto3's instance, which programs read and end; only those that run, and of that name."""
+    """Pairs of a name and boto3's instance, to read and terminate; only running instances with that name."""
     launched = launch(2, max_idle_time=30, pywren_git_branch="master")
     launch(1, "others")
     assert [name for name, _ in launched] == ["my-workers"] * 2
@@ -155,7 +155,7 @@ def test_launch_list_and_terminate(configured: accounts.Account, capsys: pytest.
 
 
 def test_what_is_asked_for(configured: accounts.Account) -> None:
-    """What a program says goes before what the configuration says."""
+    """A program's arguments take precedence over the configuration."""
     launch(1, spot_price=0.5, fast_io=True, default_volume_size=200, parallelism=2, availability_zone="us-west-2b")
     (request,) = [arguments for _, operation, arguments in configured.requests if operation == "RunInstances"]
     assert request["InstanceMarketOptions"]["SpotOptions"]["MaxPrice"] == "0.5"
@@ -165,7 +165,7 @@ def test_what_is_asked_for(configured: accounts.Account) -> None:
 
 
 def test_an_instance_profile(configured: accounts.Account) -> None:
-    """It is made with its role, and left alone when it is there."""
+    """It is created with its role, and an existing one is left alone."""
     ec2standalone.create_instance_profile("another-profile")
     found = configured.ask("iam", "get_instance_profile", InstanceProfileName="another-profile")
     assert [role["RoleName"] for role in found["InstanceProfile"]["Roles"]] == ["another-profile"]

@@ -23,13 +23,13 @@ def refused(done, *said):
 
 
 def nothing_was_made(account):
-    """Check that nothing was launched nor uploaded."""
+    """Check that nothing was launched or uploaded."""
     assert account.changes == []
     assert account.running() == []
 
 
 def test_amazon_linux_has_no_such_python(ready, pywren, monkeypatch):
-    """Row 160: it is told before anything is made; an image of one's own is taken at its word."""
+    """Row 160: the error comes before anything is created; the user's own image is trusted."""
     monkeypatch.setattr("pywren.cloud.launch._here", lambda: "3.10")
     monkeypatch.setattr("pywren.cloud.launch.PACKAGED_PYTHONS", frozenset({"3.11", "3.12"}))
     refused(
@@ -51,7 +51,7 @@ def test_there_is_no_queue(ready, pywren):
 
 
 def test_there_is_no_instance_profile(ready, pywren):
-    """Row 161: nor for one that may not take any; nor when the profile has lost its role."""
+    """Row 161: nor for one that may not take calls; nor when the profile has lost its role."""
     ready.ask("iam", "remove_role_from_instance_profile", InstanceProfileName="the-profile", RoleName="the-profile")
     ready.requests.clear()
     refused(pywren("standalone", "launch_instances"), "the-profile has no role", "`pywren create_instance_profile`")
@@ -63,7 +63,7 @@ def test_there_is_no_instance_profile(ready, pywren):
 
 
 def test_a_new_instance_profile_is_waited_for(ready, pywren):
-    """Row 162: IAM tells EC2 of it some seconds later."""
+    """Row 162: EC2 learns of a new profile some seconds later."""
     seen = []
 
     def too_new(arguments):
@@ -81,7 +81,7 @@ def test_a_new_instance_profile_is_waited_for(ready, pywren):
 
 
 def client_error(code, status, message):
-    """What botocore raises for an answer of EC2."""
+    """The error that botocore raises for a response of EC2."""
     told = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}}
     return botocore.exceptions.ClientError(told, "RunInstances")
 
@@ -95,7 +95,7 @@ def test_an_instance_type_that_does_not_exist(ready, pywren):
 
 
 def test_an_image_of_2018(ready, pywren):
-    """Row 164: it does not exist any more, or is for another processor."""
+    """Row 164: it no longer exists, or is for another processor."""
     gone = "ami-0123456789abcdef0"
     refused(pywren("standalone", "launch_instances", standalone={"target_ami": gone}), gone, "standalone: target_ami")
     own = ready.image()
@@ -105,7 +105,7 @@ def test_an_image_of_2018(ready, pywren):
 
 
 def test_fewer_than_asked_for(ready, pywren):
-    """Row 165: those that there are are launched and named, in a second order of its own."""
+    """Row 165: a second request launches as many as EC2 has, and the output names them."""
     orders = []
     says = {}
 
@@ -126,14 +126,14 @@ def test_fewer_than_asked_for(ready, pywren):
         done = pywren("standalone", "launch_instances", "3")
         (only,) = set(ready.running()) - set(before)
         assert done.out.splitlines()[0] == f"launched {only}"
-        refused(done, "1 of 3 are launched", NO_CAPACITY, remedy)
+        refused(done, "only 1 of 3 were launched", NO_CAPACITY, remedy)
         assert [(order["MinCount"], order["MaxCount"]) for order in orders] == [(3, 3), (1, 2)]
         assert orders[0]["ClientToken"] != orders[1]["ClientToken"]
 
 
 @pytest.mark.parametrize("number", [1, 3])
 def test_none_at_all(ready, pywren, number):
-    """Row 166: what to do is said at once; a lack of capacity is not waited for."""
+    """Row 166: the error with the remedy comes at once, without waiting for capacity."""
     for code, status, remedy in [
         ("InsufficientInstanceCapacity", 500, "for another type with --instance_type"),
         ("VcpuLimitExceeded", 400, "or ask for more under Service Quotas"),
@@ -147,7 +147,7 @@ def test_none_at_all(ready, pywren, number):
 
 
 def test_who_may_not_launch(ready, pywren):
-    """Row 167: EC2's encoded message, hundreds of letters for nobody, is left out."""
+    """Row 167: EC2's encoded message, hundreds of unreadable letters, is left out."""
     told = "You are not authorized to perform this operation. Encoded authorization failure message: " + "x" * 700
     ready.refuse("RunInstances", code="UnauthorizedOperation", message=told)
     done = pywren("standalone", "launch_instances")
@@ -158,7 +158,7 @@ def test_who_may_not_launch(ready, pywren):
 
 
 def test_who_may_not_look(ready, pywren):
-    """Row 167: told before anything is made."""
+    """Row 167: the error comes before anything is created."""
     for operation in ("GetInstanceProfile", "DescribeInstanceTypes", "GetParameter", "DescribeImages"):
         ready.refuse(operation, code="UnauthorizedOperation")
         refused(pywren("standalone", "launch_instances"), "these AWS credentials may not do this", f":{operation}")
@@ -167,7 +167,7 @@ def test_who_may_not_look(ready, pywren):
 
 
 def test_key_and_network(ready, pywren):
-    """Row 168: what to correct, or to make."""
+    """Row 168: the error says what to correct or to create."""
     for code, remedy in [
         ("InvalidKeyPair.NotFound", "standalone: ec2_ssh_key"),
         ("InvalidSubnetID.NotFound", "standalone: subnet_id"),
@@ -179,7 +179,7 @@ def test_key_and_network(ready, pywren):
 
 
 def test_a_lost_answer(ready, pywren):
-    """Row 169: the order is sent again as the same order."""
+    """Row 169: the retry has the same client token."""
     tokens = []
 
     def lost(arguments):
@@ -194,13 +194,13 @@ def test_a_lost_answer(ready, pywren):
 
 
 def test_a_second_purge(ready, pywren):
-    """Row 173: SQS does one a minute."""
+    """Row 173: SQS allows one purge a minute."""
     ready.refuse("PurgeQueue", code="AWS.SimpleQueueService.PurgeQueueInProgress")
     refused(pywren("standalone", "purge_queue"), "wait 60 seconds")
 
 
 def test_workers_are_cleaned_up_first(ready, pywren):
-    """Row 174: before the queue, the profile and the bucket that they use; who may not do so is told, the rest goes."""
+    """Row 174: instances go first, then the queue, profile and bucket; a refusal does not stop the rest."""
     ready.ask("ec2", "run_instances", ImageId=ready.image(), MinCount=1, MaxCount=1)
     strangers = ready.running()
     ready.launch(2)

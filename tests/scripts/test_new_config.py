@@ -1,4 +1,4 @@
-"""A new configuration file: it reads back as it was meant, whatever the names are."""
+"""A new configuration file: it reads back as intended, whatever the names are."""
 
 import os
 import re
@@ -59,7 +59,7 @@ def test_what_is_commented_out_shows_the_default():
 
 
 def test_it_is_its_owners_alone(tmp_path):
-    """Also when it replaces one that all could read; and a link stays one."""
+    """Even when it replaces a file that everybody could read; and a symbolic link stays one."""
     real, link = tmp_path / "real", tmp_path / "link"
     real.write_text("old")
     real.chmod(0o644)
@@ -79,7 +79,7 @@ def test_it_is_its_owners_alone(tmp_path):
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
-        ("bucket_name", "Bad_Name!", "'Bad_Name!' is no valid name of a bucket"),
+        ("bucket_name", "Bad_Name!", "'Bad_Name!' is not a valid bucket name"),
         ("aws_region", "nowhere", "AWS has no region nowhere"),
         ("aws_region", "us west", "account: aws_region is 'us west'"),
         ("function_name", "a b", "lambda: function_name is 'a b'"),
@@ -90,7 +90,7 @@ def test_it_is_its_owners_alone(tmp_path):
     ],
 )
 def test_create_config_checks_what_it_is_told(run, tmp_path, option, value, said):
-    """Row 204: a name that AWS does not take is refused in one line, with what to write; there is no file then."""
+    """Row 204: a name that AWS does not accept is refused in one line with the remedy, and no file is written."""
     path = tmp_path / "config.yaml"
     done = run("--filename", path, "create_config", "--bucket_name", "mine-1", f"--{option}", value)
     assert (done.code, done.out) == (1, "")

@@ -18,7 +18,7 @@ from pywren.version import __version__
 
 @pytest.fixture
 def run():
-    """Run a command line; returns exit code and output."""
+    """Run a command line, and return its exit code and output."""
 
     def invoke(*arguments):
         result = runner().invoke(cli, [str(argument) for argument in arguments])
@@ -51,7 +51,7 @@ def test_create_config_writes_what_it_is_told(run, tmp_path):
 
 
 def test_commands_and_options_may_be_written_with_dashes(run, tmp_path):
-    """Underscores are 0.4's; dashes are what fingers type."""
+    """Underscores are 0.4's spelling; dashes are what people type."""
     path = tmp_path / "config.yaml"
     code, _ = run("--filename", path, "create-config", "--bucket-name", "mine")
     assert code == 0
@@ -71,7 +71,7 @@ def test_create_config_does_not_overwrite(run, tmp_path):
 
 
 def test_create_config_warns_of_the_default_bucket(run, tmp_path):
-    """A configuration with the placeholder bucket is no good yet."""
+    """A configuration with the placeholder bucket is not usable yet."""
     code, output = run("--filename", tmp_path / "config.yaml", "create_config")
     assert code == 0
     assert "make sure you change the default bucket" in output
@@ -101,7 +101,7 @@ def test_an_unwritable_file_is_an_error_not_a_traceback(run, tmp_path):
 
 @pytest.mark.parametrize("command", ["deploy_lambda", "test_function"])
 def test_without_a_configuration_there_is_a_remedy(run, tmp_path, monkeypatch, command):
-    """Commands that need one say how to make it."""
+    """Commands that need a configuration say how to create it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     code, output = run(command)
@@ -120,7 +120,7 @@ def config_file(tmp_path):
 
 @pytest.mark.moto
 def test_deploy_lambda_creates_and_updates(run, config_file):
-    """The command may be repeated, and says what it made, or that nothing was to be done."""
+    """The command can be repeated, and says what it created, or that nothing differs."""
     path, config = config_file
     name, region = config["lambda"]["function_name"], config["account"]["aws_region"]
     aws = AWS(region)
@@ -135,7 +135,7 @@ def test_deploy_lambda_creates_and_updates(run, config_file):
 
 @pytest.mark.moto
 def test_deploy_lambda_makes_the_role_too(run, config_file, tmp_path):
-    """Nothing has to be there before but the bucket."""
+    """Only the bucket must exist before."""
     _, config = config_file
     config["account"]["aws_lambda_role"], config["lambda"]["function_name"] = "new-role", "new-function"
     path = tmp_path / "new.yaml"
@@ -163,7 +163,7 @@ def test_the_test_function_needs_nothing_that_a_worker_lacks():
 
 @pytest.mark.moto
 def test_an_error_of_aws_is_a_message(run, config_file):
-    """A function that is not there gives exit code 1 and the remedy."""
+    """A missing function gives exit code 1 and the remedy."""
     path, config = config_file
     aws = AWS(config["account"]["aws_region"])
     aws.delete_function(config["lambda"]["function_name"])

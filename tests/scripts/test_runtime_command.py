@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -43,7 +44,7 @@ def aws() -> Iterator[dict[str, Any]]:
 
 @pytest.fixture
 def bucket(aws: dict[str, Any]) -> Iterator[S3Backend]:
-    """The bucket, without what an earlier test left in it."""
+    """The bucket, emptied of earlier tests' objects."""
     storage = S3Backend(aws["s3"]["bucket"], aws["account"]["aws_region"])
     yield storage
     storage.delete(storage.list(""))
@@ -52,7 +53,7 @@ def bucket(aws: dict[str, Any]) -> Iterator[S3Backend]:
 
 @pytest.fixture
 def config_file(aws: dict[str, Any], bucket: S3Backend, tmp_path: Path) -> Path:
-    """A configuration as a person keeps it."""
+    """A configuration as a person writes it."""
     path = tmp_path / "config.yaml"
     path.write_text("# my account\n" + yaml.safe_dump({**aws, "runtime": {"preinstalls": ["beside"]}}) + "# the end\n")
     path.chmod(0o600)
@@ -67,7 +68,7 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wheelhouse:
 
 @pytest.fixture
 def run(config_file: Path) -> Callable[..., tuple[int, str]]:
-    """Run ``pywren runtime`` with that configuration; returns exit code and output."""
+    """Run ``pywren runtime`` with that configuration, and return its exit code and output."""
 
     def invoke(*arguments: object, filename: Path | None = config_file) -> tuple[int, str]:
         named = ["--filename", str(filename)] if filename else []
@@ -92,7 +93,7 @@ def requirements(tmp_path: Path, wheels: Wheelhouse) -> Path:
 
 
 def asking_for_its_version() -> Callable[[Any], str]:
-    """A function that asks the package that only the runtime has; it travels without this module and its imports."""
+    """A function that uses the package that only the runtime has; it is pickled without this module and its imports."""
 
     def ask(_: Any) -> str:
         import tiny_from_wheel  # type: ignore[import-not-found]
@@ -106,7 +107,7 @@ def asking_for_its_version() -> Callable[[Any], str]:
 
 
 def test_a_function_imports_what_was_built(run: Run, requirements: Path, config_file: Path, bucket: S3Backend) -> None:
-    """From requirements to a call on Lambda; the configuration keeps what its writer wrote."""
+    """From requirements to a call on Lambda; the rest of the configuration stays."""
     before = yaml.safe_load(config_file.read_text())
     code, output = run("build", "-r", requirements)
     assert code == 0, output
@@ -149,37 +150,37 @@ def test_what_cannot_be_imported(run: Run, requirements: Path, wheels: Wheelhous
     requirements.write_text("tiny_from_wheel\nuseless\n")
     code, output = run("build", "-r", requirements)
     assert code == 1
-    assert f"line 2 of {requirements} asks for useless, but of version 1.0 useless cannot be imported: " in output
+    assert f"line 2 of {requirements} asks for useless, but in version 1.0 useless cannot be imported: " in output
     assert "No module named 'not_to_be_had'" in output
     assert bucket.list("") == []
 
 
 def test_the_same_is_not_uploaded_twice(run: Run, requirements: Path, bucket: S3Backend) -> None:
-    """What is in the bucket stays there; a description that an interrupted upload lacks is added."""
+    """A stored runtime is not uploaded again; a description that an interrupted upload lacks is added."""
     assert run("build", "-r", requirements)[0] == 0
     keys = sorted(bucket.list("pywren.jobs/runtimes/"))
     bucket.delete([key for key in keys if key.endswith(".meta.json")])
     assert "incomplete" in run("list")[1]
     code, output = run("build", "-r", requirements)
     assert code == 0
-    assert "is there already: s3://" in output
+    assert "already stored: s3://" in output
     assert sorted(bucket.list("pywren.jobs/runtimes/")) == keys
 
 
 def test_another_python_and_architecture(run: Run, requirements: Path, config_file: Path) -> None:
-    """Row 215: the runtime is made for them, and the command says who can use it, and what is to be done."""
+    """Row 215: the runtime is built for them, and the command says who can use it and what to do."""
     code, output = run("build", "-r", requirements, "--python", OTHER, "--arch", "arm64")
     assert code == 0
     assert f"python{OTHER}-arm64-" in wrenconfig.load(config_file)["runtime"]["s3_key"]
     assert output.splitlines()[-2:] == [
-        f"only programs that run on Python {OTHER} can use it; this is {HERE}",
+        f"only programs on Python {OTHER} can use it; this is Python {HERE}",
         "only functions on arm64 can use it: write `architecture: arm64` under lambda: in the configuration and run "
         "`pywren deploy_lambda`",
     ]
 
 
 def test_building_as_a_dry_run(run: Run, requirements: Path, config_file: Path, bucket: S3Backend) -> None:
-    """The runtime is made here, and told with what would be done; nothing is uploaded or written."""
+    """The runtime is built here, and the output says what would be done; nothing is uploaded or written."""
     text = config_file.read_text()
     code, output = run("build", "-r", requirements, "--dry-run")
     assert code == 0
@@ -190,14 +191,14 @@ def test_building_as_a_dry_run(run: Run, requirements: Path, config_file: Path, 
     assert sorted(yaml.safe_load("\n".join(section))["runtime"]) == ["s3_bucket", "s3_key", "sha256"]
     assert (bucket.list(""), config_file.read_text()) == ([], text)
     run("build", "-r", requirements)
-    assert "\nis there already: s3://" in run("build", "-r", requirements, "--dry-run")[1]
+    assert "\nalready stored: s3://" in run("build", "-r", requirements, "--dry-run")[1]
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "say what to put into it"),
-        (["--from-env", "--from-prefix", "."], "one of them"),
+        ([], "choose the contents"),
+        (["--from-env", "--from-prefix", "."], "give one of"),
         (["-r", "missing.txt"], "'missing.txt' does not exist"),
         (["--from-env", "--arch", "mips"], "'mips' is not one of 'arm64', 'x86_64'"),
         (["--from-env", "--python", "2.7"], "'2.7' is not one of"),
@@ -205,7 +206,7 @@ def test_building_as_a_dry_run(run: Run, requirements: Path, config_file: Path, 
     ],
 )
 def test_a_command_line_that_is_wrong(run: Run, arguments: list[str], says: str) -> None:
-    """It is told with exit code 2."""
+    """It is a usage error with exit code 2."""
     code, output = run("build", *arguments)
     assert code == 2
     assert says in " ".join(output.split())
@@ -214,15 +215,15 @@ def test_a_command_line_that_is_wrong(run: Run, arguments: list[str], says: str)
 def test_a_runtime_that_is_too_big(
     run: Run, requirements: Path, wheels: Wheelhouse, config_file: Path, bucket: S3Backend, monkeypatch: Any
 ) -> None:
-    """Row 216: both figures, what is big and the remedy are told; nothing is uploaded or written."""
+    """Row 216: the error has both sizes, the biggest packages and the remedy; nothing is uploaded or written."""
     wheels.add("big_one", files={"big_one/__init__.py": "", "big_one/data.txt": "x" * 3_000_000})
     (path := config_file.parent / "r.txt").write_text("big_one\ntiny_from_wheel\n")
     monkeypatch.setattr(runtimes, "disk_bytes", lambda sizes: 600 * 2**20)
     code, output = run("build", "-r", path)
     assert code == 1
     function = wrenconfig.load(config_file)["lambda"]["function_name"]
-    assert f"needs 600 MB on the worker's disk, with its archive, but the function {function} has 512 MB" in output
-    assert "write lambda: ephemeral_storage: 600 in the configuration and run `pywren deploy_lambda`" in output
+    assert f"need 600 MB on the worker's disk, but the function {function} has 512 MB" in output
+    assert "set lambda: ephemeral_storage to 600 in the configuration and run `pywren deploy_lambda`" in output
     assert "The biggest: big-one 3 MB, tiny-from-wheel 0 MB. Nothing was uploaded" in output
     assert bucket.list("") == []
     assert "sha256" not in config_file.read_text()
@@ -235,7 +236,7 @@ def test_without_a_configuration(run: Run, requirements: Path, aws: dict[str, An
     code, output = run("build", "-r", requirements, filename=None)
     assert (code, output) == (
         1,
-        "Error: there is no configuration: make one with 'pywren create_config', or build with --bucket NAME\n",
+        "Error: there is no configuration: create one with `pywren create_config`, or build with --bucket NAME\n",
     )
     code, output = run("build", "-r", requirements, "--bucket", aws["s3"]["bucket"], filename=None)
     assert code == 0, output
@@ -248,7 +249,7 @@ def test_without_a_configuration(run: Run, requirements: Path, aws: dict[str, An
 def test_a_configuration_that_cannot_be_written(
     run: Run, requirements: Path, config_file: Path, monkeypatch: Any
 ) -> None:
-    """The runtime is uploaded, and what to write by hand is told."""
+    """The runtime is uploaded, and the output says what to write by hand."""
     text = config_file.read_text()
     writable = os.access
     monkeypatch.setattr(os, "access", lambda path, mode, **kw: path != config_file and writable(path, mode, **kw))
@@ -292,18 +293,18 @@ def test_an_interrupted_upload_is_not_recorded(
 
 
 def test_neither_uv_nor_pip(run: Run, requirements: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """How to get one is told."""
+    """The error says how to get one."""
     monkeypatch.setattr(_wheels, "_find_uv", lambda: None)
     monkeypatch.setattr(_wheels, "_find_pip", lambda: None)
     code, output = run("build", "-r", requirements)
-    assert (code, "neither is here: install one" in output) == (1, True)
+    assert (code, "neither is installed: install one" in output) == (1, True)
 
 
 # -- listing and deleting ------------------------------------------------------------------------------------
 
 
 def test_list(run: Run, requirements: Path, wheels: Wheelhouse, bucket: S3Backend) -> None:
-    """Each runtime with what is in it, a star at the one in use."""
+    """Each runtime with its packages, and a star at the one in use."""
     assert run("list") == (0, f"there is no runtime in s3://{bucket.bucket}/pywren.jobs/runtimes/\n")
     run("build", "-r", requirements)
     wheels.add("tiny_from_wheel", "1.6")
@@ -315,7 +316,7 @@ def test_list(run: Run, requirements: Path, wheels: Wheelhouse, bucket: S3Backen
 
 
 def test_delete(run: Run, requirements: Path, wheels: Wheelhouse, config_file: Path, bucket: S3Backend) -> None:
-    """Row 219: by the beginning of its name; that in use only with ``--force``, which changes the configuration."""
+    """Row 219: by the start of its name; the one in use only with ``--force``, which changes the configuration."""
     run("build", "-r", requirements, "--arch", "arm64")
     run("build", "-r", requirements, "--arch", "x86_64")
     code, output = run("delete", f"python{HERE}-arm64")
@@ -326,18 +327,18 @@ def test_delete(run: Run, requirements: Path, wheels: Wheelhouse, config_file: P
     assert "--force" in output
     code, output = run("delete", f"python{HERE}", "--force")
     assert code == 0
-    assert f"taken out of {config_file}" in output
+    assert f"removed from {config_file}" in output
     assert bucket.list("pywren.jobs/runtimes/") == []
     assert wrenconfig.load(config_file)["runtime"] == {"preinstalls": ["beside"], "runtime_storage": "s3"}
 
 
 def test_deleting_as_a_dry_run(run: Run, requirements: Path, config_file: Path, bucket: S3Backend) -> None:
-    """What would be done is told, and nothing is."""
+    """The output says what would be done, and nothing changes."""
     run("build", "-r", requirements)
     text, keys = config_file.read_text(), bucket.list("")
     name = keys[0].rpartition("/")[2].removesuffix(".meta.json")
     code, output = run("delete", name, "--force", "--dry-run")
-    assert (code, output) == (0, f"would take it out of {config_file}\nwould delete {name}\n")
+    assert (code, output) == (0, f"would remove it from {config_file}\nwould delete {name}\n")
     assert (config_file.read_text(), bucket.list("")) == (text, keys)
 
 
@@ -348,19 +349,19 @@ def test_deleting_asks_at_a_terminal(
     run("build", "-r", requirements)
     monkeypatch.setattr(_console, "_at_terminal", lambda: True)
     code, output = run("delete", f"python{HERE}", "--force")
-    assert (code, "Go on? [y/N]" in output, len(bucket.list(""))) == (1, True, 2)
+    assert (code, "Continue? [y/N]" in output, len(bucket.list(""))) == (1, True, 2)
     code, output = run("delete", f"python{HERE}", "--force", "--yes")
-    assert (code, "Go on?" in output, bucket.list("")) == (0, False, [])
+    assert (code, "Continue?" in output, bucket.list("")) == (0, False, [])
 
 
 @pytest.mark.parametrize(("name", "says"), [("nothing", "no runtime"), ("python", "more than one"), ("", "no runtime")])
 def test_deleting_what_is_not_one(run: Run, bucket: S3Backend, name: str, says: str) -> None:
-    """An unknown name, one that could be several, and none at all; the error tells what there is."""
+    """An unknown name, an ambiguous one, and an empty one; the error lists the runtimes."""
     for there in ("python3.11-a", "python3.12-b"):
         bucket.put(f"pywren.jobs/runtimes/{there}.tar.gz", b"")
     code, output = run("delete", name)
     assert (code, says in output) == (1, True)
-    assert "there are: python3.11-a, python3.12-b" in output
+    assert re.search("(runtimes|matches): python3.11-a, python3.12-b", output)
     assert len(bucket.list("pywren.jobs/runtimes/")) == 2
 
 
@@ -368,7 +369,7 @@ def test_deleting_what_is_not_one(run: Run, bucket: S3Backend, name: str, says: 
 
 
 def test_a_runtime_that_calls_cannot_use(config_file: Path, aws: dict[str, Any], bucket: S3Backend) -> None:
-    """Rows 213, 214, 215: ``test_config`` finds a digest, tarball, copy or description that is missing, and others."""
+    """Rows 213, 214, 215: ``test_config`` finds a missing digest, tarball, copy or description, and other mistakes."""
     key, meta = "runtimes/a.tar.gz", {"python_ver": HERE, "arch": "arm64"}
     own = {"s3_bucket": bucket.bucket, "s3_key": key, "sha256": "0" * 64}
     place, description = f"s3://{bucket.bucket}/{key}", meta_key(key)

@@ -22,7 +22,7 @@ SETUP = "from pywren.scripts.setupscript import interactive_setup as command; co
 COMMAND = "from pywren.scripts.pywrencli import cli as command; command()"
 BIG = 3_000_000
 NOT_SEEN = {"OwnLog"}
-"""Statements of the execution role without a request: Lambda writes the log by ways of its own, not by requests to
+"""Statements of the execution role without a request: Lambda writes the log in its own way, not by requests to
 CloudWatch that could be seen; on AWS the role must allow it all the same."""
 
 
@@ -33,7 +33,7 @@ class User:
         self.home = home
 
     def run(self, program, *arguments):
-        """Run a program; returns what it printed."""
+        """Run a program, and return its output."""
         environment = {**os.environ, "HOME": str(self.home), "PYTHONPATH": str(Path(pywren.__file__).parent.parent)}
         done = subprocess.run(
             [sys.executable, "-c", program, *arguments],
@@ -57,7 +57,7 @@ class User:
 
 
 def needed(emulator, before, caller):
-    """What a caller has asked of AWS since, as IAM sees it."""
+    """The requests of a caller since then, as IAM sees them."""
     return {
         (action, resource, condition)
         for who, action, resource, condition in emulator.counters().actions - before.actions
@@ -88,7 +88,7 @@ def left(emulator, suffix):
 
 
 def allowed_by(policy, action, resource, condition):
-    """The statement that allows a request; the emulator tells a batch of keys, or of log groups, as all of them."""
+    """The statement that allows a request; the emulator reports a batch of keys or log groups as all of them."""
     resource = resource.replace("/*", "/pywren.jobs/x") if action.startswith("s3:DeleteObject") else resource
     if action == "logs:DescribeLogGroups":
         resource = "arn:aws:logs:us-west-2:123456789012:log-group:"
@@ -97,7 +97,7 @@ def allowed_by(policy, action, resource, condition):
 
 
 def used_of(policy, requests):
-    """The statements of a policy that requests have made use of."""
+    """The statements of a policy that requests have used."""
     return {allowed_by(policy, *request) for request in requests} - {None}
 
 
@@ -107,7 +107,7 @@ def sids(policy):
 
 
 def test_from_nothing_to_lambda_and_back(emulator, tmp_path):
-    """Set up, run, ask, clean up: nothing is left, and everybody did only what the printed policies allow."""
+    """Set up, run, inspect, clean up: nothing is left, and everybody did only what the printed policies allow."""
     user, suffix = User(tmp_path), uuid.uuid4().hex[:8]
     before = emulator.counters()
     said = user.run(SETUP, "--yes", "--suffix", suffix)
@@ -145,7 +145,7 @@ def test_from_nothing_to_lambda_and_back(emulator, tmp_path):
 
 
 def check_role(emulator, before, function, policies):
-    """Check what has been asked as the function's role: by its calls, and by Lambda for it."""
+    """Check the requests made with the function's role: by its calls, and by Lambda itself."""
     records = {
         request
         for request in needed(emulator, before, "lambda")
@@ -173,7 +173,7 @@ print(len(res), {result.shape for result in res}, pwex.invoker)
 
 @pytest.mark.slow
 def test_the_seed_program_with_numpy_from_a_runtime(emulator, tmp_path):
-    """numpy is built into a runtime without Docker, used by the README's first program, and removed with all else."""
+    """numpy is built into a runtime without Docker, used by the README's first program, and deleted with the rest."""
     user, suffix = User(tmp_path), uuid.uuid4().hex[:8]
     user.run(SETUP, "--yes", "--suffix", suffix)
     (tmp_path / "requirements.txt").write_text("numpy\n")
@@ -186,7 +186,7 @@ def test_the_seed_program_with_numpy_from_a_runtime(emulator, tmp_path):
 
 
 def use(emulator, config):
-    """Run calls of all kinds: small and big, mapping themselves, cancelled, killed, in a queue; and read their logs."""
+    """Run all kinds of calls: small, big, nested, cancelled, killed and queued ones; and read their logs."""
 
     def maps(count):
         print("printed by a call")

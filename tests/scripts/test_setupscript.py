@@ -1,4 +1,4 @@
-"""The command ``pywren-setup``: what it asks, in which order, and what comes of the answers."""
+"""The command ``pywren-setup``: its questions, their order, and the effect of the answers."""
 
 import stat
 
@@ -28,7 +28,7 @@ def setup(run, account, monkeypatch):
 
 
 def test_enter_takes_everything(setup, account, tmp_path):
-    """The whole conversation, and what it leaves."""
+    """The whole conversation, and its result."""
     done = setup(lines=[""] * 7)
     path = tmp_path / ".pywren_config"
     assert done.code == 0, done
@@ -36,13 +36,13 @@ def test_enter_takes_everything(setup, account, tmp_path):
     asked = "".join(
         f"{question}: "
         for question in (
-            "Region of AWS [us-west-2]",
+            "AWS region [us-west-2]",
             f"Configuration file [{path}]",
             f"Bucket for calls [{BUCKET}]",
             f"There is no bucket {BUCKET}. Create it? (y/n) [y]",
-            "Prefix of pywren's objects in it [pywren.jobs]",
+            "Key prefix in the bucket [pywren.jobs]",
             "Advanced settings? (y/n) [n]",
-            "Stand-alone workers on EC2 too? (y/n) [n]",
+            "Stand-alone workers on EC2, too? (y/n) [n]",
         )
     )
     assert asked in done.out
@@ -72,7 +72,7 @@ def test_every_answer_counts(setup, account, tmp_path):
 
 
 def test_the_suffix_ends_the_names(setup, account):
-    """Two set-ups in one account are told apart."""
+    """Two set-ups in one account have different names."""
     done = setup("--dryrun", "--suffix", "two", "--yes")
     assert f"the bucket {BUCKET}-two, the role pywren_exec_role_1_two" in done.out
     assert "the function pywren_1_two" in done.out
@@ -80,7 +80,7 @@ def test_the_suffix_ends_the_names(setup, account):
 
 @pytest.mark.parametrize("spelling", ["--dryrun", "--dry-run", "--dry_run"])
 def test_a_dry_run_makes_nothing(setup, account, tmp_path, spelling):
-    """It asks, and says what would be made."""
+    """It asks, and says what it would create."""
     done = setup(spelling, lines=[""])
     assert done.code == 0
     assert done.out.count("would create the ") == 4
@@ -90,16 +90,16 @@ def test_a_dry_run_makes_nothing(setup, account, tmp_path, spelling):
 
 
 def test_a_dry_run_without_credentials(run, tmp_path, monkeypatch):
-    """It says that it could not look, and goes on."""
+    """It says that it could not check AWS, and continues."""
     monkeypatch.setenv("HOME", str(tmp_path))
     done = run("--dryrun", "--suffix", "1", command=interactive_setup, input="us-west-2\n\n")
     assert done.code == 0
-    assert done.err.count("not looked at AWS: ") == 2
-    assert "In us-west-2 this makes what is missing of: the bucket pywren-" in done.out
+    assert done.err.count("AWS was not checked: ") == 2
+    assert "In us-west-2 this creates what is missing of: the bucket pywren-" in done.out
 
 
 def test_a_file_is_kept_unless_told_otherwise(setup, account, tmp_path):
-    """Keeping it sets up what it names; overwriting it asks on."""
+    """Keeping it sets up the resources that it names; overwriting it leads to more questions."""
     assert setup("--yes", "--suffix", "one").code == 0
     text = (tmp_path / ".pywren_config").read_text()
     done = setup(lines=["", "", "n"])
@@ -111,7 +111,7 @@ def test_a_file_is_kept_unless_told_otherwise(setup, account, tmp_path):
 
 
 def test_a_second_set_up_gets_a_file_of_its_own(setup, account, tmp_path):
-    """Row 210: beside that of the first one, which is not touched; run again, nothing changes."""
+    """Row 210: next to the first one's file, which is not touched; a second run changes nothing."""
     assert setup("--yes").code == 0
     text = (tmp_path / ".pywren_config").read_text()
     second = tmp_path / ".pywren_config_two"
@@ -119,27 +119,27 @@ def test_a_second_set_up_gets_a_file_of_its_own(setup, account, tmp_path):
         account.requests.clear()
         done = setup("--yes", "--suffix", "two")
         assert done.code == 0, done
-        assert f"Programs find {second} by PYWREN_CONFIG_FILE={second}" in done.out
+        assert f"For programs to find {second}, set PYWREN_CONFIG_FILE={second}" in done.out
         assert (account.changes != []) is made
     assert wrenconfig.load(second)["lambda"]["function_name"] == "pywren_1_two"
     assert (tmp_path / ".pywren_config").read_text() == text
 
 
 def test_a_file_that_is_kept_is_for_another_set_up(setup, account, tmp_path):
-    """Row 210: the file wins, and that is said when region or suffix were chosen differently."""
+    """Row 210: the file wins, with a message when another region or suffix was chosen."""
     path = tmp_path / ".pywren_config"
     assert setup("--yes").code == 0
     assert setup("--yes").err == ""
-    kept = "It is for the function pywren_1 in us-west-2, not for {}: for another set-up name another file, here or in "
+    kept = "It is for the function pywren_1 in us-west-2, not for {}: for a second set-up choose another file, here or "
     done = setup("--dryrun", lines=["eu-west-1"])
-    assert done.err == kept.format("pywren_1 in eu-west-1") + "PYWREN_CONFIG_FILE\n"
+    assert done.err == kept.format("pywren_1 in eu-west-1") + "with PYWREN_CONFIG_FILE\n"
     done = setup("--dryrun", "--suffix", "two", lines=["", path])
-    assert done.err == kept.format("pywren_1_two in us-west-2") + "PYWREN_CONFIG_FILE\n"
+    assert done.err == kept.format("pywren_1_two in us-west-2") + "with PYWREN_CONFIG_FILE\n"
     assert "would create" not in done.out
 
 
 def test_a_bucket_that_exists_is_not_asked_about(setup, account):
-    """Only creating one is confirmed; who says no is asked for another."""
+    """Only creating a bucket needs confirmation; answering no asks for another bucket."""
     account.make_bucket("there")
     done = setup("--dryrun", lines=["", "", "there"])
     assert "Create it?" not in done.out
@@ -154,21 +154,21 @@ def test_a_bucket_that_exists_is_not_asked_about(setup, account):
         (["", "/no/where/config"], "there is no directory /no/where"),
         (["", "/"], "cannot write /"),
         (["", "", "", "", "*"], "pywren_prefix is '*': write up to 200 letters"),
-        (["", "", "", "", "", "perhaps"], "y or n?"),
+        (["", "", "", "", "", "perhaps"], "answer y or n"),
         (["", "", "", "", "", "y", "a/b"], "aws_lambda_role is 'a/b'"),
         (["", "", "", "", "", "y", "", "a.b"], "function_name is 'a.b'"),
         (["", "", "pywren.data"], "make sure you change the default bucket"),
     ],
 )
 def test_a_wrong_answer_is_asked_again(setup, account, lines, said):
-    """What is wrong is said; the end of the input takes the default."""
+    """The output says what is wrong; the end of the input accepts the default."""
     done = setup("--dryrun", lines=lines)
     assert said in done.out
     assert done.code == 0
 
 
 def test_a_role_that_is_not_known_everywhere_yet(setup, account, monkeypatch):
-    """The first calls may be lost: it tries again, some times."""
+    """The first calls may be lost: the command tries again a few times."""
     tries = []
 
     def call_hello(config, patience):
@@ -180,7 +180,7 @@ def test_a_role_that_is_not_known_everywhere_yet(setup, account, monkeypatch):
     monkeypatch.setattr(setupscript, "call_hello", call_hello)
     done = setup("--yes")
     assert done.code == 0
-    assert done.err.count("not yet (the worker vanished); trying again") == 2
+    assert done.err.count("not ready yet (the worker vanished); trying again") == 2
     tries[:] = []
     monkeypatch.setattr(setupscript, "_PATIENCE", (1.0, 2.0))
     done = setup("--yes")
@@ -189,6 +189,6 @@ def test_a_role_that_is_not_known_everywhere_yet(setup, account, monkeypatch):
 
 
 def test_the_region_is_the_profiles(setup, account, monkeypatch):
-    """What the AWS command line uses is proposed."""
+    """The region of the AWS command line is proposed."""
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-3")
-    assert "Region of AWS [eu-west-3]: eu-west-3" in setup("--dryrun", "--yes").out
+    assert "AWS region [eu-west-3]: eu-west-3" in setup("--dryrun", "--yes").out

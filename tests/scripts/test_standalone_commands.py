@@ -38,7 +38,7 @@ def asked(account):
 
 
 def test_launch_instances(ready, pywren):
-    """Each is named, and what it does and when it ends is said; it can do nothing but work and end."""
+    """The output names each instance, what it does and when it stops; it can only run calls and stop."""
     done = pywren("standalone", "launch_instances", "3")
     ids = ready.running()
     assert len(ids) == 3
@@ -46,7 +46,7 @@ def test_launch_instances(ready, pywren):
     *launched, told = done.out.splitlines()
     assert sorted(launched) == sorted(f"launched {name}" for name in ids)
     assert told == (
-        "3 m5.large for the queue the-queue, 1 at once of 2 processors each; "
+        "3 m5.large for the queue the-queue; each runs 1 call at a time with 2 processors; "
         "they terminate after 60 s without calls, near the end of a period of 3600 s"
     )
     (request,) = asked(ready)
@@ -66,7 +66,7 @@ def test_launch_instances(ready, pywren):
 
 
 def test_the_bundle_is_in_the_bucket(ready, pywren):
-    """Under the hash of its content, which the boot script checks; nothing in that script is secret."""
+    """The bundle's key is its digest, which the boot script checks; the script contains no secret."""
     assert pywren("standalone", "launch_instances").code == 0
     (key,) = ready.keys()
     archive = ready.ask("s3", "get_object", Bucket="the-bucket", Key=key)["Body"].read()
@@ -80,7 +80,7 @@ def test_the_bundle_is_in_the_bucket(ready, pywren):
 
 
 def test_launch_instances_dry_run(ready, pywren):
-    """What would be launched, and nothing is."""
+    """The output says what would be launched; nothing is."""
     options = ["--dry-run", "--spot-price", "0.05", "--instance-type", "t4g.nano"]
     done = pywren("standalone", "launch-instances", "2", *options)
     wanted = f"2 t4g.nano (arm64, {ready.image('arm64')}, for up to $0.05 an hour each)"
@@ -98,7 +98,7 @@ def test_arm_instances_boot_an_arm_image(ready, pywren):
 
 
 def test_spot_instances(ready, pywren):
-    """They are asked for once, up to a price, and end when AWS wants them back; 0 means none of that."""
+    """They are requested once, up to a price, and terminate when AWS reclaims them; 0 means on-demand instances."""
     assert pywren("standalone", "launch_instances", "--spot_price", "0.05").code == 0
     options = asked(ready)[0]["InstanceMarketOptions"]
     assert options["MarketType"] == "spot"
@@ -160,16 +160,16 @@ def test_options_come_before_the_configuration(ready, pywren):
 
 
 def test_options_that_mean_nothing_any_more(ready, pywren):
-    """0.4's workers took pywren from git; these get that of the client."""
+    """0.4's workers got pywren from git; today's get the client's."""
     done = pywren("standalone", "launch_instances", "--pywren_git_branch", "x", "--pywren_git_commit", "y")
     assert (done.code, done.err) == (
         0,
-        "--pywren_git_branch and --pywren_git_commit change nothing: workers get this pywren\n",
+        "--pywren_git_branch and --pywren_git_commit are ignored: workers run this pywren\n",
     )
 
 
 def test_a_wrong_command_line(account, pywren):
-    """The usage, exit code 2, and nothing is asked."""
+    """Usage, exit code 2, and no request to AWS."""
     for arguments in (["0"], ["many"], ["--spot_price", "-1"], ["--parallelism", "0"], ["--max_idle_time", "-1"]):
         assert pywren("standalone", "launch_instances", *arguments).code == 2
     for name in ("max_idle_time", "idle_terminate_granularity", "spot_price"):
@@ -184,7 +184,7 @@ def test_a_wrong_command_line(account, pywren):
 
 
 def test_list_and_uptime(ready, pywren, monkeypatch):
-    """One line each; those of other queues and of other people are not among them."""
+    """One line each; instances of other queues and other people are not listed."""
     mine = ready.launch(2)
     ready.ask("sqs", "create_queue", QueueName="other-queue")
     ready.launch(standalone={"sqs_queue_name": "other-queue"})
@@ -201,7 +201,7 @@ def test_list_and_uptime(ready, pywren, monkeypatch):
 
 
 def test_uptime_is_told_in_hours():
-    """Whole seconds, and never less than none: the clocks of two machines differ."""
+    """Whole seconds, and never negative: the clocks of two machines differ."""
     began = datetime.datetime(2026, 11, 23, tzinfo=datetime.timezone.utc)
     instance = Instance("i-0", "running", "m5.large", "", began)
     assert str(instance.uptime(began + datetime.timedelta(hours=25, seconds=3.9))) == "1 day, 1:00:03"
@@ -209,13 +209,13 @@ def test_uptime_is_told_in_hours():
 
 
 def test_there_are_none(account, pywren):
-    """Said, exit code 0."""
+    """The output says so, with exit code 0."""
     for command in ("list_instances", "instance_uptime", "terminate_instances"):
         assert pywren("standalone", command) == (0, NOBODY, "")
 
 
 def test_terminate_instances(ready, pywren, monkeypatch):
-    """All of the queue, and no other; a person at the terminal is asked."""
+    """All instances of the queue and no others; a person at the terminal is asked."""
     ready.ask("sqs", "create_queue", QueueName="other-queue")
     others = ready.launch(standalone={"sqs_queue_name": "other-queue"})
     mine = ready.launch(2)
@@ -244,7 +244,7 @@ def fill(account, number):
 
 
 def test_queue_size(ready, pywren):
-    """What waits and what is with workers."""
+    """The calls that wait, and those with workers."""
     assert pywren("standalone", "queue_size") == (0, "the-queue: 0 calls wait, 0 are with workers\n", "")
     url = fill(ready, 2)
     ready.ask("sqs", "receive_message", QueueUrl=url)
@@ -264,7 +264,7 @@ def test_purge_queue(ready, pywren, monkeypatch):
 
 
 def test_the_queue_keeps_calls_and_talks_over_tls_only(ready, pywren):
-    """Two weeks, a megabyte each; a queue that was there before gets what it lacks, and keeps its own policy."""
+    """Two weeks, a megabyte each; an existing queue gets the missing settings, and keeps its own policy."""
     url = ready.ask("sqs", "get_queue_url", QueueName="the-queue")["QueueUrl"]
 
     def attributes():
@@ -286,7 +286,7 @@ def test_the_queue_keeps_calls_and_talks_over_tls_only(ready, pywren):
 
 
 def test_the_launch_policy_allows_what_the_commands_do_and_nothing_else(ready, pywren):
-    """Every request of every command is allowed, and every statement has been used."""
+    """Every request of every command is allowed, and every statement is used."""
     ready.ask("ec2", "create_key_pair", KeyName="my-key")
     ready.requests.clear()
     key = {"ec2_ssh_key": "my-key"}
@@ -304,7 +304,7 @@ def test_the_launch_policy_allows_what_the_commands_do_and_nothing_else(ready, p
 
 
 def test_the_launch_policy_launches_workers_only():
-    """Not without pywren's tags, another profile or the old metadata service; and ends no one else's instances."""
+    """It needs pywren's tags, its profile and the new metadata service, and cannot terminate others' instances."""
     policy = policies.launch_policy(NAMES)
     instance = f"arn:aws:ec2:{REGION}:{ACCOUNT_ID}:instance/i-0"
     context = {
@@ -323,7 +323,7 @@ def test_the_launch_policy_launches_workers_only():
 
 
 def test_workers_may_fetch_the_bundle():
-    """By the same statement by which they read calls."""
+    """With the same statement that lets them read calls."""
     bundle = f"{NAMES.bucket_arn}/{NAMES.bundle_key('0' * 64)}"
     assert iam.allowing(policies.instance_policy(NAMES), "s3:GetObject", bundle) == "StagedObjects"
 
@@ -332,7 +332,7 @@ def test_workers_may_fetch_the_bundle():
 
 
 def test_pywren_setup_makes_all_that_launching_takes(account, run, monkeypatch, tmp_path):
-    """Who says yes to stand-alone workers launches them with the configuration that was written."""
+    """After answering yes to stand-alone workers, the written configuration launches them."""
     monkeypatch.setattr(setupscript, "call_hello", lambda config, patience: "Hello world")
     done = run(command=interactive_setup, input="\n\n\n\n\nn\ny\n")
     assert done.code == 0, done.err

@@ -1,4 +1,4 @@
-"""Deployment on the emulated AWS: what is sent, what then runs, and what the commands say."""
+"""Deployment on the emulated AWS: the requests, the function that then runs, and the output of the commands."""
 
 import copy
 import os
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from deploying import create_execution_role, deploy_function
 
 import pywren
 from pywren.aws.requests import AWS
-from pywren.cloud.deploy import create_execution_role, deploy_function
 from pywren.exceptions import CallError, VersionMismatchError
 from pywren.worker import bundle
 
@@ -28,14 +28,14 @@ CHANGES = (
 
 @pytest.fixture(scope="module")
 def emulator():
-    """An emulated AWS on which a role can be assumed half a second after it was made."""
+    """An emulated AWS on which a role can be assumed half a second after its creation."""
     with emulator_module.emulate(role_seconds=0.5) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
 def deployed(emulator):
-    """The configuration of a function that is deployed once, for tests that change nothing about it."""
+    """The configuration of a function that is deployed once, for tests that do not change it."""
     return emulator.deploy()
 
 
@@ -49,13 +49,13 @@ def aws(emulator):
 
 @pytest.fixture(scope="module")
 def changeable(emulator):
-    """The configuration of another function, which tests change one after the other."""
+    """The configuration of another function, which the tests change one after the other."""
     return emulator.deploy()
 
 
 @pytest.fixture
 def config(changeable, aws):
-    """That function as ``deploy_lambda`` makes it, whatever tests before did to it."""
+    """That function as ``deploy_lambda`` creates it, whatever earlier tests did to it."""
     deploy_function(changeable, aws)
     return copy.deepcopy(changeable)
 
@@ -75,13 +75,13 @@ def executors():
 
 
 def changes(difference):
-    """What was asked of Lambda that changes a function, by operation."""
+    """The number of requests that change a function, by operation."""
     counted = {name: difference.count(service="lambda", operation=name) for name in CHANGES}
     return {name: traffic.requests - traffic.refused for name, traffic in counted.items() if traffic.requests}
 
 
 def worker_requests(difference, config):
-    """The requests to S3 that a function made, by operation."""
+    """The number of a function's requests to S3, by operation."""
     caller = f"function:{config['lambda']['function_name']}"
     return {
         kind.operation: traffic.requests
@@ -118,7 +118,7 @@ def test_an_unchanged_function_is_not_touched(emulator, aws, config):
 
 
 def test_changed_code_is_sent_alone_and_runs(emulator, aws, config, executors):
-    """The next call meets the new code, although a container of the old one was warm."""
+    """The next call runs the new code, although a container with the old code was warm."""
     executor = executors(config)
     assert call(executor, lambda x: x + 1, 1) == 2
     files = {**bundle.worker_files(), "extra_of_the_test.py": b"VALUE = 42\n"}
@@ -135,7 +135,7 @@ def test_changed_code_is_sent_alone_and_runs(emulator, aws, config, executors):
 
 
 def test_changed_settings_are_sent_alone_and_hold(emulator, aws, config, executors):
-    """Without the code; the next call sees them."""
+    """Settings change without the code, and the next call sees them."""
     before = emulator.counters()
     config["lambda"].update(memory=2048, timeout=60)
     deploy_function(config, aws)
@@ -145,7 +145,7 @@ def test_changed_settings_are_sent_alone_and_hold(emulator, aws, config, executo
 
 
 def test_deploying_while_a_change_is_under_way(aws, config):
-    """It waits for the other's end instead of being refused."""
+    """It waits until the other change has finished instead of failing."""
     name = config["lambda"]["function_name"]
     aws.request(
         "lambda", "update_function_configuration", doing="change it", FunctionName=name, Description="another's"
@@ -158,7 +158,7 @@ def test_deploying_while_a_change_is_under_way(aws, config):
 
 
 def test_the_settings_of_a_fresh_function(emulator, aws, config):
-    """Lambda does not run failed calls again, and tells our bucket; the log is kept for a month."""
+    """Lambda does not retry failed calls, and writes a record to our bucket; the log is kept for a month."""
     name = config["lambda"]["function_name"]
     invoke = aws.event_invoke(name)
     assert (invoke["MaximumRetryAttempts"], invoke["MaximumEventAgeInSeconds"]) == (0, 21600)
@@ -172,7 +172,7 @@ def test_the_settings_of_a_fresh_function(emulator, aws, config):
 
 
 def test_big_code_goes_through_the_bucket(aws, config, executors, monkeypatch):
-    """Lambda takes it from there, and it runs."""
+    """Lambda reads it from the bucket, and it runs."""
     monkeypatch.setattr("pywren.cloud.function.DIRECT_LIMIT", 1000)
     archive = bundle.build_zip({**bundle.worker_files(), "another_of_the_test.py": b""})
     deploy_function(config, aws, archive=archive)
@@ -184,7 +184,7 @@ def test_big_code_goes_through_the_bucket(aws, config, executors, monkeypatch):
 
 
 def test_a_function_of_another_pywren(aws, config, executors):
-    """The first call says so, and how to deploy it again."""
+    """The first call says so, and how to deploy again."""
     files = {**bundle.worker_files(), "pywren/version.py": b'__version__ = "0.9.0"\n'}
     deploy_function(config, aws, archive=bundle.build_zip(files))
     with pytest.raises(VersionMismatchError, match=r"version mismatch(.|\n)*pywren deploy_lambda"):
@@ -194,7 +194,7 @@ def test_a_function_of_another_pywren(aws, config, executors):
 
 
 def test_a_map_from_inside_a_worker(deployed, executors):
-    """A function makes an executor and maps, with what a deployed worker has and nothing else."""
+    """A function creates an executor and maps with only what a deployed worker has."""
 
     def outer(count):
         inner = pywren.lambda_executor(config=deployed)
@@ -204,7 +204,7 @@ def test_a_map_from_inside_a_worker(deployed, executors):
 
 
 def test_small_calls_cost_one_put_each(emulator, deployed, executors):
-    """Arguments travel in the payload and results in the status: a container reads the function, once, and no more."""
+    """Arguments travel in the payload and results in the status: a container reads only the function, and only once."""
     executor = executors(deployed)
     name = deployed["lambda"]["function_name"]
     emulator.wait_idle()
@@ -222,7 +222,7 @@ def test_small_calls_cost_one_put_each(emulator, deployed, executors):
 
 
 def test_a_crash_is_not_run_again_by_lambda(emulator, deployed, executors):
-    """One execution, and the error."""
+    """The call runs once, and its error comes back."""
     emulator.wait_idle()
     before = emulator.counters()
     with pytest.raises(CallError, match="non-zero return code"):
@@ -233,7 +233,7 @@ def test_a_crash_is_not_run_again_by_lambda(emulator, deployed, executors):
 
 
 def test_a_busy_lambda_is_waited_out(emulator, deployed, executors):
-    """Throttling and errors inside the service cost time, and no call."""
+    """Throttling and internal errors of the service cost time but lose no call."""
     Fault, Faults = emulator_module.Fault, emulator_module.Faults
     emulator.set_faults(Faults(seed=1, throttle_invoke=Fault(0.3), fail_invoke=Fault(0.1)))
     before = emulator.counters()
@@ -252,7 +252,7 @@ def test_a_busy_lambda_is_waited_out(emulator, deployed, executors):
 
 
 def pywren_command(*arguments):
-    """Run the command in a process of its own."""
+    """Run the command in its own process."""
     command = [sys.executable, "-c", "from pywren.scripts.pywrencli import cli; cli()", *map(str, arguments)]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=WAIT, check=False, cwd=ROOT,
@@ -261,7 +261,7 @@ def pywren_command(*arguments):
 
 
 def test_the_commands(emulator, aws, deployed, tmp_path):
-    """From a bucket and a configuration to a function that says hello."""
+    """The commands lead from a bucket and a configuration to a function that answers."""
     config = {**deployed, "account": {**deployed["account"], "aws_lambda_role": "made-by-command"}}
     config["lambda"] = {**deployed["lambda"], "function_name": "made-by-command"}
     path = tmp_path / "config.yaml"

@@ -1,4 +1,4 @@
-"""Deployment, policies and logs, over moto."""
+"""Deployment, policies and logs, with moto."""
 
 import io
 import sys
@@ -6,11 +6,11 @@ import time
 import zipfile
 
 import pytest
+from deploying import create_execution_role, deploy_function
 
 import pywren.testing
 from pywren import wrenconfig
 from pywren.aws.requests import AWS
-from pywren.cloud.deploy import create_execution_role, deploy_function
 from pywren.cloud.function import lambda_runtime
 from pywren.cloud.logs import call_logs
 from pywren.exceptions import ArgumentError, ConfigError, DeploymentError
@@ -71,7 +71,7 @@ def sent(monkeypatch):
 
 @moto
 def test_deploying_again_changes_nothing(config, aws, sent):
-    """What is right is not sent again: neither code nor configuration, log group or settings of events."""
+    """Nothing is sent again that has not changed: neither code nor configuration, log group or event settings."""
     first = deploy_function(config, aws)
     sent.clear()
     assert deploy_function(config, aws) == first
@@ -98,7 +98,7 @@ def test_deploying_again_changes_what_changed(config, aws, sent):
 
 @moto
 def test_every_key_of_the_section_comes_into_force(config, aws):
-    """Size of /tmp, architecture and the rest are those of the configuration."""
+    """The size of /tmp, the architecture and the other settings come from the configuration."""
     config["lambda"].update(ephemeral_storage=1024, architecture="arm64", timeout=900, memory=10240)
     aws.delete_function(config["lambda"]["function_name"])  # moto does not update all of it
     deploy_function(config, aws)
@@ -110,7 +110,7 @@ def test_every_key_of_the_section_comes_into_force(config, aws):
 
 @moto
 def test_memory_and_time_have_defaults(config, aws):
-    """They are those of the configuration's own table."""
+    """They match the defaults in the configuration's table of keys."""
     for key in ("memory", "timeout"):
         del config["lambda"][key]
     deploy_function(config, aws)
@@ -121,7 +121,7 @@ def test_memory_and_time_have_defaults(config, aws):
 
 @moto
 def test_a_layer_is_attached(config, aws):
-    """It is named by its ARN, and taken away with its line in the configuration."""
+    """It is set by its ARN, and removed when the configuration no longer names it."""
     content = {"ZipFile": bundle.build_zip({"python/extra.py": b""})}
     made = aws.request("lambda", "publish_layer_version", doing="make a layer", LayerName="extra", Content=content)
     config["lambda"]["layers"] = [made["LayerVersionArn"]]
@@ -136,7 +136,7 @@ def test_a_layer_is_attached(config, aws):
 
 @moto
 def test_the_log_is_kept_for_some_time_and_a_choice_is_respected(config, aws):
-    """Retention is set once; who changes it keeps what was chosen."""
+    """Retention is set once; a value that somebody else chose stays."""
     group = f"/aws/lambda/{config['lambda']['function_name']}"
 
     def retention():
@@ -151,7 +151,7 @@ def test_the_log_is_kept_for_some_time_and_a_choice_is_respected(config, aws):
 
 @moto
 def test_big_code_goes_through_the_bucket(config, aws, monkeypatch):
-    """Lambda takes it from there, and it is deleted."""
+    """Lambda reads it from the bucket, and then it is deleted."""
     monkeypatch.setattr("pywren.cloud.function.DIRECT_LIMIT", 10)
     archive = bundle.build_zip({"pywren/__init__.py": b"big"})
     name = config["lambda"]["function_name"]
@@ -164,16 +164,16 @@ def test_big_code_goes_through_the_bucket(config, aws, monkeypatch):
 
 
 def test_a_python_that_lambda_does_not_have():
-    """The error names those that it has."""
+    """The error names the runtimes that Lambda has."""
     known = ["python3.10", "python3.11"]
-    assert lambda_runtime(known, (3, 11)) == "python3.11"
+    assert lambda_runtime(known, "3.11") == "python3.11"
     with pytest.raises(DeploymentError, match=r"no runtime python3\.99.*python3\.10, python3\.11.*boto3"):
-        lambda_runtime(known, (3, 99))
+        lambda_runtime(known, "3.99")
 
 
 @moto
 def test_the_role_is_made_once(config, aws, sent):
-    """What is right is not sent again."""
+    """Nothing is sent again that has not changed."""
     create_execution_role(config, aws)
     assert sent == []
     config["account"]["aws_lambda_role"] = "another"
@@ -184,7 +184,7 @@ def test_the_role_is_made_once(config, aws, sent):
 
 @moto
 def test_the_account_is_found_out_when_the_configuration_does_not_say(config, aws):
-    """A missing account id is asked for, one that YAML has read as a number gets its zeros back."""
+    """A missing account id is looked up; one that YAML read as a number gets its leading zeros back."""
     del config["account"]["aws_account_id"]
     assert ":123456789012:" in create_execution_role(config, aws)
     config["account"]["aws_account_id"] = 42
@@ -199,7 +199,7 @@ def test_a_missing_key_is_named():
 
 @moto
 def test_the_deployed_zip_is_the_bundle(config, aws):
-    """What Lambda would unzip is a package with the worker's entry in it."""
+    """The zip is a package with the worker's entry point."""
     from moto.awslambda.utils import get_backend
 
     name = config["lambda"]["function_name"]
@@ -212,7 +212,7 @@ def test_the_deployed_zip_is_the_bundle(config, aws):
 
 @moto
 def test_the_log_of_a_call_goes_from_start_to_report(config, aws):
-    """Other calls of the same stream are left out, over several pages too."""
+    """Other calls in the same stream are left out, even over several pages."""
     from moto.backends import get_backend
 
     group = f"/aws/lambda/{config['lambda']['function_name']}"

@@ -118,11 +118,23 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         value = getattr(importlib.import_module(f"pywren.{_LAZY[name]}"), name)
     elif name in _SUBMODULES:
-        value = importlib.import_module(f"pywren.{name}")
+        value = _submodule(f"pywren.{name}")
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+def _submodule(name: str) -> types.ModuleType:
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        # AttributeError, as ``hasattr`` and ``inspect.getmembers`` expect of an attribute that is not there
+        raise AttributeError(f"{error}; deployed workers have no pywren.testing and no pywren.scripts") from error
 
 
 def __dir__() -> list[str]:

@@ -32,7 +32,7 @@ CONSOLE_LINES = 100
 """How many of the worker's last lines are put there."""
 
 UNIT = "/etc/systemd/system/pywren-worker.service"
-_REQUIREMENTS = ("boto3", "botocore", "click")
+_REQUIREMENTS = ("boto3", "botocore")
 _END = "PYWREN_END"
 
 
@@ -76,7 +76,7 @@ class Boot:
             "run_dir": STATE,
         }
         flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-        return ["/usr/bin/env", f"python{self.python}", "-m", "pywren.scripts.standalone", *flags]
+        return ["/usr/bin/env", f"python{self.python}", "-m", "pywren.worker.standalone", *flags]
 
     def user_data(self) -> str:
         """Return the script.

@@ -165,7 +165,7 @@ def bucket(monkeypatch):
 
 
 SMALL = build_zip(
-    {"pywren/__init__.py": b"", "pywren/scripts/standalone.py": b"import sys; print('ran', sys.argv[1:])"}
+    {"pywren/__init__.py": b"", "pywren/worker/standalone/__main__.py": b"import sys; print('ran', sys.argv[1:])"}
 )
 
 
@@ -241,7 +241,7 @@ def test_a_boot_that_hangs_is_ended_by_systemd():
 
 def test_the_worker_crashes_and_the_machine_boots_again(machine, bucket):
     """Row 172: powered off; and if it is booted again it works again, without the bucket."""
-    crashing = build_zip({"pywren/scripts/standalone.py": b"raise SystemExit(7)"})
+    crashing = build_zip({"pywren/worker/standalone/__main__.py": b"raise SystemExit(7)"})
     bucket.content = crashing
     machine.boot(boot_of(crashing).user_data())
     assert machine.commands[-1] == "shutdown as poweroff of systemd code 7"

@@ -1,4 +1,4 @@
-"""The worker that takes calls from a queue: rows 175 to 189 of the failure table, over a mocked SQS."""
+"""``QueueWorker`` over a mocked SQS: rows 175 to 189 of the failure table."""
 
 import json
 import logging
@@ -31,11 +31,10 @@ from pywren.exceptions import (
     WaitTimeoutError,
 )
 from pywren.queues import LONGEST_RETENTION, SQSInvoker
-from pywren.wire.failure import Failure
-from pywren.worker import queue_worker
 from pywren.worker.handler import Container
-from pywren.worker.queue_worker import MOST_DELIVERIES, EndRule, InterruptibleRunner, QueueWorker
-from pywren.worker.task import RunResult, Stop, crash_failure
+from pywren.worker.standalone import ending, worker
+from pywren.worker.standalone.ending import EndRule
+from pywren.worker.standalone.worker import MOST_DELIVERIES, QueueWorker
 
 pytestmark = pytest.mark.moto
 
@@ -191,8 +190,8 @@ def unwilling():
 @pytest.fixture
 def soon(monkeypatch):
     """Messages that are left come back at once, and pauses are short."""
-    monkeypatch.setattr(queue_worker, "VISIBILITY", 0)
-    monkeypatch.setattr(queue_worker, "LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(worker, "VISIBILITY", 0)
+    monkeypatch.setattr(ending, "LONGEST_PAUSE", 0.1)
 
 
 def wait_until(true):
@@ -204,48 +203,6 @@ def wait_until(true):
 
 
 # -- when it ends (rows 188, 189) ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("granularity", "idle", "uptime", "ends"),
-    [
-        (0, 59, 1000, False),
-        (0, 60, 1000, True),
-        (30, 60, 1000, True),  # the whole of a short period is near its end
-        (3600, 60, 1000, False),
-        (3600, 60, 3419, False),
-        (3600, 60, 3420, True),
-        (3600, 59, 3599, False),
-        (3600, 60, 3601, False),
-        (3600, 60, 7190, True),
-    ],
-)
-def test_an_idle_worker_ends_near_the_end_of_a_period(granularity, idle, uptime, ends):
-    """Row 188: after the idle time, and in the last twentieth of the period that is paid anyway."""
-    assert EndRule(max_idle_time=60, granularity=granularity).is_idle_too_long(idle, uptime) is ends
-
-
-def test_without_an_idle_time_a_worker_never_ends_idle():
-    """A worker that is started by hand stays."""
-    assert not EndRule(granularity=3600).is_idle_too_long(1e9, 3599)
-
-
-@pytest.mark.parametrize(
-    ("rule", "idle", "ran", "seconds"),
-    [
-        (EndRule(), 5, 5, 20),
-        (EndRule(max_idle_time=60), 0, 0, 20),
-        (EndRule(max_idle_time=60), 50.5, 100, 10),
-        (EndRule(max_idle_time=60), 59.9, 100, 1),
-        (EndRule(max_idle_time=60, granularity=3600), 100, 100, 20),
-        (EndRule(max_idle_time=0), 0, 0, 1),
-        (EndRule(max_idle_time=60, granularity=30), 70, 100, 1),
-        (EndRule(max_idle_time=60, max_life_time=103), 0, 100, 3),
-    ],
-)
-def test_a_worker_waits_no_longer_than_its_rule_allows(rule, idle, ran, seconds):
-    """A long poll does not make a worker end late; it is a whole second at least, or SQS would miss messages."""
-    assert rule.longest_wait(20, idle, ran) == seconds
 
 
 def test_after_its_time_a_worker_finishes_what_it_has(queue):
@@ -306,7 +263,7 @@ def test_a_message_that_cannot_be_kept_is_worked_on(queue, unwilling, caplog):
     queue.send("1")
     container = FakeContainer(lambda payload: aws.wait_for_beats(["1"], 1))
     assert queue.work(container, aws=aws, heartbeat=0.01) == 1
-    assert caplog.text.count("could not be kept: SQS is not well") == 1
+    assert caplog.text.count("cannot keep a message hidden from other workers: SQS is not well") == 1
 
 
 def test_no_error_ends_the_heartbeat(queue, unwilling):
@@ -421,50 +378,6 @@ def test_ctrl_c_does_not_wait_for_the_call(executor, queue, tmp_path):
     assert queue.counts == (1, 0)
 
 
-class FakeRunner:
-    """Gives one result, or raises one error."""
-
-    def __init__(self, result):
-        self._result = result
-
-    def run(self, task, *, stopped=None):
-        """Run a task."""
-        if isinstance(self._result, Exception):
-            raise self._result
-        return self._result
-
-
-def crash(returncode):
-    """How a task ends whose process does."""
-    return RunResult(None, None, failure=crash_failure(returncode), returncode=returncode)
-
-
-@pytest.mark.parametrize("result", [crash(-signal.SIGTERM), crash(-signal.SIGKILL), crash(None), OSError("no server")])
-def test_a_signal_that_came_to_the_call_first_is_not_its_failure(result):
-    """Row 179: what ends a call's process a moment before the worker's is not reported as the call's crash."""
-    runner, stopped = InterruptibleRunner(FakeRunner(result)), Stop()
-    threading.Timer(0.05, runner.interrupt).start()
-    runner.run(None, stopped=stopped)
-    assert stopped.is_set()
-
-
-@pytest.mark.parametrize("result", [crash(3), crash(-signal.SIGTERM), RunResult(True, None, returncode=0)])
-def test_what_calls_do_themselves_stays_theirs(monkeypatch, result):
-    """A crash, a value, and a signal that a call sends itself are the call's own."""
-    monkeypatch.setattr(queue_worker, "SIGNAL_GRACE", 0.01)
-    stopped = Stop()
-    assert InterruptibleRunner(FakeRunner(result)).run(None, stopped=stopped) is result
-    assert not stopped.is_set()
-
-
-def test_an_interrupted_runner_begins_nothing():
-    """A call that was taken while the worker is told to end is given back, unrun."""
-    runner, stopped = InterruptibleRunner(FakeRunner(AssertionError("it ran"))), Stop()
-    runner.interrupt()
-    assert runner.run(None, stopped=stopped).failure == Failure("CallCancelledError", "the call was cancelled")
-    assert stopped.is_set()
-
-
 # -- messages (rows 180, 181, 185, 186) ----------------------------------------------------------------------
 
 
@@ -473,7 +386,7 @@ def test_a_message_that_is_no_call_is_dropped(queue, caplog, body):
     """Row 180: with a warning; it would come back for ever."""
     queue.send(body)
     assert queue.work() == 1
-    assert "a message that is no call was dropped" in caplog.text
+    assert "dropped a message that is not a call" in caplog.text
     assert queue.counts == (0, 0)
 
 
@@ -557,32 +470,9 @@ def test_a_worker_in_trouble_is_idle(queue, unwilling, soon):
     assert queue.work(FakeContainer(), aws=unwilling(10**6), rule=EndRule(max_idle_time=0.3)) == 0
 
 
-def test_trouble_for_too_long_ends_the_worker():
-    """Rows 182, 183: a minute of it is enough for SQS before it has answered at all, an hour later on."""
-    now = [0.0]
-    trouble = queue_worker._Trouble(queue_worker.PATIENCE, lambda: now[0], queue_worker.FIRST_PATIENCE)
-    error = StorageError("not well")
-    assert trouble.pause() == 0
-    trouble.note(error)
-    now[0] += queue_worker.FIRST_PATIENCE - 1
-    assert 0 < trouble.pause() <= queue_worker.LONGEST_PAUSE
-    now[0] += 1
-    with pytest.raises(StorageError):
-        trouble.pause()
-    trouble.passed()
-    assert trouble.pause() == 0
-    trouble.note(error)
-    now[0] += queue_worker.PATIENCE - 1
-    trouble.note(error)
-    assert trouble.pause() > 0
-    now[0] += 1
-    with pytest.raises(StorageError):
-        trouble.pause()
-
-
 def test_what_sqs_refuses_from_the_start_ends_the_worker(queue, unwilling, monkeypatch, soon):
     """Row 183: with what SQS said."""
-    monkeypatch.setattr(queue_worker, "FIRST_PATIENCE", 0.1)
+    monkeypatch.setattr(worker, "FIRST_PATIENCE", 0.1)
     with pytest.raises(DeploymentError, match="SQS is not well"):
         queue.work(FakeContainer(), aws=unwilling(10**6), rule=EndRule())
 

@@ -24,7 +24,6 @@ import tempfile
 import threading
 import time
 import traceback
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -55,17 +54,15 @@ from pywren.wire.messages import (
     Envelope,
     Outcome,
     Reference,
-    StagedFunction,
     Status,
     decode_references,
 )
-from pywren.worker.runtime_files import ERROR, Archive, RuntimeFiles
+from pywren.worker.extraction import ERROR
+from pywren.worker.function_cache import FunctionCache
+from pywren.worker.runtime_cache import Archive, RuntimeCache
 from pywren.worker.task import Function, Runner, RunResult, Stop, Task
 
 logger = logging.getLogger(__name__)
-
-FUNCTION_CACHE_LIMIT = 128 * 1024 * 1024
-"""Bytes of staged functions that a warm worker keeps; a bigger one is fetched for every call."""
 
 LATE_START = 5.0
 """Seconds after its submission from which on a call may have been ended before it starts."""
@@ -113,17 +110,17 @@ class Container:
         context: Mapping[str, Any] | None = None,
         make_storage: Callable[[Mapping[str, Any]], Storage] = Storage,
         clock: Callable[[], float] = time.time,
-        runtimes: RuntimeFiles | None = None,
+        runtimes: RuntimeCache | None = None,
         first_look: float = FIRST_LOOK,
         look_interval: float = LOOK_INTERVAL,
     ) -> None:
-        self.runtimes = runtimes or RuntimeFiles()
+        self.runtimes = runtimes or RuntimeCache()
         self.environment = dict(environment or {})
         self.context = dict(context or {})
         self.clock = clock
         self.first_look = first_look
         self.look_interval = look_interval
-        self.functions = FunctionCache(FUNCTION_CACHE_LIMIT)
+        self.functions = FunctionCache()
         self.warm = False
         self.looked_in_vain = -math.inf
         self.callset_id = ""
@@ -190,19 +187,27 @@ class Container:
         """
         started = self.clock()
         context = {**self.context, **(context or {})}
-        envelope = Envelope.decode(payload)
-        storage = self.storage(envelope.storage_config)
         try:
-            _check_versions(envelope)
             call = Call.decode(payload)
-        except VersionMismatchError as error:
-            return _refuse(envelope, storage, context, started, error)
         except DecodeError as error:
-            _refuse(envelope, storage, context, started, error)
-            raise
+            return self._refuse_unreadable(Envelope.decode(payload), context, started, error)
+        storage = self.storage(call.storage_config)
+        mismatch = _version_mismatch(call)
+        if mismatch is not None:
+            return _refuse(call, storage, context, started, mismatch)
         status = _Attempt(self, call, storage, context, started).run()
         self.warm = True
         return None if status is None else status.document()
+
+    def _refuse_unreadable(
+        self, envelope: Envelope, context: Mapping[str, Any], started: float, error: DecodeError
+    ) -> dict[str, Any]:
+        """End a call that this version cannot read: the payload is another version's, or broken."""
+        storage, mismatch = self.storage(envelope.storage_config), _version_mismatch(envelope)
+        if mismatch is not None:
+            return _refuse(envelope, storage, context, started, mismatch)
+        _refuse(envelope, storage, context, started, error)
+        raise error
 
     def refuse(self, payload: Mapping[str, Any], error: CallError) -> None:
         """End a call, without running it, with an error as its status, unless one stands.
@@ -219,23 +224,27 @@ class Container:
         _refuse(envelope, self.storage(envelope.storage_config), {}, self.clock(), error)
 
 
-def _check_versions(envelope: Envelope) -> None:
+def _version_mismatch(envelope: Envelope | Call) -> VersionMismatchError | None:
+    """Compare versions before anything is unpickled: pickles of another Python or cloudpickle may fail to load, or
+    behave differently.
+    """
     ours = (__version__, f"{sys.version_info.major}.{sys.version_info.minor}")
     theirs = (envelope.pywren_version, envelope.python_version or ours[1])
-    if ours != theirs:
-        raise VersionMismatchError(
-            f"version mismatch: the client runs pywren {theirs[0]} on Python {theirs[1]}, the worker pywren "
-            f"{ours[0]} on Python {ours[1]}; run 'pywren deploy_lambda' to bring the worker to the client's "
-            "(stand-alone workers: 'pywren standalone terminate_instances', then 'pywren standalone launch_instances')",
-            ours[0],
-            theirs[0],
-        )
+    if ours == theirs:
+        return None
+    return VersionMismatchError(
+        f"version mismatch: the client runs pywren {theirs[0]} on Python {theirs[1]}, the worker pywren "
+        f"{ours[0]} on Python {ours[1]}; run 'pywren deploy_lambda' to deploy the client's version to the worker "
+        "(stand-alone workers: 'pywren standalone terminate_instances', then 'pywren standalone launch_instances')",
+        ours[0],
+        theirs[0],
+    )
 
 
 def _refuse(
-    envelope: Envelope, storage: Storage, context: Mapping[str, Any], started: float, error: PywrenError
+    envelope: Envelope | Call, storage: Storage, context: Mapping[str, Any], started: float, error: PywrenError
 ) -> dict[str, Any]:
-    """End a call of which no more than the envelope was read; without a key in it, the status is unsigned."""
+    """End a call without running it. The status is unsigned when the payload has no key to sign it with."""
     status = Status(
         callset_id=envelope.callset_id,
         call_id=envelope.call_id,
@@ -250,51 +259,6 @@ def _refuse(
 def _texts(context: Mapping[str, Any]) -> dict[str, str]:
     """Return what of the platform's context goes into the status."""
     return {key: value for key, value in context.items() if isinstance(value, str)}
-
-
-class FunctionCache:
-    """Staged functions that were fetched and verified, the last used ones, up to a number of bytes.
-
-    Args:
-        limit: bytes that are kept.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._entries: OrderedDict[tuple[str, str | None], tuple[StagedFunction, int]] = OrderedDict()
-        self._size = 0
-        self._lock = threading.Lock()
-
-    def get(self, key: str, digest: str | None, fetch: Callable[[], bytes]) -> StagedFunction:
-        """Return the function under a key, fetched at most once while it is kept.
-
-        Args:
-            key: the key of its object.
-            digest: the SHA-256 the payload carries.
-            fetch: reads the object.
-
-        Raises:
-            IntegrityError: the object is not the one the payload speaks of.
-            StorageError: it cannot be read.
-        """
-        with self._lock:  # held while fetching: calls of one map want one function, and once
-            if (key, digest) in self._entries:
-                self._entries.move_to_end((key, digest))
-                return self._entries[key, digest][0]
-            data = fetch()
-            verify_sha256(data, digest, key)
-            function = StagedFunction.decode(data)
-            self._keep((key, digest), function, len(data))
-            return function
-
-    def _keep(self, name: tuple[str, str | None], function: StagedFunction, size: int) -> None:
-        if size > self._limit:
-            return
-        self._entries[name] = function, size
-        self._size += size
-        while self._size > self._limit:
-            _, (_, dropped) = self._entries.popitem(last=False)
-            self._size -= dropped
 
 
 class _Attempt:

@@ -20,13 +20,15 @@ from pywren.wire.messages import (
     STATUS_LIMIT,
     Call,
     CallsetKeys,
+    Envelope,
     Outcome,
     Reference,
     StagedFunction,
     Status,
     encode_references,
 )
-from pywren.worker.handler import Container, FunctionCache, _in_band
+from pywren.worker.function_cache import FunctionCache
+from pywren.worker.handler import Container, _in_band
 from pywren.worker.parent.process import ForkServer
 from pywren.worker.task import RunResult
 from pywren.wrenhandler import aws_lambda_handler, generic_handler
@@ -131,6 +133,18 @@ def test_a_call_ends_with_a_signed_status(container, client):
     assert client.result() == 42
     assert document["call_id"] == "00000"
     assert "outcome" not in document
+
+
+def test_a_payload_is_decoded_once(container, client, monkeypatch):
+    """The envelope is read only when this version cannot read the whole payload."""
+    decoded = []
+    real = Call.decode.__func__
+    monkeypatch.setattr(Call, "decode", classmethod(lambda cls, payload: decoded.append(payload) or real(cls, payload)))
+    monkeypatch.setattr(Envelope, "decode", lambda payload: pytest.fail("the payload was decoded twice"))
+    payload = client.call(abs, -1).encode()
+    container.handle(payload)
+    assert client.result() == 1
+    assert decoded == [payload]
 
 
 def test_the_status_tells_what_0_4_told(container, client):

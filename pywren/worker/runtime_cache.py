@@ -382,7 +382,7 @@ class _Room:
         """Return the error for a runtime that does not fit."""
         return RuntimeSetupError(
             f"it does not fit: with its archive it needs more than {self._taken / 1e6:,.0f} MB, and the worker's disk "
-            f"has {self._free() / 1e6:,.0f} MB free. Give the function more ephemeral storage or make a smaller runtime",
+            f"has {self._free() / 1e6:,.0f} MB free. Give the function more ephemeral storage or shrink the runtime",
             TOO_BIG,
         )
 

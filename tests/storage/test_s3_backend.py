@@ -171,7 +171,7 @@ REFUSALS = [
     ("KMS.AccessDeniedException", 400, StorageError, "kms:Decrypt and kms:GenerateDataKey"),
     ("KMS.DisabledException", 400, StorageError, "key is enabled"),
     ("InvalidRange", 416, StorageError, "shorter"),
-    ("NotImplemented", 501, StorageError, "does not know this request"),
+    ("NotImplemented", 501, StorageError, "does not support this request"),
     ("SomethingNew", 400, StorageError, "SomethingNew: the text of AWS"),
 ]
 
@@ -222,7 +222,7 @@ def test_a_service_that_stays_busy(stubbed: Stubbed) -> None:
     stubbed.backend._retry = Retry(patience=lambda _: 1.0, sleep=stubbed.sleep, clock=lambda: stubbed.now)
     for _ in range(20):
         stubbed.stub.add_client_error("get_object", "SlowDown", "reduce your rate", 503)
-    with pytest.raises(StorageError, match=r"busy.*reduce your rate"):
+    with pytest.raises(StorageError, match=r"overloaded.*reduce your rate"):
         stubbed.backend.get("p/k")
     assert stubbed.now <= 1.0
     stubbed.stub._queue.clear()
@@ -299,8 +299,8 @@ SETUP = [
     (lambda e: e.SSOTokenLoadError(error_msg="x"), "aws sso login --profile work"),
     (lambda e: e.UnauthorizedSSOTokenError(), "aws sso login --profile work"),
     (lambda e: e.TokenRetrievalError(provider="sso", error_msg="x"), "aws sso login --profile work"),
-    (lambda e: e.CredentialRetrievalError(provider="process", error_msg="x"), "source of the AWS credentials"),
-    (lambda e: botocore.parsers.ResponseParserError("<html>"), "does not speak the protocol"),
+    (lambda e: e.CredentialRetrievalError(provider="process", error_msg="x"), "AWS credential source failed"),
+    (lambda e: botocore.parsers.ResponseParserError("<html>"), "does not follow the AWS protocol"),
     (lambda e: RuntimeError("Credentials were refreshed, but the refreshed credentials are still expired."), "expired"),
     (lambda e: e.NoRegionError(), "aws_region"),
 ]

@@ -321,7 +321,7 @@ BY_CODE: Mapping[str, Meaning] = {
         ("NoSuchEntity", Meaning("there is no such role or policy: `pywren create_role` creates it")),
         (
             "BucketAlreadyExists",
-            Meaning("the bucket name is taken by another account: choose another name under s3: bucket"),
+            Meaning("the bucket belongs to somebody else: choose another name under s3: bucket"),
         ),
         (
             "TooManyBuckets LimitExceeded LimitExceededException OverLimit",

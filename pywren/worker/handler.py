@@ -1,13 +1,17 @@
-"""The handler: the way of one call through a worker, from its payload to its committed status.
+"""The handler: takes one call through a worker, from its payload to its committed status.
 
 ::
 
-    payload ─ decode ─ versions ─ (ended already?) ─ runtime ─ fetch function, argument, references; verify
-            ─ run in a child, and look now and then whether the call was ended elsewhere
+    payload ─ decode, once ─ versions ─ (ended already?) ─ runtime ─ fetch function, argument, references; verify
+            ─ run in a child, and check now and then whether the call was ended elsewhere
             ─ big outcome to its own object ─ status, signed, first commit wins
 
-Nothing is unpickled here: that is done in the child, with what was verified here. The handler never imports
-the client.
+The handler unpickles nothing: the child does, and only what was verified here. It never imports the client.
+
+Threads: on Lambda one thread handles one call at a time; a stand-alone worker and the mock call ``Container.handle``
+from several threads. While a call runs, a thread ``pywren-status-watch`` checks for its status. The container's lock
+guards its storages and its runner, and is never held during a request. ``warm``, ``callset_id`` and
+``looked_in_vain`` are hints that threads overwrite without a lock: a lost update costs a request or a process.
 """
 
 from __future__ import annotations
@@ -65,41 +69,42 @@ from pywren.worker.task import Function, Runner, RunResult, Stop, Task
 logger = logging.getLogger(__name__)
 
 LATE_START = 5.0
-"""Seconds after its submission from which on a call may have been ended before it starts."""
+"""A call that starts this many seconds after its submission checks first whether it was ended meanwhile."""
 
 LATE_LOOK_PAUSE = 1.0
-"""Seconds for which a late start's look that found nothing does for the calls after it: when a map queues up, all
-of it starts late, and a request each would cost more than the second of calls that may run in vain."""
+"""Seconds for which the next late calls skip that check after one that found nothing. When a map queues up, all of
+its calls start late; one request for each would cost more than the second of calls that may run in vain."""
 
 FIRST_LOOK = 2.0
-"""Seconds of running after which the handler first looks whether the call was ended elsewhere."""
+"""Seconds of running after which the handler first checks whether the call was ended elsewhere."""
 
 LOOK_INTERVAL = 3.0
-"""Seconds between one such look and the next."""
+"""Seconds from one such check to the next."""
 
 PLATFORM_MARGIN = 3.0
-"""Seconds that are left to report before the platform ends the worker."""
+"""Seconds to keep for reporting before the platform stops the worker."""
 
 TAIL_LIMIT = 32 * 1024
 """Characters of output, text or traceback that a status carries: it is listed and fetched often."""
 
 REFERENCE_THREADS = 16
+"""Threads that fetch the results which an argument refers to."""
 
 
 class Container:
     """What a warm worker keeps between calls: storages, children, functions, runtimes.
 
-    Calls may be handled by several threads at once, when the runner can.
+    Several threads may handle calls at once, if the runner allows it.
 
     Args:
-        runner: what runs the children; a fork server of its own, closed with the container, when not given.
-        environment: environment variables for every call, under its own ``extra_env``.
-        context: what is known about every invocation, under what ``handle`` is told.
-        make_storage: makes a storage of a ``storage_config``.
-        clock: tells the time in seconds since the epoch.
-        runtimes: extracts the users' runtimes; its own, closed with the container, when not given.
-        first_look: seconds of running after which a call is first looked after.
-        look_interval: seconds between looks.
+        runner: runs the children; by default the container's own fork server, closed with it.
+        environment: environment variables for every call; a call's own ``extra_env`` takes precedence.
+        context: what is known about every invocation; the context given to ``handle`` takes precedence.
+        make_storage: makes a storage from a ``storage_config``.
+        clock: returns seconds since the epoch.
+        runtimes: extracts the users' runtimes; by default the container's own, closed with it.
+        first_look: seconds of running before the first check whether a call was ended elsewhere.
+        look_interval: seconds between later checks.
     """
 
     def __init__(
@@ -138,7 +143,7 @@ class Container:
         self.close()
 
     def close(self) -> None:
-        """End the children, unless the runner was given, and give up connections."""
+        """Stop the children, unless the runner was given, and close connections."""
         with self._lock:
             runner = self._runner if self._owns_runner else None
             if self._owns_runner:
@@ -153,7 +158,7 @@ class Container:
 
     @property
     def runner(self) -> Runner:
-        """What runs the children."""
+        """The runner of the children, made on first use."""
         with self._lock:
             if self._runner is None:
                 from pywren.worker.parent.process import ForkServer
@@ -162,7 +167,7 @@ class Container:
             return self._runner
 
     def storage(self, config: Mapping[str, Any]) -> Storage:
-        """Return the storage of a ``storage_config``, the same one every time."""
+        """Return the storage of a ``storage_config``, the same one every time, so that connections are reused."""
         name = repr(sorted((key, repr(value)) for key, value in config.items()))
         with self._lock:
             if name not in self._storages:
@@ -174,15 +179,15 @@ class Container:
 
         Args:
             payload: what the client sent: ``Call.encode()``.
-            context: what the platform says about this invocation. Its texts (``aws_request_id``,
-                ``log_group_name``, ``log_stream_name``) go into the status; ``remaining_seconds`` is the
-                time after which the platform ends the worker.
+            context: what the platform says about this invocation. Its strings (``aws_request_id``,
+                ``log_group_name``, ``log_stream_name``) go into the status; ``remaining_seconds`` is the time after
+                which the platform stops the worker.
 
         Returns:
-            The status as a dict, or ``None`` when the call had been ended elsewhere.
+            The status as a dict, or ``None`` when the call was ended elsewhere.
 
         Raises:
-            DecodeError: the payload is not one.
+            DecodeError: the payload is not valid.
             StorageError: the status could not be committed.
         """
         started = self.clock()
@@ -210,14 +215,14 @@ class Container:
         raise error
 
     def refuse(self, payload: Mapping[str, Any], error: CallError) -> None:
-        """End a call, without running it, with an error as its status, unless one stands.
+        """End a call with an error, without running it, unless it has a status already.
 
         Args:
             payload: what the client sent.
-            error: what becomes of the call.
+            error: the call's outcome.
 
         Raises:
-            DecodeError: the payload is not one.
+            DecodeError: the payload is not valid.
             StorageError: the status could not be committed.
         """
         envelope = Envelope.decode(payload)
@@ -225,9 +230,7 @@ class Container:
 
 
 def _version_mismatch(envelope: Envelope | Call) -> VersionMismatchError | None:
-    """Compare versions before anything is unpickled: pickles of another Python or cloudpickle may fail to load, or
-    behave differently.
-    """
+    """Return the error of a client with another version: its pickles may fail to load, or behave differently."""
     ours = (__version__, f"{sys.version_info.major}.{sys.version_info.minor}")
     theirs = (envelope.pywren_version, envelope.python_version or ours[1])
     if ours == theirs:
@@ -276,13 +279,13 @@ class _Attempt:
         self.info = self._first_info()
 
     def run(self) -> Status | None:
-        """Go through the steps; return the status that was written, ``None`` when another stands."""
+        """Run the steps; return the status that was written, ``None`` when the call had another already."""
         if self._starts_late() and self._ended_before():
-            logger.info("call %s of %s had been ended before it started", self.call.call_id, self.call.callset_id)
+            logger.info("call %s of %s was ended before it started", self.call.call_id, self.call.callset_id)
             return None
         try:
             status = self._execute()
-        except Exception as error:  # whatever the handler survives is reported
+        except Exception as error:  # whatever the handler survives becomes the call's outcome
             logger.warning("call %s of %s failed on the worker", self.call.call_id, self.call.callset_id, exc_info=True)
             status = self._failed(_failure(error))
         return None if status is None else self._commit(status)
@@ -291,7 +294,7 @@ class _Attempt:
         return self.started - self.call.host_submit_time > LATE_START
 
     def _ended_before(self) -> bool:
-        """Look whether the call was ended before it started, unless there was nothing to be found a moment ago."""
+        """Check whether the call was ended before it started, unless a late call just checked and found nothing."""
         if 0 <= self.started - self.container.looked_in_vain < LATE_LOOK_PAUSE:
             return False
         stands = self._status_stands()
@@ -310,7 +313,7 @@ class _Attempt:
             return self._run(lease.path)
 
     def _end_other_callsets(self) -> None:
-        """End processes that wait for calls of another map: what they hold of memory and runtimes is needed now."""
+        """Stop processes that wait for calls of another map: this one needs their memory and their runtimes' disk."""
         if self.container.callset_id != self.call.callset_id or not self.call.use_cached_runtime:
             self.container.callset_id = self.call.callset_id
             self.container.runner.end_waiting()
@@ -338,7 +341,7 @@ class _Attempt:
         except ConfigError as error:
             if task.function.runtime_path is None:
                 raise
-            raise RuntimeSetupError(str(error), ERROR) from error  # its interpreter cannot be started any more
+            raise RuntimeSetupError(str(error), ERROR) from error  # the runtime's interpreter no longer starts
 
     # -- before the child ------------------------------------------------------------------------------------
 
@@ -348,7 +351,7 @@ class _Attempt:
         limit = self.call.func_size
         staged = self.container.functions.get(key, digest, lambda: self.storage.get(key, limit=limit))
         self.info["func_download_time"] = self.container.clock() - begun
-        # each map has the function as it was sent, not as calls of an earlier one have left it
+        # The callset is in the name: a map gets the function as sent, not as the calls of an earlier map changed it.
         name = f"{self.call.callset_id} {digest} {runtime_path}"
         return Function(name, Packed(staged.pickle), staged.modules, runtime_path)
 
@@ -397,8 +400,8 @@ class _Attempt:
         except StorageNoSuchKeyError:
             return False
         except StorageError as error:
-            # to run on costs at most a run in vain; the first commit wins anyway
-            logger.warning("cannot look for the status at %s: %s", self.call.status_key, error)
+            # Running on costs at most a run in vain; the first commit wins anyway.
+            logger.warning("cannot check for a status at %s: %s", self.call.status_key, error)
             return False
         return True
 
@@ -416,7 +419,7 @@ class _Attempt:
         if result.failure is not None:
             return self._failed(result.failure)
         if result.success is None or result.body is None:
-            return self._failed(Failure("CallError", "the worker's child gave neither an outcome nor a failure"))
+            return self._failed(Failure("CallError", "the worker's child returned neither an outcome nor a failure"))
         name, text, trace = result.exception or (None, None, None)
         outcome = Outcome(result.success, _in_band(result.body), name, text, trace).encode()
         if len(outcome) <= INLINE_OUTCOME_LIMIT:
@@ -433,8 +436,8 @@ class _Attempt:
         begun = self.container.clock()
         key = self.call.output_key
         if not self.storage.put(key, outcome, if_absent=True):
-            # Another attempt was here, or this one was delivered twice. Overwriting could change what the
-            # other's status has signed, and what stands there cannot be believed.
+            # Another attempt wrote it, or Lambda delivered this one twice (it does so at least once). Overwriting could
+            # replace what the other's status has signed; and the object there is unverified.
             key = self.keys.spare_output(self.call.attempt, sha256(outcome))
             self.storage.put(key, outcome)
         self.info["output_upload_time"] = self.container.clock() - begun
@@ -458,8 +461,8 @@ class _Attempt:
 
     def _commit(self, status: Status) -> Status | None:
         body = status.encode(self.call.attempt_key)
-        if len(body) > STATUS_LIMIT:  # nobody would read it
-            text = f"the status of the call would have {len(body):,} bytes, and {STATUS_LIMIT:,} are read at most"
+        if len(body) > STATUS_LIMIT:  # clients read no further
+            text = f"the status of the call would have {len(body):,} bytes, but the limit is {STATUS_LIMIT:,}"
             status = Status(status.callset_id, status.call_id, status.attempt, Failure(CallError.__name__, text))
             body = status.encode(self.call.attempt_key)
         if self.call.retryable and _may_be_retried(status.failure):
@@ -467,7 +470,7 @@ class _Attempt:
             return status
         if self.storage.commit_status(self.call.status_key, body):
             return status
-        logger.info("call %s of %s was ended elsewhere", self.call.call_id, self.call.callset_id)
+        logger.info("call %s of %s was ended elsewhere while it ran", self.call.call_id, self.call.callset_id)
         return None
 
     def _first_info(self) -> dict[str, Any]:
@@ -496,12 +499,12 @@ class _Attempt:
 
 
 class StatusWatch:
-    """Looks now and then whether a running call has been ended elsewhere, and then stops it.
+    """Checks regularly whether a running call was ended elsewhere, and stops it then.
 
     Args:
-        stands: tells whether a status stands.
-        first_look: seconds before the first look; a call that is quicker costs no request.
-        interval: seconds between looks.
+        stands: tells whether the call has a status.
+        first_look: seconds before the first check; a quicker call costs no request.
+        interval: seconds between later checks.
     """
 
     def __init__(self, stands: Callable[[], bool], first_look: float, interval: float) -> None:
@@ -559,7 +562,7 @@ def _machine() -> Mapping[str, Any]:
 
 
 def _failure(error: Exception) -> Failure:
-    """Turn what went wrong in the handler into what travels to the client."""
+    """Turn an error of the handler into the failure that travels to the client."""
     if isinstance(error, PywrenError):
         return Failure.of(error)
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
@@ -567,7 +570,7 @@ def _failure(error: Exception) -> Failure:
 
 
 def _may_be_retried(failure: Failure | None) -> bool:
-    """Tell whether an attempt failed for no reason of the call's own: it vanished, or its worker did."""
+    """Tell whether an attempt failed for reasons outside the call: its process or its worker vanished."""
     if failure is None:
         return False
     vanished = failure.kind == WorkerCrashedError.__name__ and failure.details[:1] == (None,)
@@ -580,7 +583,7 @@ def _in_band(packed: Packed) -> bytes:
 
 
 class _Joined:
-    """Pickles as the call that reads a pickle together with its buffers; needs nothing of pywren to be read."""
+    """Pickles as ``pickle.loads(data, buffers=…)``, which can be read without pywren."""
 
     def __init__(self, packed: Packed) -> None:
         self._packed = packed

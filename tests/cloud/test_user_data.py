@@ -199,7 +199,7 @@ def test_python_is_installed_when_it_is_not_there(machine, bucket):
     machine.put("dnf", f"[ -e {tried} ] || {{ touch {tried}; exit 1; }}; {copy}")
     said = machine.boot(boot_of(SMALL, python="3.99").user_data())
     assert machine.commands.count("dnf install -y -q python3.99 python3.99-pip") == 2
-    assert "pywren: failed, and is tried again in 5 s: dnf install" in said
+    assert "pywren: failed; trying again in 5 s: dnf install" in said
     assert machine.commands[-1] == "shutdown as poweroff of systemd code 0"
 
 
@@ -221,7 +221,7 @@ def test_no_way_to_the_packages(machine, bucket):
     machine.put("dnf", "exit 1")
     said = machine.boot(boot_of(SMALL).user_data())
     assert said.splitlines()[-1].startswith(
-        "pywren: no worker can be made of this machine: failed again and again: dnf install"
+        "pywren: this machine cannot become a worker: this keeps failing: dnf install"
     )
     assert [line for line in machine.commands if line.startswith("sleep")] == [f"sleep {n}" for n in (5, 10, 20, 40)]
     assert machine.commands[-1] == "shutdown as poweroff of systemd code 1"
@@ -230,7 +230,9 @@ def test_no_way_to_the_packages(machine, bucket):
 def test_the_script_itself_fails(machine):
     """Row 171: what cannot even be handed to systemd is powered off by the script."""
     machine.put("useradd", "exit 1")
-    assert "pywren: this machine could not be set up and is terminated" in machine.boot(boot_of(SMALL).user_data())
+    assert "pywren: this machine could not be set up, and is being terminated" in machine.boot(
+        boot_of(SMALL).user_data()
+    )
     assert machine.commands[-1] == "shutdown -h now"
 
 
@@ -305,9 +307,9 @@ def test_hostile_names_stay_names(machine, bucket):
 
 
 def test_the_script_fits():
-    """EC2 takes 16 KB; what is longer is refused before anything is launched."""
+    """EC2 accepts 16 KB; a longer script is refused before anything is launched."""
     assert len(boot_of(SMALL).user_data().encode()) < 8 * 1024
-    with pytest.raises(DeploymentError, match="EC2 takes 16,384"):
+    with pytest.raises(DeploymentError, match="limit of EC2 is 16,384"):
         boot_of(SMALL, key="x" * 20_000).user_data()
 
 

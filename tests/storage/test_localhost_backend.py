@@ -55,11 +55,11 @@ def test_only_the_owner_may_look(backend: LocalhostBackend) -> None:
 )
 def test_keys_stay_inside_the_root(backend: LocalhostBackend, key: str) -> None:
     """A key that leads out of the directory, or into our own files, is refused by every method."""
-    with pytest.raises(StorageError, match="cannot be the key"):
+    with pytest.raises(StorageError, match="cannot be an object"):
         backend.put(key, b"x")
-    with pytest.raises(StorageError, match="cannot be the key"):
+    with pytest.raises(StorageError, match="cannot be an object"):
         backend.get(key)
-    with pytest.raises(StorageError, match="cannot be the key"):
+    with pytest.raises(StorageError, match="cannot be an object"):
         backend.delete([key])
 
 

@@ -159,7 +159,7 @@ def stubbed(client: Any) -> Iterator[Stubbed]:
 
 REFUSALS = [
     ("AccessDenied", 403, StorageError, "s3:GetObject.*s3:ListBucket"),
-    ("AccessDenied", 403, StorageError, "a key that does not exist looks like this too"),
+    ("AccessDenied", 403, StorageError, "a missing key also looks like this"),
     ("NoSuchBucket", 404, StorageError, "s3: bucket"),
     ("PermanentRedirect", 301, StorageSetupError, "another region"),
     ("AuthorizationHeaderMalformed", 400, StorageSetupError, "aws_region"),

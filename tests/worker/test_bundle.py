@@ -66,7 +66,7 @@ def test_the_order_of_the_files_does_not_count():
 
 
 def test_a_changed_file_changes_the_hash():
-    """A worker that differs has another hash."""
+    """A different worker has a different hash."""
     assert bundle.code_sha256(bundle.build_zip({"a.py": b"1"})) != bundle.code_sha256(bundle.build_zip({"a.py": b"2"}))
 
 
@@ -90,7 +90,7 @@ def test_the_bundle_is_a_real_package_with_cloudpickle_and_tblib():
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """A copy of pywren's files, which a test may change, in the place of the installed ones."""
+    """A copy of pywren's files, which a test may change, in place of the installed ones."""
     copy = tmp_path / "pywren"
     shutil.copytree(pywren.SOURCE_DIR, copy, ignore=shutil.ignore_patterns("__pycache__"))
     real = bundle.package_directory
@@ -165,7 +165,7 @@ def test_the_handler_imports_from_the_zip_alone(tmp_path, archive, module):
 
 
 def test_the_pickling_libraries_import_from_the_zip(tmp_path, archive):
-    """What the child needs is in the zip too."""
+    """The zip has what the child needs."""
     program = "import sys; sys.path.insert(0, sys.argv[1]); import cloudpickle, tblib.pickling_support; print('ok')"
     done = run_in_empty_directory(tmp_path, archive, program)
     assert (done.stdout, done.stderr) == ("ok\n", "")
@@ -200,7 +200,7 @@ def nested_map(number):
     ("function", "value"), [(lambda x: x + 1, 42), (nested_map, 246)], ids=["a call", "a call with a map of its own"]
 )
 def test_an_unzipped_bundle_runs_a_call_with_nothing_else(tmp_path, function, value):
-    """On Lambda there is the bundle and nothing else of ours: handler, fork server and child run from it."""
+    """Handler, fork server and child run from the bundle alone, as on Lambda."""
     zipfile.ZipFile(io.BytesIO(bundle.build_zip())).extractall(tmp_path / "task")
     storage = Storage(
         {"storage_backend": "localhost", "storage_prefix": "", "backend_config": {"root": str(tmp_path / "store")}}

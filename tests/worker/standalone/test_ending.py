@@ -22,12 +22,12 @@ from pywren.worker.standalone.worker import FIRST_PATIENCE, PATIENCE
     ],
 )
 def test_an_idle_worker_ends_near_the_end_of_a_period(granularity, idle, uptime, ends):
-    """Row 188: after the idle time, and in the last twentieth of the period that is paid anyway."""
+    """Row 188: an idle worker ends after its idle time, in the last twentieth of the period, which is paid anyway."""
     assert EndRule(max_idle_time=60, granularity=granularity).is_idle_too_long(idle, uptime) is ends
 
 
 def test_without_an_idle_time_a_worker_never_ends_idle():
-    """A worker that is started by hand stays."""
+    """A worker that somebody started by hand stays."""
     assert not EndRule(granularity=3600).is_idle_too_long(1e9, 3599)
 
 
@@ -45,12 +45,12 @@ def test_without_an_idle_time_a_worker_never_ends_idle():
     ],
 )
 def test_a_worker_waits_no_longer_than_its_rule_allows(rule, idle, ran, seconds):
-    """A long poll does not make a worker end late; it is a whole second at least, or SQS would miss messages."""
+    """A poll never outlasts the rule, but takes at least a second, or SQS would miss messages."""
     assert rule.longest_wait(20, idle, ran) == seconds
 
 
 def test_trouble_for_too_long_ends_the_worker():
-    """Rows 182, 183: a minute of it is enough for SQS before it has answered at all, an hour later on."""
+    """Rows 182, 183: trouble ends a worker after a minute before SQS's first answer, after an hour later on."""
     now = [0.0]
     trouble = Trouble(PATIENCE, lambda: now[0], FIRST_PATIENCE)
     error = StorageError("not well")

@@ -1,4 +1,4 @@
-"""``InterruptibleRunner``: calls are killed when their worker must end, and their own ends stay theirs."""
+"""``InterruptibleRunner``: it kills calls when their worker must end, and keeps their own crashes apart."""
 
 import signal
 import threading
@@ -12,7 +12,7 @@ from pywren.worker.task import RunResult, Stop, crash_failure
 
 
 class FakeRunner:
-    """Gives one result, or raises one error."""
+    """Returns one result, or raises one error."""
 
     def __init__(self, result):
         self._result = result
@@ -25,13 +25,13 @@ class FakeRunner:
 
 
 def crash(returncode):
-    """How a task ends whose process does."""
+    """The result of a task whose process died."""
     return RunResult(None, None, failure=crash_failure(returncode), returncode=returncode)
 
 
 @pytest.mark.parametrize("result", [crash(-signal.SIGTERM), crash(-signal.SIGKILL), crash(None), OSError("no server")])
 def test_a_signal_that_came_to_the_call_first_is_not_its_failure(result):
-    """Row 179: what ends a call's process a moment before the worker's is not reported as the call's crash."""
+    """Row 179: a signal that reaches the call's process just before the worker's is not a crash of the call."""
     runner, stopped = InterruptibleRunner(FakeRunner(result)), Stop()
     threading.Timer(0.05, runner.interrupt).start()
     runner.run(None, stopped=stopped)
@@ -40,7 +40,7 @@ def test_a_signal_that_came_to_the_call_first_is_not_its_failure(result):
 
 @pytest.mark.parametrize("result", [crash(3), crash(-signal.SIGTERM), RunResult(True, None, returncode=0)])
 def test_what_calls_do_themselves_stays_theirs(monkeypatch, result):
-    """A crash, a value, and a signal that a call sends itself are the call's own."""
+    """A crash, a value, and a signal that a call sends itself are reported as they are."""
     monkeypatch.setattr(interruptible, "SIGNAL_GRACE", 0.01)
     stopped = Stop()
     assert InterruptibleRunner(FakeRunner(result)).run(None, stopped=stopped) is result
@@ -48,7 +48,7 @@ def test_what_calls_do_themselves_stays_theirs(monkeypatch, result):
 
 
 def test_an_interrupted_runner_begins_nothing():
-    """A call that was taken while the worker is told to end is given back, unrun."""
+    """A call that arrives while the worker stops is given back without running."""
     runner, stopped = InterruptibleRunner(FakeRunner(AssertionError("it ran"))), Stop()
     runner.interrupt()
     assert runner.run(None, stopped=stopped).failure == Failure("CallCancelledError", "the call was cancelled")

@@ -1,4 +1,4 @@
-"""``pywren-server``: a real process that takes calls from the queue of an emulated AWS; and its mistakes."""
+"""``pywren-server`` and ``python -m pywren.worker.standalone``: their command lines, and real processes."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ WAIT = 60.0
 
 @pytest.fixture
 def no_account(monkeypatch):
-    """A machine without credentials, on which logging is left as it is."""
+    """A machine with useless credentials, on which logging is left as it is."""
     monkeypatch.setenv("PYWREN_LOGLEVEL", "INFO")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "none")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "none")
@@ -49,7 +49,7 @@ def test_a_wrong_command_line_is_told(arguments, said):
 
 
 def test_help():
-    """Every option of 0.4 is there, in both spellings."""
+    """Every option of 0.4 exists, in both spellings."""
     said = runner().invoke(server, ["--help"]).stdout
     for name in ("max_run_time", "max_life_time", "run_dir", "aws_region", "sqs_queue_name", "max_idle_time"):
         assert f"--{name}" in said
@@ -68,7 +68,7 @@ NOWHERE = ["--sqs_queue_name", "nowhere"]
 
 
 def check_missing_queue(line):
-    """The queue, and the remedy."""
+    """The line has the queue and the remedy."""
     assert line.startswith("Error: cannot find the queue nowhere: ")
     assert "`pywren create_queue`" in line
 
@@ -133,7 +133,7 @@ def test_an_instance_needs_no_click():
 
 
 def runs(process):
-    """Tell whether a process runs; one that was killed may wait to be noticed by the system."""
+    """Tell whether a process runs; a killed one may remain as a zombie."""
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
@@ -155,7 +155,7 @@ def executor(config, emulator):
 
 @pytest.fixture
 def start(config, tmp_path):
-    """Start servers in an environment that has nothing but the way to AWS: as instances do, or as people do."""
+    """Start servers with only the variables that lead to AWS, as instances or as people do."""
     started = []
 
     def start(*options, module="worker.standalone"):
@@ -184,7 +184,7 @@ def start(config, tmp_path):
 
 @pytest.mark.parametrize("module", ["worker.standalone", "scripts.standalone"])
 def test_a_map_on_a_server(executor, start, tmp_path, module):
-    """Values, prints and errors come back; calls run at once, below the named directory; then it ends."""
+    """Values, output and errors come back; calls run at once, below the given directory; then the server ends."""
     (tmp_path / "met").mkdir()
 
     def function(number):
@@ -211,13 +211,13 @@ def test_a_map_on_a_server(executor, start, tmp_path, module):
 
 
 def as_systemd_does(server, below):
-    """Send SIGTERM to every process, in an order that nobody knows."""
+    """Send SIGTERM to every process, the server last, as systemd may."""
     for process in (*below, psutil.Process(server.pid)):
         process.terminate()
 
 
 def as_a_terminal_does(server, below):
-    """Send what Ctrl-C sends to the server's process group, which it leads."""
+    """Send SIGINT to the server's process group, as Ctrl-C does."""
     os.killpg(server.pid, signal.SIGINT)
 
 
@@ -226,7 +226,7 @@ def test_a_call_moves_to_another_server(executor, start, tmp_path, end):
     """Rows 178, 179: a server that is signalled gives its call back at once, and exits with 0."""
 
     def function(path):
-        """Go on for ever, unless this has run before."""
+        """Run forever, unless it ran before."""
         if Path(path).exists():
             return "by another server"
         Path(path).write_text("running")

@@ -130,11 +130,11 @@ def _submodule(name: str) -> types.ModuleType:
 
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         if error.name != name:
             raise
-        # AttributeError, as ``hasattr`` and ``inspect.getmembers`` expect of an attribute that is not there
-        raise AttributeError(f"{error}; deployed workers have no pywren.testing and no pywren.scripts") from error
+        # Workers have no pywren.testing. ``hasattr`` and ``inspect.getmembers`` expect an AttributeError then.
+        raise AttributeError(str(error), name=name.rpartition(".")[2]) from error
 
 
 def __dir__() -> list[str]:

@@ -21,8 +21,8 @@ from pywren.exceptions import DeploymentError
 PACKAGES = ("pywren", "cloudpickle", "tblib")
 """The packages that a worker loads beside the standard library. Lambda provides boto3; instances install it."""
 
-LEFT_OUT = ("pywren/scripts/", "pywren/testing/")
-"""What stays on the client, so that a change there does not change the deployed function."""
+LEFT_OUT = ("pywren.scripts", "pywren.testing")
+"""Packages that stay on the client, so that a change there does not change the deployed function."""
 
 HANDLER = "pywren.wrenhandler.aws_lambda_handler"
 """The function that Lambda calls."""
@@ -54,7 +54,19 @@ def worker_files() -> dict[str, bytes]:
         DeploymentError: a package is missing.
     """
     files = {path: data for name in PACKAGES for path, data in _package_files(name)}
+    files.update((f"{_directory(name)}__init__.py", _PLACEHOLDER.format(name=name).encode()) for name in LEFT_OUT)
     return dict(sorted(files.items()))
+
+
+# Users' modules travel whole, and one that imports pywren.testing at its top fails on the worker: it is told why.
+_PLACEHOLDER = '''\
+"""{name} is not on workers."""
+raise ImportError("{name} is not on workers: import it inside the functions that need it", name=__name__)
+'''
+
+
+def _directory(package: str) -> str:
+    return package.replace(".", "/") + "/"
 
 
 def _package_files(name: str) -> Iterator[tuple[str, bytes]]:
@@ -64,7 +76,7 @@ def _package_files(name: str) -> Iterator[tuple[str, bytes]]:
         hidden = any(part.startswith(".") or part == "__pycache__" for part in relative.parts)
         if path.suffix in _SUFFIXES and not hidden and path.is_file():
             entry = f"{name}/{relative.as_posix()}"
-            if not entry.startswith(LEFT_OUT):
+            if not entry.startswith(tuple(map(_directory, LEFT_OUT))):
                 yield entry, path.read_bytes()
 
 

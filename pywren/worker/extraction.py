@@ -129,7 +129,7 @@ def _extract_member(tar: TarFile, member: TarInfo, target: str, take: Callable[[
         raise _unsafe(member, "has a negative size")
     if not parts:
         return
-    take(member.size + BLOCK_BYTES)
+    take(member.size + BLOCK_BYTES)  # before anything is written: a bomb must not fill the disk first
     _check_parents(member, target, parts)
     path = os.path.join(target, *parts)
     if os.path.islink(path) or (os.path.lexists(path) and not member.isdir()):
@@ -139,6 +139,7 @@ def _extract_member(tar: TarFile, member: TarInfo, target: str, take: Callable[[
     if member.islnk():
         _check_hardlink(member, target)
     member = _without_privileges(member)
+    # tarfile's own filter comes on top where it exists: two checks by different authors.
     if hasattr(tarfile, "data_filter"):  # from Python 3.10.12 and 3.11.4 on
         tar.extract(member, target, filter="data")
     else:
@@ -175,6 +176,7 @@ def _check_hardlink(member: TarInfo, target: str) -> None:
     parts = _safe_parts(member, member.linkname)
     _check_parents(member, target, parts)
     path = os.path.join(target, *parts)
+    # Linking to a link or to a file outside would let a later member write through it.
     if os.path.islink(path) or not os.path.isfile(path):
         raise _unsafe(member, f"is a link to {member.linkname!r}, which is not an earlier file of the archive")
 

@@ -144,6 +144,7 @@ class Container:
 
     def close(self) -> None:
         """Stop the children, unless the runner was given, and close connections."""
+        # Taken away under the lock, closed without it: closing waits for processes.
         with self._lock:
             runner = self._runner if self._owns_runner else None
             if self._owns_runner:
@@ -171,7 +172,7 @@ class Container:
         name = repr(sorted((key, repr(value)) for key, value in config.items()))
         with self._lock:
             if name not in self._storages:
-                self._storages[name] = self._make_storage(dict(config))
+                self._storages[name] = self._make_storage(dict(config))  # cheap: it sends nothing yet
             return self._storages[name]
 
     def handle(self, payload: Mapping[str, Any], context: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
@@ -308,6 +309,7 @@ class _Attempt:
             return self._run()
         used = {"runtime_s3_bucket_used": archive.bucket, "runtime_s3_key_used": archive.key, "runtime_cached": False}
         self.info.update(used)
+        # The lease lasts as long as the call: nobody removes the runtime while the child imports from it.
         with self.container.runtimes.lease(archive, fresh=not self.call.use_cached_runtime) as lease:
             self.info["runtime_cached"] = lease.cached
             return self._run(lease.path)
@@ -333,6 +335,7 @@ class _Attempt:
         watch = StatusWatch(self._status_stands, self.container.first_look, self.container.look_interval)
         with watch:
             result = self._run_child(task, watch.stopped)
+        # Stopped means that the call has a status already: this attempt has nothing to add.
         return None if watch.stopped.is_set() else self._status(result)
 
     def _run_child(self, task: Task, stopped: Stop) -> RunResult:
@@ -391,6 +394,7 @@ class _Attempt:
         remaining = self.context.get("remaining_seconds")
         if remaining is None:
             return self.call.job_max_runtime
+        # Lambda kills without notice at the function's time-out, and then nobody could report.
         left = float(remaining) - PLATFORM_MARGIN - (self.container.clock() - self.started)
         return max(0.0, min(self.call.job_max_runtime, left))
 
@@ -468,6 +472,7 @@ class _Attempt:
         if self.call.retryable and _may_be_retried(status.failure):
             self.storage.put(self.keys.attempt(self.call.attempt), body, if_absent=True)
             return status
+        # Conditional: a canceller, another attempt or a second delivery may have ended the call first.
         if self.storage.commit_status(self.call.status_key, body):
             return status
         logger.info("call %s of %s was ended elsewhere while it ran", self.call.call_id, self.call.callset_id)
@@ -520,7 +525,7 @@ class StatusWatch:
 
     def __exit__(self, *exc_info: object) -> None:
         self._over.set()
-        self._thread.join()
+        self._thread.join()  # a check in flight may still set ``stopped``, which the caller reads after this
 
     def _look(self) -> None:
         first, interval = self._pauses

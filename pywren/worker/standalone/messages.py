@@ -45,7 +45,7 @@ class MessagesUnderWork:
         self._thread.start()
 
     def __exit__(self, *exc_info: object) -> None:
-        self._over.set()
+        self._over.set()  # the calls have ended: the pool of their threads was left before this
         self._thread.join()
 
     def __len__(self) -> int:
@@ -84,6 +84,7 @@ class MessagesUnderWork:
 
     def _beat(self) -> None:
         while not self._over.wait(self._interval):
+            # A copy (``list`` of a dict is atomic): call threads remove entries meanwhile, which ``_extend`` notices.
             for receipt in list(self._messages):
                 self._extend(receipt)
 

@@ -145,6 +145,7 @@ class QueueWorker:
             except KeyboardInterrupt:
                 self.stop()  # leaving this block waits for the running calls, however long they take
                 raise
+        # The last calls may have met trouble after the loop's last check: raise it if it has lasted too long.
         for trouble in (self._queue_trouble, self._storage_trouble):
             trouble.pause()
         return self.taken
@@ -152,6 +153,7 @@ class QueueWorker:
     def stop(self) -> None:
         """Take no more calls, kill the running ones, and give them back to the queue for another worker."""
         logger.info("stopping within %d s; calls given back: %d", self._poll, len(self._under_work))
+        # In this order: a call that ends because of the interrupt must find ``_over`` set, to be given back.
         self._over.set()
         if self._runner is not None:
             self._runner.interrupt()
@@ -175,7 +177,7 @@ class QueueWorker:
     def _take(self, threads: ThreadPoolExecutor) -> None:
         received = self._receive()
         for message in received:
-            self._under_work.add(message)
+            self._under_work.add(message)  # before its thread runs, which removes it
             threads.submit(self._work, message)
         self.taken += len(received)
         self._in_vain = not received
@@ -192,7 +194,7 @@ class QueueWorker:
             received = self._aws.receive(self._url, wait_seconds=seconds, most=self._most(), visibility=VISIBILITY)
         except PywrenError as error:
             if is_missing_queue(error):
-                raise
+                raise  # deleted: no patience brings it back
             self._queue_trouble.note(error)
             return []
         finally:

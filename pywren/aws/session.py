@@ -43,7 +43,7 @@ def make_session(profile: str | None = None, *, source_seconds: float = SOURCE_S
     import botocore.session
 
     session = botocore.session.Session(profile=profile)
-    with _told_as_settings():
+    with _setting_errors():
         resolver = session.get_component("credential_provider")
         files = {name: str(session.get_config_variable(name)) for name in ("config_file", "credentials_file")}
     session.register_component("response_parser_factory", _Parsers(session.get_component("response_parser_factory")))
@@ -64,7 +64,7 @@ def make_client(session: Any, service: str, region: str | None) -> Any:
     """
     import botocore.config
 
-    with _told_as_settings(service):
+    with _setting_errors(service):
         client = session.create_client(service, region_name=region, config=botocore.config.Config(**CLIENT_OPTIONS))
     events = client.meta.events
     # First: botocore's own handler would retry an untrusted certificate three times, seconds apart.
@@ -87,12 +87,12 @@ def make_resource(session: Any, service: str, region: str | None) -> Any:
     """
     import boto3
 
-    with _told_as_settings(service):
+    with _setting_errors(service):
         return boto3.session.Session(region_name=region, botocore_session=session).resource(service)
 
 
 @contextlib.contextmanager
-def _told_as_settings(service: str = "") -> Iterator[None]:
+def _setting_errors(service: str = "") -> Iterator[None]:
     """Turn foreign exceptions about settings, such as those of ``int`` and ``json``, into ``SetUpError``."""
     try:
         yield
@@ -166,7 +166,7 @@ class _Provider:
 
     def load(self) -> _Credentials | None:
         """Return the source's credentials, ``None`` when it has none."""
-        with _told_as(self._source):
+        with _source_errors(self._source):
             found = self._patience.wait_for(self._provider.load)
         return None if found is None else _Credentials(found, self._source, self._patience)
 
@@ -190,7 +190,7 @@ class _Credentials:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        with _told_as(self._source):
+        with _source_errors(self._source):
             return getattr(self._credentials, name)
 
     def get_frozen_credentials(self) -> Any:
@@ -198,7 +198,7 @@ class _Credentials:
         if self._needs_renewal is None:  # fixed keys: nothing can fail, and this runs for every request
             frozen = self._credentials.get_frozen_credentials()
         else:
-            with _told_as(self._source):
+            with _source_errors(self._source):
                 frozen = self._renewed()
         if frozen != self._checked:
             _check_keys(frozen, self._source)
@@ -212,7 +212,7 @@ class _Credentials:
 
 
 @contextlib.contextmanager
-def _told_as(source: _Source) -> Iterator[None]:
+def _source_errors(source: _Source) -> Iterator[None]:
     """Turn a source's errors into ``SetUpError``, except those of the network or of the profile's choice."""
     try:
         yield

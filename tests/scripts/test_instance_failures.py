@@ -33,7 +33,7 @@ def test_amazon_linux_has_no_such_python(ready, pywren, monkeypatch):
     monkeypatch.setattr("pywren.cloud.launch._here", lambda: "3.10")
     monkeypatch.setattr("pywren.cloud.launch.PACKAGED_PYTHONS", frozenset({"3.11", "3.12"}))
     refused(
-        pywren("standalone", "launch_instances"), "has no Python 3.10", "3.11 or 3.12", "under standalone: target_ami"
+        pywren("standalone", "launch_instances"), "has no Python 3.10", "3.11 or 3.12", "set standalone: target_ami"
     )
     nothing_was_made(ready)
     own = {"target_ami": ready.image()}

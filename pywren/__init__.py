@@ -118,11 +118,23 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         value = getattr(importlib.import_module(f"pywren.{_LAZY[name]}"), name)
     elif name in _SUBMODULES:
-        value = importlib.import_module(f"pywren.{name}")
+        value = _submodule(f"pywren.{name}")
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+def _submodule(name: str) -> types.ModuleType:
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        if error.name != name:
+            raise
+        # Workers have no pywren.testing. ``hasattr`` and ``inspect.getmembers`` expect an AttributeError then.
+        raise AttributeError(str(error), name=name.rpartition(".")[2]) from error
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,6 @@
 """A door of PyWren 0.4: workers on EC2, over ``pywren.cloud.instances`` and ``pywren.cloud.launch``.
 
-The functions are 0.4's: an instance is a pair of its name and boto3's object. Programs of today use the classes.
+The functions are 0.4's: an instance is a pair of its name and boto3's object. New programs use the classes.
 """
 
 from __future__ import annotations
@@ -44,33 +44,33 @@ def launch_instances(
     parallelism: int = 1,
     pywren_git_commit: str | None = None,
 ) -> list[Named]:
-    """Launch instances that take calls from a queue, and wait until they run. The bucket is that of the configuration.
+    """Launch instances that take calls from a queue, and wait until they run. The bucket comes from the configuration.
 
     Args:
         number: how many.
         tgt_ami: the image that they boot from; ``None`` for Amazon Linux 2023.
         aws_region: the region.
-        my_aws_key: the key pair; ``None`` for none.
+        my_aws_key: the key pair; ``None`` for instances without one.
         instance_type: their type, such as ``m5.large``.
         instance_name: their tag ``Name``.
         instance_profile_name: their instance profile.
         sqs_queue_name: the queue.
         default_volume_size: gigabytes of a fast disk.
         max_idle_time: seconds without a call after which a worker ends.
-        idle_terminate_granularity: seconds of a period near whose end only it does so.
-        pywren_git_branch: for 0.4's callers; workers get this pywren.
-        spot_price: the most to pay, in dollars an hour, for instances that AWS may take away; ``None`` for others.
+        idle_terminate_granularity: seconds of a billing period; an idle worker ends only near the end of one.
+        pywren_git_branch: ignored, for 0.4's callers; workers get this pywren.
+        spot_price: the most to pay for spot instances, in dollars per hour; ``None`` for on-demand instances.
         availability_zone: where in the region; ``None`` for anywhere.
         fast_io: whether their disk is fast.
-        parallelism: calls at once on each.
-        pywren_git_commit: for 0.4's callers; workers get this pywren.
+        parallelism: how many calls each runs at once.
+        pywren_git_commit: ignored, for 0.4's callers; workers get this pywren.
 
     Returns:
         The instances; fewer than ``number`` where EC2 has no more.
 
     Raises:
-        ConfigError: there is no configuration that names a bucket.
-        DeploymentError: something is missing, or EC2 gave none.
+        ConfigError: there is no configuration with a bucket.
+        DeploymentError: something is missing, or EC2 launched none.
     """
     config = _configuration(
         aws_region,
@@ -107,7 +107,7 @@ def _launch(config: wrenconfig.Config, wish: Wish, aws: AWS, gigabytes: int) -> 
 
 
 def list_instances(aws_region: str, instance_name: str) -> list[Named]:
-    """Return the instances of a region that run and whose name contains a text."""
+    """Return the running instances of a region whose name contains a string."""
     running = [{"Name": "instance-state-name", "Values": ["running"]}]
     found: list[Named] = []
     with closing(AWS(aws_region)) as aws:
@@ -118,7 +118,7 @@ def list_instances(aws_region: str, instance_name: str) -> list[Named]:
                 name = tags_to_dict(item.get("Tags")).get("Name")
                 if name is not None and instance_name in name:
                     found.append((name, ec2.Instance(item["InstanceId"])))
-                    found[-1][1].meta.data = item  # else boto3 asks once more for each
+                    found[-1][1].meta.data = item  # or boto3 sends a request for each
             if not page.get("NextToken"):
                 return found
             position = {"NextToken": page["NextToken"]}
@@ -131,10 +131,10 @@ def terminate_instances(instance_list: Iterable[Named]) -> None:
 
 
 def create_instance_profile(instance_profile_name: str) -> None:
-    """Make the instance profile of workers, with the role that it needs, unless it is as it should be.
+    """Create or update the workers' instance profile with its role.
 
     Raises:
-        ConfigError: there is no configuration that names bucket and region.
+        ConfigError: there is no configuration with a bucket and a region.
         DeploymentError: AWS refused.
     """
     region = wrenconfig.require(wrenconfig.default(), "account.aws_region")
@@ -153,7 +153,7 @@ def prettyprint_instances(inst_list: Iterable[Named]) -> None:
 
 
 def prettyprint_instance_uptimes(inst_list: Iterable[Named]) -> None:
-    """Print each instance's name, and for how long it has been there."""
+    """Print each instance's name and uptime."""
     from click import echo
 
     for name, instance in inst_list:
@@ -163,20 +163,20 @@ def prettyprint_instance_uptimes(inst_list: Iterable[Named]) -> None:
 
 
 def tags_to_dict(d: Iterable[Mapping[str, str]] | None) -> dict[str, str]:
-    """Return tags as AWS lists them as a dict."""
+    """Return AWS's list of tags as a dict."""
     return {tag["Key"]: tag["Value"] for tag in d or ()}
 
 
 def b64s(string: str) -> str:
-    """Return the base64 text of a text."""
+    """Return the base64 of a string."""
     return bytes_to_b64str(string.encode())
 
 
 def _configuration(aws_region: str, **standalone: Any) -> wrenconfig.Config:
-    """Return the configuration that a program finds, with what it was told besides."""
+    """Return the configuration that a program finds, with settings of the caller."""
     config = wrenconfig.default()
     if wrenconfig.setting(config, "s3.bucket") is None:
-        raise ConfigError("workers on EC2 need a bucket: make a configuration with `pywren create_config`")
+        raise ConfigError("workers on EC2 need a bucket: create a configuration with `pywren create_config`")
     account = {**(config.get("account") or {}), "aws_region": aws_region}
     return {**config, "account": account, "standalone": {**(config.get("standalone") or {}), **standalone}}
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pywren.exceptions import DeploymentError, PywrenError
 from pywren.invokers import SOURCE_DIR, encode_payload
-from pywren.worker.queue_worker import EndRule, QueueWorker
+from pywren.worker.standalone.ending import EndRule
+from pywren.worker.standalone.worker import QueueWorker
 
 if TYPE_CHECKING:
     from pywren.aws.requests import AWS

@@ -27,23 +27,23 @@ __all__ = [
 ]
 
 LAMBDA_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
-"""What every function sees on Lambda, where most have less than one core."""
+"""Environment of every function on Lambda, where most have less than one core."""
 
 _warm: list[Container] = []
-"""The container of this process, kept between invocations: Lambda runs one at a time."""
+"""The container of this process, kept between invocations. Lambda runs one at a time, so no lock is needed."""
 
 
 def aws_lambda_handler(event: Mapping[str, Any], context: Any) -> dict[str, Any] | None:
-    """Run one call: what Lambda invokes.
+    """Run one call; Lambda invokes this.
 
     Args:
         event: the payload.
         context: Lambda's context object.
 
     Returns:
-        The status, for callers that wait for it; ``None`` when the call had been ended elsewhere.
+        The status, for callers that wait for it; ``None`` when the call was ended elsewhere.
     """
-    if "AWS_LAMBDA_FUNCTION_NAME" not in os.environ:  # not on Lambda: leave nothing behind
+    if "AWS_LAMBDA_FUNCTION_NAME" not in os.environ:  # not on Lambda: leave no process behind
         with Container(environment=LAMBDA_ENVIRONMENT) as container:
             return handle_on_lambda(container, event, context)
     if not _warm:
@@ -52,7 +52,7 @@ def aws_lambda_handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]
 
 
 def handle_on_lambda(container: Container, event: Mapping[str, Any], context: Any) -> dict[str, Any] | None:
-    """Run one call in a container, with what Lambda's context object says about the invocation."""
+    """Run one call in a container, with the invocation's data from Lambda's context object."""
     return container.handle(
         event,
         {
@@ -75,13 +75,13 @@ def generic_handler(
 
     Args:
         event: the payload.
-        context_dict: what is known about this invocation; its texts go into the status.
-        custom_handler_env: environment variables of the call, under its own ``extra_env``. For a container
-            that is given, say them there.
-        container: a warm worker; without it one is made for this call and closed after it.
+        context_dict: what is known about this invocation; its strings go into the status.
+        custom_handler_env: environment variables of the call; its own ``extra_env`` takes precedence. Ignored with
+            ``container``, which has its own.
+        container: a warm worker; by default one is made for this call and closed after it.
 
     Returns:
-        The status, or ``None`` when the call had been ended elsewhere.
+        The status, or ``None`` when the call was ended elsewhere.
     """
     if container is not None:
         return container.handle(event, context_dict)
@@ -97,7 +97,7 @@ CANCEL_CHECK_EVERY_SECS = LOOK_INTERVAL
 
 
 def get_key_size(s3client: Any, bucket: str, key: str) -> int | None:
-    """Return the bytes of an object, ``None`` when there is none.
+    """Return the size of an object in bytes, ``None`` when there is no such object.
 
     Args:
         s3client: botocore's client of S3.
@@ -118,12 +118,12 @@ def key_exists(s3client: Any, bucket: str, key: str) -> bool:
 
 
 def free_disk_space(dirname: str) -> int:
-    """Return the bytes that are free where a directory is."""
+    """Return the free bytes on the disk of a directory."""
     return shutil.disk_usage(dirname).free
 
 
 def file_lock(fd: IO[Any]) -> None:
-    """Lock an open file for this process, waiting until no other has it locked."""
+    """Lock an open file for this process, once no other process has it locked."""
     if sys.platform == "win32":
         import msvcrt
 
@@ -135,7 +135,7 @@ def file_lock(fd: IO[Any]) -> None:
 
 
 def file_unlock(fd: IO[Any]) -> None:
-    """Unlock a file that ``file_lock`` has locked."""
+    """Unlock a file that ``file_lock`` locked."""
     if sys.platform == "win32":
         import msvcrt
 

@@ -1,1 +1,1 @@
-"""Requests to AWS: sessions, credentials, patience, and one table of errors."""
+"""Requests to AWS: sessions, credentials, retries, and one table of errors."""

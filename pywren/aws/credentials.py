@@ -1,7 +1,7 @@
-"""Credentials that have been renewed at their source while a client still uses the old ones.
+"""``Renewals``: new credentials for clients whose own were refused.
 
-botocore reads a profile, an environment or a sign-in once for each session. When a service refuses what it read, only
-a new session finds out whether there is something newer by now.
+A botocore session reads a profile, an environment or a sign-in once. When a service refuses what it read, only a new
+session finds out whether the source has something newer by now.
 """
 
 from __future__ import annotations
@@ -12,37 +12,37 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-_sessions: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()  # client → the session it was made by
+_sessions: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()  # client → the session that made it
 
 
 def remember_session(client: Any, session: Any) -> None:
-    """Note which session a client was made by."""
+    """Record which session made a client."""
     _sessions[client] = session
 
 
 class Renewals:
-    """Renews the credentials of one sender of requests, for all threads that are refused at once.
+    """Renews the credentials of one sender of requests, once for all threads that are refused at the same time.
 
-    Reading credentials may run a program of the user's, ask a service, or take a minute. So one thread does it, and the
-    others wait for what it finds.
+    Reading credentials may run a user's program, ask a service, or take a minute. So one thread reads them without
+    holding the lock, and the others wait for its result.
 
     Args:
         make_session: makes a session that has read nothing yet.
-        take: takes the new session, for the requests that follow.
+        take: receives the new session, for the requests that follow.
     """
 
     def __init__(self, make_session: Callable[[], Any], take: Callable[[Any], None]) -> None:
         self._make_session = make_session
         self._take = take
-        self._lock = threading.Lock()  # guards what follows, for no longer than it takes to look at it
+        self._lock = threading.Lock()  # guards the field below, and is held only to read or set it
         self._under_way: concurrent.futures.Future[bool] | None = None
 
     def renew(self, client: Any, refusal: BaseException) -> bool:
-        """Look for other credentials than a client has; returns whether there were any, which are taken then.
+        """Look for newer credentials than a client's; take them if there are any, and return whether there were.
 
         Args:
-            client: a client of botocore whose credentials were refused.
-            refusal: the error that said so.
+            client: a botocore client whose credentials were refused.
+            refusal: the error of that request.
 
         Raises:
             Exception: what botocore raises when the source of the credentials fails.
@@ -65,17 +65,17 @@ class Renewals:
             raise
         finally:
             self._under_way = None
-            if not mine.done():  # after Ctrl-C, which is no business of the others, they have found nothing
+            if not mine.done():  # Ctrl-C concerns this thread alone: the others go on as if nothing had been found
                 mine.set_result(renewed)
         return renewed
 
 
 def renewed_session(client: Any, refusal: BaseException, make_session: Callable[[], Any]) -> Any | None:
-    """Return a session with other credentials than a client has; ``None`` when their source gives the same again.
+    """Return a session with newer credentials than a client's; ``None`` when their source returns the same.
 
     Args:
-        client: a client of botocore whose credentials were refused.
-        refusal: the error that said so.
+        client: a botocore client whose credentials were refused.
+        refusal: the error of that request.
         make_session: makes a session that has read nothing yet.
 
     Raises:
@@ -88,7 +88,7 @@ def renewed_session(client: Any, refusal: BaseException, make_session: Callable[
     found = _credentials(fresh)
     if found is None:
         return None
-    # a session that found none looks again whenever it is asked, so it cannot tell what its client has
+    # A session without credentials searches again whenever it is asked, so it cannot say what its client had.
     had_none = type(refusal).__name__ == "NoCredentialsError"
     return fresh if had_none or found != _refused(session) else None
 
@@ -96,7 +96,7 @@ def renewed_session(client: Any, refusal: BaseException, make_session: Callable[
 def _refused(session: Any) -> tuple[str, str, str | None] | None:
     try:
         return _credentials(session)
-    except Exception:  # noqa: BLE001 -- what it has can be renewed no more, which is why a new session was asked
+    except Exception:  # noqa: BLE001 -- the old credentials can no longer be refreshed, hence the new session
         return None
 
 

@@ -1,4 +1,4 @@
-"""``PerProcess``: a value that is made on first use, once in each process, by whichever thread comes first."""
+"""``PerProcess``: a value that the first thread to need it makes, once in each process."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Value = TypeVar("Value")
 
 
 class PerProcess(Generic[Value]):
-    """Holds a client with open connections, which must be shared by threads but never across ``os.fork``.
+    """Holds a value, such as a client with open connections, that threads share but forked processes must not.
 
     Args:
-        make: makes the value; what it raises reaches the caller, and the next use tries again.
+        make: makes the value. Its exceptions reach the caller, and the next use tries again.
     """
 
     def __init__(self, make: Callable[[], Value]) -> None:
@@ -25,7 +25,7 @@ class PerProcess(Generic[Value]):
         _everyone.add(self)
 
     def get(self) -> Value:
-        """Return the value, making it if there is none yet."""
+        """Return the value, made on first use. The lock is held while it is made: the others need it anyway."""
         made = self._made
         if made is None:
             with self._lock:
@@ -35,16 +35,16 @@ class PerProcess(Generic[Value]):
         return made[0]
 
     def peek(self) -> Value | None:
-        """Return the value if it has been made."""
+        """Return the value, ``None`` before the first use."""
         return None if self._made is None else self._made[0]
 
     def put(self, value: Value) -> None:
-        """Take another value from now on; whoever has the earlier one may go on using it."""
+        """Replace the value; whoever has the earlier one may go on using it."""
         self._made = (value,)
 
     def forget(self) -> None:
-        """Start anew: the next use makes another value."""
-        # a new lock too: after a fork the old one may be held by a thread that the child does not have
+        """Drop the value: the next use makes another."""
+        # A new lock too: after a fork, a thread that the child does not have may hold the old one.
         self._lock = threading.Lock()
         self._made = None
 

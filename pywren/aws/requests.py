@@ -1,7 +1,10 @@
-"""``AWS``: the requests that pywren sends beside those to the storage, named by intent.
+"""``AWS``: pywren's requests, except those to the storage, named by intent.
 
-Errors leave as ours: ``InvocationError`` where a call is started, ``DeploymentError`` where something is made or
-looked at, ``ConfigError`` when this machine's credentials, profile, region or endpoint are wrong.
+They raise pywren's errors: ``InvocationError`` where a call is started, ``DeploymentError`` where something is created
+or read, ``ConfigError`` when this machine's credentials, profile, region or endpoint are wrong.
+
+Any thread may send: botocore's clients are thread-safe. Its sessions are not, so one lock guards the session while a
+client is made from it. After ``os.fork`` each process makes clients of its own (``PerProcess``).
 """
 
 from __future__ import annotations
@@ -26,15 +29,15 @@ HANDLER = "pywren.wrenhandler.aws_lambda_handler"
 """The entry point of a deployed function."""
 
 LONG_POLL_SECONDS = 20
-"""Seconds that one ReceiveMessage may wait (the limit of SQS)."""
+"""Seconds that one ReceiveMessage waits at most (Amazon SQS API reference)."""
 
 FUNCTION_CHANGE_PATIENCE = 60.0
-"""Seconds for which a function that is being changed, or a role or instance profile that is too new, is waited for."""
+"""Seconds to wait for a function that is being changed, or for a new role or instance profile to reach all of AWS."""
 
 
 @dataclass(frozen=True)
 class FunctionSpec:
-    """How a Lambda function is to be.
+    """The wanted settings of a Lambda function.
 
     Args:
         name: its name.
@@ -45,7 +48,7 @@ class FunctionSpec:
         ephemeral_storage: megabytes of ``/tmp``.
         architecture: ``x86_64`` or ``arm64``.
         layers: ARNs of the versions of layers, in order.
-        environment: its environment variables; ``None`` leaves those that it has.
+        environment: its environment variables; ``None`` leaves them as they are.
         handler: its entry point.
     """
 
@@ -61,7 +64,7 @@ class FunctionSpec:
     handler: str = HANDLER
 
     def configuration(self) -> dict[str, Any]:
-        """Return the settings that creating and updating a function have in common."""
+        """Return the arguments that CreateFunction and UpdateFunctionConfiguration have in common."""
         settings = {
             "Role": self.role_arn,
             "Runtime": self.runtime,
@@ -76,10 +79,10 @@ class FunctionSpec:
         return settings
 
     def changes(self, existing: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the settings in which a function differs, so that what is right is not touched.
+        """Return the settings that differ from an existing function's, so that an update touches nothing else.
 
         Args:
-            existing: what GetFunctionConfiguration says of it.
+            existing: the answer of GetFunctionConfiguration.
         """
         found = {
             **existing,
@@ -92,12 +95,12 @@ class FunctionSpec:
 
 @dataclass(frozen=True)
 class Message:
-    """A message that was received from a queue.
+    """A message received from a queue.
 
     Args:
-        body: its text; not in its ``repr``, since a payload carries a key.
-        receipt: what deleting and extending it take.
-        deliveries: how often it was given to somebody, this time counted; SQS counts approximately.
+        body: its text; left out of ``repr``, as a payload carries a key.
+        receipt: the handle for deleting and extending it.
+        deliveries: how often it was received, this time included; SQS counts approximately.
     """
 
     body: str = field(repr=False)
@@ -109,11 +112,11 @@ class AWS:
     """One account in one region. Nothing is sent, and botocore is not imported, before the first request.
 
     Args:
-        region: ``None`` takes that of the profile or environment.
-        profile: the profile of ``~/.aws/config``; ``None`` takes ``AWS_PROFILE`` or the default.
-        session: a botocore session to use instead of one of its own.
-        sleep: waits some seconds.
-        clock: monotonic seconds.
+        region: by default that of the profile or environment.
+        profile: a profile of ``~/.aws/config``; by default ``AWS_PROFILE`` or the default profile.
+        session: a botocore session to use instead of its own.
+        sleep: waits a number of seconds.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -144,12 +147,12 @@ class AWS:
         """Return the botocore client of a service, made on first use; threads may share it."""
         holder = self._clients.get(service)
         if holder is None:
-            # setdefault is atomic: all threads end with the same holder
+            # setdefault is atomic: threads that race here get the same holder
             holder = self._clients.setdefault(service, PerProcess(lambda: self._make_client(service)))
         return holder.get()
 
     def resource(self, service: str) -> Any:
-        """Return boto3's resource of a service, which programs of 0.4 work on; threads must not share it."""
+        """Return boto3's resource of a service, which programs of 0.4 use; threads must not share it."""
         with self._own_session(f"make a resource for {service}") as session:
             return make_resource(session, service, self.region)
 
@@ -161,12 +164,12 @@ class AWS:
             try:
                 return make_client(session, service, self.region)
             except BaseException:
-                self._session.forget()  # the next one reads anew what this one could not use
+                self._session.forget()  # the next attempt reads the profile and environment again
                 raise
 
     @contextmanager
     def _own_session(self, doing: str) -> Iterator[Any]:
-        """Give the session to one thread at a time; what is wrong with profile or region leaves as ours."""
+        """Give the session to one thread at a time, and translate errors of profile and region."""
         with self._session_lock.get(), self._boundary(doing, "", "", DeploymentError):
             yield self._session.get()
 
@@ -181,13 +184,13 @@ class AWS:
         refused: type[PywrenError] = DeploymentError,
         **arguments: Any,
     ) -> dict[str, Any]:
-        """Send one request, again while the service is busy, and return its answer.
+        """Send one request, retry while the service is busy, and return the answer.
 
         Args:
             service: botocore's name of the service.
             operation: the client's method.
-            doing: what is being done, for "cannot …".
-            permission: the IAM permission it takes, and on what; by default that of the operation's name.
+            doing: completes "cannot …" in messages.
+            permission: the IAM permission that the request needs, and on what; by default that of the operation's name.
             missing: what to do when the thing does not exist.
             refused: the error to raise when the service refuses.
             **arguments: the operation's own.
@@ -256,7 +259,7 @@ class AWS:
             arguments.update({argument: page[member] for argument, member in tokens.items() if page.get(member)})
 
     def _try(self, service: str, operation: str, arguments: Mapping[str, Any]) -> Any:
-        """Send a request; once more when its credentials are refused and there are others by now."""
+        """Send a request; once more when its credentials are refused and their source has newer ones."""
         client = self.client(service)
         try:
             return getattr(client, operation)(**arguments)
@@ -269,7 +272,7 @@ class AWS:
         if self._given_session:
             return False
         holder = self._clients.get(service)
-        if holder is None or holder.peek() is not client:  # another thread has done it
+        if holder is None or holder.peek() is not client:  # another thread has renewed it
             return True
         return self._renewals.get().renew(client, refusal)
 
@@ -278,13 +281,13 @@ class AWS:
         self._clients = {}
 
     def wait(self, service: str, waiter: str, *, doing: str, permission: str, **arguments: Any) -> None:
-        """Wait until one of botocore's waiters is content.
+        """Wait for a state with one of botocore's waiters.
 
         Args:
             service: botocore's name of the service.
             waiter: the waiter's name.
-            doing: what is being done, for "cannot …".
-            permission: the IAM permission it takes, and on what.
+            doing: completes "cannot …" in messages.
+            permission: the IAM permission that it needs, and on what.
             **arguments: those of the operation that the waiter repeats.
         """
         with self._boundary(doing, permission, "", DeploymentError):
@@ -300,7 +303,7 @@ class AWS:
         )
 
     def close(self) -> None:
-        """Give up connections."""
+        """Close connections."""
         for holder in list(self._clients.values()):
             client = holder.peek()
             holder.forget()
@@ -310,11 +313,11 @@ class AWS:
     # -- who ------------------------------------------------------------------------------------------------
 
     def account_id(self) -> str:
-        """Return the 12 digits of the account that the credentials belong to."""
+        """Return the account of the credentials, 12 digits."""
         return str(self.request("sts", "get_caller_identity", doing="find out whose credentials these are")["Account"])
 
     def regions(self) -> frozenset[str]:
-        """Return the regions that this machine's botocore knows Lambda in."""
+        """Return the regions that have Lambda, as far as this machine's botocore knows."""
         with self._own_session("look up the regions of AWS") as session:
             partitions = session.get_available_partitions()
             found = [session.get_available_regions("lambda", partition_name=partition) for partition in partitions]
@@ -327,7 +330,7 @@ class AWS:
         return None if region is None else str(region)
 
     def has_region(self) -> bool:
-        """Tell whether there is the region: AWS has it, or requests go to another server, which has any."""
+        """Tell whether the region exists. A server that is not AWS accepts any."""
         return self.region in self.regions() or ".amazonaws.com" not in str(self.client("lambda").meta.endpoint_url)
 
     # -- Lambda: calls --------------------------------------------------------------------------------------
@@ -343,7 +346,7 @@ class AWS:
             The id of the request.
 
         Raises:
-            InvocationError: Lambda refused it, or was too busy for too long.
+            InvocationError: Lambda refused, or stayed too busy.
         """
         answer = self.request(
             "lambda",
@@ -357,7 +360,7 @@ class AWS:
             Payload=payload,
         )
         if "Payload" in answer:
-            answer["Payload"].read()  # the connection goes back to the pool only now; else each call makes its own
+            answer["Payload"].read()  # an unread body keeps its connection out of the pool
         request_id = str(answer.get("ResponseMetadata", {}).get("RequestId", ""))
         if answer.get("StatusCode") != 202:
             raise InvocationError(
@@ -382,7 +385,7 @@ class AWS:
         """Create a function, wait until it is ready, and return its ARN.
 
         Args:
-            spec: how it is to be.
+            spec: the wanted settings.
             code: ``ZipFile``, or ``S3Bucket`` and ``S3Key``.
             tags: its tags.
         """
@@ -401,7 +404,7 @@ class AWS:
         return str(answer["FunctionArn"])
 
     def update_function_code(self, name: str, code: Mapping[str, Any], *, architecture: str = "x86_64") -> None:
-        """Replace a function's code and wait until it is in force; arguments as for ``create_function``."""
+        """Replace a function's code and wait until it is active; arguments as for ``create_function``."""
         self.request(
             "lambda",
             "update_function_code",
@@ -414,11 +417,11 @@ class AWS:
         self._wait_for_function("function_updated_v2", name)
 
     def update_function_configuration(self, spec: FunctionSpec, changes: Mapping[str, Any] | None = None) -> None:
-        """Change a function's configuration and wait until it is in force.
+        """Change a function's configuration and wait until it is active.
 
         Args:
-            spec: how it is to be.
-            changes: the settings to send; all of them when not given.
+            spec: the wanted settings.
+            changes: the settings to send; by default all of them.
         """
         self.request(
             "lambda",
@@ -432,9 +435,10 @@ class AWS:
         self._wait_for_function("function_updated_v2", spec.name)
 
     def settled_function(self, name: str) -> dict[str, Any] | None:
-        """Return a function's configuration once nobody changes it any more; ``None`` when there is no such function.
+        """Return a function's configuration once no change is in progress; ``None`` when there is no such function.
 
-        A function that is being created or updated refuses to be updated, and tells what it will be as if it were.
+        Until then Lambda refuses updates, and already reports the new settings as if they were active ("Lambda function
+        states", AWS Lambda Developer Guide).
         """
         found = self.function_config(name)
         if found is None:
@@ -450,7 +454,7 @@ class AWS:
         return self.function_config(name)
 
     def python_runtimes(self) -> list[str]:
-        """Return the Python runtimes of Lambda that this machine's botocore knows, and pywren supports."""
+        """Return the Python runtimes of Lambda that this machine's botocore knows and pywren supports."""
         known: Sequence[str] = self.client("lambda").meta.service_model.shape_for("Runtime").enum
         minors = sorted(
             int(name.removeprefix("python3."))
@@ -475,7 +479,7 @@ class AWS:
             raise DeploymentError(f"{error}. Lambda says: {reason}") from error
 
     def event_invoke(self, name: str) -> dict[str, Any] | None:
-        """Return what Lambda does with asynchronous calls of a function; ``None`` when that was never set."""
+        """Return the settings for a function's asynchronous calls; ``None`` when they were never set."""
         return self.find(
             "lambda",
             "get_function_event_invoke_config",
@@ -484,13 +488,13 @@ class AWS:
         )
 
     def set_event_invoke(self, name: str, *, event_age: int, on_failure: str, retries: int = 0) -> None:
-        """Say what Lambda does with an asynchronous call that fails; nothing is sent when it does so already.
+        """Set what Lambda does with an asynchronous call that fails; send nothing when it is set already.
 
         Args:
             name: the function.
-            event_age: seconds after which a call that could not start is dropped, 60 to 21,600.
+            event_age: seconds after which Lambda drops a call that could not start, 60 to 21,600.
             on_failure: ARN of the bucket or queue that gets a record of it.
-            retries: how often Lambda itself runs it again.
+            retries: how often Lambda itself retries it, 0 to 2.
         """
         settings: dict[str, Any] = {
             "MaximumRetryAttempts": retries,
@@ -510,7 +514,7 @@ class AWS:
         )
 
     def delete_function(self, name: str) -> bool:
-        """Delete a function; returns whether there was one."""
+        """Delete a function; return whether there was one."""
         answer = self.find("lambda", "delete_function", doing=f"delete the function {name}", FunctionName=name)
         return answer is not None
 
@@ -534,7 +538,7 @@ class AWS:
         )
 
     def queue_numbers(self, queue_url: str, *names: str) -> dict[str, int]:
-        """Return attributes of a queue that are numbers, such as ``ApproximateNumberOfMessages``."""
+        """Return numeric attributes of a queue, such as ``ApproximateNumberOfMessages``."""
         answer = self.request(
             "sqs",
             "get_queue_attributes",
@@ -546,7 +550,7 @@ class AWS:
         return {name: int(value) for name, value in answer.get("Attributes", {}).items()}
 
     def send_message(self, queue_url: str, body: str) -> str:
-        """Put a message into a queue and return its id.
+        """Send a message to a queue and return its id.
 
         Raises:
             InvocationError: the queue refused it.
@@ -564,16 +568,16 @@ class AWS:
     def receive(
         self, queue_url: str, *, wait_seconds: int = LONG_POLL_SECONDS, most: int = 1, visibility: int | None = None
     ) -> list[Message]:
-        """Take messages from a queue, waiting for the first.
+        """Receive messages from a queue, waiting for the first.
 
         Args:
             queue_url: the queue.
             wait_seconds: how long to wait, up to 20.
             most: how many to take, up to 10.
-            visibility: seconds for which nobody else sees them; ``None`` is the queue's own.
+            visibility: seconds for which they are hidden from others; by default the queue's own setting.
         """
         if not 0 <= wait_seconds <= LONG_POLL_SECONDS:
-            raise ArgumentError(f"wait_seconds is {wait_seconds}: SQS waits up to {LONG_POLL_SECONDS}")
+            raise ArgumentError(f"wait_seconds is {wait_seconds}: SQS accepts 0 to {LONG_POLL_SECONDS}")
         timeout: dict[str, Any] = {} if visibility is None else {"VisibilityTimeout": visibility}
         answer = self.request(
             "sqs",
@@ -589,7 +593,7 @@ class AWS:
         return [_message(item) for item in answer.get("Messages", ())]
 
     def extend_message(self, queue_url: str, message: Message, visibility: int) -> None:
-        """Hide a received message from others for some more seconds; 0 gives it back to the queue."""
+        """Hide a received message for a number of seconds from now; 0 gives it back to the queue."""
         self.request(
             "sqs",
             "change_message_visibility",
@@ -623,7 +627,7 @@ class AWS:
         """Yield a log group's events in order of time, as FilterLogEvents describes them.
 
         Args:
-            group: the log group, ``/aws/lambda/<function>``; one that does not exist yet has no events.
+            group: the log group, ``/aws/lambda/<function>``; a missing one has no events.
             streams: only these log streams.
             start_ms: only events from this time on, in milliseconds since the epoch.
             end_ms: only events before this time.
@@ -647,7 +651,7 @@ class AWS:
             yield from page.get("events", ())
 
     def latest_log_streams(self, group: str, most: int = 1) -> list[str]:
-        """Return the names of a log group's streams that were written to last, the latest first."""
+        """Return the names of a log group's most recently written streams, the latest first."""
         page = self.find(
             "logs",
             "describe_log_streams",
@@ -667,7 +671,7 @@ _OLDEST_PYTHON_MINOR = 10
 
 
 def _patience(error: BaseException) -> float:
-    """Beyond what every request waits for, wait for what is changing, or so new that IAM has not told of it."""
+    """Return how long to retry an error: also while a function changes, or IAM is still spreading something new."""
     code, text = error_code(error), str(response(error).get("Error", {}).get("Message", "")).lower()
     if code == "InvalidParameterValueException" and any(words in text for words in _ROLE_TOO_NEW):
         return FUNCTION_CHANGE_PATIENCE
@@ -679,7 +683,7 @@ def _patience(error: BaseException) -> float:
 
 
 _ROLE_TOO_NEW = ("cannot be assumed", "role does not have permissions")
-"""What Lambda says of a role that was made seconds ago: IAM is told everywhere in the end only."""
+"""Lambda's words about a role that was created seconds ago: IAM is eventually consistent."""
 
 
 def is_missing_queue(error: PywrenError) -> bool:
@@ -696,14 +700,14 @@ def _message(item: Mapping[str, Any]) -> Message:
 
 
 def _why_failed(error: DeploymentError) -> str:
-    """Return the reason that a function gave for which a waiter stopped, empty when there is none."""
+    """Return the reason that Lambda gives for a function's failed state, empty without one."""
     answer = getattr(error.__cause__, "last_response", None)
     told = answer.get("Configuration", {}) if isinstance(answer, dict) else {}
     return str(told.get("LastUpdateStatusReason") or told.get("StateReason") or "")
 
 
 def _is_within(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
-    """Tell whether all that is wanted is found; more may be found."""
+    """Tell whether ``found`` has every wanted setting; it may have more."""
     return all(
         _is_within(value, found.get(key) or {}) if isinstance(value, Mapping) else found.get(key) == value
         for key, value in wanted.items()

@@ -1,4 +1,4 @@
-"""``ServiceClock``: what time it is by the clock of a service, as its answers tell it."""
+"""``ServiceClock``: the time by a service's clock, taken from the dates of its answers."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from datetime import timezone
 from typing import Any
 
 RENEWAL = 60.0
-"""Seconds after which the next answer's time is taken again: clocks drift, and reading a date takes a while."""
+"""Seconds for which one answer's date is used: clocks drift, but parsing a date takes a while."""
 
 DRIFT = 2.0
-"""Seconds by which the two clocks of a machine may differ after less than that: dates are of whole seconds."""
+"""Seconds by which the machine's two clocks may diverge meanwhile; dates have whole seconds only."""
 
 
 class ServiceClock:
-    """Tells the time of a service, whatever this machine's clock says.
+    """Returns the time of a service, even when this machine's clock is wrong.
 
-    Between answers it goes on with the monotonic clock, which nobody sets. But that one stands still while the machine
-    sleeps; that the two clocks of the machine have not gone on alike tells so, and the next answer's time is taken.
-    Threads share it without a lock: what is known is replaced as a whole.
+    Between answers it counts with the monotonic clock, which nobody sets. That clock may stop while the machine sleeps;
+    then the machine's two clocks diverge, and the next answer's date is taken. Threads share the object without a lock,
+    as its state is one tuple that is replaced whole.
 
     Args:
-        monotonic: seconds of a clock that is never set.
-        own: seconds since the epoch by this machine's clock, which serves until the first answer.
+        monotonic: returns seconds of a clock that is never set.
+        own: returns seconds since the epoch by this machine's clock, used until the first answer.
     """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic, own: Callable[[], float] | None = None) -> None:
         self._monotonic = monotonic
         self._own = own
-        self._noted: tuple[float, float, float] | None = None  # the time, and what the two clocks here said
+        self._noted: tuple[float, float, float] | None = None  # the service's time, and both clocks here then
 
     def now(self) -> float:
         """Return the service's time in seconds since the epoch, to a second or two."""
@@ -37,16 +37,16 @@ class ServiceClock:
         return self._own_time() if noted is None else noted[0] + self._monotonic() - noted[1]
 
     def note(self, date: str | None) -> None:
-        """Take the time from the ``Date`` header of an answer that has just come."""
+        """Take the time from the ``Date`` header of an answer that has just arrived."""
         moment, own = self._monotonic(), self._own_time()
         if date is None or (self._noted is not None and _is_fresh(*self._noted[1:], moment, own)):
             return
-        from email.utils import parsedate_to_datetime  # here: workers load this module, and few need it
+        from email.utils import parsedate_to_datetime  # here, as workers load this module and few need it
 
         try:
             told = parsedate_to_datetime(date)
             seconds = (told if told.tzinfo is not None else told.replace(tzinfo=timezone.utc)).timestamp()
-        except (ValueError, TypeError, OverflowError):  # Python 3.10 raises a TypeError for what is no date
+        except (ValueError, TypeError, OverflowError):  # Python 3.10 raises TypeError for an invalid date
             return
         self._noted = seconds, moment, own
 
@@ -54,12 +54,12 @@ class ServiceClock:
         return time.time() if self._own is None else self._own()
 
     def note_answer(self, parsed: Mapping[str, Any] | None = None, **_: object) -> None:
-        """Take the time from an answer as botocore hands it to a handler of its ``after-call`` event."""
+        """Take the time from an answer: a handler of botocore's ``after-call`` event."""
         headers = ((parsed or {}).get("ResponseMetadata") or {}).get("HTTPHeaders") or {}
         self.note(headers.get("date"))
 
 
 def _is_fresh(noted: float, own_noted: float, moment: float, own: float) -> bool:
-    """Tell whether a time that was noted is still good: not long ago, and neither has the machine slept since."""
+    """Tell whether a recorded time is still good: recent, and the machine has not slept since."""
     passed = moment - noted
     return passed < RENEWAL and abs(own - own_noted - passed) < DRIFT

@@ -1,9 +1,12 @@
-"""Sessions and clients of botocore: the one place that imports it.
+"""Sessions and clients of botocore: the only module that imports it.
 
-A source of credentials is foreign code and foreign files: a program prints no JSON, a cache is cut off, a key was
-pasted with its line's end. botocore lets through whatever ``json``, ``int`` or ``subprocess`` raise then. Here each
-source is watched, so that its trouble leaves as ``SetUpError``, which names the source and the remedy, and never
-shows what the source gave.
+A credential source is foreign code and foreign files: a program prints no JSON, a cache is truncated, a key was pasted
+with its newline. botocore then lets the exceptions of ``json``, ``int`` or ``subprocess`` escape. This module wraps
+each source and turns its errors into ``SetUpError``, which names the source and the remedy and never shows what the
+source returned.
+
+Threads: a source that may hang is read in a daemon thread ``pywren-credentials``, and the caller waits for a limited
+time. The thread cannot be stopped; ``_Patience`` limits how many may hang at once.
 """
 
 from __future__ import annotations
@@ -27,20 +30,20 @@ from pywren.aws.sending import CLIENT_OPTIONS
 Value = TypeVar("Value")
 
 SOURCE_SECONDS = 60.0
-"""Seconds that a source of credentials may take: a program that waits for a password that nobody types never ends."""
+"""Seconds that a credential source may take: a program may wait forever for a password that nobody types."""
 
 
 def make_session(profile: str | None = None, *, source_seconds: float = SOURCE_SECONDS) -> Any:
-    """Return a botocore session whose sources of credentials say what is wrong with them.
+    """Return a botocore session whose credential sources report what is wrong with them.
 
     Args:
-        profile: the profile of ``~/.aws/config``; ``None`` takes ``AWS_PROFILE`` or the default.
-        source_seconds: how long a source may take.
+        profile: a profile of ``~/.aws/config``; by default ``AWS_PROFILE`` or the default profile.
+        source_seconds: how many seconds a source may take.
     """
     import botocore.session
 
     session = botocore.session.Session(profile=profile)
-    with _told_as_settings():
+    with _setting_errors():
         resolver = session.get_component("credential_provider")
         files = {name: str(session.get_config_variable(name)) for name in ("config_file", "credentials_file")}
     session.register_component("response_parser_factory", _Parsers(session.get_component("response_parser_factory")))
@@ -57,16 +60,16 @@ def make_client(session: Any, service: str, region: str | None) -> Any:
     Args:
         session: a botocore session.
         service: botocore's name of the service.
-        region: ``None`` takes that of the profile or environment.
+        region: by default that of the profile or environment.
     """
     import botocore.config
 
-    with _told_as_settings(service):
+    with _setting_errors(service):
         client = session.create_client(service, region_name=region, config=botocore.config.Config(**CLIENT_OPTIONS))
     events = client.meta.events
-    # First: botocore's own handler would try a certificate that nobody trusts three times, seconds apart.
+    # First: botocore's own handler would retry an untrusted certificate three times, seconds apart.
     events.register_first("needs-retry.*", _give_up_on_certificates)
-    # Last: what the others have made of the request is what is logged.
+    # Last: the request is logged as the other handlers leave it.
     events.register_last("before-call.*", _hush_request)
     if service == "s3":
         events.register_first("before-sign.s3.*", _use_content_md5)
@@ -80,17 +83,17 @@ def make_resource(session: Any, service: str, region: str | None) -> Any:
     Args:
         session: a botocore session.
         service: boto3's name of the service.
-        region: ``None`` takes that of the profile or environment.
+        region: by default that of the profile or environment.
     """
     import boto3
 
-    with _told_as_settings(service):
+    with _setting_errors(service):
         return boto3.session.Session(region_name=region, botocore_session=session).resource(service)
 
 
 @contextlib.contextmanager
-def _told_as_settings(service: str = "") -> Iterator[None]:
-    """Tell what botocore lets through when a setting is not what it expects: it asks ``int``, ``json`` and the like."""
+def _setting_errors(service: str = "") -> Iterator[None]:
+    """Turn foreign exceptions about settings, such as those of ``int`` and ``json``, into ``SetUpError``."""
     try:
         yield
     except Exception as error:
@@ -98,7 +101,7 @@ def _told_as_settings(service: str = "") -> Iterator[None]:
             raise
         variables = "AWS_ENDPOINT_URL" + (f" and AWS_ENDPOINT_URL_{service.upper()}" if service else "")
         what = variables if "endpoint" in str(error).lower() else "the AWS_… environment variables and ~/.aws/config"
-        raise SetUpError(f"a setting of AWS is wrong: check {what}", _said(error)) from error
+        raise SetUpError(f"an AWS setting is wrong: check {what}", _said(error)) from error
 
 
 # -- credentials ---------------------------------------------------------------------------------------------
@@ -108,8 +111,8 @@ class _Source(NamedTuple):
     """Where credentials come from.
 
     Args:
-        name: for "the AWS credentials from …".
-        remedy: what to do, in the imperative; may hold ``{login}`` and the like, see ``Meaning``.
+        name: completes "the AWS credentials from …".
+        remedy: what to do, in the imperative; may contain ``{login}`` and the like, see ``Meaning``.
     """
 
     name: str
@@ -117,7 +120,7 @@ class _Source(NamedTuple):
 
 
 _CONFIG = "{config_file}"
-_BY_HAND = "run that command in a shell: it has to print JSON with Version 1, AccessKeyId, SecretAccessKey, and keys "
+_BY_HAND = "run that command in a shell: it must print JSON with Version 1, AccessKeyId, SecretAccessKey, and keys "
 _SOURCES = {
     "env": _Source(
         "the environment variables AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN",
@@ -134,7 +137,7 @@ _SOURCES = {
     ),
     "assume-role-with-web-identity": _Source(
         "the web identity (AWS_WEB_IDENTITY_TOKEN_FILE)",
-        "check that file, AWS_ROLE_ARN, and that the role trusts the one who issued the token",
+        "check that file, AWS_ROLE_ARN, and that the role trusts the token's issuer",
     ),
     "container-role": _Source(
         "the role of this container (AWS_CONTAINER_CREDENTIALS_…)", "check these variables and the role of the task"
@@ -144,12 +147,12 @@ _SOURCES = {
 
 
 class _Provider:
-    """One source in the chain of a session, watched.
+    """One source in a session's chain of credential sources, wrapped.
 
     Args:
         provider: botocore's.
-        files: names of the files of AWS, by botocore's name of the setting.
-        patience: waits for it.
+        files: paths of AWS's files, by botocore's name of the setting.
+        patience: waits for the source.
     """
 
     def __init__(self, provider: Any, files: dict[str, str], patience: _Patience) -> None:
@@ -162,19 +165,19 @@ class _Provider:
         self._source = _Source(name.format(**known), remedy.format(**known))
 
     def load(self) -> _Credentials | None:
-        """Return credentials, ``None`` when this source has none."""
-        with _told_as(self._source):
+        """Return the source's credentials, ``None`` when it has none."""
+        with _source_errors(self._source):
             found = self._patience.wait_for(self._provider.load)
         return None if found is None else _Credentials(found, self._source, self._patience)
 
 
 class _Credentials:
-    """Credentials of botocore, which may renew themselves, watched.
+    """Credentials of botocore, which may refresh themselves, wrapped.
 
     Args:
         credentials: botocore's.
         source: where they come from.
-        patience: waits for their renewal.
+        patience: waits for a refresh.
     """
 
     def __init__(self, credentials: Any, source: _Source, patience: _Patience) -> None:
@@ -187,15 +190,15 @@ class _Credentials:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        with _told_as(self._source):
+        with _source_errors(self._source):
             return getattr(self._credentials, name)
 
     def get_frozen_credentials(self) -> Any:
-        """Return access key, secret key and token that belong together; every request is signed with them."""
-        if self._needs_renewal is None:  # keys that stay as they are: every request comes here, and nothing can fail
+        """Return a consistent access key, secret key and token; botocore calls this to sign every request."""
+        if self._needs_renewal is None:  # fixed keys: nothing can fail, and this runs for every request
             frozen = self._credentials.get_frozen_credentials()
         else:
-            with _told_as(self._source):
+            with _source_errors(self._source):
                 frozen = self._renewed()
         if frozen != self._checked:
             _check_keys(frozen, self._source)
@@ -209,28 +212,28 @@ class _Credentials:
 
 
 @contextlib.contextmanager
-def _told_as(source: _Source) -> Iterator[None]:
-    """Tell the trouble of a source as such; what the network or the choice of a profile has to do with it stays."""
+def _source_errors(source: _Source) -> Iterator[None]:
+    """Turn a source's errors into ``SetUpError``, except those of the network or of the profile's choice."""
     try:
         yield
     except Exception as error:
         remedy = remedy_of_source(error, source.remedy)
         if remedy is None:
             raise
-        # Without the cause: its text, and that of its own causes, may show what the source gave.
+        # From None: the text of the cause, and of its causes, may show what the source returned.
         raise SetUpError(f"the AWS credentials from {source.name} cannot be used: {remedy}", _said(error)) from None
 
 
 class _Patience:
-    """Waits for a source that may never answer, and seldom again while it has not.
+    """Waits for a source that may never answer, and asks a hanging one again only after growing pauses.
 
-    Each session that looks for renewed credentials asks the same source. What has not answered goes on, a thread and
-    perhaps a program of the user's. So it is asked again only after a pause, which doubles each time: it may be that it
-    would answer by now, and not too many may be left hanging.
+    Each session that looks for renewed credentials asks the same source. A question without an answer keeps a thread,
+    and perhaps a user's program, running. The pause doubles with each, so that few hang at a time, yet a source that
+    works again is noticed.
 
     Args:
-        seconds: how long to wait.
-        source: what tells the source from others of this process.
+        seconds: how long to wait for an answer.
+        source: identifies the source within this process.
     """
 
     def __init__(self, seconds: float, source: tuple[str, ...]) -> None:
@@ -238,8 +241,8 @@ class _Patience:
         self._hanging = _hanging.setdefault(source, [])
 
     def wait_for(self, read: Callable[[], Value]) -> Value:
-        """Call it in a thread, and return its answer."""
-        # Threads that come at once may each ask; what they change is replaced as a whole.
+        """Call the function in a thread and return its answer."""
+        # Without a lock: concurrent threads may each ask once, and they replace the list's content in one step.
         still = [each for each in self._hanging if not each.answer.done()]
         began = time.monotonic()
         if not still or began >= max(each.began for each in still) + self._seconds * 2 ** len(still):
@@ -248,14 +251,14 @@ class _Patience:
                 return answer.result()
             still.append(_Hanging(answer, began))
         self._hanging[:] = still
-        raise _SourceHangsError(f"it has not answered within {self._seconds:g} seconds")
+        raise _SourceHangsError(f"it did not answer within {self._seconds:g} seconds")
 
 
 class _Hanging(NamedTuple):
-    """A question that has not been answered in time.
+    """A question that was not answered in time.
 
     Args:
-        answer: done when it is answered after all.
+        answer: done if the answer arrives after all.
         began: when it was asked, in monotonic seconds.
     """
 
@@ -268,7 +271,7 @@ _hanging: dict[tuple[str, ...], list[_Hanging]] = {}
 
 def _forget_hanging() -> None:
     for each in _hanging.values():
-        each.clear()  # its threads are the parent's
+        each.clear()  # the hanging threads are the parent's
 
 
 if hasattr(os, "register_at_fork"):
@@ -281,27 +284,27 @@ def _in_a_thread(read: Callable[[], Value]) -> concurrent.futures.Future[Value]:
     def run() -> None:
         try:
             answer.set_result(read())
-        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
             answer.set_exception(error)
 
     try:
         threading.Thread(target=run, name="pywren-credentials", daemon=True).start()
-    except RuntimeError:  # the interpreter shuts down, and starts no threads any more
+    except RuntimeError:  # the interpreter is shutting down and starts no more threads
         run()
     return answer
 
 
 class _SourceHangsError(Exception):
-    """A source of credentials took too long."""
+    """A credential source took too long."""
 
 
 _IN_A_HEADER = re.compile(r"[!-~]+")
-# what an S3 server of one's own may take as a secret, too: it is only hashed
+# Secrets are only hashed, never sent, and a private S3 server may accept spaces in one.
 _SECRET = re.compile(r"[!-~]([ -~]*[!-~])?")
 
 
 def _check_keys(frozen: Any, source: _Source) -> None:
-    """Check what keys are made of: http.client refuses some of it in a text that shows it, servers all of it."""
+    """Check the characters of keys: http.client refuses some in an error that shows them, and servers refuse all."""
     for name, value, rule in (
         ("access key", frozen.access_key, _IN_A_HEADER),
         ("secret key", frozen.secret_key, _SECRET),
@@ -316,7 +319,7 @@ def _check_keys(frozen: Any, source: _Source) -> None:
 
 
 def _fault(value: object, rule: re.Pattern[str]) -> str:
-    """Return what is wrong with a key, without showing it."""
+    """Return what is wrong with a key, without showing it; empty when nothing is."""
     if not isinstance(value, str):
         return "is not text"
     if not value.strip():
@@ -324,17 +327,17 @@ def _fault(value: object, rule: re.Pattern[str]) -> str:
     if value[0] in "'\"" and value[-1] == value[0] and len(value) > 1:
         return "has quotation marks around it"
     if not value.isascii():
-        return "has a character that is not ASCII"
+        return "contains a non-ASCII character"
     if rule.fullmatch(value):
         return ""
-    return "has a line break in it" if "\n" in value or "\r" in value else "has a space or control character in it"
+    return "contains a line break" if "\n" in value or "\r" in value else "contains a space or a control character"
 
 
 _LIKE_A_KEY = re.compile(r"[A-Za-z0-9/+=_-]{32,}")
 
 
 def _said(error: Exception) -> str:
-    """Return what an error says, on one line, without what may be a key: programs print all kinds of things."""
+    """Return an error's text on one line, without anything that may be a key: programs print all kinds of things."""
     return one_line(f"{type(error).__name__}: {_LIKE_A_KEY.sub('…', str(error))}".removeprefix("_SourceHangsError: "))
 
 
@@ -342,29 +345,29 @@ def _said(error: Exception) -> str:
 
 
 def _give_up_on_certificates(caught_exception: BaseException | None = None, **_: object) -> None:
-    """Raise an error that no second try changes; the handlers after this one would try again."""
+    """Raise certificate errors at once: no retry cures them, but the handlers after this one would retry."""
     if caught_exception is not None and is_certificate_error(caught_exception):
         raise caught_exception
 
 
 def _use_content_md5(request: Any, **_: object) -> None:
-    """Send the checksum that every S3 server takes where one is required, in place of the newer ones.
+    """Replace botocore's newer checksums by Content-MD5, which every S3 server accepts.
 
-    AWS takes any. MinIO before 2025, PowerScale, Google's and others know no other, and some refuse a header that
-    they do not know ("Checking object integrity in Amazon S3", Amazon S3 User Guide, 2026). Sent at all is one only
-    where S3 requires it: DeleteObjects, and what is set on buckets.
+    AWS accepts any. MinIO before 2025, PowerScale, Google and others support only this one, and some refuse unknown
+    headers ("Checking object integrity in Amazon S3", Amazon S3 User Guide, 2026). Only requests that must have a
+    checksum carry one: DeleteObjects, and settings of buckets.
     """
     newer = [name for name in request.headers if name.lower().startswith("x-amz-checksum-")]
     body = request.body
     if newer and isinstance(body, (bytes, bytearray)):
         for name in (*newer, "x-amz-sdk-checksum-algorithm"):
-            del request.headers[name]  # one that is not there is no error: these are email's
+            del request.headers[name]  # these are email's headers: deleting a missing one is not an error
         digest = hashlib.md5(body, usedforsecurity=False).digest()
         request.headers["Content-MD5"] = base64.b64encode(digest).decode("ascii")
 
 
 class _Hushed(bytes):
-    """A body that is not shown: payloads carry keys that sign results."""
+    """A body whose ``repr`` hides it: payloads carry keys that sign results."""
 
     def __repr__(self) -> str:
         return f"<{len(self)} bytes>"
@@ -373,11 +376,11 @@ class _Hushed(bytes):
 
 
 _LOGGERS = [logging.getLogger(name) for name in ("botocore.endpoint", "botocore.parsers")]
-"""They show the bodies of requests and answers at debug level."""
+"""botocore's loggers that show the bodies of requests and answers at debug level."""
 
 
 def _hush(message: dict[str, Any]) -> None:
-    """Have a body shown as its length; the copy is made only when somebody looks."""
+    """Make a body log as its length. It is copied only while a logger is at debug level."""
     body = message.get("body")
     if isinstance(body, (bytes, bytearray, str)) and any(each.isEnabledFor(logging.DEBUG) for each in _LOGGERS):
         message["body"] = _Hushed(body.encode() if isinstance(body, str) else body)
@@ -398,7 +401,7 @@ class _Parsers:
         self._factory = factory
 
     def set_parser_defaults(self, **defaults: Any) -> None:
-        """Choose how parts of answers are parsed."""
+        """Set how parts of answers are parsed."""
         self._factory.set_parser_defaults(**defaults)
 
     def create_parser(self, protocol_name: str) -> _Parser:
@@ -407,12 +410,12 @@ class _Parsers:
 
 
 class _Parser:
-    """One of botocore's parsers, which does not see what is not to be shown."""
+    """One of botocore's parsers, given bodies that do not show in logs."""
 
     def __init__(self, parser: Any) -> None:
         self._parser = parser
 
     def parse(self, response: dict[str, Any], shape: Any) -> Any:
-        """Return what an answer says."""
+        """Return a parsed answer."""
         _hush(response)
         return self._parser.parse(response, shape)

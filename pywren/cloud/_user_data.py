@@ -1,8 +1,8 @@
-"""``Boot``: what an instance does from its first boot to its end, as the script that EC2 hands to it.
+"""``Boot``: what an instance does from its first boot to its end, as the script that EC2 passes to it.
 
-The script only writes three files and starts a unit of systemd; everything else is the unit's, so that systemd keeps
-the one promise that costs money when it is broken: however the worker ends, fails or hangs on its way up, the machine
-is powered off, and EC2 terminates what powers itself off.
+The script only writes three files and starts a systemd unit; the unit does everything else. So systemd guarantees what
+would cost money otherwise: however the worker ends, or fails or hangs while it starts, the machine powers off, and EC2
+terminates an instance that powers itself off.
 """
 
 from __future__ import annotations
@@ -14,43 +14,43 @@ from importlib import metadata
 from pywren.exceptions import DeploymentError
 
 LIMIT = 16 * 1024
-"""Bytes of user data that EC2 takes (Amazon EC2 user guide, 2026)."""
+"""Bytes of user data that EC2 accepts ("Run commands at launch", Amazon EC2 User Guide, 2026)."""
 
 PREPARATION_SECONDS = 1800
-"""Seconds after which an instance that has not become a worker gives up."""
+"""Seconds after which an instance that is not a worker yet gives up."""
 
 HOME = "/opt/pywren"
-"""Where the script writes what it runs."""
+"""The directory for what the script writes."""
 
 STATE = "/var/lib/pywren"
 """The worker's own directory."""
 
 CONSOLE = "/dev/console"
-"""What EC2 shows as the console output."""
+"""The device whose output EC2 shows as the console output."""
 
 CONSOLE_LINES = 100
-"""How many of the worker's last lines are put there."""
+"""How many of the worker's last lines go there."""
 
 UNIT = "/etc/systemd/system/pywren-worker.service"
-_REQUIREMENTS = ("boto3", "botocore", "click")
+_REQUIREMENTS = ("boto3", "botocore")
 _END = "PYWREN_END"
 
 
 @dataclass(frozen=True)
 class Boot:
-    """What an instance is to run. It holds no secret: every process on the instance can read it.
+    """What an instance runs. It contains no secret: every process on the instance can read it.
 
     Args:
         bucket: the bundle's.
         key: the bundle's.
-        sha256: the bundle's, in hexadecimal; what differs is not run.
+        sha256: the bundle's, in hexadecimal; an instance runs no other.
         region: of bucket and queue.
-        queue: calls are taken from it.
+        queue: the queue that calls come from.
         python: such as ``3.12``.
         requirements: what pip installs beside the bundle.
-        parallelism: calls at once.
+        parallelism: how many calls to run at once.
         max_idle_time: seconds without a call after which the worker ends.
-        idle_terminate_granularity: seconds of a period near whose end only it does so.
+        idle_terminate_granularity: seconds of a billing period; an idle worker ends only near the end of one.
     """
 
     bucket: str
@@ -76,13 +76,13 @@ class Boot:
             "run_dir": STATE,
         }
         flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-        return ["/usr/bin/env", f"python{self.python}", "-m", "pywren.scripts.standalone", *flags]
+        return ["/usr/bin/env", f"python{self.python}", "-m", "pywren.worker.standalone", *flags]
 
     def user_data(self) -> str:
         """Return the script.
 
         Raises:
-            DeploymentError: it is longer than EC2 takes.
+            DeploymentError: it is longer than EC2 accepts.
         """
         text = _USER_DATA.format(
             home=HOME,
@@ -97,22 +97,22 @@ class Boot:
         size = len(text.encode())
         if size > LIMIT:
             raise DeploymentError(
-                f"the script that instances boot with has {size:,} bytes, and EC2 takes {LIMIT:,}: "
+                f"the boot script of the instances has {size:,} bytes, but the limit of EC2 is {LIMIT:,}: "
                 "use shorter names in the configuration"
             )
         return text
 
 
 def client_requirements() -> tuple[str, ...]:
-    """Return what a worker needs beside the bundle, in the versions of this machine."""
+    """Return what a worker needs beside the bundle, in this machine's versions."""
     return tuple(f"{name}=={metadata.version(name)}" for name in _REQUIREMENTS)
 
 
 _USER_DATA = """\
 #!/bin/bash
-# A stand-alone worker of pywren. When it ends, for whatever reason, the machine is powered off and terminated.
+# A stand-alone worker of pywren. When it ends, for whatever reason, the machine powers off and is terminated.
 set -eu
-trap 'echo "pywren: this machine could not be set up and is terminated" >&2; shutdown -h now' EXIT
+trap 'echo "pywren: this machine could not be set up, and is being terminated" >&2; shutdown -h now' EXIT
 id -u pywren >/dev/null 2>&1 || useradd --system --create-home --home-dir {state} --shell /sbin/nologin pywren
 mkdir -p {home}
 cat > {home}/fetch.py <<'{end}'
@@ -145,9 +145,9 @@ def _unit(boot: Boot) -> str:
     )
 
 
-# Output goes to the journal, and its end to the console, which EC2 keeps: the console is as slow as a serial line,
-# and would hold up functions that print much. OOMPolicy: a call that takes
-# all memory costs that call, not the worker. KillMode: calls are the worker's to end. [Install]: booted again, the
+# Output goes to the journal, and only its end to the console, which EC2 keeps: the console is as slow as a serial line
+# and would hold up functions that print much. OOMPolicy: a call that uses all memory costs that call, not the worker.
+# KillMode: systemd signals the worker, which stops its calls and gives them back. [Install]: after a reboot, the
 # machine must not stay on without a worker.
 _UNIT = """\
 [Unit]
@@ -187,13 +187,12 @@ def _prepare_script(boot: Boot) -> str:
     )
 
 
-# PIP_BREAK_SYSTEM_PACKAGES: images of other distributions guard their own packages; this machine is for the worker
-# alone. HOME and cd: systemd gives root the directory of the worker, in which calls may have left a pip or a pip.conf
-# before the machine was booted again. What `again` repeats fails in passing: a network, a mirror, a role that was made
-# a moment ago.
+# PIP_BREAK_SYSTEM_PACKAGES: other distributions protect their own packages (PEP 668), but this machine is the worker's
+# alone. HOME and cd: systemd starts root in the worker's directory, where calls may have left a pip or a pip.conf
+# before a reboot. `again` repeats what fails temporarily: the network, a mirror, a role that was just created.
 _PREPARE = """\
 #!/bin/bash
-# Makes a worker of this machine; may be run again.
+# Turns this machine into a worker; may run again.
 set -eu
 exec 1>&2
 cd /
@@ -202,10 +201,10 @@ export PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_V
 again() {{
     for pause in 5 10 20 40; do
         "$@" && return
-        echo "pywren: failed, and is tried again in $pause s: $*"
+        echo "pywren: failed; trying again in $pause s: $*"
         sleep "$pause"
     done
-    "$@" || {{ echo "pywren: no worker can be made of this machine: failed again and again: $*"; exit 1; }}
+    "$@" || {{ echo "pywren: this machine cannot become a worker: this keeps failing: $*"; exit 1; }}
 }}
 {python} -m pip --version >/dev/null 2>&1 || again dnf install -y -q {python} {python}-pip
 again {python} -m pip install --quiet {requirements}
@@ -224,7 +223,7 @@ def _fetch_program(boot: Boot) -> str:
 
 
 _FETCH = '''\
-"""Fetches pywren's bundle, and unpacks it if it is the one that was uploaded."""
+"""Fetches pywren's bundle and unpacks it, if it is the one that was uploaded."""
 import compileall, hashlib, io, os, shutil, sys, time, zipfile
 
 import boto3, botocore.exceptions
@@ -234,7 +233,7 @@ SHA256, TARGET = {sha256!r}, {target!r}
 
 
 def fetch():
-    # a role that was made a moment ago is known everywhere only after some seconds
+    # IAM is eventually consistent: a new role works only after some seconds
     for pause in (1, 2, 4, 8, 16, 30, 30, 30, None):
         try:
             return boto3.client("s3", region_name=REGION).get_object(Bucket=BUCKET, Key=KEY)["Body"].read()
@@ -249,7 +248,7 @@ if not os.path.isdir(TARGET):
     data = fetch()
     found = hashlib.sha256(data).hexdigest()
     if found != SHA256:
-        sys.exit(f"pywren: s3://{{BUCKET}}/{{KEY}} is not what was uploaded: its SHA-256 is {{found}}; it is not run")
+        sys.exit(f"pywren: s3://{{BUCKET}}/{{KEY}} is not what was uploaded: its SHA-256 is {{found}}; it was not run")
     shutil.rmtree(TARGET + ".new", ignore_errors=True)
     zipfile.ZipFile(io.BytesIO(data)).extractall(TARGET + ".new")
     compileall.compile_dir(TARGET + ".new", quiet=1, stripdir=TARGET + ".new", prependdir=TARGET)
@@ -258,6 +257,6 @@ if not os.path.isdir(TARGET):
 
 
 def _systemd_quote(word: str) -> str:
-    """Return a word as a unit takes it: nothing in it is a specifier, a variable or a separator."""
+    """Quote a word for a unit file, so that nothing in it is a specifier, a variable or a separator."""
     escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
     return f'"{escaped}"' if set(word) & set(" \t'\"\\;") else escaped

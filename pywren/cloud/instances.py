@@ -1,4 +1,4 @@
-"""``Instances``: the stand-alone workers of a configuration that there are on EC2."""
+"""``Instances``: a configuration's stand-alone workers on EC2."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pywren.aws.requests import AWS
 from pywren.cloud.names import OWNER_TAG, QUEUE_TAG, Names
 from pywren.cloud.plan import Step
 
-LAUNCH_POLICY = "`pywren iam --print launch` prints all that is needed"
+LAUNCH_POLICY = "`pywren iam --print launch` prints the required permissions"
 
 _LIVING = ("pending", "running", "stopping", "stopped")
 _BATCH = 100
 
 
 class Instance(NamedTuple):
-    """An instance as EC2 tells of it.
+    """An instance as EC2 describes it.
 
     Args:
         id: such as ``i-0123456789abcdef0``.
@@ -26,8 +26,8 @@ class Instance(NamedTuple):
         name: its tag ``Name``.
         launched: when it was launched.
         zone: its availability zone.
-        address: its public name or address, empty when it has none.
-        spot: it is cheaper, and AWS may take it away.
+        address: its public name or address, empty without one.
+        spot: whether it is a spot instance: cheaper, but AWS may take it away.
     """
 
     id: str
@@ -41,7 +41,7 @@ class Instance(NamedTuple):
 
     @classmethod
     def read(cls, item: Mapping[str, Any]) -> Instance:
-        """Return an instance from what DescribeInstances or RunInstances says."""
+        """Return an instance from an item of DescribeInstances or RunInstances."""
         tags = {tag["Key"]: tag["Value"] for tag in item.get("Tags") or ()}
         return cls(
             id=item["InstanceId"],
@@ -55,12 +55,12 @@ class Instance(NamedTuple):
         )
 
     def uptime(self, now: datetime.datetime) -> datetime.timedelta:
-        """Return for how long it has been there, in whole seconds."""
+        """Return how long ago it was launched, in whole seconds."""
         return datetime.timedelta(seconds=max(0, int((now - self.launched).total_seconds())))
 
 
 class Instances:
-    """The instances that work for the queue of a configuration, known by their tags.
+    """The instances that work for the queue of a configuration, recognized by their tags.
 
     Args:
         names: what everything is called.
@@ -77,18 +77,18 @@ class Instances:
         return f"the stand-alone worker of the queue {self.names.queue}"
 
     def living(self) -> list[Instance]:
-        """Return the instances that are there, the oldest first; those that are terminating are not among them."""
+        """Return the instances that exist and are not terminating, the oldest first."""
         filters = {**self._filters, "instance-state-name": list(_LIVING)}
         pages = self._pages(Filters=[{"Name": name, "Values": values} for name, values in filters.items()])
         found = [Instance.read(item) for page in pages for group in page["Reservations"] for item in group["Instances"]]
         return sorted(found, key=lambda instance: (instance.launched, instance.id))
 
     def plan(self) -> list[Step]:
-        """Return no steps: workers are launched when somebody asks for them."""
+        """Return no steps: workers are launched on request only."""
         return []
 
     def plan_removal(self) -> list[Step]:
-        """Return the step until every instance has been terminated, and waited for."""
+        """Return the step that terminates every instance and waits for it."""
         ids = [instance.id for instance in self.living()]
         if not ids:
             return []
@@ -117,7 +117,7 @@ class Instances:
             self._aws.wait(
                 "ec2",
                 "instance_terminated",
-                doing=f"wait until {', '.join(batch)} have ended",
+                doing=f"wait until {', '.join(batch)} are terminated",
                 permission=LAUNCH_POLICY,
                 InstanceIds=batch,
             )
@@ -127,6 +127,6 @@ class Instances:
 
 
 def ask_ec2(aws: AWS, operation: str, doing: str, **arguments: Any) -> dict[str, Any]:
-    """Send a request to EC2; who may not is told of the policy for it."""
+    """Send a request to EC2; the error of a denied one says which policy allows it."""
     permission = f"ec2:{operation.title().replace('_', '')}; {LAUNCH_POLICY}"
     return aws.request("ec2", operation, doing=doing, permission=permission, **arguments)

@@ -1,4 +1,4 @@
-"""``Launcher``: makes stand-alone workers of instances on EC2."""
+"""``Launcher``: launches EC2 instances as stand-alone workers."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from pywren.worker.bundle import build_zip
 logger = logging.getLogger(__name__)
 
 PACKAGED_PYTHONS = frozenset({"3.11", "3.12", "3.13", "3.14"})
-"""The Pythons that Amazon Linux 2023 has packages of (November 2026)."""
+"""The versions of Python that Amazon Linux 2023 packages (November 2026)."""
 
 DISK_GIGABYTES = 32
-"""The least size of an instance's disk: the system takes 2, runtimes and arguments the rest."""
+"""The smallest disk of an instance: the system takes 2 GB, runtimes and arguments the rest."""
 
 FAST_DISK = {"Iops": 10_000, "Throughput": 500}
-"""What ``standalone: fast_io`` asks of the disk: requests and megabytes a second; gp3 has 3,000 and 125 by itself."""
+"""The disk of ``standalone: fast_io``: requests and megabytes per second. gp3 has 3,000 and 125 by default."""
 
 ON_SCARCITY = frozenset(
     {
@@ -42,7 +42,7 @@ ON_SCARCITY = frozenset(
         "VcpuLimitExceeded",
     }
 )
-"""What EC2 says when fewer instances than were asked for may still be had."""
+"""EC2's error codes after which a smaller request may still succeed."""
 
 _IMAGE_PARAMETER = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{}"
 
@@ -57,10 +57,10 @@ class Wish:
     Args:
         count: how many instances.
         kind: their type.
-        parallelism: calls at once on each.
+        parallelism: how many calls each runs at once.
         max_idle_time: seconds without a call after which a worker ends.
-        idle_terminate_granularity: seconds of a period near whose end only it does so.
-        spot_price: the most to pay, in dollars an hour, for instances that AWS may take away; ``None`` for others.
+        idle_terminate_granularity: seconds of a billing period; an idle worker ends only near the end of one.
+        spot_price: the most to pay for spot instances, in dollars per hour; ``None`` for on-demand instances.
     """
 
     count: int
@@ -72,13 +72,13 @@ class Wish:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], count: int = 1, **chosen: Any) -> Wish:
-        """Return what is asked for, with what was not chosen (``None``) from the configuration.
+        """Return a wish whose unset values (``None``) come from the configuration.
 
         Raises:
-            ArgumentError: there are to be less than one.
+            ArgumentError: ``count`` is less than 1.
         """
         if count < 1:
-            raise ArgumentError(f"{count} instances cannot be launched: ask for 1 or more")
+            raise ArgumentError(f"cannot launch {count} instances: ask for 1 or more")
         defaults = {
             "kind": wrenconfig.setting(config, "standalone.ec2_instance_type"),
             "max_idle_time": wrenconfig.setting(config, "standalone.max_idle_time"),
@@ -88,12 +88,12 @@ class Wish:
 
 
 class Image(NamedTuple):
-    """What instances boot from.
+    """The image that instances boot from.
 
     Args:
         id: such as ``ami-0123456789abcdef0``.
         architecture: ``x86_64`` or ``arm64``.
-        root: the device of its disk; empty when that is not a volume of its own.
+        root: the device of its root disk; empty when that is not an EBS volume.
         gigabytes: the size of its disk.
     """
 
@@ -105,13 +105,13 @@ class Image(NamedTuple):
 
 @dataclass(frozen=True)
 class Order:
-    """What EC2 will be asked for; making it has changed nothing.
+    """What to request of EC2. Making an order changes nothing.
 
     Args:
         wish: what the person asks for.
-        image: what the instances boot from.
-        processors: of each instance.
-        queue: calls are taken from it.
+        image: the image that the instances boot from.
+        processors: the number in each instance.
+        queue: the queue that calls come from.
     """
 
     wish: Wish
@@ -129,8 +129,8 @@ class Launched(NamedTuple):
     """What was launched.
 
     Args:
-        instances: those that there are now.
-        why_fewer: why there are fewer than were asked for; empty when there are as many.
+        instances: the new instances.
+        why_fewer: why there are fewer than requested; empty when there are not.
     """
 
     instances: list[Instance]
@@ -147,8 +147,8 @@ class Launcher:
         config: the configuration.
         names: what everything is called.
         aws: the account and region.
-        archive: the bundle that they run; that of this machine when not given.
-        new_token: gives a text that no other request has had.
+        archive: the bundle that they run; by default this machine's.
+        new_token: returns a unique string.
     """
 
     def __init__(
@@ -167,10 +167,10 @@ class Launcher:
         self._new_token = new_token
 
     def order(self, wish: Wish) -> Order:
-        """Look up what is needed to launch instances.
+        """Look up everything that a launch needs.
 
         Raises:
-            DeploymentError: something is missing, or does not fit.
+            DeploymentError: something is missing, or does not fit together.
         """
         self._check_queue_and_profile()
         architectures, processors = self._type(wish.kind)
@@ -182,17 +182,17 @@ class Launcher:
         if image.architecture not in architectures:
             raise DeploymentError(
                 f"the image {image.id} is for {image.architecture}, but instances of the type {wish.kind} are "
-                f"{' or '.join(architectures)}: choose another type with --instance_type, or another image under "
-                "standalone: target_ami (without one it is Amazon Linux 2023 for the type)"
+                f"{' or '.join(architectures)}: choose another type with --instance_type, set standalone: target_ami "
+                "to another image, or remove it to use Amazon Linux 2023"
             )
         return Order(wish, image, processors, self.names.queue)
 
     def launch(self, order: Order) -> Launched:
-        """Upload the bundle and launch instances. When there are not enough, those that there are.
+        """Upload the bundle and launch instances, or fewer when EC2 has not enough.
 
         Raises:
             StorageError: the bundle could not be written.
-            DeploymentError: EC2 gave none.
+            DeploymentError: EC2 launched none.
         """
         arguments = self._arguments(order, self._upload())
         count = order.wish.count
@@ -204,10 +204,10 @@ class Launcher:
             logger.info("%s; asking for fewer", error)
             return Launched(self._run(1, count - 1, arguments), why_fewer=str(error))
 
-    # -- looking ---------------------------------------------------------------------------------------------
+    # -- looking up ------------------------------------------------------------------------------------------
 
     def _check_queue_and_profile(self) -> None:
-        """Check what an instance cannot do without, before any is paid for."""
+        """Check what an instance needs, before anybody pays for one."""
         self._aws.queue_url(self.names.queue)
         profile = self.names.instance_profile
         found = self._aws.find(
@@ -223,7 +223,7 @@ class Launcher:
             raise DeploymentError(f"{lacks}: create it with `pywren create_instance_profile`")
 
     def _type(self, kind: str) -> tuple[Sequence[str], int]:
-        """Return the architectures and the number of processors of an instance type, as EC2 tells them."""
+        """Return the architectures and the number of processors of an instance type."""
         found = self._ask("describe_instance_types", f"look at the instance type {kind}", InstanceTypes=[kind])
         told = found["InstanceTypes"][0]
         return told["ProcessorInfo"]["SupportedArchitectures"], told["VCpuInfo"]["DefaultVCpus"]
@@ -243,8 +243,8 @@ class Launcher:
         found = self._ask("describe_images", f"look at the image {image_id}", ImageIds=[image_id])["Images"]
         if not found:
             raise DeploymentError(
-                f"there is no image {image_id} in {self.names.region}: take it out of the configuration's standalone: "
-                "target_ami (then it is Amazon Linux 2023), or write another there"
+                f"there is no image {image_id} in {self.names.region}: remove standalone: target_ami from the "
+                "configuration to use Amazon Linux 2023, or set it to another image"
             )
         image = found[0]
         root = image.get("RootDeviceName", "") if image.get("RootDeviceType", "ebs") == "ebs" else ""
@@ -260,7 +260,7 @@ class Launcher:
     def _upload(self) -> str:
         """Put the bundle into the bucket and return its SHA-256.
 
-        It is written again each time: S3 deletes what is old, and an instance that boots must find it.
+        Each launch writes it again: the bucket's lifecycle deletes old objects, and a booting instance must find it.
         """
         archive = self._archive or build_zip()
         sha256 = hashlib.sha256(archive).hexdigest()
@@ -276,7 +276,7 @@ class Launcher:
             "ImageId": order.image.id,
             "InstanceType": order.wish.kind,
             "IamInstanceProfile": {"Name": self.names.instance_profile},
-            "InstanceInitiatedShutdownBehavior": "terminate",
+            "InstanceInitiatedShutdownBehavior": "terminate",  # a worker that ends powers off, and nobody pays on
             "MetadataOptions": {"HttpEndpoint": "enabled", "HttpTokens": "required", "HttpPutResponseHopLimit": 1},
             "UserData": self._boot(order.wish, sha256).user_data(),
             "TagSpecifications": self._tags(["instance", "volume"]),
@@ -318,7 +318,8 @@ class Launcher:
         return [{"ResourceType": kind, "Tags": listed} for kind in kinds]
 
     def _run(self, least: int, most: int, arguments: Mapping[str, Any]) -> list[Instance]:
-        # the token makes it one order, however often it is sent
+        # With a token EC2 launches once, however often a lost answer makes us send the request ("Ensuring idempotency",
+        # Amazon EC2 API reference).
         answer = self._ask(
             "run_instances",
             f"launch {most} {arguments['InstanceType']}",
@@ -334,16 +335,16 @@ class Launcher:
 
 
 def check_packaged(python: str) -> None:
-    """Check that Amazon Linux 2023 has a Python.
+    """Check that Amazon Linux 2023 packages a version of Python.
 
     Raises:
-        DeploymentError: it has not.
+        DeploymentError: it does not.
     """
     if python not in PACKAGED_PYTHONS:
         raise DeploymentError(
-            f"Amazon Linux 2023 has no Python {python}, which workers must have like this machine: run this with "
-            f"{' or '.join(sorted(PACKAGED_PYTHONS))}, or name an image of yours with python{python} and pip in the "
-            "configuration under standalone: target_ami"
+            f"Amazon Linux 2023 has no Python {python}, which workers need to match this machine: run this with "
+            f"{' or '.join(sorted(PACKAGED_PYTHONS))}, or set standalone: target_ami in the configuration to your own "
+            f"image with python{python} and pip"
         )
 
 

@@ -11,10 +11,10 @@ from pywren.cloud.plan import Step, differing
 from pywren.cloud.policies import tls_only
 
 RETENTION_SECONDS = 14 * 86_400
-"""How long SQS keeps a call that nobody takes: the most that it can."""
+"""How long SQS keeps a call that nobody takes, in seconds: its maximum (Amazon SQS quotas)."""
 
 MESSAGE_BYTES = 1024 * 1024
-"""The size of a message, the most that SQS takes."""
+"""The largest message that SQS accepts, in bytes (Amazon SQS quotas)."""
 
 _MISSING = ("AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist")
 
@@ -31,8 +31,8 @@ class Size(NamedTuple):
     """How many calls are in a queue; SQS counts approximately.
 
     Args:
-        waiting: nobody has taken them.
-        taken: workers have taken them, and not finished.
+        waiting: calls that no worker has taken.
+        taken: calls that workers have taken and not finished.
     """
 
     waiting: int
@@ -48,12 +48,12 @@ def _calls(number: int) -> str:
 
 
 class Queue:
-    """The queue of a configuration. One that pywren did not make is used, but neither changed nor deleted.
+    """The queue of a configuration. pywren uses a queue that it did not create, but never changes or deletes it.
 
     Args:
         names: what everything is called.
         aws: the account and region.
-        visibility: seconds for which a message that was received is hidden from others.
+        visibility: seconds for which a received message is hidden from others.
     """
 
     def __init__(self, names: Names, aws: AWS, *, visibility: int = 10) -> None:
@@ -71,12 +71,12 @@ class Queue:
         return f"the queue {self.names.queue}"
 
     def plan(self) -> list[Step]:
-        """Return the steps until the queue is there, with its visibility; a policy of somebody else's stays."""
+        """Return the steps that create or update the queue; another's policy on it stays."""
         url = self._url()
         if url is None:
             return [Step("create", self.title, self._create)]
         if not self._is_tagged(url):
-            return [Step("keep", f"{self.title}: pywren did not make it; it is used as it is")]
+            return [Step("keep", f"{self.title}: pywren did not create it, and uses it as it is")]
         asked = [*self._attributes, "Policy"]
         found = (self._find("get_queue_attributes", QueueUrl=url, AttributeNames=asked) or {}).get("Attributes", {})
         wanted = {**self._attributes, **({} if found.get("Policy") else self._policy)}
@@ -84,12 +84,12 @@ class Queue:
         if not changes:
             return []
         what = f"{self.title}: its {', '.join(_SPOKEN[name] for name in changes)}"
-        # the policy goes along in any case: servers that are not AWS's forget it otherwise
+        # The policy is sent with any change: servers other than AWS forget it otherwise.
         changes.setdefault("Policy", found.get("Policy"))
         return [Step("update", what, lambda: self._find("set_queue_attributes", QueueUrl=url, Attributes=changes))]
 
     def plan_removal(self) -> list[Step]:
-        """Return the steps until the queue is gone, with the messages in it."""
+        """Return the steps that delete the queue and the messages in it."""
         url = self._url()
         if url is None:
             return []
@@ -108,10 +108,10 @@ class Queue:
         return Size(found.get(waiting, 0) + found.get(delayed, 0), found.get(taken, 0))
 
     def purge(self) -> None:
-        """Delete the calls in it; SQS takes up to a minute for that, and does it once a minute.
+        """Delete the calls in it. SQS takes up to a minute, and accepts one purge a minute.
 
         Raises:
-            DeploymentError: there is no such queue, or it is being purged.
+            DeploymentError: there is no such queue, or a purge is in progress.
         """
         self._aws.request(
             "sqs",

@@ -37,7 +37,7 @@ from pywren.cloud._wheels import ARCHITECTURES, Installer, Say, Target, find_ins
 from pywren.exceptions import ArgumentError, DeploymentError, IntegrityError
 from pywren.storage.backend import Backend
 from pywren.storage.runtime_info import LAMBDA_PREINSTALLS, META_LIMIT, meta_key
-from pywren.worker.runtime_files import disk_bytes
+from pywren.worker.runtime_cache import disk_bytes
 
 __all__ = ["ARCHITECTURES", "Built", "RuntimeStore", "Stored", "Target", "build_from_environment", "build_from_prefix"]
 __all__ += ["Disk", "build_from_requirements", "check_fits"]

@@ -1,4 +1,4 @@
-"""What a storage must be able to do: four methods, and to tell the time."""
+"""``Backend``: what a storage backend provides: four methods on objects, and a clock."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pywren.exceptions import IntegrityError, StorageError, StorageNoSuchKeyErro
 
 
 class Backend(Protocol):
-    """Objects by key, strongly consistent, each put whole or not at all.
+    """Objects by key, strongly consistent and written atomically.
 
-    Every method raises an error of the ``StorageError`` branch, never the lower library's own.
-    Methods may be called from several threads at once.
+    Every method raises an error of the ``StorageError`` branch, never one of the underlying library. Threads may share
+    a backend.
     """
 
     def put(self, key: str, data: bytes | bytearray | memoryview, *, if_absent: bool = False) -> bool:
@@ -21,40 +21,40 @@ class Backend(Protocol):
         Args:
             key: slash-separated, relative to the bucket or directory.
             data: the object's bytes.
-            if_absent: leave an object that stands already as it is.
+            if_absent: leave an existing object as it is.
 
         Returns:
-            Whether the object was written: False only with ``if_absent``, when one stood already.
+            Whether the object was written. False only with ``if_absent``, when one existed already.
         """
 
     def get(self, key: str, byte_range: tuple[int, int] | None = None, *, limit: int | None = None) -> bytes:
-        """Return an object's bytes, or those from one offset to another, both included.
+        """Return an object's bytes, or a range of them.
 
         Args:
             key: the object's key.
-            byte_range: the first and the last offset; the object may end before the last.
-            limit: bytes that are expected at most; of a bigger object no more than that is read.
+            byte_range: the first and the last offset, both included; the object may end before the last.
+            limit: the most bytes to accept; no more is read of a bigger object.
 
         Raises:
             StorageNoSuchKeyError: there is no such object.
-            IntegrityError: there are more bytes than ``limit``.
+            IntegrityError: the object has more bytes than ``limit``.
         """
 
     def list(self, prefix: str, start_after: str = "") -> list[str]:
-        """Return the keys that start with a prefix, and come after another key, in order."""
+        """Return the keys that start with a prefix and sort after ``start_after``, in order."""
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete objects; those that are missing are no error."""
+        """Delete objects; missing ones are not an error."""
 
     def now(self) -> float:
-        """Return the time by the clock that the storage's own times are of, in seconds since the epoch."""
+        """Return the time of the clock that stamps the storage's objects, in seconds since the epoch."""
 
     def close(self) -> None:
-        """Give up connections; the backend is not used afterwards."""
+        """Close connections; the backend is not used afterwards."""
 
 
 class NamesOf04:
-    """The methods that backends had in PyWren 0.4, over those of ``Backend``."""
+    """The methods of PyWren 0.4's backends, over those of ``Backend``."""
 
     def put_object(self: Backend, key: str, data: bytes | str) -> None:
         """Store an object."""
@@ -82,30 +82,30 @@ class NamesOf04:
 
 
 def as_bytes(data: bytes | str) -> bytes:
-    """Return what an object is to hold: 0.4 stored text too, as UTF-8."""
+    """Return an object's content as bytes: 0.4 also stored text, as UTF-8."""
     return data.encode() if isinstance(data, str) else data
 
 
 def check_range(key: str, byte_range: tuple[int, int] | None) -> None:
-    """Check a byte range before it is sent: S3 answers one that is upside down with the whole object.
+    """Check a byte range before it is sent: S3 ignores an invalid one and returns the whole object (RFC 9110).
 
     Raises:
-        StorageError: it is no range.
+        StorageError: the range is not valid.
     """
     if byte_range is not None and not 0 <= byte_range[0] <= byte_range[1]:
-        raise StorageError(f"cannot read {key}: {byte_range} is no range of bytes")
+        raise StorageError(f"cannot read {key}: {byte_range} is not a byte range")
 
 
 def read_at_most(read: Callable[[int], bytes], limit: int, key: str) -> bytes:
-    """Read to the end of what must not be longer than expected: whoever can write an object can make it any size.
+    """Read a stream to its end, within a limit: whoever can write an object can make it any size.
 
     Args:
-        read: reads so many bytes, fewer only near the end, none at it.
-        limit: bytes that are expected at most.
+        read: reads a number of bytes; returns fewer only near the end, and none at the end.
+        limit: the most bytes to accept.
         key: the object's key, for the error.
 
     Raises:
-        IntegrityError: there is more; one byte of that was read.
+        IntegrityError: the stream is longer. One byte beyond the limit was read to find out.
     """
     pieces, size = [], 0
     while size <= limit and (piece := read(limit + 1 - size)):
@@ -113,7 +113,7 @@ def read_at_most(read: Callable[[int], bytes], limit: int, key: str) -> bytes:
         size += len(piece)
     if size > limit:
         raise IntegrityError(
-            f"{key} is not what was stored: it is longer than the {limit:,} bytes that it may have. Someone or "
-            "something else wrote there; it was not unpickled"
+            f"{key} is not what was stored: it is longer than the {limit:,} bytes allowed. Someone or something else "
+            "overwrote it; it was not unpickled"
         )
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)

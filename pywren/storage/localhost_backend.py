@@ -1,4 +1,9 @@
-"""``LocalhostBackend``: objects as files below one directory of this machine."""
+"""``LocalhostBackend``: objects as files below one directory of this machine.
+
+Processes share the directory without locks. A write goes to a temporary file, which ``link`` or ``replace`` then moves
+into place in one step: readers see the old object or the new one, and of two writers with ``if_absent`` one wins.
+Directories come and go with their files, so each step expects another process to have removed what it needs.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +23,16 @@ from pywren.system.private_files import make_directories, open_file, temporary_f
 from pywren.wire.digests import home
 
 KEEP_SECONDS = 7 * 86400.0
-"""Age at which a callset that its executor left behind is deleted."""
+"""Age in seconds at which a callset that its executor left behind is deleted."""
 
 KEEP_BYTES = 5 * 10**9
-"""Bytes that all callsets may take: above that the oldest are deleted before their time."""
+"""Bytes that all callsets may take together; above that the oldest are deleted sooner."""
 
 YOUNG_SECONDS = 86400.0
-"""Age up to which no callset is deleted for its size: its calls may still run."""
+"""Age in seconds up to which no callset is deleted to save space: its calls may still run."""
 
 EXPIRE_INTERVAL = 3600.0
-"""Seconds between two looks for such callsets, over all processes."""
+"""Seconds between two searches for such callsets, by any process."""
 
 _INCOMING = ".pywren-incoming"
 _EXPIRED = ".pywren-expired"
@@ -37,12 +42,12 @@ _RACES = 20
 
 
 class LocalhostBackend(NamesOf04):
-    """Objects as files, each made whole under another name and then moved into place.
+    """Objects as files, each written under a temporary name and then moved into place.
 
-    Unlike in S3 a key cannot be both an object and the beginning of others (``a`` and ``a/b``).
+    Unlike in S3, a key cannot be both an object and the beginning of other keys (``a`` and ``a/b``).
 
     Args:
-        root: the directory; ``None`` is ``jobs`` in pywren's own. It is made with mode 0700 on the first write.
+        root: the directory; by default ``jobs`` in pywren's own. The first write creates it, with mode 0700.
     """
 
     def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
@@ -84,10 +89,10 @@ class LocalhostBackend(NamesOf04):
         try:
             with _translated(f"read {path}"), open(path, "rb") as file:
                 if byte_range is not None:
-                    return _read_range(file.fileno(), key, *byte_range)  # which is a limit itself
+                    return _read_range(file.fileno(), key, *byte_range)  # the range is a limit itself
                 if limit is None:
                     return file.read()
-                size = os.fstat(file.fileno()).st_size  # Python allots all that is asked for before it reads
+                size = os.fstat(file.fileno()).st_size  # Python allocates the requested size before it reads
                 return read_at_most(lambda most: file.read(min(most, size + 1)), limit, key)
         except StorageError as error:
             if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError | IsADirectoryError):
@@ -103,7 +108,7 @@ class LocalhostBackend(NamesOf04):
             return sorted(key for key in keys if key > start_after)
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete objects, and the directories that are empty then; see ``Backend.delete``."""
+        """Delete objects, and directories that become empty; see ``Backend.delete``."""
         folders = set()
         for key in keys:
             path = self._path(key)
@@ -117,16 +122,16 @@ class LocalhostBackend(NamesOf04):
         while folder != self.root:
             try:
                 folder.rmdir()
-            except OSError:  # not empty, or another process was first
+            except OSError:  # not empty, or another process removed it first
                 return
             folder = folder.parent
 
     def now(self) -> float:
-        """Return the time of this machine, whose files they are."""
+        """Return this machine's time, which stamps the files."""
         return time.time()
 
     def close(self) -> None:
-        """Nothing is open between calls."""
+        """Do nothing: no file stays open between calls."""
 
     def expire(
         self,
@@ -137,14 +142,14 @@ class LocalhostBackend(NamesOf04):
         budget_seconds: float = 0.3,
         clock: Callable[[], float] = time.monotonic,
     ) -> int:
-        """Delete whole callsets, the oldest first, but none whose client lives and holds it.
+        """Delete whole callsets, the oldest first, except those that a living client holds.
 
         Args:
-            max_age_seconds: age of the newest file of a callset from which it is deleted.
-            max_bytes: what all callsets may take; beyond it those go that are older than ``YOUNG_SECONDS``.
-            now: seconds since the epoch.
-            budget_seconds: look for half of this time, delete until it is over, and leave the rest to the next run.
-            clock: monotonic seconds.
+            max_age_seconds: delete a callset whose newest file is older than this.
+            max_bytes: the total size to allow; above it, callsets older than ``YOUNG_SECONDS`` are deleted too.
+            now: returns seconds since the epoch.
+            budget_seconds: search for half of this time, delete until it is over, and leave the rest to the next run.
+            clock: returns monotonic seconds.
 
         Returns:
             How many callsets were deleted.
@@ -169,7 +174,7 @@ class LocalhostBackend(NamesOf04):
         return deleted
 
     def expire_if_due(self, *, now: Callable[[], float] = time.time) -> None:
-        """Run ``expire`` unless this or another process did within the last hour; for the start of a program."""
+        """Run ``expire`` unless some process did within the last hour; called at the start of a program."""
         marker = self.root / _EXPIRED
         try:
             if abs(now() - marker.stat().st_mtime) < EXPIRE_INTERVAL:
@@ -179,13 +184,13 @@ class LocalhostBackend(NamesOf04):
                 return
         except OSError:
             return
-        with contextlib.suppress(OSError):  # a directory that cannot be written has nothing of ours to delete
+        with contextlib.suppress(OSError):  # a directory that this user cannot write holds nothing of ours
             os.close(open_file(marker))
             os.utime(marker, (now(), now()))
             self.expire(now=now)
 
     def _drop_leftovers(self, limit: float) -> None:
-        """Delete what writers that were killed have left."""
+        """Delete the temporary files of writers that were killed."""
         with contextlib.suppress(OSError), os.scandir(self.root / _INCOMING) as entries:
             for entry in entries:
                 if entry.stat().st_mtime < limit:
@@ -194,7 +199,7 @@ class LocalhostBackend(NamesOf04):
     def _path(self, key: str) -> Path:
         parts = key.split("/")
         if {"", ".", ".."} & set(parts) or parts[0] in (_INCOMING, _EXPIRED) or _UNSAFE.search(key):
-            raise StorageError(f"{key!r} cannot be the key of an object")
+            raise StorageError(f"{key!r} cannot be an object's key")
         return self.root.joinpath(*parts)
 
 
@@ -213,29 +218,29 @@ def _move(temporary: str, path: Path, if_absent: bool) -> bool:
     for _ in range(_RACES):
         try:
             if if_absent:
-                os.link(temporary, path)  # fails when there is one, unlike rename
+                os.link(temporary, path)  # fails when the object exists, unlike rename
             else:
                 os.replace(temporary, path)
             return True
         except FileExistsError:
             return False
         except FileNotFoundError:
-            # no directory yet, or a delete that emptied it removed it just now: then once more
+            # No directory yet, or a concurrent delete has just removed the empty one: create it and try again.
             make_directories(path.parent)
-    raise FileNotFoundError(f"the directory {path.parent} is removed again and again")
+    raise FileNotFoundError(f"something keeps removing the directory {path.parent}")
 
 
 def _read_range(handle: int, key: str, first: int, last: int) -> bytes:
     size = os.fstat(handle).st_size
     if first >= size:
-        raise StorageError(f"cannot read {key}: the object is shorter than the range that was asked for")
+        raise StorageError(f"cannot read {key}: the object is shorter than the requested range")
     with open(handle, "rb", closefd=False) as file:
         file.seek(first)
         return file.read(min(last, size) - first + 1)
 
 
 def _keys_below(folder: Path, key: str, prefix: str) -> Iterator[str]:
-    """Yield the keys of all files below a directory whose own key is given, leaving out branches off the prefix."""
+    """Yield the keys of all files below a directory, skipping subdirectories that cannot match the prefix."""
     try:
         entries = os.scandir(folder)
     except (FileNotFoundError, NotADirectoryError):
@@ -264,11 +269,11 @@ def _callsets_below(folder: Path) -> Iterator[Path]:
 
 
 class _Age(NamedTuple):
-    """How old a callset is and what it takes.
+    """The age and size of a callset.
 
     Args:
-        newest: when something in it was written last, in seconds since the epoch.
-        size: the bytes of all that is in it.
+        newest: when its newest file was written, in seconds since the epoch.
+        size: the bytes of all its files.
         callset: its directory.
     """
 
@@ -309,7 +314,7 @@ def is_locked(path: str | os.PathLike[str]) -> bool:
     """Tell whether a living process holds a lock on a file."""
     try:
         with open(path, "rb") as file:
-            import fcntl  # not on Windows, where there is no such file
+            import fcntl  # Windows lacks it, but also has no such lock files: open() has failed by now
 
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:

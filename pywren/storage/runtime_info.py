@@ -1,4 +1,4 @@
-"""What is known of a runtime: the ``.meta.json`` beside its tarball in S3; and whether calls can use it."""
+"""The description of a runtime, ``.meta.json`` beside its tarball in S3, and whether calls can use the runtime."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pywren.system.threads import for_each
 from pywren.wrenutil import split_s3_url
 
 PUBLIC_BUCKETS = "pywren-runtimes-public-"
-"""How the names of 0.4's public buckets begin. They are gone, and a stranger could register them."""
+"""The start of the names of 0.4's public buckets. They are gone, and a stranger could register them."""
 
 LAMBDA_PREINSTALLS = (
     "awslambdaric",
@@ -31,21 +31,21 @@ LAMBDA_PREINSTALLS = (
     "tblib",
     "urllib3",
 )
-"""Top-level modules that a Lambda function of ours has without any runtime."""
+"""Top-level modules of a deployed function without a runtime: Lambda's own, and the bundle's."""
 
 
 def has_own_runtime(runtime_config: Mapping[str, Any] | None) -> bool:
-    """Tell whether a ``runtime`` section names a runtime that may be used: one of the user's own."""
+    """Tell whether a ``runtime`` section names a usable runtime: one in the user's own bucket."""
     if not runtime_config or not runtime_config.get("s3_key"):
         return False
     return bool(runtime_config.get("s3_bucket")) and not is_public(runtime_config)
 
 
 def check_named(runtime_config: Mapping[str, Any]) -> None:
-    """Check that a ``runtime`` section names a runtime whole or not at all: half of one would be ignored in silence.
+    """Check that a ``runtime`` section is complete or empty: an incomplete one would be ignored silently.
 
     Raises:
-        ConfigError: names what is missing.
+        ConfigError: a key is missing.
     """
     given = [name for name in ("s3_bucket", "s3_key", "sha256") if runtime_config.get(name)]
     missing = [name for name in ("s3_bucket", "s3_key") if not runtime_config.get(name)]
@@ -54,23 +54,23 @@ def check_named(runtime_config: Mapping[str, Any]) -> None:
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     raise ConfigError(
         f"the configuration's runtime: {given[0]} is {runtime_config[given[0]]!r}, but there is no runtime: "
-        f"{missing[0]}, and PyWren 0.4's public buckets are gone: write there where a runtime of yours is, made for "
-        f"this python version, {here} (`pywren runtime build` does both), or remove {given[0]} to use the worker's own "
-        "Python"
+        f"{missing[0]}, and PyWren 0.4's public buckets are gone: set both to a runtime of your own for this python "
+        f"version, {here} (`pywren runtime build` builds one and writes them), or remove {given[0]} to use the "
+        "worker's own Python"
     )
 
 
 def required_sha256(runtime_config: Mapping[str, Any]) -> str:
-    """Return the SHA-256 that a ``runtime`` section gives for its tarball, in lower case.
+    """Return the SHA-256 of the tarball of a ``runtime`` section, in lower case.
 
     Raises:
-        ConfigError: it gives none.
+        ConfigError: the section has no valid one.
     """
     digest = str(runtime_config.get("sha256") or "").lower()
     if not re.fullmatch("[0-9a-f]{64}", digest):
         url = _url(runtime_config, runtime_config["s3_key"])
         raise ConfigError(
-            f"the configuration has no runtime: sha256: write the SHA-256 of {url} there, in quotes, as 64 hexadecimal "
+            f"the configuration has no runtime: sha256: write the SHA-256 of {url}, in quotes, as 64 hexadecimal "
             f"digits; `aws s3 cp {url} - | sha256sum` computes it, or sha256sum of the file that you uploaded. "
             "Workers extract nothing that they cannot verify"
         )
@@ -78,24 +78,24 @@ def required_sha256(runtime_config: Mapping[str, Any]) -> str:
 
 
 def is_public(runtime_config: Mapping[str, Any]) -> bool:
-    """Tell whether a ``runtime`` section names one of 0.4's public buckets."""
+    """Tell whether a ``runtime`` section uses one of 0.4's public buckets."""
     return str(runtime_config.get("s3_bucket", "")).startswith(PUBLIC_BUCKETS)
 
 
 def get_runtime_info(runtime_config: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return what a runtime holds.
+    """Return the description of a runtime.
 
     Args:
-        runtime_config: the configuration's ``runtime`` section: ``s3_bucket`` and ``s3_key`` of the tarball,
-            and ``preinstalls``, the modules that the worker has besides, from a layer or an image.
+        runtime_config: the configuration's ``runtime`` section: ``s3_bucket`` and ``s3_key`` of the tarball, and
+            ``preinstalls``, further modules of the worker, from a layer or an image.
 
     Returns:
-        ``python_ver`` ("3.12"), ``preinstalls`` ([module, whether it is a package], …) and ``pkg_ver_list``;
-        without a runtime those of the worker's own Python.
+        ``python_ver`` ("3.12"), ``preinstalls`` ([module, whether it is a package], …) and ``pkg_ver_list``; without
+        a runtime those of the worker's own Python.
 
     Raises:
-        ConfigError: the runtime is named by half, does not exist, or what stands there is none.
-        StorageError: it cannot be read.
+        ConfigError: the section is incomplete, or the runtime does not exist or is not valid.
+        StorageError: the description cannot be read.
     """
     check_named(runtime_config or {})
     if runtime_config is None or not has_own_runtime(runtime_config):
@@ -110,32 +110,32 @@ def get_runtime_info(runtime_config: Mapping[str, Any] | None) -> dict[str, Any]
 
 
 def check_runtime(runtime_meta: Mapping[str, Any], architecture: str | None = None) -> None:
-    """Check that a runtime has the same Python as this program, and the architecture of the workers.
+    """Check that a runtime matches this program's Python and the workers' architecture.
 
     Args:
         runtime_meta: what ``get_runtime_info`` returns.
-        architecture: that of the workers, ``x86_64`` or ``arm64``, where it is known.
+        architecture: the workers', ``x86_64`` or ``arm64``; ``None`` when unknown.
 
     Raises:
-        ConfigError: it has another.
+        ConfigError: one of them differs.
     """
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     if runtime_meta.get("python_ver") != here:
         raise ConfigError(
             f"the runtime's python version is {runtime_meta.get('python_ver')}, but this program runs on {here}: "
-            f"make a runtime for Python {here} as docs/runtimes.md says, or run this program on the other"
+            f"build a runtime for Python {here} (docs/runtimes.md), or run this program on the runtime's Python"
         )
     arch = runtime_meta.get("arch")
     if None not in (arch, architecture) and arch != architecture:
         raise ConfigError(
             f"the runtime is for {arch}, but the function is for {architecture}: write `architecture: {arch}` under "
-            f"lambda: in the configuration and run `pywren deploy_lambda`, or make a runtime for {architecture} with "
+            f"lambda: in the configuration and run `pywren deploy_lambda`, or build a runtime for {architecture} with "
             "`pywren runtime build`"
         )
 
 
 def check_tarballs(runtime_config: Mapping[str, Any], runtime_meta: Mapping[str, Any]) -> None:
-    """Check that what workers fetch can be read: the tarball, or each of its copies.
+    """Check that the tarball, or each of its copies, can be read.
 
     Args:
         runtime_config: the configuration's ``runtime`` section.
@@ -159,13 +159,13 @@ def check_tarballs(runtime_config: Mapping[str, Any], runtime_meta: Mapping[str,
 
 
 META_LIMIT = 16 * 1024 * 1024
-"""Bytes of the description of a runtime that are read: an environment of 10,000 modules takes one."""
+"""Bytes of a description to read at most; one of 10,000 modules takes 1 MB."""
 
 _FIRST_BYTE = (0, 0)
 
 
 def _read(runtime_config: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return the description, and the first byte of the tarball unless it is missing, by key."""
+    """Return the description, and the first byte of the tarball unless it is missing, by their keys."""
     from pywren.storage.s3_backend import S3Backend
 
     key, found = runtime_config["s3_key"], dict[str, bytes]()
@@ -182,11 +182,11 @@ def _read(runtime_config: Mapping[str, Any]) -> dict[str, bytes]:
             found[key] = backend.get(key, _FIRST_BYTE)
         except StorageNoSuchKeyError:
             pass
-        except StorageError:  # workers may read what this program may not, and say so if they may not either
+        except StorageError:  # workers may have the permission that this program lacks
             found[key] = b""
 
     try:
-        # at the same time, so that nobody waits for the second request
+        # At the same time: the executor is made while both are on their way.
         for_each(lambda request: request(), (read_description, look_for_tarball), threads=2)
     finally:
         backend.close()
@@ -202,13 +202,12 @@ def _missing(url: str) -> ConfigError:
 
 
 _REMEDY = (
-    "make one as docs/runtimes.md says, or remove the runtime section from the configuration to use "
-    "the worker's own Python"
+    "build one (docs/runtimes.md), or remove the runtime section from the configuration to use the worker's own Python"
 )
 
 
 def meta_key(tarball_key: str) -> str:
-    """Return the key of the description of a runtime, from that of its tarball."""
+    """Return the key of a runtime's description, given the key of its tarball."""
     return tarball_key.removesuffix(".tar.gz") + ".meta.json"
 
 

@@ -1,4 +1,9 @@
-"""``S3Backend``: objects in a bucket of S3, or of a server that speaks its protocol."""
+"""``S3Backend``: objects in a bucket of S3, or of a server that speaks its protocol.
+
+Any thread may call any method: botocore's clients are thread-safe, its sessions are not, so each backend has its own
+session, and only ``PerProcess`` and ``Renewals`` create clients, one at a time. S3 is strongly consistent and its
+conditional writes are atomic ("Amazon S3 data consistency model", Amazon S3 User Guide): a call's first status wins.
+"""
 
 from __future__ import annotations
 
@@ -20,26 +25,24 @@ from pywren.storage.backend import NamesOf04, check_range, read_at_most
 Answer = TypeVar("Answer")
 
 DELETE_BATCH = 1000
-"""Keys that one DeleteObjects takes."""
+"""Keys that one DeleteObjects accepts (Amazon S3 API reference)."""
 
 
 class S3Backend(NamesOf04):
     """Objects in one bucket. Nothing is sent, and botocore is not imported, before the first request.
 
-    Each backend has a session of its own: mocks of AWS depend on it, and sessions are not thread-safe. Its client is.
-
     Args:
-        s3config: the bucket's name; or 0.4's dict, with ``bucket`` and perhaps ``region``.
-        region: its region; ``None`` takes that of the profile or environment.
-        profile: the profile of ``~/.aws/config``; ``None`` takes ``AWS_PROFILE`` or the default.
-        retry: repeats what failed in passing.
+        s3config: the bucket's name; or 0.4's dict, with ``bucket`` and optionally ``region``.
+        region: its region; by default that of the profile or environment.
+        profile: a profile of ``~/.aws/config``; by default ``AWS_PROFILE`` or the default profile.
+        retry: repeats requests after temporary failures.
 
     Raises:
-        ConfigError: no bucket is named.
+        ConfigError: ``s3config`` has no bucket.
     """
 
     object_limit = 5 * 1024**3
-    """Bytes that one PutObject takes, 5 GB (Amazon S3 User Guide, "Uploading objects", 2026)."""
+    """Bytes that one PutObject accepts, 5 GB ("Uploading objects", Amazon S3 User Guide, 2026)."""
 
     def __init__(
         self,
@@ -63,7 +66,7 @@ class S3Backend(NamesOf04):
 
     def put(self, key: str, data: bytes | bytearray | memoryview, *, if_absent: bool = False) -> bool:
         """Store an object; see ``Backend.put``."""
-        body = data if isinstance(data, bytes) else bytes(data)  # botocore takes no views
+        body = data if isinstance(data, bytes) else bytes(data)  # botocore does not accept memory views
         if if_absent:
             return self._put_if_absent(key, body)
         self._send(key, lambda s3: s3.put_object(Bucket=self.bucket, Key=key, Body=body), "write", "s3:PutObject")
@@ -87,14 +90,14 @@ class S3Backend(NamesOf04):
 
         written = self._send(key, request, "write", "s3:PutObject")
         if refused and (tries > 1 or was_repeated(refused[0])):
-            # an earlier try may have been written and only its answer lost: then what stands there is ours
+            # An earlier try may have succeeded and only its response got lost. Then the refusal is of our own object.
             return self._holds(key, body)
         return written
 
     def _holds(self, key: str, body: bytes) -> bool:
         try:
             return self.get(key, limit=len(body)) == body
-        except IntegrityError:  # it is longer
+        except IntegrityError:  # the object is longer, so not ours
             return False
 
     def get(self, key: str, byte_range: tuple[int, int] | None = None, *, limit: int | None = None) -> bytes:
@@ -103,7 +106,7 @@ class S3Backend(NamesOf04):
         ranged = {} if byte_range is None else {"Range": f"bytes={byte_range[0]}-{byte_range[1]}"}
 
         def request(s3: Any) -> bytes:
-            # read inside the retry: a connection that breaks in the middle is worth another try
+            # Read within the retry: a connection may break in the middle of the body.
             with closing(s3.get_object(Bucket=self.bucket, Key=key, **ranged)["Body"]) as body:
                 data: bytes = body.read() if limit is None else read_at_most(body.read, limit, key)
             return data
@@ -136,12 +139,12 @@ class S3Backend(NamesOf04):
         objects = {"Objects": [{"Key": key} for key in batch], "Quiet": True}
         answer = s3.delete_objects(Bucket=self.bucket, Delete=objects)
         for refused in answer.get("Errors", ())[:1]:
-            # the request as a whole has succeeded: make it the error that a request for this key would have been
+            # DeleteObjects answers 200 and lists failures. Raise what a request for this key alone would have raised.
             metadata = {**answer.get("ResponseMetadata", {}), "HTTPStatusCode": 0}
             raise s3.exceptions.ClientError({"Error": refused, "ResponseMetadata": metadata}, "DeleteObjects")
 
     def now(self) -> float:
-        """Return the time by the service's clock; see ``Backend.now``."""
+        """Return the service's time; see ``Backend.now``."""
         return self._clock.now()
 
     # -- names of 0.4 --------------------------------------------------------------------------------------
@@ -153,7 +156,7 @@ class S3Backend(NamesOf04):
 
     @property
     def s3client(self) -> Any:
-        """The client of S3."""
+        """botocore's client of S3."""
         return self._client.get()
 
     def key_exists(self, key: str) -> bool:
@@ -164,10 +167,10 @@ class S3Backend(NamesOf04):
             return False
         return True
 
-    # -- its end -------------------------------------------------------------------------------------------
+    # -- sending -----------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Give up connections."""
+        """Close connections."""
         client = self._client.peek()
         self._client.forget()
         if client is not None:
@@ -186,7 +189,7 @@ class S3Backend(NamesOf04):
             return self._retry.run(functools.partial(self._try, request))
 
     def _try(self, request: Callable[[Any], Answer]) -> Answer:
-        """Send a request; once more when its credentials are refused and there are others by now."""
+        """Send a request; once more when its credentials are refused and their source has newer ones."""
         client = self._client.get()
         try:
             return request(client)
@@ -196,7 +199,7 @@ class S3Backend(NamesOf04):
         return request(self._client.get())
 
     def _renew(self, client: Any, refusal: BaseException) -> bool:
-        if self._client.peek() is not client:  # another thread has done it
+        if self._client.peek() is not client:  # another thread has renewed it
             return True
         return self._renewals.get().renew(client, refusal)
 
@@ -207,13 +210,13 @@ class S3Backend(NamesOf04):
         return _client_of(make_session(self.profile), self.region, self._clock)
 
 
-_READ_HINT = ", and s3:ListBucket on its bucket; without s3:ListBucket a key that does not exist looks like this too"
+_READ_HINT = ", and s3:ListBucket on its bucket; without s3:ListBucket a missing key also looks like this"
 
 
 def _bucket_of(options: Mapping[str, Any]) -> str:
     bucket = options.get("bucket")
     if not isinstance(bucket, str) or not bucket:
-        raise ConfigError("the configuration names no bucket: write it under s3: bucket")
+        raise ConfigError("the configuration has no bucket: set s3: bucket")
     return bucket
 
 
@@ -228,8 +231,8 @@ def _batches(keys: Iterable[str], size: int) -> Iterator[list[str]]:
 
 
 def _client_of(session: Any, region: str | None, clock: ServiceClock) -> Any:
-    # Listings are most of what is parsed, and parsing their timestamps, which nobody reads, is two thirds of the cost.
+    # Most of what is parsed are listings, and two thirds of that time went into timestamps that nobody reads.
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=lambda text: text)
     client = make_client(session, "s3", region)
-    client.meta.events.register("after-call.s3", clock.note_answer)  # refusals tell the time too
+    client.meta.events.register("after-call.s3", clock.note_answer)  # errors carry the date too
     return client

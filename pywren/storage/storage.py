@@ -1,4 +1,4 @@
-"""``Storage``: what pywren puts into and takes from a storage, by callset and call."""
+"""``Storage``: what pywren stores and reads, by callset and call."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ logger = logging.getLogger(__name__)
 
 
 class KeyRecords(Protocol):
-    """Lambda's records, which show the keys of attempts that died: nothing is believed that is signed with those."""
+    """Lambda's records of failed calls: they reveal the keys of dead attempts, which prove nothing any more."""
 
     def refresh(self, now: float) -> None:
-        """Read those that are new, at a time by the storage's clock, in seconds since the epoch."""
+        """Read the new records; ``now`` is the storage's time, in seconds since the epoch."""
 
     def of_key(self, key: bytes) -> PywrenError | None:
-        """Return why an attempt ended, if a record shows its key."""
+        """Return why an attempt ended, if a record reveals its key."""
 
 
 class Storage:
-    """The objects of callsets in one storage; threads may share it, and it pickles as its configuration.
+    """The objects of callsets in one storage. Threads may share it; it pickles as its configuration.
 
-    Making one is cheap: nothing is sent, nothing big imported, before the first request.
+    Creating one is cheap: it sends nothing, and imports nothing big, before the first request.
 
     Args:
         config: ``{storage_backend, storage_prefix, backend_config}``, as
             ``wrenconfig.extract_storage_config`` makes it and payloads carry it.
 
     Raises:
-        ConfigError: it is not such a dict, or names a backend that does not exist.
+        ConfigError: the dict lacks something, or its backend does not exist.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -59,10 +59,10 @@ class Storage:
         self.backend = make_backend(config)
         self.prefix: str = config["storage_prefix"]
         self._key_records: KeyRecords | None = None
-        self._knows_records = self.path[0] != "s3"  # elsewhere there are none
+        self._knows_records = self.path[0] != "s3"  # other storages have no records
 
     def hold_against(self, records: KeyRecords | None) -> None:
-        """Have ``get_call_output`` believe no status whose key these records show; ``None`` when there are none."""
+        """Make ``get_call_output`` reject statuses whose keys these records reveal; ``None`` means no records."""
         self._key_records, self._knows_records = records, True
 
     def __reduce__(self) -> tuple[type[Storage], tuple[dict[str, Any]]]:
@@ -83,27 +83,27 @@ class Storage:
     # -- objects -----------------------------------------------------------------------------------------
 
     def get(self, key: str, byte_range: tuple[int, int] | None = None, *, limit: int | None = None) -> bytes:
-        """Return an object's bytes, or those from one offset to another, both included.
+        """Return an object's bytes, or a range of them.
 
         Args:
             key: the object's key.
-            byte_range: the first and the last offset.
-            limit: bytes that are expected at most; of a bigger object no more than that is read.
+            byte_range: the first and the last offset, both included.
+            limit: the most bytes to accept; no more is read of a bigger object.
 
         Raises:
             StorageNoSuchKeyError: there is no such object.
-            IntegrityError: there are more bytes than ``limit``.
+            IntegrityError: the object has more bytes than ``limit``.
         """
         return self.backend.get(key, byte_range, limit=limit)
 
     def put(self, key: str, data: bytes | bytearray | memoryview, *, if_absent: bool = False) -> bool:
-        """Store an object; returns False only with ``if_absent``, when one stood already."""
+        """Store an object; return False only with ``if_absent``, when one existed already."""
         return self.backend.put(key, data, if_absent=if_absent)
 
     # -- callsets and calls --------------------------------------------------------------------------------
 
     def commit_status(self, key: str, data: bytes) -> bool:
-        """End a call by writing its status, unless it has ended already.
+        """End a call by writing its status, unless it has one already.
 
         Args:
             key: the call's status key.
@@ -118,7 +118,7 @@ class Storage:
         """Return the bytes of a call's status, ``None`` while it has none.
 
         Raises:
-            IntegrityError: what stands there is too big to be one.
+            IntegrityError: the object is too big to be a status.
         """
         try:
             return self.backend.get(self.keys(callset_id).call(call_id).status, limit=STATUS_LIMIT)
@@ -130,7 +130,7 @@ class Storage:
 
         Args:
             callset_id: the callset.
-            start_after: a call id; only calls after it are listed.
+            start_after: a call id; lists only the calls after it.
         """
         keys = self.keys(callset_id)
         begin = keys.call(start_after).status if start_after else ""
@@ -142,14 +142,14 @@ class Storage:
         self.backend.delete(self.backend.list(self.keys(callset_id).root))
 
     def now(self) -> float:
-        """Return the time by the storage's own clock, in seconds since the epoch.
+        """Return the storage's time, in seconds since the epoch.
 
-        A service's is known from its answers; until the first one came it is this machine's.
+        S3's clock is known from its answers; before the first one this is the machine's time.
         """
         return self.backend.now()
 
     def close(self) -> None:
-        """Give up connections."""
+        """Close connections."""
         self.backend.close()
 
     # -- names of 0.4 --------------------------------------------------------------------------------------
@@ -177,12 +177,12 @@ class Storage:
         self.backend.put(key, func)
 
     def put_cancelled(self, callset_id: str, call_id: str, cancelled_data: bytes | str = b"CANCEL") -> None:
-        """Cancel a call, also when it is running: leave the mark, and end the call unless it has ended.
+        """Cancel a call, even a running one: write 0.4's mark, and a status unless the call has one.
 
         Args:
             callset_id: the callset.
             call_id: the call.
-            cancelled_data: what the mark holds; nobody reads it.
+            cancelled_data: the content of the mark; nothing reads it.
         """
         keys = self.keys(callset_id).call(call_id)
         self.backend.put(keys.cancel, as_bytes(cancelled_data))
@@ -194,7 +194,7 @@ class Storage:
         return self.finished_calls(callset_id)
 
     def get_call_status(self, callset_id: str, call_id: str) -> dict[str, Any] | None:
-        """Return a call's status as a dict, ``None`` while it has none. It is not verified: only to be looked at.
+        """Return a call's status as a dict, ``None`` while it has none. Do not trust it: its signature is not verified.
 
         Raises:
             DecodeError: the object is not a status.
@@ -207,24 +207,24 @@ class Storage:
         except ValueError as error:
             raise DecodeError(f"the status of call {call_id} of callset {callset_id} is not JSON: {error}") from error
         if not isinstance(status, dict):
-            raise DecodeError(f"the status of call {call_id} of callset {callset_id} is no JSON object")
+            raise DecodeError(f"the status of call {call_id} of callset {callset_id} is not a JSON object")
         return status
 
     def get_call_output(self, callset_id: str, call_id: str) -> bytes:
         """Return a call's output as PyWren 0.4 stored it.
 
-        It takes one request where the output is small; on Lambda a second one, for the records of dead calls, which the
-        storage of an executor knows how to find. On S3 any other says once that it does not.
+        A small output takes one request. On Lambda a second one lists the records of dead calls, which an executor's
+        storage knows how to find; any other storage over S3 warns once that it does not.
 
         Returns:
-            A pickle of a dict: ``success``, and as ``result`` what the function returned or raised; for what it raised
-            also ``exc_type``, ``exc_value`` and ``exc_traceback``. It was verified.
+            A pickle of a dict, verified: ``success``, and ``result``, what the function returned or raised; after an
+            exception also ``exc_type``, ``exc_value`` and ``exc_traceback``.
 
         Raises:
             StorageOutputNotFoundError: the call has not ended, or has ended without an output.
-            IntegrityError: the output is not what a worker of this user's calls has signed, or the worker has died and
-                others may have its key.
-            DecodeError: what stands there is no status, or no output.
+            IntegrityError: no worker of this user's calls signed the output, or its worker died and others may have
+                the key.
+            DecodeError: the object is not a status, or not an output.
         """
         data = self.read_status(callset_id, call_id)
         if data is None:
@@ -236,19 +236,19 @@ class Storage:
         if not status.signed:
             raise IntegrityError(
                 f"the status of call {call_id} of callset {callset_id} is not signed with this user's key; ask the "
-                "future, which knows the key that its call was made with, or set PYWREN_HOME to that of who made it"
+                "future, which has the call's key, or set PYWREN_HOME to the directory of the user who made the call"
             )
         self._check_key(status, digests.attempt_key(secret, call_id, status.attempt))
         return pickle.dumps(_OutputOf04(Outcome.decode(self._outcome(status))), PROTOCOL)
 
     def _check_key(self, status: Status, key: bytes) -> None:
-        """Refuse a status, which was read before, when records show the key that has signed it."""
+        """Reject a status whose key the records reveal. Records are read after it, as a forger needs a record first."""
         if not self._knows_records:
             self._knows_records = True
             logger.warning(
-                "outputs are not held against Lambda's records of failed calls, because this Storage does not know the "
-                "function: who can read the records and write to the prefix may have made one. Ask the futures, or "
-                "the storage of the executor"
+                "outputs are not checked against Lambda's records of failed calls, because this Storage does not know "
+                "the function: anyone who can read the records and write to the prefix could have forged one. Ask the "
+                "futures, or use the executor's storage"
             )
         if self._key_records is None:
             return
@@ -256,8 +256,8 @@ class Storage:
         death = self._key_records.of_key(key)
         if death is not None:
             raise IntegrityError(
-                f"the status of call {status.call_id} of callset {status.callset_id} is not believed: Lambda's record "
-                f"of a failed call shows the key that has signed it ({death}); run the call again"
+                f"the status of call {status.call_id} of callset {status.callset_id} is rejected: the key that signed "
+                f"it appears in Lambda's record of a failed call ({death}); run the call again"
             )
 
     def _outcome(self, status: Status) -> bytes:
@@ -273,7 +273,7 @@ class Storage:
 
 
 class _OutputOf04:
-    """Pickles as a call that makes the dict, so that a value of any kind is unpickled by who asks for it alone."""
+    """Pickles as a call that builds the dict, so that the value is unpickled only where the pickle is loaded."""
 
     def __init__(self, outcome: Outcome) -> None:
         self._outcome = outcome
@@ -283,13 +283,13 @@ class _OutputOf04:
 
 
 def _output_of_0_4(success: bool, body: bytes) -> dict[str, Any]:
-    """Make the dict that 0.4's programs find in an output, of a pickled value or exception that was verified."""
+    """Build the dict of 0.4's output from a verified pickle of a value or exception."""
     load = load_result if success else load_exception
     return output_of_0_4(success, load(Packed(body)))
 
 
 def output_of_0_4(success: bool, value: Any) -> dict[str, Any]:
-    """Return what 0.4's workers put into an output.
+    """Return the dict that 0.4's workers stored as an output.
 
     Args:
         success: whether the function returned.
@@ -302,10 +302,10 @@ def output_of_0_4(success: bool, value: Any) -> dict[str, Any]:
 
 
 def make_backend(config: Mapping[str, Any]) -> Backend:
-    """Return the backend that a ``storage_config`` names.
+    """Return the backend of a ``storage_config``.
 
     Raises:
-        ConfigError: it names none.
+        ConfigError: the dict lacks something, or its backend does not exist.
     """
     kind = config.get("storage_backend")
     options = config.get("backend_config") or {}

@@ -1,4 +1,4 @@
-"""0.4's functions for the keys of objects, over ``wire``, and for comparing storages."""
+"""0.4's functions for object keys, over ``pywren.wire``, and for comparing storages."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def create_status_key(prefix: str, callset_id: str, call_id: str) -> str:
 
 
 def create_cancel_key(prefix: str, callset_id: str, call_id: str) -> str:
-    """Return the key of the mark of a cancelled call."""
+    """Return the key of 0.4's mark of a cancelled call."""
     return CallsetKeys(prefix, callset_id).call(call_id).cancel
 
 
@@ -72,10 +72,10 @@ def get_storage_path(config: Mapping[str, Any]) -> list[str]:
 
 
 def check_storage_path(config: Mapping[str, Any], prev_path: Sequence[str]) -> None:
-    """Check that a storage is the one that something was made with.
+    """Check that a storage is the one that an object was made with.
 
     Raises:
-        StorageConfigMismatchError: it is another.
+        StorageConfigMismatchError: it is a different one.
     """
     current_path = get_storage_path(config)
     if current_path != list(prev_path):

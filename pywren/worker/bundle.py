@@ -1,8 +1,9 @@
 """The bundle: which files a worker needs, and the zip that is deployed to Lambda.
 
-This is the one place that says so. The bundle is a real ``pywren`` package with cloudpickle and tblib in the
-client's own versions beside it, so that what the client pickles the worker can read. The same files always
-give the same bytes: an unchanged worker has an unchanged hash and is not deployed again.
+This is the only such list. The bundle is a real ``pywren`` package, because users' functions import it too, with the
+client's own versions of cloudpickle and tblib beside it, so that the worker can read what the client pickles. It leaves
+out what only a client runs: the commands, and the mocked and emulated AWS. The same files always give the same bytes:
+an unchanged worker has an unchanged hash and is not deployed again.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from pathlib import Path
 from pywren.exceptions import DeploymentError
 
 PACKAGES = ("pywren", "cloudpickle", "tblib")
-"""The packages that a worker loads beside the standard library; boto3 is there on Lambda."""
+"""The packages that a worker loads beside the standard library. Lambda provides boto3; instances install it."""
+
+LEFT_OUT = ("pywren.scripts", "pywren.testing")
+"""Packages that stay on the client, so that a change there does not change the deployed function."""
 
 HANDLER = "pywren.wrenhandler.aws_lambda_handler"
-"""Where Lambda enters the bundle."""
+"""The function that Lambda calls."""
 
 _SUFFIXES = frozenset({".py", ".typed", ".yaml"})
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -31,26 +35,38 @@ def package_directory(name: str) -> Path:
     """Return the directory of one of the packages.
 
     Raises:
-        DeploymentError: it is not installed as plain files.
+        DeploymentError: it is missing, or not installed as plain files.
     """
     spec = importlib.util.find_spec(name)
     locations = list(spec.submodule_search_locations or ()) if spec is not None else []
     if not locations or not Path(locations[0]).is_dir():
         raise DeploymentError(
-            f"the package {name} is not a directory of files on this machine, so no worker can be made of it: "
-            f"install it with 'pip install {name}'"
+            f"workers need the package {name}, which is not installed here as a directory of files: "
+            f"run 'pip install {name}'"
         )
     return Path(locations[0])
 
 
 def worker_files() -> dict[str, bytes]:
-    """Return every file that a worker needs: contents by relative POSIX path, in order of the paths.
+    """Return every file that a worker needs: contents by relative POSIX path, sorted by path.
 
     Raises:
         DeploymentError: a package is missing.
     """
     files = {path: data for name in PACKAGES for path, data in _package_files(name)}
+    files.update((f"{_directory(name)}__init__.py", _PLACEHOLDER.format(name=name).encode()) for name in LEFT_OUT)
     return dict(sorted(files.items()))
+
+
+# Users' modules travel whole, and one that imports pywren.testing at its top fails on the worker: it is told why.
+_PLACEHOLDER = '''\
+"""{name} is not on workers."""
+raise ImportError("{name} is not on workers: import it inside the functions that need it", name=__name__)
+'''
+
+
+def _directory(package: str) -> str:
+    return package.replace(".", "/") + "/"
 
 
 def _package_files(name: str) -> Iterator[tuple[str, bytes]]:
@@ -59,14 +75,16 @@ def _package_files(name: str) -> Iterator[tuple[str, bytes]]:
         relative = path.relative_to(directory)
         hidden = any(part.startswith(".") or part == "__pycache__" for part in relative.parts)
         if path.suffix in _SUFFIXES and not hidden and path.is_file():
-            yield f"{name}/{relative.as_posix()}", path.read_bytes()
+            entry = f"{name}/{relative.as_posix()}"
+            if not entry.startswith(tuple(map(_directory, LEFT_OUT))):
+                yield entry, path.read_bytes()
 
 
 def build_zip(files: Mapping[str, bytes] | None = None) -> bytes:
-    """Return the files as a zip that depends on nothing but them: fixed times, modes and order.
+    """Return the files as a zip with fixed times, modes and order, so that equal files give equal bytes.
 
     Args:
-        files: contents by relative path; ``worker_files()`` when not given.
+        files: contents by relative path; by default ``worker_files()``.
 
     Raises:
         DeploymentError: a package is missing.
@@ -76,7 +94,7 @@ def build_zip(files: Mapping[str, bytes] | None = None) -> bytes:
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for path, data in sorted(files.items()):
             entry = zipfile.ZipInfo(path, date_time=_ZIP_EPOCH)
-            entry.create_system = 3  # Unix, also when built on Windows: it decides how the mode is read
+            entry.create_system = 3  # Unix, also when built on Windows: it decides how readers take the mode
             entry.external_attr = 0o100644 << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, data)
@@ -84,5 +102,5 @@ def build_zip(files: Mapping[str, bytes] | None = None) -> bytes:
 
 
 def code_sha256(archive: bytes) -> str:
-    """Return the hash of a zip as Lambda tells it in ``CodeSha256``: SHA-256 in base64."""
+    """Return the hash of a zip as Lambda reports it in ``CodeSha256``: SHA-256 in base64."""
     return base64.b64encode(hashlib.sha256(archive).digest()).decode("ascii")

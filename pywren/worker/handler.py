@@ -1,13 +1,17 @@
-"""The handler: the way of one call through a worker, from its payload to its committed status.
+"""The handler: takes one call through a worker, from its payload to its committed status.
 
 ::
 
-    payload ─ decode ─ versions ─ (ended already?) ─ runtime ─ fetch function, argument, references; verify
-            ─ run in a child, and look now and then whether the call was ended elsewhere
+    payload ─ decode, once ─ versions ─ (ended already?) ─ runtime ─ fetch function, argument, references; verify
+            ─ run in a child, and check now and then whether the call was ended elsewhere
             ─ big outcome to its own object ─ status, signed, first commit wins
 
-Nothing is unpickled here: that is done in the child, with what was verified here. The handler never imports
-the client.
+The handler unpickles nothing: the child does, and only what was verified here. It never imports the client.
+
+Threads: on Lambda one thread handles one call at a time; a stand-alone worker and the mock call ``Container.handle``
+from several threads. While a call runs, a thread ``pywren-status-watch`` checks for its status. The container's lock
+guards its storages and its runner, and is never held during a request. ``warm``, ``callset_id`` and
+``looked_in_vain`` are hints that threads overwrite without a lock: a lost update costs a request or a process.
 """
 
 from __future__ import annotations
@@ -24,7 +28,6 @@ import tempfile
 import threading
 import time
 import traceback
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -55,54 +58,53 @@ from pywren.wire.messages import (
     Envelope,
     Outcome,
     Reference,
-    StagedFunction,
     Status,
     decode_references,
 )
-from pywren.worker.runtime_files import ERROR, Archive, RuntimeFiles
+from pywren.worker.extraction import ERROR
+from pywren.worker.function_cache import FunctionCache
+from pywren.worker.runtime_cache import Archive, RuntimeCache
 from pywren.worker.task import Function, Runner, RunResult, Stop, Task
 
 logger = logging.getLogger(__name__)
 
-FUNCTION_CACHE_LIMIT = 128 * 1024 * 1024
-"""Bytes of staged functions that a warm worker keeps; a bigger one is fetched for every call."""
-
 LATE_START = 5.0
-"""Seconds after its submission from which on a call may have been ended before it starts."""
+"""A call that starts this many seconds after its submission checks first whether it was ended meanwhile."""
 
 LATE_LOOK_PAUSE = 1.0
-"""Seconds for which a late start's look that found nothing does for the calls after it: when a map queues up, all
-of it starts late, and a request each would cost more than the second of calls that may run in vain."""
+"""Seconds for which the next late calls skip that check after one that found nothing. When a map queues up, all of
+its calls start late; one request for each would cost more than the second of calls that may run in vain."""
 
 FIRST_LOOK = 2.0
-"""Seconds of running after which the handler first looks whether the call was ended elsewhere."""
+"""Seconds of running after which the handler first checks whether the call was ended elsewhere."""
 
 LOOK_INTERVAL = 3.0
-"""Seconds between one such look and the next."""
+"""Seconds from one such check to the next."""
 
 PLATFORM_MARGIN = 3.0
-"""Seconds that are left to report before the platform ends the worker."""
+"""Seconds to keep for reporting before the platform stops the worker."""
 
 TAIL_LIMIT = 32 * 1024
 """Characters of output, text or traceback that a status carries: it is listed and fetched often."""
 
 REFERENCE_THREADS = 16
+"""Threads that fetch the results which an argument refers to."""
 
 
 class Container:
     """What a warm worker keeps between calls: storages, children, functions, runtimes.
 
-    Calls may be handled by several threads at once, when the runner can.
+    Several threads may handle calls at once, if the runner allows it.
 
     Args:
-        runner: what runs the children; a fork server of its own, closed with the container, when not given.
-        environment: environment variables for every call, under its own ``extra_env``.
-        context: what is known about every invocation, under what ``handle`` is told.
-        make_storage: makes a storage of a ``storage_config``.
-        clock: tells the time in seconds since the epoch.
-        runtimes: extracts the users' runtimes; its own, closed with the container, when not given.
-        first_look: seconds of running after which a call is first looked after.
-        look_interval: seconds between looks.
+        runner: runs the children; by default the container's own fork server, closed with it.
+        environment: environment variables for every call; a call's own ``extra_env`` takes precedence.
+        context: what is known about every invocation; the context given to ``handle`` takes precedence.
+        make_storage: makes a storage from a ``storage_config``.
+        clock: returns seconds since the epoch.
+        runtimes: extracts the users' runtimes; by default the container's own, closed with it.
+        first_look: seconds of running before the first check whether a call was ended elsewhere.
+        look_interval: seconds between later checks.
     """
 
     def __init__(
@@ -113,17 +115,17 @@ class Container:
         context: Mapping[str, Any] | None = None,
         make_storage: Callable[[Mapping[str, Any]], Storage] = Storage,
         clock: Callable[[], float] = time.time,
-        runtimes: RuntimeFiles | None = None,
+        runtimes: RuntimeCache | None = None,
         first_look: float = FIRST_LOOK,
         look_interval: float = LOOK_INTERVAL,
     ) -> None:
-        self.runtimes = runtimes or RuntimeFiles()
+        self.runtimes = runtimes or RuntimeCache()
         self.environment = dict(environment or {})
         self.context = dict(context or {})
         self.clock = clock
         self.first_look = first_look
         self.look_interval = look_interval
-        self.functions = FunctionCache(FUNCTION_CACHE_LIMIT)
+        self.functions = FunctionCache()
         self.warm = False
         self.looked_in_vain = -math.inf
         self.callset_id = ""
@@ -141,7 +143,8 @@ class Container:
         self.close()
 
     def close(self) -> None:
-        """End the children, unless the runner was given, and give up connections."""
+        """Stop the children, unless the runner was given, and close connections."""
+        # Taken away under the lock, closed without it: closing waits for processes.
         with self._lock:
             runner = self._runner if self._owns_runner else None
             if self._owns_runner:
@@ -156,7 +159,7 @@ class Container:
 
     @property
     def runner(self) -> Runner:
-        """What runs the children."""
+        """The runner of the children, made on first use."""
         with self._lock:
             if self._runner is None:
                 from pywren.worker.parent.fork_server import ForkServer
@@ -165,11 +168,11 @@ class Container:
             return self._runner
 
     def storage(self, config: Mapping[str, Any]) -> Storage:
-        """Return the storage of a ``storage_config``, the same one every time."""
+        """Return the storage of a ``storage_config``, the same one every time, so that connections are reused."""
         name = repr(sorted((key, repr(value)) for key, value in config.items()))
         with self._lock:
             if name not in self._storages:
-                self._storages[name] = self._make_storage(dict(config))
+                self._storages[name] = self._make_storage(dict(config))  # cheap: it sends nothing yet
             return self._storages[name]
 
     def handle(self, payload: Mapping[str, Any], context: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
@@ -177,65 +180,75 @@ class Container:
 
         Args:
             payload: what the client sent: ``Call.encode()``.
-            context: what the platform says about this invocation. Its texts (``aws_request_id``,
-                ``log_group_name``, ``log_stream_name``) go into the status; ``remaining_seconds`` is the
-                time after which the platform ends the worker.
+            context: what the platform says about this invocation. Its strings (``aws_request_id``,
+                ``log_group_name``, ``log_stream_name``) go into the status; ``remaining_seconds`` is the time after
+                which the platform stops the worker.
 
         Returns:
-            The status as a dict, or ``None`` when the call had been ended elsewhere.
+            The status as a dict, or ``None`` when the call was ended elsewhere.
 
         Raises:
-            DecodeError: the payload is not one.
+            DecodeError: the payload is not valid.
             StorageError: the status could not be committed.
         """
         started = self.clock()
         context = {**self.context, **(context or {})}
-        envelope = Envelope.decode(payload)
-        storage = self.storage(envelope.storage_config)
         try:
-            _check_versions(envelope)
             call = Call.decode(payload)
-        except VersionMismatchError as error:
-            return _refuse(envelope, storage, context, started, error)
         except DecodeError as error:
-            _refuse(envelope, storage, context, started, error)
-            raise
+            return self._refuse_unreadable(Envelope.decode(payload), context, started, error)
+        storage = self.storage(call.storage_config)
+        mismatch = _version_mismatch(call)
+        if mismatch is not None:
+            return _refuse(call, storage, context, started, mismatch)
         status = _Attempt(self, call, storage, context, started).run()
         self.warm = True
         return None if status is None else status.document()
 
+    def _refuse_unreadable(
+        self, envelope: Envelope, context: Mapping[str, Any], started: float, error: DecodeError
+    ) -> dict[str, Any]:
+        """End a call that this version cannot read: the payload is another version's, or broken."""
+        storage, mismatch = self.storage(envelope.storage_config), _version_mismatch(envelope)
+        if mismatch is not None:
+            return _refuse(envelope, storage, context, started, mismatch)
+        _refuse(envelope, storage, context, started, error)
+        raise error
+
     def refuse(self, payload: Mapping[str, Any], error: CallError) -> None:
-        """End a call, without running it, with an error as its status, unless one stands.
+        """End a call with an error, without running it, unless it has a status already.
 
         Args:
             payload: what the client sent.
-            error: what becomes of the call.
+            error: the call's outcome.
 
         Raises:
-            DecodeError: the payload is not one.
+            DecodeError: the payload is not valid.
             StorageError: the status could not be committed.
         """
         envelope = Envelope.decode(payload)
         _refuse(envelope, self.storage(envelope.storage_config), {}, self.clock(), error)
 
 
-def _check_versions(envelope: Envelope) -> None:
+def _version_mismatch(envelope: Envelope | Call) -> VersionMismatchError | None:
+    """Return the error of a client with another version: its pickles may fail to load, or behave differently."""
     ours = (__version__, f"{sys.version_info.major}.{sys.version_info.minor}")
     theirs = (envelope.pywren_version, envelope.python_version or ours[1])
-    if ours != theirs:
-        raise VersionMismatchError(
-            f"version mismatch: the client runs pywren {theirs[0]} on Python {theirs[1]}, the worker pywren "
-            f"{ours[0]} on Python {ours[1]}; run 'pywren deploy_lambda' to bring the worker to the client's "
-            "(stand-alone workers: 'pywren standalone terminate_instances', then 'pywren standalone launch_instances')",
-            ours[0],
-            theirs[0],
-        )
+    if ours == theirs:
+        return None
+    return VersionMismatchError(
+        f"version mismatch: the client runs pywren {theirs[0]} on Python {theirs[1]}, the worker pywren "
+        f"{ours[0]} on Python {ours[1]}; run 'pywren deploy_lambda' to deploy the client's version to the worker "
+        "(stand-alone workers: 'pywren standalone terminate_instances', then 'pywren standalone launch_instances')",
+        ours[0],
+        theirs[0],
+    )
 
 
 def _refuse(
-    envelope: Envelope, storage: Storage, context: Mapping[str, Any], started: float, error: PywrenError
+    envelope: Envelope | Call, storage: Storage, context: Mapping[str, Any], started: float, error: PywrenError
 ) -> dict[str, Any]:
-    """End a call of which no more than the envelope was read; without a key in it, the status is unsigned."""
+    """End a call without running it. The status is unsigned when the payload has no key to sign it with."""
     status = Status(
         callset_id=envelope.callset_id,
         call_id=envelope.call_id,
@@ -250,51 +263,6 @@ def _refuse(
 def _texts(context: Mapping[str, Any]) -> dict[str, str]:
     """Return what of the platform's context goes into the status."""
     return {key: value for key, value in context.items() if isinstance(value, str)}
-
-
-class FunctionCache:
-    """Staged functions that were fetched and verified, the last used ones, up to a number of bytes.
-
-    Args:
-        limit: bytes that are kept.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._entries: OrderedDict[tuple[str, str | None], tuple[StagedFunction, int]] = OrderedDict()
-        self._size = 0
-        self._lock = threading.Lock()
-
-    def get(self, key: str, digest: str | None, fetch: Callable[[], bytes]) -> StagedFunction:
-        """Return the function under a key, fetched at most once while it is kept.
-
-        Args:
-            key: the key of its object.
-            digest: the SHA-256 the payload carries.
-            fetch: reads the object.
-
-        Raises:
-            IntegrityError: the object is not the one the payload speaks of.
-            StorageError: it cannot be read.
-        """
-        with self._lock:  # held while fetching: calls of one map want one function, and once
-            if (key, digest) in self._entries:
-                self._entries.move_to_end((key, digest))
-                return self._entries[key, digest][0]
-            data = fetch()
-            verify_sha256(data, digest, key)
-            function = StagedFunction.decode(data)
-            self._keep((key, digest), function, len(data))
-            return function
-
-    def _keep(self, name: tuple[str, str | None], function: StagedFunction, size: int) -> None:
-        if size > self._limit:
-            return
-        self._entries[name] = function, size
-        self._size += size
-        while self._size > self._limit:
-            _, (_, dropped) = self._entries.popitem(last=False)
-            self._size -= dropped
 
 
 class _Attempt:
@@ -312,13 +280,13 @@ class _Attempt:
         self.info = self._first_info()
 
     def run(self) -> Status | None:
-        """Go through the steps; return the status that was written, ``None`` when another stands."""
+        """Run the steps; return the status that was written, ``None`` when the call had another already."""
         if self._starts_late() and self._ended_before():
-            logger.info("call %s of %s had been ended before it started", self.call.call_id, self.call.callset_id)
+            logger.info("call %s of %s was ended before it started", self.call.call_id, self.call.callset_id)
             return None
         try:
             status = self._execute()
-        except Exception as error:  # whatever the handler survives is reported
+        except Exception as error:  # whatever the handler survives becomes the call's outcome
             logger.warning("call %s of %s failed on the worker", self.call.call_id, self.call.callset_id, exc_info=True)
             status = self._failed(_failure(error))
         return None if status is None else self._commit(status)
@@ -327,7 +295,7 @@ class _Attempt:
         return self.started - self.call.host_submit_time > LATE_START
 
     def _ended_before(self) -> bool:
-        """Look whether the call was ended before it started, unless there was nothing to be found a moment ago."""
+        """Check whether the call was ended before it started, unless a late call just checked and found nothing."""
         if 0 <= self.started - self.container.looked_in_vain < LATE_LOOK_PAUSE:
             return False
         stands = self._status_stands()
@@ -341,12 +309,13 @@ class _Attempt:
             return self._run()
         used = {"runtime_s3_bucket_used": archive.bucket, "runtime_s3_key_used": archive.key, "runtime_cached": False}
         self.info.update(used)
+        # The lease lasts as long as the call: nobody removes the runtime while the child imports from it.
         with self.container.runtimes.lease(archive, fresh=not self.call.use_cached_runtime) as lease:
             self.info["runtime_cached"] = lease.cached
             return self._run(lease.path)
 
     def _end_other_callsets(self) -> None:
-        """End processes that wait for calls of another map: what they hold of memory and runtimes is needed now."""
+        """Stop processes that wait for calls of another map: this one needs their memory and their runtimes' disk."""
         if self.container.callset_id != self.call.callset_id or not self.call.use_cached_runtime:
             self.container.callset_id = self.call.callset_id
             self.container.runner.end_waiting()
@@ -366,6 +335,7 @@ class _Attempt:
         watch = StatusWatch(self._status_stands, self.container.first_look, self.container.look_interval)
         with watch:
             result = self._run_child(task, watch.stopped)
+        # Stopped means that the call has a status already: this attempt has nothing to add.
         return None if watch.stopped.is_set() else self._status(result)
 
     def _run_child(self, task: Task, stopped: Stop) -> RunResult:
@@ -374,7 +344,7 @@ class _Attempt:
         except ConfigError as error:
             if task.function.runtime_path is None:
                 raise
-            raise RuntimeSetupError(str(error), ERROR) from error  # its interpreter cannot be started any more
+            raise RuntimeSetupError(str(error), ERROR) from error  # the runtime's interpreter no longer starts
 
     # -- before the child ------------------------------------------------------------------------------------
 
@@ -384,7 +354,7 @@ class _Attempt:
         limit = self.call.func_size
         staged = self.container.functions.get(key, digest, lambda: self.storage.get(key, limit=limit))
         self.info["func_download_time"] = self.container.clock() - begun
-        # each map has the function as it was sent, not as calls of an earlier one have left it
+        # The callset is in the name: a map gets the function as sent, not as the calls of an earlier map changed it.
         name = f"{self.call.callset_id} {digest} {runtime_path}"
         return Function(name, Packed(staged.pickle), staged.modules, runtime_path)
 
@@ -424,6 +394,7 @@ class _Attempt:
         remaining = self.context.get("remaining_seconds")
         if remaining is None:
             return self.call.job_max_runtime
+        # Lambda kills without notice at the function's time-out, and then nobody could report.
         left = float(remaining) - PLATFORM_MARGIN - (self.container.clock() - self.started)
         return max(0.0, min(self.call.job_max_runtime, left))
 
@@ -433,8 +404,8 @@ class _Attempt:
         except StorageNoSuchKeyError:
             return False
         except StorageError as error:
-            # to run on costs at most a run in vain; the first commit wins anyway
-            logger.warning("cannot look for the status at %s: %s", self.call.status_key, error)
+            # Running on costs at most a run in vain; the first commit wins anyway.
+            logger.warning("cannot check for a status at %s: %s", self.call.status_key, error)
             return False
         return True
 
@@ -452,7 +423,7 @@ class _Attempt:
         if result.failure is not None:
             return self._failed(result.failure)
         if result.success is None or result.body is None:
-            return self._failed(Failure("CallError", "the worker's child gave neither an outcome nor a failure"))
+            return self._failed(Failure("CallError", "the worker's child returned neither an outcome nor a failure"))
         name, text, trace = result.exception or (None, None, None)
         outcome = Outcome(result.success, _in_band(result.body), name, text, trace).encode()
         if len(outcome) <= INLINE_OUTCOME_LIMIT:
@@ -469,8 +440,8 @@ class _Attempt:
         begun = self.container.clock()
         key = self.call.output_key
         if not self.storage.put(key, outcome, if_absent=True):
-            # Another attempt was here, or this one was delivered twice. Overwriting could change what the
-            # other's status has signed, and what stands there cannot be believed.
+            # Another attempt wrote it, or Lambda delivered this one twice (it does so at least once). Overwriting could
+            # replace what the other's status has signed; and the object there is unverified.
             key = self.keys.spare_output(self.call.attempt, sha256(outcome))
             self.storage.put(key, outcome)
         self.info["output_upload_time"] = self.container.clock() - begun
@@ -494,16 +465,17 @@ class _Attempt:
 
     def _commit(self, status: Status) -> Status | None:
         body = status.encode(self.call.attempt_key)
-        if len(body) > STATUS_LIMIT:  # nobody would read it
-            text = f"the status of the call would have {len(body):,} bytes, and {STATUS_LIMIT:,} are read at most"
+        if len(body) > STATUS_LIMIT:  # clients read no further
+            text = f"the status of the call would have {len(body):,} bytes, but the limit is {STATUS_LIMIT:,}"
             status = Status(status.callset_id, status.call_id, status.attempt, Failure(CallError.__name__, text))
             body = status.encode(self.call.attempt_key)
         if self.call.retryable and _may_be_retried(status.failure):
             self.storage.put(self.keys.attempt(self.call.attempt), body, if_absent=True)
             return status
+        # Conditional: a canceller, another attempt or a second delivery may have ended the call first.
         if self.storage.commit_status(self.call.status_key, body):
             return status
-        logger.info("call %s of %s was ended elsewhere", self.call.call_id, self.call.callset_id)
+        logger.info("call %s of %s was ended elsewhere while it ran", self.call.call_id, self.call.callset_id)
         return None
 
     def _first_info(self) -> dict[str, Any]:
@@ -532,12 +504,12 @@ class _Attempt:
 
 
 class StatusWatch:
-    """Looks now and then whether a running call has been ended elsewhere, and then stops it.
+    """Checks regularly whether a running call was ended elsewhere, and stops it then.
 
     Args:
-        stands: tells whether a status stands.
-        first_look: seconds before the first look; a call that is quicker costs no request.
-        interval: seconds between looks.
+        stands: tells whether the call has a status.
+        first_look: seconds before the first check; a quicker call costs no request.
+        interval: seconds between later checks.
     """
 
     def __init__(self, stands: Callable[[], bool], first_look: float, interval: float) -> None:
@@ -553,7 +525,7 @@ class StatusWatch:
 
     def __exit__(self, *exc_info: object) -> None:
         self._over.set()
-        self._thread.join()
+        self._thread.join()  # a check in flight may still set ``stopped``, which the caller reads after this
 
     def _look(self) -> None:
         first, interval = self._pauses
@@ -595,7 +567,7 @@ def _machine() -> Mapping[str, Any]:
 
 
 def _failure(error: Exception) -> Failure:
-    """Turn what went wrong in the handler into what travels to the client."""
+    """Turn an error of the handler into the failure that travels to the client."""
     if isinstance(error, PywrenError):
         return Failure.of(error)
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
@@ -603,7 +575,7 @@ def _failure(error: Exception) -> Failure:
 
 
 def _may_be_retried(failure: Failure | None) -> bool:
-    """Tell whether an attempt failed for no reason of the call's own: it vanished, or its worker did."""
+    """Tell whether an attempt failed for reasons outside the call: its process or its worker vanished."""
     if failure is None:
         return False
     vanished = failure.kind == WorkerCrashedError.__name__ and failure.details[:1] == (None,)
@@ -616,7 +588,7 @@ def _in_band(packed: Packed) -> bytes:
 
 
 class _Joined:
-    """Pickles as the call that reads a pickle together with its buffers; needs nothing of pywren to be read."""
+    """Pickles as ``pickle.loads(data, buffers=…)``, which can be read without pywren."""
 
     def __init__(self, packed: Packed) -> None:
         self._packed = packed

@@ -1,4 +1,4 @@
-"""Credentials that were renewed at their source: whether a new session is worth a new client."""
+"""Credentials renewed at their source: when a new session leads to a new client."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from pywren.aws.credentials import Renewals, remember_session, renewed_session
 
 
 class Session:
-    """A session of botocore whose source gives a token, nothing, or an error."""
+    """A botocore session whose source returns a token, nothing, or an error."""
 
     def __init__(self, token: str | Exception | None) -> None:
         self.token = token
 
     def get_credentials(self) -> Any:
-        """Return what the source gives."""
+        """Return the source's answer."""
         if self.token is None:
             return None
         return SimpleNamespace(get_frozen_credentials=self.freeze)
 
     def freeze(self) -> Any:
-        """Return the credentials as they are now, or fail to renew them."""
+        """Return the current credentials, or fail to refresh them."""
         if isinstance(self.token, Exception):
             raise self.token
         return SimpleNamespace(access_key="a", secret_key="s", token=self.token)
@@ -44,7 +44,7 @@ FAILED = OSError("the source failed")
 
 
 def renewed(before: Session, after: Session, refusal: Exception = REFUSAL) -> Any:
-    """Ask for a new session, when the source gave one thing before and gives another now."""
+    """Ask for a new session after the source's answer has changed."""
     client = Client()
     remember_session(client, before)
     return renewed_session(client, refusal, lambda: after)
@@ -52,37 +52,37 @@ def renewed(before: Session, after: Session, refusal: Exception = REFUSAL) -> An
 
 @pytest.mark.parametrize("before", ["old", FAILED, None])
 def test_others_than_before(before: Any) -> None:
-    """Also when those of before can be renewed no more."""
+    """Newer credentials are taken even when the old ones can no longer be refreshed."""
     after = Session("new")
     assert renewed(Session(before), after) is after
 
 
 @pytest.mark.parametrize("after", ["old", None])
 def test_the_same_as_before_or_none(after: Any) -> None:
-    """Nothing would be other with a new client."""
+    """The same credentials make no new client."""
     assert renewed(Session("old"), Session(after)) is None
 
 
 def test_a_client_without_any() -> None:
-    """Its session has found them since, as a new one does."""
+    """A client without credentials gets those that have appeared since."""
     after = Session("new")
     assert renewed(Session("new"), after, NoCredentialsError()) is after
 
 
 def test_a_source_that_fails_now() -> None:
-    """That is what is wrong now."""
+    """An error of the source reaches the caller."""
     with pytest.raises(OSError, match="the source failed"):
         renewed(Session("old"), Session(FAILED))
 
 
 def test_a_client_of_somebody_else() -> None:
-    """Nothing is known of its session, and nothing is read."""
+    """A client of unknown origin is left alone, and nothing is read."""
     assert renewed_session(Client(), REFUSAL, lambda: pytest.fail("a session was made")) is None
 
 
 @pytest.mark.parametrize("after", [Session("new"), Session("old"), Session(FAILED)], ids=["new", "same", "broken"])
 def test_threads_that_are_refused_at_once(after: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row 300: one of them asks the source, and the others find what it has found."""
+    """Row 300: one thread asks the source, and the others share its answer."""
     client, made, taken, ends = Client(), [], [], []
     remember_session(client, Session("old"))
     waiting = threading.Semaphore(0)
@@ -115,7 +115,7 @@ def test_threads_that_are_refused_at_once(after: Session, monkeypatch: pytest.Mo
 
 
 def test_the_next_refusal_asks_again() -> None:
-    """Row 300: what was found once is not kept, for the file may have been written since."""
+    """Row 300: each refusal reads the source again, for the file may have changed since."""
     client, sessions = Client(), [Session("old"), Session(FAILED), Session("new")]
     remember_session(client, Session("old"))
     taken: list[Any] = []
@@ -128,7 +128,7 @@ def test_the_next_refusal_asks_again() -> None:
 
 
 def test_ctrl_c_while_the_source_is_asked() -> None:
-    """Row 300: who pressed it is stopped; the next refusal asks again."""
+    """Row 300: Ctrl-C stops the thread that asks; the next refusal asks again."""
     client = Client()
     remember_session(client, Session("old"))
 

@@ -1,4 +1,4 @@
-"""The requests to AWS beside those to the storage, and what their errors become."""
+"""Requests to AWS, except those to the storage, and what their errors become."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_invoke_async(stubbed: Callable[[str], Stubbed]) -> None:
 
 
 def test_an_answer_that_is_not_202(stubbed: Callable[[str], Stubbed]) -> None:
-    """Lambda's answer is looked at: only 202 means that the call was accepted."""
+    """Only the answer 202 means that Lambda accepted the call."""
     it = stubbed("lambda")
     it.stub.add_response("invoke", {"StatusCode": 200, "ResponseMetadata": {"RequestId": "r-1"}})
     with pytest.raises(InvocationError, match="200 instead of 202") as caught:
@@ -111,7 +111,7 @@ REFUSALS = [
 def test_what_a_refusal_becomes(
     stubbed: Callable[[str], Stubbed], code: str, status: int, kind: type[Exception], text: str
 ) -> None:
-    """Each refusal is an error with code and remedy, and is not tried again."""
+    """Each refusal is an error with code and remedy, and is not retried."""
     it = stubbed("lambda")
     it.stub.add_client_error("invoke", code, "the text of AWS", status, response_meta={"RequestId": "r-9"})
     with pytest.raises(kind, match=text) as caught:
@@ -133,7 +133,7 @@ BUSY = [
 
 @pytest.mark.parametrize(("code", "status"), BUSY)
 def test_throttling_is_waited_out(stubbed: Callable[[str], Stubbed], code: str, status: int) -> None:
-    """A busy Lambda is asked again, with pauses that grow."""
+    """A busy Lambda is retried, with growing pauses."""
     it = stubbed("lambda")
     for _ in range(6):
         it.stub.add_client_error("invoke", code, "slow down", status)
@@ -143,7 +143,7 @@ def test_throttling_is_waited_out(stubbed: Callable[[str], Stubbed], code: str, 
 
 
 def test_throttling_without_end(stubbed: Callable[[str], Stubbed]) -> None:
-    """After some minutes the call is given up with the cause in the error."""
+    """After two minutes the request fails, and the error has the cause."""
     it = stubbed("lambda")
     for _ in range(100):
         it.stub.add_client_error("invoke", "TooManyRequestsException", "Rate Exceeded", 429)
@@ -175,7 +175,7 @@ def test_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_region() -> None:
-    """A region that is nowhere given is named with its place in the configuration."""
+    """Without a region the error says where to set it."""
     with pytest.raises(ConfigError, match="account: aws_region"):
         AWS().invoke_async("f", b"{}")
 
@@ -189,20 +189,20 @@ def test_an_endpoint_that_is_no_url(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("ask", [AWS.regions, AWS.configured_region, AWS.has_region, AWS.python_runtimes])
 def test_a_profile_that_does_not_exist(monkeypatch: pytest.MonkeyPatch, ask: Callable[[AWS], object]) -> None:
-    """What is answered without a request says so too."""
+    """An answer without a request id is reported too."""
     monkeypatch.setenv("AWS_PROFILE", "nope")
     with pytest.raises(ConfigError, match="check AWS_PROFILE"):
         ask(AWS(REGION))
 
 
 def test_a_region_that_is_no_region() -> None:
-    """It is named with its place in the configuration, before anything is sent."""
+    """An invalid region is reported with its place in the configuration, before anything is sent."""
     with pytest.raises(ConfigError, match=r"account: aws_region.*us west"):
         AWS("us west").has_region()
 
 
 def test_a_given_session_is_used(stubbed: Callable[[str], Stubbed]) -> None:
-    """A program may bring its own session."""
+    """A program may pass its own session."""
     session = botocore.session.Session()
     session.set_credentials("a", "b")
     aws = AWS(REGION, session=session)
@@ -251,7 +251,7 @@ def _role(aws: AWS, name: str = "role") -> str:
 
 @pytest.mark.moto
 def test_the_life_of_a_function(mocked: AWS) -> None:
-    """A function is created, looked at, changed and deleted; each is in force when the method returns."""
+    """A function is created, read, changed and deleted; each change is active when the method returns."""
     spec = FunctionSpec("f", _role(mocked), "python3.12", memory=512, timeout=60, environment={"A": "b"})
     assert mocked.function_config("f") is None
     arn = mocked.create_function(spec, {"ZipFile": _zip()}, tags={"made-by": "pywren"})
@@ -289,7 +289,7 @@ def test_invoking_through_moto(mocked: AWS) -> None:
     ],
 )
 def test_what_is_not_ready_yet_is_waited_for(stubbed: Callable[[str], Stubbed], code: str, text: str) -> None:
-    """A role that is too new, and a function that is being changed, are asked again."""
+    """Requests about a new role or a function in transition are retried."""
     it = stubbed("lambda")
     for _ in range(3):
         it.stub.add_client_error("delete_function", code, text, 400)
@@ -299,7 +299,7 @@ def test_what_is_not_ready_yet_is_waited_for(stubbed: Callable[[str], Stubbed], 
 
 
 def test_what_was_refused_while_deploying(stubbed: Callable[[str], Stubbed]) -> None:
-    """The error says what was being done, what AWS said and which permission it takes."""
+    """The error says what failed, what AWS said and which permission is needed."""
     it = stubbed("lambda")
     it.stub.add_client_error("get_function_configuration", "AccessDeniedException", "no", 403)
     with pytest.raises(DeploymentError, match=r"look at the function f.*lambda:GetFunctionConfiguration"):
@@ -307,7 +307,7 @@ def test_what_was_refused_while_deploying(stubbed: Callable[[str], Stubbed]) -> 
 
 
 def test_a_change_under_way_is_waited_for(stubbed: Callable[[str], Stubbed]) -> None:
-    """A function that is created or updated by somebody else is looked at again when that is over."""
+    """A function that somebody else is changing is read again after the change."""
     it = stubbed("lambda")
     name = {"FunctionName": "f"}
     it.stub.add_response("get_function_configuration", {"State": "Active", "LastUpdateStatus": "InProgress"}, name)
@@ -321,7 +321,7 @@ def test_a_change_under_way_is_waited_for(stubbed: Callable[[str], Stubbed]) -> 
 
 
 def test_why_a_function_failed(stubbed: Callable[[str], Stubbed]) -> None:
-    """A function that does not come up says why, and so does the error."""
+    """Lambda's reason for a failed function is in the error."""
     it = stubbed("lambda")
     failed = {"Configuration": {"LastUpdateStatus": "Failed", "LastUpdateStatusReason": "the layer is gone"}}
     it.stub.add_response("update_function_code", {})
@@ -331,7 +331,7 @@ def test_why_a_function_failed(stubbed: Callable[[str], Stubbed]) -> None:
 
 
 def test_only_what_differs_is_changed() -> None:
-    """What is right, and what is not pywren's to decide, is not touched."""
+    """Settings that match, and settings that pywren does not manage, are not sent."""
     spec = FunctionSpec("f", "arn:role", "python3.12", memory=512, layers=("arn:layer:1",))
     found = {
         **spec.configuration(),
@@ -369,13 +369,13 @@ def test_messages(mocked: AWS) -> None:
 
 @pytest.mark.moto
 def test_a_queue_that_does_not_exist(mocked: AWS) -> None:
-    """The error names the queue and how to make it."""
+    """The error names the queue and says how to create it."""
     with pytest.raises(InvocationError, match=r"queue nowhere.*create_queue"):
         mocked.queue_url("nowhere")
 
 
 def test_a_poll_that_is_too_long() -> None:
-    """SQS waits twenty seconds at most: more is refused before anything is sent."""
+    """SQS waits up to 20 seconds: a longer wait is refused before anything is sent."""
     with pytest.raises(ArgumentError, match="20"):
         AWS(REGION).receive("https://queue", wait_seconds=21)
 
@@ -389,7 +389,7 @@ def test_messages_are_values() -> None:
 
 
 def test_log_events_over_pages(stubbed: Callable[[str], Stubbed]) -> None:
-    """All pages are read, and only what was asked for is sent."""
+    """All pages are read, and only the given filters are sent."""
     it = stubbed("logs")
     sent: dict[str, Any] = {"logGroupName": "g", "logStreamNames": ["s"], "startTime": 5}
     first = {"events": [{"timestamp": 1, "message": "START"}], "nextToken": "t"}
@@ -402,13 +402,13 @@ def test_log_events_over_pages(stubbed: Callable[[str], Stubbed]) -> None:
 
 @pytest.mark.moto
 def test_a_log_that_does_not_exist_yet(mocked: AWS) -> None:
-    """A function that never ran has no log: that is no error."""
+    """A function that never ran has no log, which is not an error."""
     assert list(mocked.log_events("/aws/lambda/f")) == []
     assert mocked.latest_log_streams("/aws/lambda/f") == []
 
 
 def test_errors_pickle(stubbed: Callable[[str], Stubbed]) -> None:
-    """What leaves here can cross a process boundary."""
+    """The errors survive pickling."""
     import pickle
 
     it = stubbed("lambda")

@@ -1,4 +1,4 @@
-"""Back-off, and values that are made once a process."""
+"""Back-off and retries, and values made once per process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pywren.aws.sending import Retry, compute_backoff
 
 
 def test_backoff_doubles_up_to_its_ceiling() -> None:
-    """The longest wait doubles with every attempt and is bounded, also for absurd attempts."""
+    """The longest wait doubles with every attempt, up to a bound."""
     waits = [compute_backoff(attempt, base=1.0, ceiling=10.0, jitter=lambda: 1.0) for attempt in (0, 1, 2, 3, 4, 10**6)]
     assert waits == [1, 2, 4, 8, 10, 10]
 
@@ -24,7 +24,7 @@ def test_backoff_keeps_half() -> None:
 
 
 def test_retry_stops_before_patience_is_exceeded() -> None:
-    """No wait goes beyond the patience, and the last error is the one that is raised."""
+    """No wait exceeds the patience, and the last error is raised."""
     now = [0.0]
 
     def sleep(seconds: float) -> None:
@@ -39,7 +39,7 @@ def test_retry_stops_before_patience_is_exceeded() -> None:
 
 
 def test_other_errors_are_raised_at_once() -> None:
-    """What is neither throttling nor network is not repeated."""
+    """Only throttling and network errors are retried."""
     tries = []
 
     def fail() -> None:
@@ -52,7 +52,7 @@ def test_other_errors_are_raised_at_once() -> None:
 
 
 def test_threads_share_one_value() -> None:
-    """However many threads come at once, the value is made once."""
+    """Many threads at once make the value only once."""
     made = []
     barrier = threading.Barrier(8)
 
@@ -72,7 +72,7 @@ def test_threads_share_one_value() -> None:
 
 
 def test_a_failed_making_is_tried_again() -> None:
-    """An error while making reaches the caller, and the next use starts anew."""
+    """An error of the maker reaches the caller, and the next use tries again."""
     results = iter([None, "value"])
 
     def make() -> str:

@@ -1,4 +1,4 @@
-"""Credentials that cannot be used, certificates, checksums, and what is shown of a request."""
+"""Unusable credentials, certificates, checksums, and what logs show of a request."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ROLE = "arn:aws:iam::123456789012:role/x"
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home directory of its own, with nothing of AWS but what a test writes there."""
+    """A home directory without AWS files, except those that a test writes."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -53,7 +53,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def refusal() -> str:
-    """Return what is told of the credentials by a storage; an account has to tell the same, and neither a secret."""
+    """Return a storage's error about the credentials; check that ``AWS`` says the same and neither shows a secret."""
     backend = S3Backend("bucket", REGION)
     with closing(backend), pytest.raises(StorageSetupError) as told:
         backend.get("key")
@@ -92,25 +92,25 @@ PROCESSES = {
 
 @pytest.mark.parametrize("process", PROCESSES)
 def test_a_credential_process_that_gives_no_keys(home: Path, process: str) -> None:
-    """Row 230: whatever it prints, the error names credential_process and its file, and says what it has to print."""
+    """Row 230: for any bad output, the error names credential_process and its file, and says what it must print."""
     script = home / "process.sh"
     script.write_text(f"#!/bin/sh\n{PROCESSES[process]}\n")
     script.chmod(0o755)
     (home / "config").write_text(f"[default]\ncredential_process = {script}\n")
     text = refusal()
     assert f"credential_process of {home}/config cannot be used" in text
-    assert "it has to print JSON with Version 1" in text
+    assert "it must print JSON with Version 1" in text
 
 
 @pytest.mark.parametrize("command", ["/opt/no-such-helper get", 'echo "x', "/"])
 def test_a_credential_process_that_cannot_be_started(home: Path, command: str) -> None:
-    """Row 230: a program that is missing is told as one that prints nothing."""
+    """Row 230: a missing program is reported like one that prints nothing."""
     (home / "config").write_text(f"[default]\ncredential_process = {command}\n")
     assert "run that command in a shell" in refusal()
 
 
 def test_a_source_that_hangs(home: Path) -> None:
-    """Row 230: a program that waits for ever is given up, and is not waited for again while it goes on."""
+    """Row 230: a program that hangs is abandoned, and nobody waits for it again while it runs."""
     fifo = home / "fifo"
     os.mkfifo(fifo)
     (home / "config").write_text(f"[default]\ncredential_process = cat {fifo}\n")
@@ -118,7 +118,7 @@ def test_a_source_that_hangs(home: Path) -> None:
     for _ in range(2):
         with pytest.raises(SetUpError, match="credential_process") as caught:
             session.get_credentials()
-        assert "has not answered within 0.5 seconds" in caught.value.said
+        assert "did not answer within 0.5 seconds" in caught.value.said
     fifo.write_text(key_file())  # now it ends
     provider = session.get_component("credential_provider").get_provider("custom-process")
     provider._patience._hanging[0].answer.result(30)
@@ -129,7 +129,7 @@ def test_a_source_that_hangs(home: Path) -> None:
 
 
 def test_a_source_that_hangs_is_seldom_asked_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row 301: whichever session asks, the program is started again after pauses that double."""
+    """Row 301: any session starts the program again only after pauses that double."""
     now = 1000.0
     monkeypatch.setattr(_aws_session, "time", SimpleNamespace(monotonic=lambda: now))
     config = home / "config"
@@ -180,7 +180,7 @@ FILES: dict[str, tuple[str, dict[str, str], str]] = {
 
 @pytest.mark.parametrize("what", FILES)
 def test_files_that_hold_no_credentials(home: Path, what: str) -> None:
-    """Row 231: caches and files that are broken, cut off or out of date are named with the remedy."""
+    """Row 231: the error for a broken, truncated or outdated cache or file names it and the remedy."""
     config, files, expected = FILES[what]
     (home / "config").write_text(f"[default]\n{config}\n")
     for name, text in files.items():
@@ -191,23 +191,23 @@ def test_files_that_hold_no_credentials(home: Path, what: str) -> None:
 
 @pytest.mark.parametrize("name", ["config", "credentials"])
 def test_files_that_are_not_utf_8(home: Path, name: str) -> None:
-    """Row 231: the file is named."""
+    """Row 231: the error names the file."""
     (home / name).write_bytes(b"[default]\n# M\xfcller\naws_access_key_id = \xff\n")
     assert str(home / name) in refusal()
 
 
 KEYS = [
-    (ACCESS_KEY + "\n", SECRET, None, "the access key has a line break"),
-    (ACCESS_KEY[:7] + " " + ACCESS_KEY[7:], SECRET, None, "the access key has a space"),
-    ("\u201c" + ACCESS_KEY, SECRET, None, "the access key has a character that is not ASCII"),
-    (ACCESS_KEY + "\udcff", SECRET, None, "the access key has a character that is not ASCII"),
+    (ACCESS_KEY + "\n", SECRET, None, "the access key contains a line break"),
+    (ACCESS_KEY[:7] + " " + ACCESS_KEY[7:], SECRET, None, "the access key contains a space"),
+    ("\u201c" + ACCESS_KEY, SECRET, None, "the access key contains a non-ASCII character"),
+    (ACCESS_KEY + "\udcff", SECRET, None, "the access key contains a non-ASCII character"),
     (" ", SECRET, None, "the access key is empty"),
-    (ACCESS_KEY, SECRET + "\r\n", None, "the secret key has a line break"),
-    (ACCESS_KEY, " " + SECRET, None, "the secret key has a space"),
+    (ACCESS_KEY, SECRET + "\r\n", None, "the secret key contains a line break"),
+    (ACCESS_KEY, " " + SECRET, None, "the secret key contains a space"),
     (ACCESS_KEY, f'"{SECRET}"', None, "the secret key has quotation marks"),
-    (ACCESS_KEY, SECRET + "\u2019", None, "the secret key has a character that is not ASCII"),
-    (ACCESS_KEY, SECRET, TOKEN + "\n", "the session token has a line break"),
-    (ACCESS_KEY, SECRET, TOKEN + "\x07", "the session token has a space or control character"),
+    (ACCESS_KEY, SECRET + "\u2019", None, "the secret key contains a non-ASCII character"),
+    (ACCESS_KEY, SECRET, TOKEN + "\n", "the session token contains a line break"),
+    (ACCESS_KEY, SECRET, TOKEN + "\x07", "the session token contains a space or a control character"),
     (ACCESS_KEY, "", None, "AWS_SECRET_ACCESS_KEY"),
 ]
 
@@ -217,7 +217,7 @@ KEYS = [
 def test_keys_that_were_pasted_badly(
     monkeypatch: pytest.MonkeyPatch, access: str, secret: str, token: str | None, told: str
 ) -> None:
-    """Row 232: a key with what no key has is told before it is sent, with its variable and never itself."""
+    """Row 232: a malformed key is refused before it is sent; the error names its variable and never shows it."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", access)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
     if token is not None:
@@ -229,14 +229,14 @@ def test_keys_that_were_pasted_badly(
 
 @pytest.mark.parametrize("key", ["", "AKIA WITH SPACE", f'"{ACCESS_KEY}"'])
 def test_keys_in_a_file(home: Path, key: str) -> None:
-    """Row 232: the file is named."""
+    """Row 232: the error names the file."""
     (home / "credentials").write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {SECRET}\n")
     assert f"the file {home}/credentials cannot be used: the access key" in refusal()
 
 
 @pytest.mark.usefixtures("home")
 def test_a_secret_of_ones_own_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A secret with spaces in it, which other servers than AWS take, is taken."""
+    """A secret with spaces is accepted, as servers other than AWS may use one."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "minio")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a long pass phrase")
     assert make_session().get_credentials().get_frozen_credentials().secret_key == "a long pass phrase"
@@ -244,11 +244,11 @@ def test_a_secret_of_ones_own_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("line", ["metadata_service_timeout = abc", "max_attempts = abc\ns3 = path", "s3 = path"])
 def test_a_setting_that_botocore_stumbles_over(home: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
-    """Row 233: it is told as a setting, not as an endpoint and not as a bug."""
+    """Row 233: the error is about a setting, not about an endpoint or a bug."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     (home / "config").write_text(f"[default]\n{line}\n")
-    with pytest.raises(StorageSetupError, match=r"a setting of AWS is wrong.*~/.aws/config"):
+    with pytest.raises(StorageSetupError, match=r"an AWS setting is wrong.*~/.aws/config"):
         S3Backend("bucket", REGION).get("key")
 
 
@@ -275,7 +275,7 @@ def certificate(directory: Path, name: str, *, days: int = 2) -> Path:
 
 
 class Silent(BaseHTTPRequestHandler):
-    """Answers with what the server's ``answer`` says, and keeps what was asked in its ``asked``."""
+    """Answers with the server's ``answer``, and records requests in its ``asked``."""
 
     protocol_version = "HTTP/1.1"
 
@@ -326,7 +326,7 @@ def serving(
 
 @pytest.fixture
 def account(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Credentials that can be used."""
+    """Valid credentials."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     return home
@@ -340,13 +340,13 @@ def account(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_certificate_that_is_refused(
     account: Path, monkeypatch: pytest.MonkeyPatch, name: str, days: int, trusted: bool
 ) -> None:
-    """Row 234: the error names AWS_CA_BUNDLE, and comes with the first connection, of S3 as of other services."""
+    """Row 234: the error names AWS_CA_BUNDLE and comes at the first connection, for every service."""
     pem = certificate(account, name, days=days)
     if trusted:
         monkeypatch.setenv("AWS_CA_BUNDLE", str(pem))
     with serving(pem) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"https://127.0.0.1:{server.server_port}")
-        with pytest.raises(StorageSetupError, match=r"the certificate of the server was refused.*AWS_CA_BUNDLE"):
+        with pytest.raises(StorageSetupError, match=r"the server.s certificate is not trusted.*AWS_CA_BUNDLE"):
             S3Backend("bucket", REGION).get("key")
         with pytest.raises(ConfigError, match="AWS_CA_BUNDLE"):
             AWS(REGION).account_id()
@@ -358,7 +358,7 @@ def test_a_certificate_that_is_refused(
 def test_certificates_to_trust_that_cannot_be_read(
     account: Path, monkeypatch: pytest.MonkeyPatch, bundle: str, variable: str
 ) -> None:
-    """Row 234: it is told at once, as a fault of the file."""
+    """Row 234: a bad bundle is reported at once, as a fault of the file."""
     path = account / "bundle.pem"
     pem = certificate(account, "127.0.0.1")
     if bundle == "a directory":
@@ -374,7 +374,7 @@ def test_certificates_to_trust_that_cannot_be_read(
 
 
 def test_a_server_without_tls(account: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row 234: https:// where http:// would be right is told at once."""
+    """Row 234: https:// instead of http:// is reported at once."""
     with serving() as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"https://127.0.0.1:{server.server_port}")
         with pytest.raises(StorageSetupError, match="does not speak TLS"):
@@ -396,7 +396,7 @@ def test_a_certificate_that_was_named(account: Path, monkeypatch: pytest.MonkeyP
 
 
 def _wants_content_md5(headers: Any, body: bytes) -> tuple[int, bytes]:
-    """Answer as servers do that know no other checksum, or refuse the header of another."""
+    """Answer like servers that support only Content-MD5, or refuse headers of other checksums."""
     if [name for name in headers if name.lower().startswith("x-amz-checksum-")]:
         return 501, b"<Error><Code>NotImplemented</Code><Message>A header you provided</Message></Error>"
     if headers.get("Content-MD5") != base64.b64encode(hashlib.md5(body).digest()).decode():
@@ -419,7 +419,7 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
 def test_a_server_that_wants_content_md5(
     monkeypatch: pytest.MonkeyPatch, operation: str, arguments: dict[str, Any]
 ) -> None:
-    """Row 235: every request in which S3 requires a checksum has the one that all servers know, and no other."""
+    """Row 235: every request that needs a checksum has Content-MD5, and no other."""
     with serving(answer=_wants_content_md5) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.server_port}")
         with closing(AWS(REGION)) as aws:
@@ -428,7 +428,7 @@ def test_a_server_that_wants_content_md5(
 
 @pytest.mark.usefixtures("account")
 def test_deleting_on_a_server_that_wants_content_md5(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row 235: objects of the storage are deleted there."""
+    """Row 235: such a server deletes the storage's objects."""
     with serving(answer=_wants_content_md5) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.server_port}")
         backend = S3Backend("bucket", REGION)
@@ -458,7 +458,7 @@ PAYLOAD = json.dumps({"attempt_key": "the-key-of-this-attempt"})
 
 @pytest.mark.usefixtures("account")
 def test_no_logger_shows_a_payload(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Row 236: with botocore's debug log on, bodies of requests and answers are shown as their lengths."""
+    """Row 236: botocore's debug log shows bodies of requests and answers only as their lengths."""
     caplog.set_level(logging.DEBUG)
     for name in ("botocore", "botocore.endpoint", "botocore.parsers", "urllib3"):
         caplog.set_level(logging.DEBUG, name)

@@ -25,7 +25,7 @@ from pywren.cloud._environment import Pin, install_nearest, installed
 from pywren.cloud._wheels import Installer, Target, find_installers
 from pywren.cloud.runtimes import Built, Disk, RuntimeStore
 from pywren.exceptions import DeploymentError, StorageError, StorageNoSuchKeyError
-from pywren.worker.runtime_files import extract
+from pywren.worker.extraction import extract
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 AL2, AL2023 = Target("3.11"), Target("3.12")

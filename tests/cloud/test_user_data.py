@@ -1,4 +1,4 @@
-"""The script that instances boot with, really run: only what would change this machine has a stand-in."""
+"""The boot script of instances, really run: only commands that would change this machine have stand-ins."""
 
 import base64
 import configparser
@@ -74,13 +74,13 @@ class Machine:
             self.put(name, script.replace("{python}", sys.executable).replace("{machine}", str(directory)))
 
     def put(self, name, script):
-        """Put a command on the path; that it was run is told."""
+        """Put a command on the path that records its runs."""
         path = self.directory / "bin" / name
         path.write_text(f'#!/bin/bash\necho "{name} $*" >> {self.told}\n{script}\n')
         path.chmod(0o755)
 
     def boot(self, script, **environment):
-        """Run a script as cloud-init does; returns what it printed."""
+        """Run a script as cloud-init does; return its output."""
         places = {
             _user_data.HOME: f"{self.directory}/home",
             _user_data.UNIT.rpartition("/")[0]: f"{self.directory}/units",
@@ -105,12 +105,12 @@ class Machine:
 
     @property
     def commands(self):
-        """The stand-ins that were run, in order, with their arguments."""
+        """The stand-ins that ran, in order, with their arguments."""
         return self.told.read_text().splitlines()
 
     @property
     def bundle(self):
-        """What was unpacked."""
+        """The unpacked bundle."""
         return self.directory / "home" / "bundle"
 
 
@@ -121,7 +121,7 @@ def machine(tmp_path):
 
 
 def boot_of(archive, **changes):
-    """What an instance is told to run."""
+    """The boot of an instance."""
     settings = {
         "bucket": "the-bucket",
         "key": KEY,
@@ -136,7 +136,7 @@ def boot_of(archive, **changes):
 
 @pytest.fixture
 def bucket(monkeypatch):
-    """An S3 that has one object, and says how often it was asked for it."""
+    """An S3 server with one object, which counts its requests."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         content, asked = b"", 0
@@ -165,12 +165,12 @@ def bucket(monkeypatch):
 
 
 SMALL = build_zip(
-    {"pywren/__init__.py": b"", "pywren/scripts/standalone.py": b"import sys; print('ran', sys.argv[1:])"}
+    {"pywren/__init__.py": b"", "pywren/worker/standalone/__main__.py": b"import sys; print('ran', sys.argv[1:])"}
 )
 
 
 def test_a_boot_from_the_script_to_the_end(machine, bucket):
-    """A user, Python, pip's packages, the bundle, the worker with its options; then the machine is powered off."""
+    """A boot installs everything, runs the worker with its options, and powers the machine off."""
     bucket.content = SMALL
     said = machine.boot(boot_of(SMALL, parallelism=3).user_data())
     assert "ran ['--parallelism', '3', '--aws_region', 'us-west-2', '--sqs_queue_name', 'the-queue'," in said
@@ -192,19 +192,19 @@ def test_a_boot_from_the_script_to_the_end(machine, bucket):
 
 
 def test_python_is_installed_when_it_is_not_there(machine, bucket):
-    """By dnf, which is asked again when it fails in passing."""
+    """Python is installed by dnf, which is retried when it fails temporarily."""
     bucket.content = SMALL
     copy = f"cp {machine.directory}/bin/python{HERE} {machine.directory}/bin/python3.99"
     tried = machine.directory / "tried"
     machine.put("dnf", f"[ -e {tried} ] || {{ touch {tried}; exit 1; }}; {copy}")
     said = machine.boot(boot_of(SMALL, python="3.99").user_data())
     assert machine.commands.count("dnf install -y -q python3.99 python3.99-pip") == 2
-    assert "pywren: failed, and is tried again in 5 s: dnf install" in said
+    assert "pywren: failed; trying again in 5 s: dnf install" in said
     assert machine.commands[-1] == "shutdown as poweroff of systemd code 0"
 
 
 def test_another_bundle_is_not_run(machine, bucket):
-    """Row 170: one byte is enough."""
+    """Row 170: one different byte is enough."""
     bucket.content = SMALL + b"\n"
     said = machine.boot(boot_of(SMALL).user_data())
     assert f"pywren: s3://the-bucket/{KEY} is not what was uploaded" in said
@@ -216,32 +216,34 @@ def test_another_bundle_is_not_run(machine, bucket):
 
 
 def test_no_way_to_the_packages(machine, bucket):
-    """Row 171: it is tried for a while, told, and the machine is powered off."""
+    """Row 171: the installation is retried for a while, reported, and the machine powered off."""
     machine.put(f"python{HERE}", "exit 1")
     machine.put("dnf", "exit 1")
     said = machine.boot(boot_of(SMALL).user_data())
     assert said.splitlines()[-1].startswith(
-        "pywren: no worker can be made of this machine: failed again and again: dnf install"
+        "pywren: this machine cannot become a worker: this keeps failing: dnf install"
     )
     assert [line for line in machine.commands if line.startswith("sleep")] == [f"sleep {n}" for n in (5, 10, 20, 40)]
     assert machine.commands[-1] == "shutdown as poweroff of systemd code 1"
 
 
 def test_the_script_itself_fails(machine):
-    """Row 171: what cannot even be handed to systemd is powered off by the script."""
+    """Row 171: the script powers the machine off when it fails before systemd takes over."""
     machine.put("useradd", "exit 1")
-    assert "pywren: this machine could not be set up and is terminated" in machine.boot(boot_of(SMALL).user_data())
+    assert "pywren: this machine could not be set up, and is being terminated" in machine.boot(
+        boot_of(SMALL).user_data()
+    )
     assert machine.commands[-1] == "shutdown -h now"
 
 
 def test_a_boot_that_hangs_is_ended_by_systemd():
-    """Row 171: the unit has half an hour to become a worker."""
+    """Row 171: systemd ends a boot that takes more than half an hour."""
     assert unit_of(boot_of(SMALL))["Service"]["TimeoutStartSec"] == "1800"
 
 
 def test_the_worker_crashes_and_the_machine_boots_again(machine, bucket):
-    """Row 172: powered off; and if it is booted again it works again, without the bucket."""
-    crashing = build_zip({"pywren/scripts/standalone.py": b"raise SystemExit(7)"})
+    """Row 172: the machine is powered off; after a reboot it works again, without the bucket."""
+    crashing = build_zip({"pywren/worker/standalone/__main__.py": b"raise SystemExit(7)"})
     bucket.content = crashing
     machine.boot(boot_of(crashing).user_data())
     assert machine.commands[-1] == "shutdown as poweroff of systemd code 7"
@@ -256,7 +258,7 @@ def test_the_worker_crashes_and_the_machine_boots_again(machine, bucket):
 
 
 def test_what_calls_leave_is_not_run_as_root(machine, bucket):
-    """When the machine is booted again: Python and pip look neither into the worker's directory nor into its home."""
+    """After a reboot, Python and pip read neither the worker's directory nor its home."""
     bucket.content = SMALL
     (machine.directory / "state" / "pip.py").write_text("print('hacked')")
     machine.put(f"python{HERE}", f'echo "$HOME ${{PYTHONNOUSERSITE-}} $PWD" >> {machine.directory}/looked; exit 0')
@@ -266,7 +268,7 @@ def test_what_calls_leave_is_not_run_as_root(machine, bucket):
 
 
 def environment_of(machine):
-    """What systemd itself runs with."""
+    """The environment of systemd itself."""
     return {**os.environ, "PATH": f"{machine.directory}/bin:/usr/bin:/bin"}
 
 
@@ -280,7 +282,7 @@ def unit_of(boot):
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd here")
 def test_systemd_takes_the_unit(tmp_path):
-    """Every key is one that it knows, in the right section."""
+    """systemd accepts every key of the unit."""
     path = tmp_path / "pywren-worker.service"
     path.write_text(_user_data._unit(boot_of(SMALL)))
     done = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True, check=False)
@@ -289,7 +291,7 @@ def test_systemd_takes_the_unit(tmp_path):
 
 
 def test_hostile_names_stay_names(machine, bucket):
-    """What a configuration may hold is neither shell nor Python nor systemd's language."""
+    """Names from a configuration are never taken for shell, Python or systemd syntax."""
     hacked = machine.directory / "hacked"
     hostile = f"$(touch {hacked})`touch {hacked}`'\"%h$HOME\\"
     boot = boot_of(SMALL, region=hostile, requirements=(f"boto3==$(touch {hacked})",))
@@ -305,14 +307,14 @@ def test_hostile_names_stay_names(machine, bucket):
 
 
 def test_the_script_fits():
-    """EC2 takes 16 KB; what is longer is refused before anything is launched."""
+    """EC2 accepts 16 KB; a longer script is refused before anything is launched."""
     assert len(boot_of(SMALL).user_data().encode()) < 8 * 1024
-    with pytest.raises(DeploymentError, match="EC2 takes 16,384"):
+    with pytest.raises(DeploymentError, match="limit of EC2 is 16,384"):
         boot_of(SMALL, key="x" * 20_000).user_data()
 
 
 def test_an_instance_works(emulator, machine, monkeypatch):
-    """What EC2 is given runs calls from the queue: the real bundle, the real worker, an emulated AWS."""
+    """The script runs calls from the queue, with the real bundle, the real worker and an emulated AWS."""
     monkeypatch.setattr("pywren.cloud.launch.PACKAGED_PYTHONS", PACKAGED_PYTHONS | {HERE})
     config = emulator.deploy()
     with closing(AWS(accounts.REGION)) as aws, closing(pywren.remote_executor(config)) as executor:

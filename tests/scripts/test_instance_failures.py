@@ -33,7 +33,7 @@ def test_amazon_linux_has_no_such_python(ready, pywren, monkeypatch):
     monkeypatch.setattr("pywren.cloud.launch._here", lambda: "3.10")
     monkeypatch.setattr("pywren.cloud.launch.PACKAGED_PYTHONS", frozenset({"3.11", "3.12"}))
     refused(
-        pywren("standalone", "launch_instances"), "has no Python 3.10", "3.11 or 3.12", "under standalone: target_ami"
+        pywren("standalone", "launch_instances"), "has no Python 3.10", "3.11 or 3.12", "set standalone: target_ami"
     )
     nothing_was_made(ready)
     own = {"target_ami": ready.image()}
@@ -116,7 +116,7 @@ def test_fewer_than_asked_for(ready, pywren):
 
     ready.before("RunInstances", scarce)
     for code, status, remedy in [
-        ("InsufficientInstanceCapacity", 500, "for another type with --instance_type"),
+        ("InsufficientInstanceCapacity", 500, "choose another --instance_type"),
         ("VcpuLimitExceeded", 400, "Service Quotas > Amazon EC2 > Running On-Demand Standard instances"),
         ("MaxSpotInstanceCountExceeded", 400, "launch without --spot_price"),
     ]:
@@ -135,8 +135,8 @@ def test_fewer_than_asked_for(ready, pywren):
 def test_none_at_all(ready, pywren, number):
     """Row 166: the error with the remedy comes at once, without waiting for capacity."""
     for code, status, remedy in [
-        ("InsufficientInstanceCapacity", 500, "for another type with --instance_type"),
-        ("VcpuLimitExceeded", 400, "or ask for more under Service Quotas"),
+        ("InsufficientInstanceCapacity", 500, "choose another --instance_type"),
+        ("VcpuLimitExceeded", 400, "or request more under Service Quotas"),
         ("MaxSpotInstanceCountExceeded", 400, "All Standard Spot Instance Requests"),
         ("SpotMaxPriceTooLow", 400, "offer more with --spot_price"),
         ("PendingVerification", 400, "AWS has not yet cleared this account"),
@@ -161,7 +161,11 @@ def test_who_may_not_look(ready, pywren):
     """Row 167: the error comes before anything is created."""
     for operation in ("GetInstanceProfile", "DescribeInstanceTypes", "GetParameter", "DescribeImages"):
         ready.refuse(operation, code="UnauthorizedOperation")
-        refused(pywren("standalone", "launch_instances"), "these AWS credentials may not do this", f":{operation}")
+        refused(
+            pywren("standalone", "launch_instances"),
+            "these AWS credentials are not allowed to do this",
+            f":{operation}",
+        )
         ready.relent()
     nothing_was_made(ready)
 

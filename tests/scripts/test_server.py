@@ -1,4 +1,4 @@
-"""``pywren-server``: a real process that takes calls from the queue of an emulated AWS; and its mistakes."""
+"""``pywren-server`` and ``python -m pywren.worker.standalone``: their command lines, and real processes."""
 
 import os
 import signal
@@ -14,6 +14,8 @@ from command_line import runner
 
 import pywren
 from pywren.scripts.standalone import server
+from pywren.worker.standalone.__main__ import main
+from pywren.worker.standalone.server import Settings
 
 ROOT = Path(pywren.__file__).parent.parent
 WAIT = 60.0
@@ -21,7 +23,7 @@ WAIT = 60.0
 
 @pytest.fixture
 def no_account(monkeypatch):
-    """A machine without credentials, on which logging is left as it is."""
+    """A machine with useless credentials, on which logging is left as it is."""
     monkeypatch.setenv("PYWREN_LOGLEVEL", "INFO")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "none")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "none")
@@ -47,7 +49,7 @@ def test_a_wrong_command_line_is_told(arguments, said):
 
 
 def test_help():
-    """Every option of 0.4 is there, in both spellings."""
+    """Every option of 0.4 exists, in both spellings."""
     said = runner().invoke(server, ["--help"]).stdout
     for name in ("max_run_time", "max_life_time", "run_dir", "aws_region", "sqs_queue_name", "max_idle_time"):
         assert f"--{name}" in said
@@ -62,24 +64,76 @@ def test_a_directory_that_cannot_be_made(no_account, tmp_path):
     assert done.stderr == f"Error: cannot make the directory {tmp_path / 'file' / 'below'}: Not a directory\n"
 
 
+NOWHERE = ["--sqs_queue_name", "nowhere"]
+
+
+def check_missing_queue(line):
+    """The line has the queue and the remedy."""
+    assert line.startswith("Error: cannot find the queue nowhere: ")
+    assert "`pywren create_queue`" in line
+
+
 @pytest.mark.moto
 def test_a_missing_queue_is_told(no_account):
     """One line with the remedy, and exit code 1."""
     import moto
 
     with moto.mock_aws():
-        done = runner().invoke(server, ["--sqs_queue_name", "nowhere"])
+        done = runner().invoke(server, NOWHERE)
     assert (done.exit_code, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
-    assert line.startswith("Error: cannot find the queue nowhere: ")
-    assert "`pywren create_queue`" in line
+    check_missing_queue(line)
+
+
+# -- the entry of instances ----------------------------------------------------------------------------------
+
+
+@pytest.mark.moto
+def test_an_instance_tells_the_same(no_account):
+    """Without click too, an error is one line, and exit code 1."""
+    import moto
+
+    with moto.mock_aws(), pytest.raises(SystemExit) as ended:
+        main(NOWHERE)
+    check_missing_queue(ended.value.code)
+
+
+@pytest.mark.parametrize("arguments", [["--parallelism", "two"], ["--colour"], ["more"]])
+def test_a_wrong_command_line_of_an_instance(arguments, capsys):
+    """Usage, and exit code 2."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "usage: python -m pywren.worker.standalone" in capsys.readouterr().err
+
+
+def test_both_entries_have_the_same_options(monkeypatch):
+    """Each field of the settings is an option of both, with the same default."""
+    served = []
+    monkeypatch.setattr("pywren.worker.standalone.__main__.serve", served.append)
+    monkeypatch.setattr("pywren.scripts.standalone.serve", served.append)
+    line = ["--max_idle_time", "7.5", "--parallelism", "3", "--run_dir", "runs", "--sqs_queue_name", "q"]
+    for arguments in ([], line):
+        main(arguments)
+        assert runner().invoke(server, arguments).exit_code == 0
+    assert served[:2] == [Settings(), Settings()]
+    assert served[2:] == [Settings(max_idle_time=7.5, parallelism=3, run_dir="runs", sqs_queue_name="q")] * 2
+
+
+def test_an_instance_needs_no_click():
+    """The bundle has no click, and instances install none."""
+    program = "import sys; sys.modules['click'] = None; sys.argv[1:] = ['--help']; import runpy; "
+    run = f"{program}runpy.run_module('pywren.worker.standalone', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--max_run_time" in done.stdout
 
 
 # -- real processes ------------------------------------------------------------------------------------------
 
 
 def runs(process):
-    """Tell whether a process runs; one that was killed may wait to be noticed by the system."""
+    """Tell whether a process runs; a killed one may remain as a zombie."""
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
@@ -101,14 +155,14 @@ def executor(config, emulator):
 
 @pytest.fixture
 def start(config, tmp_path):
-    """Start servers as instances do, with an environment that has nothing but the way to AWS."""
+    """Start servers with only the variables that lead to AWS, as instances or as people do."""
     started = []
 
-    def start(*options):
+    def start(*options, module="worker.standalone"):
         keep = {"PATH", "HOME", "TMPDIR", "PYTHONPYCACHEPREFIX", "SUITE_OF_TESTS"}
         environment = {name: value for name, value in os.environ.items() if name in keep or name.startswith("AWS_")}
         queue = config["standalone"]["sqs_queue_name"]
-        command = [sys.executable, "-m", "pywren.scripts.standalone", "--sqs_queue_name", queue, *options]
+        command = [sys.executable, "-m", f"pywren.{module}", "--sqs_queue_name", queue, *options]
         process = subprocess.Popen(
             [*command, "--queue_receive_message_timeout", "1"],
             env={**environment, "PYTHONPATH": str(ROOT)},
@@ -128,8 +182,9 @@ def start(config, tmp_path):
             print(process.communicate()[1], file=sys.stderr)  # a test that failed shows what its servers said
 
 
-def test_a_map_on_a_server(executor, start, tmp_path):
-    """Values, prints and errors come back; calls run at once, below the directory that was named; then it ends."""
+@pytest.mark.parametrize("module", ["worker.standalone", "scripts.standalone"])
+def test_a_map_on_a_server(executor, start, tmp_path, module):
+    """Values, output and errors come back; calls run at once, below the given directory; then the server ends."""
     (tmp_path / "met").mkdir()
 
     def function(number):
@@ -141,7 +196,8 @@ def test_a_map_on_a_server(executor, start, tmp_path):
         return 1 // number, os.getcwd(), os.getppid()
 
     futures = executor.map(function, range(2))  # before the server, which would soon end without calls
-    server = start("--parallelism", "2", "--max_idle_time", "1", "--run_dir", str(tmp_path / "runs"))
+    options = ["--parallelism", "2", "--max_idle_time", "1", "--run_dir", str(tmp_path / "runs")]
+    server = start(*options, module=module)
     value, directory, _ = futures[1].result(WAIT)
     assert value == 1
     assert directory.startswith(str(tmp_path / "runs"))
@@ -150,27 +206,27 @@ def test_a_map_on_a_server(executor, start, tmp_path):
     _, log = server.communicate(timeout=WAIT)
     assert server.returncode == 0
     assert "taking calls from the queue" in log
-    assert "[INFO] __main__: calls that were taken: 2" in log
+    assert "[INFO] pywren.worker.standalone.server: calls taken: 2" in log
     assert list((tmp_path / "runs").iterdir()) == []
 
 
 def as_systemd_does(server, below):
-    """Send SIGTERM to every process, in an order that nobody knows."""
+    """Send SIGTERM to every process, the server last, as systemd may."""
     for process in (*below, psutil.Process(server.pid)):
         process.terminate()
 
 
 def as_a_terminal_does(server, below):
-    """Send what Ctrl-C sends to the server's process group, which it leads."""
+    """Send SIGINT to the server's process group, as Ctrl-C does."""
     os.killpg(server.pid, signal.SIGINT)
 
 
 @pytest.mark.parametrize("end", [as_systemd_does, as_a_terminal_does])
 def test_a_call_moves_to_another_server(executor, start, tmp_path, end):
-    """Rows 178, 179: a server that is told to end gives its call back at once, and exits with 0."""
+    """Rows 178, 179: a server that is signalled gives its call back at once, and exits with 0."""
 
     def function(path):
-        """Go on for ever, unless this has run before."""
+        """Run forever, unless it ran before."""
         if Path(path).exists():
             return "by another server"
         Path(path).write_text("running")

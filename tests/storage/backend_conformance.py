@@ -1,4 +1,4 @@
-"""What every storage backend must do; a test class for a backend inherits it and gives a ``backend`` fixture."""
+"""The promises of ``Backend``: a test class for a backend inherits them and provides a ``backend`` fixture."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class BackendConformance:
         assert backend.get("p/a") == b"second"
 
     def test_put_if_absent_keeps_the_first(self, backend: Backend) -> None:
-        """The first conditional put stands; later ones say False and change nothing."""
+        """The first conditional put wins; later ones return False and change nothing."""
         assert backend.put("p/a", b"first", if_absent=True) is True
         assert backend.put("p/a", b"second", if_absent=True) is False
         assert backend.get("p/a") == b"first"
 
     def test_put_if_absent_of_the_same_bytes_is_false(self, backend: Backend) -> None:
-        """A conditional put of bytes that stand already did not write them."""
+        """A conditional put of the same bytes returns False."""
         backend.put("p/a", b"same", if_absent=True)
         assert backend.put("p/a", b"same", if_absent=True) is False
 
@@ -60,7 +60,7 @@ class BackendConformance:
         assert backend.put("p/a", b"second", if_absent=True) is True
 
     def test_one_of_many_threads_wins(self, backend: Backend) -> None:
-        """Of threads that put the same key if absent at once exactly one writes it."""
+        """Of many threads that put one key with ``if_absent`` at once, exactly one writes it."""
         barrier = threading.Barrier(8)
 
         def write(number: int) -> bool:
@@ -73,18 +73,18 @@ class BackendConformance:
         assert backend.get("p/contested/status.json") == str(won.index(True)).encode()
 
     def test_missing_key(self, backend: Backend) -> None:
-        """Getting what is not there is an error that names the key."""
+        """Getting a missing object is an error that names the key."""
         with pytest.raises(StorageNoSuchKeyError, match="p/nothing") as caught:
             backend.get("p/nothing")
         assert caught.value.key == "p/nothing"
 
     def test_missing_range(self, backend: Backend) -> None:
-        """Getting a range of what is not there is the same error."""
+        """Getting a range of a missing object is the same error."""
         with pytest.raises(StorageNoSuchKeyError):
             backend.get("p/nothing", (0, 3))
 
     def test_a_prefix_is_no_object(self, backend: Backend) -> None:
-        """The beginning of other keys is not an object itself."""
+        """A prefix of other keys is not an object itself."""
         backend.put("p/a/b", b"x")
         with pytest.raises(StorageNoSuchKeyError):
             backend.get("p/a")
@@ -94,7 +94,7 @@ class BackendConformance:
         [((0, 0), b"0"), ((2, 4), b"234"), ((0, 9), b"0123456789"), ((9, 9), b"9"), ((8, 50), b"89")],
     )
     def test_range(self, backend: Backend, byte_range: tuple[int, int], expected: bytes) -> None:
-        """Both ends of a range belong to it, and its end may lie behind the object's."""
+        """Both ends of a range are included, and the last may lie beyond the object's end."""
         backend.put("p/a", b"0123456789")
         assert backend.get("p/a", byte_range) == expected
 
@@ -107,36 +107,36 @@ class BackendConformance:
 
     @pytest.mark.parametrize("limit", [0, 1, 9])
     def test_what_is_longer_than_expected(self, backend: Backend, limit: int) -> None:
-        """Of a longer one nothing comes back, and the error names it."""
+        """A longer object is an error that names it."""
         backend.put("p/a", b"0123456789")
         with pytest.raises(IntegrityError, match=f"p/a is not what was stored.*{limit} bytes"):
             backend.get("p/a", limit=limit)
         assert backend.get("p/a") == b"0123456789"
 
     def test_nothing_is_expected_and_nothing_is_there(self, backend: Backend) -> None:
-        """An empty object has no byte too many."""
+        """An empty object satisfies any limit."""
         backend.put("p/a", b"")
         assert backend.get("p/a", limit=0) == b""
 
     def test_limit_of_a_missing_key(self, backend: Backend) -> None:
-        """A limit makes nothing of what is not there."""
+        """With a limit too, a missing object is the same error."""
         with pytest.raises(StorageNoSuchKeyError):
             backend.get("p/nothing", limit=3)
 
     def test_the_storages_time(self, backend: Backend) -> None:
-        """The storage on this machine, or an emulated service, has the time of this machine."""
+        """A storage on this machine, or an emulated service, has this machine's time."""
         backend.put("p/a", b"")
         assert abs(backend.now() - time.time()) < 60
 
     @pytest.mark.parametrize("byte_range", [(10, 12), (5, 3), (-3, -1)])
     def test_impossible_range(self, backend: Backend, byte_range: tuple[int, int]) -> None:
-        """A range that lies behind the object or is none is an error, never other bytes."""
+        """A range beyond the object, or an invalid one, is an error and never returns other bytes."""
         backend.put("p/a", b"0123456789")
         with pytest.raises(StorageError):
             backend.get("p/a", byte_range)
 
     def test_list_is_in_order(self, backend: Backend) -> None:
-        """Listing gives all keys below a prefix in the order of their characters."""
+        """Listing returns all keys below a prefix in code point order."""
         keys = ["p/b", "p/a/00010/x", "p/a/00009/x", "p/a-b", "p/a/2", "q/z"]
         for key in keys:
             backend.put(key, b"")
@@ -151,7 +151,7 @@ class BackendConformance:
         assert backend.list("p") == ["p/ab", "p/abc/d", "p/b", "pp/ab"]
 
     def test_list_start_after(self, backend: Backend) -> None:
-        """Only keys after ``start_after`` are listed, which need not exist."""
+        """Only keys after ``start_after`` are listed; it need not exist."""
         for number in range(5):
             backend.put(f"p/{number}", b"")
         assert backend.list("p/", "p/2") == ["p/3", "p/4"]
@@ -159,11 +159,11 @@ class BackendConformance:
         assert backend.list("p/", "p/9") == []
 
     def test_list_of_nothing(self, backend: Backend) -> None:
-        """A prefix without objects gives an empty list."""
+        """A prefix without objects lists nothing."""
         assert backend.list("nothing/here/") == []
 
     def test_list_sees_what_was_just_put(self, backend: Backend) -> None:
-        """Listing is consistent with puts and deletes that have returned."""
+        """Listing sees all completed puts and deletes."""
         backend.put("p/a", b"")
         assert backend.list("p/") == ["p/a"]
         backend.delete(["p/a"])
@@ -179,7 +179,7 @@ class BackendConformance:
         assert backend.list("") == ["p/a/c", "p/d"]
 
     def test_more_than_one_page(self, backend: Backend) -> None:
-        """More objects than one request can list or delete are listed and deleted all the same."""
+        """More objects than fit one request are listed and deleted too."""
         keys = [f"p/{number:05d}" for number in range(1003)]
         for key in keys:
             backend.put(key, b"")

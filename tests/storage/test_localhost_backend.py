@@ -1,4 +1,4 @@
-"""Files of this machine as a storage."""
+"""``LocalhostBackend``: files on this machine as a storage."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def test_only_the_owner_may_look(backend: LocalhostBackend) -> None:
 )
 def test_keys_stay_inside_the_root(backend: LocalhostBackend, key: str) -> None:
     """A key that leads out of the directory, or into our own files, is refused by every method."""
-    with pytest.raises(StorageError, match="cannot be the key"):
+    with pytest.raises(StorageError, match="cannot be an object"):
         backend.put(key, b"x")
-    with pytest.raises(StorageError, match="cannot be the key"):
+    with pytest.raises(StorageError, match="cannot be an object"):
         backend.get(key)
-    with pytest.raises(StorageError, match="cannot be the key"):
+    with pytest.raises(StorageError, match="cannot be an object"):
         backend.delete([key])
 
 
@@ -75,7 +75,7 @@ def test_listing_never_leaves_the_root(backend: LocalhostBackend, tmp_path: Path
 
 
 def test_no_partial_or_temporary_object_is_ever_seen(backend: LocalhostBackend) -> None:
-    """Readers and listings see whole objects only while writers replace them."""
+    """While writers replace objects, readers and listings see only complete ones."""
     versions = [bytes([number]) * 300_000 for number in range(2)]
     backend.put("p/a", versions[0])
     stop = threading.Event()
@@ -97,7 +97,7 @@ def test_no_partial_or_temporary_object_is_ever_seen(backend: LocalhostBackend) 
 
 
 def test_writers_and_deleters_of_one_directory(backend: LocalhostBackend) -> None:
-    """A put succeeds although another thread keeps removing its directory when it is empty."""
+    """A put succeeds even while another thread keeps removing its empty directory."""
     stop = threading.Event()
 
     def churn() -> None:
@@ -117,7 +117,7 @@ def test_writers_and_deleters_of_one_directory(backend: LocalhostBackend) -> Non
 
 
 def test_deleting_removes_empty_directories(backend: LocalhostBackend) -> None:
-    """Directories without objects go, the root stays."""
+    """Empty directories are removed, except the root."""
     backend.put("p/c/00000/status.json", b"")
     backend.put("p/d/x", b"")
     backend.delete(["p/c/00000/status.json"])
@@ -128,7 +128,7 @@ def test_deleting_removes_empty_directories(backend: LocalhostBackend) -> None:
 
 
 def test_nothing_temporary_is_left(backend: LocalhostBackend) -> None:
-    """A put leaves no second file, also when it did not write."""
+    """A put leaves no temporary file, even when it wrote nothing."""
     backend.put("p/a", b"1", if_absent=True)
     backend.put("p/a", b"2", if_absent=True)
     backend.put("p/a", b"3")
@@ -136,7 +136,7 @@ def test_nothing_temporary_is_left(backend: LocalhostBackend) -> None:
 
 
 def test_an_object_cannot_have_keys_below_it(backend: LocalhostBackend) -> None:
-    """Where a file system cannot do what S3 can, the error says so and nothing is lost."""
+    """A key below an existing object is an error, and nothing is lost."""
     backend.put("p/a", b"x")
     with pytest.raises(StorageError, match="cannot write"):
         backend.put("p/a/b", b"y")
@@ -154,7 +154,7 @@ def test_a_root_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_a_root_that_is_a_file(tmp_path: Path) -> None:
-    """A root that is no directory is a storage error, not an ``OSError``."""
+    """A root that is not a directory is a storage error, not an ``OSError``."""
     (tmp_path / "root").touch()
     with pytest.raises(StorageError, match="root"):
         LocalhostBackend(tmp_path / "root").put("a", b"")
@@ -173,7 +173,7 @@ def _callset(backend: LocalhostBackend, age_seconds: float, now: float, size: in
 
 
 def test_old_callsets_are_deleted_whole(backend: LocalhostBackend) -> None:
-    """A callset in which nothing was written for a week goes; younger ones stay."""
+    """A callset without writes for a week is deleted; younger ones stay."""
     now = 1_800_000_000.0
     old, young = _callset(backend, 8 * DAY, now), _callset(backend, 6 * DAY, now)
     assert backend.expire(now=lambda: now) == 1
@@ -190,7 +190,7 @@ def test_a_callset_in_use_is_kept(backend: LocalhostBackend) -> None:
 
 
 def test_only_callsets_expire(backend: LocalhostBackend) -> None:
-    """What is not below a callset's directory is never deleted for its age."""
+    """Files outside callsets' directories are never deleted for their age."""
     now = 1_800_000_000.0
     backend.put("runtimes/default.tar.gz", b"x")
     os.utime(backend.root / "runtimes" / "default.tar.gz", (0, 0))
@@ -200,7 +200,7 @@ def test_only_callsets_expire(backend: LocalhostBackend) -> None:
 
 
 def test_above_a_size_the_oldest_go_before_their_time(backend: LocalhostBackend) -> None:
-    """What all callsets take is bounded: the oldest go until the rest fits."""
+    """The total size is limited: the oldest callsets are deleted until the rest fits."""
     now = 1_800_000_000.0
     ages = {age: _callset(backend, age * DAY, now, size=100) for age in (3, 5, 2, 4)}
     assert backend.expire(max_bytes=400, now=lambda: now) == 0
@@ -209,7 +209,7 @@ def test_above_a_size_the_oldest_go_before_their_time(backend: LocalhostBackend)
 
 
 def test_young_callsets_are_kept_whatever_their_size(backend: LocalhostBackend) -> None:
-    """Calls of a callset in which something was written within a day may still run."""
+    """A callset written to within a day stays, as its calls may still run."""
     now = 1_800_000_000.0
     old, young = _callset(backend, 1.1 * DAY, now, size=100), _callset(backend, 0.9 * DAY, now, size=10_000)
     assert backend.expire(max_bytes=50, now=lambda: now) == 1
@@ -219,7 +219,7 @@ def test_young_callsets_are_kept_whatever_their_size(backend: LocalhostBackend) 
 
 @pytest.mark.skipif(os.name == "nt", reason="calls are not shared with other processes there")
 def test_a_callset_that_a_process_holds_is_kept(backend: LocalhostBackend) -> None:
-    """While the program lives whose calls they are, its callset stays, however old or big; then it goes."""
+    """A callset stays while its client lives, however old or big it is."""
     import fcntl
 
     now = 1_800_000_000.0
@@ -234,7 +234,7 @@ def test_a_callset_that_a_process_holds_is_kept(backend: LocalhostBackend) -> No
 
 
 def test_expiry_stops_when_its_time_is_up(backend: LocalhostBackend) -> None:
-    """A run takes a bounded time and leaves the rest to the next; what it does it does to the oldest."""
+    """A run takes limited time, begins with the oldest callsets and leaves the rest to the next run."""
     now = 1_800_000_000.0
     callsets = [_callset(backend, age * DAY, now) for age in (8, 12, 9, 11, 10)]
     ticks = iter(range(100))
@@ -246,7 +246,7 @@ def test_expiry_stops_when_its_time_is_up(backend: LocalhostBackend) -> None:
 
 
 def test_expiry_removes_what_killed_writers_left(backend: LocalhostBackend) -> None:
-    """Old temporary files go with the old callsets."""
+    """Old temporary files are deleted too."""
     backend.put("p/a", b"")
     orphan = backend.root / ".pywren-incoming" / "tmporphan"
     orphan.touch()
@@ -256,7 +256,7 @@ def test_expiry_removes_what_killed_writers_left(backend: LocalhostBackend) -> N
 
 
 def test_expiry_runs_at_most_once_an_hour(backend: LocalhostBackend) -> None:
-    """Starting many programs costs one look an hour; a marker file holds the time."""
+    """Many starting programs search once an hour; a marker file records the time."""
     now = 1_800_000_000.0
     backend.put("p/a", b"")
     backend.expire_if_due(now=lambda: now)
@@ -268,7 +268,7 @@ def test_expiry_runs_at_most_once_an_hour(backend: LocalhostBackend) -> None:
 
 
 def test_expiry_makes_no_directory(backend: LocalhostBackend) -> None:
-    """Looking for old callsets where nothing was ever stored leaves no trace."""
+    """Searching where nothing was ever stored leaves no trace."""
     backend.expire_if_due()
     assert backend.expire() == 0
     assert not backend.root.exists()

@@ -1,4 +1,4 @@
-"""A bucket as a storage, mocked by moto, and what errors of AWS become."""
+"""``S3Backend`` over moto and a real S3 server, and what AWS's errors become."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def mocked(credentials: None) -> Iterator[None]:
-    """AWS mocked by moto, with one bucket, which is as atomic as S3 itself."""
+    """AWS mocked by moto, with one bucket, as atomic as S3."""
     with mock_aws(), atomic_s3():
         s3 = boto3.client("s3", REGION)
         s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
@@ -72,7 +72,7 @@ class TestS3Backend(BackendConformance):
 
 @pytest.fixture(scope="module")
 def bucket(emulator: Emulator) -> str:
-    """A bucket on a real S3 server, which lasts as long as the emulated AWS."""
+    """A bucket on the real S3 server of the emulated AWS."""
     bucket = f"conformance-{uuid.uuid4()}"
     with _set_up.environment(emulator.environment), closing(boto3.client("s3", REGION)) as s3:
         s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
@@ -80,7 +80,7 @@ def bucket(emulator: Emulator) -> str:
 
 
 class TestS3BackendOnAServer(BackendConformance):
-    """The same promises over a real S3 server, where requests do come at once."""
+    """The same promises over a real S3 server, with truly concurrent requests."""
 
     @pytest.fixture
     def backend(self, emulator: Emulator, bucket: str) -> Iterator[S3Backend]:
@@ -97,7 +97,7 @@ class TestS3BackendOnAServer(BackendConformance):
 
 @pytest.mark.moto
 def test_a_bucket_that_does_not_exist(mocked: None) -> None:
-    """The error names the bucket and how to get one."""
+    """Without a bucket the error says where to set one."""
     backend = S3Backend("another-bucket", REGION)
     for request in (lambda: backend.get("k"), lambda: backend.put("k", b""), lambda: backend.list("")):
         with pytest.raises(StorageError, match=r"another-bucket.*pywren create_bucket"):
@@ -139,7 +139,7 @@ class Stubbed:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
-    """A client of S3 as the backend makes it; making one takes a while."""
+    """An S3 client as the backend makes it; making one takes a while."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("AWS_ACCESS_KEY_ID", "testing")
         environment.setenv("AWS_SECRET_ACCESS_KEY", "testing")
@@ -150,7 +150,7 @@ def client() -> Iterator[Any]:
 
 @pytest.fixture
 def stubbed(client: Any) -> Iterator[Stubbed]:
-    """A backend over a stubbed client; every answer that was prepared must have been used."""
+    """A backend over a stubbed client; every prepared answer must have been used."""
     stubbed = Stubbed(client)
     with stubbed.stub:
         yield stubbed
@@ -159,7 +159,7 @@ def stubbed(client: Any) -> Iterator[Stubbed]:
 
 REFUSALS = [
     ("AccessDenied", 403, StorageError, "s3:GetObject.*s3:ListBucket"),
-    ("AccessDenied", 403, StorageError, "a key that does not exist looks like this too"),
+    ("AccessDenied", 403, StorageError, "a missing key also looks like this"),
     ("NoSuchBucket", 404, StorageError, "s3: bucket"),
     ("PermanentRedirect", 301, StorageSetupError, "another region"),
     ("AuthorizationHeaderMalformed", 400, StorageSetupError, "aws_region"),
@@ -171,14 +171,14 @@ REFUSALS = [
     ("KMS.AccessDeniedException", 400, StorageError, "kms:Decrypt and kms:GenerateDataKey"),
     ("KMS.DisabledException", 400, StorageError, "key is enabled"),
     ("InvalidRange", 416, StorageError, "shorter"),
-    ("NotImplemented", 501, StorageError, "does not know this request"),
+    ("NotImplemented", 501, StorageError, "does not support this request"),
     ("SomethingNew", 400, StorageError, "SomethingNew: the text of AWS"),
 ]
 
 
 @pytest.mark.parametrize(("code", "status", "kind", "text"), REFUSALS)
 def test_what_a_refusal_becomes(stubbed: Stubbed, code: str, status: int, kind: type[Exception], text: str) -> None:
-    """Each error code is one of our errors, with the place, what AWS said and the remedy, and is not tried again."""
+    """Each error code becomes our error, with the place, AWS's words and the remedy, and is not retried."""
     stubbed.refuse("get_object", code, status)
     with pytest.raises(kind, match=text) as caught:
         stubbed.backend.get("p/k")
@@ -195,14 +195,14 @@ def test_a_missing_key_by_code(stubbed: Stubbed) -> None:
 
 
 def test_a_denial_by_kms(stubbed: Stubbed) -> None:
-    """A plain AccessDenied whose text speaks of KMS is about the key, not the bucket."""
+    """An AccessDenied whose text mentions KMS is about the key, not the bucket."""
     stubbed.stub.add_client_error("put_object", "AccessDenied", "not authorized to perform: kms:GenerateDataKey", 403)
     with pytest.raises(StorageError, match="KMS key"):
         stubbed.backend.put("p/k", b"")
 
 
 def test_the_region_that_s3_names(stubbed: Stubbed) -> None:
-    """A wrong region's error says the right one."""
+    """The error of a wrong region names the right one."""
     stubbed.refuse("put_object", "PermanentRedirect", 301, service_error_meta={"Region": "ap-south-1"})
     with pytest.raises(StorageSetupError, match="ap-south-1"):
         stubbed.backend.put("p/k", b"")
@@ -210,7 +210,7 @@ def test_the_region_that_s3_names(stubbed: Stubbed) -> None:
 
 @pytest.mark.parametrize(("code", "status"), [("SlowDown", 503), ("InternalError", 500), ("???", 502), ("429", 429)])
 def test_a_busy_service_is_asked_again(stubbed: Stubbed, code: str, status: int) -> None:
-    """Throttling and failures inside S3 are waited out."""
+    """Throttling and failures of S3 are retried."""
     stubbed.refuse("get_object", code, status, times=3)
     stubbed.stub.add_response("get_object", {"Body": StreamingBody(io.BytesIO(b"abc"), 3)})
     assert stubbed.backend.get("p/k") == b"abc"
@@ -218,25 +218,25 @@ def test_a_busy_service_is_asked_again(stubbed: Stubbed, code: str, status: int)
 
 
 def test_a_service_that_stays_busy(stubbed: Stubbed) -> None:
-    """Patience ends, and the error says what the service said."""
+    """After the patience the error has the service's words."""
     stubbed.backend._retry = Retry(patience=lambda _: 1.0, sleep=stubbed.sleep, clock=lambda: stubbed.now)
     for _ in range(20):
         stubbed.stub.add_client_error("get_object", "SlowDown", "reduce your rate", 503)
-    with pytest.raises(StorageError, match=r"busy.*reduce your rate"):
+    with pytest.raises(StorageError, match=r"overloaded.*reduce your rate"):
         stubbed.backend.get("p/k")
     assert stubbed.now <= 1.0
     stubbed.stub._queue.clear()
 
 
 def test_a_body_that_breaks_is_read_again(stubbed: Stubbed) -> None:
-    """A connection that ends in the middle of an object is worth another try."""
+    """A connection that breaks in the middle of an object is retried."""
     stubbed.stub.add_response("get_object", {"Body": StreamingBody(io.BytesIO(b"ab"), 3)})
     stubbed.stub.add_response("get_object", {"Body": StreamingBody(io.BytesIO(b"abc"), 3)})
     assert stubbed.backend.get("p/k") == b"abc"
 
 
 def test_a_conditional_put_that_races(stubbed: Stubbed) -> None:
-    """409 means that two writers met: the put is sent again, and tells who won."""
+    """After 409, when two writers meet, the put is sent again and shows who won."""
     stubbed.refuse("put_object", "ConditionalRequestConflict", 409)
     stubbed.refuse("put_object", "PreconditionFailed", 412)
     stubbed.stub.add_response("get_object", {"Body": StreamingBody(io.BytesIO(b"theirs"), 6)})
@@ -244,7 +244,7 @@ def test_a_conditional_put_that_races(stubbed: Stubbed) -> None:
 
 
 def test_a_conditional_put_whose_answer_was_lost(stubbed: Stubbed) -> None:
-    """When the first try was written and only its answer lost, the put has won."""
+    """A put whose first try succeeded but lost its answer has won."""
     stubbed.refuse("put_object", "InternalError", 500)
     stubbed.refuse("put_object", "PreconditionFailed", 412)
     stubbed.stub.add_response("get_object", {"Body": StreamingBody(io.BytesIO(b"ours"), 4)})
@@ -252,7 +252,7 @@ def test_a_conditional_put_whose_answer_was_lost(stubbed: Stubbed) -> None:
 
 
 def test_a_conditional_put_that_botocore_repeated(stubbed: Stubbed) -> None:
-    """botocore's own repetitions count as well."""
+    """botocore's own retries count as well."""
     stubbed.refuse("put_object", "PreconditionFailed", 412, response_meta={"RetryAttempts": 1})
     stubbed.stub.add_response("get_object", {"Body": StreamingBody(io.BytesIO(b"ours"), 4)})
     assert stubbed.backend.put("p/k", b"ours", if_absent=True) is True
@@ -268,14 +268,14 @@ def test_what_is_sent(stubbed: Stubbed) -> None:
 
 
 def test_a_server_without_conditional_writes(stubbed: Stubbed) -> None:
-    """What it does not know is told as what pywren needs."""
+    """A server without conditional writes is reported as lacking what pywren needs."""
     stubbed.stub.add_client_error("put_object", "NotImplemented", "a header", 501)
     with pytest.raises(StorageError, match="If-None-Match"):
         stubbed.backend.put("p/k", b"", if_absent=True)
 
 
 def test_an_object_that_may_not_be_deleted(stubbed: Stubbed) -> None:
-    """A refusal for one key of a batch is an error, though the request as a whole succeeded."""
+    """A refusal of one key in a batch is an error, though the whole request succeeded."""
     refused = {"Errors": [{"Key": "p/b", "Code": "AccessDenied", "Message": "no"}]}
     stubbed.stub.add_response("delete_objects", refused, {"Bucket": BUCKET, "Delete": ANY})
     with pytest.raises(StorageError, match="s3:DeleteObject"):
@@ -299,8 +299,8 @@ SETUP = [
     (lambda e: e.SSOTokenLoadError(error_msg="x"), "aws sso login --profile work"),
     (lambda e: e.UnauthorizedSSOTokenError(), "aws sso login --profile work"),
     (lambda e: e.TokenRetrievalError(provider="sso", error_msg="x"), "aws sso login --profile work"),
-    (lambda e: e.CredentialRetrievalError(provider="process", error_msg="x"), "source of the AWS credentials"),
-    (lambda e: botocore.parsers.ResponseParserError("<html>"), "does not speak the protocol"),
+    (lambda e: e.CredentialRetrievalError(provider="process", error_msg="x"), "AWS credential source failed"),
+    (lambda e: botocore.parsers.ResponseParserError("<html>"), "does not follow the AWS protocol"),
     (lambda e: RuntimeError("Credentials were refreshed, but the refreshed credentials are still expired."), "expired"),
     (lambda e: e.NoRegionError(), "aws_region"),
 ]
@@ -310,7 +310,7 @@ SETUP = [
 def test_what_a_wrong_set_up_becomes(
     stubbed: Stubbed, monkeypatch: pytest.MonkeyPatch, make: Callable[[Any], BaseException], text: str
 ) -> None:
-    """What keeps a request from leaving this machine is a set-up error with the remedy."""
+    """An error that keeps a request on this machine is a set-up error with the remedy."""
 
     def fail() -> None:
         raise make(botocore.exceptions)
@@ -332,7 +332,7 @@ NETWORK = [
 
 @pytest.mark.parametrize(("error", "text"), NETWORK)
 def test_what_a_network_that_is_down_becomes(stubbed: Stubbed, error: BaseException, text: str) -> None:
-    """It is tried again for seconds, not minutes, and is no fault of the configuration for sure."""
+    """An unreachable service is retried for seconds, not minutes, and is not a configuration error."""
 
     def fail() -> None:
         raise error
@@ -363,7 +363,7 @@ def test_no_credentials_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_profile_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A misspelt profile is named."""
+    """The error of a misspelt profile names it."""
     with pytest.raises(StorageSetupError, match="nobody"):
         S3Backend(BUCKET, REGION, profile="nobody").get("k")
     monkeypatch.setenv("AWS_PROFILE", "somebody")
@@ -374,7 +374,7 @@ def test_a_profile_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("credentials")
 @pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
 def test_endpoint_variables(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
-    """Both variables lead to another server; one that is no URL is named."""
+    """Both variables select another server; an invalid URL is reported with its variable."""
     monkeypatch.setenv(variable, "http://127.0.0.1:9")
     backend = S3Backend(BUCKET, REGION)
     assert backend._client.get().meta.endpoint_url == "http://127.0.0.1:9"
@@ -386,7 +386,7 @@ def test_endpoint_variables(monkeypatch: pytest.MonkeyPatch, variable: str) -> N
 
 @pytest.mark.usefixtures("credentials")
 def test_region_of_the_configuration_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment's region is for configurations that name none."""
+    """The environment's region is used only without one in the configuration."""
     monkeypatch.setenv("AWS_DEFAULT_REGION", "ap-south-1")
     for given, expected in ((REGION, REGION), (None, "ap-south-1")):
         backend = S3Backend(BUCKET, given)
@@ -409,7 +409,7 @@ def test_a_forked_process_makes_its_own_client() -> None:
 
 
 def test_every_error_of_botocore_is_known() -> None:
-    """botocore has no exception class whose meaning we do not know, by itself or by a base."""
+    """The table has every exception class of botocore, by itself or by a base."""
     roots = {botocore.exceptions.BotoCoreError}
     unknown = [
         name
@@ -428,13 +428,13 @@ def test_every_error_of_botocore_is_known() -> None:
 
 
 class Endless(io.RawIOBase):
-    """A body without an end, which counts what is read of it."""
+    """An endless body that counts the bytes read."""
 
     def __init__(self) -> None:
         self.count = 0
 
     def read(self, size: int = -1) -> bytes:
-        """Return as much as is asked for."""
+        """Return as many bytes as requested."""
         assert size >= 0, "all of it was asked for"
         self.count += size
         return b"x" * size
@@ -442,7 +442,7 @@ class Endless(io.RawIOBase):
 
 @pytest.mark.parametrize("limit", [1, 1000, 1_000_000])
 def test_no_more_is_read_than_is_expected(stubbed: Stubbed, limit: int) -> None:
-    """Row 224: of an object that is huge, one byte is read beyond what the caller expects, and it is closed."""
+    """Row 224: of a huge object, one byte beyond the limit is read, and the body is closed."""
     body = Endless()
     stubbed.stub.add_response("get_object", {"Body": StreamingBody(body, 10 * 1024**3)})
     with pytest.raises(IntegrityError, match=f"longer than the {limit:,} bytes"):
@@ -452,7 +452,7 @@ def test_no_more_is_read_than_is_expected(stubbed: Stubbed, limit: int) -> None:
 
 
 def test_a_body_in_pieces_below_its_limit(stubbed: Stubbed) -> None:
-    """A body that comes in pieces is put together, and one that breaks off is read again."""
+    """A body in pieces is joined, and one that breaks off is read again."""
 
     class Pieces(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
@@ -464,7 +464,7 @@ def test_a_body_in_pieces_below_its_limit(stubbed: Stubbed) -> None:
 
 
 def test_a_lost_answer_does_not_read_what_is_longer(stubbed: Stubbed) -> None:
-    """What stands in the place of a status of ours may be of any size: it is not ours then."""
+    """An object of another size in a status's place is not ours."""
     stubbed.refuse("put_object", "PreconditionFailed", 412, response_meta={"RetryAttempts": 1})
     body = Endless()
     stubbed.stub.add_response("get_object", {"Body": StreamingBody(body, 10 * 1024**3)})
@@ -475,7 +475,7 @@ def test_a_lost_answer_does_not_read_what_is_longer(stubbed: Stubbed) -> None:
 @pytest.mark.moto
 @pytest.mark.parametrize("hours", [-24, -1, 1, 1000])
 def test_the_time_of_the_service(mocked: None, hours: int) -> None:
-    """Row 223: it is taken from every answer, a refusal too, however wrong this machine's clock is."""
+    """Row 223: the time comes from every answer, even a refusal, however wrong this machine's clock is."""
     there = time.time() + 3600 * hours
     with closing(S3Backend(BUCKET, REGION)) as backend:
 
@@ -489,11 +489,11 @@ def test_the_time_of_the_service(mocked: None, hours: int) -> None:
 
 
 class TestRenewedCredentials:
-    """A client whose credentials are refused, and a source that has others by now."""
+    """A client whose credentials are refused, and a source with newer ones."""
 
     @pytest.fixture
     def file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """The file of credentials; the environment has none."""
+        """The credentials file; the environment has no credentials."""
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
@@ -503,7 +503,7 @@ class TestRenewedCredentials:
 
     @pytest.fixture
     def seen(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        """The tokens that services were sent; they refuse the token ``old``."""
+        """The tokens sent to services, which refuse the token ``old``."""
         tokens: list[str] = []
 
         def answer(request_signer: Any, **_: object) -> Any:
@@ -539,7 +539,7 @@ class TestRenewedCredentials:
     @pytest.mark.parametrize("process", [False, True])
     @pytest.mark.parametrize("code", ["ExpiredToken", "InvalidAccessKeyId", "InvalidToken"])
     def test_are_read_by_the_next_attempt(self, file: Path, seen: list[str], code: str, process: bool) -> None:
-        """Row 221: a file that was renewed, or a program that gives others, mends the very request that was refused."""
+        """Row 221: newer credentials from a file or a program save the very request that was refused."""
         self.write(file, f"old-{code}", process=process)
         with closing(S3Backend(BUCKET, REGION)) as backend:
             with pytest.raises(StorageSetupError, match=code):
@@ -550,7 +550,7 @@ class TestRenewedCredentials:
         assert seen[1:] == [f"old-{code}", "new", "new"]
 
     def test_are_read_by_the_clients_of_other_services(self, file: Path, seen: list[str]) -> None:
-        """Invoking goes on too, in all threads."""
+        """Invocations recover too, in all threads."""
         self.write(file, "old-ExpiredTokenException")
         with closing(AWS(REGION)) as aws:
             with pytest.raises(ConfigError, match="expired"):
@@ -561,7 +561,7 @@ class TestRenewedCredentials:
         assert seen.count("new") == 8
 
     def test_that_come_only_later(self, file: Path, seen: list[str]) -> None:
-        """A client that was made without any finds those that there are later."""
+        """A client without credentials finds those that appear later."""
         with closing(S3Backend(BUCKET, REGION)) as backend:
             with pytest.raises(StorageSetupError, match="no AWS credentials"):
                 backend.list("p/")
@@ -569,7 +569,7 @@ class TestRenewedCredentials:
             assert backend.list("p/") == []
 
     def test_a_refusal_that_no_credentials_mend(self, file: Path, seen: list[str]) -> None:
-        """Nothing is read again for what has another reason."""
+        """Errors with other causes read no credentials again."""
         self.write(file, "old-AccessDenied")
         with closing(S3Backend(BUCKET, REGION)) as backend:
             with pytest.raises(StorageError, match="AccessDenied"):

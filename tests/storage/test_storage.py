@@ -1,4 +1,4 @@
-"""The verbs of a storage, by callset and call."""
+"""``Storage``: its methods, by callset and call."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ def test_path(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_configurations(config: dict[str, object], text: str) -> None:
-    """A configuration that names no storage is refused at once, with the key."""
+    """An incomplete configuration is refused at once, and the error names the key."""
     with pytest.raises(ConfigError, match=text):
         Storage(config)
 
 
 def test_the_first_status_stands(storage: Storage) -> None:
-    """Whoever commits first ends the call; the others are told that they did not."""
+    """The first commit ends the call; later ones return False."""
     key = storage.keys(CALLSET).call("00000").status
     assert storage.read_status(CALLSET, "00000") is None
     assert storage.commit_status(key, b"first")
@@ -92,7 +92,7 @@ def test_the_first_status_stands(storage: Storage) -> None:
 
 
 def test_finished_calls(storage: Storage) -> None:
-    """Calls with a status are listed in order; other objects and other callsets do not count."""
+    """Calls with a status are listed in order; other objects and callsets are ignored."""
     keys = storage.keys(CALLSET)
     storage.put(keys.func, b"")
     for call_id in ("00000", "00002", "00010"):
@@ -107,7 +107,7 @@ def test_finished_calls(storage: Storage) -> None:
 
 
 def test_delete_callset(storage: Storage) -> None:
-    """Every object of the callset goes, none of another's."""
+    """Every object of the callset is deleted, none of another's."""
     storage.put(storage.keys(CALLSET).func, b"")
     storage.put(storage.keys(CALLSET).call("00000").attempt(2), b"")
     storage.put(storage.keys("another").func, b"")
@@ -117,7 +117,7 @@ def test_delete_callset(storage: Storage) -> None:
 
 
 def test_call_status_of_04(storage: Storage) -> None:
-    """``get_call_status`` gives the dict, or None while there is none; other bytes are one error."""
+    """``get_call_status`` returns the dict, or None without a status; invalid bytes are an error."""
     keys = storage.keys(CALLSET)
     assert storage.get_call_status(CALLSET, "00000") is None
     storage.commit_status(keys.call("00000").status, json.dumps({"exception": None, "end_time": 1.5}).encode())
@@ -145,7 +145,7 @@ def outcome_of(function: Callable[[], Any]) -> bytes:
 
 @pytest.mark.parametrize("value", [None, 7, "é", {"a": [1.5]}, b"x" * 10_000], ids=str)
 def test_call_output_of_04(storage: Storage, value: Any) -> None:
-    """``get_call_output`` gives the pickle that 0.4's programs load, of results inside the status and apart."""
+    """``get_call_output`` returns the pickle that 0.4's programs load, for small and big results."""
     small, big = outcome_of(lambda: value), storage.keys(CALLSET).call("00001").output
     ended(storage, "00000", outcome=small)
     storage.put(big, small)
@@ -155,7 +155,7 @@ def test_call_output_of_04(storage: Storage, value: Any) -> None:
 
 
 def test_call_output_of_04_of_a_function_that_raised(storage: Storage) -> None:
-    """It has the exception, its type and its traceback, as 0.4's had."""
+    """The output of a failed call has the exception, its type and its traceback, as in 0.4."""
     ended(storage, "00000", outcome=outcome_of(lambda: [][1]))
     output = pickle.loads(storage.get_call_output(CALLSET, "00000"))
     assert (output["success"], output["exc_type"]) == (False, IndexError)
@@ -164,7 +164,7 @@ def test_call_output_of_04_of_a_function_that_raised(storage: Storage) -> None:
 
 
 def test_call_output_of_04_in_one_request(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the result stands in the status, the status alone is read."""
+    """A result inside the status takes one request."""
     ended(storage, "00000", outcome=outcome_of(lambda: 5))
     asked = []
     get = storage.backend.get
@@ -174,7 +174,7 @@ def test_call_output_of_04_in_one_request(storage: Storage, monkeypatch: pytest.
 
 
 def test_a_call_without_an_output_of_04(storage: Storage) -> None:
-    """Row 292: a call that has not ended, or was ended by its worker, is an error that names it."""
+    """Row 292: a call without an output is an error that names it."""
     ended(storage, "00001", failure=Failure("CallTimeoutError", "too long"))
     ended(storage, "00002", output_key="gone", output_sha256=sha256(b""), output_size=0)
     for call_id in ("00000", "00001", "00002"):
@@ -183,7 +183,7 @@ def test_a_call_without_an_output_of_04(storage: Storage) -> None:
 
 
 def test_an_output_of_04_that_cannot_be_believed(storage: Storage) -> None:
-    """Row 291: what no worker has signed is not handed out, as programs unpickle it."""
+    """Row 291: an unsigned output is not returned, as programs unpickle it."""
     outcome = outcome_of(lambda: 5)
     ended(storage, "00000", signed=False, outcome=outcome)
     planted = storage.keys(CALLSET).call("00001").output
@@ -198,7 +198,7 @@ def test_an_output_of_04_that_cannot_be_believed(storage: Storage) -> None:
 
 
 def test_an_output_of_04_that_was_replaced_by_a_bigger_one(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row 224: no more is read than the status says."""
+    """Row 224: no more is read than the size in the status."""
     outcome, key = outcome_of(lambda: 5), storage.keys(CALLSET).call("00000").output
     ended(storage, "00000", output_key=key, output_sha256=sha256(outcome), output_size=len(outcome))
     storage.put(key, outcome + bytes(10_000_000))
@@ -211,14 +211,14 @@ def test_an_output_of_04_that_was_replaced_by_a_bigger_one(storage: Storage, mon
 
 
 class Shown:
-    """Lambda's records, which show the keys of some calls once they were read."""
+    """Lambda's records, which reveal the keys of some calls once they are read."""
 
     def __init__(self, *call_ids: str) -> None:
         self.events: list[str] = []
         self._keys = [attempt_key(callset_secret(user_key(), CALLSET), call_id, 1) for call_id in call_ids]
 
     def refresh(self, now: float) -> None:
-        """Read them."""
+        """Read the records."""
         self.events.append("records")
 
     def of_key(self, key: bytes) -> WorkerCrashedError | None:
@@ -230,7 +230,7 @@ class Shown:
 def test_an_output_of_04_that_is_signed_with_the_key_of_a_dead_call(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Row 302: it is not handed out; records are listed after the status was read, and others are."""
+    """Row 302: an output with a revealed key is not returned; records are listed after the status was read."""
     outcome, key = outcome_of(lambda: 5), storage.keys(CALLSET).call("00001").output
     ended(storage, "00000", outcome=outcome)
     storage.put(key, outcome)
@@ -252,7 +252,7 @@ def test_an_output_of_04_that_is_signed_with_the_key_of_a_dead_call(
 def test_an_output_of_04_from_a_storage_that_knows_no_records(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Row 302: on S3, one warning says what is then believed."""
+    """Row 302: a storage that does not know the records warns once, on S3."""
     made = Storage({"storage_backend": "s3", "storage_prefix": "jobs", "backend_config": {"bucket": "a-bucket"}})
     key = attempt_key(callset_secret(user_key(), CALLSET), "00000", 1)
     status = Status(CALLSET, "00000", outcome=outcome_of(lambda: 5)).encode(key)
@@ -265,12 +265,12 @@ def test_an_output_of_04_from_a_storage_that_knows_no_records(
 
 
 def test_the_backend_of_04(storage: Storage) -> None:
-    """0.4's names for the backend and what it is."""
+    """0.4's names for the backend and its type work."""
     assert (storage.backend_type, storage.backend_handler) == ("localhost", storage.backend)
 
 
 def test_cancelling_by_key_ends_the_call(storage: Storage) -> None:
-    """0.4's ``put_cancelled`` leaves the mark and an unsigned status, which can only be an error."""
+    """0.4's ``put_cancelled`` writes the mark and an unsigned status, which can only be an error."""
     keys = storage.keys(CALLSET).call("00003")
     storage.put_cancelled(CALLSET, "00003", "CANCEL")
     data = storage.read_status(CALLSET, "00003")
@@ -283,7 +283,7 @@ def test_cancelling_by_key_ends_the_call(storage: Storage) -> None:
 
 
 def test_cancelling_a_finished_call_changes_nothing(storage: Storage) -> None:
-    """A status that stands is not replaced by a cancellation."""
+    """A cancellation does not replace a status."""
     keys = storage.keys(CALLSET).call("00003")
     storage.commit_status(keys.status, b"{}")
     storage.put_cancelled(CALLSET, "00003", "CANCEL")
@@ -291,7 +291,7 @@ def test_cancelling_a_finished_call_changes_nothing(storage: Storage) -> None:
 
 
 def test_keys_of_04() -> None:
-    """The functions of 0.4 give 0.4's layout."""
+    """0.4's functions return 0.4's layout."""
     assert storage_utils.create_func_key("p", "c") == "p/c/func.pickle"
     assert storage_utils.create_agg_data_key("p", "c") == "p/c/aggdata.pickle"
     expected = ("p/c/00000/data.pickle", "p/c/00000/output.pickle", "p/c/00000/status.json", "p/c/00000/cancel")
@@ -306,7 +306,7 @@ def test_keys_of_04() -> None:
 
 
 def test_check_storage_path() -> None:
-    """Another storage is an error that names both; the same one passes."""
+    """A different storage is an error that names both; the same one passes."""
     config = {"storage_backend": "s3", "storage_prefix": "p", "backend_config": {"bucket": "b"}}
     storage_utils.check_storage_path(config, ["s3", "b", "p"])
     with pytest.raises(StorageConfigMismatchError) as caught:

@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -10,6 +12,7 @@ import zipfile
 import cloudpickle
 import pytest
 
+import pywren
 from pywren.exceptions import DeploymentError
 from pywren.storage import Storage
 from pywren.version import __version__
@@ -63,7 +66,7 @@ def test_the_order_of_the_files_does_not_count():
 
 
 def test_a_changed_file_changes_the_hash():
-    """A worker that differs has another hash."""
+    """A different worker has a different hash."""
     assert bundle.code_sha256(bundle.build_zip({"a.py": b"1"})) != bundle.code_sha256(bundle.build_zip({"a.py": b"2"}))
 
 
@@ -77,12 +80,78 @@ def test_entries_have_fixed_times_and_modes():
 
 
 def test_the_bundle_is_a_real_package_with_cloudpickle_and_tblib():
-    """The whole of pywren is in it, the pickling libraries too, and no compiled leftovers."""
+    """It has pywren, the pickling libraries, and no compiled leftovers."""
     files = bundle.worker_files()
     assert {"pywren/__init__.py", "pywren/worker/handler.py", "cloudpickle/__init__.py", "tblib/__init__.py"} <= set(
         files
     )
     assert not [path for path in files if "__pycache__" in path or path.endswith(".pyc")]
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """A copy of pywren's files, which a test may change, in place of the installed ones."""
+    copy = tmp_path / "pywren"
+    shutil.copytree(pywren.SOURCE_DIR, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    real = bundle.package_directory
+    monkeypatch.setattr(bundle, "package_directory", lambda name: copy if name == "pywren" else real(name))
+    return copy
+
+
+@pytest.mark.parametrize("folder", ["testing", "testing/emulator", "scripts"])
+def test_a_change_of_what_only_clients_run_changes_no_worker(installed, folder):
+    """An edit of the emulator, the mock or a command leaves the deployed function as it is."""
+    before = bundle.code_sha256(bundle.build_zip())
+    (installed / folder / "__init__.py").write_text("CHANGED = True\n")
+    (installed / folder / "added.py").write_text("ADDED = True\n")
+    assert bundle.code_sha256(bundle.build_zip()) == before
+
+
+@pytest.mark.parametrize("folder", ["worker", "cloud", "client"])
+def test_a_change_of_anything_else_changes_the_worker(installed, folder):
+    """A worker has the client too, as functions may start maps of their own."""
+    before = bundle.code_sha256(bundle.build_zip())
+    (installed / folder / "added.py").write_text("ADDED = True\n")
+    assert bundle.code_sha256(bundle.build_zip()) != before
+
+
+def test_nothing_in_the_bundle_imports_what_is_left_out():
+    """No module of the bundle needs the commands or the emulated AWS, not even inside a function."""
+    left_out = re.compile(r"^\s*(from|import) pywren\.?\s*(import )?(scripts|testing)\b", re.MULTILINE)
+    files = bundle.worker_files()
+    kept = sorted(path for path in files if path.startswith(("pywren/testing/", "pywren/scripts/")))
+    assert kept == ["pywren/scripts/__init__.py", "pywren/testing/__init__.py"]
+    assert not [path for path, data in files.items() if left_out.search(data.decode())]
+
+
+MISSING = """
+import inspect, sys
+sys.path.insert(0, sys.argv[1])
+import pywren
+try:
+    import pywren.testing
+except ImportError as error:
+    print(error)
+try:
+    from pywren.testing.emulator import emulate
+except ImportError as error:
+    print(error)
+try:
+    pywren.testing
+except AttributeError as error:
+    print(error)
+print(hasattr(pywren, "testing"), len(inspect.getmembers(pywren)) > 20)
+"""
+
+
+def test_what_is_left_out_is_missed_in_the_ordinary_way(tmp_path, archive):
+    """On a worker ``pywren.testing`` is an ImportError or an AttributeError; whoever lists members finds the rest."""
+    done = run_in_empty_directory(tmp_path, archive, MISSING)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
+        *["pywren.testing is not on workers: import it inside the functions that need it"] * 3,
+        "False True",
+    ]
 
 
 def test_a_missing_package_is_named():
@@ -100,10 +169,19 @@ def test_the_handler_imports_from_the_zip_alone(tmp_path, archive, module):
 
 
 def test_the_pickling_libraries_import_from_the_zip(tmp_path, archive):
-    """What the child needs is in the zip too."""
+    """The zip has what the child needs."""
     program = "import sys; sys.path.insert(0, sys.argv[1]); import cloudpickle, tblib.pickling_support; print('ok')"
     done = run_in_empty_directory(tmp_path, archive, program)
     assert (done.stdout, done.stderr) == ("ok\n", "")
+
+
+def by_value(function):
+    """Pickle a function of this module for a worker that does not have the module."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    try:
+        return cloudpickle.dumps(function)
+    finally:
+        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
 CALL = """
@@ -115,15 +193,25 @@ print(status["exception"], status.get("failure"))
 """
 
 
-def test_an_unzipped_bundle_runs_a_call_with_nothing_else(tmp_path):
-    """On Lambda there is the bundle and nothing else of ours: handler, fork server and child run from it."""
+def nested_map(number):
+    """Map from within a call, on the worker's own machine."""
+    import pywren
+
+    return sum(pywren.get_all_results(pywren.local_executor().map(lambda x: x * number, range(4))))
+
+
+@pytest.mark.parametrize(
+    ("function", "value"), [(lambda x: x + 1, 42), (nested_map, 246)], ids=["a call", "a call with a map of its own"]
+)
+def test_an_unzipped_bundle_runs_a_call_with_nothing_else(tmp_path, function, value):
+    """Handler, fork server and child run from the bundle alone, as on Lambda."""
     zipfile.ZipFile(io.BytesIO(bundle.build_zip())).extractall(tmp_path / "task")
     storage = Storage(
         {"storage_backend": "localhost", "storage_prefix": "", "backend_config": {"root": str(tmp_path / "store")}}
     )
     keys = CallsetKeys("", "callset")
     call = keys.call("00000")
-    staged = StagedFunction(cloudpickle.dumps(lambda x: x + 1)).encode()
+    staged = StagedFunction(by_value(function)).encode()
     storage.put(keys.func, staged)
     payload = Call(
         storage_config=storage.storage_config,
@@ -144,4 +232,4 @@ def test_an_unzipped_bundle_runs_a_call_with_nothing_else(tmp_path):
     done = run_in_empty_directory(tmp_path, tmp_path / "task", CALL, path)
     assert (done.stdout, done.stderr) == ("None None\n", "")
     status = Status.decode(storage.read_status("callset", "00000"))
-    assert cloudpickle.loads(Outcome.decode(status.outcome).body) == 42
+    assert cloudpickle.loads(Outcome.decode(status.outcome).body) == value

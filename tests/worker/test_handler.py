@@ -20,13 +20,15 @@ from pywren.wire.messages import (
     STATUS_LIMIT,
     Call,
     CallsetKeys,
+    Envelope,
     Outcome,
     Reference,
     StagedFunction,
     Status,
     encode_references,
 )
-from pywren.worker.handler import Container, FunctionCache, _in_band
+from pywren.worker.function_cache import FunctionCache
+from pywren.worker.handler import Container, _in_band
 from pywren.worker.parent.fork_server import ForkServer
 from pywren.worker.task import RunResult
 from pywren.wrenhandler import aws_lambda_handler, generic_handler
@@ -38,7 +40,7 @@ WAIT = 30.0
 
 @pytest.fixture(scope="module")
 def runner():
-    """One fork server for all tests: it is what a warm worker has."""
+    """One fork server for all tests, as in a warm worker."""
     server = ForkServer()
     yield server
     server.close()
@@ -133,6 +135,18 @@ def test_a_call_ends_with_a_signed_status(container, client):
     assert "outcome" not in document
 
 
+def test_a_payload_is_decoded_once(container, client, monkeypatch):
+    """The envelope is read only when this version cannot read the whole payload."""
+    decoded = []
+    real = Call.decode.__func__
+    monkeypatch.setattr(Call, "decode", classmethod(lambda cls, payload: decoded.append(payload) or real(cls, payload)))
+    monkeypatch.setattr(Envelope, "decode", lambda payload: pytest.fail("the payload was decoded twice"))
+    payload = client.call(abs, -1).encode()
+    container.handle(payload)
+    assert client.result() == 1
+    assert decoded == [payload]
+
+
 def test_the_status_tells_what_0_4_told(container, client):
     """The run statistics of 0.4 reach the status."""
 
@@ -194,7 +208,7 @@ def test_an_argument_may_be_a_range_of_a_shared_object(container, client):
 
 
 def test_a_big_outcome_has_an_object_of_its_own(container, client):
-    """What does not fit the status is stored first, and the status says where and with which digest."""
+    """An outcome too big for the status is stored first, and the status has its key and digest."""
     container.handle(client.call(lambda n: b"x" * n, INLINE_OUTCOME_LIMIT + 1).encode())
     assert client.status().outcome is None
     assert client.status().output_key == client.keys.call("00000").output
@@ -203,7 +217,7 @@ def test_a_big_outcome_has_an_object_of_its_own(container, client):
 
 
 def test_a_raised_exception_is_an_outcome(container, client):
-    """The user's own exception is no failure: it comes back pickled, with its traceback for people."""
+    """The user's exception is an outcome, not a failure: it comes back pickled, with its traceback as text."""
 
     def fail(x):
         raise ValueError(f"not {x}")
@@ -229,7 +243,7 @@ def test_shipped_modules_are_importable(container, client):
 
 
 def test_extra_env_reaches_the_function_over_the_containers(runner, client):
-    """The worker's own variables are there, and the call's own come over them."""
+    """The call's variables take precedence over the worker's."""
 
     def look(names):
         import os
@@ -242,7 +256,7 @@ def test_extra_env_reaches_the_function_over_the_containers(runner, client):
 
 
 def test_0_4s_entry_runs_one_call(client):
-    """``generic_handler`` runs a call in a worker of its own, with the variables it was given."""
+    """``generic_handler`` runs a call in a new worker, with the given variables."""
 
     def look(_):
         import os
@@ -255,7 +269,7 @@ def test_0_4s_entry_runs_one_call(client):
 
 
 class LambdaContext:
-    """What Lambda hands over."""
+    """Lambda's context object."""
 
     aws_request_id = "request"
     log_group_name = "group"
@@ -267,7 +281,7 @@ class LambdaContext:
 
 
 def test_the_lambda_entry_runs_one_call(client):
-    """On Lambda's entry the function sees one BLAS thread, and the status Lambda's names."""
+    """Called by Lambda, the function sees one BLAS thread, and the status has Lambda's names."""
 
     def threads(_):
         import os
@@ -312,7 +326,7 @@ total = lambda futures: sum(future.result() for future in futures)  # noqa: E731
 
 @pytest.mark.parametrize("in_status", [True, False])
 def test_references_are_fetched_and_verified(container, client, in_status):
-    """Futures among the argument arrive finished, from a status or from an output object."""
+    """Futures in an argument arrive finished, from a status or from an output object."""
     references = refer(client, [1, 2, 39], in_status=in_status)
     call = client.call(total, None, references=references, data_inline=argument_of_references(3))
     container.handle(call.encode())
@@ -368,7 +382,7 @@ def test_an_altered_object_is_reported_and_never_unpickled(container, client, tm
 
 
 class ReadsCounted(Storage):
-    """A storage that counts the bytes that were read of each object."""
+    """A storage that counts the bytes read of each object."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -386,7 +400,7 @@ class ReadsCounted(Storage):
 
 @pytest.mark.parametrize("what", ["func", "data", "reference", "references", "status"])
 def test_an_object_that_was_made_huge_is_not_read(runner, client, what):
-    """Row 224: whoever can write to the bucket can fill no worker's memory: no more is read than the payload says."""
+    """Row 224: an object made huge cannot fill a worker's memory: no more is read than the payload says."""
     references = refer(client, [1, 2], in_status=what == "status")
     listed = encode_references(references)
     client.storage.put(client.keys.call("00000").references, listed)
@@ -412,22 +426,22 @@ def test_an_object_that_was_made_huge_is_not_read(runner, client, what):
 
 
 def test_a_status_that_nobody_would_read_is_not_written(client):
-    """What a call says of itself has bounds: beyond them the error says so, and it is read."""
+    """A status has a size limit; beyond it the call ends with an error that says so."""
     result = RunResult(True, Packed(cloudpickle.dumps(1)), info={"notes": "x" * (STATUS_LIMIT + 1)})
     with Container(FakeRunner(result)) as container:
         container.handle(client.call(len, "abc").encode())
     assert client.status().signed
-    assert "are read at most" in client.status().failure.message
+    assert "but the limit is" in client.status().failure.message
 
 
 def test_a_call_without_digests_is_not_run(container, client):
-    """A payload that promises nothing proves nothing."""
+    """A call whose payload has no digests is not run."""
     container.handle(client.call(len, "abc", func_sha256=None).encode())
     assert client.status().failure.kind == "IntegrityError"
 
 
 def test_a_missing_object_is_reported(container, client):
-    """A function that is not there any more is an error that names its key."""
+    """A missing function is an error that names its key."""
     call = client.call(len, "abc")
     client.storage.backend.delete([call.func_key])
     container.handle(call.encode())
@@ -436,7 +450,7 @@ def test_a_missing_object_is_reported(container, client):
 
 
 def test_an_altered_function_is_not_taken_from_the_cache(container, client):
-    """The cache goes by key and digest: another function under the same key is another entry."""
+    """The cache's key includes the digest: another function under the same object key is another entry."""
     container.handle(client.call(lambda x: 1, None).encode())
     container.handle(client.call(lambda x: 2, None, call_id="00001").encode())
     assert (client.result("00000"), client.result("00001")) == (1, 2)
@@ -452,7 +466,7 @@ def test_a_kept_function_is_not_fetched_again(container, client):
 
 
 def test_the_function_cache_is_bounded():
-    """Old functions go when new ones come, and one that is too big is not kept at all."""
+    """New functions displace old ones, and one that exceeds the limit is not kept."""
     functions = {name: StagedFunction(name.encode() * 100).encode() for name in "abcde"}
     big = StagedFunction(b"x" * 1000).encode()
     fetched = []
@@ -482,7 +496,7 @@ def test_the_function_cache_is_bounded():
 
 @pytest.mark.parametrize("changes", [{"pywren_version": "0.4.0"}, {"python_version": "2.7"}])
 def test_another_version_is_refused_before_anything_is_read(container, client, changes):
-    """Client and worker must agree: the error names both versions and how to redeploy."""
+    """The error of a version mismatch names both versions and says how to redeploy."""
     call = client.call(len, "abc", **changes)
     client.storage.backend.delete([call.func_key, call.data_key])
     container.handle(call.encode())
@@ -495,7 +509,7 @@ def test_another_version_is_refused_before_anything_is_read(container, client, c
 
 
 def test_a_payload_of_another_version_is_refused_as_such(container, client):
-    """What another version wrote need not be readable for the versions to be told."""
+    """A mismatch is reported even when this version cannot read the payload."""
     payload = client.call(len, "abc", pywren_version="9.0").encode()
     del payload["func_key"]
     container.handle(payload)
@@ -504,13 +518,13 @@ def test_a_payload_of_another_version_is_refused_as_such(container, client):
 
 @pytest.mark.parametrize("payload", [None, 3, [], "text", {}, {"storage_config": 7, "status_key": "x/status.json"}])
 def test_what_is_no_payload_raises(container, payload):
-    """A payload that says nothing can be reported to nobody: the platform hears of it."""
+    """A payload without an envelope raises: nobody else can be told."""
     with pytest.raises(DecodeError):
         container.handle(payload)
 
 
 def test_a_broken_payload_leaves_an_error_where_it_says(container, client):
-    """As long as the payload says where the status goes, the client is told."""
+    """A broken payload with a status key leaves an error for the client."""
     payload = client.call(len, "abc").encode()
     payload["func_key"] = 7
     with pytest.raises(DecodeError, match="func_key"):
@@ -519,7 +533,7 @@ def test_a_broken_payload_leaves_an_error_where_it_says(container, client):
 
 
 def test_a_broken_payload_without_a_key_leaves_an_unsigned_error(container, client):
-    """Without the attempt's key the status is unsigned: it can only be an error."""
+    """Without the attempt's key the status is unsigned, and can only be an error."""
     payload = client.call(len, "abc").encode()
     del payload["attempt_key"], payload["func_key"]
     with pytest.raises(DecodeError):
@@ -541,14 +555,14 @@ def test_a_crash_is_a_failure(container, client):
 
 
 def test_a_call_is_stopped_at_its_time(container, client):
-    """``job_max_runtime`` is kept by killing the child."""
+    """A call that exceeds ``job_max_runtime`` is killed."""
     container.handle(client.call(time.sleep, 600, job_max_runtime=0.3).encode())
     assert client.status().failure.kind == "CallTimeoutError"
     assert "ran out of time" in client.status().failure.message
 
 
 def test_a_call_is_stopped_before_the_platform_ends_the_worker(container, client):
-    """What remains of the function's own time-out counts too, with time left to report."""
+    """The function's remaining time limits a call too, minus the time to report."""
     container.handle(client.call(time.sleep, 600).encode(), {"remaining_seconds": 3.4})
     assert client.status().failure.kind == "CallTimeoutError"
 
@@ -575,7 +589,7 @@ class FakeRunner:
 
 
 def test_another_map_finds_no_process_of_the_last_one(client):
-    """A worker makes room before it handles the first call of a map, and any that wants a fresh runtime."""
+    """The first call of a map, and any call with a fresh runtime, stops idle processes of other maps."""
     runner = FakeRunner(RuntimeError("not run"))
     with Container(runner) as container:
         for call in (client.call(len, "a"), client.call(len, "b", "00001")):
@@ -587,7 +601,7 @@ def test_another_map_finds_no_process_of_the_last_one(client):
 
 
 def test_whatever_the_handler_survives_is_reported(client):
-    """An error of the worker's own ends the call with its traceback, not with silence."""
+    """An error of the worker itself ends the call, with its traceback."""
     with Container(FakeRunner(RuntimeError("a bug"))) as container:
         container.handle(client.call(len, "abc").encode())
     assert client.status().signed
@@ -599,7 +613,7 @@ def test_whatever_the_handler_survives_is_reported(client):
     "failure", [Failure("CallLostError", "gone"), Failure("WorkerCrashedError", "the server is gone", (None,))]
 )
 def test_a_lost_attempt_that_may_be_retried_does_not_end_the_call(client, failure):
-    """Its status goes to the attempt's own key, and the call is open for the next one."""
+    """A lost attempt's status has its own key, so that another attempt can end the call."""
     lost = RunResult(None, None, failure=failure, returncode=None)
     with Container(FakeRunner(lost)) as container:
         container.handle(client.call(len, "abc", attempt=2, retryable=True).encode())
@@ -610,13 +624,13 @@ def test_a_lost_attempt_that_may_be_retried_does_not_end_the_call(client, failur
 
 
 def test_a_crash_is_final_even_if_the_call_may_be_retried(container, client):
-    """``os._exit`` is the function's own doing: it would do it again."""
+    """``os._exit`` is final: the function would do it again."""
     container.handle(client.call(lambda code: os._exit(code), 3, retryable=True).encode())
     assert client.status().failure.kind == "WorkerCrashedError"
 
 
 def test_output_is_cut_to_its_end(client):
-    """A status is listed and fetched often: it carries the last lines only."""
+    """A status carries only the end of the output."""
     result = RunResult(True, Packed(cloudpickle.dumps(1)), stdout="x" * 10**6 + "end", stderr="é" * 10**6)
     with Container(FakeRunner(result)) as container:
         container.handle(client.call(len, "abc").encode())
@@ -641,7 +655,7 @@ def test_out_of_band_buffers_are_joined_without_unpickling():
 
 
 def test_the_first_commit_stands(container, client):
-    """A call that is delivered twice runs twice and counts once."""
+    """A call that is delivered twice runs twice, and its first status stands."""
     first = container.handle(client.call(lambda x: x, "first").encode())
     second = container.handle(client.call(lambda x: x, "second").encode())
     assert first is not None
@@ -650,7 +664,7 @@ def test_the_first_commit_stands(container, client):
 
 
 def test_a_late_delivery_does_not_touch_the_output_of_the_first(container, client):
-    """The second delivery's big outcome leaves what the first status has signed alone."""
+    """The second delivery's big outcome does not overwrite the first one's."""
     size = INLINE_OUTCOME_LIMIT + 1
     container.handle(client.call(lambda n: b"1" * n, size).encode())
     container.handle(client.call(lambda n: b"2" * n, size).encode())
@@ -658,7 +672,7 @@ def test_a_late_delivery_does_not_touch_the_output_of_the_first(container, clien
 
 
 def test_a_planted_output_is_not_adopted(container, client):
-    """What stands under the output key before the call ends is not believed."""
+    """An object that was planted under the output key is not adopted."""
     size = INLINE_OUTCOME_LIMIT + 1
     client.storage.put(client.keys.call("00000").output, b"planted")
     container.handle(client.call(lambda n: b"1" * n, size).encode())
@@ -666,7 +680,7 @@ def test_a_planted_output_is_not_adopted(container, client):
 
 
 def test_a_call_that_ended_before_it_started_is_not_run(container, client, tmp_path):
-    """One that starts long after its submission looks first, and leaves a cancelled call alone."""
+    """A late call checks for a status first, and a cancelled one is not run."""
     trace = tmp_path / "ran"
     call = client.call(lambda path: open(path, "w").close(), str(trace), host_submit_time=time.time() - 60)
     client.storage.put_cancelled(call.callset_id, call.call_id, "CANCEL")
@@ -675,13 +689,13 @@ def test_a_call_that_ended_before_it_started_is_not_run(container, client, tmp_p
 
 
 def test_a_late_call_that_has_not_ended_is_run(container, client):
-    """Waiting long is no reason not to run."""
+    """A late call without a status is run."""
     container.handle(client.call(len, "abc", host_submit_time=time.time() - 60).encode())
     assert client.result() == 3
 
 
 def test_of_late_calls_one_a_second_looks(client):
-    """A map that queues up starts late as a whole: it does not cost a request for each of its calls."""
+    """Of many late calls, only one a second sends the request."""
     reads = []
 
     class CountingStorage(Storage):
@@ -700,7 +714,7 @@ def test_of_late_calls_one_a_second_looks(client):
 
 
 def test_once_a_late_call_had_ended_the_next_looks_too(client):
-    """Of a map that was cancelled while it waited, no more runs than what starts within a second."""
+    """Once a late call had a status, the next one checks too."""
     runner = FakeRunner(RunResult(True, Packed(cloudpickle.dumps(1))))
     calls = [client.call(len, "abc", call_id=f"{index:05d}", host_submit_time=1.0) for index in range(4)]
     for call in calls[1:]:
@@ -716,7 +730,7 @@ def test_once_a_late_call_had_ended_the_next_looks_too(client):
 
 
 def test_a_running_call_that_is_ended_elsewhere_is_killed(runner, client, tmp_path):
-    """The worker notices a status that stands, kills the child and leaves the status alone."""
+    """The worker notices that a status exists, kills the child and leaves the status alone."""
     started = tmp_path / "started"
 
     def wait_for_ever(path):
@@ -740,7 +754,7 @@ def test_a_running_call_that_is_ended_elsewhere_is_killed(runner, client, tmp_pa
 
 
 def test_a_quick_call_costs_no_look(client):
-    """The status is asked for only when a call runs long or starts late."""
+    """Only a long or late call checks for a status."""
 
     reads = []
 

@@ -1,4 +1,4 @@
-"""The worker that takes calls from a queue: rows 175 to 189 of the failure table, over a mocked SQS."""
+"""``QueueWorker`` over a mocked SQS: rows 175 to 189 of the failure table."""
 
 import json
 import logging
@@ -31,11 +31,10 @@ from pywren.exceptions import (
     WaitTimeoutError,
 )
 from pywren.queues import LONGEST_RETENTION, SQSInvoker
-from pywren.wire.failure import Failure
-from pywren.worker import queue_worker
 from pywren.worker.handler import Container
-from pywren.worker.queue_worker import MOST_DELIVERIES, EndRule, InterruptibleRunner, QueueWorker
-from pywren.worker.task import RunResult, Stop, crash_failure
+from pywren.worker.standalone import ending, worker
+from pywren.worker.standalone.ending import EndRule
+from pywren.worker.standalone.worker import MOST_DELIVERIES, QueueWorker
 
 pytestmark = pytest.mark.moto
 
@@ -58,7 +57,7 @@ def aws(account):
 
 @pytest.fixture
 def config(account, aws):
-    """A configuration with a queue of the test's own."""
+    """A configuration with the test's own queue."""
     name = f"queue-{uuid.uuid4().hex[:8]}"
     aws.request("sqs", "create_queue", doing="make a queue", QueueName=name)
     return {**account, "standalone": {"sqs_queue_name": name}}
@@ -81,7 +80,7 @@ def queue(config, aws):
 
 
 class Queue:
-    """A queue as tests look at it."""
+    """The queue as tests use it."""
 
     def __init__(self, aws, name):
         self.name = name
@@ -89,18 +88,18 @@ class Queue:
         self.url = aws.queue_url(name)
 
     def send(self, *bodies):
-        """Put messages in: texts, or objects as JSON."""
+        """Send messages: strings, or objects as JSON."""
         for body in bodies:
             self.aws.send_message(self.url, body if isinstance(body, str) else json.dumps(body))
 
     def deliver(self, times=1, visibility=0):
-        """Give its message to somebody who is never heard of again."""
+        """Deliver its message to a worker that vanishes."""
         for _ in range(times):
             assert self.aws.receive(self.url, wait_seconds=0, visibility=visibility)
 
     @property
     def counts(self):
-        """How many messages wait, and how many are hidden."""
+        """The numbers of waiting and of hidden messages."""
         names = "ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"
         found = self.aws.queue_numbers(self.url, *names)
         return tuple(found[name] for name in names)
@@ -111,7 +110,7 @@ class Queue:
         return QueueWorker(aws or self.aws, self.name, container, poll=1, **settings)
 
     def work(self, container=None, **settings):
-        """Run a worker to its end; returns how many calls it took."""
+        """Run a worker to its end; return how many calls it took."""
         with self.worker(container, **settings) as worker:
             return worker.run()
 
@@ -130,7 +129,7 @@ class FakeContainer:
 
 
 class Unwilling(AWS):
-    """Refuses requests so many times, and notes all, and those that hide a message."""
+    """Refuses a number of requests, and records all requests and extensions."""
 
     def __init__(self, refusals=0, operations=("receive",), error=None):
         super().__init__("us-west-2")
@@ -188,13 +187,13 @@ def unwilling():
 
 @pytest.fixture
 def soon(monkeypatch):
-    """Messages that are left come back at once, and pauses are short."""
-    monkeypatch.setattr(queue_worker, "VISIBILITY", 0)
-    monkeypatch.setattr(queue_worker, "LONGEST_PAUSE", 0.1)
+    """Abandoned messages come back at once, and pauses are short."""
+    monkeypatch.setattr(worker, "VISIBILITY", 0)
+    monkeypatch.setattr(ending, "LONGEST_PAUSE", 0.1)
 
 
 def wait_until(true):
-    """Wait until something is so."""
+    """Wait until a condition holds."""
     deadline = time.monotonic() + WAIT
     while not true():
         assert time.monotonic() < deadline
@@ -202,48 +201,6 @@ def wait_until(true):
 
 
 # -- when it ends (rows 188, 189) ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("granularity", "idle", "uptime", "ends"),
-    [
-        (0, 59, 1000, False),
-        (0, 60, 1000, True),
-        (30, 60, 1000, True),  # the whole of a short period is near its end
-        (3600, 60, 1000, False),
-        (3600, 60, 3419, False),
-        (3600, 60, 3420, True),
-        (3600, 59, 3599, False),
-        (3600, 60, 3601, False),
-        (3600, 60, 7190, True),
-    ],
-)
-def test_an_idle_worker_ends_near_the_end_of_a_period(granularity, idle, uptime, ends):
-    """Row 188: after the idle time, and in the last twentieth of the period that is paid anyway."""
-    assert EndRule(max_idle_time=60, granularity=granularity).is_idle_too_long(idle, uptime) is ends
-
-
-def test_without_an_idle_time_a_worker_never_ends_idle():
-    """A worker that is started by hand stays."""
-    assert not EndRule(granularity=3600).is_idle_too_long(1e9, 3599)
-
-
-@pytest.mark.parametrize(
-    ("rule", "idle", "ran", "seconds"),
-    [
-        (EndRule(), 5, 5, 20),
-        (EndRule(max_idle_time=60), 0, 0, 20),
-        (EndRule(max_idle_time=60), 50.5, 100, 10),
-        (EndRule(max_idle_time=60), 59.9, 100, 1),
-        (EndRule(max_idle_time=60, granularity=3600), 100, 100, 20),
-        (EndRule(max_idle_time=0), 0, 0, 1),
-        (EndRule(max_idle_time=60, granularity=30), 70, 100, 1),
-        (EndRule(max_idle_time=60, max_life_time=103), 0, 100, 3),
-    ],
-)
-def test_a_worker_waits_no_longer_than_its_rule_allows(rule, idle, ran, seconds):
-    """A long poll does not make a worker end late; it is a whole second at least, or SQS would miss messages."""
-    assert rule.longest_wait(20, idle, ran) == seconds
 
 
 def test_after_its_time_a_worker_finishes_what_it_has(queue):
@@ -263,7 +220,7 @@ def test_after_its_time_a_worker_finishes_what_it_has(queue):
 
 
 def test_calls_run_at_once(queue):
-    """As many calls run at the same time as was said, more than one request brings too."""
+    """``parallelism`` calls run at once, even more than one request can bring."""
     barrier = threading.Barrier(12)
     queue.send(*({"call": number} for number in range(24)))
     container = FakeContainer(lambda payload: {"passed": barrier.wait(WAIT)})
@@ -289,7 +246,7 @@ def test_results_of_a_map(executor, queue):
 
 
 def test_messages_under_work_stay_hidden(queue, unwilling):
-    """Row 175: one thread hides all of them again and again, and none that is done."""
+    """Row 175: one thread keeps all messages hidden until their calls are done."""
     aws = unwilling()
     queue.send("1", "2")
     container = FakeContainer(lambda payload: aws.wait_for_beats(["1", "2"], 3))
@@ -299,16 +256,16 @@ def test_messages_under_work_stay_hidden(queue, unwilling):
 
 
 def test_a_message_that_cannot_be_kept_is_worked_on(queue, unwilling, caplog):
-    """A heartbeat that fails is told, once a message, and tried again."""
+    """A failing heartbeat is logged once per message, and retried."""
     aws = unwilling(3, operations=("extend",))
     queue.send("1")
     container = FakeContainer(lambda payload: aws.wait_for_beats(["1"], 1))
     assert queue.work(container, aws=aws, heartbeat=0.01) == 1
-    assert caplog.text.count("could not be kept: SQS is not well") == 1
+    assert caplog.text.count("cannot keep a message hidden from other workers: SQS is not well") == 1
 
 
 def test_no_error_ends_the_heartbeat(queue, unwilling):
-    """Row 175: also one that nobody has thought of; without it, every long call would be given to a second worker."""
+    """Row 175: even an unexpected error does not end it, or every long call would go to a second worker."""
     aws = unwilling(1, operations=("extend",), error=OSError("too many open files"))
     queue.send("1", "2")
     container = FakeContainer(lambda payload: aws.wait_for_beats(["1", "2"], 2))
@@ -316,7 +273,7 @@ def test_no_error_ends_the_heartbeat(queue, unwilling):
 
 
 def test_a_call_that_runs_longer_than_the_worker_allows(executor, queue):
-    """It ends as one does that is over its own time."""
+    """A call that exceeds ``max_run_time`` ends like one that exceeds its own limit."""
     future = executor.call_async(lambda seconds: __import__("time").sleep(seconds), 600)
     assert queue.work(max_run_time=0.2) == 1
     with pytest.raises(CallTimeoutError, match=r"ran out of time.*--max_run_time"):
@@ -327,7 +284,7 @@ def test_a_call_that_runs_longer_than_the_worker_allows(executor, queue):
 
 
 def test_a_call_whose_worker_vanished_is_taken_by_another(executor, queue):
-    """Row 176: the message comes back when nobody keeps it hidden."""
+    """Row 176: the message comes back when no heartbeat hides it."""
     future = executor.call_async(abs, -1)
     queue.deliver(visibility=1)
     assert queue.work() == 1
@@ -346,7 +303,7 @@ def test_a_call_that_nobody_finishes_is_given_up(executor, queue):
 
 @pytest.mark.parametrize("by_systemd", [False, True])
 def test_a_call_is_given_back_when_its_worker_is_ended(executor, queue, tmp_path, by_systemd):
-    """Rows 178, 179: it is killed, and another worker takes it at once; also when its process is signalled first."""
+    """Rows 178, 179: the call is killed and another worker takes it at once, even if it is signalled first."""
     future = executor.call_async(first_time_for_ever, str(tmp_path / "started"))
     with queue.worker(rule=EndRule()) as worker:
         thread = threading.Thread(target=worker.run)
@@ -364,7 +321,7 @@ def test_a_call_is_given_back_when_its_worker_is_ended(executor, queue, tmp_path
 
 
 def test_a_worker_does_not_take_back_what_it_gives_back(queue, unwilling, monkeypatch):
-    """Row 178: while a request of its own for more calls is open, it would get the message again, which counts."""
+    """Row 178: a message given back stays hidden while this worker's own request could still receive it."""
     aws, asks, stopped, answered = unwilling(0), threading.Event(), threading.Event(), threading.Event()
     receive = aws.receive
 
@@ -394,7 +351,7 @@ def test_a_worker_does_not_take_back_what_it_gives_back(queue, unwilling, monkey
 
 
 def test_ctrl_c_does_not_wait_for_the_call(executor, queue, tmp_path):
-    """Row 178: a program that runs calls itself, by ``sqs_run_local``, ends at once too."""
+    """Row 178: Ctrl-C in ``sqs_run_local`` stops the running calls at once."""
     executor.call_async(first_time_for_ever, str(tmp_path / "started"))
 
     def interrupt():
@@ -409,64 +366,20 @@ def test_ctrl_c_does_not_wait_for_the_call(executor, queue, tmp_path):
     assert queue.counts == (1, 0)
 
 
-class FakeRunner:
-    """Gives one result, or raises one error."""
-
-    def __init__(self, result):
-        self._result = result
-
-    def run(self, task, *, stopped=None):
-        """Run a task."""
-        if isinstance(self._result, Exception):
-            raise self._result
-        return self._result
-
-
-def crash(returncode):
-    """How a task ends whose process does."""
-    return RunResult(None, None, failure=crash_failure(returncode), returncode=returncode)
-
-
-@pytest.mark.parametrize("result", [crash(-signal.SIGTERM), crash(-signal.SIGKILL), crash(None), OSError("no server")])
-def test_a_signal_that_came_to_the_call_first_is_not_its_failure(result):
-    """Row 179: what ends a call's process a moment before the worker's is not reported as the call's crash."""
-    runner, stopped = InterruptibleRunner(FakeRunner(result)), Stop()
-    threading.Timer(0.05, runner.interrupt).start()
-    runner.run(None, stopped=stopped)
-    assert stopped.is_set()
-
-
-@pytest.mark.parametrize("result", [crash(3), crash(-signal.SIGTERM), RunResult(True, None, returncode=0)])
-def test_what_calls_do_themselves_stays_theirs(monkeypatch, result):
-    """A crash, a value, and a signal that a call sends itself are the call's own."""
-    monkeypatch.setattr(queue_worker, "SIGNAL_GRACE", 0.01)
-    stopped = Stop()
-    assert InterruptibleRunner(FakeRunner(result)).run(None, stopped=stopped) is result
-    assert not stopped.is_set()
-
-
-def test_an_interrupted_runner_begins_nothing():
-    """A call that was taken while the worker is told to end is given back, unrun."""
-    runner, stopped = InterruptibleRunner(FakeRunner(AssertionError("it ran"))), Stop()
-    runner.interrupt()
-    assert runner.run(None, stopped=stopped).failure == Failure("CallCancelledError", "the call was cancelled")
-    assert stopped.is_set()
-
-
 # -- messages (rows 180, 181, 185, 186) ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("body", ["no JSON", "null", "[1]", '{"no": "call"}', '"' + "a" * 10, "[" * 100_000])
 def test_a_message_that_is_no_call_is_dropped(queue, caplog, body):
-    """Row 180: with a warning; it would come back for ever."""
+    """Row 180: a message that is not a call is deleted with a warning, as it would come back forever."""
     queue.send(body)
     assert queue.work() == 1
-    assert "a message that is no call was dropped" in caplog.text
+    assert "dropped a message that is not a call" in caplog.text
     assert queue.counts == (0, 0)
 
 
 def test_a_call_that_cannot_be_handled_hurts_no_other(queue, caplog, soon):
-    """Whatever an unknown error was about, its message comes back, and the next call is taken."""
+    """After an unexpected error the message comes back, and the worker takes the next call."""
     answers = [RuntimeError("a bug"), {}, {}]
 
     def handle(payload):
@@ -482,7 +395,7 @@ def test_a_call_that_cannot_be_handled_hurts_no_other(queue, caplog, soon):
 
 
 def test_another_version_is_told_to_start_new_workers(executor, queue):
-    """Row 181: the remedy is that of stand-alone workers."""
+    """Row 181: the remedy is the one for stand-alone workers."""
     (future,) = executor.map(abs, [1], overwrite_invoke_args={"pywren_version": "0.4"})
     assert queue.work() == 1
     with pytest.raises(VersionMismatchError, match="pywren standalone launch_instances"):
@@ -490,7 +403,7 @@ def test_another_version_is_told_to_start_new_workers(executor, queue):
 
 
 def test_a_call_that_was_cancelled_is_not_run(executor, queue, tmp_path):
-    """Row 185: a call that waited for long is looked for before it is begun."""
+    """Row 185: a late call checks for a status before it starts."""
     future = executor.call_async(first_time_for_ever, str(tmp_path / "started"))
     assert future.cancel()
     with Container(clock=lambda: time.time() + 10) as container:
@@ -500,7 +413,7 @@ def test_a_call_that_was_cancelled_is_not_run(executor, queue, tmp_path):
 
 
 def test_a_message_that_cannot_be_deleted_is_not_run_again(executor, queue, unwilling, tmp_path, caplog, soon):
-    """Row 186: it comes back, and its call has a status."""
+    """Row 186: the message comes back, but its call has a status and is not run."""
 
     def function(path):
         Path(path).touch(exist_ok=False)
@@ -518,7 +431,7 @@ def test_a_message_that_cannot_be_deleted_is_not_run_again(executor, queue, unwi
 
 
 def test_a_status_that_was_refused_is_tried_again(queue, caplog, soon):
-    """Row 182: the message comes back."""
+    """Row 182: the message of a call without a status comes back."""
     answers = [StorageError("the bucket is not well"), {}]
 
     def handle(payload):
@@ -534,49 +447,26 @@ def test_a_status_that_was_refused_is_tried_again(queue, caplog, soon):
 
 
 def test_trouble_is_waited_out(queue, unwilling, caplog, soon):
-    """Row 183: each refusal is told, and the call is taken in the end."""
+    """Row 183: each refusal is logged, and the call is taken in the end."""
     queue.send({})
     assert queue.work(FakeContainer(), aws=unwilling(3)) == 1
     assert caplog.text.count("SQS is not well") == 3
 
 
 def test_a_worker_in_trouble_is_idle(queue, unwilling, soon):
-    """Row 183: an instance that takes no calls does not live for ever."""
+    """Row 183: a worker that cannot take calls still ends by its idle rule."""
     assert queue.work(FakeContainer(), aws=unwilling(10**6), rule=EndRule(max_idle_time=0.3)) == 0
 
 
-def test_trouble_for_too_long_ends_the_worker():
-    """Rows 182, 183: a minute of it is enough for SQS before it has answered at all, an hour later on."""
-    now = [0.0]
-    trouble = queue_worker._Trouble(queue_worker.PATIENCE, lambda: now[0], queue_worker.FIRST_PATIENCE)
-    error = StorageError("not well")
-    assert trouble.pause() == 0
-    trouble.note(error)
-    now[0] += queue_worker.FIRST_PATIENCE - 1
-    assert 0 < trouble.pause() <= queue_worker.LONGEST_PAUSE
-    now[0] += 1
-    with pytest.raises(StorageError):
-        trouble.pause()
-    trouble.passed()
-    assert trouble.pause() == 0
-    trouble.note(error)
-    now[0] += queue_worker.PATIENCE - 1
-    trouble.note(error)
-    assert trouble.pause() > 0
-    now[0] += 1
-    with pytest.raises(StorageError):
-        trouble.pause()
-
-
 def test_what_sqs_refuses_from_the_start_ends_the_worker(queue, unwilling, monkeypatch, soon):
-    """Row 183: with what SQS said."""
-    monkeypatch.setattr(queue_worker, "FIRST_PATIENCE", 0.1)
+    """Row 183: it ends with SQS's error."""
+    monkeypatch.setattr(worker, "FIRST_PATIENCE", 0.1)
     with pytest.raises(DeploymentError, match="SQS is not well"):
         queue.work(FakeContainer(), aws=unwilling(10**6), rule=EndRule())
 
 
 def test_a_worker_asks_for_what_instances_may_do(queue, unwilling, account):
-    """The policy of the instance profile allows every request of a worker to SQS, and names no other."""
+    """The instance profile's policy allows exactly the worker's requests to SQS."""
     aws = unwilling()
     queue.send({"call": "done"}, {"call": "given back"})
     container = FakeContainer(lambda payload: {} if len(container.handled) == 1 else worker.stop())
@@ -588,13 +478,13 @@ def test_a_worker_asks_for_what_instances_may_do(queue, unwilling, account):
 
 
 def test_a_missing_queue_is_named(queue):
-    """Row 184: at once, with the remedy."""
+    """Row 184: a missing queue is an error with the remedy, at once."""
     with QueueWorker(queue.aws, "no-such-queue") as worker, pytest.raises(InvocationError, match=r"create_queue"):
         worker.run()
 
 
 def test_a_queue_that_is_deleted_ends_the_worker(queue):
-    """Row 184: calls under way are finished first."""
+    """Row 184: running calls finish first."""
     finished = []
 
     def handle(payload):
@@ -612,7 +502,7 @@ def test_a_queue_that_is_deleted_ends_the_worker(queue):
 
 
 def test_a_client_is_told_that_no_worker_takes_its_calls(executor, caplog, monkeypatch):
-    """Row 187: once, with the command that starts workers; the calls wait on."""
+    """Row 187: the client warns once, with the command that starts workers; the calls go on waiting."""
     monkeypatch.setattr(future_module, "SILENCE", 0.01)
     futures = executor.map(abs, range(3))
     with caplog.at_level(logging.WARNING), pytest.raises(WaitTimeoutError):
@@ -622,7 +512,7 @@ def test_a_client_is_told_that_no_worker_takes_its_calls(executor, caplog, monke
 
 
 def test_a_client_is_told_nothing_while_a_worker_has_calls(executor, queue):
-    """Row 187: a message that is hidden is one that somebody works on; an empty queue tells nothing."""
+    """Row 187: a hidden message means a working worker; an empty queue means nothing."""
     executor.map(abs, range(2))
     assert "where 2 wait" in executor.invoker.explain_silence()
     queue.deliver(visibility=60)
@@ -632,7 +522,7 @@ def test_a_client_is_told_nothing_while_a_worker_has_calls(executor, queue):
 
 
 def test_calls_are_lost_when_the_queue_no_longer_keeps_them(executor, queue):
-    """Row 187: it is asked how long that is, once."""
+    """Row 187: the client asks for the queue's retention once."""
     future = executor.call_async(abs, 1)
     callset = future._origin.callset
     days = 4 * 86_400
@@ -652,7 +542,7 @@ def test_calls_are_lost_when_the_queue_no_longer_keeps_them(executor, queue):
 
 
 def test_who_may_not_ask_waits_for_the_longest(queue):
-    """Row 187: a permission that is missing does not stop a map, and loses no call early."""
+    """Row 187: without the permission to ask, the client assumes SQS's longest retention."""
 
     class Refusing(AWS):
         def queue_numbers(self, *arguments):

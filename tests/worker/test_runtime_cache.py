@@ -1,4 +1,4 @@
-"""The user's runtimes on a worker: fetched, verified and extracted once, and nothing outside their directory."""
+"""``RuntimeCache``: runtimes are fetched, verified and extracted once, and write nothing outside their directory."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ import pywren.testing
 from pywren.exceptions import ConfigError, RuntimeSetupError, StorageError
 from pywren.storage import Storage
 from pywren.storage.runtime_info import meta_key
-from pywren.worker import runtime_files
+from pywren.worker import extraction, runtime_cache
 from pywren.worker.parent.fork_server import ForkServer
-from pywren.worker.runtime_files import Archive, RuntimeFiles
+from pywren.worker.runtime_cache import Archive, RuntimeCache
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 PLENTY = 10**12
@@ -45,7 +45,7 @@ def file(name: str, content: bytes = b"x", **attributes: Any) -> Member:
 
 
 def other(name: str, kind: bytes, linkname: str = "") -> Member:
-    """A member of an archive that is no file."""
+    """A member of an archive that is not a file."""
     return name, {"type": kind, "linkname": linkname}, b""
 
 
@@ -73,7 +73,7 @@ def tarball(*members: Member, mode: str = "w:gz") -> bytes:
 
 
 def archive(data: bytes, key: str = "runtimes/a.tar.gz") -> Archive:
-    """What a payload says of a tarball."""
+    """A tarball as a payload names it."""
     return Archive("mine", key, hashlib.sha256(data).hexdigest())
 
 
@@ -93,11 +93,11 @@ class Source:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Where the runtimes are; not there yet."""
+    """The directory of the runtimes, which does not exist yet."""
     return tmp_path / "parent" / "runtimes"
 
 
-Make = Callable[..., RuntimeFiles]
+Make = Callable[..., RuntimeCache]
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def make(root: Path) -> Iterator[Make]:
     made = []
 
     def make_one(source: Callable[[Archive], Iterator[bytes]], free: Callable[[str], int] = lambda _: PLENTY) -> Any:
-        made.append(RuntimeFiles(str(root), fetch=source, free_disk=free))
+        made.append(RuntimeCache(str(root), fetch=source, free_disk=free))
         return made[-1]
 
     yield make_one
@@ -114,8 +114,8 @@ def make(root: Path) -> Iterator[Make]:
         one.close()
 
 
-def refusal(files: RuntimeFiles, wanted: Archive) -> RuntimeSetupError:
-    """The error that setting up a runtime ends with; nothing of it is left."""
+def refusal(files: RuntimeCache, wanted: Archive) -> RuntimeSetupError:
+    """The error of setting up a runtime, which leaves nothing behind."""
     with pytest.raises(RuntimeSetupError) as caught, files.lease(wanted):
         pass
     assert os.listdir(files.root) == []
@@ -126,7 +126,7 @@ def refusal(files: RuntimeFiles, wanted: Archive) -> RuntimeSetupError:
 
 
 def test_files_directories_and_links_are_extracted(make: Make) -> None:
-    """What an archive of a directory holds stands there afterwards, whatever it is compressed with."""
+    """Files, directories and links are extracted, whatever the compression."""
     for mode in ("w", "w:gz", "w:bz2", "w:xz"):
         data = tarball(
             other("./", tarfile.DIRTYPE),
@@ -151,25 +151,25 @@ def test_files_directories_and_links_are_extracted(make: Make) -> None:
         ([file("../evil")], r"'\.\.' in its path"),
         ([file("a/../../evil")], r"'\.\.' in its path"),
         ([file("/evil")], "absolute path"),
-        ([symlink("a", "/etc")], "leads or may lead outside"),
-        ([symlink("a", "..")], "leads or may lead outside"),
-        ([symlink("d/a", "../../evil")], "leads or may lead outside"),
+        ([symlink("a", "/etc")], "which may lead outside"),
+        ([symlink("a", "..")], "which may lead outside"),
+        ([symlink("d/a", "../../evil")], "which may lead outside"),
         # each stays inside when its text alone is looked at
-        ([symlink("d/d/a", "../.."), symlink("b", "d/d/a/../evil")], "leads or may lead outside"),
-        ([symlink("a", "d"), file("a/evil")], "lies beyond a link"),
-        ([symlink("a", "."), symlink("a/b", "..")], "lies beyond a link"),
+        ([symlink("d/d/a", "../.."), symlink("b", "d/d/a/../evil")], "which may lead outside"),
+        ([symlink("a", "d"), file("a/evil")], "has a link in its path"),
+        ([symlink("a", "."), symlink("a/b", "..")], "has a link in its path"),
         ([hardlink("a", "../evil")], r"'\.\.' in its path"),
         ([hardlink("a", "/etc/passwd")], "absolute path"),
-        ([hardlink("a", "nowhere")], "no file before it"),
-        ([symlink("a", "b"), hardlink("c", "a")], "no file before it"),
-        ([symlink("a", "."), hardlink("b", "a/c")], "lies beyond a link"),
+        ([hardlink("a", "nowhere")], "not an earlier file"),
+        ([symlink("a", "b"), hardlink("c", "a")], "not an earlier file"),
+        ([symlink("a", "."), hardlink("b", "a/c")], "has a link in its path"),
         ([other("a", tarfile.CHRTYPE)], "neither a file, a directory nor a link"),
         ([other("a", tarfile.BLKTYPE)], "neither a file, a directory nor a link"),
         ([other("a", tarfile.FIFOTYPE)], "neither a file, a directory nor a link"),
     ],
 )
 def test_a_hostile_member(make: Make, root: Path, members: list[Member], says: str) -> None:
-    """It ends the setting up; nothing is written outside, and nothing is left inside."""
+    """A hostile member is refused; nothing is written outside, and nothing is left inside."""
     data = tarball(file("good"), *members)
     error = refusal(make(Source(data)), archive(data))
     assert error.args[1] == "RUNTIME_ERROR"
@@ -179,7 +179,7 @@ def test_a_hostile_member(make: Make, root: Path, members: list[Member], says: s
 
 
 def test_a_member_that_replaces_a_link_is_not_written_through_it(make: Make) -> None:
-    """What is there twice is there as it came last."""
+    """Of two members with one name, the last one wins."""
     data = tarball(file("kept", b"1"), symlink("a", "kept"), file("a", b"2"), file("b", b"3"), file("b", b"4"))
     with make(Source(data)).lease(archive(data)) as lease:
         found = {name: Path(lease.path, name).read_text() for name in ("kept", "a", "b")}
@@ -187,7 +187,7 @@ def test_a_member_that_replaces_a_link_is_not_written_through_it(make: Make) -> 
 
 
 def test_setuid_and_write_permission_for_others_are_dropped(make: Make) -> None:
-    """A file is the worker's own, whatever mode and owner the archive gives it."""
+    """Files belong to the worker's user, whatever mode and owner the archive says."""
     data = tarball(file("a", mode=0o6777, uid=0, gid=0), other("d", tarfile.DIRTYPE), file("unreadable", mode=0))
     with make(Source(data)).lease(archive(data)) as lease:
         found = os.stat(Path(lease.path, "a"))
@@ -198,7 +198,7 @@ def test_setuid_and_write_permission_for_others_are_dropped(make: Make) -> None:
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="every release has tarfile's own filters")
 def test_a_python_without_filters(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first releases of 3.10 and 3.11 extract as safely."""
+    """Releases of 3.10 and 3.11 without tarfile's filters extract as safely."""
     monkeypatch.delattr(tarfile, "data_filter", raising=False)
     data = tarball(file("a", mode=0o6777), symlink("b", "a"), other("d", tarfile.DIRTYPE))
     with make(Source(data)).lease(archive(data)) as lease:
@@ -227,7 +227,7 @@ WHOLE = tarball(file("a", os.urandom(20_000)), file("b", os.urandom(20_000)))
     ids=["empty", "text", "zipped text", "truncated", "truncated tar", "between members"],
 )
 def test_something_that_is_no_whole_archive(make: Make, data: bytes) -> None:
-    """It is an error, although its digest is the one that was promised."""
+    """A damaged archive is an error even when its digest matches."""
     error = refusal(make(Source(data)), archive(data))
     assert error.args[1] == "RUNTIME_ERROR"
     assert "s3://mine/runtimes/a.tar.gz" in error.args[0]
@@ -237,7 +237,7 @@ def test_something_that_is_no_whole_archive(make: Make, data: bytes) -> None:
 
 
 def test_another_digest(make: Make) -> None:
-    """What stands in the bucket is not what the configuration speaks of: nothing is extracted."""
+    """An archive with another digest is not extracted."""
     wanted = replace(archive(WHOLE), sha256="0" * 64)
     error = refusal(make(lambda _: iter([WHOLE])), wanted)
     assert error.args[1] == "RUNTIME_ERROR"
@@ -257,11 +257,11 @@ def test_a_storage_that_refuses(make: Make) -> None:
 
 @pytest.mark.parametrize("library", ["condaruntime/lib", "lib"])
 def test_packages_of_another_python(make: Make, library: str) -> None:
-    """They would not load, or worse, load."""
+    """Packages for another Python are refused: they fail to load or, worse, load."""
     data = tarball(file(f"{library}/python3.1/site-packages/a.py"))
     error = refusal(make(Source(data)), archive(data))
     assert error.args[1] == "RUNTIME_ERROR"
-    assert f"python version is 3.1, but the worker and the client have {HERE}" in error.args[0]
+    assert f"python version is 3.1, but the worker and the client run {HERE}" in error.args[0]
 
 
 def interpreter(script: str) -> Member:
@@ -273,14 +273,14 @@ def interpreter(script: str) -> Member:
     ("script", "says"), [("echo 2.7", "python version is 2.7"), ("echo no libc >&2; exit 1", "does not run.*no libc")]
 )
 def test_an_interpreter_of_another_python(make: Make, script: str, says: str) -> None:
-    """It is asked, once."""
+    """The interpreter is asked for its version, once."""
     data = tarball(interpreter(script))
     with pytest.raises(RuntimeSetupError, match=says):
         raise refusal(make(Source(data)), archive(data))
 
 
 def test_packages_of_this_python(make: Make) -> None:
-    """Other directories beside, which conda makes, do not matter."""
+    """Other directories, such as conda's, do not matter."""
     data = tarball(file("lib/python3.1/a.py"), file(f"lib/python{HERE}/a.py"), interpreter(f"echo {HERE}"))
     with make(Source(data)).lease(archive(data)) as lease:
         assert sorted(os.listdir(lease.path)) == ["condaruntime", "lib"]
@@ -290,10 +290,10 @@ def test_packages_of_this_python(make: Make) -> None:
 
 
 def test_a_bomb(make: Make) -> None:
-    """What it would take is known before it is written; the next runtime is set up as ever."""
+    """An archive that would fill the disk is refused before it is written, and the next runtime works."""
     bomb = tarball(file("zeros", bytes(3_000_000)))
     small = tarball(file("a"))
-    files = make(Source(bomb, small), lambda _: runtime_files.RESERVE + 2_000_000)
+    files = make(Source(bomb, small), lambda _: runtime_cache.RESERVE + 2_000_000)
     error = refusal(files, archive(bomb))
     assert error.args[1] == "RUNTIME_TOO_BIG"
     assert "needs more than 3 MB" in error.args[0]
@@ -302,9 +302,9 @@ def test_a_bomb(make: Make) -> None:
 
 
 def test_a_bomb_of_many_empty_files(make: Make) -> None:
-    """Names take room, too."""
+    """Empty files take room too."""
     bomb = tarball(*(file(str(number), b"") for number in range(500)))
-    error = refusal(make(Source(bomb), lambda _: runtime_files.RESERVE + 1_000_000), archive(bomb))
+    error = refusal(make(Source(bomb), lambda _: runtime_cache.RESERVE + 1_000_000), archive(bomb))
     assert error.args[1] == "RUNTIME_TOO_BIG"
 
 
@@ -316,7 +316,7 @@ def header(kind: bytes, size: int, name: str = "a") -> bytes:
 
 
 def sparse_header() -> bytes:
-    """GNU's of a file with holes: the list of its pieces goes on in the blocks behind it."""
+    """GNU's header of a sparse file, whose list of pieces continues in the next blocks."""
     block = bytearray(header(tarfile.GNUTYPE_SPARSE, 0))
     block[482] = 1  # another block with pieces of it follows
     block[148:156] = b"%06o\0 " % (sum(block[:148]) + sum(block[156:]) + 8 * ord(" "))
@@ -329,14 +329,14 @@ def padded(data: bytes) -> bytes:
 
 
 def global_attribute(number: int, size: int) -> bytes:
-    """A header with one attribute of all members that follow, and a member."""
+    """A header with an attribute of all following members, and a member."""
     record = b" attribute-%d=" % number + bytes(size) + b"\n"
     record = b"%d" % (len(record) + 6) + record
     return header(tarfile.XGLTYPE, len(record)) + padded(record) + header(tarfile.REGTYPE, 0)
 
 
 def long_name(number: int, size: int) -> bytes:
-    """A member with a long name: one that stands for the directory itself."""
+    """A member with a long name for the directory itself."""
     return header(tarfile.GNUTYPE_LONGNAME, size) + padded(b"./" * (size // 2)) + header(tarfile.DIRTYPE, 0)
 
 
@@ -358,26 +358,26 @@ FILLERS = {
 
 @pytest.mark.parametrize("parts", FILLERS.values(), ids=FILLERS)
 def test_headers_that_would_fill_the_memory(tmp_path: Path, parts: list[bytes]) -> None:
-    """Row 217: what extends a member's header is read up to 1 MB, and nothing of a member is kept."""
+    """Row 217: extensions of a header are read up to 1 MB, and no member is kept in memory."""
     data = gzip.compress(b"".join(parts), 1)
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
         with suppress(RuntimeSetupError):
-            runtime_files.extract(io.BytesIO(data), str(tmp_path), lambda size: None)
+            extraction.extract(io.BytesIO(data), str(tmp_path), lambda size: None)
         taken = tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()
-    assert taken < 6 * runtime_files.HEADER_LIMIT
+    assert taken < 6 * extraction.HEADER_LIMIT
     assert os.listdir(tmp_path) in ([], ["a"])
 
 
 def test_a_header_that_is_too_big(make: Make) -> None:
-    """Row 217: it is told as such; names as long as a system can have are extracted."""
+    """Row 217: the error says so; the longest valid names are extracted."""
     data = gzip.compress(b"".join(FILLERS["pax"]), 1)
     error = refusal(make(Source(data)), archive(data))
     assert error.args[1] == "RUNTIME_ERROR"
-    assert "has a header of more than 1 MB" in error.args[0]
+    assert "has a header larger than 1 MB" in error.args[0]
     deep = "/".join(["d" * 200] * 15)
     for layout in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
         buffer = io.BytesIO()
@@ -388,7 +388,7 @@ def test_a_header_that_is_too_big(make: Make) -> None:
 
 
 def test_a_disk_that_is_suddenly_full(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Others write there, too."""
+    """A disk that other programs fill is reported as full."""
 
     def no_space(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -402,12 +402,12 @@ def test_a_disk_that_is_suddenly_full(make: Make, monkeypatch: pytest.MonkeyPatc
 
 
 def test_old_runtimes_make_room(make: Make, root: Path) -> None:
-    """One that no call uses is removed, one that is used is not."""
+    """Idle runtimes are removed to make room, used ones are not."""
     used, idle, new = (tarball(file(name, bytes(100_000))) for name in ("used", "idle", "new"))
 
     def free(_: str) -> int:
         taken = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
-        return runtime_files.RESERVE + 300_000 - taken
+        return runtime_cache.RESERVE + 300_000 - taken
 
     files = make(Source(used, idle, new), free)
     with files.lease(archive(used)) as kept:
@@ -423,7 +423,7 @@ def test_old_runtimes_make_room(make: Make, root: Path) -> None:
 
 
 def test_one_extraction_for_many_threads(make: Make) -> None:
-    """Calls that come at the same time wait for the first one's; all but that one found it extracted."""
+    """Concurrent calls wait for the first one's extraction and share it."""
     source = Source(WHOLE)
     files, together = make(source), threading.Barrier(8)
 
@@ -440,7 +440,7 @@ def test_one_extraction_for_many_threads(make: Make) -> None:
 
 
 def test_another_container_finds_it_extracted(make: Make) -> None:
-    """They share the directory; who made it removes it when nobody uses it any more."""
+    """Containers share the directory; its maker removes it once nobody uses it."""
     source = Source(WHOLE)
     first, second = make(source), make(source)
     with first.lease(archive(WHOLE)):
@@ -454,7 +454,7 @@ def test_another_container_finds_it_extracted(make: Make) -> None:
 
 EXTRACTING_WORKER = """
 import sys
-from pywren.worker.runtime_files import Archive, RuntimeFiles
+from pywren.worker.runtime_cache import Archive, RuntimeCache
 root, tarball, digest = sys.argv[1:]
 def fetch(archive):
     print("fetching", flush=True)
@@ -462,13 +462,13 @@ def fetch(archive):
     with open(tarball, "rb") as file:
         yield file.read()
 print("starting", flush=True)
-with RuntimeFiles(root, fetch=fetch).lease(Archive("mine", "runtimes/a.tar.gz", digest)) as lease:
+with RuntimeCache(root, fetch=fetch).lease(Archive("mine", "runtimes/a.tar.gz", digest)) as lease:
     print(lease.path, lease.cached)
 """
 
 
 def test_one_extraction_for_two_processes(tmp_path: Path, root: Path) -> None:
-    """The one that comes while another fetches waits for it, and finds the runtime extracted."""
+    """A second process waits for the first one's extraction and shares it."""
     (stored := tmp_path / "stored.tar.gz").write_bytes(WHOLE)
     command = [sys.executable, "-c", EXTRACTING_WORKER, str(root), str(stored), archive(WHOLE).sha256]
 
@@ -480,7 +480,7 @@ def test_one_extraction_for_two_processes(tmp_path: Path, root: Path) -> None:
 
     with start("starting", "fetching") as first, start("starting") as second:
         with pytest.raises(BlockingIOError):
-            runtime_files._lock_directory(str(root), blocking=False)
+            runtime_cache._lock_directory(str(root), blocking=False)
         path, cached = first.communicate("go on\n", timeout=WAIT)[0].split()
         assert second.communicate(timeout=WAIT)[0].split() == [path, "True"]
     assert (cached, first.returncode, second.returncode) == ("False", 0, 0)
@@ -488,16 +488,16 @@ def test_one_extraction_for_two_processes(tmp_path: Path, root: Path) -> None:
 
 ANOTHER_WORKER = """
 import sys
-from pywren.worker.runtime_files import Archive, RuntimeFiles
+from pywren.worker.runtime_cache import Archive, RuntimeCache
 root, digest = sys.argv[1:]
-with RuntimeFiles(root, fetch=None).lease(Archive("mine", "runtimes/a.tar.gz", digest)) as lease:
+with RuntimeCache(root, fetch=None).lease(Archive("mine", "runtimes/a.tar.gz", digest)) as lease:
     print(lease.path, lease.cached, flush=True)
     sys.stdin.read()
 """
 
 
 def test_another_process_finds_it_extracted(make: Make, root: Path) -> None:
-    """What a call of it uses is removed by nobody."""
+    """No process removes a runtime that a call uses."""
     source = Source(WHOLE)
     files, wanted = make(source), archive(WHOLE)
     with files.lease(wanted) as lease:
@@ -515,7 +515,7 @@ def test_another_process_finds_it_extracted(make: Make, root: Path) -> None:
 
 
 def test_a_fresh_one(make: Make) -> None:
-    """It supersedes the cached one, which goes when no call uses it."""
+    """A fresh copy replaces the cached one, which is removed once idle."""
     source = Source(WHOLE)
     files = make(source)
     with files.lease(archive(WHOLE)) as old, files.lease(archive(WHOLE), fresh=True) as new:
@@ -528,7 +528,7 @@ def test_a_fresh_one(make: Make) -> None:
 
 
 def test_what_a_killed_worker_left_is_not_taken_for_a_runtime(make: Make, root: Path) -> None:
-    """A directory has its name only when it is whole."""
+    """A directory gets its final name only when it is complete."""
     (root / "new" / "half").mkdir(parents=True)
     root.chmod(0o700)
     with make(Source(WHOLE)).lease(archive(WHOLE)) as lease:
@@ -537,7 +537,7 @@ def test_what_a_killed_worker_left_is_not_taken_for_a_runtime(make: Make, root: 
 
 
 def test_a_directory_that_others_can_write_to(make: Make, root: Path) -> None:
-    """The temporary directory is everybody's: what somebody else put there is not used."""
+    """A directory that another user can write to is not used."""
     root.mkdir(parents=True)
     root.chmod(0o777)
     with pytest.raises(RuntimeSetupError, match="belongs to another user"), make(Source()).lease(archive(WHOLE)):
@@ -545,7 +545,7 @@ def test_a_directory_that_others_can_write_to(make: Make, root: Path) -> None:
 
 
 def test_close_leaves_nothing(make: Make, root: Path) -> None:
-    """Not even the directory; nor does it when no runtime could be set up."""
+    """``close`` removes even the directory, also after failures."""
     files = make(Source(WHOLE, b"no archive"))
     refusal(files, archive(b"no archive"))
     files.close()
@@ -596,7 +596,7 @@ def tiny(place: str, value: int = 7) -> bytes:
 
 
 def ask(_: Any) -> Any:
-    """Call what the runtime has."""
+    """Call the runtime's function."""
     import tiny_in_runtime  # type: ignore[import-not-found]
 
     return tiny_in_runtime.answer()
@@ -609,7 +609,7 @@ def variable(name: str) -> str | None:
 
 @pytest.mark.moto
 def test_packages_are_importable_on_lambda(aws: dict[str, Any]) -> None:
-    """The status says which runtime was used and whether it had been extracted before."""
+    """The status has the runtime's key and whether it was cached."""
     config = stored(aws, tiny(f"condaruntime/lib/python{HERE}/site-packages/"), "lambda")
     with pywren.lambda_executor(config=config) as executor:
         seen = []
@@ -624,7 +624,7 @@ def test_packages_are_importable_on_lambda(aws: dict[str, Any]) -> None:
 
 @pytest.mark.moto
 def test_calls_share_the_copies_of_a_runtime(aws: dict[str, Any]) -> None:
-    """A description may list copies of the tarball as ``urls``: the calls of a map fetch them in turn."""
+    """The calls of a map fetch the copies listed as ``urls`` in turn."""
     data, bucket = tiny("", 5), aws["s3"]["bucket"]
     config = stored(aws, data, "sharded")
     kept = Storage(pywren.wrenconfig.extract_storage_config(config))
@@ -643,7 +643,7 @@ def test_calls_share_the_copies_of_a_runtime(aws: dict[str, Any]) -> None:
 
 @pytest.mark.moto
 def test_packages_are_importable_wherever_they_stand(aws: dict[str, Any]) -> None:
-    """At the top, or where pip and conda put them; and a runtime is not seen by the call of another one."""
+    """Packages work at the top and where pip and conda put them, and no call sees another's runtime."""
     from pywren.invokers import run_payloads
 
     payloads, futures = [], []
@@ -657,7 +657,7 @@ def test_packages_are_importable_wherever_they_stand(aws: dict[str, Any]) -> Non
 
 @pytest.mark.moto
 def test_packages_are_importable_in_the_local_pool(aws: dict[str, Any]) -> None:
-    """A process of the pool that has run a call with one runtime runs the next with another."""
+    """A pool process that ran a call with one runtime runs the next with another."""
     executors = [
         pywren.local_executor(config=stored(aws, tiny("site-packages/", number), f"local-{number}"))
         for number in range(2)
@@ -673,7 +673,7 @@ def test_packages_are_importable_in_the_local_pool(aws: dict[str, Any]) -> None:
 
 @pytest.mark.moto
 def test_a_runtime_with_its_own_interpreter(aws: dict[str, Any]) -> None:
-    """It runs the call."""
+    """The runtime's own interpreter runs the call."""
     script = f'OWN_INTERPRETER=1 exec "{sys.executable}" "$@"'
     config = stored(aws, tarball(interpreter(script)), "interpreter")
     with pywren.lambda_executor(config=config) as executor:
@@ -683,7 +683,7 @@ def test_a_runtime_with_its_own_interpreter(aws: dict[str, Any]) -> None:
 
 
 def test_the_server_of_an_interpreter_ends_with_it(tmp_path: Path) -> None:
-    """A runtime that was removed leaves no process behind when another one is started."""
+    """A removed runtime's interpreter is stopped when another one starts."""
     server = ForkServer()
     pythons = [tmp_path / name for name in ("first", "second")]
     try:
@@ -699,22 +699,22 @@ def test_the_server_of_an_interpreter_ends_with_it(tmp_path: Path) -> None:
 
 @pytest.mark.moto
 def test_a_big_archive_comes_in_pieces(aws: dict[str, Any]) -> None:
-    """Also one whose last piece is a whole one, and an empty one."""
+    """Archives of any size are read in pieces, even when the last piece is full or the archive is empty."""
     bucket, region = aws["s3"]["bucket"], aws["account"]["aws_region"]
     for data in (b"", b"abc", b"abcdef", b"abcdefg"):
         stored(aws, data, "pieces")
         wanted = Archive(bucket, "runtimes/pieces.tar.gz", "", region)
-        assert b"".join(runtime_files.fetch(wanted, piece_bytes=3)) == data
+        assert b"".join(runtime_cache.fetch(wanted, piece_bytes=3)) == data
 
 
 @pytest.mark.moto
 def test_no_more_is_read_of_an_archive_than_its_size(aws: dict[str, Any]) -> None:
-    """Row 224: one that somebody has made longer, or shorter, is read no further; its digest tells the rest."""
+    """Row 224: a longer or shorter archive is read only up to its size; its digest shows the change."""
     bucket, region = aws["s3"]["bucket"], aws["account"]["aws_region"]
     stored(aws, b"abcdefg", "sized")
     for size, expected in ((0, b""), (1, b"a"), (3, b"abc"), (6, b"abcdef"), (7, b"abcdefg"), (8, b"abcdefg")):
         wanted = Archive(bucket, "runtimes/sized.tar.gz", "", region, size)
-        assert b"".join(runtime_files.fetch(wanted, piece_bytes=3)) == expected
+        assert b"".join(runtime_cache.fetch(wanted, piece_bytes=3)) == expected
 
 
 # -- what is wrong, as it is told ----------------------------------------------------------------------------
@@ -732,7 +732,7 @@ def test_no_more_is_read_of_an_archive_than_its_size(aws: dict[str, Any]) -> Non
     ],
 )
 def test_a_runtime_that_is_broken(aws: dict[str, Any], overwrite: dict[str, Any], code: str) -> None:
-    """The call ends with the error that says what is wrong; nothing of the runtime was extracted."""
+    """The call ends with the reason, and nothing is extracted."""
     with pywren.lambda_executor(config=stored(aws, tiny(""), "broken")) as executor:
         (future,) = executor.map(ask, [None], overwrite_invoke_args=overwrite)
         error = future.exception(timeout=WAIT)
@@ -742,7 +742,7 @@ def test_a_runtime_that_is_broken(aws: dict[str, Any], overwrite: dict[str, Any]
 
 @pytest.mark.moto
 def test_a_runtime_that_does_not_fit(aws: dict[str, Any]) -> None:
-    """An archive that says it is bigger than any disk; the next call finds the worker as it was."""
+    """An archive that claims to be bigger than the disk is refused, and the next call works."""
     huge = tarfile.TarInfo("huge")
     huge.size = 10**17
     data = gzip.compress(huge.tobuf(tarfile.GNU_FORMAT))
@@ -757,7 +757,7 @@ def test_a_runtime_that_does_not_fit(aws: dict[str, Any]) -> None:
 @pytest.mark.moto
 @pytest.mark.parametrize("digest", [None, "abc", 7])
 def test_a_configuration_without_the_digest(aws: dict[str, Any], digest: Any) -> None:
-    """Row 213: it is told when the executor is made, with how to compute it."""
+    """Row 213: making the executor fails, and the error says how to compute the digest."""
     config = stored(aws, tiny(""), "undigested")
     config["runtime"]["sha256"] = digest
     with pytest.raises(ConfigError, match=r"runtime: sha256.*sha256sum"):
@@ -766,7 +766,7 @@ def test_a_configuration_without_the_digest(aws: dict[str, Any], digest: Any) ->
 
 @pytest.mark.moto
 def test_a_runtime_for_another_architecture(aws: dict[str, Any]) -> None:
-    """Row 215: it is told when an executor of Lambda is made; other workers are what they are."""
+    """Row 215: making a Lambda executor fails; other executors do not know their workers' architecture."""
     config = stored(aws, tiny(""), "arm", arch="arm64")
     with pytest.raises(ConfigError, match=r"for arm64, but the function is for x86_64.*pywren deploy_lambda"):
         pywren.lambda_executor(config=config)

@@ -1,0 +1,430 @@
+"""``RuntimeCache``: the users' runtimes on this worker, each fetched, verified and extracted once.
+
+A runtime is a tarball in S3. Its SHA-256 is verified before anything is extracted, and it never writes outside its own
+directory::
+
+    <temporary directory>/pywren-runtimes-<uid>/      0700; whoever adds or removes a runtime holds its flock
+        new/                                          under construction; without that flock, left by a dead worker
+        <sha256>-<time>/                              complete; each call that uses it holds its flock, shared
+
+Threads and processes share the directory, so the locks are ``flock``s of descriptors, which the system releases when a
+process dies. Each thread opens its own descriptor, so they exclude threads of one process too. The root's flock is held
+while a runtime downloads, on purpose: the others most likely want the same one, and the disk has room for few.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any, NamedTuple
+
+from pywren.exceptions import RuntimeSetupError, StorageError
+from pywren.system.private_files import make_directories
+from pywren.wire.messages import Call
+from pywren.worker.extraction import BLOCK_BYTES, ERROR, extract
+from pywren.wrenutil import split_s3_url
+
+logger = logging.getLogger(__name__)
+
+TOO_BIG, READ_ERROR = "RUNTIME_TOO_BIG", "RUNTIME_READ_ERROR"
+"""What ``RuntimeSetupError.args[1]`` may be beside ``ERROR``."""
+
+RESERVE = 16 * 1024 * 1024
+"""Bytes of disk that a runtime must leave free for the call itself."""
+
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+_PIECE_BYTES = 16 * 1024 * 1024
+_NEW = "new"
+_INTERPRETER_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A runtime's tarball, as a payload names it.
+
+    Args:
+        bucket: its bucket.
+        key: its key.
+        sha256: its digest, 64 lower-case hexadecimal digits.
+        region: the bucket's region, ``None`` when unknown.
+        size: its length in bytes, beyond which nothing is read; ``None`` when unknown.
+    """
+
+    bucket: str
+    key: str
+    sha256: str
+    region: str | None = None
+    size: int | None = None
+
+    @property
+    def url(self) -> str:
+        """``s3://bucket/key``."""
+        return f"s3://{self.bucket}/{self.key}"
+
+    @classmethod
+    def of_call(cls, call: Call) -> Archive | None:
+        """Return the runtime that a call asks for; ``None`` for the worker's own Python.
+
+        Raises:
+            RuntimeSetupError: the payload lacks its URL or its digest.
+        """
+        if call.runtime_url is None and call.runtime_sha256 is None:
+            return None
+        if call.runtime_url is None:
+            raise RuntimeSetupError("the payload has the digest of a runtime but no runtime_url", ERROR)
+        if not call.runtime_sha256:
+            raise RuntimeSetupError(
+                f"the payload has no digest of the runtime {call.runtime_url}, and workers extract nothing unverified: "
+                "write its SHA-256 in the configuration under runtime: sha256",
+                ERROR,
+            )
+        try:
+            bucket, key = split_s3_url(call.runtime_url)
+        except ValueError as error:
+            raise RuntimeSetupError(f"cannot fetch the runtime: {error}", READ_ERROR) from error
+        return cls(bucket, key, call.runtime_sha256.lower(), _region(call), call.runtime_size)
+
+
+def _region(call: Call) -> str | None:
+    backend: Mapping[str, Any] = call.storage_config.get("backend_config") or {}
+    region = (call.runtime or {}).get("region") or backend.get("region")
+    return str(region) if region else None
+
+
+def fetch(archive: Archive, piece_bytes: int = _PIECE_BYTES) -> Iterator[bytes]:
+    """Read a tarball from S3 piece by piece, as it may be larger than the worker's memory.
+
+    Args:
+        archive: the tarball.
+        piece_bytes: the length of a piece in bytes.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    from pywren.aws.errors import error_code
+    from pywren.storage.s3_backend import S3Backend
+
+    backend = S3Backend(archive.bucket, archive.region)
+    start = 0
+    try:
+        while archive.size is None or start < archive.size:
+            wanted = piece_bytes if archive.size is None else min(piece_bytes, archive.size - start)
+            piece = backend.get(archive.key, (start, start + wanted - 1), limit=wanted)
+            yield piece
+            start += len(piece)
+            if len(piece) < wanted:
+                return
+    except StorageError as error:
+        if error_code(error.__cause__ or error) != "InvalidRange":  # the last piece was a whole one
+            raise
+    finally:
+        backend.close()
+
+
+def free_disk_bytes(directory: str) -> int:
+    """Return the free bytes on the disk of a directory."""
+    return shutil.disk_usage(directory).free
+
+
+def disk_bytes(sizes: Iterable[int]) -> int:
+    """Return the bytes of free disk that a worker needs to extract a runtime.
+
+    Args:
+        sizes: the bytes of its archive and of each of its members.
+    """
+    return RESERVE + sum(_whole_blocks(size + BLOCK_BYTES) for size in sizes)
+
+
+def _whole_blocks(size: int) -> int:
+    return -(-size // BLOCK_BYTES) * BLOCK_BYTES
+
+
+class Lease(NamedTuple):
+    """A runtime while a call uses it.
+
+    Args:
+        path: its directory.
+        cached: whether an earlier call extracted it.
+    """
+
+    path: str
+    cached: bool
+
+
+class RuntimeCache:
+    """The runtimes extracted on this worker. Threads and processes share them.
+
+    Args:
+        root: their directory; by default each user has one under the temporary directory.
+        fetch: reads a tarball piece by piece.
+        free_disk: returns the free bytes on the disk of a directory.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        *,
+        fetch: Callable[[Archive], Iterator[bytes]] = fetch,
+        free_disk: Callable[[str], int] = free_disk_bytes,
+    ) -> None:
+        self.root = root or os.path.join(tempfile.gettempdir(), f"pywren-runtimes-{os.geteuid()}")
+        self._fetch = fetch
+        self._free_disk = free_disk
+        self._made: set[str] = set()
+        self._used = False
+
+    @contextmanager
+    def lease(self, archive: Archive, *, fresh: bool = False) -> Iterator[Lease]:
+        """Extract a runtime if necessary, and keep it from being removed while the context lasts.
+
+        Args:
+            archive: its tarball.
+            fresh: extract it again even if it is there.
+
+        Raises:
+            RuntimeSetupError: it cannot be fetched, its digest differs, or it does not fit.
+        """
+        with self._locked():
+            self._used = True
+            path = None if fresh else self._find(archive)
+            cached = path is not None
+            if path is None:
+                path = self._make(archive)
+            # Taken before the root's lock is released: nobody can remove the directory in between.
+            in_use = _lock_directory(path, shared=True)
+        try:
+            yield Lease(path, cached)
+        finally:
+            os.close(in_use)
+
+    def close(self) -> None:
+        """Remove what this process extracted, unless a call of another process uses it."""
+        if not self._used or not os.path.isdir(self.root):
+            return
+        self._used = False
+        with self._locked():
+            made, self._made = self._made, set()
+            for name in made:
+                self._remove_idle(name)
+            try:
+                os.rmdir(self.root)
+            except OSError:
+                logger.debug("%s is still in use", self.root)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other threads and processes from adding or removing runtimes."""
+        descriptor = self._lock_root()
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _lock_root(self) -> int:
+        while True:
+            try:
+                make_directories(self.root)
+                descriptor = _lock_directory(self.root)
+            except FileNotFoundError:
+                continue  # another process removed it between the two steps
+            except OSError as error:
+                raise RuntimeSetupError(f"cannot use {self.root} for runtimes: {error}", ERROR) from error
+            found = os.fstat(descriptor)
+            if found.st_uid != os.geteuid() or found.st_mode & 0o077:
+                os.close(descriptor)
+                raise RuntimeSetupError(
+                    f"{self.root} belongs to another user, or other users can write to it: remove it, or set TMPDIR",
+                    ERROR,
+                )
+            try:
+                if os.path.samestat(found, os.stat(self.root)):
+                    return descriptor
+            except FileNotFoundError:
+                pass
+            os.close(descriptor)  # removed, and perhaps made again, while this waited for the lock
+
+    # -- with the lock held ----------------------------------------------------------------------------------
+
+    def _find(self, archive: Archive) -> str | None:
+        names = [name for name in os.listdir(self.root) if name.startswith(f"{archive.sha256}-")]
+        return os.path.join(self.root, max(names)) if names else None
+
+    def _make(self, archive: Archive) -> str:
+        """Fetch, verify and extract a runtime, and remove older copies of it that no call uses."""
+        started = time.monotonic()
+        new = os.path.join(self.root, _NEW)
+        shutil.rmtree(new, ignore_errors=True)
+        try:
+            self._fill(new, archive)
+            # A new name each time: what runs from an older copy never sees its files change.
+            name = f"{archive.sha256}-{time.time_ns():020d}"
+            os.rename(new, os.path.join(self.root, name))
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+        self._made.add(name)
+        for other in self._names():
+            if other != name and other.startswith(archive.sha256):
+                self._remove_idle(other)
+        logger.info("set up the runtime %s in %.1f s", archive.url, time.monotonic() - started)
+        return os.path.join(self.root, name)
+
+    def _fill(self, new: str, archive: Archive) -> None:
+        room = _Room(lambda: self._free_disk(self.root), self._remove_all_idle)
+        try:
+            make_directories(new)
+            with tempfile.TemporaryFile(dir=self.root) as tarball:
+                self._download(archive, tarball, room)
+                tarball.seek(0)
+                extract(tarball, new, room.take)
+            check_python(new)
+        except RuntimeSetupError as error:
+            raise _about(archive, error) from error
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            told = room.too_big() if full else RuntimeSetupError(f"cannot set it up: {error}", ERROR)
+            raise _about(archive, told) from error
+
+    def _download(self, archive: Archive, tarball: IO[bytes], room: _Room) -> None:
+        """Write the tarball to a file and verify it."""
+        digest = hashlib.sha256()
+        try:
+            for piece in self._fetch(archive):
+                room.take(len(piece))
+                tarball.write(piece)
+                digest.update(piece)
+        except StorageError as error:
+            raise RuntimeSetupError(f"cannot fetch it: {error}", READ_ERROR) from error
+        if digest.hexdigest() != archive.sha256:
+            raise RuntimeSetupError(
+                f"its SHA-256 is {digest.hexdigest()}, not {archive.sha256} as the configuration says under runtime: "
+                "sha256; nothing was extracted. If you replaced the archive, write its new SHA-256 there (`sha256sum`)",
+                ERROR,
+            )
+
+    def _names(self) -> list[str]:
+        return sorted(name for name in os.listdir(self.root) if name != _NEW and "-" in name)
+
+    def _remove_all_idle(self) -> bool:
+        """Remove the runtimes that no call uses; return whether there were any."""
+        return [self._remove_idle(name) for name in self._names()].count(True) > 0
+
+    def _remove_idle(self, name: str) -> bool:
+        path = os.path.join(self.root, name)
+        try:
+            os.close(_lock_directory(path, blocking=False))
+        except OSError:
+            return False  # in use, or already removed
+        logger.info("removing the runtime %s", path)
+        shutil.rmtree(path, ignore_errors=True)
+        self._made.discard(name)
+        return True
+
+
+def _about(archive: Archive, error: RuntimeSetupError) -> RuntimeSetupError:
+    return RuntimeSetupError(f"the runtime {archive.url}: {error.args[0]}", *error.args[1:])
+
+
+def _lock_directory(path: str, *, shared: bool = False, blocking: bool = True) -> int:
+    """Open a directory and lock it until the descriptor is closed or the process ends."""
+    import fcntl
+
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if blocking else fcntl.LOCK_NB))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+class _Room:
+    """The disk space that one runtime may still take.
+
+    Args:
+        free: returns the free bytes on the disk.
+        make_room: removes runtimes that are not in use; returns whether there were any.
+    """
+
+    def __init__(self, free: Callable[[], int], make_room: Callable[[], bool]) -> None:
+        self._free = free
+        self._make_room = make_room
+        self._taken = 0
+        self._left = free() - RESERVE
+
+    def take(self, size: int) -> None:
+        """Account for bytes that are about to be written.
+
+        Args:
+            size: how many.
+
+        Raises:
+            RuntimeSetupError: they do not fit.
+        """
+        whole = _whole_blocks(size)
+        self._taken += whole
+        self._left -= whole
+        if self._left < 0 and self._make_room():
+            self._left = self._free() - RESERVE - whole  # earlier bytes are already on the disk
+        if self._left < 0:
+            raise self.too_big()
+
+    def too_big(self) -> RuntimeSetupError:
+        """Return the error for a runtime that does not fit."""
+        return RuntimeSetupError(
+            f"it does not fit: with its archive it needs more than {self._taken / 1e6:,.0f} MB, and the worker's disk "
+            f"has {self._free() / 1e6:,.0f} MB free. Give the function more ephemeral storage or shrink the runtime",
+            TOO_BIG,
+        )
+
+
+# -- its Python ----------------------------------------------------------------------------------------------
+
+
+def check_python(path: str) -> None:
+    """Check that an extracted runtime is for the worker's Python, for which functions are pickled.
+
+    Raises:
+        RuntimeSetupError: it is for another Python, or its own interpreter does not run.
+    """
+    interpreter = os.path.join(path, "condaruntime", "bin", "python")
+    found = [_version_of(interpreter)] if os.path.lexists(interpreter) else _versions_of_packages(path)
+    if found and PYTHON not in found:
+        raise RuntimeSetupError(
+            f"its python version is {', '.join(found)}, but the worker and the client run {PYTHON}: "
+            f"build a runtime for Python {PYTHON}",
+            ERROR,
+        )
+
+
+def _version_of(interpreter: str) -> str:
+    import subprocess
+
+    program = "import sys; print('%d.%d' % sys.version_info[:2])"
+    try:
+        answer = subprocess.run(
+            [interpreter, "-I", "-c", program], capture_output=True, text=True, timeout=_INTERPRETER_SECONDS, check=True
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        said = str(getattr(error, "stderr", "") or "").strip()[-500:]
+        raise RuntimeSetupError(
+            f"its interpreter condaruntime/bin/python does not run: {error} {said}", ERROR
+        ) from error
+    return answer.stdout.strip()
+
+
+def _versions_of_packages(path: str) -> list[str]:
+    found = []
+    for library in (os.path.join(path, "condaruntime", "lib"), os.path.join(path, "lib")):
+        if os.path.isdir(library):
+            found += [name[6:] for name in sorted(os.listdir(library)) if name.startswith("python3.")]
+    return found

@@ -1,0 +1,85 @@
+"""``InterruptibleRunner``: a runner whose calls can all be killed at once, because their worker must end.
+
+Each call's thread is inside ``run``; ``interrupt`` comes from another thread. The lock guards the set of running calls
+and is never held while one runs.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+from pywren.exceptions import WorkerCrashedError
+from pywren.worker.task import Runner, RunResult, Stop, Task, cancelled_failure
+
+SIGNAL_GRACE = 1.0
+"""Seconds to wait for this process's own signal. systemd signals all processes of a control group at once, and the
+signals arrive in any order."""
+
+
+class InterruptibleRunner:
+    """Runs tasks until it is interrupted. Then it kills the running ones and starts no more.
+
+    Args:
+        runner: runs the tasks; closed with this.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._lock = threading.Lock()
+        self._running: set[Stop] = set()
+        self._interrupted = threading.Event()
+
+    def run(self, task: Task, *, stopped: Stop | None = None) -> RunResult:
+        """Run one task to its end, or until it is interrupted, which sets ``stopped``."""
+        stopped = stopped or Stop()
+        with self._lock:
+            self._running.add(stopped)
+        try:
+            # Checked after the call is in the set: ``interrupt`` either finds it there or was seen here.
+            if self._interrupted.is_set():
+                stopped.set()
+                return _cancelled(running=False)
+            return self._run(task, stopped)
+        finally:
+            with self._lock:
+                self._running.discard(stopped)
+
+    def _run(self, task: Task, stopped: Stop) -> RunResult:
+        try:
+            result = self._runner.run(task, stopped=stopped)
+        except OSError:
+            if not self._interrupted.wait(SIGNAL_GRACE):
+                raise
+            result = _cancelled(running=True)
+        # The signal that ends this worker may have reached the call's process a moment earlier. The call did not
+        # crash then: another worker must run it.
+        if _was_killed(result) and self._interrupted.wait(SIGNAL_GRACE):
+            stopped.set()
+        return result
+
+    def interrupt(self) -> None:
+        """Kill the running calls and start no more."""
+        self._interrupted.set()
+        with self._lock:
+            running = list(self._running)
+        for stopped in running:
+            stopped.set()
+
+    def end_waiting(self) -> None:
+        """Stop the processes that only wait for another call."""
+        self._runner.end_waiting()
+
+    def close(self) -> None:
+        """Stop every child process."""
+        self._runner.close()
+
+
+def _cancelled(*, running: bool) -> RunResult:
+    return RunResult(None, None, failure=cancelled_failure(running=running), returncode=None)
+
+
+def _was_killed(result: RunResult) -> bool:
+    """Tell whether a signal from outside may have ended a call, rather than the call itself."""
+    crashed = result.failure is not None and result.failure.kind == WorkerCrashedError.__name__
+    return crashed and result.returncode in (None, -signal.SIGTERM, -signal.SIGINT, -getattr(signal, "SIGKILL", 9))

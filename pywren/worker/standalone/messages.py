@@ -1,0 +1,113 @@
+"""``MessagesUnderWork``: the messages of the calls that run, which a heartbeat hides from other workers.
+
+Threads: the polling thread adds messages and waits for room, each call's thread removes its own, and one thread,
+``pywren-queue-heartbeat``, extends the visibility of all of them. One condition guards the table; no request is sent
+while it is held.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pywren.exceptions import PywrenError
+
+if TYPE_CHECKING:
+    from pywren.aws.requests import Message
+
+logger = logging.getLogger(__name__)
+
+
+class MessagesUnderWork:
+    """The messages whose calls run, and the thread that keeps them hidden.
+
+    Args:
+        hide: hides a message for some more time.
+        interval: seconds from one extension to the next.
+        clock: returns monotonic seconds.
+    """
+
+    def __init__(self, hide: Callable[[Message], None], interval: float, clock: Callable[[], float]) -> None:
+        self._hide = hide
+        self._interval = interval
+        self._clock = clock
+        self._messages: dict[str, Message] = {}
+        self._not_kept: set[str] = set()  # receipts whose trouble has been logged; it repeats at every beat
+        self._changed = threading.Condition()
+        self._idle_since = clock()
+        self._being_hidden: str | None = None  # the receipt in the heartbeat's current request
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="pywren-queue-heartbeat", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._over.set()  # the calls have ended: the pool of their threads was left before this
+        self._thread.join()
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    @property
+    def idle(self) -> float | None:
+        """Seconds since the last message was removed, ``None`` while there are messages."""
+        with self._changed:
+            return None if self._messages else self._clock() - self._idle_since
+
+    def add(self, message: Message) -> None:
+        """Keep a message hidden from now on."""
+        with self._changed:
+            self._messages[message.receipt] = message
+
+    def remove(self, message: Message) -> None:
+        """Stop hiding a message. No request of the heartbeat touches it after this returns."""
+        with self._changed:
+            # An extension that arrived after the message was given back would hide it from every worker.
+            self._changed.wait_for(lambda: self._being_hidden != message.receipt)
+            del self._messages[message.receipt]
+            self._not_kept.discard(message.receipt)
+            self._idle_since = self._clock()
+            self._changed.notify_all()
+
+    def wait_for_room(self, limit: int, over: threading.Event) -> None:
+        """Wait until there are fewer messages than the limit, or until ``over`` is set and ``wake`` called."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._messages) < limit or over.is_set())
+
+    def wake(self) -> None:
+        """Make ``wait_for_room`` check again."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def _beat(self) -> None:
+        while not self._over.wait(self._interval):
+            # A copy (``list`` of a dict is atomic): call threads remove entries meanwhile, which ``_extend`` notices.
+            for receipt in list(self._messages):
+                self._extend(receipt)
+
+    def _extend(self, receipt: str) -> None:
+        with self._changed:
+            message = self._messages.get(receipt)
+            if message is None:
+                return  # removed since the beat began
+            self._being_hidden = receipt
+        try:
+            self._keep(message)
+        finally:
+            with self._changed:
+                self._being_hidden = None
+                self._changed.notify_all()
+
+    def _keep(self, message: Message) -> None:
+        try:
+            self._hide(message)
+        except PywrenError as error:
+            # At worst another worker runs the call as well; the first status stands.
+            if message.receipt not in self._not_kept:
+                logger.warning("cannot keep a message hidden from other workers: %s", error)
+            self._not_kept.add(message.receipt)
+        except Exception:  # whatever it is, the heartbeat must go on for the other messages
+            logger.exception("cannot keep a message hidden from other workers")

@@ -1,0 +1,123 @@
+"""The process of a stand-alone worker: its settings, its directory, and the signals that end it.
+
+Two commands start it: ``python -m pywren.worker.standalone`` on instances, which have only the bundle and boto3, and
+``pywren-server`` (``pywren.scripts.standalone``), which people type.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from pywren import wrenconfig, wrenlogging
+from pywren.aws.requests import AWS
+from pywren.exceptions import ConfigError
+from pywren.worker.standalone.ending import EndRule
+from pywren.worker.standalone.worker import LONG_POLL, QueueWorker
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a stand-alone worker is told on its command line. Each is an option of that name.
+
+    Args:
+        aws_region: the queue's region.
+        sqs_queue_name: the queue that calls come from.
+        parallelism: how many calls to run at once.
+        max_run_time: seconds after which a call is stopped at the latest.
+        max_life_time: seconds after which the worker takes no more calls.
+        max_idle_time: seconds without a call after which the worker ends.
+        idle_terminate_granularity: seconds of a period of the machine's uptime; an idle worker ends only near its end.
+        queue_receive_message_timeout: seconds that one request waits for calls, 1 to 20.
+        run_dir: directory in which each call gets one of its own.
+    """
+
+    aws_region: str = wrenconfig.AWS_REGION_DEFAULT
+    sqs_queue_name: str = wrenconfig.AWS_SQS_QUEUE_DEFAULT
+    parallelism: int = 1
+    max_run_time: float | None = None
+    max_life_time: float | None = None
+    max_idle_time: float | None = None
+    idle_terminate_granularity: float = 0.0
+    queue_receive_message_timeout: int = LONG_POLL
+    run_dir: str | None = None
+
+
+def serve(settings: Settings) -> None:
+    """Take calls from the queue and run them in this process's children, until idle or signalled.
+
+    Raises:
+        ConfigError: ``run_dir`` cannot be made.
+        InvocationError: there is no such queue.
+        PywrenError: SQS or the storage has been in trouble for too long.
+    """
+    if "PYWREN_LOGLEVEL" not in os.environ:  # with it, importing pywren has configured logging
+        wrenlogging.default_config()
+    if settings.run_dir is not None:
+        _work_in(settings.run_dir)
+    rule = EndRule(settings.max_idle_time, settings.idle_terminate_granularity, settings.max_life_time)
+    with (
+        closing(AWS(settings.aws_region)) as aws,
+        QueueWorker(
+            aws,
+            settings.sqs_queue_name,
+            parallelism=settings.parallelism,
+            rule=rule,
+            max_run_time=settings.max_run_time,
+            poll=settings.queue_receive_message_timeout,
+        ) as worker,
+        _stopped_by_signals(worker),
+    ):
+        logger.info(
+            "taking calls from the queue %s in %s, %d at once",
+            settings.sqs_queue_name,
+            settings.aws_region,
+            settings.parallelism,
+        )
+        worker.run()
+        logger.info("calls taken: %d", worker.taken)
+
+
+def _work_in(directory: str) -> None:
+    """Make a directory and put temporary files, and so the directories of calls, there."""
+    directory = os.path.abspath(directory)
+    try:
+        os.makedirs(directory, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the directory {directory}: {error.strerror}") from error
+    os.environ["TMPDIR"] = tempfile.tempdir = directory
+
+
+@contextmanager
+def _stopped_by_signals(worker: QueueWorker) -> Iterator[None]:
+    """Stop a worker gently at the first SIGTERM or Ctrl-C; a second one ends the process at once."""
+    threads: list[threading.Thread] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for one in _SIGNALS:
+            signal.signal(one, signal.SIG_DFL)
+        # A handler runs in the middle of the main thread's work, which may hold the very locks that ``stop`` takes.
+        thread = threading.Thread(target=worker.stop, name="pywren-server-stop")
+        thread.start()
+        threads.append(thread)
+
+    before = {number: signal.signal(number, stop) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for thread in threads:
+            thread.join()
+
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)

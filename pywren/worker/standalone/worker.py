@@ -1,0 +1,299 @@
+"""``QueueWorker``: takes calls from an SQS queue and runs them on this machine, several at once.
+
+::
+
+    receive ─▶ threads: Container.handle ─▶ status stands ─▶ delete the message
+       │              ▲ one heartbeat keeps all messages under work hidden from other workers
+       └ end rule     └ stop(): children killed, messages given back
+
+A worker deletes a message only once a status of its call stands. Whatever happens to the worker before that, SQS shows
+the message again and another worker takes the call.
+
+Threads: ``run`` polls the queue in its caller's thread, each call runs in a thread ``pywren-queue-call``, and
+``MessagesUnderWork`` has the heartbeat's. ``stop`` may come from any thread, but not from a signal handler: it takes
+locks that the interrupted thread may hold. The polling thread alone writes ``_url``, ``_asks_until``, ``_in_vain`` and
+``taken``; call threads read the first two.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from pywren.aws.requests import is_missing_queue
+from pywren.exceptions import CallLostError, DecodeError, PywrenError, StorageError
+from pywren.worker.standalone.ending import NEVER, EndRule, Trouble
+from pywren.worker.standalone.interruptible import InterruptibleRunner
+from pywren.worker.standalone.messages import MessagesUnderWork
+
+if TYPE_CHECKING:
+    from pywren.aws.requests import AWS, Message
+    from pywren.worker.handler import Container
+
+logger = logging.getLogger(__name__)
+
+VISIBILITY = 60
+"""Seconds for which each heartbeat hides a message under work."""
+
+HEARTBEAT = 20.0
+"""Seconds from one heartbeat to the next: two may fail before a message shows up again."""
+
+MOST_DELIVERIES = 5
+"""How many workers may take a call. A call that kills its worker may take the machine with it, so this must be few;
+but a worker that is taken away, or killed by another of its calls, counts as well."""
+
+MOST_MESSAGES = 10
+"""Messages that one ReceiveMessage returns at most (Amazon SQS API reference)."""
+
+PATIENCE = 3600.0
+"""Seconds of unbroken trouble after which a worker ends."""
+
+FIRST_PATIENCE = 60.0
+"""The same before SQS has ever answered. IAM is eventually consistent: a new role needs some seconds."""
+
+LONG_POLL = 20
+"""Seconds that one ReceiveMessage waits at most (Amazon SQS API reference)."""
+
+
+class QueueWorker:
+    """Takes calls from a queue and runs them, several at once, until a rule or ``stop`` ends it.
+
+    Args:
+        aws: sends the requests.
+        queue_name: the queue.
+        container: handles the calls. By default the worker makes one, whose calls ``stop`` can kill.
+        parallelism: how many calls to run at once.
+        rule: when to end.
+        max_run_time: seconds after which a call is stopped, if its own ``job_max_runtime`` is longer.
+        poll: seconds that one request waits for calls, 1 to 20.
+        patience: seconds of trouble with SQS or the storage after which the worker ends.
+        heartbeat: seconds between the requests that keep a message hidden.
+        clock: returns the seconds since the machine started.
+    """
+
+    def __init__(
+        self,
+        aws: AWS,
+        queue_name: str,
+        container: Container | None = None,
+        *,
+        parallelism: int = 1,
+        rule: EndRule = NEVER,
+        max_run_time: float | None = None,
+        poll: int = LONG_POLL,
+        patience: float = PATIENCE,
+        heartbeat: float = HEARTBEAT,
+        clock: Callable[[], float] = time.monotonic,  # on Linux and macOS it counts from the machine's start
+    ) -> None:
+        self.queue_name = queue_name
+        self.parallelism = parallelism
+        self.rule = rule
+        self.max_run_time = max_run_time
+        self.taken = 0
+        self._aws = aws
+        self._poll = poll
+        self._clock = clock
+        self._started = clock()
+        self._over = threading.Event()
+        self._queue_trouble = Trouble(patience, clock, min(patience, FIRST_PATIENCE))
+        self._storage_trouble = Trouble(patience, clock)
+        self._under_work = MessagesUnderWork(self._hide, heartbeat, clock)
+        self._url = ""
+        self._asks_until = -math.inf  # when the open request for more messages ends
+        self._in_vain = False  # whether the last request found no messages
+        self._runner: InterruptibleRunner | None = None
+        self._container = container or self._make_container()
+
+    def __enter__(self) -> QueueWorker:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the child processes, unless the container was given."""
+        if self._runner is not None:
+            self._container.close()
+            self._runner.close()
+
+    def _make_container(self) -> Container:
+        from pywren.worker.handler import Container
+        from pywren.worker.parent.fork_server import ForkServer
+
+        self._runner = InterruptibleRunner(ForkServer())
+        return Container(self._runner, environment=_threads_of_libraries(self.parallelism))
+
+    def run(self) -> int:
+        """Take calls until the worker must end, wait for the running ones, and return how many it took.
+
+        Raises:
+            InvocationError: there is no such queue.
+            PywrenError: SQS or the storage has been in trouble for too long.
+        """
+        with self._under_work, ThreadPoolExecutor(self.parallelism, "pywren-queue-call") as threads:
+            try:
+                while self._goes_on():
+                    self._take(threads)
+            except KeyboardInterrupt:
+                self.stop()  # leaving this block waits for the running calls, however long they take
+                raise
+        # The last calls may have met trouble after the loop's last check: raise it if it has lasted too long.
+        for trouble in (self._queue_trouble, self._storage_trouble):
+            trouble.pause()
+        return self.taken
+
+    def stop(self) -> None:
+        """Take no more calls, kill the running ones, and give them back to the queue for another worker."""
+        logger.info("stopping within %d s; calls given back: %d", self._poll, len(self._under_work))
+        # In this order: a call that ends because of the interrupt must find ``_over`` set, to be given back.
+        self._over.set()
+        if self._runner is not None:
+            self._runner.interrupt()
+        self._under_work.wake()
+
+    # -- taking calls ------------------------------------------------------------------------------------------
+
+    def _goes_on(self) -> bool:
+        """Wait until there is room for a call; tell whether to take one."""
+        self._under_work.wait_for_room(self.parallelism, self._over)
+        now = self._clock()
+        if self._over.is_set() or self.rule.is_over(now - self._started, self.taken):
+            return False
+        # Calls may have arrived while others ran: only a request that found nothing shows that the worker is idle.
+        idle = self._under_work.idle if self._in_vain else None
+        if idle is None or not self.rule.is_idle_too_long(idle, now):
+            return True
+        logger.info("no call for %.0f s", idle)
+        return False
+
+    def _take(self, threads: ThreadPoolExecutor) -> None:
+        received = self._receive()
+        for message in received:
+            self._under_work.add(message)  # before its thread runs, which removes it
+            threads.submit(self._work, message)
+        self.taken += len(received)
+        self._in_vain = not received
+
+    def _receive(self) -> list[Message]:
+        """Return the next messages; an empty list when none came, or when SQS or the storage is in trouble."""
+        pause = max(self._queue_trouble.pause(), self._storage_trouble.pause())
+        if self._over.wait(pause):
+            return []
+        try:
+            self._url = self._url or self._aws.queue_url(self.queue_name)
+            seconds = self._wait_seconds()
+            self._asks_until = self._clock() + seconds
+            received = self._aws.receive(self._url, wait_seconds=seconds, most=self._most(), visibility=VISIBILITY)
+        except PywrenError as error:
+            if is_missing_queue(error):
+                raise  # deleted: no patience brings it back
+            self._queue_trouble.note(error)
+            return []
+        finally:
+            self._asks_until = -math.inf
+        self._queue_trouble.passed()
+        return received
+
+    def _wait_seconds(self) -> int:
+        return self.rule.longest_wait(self._poll, self._under_work.idle or 0.0, self._clock() - self._started)
+
+    def _most(self) -> int:
+        room = min(self.parallelism - len(self._under_work), MOST_MESSAGES)
+        return room if self.rule.max_calls is None else min(room, self.rule.max_calls - self.taken)
+
+    # -- one call ----------------------------------------------------------------------------------------------
+
+    def _work(self, message: Message) -> None:
+        """Handle one call, then delete its message, give it back, or leave it to reappear."""
+        fate = _Fate.COMES_BACK
+        try:
+            fate = self._handle(message)
+            if fate is _Fate.DONE:  # while the heartbeat still hides it: no other worker gets it in between
+                self._let_go(self._aws.delete_message, self._url, message)
+        except StorageError as error:
+            self._storage_trouble.note(error)
+        except Exception:  # whatever it is, the message comes back and other calls go on
+            logger.exception("could not handle a call")
+        finally:
+            self._under_work.remove(message)
+        if fate is _Fate.GIVEN_BACK:
+            self._let_go(self._hide, message, self._rest_of_request())
+
+    def _let_go(self, request: Callable[..., None], *arguments: Any) -> None:
+        try:
+            request(*arguments)
+        except PywrenError as error:
+            # SQS will deliver it again; a call whose status stands is not run twice.
+            logger.warning("a message will be delivered again: %s", error)
+
+    def _handle(self, message: Message) -> _Fate:
+        if self._over.is_set():
+            return _Fate.GIVEN_BACK
+        try:
+            payload = _decode(message.body)
+            if message.deliveries > MOST_DELIVERIES:
+                self._container.refuse(payload, CallLostError(_NEVER_FINISHED))
+                status = None
+            else:
+                status = self._container.handle(payload, self._context())
+        except DecodeError as error:
+            # It would come back forever. A client that could be told has been told.
+            logger.warning("dropped a message that is not a call: %s", error)
+            return _Fate.DONE
+        self._storage_trouble.passed()
+        # Without a status the call was ended elsewhere, or killed by ``stop``; after ``stop`` it may be either. Given
+        # back, it is safe in both cases: the first status stands.
+        interrupted = status is None and self._over.is_set()
+        return _Fate.GIVEN_BACK if interrupted else _Fate.DONE
+
+    def _context(self) -> Mapping[str, Any]:
+        """Return what Lambda's context would say: the remaining time, with the margin that the handler subtracts."""
+        from pywren.worker.handler import PLATFORM_MARGIN
+
+        return {} if self.max_run_time is None else {"remaining_seconds": self.max_run_time + PLATFORM_MARGIN}
+
+    def _rest_of_request(self) -> int:
+        """Return how many seconds this worker's own open request could still receive a message that is given back.
+
+        It would not run the call any more, and each delivery counts towards ``MOST_DELIVERIES``.
+        """
+        return math.ceil(max(0.0, self._asks_until - self._clock()))
+
+    def _hide(self, message: Message, seconds: int = VISIBILITY) -> None:
+        self._aws.extend_message(self._url, message, seconds)
+
+
+class _Fate(enum.Enum):
+    """What becomes of a message."""
+
+    DONE = "deleted: its call has a status"
+    GIVEN_BACK = "another worker takes it, at once or when this one no longer polls"
+    COMES_BACK = "another worker takes it when it is no longer hidden"
+
+
+_NEVER_FINISHED = (
+    f"the call is lost: {MOST_DELIVERIES} workers took it from the queue, and none finished it. It may use more memory "
+    "than the instance has and crash its worker: give it less to do, choose a larger --instance_type, or lower "
+    "--parallelism. If instances were taken away while it ran, run it again"
+)
+
+
+def _decode(body: str) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise DecodeError(f"the message is not JSON: {error}") from error
+
+
+def _threads_of_libraries(parallelism: int) -> Mapping[str, str]:
+    """Return variables that share the processors among the calls that run at once."""
+    share = str(max(1, (os.cpu_count() or 1) // parallelism))
+    return dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), share)

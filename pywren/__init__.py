@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from pywren.version import __version__
 
 if TYPE_CHECKING:
-    from pywren.client.pool_executor import PoolExecutor
     from pywren.executor import Executor
     from pywren.future import ResponseFuture
     from pywren.wait import ALL_COMPLETED, ALWAYS, ANY_COMPLETED, get_all_results, wait
     from pywren.wren import (
+        PoolExecutor,
         default_executor,
         dummy_executor,
         lambda_executor,
@@ -58,7 +58,7 @@ _LAZY = {
     "ALWAYS": "wait",
     "ANY_COMPLETED": "wait",
     "Executor": "executor",
-    "PoolExecutor": "client.pool_executor",
+    "PoolExecutor": "wren",
     "ResponseFuture": "future",
     "default_executor": "wren",
     "dummy_executor": "wren",

@@ -1,4 +1,4 @@
-"""A door of PyWren 0.4: running calls on this machine, over ``pywren.invokers``."""
+"""A door of PyWren 0.4: running calls on this machine, over ``pywren.client.local_worker``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pywren.invokers import run_payloads
+from pywren.client.local_worker import run_payloads
 
 
 def local_handler(job: Mapping[str, Any], run_dir: str, extra_context: Mapping[str, Any] | None = None) -> None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from pywren.client.protocols import Invoker
 from pywren.exceptions import DeploymentError, PywrenError
 from pywren.invokers import SOURCE_DIR, encode_payload
 from pywren.worker.queue_worker import EndRule, QueueWorker
@@ -32,7 +33,7 @@ _WAITING = "ApproximateNumberOfMessages"
 _TAKEN = "ApproximateNumberOfMessagesNotVisible"
 
 
-class SQSInvoker:
+class SQSInvoker(Invoker):
     """Puts calls into an SQS queue, for stand-alone workers.
 
     Args:
@@ -41,8 +42,9 @@ class SQSInvoker:
         aws: what sends the requests; one of its own when not given.
     """
 
-    TIME_LIMIT = False
-    payload_limit = MESSAGE_LIMIT
+    payload_limit: int | None = MESSAGE_LIMIT
+
+    TIME_LIMIT = False  # kept for programs of 0.4 alone
 
     def __init__(self, region_name: str, sqs_queue_name: str, *, aws: AWS | None = None) -> None:
         from pywren.aws.requests import AWS

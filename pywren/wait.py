@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from pywren import future as _future
+from pywren.client import call_state, waiting
 from pywren.exceptions import ArgumentError
 from pywren.future import ResponseFuture
 from pywren.wrenutil import iterate
@@ -41,18 +41,18 @@ def wait(
     futures = list_of(fs, "wait()")
     distinct = list({id(item): item for item in futures}.values())
     if return_when == ALWAYS:
-        _future.look([item for item in distinct if not _future.is_done(item)])
+        waiting.poll([item for item in distinct if not call_state.is_done(item)])
     elif return_when == ALL_COMPLETED:
-        _future.await_all(distinct, timeout)
+        waiting.await_all(distinct, timeout)
     elif return_when == ANY_COMPLETED:
-        _future.await_all(distinct, timeout, at_least=min(1, len(distinct)))
+        waiting.await_all(distinct, timeout, at_least=min(1, len(distinct)))
     else:
         raise ArgumentError(f"return_when is {return_when!r}; it must be pywren.ALL_COMPLETED, ANY_COMPLETED or ALWAYS")
     done: list[ResponseFuture] = []
     not_done: list[ResponseFuture] = []
     for item in futures:
-        (done if _future.is_done(item) else not_done).append(item)
-    _future.tell(done)
+        (done if call_state.is_done(item) else not_done).append(item)
+    call_state.mark_collected(done)
     return done, not_done
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pywren import wrenconfig
+from pywren.client.pool_executor import ExecutorAdapter
 from pywren.exceptions import ArgumentError, ConfigError
 from pywren.wait import ALL_COMPLETED, ALWAYS, ANY_COMPLETED, get_all_results, wait
 
@@ -15,6 +16,7 @@ __all__ = [
     "ALL_COMPLETED",
     "ALWAYS",
     "ANY_COMPLETED",
+    "PoolExecutor",
     "default_executor",
     "dummy_executor",
     "get_all_results",
@@ -142,6 +144,22 @@ def local_executor(
 
         invoker_object = LocalInvoker(run_dir=wrenconfig.setting(config, "local_run_dir") or LOCAL_RUN_DIR)
     return _executor(invoker_object, config, job_max_runtime)
+
+
+class PoolExecutor(ExecutorAdapter):
+    """A ``concurrent.futures.Executor`` whose workers are pywren's.
+
+    For programs written for ``ProcessPoolExecutor``; no ``if __name__ == "__main__"`` guard is needed.
+
+    Args:
+        executor: the executor to use, which stays open; ``None`` makes ``pywren.default_executor()``.
+
+    Raises:
+        ArgumentError: ``executor`` is something else, such as a number of workers.
+    """
+
+    def __init__(self, executor: Executor | None = None) -> None:
+        super().__init__(default_executor() if executor is None else executor, is_own=executor is None)
 
 
 def _executor(invoker: Any, config: Mapping[str, Any], job_max_runtime: float) -> Executor:

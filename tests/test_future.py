@@ -12,9 +12,11 @@ import traceback
 
 import pytest
 
-from pywren import future as future_module
+from pywren.client import call_state, waiting
+from pywren.client.callset import Callset
+from pywren.client.verdict import Verdict
 from pywren.exceptions import ArgumentError, CallCancelledError, CallLostError, StorageError, WaitTimeoutError
-from pywren.future import JobState, ResponseFuture, Settlement
+from pywren.future import JobState, ResponseFuture
 from pywren.system.callbacks import callbacks
 
 WAIT = 60
@@ -26,42 +28,45 @@ class Origin:
     storage_path = ["localhost", "nowhere", "prefix"]
 
     def __init__(self) -> None:
-        self.condition = threading.Condition()
+        self.callset = Callset("prefix", "a-callset")
         self.asked = threading.Event()
-        self.on_look: list[Settlement] = []
-        self.wondered = 0
+        self.on_poll: list[tuple[ResponseFuture, Verdict]] = []
+        self.reported = 0
 
     def future(self, call_id="00000"):
-        return ResponseFuture(call_id, "a-callset", origin=self, condition=self.condition)
+        return ResponseFuture(call_id, "a-callset", origin=self)
 
-    def ask(self, futures):
+    def take(self, futures):
+        pass
+
+    def expect(self, futures):
         self.asked.set()
 
-    def look(self, futures):
-        future_module.settle(self.on_look)
+    def poll(self, futures):
+        call_state.settle(self.on_poll)
 
     def trouble(self):
         return None
 
-    def wonder(self):
-        self.wondered += 1
+    def report_silence(self):
+        self.reported += 1
 
     def cancel(self, future):
-        future_module.settle([Settlement(future, None, CallCancelledError("the call was cancelled"), None)])
+        call_state.settle([(future, Verdict(None, CallCancelledError("the call was cancelled")))])
         return future.cancelled()
 
-    def run_status(self, future, source):
-        return {"exec_time": source}
+    def run_status(self, future):
+        return {"exec_time": call_state.verdict_of(future).source}
 
     def invoke_status(self, future):
         return {"host": "here"}
 
     def recipe(self, future):
-        return ResponseFuture, (future.call_id, future.callset_id)
+        return self.callset, None, None, {}
 
 
 def settle(future, value=None, error=None, source=None):
-    future_module.settle([Settlement(future, value, error, source)])
+    call_state.settle([(future, Verdict(value, error, source))])
 
 
 def ended_futures():
@@ -78,7 +83,7 @@ def outstanding_futures():
     """One future a state without an outcome: invoked and running."""
     origin = Origin()
     invoked, running = origin.future(), origin.future("00001")
-    future_module.mark_running(running)
+    call_state.mark_running(running)
     return invoked, running
 
 
@@ -214,7 +219,7 @@ def test_done_looks():
     origin = Origin()
     item = origin.future()
     assert not item.done()
-    origin.on_look = [Settlement(item, 1, None, None)]
+    origin.on_poll = [(item, Verdict(1))]
     assert item.done()
 
 
@@ -337,22 +342,22 @@ class TestSilence:
 
     def test_the_origin_is_asked_for_the_reason_again_and_again(self, monkeypatch):
         """As long as somebody waits; of callsets that are done nothing is asked."""
-        monkeypatch.setattr(future_module, "SILENCE", 0.01)
+        monkeypatch.setattr(waiting, "SILENCE", 0.01)
         origin, other = Origin(), Origin()
         done = other.future()
         settle(done, 1)
-        assert not future_module.await_all([origin.future(), done], 0.3)
-        assert origin.wondered > 1
-        assert other.wondered == 0
+        assert not waiting.await_all([origin.future(), done], 0.3)
+        assert origin.reported > 1
+        assert other.reported == 0
 
     def test_short_waits_ask_nothing(self):
         """Nor does one that ends."""
         origin = Origin()
         item = origin.future()
-        assert not future_module.await_all([item], 0.01)
+        assert not waiting.await_all([item], 0.01)
         threading.Timer(0.01, settle, (item, 1)).start()
-        assert future_module.await_all([item], None)
-        assert origin.wondered == 0
+        assert waiting.await_all([item], None)
+        assert origin.reported == 0
 
 
 class TestTrouble:
@@ -365,15 +370,15 @@ class TestTrouble:
         error = StorageError("out of reach")
         error.__cause__ = OSError("the wire")
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            waits = [pool.submit(items[0].result), pool.submit(future_module.await_all, items, 60)]
+            waits = [pool.submit(items[0].result), pool.submit(waiting.await_all, items, 60)]
             while sum(len(item._installed or ()) for item in items) < 3:
                 threading.Event().wait(0.001)
-            future_module.report_trouble(items, error, time.monotonic())
+            waiting.report_trouble(items, error, time.monotonic())
             raised = [wait.exception(60) for wait in waits]
         assert [str(one) for one in raised] == ["out of reach"] * 2
         assert len({id(one) for one in (*raised, error)}) == 3
         assert raised[0].__cause__ is error.__cause__
-        assert not future_module.await_all(items, 0.01)
+        assert not waiting.await_all(items, 0.01)
         settle(items[0], 5)
         assert items[0].result() == 5
 
@@ -381,7 +386,7 @@ class TestTrouble:
         """Whoever has what was waited for is not told of trouble."""
         origin = Origin()
         item = origin.future()
-        waiter = future_module._Countdown()
+        waiter = waiting._Countdown()
         waiter.start(1)
         waiter.fail(StorageError("out of reach"))
         waiter.add_result(item)
@@ -391,8 +396,8 @@ class TestTrouble:
 
     def test_nobody_waits(self):
         """Then nobody is told."""
-        future_module.report_trouble([], StorageError("x"), time.monotonic())
-        future_module.report_trouble([Origin().future()], StorageError("x"), time.monotonic())
+        waiting.report_trouble([], StorageError("x"), time.monotonic())
+        waiting.report_trouble([Origin().future()], StorageError("x"), time.monotonic())
 
     def test_who_asks_while_a_look_fails_hears_of_the_next(self):
         """What a look has not found out that began earlier is not what is wrong now: the network may be back."""
@@ -402,7 +407,7 @@ class TestTrouble:
         with concurrent.futures.ThreadPoolExecutor(1) as threads:
             waits = threads.submit(item.result, 60)
             assert origin.asked.wait(60)
-            future_module.report_trouble([item], StorageError("out of reach"), began)
+            waiting.report_trouble([item], StorageError("out of reach"), began)
             settle(item, 5)
             assert waits.result(60) == 5
 

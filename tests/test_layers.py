@@ -17,7 +17,7 @@ SDKS = {"boto3", "botocore", "s3transfer"}
 DOORS = {  # names of 0.4 that stand on the layer of what they open to
     "pywren": "scripts",
     "pywren.wrenhandler": "worker",
-    "pywren.local": "invokers",
+    "pywren.local": "client",
     "pywren.ec2standalone": "scripts",
 }
 

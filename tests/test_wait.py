@@ -8,8 +8,9 @@ import pytest
 from test_future import Origin, settle
 
 import pywren
-from pywren import future as future_module
-from pywren.future import ResponseFuture, Settlement
+from pywren.client import call_state
+from pywren.client.verdict import Verdict
+from pywren.future import ResponseFuture
 
 
 def some(count, origin=None):
@@ -47,7 +48,7 @@ def test_always_looks_once_and_does_not_wait():
     """``ALWAYS`` has the origin look, and returns at once."""
     origin = Origin()
     items = some(3, origin)
-    origin.on_look = [Settlement(items[2], 2, None, None)]
+    origin.on_poll = [(items[2], Verdict(2))]
     assert pywren.wait(items, return_when=pywren.ALWAYS) == ([items[2]], items[:2])
 
 
@@ -106,7 +107,7 @@ def test_get_all_results_waits_for_all_before_it_raises():
     timer.start()
     with pytest.raises(OSError, match="first"):
         pywren.get_all_results(items)
-    assert future_module.is_done(items[1])
+    assert call_state.is_done(items[1])
     timer.join()
 
 

@@ -12,14 +12,14 @@ from typing import Protocol
 
 logger = logging.getLogger(__name__)
 
-FIRST_LOOK = 0.02
+FIRST_POLL = 0.02
 """Seconds from submission to the first look: no worker answers sooner."""
 
-SLOWEST_LOOK = 5.0
+SLOWEST_POLL = 5.0
 """Seconds between looks at most, whatever the wait: a LIST request each costs 0.36 cents an hour at most."""
 
 
-def look_delay(idle: float, cost: float) -> float:
+def poll_delay(idle: float, cost: float) -> float:
     """Return how long to wait before looking again.
 
     A result is then noticed within a tenth of the time that it took, and looking takes at most a third of
@@ -29,7 +29,7 @@ def look_delay(idle: float, cost: float) -> float:
         idle: seconds since the last result (or since the callset was submitted).
         cost: seconds that the last look took.
     """
-    return min(SLOWEST_LOOK, max(FIRST_LOOK, 0.1 * idle, 2 * cost))
+    return min(SLOWEST_POLL, max(FIRST_POLL, 0.1 * idle, 2 * cost))
 
 
 class Watched(Protocol):
@@ -79,8 +79,8 @@ class Monitor:
             return watched.examine()
         except BaseException:
             # This thread looks for all callsets: were it to end, those who wait would do so for ever.
-            logger.exception("a look for results failed; the next is in %g s", SLOWEST_LOOK)
-            return SLOWEST_LOOK
+            logger.exception("a look for results failed; the next is in %g s", SLOWEST_POLL)
+            return SLOWEST_POLL
 
     def _next(self) -> Watched | None:
         """Wait until a callset is due and return it; ``None`` ends the thread."""

@@ -1,4 +1,7 @@
-"""``PoolExecutor``: the standard library's ``Executor`` interface over any executor of pywren."""
+"""``ExecutorAdapter``: the standard library's ``Executor`` interface over any executor of pywren.
+
+``pywren.PoolExecutor`` is this, with a default for the executor (``pywren.wren``).
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from itertools import islice
 from typing import Any
 
+from pywren.client.call_state import tell_when_done
+from pywren.client.protocols import Verbs
 from pywren.exceptions import ArgumentError, ShutdownError, WaitTimeoutError
-from pywren.executor import Executor
-from pywren.future import ResponseFuture, tell_when_done
+from pywren.future import ResponseFuture
 from pywren.pickling.adapters import Application, Chunk
 from pywren.system import shutdown as _shutdown
 from pywren.wait import wait
@@ -23,30 +27,29 @@ LAZY_CALLS = 10_000
 _MOST_AT_ONCE = 1_000_000
 
 
-class PoolExecutor(concurrent.futures.Executor):
-    """A ``concurrent.futures.Executor`` whose workers are pywren's.
+class ExecutorAdapter(concurrent.futures.Executor):
+    """A ``concurrent.futures.Executor`` over an executor of pywren.
 
-    For programs written for ``ProcessPoolExecutor``; no ``if __name__ == "__main__"`` guard is needed.
+    Any thread may submit, shut down and take results. ``_changed`` guards what follows it; a thread that holds it does
+    nothing but bookkeeping. Calls are made without it: that may wait for a future among the arguments, whose callback
+    may submit more.
 
     Args:
-        executor: the executor to use, which stays open; ``None`` makes ``pywren.default_executor()``.
+        executor: the executor to use.
+        is_own: whether ``shutdown`` closes it.
 
     Raises:
         ArgumentError: ``executor`` is something else, such as a number of workers.
     """
 
-    def __init__(self, executor: Executor | None = None) -> None:
-        if executor is not None and not isinstance(executor, Executor):
+    def __init__(self, executor: Verbs, *, is_own: bool) -> None:
+        if not _has_verbs(executor):
             raise ArgumentError(
                 f"PoolExecutor takes an executor of pywren, not {executor!r}: pass for example "
                 "pywren.local_executor(), or nothing. It has no max_workers; the environment variable "
                 "PYWREN_LOCAL_PROCESSES says how many processes run calls on this machine"
             )
-        self._is_own = executor is None
-        if executor is None:
-            from pywren.wren import default_executor  # it imports this package's other public modules
-
-            executor = default_executor()
+        self._is_own = is_own
         self._executor = executor
         self._changed = threading.Condition()
         self._starting = 0
@@ -161,6 +164,12 @@ class PoolExecutor(concurrent.futures.Executor):
         return futures
 
 
+def _has_verbs(executor: object) -> bool:
+    """Tell whether an object has the verbs of an executor of pywren. One that was unpickled is not made for that."""
+    verbs = (getattr(type(executor), name, None) for name in ("map", "call_async"))
+    return all(map(callable, verbs))
+
+
 def _await(futures: list[ResponseFuture]) -> None:
     wait(futures)
 
@@ -185,7 +194,7 @@ class _LazyCalls:
         ahead: how many calls to make ahead.
     """
 
-    def __init__(self, pool: PoolExecutor, function: Chunk, chunks: Iterator[list[Any]], ahead: int) -> None:
+    def __init__(self, pool: ExecutorAdapter, function: Chunk, chunks: Iterator[list[Any]], ahead: int) -> None:
         self._pool = pool
         self._function = function
         self._chunks = chunks

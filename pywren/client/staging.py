@@ -12,17 +12,17 @@ import sys
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from pywren import future
+from pywren.client import call_state
 from pywren.client.callset import Callset, Submission
 from pywren.client.failure_records import FailureRecords, Noted
 from pywren.client.monitor import Monitor
-from pywren.client.staged_calls import StagedCallset, encoded_outcome
-from pywren.exceptions import (
-    ArgumentError,
-)
-from pywren.future import ResponseFuture
+from pywren.client.protocols import Invoker
+from pywren.client.staged_calls import StagedCallset
+from pywren.client.verdict import Verdict, encoded
+from pywren.exceptions import ArgumentError
+from pywren.future import ResponseFuture, futures_of
 from pywren.pickling.packed import Packed
 from pywren.runtime import version_str
 from pywren.storage import Storage
@@ -48,20 +48,6 @@ _PAYLOAD_HEADROOM = 2_000
 _NOT_KEPT = frozenset({"attempt_key", "data_inline"})  # of a payload, once its call is invoked
 
 
-class Invoker(Protocol):
-    """What starts calls: any object with these two methods.
-
-    It may also have ``payload_limit`` (bytes), ``queue_patience`` (the seconds that a call may wait
-    before it starts, beyond which it is lost) and ``explain_silence()`` (why no results come, or ``None``).
-    """
-
-    def invoke(self, payload: dict[str, Any]) -> Any:
-        """Start one call."""
-
-    def config(self) -> dict[str, Any]:
-        """Return what ``invoke_status`` says of the invoker."""
-
-
 class StagedDispatcher:
     """Stages callsets in a storage and invokes their calls.
 
@@ -71,6 +57,10 @@ class StagedDispatcher:
         runtime: the members of the payload that name the runtime.
     """
 
+    out_of_band = False  # an object holds all bytes of a pickle
+    by_reference = True
+    longest_runtime = sys.float_info.max  # JSON has no infinity
+
     def __init__(self, storage: Storage, invoker: Invoker, runtime: Mapping[str, Any]) -> None:
         self.storage = storage
         self.invoker = invoker
@@ -79,14 +69,8 @@ class StagedDispatcher:
         self._shards = _shards_of(runtime)
         self._kept: list[Callset] = []
         self._noted = Noted()
-        function = getattr(invoker, "function_name", None)
+        function = invoker.function_name
         storage.hold_against(None if function is None else FailureRecords(storage, function, "", 0.0, self._noted))
-
-    out_of_band = False
-    """An object holds all bytes of a pickle."""
-
-    longest_runtime = sys.float_info.max
-    """Seconds that a call may be given at most: JSON has no infinity."""
 
     def close(self) -> None:
         """Let go of callsets on this machine; their directories go when their futures do."""
@@ -130,11 +114,11 @@ class StagedDispatcher:
     def _start(self, callset: Callset, payloads: list[dict[str, Any]], threads: int) -> list[ResponseFuture]:
         self._check_payloads(payloads)
         callset.submitted = self.storage.now()  # others, with other clocks, compare it with times of the storage
-        callset.queue_patience = getattr(self.invoker, "queue_patience", None)
-        callset.function = getattr(self.invoker, "function_name", None)
-        explain = getattr(self.invoker, "explain_silence", None)
+        callset.queue_patience = self.invoker.queue_patience
+        callset.function = self.invoker.function_name
+        explain = self.invoker.explain_silence
         origin = StagedCallset(callset, self.storage, self.monitor, explain_silence=explain, noted=self._noted)
-        futures = origin.add(_call_id_of(payload) for payload in payloads)
+        futures = futures_of(origin, map(_call_id_of, payloads))
         self._invoke(origin, payloads, threads)
         origin.watch()
         return futures
@@ -190,7 +174,7 @@ class StagedDispatcher:
                 )
 
     def _check_payloads(self, payloads: Sequence[Mapping[str, Any]]) -> None:
-        limit = getattr(self.invoker, "payload_limit", None)
+        limit = self.invoker.payload_limit
         if limit is None:
             return
         # what else differs between the calls of a map has room in the headroom: only one payload needs encoding
@@ -306,7 +290,8 @@ class _ArgumentStager:
 
     def _reference(self, call_id: str, number: int, one: ResponseFuture) -> Reference:
         """Refer to where an outcome stands in this storage, or store it for this call."""
-        status = future.settlement(one).source
+        verdict = call_state.verdict_of(one) or Verdict()
+        status = verdict.source
         if isinstance(status, Status) and status.failure is None and one.storage_path == self._storage.path:
             self._callset.inputs.append(one)  # what it refers to must not go before this callset does
             if status.output_sha256 is not None and status.output_key:
@@ -315,7 +300,7 @@ class _ArgumentStager:
             if status.outcome is not None:
                 key = self._earlier_status_key(one)
                 return Reference(key, sha256(status.outcome), one.callset_id, one.call_id, len(status.outcome))
-        data = encoded_outcome(future.settlement(one))
+        data = encoded(verdict)
         key = self._callset.call_keys(call_id).input(number)
         self._storage.put(key, data)
         return Reference(key, sha256(data), one.callset_id, one.call_id, len(data))

@@ -12,8 +12,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 import pywren
-from pywren import future as future_module
-from pywren.client import failure_records
+from pywren.client import call_state, failure_records
 from pywren.client.callset import Callset
 from pywren.client.failure_records import ASK_AGAIN, FIRST_LOOK, SLOWEST_LOOK, FailureRecords, Noted, error_of
 from pywren.client.monitor import Monitor
@@ -26,6 +25,7 @@ from pywren.exceptions import (
     StorageError,
     WorkerCrashedError,
 )
+from pywren.future import futures_of
 from pywren.invokers import LambdaInvoker
 from pywren.storage import Storage
 from pywren.wire.failure import Failure
@@ -50,7 +50,7 @@ class Failing:
         self.origin = StagedCallset(
             self.callset, self.storage, Mock(spec=Monitor), clock=lambda: self.now, timer=lambda: self.now
         )
-        self.futures = self.origin.add(f"{number:05d}" for number in range(count))
+        self.futures = futures_of(self.origin, (f"{number:05d}" for number in range(count)))
         self._written = 0
 
     def write(self, response=None, *, call_id="00000", condition="RetriesExhausted", function="pywren_1", **request):
@@ -92,8 +92,8 @@ class Failing:
     def ends(self, call_id="00000"):
         """Return how a call ended: its value, or the class of its error."""
         future = self.futures[int(call_id)]
-        assert future_module.is_done(future)
-        ended = future_module.settlement(future)
+        assert call_state.is_done(future)
+        ended = call_state.verdict_of(future)
         return ended.value if ended.error is None else type(ended.error)
 
 
@@ -378,7 +378,7 @@ class TestManyCallsets:
                 clock=lambda failing=failing: failing.now,
                 timer=lambda failing=failing: failing.now,
             )
-            failing.futures = failing.origin.add(["00000"])
+            failing.futures = futures_of(failing.origin, ["00000"])
             backend = failing.storage.backend
             for name in ("list", "get"):
                 monkeypatch.setattr(backend, name, self.counted(getattr(backend, name), name, asked))

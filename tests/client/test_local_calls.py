@@ -19,6 +19,7 @@ import pytest
 from executors import WAIT, is_there
 
 import pywren
+from pywren.client import waiting
 from pywren.exceptions import CallCancelledError, PywrenError, ResultSerializationError, WaitTimeoutError
 from pywren.pickling import packed
 from pywren.storage import Storage
@@ -315,7 +316,7 @@ def test_running_is_known(ready, tmp_path):
 
 def test_silence_is_told_once(ready, tmp_path, monkeypatch, caplog):
     """Row 222: who waits for calls of this machine is told how many run and wait, when none comes back."""
-    monkeypatch.setattr(pywren.future, "SILENCE", 0.2)
+    monkeypatch.setattr(waiting, "SILENCE", 0.2)
     gate = tmp_path / "gate"
     places = [str(tmp_path / f"{number}") for number in range(9)]
     futures = ready.executor.map(lambda path: hostile.holds_until(path, gate), places)
@@ -324,9 +325,11 @@ def test_silence_is_told_once(ready, tmp_path, monkeypatch, caplog):
             ask(timeout=1)
     (told,) = [record.getMessage() for record in caplog.records if "nothing has come back" in record.getMessage()]
     assert f"from callset {futures[0].callset_id} on this machine" in told
-    running, waiting = map(int, re.search(r"run: (\d+), that wait for a free process: (\d+)", told).groups())
+    running, queued = map(
+        int, re.search(r"running calls: (\d+), calls waiting for a free process: (\d+)", told).groups()
+    )
     assert running >= 1
-    assert running + waiting == 9
+    assert running + queued == 9
     gate.touch()
     assert [future.result(WAIT) for future in futures] == ["on time"] * 9
 

@@ -8,7 +8,7 @@ from unittest.mock import Mock
 import pytest
 
 from pywren.client import monitor as _monitor
-from pywren.client.monitor import FIRST_LOOK, SLOWEST_LOOK, Monitor, look_delay
+from pywren.client.monitor import FIRST_POLL, SLOWEST_POLL, Monitor, poll_delay
 
 
 class Watched:
@@ -35,16 +35,16 @@ def monitor_threads():
 
 def test_delay_grows_with_the_wait_up_to_a_ceiling():
     """A quick call is noticed within tens of milliseconds, a long one is asked for gently."""
-    delays = [look_delay(idle, 0.001) for idle in (0, 0.1, 1, 10, 100, 10_000)]
+    delays = [poll_delay(idle, 0.001) for idle in (0, 0.1, 1, 10, 100, 10_000)]
     assert delays == sorted(delays)
-    assert delays[0] == FIRST_LOOK < 0.05
-    assert delays[-1] == SLOWEST_LOOK
-    assert look_delay(10, 0.001) == 1.0
+    assert delays[0] == FIRST_POLL < 0.05
+    assert delays[-1] == SLOWEST_POLL
+    assert poll_delay(10, 0.001) == 1.0
 
 
 def test_delay_leaves_the_processor_to_others():
     """A costly look is not repeated at once."""
-    assert look_delay(0.0, 0.5) == 1.0
+    assert poll_delay(0.0, 0.5) == 1.0
 
 
 def test_looks_until_nothing_is_outstanding_and_then_ends():
@@ -84,7 +84,7 @@ def test_asking_brings_a_planned_look_forward():
 
 def test_a_look_that_fails_is_not_the_last(monkeypatch, caplog):
     """An error that nobody foresaw is logged, and the callset is looked at again."""
-    monkeypatch.setattr(_monitor, "SLOWEST_LOOK", 0.01)
+    monkeypatch.setattr(_monitor, "SLOWEST_POLL", 0.01)
     watched = Watched(3)
     errors = iter([MemoryError("full"), SystemExit(3)])
     examine = watched.examine

@@ -19,10 +19,10 @@ from unittest.mock import Mock
 import pytest
 
 import pywren
-from pywren.client import staged_calls
+from pywren.client import elsewhere, staged_calls, waiting
 from pywren.client.callset import Callset
 from pywren.client.monitor import Monitor
-from pywren.client.staged_calls import StagedCallset, attach
+from pywren.client.staged_calls import StagedCallset
 from pywren.client.staging import agg_data
 from pywren.exceptions import (
     ArgumentError,
@@ -38,7 +38,7 @@ from pywren.exceptions import (
     WorkerCrashedError,
 )
 from pywren.executor import Executor
-from pywren.future import ResponseFuture
+from pywren.future import ResponseFuture, attach, futures_of
 from pywren.storage import Storage
 from pywren.storage.s3_backend import S3Backend
 from pywren.wire.digests import sha256
@@ -55,7 +55,7 @@ class Worker:
         self.origin = StagedCallset(self.callset, self.storage, Monitor(), clock=clock, timer=clock)
 
     def futures(self, count=1):
-        return self.origin.add(f"{number:05d}" for number in range(count))
+        return futures_of(self.origin, (f"{number:05d}" for number in range(count)))
 
     def status(self, call_id="00000", **members):
         return Status(self.callset.id, call_id, **members)
@@ -477,7 +477,7 @@ class TestStorageTrouble:
             ask(items[0])
         assert not ask(items[1])
         worker.returns("here", "00001")
-        worker.origin._last_look = None
+        worker.origin._last_poll = None
         assert ask(items[1])
 
     def test_waiting_for_another_call(self, half):
@@ -734,7 +734,7 @@ class TestLocks:
             "the callset's": worker.origin._lock,
             "the futures'": worker.callset.condition,
             "the monitor's": worker.origin._monitor._changed,
-            "that of attaching": staged_calls._attaching,
+            "that of attaching": elsewhere._attaching,
         }
         taken = []
 
@@ -849,7 +849,7 @@ class TestLocks:
             lambda: items[0].exception(0),
             lambda: items[0].add_done_callback(lambda _: None),
             lambda: pickle.loads(pickle.dumps(items[1])),
-            lambda: worker.origin.add(["00007"]),
+            lambda: futures_of(worker.origin, ["00007"]),
             items[2].cancel,
             lambda: items[2].exception(0),
         ]
@@ -985,7 +985,7 @@ class TestSilence:
         )
         items = worker.futures(3)
         told = []
-        for seconds in (1, pywren.future.SILENCE - 2, 2, 10, 600, 6000):
+        for seconds in (1, waiting.SILENCE - 2, 2, 10, 600, 6000):
             now[0] += seconds
             caplog.clear()
             worker.origin.examine()
@@ -1005,7 +1005,7 @@ class TestSilence:
         worker = Worker(clock=lambda: now[0])
         worker.callset.function = "pywren_1"
         (item,) = worker.futures()
-        now[0] += pywren.future.SILENCE
+        now[0] += waiting.SILENCE
         assert not item.done()
         assert "from 1 call of" in caplog.text
         for text in ("pywren_1", "`pywren logs`", "`pywren test_config`", "concurrency"):
@@ -1032,7 +1032,7 @@ class TestSilence:
 
     def test_of_a_dummy_executor(self, monkeypatch, caplog):
         """Whose calls nobody has run."""
-        monkeypatch.setattr(pywren.future, "SILENCE", 0.01)
+        monkeypatch.setattr(waiting, "SILENCE", 0.01)
         item = pywren.dummy_executor().call_async(abs, -1)
         with pytest.raises(WaitTimeoutError):
             item.result(1)
@@ -1044,7 +1044,7 @@ class TestSilence:
         worker = Worker(clock=lambda: now[0])
         items = worker.futures(3)
         for number in range(2):
-            now[0] += pywren.future.SILENCE - 1
+            now[0] += waiting.SILENCE - 1
             worker.returns(number, f"{number:05d}")
             worker.origin.examine()
         assert items[1].done()

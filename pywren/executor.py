@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SHOW_OUTPUT_VARIABLE = "PYWREN_SHOW_OUTPUT"
-"""Set to anything, it has what local calls print shown as it comes, as ``local: show_output`` does."""
+"""When set to anything, what local calls print is shown as it comes, as with ``local: show_output``."""
 
 
 _NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
@@ -50,8 +50,8 @@ class Executor:
         job_max_runtime: seconds after which a call is stopped; may be changed later.
 
     Raises:
-        ArgumentError: ``job_max_runtime`` is no positive number.
-        ConfigError: the configuration is wrong, or its runtime is missing, or of another Python or architecture.
+        ArgumentError: ``job_max_runtime`` is not a positive number.
+        ConfigError: the configuration is wrong, or its runtime is missing or made for another Python or architecture.
     """
 
     def __init__(self, invoker: Any, config: Mapping[str, Any], job_max_runtime: float) -> None:
@@ -73,21 +73,22 @@ class Executor:
         self.serializer = _make_serializer(self._calls_to, self.runtime_meta_info)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # a recipe: whoever holds an executor may be sent to a worker, and calls go from there as they went from here
+        # A recipe, so that objects that hold an executor can be sent to a worker, and can map from there.
         return _made_later, (type(self), self.invoker, self.config, self._job_max_runtime)
 
-    def __getattr__(self, name: str) -> Any:  # called for what is not there: anything of one that was unpickled
+    def __getattr__(self, name: str) -> Any:
+        # Python calls this for missing attributes: on an executor that was just unpickled, all of them are.
         recipe = self.__dict__.get("_recipe")
         if recipe is None or name.startswith("__"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        # Two threads may both do so; each finds a whole executor afterwards. No lock: it reads the storage.
+        # Two threads may both do this; each finds a complete executor afterwards. A lock would be held across requests.
         self.__init__(*recipe)  # type: ignore[misc]
         self.__dict__.pop("_recipe", None)
         return getattr(self, name)
 
     @property
     def job_max_runtime(self) -> float:
-        """Seconds after which a call is stopped; on this machine infinity is one, too."""
+        """Seconds after which a call is stopped; may be infinite on this machine."""
         return self._job_max_runtime
 
     @job_max_runtime.setter
@@ -112,15 +113,15 @@ class Executor:
 
         Args:
             func: takes one item.
-            iterdata: the items, all that ``iter()`` takes; consumed before anything is invoked. A future among an
+            iterdata: the items, anything that ``iter()`` takes; consumed before anything is invoked. A future within an
                 item is waited for, and arrives on the worker as a finished future.
             extra_env: environment variables for the calls.
-            extra_meta: further members for the payloads, which JSON can hold.
+            extra_meta: further members for the payloads; JSON must be able to hold them.
             invoke_pool_threads: how many calls are invoked at once, 256 at most.
             data_all_as_one: let small arguments travel together; with False each gets an object of its own.
             use_cached_runtime: let a worker use the runtime that it extracted for an earlier call.
             overwrite_invoke_args: members of the payload to replace, last of all; for tests.
-            exclude_modules: modules whose file's path contains one of these are not sent along.
+            exclude_modules: texts; a module is not sent along when its file's path contains one of them.
 
         Returns:
             One future for each item, in order; ``[]`` for no items.
@@ -171,8 +172,8 @@ class Executor:
     ) -> ResponseFuture:
         """Wait for all futures, then call a function once, on a worker, with the list of their results.
 
-        The results do not pass through this process when the workers can reach them where they are. When one
-        of the calls failed, the call made here raises what it raised.
+        The results do not pass through this process when the workers can reach them where they are. When one of the
+        calls failed, the new call raises the same error.
 
         Args:
             function: takes the list of results.
@@ -192,14 +193,14 @@ class Executor:
         """Return what a finished call wrote to the function's log.
 
         Args:
-            future: a future that this executor's calls belong to; waited for.
+            future: the future of a call of this executor; waited for.
             verbose: print it too.
 
         Returns:
             ``(milliseconds since the epoch, message)`` in order, from START to REPORT.
 
         Raises:
-            ArgumentError: the call did not run on Lambda, so it has no log there.
+            ArgumentError: the call did not run on Lambda, and so has no log there.
         """
         from pywren.aws.requests import AWS
         from pywren.cloud.logs import call_logs
@@ -223,7 +224,7 @@ class Executor:
                 echo(f"{timestamp} {message.strip()}")
         return events
 
-    # -- the pieces of 0.4 -----------------------------------------------------------------------------------------
+    # -- kept for programs of 0.4-----------------------------------------------------------------------------------
 
     def put_data(self, data_key: str, data_str: bytes, callset_id: str, call_id: str) -> None:
         """Store a pickled argument. Kept for programs of 0.4.
@@ -256,7 +257,7 @@ class Executor:
     ) -> ResponseFuture:
         """Invoke one call whose function and argument a program has stored itself. Kept for programs of 0.4.
 
-        The function and the argument are read once here, for the digests without which no worker unpickles them.
+        The function and the argument are read here once for their digests: no worker unpickles anything without them.
 
         Args:
             func_key: where the function is, as ``map`` stores it.
@@ -270,7 +271,7 @@ class Executor:
             extra_meta: further members for the payload.
             data_byte_range: the first and last offset of the argument in its object; ``None`` for all of it.
             use_cached_runtime: let the worker use a runtime that it has extracted already.
-            host_job_meta: what ``invoke_status`` says besides.
+            host_job_meta: further members of ``invoke_status``.
             job_max_runtime: seconds after which the call is stopped.
             overwrite_invoke_args: members of the payload to replace.
 
@@ -310,14 +311,14 @@ class Executor:
             data_strs: the pieces.
 
         Returns:
-            The whole, and the first and last offset of each piece in it, both included.
+            The whole, and the first and last offset of each piece in it, inclusive.
         """
         return agg_data(data_strs)
 
     # -- its end -------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Give up what the executor holds; its futures stay usable. Happens by itself when it is dropped."""
+        """Release what the executor holds; its futures stay usable. This also happens when the executor is garbage."""
         self._dispatcher.close()
         if self._stager is not None:
             self._stager.close()
@@ -349,7 +350,7 @@ class Executor:
         arguments.check_meta(extra_meta)
         if not items:
             return []
-        # only a call that is staged has a payload to be changed
+        # only a staged call has a payload to change
         dispatcher = self._stage_calls() if options.get("overwrite_invoke_args") else self._dispatcher
         mentions = packed.Mentions()
         inputs = Inputs(by_reference=dispatcher.by_reference, mentions=mentions)
@@ -361,7 +362,7 @@ class Executor:
             exclude_modules=arguments.checked_excludes(exclude_modules),
             mentions=mentions,
         )
-        if not self._dispatcher.out_of_band:  # else the calls run here, on what is installed here
+        if not self._dispatcher.out_of_band:  # else the calls run here, with the packages that are installed here
             warn_of_skew(mentions, self.runtime_meta_info)
         callset = self._new_callset(modules, min(self.job_max_runtime, dispatcher.longest_runtime))
         return dispatcher.dispatch(
@@ -378,7 +379,7 @@ class Executor:
         )
 
     def _stage_calls(self) -> StagedDispatcher:
-        """Return what stages calls, also where they otherwise stay in memory."""
+        """Return what stages calls, even where calls otherwise stay in memory."""
         if self._stager is None:
             self._stager = StagedDispatcher(self.storage, self._calls_to, self._runtime)
         return self._stager
@@ -391,20 +392,20 @@ class Executor:
 
 
 def _made_later(cls: type[Executor], *recipe: Any) -> Executor:
-    """Unpickle an executor: it is made when it is first used, which most that came along never are."""
+    """Unpickle an executor. It is made when it is first used, and most executors that travel along never are."""
     executor = cls.__new__(cls)
     executor.__dict__["_recipe"] = recipe
     return executor
 
 
 def _architecture_of_workers(invoker: Invoker, config: Mapping[str, Any]) -> str | None:
-    """Return the workers' architecture, where the configuration decides on it: on Lambda."""
+    """Return the workers' architecture where the configuration sets it: on Lambda."""
     on_lambda = invoker.function_name is not None
     return str(wrenconfig.setting(config, "lambda.architecture")) if on_lambda else None
 
 
 def _make_serializer(invoker: Invoker, runtime_meta: Mapping[str, Any]) -> Serializer:
-    """Say what need not be sent: on this machine all that is installed, elsewhere what the runtime lists."""
+    """Make the serializer. On this machine it sends no installed package, elsewhere none that the runtime lists."""
     if invoker.runs_here:
         return Serializer()
     return Serializer({name for name, _ in runtime_meta["preinstalls"]})

@@ -48,7 +48,7 @@ __all__ = ["JobState", "ResponseFuture"]
 
 
 class JobState(enum.Enum):
-    """Where a call stands, in the words of PyWren 0.4."""
+    """The state of a call, in the words of PyWren 0.4."""
 
     new = 1
     invoked = 2
@@ -66,7 +66,7 @@ class ResponseFuture(CallState):
     Args:
         call_id: the call within its callset.
         callset_id: the callset, one for each map.
-        invoke_metadata: what ``invoke_status`` will hold; ``None`` leaves the future *new*.
+        invoke_metadata: what ``invoke_status`` is to hold; ``None`` leaves the future *new*.
         storage_path: ``[backend, bucket, prefix]`` of the storage that holds the outcome.
     """
 
@@ -115,17 +115,17 @@ class ResponseFuture(CallState):
 
         Args:
             timeout: how many seconds to wait at most; ``None`` waits until the call has ended.
-            check_only: only tell whether the call has ended; does not wait.
-            throw_except: with False, a call that failed gives ``None`` instead of raising.
-            storage_handler: kept for 0.4; a future uses the storage it was made with.
+            check_only: return at once whether the call has ended.
+            throw_except: with False, return ``None`` for a call that failed instead of raising.
+            storage_handler: kept for 0.4; it must be the storage that the future was made with.
 
         Returns:
             The function's value; with ``check_only`` a bool.
 
         Raises:
             WaitTimeoutError: the call had not ended after ``timeout`` seconds. A ``TimeoutError``. When the storage
-                cannot be asked at that moment it is a ``StorageTimeoutError``, which says why.
-            StorageError: the storage cannot be asked, and could not for a minute. The call goes on; ask again.
+                cannot be reached at that moment it is a ``StorageTimeoutError``, which says why.
+            StorageError: the storage could not be reached for a minute. The call goes on; ask again.
             CallCancelledError: the call was cancelled.
             CallError: the call failed outside the function: the subclass says how.
             ArgumentError: the call was never invoked.
@@ -155,7 +155,7 @@ class ResponseFuture(CallState):
 
         Raises:
             WaitTimeoutError: the call had not ended after ``timeout`` seconds.
-            StorageError: the storage cannot be asked, and could not for a minute. The call goes on; ask again.
+            StorageError: the storage could not be reached for a minute. The call goes on; ask again.
             CallCancelledError: the call was cancelled.
             ArgumentError: the call was never invoked.
         """
@@ -166,10 +166,10 @@ class ResponseFuture(CallState):
         return self._exception
 
     def done(self) -> bool:
-        """Ask whether the call has ended, with a value, an error or by being cancelled.
+        """Poll for whether the call has ended, with a value, an error or by being cancelled.
 
         Raises:
-            StorageError: the storage cannot be asked, and could not for a minute.
+            StorageError: the storage could not be reached for a minute.
         """
         if self._state not in DONE:
             if self._origin is None:
@@ -182,7 +182,7 @@ class ResponseFuture(CallState):
         return True
 
     def running(self) -> bool:
-        """Tell whether the call is known to be running; a storage does not tell, this machine does."""
+        """Tell whether the call is known to be running. Only calls on this machine report their start."""
         return bool(self._state == RUNNING)
 
     def cancelled(self) -> bool:
@@ -190,21 +190,21 @@ class ResponseFuture(CallState):
         return self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
 
     def succeeded(self) -> bool:
-        """Tell whether the caller has already been told that the call returned a value; asks nobody."""
+        """Tell whether the program already knows that the call returned a value; sends no request."""
         return self._collected and self._state == FINISHED and self._exception is None
 
     def errored(self) -> bool:
-        """Tell whether the caller has already been told that the call failed; asks nobody."""
+        """Tell whether the program already knows that the call failed; sends no request."""
         return self._collected and self._state in DONE and self._exception is not None
 
     def cancel(self, storage_handler: Storage | None = None) -> bool:
-        """End the call, also when it is running already.
+        """Stop the call, even when it is already running.
 
         Args:
-            storage_handler: kept for 0.4; a future uses the storage it was made with.
+            storage_handler: kept for 0.4; it must be the storage that the future was made with.
 
         Returns:
-            Whether this is what ended the call (now or earlier); False when the call had ended by itself.
+            Whether a cancellation ended the call, this one or an earlier one; False when it had ended by itself.
 
         Raises:
             ArgumentError: the call was never invoked.
@@ -215,11 +215,11 @@ class ResponseFuture(CallState):
         return self.cancelled()
 
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[Any]], object]) -> None:
-        """Have a function called with this future once it is done, at once when it is done already.
+        """Call a function with this future once it is done, or at once when it is done already.
 
         Args:
-            fn: called in a thread for such functions alone, one after the other; what it raises is logged. It may
-                take its time, wait for other futures and make calls: that holds up nothing else.
+            fn: runs in a thread that such functions have to themselves, one after the other; what it raises is logged.
+                It may take its time, wait for other futures and make calls without holding up anything else.
         """
         with self._condition:
             is_first, is_done = self._callbacks is None, self._state in DONE
@@ -236,7 +236,7 @@ class ResponseFuture(CallState):
     def __await__(self) -> Generator[Any, None, Any]:
         """Wait for the call in a coroutine: ``value = await future``.
 
-        When the waiting task is cancelled, so is the call; without keeping the event loop waiting for that.
+        When the waiting task is cancelled, so is the call. The event loop does not wait for that.
         """
         import asyncio
 
@@ -247,21 +247,22 @@ class ResponseFuture(CallState):
             try:
                 loop.call_soon_threadsafe(woken.set)
             except RuntimeError:
-                pass  # the loop was closed meanwhile, and nobody waits
+                pass  # the loop was closed meanwhile: nobody waits any more
 
         tell_when_done(self, wake)
         try:
             yield from woken.wait().__await__()
         except asyncio.CancelledError:
+            # cancel() may send requests: on this thread they would hold up the event loop
             threading.Thread(target=self.cancel, name="pywren-cancel", daemon=True).start()
             raise
         return self.result()
 
-    # -- what is known of it ------------------------------------------------------------------------------------
+    # -- what is known about it ---------------------------------------------------------------------------------
 
     @property
     def run_status(self) -> dict[str, Any] | None:
-        """What the worker says about the call (times in seconds); ``None`` until the call is collected."""
+        """The worker's report on the call (times in seconds); ``None`` until the program knows the outcome."""
         if not self._collected or self._origin is None:
             return None
         if self._view is None:
@@ -270,7 +271,7 @@ class ResponseFuture(CallState):
 
     @property
     def invoke_status(self) -> dict[str, Any] | None:
-        """What the client did for the call (times in seconds); ``None`` until the call is collected."""
+        """What the client did for the call (times in seconds); ``None`` until the program knows the outcome."""
         return None if not self._collected or self._origin is None else self._origin.invoke_status(self)
 
     @property
@@ -280,7 +281,7 @@ class ResponseFuture(CallState):
 
     @property
     def job_state(self) -> JobState:
-        """Where the call stands as far as is known here; asks nobody."""
+        """The state of the call as far as it is known here; sends no request."""
         if self._origin is None:
             return JobState.new
         if self._state in DONE:
@@ -303,7 +304,7 @@ class ResponseFuture(CallState):
 
     def _invoked(self) -> Origin:
         if self._origin is None:
-            raise ArgumentError("job not yet invoked: a future is made by map or call_async of an executor")
+            raise ArgumentError("job not yet invoked: make futures with map or call_async of an executor")
         return self._origin
 
     def _await_outcome(self, timeout: float | None) -> None:
@@ -316,7 +317,7 @@ class ResponseFuture(CallState):
         trouble = None if self._origin is None else self._origin.trouble()
         if trouble is None:
             return WaitTimeoutError(f"{what}; it goes on: ask again with a longer timeout, or cancel() it")
-        error = StorageTimeoutError(f"{what} as far as is known, for the storage could not be asked: {trouble}")
+        error = StorageTimeoutError(f"{what} as far as is known, because the storage could not be reached: {trouble}")
         error.__cause__ = trouble
         return error
 
@@ -331,18 +332,18 @@ class ResponseFuture(CallState):
 
     @property
     def _traceback(self) -> tuple[type[BaseException], BaseException, TracebackType | None] | None:
-        """Type, value and traceback of what the call raised, once it is collected."""
+        """Type, value and traceback of what the call raised, once the program knows it."""
         error = self._error
         return None if error is None else (type(error), error, error.__traceback__)
 
     @property
     def _return_val(self) -> Any:
-        """What the function returned, once it is collected."""
+        """What the function returned, once the program knows it."""
         return self._result if self._collected and self._state == FINISHED else None
 
     @property
     def _call_invoker_result(self) -> dict[str, Any] | None:
-        """What the function returned or raised, as 0.4's worker stored it, once it is collected."""
+        """What the function returned or raised, as 0.4's worker stored it, once the program knows it."""
         from pywren.storage.storage import output_of_0_4
 
         error = self._error
@@ -354,7 +355,7 @@ class ResponseFuture(CallState):
         return output
 
     def _is_workers(self, error: BaseException | None) -> bool:
-        """Tell whether an error is that of this very call's worker, of which 0.4 stored no result."""
+        """Tell whether an error is about this call's worker: 0.4 then stored no result."""
         if not isinstance(error, PywrenError) or isinstance(error, ResultSerializationError):
             return False
         ids = getattr(error, "callset_id", None), getattr(error, "call_id", None)
@@ -362,11 +363,11 @@ class ResponseFuture(CallState):
 
     @property
     def _invoke_metadata(self) -> dict[str, Any]:
-        """What ``invoke_status`` will say, as far as it is known."""
+        """What ``invoke_status`` will say, as far as it is known now."""
         return dict(self._metadata or {}) if self._origin is None else self._origin.invoke_status(self)
 
     def _set_state(self, new_state: JobState) -> None:
-        """Have the call count as running, or as ended; a call that has ended stays as it is."""
+        """Make the call count as running or ended. A call that has ended keeps its state."""
         from pywren.client.verdict import Verdict  # which brings the picklers
 
         if new_state is JobState.running:
@@ -394,13 +395,13 @@ def attach(
     client: str | None = None,
     record: Mapping[str, Any] | None = None,
 ) -> ResponseFuture:
-    """Make the future of a call that another future was made for, here or in another process.
+    """Make another future of a call: unpickle one from here or from another process.
 
     Args:
         call_id: the call.
         callset: its callset.
         storage: where its objects are.
-        client: for calls that run in the client's own process: the file that it holds locked while it lives.
+        client: for calls in the pool of a process, the file that this process keeps locked while it lives.
         record: what ``invoke_status`` is to say of this call alone.
     """
     from pywren.client.elsewhere import origin_for  # the worker, which unpickles futures, need not load it

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EVENT_AGE_LIMIT = 21_600
-"""Seconds that Lambda keeps an asynchronous call at most."""
+"""Seconds that Lambda keeps an asynchronous call at most, 6 hours (Lambda quotas, 2026)."""
 
-# Names of 0.4, whose workers ran in this directory; here every call has one of its own.
+# Kept for programs of 0.4, whose workers ran in this directory. Here every call has a directory of its own.
 SOURCE_DIR = os.path.dirname(os.path.abspath(__file__))
 LOCAL_DIR = tempfile.gettempdir()
 LOCAL_RUN_DIR = os.path.join(LOCAL_DIR, "task")
@@ -44,8 +44,8 @@ class LambdaInvoker(Invoker):
     Args:
         region_name: the function's region.
         lambda_function_name: its name or ARN.
-        aws: what sends the requests; one of its own when not given.
-        queue_patience: seconds that Lambda keeps a call it cannot start (``lambda: event_age``).
+        aws: sends the requests; one of its own when not given.
+        queue_patience: seconds that Lambda keeps a call that it cannot start (``lambda: event_age``).
     """
 
     payload_limit: int | None = ASYNC_PAYLOAD_LIMIT
@@ -75,17 +75,17 @@ class LambdaInvoker(Invoker):
 
     @property
     def function_name(self) -> str:
-        """The function's name, also when it was given as an ARN or with a qualifier."""
+        """The function's name, even when it was given as an ARN or with a qualifier."""
         return function_name(self.lambda_function_name)
 
     def invoke(self, payload: Payload) -> str:
-        """Start one call; throttling and errors inside the service are waited out.
+        """Start one call. Wait and try again while Lambda throttles, or has errors of its own.
 
         Returns:
             The id of Lambda's request.
 
         Raises:
-            ArgumentError: the payload is larger than Lambda takes.
+            ArgumentError: the payload is larger than Lambda allows.
             InvocationError: Lambda refused it.
         """
         body = encode_payload(payload, ASYNC_PAYLOAD_LIMIT, "an asynchronous call of Lambda")
@@ -106,7 +106,7 @@ class LambdaInvoker(Invoker):
 
     @property
     def lambclient(self) -> Any:
-        """The client of the Lambda service."""
+        """boto3's client of the Lambda service."""
         return self.aws.client("lambda")
 
 
@@ -122,7 +122,7 @@ class DummyInvoker(Invoker):
         self.thread: threading.Thread | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), ()  # the calls that it keeps stay here
+        return type(self), ()  # the kept calls stay here
 
     def __repr__(self) -> str:
         return f"<DummyInvoker with {len(self.payloads)} calls>"
@@ -136,7 +136,7 @@ class DummyInvoker(Invoker):
         return {}
 
     def explain_silence(self) -> str | None:
-        """Return why no results come, when nobody has run the calls."""
+        """Return why no results come, if nobody has run the calls."""
         if not self.payloads:
             return None
         kept = "1 call waits" if len(self.payloads) == 1 else f"{len(self.payloads)} calls wait"
@@ -147,28 +147,28 @@ class DummyInvoker(Invoker):
 
         Args:
             MAXJOBS: how many; -1 runs all.
-            run_dir: for 0.4's callers; every call has a directory of its own anyway.
+            run_dir: has no effect; kept for 0.4, as every call has a directory of its own.
 
         Raises:
-            DecodeError: a payload was not one; the others have been run.
+            DecodeError: a payload was not valid; the others have been run.
         """
         run_payloads(self._take(MAXJOBS), context={"invoker": "DummyInvoker"})
 
     def run_jobs_threaded(self, MAXJOBS: int = -1, run_dir: str = LOCAL_RUN_DIR) -> None:
-        """Have ``run_jobs`` run in a thread, ``thread``; returns at once.
+        """Start ``run_jobs`` in a thread, ``self.thread``, and return at once.
 
-        The program ends when the thread has ended. A call that runs may be cancelled meanwhile.
+        The program ends only when the thread has ended. A running call may be cancelled meanwhile.
 
         Args:
             MAXJOBS: how many; -1 runs all.
-            run_dir: for 0.4's callers; every call has a directory of its own anyway.
+            run_dir: has no effect; kept for 0.4, as every call has a directory of its own.
         """
         self.thread = threading.Thread(target=self.run_jobs, args=(MAXJOBS, run_dir), name="pywren-run-jobs")
         self.thread.start()
 
     def _take(self, most: int) -> list[Payload]:
         taken: list[Payload] = []
-        with suppress(IndexError):  # one by one, because threads may take at the same time, and each its own
+        with suppress(IndexError):  # one at a time: threads may take at the same time, and pop() gives each its own
             while len(taken) != most:
                 taken.append(self.payloads.pop(0))
         return taken
@@ -178,7 +178,7 @@ class LocalInvoker(Invoker):
     """Runs staged calls on this machine, in the pool that all local executors share.
 
     Args:
-        run_dir: for 0.4's callers; every call has a directory of its own anyway.
+        run_dir: has no effect; kept for 0.4, as every call has a directory of its own.
         pool: the pool; the shared one when not given.
 
     Attributes:
@@ -198,7 +198,7 @@ class LocalInvoker(Invoker):
         self._worker: PerProcess[LocalWorker] = PerProcess(lambda: LocalWorker(lambda: self.pool, self.environment))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.run_dir,)  # with the pool of the process that it is in
+        return type(self), (self.run_dir,)  # where it is unpickled, it uses the pool of that process
 
     def __repr__(self) -> str:
         return "LocalInvoker()"
@@ -213,7 +213,7 @@ class LocalInvoker(Invoker):
         return LocalPool.shared()
 
     def invoke(self, payload: Payload) -> None:
-        """Start one call; it waits its turn when all children are busy."""
+        """Start one call; it waits for its turn while all children are busy."""
         self._worker.get().submit(payload)
 
     def config(self) -> dict[str, Any]:
@@ -232,19 +232,19 @@ def encode_payload(payload: Payload, limit: int, what: str) -> bytes:
 
     Args:
         payload: ``Call.encode()``.
-        limit: bytes that the service takes.
+        limit: bytes that the service allows.
         what: the service, for the error.
 
     Raises:
-        ArgumentError: it is larger than that, or JSON cannot hold it.
+        ArgumentError: it is larger than ``limit``, or JSON cannot hold it.
     """
     try:
         body = json.dumps(payload, separators=(",", ":")).encode()
     except (TypeError, ValueError) as error:
-        raise ArgumentError(f"the payload does not fit JSON: {error}; look at extra_meta and extra_env") from error
+        raise ArgumentError(f"the payload does not fit JSON: {error}; check extra_meta and extra_env") from error
     if len(body) > limit:
         raise ArgumentError(
             f"the payload has {len(body):,} bytes, and {what} takes {limit:,}: "
-            "move data out of extra_env and extra_meta into the arguments"
+            "move data from extra_env and extra_meta to the arguments"
         )
     return body

@@ -23,7 +23,7 @@ WAIT = 60
 
 
 class Origin:
-    """An origin whose futures end when the test says so, or when somebody looks."""
+    """An origin whose futures end when the test says so, or when it is polled."""
 
     storage_path = ["localhost", "nowhere", "prefix"]
 
@@ -70,7 +70,7 @@ def settle(future, value=None, error=None, source=None):
 
 
 def ended_futures():
-    """One future a final state: success, error, cancelled."""
+    """One future for each final state: success, error, cancelled."""
     origin = Origin()
     success, error, cancelled = (origin.future(f"0000{number}") for number in range(3))
     settle(success, 42, source=1.5)
@@ -80,7 +80,7 @@ def ended_futures():
 
 
 def outstanding_futures():
-    """One future a state without an outcome: invoked and running."""
+    """One future for each state without an outcome: invoked and running."""
     origin = Origin()
     invoked, running = origin.future(), origin.future("00001")
     call_state.mark_running(running)
@@ -110,7 +110,7 @@ class TestResult:
             cancelled.result()
 
     def test_without_throw_except_is_none_for_failures(self):
-        """``throw_except=False`` gives None for a call that failed and the value for one that did not."""
+        """``throw_except=False`` gives None for a call that failed and the value for a call that did not."""
         success, error, cancelled = ended_futures()
         results = [item.result(throw_except=False) for item in (success, error, cancelled)]
         assert results == [42, None, None]
@@ -145,7 +145,7 @@ class TestResult:
             assert answer.result(10) == "late"
 
     def test_refuses_another_storage(self):
-        """A storage handler of somewhere else is an error that names both places."""
+        """A storage handler of another place is an error that names both places."""
 
         class Elsewhere:
             path = ["s3", "a-bucket", "prefix"]
@@ -215,7 +215,7 @@ def test_succeeded_and_errored_repeat_what_the_caller_was_told():
 
 
 def test_done_looks():
-    """``done`` finds out by itself, without anybody having waited."""
+    """``done`` finds out by itself, even if nobody has waited."""
     origin = Origin()
     item = origin.future()
     assert not item.done()
@@ -233,7 +233,7 @@ def test_first_settlement_stands():
 
 
 def test_cancel_of_an_ended_call_is_false():
-    """What has ended by itself cannot be cancelled; what was cancelled says so again."""
+    """A call that ended by itself cannot be cancelled; a cancelled one says so again."""
     success, error, cancelled = ended_futures()
     assert (success.cancel(), error.cancel(), cancelled.cancel()) == (False, False, True)
 
@@ -279,7 +279,7 @@ class TestCallbacks:
         assert "SystemExit" in caplog.text
 
     def test_asks_for_the_outcome(self):
-        """Adding a callback makes the origin look, as waiting does."""
+        """Adding a callback makes the origin poll, as waiting does."""
         origin = Origin()
         origin.future().add_done_callback(print)
         assert origin.asked.is_set()
@@ -338,10 +338,10 @@ class TestStandardLibrary:
 
 
 class TestSilence:
-    """Waiting that takes long."""
+    """Waiting for a long time."""
 
     def test_the_origin_is_asked_for_the_reason_again_and_again(self, monkeypatch):
-        """As long as somebody waits; of callsets that are done nothing is asked."""
+        """The reason is asked for as long as somebody waits, and only of callsets that are not done."""
         monkeypatch.setattr(waiting, "SILENCE", 0.01)
         origin, other = Origin(), Origin()
         done = other.future()
@@ -351,7 +351,7 @@ class TestSilence:
         assert other.reported == 0
 
     def test_short_waits_ask_nothing(self):
-        """Nor does one that ends."""
+        """A wait that ends does not ask either."""
         origin = Origin()
         item = origin.future()
         assert not waiting.await_all([item], 0.01)
@@ -364,7 +364,7 @@ class TestTrouble:
     """Nothing can be found out."""
 
     def test_ends_the_waits_of_now_and_not_those_of_later(self):
-        """Who waits is told, each with an error of its own; who waits next waits."""
+        """Whoever waits is told, each with an error of its own; a new wait goes on waiting."""
         origin = Origin()
         items = [origin.future(f"{number:05d}") for number in range(2)]
         error = StorageError("out of reach")
@@ -383,7 +383,7 @@ class TestTrouble:
         assert items[0].result() == 5
 
     def test_an_outcome_that_comes_at_the_same_moment_counts(self):
-        """Whoever has what was waited for is not told of trouble."""
+        """A wait whose futures are done is not told of trouble."""
         origin = Origin()
         item = origin.future()
         waiter = waiting._Countdown()
@@ -395,12 +395,12 @@ class TestTrouble:
         waiter.fail(StorageError("again"))
 
     def test_nobody_waits(self):
-        """Then nobody is told."""
+        """Nobody is told when nobody waits."""
         waiting.report_trouble([], StorageError("x"), time.monotonic())
         waiting.report_trouble([Origin().future()], StorageError("x"), time.monotonic())
 
     def test_who_asks_while_a_look_fails_hears_of_the_next(self):
-        """What a look has not found out that began earlier is not what is wrong now: the network may be back."""
+        """A failed poll that began before the wait says nothing about now: the network may be back."""
         origin = Origin()
         item = origin.future()
         began = time.monotonic() - 1

@@ -14,8 +14,8 @@ from pywren.wire.messages import CALL_FIELDS
 from pywren.wrenutil import iterate
 
 MOST_ITEMS = 10_000_000
-"""Items of one map where no limit is configured: more futures than these fill a machine's memory, and an iterable that
-yields more most likely has no end."""
+"""Items that one map takes where no limit is configured: the futures of more would fill a machine's memory, and an
+iterable that yields more is most likely infinite."""
 
 
 def consume(iterdata: Iterable[Any], limit: int | None) -> list[Any]:
@@ -59,11 +59,13 @@ def checked_runtime(seconds: float, longest: float) -> float:
 
 
 def check_callable(func: object) -> None:
+    """Raise ``ArgumentError`` unless a function can be called."""
     if not callable(func):
         raise ArgumentError(f"the function to call is a {type(func).__name__}, which cannot be called")
 
 
 def check_meta(extra_meta: Mapping[str, Any] | None) -> None:
+    """Raise ``ArgumentError`` unless the payload can take further members."""
     if extra_meta is None:
         return
     if not isinstance(extra_meta, Mapping):
@@ -71,20 +73,25 @@ def check_meta(extra_meta: Mapping[str, Any] | None) -> None:
     clash = sorted(CALL_FIELDS.intersection(extra_meta))
     if clash:
         raise ArgumentError(
-            f"extra_meta has {', '.join(map(repr, clash))}, which the payload has of its own: choose another name. "
+            f"extra_meta has {', '.join(map(repr, clash))}, which the payload already uses: choose another name. "
             "Nothing was invoked"
         )
     try:
         json.dumps(dict(extra_meta), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ArgumentError(
-            f"extra_meta does not fit JSON: {error}. Put there texts, finite numbers, and lists and dicts of them, and "
+            f"extra_meta does not fit JSON: {error}. Put texts, finite numbers, and lists and dicts of them there, and "
             "everything else into the arguments. Nothing was invoked"
         ) from error
 
 
 def checked_excludes(exclude_modules: Iterable[str] | None) -> Sequence[str]:
-    if isinstance(exclude_modules, str):  # each of its letters would be taken for a path of its own
+    """Return ``exclude_modules`` as a sequence.
+
+    Raises:
+        ArgumentError: it is a single text.
+    """
+    if isinstance(exclude_modules, str):  # each of its letters would count as a path
         raise ArgumentError(f"exclude_modules is the text {exclude_modules!r}; pass a list: [{exclude_modules!r}]")
     return tuple(exclude_modules or ())
 
@@ -92,25 +99,30 @@ def checked_excludes(exclude_modules: Iterable[str] | None) -> Sequence[str]:
 def _too_many(limit: int | None) -> str:
     if limit is None:
         return (
-            f"the iterable has more than {MOST_ITEMS:,} items, or no end, and map() makes a future for each before it "
-            "returns. Map over it in pieces, or use pywren.PoolExecutor, whose map() goes on as results are taken. "
-            "Nothing was invoked"
+            f"the iterable has more than {MOST_ITEMS:,} items, or is infinite, and map() makes a future for each item "
+            "before it returns. Map over it in pieces, or use pywren.PoolExecutor, whose map() continues as results "
+            "are taken. Nothing was invoked"
         )
     return (
         f"exceeding map item limit: more than {limit:,} items in one map. Raise scheduler: map_item_limit in the "
-        "configuration, or map over them in pieces. Nothing was invoked"
+        "configuration, or map over the items in pieces. Nothing was invoked"
     )
 
 
 def checked_env(extra_env: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    """Return ``extra_env``.
+
+    Raises:
+        ArgumentError: an environment cannot hold it.
+    """
     if extra_env is not None and not isinstance(extra_env, Mapping):
         raise ArgumentError(
-            f"extra_env is a {type(extra_env).__name__}, not a dict. A function gets one item: for several arguments "
-            "map over tuples (zip), or use pywren.PoolExecutor"
+            f"extra_env is a {type(extra_env).__name__}, not a dict. A function gets one item: to pass several "
+            "arguments, map over tuples (zip), or use pywren.PoolExecutor"
         )
     for name, value in (extra_env or {}).items():
         if not isinstance(name, str) or not isinstance(value, str):
-            raise ArgumentError(f"extra_env: {name!r} and its value {value!r} must both be text")
+            raise ArgumentError(f"extra_env: {name!r} and its value {value!r} must both be strings")
         if not name or "=" in name or "\0" in name or "\0" in value:
             raise ArgumentError(f"extra_env: no environment can hold {name!r} with the value {value!r}")
     return extra_env

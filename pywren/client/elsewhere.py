@@ -39,7 +39,7 @@ def origin_for(callset: Callset, storage: Storage, client: str | None = None) ->
     Args:
         callset: the callset.
         storage: where its objects are.
-        client: for calls that run in the client's own process: the file that it holds locked while it lives.
+        client: for calls in the pool of a process, the file that this process keeps locked while it lives.
     """
     alive = None if client is None else functools.partial(is_locked, client)
     key = (os.getpid(), *storage.path, callset.id)  # with the process: a forked child has a monitor of its own

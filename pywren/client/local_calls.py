@@ -57,11 +57,11 @@ logger = logging.getLogger(__name__)
 
 
 _KNOWN_AGAIN_BYTES = 64 * 1024
-"""Size of a function up to which it is worth finding out whether the workers know it."""
+"""Bytes of a pickled function up to which it is worth finding out whether the workers know it."""
 
 
 class _Sent(NamedTuple):
-    """What ``invoke_status`` tells of a submission; few ask, so it is put together when somebody does."""
+    """What ``invoke_status`` says of a submission. Few programs ask, so it is put together when one does."""
 
     data_bytes: int
     function_bytes: int
@@ -71,7 +71,7 @@ class _Sent(NamedTuple):
 
     @classmethod
     def of(cls, submission: Submission) -> _Sent:
-        """Note it, without keeping the arguments alive."""
+        """Take the figures, without keeping the arguments alive."""
         return cls(
             sum([packed.size for packed in submission.arguments]),
             submission.function.size + sum(map(len, submission.modules.values())),
@@ -120,11 +120,11 @@ class LocalCallset:
             on_results=self._on_results,
             show_output=show_output,
         )
-        self._sent = _Sent.of(submission)  # only now, while the calls run
+        self._sent = _Sent.of(submission)  # only now, so that the calls run meanwhile
         return futures
 
     def _note_facts(self) -> None:
-        """Note for ``invoke_status`` what a callset in a storage has: the payload, sizes, times."""
+        """Put together for ``invoke_status`` what a callset in a storage has: the payload, sizes, times."""
         sent = self._sent
         if sent is None:
             return
@@ -159,7 +159,7 @@ class LocalCallset:
         )
         self._sent = None
 
-    # -- what the pool tells -----------------------------------------------------------------------------------
+    # -- what the pool reports ---------------------------------------------------------------------------------
 
     def _on_start(self, index: int) -> None:
         one = self._futures.get(index)
@@ -367,7 +367,7 @@ class LocalCallset:
 
 
 def _hold_lock(path: Path) -> Any:
-    """Lock a file for as long as this process lives; others see by it that the calls still run."""
+    """Lock a file for as long as this process lives: the lock shows other processes that the calls still run."""
     import fcntl  # the pool is there on Linux and macOS only
 
     try:
@@ -376,8 +376,8 @@ def _hold_lock(path: Path) -> Any:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         raise StorageError(
-            f"cannot keep results for other processes below {path.parent}: {error}; set PYWREN_HOME to a directory "
-            "that can be written"
+            f"cannot keep results for other processes below {path.parent}: {error}; set PYWREN_HOME to a writable "
+            "directory"
         ) from error
     return file
 
@@ -395,7 +395,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _function_of(submission: Submission) -> Function:
-    """Return the function as the pool takes it; a small one that was sent before need not be sent again."""
+    """Return the function as the pool takes it. A small one is named by its pickle, so that workers know it again."""
     pickle = submission.function
     if submission.modules or pickle.buffers or len(pickle.data) > _KNOWN_AGAIN_BYTES:
         return Function(submission.callset.id, pickle, submission.modules)

@@ -96,14 +96,14 @@ class _PoolRunner:
 
 
 def run_payloads(payloads: Sequence[Payload], *, context: Mapping[str, Any] | None = None) -> None:
-    """Run calls one after the other, in child processes of this machine, which end before this returns.
+    """Run calls one after the other, in child processes of this machine, and return when these have ended.
 
     Args:
         payloads: the calls.
-        context: what is known about these invocations; its texts go into the statuses.
+        context: what is known about these invocations; its texts become members of the statuses.
 
     Raises:
-        DecodeError: a payload was not one; the others have been run.
+        DecodeError: a payload was not valid; the others have been run.
     """
     from pywren.worker.handler import Container
 

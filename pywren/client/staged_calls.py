@@ -36,6 +36,7 @@ from pywren.client.callset import Callset
 from pywren.client.failure_records import FailureRecords, Noted
 from pywren.client.monitor import FIRST_POLL, Monitor, poll_delay
 from pywren.client.protocols import Recipe
+from pywren.client.trouble import Trouble
 from pywren.client.verdict import Verdict, of_status, unexpected
 from pywren.exceptions import (
     CallCancelledError,
@@ -54,30 +55,25 @@ from pywren.wire.messages import EAGER_OUTPUT_LIMIT, Status
 logger = logging.getLogger(__name__)
 
 LOST_GRACE = 60.0
-"""Seconds for a status under way, before a call is declared lost."""
-
-STORAGE_PATIENCE = 60.0
-"""Seconds of unbroken storage errors after which those who wait are told; the futures stay as they are."""
+"""Seconds that a status on its way gets before its call is declared lost."""
 
 _FETCH_THREADS = 32
-_DIRECT_READS = 3  # so many statuses are asked for one by one: a GET costs a twelfth of a LIST
-_CLOCKS_WRONG = 86_400.0  # seconds by which a client's clock may be
-_LONGEST_CHAIN = 100
+_DIRECT_READS = 3  # up to so many calls are read without a listing: a GET costs a twelfth of a LIST (S3 prices, 2026)
 
 
 class StagedCallset:
     """The origin of the futures of one callset in a storage.
 
-    Futures that nobody waits for and nobody holds are forgotten.
+    It holds its futures weakly, and forgets those that nobody holds; except those with callbacks, which must be called.
 
     Args:
         callset: the callset.
         storage: where its objects are.
-        monitor: the storage's watcher.
-        client_alive: tells whether the process that runs the calls lives; ``None`` when no single one does.
+        monitor: polls the callset.
+        client_alive: tells whether the process that runs the calls lives; ``None`` when no single process runs them.
         explain_silence: tells why no results come, if it knows; ``None`` when nobody can be asked.
         noted: what callsets of one storage and one function share of Lambda's records.
-        clock: tells the time by the storage's clock, in seconds since the epoch; the storage when not given.
+        clock: tells the time in seconds since the epoch; by the clock of the storage when not given.
         timer: monotonic seconds.
     """
 
@@ -103,13 +99,13 @@ class StagedCallset:
         self._timer = timer
         self._records_of_failure = self._failure_records(noted)
         self._lock = threading.RLock()
-        # all below is guarded by it
+        # _lock guards everything below
         self._polling = False
-        self._poll_again = False  # the monitor came while another thread looked, which sends it again
+        self._poll_again = False  # the monitor came while another thread polled, which sends it again
         self._futures: dict[str, list[weakref.ref[CallState]]] = {}
         self._with_callbacks: set[CallState] = set()
         self._order: list[str] = []
-        self._passed = 0  # so many calls at the beginning of _order have ended
+        self._passed = 0  # how many calls at the beginning of _order have ended
         self._committed: dict[str, Status] = {}  # believed, with a big output that nobody has asked for
         self._last_progress = timer()
         self._last_poll: float | None = None
@@ -117,10 +113,7 @@ class StagedCallset:
         self._next_question = waiting.SILENCE
         self._silence_told = False
         self._unfetched: dict[str, StorageError] = {}  # why the output of a call could not be fetched just now
-        self._trouble: PywrenError | None = None
-        self._trouble_since = 0.0
-        self._tell_again = float("-inf")  # when trouble that comes and goes is worth another line
-        self._in_trouble: frozenset[str] | None = None  # the calls that it is about; ``None`` for all
+        self._trouble = Trouble()
         _callsets.add(self)
 
     # -- Origin ------------------------------------------------------------------------------------------------
@@ -131,39 +124,42 @@ class StagedCallset:
         return self.storage.path
 
     def expect(self, futures: Iterable[CallState]) -> None:
-        """Take note that somebody waits for these futures; returns at once."""
+        """Note that somebody waits for these futures, and return at once."""
         with self._lock:
             self._with_callbacks.update(one for one in futures if call_state.has_callbacks(one))
             recently = self._last_poll is not None and self._timer() - self._last_poll < FIRST_POLL
         self._monitor.watch(self, FIRST_POLL if recently else 0.0)
 
     def poll(self, futures: Iterable[CallState]) -> None:
-        """Find out now which of these futures are done; a look of a moment ago, or one under way, will do.
+        """Find out now which of these futures are done. A poll of a moment ago, or one under way, will do.
 
         Raises:
-            StorageError: of one that is not done nothing could be found out for ``STORAGE_PATIENCE``, and cannot now.
+            StorageError: one is not done, and nothing could be found out about it for ``trouble.PATIENCE``.
         """
         with self._lock:
             old = self._last_poll is None or self._timer() - self._last_poll > max(FIRST_POLL, 10 * self._poll_cost)
         if old:
             self._poll()
-        trouble = self._lasting_trouble()
-        if trouble is not None and self._concerned(one for one in futures if not call_state.is_done(one)):
-            raise waiting.copied(trouble)
+        with self._lock:
+            lasting = self._trouble.lasting(self._timer())
+            concerned = self._trouble.concerned(one for one in futures if not call_state.is_done(one))
+        if lasting is not None and concerned:
+            raise waiting.copied(lasting)
 
     def trouble(self) -> PywrenError | None:
-        """Return why the last look failed, if it did."""
-        return self._trouble
+        """Return why the last poll failed, if it did."""
+        return self._trouble.error
 
     def report_silence(self) -> None:
-        """Leave it to the looks, which also see what nobody waits for."""
+        """Leave it to the polls, which also see calls that nobody waits for."""
 
     def cancel(self, target: CallState) -> bool:
-        """End the call, by being the first to write its status, or the first whose status can be believed."""
+        """End the call by being the first to write its status, or the first to write one that can be believed."""
         call_id, error = target.call_id, CallCancelledError("the call was cancelled")
         if self._write_end(call_id, error):
             self._settle({call_id: self._verdict_of_error(call_id, error)})
             return True
+        # A status is there already. It may be the worker's, or anything that somebody else has put there.
         found = self._find_out([call_id])
         if call_id in found.unbelieved:
             self._write_end(call_id, error, over_what_stands=True)
@@ -184,14 +180,14 @@ class StagedCallset:
     def invoke_status(self, target: CallState) -> dict[str, Any]:
         """Return what the client did: for the callset, and for this call."""
         record = self._record(target.call_id)
-        # an outcome inside the status came with it
+        # an outcome inside the status needed no download of its own
         came = {"download_output_timestamp": record.get("status_done_timestamp"), "download_output_time": 0.0}
         return {**self.callset.facts, **came, **record, "status_query_count": target.status_query_count}
 
     def recipe(self, target: CallState) -> Recipe:
         """Return what makes the future again: the callset with its secret, the storage's configuration."""
         if self.callset.deletion is not None:
-            self.callset.deletion.detach()  # another process may want the outcome
+            self.callset.deletion.detach()  # another process may want the outcome when this one is gone
         return self.callset, self.storage, None, self._record(target.call_id)
 
     def _record(self, call_id: str) -> dict[str, Any]:
@@ -209,18 +205,18 @@ class StagedCallset:
             self._order = []
 
     def watch(self) -> None:
-        """Have the monitor look at the callset from now on."""
+        """Have the monitor poll the callset from now on."""
         with self._lock:
             self._last_progress = self._timer()
         self._monitor.watch(self, FIRST_POLL)
 
-    # the next four are called with the lock held
+    # Call the next four with the lock held.
 
     def _living(self, call_id: str) -> list[CallState]:
         return [one for one in (ref() for ref in self._futures.get(call_id, ())) if one is not None]
 
     def _outstanding(self) -> list[str]:
-        """Return the calls, in the order of their keys, of which somebody still holds an unfinished future."""
+        """Return the calls whose unfinished futures somebody still holds, in the order of their keys."""
         for call_id in [c for c in self._futures if not self._living(c)]:
             self._drop(call_id)
         return sorted(self._futures)
@@ -234,22 +230,22 @@ class StagedCallset:
     def _is_awaited(self, call_id: str) -> bool:
         return any(call_state.is_awaited(one) for one in self._living(call_id))
 
-    # -- looking -------------------------------------------------------------------------------------------------
+    # -- polling -------------------------------------------------------------------------------------------------
 
     def examine(self) -> float | None:
-        """Look once; return the seconds until the next look, or ``None`` when the monitor need not come again.
+        """Poll once; return the seconds until the next poll, or ``None`` when the monitor need not come again.
 
-        It need not when nothing is outstanding. When another thread is looking, that sends for it afterwards.
+        It need not when nothing is outstanding. When another thread is polling, that thread sends for it afterwards.
         """
         if self._poll(again=True):
             return self._until_next_poll()
         return None
 
     def _poll(self, *, again: bool = False) -> bool:
-        """Look once, unless a look is under way; returns whether this was the one.
+        """Poll once, unless a poll is under way; returns whether this thread polled.
 
         Args:
-            again: have the monitor look again after the one under way.
+            again: have the monitor poll again after the one under way.
         """
         with self._lock:
             if self._polling:
@@ -258,7 +254,7 @@ class StagedCallset:
             self._polling, self._poll_again = True, False
         try:
             self._poll_now()
-        finally:
+        finally:  # also after Ctrl-C: the flag would keep every later poll away
             with self._lock:
                 self._polling, again = False, self._poll_again
             delay = self._until_next_poll() if again else None
@@ -267,6 +263,7 @@ class StagedCallset:
         return True
 
     def _poll_now(self) -> None:
+        """Find out, carry out, and note how it went. Raises nothing but what is no ``Exception``."""
         started, began = self._timer(), time.monotonic()
         with self._lock:
             outstanding = self._outstanding()
@@ -277,7 +274,7 @@ class StagedCallset:
         trouble: PywrenError | None = None
         calls: frozenset[str] | None = None
         try:
-            # before all is read, or what it wrote at its end could be missed
+            # Asked before anything is read: else what the process wrote last, just before it ended, could be missed.
             client_gone = self._client_alive is not None and bool(unknown) and not self._client_alive()
             found = self._find_out(unknown, client_gone)
             ended = self._carry_out(found)
@@ -292,16 +289,12 @@ class StagedCallset:
         except Exception as error:  # noqa: BLE001 -- whatever it is, nobody may be left waiting
             trouble = unexpected(error)
         self._note_poll(started, ended, trouble, calls)
-        lasting = self._lasting_trouble()
-        if lasting is not None:
-            with self._lock:
-                living = [one for call_id in self._futures for one in self._living(call_id)]
-            waiting.report_trouble(self._concerned(living), lasting, began)
-
-    def _concerned(self, futures: Iterable[CallState]) -> list[CallState]:
-        """Return those futures that the trouble is about."""
-        calls = self._in_trouble
-        return [one for one in futures if calls is None or one.call_id in calls]
+        with self._lock:
+            lasting = self._trouble.lasting(self._timer())
+            living = [one for call_id in self._futures for one in self._living(call_id)]
+            concerned = self._trouble.concerned(living)
+        if lasting is not None:  # without the lock: who is told takes the futures' condition
+            waiting.report_trouble(concerned, lasting, began)
 
     def _note_poll(
         self, started: float, ended: bool, trouble: PywrenError | None, calls: frozenset[str] | None
@@ -311,32 +304,20 @@ class StagedCallset:
             self._last_poll, self._poll_cost = now, now - started
             if ended:
                 self._last_progress = now
-            began = trouble is not None and self._trouble is None
-            if began:
-                self._trouble_since = now
-            tell = began and now >= self._tell_again
-            if tell:
-                self._tell_again = now + STORAGE_PATIENCE
-            self._trouble, self._in_trouble = trouble, calls
-        _forget_frames(trouble)
-        if tell:
-            logger.warning("cannot look for results; pywren keeps trying: %s", trouble)
-
-    def _lasting_trouble(self) -> PywrenError | None:
-        with self._lock:
-            lasts = self._timer() - self._trouble_since >= STORAGE_PATIENCE
-            return self._trouble if lasts else None
+            log = self._trouble.note(trouble, calls, now)
+        if log:
+            logger.warning("cannot poll for results; pywren keeps trying: %s", trouble)
 
     def _until_next_poll(self) -> float | None:
         with self._lock:
             if not self._outstanding():
                 return None
             if set(self._futures) <= set(self._committed) and not any(map(self._is_awaited, self._committed)):
-                return None  # all that is left are outputs that nobody has asked for
+                return None  # what is left are big outputs that nobody has asked for
             return poll_delay(self._timer() - self._last_progress, self._poll_cost)
 
     def forget_parent_locks(self) -> None:
-        """Replace, in a forked child, the locks that another thread of the parent may have held."""
+        """Replace, in a forked child, what another thread of the parent may have held or left half done."""
         self._lock = threading.RLock()
         self._polling = self._poll_again = False
         living = [one for call_id in self._futures for one in self._living(call_id)]
@@ -346,17 +327,17 @@ class StagedCallset:
     # -- reading -------------------------------------------------------------------------------------------------
 
     def _find_out(self, unknown: Sequence[str], client_gone: bool = False) -> Findings:
-        """Read what stands of these calls, then Lambda's records, and decide what is believed.
+        """Read the statuses of these calls, then Lambda's records, and decide what to believe.
 
         Raises:
-            StorageError: it could not be read, or could not be told whether it can be believed.
+            StorageError: something could not be read, so it is not known what to believe.
         """
         read: dict[str, bytes | IntegrityError | None] = dict.fromkeys(unknown)
 
         def read_one(call_id: str) -> None:
             try:
                 read[call_id] = self.storage.read_status(self.callset.id, call_id)
-            except IntegrityError as error:  # too big
+            except IntegrityError as error:  # bigger than any status: it is not read
                 read[call_id] = error
 
         for_each(read_one, self._candidates(unknown), self._threads())
@@ -367,7 +348,8 @@ class StagedCallset:
         records = self._records_of_failure
         if records is not None:
             now = self._clock()
-            # after the statuses: what is forged with a key from a record comes after the record
+            # The order matters: a status forged with a key from a record is written after that record, so records
+            # that are listed after the statuses were read show every key that such a status may be signed with.
             if any(data is not None for data in read.values()) or (read and records.is_due(now)):
                 records.refresh(now)
             if records.is_empty:
@@ -391,15 +373,15 @@ class StagedCallset:
                 self._order, self._passed = sorted(self._futures), 0
             while self._passed < len(self._order) and self._order[self._passed] < unknown[0]:
                 self._passed += 1
-            # keys are listed in order: what stands before the first outstanding call need not be listed again
+            # S3 lists keys in order: what comes before the first outstanding call need not be listed again
             start_after = self._order[self._passed - 1] if self._passed else ""
         wanted = set(unknown)
         return [c for c in self.storage.finished_calls(self.callset.id, start_after) if c in wanted]
 
-    # -- what follows from it ------------------------------------------------------------------------------------
+    # -- carrying out -------------------------------------------------------------------------------------------
 
     def _carry_out(self, found: Findings) -> bool:
-        """Settle what has ended, and end what has died; returns whether there was any of it."""
+        """Settle the calls that have ended, and end those that have died; returns whether there were any."""
         verdicts = {call_id: Verdict(None, error) for call_id, error in found.failed.items()}
         verdicts.update((call_id, Verdict(None, error)) for call_id, error in found.unbelieved.items())
         for call_id, status in found.believed.items():
@@ -407,7 +389,7 @@ class StagedCallset:
                 verdicts[call_id] = of_status(status, status.outcome, self.callset.id)
         with self._lock:
             for call_id, status in found.believed.items():
-                if call_id not in verdicts and call_id in self._futures:  # or another look has settled it
+                if call_id not in verdicts and call_id in self._futures:  # else another poll has settled it
                     self._committed[call_id] = status
         self._settle(verdicts)
         ended = self._end_dead(found.dead)
@@ -417,10 +399,10 @@ class StagedCallset:
     def _fetch_outputs(self) -> bool:
         """Fetch the separate outputs that are small or asked for, and settle their futures.
 
-        One that cannot be fetched does not keep the others from it.
+        The failure of one does not keep the others from being fetched.
 
         Raises:
-            StorageError: too many could not be fetched for it to be about each of them.
+            StorageError: so many could not be fetched that the storage itself must be in trouble.
         """
         with self._lock:
             wanted = {
@@ -436,13 +418,13 @@ class StagedCallset:
                 fetched[call_id] = self._fetch(wanted[call_id])
             except StorageError as error:
                 unfetched[call_id] = error
-                if len(unfetched) >= _FETCH_THREADS:  # it is not about this output: each more would take its time
+                if len(unfetched) >= _FETCH_THREADS:  # the storage is in trouble: trying more would only take time
                     raise
 
         try:
             for_each(fetch, wanted, self._threads())
         finally:
-            # unpickled by this one thread: what is unpickled may hold futures of this very callset
+            # This thread alone unpickles: a result may hold futures of this very callset, and helpers would meet there.
             self._settle(
                 {
                     call_id: Verdict(None, data, wanted[call_id])
@@ -456,7 +438,7 @@ class StagedCallset:
         return bool(fetched)
 
     def _fetch(self, status: Status) -> bytes | StorageError:
-        """Return a verified output, or why there will never be one; other errors of the storage may pass."""
+        """Return a verified output, or why there will never be one. Errors that may pass are raised."""
         started, began = time.time(), self._timer()
         try:
             data = self.storage.get(status.output_key or "", limit=status.output_size or 0)
@@ -475,19 +457,19 @@ class StagedCallset:
             for call_id in verdicts:
                 self.records.setdefault(call_id, {})["status_done_timestamp"] = now
         call_state.settle(batch)
-        with self._lock:  # last, or Ctrl-C in between would leave futures that nobody looks after
+        with self._lock:  # last: Ctrl-C before this leaves the futures with the monitor, which settles them again
             for call_id in verdicts:
                 self._drop(call_id)
 
     # -- ending calls --------------------------------------------------------------------------------------------
 
     def _write_end(self, call_id: str, error: PywrenError, *, over_what_stands: bool = False) -> bool:
-        """Write the status that ends a call with an error; returns whether it is what stands.
+        """Write the status that ends a call with an error; returns whether it was written.
 
         Args:
             call_id: the call.
             error: the error.
-            over_what_stands: also when a status stands, which was found not to be worth belief.
+            over_what_stands: replace a status that was found not to be believed. Otherwise the first one written wins.
         """
         status = self._client_status(call_id, error)
         key = self.callset.call_keys(call_id).status
@@ -501,19 +483,19 @@ class StagedCallset:
         return of_status(self._client_status(call_id, error), None, self.callset.id)
 
     def _end_dead(self, dead: Mapping[str, Death]) -> bool:
-        """End calls that Lambda says have ended, where that is to be believed rather than what stands there.
+        """End calls that have ended according to Lambda, where Lambda is believed rather than the status.
 
-        The error is written, too, for those who may not read records.
+        Write the error too, for users who may not read records.
         """
-        ended: list[str] = []  # by the helpers; settled by this thread, when they have ended
+        ended: list[str] = []  # the helpers append to it; this thread settles when they have all returned
 
         def write(call_id: str) -> None:
             error, over_what_stands = dead[call_id]
             try:
                 if not self._write_end(call_id, error, over_what_stands=over_what_stands):
-                    return  # it was committed just now: the next look sees whether to believe it
-            except StorageError as problem:  # who looks for the call here knows all the same
-                logger.debug("cannot write that call %s of callset %s died: %s", call_id, self.callset.id, problem)
+                    return  # a status was committed just now: the next poll decides whether to believe it
+            except StorageError as problem:  # this process knows all the same
+                logger.debug("cannot write that call %s of callset %s has died: %s", call_id, self.callset.id, problem)
             ended.append(call_id)
 
         for_each(write, dead, self._threads())
@@ -521,20 +503,20 @@ class StagedCallset:
         return bool(ended)
 
     def _end_lost(self, missing: Sequence[str], client_gone: bool) -> bool:
-        """Declare calls lost that can have no status any more; of one that has, the next look takes it."""
+        """Declare calls lost that can get no status any more. The next poll takes one that got a status just now."""
         lost_after = self.callset.lost_after(LOST_GRACE)
         now = self._clock()
         if client_gone:
-            text = "the call is lost: the process that ran it on its machine has ended; run it again"
+            text = "the call is lost: the process that ran it on this machine has ended; run it again"
         elif lost_after is not None and now > lost_after:
             whose = "worker" if self.callset.function is None else "function"
             text = (
                 f"the call is lost: {now - self.callset.submitted:.0f} s after it was invoked it has no "
-                f"status. It never started, or its worker vanished; look at the {whose}'s log, and run it again"
+                f"status. It never started, or its worker vanished; check the {whose}'s log, and run it again"
             )
         else:
             return False
-        won: list[str] = []  # by the helpers; settled by this thread, when they have ended
+        won: list[str] = []  # the helpers append to it; this thread settles when they have all returned
 
         def end(call_id: str) -> None:
             if self._write_end(call_id, CallLostError(text)):
@@ -549,7 +531,7 @@ class StagedCallset:
     # -- silence -------------------------------------------------------------------------------------------------
 
     def _report_silence(self, missing: int) -> None:
-        """Say once what is known when nothing comes back; and why, as soon as who can be asked knows."""
+        """Log once what is known when nothing comes back, and why as soon as the invoker knows."""
         with self._lock:
             silent = self._timer() - self._last_progress
             if silent < self._next_question:
@@ -570,29 +552,20 @@ class StagedCallset:
         whose = f"{calls} of callset {self.callset.id}"
         known = f"nothing has come back for {silent:.0f} s from {whose}: no result, no failure"
         if function is None:
-            return f"{known}. They may still run, or wait to be run: look at what runs them, and at its log"
+            return f"{known}. They may still run, or wait to be run: check what runs them, and its log"
         return (
-            f"{known}. The function {function} may still run them, or they wait for their turn: look at what they "
-            "print with `pywren logs`, whether calls get through with `pywren test_config`, and whether other calls "
-            "take the function's concurrency"
+            f"{known}. The function {function} may still run them, or they wait for their turn: check what they print "
+            "with `pywren logs`, whether calls get through with `pywren test_config`, and whether other calls use up "
+            "the function's concurrency"
         )
 
 
 def _explanation(explain: Callable[[], str | None]) -> str | None:
     try:
         return explain()
-    except Exception as error:  # noqa: BLE001 -- the invoker may be anybody's: what it cannot tell is no trouble of the storage
-        logger.debug("why no results come is not known: %s", error)
+    except Exception as error:  # noqa: BLE001 -- the invoker may be the program's own: its errors are no trouble of the storage
+        logger.debug("the invoker cannot tell why no results come: %s", error)
         return None
-
-
-def _forget_frames(error: BaseException | None) -> None:
-    """Let go of what an error that is kept holds by its tracebacks: the futures, which would never be forgotten."""
-    for _ in range(_LONGEST_CHAIN):
-        if error is None:
-            return
-        error.__traceback__ = None
-        error = error.__cause__ or error.__context__
 
 
 _callsets: weakref.WeakSet[StagedCallset] = weakref.WeakSet()

@@ -85,7 +85,7 @@ def await_all(futures: Sequence[CallState], timeout: float | None, at_least: int
         Whether that many are done.
 
     Raises:
-        StorageError: the storage of some of them could not be asked for a while, and cannot be asked now.
+        StorageError: the storage of some of them could not be reached for a while.
     """
     countdown = _Countdown()
     waiting = _install(countdown, futures)

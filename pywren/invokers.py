@@ -140,7 +140,7 @@ class DummyInvoker(Invoker):
         if not self.payloads:
             return None
         kept = "1 call waits" if len(self.payloads) == 1 else f"{len(self.payloads)} calls wait"
-        return f"{kept} to be run: call run_jobs() of the executor's invoker"
+        return f"{kept} to be run: call run_jobs() on the executor's invoker"
 
     def run_jobs(self, MAXJOBS: int = -1, run_dir: str = LOCAL_RUN_DIR) -> None:
         """Run the kept calls one after the other.

@@ -111,8 +111,8 @@ class SQSInvoker(Invoker):
             return None
         return (
             f"no stand-alone worker takes calls from the queue {self.sqs_queue_name}, where {found[_WAITING]} wait: "
-            "start some with `pywren standalone launch_instances` (`pywren standalone list_instances` shows the "
-            "running ones), or run `pywren-server` on a machine of yours"
+            "start workers with `pywren standalone launch_instances` (`pywren standalone list_instances` lists "
+            "the running ones), or run `pywren-server` on your own machine"
         )
 
     def config(self) -> dict[str, Any]:

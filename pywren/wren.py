@@ -202,7 +202,9 @@ def _checked(config: Mapping[str, Any] | _Checked | None) -> _Checked:
     if config is None:
         return _Checked(wrenconfig.embedded() if source.path is None else wrenconfig.load(source.path), source)
     if not isinstance(config, Mapping):
-        raise ArgumentError(f"config is a {type(config).__name__}; pass a dict as pywren.wrenconfig.load() returns it")
+        raise ArgumentError(
+            f"config is a {type(config).__name__}; pass a dict like the one that pywren.wrenconfig.load() returns"
+        )
     wrenconfig.validate(config, str(source))
     return _Checked(config, source)
 
@@ -212,7 +214,7 @@ def _config_for_aws(config: Mapping[str, Any] | None, who: str) -> Mapping[str, 
     checked = _checked(config)
     if checked.source.embedded:
         raise ConfigError(
-            f"{who}() needs a configuration, and there is none: run `pywren create_config`, which writes "
+            f"{who}() needs a configuration, and none was found: run `pywren create_config`, which writes "
             "~/.pywren_config. To run on this machine, use default_executor() or local_executor()"
         )
     if checked.stays_here:

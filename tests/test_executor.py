@@ -397,7 +397,7 @@ def test_data_beside_a_module_stays_at_home(ready, tmp_path, monkeypatch, folder
     assert read("beside.txt") == "data"
     error = ready.call(read, "beside.txt").exception(WAIT)
     assert type(error) is FileNotFoundError
-    assert f"'{folder}beside.txt' exists in the client, but was not sent along: only packages" in told_by(error)
+    assert f"'{folder}beside.txt' exists on the client but was not sent: only packages" in told_by(error)
     assert "only packages" not in told_by(ready.call(read, "nowhere.txt").exception(WAIT))
     sys.modules.pop("namespace", None)
 

@@ -28,7 +28,7 @@ def consume(iterdata: Iterable[Any], limit: int | None) -> list[Any]:
     Raises:
         ArgumentError: it is not iterable, or has more items.
     """
-    iterator = iterate(iterdata, "map() takes an iterable of items", "for one item there is call_async(func, item)")
+    iterator = iterate(iterdata, "map() takes an iterable of items", "use call_async(func, item) for a single item")
     most = MOST_ITEMS if limit is None else limit
     items = list(islice(iterator, most + 1))  # list() asks an islice for no length, which may lie
     if len(items) > most:
@@ -73,15 +73,15 @@ def check_meta(extra_meta: Mapping[str, Any] | None) -> None:
     clash = sorted(CALL_FIELDS.intersection(extra_meta))
     if clash:
         raise ArgumentError(
-            f"extra_meta has {', '.join(map(repr, clash))}, which the payload already uses: choose another name. "
+            f"extra_meta has {', '.join(map(repr, clash))}, which pywren reserves in the payload: choose another name. "
             "Nothing was invoked"
         )
     try:
         json.dumps(dict(extra_meta), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ArgumentError(
-            f"extra_meta does not fit JSON: {error}. Put texts, finite numbers, and lists and dicts of them there, and "
-            "everything else into the arguments. Nothing was invoked"
+            f"extra_meta does not fit JSON: {error}. It takes strings, finite numbers, and lists and dicts of them; "
+            "pass everything else as arguments. Nothing was invoked"
         ) from error
 
 
@@ -92,7 +92,7 @@ def checked_excludes(exclude_modules: Iterable[str] | None) -> Sequence[str]:
         ArgumentError: it is a single text.
     """
     if isinstance(exclude_modules, str):  # each of its letters would count as a path
-        raise ArgumentError(f"exclude_modules is the text {exclude_modules!r}; pass a list: [{exclude_modules!r}]")
+        raise ArgumentError(f"exclude_modules is the string {exclude_modules!r}; pass a list: [{exclude_modules!r}]")
     return tuple(exclude_modules or ())
 
 
@@ -124,5 +124,5 @@ def checked_env(extra_env: Mapping[str, str] | None) -> Mapping[str, str] | None
         if not isinstance(name, str) or not isinstance(value, str):
             raise ArgumentError(f"extra_env: {name!r} and its value {value!r} must both be strings")
         if not name or "=" in name or "\0" in name or "\0" in value:
-            raise ArgumentError(f"extra_env: no environment can hold {name!r} with the value {value!r}")
+            raise ArgumentError(f"extra_env: {name!r} cannot be set to {value!r} in an environment")
     return extra_env

@@ -216,8 +216,9 @@ def error_of(record: Mapping[str, Any]) -> CallError:
     said = said[:_SHOWN]
     if condition == "EventAgeExceeded":
         return CallLostError(
-            "the call waited in Lambda's queue until it was too old, and never ran. Map over less at once, raise the "
-            "function's concurrency, or lambda: event_age in the configuration and run 'pywren deploy_lambda'"
+            "the call waited in Lambda's queue until it was too old, and never ran. Map over fewer items at once, "
+            "raise the function's concurrency, or raise lambda: event_age in the configuration and run "
+            "'pywren deploy_lambda'"
         )
     if condition == "ZeroReservedConcurrency":
         return CallLostError("the call never ran: the function's reserved concurrency is 0, which stops all calls")

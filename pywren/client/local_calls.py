@@ -6,8 +6,9 @@ pickled does its outcome go to a storage: the one of this machine, where another
 Which thread does what, and which lock guards what
 --------------------------------------------------
 - A thread of the program submits, cancels, pickles futures and waits. ``cancel`` settles the future on that thread.
-- The pool's own thread calls ``_on_start`` and ``_on_results``, and settles all other futures. It holds no lock of the
-  pool then, but it serves every callset: what it does here must not wait for another thread.
+- The pool's pump calls ``_on_results``, and so settles all other futures. The pump or the submitting thread calls
+  ``_on_start``. Neither holds a lock of the pool then, but the pump serves every callset: what it does here must not
+  wait for another thread.
 - ``_futures`` has no lock. Its ``pop`` is atomic, so a result and a cancellation of one call each find the future or
   do not, and ``settle`` lets the first one count.
 - ``_sharing`` guards which calls other processes may collect, and which of those are stored. A thread holds it for
@@ -171,7 +172,7 @@ class LocalCallset:
         verdicts = []
         for index, result in results:
             one = self._futures.pop(index, None)
-            if one is not None:
+            if one is not None:  # else cancel() on another thread was first
                 verdicts.append((one, of_result(result, self.callset.id, one.call_id, now)))
         if not self._futures:
             self._batch = None  # it calls back here: without the cycle all is freed with the last future
@@ -226,6 +227,7 @@ class LocalCallset:
             return False
         error = CallCancelledError("the call was cancelled", call_id=target.call_id, callset_id=self.callset.id)
         result = RunResult(None, None, failure=Failure.of(error), returncode=None)
+        # The pool reports nothing more of this call, except a result that it collected before: settle() then decides.
         self._futures.pop(index, None)
         call_state.settle([(target, Verdict(None, error, result, time.time()))])
         self._store_if_known(target)
@@ -271,9 +273,10 @@ class LocalCallset:
         with self._sharing:
             self._shared.add(target.call_id)
             if self._lock_file is None:
+                # Before the future leaves this process: whoever unpickles it takes an unlocked file for a dead client.
                 self._lock_file = _hold_lock(path)
                 weakref.finalize(self, self._lock_file.close)
-        self._store_if_known(target)
+        self._store_if_known(target)  # a result that comes from now on is stored by the pump, as the call is shared
         return str(path)
 
     def _store_if_known(self, target: CallState) -> None:
@@ -286,7 +289,7 @@ class LocalCallset:
         with self._sharing:
             if call_id not in self._shared or call_id in self._stored:
                 return
-            self._stored.add(call_id)
+            self._stored.add(call_id)  # before it is stored: the pump and a pickling thread may both come here
         try:
             try:
                 self._store(call_id, verdict)
@@ -355,9 +358,10 @@ class LocalCallset:
         if self._lock_file is not None:
             self._lock_file.close()  # the lock lasts as long as any process has the file open
             self._lock_file = None
+        # The parent's pump goes on with the calls there. Here no thread will ever report them.
         lost, self._futures = self._futures, {}
         call_state.forget_parent_threads(self.callset.condition, lost.values())
-        text = "the call runs for the process that this one was forked from, which alone gets its result"
+        text = "the call belongs to the process that this one was forked from; only that process gets its result"
         call_state.settle(
             [
                 (one, Verdict(None, CallLostError(text, call_id=one.call_id, callset_id=self.callset.id)))
@@ -433,6 +437,8 @@ class LocalDispatcher:
             InvocationError: the pool was closed, and has no successor.
         """
         pool = self._invoker.pool or self._use.pool
+        # Two threads may find the pool replaced at once. Each then acquires the new one, and the finalizer of the use
+        # that is dropped releases it when the dispatcher goes.
         if pool is not self._use.pool:  # the shared one has failed, or ended with the call that this executor is from
             self._use.end()
             self._use = _Use(self, pool)

@@ -66,6 +66,7 @@ class Monitor:
         """
         with self._changed:
             due = self._clock() + delay
+            # Sooner if asked, never later: another waiter may rely on the earlier time.
             self._due[watched] = min(due, self._due.get(watched, due))
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="pywren-monitor", daemon=True)
@@ -88,7 +89,7 @@ class Monitor:
             return watched.examine()
         except BaseException:
             # This thread polls for all callsets: if it ended, whoever waits would wait for ever.
-            logger.exception("polling for results failed; the next poll is in %g s", SLOWEST_POLL)
+            logger.exception("polling for results failed; trying again in %g s", SLOWEST_POLL)
             return SLOWEST_POLL
 
     def _next(self) -> Watched | None:
@@ -98,6 +99,7 @@ class Monitor:
                 watched = min(self._due, key=lambda item: self._due[item])
                 delay = self._due[watched] - self._clock()
                 if delay <= 0:
+                    # Removed before examine(): a watch() during the poll then counts as a request for another one.
                     del self._due[watched]
                     return watched
                 self._changed.wait(delay)

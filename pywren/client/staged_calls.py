@@ -102,6 +102,7 @@ class StagedCallset:
         # _lock guards everything below
         self._polling = False
         self._poll_again = False  # the monitor came while another thread polled, which sends it again
+        # several futures a call: an unpickled copy is one of its own
         self._futures: dict[str, list[weakref.ref[CallState]]] = {}
         self._with_callbacks: set[CallState] = set()
         self._order: list[str] = []
@@ -125,6 +126,7 @@ class StagedCallset:
 
     def expect(self, futures: Iterable[CallState]) -> None:
         """Note that somebody waits for these futures, and return at once."""
+        # The caller may hold the futures' condition. Only _lock and the monitor's lock may be taken here.
         with self._lock:
             self._with_callbacks.update(one for one in futures if call_state.has_callbacks(one))
             recently = self._last_poll is not None and self._timer() - self._last_poll < FIRST_POLL
@@ -136,13 +138,14 @@ class StagedCallset:
         Raises:
             StorageError: one is not done, and nothing could be found out about it for ``trouble.PATIENCE``.
         """
+        # A program may call done() in a loop: polls that it causes take at most a tenth of the time.
         with self._lock:
             old = self._last_poll is None or self._timer() - self._last_poll > max(FIRST_POLL, 10 * self._poll_cost)
         if old:
             self._poll()
         with self._lock:
             lasting = self._trouble.lasting(self._timer())
-            concerned = self._trouble.concerned(one for one in futures if not call_state.is_done(one))
+            concerned = lasting and self._trouble.concerned(one for one in futures if not call_state.is_done(one))
         if lasting is not None and concerned:
             raise waiting.copied(lasting)
 
@@ -156,7 +159,7 @@ class StagedCallset:
     def cancel(self, target: CallState) -> bool:
         """End the call by being the first to write its status, or the first to write one that can be believed."""
         call_id, error = target.call_id, CallCancelledError("the call was cancelled")
-        if self._write_end(call_id, error):
+        if self._write_end(call_id, error):  # the storage decides the race with the worker: the first status stays
             self._settle({call_id: self._verdict_of_error(call_id, error)})
             return True
         # A status is there already. It may be the worker's, or anything that somebody else has put there.
@@ -202,7 +205,7 @@ class StagedCallset:
         with self._lock:
             for one in futures:
                 self._futures.setdefault(one.call_id, []).append(weakref.ref(one))
-            self._order = []
+            self._order = []  # made again at the next listing, which may have to begin earlier
 
     def watch(self) -> None:
         """Have the monitor poll the callset from now on."""
@@ -249,6 +252,7 @@ class StagedCallset:
         """
         with self._lock:
             if self._polling:
+                # What ended after the poll under way read its status would be missed: somebody has to come again.
                 self._poll_again = self._poll_again or again
                 return False
             self._polling, self._poll_again = True, False
@@ -263,7 +267,7 @@ class StagedCallset:
         return True
 
     def _poll_now(self) -> None:
-        """Find out, carry out, and note how it went. Raises nothing but what is no ``Exception``."""
+        """Find out, carry out, and note how it went. Trouble is kept for those who ask, and not raised."""
         started, began = self._timer(), time.monotonic()
         with self._lock:
             outstanding = self._outstanding()
@@ -291,9 +295,9 @@ class StagedCallset:
         self._note_poll(started, ended, trouble, calls)
         with self._lock:
             lasting = self._trouble.lasting(self._timer())
-            living = [one for call_id in self._futures for one in self._living(call_id)]
+            living = [one for call_id in self._futures for one in self._living(call_id)] if lasting else []
             concerned = self._trouble.concerned(living)
-        if lasting is not None:  # without the lock: who is told takes the futures' condition
+        if lasting is not None:  # not under the lock: this takes the futures' condition
             waiting.report_trouble(concerned, lasting, began)
 
     def _note_poll(
@@ -318,11 +322,12 @@ class StagedCallset:
 
     def forget_parent_locks(self) -> None:
         """Replace, in a forked child, what another thread of the parent may have held or left half done."""
+        # Only the forking thread goes on here. Whatever poll was under way is the parent's.
         self._lock = threading.RLock()
         self._polling = self._poll_again = False
         living = [one for call_id in self._futures for one in self._living(call_id)]
         call_state.forget_parent_threads(self.callset.condition, living)
-        self._with_callbacks.clear()
+        self._with_callbacks.clear()  # the parent calls them
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -340,6 +345,7 @@ class StagedCallset:
             except IntegrityError as error:  # bigger than any status: it is not read
                 read[call_id] = error
 
+        # Each helper writes another key of ``read``, which has them all already: no lock is needed.
         for_each(read_one, self._candidates(unknown), self._threads())
         with self._lock:
             for call_id in unknown:
@@ -452,6 +458,7 @@ class StagedCallset:
 
     def _settle(self, verdicts: Mapping[str, Verdict]) -> None:
         now = time.time()
+        # The futures are gathered under one lock and settled under the other, never under both (see the top).
         with self._lock:
             batch = [(one, verdict) for call_id, verdict in verdicts.items() for one in self._living(call_id)]
             for call_id in verdicts:
@@ -495,7 +502,7 @@ class StagedCallset:
                 if not self._write_end(call_id, error, over_what_stands=over_what_stands):
                     return  # a status was committed just now: the next poll decides whether to believe it
             except StorageError as problem:  # this process knows all the same
-                logger.debug("cannot write that call %s of callset %s has died: %s", call_id, self.callset.id, problem)
+                logger.debug("cannot record the death of call %s of callset %s: %s", call_id, self.callset.id, problem)
             ended.append(call_id)
 
         for_each(write, dead, self._threads())
@@ -507,12 +514,12 @@ class StagedCallset:
         lost_after = self.callset.lost_after(LOST_GRACE)
         now = self._clock()
         if client_gone:
-            text = "the call is lost: the process that ran it on this machine has ended; run it again"
+            text = "the call is lost: its process on that machine has exited; run it again"
         elif lost_after is not None and now > lost_after:
             whose = "worker" if self.callset.function is None else "function"
             text = (
-                f"the call is lost: {now - self.callset.submitted:.0f} s after it was invoked it has no "
-                f"status. It never started, or its worker vanished; check the {whose}'s log, and run it again"
+                f"the call is lost: it has no status {now - self.callset.submitted:.0f} s after it was invoked. "
+                f"It never started, or its worker vanished. Check the {whose}'s log, and run it again"
             )
         else:
             return False
@@ -552,11 +559,11 @@ class StagedCallset:
         whose = f"{calls} of callset {self.callset.id}"
         known = f"nothing has come back for {silent:.0f} s from {whose}: no result, no failure"
         if function is None:
-            return f"{known}. They may still run, or wait to be run: check what runs them, and its log"
+            return f"{known}. They may still be running or waiting: check the workers, and their log"
         return (
-            f"{known}. The function {function} may still run them, or they wait for their turn: check what they print "
-            "with `pywren logs`, whether calls get through with `pywren test_config`, and whether other calls use up "
-            "the function's concurrency"
+            f"{known}. The function {function} may still be running them, or they are waiting for their turn: read "
+            "their output with `pywren logs`, check the set-up with `pywren test_config`, and check whether other "
+            "calls use up the function's concurrency"
         )
 
 
@@ -564,7 +571,7 @@ def _explanation(explain: Callable[[], str | None]) -> str | None:
     try:
         return explain()
     except Exception as error:  # noqa: BLE001 -- the invoker may be the program's own: its errors are no trouble of the storage
-        logger.debug("the invoker cannot tell why no results come: %s", error)
+        logger.debug("cannot find out why no results arrive: %s", error)
         return None
 
 

@@ -173,8 +173,8 @@ class StagedDispatcher:
         for what, size in sizes.items():
             if size > limit:
                 raise ArgumentError(
-                    f"{what} has {size:,} bytes, but the storage takes {limit:,} at once: split it over more calls, or "
-                    "store it where workers can fetch it, and pass its location. Nothing was stored or invoked"
+                    f"{what} has {size:,} bytes, but the limit for one object is {limit:,}: split it over more calls, "
+                    "or store it where workers can fetch it and pass its location. Nothing was stored or invoked"
                 )
 
     def _check_payloads(self, payloads: Sequence[Mapping[str, Any]]) -> None:

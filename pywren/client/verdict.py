@@ -117,7 +117,7 @@ def _load(
             raise
         # Ctrl-C reaches the main thread only: this one came out of the pickle
         return None, ResultSerializationError(
-            "the result raised KeyboardInterrupt while it was unpickled here: " + repr(interrupt),
+            "unpickling the result raised KeyboardInterrupt: " + repr(interrupt),
             call_id=call_id,
             callset_id=callset_id,
             status=status,
@@ -158,10 +158,10 @@ def _why_not_sent(path: str) -> str:
 
     if reason := why_path_held_back(path):
         return (
-            f"{path!r} exists in the client, but stays there, because {reason}: read it before map() and pass its "
+            f"{path!r} exists on the client but was not sent, because {reason}: read it before map() and pass its "
             "contents (docs/modules.md says what is sent along)"
         )
     return (
-        f"{path!r} exists in the client, but was not sent along: only packages, directories with an __init__.py, "
+        f"{path!r} exists on the client but was not sent: only packages, directories with an __init__.py, "
         "bring their data files; make it one, or read files before map() and pass their contents"
     )

@@ -87,13 +87,14 @@ def await_all(futures: Sequence[CallState], timeout: float | None, at_least: int
     Raises:
         StorageError: the storage of some of them could not be reached for a while.
     """
+    # Install first and count afterwards: a future that ends in between is counted by the countdown.
     countdown = _Countdown()
     waiting = _install(countdown, futures)
     done = len(futures) - len(waiting)
     countdown.start((len(futures) if at_least is None else at_least) - done)
     try:
         if not countdown.is_over:
-            expect(waiting)
+            expect(waiting)  # without any condition: each origin takes locks of its own
             _wait(countdown, timeout, waiting)
         if countdown.trouble is not None and not countdown.is_over:
             raise copied(countdown.trouble)
@@ -156,9 +157,9 @@ def report_trouble(futures: Sequence[CallState], error: PywrenError, since: floa
     """
     if not futures:
         return
-    with futures[0]._condition:
+    with futures[0]._condition:  # the callset's, which guards all these lists
         waiters = {waiter for one in futures for waiter in one._installed or () if isinstance(waiter, _Countdown)}
-    for waiter in waiters:
+    for waiter in waiters:  # a waiter may have gone meanwhile: nobody reads its gate any more
         if waiter.began <= since:
             waiter.fail(error)
 

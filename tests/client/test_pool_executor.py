@@ -19,7 +19,8 @@ import pytest
 from executors import WAIT, is_there
 
 import pywren
-from pywren.client import pool_executor
+from pywren.client import call_state, pool_executor
+from pywren.client.verdict import Verdict
 from pywren.exceptions import ArgumentError, SerializationError, WorkerCrashedError
 
 
@@ -341,6 +342,29 @@ def test_something_else_than_an_executor(given):
     """Row 254: it is refused at once, with what to pass."""
     with pytest.raises(ArgumentError, match=r"pywren.local_executor\(\)"):
         pywren.PoolExecutor(given)
+
+
+class Echo:
+    """An object with the verbs of an executor, which runs nothing."""
+
+    map_item_limit = None
+
+    def map(self, func, iterdata):
+        return [self.call_async(func, item) for item in iterdata]
+
+    def call_async(self, func, data):
+        made = pywren.future.ResponseFuture("00000", "a-callset")
+        call_state.settle([(made, Verdict(func(data)))])
+        return made
+
+    def close(self):
+        raise AssertionError("it is not the pool's own")
+
+
+def test_any_object_with_the_verbs():
+    """A program's own executor will do; the pool does not close it."""
+    with pywren.PoolExecutor(Echo()) as pool:
+        assert pool.submit(divmod, 7, 2).done()
 
 
 def test_leaves_the_executor_open(ready):

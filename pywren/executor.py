@@ -318,7 +318,7 @@ class Executor:
     # -- its end -------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Release what the executor holds; its futures stay usable. This also happens when the executor is garbage."""
+        """Release what the executor holds; its futures stay usable. This also happens when it is collected."""
         self._dispatcher.close()
         if self._stager is not None:
             self._stager.close()

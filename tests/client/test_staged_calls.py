@@ -583,7 +583,7 @@ class TestPickledFutures:
         worker = Worker()
         (tmp_path / "client").touch()
         item = attach("00000", worker.callset, worker.storage, str(tmp_path / "client"))
-        with pytest.raises(CallLostError, match="has ended"):
+        with pytest.raises(CallLostError, match="has exited"):
             item.result(10)
 
 

@@ -99,7 +99,7 @@ def checked_excludes(exclude_modules: Iterable[str] | None) -> Sequence[str]:
 def _too_many(limit: int | None) -> str:
     if limit is None:
         return (
-            f"the iterable has more than {MOST_ITEMS:,} items, or is infinite, and map() makes a future for each item "
+            f"the iterable has more than {MOST_ITEMS:,} items, or has no end, and map() makes a future for each item "
             "before it returns. Map over it in pieces, or use pywren.PoolExecutor, whose map() continues as results "
             "are taken. Nothing was invoked"
         )

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from pywren.version import __version__
 
 if TYPE_CHECKING:
-    from pywren.client.pool_executor import PoolExecutor
     from pywren.executor import Executor
     from pywren.future import ResponseFuture
     from pywren.wait import ALL_COMPLETED, ALWAYS, ANY_COMPLETED, get_all_results, wait
     from pywren.wren import (
+        PoolExecutor,
         default_executor,
         dummy_executor,
         lambda_executor,
@@ -52,13 +52,13 @@ __all__ = [
 SOURCE_DIR = os.path.dirname(os.path.abspath(__file__))
 """Where the package's files are."""
 
-# Imported when first used, so that ``import pywren`` stays light and a worker loads only what it needs.
+# Imported on first use, so that ``import pywren`` stays light and a worker loads only what it needs.
 _LAZY = {
     "ALL_COMPLETED": "wait",
     "ALWAYS": "wait",
     "ANY_COMPLETED": "wait",
     "Executor": "executor",
-    "PoolExecutor": "client.pool_executor",
+    "PoolExecutor": "wren",
     "ResponseFuture": "future",
     "default_executor": "wren",
     "dummy_executor": "wren",
@@ -95,7 +95,7 @@ class _Package(types.ModuleType):
     """The package, whose ``wait`` is the function although there is a module of that name."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as modules do: by name. A function that uses the global ``pywren`` takes it along so."""
+        """Pickle by name, as modules do. Functions that use the global ``pywren`` need it."""
         import importlib
 
         return importlib.import_module, (self.__name__,)
@@ -109,7 +109,7 @@ class _Package(types.ModuleType):
 
     @wait.setter
     def wait(self, module: object) -> None:
-        """Leave it: the import system sets a submodule as an attribute of its package."""
+        """Ignore it: the import system sets every submodule as an attribute of its package."""
 
 
 def __getattr__(name: str) -> Any:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pywren import wrenconfig
+from pywren.client import arguments
 from pywren.client.callset import Callset, Submission
-from pywren.client.local_calls import LocalDispatcher
+from pywren.client.inputs import Inputs
+from pywren.client.protocols import Invoker, adapted
+from pywren.client.routes import make_dispatcher
 from pywren.client.staging import StagedDispatcher, agg_data
 from pywren.exceptions import ArgumentError
-from pywren.future import ResponseFuture, modules_sent_for, settlement
+from pywren.future import ResponseFuture
 from pywren.pickling import packed
 from pywren.pickling.adapters import Reduction
 from pywren.runtime import check_runtime, get_runtime_info
@@ -26,8 +25,7 @@ from pywren.serialize._skew import warn_of_skew
 from pywren.storage import Storage
 from pywren.system import shutdown
 from pywren.wait import list_of, wait
-from pywren.wire.messages import CALL_FIELDS, Call
-from pywren.wrenutil import iterate
+from pywren.wire.messages import Call
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -35,12 +33,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SHOW_OUTPUT_VARIABLE = "PYWREN_SHOW_OUTPUT"
-"""Set to anything, it has what local calls print shown as it comes, as ``local: show_output`` does."""
+"""When set to anything, what local calls print is shown as it comes, as with ``local: show_output``."""
 
-
-MOST_ITEMS = 10_000_000
-"""Items of one map where no limit is configured: more futures than these fill a machine's memory, and an iterable that
-yields more most likely has no end."""
 
 _NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
@@ -56,8 +50,8 @@ class Executor:
         job_max_runtime: seconds after which a call is stopped; may be changed later.
 
     Raises:
-        ArgumentError: ``job_max_runtime`` is no positive number.
-        ConfigError: the configuration is wrong, or its runtime is missing, or of another Python or architecture.
+        ArgumentError: ``job_max_runtime`` is not a positive number.
+        ConfigError: the configuration is wrong, or its runtime is missing or made for another Python or architecture.
     """
 
     def __init__(self, invoker: Any, config: Mapping[str, Any], job_max_runtime: float) -> None:
@@ -69,34 +63,37 @@ class Executor:
         wrenconfig.warn_of_public_runtime(config)
         runtime_config = config.get("runtime") or {}
         self.runtime_meta_info = get_runtime_info(runtime_config)
-        check_runtime(self.runtime_meta_info, _architecture_of_workers(invoker, config))
+        self._calls_to = adapted(invoker)  # ``invoker`` stays what the program passed
+        check_runtime(self.runtime_meta_info, _architecture_of_workers(self._calls_to, config))
         self._runtime = {**runtime_config, "urls": self.runtime_meta_info.get("urls")}
-        self._dispatcher = _choose_dispatcher(invoker, self.storage, config, self._runtime)
+        shown = bool(os.environ.get(SHOW_OUTPUT_VARIABLE)) or wrenconfig.setting(config, "local.show_output")
+        self._dispatcher = make_dispatcher(self._calls_to, self.storage, self._runtime, show_output=shown)
         self._stager = self._dispatcher if isinstance(self._dispatcher, StagedDispatcher) else None
         self.job_max_runtime = job_max_runtime
-        self.serializer = _make_serializer(invoker, self.runtime_meta_info)
+        self.serializer = _make_serializer(self._calls_to, self.runtime_meta_info)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # a recipe: whoever holds an executor may be sent to a worker, and calls go from there as they went from here
+        # A recipe, so that objects that hold an executor can be sent to a worker, and can map from there.
         return _made_later, (type(self), self.invoker, self.config, self._job_max_runtime)
 
-    def __getattr__(self, name: str) -> Any:  # called for what is not there: anything of one that was unpickled
+    def __getattr__(self, name: str) -> Any:
+        # Python calls this for missing attributes: on an executor that was just unpickled, all of them are.
         recipe = self.__dict__.get("_recipe")
         if recipe is None or name.startswith("__"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        # Two threads may both do so; each finds a whole executor afterwards. No lock: it reads the storage.
+        # Two threads may both do this; each finds a complete executor afterwards. A lock would be held across requests.
         self.__init__(*recipe)  # type: ignore[misc]
         self.__dict__.pop("_recipe", None)
         return getattr(self, name)
 
     @property
     def job_max_runtime(self) -> float:
-        """Seconds after which a call is stopped; on this machine infinity is one, too."""
+        """Seconds after which a call is stopped; may be infinite on this machine."""
         return self._job_max_runtime
 
     @job_max_runtime.setter
     def job_max_runtime(self, seconds: float) -> None:
-        self._job_max_runtime = self._checked_runtime(seconds)
+        self._job_max_runtime = arguments.checked_runtime(seconds, self._dispatcher.longest_runtime)
 
     # -- the verbs ---------------------------------------------------------------------------------------------
 
@@ -116,28 +113,28 @@ class Executor:
 
         Args:
             func: takes one item.
-            iterdata: the items, all that ``iter()`` takes; consumed before anything is invoked. A future among an
+            iterdata: the items, anything that ``iter()`` takes; consumed before anything is invoked. A future within an
                 item is waited for, and arrives on the worker as a finished future.
             extra_env: environment variables for the calls.
-            extra_meta: further members for the payloads, which JSON can hold.
+            extra_meta: further members for the payloads; JSON must be able to hold them.
             invoke_pool_threads: how many calls are invoked at once, 256 at most.
             data_all_as_one: let small arguments travel together; with False each gets an object of its own.
             use_cached_runtime: let a worker use the runtime that it extracted for an earlier call.
             overwrite_invoke_args: members of the payload to replace, last of all; for tests.
-            exclude_modules: modules whose file's path contains one of these are not sent along.
+            exclude_modules: texts; a module is not sent along when its file's path contains one of them.
 
         Returns:
             One future for each item, in order; ``[]`` for no items.
 
         Raises:
-            ArgumentError: there are more items than ``scheduler.map_item_limit`` or ``MOST_ITEMS``, ``extra_meta``
+            ArgumentError: there are more items than ``scheduler.map_item_limit`` or 10,000,000, ``extra_meta``
                 clashes with a member of the payload or does not fit JSON, or a payload is too large. A
                 ``ValueError``; nothing was invoked.
             SerializationError: the function or an item cannot be sent; nothing was invoked.
             StorageError: something could not be stored; nothing was invoked.
             InvocationError: a call was refused.
         """
-        items = self._consume(iterdata)
+        items = arguments.consume(iterdata, self.map_item_limit)
         options = {
             "invoke_pool_threads": invoke_pool_threads,
             "data_all_as_one": data_all_as_one,
@@ -175,8 +172,8 @@ class Executor:
     ) -> ResponseFuture:
         """Wait for all futures, then call a function once, on a worker, with the list of their results.
 
-        The results do not pass through this process when the workers can reach them where they are. When one
-        of the calls failed, the call made here raises what it raised.
+        The results do not pass through this process when the workers can reach them where they are. When one of the
+        calls failed, the new call raises the same error.
 
         Args:
             function: takes the list of results.
@@ -187,7 +184,7 @@ class Executor:
         Raises:
             PywrenError: as ``map``.
         """
-        _check_callable(function)
+        arguments.check_callable(function)
         futures = list_of(list_of_futures, "reduce()")
         wait(futures)
         return self.call_async(Reduction(function), futures, extra_env, extra_meta)
@@ -196,14 +193,14 @@ class Executor:
         """Return what a finished call wrote to the function's log.
 
         Args:
-            future: a future that this executor's calls belong to; waited for.
+            future: the future of a call of this executor; waited for.
             verbose: print it too.
 
         Returns:
             ``(milliseconds since the epoch, message)`` in order, from START to REPORT.
 
         Raises:
-            ArgumentError: the call did not run on Lambda, so it has no log there.
+            ArgumentError: the call did not run on Lambda, and so has no log there.
         """
         from pywren.aws.requests import AWS
         from pywren.cloud.logs import call_logs
@@ -227,7 +224,7 @@ class Executor:
                 echo(f"{timestamp} {message.strip()}")
         return events
 
-    # -- the pieces of 0.4 -----------------------------------------------------------------------------------------
+    # -- kept for programs of 0.4-----------------------------------------------------------------------------------
 
     def put_data(self, data_key: str, data_str: bytes, callset_id: str, call_id: str) -> None:
         """Store a pickled argument. Kept for programs of 0.4.
@@ -260,7 +257,7 @@ class Executor:
     ) -> ResponseFuture:
         """Invoke one call whose function and argument a program has stored itself. Kept for programs of 0.4.
 
-        The function and the argument are read once here, for the digests without which no worker unpickles them.
+        The function and the argument are read here once for their digests: no worker unpickles anything without them.
 
         Args:
             func_key: where the function is, as ``map`` stores it.
@@ -274,7 +271,7 @@ class Executor:
             extra_meta: further members for the payload.
             data_byte_range: the first and last offset of the argument in its object; ``None`` for all of it.
             use_cached_runtime: let the worker use a runtime that it has extracted already.
-            host_job_meta: what ``invoke_status`` says besides.
+            host_job_meta: further members of ``invoke_status``.
             job_max_runtime: seconds after which the call is stopped.
             overwrite_invoke_args: members of the payload to replace.
 
@@ -282,8 +279,8 @@ class Executor:
             ArgumentError: as ``map``.
             StorageError: the function or the argument is not there.
         """
-        _check_meta(extra_meta)
-        job_max_runtime = self._checked_runtime(job_max_runtime)
+        arguments.check_meta(extra_meta)
+        job_max_runtime = arguments.checked_runtime(job_max_runtime, self._dispatcher.longest_runtime)
         callset = Callset(self.storage.prefix, callset_id, job_max_runtime=job_max_runtime)
         callset.facts.update(self.invoker.config(), **host_job_meta)
         return self._stage_calls().invoke_stored(
@@ -300,7 +297,7 @@ class Executor:
                 job_max_runtime=job_max_runtime,
                 data_byte_range=data_byte_range,
                 use_cached_runtime=use_cached_runtime,
-                extra_env=_checked_env(extra_env),
+                extra_env=arguments.checked_env(extra_env),
                 extra=extra_meta or {},
             ),
             overwrite_invoke_args or {},
@@ -314,14 +311,14 @@ class Executor:
             data_strs: the pieces.
 
         Returns:
-            The whole, and the first and last offset of each piece in it, both included.
+            The whole, and the first and last offset of each piece in it, inclusive.
         """
         return agg_data(data_strs)
 
     # -- its end -------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Give up what the executor holds; its futures stay usable. Happens by itself when it is dropped."""
+        """Release what the executor holds; its futures stay usable. This also happens when it is collected."""
         self._dispatcher.close()
         if self._stager is not None:
             self._stager.close()
@@ -339,15 +336,6 @@ class Executor:
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def _consume(self, iterdata: Iterable[Any]) -> list[Any]:
-        remedy = "for one item there is call_async(func, item)"
-        iterator = iterate(iterdata, "map() takes an iterable of items", remedy)
-        limit = MOST_ITEMS if self.map_item_limit is None else self.map_item_limit
-        items = list(islice(iterator, limit + 1))  # list() asks an islice for no length, which may lie
-        if len(items) > limit:
-            raise ArgumentError(_too_many(self.map_item_limit))
-        return items
-
     def _submit(
         self,
         func: Callable[[Any], Any],
@@ -358,23 +346,23 @@ class Executor:
         options: Mapping[str, Any] = _NO_OPTIONS,
     ) -> list[ResponseFuture]:
         shutdown.require_running()
-        _check_callable(func)
-        _check_meta(extra_meta)
+        arguments.check_callable(func)
+        arguments.check_meta(extra_meta)
         if not items:
             return []
-        # only a call that is staged has a payload to be changed
+        # only a staged call has a payload to change
         dispatcher = self._stage_calls() if options.get("overwrite_invoke_args") else self._dispatcher
         mentions = packed.Mentions()
-        inputs = _Inputs(dispatcher, mentions)
-        function, arguments, modules = self.serializer.pack_call(
+        inputs = Inputs(by_reference=dispatcher.by_reference, mentions=mentions)
+        function, pickled, modules = self.serializer.pack_call(
             func,
             inputs.watch(items),
             out_of_band=dispatcher.out_of_band,
             persistent_id=inputs.persistent_id,
-            exclude_modules=_checked_excludes(exclude_modules),
+            exclude_modules=arguments.checked_excludes(exclude_modules),
             mentions=mentions,
         )
-        if not self._dispatcher.out_of_band:  # else the calls run here, on what is installed here
+        if not self._dispatcher.out_of_band:  # else the calls run here, with the packages that are installed here
             warn_of_skew(mentions, self.runtime_meta_info)
         callset = self._new_callset(modules, min(self.job_max_runtime, dispatcher.longest_runtime))
         return dispatcher.dispatch(
@@ -382,30 +370,18 @@ class Executor:
                 callset,
                 function,
                 modules,
-                arguments,
-                inputs.by_argument(len(arguments)),
-                extra_env=_checked_env(extra_env),
+                pickled,
+                inputs.by_argument(len(pickled)),
+                extra_env=arguments.checked_env(extra_env),
                 extra_meta=extra_meta,
                 options=options,
             )
         )
 
-    def _checked_runtime(self, seconds: float) -> float:
-        number = math.nan
-        if not isinstance(seconds, (str, bytes, bool)):
-            with suppress(TypeError, ValueError, OverflowError):
-                number = float(seconds)
-        if not 0 < number <= self._dispatcher.longest_runtime:
-            raise ArgumentError(
-                f"job_max_runtime is {seconds!r}; it must be the number of seconds after which a call is stopped, for "
-                "example 300"
-            )
-        return seconds if isinstance(seconds, int) else number  # JSON does not know numpy's
-
     def _stage_calls(self) -> StagedDispatcher:
-        """Return what stages calls, also where they otherwise stay in memory."""
+        """Return what stages calls, even where calls otherwise stay in memory."""
         if self._stager is None:
-            self._stager = StagedDispatcher(self.storage, self.invoker, self._runtime)
+            self._stager = StagedDispatcher(self.storage, self._calls_to, self._runtime)
         return self._stager
 
     def _new_callset(self, modules: Iterable[str], job_max_runtime: float) -> Callset:
@@ -415,130 +391,21 @@ class Executor:
         return callset
 
 
-class _Inputs:
-    """The futures among the arguments of a map, found while these are pickled, and waited for.
-
-    Their outcomes need the modules that their own calls were sent with.
-    """
-
-    def __init__(self, dispatcher: StagedDispatcher | LocalDispatcher, mentions: packed.Mentions) -> None:
-        self._mentions = mentions
-        self._by_reference = isinstance(dispatcher, StagedDispatcher)
-        self._current: dict[ResponseFuture, int] | None = None
-        self._found: list[dict[ResponseFuture, int]] = []
-
-    def watch(self, items: Iterable[Any]) -> Iterable[Any]:
-        """Yield the items, noting which one is being pickled."""
-        for item in items:
-            if self._by_reference:
-                self._current = {}
-                self._found.append(self._current)
-            yield item
-
-    def persistent_id(self, obj: Any) -> int | packed.FinishedFuture | None:
-        """Say what a future stands for: a reference, or by value for the function's own and this machine's."""
-        if not isinstance(obj, ResponseFuture):
-            return None
-        wait([obj])
-        self._mentions.modules.update(modules_sent_for(obj))
-        if self._by_reference and self._current is not None:
-            return self._current.setdefault(obj, len(self._current))
-        ended = settlement(obj)
-        ids = {"callset_id": obj.callset_id, "call_id": obj.call_id}
-        if ended.error is None:
-            return packed.FinishedFuture.of_value(ended.value, **ids)
-        return packed.FinishedFuture.of_exception(ended.error, **ids)
-
-    def by_argument(self, count: int) -> Sequence[Sequence[ResponseFuture]]:
-        """Return the futures of each argument, in the order of their references."""
-        if not any(self._found):
-            return ()
-        return [list(found) for found in self._found[:count]]
-
-
 def _made_later(cls: type[Executor], *recipe: Any) -> Executor:
-    """Unpickle an executor: it is made when it is first used, which most that came along never are."""
+    """Unpickle an executor. It is made when it is first used, and most executors that travel along never are."""
     executor = cls.__new__(cls)
     executor.__dict__["_recipe"] = recipe
     return executor
 
 
-def _choose_dispatcher(
-    invoker: Any, storage: Storage, config: Mapping[str, Any], runtime: Mapping[str, Any]
-) -> StagedDispatcher | LocalDispatcher:
-    """Let calls of this machine stay in memory, unless a configuration says where to stage them."""
-    if storage.path[0] == "localhost" and getattr(invoker, "pool", None) is not None:
-        shown = bool(os.environ.get(SHOW_OUTPUT_VARIABLE)) or wrenconfig.setting(config, "local.show_output")
-        return LocalDispatcher(storage, invoker, show_output=shown)
-    return StagedDispatcher(storage, invoker, runtime)
-
-
-def _check_callable(func: object) -> None:
-    if not callable(func):
-        raise ArgumentError(f"the function to call is a {type(func).__name__}, which cannot be called")
-
-
-def _check_meta(extra_meta: Mapping[str, Any] | None) -> None:
-    if extra_meta is None:
-        return
-    if not isinstance(extra_meta, Mapping):
-        raise ArgumentError(f"extra_meta is a {type(extra_meta).__name__}, not a dict. Nothing was invoked")
-    clash = sorted(CALL_FIELDS.intersection(extra_meta))
-    if clash:
-        raise ArgumentError(
-            f"extra_meta has {', '.join(map(repr, clash))}, which the payload has of its own: choose another name. "
-            "Nothing was invoked"
-        )
-    try:
-        json.dumps(dict(extra_meta), allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ArgumentError(
-            f"extra_meta does not fit JSON: {error}. Put there texts, finite numbers, and lists and dicts of them, and "
-            "everything else into the arguments. Nothing was invoked"
-        ) from error
-
-
-def _checked_excludes(exclude_modules: Iterable[str] | None) -> Sequence[str]:
-    if isinstance(exclude_modules, str):  # each of its letters would be taken for a path of its own
-        raise ArgumentError(f"exclude_modules is the text {exclude_modules!r}; pass a list: [{exclude_modules!r}]")
-    return tuple(exclude_modules or ())
-
-
-def _too_many(limit: int | None) -> str:
-    if limit is None:
-        return (
-            f"the iterable has more than {MOST_ITEMS:,} items, or no end, and map() makes a future for each before it "
-            "returns. Map over it in pieces, or use pywren.PoolExecutor, whose map() goes on as results are taken. "
-            "Nothing was invoked"
-        )
-    return (
-        f"exceeding map item limit: more than {limit:,} items in one map. Raise scheduler: map_item_limit in the "
-        "configuration, or map over them in pieces. Nothing was invoked"
-    )
-
-
-def _checked_env(extra_env: Mapping[str, str] | None) -> Mapping[str, str] | None:
-    if extra_env is not None and not isinstance(extra_env, Mapping):
-        raise ArgumentError(
-            f"extra_env is a {type(extra_env).__name__}, not a dict. A function gets one item: for several arguments "
-            "map over tuples (zip), or use pywren.PoolExecutor"
-        )
-    for name, value in (extra_env or {}).items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise ArgumentError(f"extra_env: {name!r} and its value {value!r} must both be text")
-        if not name or "=" in name or "\0" in name or "\0" in value:
-            raise ArgumentError(f"extra_env: no environment can hold {name!r} with the value {value!r}")
-    return extra_env
-
-
-def _architecture_of_workers(invoker: Any, config: Mapping[str, Any]) -> str | None:
-    """Return the workers' architecture, where the configuration decides on it: on Lambda."""
-    on_lambda = getattr(invoker, "function_name", None) is not None
+def _architecture_of_workers(invoker: Invoker, config: Mapping[str, Any]) -> str | None:
+    """Return the workers' architecture where the configuration sets it: on Lambda."""
+    on_lambda = invoker.function_name is not None
     return str(wrenconfig.setting(config, "lambda.architecture")) if on_lambda else None
 
 
-def _make_serializer(invoker: Any, runtime_meta: Mapping[str, Any]) -> Serializer:
-    """Say what need not be sent: on this machine all that is installed, elsewhere what the runtime lists."""
-    if getattr(invoker, "runs_here", False):
+def _make_serializer(invoker: Invoker, runtime_meta: Mapping[str, Any]) -> Serializer:
+    """Make the serializer. On this machine it sends no installed package, elsewhere none that the runtime lists."""
+    if invoker.runs_here:
         return Serializer()
     return Serializer({name for name, _ in runtime_meta["preinstalls"]})

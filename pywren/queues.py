@@ -1,4 +1,4 @@
-"""Calls through an SQS queue: ``SQSInvoker`` puts them in, ``sqs_run_local`` takes some out and runs them here."""
+"""Calls through an SQS queue: ``SQSInvoker`` sends them, ``sqs_run_local`` receives some and runs them here."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from pywren.client.protocols import Invoker
 from pywren.exceptions import DeploymentError, PywrenError
 from pywren.invokers import SOURCE_DIR, encode_payload
 from pywren.worker.standalone.ending import EndRule
@@ -23,27 +24,26 @@ MESSAGE_LIMIT = 1024 * 1024
 """Bytes of an SQS message, 1 MiB (Amazon SQS quotas, 2026)."""
 
 LONGEST_RETENTION = 14 * 86_400
-"""Seconds that SQS keeps a message at most; 4 days when nothing is said."""
+"""Seconds that SQS keeps a message at most, 14 days; 4 days unless configured (Amazon SQS quotas, 2026)."""
 
 EMPTY_WAIT = 1
-"""Seconds to wait for a message before a queue counts as empty; from 1 on SQS asks all of its servers."""
+"""Seconds to wait for a message before a queue counts as empty: with a wait of 1 or more, SQS asks all its servers."""
 
 _RETENTION = "MessageRetentionPeriod"
 _WAITING = "ApproximateNumberOfMessages"
 _TAKEN = "ApproximateNumberOfMessagesNotVisible"
 
 
-class SQSInvoker:
-    """Puts calls into an SQS queue, for stand-alone workers.
+class SQSInvoker(Invoker):
+    """Sends calls to an SQS queue, for stand-alone workers.
 
     Args:
         region_name: the queue's region.
         sqs_queue_name: its name.
-        aws: what sends the requests; one of its own when not given.
+        aws: sends the requests; one of its own when not given.
     """
 
-    TIME_LIMIT = False
-    payload_limit = MESSAGE_LIMIT
+    payload_limit: int | None = MESSAGE_LIMIT
 
     def __init__(self, region_name: str, sqs_queue_name: str, *, aws: AWS | None = None) -> None:
         from pywren.aws.requests import AWS
@@ -66,25 +66,14 @@ class SQSInvoker:
         """The queue's URL, looked up when it is first needed.
 
         Raises:
-            InvocationError: there is no such queue.
+            InvocationError: the queue does not exist.
         """
         if self._url is None:
             self._url = self.aws.queue_url(self.sqs_queue_name)
         return self._url
 
-    @property
-    def queue(self) -> Any:
-        """The queue as boto3's ``sqs.Queue``, which programs of 0.4 read and write; threads must not share it.
-
-        Raises:
-            InvocationError: there is no such queue.
-        """
-        if self._queue is None:
-            self._queue = self.aws.resource("sqs").Queue(self.queue_url)
-        return self._queue
-
     def invoke(self, payload: Mapping[str, Any]) -> str:
-        """Put one call into the queue.
+        """Send one call to the queue.
 
         Returns:
             The message's id.
@@ -98,33 +87,33 @@ class SQSInvoker:
 
     @property
     def queue_patience(self) -> float:
-        """Seconds for which the queue keeps a call that no worker takes; asked once.
+        """The seconds that the queue keeps a call that no worker takes; requested once.
 
         Raises:
-            InvocationError: there is no such queue.
+            InvocationError: the queue does not exist.
         """
         if self._retention is None:
             try:
                 found = self.aws.queue_numbers(self.queue_url, _RETENTION)
             except DeploymentError as error:
-                logger.debug("how long the queue keeps calls is not known: %s", error)
+                logger.debug("cannot find out how long the queue keeps calls: %s", error)
                 found = {}
             self._retention = found.get(_RETENTION, LONGEST_RETENTION)
         return self._retention
 
     def explain_silence(self) -> str | None:
-        """Return why no results come, when no worker takes calls from the queue."""
+        """Return why no results come, if no worker takes calls from the queue."""
         try:
             found = self.aws.queue_numbers(self.queue_url, _WAITING, _TAKEN)
         except PywrenError as error:
-            logger.debug("whether workers take calls is not known: %s", error)
+            logger.debug("cannot find out whether workers take calls: %s", error)
             return None
         if found.get(_TAKEN) or not found.get(_WAITING):
             return None
         return (
             f"no stand-alone worker takes calls from the queue {self.sqs_queue_name}, where {found[_WAITING]} wait: "
-            "start some with `pywren standalone launch_instances` (`pywren standalone list_instances` shows those that "
-            "there are), or run `pywren-server` on a machine of yours"
+            "start workers with `pywren standalone launch_instances` (`pywren standalone list_instances` lists "
+            "the running ones), or run `pywren-server` on your own machine"
         )
 
     def config(self) -> dict[str, Any]:
@@ -132,8 +121,24 @@ class SQSInvoker:
         return {"sqs_queue_name_name": self.sqs_queue_name, "region_name": self.region_name}
 
     def close(self) -> None:
-        """Give up connections."""
+        """Close connections."""
         self.aws.close()
+
+    # -- names that are kept for programs of 0.4 alone -------------------------------------------------------------
+
+    TIME_LIMIT = False
+    """Whether what runs the calls stops them itself after some time."""
+
+    @property
+    def queue(self) -> Any:
+        """The queue as boto3's ``sqs.Queue``. Threads must not share it.
+
+        Raises:
+            InvocationError: the queue does not exist.
+        """
+        if self._queue is None:
+            self._queue = self.aws.resource("sqs").Queue(self.queue_url)
+        return self._queue
 
 
 def sqs_run_local(
@@ -151,15 +156,15 @@ def sqs_run_local(
         region_name: the queue's region.
         sqs_queue_name: its name.
         job_num: how many calls to run at most.
-        run_dir: for 0.4's callers; every call has a directory of its own anyway.
-        aws: what sends the requests; one of its own when not given.
-        container: a warm worker; without it one is made and closed.
+        run_dir: has no effect; kept for 0.4, as every call has a directory of its own.
+        aws: sends the requests; one of its own when not given.
+        container: a warm worker; one is made, and closed afterwards, when not given.
 
     Returns:
         How many calls were run.
 
     Raises:
-        InvocationError: there is no such queue.
+        InvocationError: the queue does not exist.
         StorageError: the status of a call could not be written; its message stays in the queue.
     """
     from pywren.aws.requests import AWS

@@ -1,4 +1,4 @@
-"""Runtimes: does the Python on the worker fit the one here?"""
+"""Runtimes: whether the Python on the worker fits the one here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["check_runtime", "get_runtime_info", "runtime_valid", "version_str"]
 
 
 def version_str(version_info: Sequence[Any]) -> str:
-    """Return major and minor of a version of Python, such as ``"3.12"``.
+    """Return the major and minor version of Python as text, such as ``"3.12"``.
 
     Args:
         version_info: ``sys.version_info`` or another sequence that begins like it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from pywren import future as _future
+from pywren.client import call_state, waiting
 from pywren.exceptions import ArgumentError
 from pywren.future import ResponseFuture
 from pywren.wrenutil import iterate
@@ -26,33 +26,33 @@ def wait(
 
     Args:
         fs: the futures.
-        return_when: ``ALL_COMPLETED``, ``ANY_COMPLETED`` (at least one), or ``ALWAYS`` (look once, do not wait).
-        THREADPOOL_SIZE: kept for 0.4; the monitor of each storage decides.
-        WAIT_DUR_SEC: kept for 0.4; waiting is woken by an event.
+        return_when: ``ALL_COMPLETED``, ``ANY_COMPLETED`` (at least one), or ``ALWAYS`` (poll once, do not wait).
+        THREADPOOL_SIZE: has no effect; kept for 0.4.
+        WAIT_DUR_SEC: has no effect; kept for 0.4, as an event wakes the waiting thread.
         timeout: how many seconds to wait at most; ``None`` waits as long as it takes.
 
     Returns:
         ``(done, not_done)``, both lists in the order of ``fs``.
 
     Raises:
-        ArgumentError: ``return_when`` is none of the three, or one of ``fs`` is no future.
-        StorageError: the storage of some cannot be asked, and could not for a minute. The calls go on; ask again.
+        ArgumentError: ``return_when`` is not one of the three, or an item of ``fs`` is not a future.
+        StorageError: the storage of some futures could not be reached for a minute. The calls go on; ask again.
     """
     futures = list_of(fs, "wait()")
     distinct = list({id(item): item for item in futures}.values())
     if return_when == ALWAYS:
-        _future.look([item for item in distinct if not _future.is_done(item)])
+        waiting.poll([item for item in distinct if not call_state.is_done(item)])
     elif return_when == ALL_COMPLETED:
-        _future.await_all(distinct, timeout)
+        waiting.await_all(distinct, timeout)
     elif return_when == ANY_COMPLETED:
-        _future.await_all(distinct, timeout, at_least=min(1, len(distinct)))
+        waiting.await_all(distinct, timeout, at_least=min(1, len(distinct)))
     else:
         raise ArgumentError(f"return_when is {return_when!r}; it must be pywren.ALL_COMPLETED, ANY_COMPLETED or ALWAYS")
     done: list[ResponseFuture] = []
     not_done: list[ResponseFuture] = []
     for item in futures:
-        (done if _future.is_done(item) else not_done).append(item)
-    _future.tell(done)
+        (done if call_state.is_done(item) else not_done).append(item)
+    call_state.mark_collected(done)
     return done, not_done
 
 
@@ -63,7 +63,7 @@ def get_all_results(fs: Iterable[ResponseFuture]) -> list[Any]:
         fs: the futures.
 
     Raises:
-        BaseException: what the first failing call of the list raised, once all have ended.
+        BaseException: what the first failed call in the list raised; raised when all have ended.
     """
     futures = list_of(fs, "get_all_results()")
     wait(futures)
@@ -75,10 +75,10 @@ def list_of(fs: Iterable[ResponseFuture], taker: str) -> list[ResponseFuture]:
 
     Args:
         fs: the futures.
-        taker: what takes them, for the error.
+        taker: the name of the function that takes them, for the error.
 
     Raises:
-        ArgumentError: it is no iterable, or holds something else than futures that were invoked.
+        ArgumentError: it is not iterable, or contains something other than futures of invoked calls.
     """
     futures = []
     for item in iterate(fs, f"{taker} takes a list of futures"):

@@ -1,4 +1,4 @@
-"""The factories of executors: where calls run is decided here."""
+"""The factories of executors, which decide where calls run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pywren import wrenconfig
+from pywren.client.pool_executor import ExecutorAdapter
 from pywren.exceptions import ArgumentError, ConfigError
 from pywren.wait import ALL_COMPLETED, ALWAYS, ANY_COMPLETED, get_all_results, wait
 
@@ -15,6 +16,7 @@ __all__ = [
     "ALL_COMPLETED",
     "ALWAYS",
     "ANY_COMPLETED",
+    "PoolExecutor",
     "default_executor",
     "dummy_executor",
     "get_all_results",
@@ -37,14 +39,14 @@ def default_executor(**kwargs: Any) -> Executor:
     """Make the executor that the environment asks for.
 
     ``PYWREN_EXECUTOR`` names it: ``lambda``, ``remote`` (or ``standalone``), ``dummy`` or ``local``. Without it
-    calls go to AWS Lambda when there is a configuration, and run on this machine when there is none or it says
+    calls go to AWS Lambda when there is a configuration. They run on this machine when there is none, or when it has
     ``storage_backend: localhost``.
 
     Args:
         kwargs: what the factory takes: ``config``, ``job_max_runtime``.
 
     Raises:
-        ConfigError: ``PYWREN_EXECUTOR`` names none of these, or the configuration is missing or wrong.
+        ConfigError: ``PYWREN_EXECUTOR`` has another value, or the configuration is missing or wrong.
     """
     name = os.environ.get(EXECUTOR_VARIABLE)
     if name:
@@ -55,7 +57,7 @@ def default_executor(**kwargs: Any) -> Executor:
     kwargs["config"] = checked = _checked(kwargs.get("config"))
     if not checked.stays_here:
         return lambda_executor(**kwargs)
-    if checked.source.path is None:  # who has written it into a file knows
+    if checked.source.path is None:  # whoever has written it into a file knows
         _say_where()
     return local_executor(**kwargs)
 
@@ -68,8 +70,8 @@ def lambda_executor(config: Mapping[str, Any] | None = None, job_max_runtime: fl
         job_max_runtime: seconds after which a call is stopped; Lambda itself allows up to 900.
 
     Raises:
-        ConfigError: there is no configuration, it is wrong, or there is no region in it, the environment and the
-            AWS profile.
+        ConfigError: there is no configuration, it is wrong, or neither it nor the environment nor the AWS profile
+            has a region.
     """
     from pywren.invokers import LambdaInvoker
 
@@ -84,7 +86,7 @@ def dummy_executor(config: Mapping[str, Any] | None = None, job_max_runtime: flo
     """Make an executor that keeps its calls until ``executor.invoker.run_jobs()`` runs them, here.
 
     Args:
-        config: the configuration; ``None`` reads the file, and without one stages on this machine.
+        config: the configuration; ``None`` reads the file, or stages on this machine when there is none.
         job_max_runtime: seconds after which a call is stopped.
 
     Raises:
@@ -103,8 +105,8 @@ def remote_executor(config: Mapping[str, Any] | None = None, job_max_runtime: fl
         job_max_runtime: seconds after which a call is stopped.
 
     Raises:
-        ConfigError: there is no configuration, it is wrong, or there is no region in it, the environment and the
-            AWS profile.
+        ConfigError: there is no configuration, it is wrong, or neither it nor the environment nor the AWS profile
+            has a region.
     """
     from pywren.queues import SQSInvoker
 
@@ -122,8 +124,8 @@ def local_executor(
 ) -> Executor:
     """Make an executor whose calls run on this machine, in processes of their own.
 
-    Without a configuration all stays in memory; a configuration with a bucket stages there, as 0.4 did. Calls see the
-    environment variables that this process has now, whatever becomes of them later.
+    Without a configuration everything stays in memory. With a bucket in it, calls are staged there, as in 0.4. Calls
+    see the environment variables that this process has now, even if they change later.
 
     Args:
         invoker_object: an invoker to use instead of a new ``LocalInvoker``.
@@ -137,11 +139,27 @@ def local_executor(
     if invoker_object is None:
         from pywren.worker.parent.pool import LocalPool
 
-        LocalPool.shared()  # its first process starts while the rest is imported here
+        LocalPool.shared()  # its first process starts while this one imports the rest
         from pywren.invokers import LOCAL_RUN_DIR, LocalInvoker
 
         invoker_object = LocalInvoker(run_dir=wrenconfig.setting(config, "local_run_dir") or LOCAL_RUN_DIR)
     return _executor(invoker_object, config, job_max_runtime)
+
+
+class PoolExecutor(ExecutorAdapter):
+    """A ``concurrent.futures.Executor`` whose workers are pywren's.
+
+    For programs written for ``ProcessPoolExecutor``; no ``if __name__ == "__main__"`` guard is needed.
+
+    Args:
+        executor: the executor to use, which stays open; ``None`` makes ``pywren.default_executor()``.
+
+    Raises:
+        ArgumentError: ``executor`` is something else, such as a number of workers.
+    """
+
+    def __init__(self, executor: Executor | None = None) -> None:
+        super().__init__(default_executor() if executor is None else executor, is_own=executor is None)
 
 
 def _executor(invoker: Any, config: Mapping[str, Any], job_max_runtime: float) -> Executor:
@@ -164,7 +182,7 @@ class _Checked(NamedTuple):
 
     Args:
         config: the configuration.
-        source: where it comes from.
+        source: where it was found.
     """
 
     config: Mapping[str, Any]
@@ -172,36 +190,38 @@ class _Checked(NamedTuple):
 
     @property
     def stays_here(self) -> bool:
-        """Calls can only run here: nothing but this machine reaches where they are staged."""
+        """Whether calls can only run here, because only this machine reaches the place where they are staged."""
         return bool(wrenconfig.setting(self.config, "storage_backend") == "localhost")
 
 
 def _checked(config: Mapping[str, Any] | _Checked | None) -> _Checked:
     """Check a configuration that was passed in, or read the default one."""
-    if isinstance(config, _Checked):  # ``default_executor`` has read it, to decide by what it says
+    if isinstance(config, _Checked):  # ``default_executor`` has read it to decide
         return config
     source = wrenconfig.find_source(config)
     if config is None:
         return _Checked(wrenconfig.embedded() if source.path is None else wrenconfig.load(source.path), source)
     if not isinstance(config, Mapping):
-        raise ArgumentError(f"config is a {type(config).__name__}; pass a dict as pywren.wrenconfig.load() returns it")
+        raise ArgumentError(
+            f"config is a {type(config).__name__}; pass a dict like the one that pywren.wrenconfig.load() returns"
+        )
     wrenconfig.validate(config, str(source))
     return _Checked(config, source)
 
 
 def _config_for_aws(config: Mapping[str, Any] | None, who: str) -> Mapping[str, Any]:
-    """Return the configuration for an executor whose workers are other machines; it names its region."""
+    """Return the configuration for an executor whose workers are other machines, with a region in it."""
     checked = _checked(config)
     if checked.source.embedded:
         raise ConfigError(
-            f"{who}() needs a configuration, and there is none: `pywren create_config` writes ~/.pywren_config. "
-            "To run on this machine use default_executor() or local_executor()"
+            f"{who}() needs a configuration, and none was found: run `pywren create_config`, which writes "
+            "~/.pywren_config. To run on this machine, use default_executor() or local_executor()"
         )
     if checked.stays_here:
         raise ConfigError(
-            f"{checked.source}: storage_backend is localhost, which the workers of {who}() cannot reach: write "
-            "s3: bucket there instead (`pywren create_config` makes such a configuration). To run on this machine "
-            "use default_executor() or local_executor()"
+            f"{checked.source}: storage_backend is localhost, which the workers of {who}() cannot reach: set "
+            "s3: bucket instead (`pywren create_config` makes such a configuration). To run on this machine, use "
+            "default_executor() or local_executor()"
         )
     if wrenconfig.setting(checked.config, "account.aws_region") is not None:
         return checked.config
@@ -210,14 +230,14 @@ def _config_for_aws(config: Mapping[str, Any] | None, who: str) -> Mapping[str, 
 
 
 def _region_of_environment(source: wrenconfig.Source) -> str:
-    """Return the region that AWS's own tools would take, where the configuration names none."""
+    """Return the region that AWS's own tools would use, for a configuration without one."""
     from pywren.aws.requests import AWS
 
-    region = os.environ.get("AWS_REGION")  # which botocore does not know, and other tools prefer
+    region = os.environ.get("AWS_REGION")  # botocore ignores it, other tools prefer it
     region = region or os.environ.get("AWS_DEFAULT_REGION") or AWS().configured_region()
     if not region:
         raise ConfigError(
-            f"{source}: there is no account: aws_region: write a region such as us-west-2 there, or set AWS_REGION"
+            f"{source}: account: aws_region is missing: set it to a region such as us-west-2, or set AWS_REGION"
         )
     wrenconfig.check_value("account.aws_region", region, "the environment or the AWS profile")
     return region
@@ -231,6 +251,6 @@ def _say_where() -> None:
     if not _said_where:
         _said_where = True
         logger.warning(
-            "no configuration: calls run on this machine. For AWS Lambda run `pywren-setup`, which writes one and "
-            "makes what it names; pywren.local_executor() does without this notice"
+            "no configuration: calls run on this machine. To use AWS Lambda, run `pywren-setup`, which writes one and "
+            "creates what it names. To silence this notice, use pywren.local_executor()"
         )

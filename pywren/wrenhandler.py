@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import IO, Any
 
 from pywren.worker.handler import FIRST_LOOK, LOOK_INTERVAL, Container
-from pywren.worker.handler import server_info as get_server_info
+from pywren.worker.run_status import server_info as get_server_info
 from pywren.wrenutil import b64str_to_bytes
 
 __all__ = [

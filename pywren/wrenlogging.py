@@ -11,20 +11,20 @@ _NOISY = ("boto", "boto3", "botocore", "s3transfer", "urllib3")
 
 
 def default_config(log_level: str | int = "INFO") -> None:
-    """Write log messages to stderr, unless the program has set up handlers itself, and quiet boto.
+    """Write log messages to stderr unless the program has set up handlers itself, and quiet boto.
 
-    A program without handlers sees its own messages from this level on too, as with 0.4.
+    A program without handlers then sees its own messages of this level and above too, as with 0.4.
 
     Args:
-        log_level: a name or number of the ``logging`` module, in any case.
+        log_level: the name of a level of the ``logging`` module, in upper or lower case, or its number.
 
     Raises:
-        ConfigError: there is no such level.
+        ConfigError: the level does not exist.
     """
     number = log_level if isinstance(log_level, int) else logging.getLevelName(log_level.strip().upper())
     if not isinstance(number, int):
         raise ConfigError(
-            f"{log_level!r} is no level of logging: write DEBUG, INFO, WARNING, ERROR or CRITICAL (PYWREN_LOGLEVEL)"
+            f"{log_level!r} is not a logging level: use DEBUG, INFO, WARNING, ERROR or CRITICAL (PYWREN_LOGLEVEL)"
         )
     logging.basicConfig(format=FORMAT, level=number)
     logging.getLogger("pywren").setLevel(number)

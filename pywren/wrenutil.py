@@ -1,6 +1,6 @@
 """Small helpers over the standard library that any layer may use.
 
-The names without an underscore are those of PyWren 0.4.
+All names but ``iterate`` are those of PyWren 0.4.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ SOURCE_DIR = os.path.dirname(os.path.abspath(__file__))
 
 
 def iterate(items: Iterable[Any], wanted: str, remedy: str = "") -> Iterator[Any]:
-    """Return ``iter(items)``, which takes more than an ``Iterable``: what has only ``__getitem__``, too.
+    """Return ``iter(items)``. It takes more than an ``Iterable``: objects that only have ``__getitem__``, too.
 
     Args:
         items: the items.
-        wanted: what takes which items, for the error: ``map() takes an iterable of items``.
-        remedy: what else to do, for the error.
+        wanted: for the error, what is expected: ``map() takes an iterable of items``.
+        remedy: for the error, what to do instead.
 
     Raises:
         ArgumentError: they cannot be iterated over.
@@ -36,7 +36,7 @@ def iterate(items: Iterable[Any], wanted: str, remedy: str = "") -> Iterator[Any
 
 def uuid_str() -> str:
     """Return a fresh random UUID as text."""
-    digits = os.urandom(16).hex()  # what uuid4() does, at a third of its price
+    digits = os.urandom(16).hex()  # what uuid4() does, in a third of its time
     variant = "89ab"[int(digits[16], 16) & 3]
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
@@ -47,7 +47,7 @@ def create_callset_id() -> str:
 
 
 def create_call_id(index: int | None = None) -> str:
-    """Return the id of the call at this index of its map: five digits or more; without one, 0.4's random UUID."""
+    """Return the id of the call at this index of its map, five digits or more; without an index, a random UUID."""
     return uuid_str() if index is None else f"{index:05d}"
 
 
@@ -90,7 +90,7 @@ class WrappedStreamingBody:
     """A file-like view of a botocore streaming body that knows its length.
 
     Args:
-        sb: what is read from; other attributes are its own.
+        sb: the body to read from; other attributes are passed on to it.
         size: its length in bytes.
     """
 
@@ -110,7 +110,7 @@ class WrappedStreamingBody:
         return data
 
     def readline(self) -> bytes:
-        """Return the bytes up to the next newline, it included."""
+        """Return the bytes up to and including the next newline."""
         line = bytearray()
         while byte := self.read(1):
             line += byte
@@ -119,17 +119,17 @@ class WrappedStreamingBody:
         return bytes(line)
 
     def __getattr__(self, attr: str) -> Any:
-        if attr == "sb":  # not set yet: this is a copy under way
+        if attr == "sb":  # not set yet: an instance that is being copied
             raise AttributeError(attr)
         return getattr(self.sb, attr)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Accept the seeks that ``tarfile`` and ``zipfile`` make on a stream: none that would move.
+        """Accept the seeks that ``tarfile`` and ``zipfile`` make on a stream: those that move nothing.
 
         Raises:
             ArgumentError: the position would change, which a stream cannot do.
         """
         target = {0: offset, 1: self.pos + offset, 2: self.size + offset}.get(whence)
         if target != self.pos:
-            raise ArgumentError(f"cannot seek to {target} in a stream that stands at {self.pos}")
+            raise ArgumentError(f"cannot seek to {target} in a stream at position {self.pos}")
         return self.pos

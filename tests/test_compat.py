@@ -58,14 +58,14 @@ WAIT = 120.0
 
 @pytest.fixture(scope="module")
 def aws() -> Iterator[dict[str, Any]]:
-    """A mocked account: its configuration, as the file of 2018 with names of its own."""
+    """A mocked account: its configuration, like a file of 2018 with names of its own."""
     with pywren.testing.mock_aws() as config:
         yield config
 
 
 @pytest.fixture(scope="module")
 def on_lambda(aws: dict[str, Any]) -> executor.Executor:
-    """An executor on Lambda that tests share: each has clients of its own, which cost a quarter of a second."""
+    """An executor on Lambda that tests share: the clients of each cost a quarter of a second."""
     return pywren.lambda_executor(config=aws)
 
 
@@ -92,7 +92,7 @@ def make(request: pytest.FixtureRequest) -> Make:
 
 @pytest.fixture(scope="module")
 def container() -> Iterator[Container]:
-    """A warm worker, which dummy executors of several tests share."""
+    """A warm worker that dummy executors of several tests share."""
     with Container() as made:
         yield made
 
@@ -148,7 +148,7 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
 
 @pytest.fixture(scope="module")
 def seen() -> dict[str, list[str]]:
-    """What a program sees that does no more than ``import pywren``: name and type of each attribute."""
+    """What a program sees that only does ``import pywren``: name and type of each attribute."""
     return dict(json.loads(python("-c", LOOK % (NAMES + SUBMODULES)).stdout))
 
 
@@ -160,7 +160,7 @@ def test_submodules_are_attributes(seen: Mapping[str, list[str]], name: str) -> 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.endswith(("_executor", "_results", "wait"))])
 def test_functions_of_the_top_level(seen: Mapping[str, list[str]], name: str) -> None:
-    """The factories, ``get_all_results`` and ``wait`` are functions, whatever modules are called."""
+    """The factories, ``get_all_results`` and ``wait`` are functions, whatever the modules are called."""
     assert seen[name] == ["remote_executor" if name == "standalone_executor" else name, "function"]
 
 
@@ -252,7 +252,7 @@ SIGNATURES = [
     ("function", "expected"), SIGNATURES, ids=[function.__qualname__ for function, _ in SIGNATURES]
 )
 def test_signatures(function: Callable[..., Any], expected: str) -> None:
-    """Names, positional order and defaults are 0.4's; what is new comes after them and may be left out."""
+    """Names, positions and defaults are 0.4's; new parameters come after them and are optional."""
     wanted = list(inspect.signature(eval(f"lambda {expected}: None", {"ANY": ANY})).parameters.values())
     found = list(inspect.signature(function).parameters.values())
     assert [(p.name, p.kind, p.default) for p in wanted] == [(p.name, p.kind, p.default) for p in found[: len(wanted)]]
@@ -285,7 +285,7 @@ def test_the_environment_says_which_executor(
 
 
 def test_an_unknown_executor_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """0.4 went to Lambda without a word."""
+    """The default executor runs calls here; 0.4 went to Lambda without a word."""
     monkeypatch.setenv("PYWREN_EXECUTOR", "lamda")
     with pytest.raises(ConfigError, match=r"lamda.*lambda"):
         pywren.default_executor()
@@ -318,7 +318,7 @@ def test_the_queue_comes_from_the_configuration(aws: dict[str, Any]) -> None:
 
 
 def test_attributes_of_an_executor(make: Make) -> None:
-    """All of 0.4's are there."""
+    """All of 0.4's attributes are there."""
     made = make(job_max_runtime=99)
     assert made.job_max_runtime == 99
     assert made.map_item_limit == (made.config.get("scheduler") or {}).get("map_item_limit")
@@ -331,7 +331,7 @@ def test_attributes_of_an_executor(make: Make) -> None:
 
 
 def test_map(make: Make) -> None:
-    """One future an item, in order; one positional argument, never unpacked; nothing for nothing."""
+    """One future for each item, in order; one positional argument, never unpacked; no futures for no items."""
     made = make()
     futures = made.map(lambda pair: (type(pair).__name__, pair), ((x, -x) for x in range(3)))
     assert [f.result() for f in futures] == [("tuple", (x, -x)) for x in range(3)]
@@ -351,19 +351,19 @@ def test_reduce_blocks_and_gets_the_list(make: Make) -> None:
 
 
 def test_futures_among_arguments_arrive_finished(make: Make) -> None:
-    """``.result()`` on the worker gives what the earlier call returned."""
+    """``.result()`` on the worker returns what the earlier call returned."""
     made = make()
     futures = made.map(add_one, range(3))
     assert made.call_async(lambda fs: [f.result() for f in fs], futures).result() == [1, 2, 3]
 
 
 def test_extra_env_reaches_the_function(make: Make) -> None:
-    """It is in the environment of the call."""
+    """The variable is in the environment of the call."""
     assert make().call_async(variable, "GREETING", extra_env={"GREETING": "hello"}).result() == "hello"
 
 
 def test_extra_meta_is_in_invoke_status_and_must_not_clash(make: Make) -> None:
-    """Programs found their calls again by what they added to the payload."""
+    """Programs found their calls again by the members they added to the payload."""
     made = make()
     one = made.map(add_one, [1], extra_meta={"experiment": "first"})[0]
     one.result()
@@ -385,7 +385,7 @@ def test_a_worker_may_map(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.moto
 def test_a_worker_on_lambda_may_map(aws: dict[str, Any]) -> None:
-    """With the configuration in the closure, the function's calls run on Lambda as well."""
+    """With the configuration in the closure, the function's calls run on Lambda too."""
 
     def outer(n: int) -> int:
         import pywren
@@ -410,7 +410,7 @@ def test_get_logs(on_lambda: executor.Executor) -> None:
 
 @pytest.mark.moto
 def test_get_logs_prints(on_lambda: executor.Executor, capsys: pytest.CaptureFixture[str]) -> None:
-    """0.4 printed what it returned, unless it was told not to."""
+    """Like 0.4 it prints what it returns, unless told not to."""
     one = on_lambda.call_async(print, "said on Lambda")
     one.result()
     on_lambda.get_logs(one, verbose=False)
@@ -464,7 +464,7 @@ PAYLOAD = _words(
 
 
 def test_keys_of_the_payload() -> None:
-    """A dict that JSON can hold; ``extra_env`` and ``extra_meta`` are there when they are given."""
+    """The payload is a dict that JSON can hold; ``extra_env`` and ``extra_meta`` are there when given."""
     made = pywren.dummy_executor(job_max_runtime=55)
     made.map(add_one, [1, 2])
     made.map(add_one, [3], {"A": "b"}, {"meta": [1]}, use_cached_runtime=False, overwrite_invoke_args={"func_key": "x"})
@@ -527,7 +527,7 @@ TIMES = [name for name in INVOKE_STATUS + RUN_STATUS if name.endswith(("_time", 
 
 
 def test_keys_of_the_statuses(make: Make) -> None:
-    """All of 0.4's, None until the call is collected; times are numbers, so that programs can subtract them."""
+    """All of 0.4's keys, None until the program knows the outcome; times are numbers, to be subtracted."""
     made = make()
     one = made.map(add_one, [1])[0]
     assert (one.run_status, one.invoke_status) == (None, None)
@@ -543,7 +543,7 @@ def test_keys_of_the_statuses(make: Make) -> None:
 
 
 def test_status_of_a_failed_call(make: Make) -> None:
-    """What the function raised is none of the worker's exceptions; its traceback is there as text."""
+    """What the function raised is not an exception of the worker; its traceback is there as text."""
     one = make().call_async(int, "x")
     assert one.result(throw_except=False) is None
     assert (one.run_status["exception"], one.run_status["exception_args"]) == (None, None)
@@ -564,7 +564,7 @@ def test_codes_of_workers_that_died(make: Make, function: Callable[[Any], Any], 
 
 
 def test_code_of_a_call_out_of_time(make: Make) -> None:
-    """Over ``job_max_runtime``."""
+    """A call over ``job_max_runtime``."""
     one = make(job_max_runtime=0.5).call_async(sleep, 600)
     one.exception()
     _assert_code(one, "OUTATIME")
@@ -593,7 +593,7 @@ def test_code_of_a_cancelled_call() -> None:
 
 
 def test_a_result_that_does_not_come_back_is_no_exception_of_the_worker(make: Make) -> None:
-    """The function's end, as in 0.4, is not the worker's."""
+    """As in 0.4, the end of the function is not the end of the worker."""
     one = make().call_async(lambda _: __import__("threading").Lock(), 0)
     one.exception()
     assert (one.run_status["exception"], one.run_status["exception_args"]) == (None, None)
@@ -619,7 +619,7 @@ def test_keys_of_the_run_status_on_lambda(aws: dict[str, Any], on_lambda: execut
 
 
 def test_statuses_outlive_a_pickle(make: Make) -> None:
-    """What was known of a call that was collected is found again by who unpickles the future."""
+    """What was known of a collected call is still known when its future is unpickled."""
     one = make().call_async(add_one, 1)
     one.result()
     assert one.run_status is not None
@@ -633,7 +633,7 @@ def test_statuses_outlive_a_pickle(make: Make) -> None:
 
 
 def test_setup_time_is_counted_once(make: Make) -> None:
-    """It is what the handler and unpickling took, and fits into the call."""
+    """It covers the handler and unpickling, and fits into the call."""
 
     class Slow:
         def __reduce__(self) -> tuple[Any, ...]:
@@ -661,7 +661,7 @@ def test_server_info(make: Make) -> None:
 
 @pytest.mark.parametrize("count", [1, 10_001])
 def test_no_item_limit_without_a_section(count: int) -> None:
-    """Where the configuration names no limit there is none."""
+    """Where the configuration sets no limit there is none."""
     for scheduler in (None, {}, {"retries": 1}, {"map_item_limit": None}):
         config = {**wrenconfig.default(), "scheduler": scheduler}
         made = pywren.dummy_executor(config=config)
@@ -682,7 +682,7 @@ def test_no_item_limit_without_a_section(count: int) -> None:
     ids=["key", "empty-bucket", "bucket", "empty-key", "sha256"],
 )
 def test_half_a_runtime(section: dict[str, Any], missing: str) -> None:
-    """Row 290: it would be ignored, and calls run without what was asked for."""
+    """Row 290: half a runtime is refused: it would be ignored, and calls would run without what was asked for."""
     config = {**wrenconfig.default(), "runtime": {"runtime_storage": "s3", **section}}
     for factory in (pywren.local_executor, pywren.dummy_executor):
         with pytest.raises(ConfigError, match=f"runtime: {missing}") as caught:
@@ -691,7 +691,7 @@ def test_half_a_runtime(section: dict[str, Any], missing: str) -> None:
 
 
 def test_no_runtime_at_all() -> None:
-    """A section without the names of a runtime is none by half."""
+    """A section that names no runtime means the runtime of this machine."""
     for section in ({}, {"s3_key": None, "s3_bucket": None}, {"runtime_storage": "s3"}, {"preinstalls": ["numpy"]}):
         assert pywren.dummy_executor(config={**wrenconfig.default(), "runtime": section}).runtime_meta_info
 
@@ -700,7 +700,7 @@ def test_no_runtime_at_all() -> None:
 
 
 def test_names_inside_a_future(make: Make) -> None:
-    """Before it is collected they say nothing, afterwards how the call ended."""
+    """They say nothing before the outcome is known, and afterwards how the call ended."""
     made = make(job_max_runtime=30)
     good, bad, dead = made.call_async(add_one, 1), made.call_async(int, "x"), made.call_async(leave, 3)
     for one in (good, bad, dead):
@@ -721,7 +721,7 @@ def test_names_inside_a_future(make: Make) -> None:
 
 
 def test_names_inside_a_future_whose_result_did_not_come_back(make: Make) -> None:
-    """0.4 said ``pickle_fail``."""
+    """0.4 set ``pickle_fail``."""
     one = make().call_async(lambda _: __import__("threading").Lock(), 0)
     one.exception()
     assert one._call_invoker_result["pickle_fail"] is True
@@ -729,7 +729,7 @@ def test_names_inside_a_future_whose_result_did_not_come_back(make: Make) -> Non
 
 
 def test_setting_the_state_of_a_future() -> None:
-    """Row 295: a call that a program gives up is over for it; one that has ended stays as it is."""
+    """Row 295: a call that a program gives up is over for it; a call that has ended keeps its state."""
     made = pywren.dummy_executor()
     given_up, done, runs, ended = made.map(add_one, range(4))
     for one in (given_up, done, runs, ended):
@@ -752,7 +752,7 @@ def test_setting_the_state_of_a_future() -> None:
 
 
 def test_a_future_that_a_program_makes_itself() -> None:
-    """It keeps what it was made with."""
+    """The future keeps its storage."""
     one = future.ResponseFuture("00000", "some-callset", {"mine": 1}, None)
     assert one._invoke_metadata == {"mine": 1}
     assert (one._traceback, one._return_val, one._call_invoker_result) == (None, None, None)
@@ -777,13 +777,13 @@ def test_job_states() -> None:
 
 
 def test_a_new_future_has_no_result() -> None:
-    """It says so in 0.4's words."""
+    """The error has 0.4's words."""
     with pytest.raises(ValueError, match="job not yet invoked"):
         future.ResponseFuture("00000", "callset", None, None).result()
 
 
 def test_surface_of_a_future(make: Make) -> None:
-    """Attributes, and methods that ask or only repeat."""
+    """Attributes, methods that poll, and methods that only repeat."""
     made = make()
     one = made.call_async(add_one, 1)
     assert not one.succeeded()
@@ -849,7 +849,7 @@ def test_text_when_cancelled_while_it_runs() -> None:
 
 
 def test_text_when_out_of_time(make: Make) -> None:
-    """Over ``job_max_runtime``."""
+    """A call over ``job_max_runtime``."""
     assert "ran out of time" in str(raised_by(make(job_max_runtime=0.5).call_async(sleep, 600)))
 
 
@@ -878,7 +878,7 @@ def test_text_of_another_version(make: Make) -> None:
     ids=["func_key", "func_sha256", "job_max_runtime", "extra_env", "nothing"],
 )
 def test_overwrite_invoke_args_counts_everywhere(make: Make, overwrite: dict[str, Any], text: str | None) -> None:
-    """Whatever of the payload a program replaces is what the worker gets, also on this machine."""
+    """The worker gets every member of the payload that a program replaces, even on this machine."""
 
     def wait(seconds: float) -> str | None:
         import time
@@ -896,14 +896,14 @@ def test_overwrite_invoke_args_counts_everywhere(make: Make, overwrite: dict[str
 
 @pytest.mark.moto
 def test_text_of_a_runtime_for_another_python(aws: dict[str, Any]) -> None:
-    """A runtime in the user's own bucket that is for another Python is told when the executor is made."""
+    """A runtime in the user's own bucket that is for another Python is refused when the executor is made."""
     with pytest.raises(Exception, match="python version"):
         pywren.lambda_executor(config=_with_runtime(aws, "2.7"))
 
 
 @pytest.mark.moto
 def test_a_missing_runtime_is_told_when_the_executor_is_made(aws: dict[str, Any]) -> None:
-    """A runtime in the user's own bucket that is not there."""
+    """A runtime in the user's own bucket that does not exist is refused when the executor is made."""
     config = {**aws, "runtime": {"s3_bucket": aws["s3"]["bucket"], "s3_key": "nowhere.tar.gz"}}
     with pytest.raises(ConfigError, match=r"there is no runtime s3://.*/nowhere"):
         pywren.lambda_executor(config=config)
@@ -955,13 +955,13 @@ def test_text_of_the_placeholder_bucket(tmp_path: Path) -> None:
 
 
 def test_text_of_a_bad_url() -> None:
-    """Something that is no ``s3://bucket/key``."""
+    """Anything but ``s3://bucket/key`` is refused."""
     with pytest.raises(ValueError, match="is not valid"):
         wrenutil.split_s3_url("http://example.org/key")
 
 
 def test_the_users_own_exception(make: Make) -> None:
-    """Its own type, with the remote traceback to be read."""
+    """The exception has its own type, and a readable remote traceback."""
     error = raised_by(make().call_async(int, "not a number"))
     assert type(error) is ValueError
 
@@ -970,7 +970,7 @@ def test_the_users_own_exception(make: Make) -> None:
 
 
 def test_wait_over_maps_and_executors() -> None:
-    """Two lists in the order given; call ids that are equal in two maps are not confused; ``ALWAYS`` looks once."""
+    """Two lists in the given order; equal call ids of two maps are not confused; ``ALWAYS`` polls once."""
     dummy, here = pywren.dummy_executor(), pywren.local_executor()
     later, now = dummy.map(add_one, range(2)), here.map(add_one, range(2))
     assert pywren.wait(now) == (now, [])
@@ -989,7 +989,7 @@ def test_wait_over_maps_and_executors() -> None:
 
 @pytest.mark.moto
 def test_lambda_invoker(aws: dict[str, Any]) -> None:
-    """Its client, its time limit, and what it says of itself."""
+    """Its client, its time limit, and its ``config()``."""
     one = invokers.LambdaInvoker("us-west-2", aws["lambda"]["function_name"])
     assert one.config() == {"lambda_function_name": aws["lambda"]["function_name"], "region_name": "us-west-2"}
     assert one.TIME_LIMIT
@@ -1012,7 +1012,7 @@ def test_dummy_invoker() -> None:
 
 
 def test_local_invoker(tmp_path: Path) -> None:
-    """Takes a directory, as 0.4's."""
+    """It takes a directory, as 0.4's does."""
     assert invokers.LocalInvoker(run_dir=str(tmp_path)).config() == {}
 
 
@@ -1039,7 +1039,7 @@ def test_an_invoker_of_ones_own() -> None:
 
 @pytest.mark.moto
 def test_sqs(aws: dict[str, Any]) -> None:
-    """Calls through the queue; the key of ``config()`` is spelt as in 0.4."""
+    """Calls travel through the queue; the key of ``config()`` is spelt as in 0.4."""
     made = pywren.remote_executor(config=aws)
     name = aws["standalone"]["sqs_queue_name"]
     assert made.invoker.config()["sqs_queue_name_name"] == name
@@ -1065,12 +1065,12 @@ class LambdaContext:
     log_stream_name = "stream"
 
     def get_remaining_time_in_millis(self) -> int:
-        """Return the time that is left."""
+        """Return the remaining time."""
         return 60_000
 
 
 def test_aws_lambda_handler() -> None:
-    """Lambda's entry runs a payload, under ``OMP_NUM_THREADS=1``, and tells the invocation's names."""
+    """Lambda's entry runs a payload, under ``OMP_NUM_THREADS=1``, and reports the names of the invocation."""
     made = pywren.dummy_executor()
     one = made.call_async(variable, "OMP_NUM_THREADS")
     wrenhandler.aws_lambda_handler(made.invoker.payloads.pop(), LambdaContext())
@@ -1089,7 +1089,7 @@ def test_generic_handler() -> None:
 
 
 def test_modules_of_the_user_travel(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Non-UTF-8 sources and transitive imports too; what is excluded is an ``ImportError``; the rest stays here."""
+    """Even sources not in UTF-8 and indirect imports; excluded modules are an ``ImportError``; others stay here."""
     source = "# -*- coding: latin-1 -*-\nfrom inner_of_2018 import n\nname = 'é'\n"
     (tmp_path / "outer_of_2018.py").write_text(source, encoding="latin-1")
     (tmp_path / "inner_of_2018.py").write_text("n = 7\n")
@@ -1111,7 +1111,7 @@ def test_modules_of_the_user_travel(make: Make, tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.moto
 def test_a_fresh_runtime_when_asked(on_lambda: executor.Executor) -> None:
-    """``runtime_cached`` says which it was."""
+    """``runtime_cached`` says which of the two happened."""
     made = on_lambda
     made.call_async(add_one, 1).result()
     for cached in (False, True):
@@ -1145,7 +1145,7 @@ def test_helpers_of_the_handler(aws: dict[str, Any], on_lambda: executor.Executo
 
 
 def test_a_file_of_2018_loads(caplog: pytest.LogCaptureFixture) -> None:
-    """All it says stays as it is; what 0.4 filled in is filled in; the public runtime is ignored with a warning."""
+    """Every value is kept; 0.4's defaults are filled in; the public runtime is ignored with a warning."""
     import yaml
 
     with caplog.at_level(logging.WARNING):
@@ -1166,7 +1166,7 @@ def test_a_file_of_2018_loads(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.moto
 def test_a_file_of_2018_runs(aws: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
-    """Also when the program parses the file itself, with the public runtime still in it."""
+    """Even when the program parses the file itself, with the public runtime still in it."""
     runtime_of_2018 = {"s3_bucket": "pywren-runtimes-public-us-west-2", "s3_key": "pywren.runtimes/default_3.6.tar.gz"}
     config = {**aws, "runtime": {**aws["runtime"], **runtime_of_2018}}
     with caplog.at_level(logging.WARNING):
@@ -1203,7 +1203,7 @@ def test_constants_of_the_configuration() -> None:
 
 
 def test_storage(eager_dummy: Make) -> None:
-    """The verbs of 0.4 over objects that a real call left."""
+    """The verbs of 0.4 over objects that a real call left behind."""
     made = eager_dummy()
     kept = storage.Storage(made.storage_config)
     one = made.map(bytes, [600_000], data_all_as_one=False)[0]
@@ -1251,7 +1251,7 @@ def test_storage_utils() -> None:
     ids=lambda error: type(error).__name__,
 )
 def test_storage_exceptions(error: Exception) -> None:
-    """Constructed as in 0.4, and they pickle."""
+    """They are constructed as in 0.4, and can be pickled."""
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
     assert isinstance(error, Exception)
@@ -1270,7 +1270,7 @@ def test_runtime() -> None:
 
 
 def test_wrenutil() -> None:
-    """Every helper of 0.4, also by the names of its parameters."""
+    """Every helper of 0.4, with the names of its parameters."""
     assert str(uuid.UUID(wrenutil.create_call_id())) != wrenutil.create_call_id()
     assert wrenutil.b64str_to_bytes(str_data=wrenutil.bytes_to_b64str(byte_data=b"a")) == b"a"
     assert wrenutil.split_s3_url(s3_url="s3://bucket/a/b") == ("bucket", "a/b")
@@ -1307,7 +1307,7 @@ def test_serialize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_doors_of_the_serializer() -> None:
-    """The cloudpickle that 0.4 brought, its helpers, and the list of what workers have."""
+    """The cloudpickle that 0.4 brought, its helpers, and the list of packages that workers have."""
     from pywren.serialize import cloudpickle as package
     from pywren.serialize import default_preinstalls, util
     from pywren.serialize.cloudpickle import CloudPickler, cloudpickle

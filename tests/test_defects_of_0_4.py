@@ -70,7 +70,7 @@ def texts(value: str | list[str]) -> list[str]:
 
 
 def test_a_killed_worker_ends_its_call(pwex: Executor) -> None:
-    """SIGKILL, as the kernel sends it when memory runs out, is that call's error, at once."""
+    """SIGKILL, which the kernel sends when memory runs out, is that call's error, at once."""
 
     def kill(_: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -91,7 +91,7 @@ class Dropping(invokers.DummyInvoker):
 
 
 def test_a_worker_that_never_starts_is_a_lost_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for ever: after all the time there can be, the call is declared lost."""
+    """Nobody waits for ever: when a call can no longer arrive, it is declared lost."""
     monkeypatch.setattr(staged_calls, "LOST_GRACE", 0.0)
     lost = Executor(Dropping(), wrenconfig.default(), 0.2).call_async(len, "x")
     with pytest.raises(CallLostError, match="run it again"):
@@ -102,7 +102,7 @@ def test_a_worker_that_never_starts_is_a_lost_call(monkeypatch: pytest.MonkeyPat
 
 
 def test_futures_of_different_maps_are_different() -> None:
-    """Equal call ids say nothing."""
+    """Calls with equal ids of different callsets are different calls."""
     made = pywren.dummy_executor()
     first, second = made.map(len, ["a"]), made.map(len, ["ab"])
     made.invoker.run_jobs(1)
@@ -146,7 +146,7 @@ def test_a_future_uses_the_configuration_it_was_made_with(
 def test_a_failure_of_the_handler_puts_the_future_in_error(
     on_lambda: Executor, changes: dict[str, Any], text: str
 ) -> None:
-    """Whatever is wrong around the function is the call's error."""
+    """Anything that goes wrong around the function is the call's error."""
     one = on_lambda.map(len, ["x"], overwrite_invoke_args=changes)[0]
     error = one.exception(timeout=WAIT)
     assert text in str(error)
@@ -154,7 +154,7 @@ def test_a_failure_of_the_handler_puts_the_future_in_error(
 
 
 def test_a_payload_without_a_status_key_is_an_error_of_the_invocation() -> None:
-    """With nowhere to report, the platform is told, whose record of failed invocations is the report."""
+    """When there is nowhere to report, the worker raises: the platform's record of failed invocations is the report."""
     made = pywren.dummy_executor()
     made.call_async(len, "x")
     payload = dict(made.invoker.payloads.pop())
@@ -167,7 +167,7 @@ def test_a_payload_without_a_status_key_is_an_error_of_the_invocation() -> None:
 
 
 def test_output_in_any_encoding_is_kept(pwex: Executor) -> None:
-    """Neither text beyond ASCII nor bytes of no encoding fail a good call; stderr is there as well."""
+    """Neither text beyond ASCII nor bytes of no encoding fail a good call, and stderr is collected too."""
 
     def talk(_: Any) -> str:
         print("naïve ☃")
@@ -185,7 +185,7 @@ def test_output_in_any_encoding_is_kept(pwex: Executor) -> None:
 
 @pytest.mark.moto
 def test_run_statistics_reach_the_status(aws: dict[str, Any]) -> None:
-    """The times of the run stand in the stored ``status.json``, not only in the worker's memory."""
+    """The stored ``status.json`` has the times of the run, not only the worker's memory."""
     pwex = pywren.lambda_executor(config=aws)
     one = pwex.call_async(time.sleep, 0.05)
     one.result()
@@ -221,7 +221,7 @@ def test_an_exit_of_the_function_is_no_exit_of_the_client(pwex: Executor, code: 
 
 @pytest.mark.moto
 def test_a_refused_invocation_is_told_by_map(aws: dict[str, Any]) -> None:
-    """The response is looked at: a function that does not exist is an error with its remedy, and nothing waits."""
+    """The response is checked: a function that does not exist is an error with its remedy, and nothing waits."""
     config = {**aws, "lambda": {**aws["lambda"], "function_name": "no-such-function"}}
     with pytest.raises(InvocationError, match=r"no-such-function.*deploy_lambda") as caught:
         pywren.lambda_executor(config=config).map(len, ["a", "b"])
@@ -230,7 +230,7 @@ def test_a_refused_invocation_is_told_by_map(aws: dict[str, Any]) -> None:
 
 @pytest.mark.moto
 def test_lambda_does_not_run_a_function_again(aws: dict[str, Any]) -> None:
-    """Lambda's own retries are off; what it cannot run goes to the bucket."""
+    """Lambda's own retries are off; calls that it cannot run are recorded in the bucket."""
     service = AWS(aws["account"]["aws_region"])
     answer = service.request(
         "lambda",
@@ -260,7 +260,7 @@ def test_a_call_that_is_delivered_twice_has_one_result() -> None:
 
 
 def test_what_a_map_left_on_this_machine_goes_with_it() -> None:
-    """When neither the executor nor a future needs it any more."""
+    """The directory is deleted when neither the executor nor a future needs it any more."""
     made = pywren.dummy_executor()
     futures = made.map(len, ["a"])
     made.invoker.run_jobs()
@@ -275,7 +275,7 @@ def test_what_a_map_left_on_this_machine_goes_with_it() -> None:
 
 @pytest.mark.moto
 def test_deleting_a_callset_deletes_nothing_else(aws: dict[str, Any]) -> None:
-    """What pywren did not write stays in the bucket, and other callsets do."""
+    """Objects that pywren did not write stay in the bucket, and so do other callsets."""
     pwex = pywren.lambda_executor(config=aws)
     first, second = pwex.call_async(len, "a"), pwex.call_async(len, "ab")
     pywren.wait([first, second])
@@ -319,7 +319,7 @@ def test_the_worker_may_not_do_everything(aws: dict[str, Any]) -> None:
 
 
 def test_a_result_waits_for_no_fixed_time(pwex: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is there whatever 0.4's interval between two looks says, and so is the output that comes with it."""
+    """The result arrives, with its output, long before 0.4's interval between two polls is over."""
     monkeypatch.setattr(ResponseFuture, "GET_RESULT_SLEEP_SECS", 100 * WAIT)
     one = pwex.call_async(print, "a line")
     assert one.result(WAIT) is None
@@ -327,7 +327,7 @@ def test_a_result_waits_for_no_fixed_time(pwex: Executor, monkeypatch: pytest.Mo
 
 
 def test_waiting_ends_with_the_outcome() -> None:
-    """``wait`` is woken by the commit of the last status, whatever ``WAIT_DUR_SEC`` says."""
+    """The commit of the last status wakes ``wait``, whatever ``WAIT_DUR_SEC`` says."""
     made = pywren.dummy_executor()
     futures = made.map(len, ["a", "b"])
     made.invoker.run_jobs()

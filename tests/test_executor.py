@@ -64,7 +64,7 @@ def ready(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
-    """One executor on this machine for what differs on no other."""
+    """One executor on this machine, for what is the same on all others."""
     with executors.make("local", tmp_path_factory.mktemp("home")) as made:
         yield made
 
@@ -79,7 +79,7 @@ def another(ready, **options):
 
 
 def test_map_in_order(ready):
-    """One future an item, in order, with ids that count."""
+    """One future for each item, in order, with numbered ids."""
     futures = ready.map(lambda x: x * 2, range(25))
     assert pywren.get_all_results(futures) == [x * 2 for x in range(25)]
     assert [future.call_id for future in futures] == [f"{n:05d}" for n in range(25)]
@@ -110,7 +110,7 @@ class Dataset:
 
 
 class Hints:
-    """An iterator whose length hint is none."""
+    """An iterator whose length hint is not a number."""
 
     def __init__(self):
         self.left = iter((-1, -2))
@@ -148,7 +148,7 @@ ITERABLES = {
 
 @pytest.mark.parametrize("what", ITERABLES)
 def test_map_of_all_that_iter_takes(here, what):
-    """Whatever ``iter()`` takes, ``map`` takes; what it says about its length is not asked for."""
+    """``map`` takes whatever ``iter()`` takes, and does not ask for its length."""
     assert [int(result) for result in pywren.get_all_results(here.map(abs, ITERABLES[what]()))] == [1, 2]
 
 
@@ -165,20 +165,20 @@ def test_map_of_items_that_are_collections_themselves(here):
 
 
 def test_map_over_a_frame(here):
-    """The items of a data frame are the names of its columns, as in a ``for`` loop."""
+    """The items of a data frame are its column names, as in a ``for`` loop."""
     frame = pytest.importorskip("pandas").DataFrame({"x": [1], "y": [2]})
     assert pywren.get_all_results(here.map(str.upper, frame)) == ["X", "Y"]
 
 
 @pytest.mark.parametrize("items", [7, None, np.array(5), abs, object()], ids=lambda items: type(items).__name__)
 def test_map_of_what_iter_refuses(here, items):
-    """The error says what it is, why it cannot be iterated over, and what there is for one item."""
+    """The error says what it is, why it cannot be iterated over, and what to use for one item."""
     with pytest.raises(ArgumentError, match=rf"not a .*{type(items).__name__} \(.*iter.*call_async"):
         here.executor.map(abs, items)
 
 
 def test_reduce_and_wait_over_a_sequence(here):
-    """Futures may stand in a sequence of the user's, too."""
+    """Futures may also be in a sequence class of the user's."""
 
     class Futures:
         def __init__(self, futures):
@@ -198,7 +198,7 @@ def test_map_gives_one_positional_argument(ready):
 
 
 def test_map_at_the_item_limit(tmp_path):
-    """As many items as allowed are mapped, one more is not, and an endless iterable does not hang."""
+    """As many items as allowed are mapped, one more is not, and an infinite iterable does not hang."""
     config = {**wrenconfig.default(), "scheduler": {"map_item_limit": 3}}
     executor = pywren.dummy_executor(config)
     assert executor.map_item_limit == 3
@@ -221,7 +221,7 @@ def test_call_async(ready):
 
 
 def test_wait_over_several_maps_and_executors(ready):
-    """Futures of several maps of several executors are told apart."""
+    """Futures of several maps and several executors are not confused."""
     other = another(ready)
     futures = [*ready.map(abs, [-1, -2]), *ready.map(hostile.raises_own, [1]), *other.map(abs, [-3, -4])]
     done, not_done = pywren.wait(futures)
@@ -246,7 +246,7 @@ def test_extra_env(ready):
 
 
 def test_extra_meta(ready):
-    """Further members go into the payload; one that is there already is refused before anything is invoked."""
+    """Further members are added to the payload; one that exists already is refused before anything is invoked."""
     assert ready.call(abs, -1, extra_meta={"mine": 1}).result(WAIT) == 1
     with pytest.raises(ValueError, match="func_key"):
         ready.executor.map(abs, [1], extra_meta={"func_key": "x", "mine": 1})
@@ -254,7 +254,7 @@ def test_extra_meta(ready):
 
 @pytest.mark.parametrize("meta", [5, [("mine", 1)], {"mine": {1, 2}}, {"mine": float("nan")}, {b"mine": 1}], ids=repr)
 def test_extra_meta_that_no_payload_can_hold(ready, meta):
-    """Row 192: it is refused by every executor alike, before anything is stored."""
+    """Row 192: every executor refuses it, before anything is stored."""
     before = ready.executor.storage.backend.list(ready.executor.storage.prefix)
     with pytest.raises(ArgumentError, match="extra_meta"):
         ready.executor.map(abs, [1], extra_meta=meta)
@@ -262,7 +262,7 @@ def test_extra_meta_that_no_payload_can_hold(ready, meta):
 
 
 def test_job_max_runtime(ready):
-    """0.4's attribute counts, also when it is changed."""
+    """0.4's attribute counts, even when it is changed."""
     with ready.max_runtime(250):
         future = ready.call(abs, -1)
         assert future.result(WAIT) == 1
@@ -273,7 +273,7 @@ def test_job_max_runtime(ready):
 
 @pytest.mark.parametrize("seconds", ["5", None, float("nan"), -1, 0, True, [5], 10**400], ids=lambda x: repr(x)[:9])
 def test_a_job_max_runtime_that_is_no_time(ready, seconds):
-    """Row 191: it is refused when an executor is made, and when the attribute is set, which keeps what it was."""
+    """Row 191: it is refused when an executor is made, and when the attribute is set, which keeps its value."""
     with pytest.raises(ArgumentError, match="job_max_runtime"):
         another(ready, job_max_runtime=seconds)
     before = ready.executor.job_max_runtime
@@ -283,7 +283,7 @@ def test_a_job_max_runtime_that_is_no_time(ready, seconds):
 
 
 def test_calls_without_an_end(ready):
-    """Calls of this machine may run for as long as they like; a payload says a number."""
+    """Calls of this machine may run for as long as they like; a payload needs a number."""
     if ready.kind == "local":
         with ready.max_runtime(float("inf")):
             assert ready.call(abs, -1).result(WAIT) == 1
@@ -293,7 +293,7 @@ def test_calls_without_an_end(ready):
 
 
 def test_a_map_that_invokes_nothing_says_so_by_its_error_alone(monkeypatch, caplog):
-    """No line in the log tells of calls that run on, when there are none."""
+    """The log does not claim that calls go on when none were invoked."""
     executor = pywren.dummy_executor(wrenconfig.default())
     monkeypatch.setattr(executor.invoker, "invoke", Mock(side_effect=OSError("refused")))
     with pytest.raises(OSError, match="refused"):
@@ -302,7 +302,7 @@ def test_a_map_that_invokes_nothing_says_so_by_its_error_alone(monkeypatch, capl
 
 
 def test_exclude_modules(ready, tmp_path, monkeypatch):
-    """A module that is excluded is missing on the worker."""
+    """An excluded module is missing on the worker."""
     name = f"left_out_{ready.kind}"
     (tmp_path / f"{name}.py").write_text("def f(x):\n    return x\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -312,7 +312,7 @@ def test_exclude_modules(ready, tmp_path, monkeypatch):
 
 
 def test_exclude_modules_as_one_text(ready):
-    """A text where a list belongs would exclude every path with one of its letters: it is refused."""
+    """A text instead of a list would exclude every path that contains one of its letters: it is refused."""
     with pytest.raises(ArgumentError, match=r"\['numpy'\]"):
         ready.map(abs, [1], exclude_modules="numpy")
 
@@ -352,7 +352,7 @@ def test_place_of_a_call(ready):
 
 
 def test_the_clients_directory_is_not_importable(ready, tmp_path, monkeypatch):
-    """A module beside the script that nobody refers to is not found by name."""
+    """A module beside the script that the function does not refer to is not found by name."""
     (tmp_path / "beside.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -385,7 +385,7 @@ def test_a_package_with_data_is_sent(ready, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("folder", ["", "namespace/"])
 def test_data_beside_a_module_stays_at_home(ready, tmp_path, monkeypatch, folder):
-    """Row 195: a file beside a plain module, or in a directory without ``__init__.py``, and how to have it sent."""
+    """Row 195: a file beside a plain module, or in a directory without ``__init__.py``; the error says the remedy."""
     name = f"plain_{ready.kind}{len(folder)}"
     (tmp_path / folder).mkdir(exist_ok=True)
     (tmp_path / folder / f"{name}.py").write_text(
@@ -397,18 +397,18 @@ def test_data_beside_a_module_stays_at_home(ready, tmp_path, monkeypatch, folder
     assert read("beside.txt") == "data"
     error = ready.call(read, "beside.txt").exception(WAIT)
     assert type(error) is FileNotFoundError
-    assert f"'{folder}beside.txt' exists in the client, but was not sent along: only packages" in told_by(error)
+    assert f"'{folder}beside.txt' exists on the client but was not sent: only packages" in told_by(error)
     assert "only packages" not in told_by(ready.call(read, "nowhere.txt").exception(WAIT))
     sys.modules.pop("namespace", None)
 
 
 def told_by(error):
-    """Return all that printing an error shows of it, as a text."""
+    """Return everything that printing an error shows, as text."""
     return "".join([str(error), *getattr(error, "__notes__", ())])
 
 
 def test_a_missing_file_is_explained_once(ready, tmp_path, monkeypatch):
-    """Row 23: whether the file stands here or not, and when the error is handed on to another call."""
+    """Row 23: whether or not the file exists here, and even when the error is handed on to another call."""
     monkeypatch.chdir(tmp_path)
     Path("here.txt").touch()
     here = "'here.txt' exists in the client's directory, but calls run in an empty"
@@ -436,7 +436,7 @@ def test_an_edited_module_takes_effect(ready, tmp_path, monkeypatch):
 
 
 def test_state_of_modules_stays_with_the_map(ready):
-    """Standard modules changed by a call of another map are the worker's own business; pywren's is unharmed."""
+    """A call that changes standard modules changes them on its worker alone, and does not harm pywren's."""
     ready.call(hostile.replaces_pickle).result(WAIT)
     assert ready.call(hostile.returns_point, 1).result(WAIT).x == 1
 
@@ -454,7 +454,7 @@ def test_nested_map(ready):
 
 
 class Slotted:
-    """Classes with slots; a method makes them, because then they travel by value, as a script's do."""
+    """Classes with slots; a method makes them, so that they travel by value, as a script's classes do."""
 
     @staticmethod
     def plain():
@@ -536,7 +536,7 @@ class Slotted:
 
 @pytest.mark.parametrize("kind", [name for name in vars(Slotted) if not name.startswith("_")])
 def test_classes_with_slots(ready, kind):
-    """Row 197: instances of a script's class with ``__slots__`` come back, those that were made on the worker too."""
+    """Row 197: instances of a script's class with ``__slots__`` come back, even those made on the worker."""
     cls = getattr(Slotted, kind)()
     sent = cls(1)
     if kind not in ("plain", "frozen", "named_tuple"):
@@ -564,14 +564,14 @@ def test_reduce(ready):
 
 
 def test_reduce_of_many(ready):
-    """So many inputs that the list of them is an object of its own."""
+    """So many inputs that their list becomes an object of its own."""
     count = INLINE_REFERENCES + 1 if ready.kind == "lambda" else 50
     futures = ready.map(lambda x: x, range(count))
     assert ready.reduce(sum, futures).result(WAIT) == sum(range(count))
 
 
 def test_reduce_of_big_results(ready):
-    """Inputs with outputs of their own are handed on."""
+    """Inputs with outputs of their own are passed on."""
     futures = ready.map(hostile.returns_much, [10, 2_000_000, 200_000])
     assert ready.reduce(lambda values: [len(value) for value in values], futures).result(WAIT) == [
         10,
@@ -581,7 +581,7 @@ def test_reduce_of_big_results(ready):
 
 
 def test_reduce_of_the_users_classes(ready):
-    """Results that are instances of a class in a module of the user's need that module on the worker."""
+    """Results that are instances of a class in the user's module need that module on the worker."""
     futures = ready.map(hostile.returns_point, [1, 2])
     assert len(ready.reduce(tuple, futures).result(WAIT)) == 2
 
@@ -621,7 +621,7 @@ def test_futures_among_arguments(ready):
 
 
 def test_futures_among_many_arguments(ready):
-    """Each call gets its own."""
+    """Each call gets its own inputs."""
     futures = ready.map(abs, range(-5, 0))
     chained = ready.map(lambda future: future.result() * 10, futures)
     assert pywren.get_all_results(chained) == [50, 40, 30, 20, 10]
@@ -661,7 +661,7 @@ def test_200_megabytes(kind, where, tmp_path):
 
 
 def test_from_many_threads(ready):
-    """Threads share an executor."""
+    """Threads can share an executor."""
     if ready.kind == "dummy":
         pytest.skip("run_jobs runs what other threads have invoked")
     with ThreadPoolExecutor(8) as threads:
@@ -688,7 +688,7 @@ def test_context_manager(ready):
 
 
 def test_dropped_executor(ready):
-    """Its futures stay usable too."""
+    """Its futures stay usable as well."""
     future = another(ready).call(abs, -1)
     assert future.result(WAIT) == 1
 
@@ -716,7 +716,7 @@ def test_run_status(ready):
 
 
 def test_run_status_of_an_error(ready):
-    """What the function raised is no failure of the worker, as in 0.4: its traceback is there, for people."""
+    """As in 0.4, what the function raised is not a failure of the worker; its traceback is there for people to read."""
     future = ready.call(hostile.raises_value_error, "told")
     future.exception(WAIT)
     status = future.run_status
@@ -727,7 +727,7 @@ def test_run_status_of_an_error(ready):
 
 @pytest.mark.parametrize("size", [10, 2_000_000])
 def test_invoke_status(ready, size):
-    """Every key of 0.4 is there, for results inside the status and apart."""
+    """Every key of 0.4 is there, for results inside the status and in objects of their own."""
     future = ready.call(hostile.returns_much, size)
     future.result(WAIT)
     status = future.invoke_status
@@ -740,7 +740,7 @@ def test_invoke_status(ready, size):
 
 
 def test_attributes_of_0_4(ready):
-    """Programs look at these."""
+    """Programs read these."""
     executor = ready.executor
     assert isinstance(executor, Executor)
     assert executor.map_item_limit == (10_000 if "account" in executor.config else None)
@@ -757,7 +757,7 @@ def test_attributes_of_0_4(ready):
 
 @pytest.mark.moto
 def test_get_logs(tmp_path):
-    """On Lambda the log of a call goes from START to REPORT; elsewhere there is none."""
+    """On Lambda the log of a call goes from START to REPORT; elsewhere a call has no log."""
     with executors.make("lambda", tmp_path / "lambda") as ready:
         future = ready.call(print, "into the log")
         logs = ready.executor.get_logs(future, verbose=False)
@@ -794,7 +794,7 @@ def test_invoke_with_keys(kind, tmp_path):
 
 @pytest.mark.parametrize("shown", [True, False])
 def test_what_calls_print(shown, tmp_path):
-    """Local calls are quiet, unless the configuration asks for their output."""
+    """Local calls print nothing, unless the configuration asks for their output."""
     program = (
         "import pywren, sys\n"
         "config = {**pywren.wrenconfig.default(), 'local': {'show_output': sys.argv[1] == 'True'}}\n"
@@ -837,7 +837,7 @@ def config():
     ],
 )
 def test_factories(config, name, max_runtime, invoker):
-    """Each makes an executor with its invoker and its default of ``job_max_runtime``, by position or keyword."""
+    """Each makes an executor with its invoker and its default for ``job_max_runtime``, by position or keyword."""
     factory = getattr(pywren, name)
     made = factory(config)
     assert (type(made.invoker).__name__, made.job_max_runtime) == (invoker, max_runtime)
@@ -889,14 +889,14 @@ def test_default_executor(config, monkeypatch, value, invoker):
 
 
 def test_unknown_executor(monkeypatch):
-    """0.4 took an unknown name for lambda."""
+    """0.4 took an unknown name for lambda; here it is an error."""
     monkeypatch.setenv("PYWREN_EXECUTOR", "lamda")
     with pytest.raises(ConfigError, match=r"lamda.*lambda"):
         pywren.default_executor()
 
 
 def test_without_configuration_one_line_says_so():
-    """The default executor then runs here, and says so once."""
+    """The default executor then runs calls here, and says so once."""
     program = (
         "import logging, pywren\n"
         "logging.basicConfig(format='%(name)s: %(message)s')\n"
@@ -911,7 +911,7 @@ def test_without_configuration_one_line_says_so():
 
 
 def test_a_configuration_file_that_is_missing(monkeypatch, tmp_path):
-    """A file that was asked for is never silently replaced."""
+    """A file that was asked for is never silently replaced by defaults."""
     monkeypatch.setenv("PYWREN_CONFIG_FILE", str(tmp_path / "not-there"))
     for factory in (pywren.default_executor, pywren.local_executor, pywren.lambda_executor):
         with pytest.raises(ConfigError, match="not-there"):
@@ -926,7 +926,7 @@ def test_lambda_without_configuration():
 
 
 def test_a_configuration_that_is_none():
-    """Something else than a dict, and the placeholder of a bucket, are named."""
+    """An argument that is not a dict, and the placeholder of a bucket, are named."""
     with pytest.raises(ArgumentError, match="str"):
         pywren.lambda_executor("~/.pywren_config")
     config = {"account": {"aws_region": "us-west-2"}, "s3": {"bucket": "BUCKET_NAME", "pywren_prefix": "p"}}
@@ -942,7 +942,7 @@ def test_what_cannot_be_sent_names_itself(ready):
 
 
 def test_nothing_is_printed(ready, capfd, caplog):
-    """A map that goes well says nothing."""
+    """A map that goes well logs nothing."""
     with caplog.at_level(logging.INFO):
         assert ready.call(abs, -1).result(WAIT) == 1
     assert capfd.readouterr() == ("", "")
@@ -953,7 +953,7 @@ def test_nothing_is_printed(ready, capfd, caplog):
 
 
 class Study:
-    """Holds an executor, as objects of the user's do."""
+    """Holds an executor, as users' objects do."""
 
     def __init__(self, executor):
         self.executor = executor
@@ -967,14 +967,14 @@ class Study:
 
 
 def test_an_object_that_holds_an_executor(ready):
-    """A method of it is mapped as any other; the executor that came along is made only when it is used."""
+    """A method of it is mapped like any other; the executor that came along is made only when it is used."""
     study = Study(ready.executor)
     assert ready.call(study.scale, 2).result(WAIT) == 20
     assert ready.call(lambda held: "storage" in vars(held.executor), study).result(WAIT) is False
 
 
 def test_an_executor_used_on_a_worker(here):
-    """Calls go from there as they went from here."""
+    """Calls go from there as they do from here."""
     assert here.call(Study(here.executor).nested, 3).result(WAIT) == ([3, 3], 9)
     held = here.executor
     assert here.call(lambda x: held.call_async(abs, -x).result(), 4).result(WAIT) == 4
@@ -990,7 +990,7 @@ def test_an_executor_used_on_a_worker(here):
     ],
 )
 def test_invokers_travel_as_recipes(make):
-    """Each is made anew for the same function or queue."""
+    """Each is made again for the same function or queue."""
     invoker = make()
     invoker.own = threading.Lock()  # what it holds besides does not travel
     copy = pickle.loads(pickle.dumps(invoker))
@@ -1001,7 +1001,7 @@ def test_invokers_travel_as_recipes(make):
 
 
 def test_an_executor_that_was_unpickled():
-    """It is a whole one, of its class, with the invoker, the configuration and the time that it was given."""
+    """It is complete, of its class, with the invoker, the configuration and the time that it was given."""
 
     class Own(Executor):
         pass

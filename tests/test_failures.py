@@ -47,7 +47,7 @@ from pywren.exceptions import (
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "failures.md"
 PRESENCE = object()
-"""Stands for the address where a function shows that it runs."""
+"""Stands for the address where a function shows that it is running."""
 
 CLIENT_FILE = "only-here.txt"
 """A file in the client's directory."""
@@ -93,7 +93,7 @@ ELSEWHERE = {
 
 @pytest.fixture(scope="module", params=KINDS_AND_EMULATED)
 def made(request, tmp_path_factory):
-    """One executor of each kind for the whole table: it has to stay usable."""
+    """One executor of each kind for the whole table: it must stay usable."""
     emulator = request.getfixturevalue("emulator") if request.param == "emulated" else None
     with executors.make(request.param, tmp_path_factory.mktemp("home"), emulator) as made:
         yield made
@@ -108,7 +108,7 @@ def ready(made):
 
 @pytest.fixture
 def presence():
-    """Where a function shows that it runs."""
+    """Where a function shows that it is running."""
     with Presence() as made:
         yield made
 
@@ -330,7 +330,7 @@ TABLE = [
 
 @pytest.mark.parametrize("row", TABLE, ids=str)
 def test_table(ready, row, presence):
-    """What the row says comes out, and the executor goes on."""
+    """The row's outcome is what happens, and the executor stays usable."""
     future, following = start(ready, row, presence)
     if row.error is None:
         value = future.result(WAIT)
@@ -395,7 +395,7 @@ def test_classes_of_the_script(ready, tmp_path):
 
 
 def test_closing_all_descriptors(ready):
-    """Row 20: closing all descriptors up to 255 costs at most the call."""
+    """Row 20: closing all descriptors up to 255 costs at most that call."""
     future = ready.call(hostile.closes_descriptors, 256)
     try:
         assert future.result(WAIT) == "closed"
@@ -511,7 +511,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=str)
 def test_refused_at_map(ready, refusal):
-    """What cannot be sent is refused at map with the reason, and nothing was invoked."""
+    """What cannot be sent is refused by map with the reason, and nothing is invoked."""
     with pytest.raises(refusal.error, match=refusal.match) as caught:
         ready.executor.map(refusal.function, refusal.items(), **refusal.options)
     refusal.check(caught.value)
@@ -521,7 +521,7 @@ def test_refused_at_map(ready, refusal):
 
 
 def test_a_module_that_the_worker_lacks(ready, tmp_path, monkeypatch):
-    """Row 40: a C extension that cannot be sent is named at map."""
+    """Row 40: map names a C extension that cannot be sent."""
     name = "an_extension"
     module = types.ModuleType(name)
     module.__file__ = str(tmp_path / (name + importlib.machinery.EXTENSION_SUFFIXES[0]))
@@ -556,7 +556,7 @@ def test_an_excluded_module(ready, tmp_path, monkeypatch):
 
 
 def test_a_name_that_the_worker_lacks(ready, monkeypatch):
-    """Row 42: a function that a module has here but not on the worker is an AttributeError, from there."""
+    """Row 42: a function that a module has here but not on the worker is an AttributeError from the worker."""
 
     def patched_in(x):
         return x
@@ -568,7 +568,7 @@ def test_a_name_that_the_worker_lacks(ready, monkeypatch):
 
 
 def test_a_failed_future(ready):
-    """Row 45: a failed future raises its own error where its result is asked for, in reduce and in an argument."""
+    """Row 45: a failed future raises its own error where its result is used, in reduce and in an argument."""
     failed = ready.call(hostile.raises_own, "upstream")
     with pytest.raises(hostile.OwnError, match="upstream"):
         ready.reduce(sum, [ready.call(hostile.echo, 1), failed]).result(WAIT)
@@ -595,7 +595,7 @@ def test_200_megabytes(ready):
 
 @pytest.fixture(scope="module", params=STAGED_KINDS[:1])
 def dummy(request, tmp_path_factory):
-    """An executor whose calls wait, so that a test can come between."""
+    """An executor whose calls wait, so that a test can act in between."""
     with executors.make(request.param, tmp_path_factory.mktemp("home")) as made:
         yield made
 
@@ -615,7 +615,7 @@ def test_an_altered_object(dummy, what, tmp_path):
 
 @pytest.mark.parametrize("member", [{"pywren_version": "0.4.0"}, {"python_version": "2.7"}])
 def test_versions_that_differ(ready, member):
-    """Row 62: a worker of another pywren or Python says so."""
+    """Row 62: a worker with another pywren or Python says so."""
     if ready.kind == "local":
         pytest.skip("its workers are of the client's own Python, and take no payload")
     with pytest.raises(VersionMismatchError, match="version mismatch"):
@@ -623,7 +623,7 @@ def test_versions_that_differ(ready, member):
 
 
 def test_no_payload(dummy):
-    """Row 63: what is no payload makes the handler raise."""
+    """Row 63: the handler raises for what is not a payload."""
     dummy.executor.invoker.invoke({"no": "payload"})
     with pytest.raises(DecodeError):
         dummy.run()
@@ -639,7 +639,7 @@ def aws_config():
 
 @pytest.mark.moto
 def test_a_function_that_does_not_exist(aws_config):
-    """Row 64: Lambda's refusal comes out of map, with its code and the remedy."""
+    """Row 64: map raises Lambda's refusal, with its code and the remedy."""
     config = {**aws_config, "lambda": {**aws_config["lambda"], "function_name": "not-there"}}
     with pytest.raises(InvocationError, match="pywren deploy_lambda") as caught:
         pywren.lambda_executor(config).call_async(hostile.echo, 1)
@@ -655,7 +655,7 @@ def test_a_bucket_that_does_not_exist(aws_config):
 
 
 def test_a_wait_that_runs_out(ready, presence):
-    """Row 70: who stops waiting gets a TimeoutError; the call goes on."""
+    """Row 70: whoever stops waiting gets a TimeoutError; the call goes on."""
     future = ready.executor.call_async(hostile.waits_to_go_on, presence.address)
     for kind in (WaitTimeoutError, TimeoutError, PywrenError):
         with pytest.raises(kind, match=future.call_id):

@@ -34,7 +34,7 @@ def config(emulator: Emulator) -> dict[str, Any]:
 
 @pytest.fixture
 def executor(config: dict[str, Any]) -> Any:
-    """An executor on it."""
+    """An executor on that function."""
     with pywren.lambda_executor(config=config) as made:
         yield made
 
@@ -49,7 +49,7 @@ def aws(emulator: Emulator) -> Any:
 
 @pytest.fixture
 def presence() -> Any:
-    """Where a function shows that it runs."""
+    """Where a function shows that it is running."""
     with Presence() as made:
         yield made
 
@@ -60,7 +60,7 @@ def name_of(config: dict[str, Any]) -> str:
 
 
 def records(aws: AWS, config: dict[str, Any]) -> list[dict[str, Any]]:
-    """What stands at the on-failure destination of a function."""
+    """The objects at the on-failure destination of a function."""
     bucket, prefix = config["s3"]["bucket"], f"aws/lambda/async/{name_of(config)}/"
     found = aws.request("s3", "list_objects_v2", doing="list the records", Bucket=bucket, Prefix=prefix)
     keys = [entry["Key"] for entry in found.get("Contents", ())]
@@ -77,8 +77,8 @@ def ran(emulator: Emulator, config: dict[str, Any], since: Counters) -> Any:
 
 @pytest.fixture
 def records_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the client look for records at once, and not after some seconds: few calls leave any."""
-    monkeypatch.setattr(failure_records, "FIRST_LOOK", 0.1)
+    """Have the client list records at once, and not after some seconds: few calls leave any."""
+    monkeypatch.setattr(failure_records, "FIRST_LISTING", 0.1)
 
 
 def test_the_functions_own_timeout(emulator: Emulator, presence: Presence) -> None:
@@ -96,7 +96,7 @@ def test_the_functions_own_timeout(emulator: Emulator, presence: Presence) -> No
 
 
 def test_the_memory_limit(emulator: Emulator) -> None:
-    """Row 81: too much memory costs the call, says what may be the cause, and how much the function has."""
+    """Row 81: too much memory costs the call; the error says so, and how much memory the function has."""
     with pywren.lambda_executor(config=emulator.deploy(memory=192)) as executor:
         future = executor.call_async(lambda size: len(bytes(size).replace(b"\0", b"x")), 1 << 30)
         with pytest.raises(WorkerCrashedError, match=r"out of memory.*the function has 192 MB") as caught:
@@ -107,7 +107,7 @@ def test_the_memory_limit(emulator: Emulator) -> None:
 
 @pytest.mark.usefixtures("records_at_once")
 def test_a_container_that_is_killed(emulator: Emulator, aws: AWS, presence: Presence) -> None:
-    """Row 82: nobody reports the call but Lambda, whose record the client finds; a later issue invokes it again."""
+    """Row 82: only Lambda reports the call, in a record that the client finds; a later issue invokes it again."""
     config = emulator.deploy()
     with pywren.lambda_executor(config=config) as executor:
         emulator.set_faults(Faults(kill_container=Fault(most=1), kill_at="start"))
@@ -121,7 +121,7 @@ def test_a_container_that_is_killed(emulator: Emulator, aws: AWS, presence: Pres
 
 
 def test_a_container_that_is_killed_after_its_call(emulator: Emulator, executor: Any) -> None:
-    """Row 82: what the worker had reported counts until the record shows its key; then anybody may have written it."""
+    """Row 82: what the worker reported counts until the record shows its key; then anybody may have written it."""
     emulator.set_faults(Faults(kill_container=Fault(most=1), kill_at="before_response"))
     future = executor.call_async(hostile.echo, "reported")
     emulator.wait_idle()  # Lambda has written its record
@@ -162,7 +162,7 @@ def test_a_repeated_event(emulator: Emulator, config: dict[str, Any], executor: 
 
 
 def test_throttled_invocations(emulator: Emulator, executor: Any) -> None:
-    """Row 85: 429 from Invoke is waited out."""
+    """Row 85: the client waits out 429 from Invoke."""
     before = emulator.counters()
     emulator.set_faults(Faults(throttle_invoke=Fault(most=6)))
     assert pywren.get_all_results(executor.map(hostile.echo, range(8), invoke_pool_threads=4)) == list(range(8))
@@ -170,7 +170,7 @@ def test_throttled_invocations(emulator: Emulator, executor: Any) -> None:
 
 
 def test_errors_of_the_services(emulator: Emulator, executor: Any) -> None:
-    """Row 86: 500 from Invoke and 503 from S3 are asked again, by client and worker."""
+    """Row 86: client and worker send a request again after 500 from Invoke and 503 from S3."""
     before = emulator.counters()
     for faults in (Faults(fail_invoke=Fault(most=4)), Faults(slow_down_s3=Fault(share=0.5, most=8))):
         emulator.set_faults(faults)
@@ -179,7 +179,7 @@ def test_errors_of_the_services(emulator: Emulator, executor: Any) -> None:
 
 
 def test_an_s3_that_is_busy_for_the_worker(emulator: Emulator, executor: Any, presence: Presence) -> None:
-    """Row 86: a worker whose status is refused puts it again."""
+    """Row 86: a worker whose status is refused writes it again."""
     future = executor.call_async(hostile.waits_to_go_on, presence.address)
     assert presence.wait()
     emulator.set_faults(Faults(slow_down_s3=Fault(most=5)))
@@ -188,7 +188,7 @@ def test_an_s3_that_is_busy_for_the_worker(emulator: Emulator, executor: Any, pr
 
 
 def test_more_events_than_concurrency(emulator: Emulator, aws: AWS) -> None:
-    """Row 87: they wait in Lambda's queue."""
+    """Row 87: calls wait in Lambda's queue."""
     config = emulator.deploy()
     aws.request(
         "lambda", "put_function_concurrency", doing="limit", FunctionName=name_of(config),
@@ -205,7 +205,7 @@ def test_more_events_than_concurrency(emulator: Emulator, aws: AWS) -> None:
 
 @pytest.mark.usefixtures("records_at_once")
 def test_an_event_that_is_too_old(emulator: Emulator, aws: AWS, presence: Presence) -> None:
-    """Row 88: Lambda gives it up, and its record says why; a later issue invokes the call again."""
+    """Row 88: Lambda gives the call up, and its record says why; a later issue invokes the call again."""
     config = emulator.deploy(event_age=60)  # which are 0.6 s here
     aws.request(
         "lambda", "put_function_concurrency", doing="limit", FunctionName=name_of(config),
@@ -235,7 +235,7 @@ def test_a_deployed_worker_of_another_version(emulator: Emulator) -> None:
 
 
 def test_a_package_that_the_worker_lacks(executor: Any) -> None:
-    """Row 90: the import fails on the worker, naming the module; the client has it."""
+    """Row 90: the import fails on the worker, naming the module; the client has the module."""
 
     def imports(name: str) -> str:
         import importlib
@@ -249,7 +249,7 @@ def test_a_package_that_the_worker_lacks(executor: Any) -> None:
 
 @pytest.mark.skipif(not can_isolate(), reason="without namespaces, /tmp is this machine's and has no limit")
 def test_a_full_temporary_directory(emulator: Emulator) -> None:
-    """Row 91: OSError of its own type; the next call in the container finds the space free again."""
+    """Row 91: an OSError of its own type; the next call in the container finds the space free again."""
     config = emulator.deploy()
     with pywren.lambda_executor(config=config) as executor:
         before = executor.call_async(hostile.free_megabytes, None).result(WAIT)
@@ -278,7 +278,7 @@ def test_a_map_from_inside_a_worker(emulator: Emulator, config: dict[str, Any], 
 
 @pytest.mark.usefixtures("records_at_once")
 def test_a_worker_that_cannot_be_imported(emulator: Emulator, aws: AWS) -> None:
-    """Row 93: the error says why, and the log too."""
+    """Row 93: the error and the log say why."""
     config = emulator.deploy(files={"pywren/wrenhandler.py": HANDLER})
     with pywren.lambda_executor(config=config) as executor:
         future = executor.call_async(hostile.echo, 1)
@@ -291,7 +291,7 @@ def test_a_worker_that_cannot_be_imported(emulator: Emulator, aws: AWS) -> None:
 
 
 def test_a_function_that_is_updated_while_it_is_invoked(emulator: Emulator, aws: AWS) -> None:
-    """Row 94: calls of the old and of the new function end well."""
+    """Row 94: calls of the old and of the new function succeed."""
     config = emulator.deploy()
     name = name_of(config)
     with pywren.lambda_executor(config=config) as executor:

@@ -12,60 +12,65 @@ import traceback
 
 import pytest
 
-from pywren import future as future_module
+from pywren.client import call_state, waiting
+from pywren.client.callset import Callset
+from pywren.client.verdict import Verdict
 from pywren.exceptions import ArgumentError, CallCancelledError, CallLostError, StorageError, WaitTimeoutError
-from pywren.future import JobState, ResponseFuture, Settlement
+from pywren.future import JobState, ResponseFuture
 from pywren.system.callbacks import callbacks
 
 WAIT = 60
 
 
 class Origin:
-    """An origin whose futures end when the test says so, or when somebody looks."""
+    """An origin whose futures end when the test says so, or when it is polled."""
 
     storage_path = ["localhost", "nowhere", "prefix"]
 
     def __init__(self) -> None:
-        self.condition = threading.Condition()
+        self.callset = Callset("prefix", "a-callset")
         self.asked = threading.Event()
-        self.on_look: list[Settlement] = []
-        self.wondered = 0
+        self.on_poll: list[tuple[ResponseFuture, Verdict]] = []
+        self.reported = 0
 
     def future(self, call_id="00000"):
-        return ResponseFuture(call_id, "a-callset", origin=self, condition=self.condition)
+        return ResponseFuture(call_id, "a-callset", origin=self)
 
-    def ask(self, futures):
+    def take(self, futures):
+        pass
+
+    def expect(self, futures):
         self.asked.set()
 
-    def look(self, futures):
-        future_module.settle(self.on_look)
+    def poll(self, futures):
+        call_state.settle(self.on_poll)
 
     def trouble(self):
         return None
 
-    def wonder(self):
-        self.wondered += 1
+    def report_silence(self):
+        self.reported += 1
 
     def cancel(self, future):
-        future_module.settle([Settlement(future, None, CallCancelledError("the call was cancelled"), None)])
+        call_state.settle([(future, Verdict(None, CallCancelledError("the call was cancelled")))])
         return future.cancelled()
 
-    def run_status(self, future, source):
-        return {"exec_time": source}
+    def run_status(self, future):
+        return {"exec_time": call_state.verdict_of(future).source}
 
     def invoke_status(self, future):
         return {"host": "here"}
 
     def recipe(self, future):
-        return ResponseFuture, (future.call_id, future.callset_id)
+        return self.callset, None, None, {}
 
 
 def settle(future, value=None, error=None, source=None):
-    future_module.settle([Settlement(future, value, error, source)])
+    call_state.settle([(future, Verdict(value, error, source))])
 
 
 def ended_futures():
-    """One future a final state: success, error, cancelled."""
+    """One future for each final state: success, error, cancelled."""
     origin = Origin()
     success, error, cancelled = (origin.future(f"0000{number}") for number in range(3))
     settle(success, 42, source=1.5)
@@ -75,10 +80,10 @@ def ended_futures():
 
 
 def outstanding_futures():
-    """One future a state without an outcome: invoked and running."""
+    """One future for each state without an outcome: invoked and running."""
     origin = Origin()
     invoked, running = origin.future(), origin.future("00001")
-    future_module.mark_running(running)
+    call_state.mark_running(running)
     return invoked, running
 
 
@@ -105,7 +110,7 @@ class TestResult:
             cancelled.result()
 
     def test_without_throw_except_is_none_for_failures(self):
-        """``throw_except=False`` gives None for a call that failed and the value for one that did not."""
+        """``throw_except=False`` gives None for a call that failed and the value for a call that did not."""
         success, error, cancelled = ended_futures()
         results = [item.result(throw_except=False) for item in (success, error, cancelled)]
         assert results == [42, None, None]
@@ -140,7 +145,7 @@ class TestResult:
             assert answer.result(10) == "late"
 
     def test_refuses_another_storage(self):
-        """A storage handler of somewhere else is an error that names both places."""
+        """A storage handler of another place is an error that names both places."""
 
         class Elsewhere:
             path = ["s3", "a-bucket", "prefix"]
@@ -210,11 +215,11 @@ def test_succeeded_and_errored_repeat_what_the_caller_was_told():
 
 
 def test_done_looks():
-    """``done`` finds out by itself, without anybody having waited."""
+    """``done`` finds out by itself, even if nobody has waited."""
     origin = Origin()
     item = origin.future()
     assert not item.done()
-    origin.on_look = [Settlement(item, 1, None, None)]
+    origin.on_poll = [(item, Verdict(1))]
     assert item.done()
 
 
@@ -228,7 +233,7 @@ def test_first_settlement_stands():
 
 
 def test_cancel_of_an_ended_call_is_false():
-    """What has ended by itself cannot be cancelled; what was cancelled says so again."""
+    """A call that ended by itself cannot be cancelled; a cancelled one says so again."""
     success, error, cancelled = ended_futures()
     assert (success.cancel(), error.cancel(), cancelled.cancel()) == (False, False, True)
 
@@ -274,7 +279,7 @@ class TestCallbacks:
         assert "SystemExit" in caplog.text
 
     def test_asks_for_the_outcome(self):
-        """Adding a callback makes the origin look, as waiting does."""
+        """Adding a callback makes the origin poll, as waiting does."""
         origin = Origin()
         origin.future().add_done_callback(print)
         assert origin.asked.is_set()
@@ -333,55 +338,55 @@ class TestStandardLibrary:
 
 
 class TestSilence:
-    """Waiting that takes long."""
+    """Waiting for a long time."""
 
     def test_the_origin_is_asked_for_the_reason_again_and_again(self, monkeypatch):
-        """As long as somebody waits; of callsets that are done nothing is asked."""
-        monkeypatch.setattr(future_module, "SILENCE", 0.01)
+        """The reason is asked for as long as somebody waits, and only of callsets that are not done."""
+        monkeypatch.setattr(waiting, "SILENCE", 0.01)
         origin, other = Origin(), Origin()
         done = other.future()
         settle(done, 1)
-        assert not future_module.await_all([origin.future(), done], 0.3)
-        assert origin.wondered > 1
-        assert other.wondered == 0
+        assert not waiting.await_all([origin.future(), done], 0.3)
+        assert origin.reported > 1
+        assert other.reported == 0
 
     def test_short_waits_ask_nothing(self):
-        """Nor does one that ends."""
+        """A wait that ends does not ask either."""
         origin = Origin()
         item = origin.future()
-        assert not future_module.await_all([item], 0.01)
+        assert not waiting.await_all([item], 0.01)
         threading.Timer(0.01, settle, (item, 1)).start()
-        assert future_module.await_all([item], None)
-        assert origin.wondered == 0
+        assert waiting.await_all([item], None)
+        assert origin.reported == 0
 
 
 class TestTrouble:
     """Nothing can be found out."""
 
     def test_ends_the_waits_of_now_and_not_those_of_later(self):
-        """Who waits is told, each with an error of its own; who waits next waits."""
+        """Whoever waits is told, each with an error of its own; a new wait goes on waiting."""
         origin = Origin()
         items = [origin.future(f"{number:05d}") for number in range(2)]
         error = StorageError("out of reach")
         error.__cause__ = OSError("the wire")
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            waits = [pool.submit(items[0].result), pool.submit(future_module.await_all, items, 60)]
+            waits = [pool.submit(items[0].result), pool.submit(waiting.await_all, items, 60)]
             while sum(len(item._installed or ()) for item in items) < 3:
                 threading.Event().wait(0.001)
-            future_module.report_trouble(items, error, time.monotonic())
+            waiting.report_trouble(items, error, time.monotonic())
             raised = [wait.exception(60) for wait in waits]
         assert [str(one) for one in raised] == ["out of reach"] * 2
         assert len({id(one) for one in (*raised, error)}) == 3
         assert raised[0].__cause__ is error.__cause__
-        assert not future_module.await_all(items, 0.01)
+        assert not waiting.await_all(items, 0.01)
         settle(items[0], 5)
         assert items[0].result() == 5
 
     def test_an_outcome_that_comes_at_the_same_moment_counts(self):
-        """Whoever has what was waited for is not told of trouble."""
+        """A wait whose futures are done is not told of trouble."""
         origin = Origin()
         item = origin.future()
-        waiter = future_module._Countdown()
+        waiter = waiting._Countdown()
         waiter.start(1)
         waiter.fail(StorageError("out of reach"))
         waiter.add_result(item)
@@ -390,19 +395,19 @@ class TestTrouble:
         waiter.fail(StorageError("again"))
 
     def test_nobody_waits(self):
-        """Then nobody is told."""
-        future_module.report_trouble([], StorageError("x"), time.monotonic())
-        future_module.report_trouble([Origin().future()], StorageError("x"), time.monotonic())
+        """Nobody is told when nobody waits."""
+        waiting.report_trouble([], StorageError("x"), time.monotonic())
+        waiting.report_trouble([Origin().future()], StorageError("x"), time.monotonic())
 
     def test_who_asks_while_a_look_fails_hears_of_the_next(self):
-        """What a look has not found out that began earlier is not what is wrong now: the network may be back."""
+        """A failed poll that began before the wait says nothing about now: the network may be back."""
         origin = Origin()
         item = origin.future()
         began = time.monotonic() - 1
         with concurrent.futures.ThreadPoolExecutor(1) as threads:
             waits = threads.submit(item.result, 60)
             assert origin.asked.wait(60)
-            future_module.report_trouble([item], StorageError("out of reach"), began)
+            waiting.report_trouble([item], StorageError("out of reach"), began)
             settle(item, 5)
             assert waits.result(60) == 5
 

@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parent.parent
 
 LOADED = """
@@ -73,21 +71,38 @@ def third_party(statements: str) -> set[str]:
     return set(json.loads(python(LOADED.format(statements=statements)).splitlines()[-1]))
 
 
+def third_party_of(modules: list[str]) -> dict[str, list[str]]:
+    """Import modules one after the other, and return for each the packages that it was the first to load, if any."""
+    loaded = "[name for name in {name.partition('.')[0] for name in sys.modules} - own]"
+    program = (
+        "import importlib, json, sys\n"
+        "own = {*sys.stdlib_module_names, *sys.modules, 'pywren', '__mp_main__'}\n"
+        "found = {}\n"
+        f"for module in {modules!r}:\n"
+        "    importlib.import_module(module)\n"
+        f"    new = {loaded}\n"
+        "    own.update(new)\n"
+        "    if new: found[module] = new\n"
+        "print(json.dumps(found))"
+    )
+    found: dict[str, list[str]] = json.loads(python(program).splitlines()[-1])
+    return found
+
+
 def test_import_pywren_loads_no_third_party_module() -> None:
     """A plain import costs nothing but the standard library."""
     assert third_party("import pywren") == set()
 
 
-@pytest.mark.parametrize("name", SUBMODULES)
-def test_a_module_of_the_client_loads_no_third_party_module(name: str) -> None:
+def test_the_modules_of_the_client_load_no_third_party_module() -> None:
     """Nor does any of its modules, until it is used."""
-    assert third_party(f"import pywren.{name}") == set()
+    assert third_party_of([f"pywren.{name}" for name in SUBMODULES]) == {}
 
 
-@pytest.mark.parametrize("module", ["pywren.wrenhandler", "pywren.worker.child.main", "pywren.worker.handler"])
-def test_the_worker_loads_only_what_the_bundle_carries(module: str) -> None:
+def test_the_worker_loads_only_what_the_bundle_carries() -> None:
     """The worker's entry and its child load no package but cloudpickle and tblib."""
-    assert third_party(f"import {module}") <= {"cloudpickle", "tblib"}
+    found = third_party_of(["pywren.worker.handler", "pywren.wrenhandler", "pywren.worker.child.main"])
+    assert {name for names in found.values() for name in names} <= {"cloudpickle", "tblib"}, found
 
 
 def test_the_worker_does_not_import_the_client() -> None:

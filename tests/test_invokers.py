@@ -61,7 +61,7 @@ def test_lambda_gets_compact_json(stubbed):
 
 @pytest.mark.parametrize("code", ["TooManyRequestsException", "ServiceException"])
 def test_throttling_and_errors_inside_lambda_are_waited_out(stubbed, code):
-    """What may succeed later is tried again."""
+    """A request that may succeed later is sent again."""
     invoker, stub = stubbed
     for _ in range(3):
         stub.add_client_error("invoke", code, http_status_code=429 if code.startswith("Too") else 500)
@@ -74,7 +74,7 @@ def test_throttling_and_errors_inside_lambda_are_waited_out(stubbed, code):
     [("ResourceNotFoundException", "pywren deploy_lambda"), ("AccessDeniedException", "lambda:InvokeFunction")],
 )
 def test_a_refusal_says_what_to_do(stubbed, code, words):
-    """A function that is missing or may not be invoked gives an error with code and remedy."""
+    """A function that does not exist or may not be invoked is an error with code and remedy."""
     invoker, stub = stubbed
     stub.add_client_error("invoke", code, http_status_code=404)
     with pytest.raises(InvocationError, match=words) as caught:
@@ -83,7 +83,7 @@ def test_a_refusal_says_what_to_do(stubbed, code, words):
 
 
 def test_the_response_is_looked_at(stubbed):
-    """Anything but 202 is no acceptance."""
+    """Any answer but 202 is a refusal."""
     invoker, stub = stubbed
     accept(stub, b"{}", status=200)
     with pytest.raises(InvocationError, match="202"):
@@ -92,7 +92,7 @@ def test_the_response_is_looked_at(stubbed):
 
 @pytest.fixture
 def endpoint(monkeypatch):
-    """A Lambda that takes everything; counts connections and requests, and can hold answers back."""
+    """A Lambda that accepts everything; it counts connections and requests, and can hold answers back."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -140,7 +140,7 @@ def test_calls_use_a_connection_again(endpoint):
 
 
 def test_many_threads_have_a_connection_each(endpoint, caplog):
-    """None is thrown away: each serves the next call, too, and nothing is complained of."""
+    """No connection is thrown away: each serves the next call, and no warning is logged."""
     threads = 100
     invoker = LambdaInvoker("us-west-2", "pywren_1")
     for _ in range(2):
@@ -152,7 +152,7 @@ def test_many_threads_have_a_connection_each(endpoint, caplog):
 
 
 def test_a_payload_over_the_limit_is_refused_with_the_figures(stubbed):
-    """Nothing is sent that Lambda would not take."""
+    """Nothing is sent that Lambda would refuse."""
     invoker, _ = stubbed
     assert invoker.payload_limit == ASYNC_PAYLOAD_LIMIT
     with pytest.raises(ArgumentError, match=r"1,000,0\d\d bytes.*1,000,000") as caught:
@@ -235,7 +235,7 @@ def squares(tmp_path):
 
 
 def test_the_dummy_keeps_calls_until_they_are_run(squares):
-    """Nothing runs before ``run_jobs``, and that runs as many as it is asked to."""
+    """Nothing runs before ``run_jobs``, which then runs as many calls as it is asked to."""
     invoker = DummyInvoker()
     for index in range(5):
         invoker.invoke(squares.payload(index, index))
@@ -250,7 +250,7 @@ def test_the_dummy_keeps_calls_until_they_are_run(squares):
 
 
 def test_the_dummy_runs_in_a_thread(tmp_path):
-    """``run_jobs_threaded`` returns while a call runs, which may then be ended; ``thread`` ends after it."""
+    """``run_jobs_threaded`` returns while a call runs, which may then be cancelled; ``thread`` ends after it."""
     started, go_on = tmp_path / "started", tmp_path / "go_on"
     os.mkfifo(started)
     os.mkfifo(go_on)
@@ -277,7 +277,7 @@ def test_the_dummy_runs_in_a_thread(tmp_path):
 
 
 def test_a_call_that_the_dummy_runs_in_a_thread_can_be_cancelled(tmp_path):
-    """``cancel`` ends the call that runs; the next one is run."""
+    """``cancel`` stops the running call; the next one runs."""
     started = tmp_path / "started"
     os.mkfifo(started)
 
@@ -300,7 +300,7 @@ def test_a_call_that_the_dummy_runs_in_a_thread_can_be_cancelled(tmp_path):
 
 
 def test_a_broken_payload_does_not_stop_the_others(squares):
-    """The others are run, then the dummy says what was wrong."""
+    """The others are run, then the dummy reports what was wrong."""
     invoker = DummyInvoker()
     invoker.invoke({"nothing": "here"})
     invoker.invoke(squares.payload(0, 7))
@@ -315,7 +315,7 @@ def test_running_nothing_starts_nothing():
 
 
 def test_the_door_of_0_4_runs_payloads(squares):
-    """``local_handler`` runs one payload, ``dummy_handler`` a list; what they are told goes into the status."""
+    """``local_handler`` runs one payload, ``dummy_handler`` a list; their context becomes part of the status."""
     local_handler(squares.payload(0, 3), "/nowhere", {"invoker": "mine"})
     dummy_handler([squares.payload(1, 4), squares.payload(2, 5)], "/nowhere", {"invoker": "mine"})
     dummy_handler([], "/nowhere")
@@ -332,7 +332,7 @@ def local_threads():
 
 
 def test_the_local_invoker_runs_staged_calls_in_the_shared_pool(squares):
-    """Calls are committed to their storage, and the threads that took them there end."""
+    """Calls are committed to their storage, and the threads that handled them end."""
     invoker = LocalInvoker(run_dir="/nowhere")
     for index in range(10):
         invoker.invoke(squares.payload(index, index))
@@ -345,7 +345,7 @@ def test_the_local_invoker_runs_staged_calls_in_the_shared_pool(squares):
 
 
 def test_a_broken_payload_does_not_stop_the_local_invoker(squares, caplog):
-    """It is logged, as on Lambda, and the next call runs."""
+    """The error is logged, as on Lambda, and the next call runs."""
     invoker = LocalInvoker()
     invoker.invoke({"nothing": "here"})
     invoker.invoke(squares.payload(0, 5))
@@ -357,7 +357,7 @@ def test_a_broken_payload_does_not_stop_the_local_invoker(squares, caplog):
 
 
 def test_the_local_invoker_goes_on_after_an_error_of_any_kind(squares, monkeypatch, caplog):
-    """Whatever a call ends with on its thread, the calls after it run."""
+    """However a call ends its thread, the calls after it run."""
     invoker = LocalInvoker()
     handle = Container.handle
 
@@ -378,7 +378,7 @@ def test_the_local_invoker_goes_on_after_an_error_of_any_kind(squares, monkeypat
 
 
 def test_a_closed_container_keeps_to_the_runner_it_was_given():
-    """A call that is under way, or comes later, does not start a fork server that nobody would end."""
+    """A call that is under way, or comes later, does not start a fork server that nobody would stop."""
     runner = Mock()
     container = Container(runner)
     container.close()

@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LISTED = ROOT / "tests" / "golden" / "names_0.4.txt"
-"""The names that the modules of 0.4 define, read off its source distribution: modules, and below them their names."""
+"""The names that the modules of 0.4 define, taken from its source distribution: modules, and below them their names."""
 
 
 class Name(NamedTuple):
@@ -44,7 +44,7 @@ NAMES = list(names())
 
 
 def excuses() -> dict[str, str]:
-    """The names that the page says are gone, and its reasons."""
+    """The names that the page says are gone, with its reasons."""
     page = (ROOT / "docs" / "migrating.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`.*) \| (.*) \|$", page.partition("## Gone")[2].partition("\n## ")[0], re.M)
     return {name: reason for told, reason in rows for name in re.findall(r"`([\w.]+)`", told)}
@@ -62,7 +62,7 @@ def find(name: Name) -> Any:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if str(name) not in EXCUSES], ids=str)
 def test_names_of_0_4(name: Name) -> None:
-    """It can be imported, and takes 0.4's parameters by their names and in their order; what is new may be left out."""
+    """It can be imported, and takes 0.4's parameters by name and in order; new parameters are optional."""
     value = find(name)
     if name.parameters is None or not callable(value):
         return
@@ -74,7 +74,7 @@ def test_names_of_0_4(name: Name) -> None:
 
 
 def test_modules_are_attributes_after_a_plain_import() -> None:
-    """As in 0.4, where ``import pywren`` loaded nearly all of them."""
+    """This holds as in 0.4, where ``import pywren`` loaded nearly all of them."""
     wanted = sorted({name.module for name in NAMES if not name.module.startswith("pywren.scripts")} - {"pywren.wait"})
     program = f"import pywren\nfor name in {wanted}: assert eval(name).__name__ == name, name"
     subprocess.run([sys.executable, "-c", program], check=True)
@@ -82,7 +82,7 @@ def test_modules_are_attributes_after_a_plain_import() -> None:
 
 @pytest.mark.parametrize("told", sorted(EXCUSES))
 def test_excuses(told: str) -> None:
-    """What the page says is gone was a name of 0.4 and is none now, and the page says why."""
+    """Each name that the page says is gone was a name of 0.4 and no longer is one, and the page says why."""
     (name,) = [one for one in NAMES if str(one) == told]
     with pytest.raises(AttributeError):
         find(name)

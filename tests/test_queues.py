@@ -45,7 +45,7 @@ def waiting(queue):
 
 
 def test_calls_go_through_the_queue(queue):
-    """What the invoker puts in, ``sqs_run_local`` takes out and runs, as many as it is asked to."""
+    """``sqs_run_local`` receives and runs what the invoker sends, as many calls as it is asked to."""
     invoker = SQSInvoker(*queue)
     for index in range(3):
         invoker.invoke({"call_id": index, "text": "ä"})
@@ -59,7 +59,7 @@ def test_calls_go_through_the_queue(queue):
 
 
 def test_the_invoker_says_what_it_is(queue):
-    """Attributes and spelling are those of 0.4; the queue is looked up when it is needed."""
+    """Attributes and spelling are those of 0.4; the queue is looked up on first use."""
     invoker = SQSInvoker(*queue)
     assert invoker.config() == {"sqs_queue_name_name": queue[1], "region_name": queue[0]}
     assert (invoker.region_name, invoker.sqs_queue_name) == queue
@@ -68,7 +68,7 @@ def test_the_invoker_says_what_it_is(queue):
 
 
 def test_a_missing_queue_is_named(queue):
-    """A queue that does not exist is an error that says how to make it."""
+    """A queue that does not exist is an error that says how to create it."""
     invoker = SQSInvoker(queue[0], "no-such-queue")
     with pytest.raises(InvocationError, match=r"no-such-queue.*create_queue"):
         invoker.invoke({})
@@ -87,7 +87,7 @@ def test_a_message_over_the_limit_is_refused(queue):
 
 @pytest.mark.parametrize("body", ["no JSON", json.dumps({"no": "call"})])
 def test_a_message_that_is_no_call_is_dropped(queue, caplog, body):
-    """It would come back for ever."""
+    """A message that is not a payload is deleted: it would come back for ever."""
     aws = AWS(queue[0])
     aws.send_message(aws.queue_url(queue[1]), body)
     aws.close()
@@ -98,7 +98,7 @@ def test_a_message_that_is_no_call_is_dropped(queue, caplog, body):
 
 
 def test_a_call_that_could_not_be_committed_stays_in_the_queue(queue):
-    """Another worker may have more luck."""
+    """The message stays in the queue: another worker may succeed."""
     from pywren.exceptions import StorageError
 
     invoker = SQSInvoker(*queue)

@@ -24,7 +24,7 @@ def emulator():
 
 @pytest.fixture(scope="module")
 def config(emulator):
-    """The configuration of a function that is deployed."""
+    """The configuration of a deployed function."""
     return emulator.deploy()
 
 
@@ -41,7 +41,7 @@ def executor(emulator, config):
 
 
 def requests_of(emulator, executor, function, items):
-    """Map, check the results, and return what was asked meanwhile and the executions."""
+    """Map, check the results, and return the requests and executions meanwhile."""
     before, earlier = emulator.counters(), len(emulator.executions())
     assert pywren.get_all_results(executor.map(function, items)) == list(map(function, items))
     emulator.wait_idle()
@@ -49,14 +49,14 @@ def requests_of(emulator, executor, function, items):
 
 
 def test_a_map_takes_two_requests_of_s3_per_call(emulator, executor):
-    """Client and worker together: a status written and read, and little that all calls share."""
+    """Client and worker together: a status written and read, plus the little that all calls share."""
     counted, _ = requests_of(emulator, executor, lambda x: x + 1, range(COUNT))
     assert counted.count(service="s3").requests <= 2.3 * COUNT
     assert counted.count(service="s3", caller="client", operation="GetObject").requests <= COUNT
 
 
 def test_a_quick_call_is_one_put_of_the_worker_and_nothing_else(emulator, executor):
-    """Beside the function, which a container reads once, calls read nothing: arguments come in the payload."""
+    """Calls read nothing but the function, which a container reads once: arguments arrive in the payload."""
     counted, executions = requests_of(emulator, executor, lambda x: x * 2, range(COUNT))
     containers = len({one.container for one in executions})
     assert counted.count(service="s3", caller="function", operation="PutObject").requests == COUNT
@@ -65,7 +65,7 @@ def test_a_quick_call_is_one_put_of_the_worker_and_nothing_else(emulator, execut
 
 
 def test_small_arguments_and_results_have_no_objects(emulator, executor):
-    """The client puts the function only, and reads nothing beside the statuses."""
+    """The client writes only the function, and reads only the statuses."""
     counted, _ = requests_of(emulator, executor, lambda text: text.upper(), ["abc" * 100] * COUNT)
     assert counted.count(service="s3", caller="client", operation="PutObject").requests == 1
     assert counted.count(service="s3", operation="GetObject").requests <= COUNT + CONTAINERS

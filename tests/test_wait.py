@@ -8,8 +8,9 @@ import pytest
 from test_future import Origin, settle
 
 import pywren
-from pywren import future as future_module
-from pywren.future import ResponseFuture, Settlement
+from pywren.client import call_state
+from pywren.client.verdict import Verdict
+from pywren.future import ResponseFuture
 
 
 def some(count, origin=None):
@@ -18,7 +19,7 @@ def some(count, origin=None):
 
 
 def test_wait_is_a_function_whatever_is_imported():
-    """``pywren.wait`` stays the function although a module has its name."""
+    """``pywren.wait`` stays the function even though a module has its name."""
     import pywren.wait
 
     assert callable(pywren.wait)
@@ -44,10 +45,10 @@ def test_any_completed_returns_when_one_has():
 
 
 def test_always_looks_once_and_does_not_wait():
-    """``ALWAYS`` has the origin look, and returns at once."""
+    """``ALWAYS`` has the origin poll, and returns at once."""
     origin = Origin()
     items = some(3, origin)
-    origin.on_look = [Settlement(items[2], 2, None, None)]
+    origin.on_poll = [(items[2], Verdict(2))]
     assert pywren.wait(items, return_when=pywren.ALWAYS) == ([items[2]], items[:2])
 
 
@@ -61,7 +62,7 @@ def test_futures_of_different_maps_with_equal_call_ids_are_different():
 
 
 def test_the_same_future_twice():
-    """A future that stands in the list twice stands in the answer twice, and is waited for once."""
+    """A future that is in the list twice is in the answer twice, and is waited for once."""
     (item,) = some(1)
     settle(item, 1)
     assert pywren.wait([item, item]) == ([item, item], [])
@@ -81,7 +82,7 @@ def test_nothing_to_wait_for():
 
 
 def test_bad_arguments_are_named():
-    """Something else than futures, a future that was not invoked, an unknown return_when: each says so."""
+    """Anything but futures, a future that was not invoked, an unknown return_when: each error says so."""
     with pytest.raises(ValueError, match="not a str"):
         pywren.wait(["future"])
     with pytest.raises(ValueError, match="not yet invoked"):
@@ -106,7 +107,7 @@ def test_get_all_results_waits_for_all_before_it_raises():
     timer.start()
     with pytest.raises(OSError, match="first"):
         pywren.get_all_results(items)
-    assert future_module.is_done(items[1])
+    assert call_state.is_done(items[1])
     timer.join()
 
 

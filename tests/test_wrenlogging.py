@@ -1,4 +1,4 @@
-"""Logging for programs that have none."""
+"""Logging for programs that set up none themselves."""
 
 from __future__ import annotations
 
@@ -40,6 +40,6 @@ def test_handlers_of_the_program_are_kept() -> None:
 
 @pytest.mark.parametrize("level", ["LOUD", ""])
 def test_unknown_levels(level: str) -> None:
-    """A level that does not exist is an error that lists those that do."""
+    """A level that does not exist is an error that lists the levels that do."""
     with pytest.raises(ConfigError, match="WARNING"):
         wrenlogging.default_config(level)

@@ -1,4 +1,4 @@
-"""The small helpers, which are 0.4's by name."""
+"""The small helpers, whose names are 0.4's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_ids_are_random_uuids() -> None:
 
 @pytest.mark.parametrize(("index", "call_id"), [(0, "00000"), (42, "00042"), (99999, "99999"), (123456, "123456")])
 def test_a_call_id_is_the_index_in_five_digits(index: int, call_id: str) -> None:
-    """Calls are named by their place in the map."""
+    """Calls are named by their position in the map."""
     assert wrenutil.create_call_id(index) == call_id
 
 
@@ -35,7 +35,7 @@ def test_base64_round_trip(data: bytes) -> None:
 
 @pytest.mark.parametrize("text", ["é", "a", "a b=", "####"])
 def test_text_that_is_not_base64_is_an_error(text: str) -> None:
-    """What is not base64 is refused rather than half decoded."""
+    """Text that is not base64 is refused rather than half decoded."""
     with pytest.raises(ValueError, match="base64"):
         wrenutil.b64str_to_bytes(text)
 
@@ -49,7 +49,7 @@ def test_text_that_is_not_base64_is_an_error(text: str) -> None:
     ],
 )
 def test_an_s3_url_is_a_bucket_and_a_key(url: str, parts: tuple[str, str]) -> None:
-    """Everything behind the first slash is the key, as S3 sees it."""
+    """Everything after the first slash is the key, as in S3."""
     assert wrenutil.split_s3_url(url) == parts
 
 
@@ -76,7 +76,7 @@ def test_a_wrapped_body_reads_like_a_file() -> None:
 
 @pytest.mark.parametrize(("offset", "whence"), [(4, 0), (0, 1), (-8, 2)])
 def test_a_wrapped_body_accepts_a_seek_that_stays(offset: int, whence: int) -> None:
-    """Archives ask where they are by seeking to it."""
+    """Archives find their position by seeking to it."""
     body = wrenutil.WrappedStreamingBody(io.BytesIO(b"x" * 12), 12)
     body.read(4)
     body.seek(offset, whence)
@@ -85,7 +85,7 @@ def test_a_wrapped_body_accepts_a_seek_that_stays(offset: int, whence: int) -> N
 
 @pytest.mark.parametrize(("offset", "whence"), [(0, 0), (1, 1), (0, 2), (0, 9)])
 def test_a_wrapped_body_refuses_a_seek_that_moves(offset: int, whence: int) -> None:
-    """A stream cannot go back: saying so is better than reading the wrong bytes."""
+    """A stream cannot go back: an error is better than wrong bytes."""
     body = wrenutil.WrappedStreamingBody(io.BytesIO(b"x" * 12), 12)
     body.read(4)
     with pytest.raises(ValueError, match="cannot seek"):

@@ -1,4 +1,8 @@
-"""What is believed of what was read of some calls: decisions, which ask nobody and change nothing."""
+"""``weigh``: which statuses to believe. Pure decisions: they send no request and change nothing.
+
+Whoever may write to the bucket may put anything at a status key. A status is believed when it is signed with the key of
+its attempt and no record of Lambda's shows that key (``client.failure_records`` says why).
+"""
 
 from __future__ import annotations
 
@@ -10,15 +14,15 @@ from pywren.client.failure_records import FailureRecords
 from pywren.exceptions import CallError, DecodeError, IntegrityError, PywrenError
 from pywren.wire.messages import Status
 
-_FIRST_ATTEMPT = 1  # calls are not invoked again yet
+_FIRST_ATTEMPT = 1  # no call is invoked again yet
 
 
 class Death(NamedTuple):
-    """That Lambda says of a call that it has ended.
+    """The end of a call according to Lambda.
 
     Args:
-        error: why.
-        over_what_stands: whether what stands at its status key, or comes to stand there, is not to be believed.
+        error: why it ended.
+        over_what_stands: whether to replace the status that is there, or that arrives meanwhile: it is not believed.
     """
 
     error: CallError
@@ -26,15 +30,15 @@ class Death(NamedTuple):
 
 
 class Findings(NamedTuple):
-    """What one look has found out about some calls, and is to be done about it. A call stands in one place at most.
+    """What one poll has found out about some calls. Each call is in at most one of the first five.
 
     Args:
-        believed: statuses that are signed by a key that nobody else had.
-        failed: the error that an unsigned status stands for; those can be no value.
-        unbelieved: why what stands there is nobody's status.
-        dead: calls that Lambda says have ended.
+        believed: statuses signed with a key that nobody else had.
+        failed: the errors that unsigned statuses report. An unsigned status can never report a value.
+        unbelieved: why what was read is not the worker's status.
+        dead: calls that have ended according to Lambda.
         missing: calls without a status.
-        client_gone: whether the process that ran them had ended before all this was read.
+        client_gone: whether the process that ran the calls had ended before anything was read.
     """
 
     believed: dict[str, Status]
@@ -51,12 +55,12 @@ def weigh(
     records: FailureRecords | None,
     client_gone: bool = False,
 ) -> Findings:
-    """Decide what is believed. Asks nobody and changes nothing.
+    """Decide which statuses to believe.
 
     Args:
         callset: the callset.
-        read: what was read at the status key of each call, ``None`` when nothing stood there.
-        records: Lambda's records, listed after that; ``None`` when there are none.
+        read: what was read at the status key of each call; ``None`` when nothing was there.
+        records: Lambda's records, listed after the statuses were read; ``None`` when there are none.
         client_gone: see ``Findings``.
     """
     found = Findings({}, {}, {}, {}, [], client_gone)
@@ -75,8 +79,9 @@ def weigh(
             found.failed[call_id] = status.failure.error(callset.id, call_id, status.document())
         else:
             found.unbelieved[call_id] = IntegrityError(
-                f"the status of {_named(callset, call_id)} is not signed with this callset's key: something else than "
-                "its worker wrote it, or PYWREN_HOME is not the one the call was made with; nothing was unpickled"
+                f"the status of {_named(callset, call_id)} is not signed with this callset's key: it was not "
+                "written by its worker, or PYWREN_HOME differs from the one that the call was made with. Nothing was "
+                "unpickled"
             )
     return found
 
@@ -89,7 +94,7 @@ def _death(
     shown = records.of_key(callset.attempt_key(call_id, attempt))
     if shown is not None:
         return Death(shown, over_what_stands=True)
-    # a record that names the call without its key has not made a signature worthless
+    # A record that names the call but does not show its key has told nobody how to sign: the signature holds.
     told = None if signed else records.of_call(call_id)
     return None if told is None else Death(told, over_what_stands=status is not None)
 
@@ -98,7 +103,10 @@ def _decoded(data: bytes, callset: Callset, call_id: str) -> Status | IntegrityE
     try:
         return Status.verify(data, callset.known_secret(), callset.id, call_id)
     except DecodeError as error:
-        return IntegrityError(f"the status of {_named(callset, call_id)} is none: {error}; something else wrote there")
+        return IntegrityError(
+            f"the status of {_named(callset, call_id)} is not a valid status: {error}. Something other than its worker "
+            "wrote it"
+        )
 
 
 def _named(callset: Callset, call_id: str) -> str:

@@ -22,15 +22,15 @@ class Callset:
     Args:
         prefix: the storage's prefix.
         id: a UUID.
-        secret: what the keys of its attempts are derived from; ``None`` derives it from the user key when
-            it is first needed.
+        secret: what the keys of its attempts are derived from; ``None`` derives it from the user key when it is first
+            needed.
         submitted: when the map was made, in seconds since the epoch.
         job_max_runtime: seconds that each call may run.
         queue_patience: seconds that a call may wait before it starts; ``None`` for ever.
-        function: the Lambda function whose records of failed calls tell of its calls; ``None`` when there are none.
+        function: the Lambda function whose records report failed calls; ``None`` when its calls go elsewhere.
         facts: what ``invoke_status`` says of every call alike.
-        modules: top-level names of the user's modules that were sent; who reads an outcome may need them.
-        condition: shared by the callset's futures.
+        modules: top-level names of the user's modules that were sent; reading an outcome may need them.
+        condition: guards the states of all its futures (``client.call_state``).
         inputs: the futures whose stored outcomes its calls refer to.
         deletion: the finalizer that deletes the callset's directory on this machine, when there is one.
     """
@@ -49,6 +49,7 @@ class Callset:
     inputs: list[Any] = field(default_factory=list, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
+        # With the secret, which another user cannot derive. The condition and the finalizer are this process's own.
         return dict(self.__dict__, secret=self.known_secret(), condition=None, deletion=None)
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
@@ -60,35 +61,39 @@ class Callset:
         return CallsetKeys(self.prefix, self.id)
 
     def call_keys(self, call_id: str) -> CallKeys:
-        """The keys of one call's objects."""
+        """Return the keys of one call's objects."""
         return self.keys.call(call_id)
 
     def known_secret(self) -> bytes:
-        """The callset's secret, derived from the user key unless it came with a pickled future."""
+        """Return the callset's secret, derived from the user key unless it came with a pickled future."""
         if self.secret is None:
             self.secret = digests.callset_secret(digests.user_key(), self.id)
         return self.secret
 
     def attempt_key(self, call_id: str, attempt: int) -> bytes:
-        """The key that signs the status of one attempt of one call."""
+        """Return the key that signs the status of one attempt of one call."""
         return digests.attempt_key(self.known_secret(), call_id, attempt)
 
     def lost_after(self, grace: float) -> float | None:
-        """Return the time, in seconds since the epoch, from which a call without a status is lost."""
+        """Return the time after which a call without a status is lost, in seconds since the epoch; ``None`` for never.
+
+        Args:
+            grace: seconds for a status that is on its way.
+        """
         if self.queue_patience is None:
             return None
         return self.submitted + self.queue_patience + self.job_max_runtime + grace
 
 
 class Submission(NamedTuple):
-    """What a map sends where its calls go.
+    """What a map hands to a dispatcher.
 
     Args:
         callset: the callset.
         function: the pickled function.
         modules: the user's modules and data files, by relative path.
         arguments: the pickled arguments, one a call.
-        inputs: for each argument, the finished futures in it, in the order of their persistent ids.
+        inputs: the finished futures in each argument, in the order of their persistent ids.
         extra_env: environment variables of the calls.
         extra_meta: further members of the payload.
         options: ``invoke_pool_threads``, ``data_all_as_one``, ``use_cached_runtime`` and

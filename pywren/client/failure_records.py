@@ -1,13 +1,13 @@
-"""``FailureRecords``: what Lambda wrote of calls that ended without their worker's doing.
+"""``FailureRecords``: what Lambda writes about calls that end without their worker saying so.
 
-A worker that is killed, runs out of time or memory as a whole, or never starts leaves no status. But the function
-has the calls' bucket for its on-failure destination, and Lambda puts a record of such a call there
+A worker that is killed, runs out of time or memory as a whole, or never starts leaves no status. But the calls' bucket
+is the function's on-failure destination, and Lambda puts a record of such a call there
 (docs.aws.amazon.com/lambda/latest/dg/invocation-async-retain-records.html).
 
 A record holds the payload, and with it the key that signs the status of that attempt. Whoever may read records can
-sign from then on, so what is signed with that key is not believed any more. S3 is consistent: a status that was
-forged after a record was written is never seen before the record. Hence a status is believed when a listing that
-was made *after* the status was read shows no record with its key.
+sign from then on, so a status signed with that key is no longer believed. S3 is consistent: nobody sees a status that
+was forged after a record was written before the record itself. Hence a status is believed when a listing made *after*
+the status was read shows no record with its key.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ logger = logging.getLogger(__name__)
 
 _Answer = TypeVar("_Answer")
 
-FIRST_LOOK = 5.0
-"""Seconds from submission to the first look for calls without a status: few need one, and it is a LIST request."""
+FIRST_LISTING = 5.0
+"""Seconds from submission to the first listing for calls without a status: few need one, and it is a LIST request."""
 
-SLOWEST_LOOK = 60.0
-"""Seconds between such looks at most: a LIST request a minute costs 0.03 cents an hour."""
+SLOWEST_LISTING = 60.0
+"""Seconds between such listings at most: a LIST request a minute costs 0.03 cents an hour (S3 prices, 2026)."""
 
 ASK_AGAIN = 60.0
-"""Seconds after which a user who may not list records is taken to be permitted to: permissions come and go."""
+"""Seconds after which a request that was denied is sent again: permissions come and go."""
 
 RECORD_LIMIT = 16 * 1024 * 1024
-"""Bytes of a record that are read: payload and answer of an invocation have 1 MB and 6 MB (AWS Lambda quotas, 2026)."""
+"""Bytes of a record that are read: an invocation has up to 1 MB of payload and 6 MB of answer (Lambda quotas, 2026)."""
 
 CLOCKS_APART = 300.0
 """Seconds by which the clocks of two services of AWS may differ."""
@@ -58,41 +58,40 @@ _KEY = re.compile(r"(?<![0-9a-fA-F])[0-9a-fA-F]{64}(?![0-9a-fA-F])")  # an attem
 
 
 class Noted:
-    """What was read of the records of one function. Callsets share it, so that no record is read for each of them.
+    """What is known from the records of one function. Callsets share it, so that each record is read once.
 
-    Threads share it without a lock. A record counts as read only when all that it says is noted, so of threads that
-    refresh at once each reads what the others have not noted yet, and notes the same.
+    Threads share it without a lock. A record counts as read only when everything in it is noted. Threads that refresh
+    at the same time may therefore read a record twice, and then note the same.
     """
 
     def __init__(self) -> None:
         self.read: set[str] = set()  # keys of records
         self.by_call: dict[tuple[str, str], CallError] = {}  # by callset and call
         self.by_key: dict[str, CallError] = {}  # attempts' keys, and other digests of payloads, in hexadecimal
-        self.denied: dict[str, float] = {}  # what may not be listed or read, and when to ask for it again
+        self.denied: dict[str, float] = {}  # what may not be listed or read, and when to try again
         self.denial: StorageError | None = None
         self.warned = False
         self._listing = "", float("-inf")
 
     def note_listing(self, after: str, now: float) -> None:
-        """Note that records were listed from a key on; one that began earlier counts as long as it is new."""
+        """Note that records were listed from a key on. A recent listing that began at an earlier key still counts."""
         if after <= self._listing[0] or not self.is_listed(self._listing[0], now):
             self._listing = after, now
 
     def is_listed(self, after: str, now: float) -> bool:
-        """Tell whether they were just listed, from this key or an earlier one on."""
+        """Tell whether records were listed a moment ago, from this key or an earlier one on."""
         begin, when = self._listing
-        return begin <= after and 0.0 <= now - when < FIRST_LOOK
+        return begin <= after and 0.0 <= now - when < FIRST_LISTING
 
 
 class FailureRecords:
-    """The records of one function, looked through for the calls of one callset.
+    """The records of one function, searched for the calls of one callset.
 
     Args:
         storage: the storage whose bucket the records are in.
         function: the function's name.
         callset_id: the callset.
-        since: when it was submitted by the storage's clock, in seconds since the epoch; earlier records are not
-            looked at.
+        since: when it was submitted by the storage's clock, in seconds since the epoch; earlier records are skipped.
         noted: what callsets of this function and this storage share.
     """
 
@@ -105,15 +104,15 @@ class FailureRecords:
         self._after = _key_of_time(self._prefix, max(0.0, since - CLOCKS_APART))
         self._noted = Noted() if noted is None else noted
         self._since = since
-        self._due = since + FIRST_LOOK
+        self._due = since + FIRST_LISTING
 
     @property
     def is_empty(self) -> bool:
-        """Whether no record was found that says anything."""
+        """Whether no record says anything about a call."""
         return not self._noted.by_key and not self._noted.by_call
 
     def is_due(self, now: float) -> bool:
-        """Tell whether it is time to look for calls that have no status, and no other callset has just done so."""
+        """Tell whether to list the records for calls without a status: it is time, and no other callset just did."""
         return now >= self._due and not self._noted.is_listed(self._after, now)
 
     def refresh(self, now: float) -> None:
@@ -123,12 +122,12 @@ class FailureRecords:
             now: the time by the storage's clock, in seconds since the epoch.
 
         Raises:
-            StorageError: they could not be listed or read just now, so no status may be believed. Where they may not
-                be, ever, one warning says what is then believed.
+            StorageError: they could not be listed or read just now, so no status may be believed. When permission is
+                missing, one warning says what is believed instead.
         """
-        self._due = now + min(SLOWEST_LOOK, max(FIRST_LOOK, 0.1 * (now - self._since)))
+        self._due = now + min(SLOWEST_LISTING, max(FIRST_LISTING, 0.1 * (now - self._since)))
         prefix = f"{self._prefix}/"
-        # From the submission on each time: when a record comes to stand is not when its key says that it was made.
+        # From the submission on each time: a record may arrive later than the time in its key.
         listed = self._ask(prefix, now, lambda: self._storage.backend.list(prefix, self._after)) or []
         new = [key for key in listed if key not in self._noted.read]
         for_each(lambda key: self._read(key, now), new, _THREADS)
@@ -137,25 +136,25 @@ class FailureRecords:
             self._noted.warned = True
             logger.warning(
                 "cannot see all of Lambda's records of failed calls. A call whose worker vanishes is then noticed only "
-                "when it is overdue, and its result is believed even if somebody else wrote it, who can read the "
-                "records and write to the prefix. 'pywren iam --print user' shows what is to be permitted: %s",
+                "when it is overdue, and its result is believed even if it was written by somebody else who can read "
+                "the records and write to the prefix. 'pywren iam --print user' shows which permissions to add: %s",
                 self._noted.denial,
             )
 
     def of_key(self, key: bytes) -> CallError | None:
-        """Return why an attempt ended, if a record shows its key: then no status is believed that the key has signed.
+        """Return why an attempt ended if a record shows its key: then no status signed with that key is believed.
 
         Args:
-            key: the attempt's key. It counts wherever in a record it stands, and whichever call the record names.
+            key: the attempt's key. It counts anywhere in a record, whichever call the record names.
         """
         return self._noted.by_key.get(key.hex()) if self._noted.by_key else None
 
     def of_call(self, call_id: str) -> CallError | None:
-        """Return why a call ended that a record names, with or without its key."""
+        """Return why a call ended if a record names it, with or without its key."""
         return self._noted.by_call.get((self._callset_id, call_id))
 
     def _ask(self, what: str, now: float, request: Callable[[], _Answer]) -> _Answer | None:
-        """Send a request; ``None`` when it is denied, or was a moment ago."""
+        """Send a request; returns ``None`` when it is denied, or was denied a moment ago."""
         if now < self._noted.denied.get(what, now):
             return None
         try:
@@ -171,7 +170,7 @@ class FailureRecords:
             data = self._ask(key, now, lambda: self._beginning(key))
         except StorageNoSuchKeyError:  # it has expired since
             return
-        if data is None:  # one that may not be read hides no other
+        if data is None:  # a record that may not be read hides no other
             return
         self._note(data)
         self._noted.read.add(key)
@@ -179,7 +178,7 @@ class FailureRecords:
     def _beginning(self, key: str) -> bytes:
         try:
             return self._storage.get(key, limit=RECORD_LIMIT)
-        except IntegrityError:  # of what is longer, as much as a record may have: it could show a key all the same
+        except IntegrityError:  # longer than any record of Lambda's, but its beginning may show a key all the same
             return self._storage.get(key, (0, RECORD_LIMIT - 1))
 
     def _note(self, data: bytes) -> None:
@@ -210,15 +209,16 @@ def _all_values(value: Any) -> Iterator[Any]:
 
 
 def error_of(record: Mapping[str, Any]) -> CallError:
-    """Return what a record says of its call: an error that names the cause and the remedy."""
+    """Turn a record into the error of its call, which names the cause and the remedy."""
     condition = _member(record, "requestContext", "condition")
     kind = _member(record, "responsePayload", "errorType")
     said = _member(record, "responsePayload", "errorMessage") or kind or condition or "Lambda's record does not say why"
     said = said[:_SHOWN]
     if condition == "EventAgeExceeded":
         return CallLostError(
-            "the call waited in Lambda's queue until it was too old, and never ran. Map over less at once, raise the "
-            "function's concurrency, or lambda: event_age in the configuration and run 'pywren deploy_lambda'"
+            "the call waited in Lambda's queue until it was too old, and never ran. Map over fewer items at once, "
+            "raise the function's concurrency, or raise lambda: event_age in the configuration and run "
+            "'pywren deploy_lambda'"
         )
     if condition == "ZeroReservedConcurrency":
         return CallLostError("the call never ran: the function's reserved concurrency is 0, which stops all calls")
@@ -246,7 +246,7 @@ def _member(record: Mapping[str, Any], *path: str) -> str:
 
 
 def _decoded(data: bytes) -> Mapping[str, Any]:
-    """Read a record; whoever may write to the bucket may put anything there."""
+    """Read a record. It may be anything: others can write to the bucket."""
     try:
         record = json.loads(data)
     except (ValueError, RecursionError):
@@ -255,5 +255,5 @@ def _decoded(data: bytes) -> Mapping[str, Any]:
 
 
 def _key_of_time(prefix: str, seconds: float) -> str:
-    """Return what stands before the keys of all records from a time on."""
+    """Return a key that sorts before the keys of all records written from a time on."""
     return f"{prefix}/{time.strftime('%Y/%m/%d/%Y-%m-%dT%H.%M.%S', time.gmtime(seconds))}"

@@ -1,7 +1,19 @@
 """Calls that run on this machine and whose outcomes stay in memory.
 
-``LocalDispatcher`` hands callsets to the pool; ``LocalCallset`` is the origin of their futures. Only when a
-future is pickled does its outcome go to a storage: the one of this machine, where another process finds it.
+``LocalDispatcher`` hands callsets to the pool; ``LocalCallset`` is the origin of their futures. Only when a future is
+pickled does its outcome go to a storage: the one of this machine, where another process finds it.
+
+Which thread does what, and which lock guards what
+--------------------------------------------------
+- A thread of the program submits, cancels, pickles futures and waits. ``cancel`` settles the future on that thread.
+- The pool's pump calls ``_on_results``, and so settles all other futures. The pump or the submitting thread calls
+  ``_on_start``. Neither holds a lock of the pool then, but the pump serves every callset: what it does here must not
+  wait for another thread.
+- ``_futures`` has no lock. Its ``pop`` is atomic, so a result and a cancellation of one call each find the future or
+  do not, and ``settle`` lets the first one count.
+- ``_sharing`` guards which calls other processes may collect, and which of those are stored. A thread holds it for
+  work in memory and for the first lock file only, never while it pickles a result: the result may hold futures of this
+  very callset, whose pickling takes ``_sharing`` again.
 """
 
 from __future__ import annotations
@@ -10,18 +22,18 @@ import dataclasses
 import logging
 import math
 import os
-import shutil
-import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pywren import future
-from pywren.client import staged_calls, verdict
+from pywren.client import call_state, waiting
+from pywren.client.call_state import CallState
 from pywren.client.callset import Callset, Submission
+from pywren.client.protocols import Invoker, Recipe
+from pywren.client.verdict import Verdict, encoded, of_result
 from pywren.exceptions import (
     CallCancelledError,
     CallLostError,
@@ -29,13 +41,13 @@ from pywren.exceptions import (
     ResultSerializationError,
     StorageError,
 )
-from pywren.future import ResponseFuture, Settlement
+from pywren.future import ResponseFuture, futures_of
 from pywren.storage import Storage
 from pywren.system.private_files import make_directories, open_file
 from pywren.version import __version__
 from pywren.wire.digests import sha256
 from pywren.wire.failure import Failure
-from pywren.wire.messages import INLINE_OUTCOME_LIMIT, Call, Status
+from pywren.wire.messages import INLINE_OUTCOME_LIMIT, Call, CallKeys, Status
 from pywren.worker.task import Function, RunResult
 from pywren.wrenutil import create_call_id
 
@@ -45,29 +57,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class HasPool(Protocol):
-    """An invoker that says which pool calls go to; it may say another one when that has ended."""
-
-    @property
-    def pool(self) -> LocalPool:
-        """The pool."""
-
-    # It may also have ``environment``: the environment variables that calls see.
-
-
 _KNOWN_AGAIN_BYTES = 64 * 1024
-"""Size of a function up to which it is worth finding out whether the workers know it."""
-
-
-class _Ended(NamedTuple):
-    """What a future of this machine was settled with: the child's answer and when it came."""
-
-    result: RunResult
-    time: float
+"""Bytes of a pickled function up to which it is worth finding out whether the workers know it."""
 
 
 class _Sent(NamedTuple):
-    """What ``invoke_status`` tells of a submission; few ask, so it is put together when somebody does."""
+    """What ``invoke_status`` says of a submission. Few programs ask, so it is put together when one does."""
 
     data_bytes: int
     function_bytes: int
@@ -77,7 +72,7 @@ class _Sent(NamedTuple):
 
     @classmethod
     def of(cls, submission: Submission) -> _Sent:
-        """Note it, without keeping the arguments alive."""
+        """Take the figures, without keeping the arguments alive."""
         return cls(
             sum([packed.size for packed in submission.arguments]),
             submission.function.size + sum(map(len, submission.modules.values())),
@@ -102,25 +97,20 @@ class LocalCallset:
         self._pool = pool
         self._batch: Any = None
         self._sent: _Sent | None = None
-        self._futures: dict[int, ResponseFuture] = {}
+        self._futures: dict[int, CallState] = {}
         self._sharing = threading.Lock()
         self._shared: set[str] = set()
         self._stored: set[str] = set()
         self._lock_file: Any = None
         self._last_result = time.monotonic()
-        self._wondered = False
+        self._reported_silence = False
         _callsets.add(self)
 
     def submit(
         self, submission: Submission, show_output: bool, environment: Mapping[str, str] | None
     ) -> list[ResponseFuture]:
         """Hand the calls to the pool and return their futures."""
-        condition = self.callset.condition
-        futures = [
-            ResponseFuture(create_call_id(index), self.callset.id, origin=self, condition=condition)
-            for index in range(len(submission.arguments))
-        ]
-        self._futures = dict(enumerate(futures))
+        futures = futures_of(self, map(create_call_id, range(len(submission.arguments))))
         self._batch = self._pool.submit(
             _function_of(submission),
             submission.arguments,
@@ -131,11 +121,11 @@ class LocalCallset:
             on_results=self._on_results,
             show_output=show_output,
         )
-        self._sent = _Sent.of(submission)  # only now, while the calls run
+        self._sent = _Sent.of(submission)  # only now, so that the calls run meanwhile
         return futures
 
     def _note_facts(self) -> None:
-        """Note for ``invoke_status`` what a callset in a storage has: the payload, sizes, times."""
+        """Put together for ``invoke_status`` what a callset in a storage has: the payload, sizes, times."""
         sent = self._sent
         if sent is None:
             return
@@ -170,94 +160,92 @@ class LocalCallset:
         )
         self._sent = None
 
-    # -- what the pool tells -----------------------------------------------------------------------------------
+    # -- what the pool reports ---------------------------------------------------------------------------------
 
     def _on_start(self, index: int) -> None:
         one = self._futures.get(index)
         if one is not None:
-            future.mark_running(one)
+            call_state.mark_running(one)
 
     def _on_results(self, results: Sequence[tuple[int, RunResult]]) -> None:
         now, self._last_result = time.time(), time.monotonic()
-        settlements = []
+        verdicts = []
         for index, result in results:
             one = self._futures.pop(index, None)
-            if one is not None:
-                settlements.append(Settlement(one, *self._judge(one.call_id, result), _Ended(result, now)))
+            if one is not None:  # else cancel() on another thread was first
+                verdicts.append((one, of_result(result, self.callset.id, one.call_id, now)))
         if not self._futures:
             self._batch = None  # it calls back here: without the cycle all is freed with the last future
-        if self._shared:  # first: once a wait() is over, others may collect
-            for settlement in settlements:
-                self._store_if_shared(settlement)
-        future.settle(settlements)
-        if self._shared:  # a future may have been pickled since
-            for settlement in settlements:
-                self._store_if_shared(settlement)
-
-    def _judge(self, call_id: str, result: RunResult) -> tuple[Any, BaseException | None]:
-        if result.failure is not None:
-            return verdict.of_failure(result.failure, self.callset.id, call_id, None)
-        if result.success is None or result.body is None:
-            lost = CallLostError("the call ended without an outcome; run it again", call_id=call_id)
-            lost.callset_id = self.callset.id
-            return None, lost
-        return verdict.of_outcome(result.success, result.body, self.callset.id, call_id)
+        if self._shared:  # before settling: once a wait() is over, other processes may collect
+            for one, verdict in verdicts:
+                self._store_if_shared(one.call_id, verdict)
+        call_state.settle(verdicts)
+        if self._shared:  # and after it: a future may have been pickled since, and was not done then
+            for one, verdict in verdicts:
+                self._store_if_shared(one.call_id, verdict)
 
     # -- Origin ------------------------------------------------------------------------------------------------
+
+    def take(self, futures: Sequence[CallState]) -> None:
+        """Look after the futures of all calls, in their order."""
+        self._futures = dict(enumerate(futures))
 
     @property
     def storage_path(self) -> list[str]:
         """``[backend, directory, prefix]``."""
         return self.storage.path
 
-    def ask(self, futures: Iterable[ResponseFuture]) -> None:
-        """Nothing to do: the pool tells of every outcome."""
+    def expect(self, futures: Iterable[CallState]) -> None:
+        """Do nothing: the pool reports every outcome."""
 
-    def look(self, futures: Iterable[ResponseFuture]) -> None:
-        """Nothing to do: the pool tells of every outcome."""
+    def poll(self, futures: Iterable[CallState]) -> None:
+        """Do nothing: the pool reports every outcome."""
 
     def trouble(self) -> None:
-        """There is none: the pool can always be asked."""
+        """Return ``None``: the pool can always be asked."""
 
-    def wonder(self) -> None:
-        """Say once when nothing has come back for a while: how many calls run, and how many wait."""
+    def report_silence(self) -> None:
+        """Log once that nothing has come back for a while: how many calls run, and how many wait."""
         silent = time.monotonic() - self._last_result
         running = sum(one.running() for one in list(self._futures.values()))
-        waiting = len(self._futures) - running
-        if silent < future.SILENCE or self._wondered or not self._futures:
+        waiting_calls = len(self._futures) - running
+        if silent < waiting.SILENCE or self._reported_silence or not self._futures:
             return
-        self._wondered = True
+        self._reported_silence = True
         logger.warning(
-            "nothing has come back for %.0f s from callset %s on this machine (calls that run: %d, that wait for a "
-            "free process: %d). Look whether those that run work (`top`), or wait for something; cancel() ends a call",
-            silent, self.callset.id, running, waiting,
+            "nothing has come back for %.0f s from callset %s on this machine (running calls: %d, calls waiting for a "
+            "free process: %d). Check whether the running ones work (`top`) or wait for something; cancel() stops a "
+            "call",
+            silent, self.callset.id, running, waiting_calls,
         )  # fmt: skip
 
-    def cancel(self, target: ResponseFuture) -> bool:
+    def cancel(self, target: CallState) -> bool:
         """Take the call back from the pool, or have its process killed."""
         index = int(target.call_id)
         batch = self._batch
         if batch is None or not self._pool.cancel(batch, index):
             return False
         error = CallCancelledError("the call was cancelled", call_id=target.call_id, callset_id=self.callset.id)
-        ended = _Ended(RunResult(None, None, failure=Failure.of(error), returncode=None), time.time())
+        result = RunResult(None, None, failure=Failure.of(error), returncode=None)
+        # The pool reports nothing more of this call, except a result that it collected before: settle() then decides.
         self._futures.pop(index, None)
-        future.settle([Settlement(target, None, error, ended)])
-        self._store_if_shared(future.settlement(target))
+        call_state.settle([(target, Verdict(None, error, result, time.time()))])
+        self._store_if_known(target)
         return target.cancelled()
 
-    def run_status(self, target: ResponseFuture, source: Any) -> dict[str, Any] | None:
+    def run_status(self, target: CallState) -> dict[str, Any] | None:
         """Return what the worker of a storage would have said."""
-        if not isinstance(source, _Ended):
+        verdict = call_state.verdict_of(target)
+        if verdict is None or verdict.source is None:
             return None
-        return self._status(future.settlement(target)).document()
+        return self._status(target.call_id, verdict).document()
 
-    def invoke_status(self, target: ResponseFuture) -> dict[str, Any]:
+    def invoke_status(self, target: CallState) -> dict[str, Any]:
         """Return what the client did for the callset; what 0.4 did besides took no time here."""
         self._note_facts()
         keys = self.callset.call_keys(target.call_id)
-        ended = future.settlement(target).source
-        ended_at = ended.time if isinstance(ended, _Ended) else None
+        verdict = call_state.verdict_of(target)
+        ended_at = None if verdict is None or verdict.source is None else verdict.known_at
         return {
             **self.callset.facts,
             "call_id": target.call_id,
@@ -271,61 +259,70 @@ class LocalCallset:
             "download_output_time": 0.0,
         }
 
-    def recipe(self, target: ResponseFuture) -> tuple[Callable[..., ResponseFuture], tuple[Any, ...]]:
-        """Put the outcome, now or once it is there, where another process finds it."""
+    def recipe(self, target: CallState) -> Recipe:
+        """Store the outcome, now or when it comes, where another process finds it."""
         self._note_facts()
         client = self._share(target)
-        return staged_calls.attach, (target.call_id, self.callset, self.storage, client)
+        return self.callset, self.storage, client, {}
 
     # -- sharing with other processes ------------------------------------------------------------------------------
 
-    def _share(self, target: ResponseFuture) -> str:
+    def _share(self, target: CallState) -> str:
+        """Have the outcome stored as soon as it is known; returns the file that is locked while this process lives."""
         path = Path(self.storage.path[1], self.callset.keys.root, "client")
         with self._sharing:
             self._shared.add(target.call_id)
             if self._lock_file is None:
+                # Before the future leaves this process: whoever unpickles it takes an unlocked file for a dead client.
                 self._lock_file = _hold_lock(path)
                 weakref.finalize(self, self._lock_file.close)
-        if future.is_done(target):
-            self._store_if_shared(future.settlement(target))
+        self._store_if_known(target)  # a result that comes from now on is stored by the pump, as the call is shared
         return str(path)
 
-    def _store_if_shared(self, ended: Settlement) -> None:
-        call_id = ended.future.call_id
-        with self._sharing:  # not while storing: what is pickled then may hold futures of this callset
+    def _store_if_known(self, target: CallState) -> None:
+        verdict = call_state.verdict_of(target)
+        if verdict is not None and call_state.is_done(target):
+            self._store_if_shared(target.call_id, verdict)
+
+    def _store_if_shared(self, call_id: str, verdict: Verdict) -> None:
+        """Store an outcome that another process may collect, unless another thread does or did."""
+        with self._sharing:
             if call_id not in self._shared or call_id in self._stored:
                 return
-            self._stored.add(call_id)
+            self._stored.add(call_id)  # before it is stored: the pump and a pickling thread may both come here
         try:
             try:
-                self._store(ended)
+                self._store(call_id, verdict)
             except (StorageError, OSError):
                 raise
             except Exception as error:  # noqa: BLE001 -- whatever a result does when it is pickled, others are told
                 text = f"the result cannot be stored for other processes: {type(error).__name__}: {error}"
-                self._commit(self._status(ended), failure=Failure.of(ResultSerializationError(text)))
+                self._commit(self._status(call_id, verdict), failure=Failure.of(ResultSerializationError(text)))
         except (PywrenError, OSError) as error:
             logger.warning("call %s cannot be collected by another process: %s", call_id, error)
 
-    def _store(self, ended: Settlement) -> None:
-        status = self._status(ended)
+    def _store(self, call_id: str, verdict: Verdict) -> None:
+        status = self._status(call_id, verdict)
         if status.failure is not None:
             self._commit(status)
             return
-        outcome = staged_calls.encoded_outcome(ended)
+        outcome = encoded(verdict)
         if len(outcome) <= INLINE_OUTCOME_LIMIT:
             self._commit(status, outcome=outcome)
         else:
-            self.storage.put(self.callset.call_keys(status.call_id).output, outcome)
+            self.storage.put(self.callset.call_keys(call_id).output, outcome)
             self._commit(status, output_sha256=sha256(outcome), output_size=len(outcome))
 
     def _commit(self, status: Status, **members: Any) -> None:
         data = dataclasses.replace(status, **members).encode(self.callset.attempt_key(status.call_id, 1))
         self.storage.commit_status(self.callset.call_keys(status.call_id).status, data)
 
-    def _status(self, ended: Settlement) -> Status:
-        source = ended.source if isinstance(ended.source, _Ended) else _Ended(RunResult(None, None), time.time())
-        result, call_id = source.result, ended.future.call_id
+    def _status(self, call_id: str, verdict: Verdict) -> Status:
+        """Make the status that a worker would have written."""
+        if isinstance(verdict.source, RunResult):
+            result, known_at = verdict.source, verdict.known_at
+        else:  # nobody reported: the program has set the state itself
+            result, known_at = RunResult(None, None), time.time()
         keys = self.callset.call_keys(call_id)
         return Status(
             callset_id=self.callset.id,
@@ -333,62 +330,48 @@ class LocalCallset:
             failure=result.failure,
             output_key=keys.output,
             exception_traceback=result.exception[2] if result.exception else None,
-            info=self._info(keys, result, source.time),
+            info=self._info(keys, result, known_at),
         )
 
-    def _info(self, keys: Any, result: RunResult, end_time: float) -> dict[str, Any]:
-        from pywren.worker.handler import server_info  # which nothing else here needs
+    def _info(self, keys: CallKeys, result: RunResult, end_time: float) -> dict[str, Any]:
+        from pywren.worker.run_status import add_result, first_info  # which few programs ask for
 
         exec_time = result.info.get("exec_time", 0.0)
-        setup_time = result.info.get("setup_time", 0.0)
-        return {
-            "func_key": self.callset.keys.func,
-            "data_key": keys.data,
-            "status_key": keys.status,
-            "host_submit_time": self.callset.submitted,
-            "start_time": end_time - exec_time - setup_time,
-            "end_time": end_time,
-            "exec_time": exec_time,
-            "setup_time": setup_time,
-            "func_download_time": 0.0,
-            "data_download_time": 0.0,
-            "output_upload_time": 0.0,
-            "runtime_cached": True,
-            "runtime_s3_key_used": None,
-            "runtime_s3_bucket_used": None,
-            "retcode": result.returncode,
-            "stdout": result.stdout,
-            "stderr": result.stderr,
-            "server_info": server_info(),
-            "free_disk_bytes": shutil.disk_usage(tempfile.gettempdir()).free,
-            "invoker": "LocalInvoker",
-            "jobnum": str(os.getpid()),
-            **result.info,
-        }
+        info = first_info(
+            func_key=self.callset.keys.func,
+            data_key=keys.data,
+            status_key=keys.status,
+            host_submit_time=self.callset.submitted,
+            start_time=end_time - exec_time - result.info.get("setup_time", 0.0),
+            runtime_cached=True,
+            context={"invoker": "LocalInvoker", "jobnum": str(os.getpid())},
+        )
+        info.update(exec_time=exec_time, end_time=end_time)
+        add_result(info, result, limit=None)
+        return info
 
     # -- after os.fork ---------------------------------------------------------------------------------------------
 
     def lose_in_child(self) -> None:
-        """End the futures in a forked child: the pool is the parent's, and so are the calls."""
-        self._sharing = threading.Lock()
+        """Settle the futures in a forked child: the pool is the parent's, and so are the calls."""
+        self._sharing = threading.Lock()  # another thread of the parent may have held it
         if self._lock_file is not None:
             self._lock_file.close()  # the lock lasts as long as any process has the file open
             self._lock_file = None
+        # The parent's pump goes on with the calls there. Here no thread will ever report them.
         lost, self._futures = self._futures, {}
-        future.forget_parent_threads(self.callset.condition, lost.values())
-        settlements = []
-        for one in lost.values():
-            error = CallLostError(
-                "the call runs for the process that this one was forked from, which alone gets its result",
-                call_id=one.call_id,
-                callset_id=self.callset.id,
-            )
-            settlements.append(Settlement(one, None, error, None))
-        future.settle(settlements)
+        call_state.forget_parent_threads(self.callset.condition, lost.values())
+        text = "the call belongs to the process that this one was forked from; only that process gets its result"
+        call_state.settle(
+            [
+                (one, Verdict(None, CallLostError(text, call_id=one.call_id, callset_id=self.callset.id)))
+                for one in lost.values()
+            ]
+        )
 
 
 def _hold_lock(path: Path) -> Any:
-    """Lock a file for as long as this process lives; others see by it that the calls still run."""
+    """Lock a file for as long as this process lives: the lock shows other processes that the calls still run."""
     import fcntl  # the pool is there on Linux and macOS only
 
     try:
@@ -397,8 +380,8 @@ def _hold_lock(path: Path) -> Any:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         raise StorageError(
-            f"cannot keep results for other processes below {path.parent}: {error}; set PYWREN_HOME to a directory "
-            "that can be written"
+            f"cannot keep results for other processes below {path.parent}: {error}; set PYWREN_HOME to a writable "
+            "directory"
         ) from error
     return file
 
@@ -416,7 +399,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _function_of(submission: Submission) -> Function:
-    """Return the function as the pool takes it; a small one that was sent before need not be sent again."""
+    """Return the function as the pool takes it. A small one is named by its pickle, so that workers know it again."""
     pickle = submission.function
     if submission.modules or pickle.buffers or len(pickle.data) > _KNOWN_AGAIN_BYTES:
         return Function(submission.callset.id, pickle, submission.modules)
@@ -428,24 +411,23 @@ class LocalDispatcher:
 
     Args:
         storage: where outcomes go when their futures are pickled.
-        invoker: its ``pool`` runs the calls.
+        invoker: its pool runs the calls; it may name another one when that has ended.
+        pool: the pool it has now.
         show_output: whether what calls print is shown as it comes.
     """
 
     out_of_band = True
-    """Big buffers cross apart from their pickles."""
-
+    by_reference = False
     longest_runtime = math.inf
-    """Seconds that a call may be given at most."""
 
-    def __init__(self, storage: Storage, invoker: HasPool, *, show_output: bool = False) -> None:
+    def __init__(self, storage: Storage, invoker: Invoker, pool: LocalPool, *, show_output: bool = False) -> None:
         self.storage = storage
         self._invoker = invoker
         self._show_output = show_output
-        self._use = _Use(self, invoker.pool)
+        self._use = _Use(self, pool)
 
     def close(self) -> None:
-        """Let go of the pool; its processes end some seconds after its last user has."""
+        """Release the pool. Its processes end some seconds after its last user has released it."""
         self._use.end()
 
     def dispatch(self, submission: Submission) -> list[ResponseFuture]:
@@ -454,16 +436,18 @@ class LocalDispatcher:
         Raises:
             InvocationError: the pool was closed, and has no successor.
         """
-        pool = self._invoker.pool
+        pool = self._invoker.pool or self._use.pool
+        # Two threads may find the pool replaced at once. Each then acquires the new one, and the finalizer of the use
+        # that is dropped releases it when the dispatcher goes.
         if pool is not self._use.pool:  # the shared one has failed, or ended with the call that this executor is from
             self._use.end()
             self._use = _Use(self, pool)
-        environment = getattr(self._invoker, "environment", None)
-        return LocalCallset(submission.callset, self.storage, pool).submit(submission, self._show_output, environment)
+        callset = LocalCallset(submission.callset, self.storage, pool)
+        return callset.submit(submission, self._show_output, self._invoker.environment)
 
 
 class _Use:
-    """That a dispatcher uses a pool, until it says otherwise or is gone."""
+    """The fact that a dispatcher uses a pool, until ``end`` is called or the dispatcher is gone."""
 
     def __init__(self, user: LocalDispatcher, pool: LocalPool) -> None:
         self.pool = pool

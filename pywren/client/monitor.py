@@ -1,4 +1,9 @@
-"""``Monitor``: the one watcher of a storage, which looks at each callset with outstanding futures in turn."""
+"""``Monitor``: polls each callset in a storage that has outstanding futures, one after the other.
+
+Any thread may call ``watch``. One daemon thread, ``pywren-monitor``, calls ``examine``; it lives while something is
+due. ``_changed`` guards what is due and which thread there is. No thread calls ``examine`` under it, because that sends
+requests and takes the locks of the callset, whose threads call ``watch``.
+"""
 
 from __future__ import annotations
 
@@ -12,35 +17,34 @@ from typing import Protocol
 
 logger = logging.getLogger(__name__)
 
-FIRST_LOOK = 0.02
-"""Seconds from submission to the first look: no worker answers sooner."""
+FIRST_POLL = 0.02
+"""Seconds from submission to the first poll: no worker answers sooner."""
 
-SLOWEST_LOOK = 5.0
-"""Seconds between looks at most, whatever the wait: a LIST request each costs 0.36 cents an hour at most."""
+SLOWEST_POLL = 5.0
+"""Seconds between polls at most, however long the wait: a LIST request each is 0.36 cents an hour (S3 prices, 2026)."""
 
 
-def look_delay(idle: float, cost: float) -> float:
-    """Return how long to wait before looking again.
+def poll_delay(idle: float, cost: float) -> float:
+    """Return how many seconds to wait before the next poll.
 
-    A result is then noticed within a tenth of the time that it took, and looking takes at most a third of
-    the time.
+    A result is then noticed within a tenth of the time that it took, and polling takes at most a third of the time.
 
     Args:
-        idle: seconds since the last result (or since the callset was submitted).
-        cost: seconds that the last look took.
+        idle: seconds since the last result, or since the callset was submitted.
+        cost: seconds that the last poll took.
     """
-    return min(SLOWEST_LOOK, max(FIRST_LOOK, 0.1 * idle, 2 * cost))
+    return min(SLOWEST_POLL, max(FIRST_POLL, 0.1 * idle, 2 * cost))
 
 
 class Watched(Protocol):
-    """A callset that a monitor looks after."""
+    """A callset that a monitor polls."""
 
     def examine(self) -> float | None:
-        """Look once; return the seconds until the next look, or ``None`` when nothing is outstanding."""
+        """Poll once; return the seconds until the next poll, or ``None`` when nothing is outstanding."""
 
 
 class Monitor:
-    """The one watcher of a storage: a daemon thread that lives while futures are outstanding.
+    """Polls the callsets of one storage, on a daemon thread that lives while futures are outstanding.
 
     Args:
         clock: tells the time in seconds, monotonically.
@@ -54,13 +58,19 @@ class Monitor:
         _monitors.add(self)
 
     def watch(self, watched: Watched, delay: float = 0.0) -> None:
-        """Look at a callset after so many seconds, sooner if that was planned, and until nothing is outstanding."""
+        """Poll a callset until nothing is outstanding.
+
+        Args:
+            watched: the callset.
+            delay: seconds until the first poll. An earlier one that is due already stays.
+        """
         with self._changed:
             due = self._clock() + delay
+            # Sooner if asked, never later: another waiter may rely on the earlier time.
             self._due[watched] = min(due, self._due.get(watched, due))
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="pywren-monitor", daemon=True)
-                thread.start()  # raises when there are too many: then the next one who asks tries again
+                thread.start()  # raises when there are too many threads: the next call of watch() then tries again
                 self._thread = thread
             self._changed.notify_all()
 
@@ -72,15 +82,15 @@ class Monitor:
             delay = self._examine(watched)
             if delay is not None:
                 self.watch(watched, delay)
-            del watched  # the last reference may be this one
+            del watched  # or this would keep a callset that everybody else has forgotten
 
     def _examine(self, watched: Watched) -> float | None:
         try:
             return watched.examine()
         except BaseException:
-            # This thread looks for all callsets: were it to end, those who wait would do so for ever.
-            logger.exception("a look for results failed; the next is in %g s", SLOWEST_LOOK)
-            return SLOWEST_LOOK
+            # This thread polls for all callsets: if it ended, whoever waits would wait for ever.
+            logger.exception("polling for results failed; trying again in %g s", SLOWEST_POLL)
+            return SLOWEST_POLL
 
     def _next(self) -> Watched | None:
         """Wait until a callset is due and return it; ``None`` ends the thread."""
@@ -89,17 +99,22 @@ class Monitor:
                 watched = min(self._due, key=lambda item: self._due[item])
                 delay = self._due[watched] - self._clock()
                 if delay <= 0:
+                    # Removed before examine(): a watch() during the poll then counts as a request for another one.
                     del self._due[watched]
                     return watched
                 self._changed.wait(delay)
+            # Under the lock: a thread that calls watch() now starts a new one, and none is lost in between.
             self._thread = None
             return None
 
     def _restart_in_child(self) -> None:
+        """Begin anew in a forked child, where the thread is gone and the lock may be held by it.
+
+        A thread starts when somebody in the child asks.
+        """
         self._due = {}
         self._changed = threading.Condition()
         self._thread = None
-        # no thread yet: it starts when somebody in the child asks
 
 
 _monitors: weakref.WeakSet[Monitor] = weakref.WeakSet()

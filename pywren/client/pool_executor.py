@@ -1,4 +1,7 @@
-"""``PoolExecutor``: the standard library's ``Executor`` interface over any executor of pywren."""
+"""``ExecutorAdapter``: the standard library's ``Executor`` interface over any executor of pywren.
+
+``pywren.PoolExecutor`` is this, with a default for the executor (``pywren.wren``).
+"""
 
 from __future__ import annotations
 
@@ -10,43 +13,43 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from itertools import islice
 from typing import Any
 
+from pywren.client.call_state import tell_when_done
+from pywren.client.protocols import Verbs
 from pywren.exceptions import ArgumentError, ShutdownError, WaitTimeoutError
-from pywren.executor import Executor
-from pywren.future import ResponseFuture, tell_when_done
+from pywren.future import ResponseFuture
 from pywren.pickling.adapters import Application, Chunk
 from pywren.system import shutdown as _shutdown
 from pywren.wait import wait
 
 LAZY_CALLS = 10_000
-"""Calls that ``PoolExecutor.map`` makes ahead when it does not know how many there will be."""
+"""Calls that ``map`` makes ahead of the results when it does not know how many there will be."""
 
-_MOST_AT_ONCE = 1_000_000
+_MOST_AT_ONCE = 1_000_000  # calls of a map whose length is known that are made at once
 
 
-class PoolExecutor(concurrent.futures.Executor):
-    """A ``concurrent.futures.Executor`` whose workers are pywren's.
+class ExecutorAdapter(concurrent.futures.Executor):
+    """A ``concurrent.futures.Executor`` over an executor of pywren.
 
-    For programs written for ``ProcessPoolExecutor``; no ``if __name__ == "__main__"`` guard is needed.
+    Any thread may submit, shut down and take results. ``_changed`` guards what follows it; a thread that holds it does
+    nothing but bookkeeping. Calls are made without it: that may wait for a future among the arguments, whose callback
+    may submit more.
 
     Args:
-        executor: the executor to use, which stays open; ``None`` makes ``pywren.default_executor()``.
+        executor: the executor to use.
+        is_own: whether ``shutdown`` closes it.
 
     Raises:
         ArgumentError: ``executor`` is something else, such as a number of workers.
     """
 
-    def __init__(self, executor: Executor | None = None) -> None:
-        if executor is not None and not isinstance(executor, Executor):
+    def __init__(self, executor: Verbs, *, is_own: bool) -> None:
+        if not _has_verbs(executor):
             raise ArgumentError(
-                f"PoolExecutor takes an executor of pywren, not {executor!r}: pass for example "
-                "pywren.local_executor(), or nothing. It has no max_workers; the environment variable "
-                "PYWREN_LOCAL_PROCESSES says how many processes run calls on this machine"
+                f"PoolExecutor takes an executor of pywren, not {executor!r}: pass pywren.local_executor(), for "
+                "example, or nothing. There is no max_workers; set PYWREN_LOCAL_PROCESSES to limit the processes on "
+                "this machine"
             )
-        self._is_own = executor is None
-        if executor is None:
-            from pywren.wren import default_executor  # it imports this package's other public modules
-
-            executor = default_executor()
+        self._is_own = is_own
         self._executor = executor
         self._changed = threading.Condition()
         self._starting = 0
@@ -54,7 +57,7 @@ class PoolExecutor(concurrent.futures.Executor):
         self._shut_down = False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._executor,)  # one that has submitted nothing yet
+        return type(self), (self._executor,)  # the copy has submitted nothing yet
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> ResponseFuture:
         """Call a function on a worker.
@@ -65,7 +68,7 @@ class PoolExecutor(concurrent.futures.Executor):
             kwargs: its keyword arguments.
 
         Raises:
-            ShutdownError: the executor was shut down, or the program is at its end. A ``RuntimeError``.
+            ShutdownError: the executor was shut down, or the program is ending. A ``RuntimeError``.
             PywrenError: as ``Executor.map`` of pywren.
         """
         return self._start(Application(fn), [(args, kwargs)])[0]
@@ -82,20 +85,20 @@ class PoolExecutor(concurrent.futures.Executor):
 
         Args:
             fn: takes one item of each iterable.
-            iterables: the shortest decides. One whose length is known, up to a million calls, is consumed at once;
-                of others, such as generators, what makes ``LAZY_CALLS`` calls, and more as results are taken.
-            timeout: seconds from now within which each result must come; ``None`` for ever.
+            iterables: the shortest one decides. If a length is known, and makes up to a million calls, all are consumed
+                at once. Otherwise, as with generators, enough for ``LAZY_CALLS`` calls, and more as results are taken.
+            timeout: seconds from now within which every result must arrive; ``None`` sets no limit.
             chunksize: how many calls of ``fn`` share one call of a worker.
-            buffersize: how many calls of a worker are made ahead of the results that were taken (as in
-                ``concurrent.futures`` of Python 3.14); ``None`` decides as said above.
+            buffersize: how many calls of a worker are made ahead of the results taken, as in ``concurrent.futures`` of
+                Python 3.14; ``None`` decides as described above.
 
         Returns:
-            An iterator over the results, in order; it cancels what is outstanding when it is closed early.
+            An iterator over the results, in order; it cancels outstanding calls when it is closed early.
 
         Raises:
             ArgumentError: ``chunksize`` or ``buffersize`` is less than 1. A ``ValueError``.
-            TypeError: ``buffersize`` is no number, or one of ``iterables`` cannot be iterated over.
-            ShutdownError: the executor was shut down, or the program is at its end. A ``RuntimeError``.
+            TypeError: ``buffersize`` is not a number, or one of ``iterables`` is not iterable.
+            ShutdownError: the executor was shut down, or the program is ending. A ``RuntimeError``.
         """
         if chunksize < 1:
             raise ArgumentError(f"chunksize is {chunksize}; it must be at least 1")
@@ -115,11 +118,11 @@ class PoolExecutor(concurrent.futures.Executor):
         return LAZY_CALLS if limit is None else min(LAZY_CALLS, limit)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls.
+        """Accept no more calls.
 
         Args:
             wait: return only when all calls have ended.
-            cancel_futures: cancel the calls that have not begun to run, as far as that is known.
+            cancel_futures: cancel the calls that are not known to be running.
         """
         with self._changed:
             self._shut_down = True
@@ -143,13 +146,13 @@ class PoolExecutor(concurrent.futures.Executor):
     def _start(
         self, function: Callable[[Any], Any], items: list[Any], *, is_accepted: bool = False
     ) -> list[ResponseFuture]:
-        """Make calls; after ``shutdown`` only those of a map that was accepted before."""
+        """Make calls; after ``shutdown``, only those of a map that was accepted before."""
         with self._changed:
             if not is_accepted:
                 self._require_open()
             self._starting += 1
         try:
-            # Not under the lock: this may wait for a future among the arguments, and a callback may submit more.
+            # Not under the lock: this may wait for a future among the arguments, whose callback may submit more.
             futures = self._executor.map(function, items)
             self._outstanding.update(futures)
         finally:
@@ -159,6 +162,12 @@ class PoolExecutor(concurrent.futures.Executor):
         for future in futures:
             tell_when_done(future, self._outstanding.discard)
         return futures
+
+
+def _has_verbs(executor: object) -> bool:
+    """Tell whether an object has the verbs of an executor of pywren. One that was unpickled is not made for that."""
+    verbs = (getattr(type(executor), name, None) for name in ("map", "call_async"))
+    return all(map(callable, verbs))
 
 
 def _await(futures: list[ResponseFuture]) -> None:
@@ -174,18 +183,18 @@ def _checked_buffersize(buffersize: int) -> int:
 
 
 class _LazyCalls:
-    """The calls of one ``map``, made some ahead of those whose results were taken.
+    """The calls of one ``map``, made somewhat ahead of those whose results were taken.
 
-    They go on to be made after ``shutdown``: they belong to a map that was accepted before.
+    More are made even after ``shutdown``: they belong to a map that was accepted before.
 
     Args:
-        pool: what makes the calls.
+        pool: makes the calls.
         function: takes one chunk.
-        chunks: what is still to be called with.
+        chunks: the arguments of the calls still to be made.
         ahead: how many calls to make ahead.
     """
 
-    def __init__(self, pool: PoolExecutor, function: Chunk, chunks: Iterator[list[Any]], ahead: int) -> None:
+    def __init__(self, pool: ExecutorAdapter, function: Chunk, chunks: Iterator[list[Any]], ahead: int) -> None:
         self._pool = pool
         self._function = function
         self._chunks = chunks
@@ -193,7 +202,7 @@ class _LazyCalls:
         self._futures: deque[ResponseFuture] = deque()
 
     def start(self, *, is_accepted: bool = True) -> None:
-        """Make calls until there are enough, or no more are to be made."""
+        """Make calls until enough are made ahead, or the chunks are used up."""
         items = list(islice(self._chunks, self._ahead - len(self._futures)))
         if items:
             self._futures.extend(self._pool._start(self._function, items, is_accepted=is_accepted))
@@ -203,16 +212,16 @@ class _LazyCalls:
         if not self._futures:
             return None
         future = self._futures.popleft()
-        if len(self._futures) <= self._ahead // 2:  # many at once: each submission has a cost of its own
+        if len(self._futures) <= self._ahead // 2:  # refill by halves: each submission has a cost of its own
             self.start()
         return future
 
     def put_back(self, future: ResponseFuture) -> None:
-        """Have a future given again."""
+        """Return a future to the front, to be taken again."""
         self._futures.appendleft(future)
 
     def cancel(self) -> None:
-        """Cancel what is outstanding."""
+        """Cancel the outstanding calls."""
         while self._futures:
             self._futures.popleft().cancel()
 
@@ -225,7 +234,7 @@ def _results(calls: _LazyCalls, deadline: float | None) -> Iterator[Any]:
             except (WaitTimeoutError, KeyboardInterrupt):
                 calls.put_back(future)
                 raise
-            del future  # nothing here may keep a result that was handed on
+            del future  # or it would keep a result alive that the program has dropped
             results.reverse()
             while results:
                 yield results.pop()

@@ -1,4 +1,8 @@
-"""Staging: ``StagedDispatcher`` puts a callset into a storage and invokes its calls."""
+"""``StagedDispatcher``: puts a callset into a storage and invokes its calls.
+
+The program's thread that calls ``map`` does all of it, except that helper threads (``for_each``) store arguments and
+invoke calls, each call on one of them. The monitor begins to poll when all calls are invoked, or somebody asks earlier.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +16,17 @@ import sys
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from pywren import future
+from pywren.client import call_state
 from pywren.client.callset import Callset, Submission
 from pywren.client.failure_records import FailureRecords, Noted
 from pywren.client.monitor import Monitor
-from pywren.client.staged_calls import StagedCallset, encoded_outcome
-from pywren.exceptions import (
-    ArgumentError,
-)
-from pywren.future import ResponseFuture
+from pywren.client.protocols import Invoker
+from pywren.client.staged_calls import StagedCallset
+from pywren.client.verdict import Verdict, encoded
+from pywren.exceptions import ArgumentError
+from pywren.future import ResponseFuture, futures_of
 from pywren.pickling.packed import Packed
 from pywren.runtime import version_str
 from pywren.storage import Storage
@@ -48,20 +52,6 @@ _PAYLOAD_HEADROOM = 2_000
 _NOT_KEPT = frozenset({"attempt_key", "data_inline"})  # of a payload, once its call is invoked
 
 
-class Invoker(Protocol):
-    """What starts calls: any object with these two methods.
-
-    It may also have ``payload_limit`` (bytes), ``queue_patience`` (the seconds that a call may wait
-    before it starts, beyond which it is lost) and ``explain_silence()`` (why no results come, or ``None``).
-    """
-
-    def invoke(self, payload: dict[str, Any]) -> Any:
-        """Start one call."""
-
-    def config(self) -> dict[str, Any]:
-        """Return what ``invoke_status`` says of the invoker."""
-
-
 class StagedDispatcher:
     """Stages callsets in a storage and invokes their calls.
 
@@ -71,6 +61,10 @@ class StagedDispatcher:
         runtime: the members of the payload that name the runtime.
     """
 
+    out_of_band = False  # an object holds all bytes of a pickle
+    by_reference = True
+    longest_runtime = sys.float_info.max  # JSON has no infinity
+
     def __init__(self, storage: Storage, invoker: Invoker, runtime: Mapping[str, Any]) -> None:
         self.storage = storage
         self.invoker = invoker
@@ -79,27 +73,21 @@ class StagedDispatcher:
         self._shards = _shards_of(runtime)
         self._kept: list[Callset] = []
         self._noted = Noted()
-        function = getattr(invoker, "function_name", None)
+        function = invoker.function_name
         storage.hold_against(None if function is None else FailureRecords(storage, function, "", 0.0, self._noted))
 
-    out_of_band = False
-    """An object holds all bytes of a pickle."""
-
-    longest_runtime = sys.float_info.max
-    """Seconds that a call may be given at most: JSON has no infinity."""
-
     def close(self) -> None:
-        """Let go of callsets on this machine; their directories go when their futures do."""
+        """Release callsets on this machine; their directories are deleted when their futures are gone."""
         self._kept.clear()
 
     def dispatch(self, submission: Submission) -> list[ResponseFuture]:
         """Stage a callset, invoke its calls and return their futures.
 
         Raises:
-            ArgumentError: the function or an argument is too large for the storage, or a payload for the
-                invoker; nothing was invoked.
+            ArgumentError: the function or an argument is too large for the storage, or a payload for the invoker;
+                nothing was invoked.
             StorageError: staging failed; nothing was invoked.
-            InvocationError: a call was refused; those that were invoked before it run on.
+            InvocationError: a call was refused; the calls invoked before it go on.
         """
         callset = submission.callset
         self._keep_while_used(callset)
@@ -129,18 +117,18 @@ class StagedDispatcher:
 
     def _start(self, callset: Callset, payloads: list[dict[str, Any]], threads: int) -> list[ResponseFuture]:
         self._check_payloads(payloads)
-        callset.submitted = self.storage.now()  # others, with other clocks, compare it with times of the storage
-        callset.queue_patience = getattr(self.invoker, "queue_patience", None)
-        callset.function = getattr(self.invoker, "function_name", None)
-        explain = getattr(self.invoker, "explain_silence", None)
+        callset.submitted = self.storage.now()  # by the storage's clock: other machines, whose clocks differ, read it
+        callset.queue_patience = self.invoker.queue_patience
+        callset.function = self.invoker.function_name
+        explain = self.invoker.explain_silence
         origin = StagedCallset(callset, self.storage, self.monitor, explain_silence=explain, noted=self._noted)
-        futures = origin.add(_call_id_of(payload) for payload in payloads)
+        futures = futures_of(origin, map(_call_id_of, payloads))
         self._invoke(origin, payloads, threads)
         origin.watch()
         return futures
 
     def _keep_while_used(self, callset: Callset) -> None:
-        """On this machine, delete the callset's directory when neither executor nor futures need it any more."""
+        """On this machine, delete the callset's directory when neither the executor nor a future needs it any more."""
         if self.storage.path[0] == "localhost":
             self._kept.append(callset)
             callset.deletion = weakref.finalize(callset, _delete_own, os.getpid(), self.storage, callset.id)
@@ -185,15 +173,15 @@ class StagedDispatcher:
         for what, size in sizes.items():
             if size > limit:
                 raise ArgumentError(
-                    f"{what} has {size:,} bytes, but the storage takes {limit:,} at once: split it over more calls, or "
-                    "store it where workers can fetch it, and pass its place. Nothing was stored, nothing invoked"
+                    f"{what} has {size:,} bytes, but the limit for one object is {limit:,}: split it over more calls, "
+                    "or store it where workers can fetch it and pass its location. Nothing was stored or invoked"
                 )
 
     def _check_payloads(self, payloads: Sequence[Mapping[str, Any]]) -> None:
-        limit = getattr(self.invoker, "payload_limit", None)
+        limit = self.invoker.payload_limit
         if limit is None:
             return
-        # what else differs between the calls of a map has room in the headroom: only one payload needs encoding
+        # The rest of what differs between the calls of a map fits the headroom: encoding the largest payload is enough.
         largest = max(payloads, key=_own_size)
         size = len(json.dumps(largest, default=str))
         if size + _PAYLOAD_HEADROOM > limit:
@@ -212,7 +200,7 @@ class StagedDispatcher:
             self.invoker.invoke(payload)
             record["lambda_invoke_timestamp"] = started
             record["lambda_invoke_time"] = time.time() - started
-            # ten thousand arguments need not stay in memory for as long as a future does
+            # without the argument: ten thousand of them would stay in memory for as long as the futures do
             record["payload"] = {name: value for name, value in payload.items() if name not in _NOT_KEPT}
             invoked.append(payload["call_id"])
 
@@ -221,7 +209,7 @@ class StagedDispatcher:
         except BaseException:
             if invoked:
                 logger.warning(
-                    "callset %s: %d of %d calls were invoked before map() was stopped; they run on",
+                    "callset %s: %d of %d calls were invoked before map() was stopped; they go on",
                     origin.callset.id, len(invoked), len(payloads),
                 )  # fmt: skip
             raise
@@ -305,17 +293,18 @@ class _ArgumentStager:
         return {"references_sha256": sha256(data), "references_size": len(data)}
 
     def _reference(self, call_id: str, number: int, one: ResponseFuture) -> Reference:
-        """Refer to where an outcome stands in this storage, or store it for this call."""
-        status = future.settlement(one).source
+        """Refer to an outcome where it is in this storage, or store it for this call."""
+        verdict = call_state.verdict_of(one) or Verdict()
+        status = verdict.source
         if isinstance(status, Status) and status.failure is None and one.storage_path == self._storage.path:
-            self._callset.inputs.append(one)  # what it refers to must not go before this callset does
+            self._callset.inputs.append(one)  # keeps the other callset's directory while this one needs it
             if status.output_sha256 is not None and status.output_key:
                 members = status.output_key, status.output_sha256, one.callset_id, one.call_id, status.output_size
                 return Reference(*members)
             if status.outcome is not None:
                 key = self._earlier_status_key(one)
                 return Reference(key, sha256(status.outcome), one.callset_id, one.call_id, len(status.outcome))
-        data = encoded_outcome(future.settlement(one))
+        data = encoded(verdict)
         key = self._callset.call_keys(call_id).input(number)
         self._storage.put(key, data)
         return Reference(key, sha256(data), one.callset_id, one.call_id, len(data))
@@ -325,7 +314,7 @@ class _ArgumentStager:
 
 
 def _delete_own(pid: int, storage: Storage, callset_id: str) -> None:
-    if pid == os.getpid():  # a forked child must leave the parent's alone
+    if pid == os.getpid():  # a forked child must leave the parent's directories alone
         storage.delete_callset(callset_id)
 
 
@@ -333,26 +322,26 @@ def _runtime_members(runtime: Mapping[str, Any]) -> dict[str, Any]:
     """Return the members of the payload that name the user's own runtime.
 
     Raises:
-        ConfigError: its digest is not known, and workers extract nothing unverified.
+        ConfigError: its digest is not known, and workers extract nothing that they cannot verify.
     """
     if not has_own_runtime(runtime):
         return {}
     named = {key: value for key, value in runtime.items() if key not in ("preinstalls", "urls")}
     url = f"s3://{runtime['s3_bucket']}/{runtime['s3_key']}"
-    size = runtime.get("archive_size")  # which descriptions that pywren did not write lack
+    size = runtime.get("archive_size")  # missing from descriptions that pywren did not write
     known = {"runtime_size": size} if type(size) is int and size > 0 else {}
     return {"runtime": named, "runtime_url": url, "runtime_sha256": required_sha256(runtime), **known}
 
 
 def _shards_of(runtime: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return where each call in turn fetches the runtime: its copies, if its description lists any, share the load."""
+    """Return where the calls fetch the runtime in turn: its copies share the load, if its description lists any."""
     urls = [str(url) for url in runtime.get("urls") or ()] if has_own_runtime(runtime) else []
-    first = random.randrange(len(urls)) if urls else 0  # maps of one call must not all meet at the same copy
+    first = random.randrange(len(urls)) if urls else 0  # maps of a single call must not all fetch the same copy
     return [{"runtime_url": url} for url in urls[first:] + urls[:first]] or [{}]
 
 
 def _own_size(payload: Mapping[str, Any]) -> int:
-    """Return the characters of what may be big in one payload of a map and small in another."""
+    """Count the characters of what may be big in one payload of a map and small in another."""
     references = payload.get("references") or ()
     return len(payload.get("data_inline") or "") + sum(len(str(part)) for parts in references for part in parts)
 
@@ -362,7 +351,7 @@ def _call_id_of(payload: Mapping[str, Any]) -> str:
 
 
 def agg_data(data_strs: Sequence[bytes]) -> tuple[bytes, list[tuple[int, int]]]:
-    """Join pieces end to end; return the whole, and the first and last offset of each piece, both included."""
+    """Join pieces end to end; return the whole, and the first and last offset of each piece, inclusive."""
     ranges = []
     position = 0
     for piece in data_strs:

@@ -1,4 +1,8 @@
-"""What a verified status, or what a child answered, means for a future: a value, or an error."""
+"""``Verdict``: how a call ended, as its future will say it.
+
+The last stage of an outcome's life. The child makes a ``RunResult``, the worker an ``Outcome`` inside a signed
+``Status``; here the client turns what it has verified into a value or an error.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +12,92 @@ import re
 import sys
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pywren.exceptions import ResultSerializationError
+from pywren.exceptions import CallLostError, DecodeError, ResultSerializationError, StorageError
 from pywren.pickling import packed
 from pywren.pickling.packed import Packed
-from pywren.serialize._held_back import why_path_held_back
-from pywren.wire.failure import Failure
-from pywren.wire.messages import Outcome
+from pywren.wire.messages import Outcome, Status
 
-Verdict = tuple[Any, "BaseException | None"]
-"""The function's value, or the error."""
+if TYPE_CHECKING:
+    from pywren.worker.task import RunResult
 
 
-def of_outcome(
+class Verdict(NamedTuple):
+    """How a call ended.
+
+    Args:
+        value: what the function returned.
+        error: what it raised, or why there is no outcome; ``None`` when it returned.
+        source: what ``run_status`` is made from when somebody asks for it: the status of a call in a storage, the
+            result of a call on this machine. ``None`` when nobody reported.
+        known_at: for calls on this machine, when the result came, in seconds since the epoch.
+    """
+
+    value: Any = None
+    error: BaseException | None = None
+    source: Status | RunResult | None = None
+    known_at: float = 0.0
+
+
+def of_status(status: Status, outcome: bytes | None, callset_id: str) -> Verdict:
+    """Load what a believed status reports.
+
+    Args:
+        status: the status.
+        outcome: the encoded outcome, verified; ignored when the status reports a failure.
+        callset_id: the callset.
+    """
+    call_id, document = status.call_id, status.document()
+    if status.failure is not None:
+        return Verdict(None, status.failure.error(callset_id, call_id, document), status)
+    try:
+        decoded = Outcome.decode(outcome or b"")
+        value, error = _load(decoded.success, Packed(decoded.body), callset_id, call_id, document)
+    except DecodeError as problem:
+        return Verdict(None, problem, status)
+    except Exception as problem:  # noqa: BLE001 -- of one call: it must not keep the others from their outcomes
+        return Verdict(None, unexpected(problem), status)
+    return Verdict(value, error, status)
+
+
+def of_result(result: RunResult, callset_id: str, call_id: str, known_at: float) -> Verdict:
+    """Load what a child process of this machine answered.
+
+    Args:
+        result: the answer.
+        callset_id: the callset.
+        call_id: the call.
+        known_at: when it came, in seconds since the epoch.
+    """
+    if result.failure is not None:
+        return Verdict(None, result.failure.error(callset_id, call_id, None), result, known_at)
+    if result.success is None or result.body is None:
+        lost = CallLostError("the call ended without an outcome; run it again", call_id=call_id, callset_id=callset_id)
+        return Verdict(None, lost, result, known_at)
+    value, error = _load(result.success, result.body, callset_id, call_id)
+    return Verdict(value, error, result, known_at)
+
+
+def unexpected(error: Exception) -> StorageError:
+    """Return the error to show for one that nobody foresaw, so that no future is left waiting because of it."""
+    problem = StorageError(f"polling for results failed: {type(error).__name__}: {error}")
+    problem.__cause__ = error
+    return problem
+
+
+def encoded(verdict: Verdict) -> bytes:
+    """Encode how a call ended, so that it can be handed on."""
+    if verdict.error is None:
+        return Outcome(True, packed.dumps(verdict.value).data).encode()
+    error = packed.dump_exception(verdict.error)
+    return Outcome(False, error.required_body().data, error.type_name, error.text, error.traceback).encode()
+
+
+def _load(
     success: bool, body: Packed, callset_id: str, call_id: str, status: Mapping[str, Any] | None = None
-) -> Verdict:
-    """Load what the function returned or raised.
+) -> tuple[Any, BaseException | None]:
+    """Unpickle what the function returned or raised.
 
     Args:
         success: whether it returned.
@@ -44,7 +117,7 @@ def of_outcome(
             raise
         # Ctrl-C reaches the main thread only: this one came out of the pickle
         return None, ResultSerializationError(
-            "the result raised KeyboardInterrupt while it was unpickled here: " + repr(interrupt),
+            "unpickling the result raised KeyboardInterrupt: " + repr(interrupt),
             call_id=call_id,
             callset_id=callset_id,
             status=status,
@@ -55,23 +128,8 @@ def of_outcome(
     return None, error
 
 
-def of_encoded(data: bytes, callset_id: str, call_id: str, status: Mapping[str, Any] | None) -> Verdict:
-    """Load an encoded outcome, which was verified.
-
-    Raises:
-        DecodeError: it is none.
-    """
-    outcome = Outcome.decode(data)
-    return of_outcome(outcome.success, Packed(outcome.body), callset_id, call_id, status)
-
-
-def of_failure(failure: Failure, callset_id: str, call_id: str, status: Mapping[str, Any] | None) -> Verdict:
-    """Make the error of a call that ended without an outcome."""
-    return None, failure.error(callset_id, call_id, status)
-
-
 def _hint_at_missing_file(error: FileNotFoundError) -> None:
-    """Say so when the file that the worker did not find is one that workers do not have."""
+    """Add a hint when the file is one that exists in the client, but not on workers."""
     hint = _why_missing(os.fsdecode(error.filename))
     told = [str(error.strerror), *getattr(error, "__notes__", ())]  # an input's error was here before
     if hint is None or any(hint in text for text in told):
@@ -91,13 +149,19 @@ def _why_missing(path: str) -> str | None:
         )
     sent = re.search(r"/modules-[^/]+/(.+)", path)
     if sent and any(os.path.exists(os.path.join(entry, sent[1])) for entry in sys.path):
-        if reason := why_path_held_back(sent[1]):
-            return (
-                f"{sent[1]!r} exists in the client, but stays there, because {reason}: read it before map() and pass "
-                "its contents (docs/modules.md says what is sent along)"
-            )
-        return (
-            f"{sent[1]!r} exists in the client, but was not sent along: only packages, directories with an "
-            "__init__.py, bring their data files; make it one, or read files before map() and pass their contents"
-        )
+        return _why_not_sent(sent[1])
     return None
+
+
+def _why_not_sent(path: str) -> str:
+    from pywren.serialize._held_back import why_path_held_back  # which few programs ever need
+
+    if reason := why_path_held_back(path):
+        return (
+            f"{path!r} exists on the client but was not sent, because {reason}: read it before map() and pass its "
+            "contents (docs/modules.md says what is sent along)"
+        )
+    return (
+        f"{path!r} exists on the client but was not sent: only packages, directories with an __init__.py, "
+        "bring their data files; make it one, or read files before map() and pass their contents"
+    )

@@ -19,12 +19,8 @@ from __future__ import annotations
 import functools
 import logging
 import math
-import os
 import pickle
-import platform
-import shutil
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -63,6 +59,7 @@ from pywren.wire.messages import (
 )
 from pywren.worker.extraction import ERROR
 from pywren.worker.function_cache import FunctionCache
+from pywren.worker.run_status import add_result, first_info, tail, texts
 from pywren.worker.runtime_cache import Archive, RuntimeCache
 from pywren.worker.task import Function, Runner, RunResult, Stop, Task
 
@@ -83,9 +80,6 @@ LOOK_INTERVAL = 3.0
 
 PLATFORM_MARGIN = 3.0
 """Seconds to keep for reporting before the platform stops the worker."""
-
-TAIL_LIMIT = 32 * 1024
-"""Characters of output, text or traceback that a status carries: it is listed and fetched often."""
 
 REFERENCE_THREADS = 16
 """Threads that fetch the results which an argument refers to."""
@@ -254,15 +248,10 @@ def _refuse(
         call_id=envelope.call_id,
         attempt=envelope.attempt,
         failure=Failure.of(error),
-        info={"start_time": started, "end_time": started, "status_key": envelope.status_key, **_texts(context)},
+        info={"start_time": started, "end_time": started, "status_key": envelope.status_key, **texts(context)},
     )
     storage.commit_status(envelope.status_key, status.encode(envelope.attempt_key))
     return status.document()
-
-
-def _texts(context: Mapping[str, Any]) -> dict[str, str]:
-    """Return what of the platform's context goes into the status."""
-    return {key: value for key, value in context.items() if isinstance(value, str)}
 
 
 class _Attempt:
@@ -412,14 +401,7 @@ class _Attempt:
     # -- after the child -------------------------------------------------------------------------------------
 
     def _status(self, result: RunResult) -> Status:
-        fetching = self.info["setup_time"]  # here; unpickling, in the child, comes on top
-        self.info.update(result.info)
-        self.info.update(
-            setup_time=fetching + float(result.info.get("setup_time", 0.0)),
-            retcode=result.returncode,
-            stdout=_tail(result.stdout),
-            stderr=_tail(result.stderr),
-        )
+        add_result(self.info, result)
         if result.failure is not None:
             return self._failed(result.failure)
         if result.success is None or result.body is None:
@@ -458,7 +440,7 @@ class _Attempt:
             callset_id=self.call.callset_id,
             call_id=self.call.call_id,
             attempt=self.call.attempt,
-            exception_traceback=_tail(exception_traceback),
+            exception_traceback=tail(exception_traceback),
             info=self.info,
             **{"output_key": self.call.output_key, **outcome},
         )
@@ -480,27 +462,15 @@ class _Attempt:
 
     def _first_info(self) -> dict[str, Any]:
         call = self.call
-        info: dict[str, Any] = {
-            "start_time": self.started,
-            "setup_time": 0.0,
-            "host_submit_time": call.host_submit_time,
-            "func_key": call.func_key,
-            "data_key": call.data_key,
-            "status_key": call.status_key,
-            "runtime_cached": call.use_cached_runtime and self.container.warm,
-            "runtime_s3_key_used": None,
-            "runtime_s3_bucket_used": None,
-            "retcode": None,
-            "stdout": "",
-            "stderr": "",
-            "func_download_time": 0.0,
-            "data_download_time": 0.0,
-            "output_upload_time": 0.0,
-            "server_info": server_info(),
-            "free_disk_bytes": shutil.disk_usage(tempfile.gettempdir()).free,
-        }
-        info.update(_texts(self.context))
-        return info
+        return first_info(
+            func_key=call.func_key,
+            data_key=call.data_key,
+            status_key=call.status_key,
+            host_submit_time=call.host_submit_time,
+            start_time=self.started,
+            runtime_cached=call.use_cached_runtime and self.container.warm,
+            context=self.context,
+        )
 
 
 class StatusWatch:
@@ -537,41 +507,12 @@ class StatusWatch:
             pause = interval
 
 
-def server_info() -> dict[str, Any]:
-    """Say what this machine is: system, Python, processors, memory in bytes; and the files of ``/proc`` 0.4 sent."""
-    return {**_machine(), **_proc_file("/proc/meminfo")}
-
-
-def _proc_file(path: str) -> dict[str, str]:
-    """Return the beginning of a file as 0.4's ``server_info`` had it, where there is one: on Linux."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return {path: file.read(TAIL_LIMIT)}
-    except OSError:
-        return {}
-
-
-@functools.cache  # these stay as they are; to read /proc/cpuinfo takes milliseconds where there are many processors
-def _machine() -> Mapping[str, Any]:
-    system = (platform.system(), platform.node(), platform.release(), platform.version(), platform.machine())
-    info: dict[str, Any] = {
-        "uname": " ".join(system),
-        "python_version": platform.python_version(),
-        "cpu_count": os.cpu_count(),
-    }
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        info["memory_bytes"] = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for path in ("/proc/cpuinfo", "/proc/self/cgroup", "/proc/cgroups"):
-        info.update(_proc_file(path))
-    return info
-
-
 def _failure(error: Exception) -> Failure:
     """Turn an error of the handler into the failure that travels to the client."""
     if isinstance(error, PywrenError):
         return Failure.of(error)
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    return Failure(CallError.__name__, f"the worker itself failed:\n{_tail(trace)}")
+    return Failure(CallError.__name__, f"the worker itself failed:\n{tail(trace)}")
 
 
 def _may_be_retried(failure: Failure | None) -> bool:
@@ -599,10 +540,3 @@ class _Joined:
             with buffer.raw() as view:
                 buffers.append(bytes(view) if view.readonly else bytearray(view))
         return functools.partial(pickle.loads, buffers=buffers), (self._packed.data,)
-
-
-def _tail(text: str | None) -> str | None:
-    """Return the end of a long text."""
-    if text is None or len(text) <= TAIL_LIMIT:
-        return text
-    return "…" + text[-TAIL_LIMIT:]

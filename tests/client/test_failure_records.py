@@ -1,4 +1,4 @@
-"""Calls that ended without their worker's doing, as Lambda's records at the on-failure destination tell of them."""
+"""Calls that end without their worker saying so, as Lambda's records at the on-failure destination report them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import pytest
 from botocore.exceptions import ClientError
 
 import pywren
-from pywren import future as future_module
-from pywren.client import failure_records
+from pywren.client import call_state, failure_records
 from pywren.client.callset import Callset
-from pywren.client.failure_records import ASK_AGAIN, FIRST_LOOK, SLOWEST_LOOK, FailureRecords, Noted, error_of
+from pywren.client.failure_records import ASK_AGAIN, FIRST_LISTING, SLOWEST_LISTING, FailureRecords, Noted, error_of
 from pywren.client.monitor import Monitor
 from pywren.client.staged_calls import StagedCallset
 from pywren.client.staging import StagedDispatcher
@@ -26,6 +25,7 @@ from pywren.exceptions import (
     StorageError,
     WorkerCrashedError,
 )
+from pywren.future import futures_of
 from pywren.invokers import LambdaInvoker
 from pywren.storage import Storage
 from pywren.wire.failure import Failure
@@ -50,7 +50,7 @@ class Failing:
         self.origin = StagedCallset(
             self.callset, self.storage, Mock(spec=Monitor), clock=lambda: self.now, timer=lambda: self.now
         )
-        self.futures = self.origin.add(f"{number:05d}" for number in range(count))
+        self.futures = futures_of(self.origin, (f"{number:05d}" for number in range(count)))
         self._written = 0
 
     def write(self, response=None, *, call_id="00000", condition="RetriesExhausted", function="pywren_1", **request):
@@ -72,8 +72,8 @@ class Failing:
         when = time.strftime("%Y/%m/%d/%Y-%m-%dT%H.%M.%S", time.gmtime(self.callset.submitted + seconds))
         self.storage.put(f"aws/lambda/async/{function}/{when}-{self._written:08x}-4e1d-4e4d-8b3a-000000000000", data)
 
-    def look(self, seconds=FIRST_LOOK + 1):
-        """Let time go by, and look."""
+    def look(self, seconds=FIRST_LISTING + 1):
+        """Let time pass, and poll."""
         self.now += seconds
         self.origin.examine()
 
@@ -81,7 +81,7 @@ class Failing:
         return [number for number, future in enumerate(self.futures) if future._state == "FINISHED"]
 
     def commit(self, call_id="00000", value=1, attempt=1):
-        """Write a status as the worker does, or who has its key."""
+        """Write a status as the worker does, or as anybody who has its key."""
         outcome = Outcome(True, pickle.dumps(value)).encode()
         status = Status(self.callset.id, call_id, attempt=attempt, outcome=outcome)
         return self.stand(status.encode(self.callset.attempt_key(call_id, attempt)), call_id)
@@ -92,8 +92,8 @@ class Failing:
     def ends(self, call_id="00000"):
         """Return how a call ended: its value, or the class of its error."""
         future = self.futures[int(call_id)]
-        assert future_module.is_done(future)
-        ended = future_module.settlement(future)
+        assert call_state.is_done(future)
+        ended = call_state.verdict_of(future)
         return ended.value if ended.error is None else type(ended.error)
 
 
@@ -120,7 +120,7 @@ class Failing:
     ],
 )
 def test_a_record_ends_its_call_with_the_cause_and_the_remedy(response, condition, error, text):
-    """What Lambda wrote becomes the error of the call, and stands in the storage for others to find."""
+    """What Lambda wrote becomes the error of the call, and is stored for others to find."""
     failing = Failing()
     failing.write(response, condition=condition)
     failing.look()
@@ -150,7 +150,7 @@ class Explosive:
 
 @pytest.fixture
 def forged():
-    """A call whose worker died, and a status that somebody has signed with the key that the record shows."""
+    """A call whose worker died, and a status that somebody signed with the key in the record."""
     failing = Failing()
     failing.write(KILLED)
     assert failing.commit(value=Explosive())
@@ -158,23 +158,23 @@ def forged():
 
 
 class TestBelief:
-    """What is believed of a status, when records show keys."""
+    """Which statuses are believed when records show keys."""
 
     def test_a_forged_status_is_no_value(self, forged):
-        """Row 61: it is not unpickled, and the true error is told, here and to those who may not read records."""
+        """Row 61: it is not unpickled; the true error is raised here, and stored for those who may not read records."""
         forged.look(0)
         assert forged.ends() is WorkerCrashedError
         standing = Status.decode(forged.storage.read_status(forged.callset.id, "00000"))
         assert (standing.failure.kind, standing.outcome) == ("WorkerCrashedError", None)
 
     def test_a_quick_call_is_held_against_records_too(self, forged):
-        """However soon after its submission: a death takes no time."""
+        """This holds however soon after its submission the call died."""
         assert forged.now == forged.callset.submitted
         forged.origin.examine()
         assert forged.ends() is WorkerCrashedError
 
     def test_a_forged_error_does_not_hide_the_true_one(self):
-        """Nor a forged cancellation."""
+        """A forged cancellation is not believed either."""
         for failure in (Failure("CallLostError", "look elsewhere"), Failure("CallCancelledError", "cancelled")):
             failing = Failing()
             failing.write(KILLED)
@@ -185,7 +185,7 @@ class TestBelief:
 
     @pytest.mark.parametrize("data", [b"garbage", b"{}", b"[]", b"\xff" * 100, b"[" * 5000])
     def test_what_is_no_status_does_not_hide_it_either(self, data):
-        """Whatever stands at the key, the true error is told."""
+        """Whatever is at the key, the true error is raised."""
         failing = Failing()
         failing.write(KILLED)
         failing.stand(data)
@@ -193,7 +193,7 @@ class TestBelief:
         assert failing.ends() is WorkerCrashedError
 
     def test_an_unsigned_status_does_not_hide_it_either(self):
-        """Neither one that claims a value, nor one that claims an error."""
+        """Neither a status that claims a value nor one that claims an error is believed."""
         for members in ({"outcome": b"{}"}, {"failure": Failure("CallLostError", "look elsewhere")}):
             failing = Failing()
             failing.write(KILLED)
@@ -202,7 +202,7 @@ class TestBelief:
             assert failing.ends() is WorkerCrashedError
 
     def test_a_record_that_comes_between_status_and_listing(self, monkeypatch):
-        """Records are listed after the status was read: whoever could forge it had read the record before."""
+        """Records are listed after the status is read: whoever forged the status read the record before that."""
         failing = Failing()
         read, forged = failing.storage.read_status, []
 
@@ -217,7 +217,7 @@ class TestBelief:
         assert failing.ends() is WorkerCrashedError
 
     def test_one_listing_does_for_all_statuses_of_a_look(self, monkeypatch):
-        """A look at 50 results costs one, and one that finds nothing none."""
+        """A poll that finds 50 results costs one listing, and a poll that finds none costs none."""
         failing = Failing(60)
         for number in range(50):
             failing.commit(f"{number:05d}", value=number)
@@ -250,7 +250,7 @@ class TestBelief:
         assert failing.ends() is WorkerCrashedError
 
     def test_a_record_condemns_all_calls_that_it_shows(self):
-        """And no other."""
+        """It condemns no other call."""
         failing = Failing(4)
         batch = [failing.payload("00001"), failing.payload("00003")]
         failing.write_bytes(json.dumps({"requestPayload": {"batch": batch}, "responsePayload": KILLED}).encode())
@@ -261,7 +261,7 @@ class TestBelief:
         assert [failing.ends(f"{n:05d}") for n in (1, 2, 3)] == [WorkerCrashedError, "a value", WorkerCrashedError]
 
     def test_a_delivery_that_dies_after_another_has_reported(self):
-        """Nobody can tell the status of an honest worker from a forged one, once the key was shown."""
+        """Once a key was shown, nobody can tell the status of an honest worker from a forged one."""
         failing = Failing()
         failing.commit(value="honest")
         failing.write(KILLED)
@@ -269,7 +269,7 @@ class TestBelief:
         assert failing.ends() is WorkerCrashedError
 
     def test_what_was_believed_stays(self):
-        """A result that was there before the record is not taken back."""
+        """A result that was collected before the record appeared stays."""
         failing = Failing()
         failing.commit(value="before")
         failing.look()
@@ -278,7 +278,7 @@ class TestBelief:
         assert failing.ends() == "before"
 
     def test_the_key_of_another_attempt_proves_nothing(self):
-        """What the next attempt signs has a key of its own."""
+        """The next attempt signs with a key of its own."""
         failing = Failing()
         failing.write(KILLED, attempt=1)
         failing.commit(value="second", attempt=2)
@@ -286,7 +286,7 @@ class TestBelief:
         assert failing.ends() == "second"
 
     def test_a_record_without_the_key_shows_none(self):
-        """Who may invoke the function cannot so make results of others unbelievable; a call without one ends."""
+        """Whoever may invoke the function cannot discredit results of others this way; a call without one ends."""
         failing = Failing(2)
         for call_id in ("00000", "00001"):
             failing.write(KILLED, call_id=call_id, attempt_key=None)
@@ -295,18 +295,18 @@ class TestBelief:
         assert (failing.ends("00000"), failing.ends("00001")) == ("honest", WorkerCrashedError)
 
     def test_a_pickled_future_is_as_careful(self, forged):
-        """The records are those of the time since the call was submitted, wherever it is collected."""
+        """The records since the submission of the call count, wherever it is collected."""
         (copied,) = pickle.loads(pickle.dumps(forged.futures))
         with pytest.raises(WorkerCrashedError):
             copied.result(10)
 
     def test_cancelling_tells_the_true_error(self, forged):
-        """A call that has died cannot be cancelled, whatever stands at its key."""
+        """A call that has died cannot be cancelled, whatever is at its key."""
         assert not forged.futures[0].cancel()
         assert forged.ends() is WorkerCrashedError
 
     def test_records_of_any_size(self, monkeypatch):
-        """Of what is too big for a record no more is read than one may have; a key in it counts."""
+        """At most the size of a record is read of a bigger object; a key in that part counts."""
         monkeypatch.setattr(failure_records, "RECORD_LIMIT", 1000)
         failing = Failing(4)
         failing.write(KILLED, filler="x" * 2000)
@@ -321,14 +321,14 @@ class TestBelief:
 
 
 def test_the_output_of_04_is_as_careful(forged):
-    """Row 302: the storage of an executor of Lambda finds the records, of any day; the bytes would be unpickled."""
+    """Row 302: the storage of a Lambda executor finds the records of any day, before bytes are unpickled."""
     StagedDispatcher(forged.storage, LambdaInvoker("us-east-1", "arn:aws:lambda:us-east-1:1:function:pywren_1"), {})
     with pytest.raises(IntegrityError, match="signal: killed"):
         forged.storage.get_call_output(forged.callset.id, "00000")
 
 
 def test_what_is_signed_after_the_record_is_not_believed(monkeypatch):
-    """The record holds the attempt's key, which others can read: a status that then appears is no value."""
+    """The record holds the attempt's key, which others can read: a status that appears afterwards is not believed."""
     failing = Failing()
     failing.write(KILLED)
     read = failing.storage.read_status
@@ -345,14 +345,14 @@ def test_what_is_signed_after_the_record_is_not_believed(monkeypatch):
 
 
 def test_records_are_looked_for_seldom_and_read_once(monkeypatch):
-    """Quick calls cost no request for it, longer ones a listing every few seconds, and no record is read again."""
+    """Quick calls cost no listing, longer ones a listing every few seconds, and no record is read twice."""
     failing = Failing(2)
     listings, read = [], []
     list_keys, get = failing.storage.backend.list, failing.storage.get
     monkeypatch.setattr(failing.storage.backend, "list", lambda *key: (listings.append(key[0]), list_keys(*key))[1])
     monkeypatch.setattr(failing.storage, "get", lambda key, **more: (read.append(key), get(key, **more))[1])
     failing.write(KILLED, call_id="00001", callset_id="another", attempt_key=None)
-    failing.look(FIRST_LOOK - 1)
+    failing.look(FIRST_LISTING - 1)
     assert listings == []
     for seconds in (1, 1, 1, 1, 1, 1, 1):
         failing.look(seconds)
@@ -365,7 +365,7 @@ class TestManyCallsets:
 
     @pytest.fixture
     def several(self, monkeypatch):
-        """Five callsets of one call, one record for each, and what was asked of the storage about records."""
+        """Five callsets of one call, one record for each, and the requests that were sent about records."""
         failings, asked, noted = [Failing() for _ in range(5)], [], Noted()
         for number, failing in enumerate(failings):
             failing._written = 10 * number  # each writes records of its own
@@ -378,7 +378,7 @@ class TestManyCallsets:
                 clock=lambda failing=failing: failing.now,
                 timer=lambda failing=failing: failing.now,
             )
-            failing.futures = failing.origin.add(["00000"])
+            failing.futures = futures_of(failing.origin, ["00000"])
             backend = failing.storage.backend
             for name in ("list", "get"):
                 monkeypatch.setattr(backend, name, self.counted(getattr(backend, name), name, asked))
@@ -394,7 +394,7 @@ class TestManyCallsets:
         return count
 
     def test_one_listing_and_each_record_once(self, several):
-        """Row 303: as long as none has a status, one of them looks for all, and all dead calls are ended."""
+        """Row 303: while none has a status, one of them lists for all, and all dead calls are ended."""
         failings, asked = several
         for failing in failings:
             failing.write(KILLED)
@@ -404,7 +404,7 @@ class TestManyCallsets:
         assert [failing.ends() for failing in failings] == [WorkerCrashedError] * 5
 
     def test_a_status_takes_a_listing_of_its_own(self, several):
-        """Row 303: one that was made before the status was read does not count."""
+        """Row 303: a listing made before the status was read does not count."""
         failings, asked = several
         failings[0].look()
         for failing in failings[1:]:
@@ -415,22 +415,22 @@ class TestManyCallsets:
         assert [failing.ends() for failing in failings[1:]] == [WorkerCrashedError] * 4
 
     def test_an_older_callset_lists_from_its_own_beginning(self, several):
-        """Row 303: the listing of a later one has not seen what came before."""
+        """Row 303: the listing for a later callset has not seen earlier records."""
         (failing, *_), _asked = several
         noted, now = Noted(), failing.now
         old, new, newer = (
             FailureRecords(failing.storage, "pywren_1", failing.callset.id, now - seconds, noted)
-            for seconds in (3600, FIRST_LOOK + 1, FIRST_LOOK)
+            for seconds in (3600, FIRST_LISTING + 1, FIRST_LISTING)
         )
         new.refresh(now)
         assert (old.is_due(now), newer.is_due(now)) == (True, False)
         old.refresh(now)
         newer.refresh(now)
         assert not any(each.is_due(now) for each in (old, new, newer))
-        assert all(each.is_due(now + SLOWEST_LOOK * 10) for each in (old, new, newer))
+        assert all(each.is_due(now + SLOWEST_LISTING * 10) for each in (old, new, newer))
 
     def test_one_warning_for_all(self, several, monkeypatch, caplog):
-        """Row 226: whoever may not look is told once, and asks once a minute."""
+        """Row 226: a user who may not list is told once, and one request a minute is sent."""
         failings, asked = several
         for failing in failings:
             monkeypatch.setattr(
@@ -444,7 +444,7 @@ class TestManyCallsets:
 
 
 def test_records_of_earlier_days_are_not_read():
-    """What was written before the callset was submitted is nothing of its."""
+    """Records written before the callset was submitted do not concern it."""
     failing = Failing()
     failing.write_bytes(
         json.dumps({"requestPayload": {"callset_id": failing.callset.id, "call_id": "00000"}}).encode(), seconds=-86_400
@@ -457,7 +457,7 @@ def test_records_of_earlier_days_are_not_read():
     "data", [b"", b"\xff", b"[]", b'{"requestPayload": []}', b'{"requestPayload": {"call_id": 3}}', b"[" * 5000]
 )
 def test_what_is_no_record_is_passed_over(data):
-    """Whatever lies there, the look goes on."""
+    """Whatever is among the records, the poll goes on."""
     failing = Failing(2)
     failing.write_bytes(data)
     failing.write(KILLED, call_id="00001")
@@ -482,7 +482,7 @@ def storage_error(code, status=403):
 
 @pytest.mark.parametrize("method", ["list", "get"])
 def test_a_user_who_may_not_look_is_told_once(monkeypatch, caplog, method):
-    """Row 226: without the permission results are believed as they stand; one warning says so and names the remedy."""
+    """Row 226: without the permission results are believed as they are; one warning says so and names the remedy."""
     failing = Failing(2)
     failing.write(KILLED)
     real = getattr(failing.storage.backend, method)
@@ -505,7 +505,7 @@ def test_a_user_who_may_not_look_is_told_once(monkeypatch, caplog, method):
 
 
 def test_a_record_that_may_not_be_read_hides_no_other(monkeypatch):
-    """Row 226: such as one that somebody has encrypted with a key of his own, beside a true one."""
+    """Row 226: for example a record that somebody encrypted with their own key, beside a true one."""
     failing = Failing(3)
     failing.write_bytes(b"encrypted")
     failing.write(KILLED)
@@ -554,7 +554,7 @@ PASSING = [
 @pytest.mark.parametrize("error", PASSING, ids=repr)
 @pytest.mark.parametrize("method", ["list", "get"])
 def test_an_error_that_passes_does_not_end_the_looking(monkeypatch, error, method):
-    """Row 227: until the records can be seen nothing is believed; then each call has its error or result."""
+    """Row 227: nothing is believed until the records can be seen; then each call has its error or result."""
     failing = Failing(2)
     failing.write(KILLED)
     failing.commit("00001", value=5)
@@ -575,7 +575,7 @@ def test_an_error_that_passes_does_not_end_the_looking(monkeypatch, error, metho
 
 
 def test_only_lambda_has_records():
-    """Where no Lambda function runs the calls, nothing is looked for."""
+    """Where no Lambda function runs the calls, no records are listed."""
     failing = Failing(function=None)
     failing.write(KILLED)
     failing.look()
@@ -592,5 +592,5 @@ def test_only_lambda_has_records():
     ],
 )
 def test_the_function_of_an_invoker(name):
-    """The records stand under the bare name of the function, however the configuration names it."""
+    """The records are under the bare name of the function, however the configuration names it."""
     assert LambdaInvoker("us-west-2", name).function_name == "pywren_1"

@@ -19,6 +19,7 @@ import pytest
 from executors import WAIT, is_there
 
 import pywren
+from pywren.client import waiting
 from pywren.exceptions import CallCancelledError, PywrenError, ResultSerializationError, WaitTimeoutError
 from pywren.pickling import packed
 from pywren.storage import Storage
@@ -88,7 +89,7 @@ def test_unfinished_futures_are_waited_for_elsewhere(ready, tmp_path):
 
 
 def test_a_client_that_ended_before_its_calls(tmp_path):
-    """Row 69 of the failure table: a call whose client is gone is lost, and its collector says so."""
+    """Row 69 of the failure table: a call whose client is gone is lost, and whoever collects it is told so."""
     program = (
         "import pickle, pywren, sys, time, os, signal\n"
         "future = pywren.local_executor().call_async(time.sleep, 300)\n"
@@ -102,11 +103,11 @@ def test_a_client_that_ended_before_its_calls(tmp_path):
     assert done.returncode == -signal.SIGKILL
     printed = answer(collect(path))
     assert printed.startswith("[None] CallLostError")
-    assert "has ended" in printed
+    assert "has exited" in printed
 
 
 def test_a_client_that_ended_after_its_calls(tmp_path):
-    """Results that were there when the client ended are still there."""
+    """Results that were there when the client ended can still be collected."""
     program = (
         "import pickle, pywren, sys\n"
         "futures = pywren.local_executor().map(abs, [-1, -2])\n"
@@ -119,7 +120,7 @@ def test_a_client_that_ended_after_its_calls(tmp_path):
 
 
 def test_a_client_that_is_killed_right_after_its_wait(tmp_path):
-    """Once ``wait`` is over, the results of pickled futures are where others find them."""
+    """Once ``wait`` is over, other processes find the results of pickled futures."""
     program = (
         "import pickle, pywren, sys, os, signal, time\n"
         "def slow(x):\n    time.sleep(0.2)\n    return x\n"
@@ -134,7 +135,7 @@ def test_a_client_that_is_killed_right_after_its_wait(tmp_path):
 
 
 def test_a_result_that_cannot_be_stored_is_an_error_elsewhere(ready):
-    """Another process is told so, instead of waiting for what never comes."""
+    """Another process is told so, instead of waiting for something that never comes."""
     future = ready.call(hostile.returns_what_pickles_once, 1)
     copy = pickle.loads(pickle.dumps(future))
     future.result(WAIT)
@@ -151,7 +152,7 @@ def test_a_copy_in_the_same_process(ready):
 
 
 def test_a_cancelled_future_is_cancelled_elsewhere(ready, tmp_path):
-    """The copy of a future that is cancelled later hears of it."""
+    """The copy of a future that is cancelled later is cancelled too."""
     future = ready.call(hostile.sleeps_on, str(tmp_path / "held"))
     copy = pickle.loads(pickle.dumps(future))
     assert is_there(tmp_path / "held")
@@ -161,14 +162,14 @@ def test_a_cancelled_future_is_cancelled_elsewhere(ready, tmp_path):
 
 
 def test_nothing_is_stored_unless_pickled(ready):
-    """Results stay in memory, and no file of theirs is ever made."""
+    """Results stay in memory, and no file is ever made for them."""
     futures = ready.map(abs, range(3))
     pywren.get_all_results(futures)
     assert ready.executor.storage.backend.list(f"{ready.executor.storage.prefix}/{futures[0].callset_id}") == []
 
 
 def test_results_in_the_store_are_signed(ready):
-    """What another process could have planted in the store is not unpickled."""
+    """What another process could have planted in the storage is not unpickled."""
     future = ready.call(abs, -1)
     assert future.result(WAIT) == 1
     recipe = pickle.dumps(future)
@@ -226,7 +227,7 @@ os._exit(0)
 
 
 def test_a_forked_child_does_not_pass_for_the_client(tmp_path):
-    """Row 69 of the failure table: calls are lost with the client, also when a process that it forked lives on."""
+    """Row 69 of the failure table: calls are lost with the client, even when a process that it forked lives on."""
     path = tmp_path / "futures"
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK_AND_END, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment(tmp_path)) as process:
@@ -286,7 +287,7 @@ def test_an_executor_outlives_the_processes_it_shares(ready, tmp_path):
 
 
 def test_an_executor_of_a_call_serves_later_calls(ready):
-    """An executor that a function keeps for later works in the next call, though its processes ended with the first."""
+    """An executor that a function keeps works in the next call, even though its processes ended with the first."""
     kept = []
 
     def maps(x):
@@ -314,8 +315,8 @@ def test_running_is_known(ready, tmp_path):
 
 
 def test_silence_is_told_once(ready, tmp_path, monkeypatch, caplog):
-    """Row 222: who waits for calls of this machine is told how many run and wait, when none comes back."""
-    monkeypatch.setattr(pywren.future, "SILENCE", 0.2)
+    """Row 222: whoever waits for calls of this machine is told how many run and wait, when none comes back."""
+    monkeypatch.setattr(waiting, "SILENCE", 0.2)
     gate = tmp_path / "gate"
     places = [str(tmp_path / f"{number}") for number in range(9)]
     futures = ready.executor.map(lambda path: hostile.holds_until(path, gate), places)
@@ -324,9 +325,11 @@ def test_silence_is_told_once(ready, tmp_path, monkeypatch, caplog):
             ask(timeout=1)
     (told,) = [record.getMessage() for record in caplog.records if "nothing has come back" in record.getMessage()]
     assert f"from callset {futures[0].callset_id} on this machine" in told
-    running, waiting = map(int, re.search(r"run: (\d+), that wait for a free process: (\d+)", told).groups())
+    running, queued = map(
+        int, re.search(r"running calls: (\d+), calls waiting for a free process: (\d+)", told).groups()
+    )
     assert running >= 1
-    assert running + waiting == 9
+    assert running + queued == 9
     gate.touch()
     assert [future.result(WAIT) for future in futures] == ["on time"] * 9
 
@@ -360,14 +363,14 @@ def test_callbacks_and_awaiting(ready):
 
 
 def test_dropped_futures_still_run(ready, tmp_path):
-    """A call goes on though nobody holds its future."""
+    """A call goes on even if nobody holds its future."""
     ready.call(lambda path: open(path, "w").close(), str(tmp_path / "mark"))
     gc.collect()
     assert is_there(tmp_path / "mark")
 
 
 def test_results_do_not_pile_up(ready):
-    """What a future held goes with the future."""
+    """What a future held is freed with the future."""
     import weakref
 
     future = ready.call(hostile.returns_point, 1)
@@ -403,7 +406,7 @@ for function in (count_globally, counter()):
 
 
 def test_a_map_does_not_see_what_another_did_to_the_variables_of_its_function(tmp_path):
-    """Every map begins with the function as it was sent, although a process keeps what it loaded."""
+    """Every map begins with the function as it was sent, even though a process keeps what it loaded."""
     command = [sys.executable, "-c", KEEPS_COUNT]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(tmp_path)
@@ -415,7 +418,7 @@ def test_a_map_does_not_see_what_another_did_to_the_variables_of_its_function(tm
 
 
 def seen(name):
-    """Return a variable as the function sees it, and as a program that the function starts does."""
+    """Return a variable as the function sees it, and as a program that the function starts sees it."""
     script = f"import os; print(os.environ.get({name!r}))"
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
     return os.environ.get(name), told
@@ -423,7 +426,7 @@ def seen(name):
 
 @pytest.mark.parametrize("name", ["MY_SETTING", "PATH_OF_MY_DATA", "Größe", "HTTP_PROXY", "LC_ALL"])
 def test_calls_see_the_environment_of_the_time_their_executor_was_made(ready, monkeypatch, name):
-    """A variable that is set, changed, emptied or removed between two executors, whatever it is called."""
+    """A variable may be set, changed, emptied or removed between two executors, whatever its name."""
     for value in ("1", "2", "", None, "é=1"):
         monkeypatch.setenv(name, value) if value is not None else monkeypatch.delenv(name)
         told = pywren.local_executor().call_async(seen, name).result(WAIT)
@@ -431,7 +434,7 @@ def test_calls_see_the_environment_of_the_time_their_executor_was_made(ready, mo
 
 
 def test_calls_have_one_blas_thread_unless_the_client_says_otherwise(ready, monkeypatch):
-    """Where the client sets no number of threads it is one, as there are as many calls as processors."""
+    """Where the client sets no number of threads it is one, because there are as many calls as processors."""
     values = []
     for number in ("3", None, "2"):
         monkeypatch.setenv("OMP_NUM_THREADS", number) if number else monkeypatch.delenv("OMP_NUM_THREADS")
@@ -441,7 +444,7 @@ def test_calls_have_one_blas_thread_unless_the_client_says_otherwise(ready, monk
 
 
 def test_executors_keep_their_environments(ready, monkeypatch):
-    """Calls of two executors take turns, and each sees its own; what is changed after the executor was made is not."""
+    """Calls of two executors take turns, and each sees its own variables; later changes do not count."""
     made = []
     for value in ("one", "two"):
         monkeypatch.setenv("MY_SETTING", value)
@@ -453,7 +456,7 @@ def test_executors_keep_their_environments(ready, monkeypatch):
 
 
 def test_extra_env_goes_before_the_environment(ready, monkeypatch):
-    """``extra_env`` of a call counts more than what the client has, and goes with the call."""
+    """``extra_env`` of a call takes precedence over the client's variables, for that call alone."""
     monkeypatch.setenv("MY_SETTING", "of the client")
     executor = pywren.local_executor()
     values = [
@@ -481,7 +484,7 @@ def test_what_a_call_sets_is_not_seen_by_the_next(ready, monkeypatch):
 
 
 def test_a_time_zone_counts(ready, monkeypatch):
-    """``TZ`` of the client is that of the calls, and goes with its executor."""
+    """Calls have the client's ``TZ``, for their executor alone."""
     offsets = []
     for zone in ("XXX-5", "XXX-7", "UTC"):
         monkeypatch.setenv("TZ", zone)
@@ -491,7 +494,7 @@ def test_a_time_zone_counts(ready, monkeypatch):
 
 
 def test_staged_calls_of_this_machine_see_the_environment_too(ready, monkeypatch):
-    """A call that goes through a storage sees what its executor's other calls see."""
+    """A call that goes through a storage sees the same variables as its executor's other calls."""
     monkeypatch.setenv("MY_SETTING", "one")
     executor = pywren.local_executor()
     monkeypatch.setenv("MY_SETTING", "two")
@@ -500,7 +503,7 @@ def test_staged_calls_of_this_machine_see_the_environment_too(ready, monkeypatch
 
 
 def test_processes_that_replace_others_have_the_environment(ready, monkeypatch):
-    """After a crash the calls that follow see the same variables."""
+    """After a crash the following calls see the same variables."""
     monkeypatch.setenv("MY_SETTING", "one")
     executor = pywren.local_executor()
     monkeypatch.setenv("MY_SETTING", "two")

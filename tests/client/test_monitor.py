@@ -1,4 +1,4 @@
-"""Tests of ``Monitor``: when it looks, and that its thread lives no longer than there is something to look for."""
+"""Tests of ``Monitor``: when it polls, and that its thread lives only while there is something to poll."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from unittest.mock import Mock
 import pytest
 
 from pywren.client import monitor as _monitor
-from pywren.client.monitor import FIRST_LOOK, SLOWEST_LOOK, Monitor, look_delay
+from pywren.client.monitor import FIRST_POLL, SLOWEST_POLL, Monitor, poll_delay
 
 
 class Watched:
-    """A callset that notes each look and is over after some."""
+    """A callset that notes each poll and is over after some."""
 
     def __init__(self, looks: int, delay: float = 0.0) -> None:
         self.left = looks
@@ -34,21 +34,21 @@ def monitor_threads():
 
 
 def test_delay_grows_with_the_wait_up_to_a_ceiling():
-    """A quick call is noticed within tens of milliseconds, a long one is asked for gently."""
-    delays = [look_delay(idle, 0.001) for idle in (0, 0.1, 1, 10, 100, 10_000)]
+    """A quick call is noticed within tens of milliseconds; a long one costs few polls."""
+    delays = [poll_delay(idle, 0.001) for idle in (0, 0.1, 1, 10, 100, 10_000)]
     assert delays == sorted(delays)
-    assert delays[0] == FIRST_LOOK < 0.05
-    assert delays[-1] == SLOWEST_LOOK
-    assert look_delay(10, 0.001) == 1.0
+    assert delays[0] == FIRST_POLL < 0.05
+    assert delays[-1] == SLOWEST_POLL
+    assert poll_delay(10, 0.001) == 1.0
 
 
 def test_delay_leaves_the_processor_to_others():
-    """A costly look is not repeated at once."""
-    assert look_delay(0.0, 0.5) == 1.0
+    """A costly poll is not repeated at once."""
+    assert poll_delay(0.0, 0.5) == 1.0
 
 
-def test_looks_until_nothing_is_outstanding_and_then_ends():
-    """One thread looks after all callsets, and ends with the last."""
+def test_polls_until_nothing_is_outstanding_and_then_ends():
+    """One thread polls all callsets, and ends with the last."""
     monitor = Monitor()
     callsets = [Watched(3), Watched(5)]
     for watched in callsets:
@@ -63,7 +63,7 @@ def test_looks_until_nothing_is_outstanding_and_then_ends():
 
 
 def test_starts_again_when_there_is_something_new():
-    """A monitor that had ended looks again."""
+    """A monitor that had ended polls again."""
     monitor = Monitor()
     for _ in range(2):
         watched = Watched(1)
@@ -71,8 +71,8 @@ def test_starts_again_when_there_is_something_new():
         assert watched.over.wait(10)
 
 
-def test_asking_brings_a_planned_look_forward():
-    """Somebody who begins to wait need not wait for a look that was planned for later."""
+def test_asking_brings_a_planned_poll_forward():
+    """Somebody who begins to wait does not wait for a poll that was planned for later."""
     monitor = Monitor()
     watched = Watched(2, delay=3600.0)
     monitor.watch(watched)
@@ -82,9 +82,9 @@ def test_asking_brings_a_planned_look_forward():
     assert watched.over.wait(10)
 
 
-def test_a_look_that_fails_is_not_the_last(monkeypatch, caplog):
-    """An error that nobody foresaw is logged, and the callset is looked at again."""
-    monkeypatch.setattr(_monitor, "SLOWEST_LOOK", 0.01)
+def test_a_poll_that_fails_is_not_the_last(monkeypatch, caplog):
+    """An unforeseen error is logged, and the callset is polled again."""
+    monkeypatch.setattr(_monitor, "SLOWEST_POLL", 0.01)
     watched = Watched(3)
     errors = iter([MemoryError("full"), SystemExit(3)])
     examine = watched.examine
@@ -101,7 +101,7 @@ def test_a_look_that_fails_is_not_the_last(monkeypatch, caplog):
 
 
 def test_a_thread_that_cannot_start_is_tried_again(monkeypatch):
-    """When the system has no thread left, who asks is told, and the next one who asks is served."""
+    """When the system has no thread left, the caller is told, and the next caller is served."""
     monitor, watched = Monitor(), Watched(1)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError("no more")))

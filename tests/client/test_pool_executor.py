@@ -19,7 +19,8 @@ import pytest
 from executors import WAIT, is_there
 
 import pywren
-from pywren.client import pool_executor
+from pywren.client import call_state, pool_executor
+from pywren.client.verdict import Verdict
 from pywren.exceptions import ArgumentError, SerializationError, WorkerCrashedError
 
 
@@ -38,7 +39,7 @@ def pool(ready):
 
 
 class Result:
-    """Something that weak references can be made to."""
+    """Something that weak references can point to."""
 
     def __init__(self, number):
         self.number = number
@@ -58,12 +59,12 @@ class TestSubmit:
     """``submit``."""
 
     def test_passes_positional_and_keyword_arguments(self, pool):
-        """What the function gets is what was given, also under names that pywren itself uses."""
+        """The function gets what was given, even under names that pywren itself uses."""
         assert pool.submit(described, 1, 2, x=3, fn=4, self=5).result(WAIT) == ((1, 2), {"x": 3, "fn": 4, "self": 5})
         assert pool.submit(described).result(WAIT) == ((), {})
 
     def test_returns_a_future_of_the_standard_library(self, pool):
-        """``as_completed`` and ``wait`` of concurrent.futures take it."""
+        """``as_completed`` and ``wait`` of concurrent.futures take its futures."""
         futures = [pool.submit(abs, -n) for n in range(5)]
         assert all(isinstance(future, concurrent.futures.Future) for future in futures)
         assert {future.result() for future in concurrent.futures.as_completed(futures, WAIT)} == set(range(5))
@@ -77,12 +78,12 @@ class TestSubmit:
         assert isinstance(future.exception(), ZeroDivisionError)
 
     def test_what_cannot_be_sent_is_an_error_at_once(self, pool):
-        """The standard library would say so only in the future."""
+        """The error comes at once; the standard library would report it only in the future."""
         with pytest.raises(SerializationError, match="lock"):
             pool.submit(described, threading.Lock())
 
     def test_a_crash_leaves_the_pool_usable(self, pool):
-        """``ProcessPoolExecutor`` would be broken."""
+        """A call that ends its process fails alone; ``ProcessPoolExecutor`` would be broken."""
         with pytest.raises(WorkerCrashedError):
             pool.submit(os._exit, 1).result(WAIT)
         assert pool.submit(abs, -1).result(WAIT) == 1
@@ -98,7 +99,7 @@ class TestMap:
     """``map``."""
 
     def test_of_several_iterables(self, pool):
-        """Items are taken in step, the shortest iterable decides."""
+        """Items are taken in step, and the shortest iterable decides."""
         assert list(pool.map(pow, range(5), [2] * 3)) == [0, 1, 4]
         assert list(pool.map(abs, [])) == []
 
@@ -123,13 +124,13 @@ class TestMap:
 
     @pytest.mark.parametrize("endless", [itertools.count, lambda: itertools.repeat(0), lambda: iter(int, 1)])
     def test_of_what_has_no_end_beside_what_has(self, pool, endless):
-        """The shortest decides."""
+        """The shortest iterable decides."""
         assert list(pool.map(lambda a, b: b, endless(), [1, 2, 3])) == [1, 2, 3]
         assert list(itertools.islice(pool.map(lambda a: 5, endless()), 3)) == [5] * 3
 
     @pytest.mark.parametrize("buffersize", [1, 2, 5, 100])
     def test_buffersize(self, pool, buffersize):
-        """So many calls are made ahead of the results that were taken, as in Python 3.14."""
+        """As many calls are made ahead of the results taken, as in Python 3.14."""
         items = itertools.count()
         results = pool.map(abs, items, buffersize=buffersize)
         assert next(items) == buffersize
@@ -142,12 +143,12 @@ class TestMap:
         ("buffersize", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("", TypeError)]
     )
     def test_buffersize_that_is_none(self, pool, buffersize, error):
-        """The standard library's errors, at once."""
+        """It raises the standard library's errors, at once."""
         with pytest.raises(error, match="buffersize"):
             pool.map(abs, [1], buffersize=buffersize)
 
     def test_an_iterable_that_raises_later(self, pool):
-        """Its exception comes where its item would have."""
+        """Its exception comes where its item would have come."""
 
         def items():
             yield 1
@@ -158,7 +159,7 @@ class TestMap:
             list(results)
 
     def test_a_map_goes_on_after_shutdown(self, ready):
-        """Results that are taken after the block are all there, though some calls were made only then."""
+        """Results that are taken after the block all arrive, even though some calls were made only then."""
         with pywren.PoolExecutor(ready.executor) as pool:
             results = pool.map(abs, iter(range(10)), buffersize=3)
         assert list(results) == list(range(10))
@@ -199,21 +200,21 @@ class TestMap:
             next(results)
 
     def test_raises_where_the_failing_item_is(self, pool):
-        """Results before it have been handed on."""
+        """The results before it were handed on."""
         results = pool.map(lambda n: 1 // n, [1, 0, 1])
         assert next(results) == 1
         with pytest.raises(ZeroDivisionError):
             next(results)
 
     def test_timeout(self, pool, tmp_path):
-        """A result that is not there in time is a TimeoutError, and what is outstanding is cancelled."""
+        """A result that does not arrive in time is a TimeoutError, and the outstanding calls are cancelled."""
         results = pool.map(hostile.sleeps_on, [str(tmp_path / f"held{n}") for n in range(3)], timeout=0.2)
         with pytest.raises(TimeoutError):
             next(results)
         assert executors.is_released(tmp_path / "held0")
 
     def test_closed_early(self, pool, tmp_path):
-        """Who stops iterating cancels the rest."""
+        """Stopping the iteration cancels the rest."""
         results = pool.map(lambda path: path and hostile.sleeps_on(path), ["", str(tmp_path / "held")])
         assert next(results) == ""
         results.close()
@@ -248,7 +249,7 @@ class TestShutdown:
         assert future.result(WAIT) == "on time"
 
     def test_cancelling_what_waits(self, ready, tmp_path):
-        """``cancel_futures`` ends the calls that have not begun; those that run go on."""
+        """``cancel_futures`` cancels the calls that have not begun; running calls go on."""
         pool = pywren.PoolExecutor(ready.executor)
         gate = str(tmp_path / "gate")
         running = [pool.submit(hostile.holds_until, str(tmp_path / f"held{n}"), gate) for n in range(os.cpu_count())]
@@ -282,7 +283,7 @@ class TestShutdown:
         assert done.stdout.splitlines() == ["42", *[f"last {refused}"] * 3, *[f"first {refused}"] * 3]
 
     def test_threads_may_finish_their_work(self):
-        """A thread that the program waits for goes on to make calls when the main thread has ended."""
+        """A thread that the program waits for can still make calls when the main thread has ended."""
         program = """
             import threading, pywren
             executor = pywren.local_executor()
@@ -298,7 +299,7 @@ class TestShutdown:
         assert (done.stdout, done.stderr) == ("[2, 3]\n", "")
 
     def test_daemon_threads_do_not_keep_the_program(self):
-        """Row 253: they make no more calls, and the program ends when those under way have."""
+        """Row 253: daemon threads make no more calls, and the program ends when the calls under way have ended."""
         program = """
             import threading, time, pywren
             executor = pywren.local_executor()
@@ -338,13 +339,36 @@ class TestShutdown:
 
 @pytest.mark.parametrize("given", [4, 0, "lambda", pywren.local_executor, object(), {"max_workers": 2}])
 def test_something_else_than_an_executor(given):
-    """Row 254: refused at once, with what to pass."""
+    """Row 254: it is refused at once, with what to pass."""
     with pytest.raises(ArgumentError, match=r"pywren.local_executor\(\)"):
         pywren.PoolExecutor(given)
 
 
+class Echo:
+    """An object with the verbs of an executor, which runs nothing."""
+
+    map_item_limit = None
+
+    def map(self, func, iterdata):
+        return [self.call_async(func, item) for item in iterdata]
+
+    def call_async(self, func, data):
+        made = pywren.future.ResponseFuture("00000", "a-callset")
+        call_state.settle([(made, Verdict(func(data)))])
+        return made
+
+    def close(self):
+        raise AssertionError("it is not the pool's own")
+
+
+def test_any_object_with_the_verbs():
+    """A program's own executor will do; the pool does not close it."""
+    with pywren.PoolExecutor(Echo()) as pool:
+        assert pool.submit(divmod, 7, 2).done()
+
+
 def test_leaves_the_executor_open(ready):
-    """The executor that it was given is not its own: it goes on."""
+    """The executor that was passed in stays open."""
     with pywren.PoolExecutor(ready.executor) as pool:
         assert pool.submit(abs, -1).result(WAIT) == 1
     assert ready.call(abs, -1).result(WAIT) == 1

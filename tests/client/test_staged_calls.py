@@ -19,10 +19,10 @@ from unittest.mock import Mock
 import pytest
 
 import pywren
-from pywren.client import staged_calls
+from pywren.client import elsewhere, staged_calls, trouble, waiting
 from pywren.client.callset import Callset
 from pywren.client.monitor import Monitor
-from pywren.client.staged_calls import StagedCallset, attach
+from pywren.client.staged_calls import StagedCallset
 from pywren.client.staging import agg_data
 from pywren.exceptions import (
     ArgumentError,
@@ -38,7 +38,7 @@ from pywren.exceptions import (
     WorkerCrashedError,
 )
 from pywren.executor import Executor
-from pywren.future import ResponseFuture
+from pywren.future import ResponseFuture, attach, futures_of
 from pywren.storage import Storage
 from pywren.storage.s3_backend import S3Backend
 from pywren.wire.digests import sha256
@@ -55,7 +55,7 @@ class Worker:
         self.origin = StagedCallset(self.callset, self.storage, Monitor(), clock=clock, timer=clock)
 
     def futures(self, count=1):
-        return self.origin.add(f"{number:05d}" for number in range(count))
+        return futures_of(self.origin, (f"{number:05d}" for number in range(count)))
 
     def status(self, call_id="00000", **members):
         return Status(self.callset.id, call_id, **members)
@@ -132,7 +132,7 @@ class TestBigOutputs:
             assert ask(item) == big
 
     def test_not_fetched_before(self):
-        """Until somebody asks, the output stays where it is, and nothing looks for it any more."""
+        """Until somebody asks, the output stays where it is, and nothing polls for it."""
         worker = Worker()
         (item,) = worker.futures()
         key = worker.returns_apart(b"x" * (EAGER_OUTPUT_LIMIT + 1))
@@ -142,7 +142,7 @@ class TestBigOutputs:
             item.result(10)
 
     def test_small_ones_are_fetched_at_once(self):
-        """An output of its own that is small is there with the status."""
+        """A small output in an object of its own arrives with the status."""
         worker = Worker()
         (item,) = worker.futures()
         key = worker.returns_apart("small")
@@ -152,7 +152,7 @@ class TestBigOutputs:
 
 
 class TestIntegrity:
-    """Nothing is unpickled unverified."""
+    """Nothing is unpickled before it is verified."""
 
     def evil(self):
         return Outcome(True, pickle.dumps(Explosive())).encode()
@@ -166,7 +166,7 @@ class TestIntegrity:
             item.result(10)
 
     def test_status_signed_with_another_key(self):
-        """Who can write to the bucket but does not know the key cannot make a value."""
+        """Somebody who can write to the bucket but does not know the key cannot forge a value."""
         worker = Worker()
         (item,) = worker.futures()
         worker.commit(worker.status(outcome=self.evil()), key=b"k" * 32)
@@ -183,7 +183,7 @@ class TestIntegrity:
         assert not first.done()
 
     def test_status_of_another_callset(self):
-        """So is one of another map."""
+        """A genuine status of another map is refused too."""
         worker, other = Worker(), Worker()
         (item,) = worker.futures()
         status = other.status(outcome=Outcome(True, pickle.dumps(1)).encode())
@@ -192,7 +192,7 @@ class TestIntegrity:
             item.result(10)
 
     def test_altered_output(self):
-        """An output that was exchanged after its status was signed is not unpickled."""
+        """An output that was replaced after its status was signed is not unpickled."""
         worker = Worker()
         (item,) = worker.futures()
         key = worker.returns_apart("genuine")
@@ -201,7 +201,7 @@ class TestIntegrity:
             item.result(10)
 
     def test_garbage(self):
-        """Bytes that are no status end the future with an error."""
+        """Bytes that are not a valid status end the future with an error."""
         worker = Worker()
         (item,) = worker.futures()
         worker.write(b"\x80garbage")
@@ -219,7 +219,7 @@ class TestIntegrity:
         assert item.run_status["exception_args"][0] == "CANCELLED"
 
     def test_invoke_status_carries_no_key(self):
-        """What a program prints of a future holds neither the key nor anything derived from it."""
+        """What a program prints of a future contains neither the key nor anything derived from it."""
         executor = pywren.dummy_executor()
         item = executor.call_async(abs, -1)
         key = executor.invoker.payloads[0]["attempt_key"]
@@ -232,7 +232,7 @@ class TestOneWayToEnd:
     """Whoever writes the status first has ended the call."""
 
     def test_cancel_wins_when_first(self):
-        """A cancelled call stays cancelled, though its worker goes on to write."""
+        """A cancelled call stays cancelled, even if its worker writes a status later."""
         worker = Worker()
         (item,) = worker.futures()
         assert item.cancel()
@@ -241,7 +241,7 @@ class TestOneWayToEnd:
             item.result(10)
 
     def test_cancel_loses_when_second(self):
-        """A call that had ended unseen is not cancelled, and its result is adopted."""
+        """A call that had ended unnoticed is not cancelled, and its result counts."""
         worker = Worker()
         (item,) = worker.futures()
         worker.returns("first")
@@ -258,7 +258,7 @@ class TestOneWayToEnd:
 
 
 class TestLost:
-    """A call that leaves no status does not keep its client waiting for ever."""
+    """A client does not wait for ever for a call that leaves no status."""
 
     def test_lost_after_queue_patience_runtime_and_grace(self):
         """The call is declared lost when it can no longer start and end in time, not before."""
@@ -272,7 +272,7 @@ class TestLost:
             item.result(10)
 
     def test_a_status_that_is_there_is_never_lost(self):
-        """However late the client looks, an outcome that stands is taken."""
+        """However late the client polls, it takes a committed outcome."""
         now = [time.time()]
         worker = Worker(queue_patience=100, clock=lambda: now[0])
         (item,) = worker.futures()
@@ -317,7 +317,7 @@ class TestStorageTrouble:
         assert caplog.text.count("out of reach") == 1
 
     def test_comes_and_goes(self, caplog):
-        """Row 220: a storage that fails every other time is one warning a minute, not one a look."""
+        """Row 220: a storage that fails every other time costs one warning a minute, not one a poll."""
         now = [time.time()]
         worker = Worker(clock=lambda: now[0])
         worker.origin._monitor = Mock(spec=Monitor)
@@ -326,19 +326,19 @@ class TestStorageTrouble:
         for number in range(40):
             worker.origin.storage.failing = number % 2 == 0
             worker.origin.examine()
-            now[0] += staged_calls.STORAGE_PATIENCE / 20
+            now[0] += trouble.PATIENCE / 20
         assert items[0].running() is False
         assert caplog.text.count("keeps trying") == 2
 
     @pytest.fixture
     def away(self):
-        """A worker whose client has not reached the storage for longer than it is patient, and its future."""
+        """A worker whose client could not reach the storage for longer than its patience, and its future."""
         now = [time.time()]
         worker = Worker(clock=lambda: now[0])
         worker.origin.storage = self.Failing(worker.storage)
         (item,) = worker.futures()
         assert not item.done()
-        now[0] += staged_calls.STORAGE_PATIENCE + 1
+        now[0] += trouble.PATIENCE + 1
         yield worker, item
         worker.origin.storage.failing = False
         worker.returns("there all the time")
@@ -361,7 +361,7 @@ class TestStorageTrouble:
         ],
     )
     def test_is_told_to_who_asks_and_ends_nothing(self, away, ask):
-        """Row 220: a storage that stays away gives its own error to all who ask, each time; the call goes on."""
+        """Row 220: while a storage is out of reach, everybody who asks gets its error, each time; the call goes on."""
         _, item = away
         for _ in range(2):
             with pytest.raises(StorageError, match="out of reach") as caught:
@@ -370,7 +370,7 @@ class TestStorageTrouble:
         assert (item.running(), item.cancelled(), item.job_state) == (False, False, pywren.future.JobState.invoked)
 
     def test_a_time_out_meanwhile_says_what_is_wrong(self):
-        """Row 220: also when the trouble has only just begun: the error is both a TimeoutError and a StorageError."""
+        """Row 220: even when the trouble has just begun, the error is both a TimeoutError and a StorageError."""
         worker = Worker()
         worker.origin.storage = self.Failing(worker.storage)
         (item,) = worker.futures()
@@ -409,7 +409,7 @@ class TestStorageTrouble:
         assert called.wait(10)
 
     def test_an_error_of_any_kind(self, monkeypatch):
-        """Trouble with the key file, the memory or what nobody foresaw is the asker's too, and passes."""
+        """Trouble with the key file, with memory, or unforeseen trouble is raised to whoever asks, and passes."""
         for error in (ConfigError("the key is gone"), MemoryError("full"), OSError("no"), RecursionError("deep")):
             now = [time.time()]
             worker = Worker(clock=lambda now=now: now[0])
@@ -417,14 +417,14 @@ class TestStorageTrouble:
             with monkeypatch.context() as patch:
                 patch.setattr(worker.storage, "read_status", Mock(side_effect=error))
                 assert not item.done()
-                now[0] += staged_calls.STORAGE_PATIENCE
+                now[0] += trouble.PATIENCE
                 with pytest.raises(PywrenError, match=str(error)):
                     item.result()
             worker.returns("all the same")
             assert item.result(10) == "all the same"
 
     def test_does_not_keep_forgotten_futures(self):
-        """Errors that are remembered hold no future: nobody asks for them, so nobody looks."""
+        """Remembered errors hold no future: when nobody asks for the futures, nobody polls."""
         worker = Worker()
         worker.origin.storage = self.Failing(worker.storage)
         items = worker.futures(2)
@@ -435,7 +435,7 @@ class TestStorageTrouble:
         assert worker.origin.examine() is None
 
     def test_outputs_that_cannot_be_fetched(self, monkeypatch):
-        """A big output is asked for again when the storage is back."""
+        """A big output is requested again when the storage is back."""
         now = [time.time()]
         worker = Worker(clock=lambda: now[0])
         (item,) = worker.futures()
@@ -443,14 +443,14 @@ class TestStorageTrouble:
         with monkeypatch.context() as patch:
             patch.setattr(worker.storage, "get", Mock(side_effect=StorageError("out of reach")))
             assert not item.done()
-            now[0] += staged_calls.STORAGE_PATIENCE
+            now[0] += trouble.PATIENCE
             with pytest.raises(StorageError, match="out of reach"):
                 item.result()
         assert len(item.result(10)) == EAGER_OUTPUT_LIMIT + 1
 
     @pytest.fixture
     def half(self, monkeypatch):
-        """A worker, its clock and three futures: of the first one the output cannot be fetched, for a long time."""
+        """A worker, its clock and three futures; the output of the first cannot be fetched for a long time."""
         now = [time.time()]
         worker = Worker(clock=lambda: now[0])
         worker.origin._monitor = Mock(spec=Monitor)
@@ -464,24 +464,24 @@ class TestStorageTrouble:
 
         monkeypatch.setattr(worker.storage.backend, "get", refuse)
         worker.origin.examine()
-        now[0] += staged_calls.STORAGE_PATIENCE + 1
+        now[0] += trouble.PATIENCE + 1
         worker.origin.examine()
         now[0] += 10
         return worker, items
 
     @pytest.mark.parametrize("ask", [lambda item: item.done(), lambda item: pywren.wait([item], pywren.ALWAYS)[0]])
     def test_one_output_that_cannot_be_fetched(self, half, ask):
-        """Row 305: only who asks for that call is told; one that runs has not ended, and one that has is done."""
+        """Row 305: only whoever asks for that call is told. A running call has not ended; an ended one is done."""
         worker, items = half
         with pytest.raises(StorageError, match="out of reach"):
             ask(items[0])
         assert not ask(items[1])
         worker.returns("here", "00001")
-        worker.origin._last_look = None
+        worker.origin._last_poll = None
         assert ask(items[1])
 
     def test_waiting_for_another_call(self, half):
-        """Row 305: it goes on, and its output is fetched."""
+        """Row 305: waiting for it goes on, and its output is fetched."""
         worker, items = half
         told = []
 
@@ -506,7 +506,7 @@ class TestStorageTrouble:
         assert told[1:] == ["fetched"]
 
     def test_many_outputs_that_cannot_be_fetched(self, monkeypatch):
-        """Row 305: a storage that is out of reach is not asked for each of a thousand."""
+        """Row 305: a storage that is out of reach is not asked for each of a thousand outputs."""
         worker = Worker()
         worker.origin._monitor = Mock(spec=Monitor)
         items = worker.futures(200)
@@ -545,7 +545,7 @@ class TestPickledFutures:
         assert output.strip() == "['hello', None] WorkerCrashedError('it crashed', 3)"
 
     def test_share_one_origin(self):
-        """Futures of one map that are unpickled together are looked after together."""
+        """Futures of one map that are unpickled together share one origin."""
         worker = Worker()
         copies = pickle.loads(pickle.dumps(worker.futures(3)))
         assert len({id(copy._origin) for copy in copies}) == 1
@@ -566,7 +566,7 @@ class TestPickledFutures:
         assert item.result(10) == "by hand"
 
     def test_by_hand_of_a_function(self):
-        """Of one whose metadata name the function, the records of the function count."""
+        """When the metadata name the function, the function's records count."""
         worker = Worker()
         worker.returns("forged")
         payload = {"attempt_key": worker.callset.attempt_key("00000", 1).hex()}
@@ -579,16 +579,16 @@ class TestPickledFutures:
                 item.result(10)
 
     def test_client_that_has_ended(self, tmp_path):
-        """A call that ran in its client's process is lost when that is gone, not waited for."""
+        """A call that ran in its client's process is lost when that process is gone."""
         worker = Worker()
         (tmp_path / "client").touch()
         item = attach("00000", worker.callset, worker.storage, str(tmp_path / "client"))
-        with pytest.raises(CallLostError, match="has ended"):
+        with pytest.raises(CallLostError, match="has exited"):
             item.result(10)
 
 
 def test_callsets_from_elsewhere_share_a_thread():
-    """Row 304: a thousand futures, each of a callset of its own, are looked for by one thread."""
+    """Row 304: one thread polls for a thousand futures, each of a callset of its own."""
     workers = [Worker() for _ in range(50)]
     copies = [attach("00000", each.callset, pickle.loads(pickle.dumps(each.storage))) for each in workers]
     assert pywren.wait(copies, timeout=0) == ([], copies)
@@ -600,7 +600,7 @@ def test_callsets_from_elsewhere_share_a_thread():
 
 
 def test_futures_made_by_hand_share_a_thread_and_a_storage():
-    """Row 304: so do those that a program makes of what it has written down, as programs of 0.4 do."""
+    """Row 304: so it does for futures that a program makes from notes, as programs of 0.4 do."""
     worker = Worker()
     for number in range(50):
         worker.returns(number, f"{number:05d}")
@@ -614,7 +614,7 @@ def test_futures_made_by_hand_share_a_thread_and_a_storage():
 
 
 def test_forgotten_futures_are_not_looked_for():
-    """A program that drops its futures is not made to poll for them."""
+    """A program that drops its futures does not go on polling for them."""
     worker = Worker()
     items = worker.futures(3)
     assert worker.origin.examine() is not None
@@ -624,7 +624,7 @@ def test_forgotten_futures_are_not_looked_for():
 
 
 def test_awaited_futures_are_kept():
-    """A future with a callback is settled though nobody holds it."""
+    """A future with a callback is settled even if nobody holds it."""
     worker = Worker()
     seen, called = [], threading.Event()
     worker.futures()[0].add_done_callback(lambda done: (seen.append(done.result()), called.set()))
@@ -659,7 +659,7 @@ def test_after_fork_the_child_looks_itself():
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_fork_while_the_monitor_looks(monkeypatch):
-    """What the parent's monitor held when the process was forked holds up nobody in the child."""
+    """What the parent's monitor held at the fork holds up nobody in the child."""
     worker = Worker()
     (item,) = worker.futures()
     looking, go_on, parent = threading.Event(), threading.Event(), os.getpid()
@@ -688,7 +688,7 @@ def test_a_fork_while_the_monitor_looks(monkeypatch):
 
 
 class LoadsSlowly:
-    """Takes its time to be unpickled, in this process: between two events."""
+    """Takes its time to be unpickled in this process: between two events."""
 
     events = threading.Event(), threading.Event()
 
@@ -704,7 +704,7 @@ def _load_slowly():
 
 
 def test_a_result_that_holds_a_future_while_another_is_unpickled():
-    """A thread that unpickles a future of a callset does not stand in the way of that callset's results."""
+    """A thread that unpickles a future of a callset does not hold up that callset's results."""
     worker, other = Worker(), Worker()
     inner = attach("00000", other.callset, other.storage)
     outer = attach("00000", worker.callset, worker.storage)
@@ -725,16 +725,16 @@ def test_a_result_that_holds_a_future_while_another_is_unpickled():
 
 
 class TestLocks:
-    """No lock is held while anything else than memory is worked with, and nobody waits for another thread's look."""
+    """No lock is held during anything but work in memory, and nobody waits for another thread's poll."""
 
     @staticmethod
     def assert_free(worker, where):
-        """Fail when any lock of the callset is held for longer than a moment, as seen from a thread that holds none."""
+        """Fail if any lock of the callset stays held for more than a moment, as another thread sees it."""
         locks = {
             "the callset's": worker.origin._lock,
             "the futures'": worker.callset.condition,
             "the monitor's": worker.origin._monitor._changed,
-            "that of attaching": staged_calls._attaching,
+            "that of attaching": elsewhere._attaching,
         }
         taken = []
 
@@ -752,7 +752,7 @@ class TestLocks:
         assert taken == [], f"held during {where}"
 
     def watched(self, worker, seen):
-        """Give a worker's client a storage that looks at the locks at every request."""
+        """Give a worker's client a storage that checks the locks at every request."""
         test = self
 
         class Watching:
@@ -772,7 +772,7 @@ class TestLocks:
 
     @pytest.mark.parametrize("threads", [1, 32])
     def test_none_is_held_during_a_request(self, monkeypatch, threads):
-        """Statuses, listings, outputs, calls that are lost and cancelled: from this thread or helpers."""
+        """Statuses, listings, outputs, lost and cancelled calls: on this thread or on helpers."""
         now = [time.time()]
         worker = Worker(queue_patience=100, clock=lambda: now[0])
         seen = []
@@ -793,7 +793,7 @@ class TestLocks:
 
     @pytest.mark.parametrize("count", [1, 2, 3, 40])
     def test_several_calls_that_are_lost_in_one_look(self, monkeypatch, count):
-        """Row 67: each ends with the error, however many threads declare it."""
+        """Row 67: each ends with the error, however many threads declare it lost."""
         now = [time.time()]
         worker = Worker(queue_patience=100, clock=lambda: now[0])
         monkeypatch.setattr(worker.origin, "_threads", lambda: 32)
@@ -803,7 +803,7 @@ class TestLocks:
         assert [type(item.exception(0)) for item in done] == [CallLostError] * count
 
     def test_none_is_held_while_a_result_is_unpickled(self):
-        """Whose ``__setstate__`` may ask for anything, from any thread."""
+        """Its ``__setstate__`` may ask for anything, from any thread."""
         worker = Worker()
         items = worker.futures(2)
         UnpicklesWith.action = lambda: (self.assert_free(worker, "unpickling"), items[1].done())
@@ -812,7 +812,7 @@ class TestLocks:
         assert items[0].result(0) == "unpickled"
 
     def test_none_is_held_during_a_callback(self):
-        """Which may ask for anything too."""
+        """A callback may ask for anything too."""
         worker = Worker()
         items = worker.futures(2)
         found = []
@@ -825,7 +825,7 @@ class TestLocks:
         assert found == [(False, True)]
 
     def test_nobody_waits_for_a_look_of_another_thread(self, monkeypatch):
-        """While the monitor's request hangs, all that a program may ask comes back at once, or after its time-out."""
+        """While the monitor's request hangs, everything a program may ask returns at once, or after its time-out."""
         worker = Worker()
         items = worker.futures(3)
         hanging, go_on = threading.Event(), threading.Event()
@@ -849,7 +849,7 @@ class TestLocks:
             lambda: items[0].exception(0),
             lambda: items[0].add_done_callback(lambda _: None),
             lambda: pickle.loads(pickle.dumps(items[1])),
-            lambda: worker.origin.add(["00007"]),
+            lambda: futures_of(worker.origin, ["00007"]),
             items[2].cancel,
             lambda: items[2].exception(0),
         ]
@@ -864,7 +864,7 @@ class TestLocks:
         assert items[0].result(30) == "in the end"
 
     def test_the_monitor_comes_again_after_a_look_of_another_thread(self, monkeypatch):
-        """What appears while a program's own thread looks is not missed."""
+        """What appears while a program's own thread polls is not missed."""
         worker = Worker()
         items = worker.futures(2)
         looking, go_on = threading.Event(), threading.Event()
@@ -910,13 +910,13 @@ class TestLocks:
         assert asked.wait(30)
 
     def test_what_is_raised_is_not_shared(self):
-        """Errors that are kept and raised again and again do not grow, nor hold the frames of those who asked."""
+        """Errors that are kept and raised again and again neither grow nor hold the frames of their callers."""
         now = [time.time()]
         worker = Worker(clock=lambda: now[0])
         worker.origin.storage = TestStorageTrouble.Failing(worker.storage)
         items = worker.futures(2)
         assert not items[0].done()
-        now[0] += staged_calls.STORAGE_PATIENCE
+        now[0] += trouble.PATIENCE
         for ask in (items[0].done, items[0].result, items[1].done):
             with pytest.raises(StorageError):
                 ask()
@@ -938,13 +938,13 @@ def _act():
 
 
 class TestUnbelieved:
-    """What stands at a status key and is nobody's status stops nothing."""
+    """Something at a status key that is not the worker's status stops nothing."""
 
     STANDING = [b"garbage", b"", b"{}", b"[1]", b"x" * (STATUS_LIMIT + 1)]
 
     @pytest.mark.parametrize("data", STANDING, ids=range(len(STANDING)))
     def test_cancelling_over_it(self, data):
-        """Row 225: the call is cancelled, here and for those who look in the storage."""
+        """Row 225: the call is cancelled, here and for those who read the storage."""
         worker = Worker()
         (item,) = worker.futures()
         worker.write(data)
@@ -955,7 +955,7 @@ class TestUnbelieved:
         assert b"CallCancelledError" in worker.storage.read_status(worker.callset.id, "00000")
 
     def test_cancelling_over_an_unsigned_value(self):
-        """Nobody's value is no value."""
+        """A value that nobody signed is not a value."""
         worker = Worker()
         (item,) = worker.futures()
         worker.write(worker.status(outcome=b"{}").encode(None))
@@ -964,7 +964,7 @@ class TestUnbelieved:
 
     @pytest.mark.parametrize("data", STANDING, ids=range(len(STANDING)))
     def test_it_is_an_error(self, data):
-        """Row 225: of its call alone, and of whatever size."""
+        """Row 225: it ends its own call alone, whatever its size."""
         worker = Worker()
         items = worker.futures(5)
         worker.write(data)
@@ -985,7 +985,7 @@ class TestSilence:
         )
         items = worker.futures(3)
         told = []
-        for seconds in (1, pywren.future.SILENCE - 2, 2, 10, 600, 6000):
+        for seconds in (1, waiting.SILENCE - 2, 2, 10, 600, 6000):
             now[0] += seconds
             caplog.clear()
             worker.origin.examine()
@@ -994,57 +994,57 @@ class TestSilence:
         return told
 
     def test_is_told_once(self, caplog):
-        """Row 222: after a minute, with what is known and where to look."""
+        """Row 222: a warning after a minute says what is known and what to check."""
         before, almost, told, *later = self.silent(caplog)
         assert "nothing has come back for 61 s from 3 calls" in told
         assert before + almost + "".join(later) == ""
 
     def test_of_a_function(self, caplog):
-        """It is named, and so are the commands that show more."""
+        """The warning names the function, and the commands that show more."""
         now = [time.time()]
         worker = Worker(clock=lambda: now[0])
         worker.callset.function = "pywren_1"
         (item,) = worker.futures()
-        now[0] += pywren.future.SILENCE
+        now[0] += waiting.SILENCE
         assert not item.done()
         assert "from 1 call of" in caplog.text
         for text in ("pywren_1", "`pywren logs`", "`pywren test_config`", "concurrency"):
             assert text in caplog.text
 
     def test_when_the_reason_is_known(self, caplog):
-        """That is told instead, and once."""
+        """The invoker's explanation is logged instead, and once."""
         told = self.silent(caplog, explain_silence=lambda: "nobody works")
         assert ["nobody works" in text for text in told] == [False, False, True, False, False, False]
         assert "nothing has come back" not in "".join(told)
 
     def test_when_the_reason_becomes_known(self, caplog):
-        """It is asked for again, after longer and longer."""
+        """The invoker is asked again, after longer and longer pauses."""
         answers = iter([None, "the workers have gone"])
         told = self.silent(caplog, explain_silence=lambda: next(answers))
         assert "nothing has come back" in told[2]
         assert sum("the workers have gone" in text for text in told[3:]) == 1
 
     def test_an_invoker_that_fails_when_it_is_asked(self, caplog):
-        """It is anybody's: what it raises is no trouble of the storage, and what is known is told."""
+        """The invoker may be the program's own: its error is no trouble of the storage, and what is known is logged."""
         told = self.silent(caplog, explain_silence=Mock(side_effect=RuntimeError("not now")))
         assert "nothing has come back" in told[2]
         assert "not now" not in "".join(told)
 
     def test_of_a_dummy_executor(self, monkeypatch, caplog):
-        """Whose calls nobody has run."""
-        monkeypatch.setattr(pywren.future, "SILENCE", 0.01)
+        """Nobody has run the calls of a dummy executor."""
+        monkeypatch.setattr(waiting, "SILENCE", 0.01)
         item = pywren.dummy_executor().call_async(abs, -1)
         with pytest.raises(WaitTimeoutError):
             item.result(1)
         assert "1 call waits to be run: call run_jobs()" in caplog.text
 
     def test_results_break_it(self, caplog):
-        """A minute counts from the last of them."""
+        """A minute counts from the last result."""
         now = [time.time()]
         worker = Worker(clock=lambda: now[0])
         items = worker.futures(3)
         for number in range(2):
-            now[0] += pywren.future.SILENCE - 1
+            now[0] += waiting.SILENCE - 1
             worker.returns(number, f"{number:05d}")
             worker.origin.examine()
         assert items[1].done()
@@ -1052,7 +1052,7 @@ class TestSilence:
 
 
 class RecordingInvoker:
-    """An invoker that keeps payloads, and refuses when it is told to."""
+    """An invoker that keeps payloads, and refuses them when told to."""
 
     runs_here = True
 
@@ -1073,7 +1073,7 @@ class RecordingInvoker:
 
 @pytest.mark.parametrize("wrong", [-3600, -300, 300, 3600])
 def test_a_callset_is_submitted_by_the_clock_of_the_storage(monkeypatch, wrong):
-    """Row 223: so records are found, and calls lost, at the right time, wherever the client's clock stands."""
+    """Row 223: records are found, and calls lost, at the right time, however wrong the client's clock is."""
     executor = make(RecordingInvoker())
     executor.invoker.queue_patience = 100
     there = time.time() + wrong
@@ -1123,7 +1123,7 @@ class TestStaging:
         assert sorted(keys) == [executor.storage.keys(items[0].callset_id).call(i.call_id).data for i in items]
 
     def test_payload_members(self):
-        """``extra_env`` is absent unless given, ``extra_meta`` stands beside, overwritten members come last."""
+        """``extra_env`` is absent unless given, ``extra_meta`` is beside it, and overwritten members come last."""
         invoker = RecordingInvoker()
         executor = make(invoker)
         items = executor.map(abs, [1], extra_meta={"mine": 1}, overwrite_invoke_args={"func_key": "elsewhere"})
@@ -1140,7 +1140,7 @@ class TestStaging:
         assert invoker.payloads == []
 
     def test_one_too_large_payload_among_others_is_refused_before_anything_is_invoked(self):
-        """Whatever the order: arguments inside the payload count, those in an object of their own do not."""
+        """Whatever their order: arguments inside the payload count, those in an object of their own do not."""
         invoker = RecordingInvoker(payload_limit=1_000_000)
         apart, inside = b"x" * 200_000, b"y" * 120_000
         with pytest.raises(ArgumentError, match=r"call 00002 has 1,06\d,\d{3} bytes"):
@@ -1148,7 +1148,7 @@ class TestStaging:
         assert invoker.payloads == []
 
     def test_references_count(self):
-        """So do futures among the arguments of one call."""
+        """Futures among the arguments of one call count too."""
         invoker = RecordingInvoker(payload_limit=20_000)
         executor = make(invoker)
         with pywren.local_executor() as local:
@@ -1165,17 +1165,17 @@ class TestStaging:
         storage = executor.storage
         storage.backend.object_limit = 100_000
         closure = b"x" * 100_001
-        with pytest.raises(ArgumentError, match=r"the function.* has 100,\d{3} bytes.*100,000 at once: split it"):
+        with pytest.raises(ArgumentError, match=r"the function.* has 100,\d{3} bytes.* is 100,000: split it"):
             executor.map(lambda _: len(closure), range(3))
         for together in (True, False):
-            with pytest.raises(ArgumentError, match=r"argument 1 has 100,\d{3} bytes.*100,000 at once: split it"):
+            with pytest.raises(ArgumentError, match=r"argument 1 has 100,\d{3} bytes.* is 100,000: split it"):
                 executor.map(len, [b"", closure, b""], data_all_as_one=together)
         assert storage.backend.list(storage.prefix) == []
         assert executor.invoker.payloads == []
         assert len(executor.map(len, [closure[:90_000]])) == 1
 
     def test_refused_invocation_is_raised_by_map(self, caplog):
-        """The refusal comes out of map, and a line says how many calls run."""
+        """map() raises the refusal, and a line in the log says how many calls go on."""
         invoker = RecordingInvoker(refuse_after=2)
         with pytest.raises(InvocationError) as caught:
             make(invoker).map(abs, range(5), invoke_pool_threads=1)
@@ -1183,7 +1183,7 @@ class TestStaging:
         assert "2 of 5 calls were invoked" in caplog.text
 
     def test_directory_goes_with_executor_and_futures(self):
-        """On this machine nothing stays of a callset that nobody can collect any more."""
+        """On this machine nothing is left of a callset that nobody can collect any more."""
         executor = make(RecordingInvoker())
         storage = executor.storage
         items = executor.map(abs, range(3))
@@ -1194,7 +1194,7 @@ class TestStaging:
         assert becomes_empty(storage)
 
     def test_directory_of_pickled_futures_stays(self):
-        """Another process may want the outcome."""
+        """The directory stays when another process may want the outcome."""
         executor = make(RecordingInvoker())
         storage = executor.storage
         items = executor.map(abs, range(3))
@@ -1205,7 +1205,7 @@ class TestStaging:
 
 
 def becomes_empty(storage):
-    """Wait until nothing is stored: the monitor may be looking at the callset at this very moment."""
+    """Wait until nothing is stored: the monitor may be polling the callset at this very moment."""
     deadline = time.monotonic() + 20
     while storage.backend.list(storage.prefix) and time.monotonic() < deadline:
         gc.collect()
@@ -1214,7 +1214,7 @@ def becomes_empty(storage):
 
 
 def test_agg_data_ranges_are_inclusive():
-    """0.4's static method: the joined bytes, and first and last offset of each piece."""
+    """0.4's static method returns the joined bytes, and the first and last offset of each piece."""
     joined, ranges = agg_data([b"abc", b"d", b"efgh"])
     assert (joined, ranges) == (b"abcdefgh", [(0, 2), (3, 3), (4, 7)])
     assert Executor.agg_data([b"abc"]) == (b"abc", [(0, 2)])

@@ -144,7 +144,7 @@ def test_a_function_that_needs_one(ship: Any, monkeypatch: pytest.MonkeyPatch) -
             future.result(60)
         text = "".join(traceback.format_exception(caught.value))
         assert (
-            f"'held_pkg/{name}' exists in the client, but stays there, because its name says that it is secret" in text
+            f"'held_pkg/{name}' exists on the client but was not sent, because its name says that it is secret" in text
         )
 
 

@@ -105,7 +105,7 @@ def test_a_killed_container_costs_its_call(
     emulator: Emulator, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However short the calls of a map are, it is in the middle of one that a container is killed."""
-    monkeypatch.setattr(failure_records, "FIRST_LOOK", 0.1)
+    monkeypatch.setattr(failure_records, "FIRST_LISTING", 0.1)
     emulator.set_faults(Faults(kill_container=Fault(most=2)))
     futures = pywren.lambda_executor(config=config).map(str, range(4))
     errors = [future.exception() for future in futures]
@@ -116,7 +116,7 @@ def test_a_function_is_killed_while_it_runs(
     emulator: Emulator, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that runs for long has begun, and does not come to its end."""
-    monkeypatch.setattr(failure_records, "FIRST_LOOK", 0.1)
+    monkeypatch.setattr(failure_records, "FIRST_LISTING", 0.1)
     executor = pywren.lambda_executor(config=config)
     executor.call_async(str, 0).result()  # a warm worker has begun within the 0.97 s of this seed
     emulator.set_faults(Faults(seed=35, kill_container=Fault(most=1)))

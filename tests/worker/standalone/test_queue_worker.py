@@ -17,8 +17,8 @@ from callees import first_time_for_ever
 
 import pywren
 import pywren.testing
-from pywren import future as future_module
 from pywren.aws.requests import AWS
+from pywren.client import waiting
 from pywren.cloud.names import Names
 from pywren.cloud.policies import instance_policy
 from pywren.exceptions import (
@@ -503,7 +503,7 @@ def test_a_queue_that_is_deleted_ends_the_worker(queue):
 
 def test_a_client_is_told_that_no_worker_takes_its_calls(executor, caplog, monkeypatch):
     """Row 187: the client warns once, with the command that starts workers; the calls go on waiting."""
-    monkeypatch.setattr(future_module, "SILENCE", 0.01)
+    monkeypatch.setattr(waiting, "SILENCE", 0.01)
     futures = executor.map(abs, range(3))
     with caplog.at_level(logging.WARNING), pytest.raises(WaitTimeoutError):
         futures[0].result(0.5)

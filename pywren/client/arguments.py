@@ -1,0 +1,128 @@
+"""The arguments of an executor's verbs, checked before anything is sent."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import Any
+
+from pywren.exceptions import ArgumentError
+from pywren.wire.messages import CALL_FIELDS
+from pywren.wrenutil import iterate
+
+MOST_ITEMS = 10_000_000
+"""Items that one map takes where no limit is configured: the futures of more would fill a machine's memory, and an
+iterable that yields more is most likely infinite."""
+
+
+def consume(iterdata: Iterable[Any], limit: int | None) -> list[Any]:
+    """Return all items of a map as a list.
+
+    Args:
+        iterdata: what the program passed.
+        limit: how many there may be (``scheduler.map_item_limit``); ``None`` allows ``MOST_ITEMS``.
+
+    Raises:
+        ArgumentError: it is not iterable, or has more items.
+    """
+    iterator = iterate(iterdata, "map() takes an iterable of items", "use call_async(func, item) for a single item")
+    most = MOST_ITEMS if limit is None else limit
+    items = list(islice(iterator, most + 1))  # list() asks an islice for no length, which may lie
+    if len(items) > most:
+        raise ArgumentError(_too_many(limit))
+    return items
+
+
+def checked_runtime(seconds: float, longest: float) -> float:
+    """Return ``job_max_runtime`` as a number of Python's.
+
+    Args:
+        seconds: what the program passed.
+        longest: what is allowed at most.
+
+    Raises:
+        ArgumentError: it is not a positive number, or is larger.
+    """
+    number = math.nan
+    if not isinstance(seconds, (str, bytes, bool)):
+        with suppress(TypeError, ValueError, OverflowError):
+            number = float(seconds)
+    if not 0 < number <= longest:
+        raise ArgumentError(
+            f"job_max_runtime is {seconds!r}; it must be the number of seconds after which a call is stopped, for "
+            "example 300"
+        )
+    return seconds if isinstance(seconds, int) else number  # JSON does not know numpy's
+
+
+def check_callable(func: object) -> None:
+    """Raise ``ArgumentError`` unless a function can be called."""
+    if not callable(func):
+        raise ArgumentError(f"the function to call is a {type(func).__name__}, which cannot be called")
+
+
+def check_meta(extra_meta: Mapping[str, Any] | None) -> None:
+    """Raise ``ArgumentError`` unless the payload can take further members."""
+    if extra_meta is None:
+        return
+    if not isinstance(extra_meta, Mapping):
+        raise ArgumentError(f"extra_meta is a {type(extra_meta).__name__}, not a dict. Nothing was invoked")
+    clash = sorted(CALL_FIELDS.intersection(extra_meta))
+    if clash:
+        raise ArgumentError(
+            f"extra_meta has {', '.join(map(repr, clash))}, which pywren reserves in the payload: choose another name. "
+            "Nothing was invoked"
+        )
+    try:
+        json.dumps(dict(extra_meta), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ArgumentError(
+            f"extra_meta does not fit JSON: {error}. It takes strings, finite numbers, and lists and dicts of them; "
+            "pass everything else as arguments. Nothing was invoked"
+        ) from error
+
+
+def checked_excludes(exclude_modules: Iterable[str] | None) -> Sequence[str]:
+    """Return ``exclude_modules`` as a sequence.
+
+    Raises:
+        ArgumentError: it is a single text.
+    """
+    if isinstance(exclude_modules, str):  # each of its letters would count as a path
+        raise ArgumentError(f"exclude_modules is the string {exclude_modules!r}; pass a list: [{exclude_modules!r}]")
+    return tuple(exclude_modules or ())
+
+
+def _too_many(limit: int | None) -> str:
+    if limit is None:
+        return (
+            f"the iterable has more than {MOST_ITEMS:,} items, or has no end, and map() makes a future for each item "
+            "before it returns. Map over it in pieces, or use pywren.PoolExecutor, whose map() continues as results "
+            "are taken. Nothing was invoked"
+        )
+    return (
+        f"exceeding map item limit: more than {limit:,} items in one map. Raise scheduler: map_item_limit in the "
+        "configuration, or map over the items in pieces. Nothing was invoked"
+    )
+
+
+def checked_env(extra_env: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    """Return ``extra_env``.
+
+    Raises:
+        ArgumentError: an environment cannot hold it.
+    """
+    if extra_env is not None and not isinstance(extra_env, Mapping):
+        raise ArgumentError(
+            f"extra_env is a {type(extra_env).__name__}, not a dict. A function gets one item: to pass several "
+            "arguments, map over tuples (zip), or use pywren.PoolExecutor"
+        )
+    for name, value in (extra_env or {}).items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise ArgumentError(f"extra_env: {name!r} and its value {value!r} must both be strings")
+        if not name or "=" in name or "\0" in name or "\0" in value:
+            raise ArgumentError(f"extra_env: {name!r} cannot be set to {value!r} in an environment")
+    return extra_env

@@ -1,0 +1,104 @@
+"""The origins of futures from elsewhere: ``origin_for`` those that are unpickled, ``origin_at`` those made by hand.
+
+Any thread may unpickle futures, also inside the unpickling of others. ``_attaching`` guards the tables of what such
+origins share. It is an ``RLock``: an allocation under it may have the garbage collector end an object whose
+``__del__`` unpickles futures too. Nobody makes a ``Storage`` under it, which reads and writes files.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from pywren.client.callset import Callset
+from pywren.client.failure_records import Noted
+from pywren.client.monitor import Monitor
+from pywren.client.staged_calls import StagedCallset
+from pywren.storage import Storage
+from pywren.storage.localhost_backend import is_locked
+from pywren.wire.messages import function_name
+
+_CLOCKS_WRONG = 86_400.0  # seconds by which a client's clock may be
+
+_attaching = threading.RLock()
+# One origin for all futures of a callset that are unpickled here, while one of them lives.
+_attached: weakref.WeakValueDictionary[tuple[Any, ...], StagedCallset] = weakref.WeakValueDictionary()
+# Shared by such callsets in one storage: each of thousands of futures may come from a callset of its own.
+_storages: weakref.WeakValueDictionary[tuple[Any, ...], Storage] = weakref.WeakValueDictionary()
+_monitors: weakref.WeakValueDictionary[tuple[Any, ...], Monitor] = weakref.WeakValueDictionary()
+_noted: weakref.WeakValueDictionary[tuple[Any, ...], Noted] = weakref.WeakValueDictionary()
+
+
+def origin_for(callset: Callset, storage: Storage, client: str | None = None) -> StagedCallset:
+    """Return the origin of the futures of a callset that are unpickled in this process.
+
+    Args:
+        callset: the callset.
+        storage: where its objects are.
+        client: for calls in the pool of a process, the file that this process keeps locked while it lives.
+    """
+    alive = None if client is None else functools.partial(is_locked, client)
+    key = (os.getpid(), *storage.path, callset.id)  # with the process: a forked child has a monitor of its own
+    with _attaching:
+        origin = _attached.get(key)
+        if origin is None:
+            origin = _attached[key] = _new_origin(callset, storage, alive)
+    return origin
+
+
+def origin_at(storage_path: Sequence[str], callset_id: str, facts: dict[str, Any]) -> StagedCallset:
+    """Return the origin of a future that a program made by hand.
+
+    Args:
+        storage_path: ``[backend, bucket, prefix]``.
+        callset_id: the callset.
+        facts: what ``invoke_status`` is to say; the region, the function and the time of the call are read from it.
+    """
+    backend, place, prefix = storage_path
+    settings = {"root": place} if backend == "localhost" else {"bucket": place, "region": facts.get("region")}
+    config = {"storage_backend": backend, "storage_prefix": prefix, "backend_config": settings}
+    function, submitted = facts.get("lambda_function_name"), facts.get("host_submit_time")
+    callset = Callset(
+        prefix,
+        callset_id,
+        # By the clock of the client that submitted it. All records are read for a call that does not say when.
+        submitted=submitted - _CLOCKS_WRONG if isinstance(submitted, int | float) else 0.0,
+        function=function_name(function) if isinstance(function, str) else None,
+        facts=facts,
+    )
+    key = (os.getpid(), *storage_path, settings.get("region"))
+    storage = _storages.get(key) or Storage(config)  # not under the lock: one on this machine deletes what is old
+    with _attaching:
+        storage = _storages.setdefault(key, storage)
+        return _new_origin(callset, storage)
+
+
+_Kept = TypeVar("_Kept")
+
+
+def _kept(
+    table: weakref.WeakValueDictionary[tuple[Any, ...], _Kept], key: tuple[Any, ...], make: Callable[[], _Kept]
+) -> _Kept:
+    found = table.get(key)
+    if found is None:
+        found = table[key] = make()
+    return found
+
+
+def _new_origin(callset: Callset, storage: Storage, alive: Callable[[], bool] | None = None) -> StagedCallset:
+    place = (os.getpid(), *storage.path)
+    monitor, noted = _kept(_monitors, place, Monitor), _kept(_noted, (*place, callset.function), Noted)
+    return StagedCallset(callset, storage, monitor, client_alive=alive, noted=noted)
+
+
+def _after_fork() -> None:
+    global _attaching
+    _attaching = threading.RLock()  # another thread of the parent may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

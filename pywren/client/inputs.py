@@ -1,0 +1,59 @@
+"""``Inputs``: the futures among the arguments of a map, found while these are pickled, and waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pywren.client.call_state import modules_sent_for, verdict_of
+from pywren.client.verdict import Verdict
+from pywren.future import ResponseFuture
+from pywren.pickling import packed
+from pywren.wait import wait
+
+
+class Inputs:
+    """Decides what each future among the arguments travels as: a reference to its stored outcome, or its value.
+
+    Args:
+        by_reference: whether the workers can read stored outcomes.
+        mentions: what the pickles mention; outcomes need the modules that their own calls were sent with.
+    """
+
+    def __init__(self, *, by_reference: bool, mentions: packed.Mentions) -> None:
+        self._mentions = mentions
+        self._by_reference = by_reference
+        self._current: dict[ResponseFuture, int] | None = None
+        self._found: list[dict[ResponseFuture, int]] = []
+
+    def watch(self, items: Iterable[Any]) -> Iterable[Any]:
+        """Yield the items, noting which one is being pickled."""
+        for item in items:
+            if self._by_reference:
+                self._current = {}
+                self._found.append(self._current)
+            yield item
+
+    def persistent_id(self, obj: Any) -> int | packed.FinishedFuture | None:
+        """Return what a future travels as; ``None`` for other objects.
+
+        It is the number of a reference, or a finished future with the value: for those that the function itself refers
+        to, and for all where the calls run on this machine.
+        """
+        if not isinstance(obj, ResponseFuture):
+            return None
+        wait([obj])
+        self._mentions.modules.update(modules_sent_for(obj))
+        if self._by_reference and self._current is not None:
+            return self._current.setdefault(obj, len(self._current))
+        verdict = verdict_of(obj) or Verdict()
+        ids = {"callset_id": obj.callset_id, "call_id": obj.call_id}
+        if verdict.error is None:
+            return packed.FinishedFuture.of_value(verdict.value, **ids)
+        return packed.FinishedFuture.of_exception(verdict.error, **ids)
+
+    def by_argument(self, count: int) -> Sequence[Sequence[ResponseFuture]]:
+        """Return the futures of each argument, in the order of their references."""
+        if not any(self._found):
+            return ()
+        return [list(found) for found in self._found[:count]]

@@ -1,0 +1,120 @@
+"""Staged calls that run on this machine: what ``LocalInvoker`` does with a payload, and ``run_payloads``.
+
+The route is ``Route.STAGED_HERE``: functions, arguments and statuses are in a storage, and a ``Container`` takes each
+payload through the worker's handler, as on Lambda.
+
+Any thread of the program submits payloads. ``LocalWorker`` has at most one thread for each processor; they take
+payloads off ``_waiting``. ``_lock`` guards that queue and the number of threads. A thread that finds the queue empty
+ends, and counts itself out under the same lock, so no payload is ever left without a thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pywren.exceptions import DecodeError
+
+if TYPE_CHECKING:
+    from pywren.worker.parent.pool import LocalPool
+    from pywren.worker.task import RunResult, Stop, Task
+
+logger = logging.getLogger(__name__)
+
+Payload = Mapping[str, Any]
+
+
+class LocalWorker:
+    """Takes payloads through a container, on threads that live only while there are any.
+
+    They are daemons: the program may end while calls run, and a thread that ends when it finds nothing to do leaves
+    nothing behind.
+
+    Args:
+        pool: returns the pool that runs the calls; asked for each call, as the shared pool may end and come again.
+        environment: the environment variables that calls see.
+    """
+
+    def __init__(self, pool: Callable[[], LocalPool], environment: Mapping[str, str]) -> None:
+        from pywren.worker.handler import Container  # which calls in memory never need
+
+        context = {"invoker": "LocalInvoker", "jobnum": str(os.getpid())}
+        self._container = Container(_PoolRunner(pool, environment), context=context)
+        self._limit = os.cpu_count() or 1
+        self._waiting: deque[Payload] = deque()
+        self._running = 0
+        self._lock = threading.Lock()
+
+    def submit(self, payload: Payload) -> None:
+        """Run one call when a thread is free."""
+        with self._lock:
+            self._waiting.append(payload)
+            if self._running >= self._limit:
+                return
+            threading.Thread(target=self._work, name="pywren-local-call", daemon=True).start()
+            self._running += 1
+
+    def close(self) -> None:
+        """Forget the calls that have not started."""
+        with self._lock:
+            self._waiting.clear()
+        self._container.close()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._running -= 1
+                    return
+                payload = self._waiting.popleft()
+            try:
+                self._container.handle(payload)
+            except Exception as error:  # noqa: BLE001 -- a thread that ended here would stay counted, and its calls would wait
+                # as on Lambda: what could be told to the client was written to the call's status
+                logger.warning("a local call ended without a status: %s", error)
+
+
+class _PoolRunner:
+    """A ``Runner`` over a pool that others use too."""
+
+    def __init__(self, pool: Callable[[], LocalPool], environment: Mapping[str, str]) -> None:
+        self._pool = pool
+        self._environment = environment
+
+    def run(self, task: Task, *, stopped: Stop | None = None) -> RunResult:
+        return self._pool().run(task, stopped=stopped, environment=self._environment)
+
+    def end_waiting(self) -> None:
+        pass  # a pool keeps no process waiting for a particular call
+
+    def close(self) -> None:
+        pass  # the pool is not ours alone
+
+
+def run_payloads(payloads: Sequence[Payload], *, context: Mapping[str, Any] | None = None) -> None:
+    """Run calls one after the other, in child processes of this machine, and return when these have ended.
+
+    Args:
+        payloads: the calls.
+        context: what is known about these invocations; its texts become members of the statuses.
+
+    Raises:
+        DecodeError: a payload was not valid; the others have been run.
+    """
+    from pywren.worker.handler import Container
+
+    if not payloads:
+        return
+    first_error: DecodeError | None = None
+    with Container() as container:
+        for number, payload in enumerate(payloads):
+            try:
+                container.handle(payload, {"jobnum": str(number), **(context or {})})
+            except DecodeError as error:
+                first_error = first_error or error
+    if first_error is not None:
+        raise first_error

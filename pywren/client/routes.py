@@ -1,0 +1,55 @@
+"""``Route``: the ways that calls take from an executor to what runs them. Here, and only here, is one chosen."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Any
+
+from pywren.client.local_calls import LocalDispatcher
+from pywren.client.protocols import Dispatcher, Invoker
+from pywren.client.staging import StagedDispatcher
+from pywren.storage import Storage
+
+
+class Route(enum.Enum):
+    """A way that calls take."""
+
+    IN_MEMORY = "in memory"
+    """To the pool of this machine, and back: nothing is stored. ``local_executor()`` without a bucket."""
+
+    STAGED_HERE = "staged here"
+    """Through a storage to the pool of this machine: ``local_executor()`` with a bucket, as in 0.4. The invoker's
+    threads (``client.local_worker``) do what the handler does on Lambda."""
+
+    STAGED = "staged"
+    """Through a storage to whatever the invoker reaches: Lambda, stand-alone workers, ``run_jobs``."""
+
+
+def choose_route(invoker: Invoker, storage: Storage) -> Route:
+    """Choose the way of an executor's calls: those of this machine stay in memory unless there is a bucket.
+
+    Args:
+        invoker: what starts the calls.
+        storage: the configured storage; a directory of this machine when no bucket is configured.
+    """
+    if invoker.pool is None:
+        return Route.STAGED
+    return Route.IN_MEMORY if storage.path[0] == "localhost" else Route.STAGED_HERE
+
+
+def make_dispatcher(
+    invoker: Invoker, storage: Storage, runtime: Mapping[str, Any], *, show_output: bool = False
+) -> Dispatcher:
+    """Make what takes callsets along the chosen route.
+
+    Args:
+        invoker: what starts the calls.
+        storage: the configured storage.
+        runtime: the members of the payload that name the runtime.
+        show_output: whether what calls in memory print is shown as it comes.
+    """
+    pool = invoker.pool
+    if pool is not None and choose_route(invoker, storage) is Route.IN_MEMORY:
+        return LocalDispatcher(storage, invoker, pool, show_output=show_output)
+    return StagedDispatcher(storage, invoker, runtime)

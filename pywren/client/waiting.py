@@ -1,0 +1,196 @@
+"""Waiting for many calls at once: ``await_all``, and what makes it return.
+
+Any thread of the program may wait. It adds one ``_Countdown`` to every future it waits for, under the condition of the
+future's callset, and then sleeps on the countdown's gate. The thread that settles the last of them opens the gate; it
+does so under the callset's condition, and takes the countdown's lock inside it. Nobody takes the two the other way
+round.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from pywren.client.call_state import DONE, CallState
+from pywren.exceptions import PywrenError
+
+if TYPE_CHECKING:
+    from pywren.client.protocols import Origin
+
+logger = logging.getLogger(__name__)
+
+SILENCE = 60.0
+"""Seconds without any result after which whoever waits is told what is known and where to look."""
+
+_NAMED = 5  # so many calls are named in the line that Ctrl-C leaves
+
+
+class _Countdown:
+    """A waiter in the sense of ``concurrent.futures``: it lets one thread go on after a number of futures."""
+
+    def __init__(self) -> None:
+        self._gate = threading.Lock()  # a bare lock, because an event takes as long as the rest of the waiting
+        self._gate.acquire()
+        self._lock = threading.Lock()  # guards what follows: futures of several callsets end on several threads
+        self._ended = 0
+        self._target: int | None = None
+        self.began = time.monotonic()
+        self.is_over = False
+        self.trouble: PywrenError | None = None
+
+    def start(self, target: int) -> None:
+        """Be over once ``target`` futures have ended. Those that ended since installation count."""
+        with self._lock:
+            self._target = target
+            self._check()
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait until it is over or there is trouble; returns whether one of the two is true."""
+        return self.is_over or self._gate.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
+
+    def fail(self, error: PywrenError) -> None:
+        """Let the thread go on because nothing can be found out."""
+        with self._lock:
+            if not self.is_over and self.trouble is None:
+                self.trouble = error
+                self._gate.release()
+
+    def add_result(self, future: object) -> None:
+        with self._lock:
+            self._ended += 1
+            self._check()
+
+    add_exception = add_cancelled = add_result
+
+    def _check(self) -> None:
+        if self._target is not None and self._ended >= self._target and not self.is_over:
+            self.is_over = True
+            if self.trouble is None:  # else the gate is open already, and a lock cannot be released twice
+                self._gate.release()
+
+
+def await_all(futures: Sequence[CallState], timeout: float | None, at_least: int | None = None) -> bool:
+    """Wait until some futures are done, woken by an event.
+
+    Args:
+        futures: different futures, of any origin.
+        timeout: how many seconds to wait at most; ``None`` for ever.
+        at_least: how many must be done; ``None`` means all.
+
+    Returns:
+        Whether that many are done.
+
+    Raises:
+        StorageError: the storage of some of them could not be reached for a while.
+    """
+    # Install first and count afterwards: a future that ends in between is counted by the countdown.
+    countdown = _Countdown()
+    waiting = _install(countdown, futures)
+    done = len(futures) - len(waiting)
+    countdown.start((len(futures) if at_least is None else at_least) - done)
+    try:
+        if not countdown.is_over:
+            expect(waiting)  # without any condition: each origin takes locks of its own
+            _wait(countdown, timeout, waiting)
+        if countdown.trouble is not None and not countdown.is_over:
+            raise copied(countdown.trouble)
+        return countdown.is_over
+    except KeyboardInterrupt:
+        _say_what_runs(waiting)
+        raise
+    finally:
+        for future in waiting:
+            with future._condition:
+                if future._installed is not None:  # a forked child has dropped the list
+                    future._installed.remove(countdown)
+
+
+def _install(countdown: _Countdown, futures: Sequence[CallState]) -> list[CallState]:
+    """Add a waiter to the futures that are not done, and return these."""
+    waiting = []
+    for future in futures:
+        if future._state in DONE:
+            continue
+        with future._condition:
+            if future._state not in DONE:  # it may have ended before this thread had the condition
+                if future._installed is None:
+                    future._installed = []
+                future._installed.append(countdown)
+                waiting.append(future)
+    return waiting
+
+
+def _wait(countdown: _Countdown, timeout: float | None, futures: Sequence[CallState]) -> None:
+    """Wait until it is over. Every ``SILENCE`` seconds, let the origins report what they know of the reason."""
+    left = timeout
+    while not countdown.wait(SILENCE if left is None else min(left, SILENCE)):
+        if left is not None:
+            left -= SILENCE
+            if left <= 0:
+                return
+        for origin, _ in _by_origin([one for one in futures if one._state not in DONE]):
+            origin.report_silence()
+
+
+def copied(error: PywrenError) -> PywrenError:
+    """Return a copy of an error that is kept: every thread that raises it needs a traceback of its own."""
+    copied: PywrenError = copy.copy(error)
+    copied.__cause__ = error.__cause__
+    return copied
+
+
+def report_trouble(futures: Sequence[CallState], error: PywrenError, since: float) -> None:
+    """Tell the threads that wait for futures of one callset why nothing can be found out. For origins alone.
+
+    The futures stay as they are. Callbacks, awaiters and the waiters of the standard library hear nothing and go on
+    waiting.
+
+    Args:
+        futures: the futures.
+        error: why.
+        since: when the poll that failed began, in monotonic seconds. A thread that began to wait after that hears of
+            the next poll instead.
+    """
+    if not futures:
+        return
+    with futures[0]._condition:  # the callset's, which guards all these lists
+        waiters = {waiter for one in futures for waiter in one._installed or () if isinstance(waiter, _Countdown)}
+    for waiter in waiters:  # a waiter may have gone meanwhile: nobody reads its gate any more
+        if waiter.began <= since:
+            waiter.fail(error)
+
+
+def _say_what_runs(futures: Iterable[CallState]) -> None:
+    names = [f"{one.callset_id[:8]}/{one.call_id}" for one in futures if one._state not in DONE]
+    if names:
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        logger.warning(
+            "stopped waiting; %d calls still run: %s%s; cancel() ends them",
+            len(names), ", ".join(names[:_NAMED]), more,
+        )  # fmt: skip
+
+
+def expect(futures: Iterable[CallState]) -> None:
+    """Tell the origins of these futures, with one message each, that somebody waits for them."""
+    for origin, group in _by_origin(futures):
+        for future in group:
+            future._awaited = True
+        origin.expect(group)
+
+
+def poll(futures: Iterable[CallState]) -> None:
+    """Have the origins of these futures find out now which are done."""
+    for origin, group in _by_origin(futures):
+        origin.poll(group)
+
+
+def _by_origin(futures: Iterable[CallState]) -> list[tuple[Origin, list[CallState]]]:
+    groups: dict[int, tuple[Origin, list[CallState]]] = {}
+    for future in futures:
+        if future._origin is not None:
+            groups.setdefault(id(future._origin), (future._origin, []))[1].append(future)
+    return list(groups.values())

@@ -23,7 +23,7 @@ NAMES = Names(
 )
 
 
-@pytest.mark.parametrize("which", ["execution", "user", "launch"])
+@pytest.mark.parametrize("which", ["execution", "user", "launch", "instance"])
 def test_the_tables_are_the_policies(which):
     """Statement by statement, with all actions."""
     text = (DOCS / "iam.md").read_text(encoding="utf-8").partition(f"\n## {which}\n")[2].partition("\n## ")[0]

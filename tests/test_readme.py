@@ -1,4 +1,4 @@
-"""The README and the documents: what can be pasted works, what is linked exists."""
+"""The README and the documents: programs run when pasted, and links lead somewhere."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def title(block: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS, ids=map(title, BLOCKS))
 def test_a_python_block_can_be_pasted_into_a_file_and_run(block: str, tmp_path: Path) -> None:
-    """Each block is a whole program; those with tests are run by pytest."""
+    """Each block is a whole program; pytest runs the blocks with tests."""
     program = tmp_path / "test_pasted.py"
-    # a hundredth of the first program's work is enough to see that it runs
+    # A hundredth of the first program's work shows that it runs.
     program.write_text(block.replace("100, 1000)", "100, 10)"))
     pytest_options = ["-m", "pytest", "-q", "-p", "no:cacheprovider"] if "def test_" in block else []
     finished = subprocess.run(
@@ -44,7 +44,7 @@ def test_a_python_block_can_be_pasted_into_a_file_and_run(block: str, tmp_path: 
 
 
 def test_there_are_two_commands_and_ci_runs_them() -> None:
-    """All set-up is two commands, and what CI runs is the same to the letter."""
+    """The set-up is two commands, and continuous integration runs the very same ones."""
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert len(COMMANDS) == 2
     for command in COMMANDS:
@@ -52,7 +52,7 @@ def test_there_are_two_commands_and_ci_runs_them() -> None:
 
 
 def test_the_first_program_is_the_example() -> None:
-    """The program shown on top is the one that the first command runs."""
+    """The program at the top is the one that the first command runs."""
     example = (ROOT / "examples" / "random_matrices.py").read_text(encoding="utf-8")
     for line in BLOCKS[0].splitlines():
         wanted = line.replace("1000))", "count))")

@@ -79,6 +79,14 @@ def test_links_lead_somewhere(document: Path) -> None:
     assert not wrong
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_files_that_are_named_exist(document: Path) -> None:
+    """Every path of the repository that a document names in code exists."""
+    text = document.read_text(encoding="utf-8")
+    named = re.findall(r"`((?:pywren|tests|docs|examples|benchmarks|\.ci)/[\w/.-]*)`", text)
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
 def test_prose_is_wrapped() -> None:
     """Prose is wrapped at 120 columns; tables and code cannot be."""
     long = []

@@ -1,10 +1,10 @@
-"""Futures are pickled into a file by this process, and collected by another one.
+"""One process pickles futures into a file, and another process collects them.
 
 Run it with ``python examples/collect_elsewhere.py``.
 
-On Lambda the first process may end meanwhile: the calls go on, and whoever has the file and this user's key
-(``~/.pywren/key``) can collect them. On this machine the calls live in the workers of the first process, which
-therefore waits for the second.
+On Lambda the first process may end meanwhile: the calls go on, and whoever has the file and may read the bucket can
+collect them. Keep the file private: it holds the secret that signs the results. On this machine the calls run in the
+workers of the first process, which therefore waits for the second.
 """
 
 import pickle

@@ -1,4 +1,4 @@
-"""Exceptions come back with their own type, and what failed for a passing reason is tried again by hand.
+"""Exceptions come back with their own type, and the program retries calls that failed for a temporary reason.
 
 Run it with ``python examples/exceptions_and_retries.py``.
 """

@@ -1,9 +1,9 @@
-"""Word count: a map over parts of a text, and one reduce over what the map found.
+"""Word count: one map over the parts of a text, and one reduce over the counts.
 
 Run it with ``python examples/word_count.py [FILE ...]``.
 
-Without arguments it counts the words of this project's own documents. The text itself is what travels: a worker does
-not see the files of this machine.
+Without arguments it counts the words of this project's own documents. The calls get the text itself, because a worker
+does not see the files of this machine.
 """
 
 import re

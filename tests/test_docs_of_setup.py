@@ -1,4 +1,4 @@
-"""docs/iam.md, docs/setup.md and docs/standalone.md say what is."""
+"""docs/iam.md, docs/setup.md and docs/standalone.md agree with the policies, the commands and the configuration."""
 
 import re
 from pathlib import Path
@@ -23,9 +23,9 @@ NAMES = Names(
 )
 
 
-@pytest.mark.parametrize("which", ["execution", "user", "launch"])
+@pytest.mark.parametrize("which", ["execution", "user", "launch", "instance"])
 def test_the_tables_are_the_policies(which):
-    """Statement by statement, with all actions."""
+    """Each table has the statements of its policy, with all their actions."""
     text = (DOCS / "iam.md").read_text(encoding="utf-8").partition(f"\n## {which}\n")[2].partition("\n## ")[0]
     rows = {
         row[0]: set(re.findall(r"`([a-z0-9]+:\w+)`", row[1]))
@@ -36,14 +36,14 @@ def test_the_tables_are_the_policies(which):
 
 
 def test_every_statement_of_the_setup_is_explained():
-    """By its name."""
+    """The text names every statement of the policy, and no other."""
     text = (DOCS / "iam.md").read_text(encoding="utf-8").partition("\n## setup\n")[2].partition("\n## ")[0]
     policy = policies.setup_policy(NAMES, layers=["arn:aws:lambda:us-west-2:123456789012:layer:x:1"])
     assert set(re.findall(r"`([A-Z]\w+)`", text)) == {statement["Sid"] for statement in policy["Statement"]}
 
 
 def test_commands_of_the_page_exist():
-    """What is written as a command is one."""
+    """Every command that the page names exists."""
     text = (DOCS / "setup.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`(?:pywren )?((?:create|delete|deploy|test|print|log|cleanup)_\w+)", text))
     assert named <= set(cli.commands)
@@ -51,7 +51,7 @@ def test_commands_of_the_page_exist():
 
 
 def test_the_page_of_stand_alone_workers_names_every_command_and_option():
-    """Those of the tables are those that there are; what only 0.4 knew is named below them."""
+    """The tables have every command and option; options that only 0.4 knew are named below them."""
     text = (DOCS / "standalone.md").read_text(encoding="utf-8")
     commands = cli.commands["standalone"].commands
     assert set(re.findall(r"^\| `(\w+)(?: \[N\])?` \|", text, re.M)) == set(commands)
@@ -60,8 +60,8 @@ def test_the_page_of_stand_alone_workers_names_every_command_and_option():
     assert {name for name in options if name.startswith("--")} <= {f"--{name}" for name in named | {"dry_run"}}
 
 
-def test_the_page_of_stand_alone_workers_names_keys_that_there_are():
-    """Every key of the section standalone."""
+def test_the_page_of_stand_alone_workers_names_existing_keys():
+    """Every key of the section ``standalone`` that the page names is a key of the configuration."""
     text = (DOCS / "standalone.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`standalone: (\w+)`", text))
     assert named

@@ -40,12 +40,12 @@ def run(*command: str, cwd: Path) -> str:
 
 @pytest.mark.slow
 def test_random_matrices(tmp_path: Path) -> None:
-    """The seed program multiplies, at a smaller count than the README's."""
+    """The README's first program runs, with a smaller count."""
     assert "40 vectors of 1024 numbers" in run(str(EXAMPLES / "random_matrices.py"), "40", cwd=tmp_path)
 
 
 def test_word_count(tmp_path: Path) -> None:
-    """The words of a text of known content are counted right, by map and reduce."""
+    """Map and reduce count the words of a known text correctly."""
     text = tmp_path / "text"
     text.write_text("the sea, the sky\n" * 250 + "the end\n")
     printed = run(str(EXAMPLES / "word_count.py"), str(text), cwd=tmp_path)
@@ -54,12 +54,12 @@ def test_word_count(tmp_path: Path) -> None:
 
 
 def test_word_count_of_the_projects_own_documents(tmp_path: Path) -> None:
-    """Without arguments the example has real text to count."""
+    """Without arguments the example counts the words of real text."""
     assert " words in " in run(str(EXAMPLES / "word_count.py"), cwd=tmp_path)
 
 
 def test_exceptions_and_retries(tmp_path: Path) -> None:
-    """What fails for a passing reason succeeds in the end, what can never work is reported once."""
+    """Calls with a temporary failure succeed in the end; a call that can never work is reported once."""
     printed = run(str(EXAMPLES / "exceptions_and_retries.py"), cwd=tmp_path).splitlines()
     assert printed == [
         "attempt 1, job 2: TemporaryFailure, will be tried again",
@@ -86,7 +86,7 @@ def test_notebook(tmp_path: Path) -> None:
 
 
 def test_every_example_is_run_here() -> None:
-    """An example that no test runs would rot."""
+    """Every example has a test here."""
     text = Path(__file__).read_text(encoding="utf-8")
     shown = [path.name for path in EXAMPLES.iterdir() if path.suffix in {".py", ".ipynb"}]
     assert shown
@@ -94,7 +94,7 @@ def test_every_example_is_run_here() -> None:
 
 
 def test_the_notebook_is_kept_without_outputs() -> None:
-    """Outputs of somebody's machine are not part of the source."""
+    """The notebook is stored without the outputs of anybody's machine."""
     text = (EXAMPLES / "notebook.ipynb").read_text(encoding="utf-8")
     assert '"outputs": []' in text
     assert '"output_type"' not in text

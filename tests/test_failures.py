@@ -1,7 +1,7 @@
 """The specification of failure, docs/failures.md: what goes wrong, and what ``result()`` then raises or gives.
 
-Every row of the page is a row of ``TABLE``, a test that has the row in its docstring (here, or in
-another ``test_…failures….py``), or a test named in ``ELSEWHERE``. All here run over every kind of executor.
+The page links each row to its tests: rows of ``TABLE`` and ``REFUSALS`` here, and tests here or elsewhere that name
+their row in the docstring. All tests here run over every kind of executor.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import importlib
 import importlib.machinery
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -45,7 +44,6 @@ from pywren.exceptions import (
     WorkerCrashedError,
 )
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "failures.md"
 PRESENCE = object()
 """Stands for the address where a function shows that it is running."""
 
@@ -54,41 +52,6 @@ CLIENT_FILE = "only-here.txt"
 
 TEXT_LIMIT = 70_000
 """Characters of a text that may travel in a status."""
-
-ELSEWHERE = {
-    38: "client/test_staged_calls.py::TestStaging::test_too_large_payload_is_refused_before_anything_is_invoked",
-    61: "client/test_staged_calls.py::TestIntegrity::test_unsigned_status_is_never_a_value",
-    65: "aws/test_requests.py",
-    67: "client/test_staged_calls.py::TestLost::test_lost_after_queue_patience_runtime_and_grace",
-    68: "worker/test_handler.py::test_the_first_commit_stands",
-    69: "client/test_local_calls.py::test_a_client_that_ended_before_its_calls",
-    72: "client/test_local_calls.py::test_after_fork_both_processes_go_on",
-    245: "worker/parent/test_pool.py::test_processes_that_are_killed_while_they_start_fail_no_call",
-    246: "worker/test_process_tree.py::test_what_a_call_that_crashes_has_left_ends",
-    247: "system/test_private_files.py::test_a_program_of_any_umask",
-    248: "worker/parent/test_pool.py::test_a_client_without_standard_streams",
-    249: "worker/test_directories.py::TestAbandoned::test_a_killed_clients_goes_with_the_next_program",
-    250: "system/test_callbacks.py::TestThatWait",
-    251: "client/test_pool_executor.py::TestMap::test_of_what_has_no_end",
-    252: "client/test_pool_executor.py::TestShutdown::test_no_calls_at_the_end_of_the_program",
-    253: "client/test_pool_executor.py::TestShutdown::test_daemon_threads_do_not_keep_the_program",
-    254: "client/test_pool_executor.py::test_something_else_than_an_executor",
-    255: "worker/child/test_condition.py::test_a_call_is_not_failed_by_an_earlier_one",
-    256: "worker/child/test_condition.py::test_threads_that_a_library_keeps_for_itself_stay",
-    310: "worker/child/test_condition.py::test_damage_that_no_quick_look_finds_fails_one_call_at_most",
-    311: "worker/child/test_condition.py::test_calls_that_leave_files_open_never_run_out_of_descriptors",
-    100: "testing/emulator/test_emulator_backends.py::test_what_is_not_installed_is_named_with_the_extra",
-    101: "testing/emulator/test_emulator.py::test_a_part_that_dies_is_named_with_its_log",
-    102: "testing/emulator/test_emulator.py::test_nothing_is_left_when_it_is_killed",
-    103: "testing/emulator/test_emulator_command.py::test_ctrl_c_is_the_programs_to_answer",
-    104: "testing/emulator/test_emulator.py::test_two_do_not_know_each_other",
-    105: "testing/emulator/test_emulator_gateway.py::test_a_request_without_key_is_refused",
-    106: "testing/emulator/test_emulator_container.py::test_a_machine_without_namespaces",
-    107: "testing/emulator/test_emulator_container.py::test_another_runtime_than_the_emulators_is_refused",
-    108: "testing/emulator/test_emulator_lambda_api.py::test_operations_that_are_not_emulated",
-    109: "testing/emulator/test_emulator_command.py::test_what_cannot_be_done_is_said_before_anything_is_started",
-}
-"""Rows that other files test."""
 
 
 @pytest.fixture(scope="module", params=KINDS_AND_EMULATED)
@@ -691,20 +654,3 @@ def test_ctrl_c_during_map(dummy, monkeypatch, caplog):
     with pytest.raises(KeyboardInterrupt):
         dummy.executor.map(hostile.echo, range(5), invoke_pool_threads=1)
     assert "2 of 5 calls were invoked" in caplog.text
-
-
-# -- the page ------------------------------------------------------------------------------------------------------
-
-
-def test_every_row_of_the_page_is_tested():
-    """Page and tests have the same rows."""
-    page = {int(number) for number in re.findall(r"^\| (\d+) \|", DOCUMENT.read_text(), re.MULTILINE)}
-    here = {row.number for row in TABLE} | {refusal.number for refusal in REFUSALS} | set(ELSEWHERE)
-    for file in Path(__file__).parent.rglob("test_*.py"):
-        for said in re.findall(r'\n +"""Rows? ([\d, and]+):', file.read_text("utf-8")):
-            here.update(map(int, re.findall(r"\d+", said)))
-    assert sorted(here) == sorted(page)
-    for place in ELSEWHERE.values():
-        file, *names = place.split("::")
-        text = (Path(__file__).parent / file).read_text()
-        assert all(re.search(rf"(def|class) {name}\b", text) for name in names), place

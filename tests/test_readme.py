@@ -1,4 +1,4 @@
-"""The README and the documents: what can be pasted works, what is linked exists."""
+"""The README and the documents: programs run when pasted, and links lead somewhere."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def title(block: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS, ids=map(title, BLOCKS))
 def test_a_python_block_can_be_pasted_into_a_file_and_run(block: str, tmp_path: Path) -> None:
-    """Each block is a whole program; those with tests are run by pytest."""
+    """Each block is a whole program; pytest runs the blocks with tests."""
     program = tmp_path / "test_pasted.py"
-    # a hundredth of the first program's work is enough to see that it runs
+    # A hundredth of the first program's work shows that it runs.
     program.write_text(block.replace("100, 1000)", "100, 10)"))
     pytest_options = ["-m", "pytest", "-q", "-p", "no:cacheprovider"] if "def test_" in block else []
     finished = subprocess.run(
@@ -44,7 +44,7 @@ def test_a_python_block_can_be_pasted_into_a_file_and_run(block: str, tmp_path: 
 
 
 def test_there_are_two_commands_and_ci_runs_them() -> None:
-    """All set-up is two commands, and what CI runs is the same to the letter."""
+    """The set-up is two commands, and continuous integration runs the very same ones."""
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert len(COMMANDS) == 2
     for command in COMMANDS:
@@ -52,17 +52,46 @@ def test_there_are_two_commands_and_ci_runs_them() -> None:
 
 
 def test_the_first_program_is_the_example() -> None:
-    """The program shown on top is the one that the first command runs."""
+    """The program at the top is the one that the first command runs."""
     example = (ROOT / "examples" / "random_matrices.py").read_text(encoding="utf-8")
     for line in BLOCKS[0].splitlines():
         wanted = line.replace("1000))", "count))")
         assert wanted in example.splitlines(), line
 
 
+def anchors(document: Path) -> set[str]:
+    """The anchors that GitHub gives to the headings of a document."""
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = [re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", line) for line in re.findall(r"^#+ (.+)$", text, re.MULTILINE)]
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(document: Path) -> None:
-    """Every relative link of a document names a file that is there."""
+    """Every relative link of a document names a file and a heading that exist."""
     text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
-    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
-    missing = [link for link in links if link and not (document.parent / link).exists()]
-    assert not missing
+    wrong = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        name, _, anchor = link.partition("#")
+        target = document.parent / name if name else document
+        if "://" not in link and (not target.exists() or (anchor and anchor not in anchors(target))):
+            wrong.append(link)
+    assert not wrong
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_files_that_are_named_exist(document: Path) -> None:
+    """Every path of the repository that a document names in code exists."""
+    text = document.read_text(encoding="utf-8")
+    named = re.findall(r"`((?:pywren|tests|docs|examples|benchmarks|\.ci)/[\w/.-]*)`", text)
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
+def test_prose_is_wrapped() -> None:
+    """Prose is wrapped at 120 columns; tables and code cannot be."""
+    long = []
+    for document in DOCUMENTS:
+        text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+        lines = [line for line in text.splitlines() if len(line) > 120 and not line.startswith("|")]
+        long += [f"{document.name}: {line[:60]}…" for line in lines]
+    assert not long

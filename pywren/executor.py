@@ -26,7 +26,7 @@ from pywren.serialize._skew import warn_of_skew
 from pywren.storage import Storage
 from pywren.system import shutdown
 from pywren.wait import list_of, wait
-from pywren.wire.messages import CALL_FIELDS, Call
+from pywren.wire.call import CALL_FIELDS, Call
 from pywren.wrenutil import iterate
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from pywren.aws.per_process import PerProcess
 from pywren.exceptions import ArgumentError, DecodeError
-from pywren.wire.messages import ASYNC_PAYLOAD_LIMIT, function_name
+from pywren.wire.call import ASYNC_PAYLOAD_LIMIT
+from pywren.wire.keys import function_name
 
 if TYPE_CHECKING:
     from pywren.aws.requests import AWS

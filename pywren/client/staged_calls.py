@@ -53,12 +53,9 @@ from pywren.storage.localhost_backend import is_locked
 from pywren.system.threads import for_each
 from pywren.wire.digests import verify_sha256
 from pywren.wire.failure import Failure
-from pywren.wire.messages import (
-    EAGER_OUTPUT_LIMIT,
-    Outcome,
-    Status,
-    function_name,
-)
+from pywren.wire.keys import function_name
+from pywren.wire.outcome import EAGER_OUTPUT_LIMIT, Outcome
+from pywren.wire.status import Status
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from pywren.pickling import packed
 from pywren.pickling.packed import Packed
 from pywren.serialize._held_back import why_path_held_back
 from pywren.wire.failure import Failure
-from pywren.wire.messages import Outcome
+from pywren.wire.outcome import Outcome
 
 Verdict = tuple[Any, "BaseException | None"]
 """The function's value, or the error."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from pywren import wrenconfig
 from pywren.exceptions import ConfigError
-from pywren.wire.messages import failure_prefix
+from pywren.wire.keys import failure_prefix
 
 OWNER_TAG = ("created-by", "pywren")
 """Key and value of the tag that pywren gives to what it makes: what has it not is neither changed nor deleted."""

@@ -521,7 +521,7 @@ class FinishedFuture:
         else:
             packed = dump_exception(self._error)
             body = packed.required_body().data
-            from pywren.wire.messages import Outcome  # not above: a child that is given no futures does without
+            from pywren.wire.outcome import Outcome  # not above: a child that is given no futures does without
 
             outcome = Outcome(False, body, packed.type_name, packed.text, packed.traceback).encode()
         return _finished_with_outcome, (outcome, self.callset_id, self.call_id)
@@ -535,7 +535,7 @@ class FinishedFuture:
     def _load(self) -> None:
         if self._loaded or self._outcome is None:
             return
-        from pywren.wire.messages import Outcome
+        from pywren.wire.outcome import Outcome
 
         outcome = Outcome.decode(self._outcome)
         encoded, packed = self._outcome, Packed(outcome.body)
@@ -601,7 +601,7 @@ class FinishedFuture:
     def errored(self) -> bool:
         """Tell whether the call raised."""
         if self._outcome is not None:
-            from pywren.wire.messages import Outcome
+            from pywren.wire.outcome import Outcome
 
             return not Outcome.decode(self._outcome).success
         return self._error is not None

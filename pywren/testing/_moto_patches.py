@@ -24,7 +24,7 @@ from moto.iam.models import iam_backends
 from pywren.system import private_names
 from pywren.testing._guard import guarded, request_handler
 from pywren.testing._mock_function import MockFunction
-from pywren.wire.messages import ASYNC_PAYLOAD_LIMIT
+from pywren.wire.call import ASYNC_PAYLOAD_LIMIT
 
 
 def _payload_too_large(size: int) -> Exception:

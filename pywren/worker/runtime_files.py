@@ -25,7 +25,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from pywren.exceptions import RuntimeSetupError, StorageError
 from pywren.system.private_files import make_directories
-from pywren.wire.messages import Call
+from pywren.wire.call import Call
 from pywren.wrenutil import split_s3_url
 
 if TYPE_CHECKING:

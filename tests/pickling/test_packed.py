@@ -34,7 +34,7 @@ from pywren.pickling.packed import (
     loads,
 )
 from pywren.pickling.remote_errors import RemoteTraceback
-from pywren.wire.messages import Outcome
+from pywren.wire.outcome import Outcome
 
 ROOT = str(Path(pywren.__file__).parent.parent)
 

@@ -93,7 +93,7 @@ def test_typed_in_code_has_lines():
     """Code given with ``-c`` has its lines wherever ``traceback`` itself finds them, and is no error elsewhere."""
     program = (
         "import linecache, traceback\n"
-        "from pywren import _private_names\n"
+        "from pywren.system import private_names\n"
         "def f(): 1 / 0  # found\n"
         "try: f()\n"
         "except ZeroDivisionError: shown = '# found' in traceback.format_exc()\n"
@@ -174,9 +174,9 @@ def test_functions_run_before_those_of_atexit():
     """What is registered runs at the end of the program, before what ``atexit`` knows."""
     program = (
         "import atexit\n"
-        "from pywren import _private_names\n"
+        "from pywren.system import private_names\n"
         "atexit.register(print, 'atexit')\n"
-        "_private_names.at_end_of_threads(lambda: print('registered'))\n"
+        "private_names.at_end_of_threads(lambda: print('registered'))\n"
         "print('main')"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
@@ -214,5 +214,5 @@ def private_uses(path: Path) -> list[str]:
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_private_names_stand_in_one_module(path):
     """No other module uses a private name of a library or of Python."""
-    if path.name != "_private_names.py":
+    if path.name != "private_names.py":
         assert not private_uses(path)

@@ -21,20 +21,14 @@ from pywren.exceptions import (
     RuntimeSetupError,
     WorkerCrashedError,
 )
+from pywren.wire.call import CALL_FIELDS, Call, Envelope
 from pywren.wire.digests import attempt_key
 from pywren.wire.failure import Failure
-from pywren.wire.messages import (
-    CALL_FIELDS,
-    Call,
-    CallsetKeys,
-    Envelope,
-    Outcome,
-    Reference,
-    StagedFunction,
-    Status,
-    decode_references,
-    encode_references,
-)
+from pywren.wire.function import StagedFunction
+from pywren.wire.keys import CallsetKeys
+from pywren.wire.outcome import Outcome
+from pywren.wire.references import Reference, decode_references, encode_references
+from pywren.wire.status import Status
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SECRET = bytes(range(32))
@@ -251,7 +245,7 @@ def test_a_payload_field_that_misfits_is_named(name: str, value: Any) -> None:
 def test_a_module_path_that_leads_elsewhere_is_refused(path: str) -> None:
     """A staged function cannot make the worker write outside the directory of its modules."""
     data = StagedFunction(b"pickle", {path: b"source"}).encode()
-    with pytest.raises(DecodeError, match="no safe path"):
+    with pytest.raises(DecodeError, match="not a safe path"):
         StagedFunction.decode(data)
 
 

@@ -18,8 +18,9 @@ from pywren.client.local_calls import LocalDispatcher
 from pywren.client.staging import StagedDispatcher, agg_data
 from pywren.exceptions import ArgumentError
 from pywren.future import ResponseFuture, modules_sent_for, settlement
-from pywren.pickling import packed
 from pywren.pickling.adapters import Reduction
+from pywren.pickling.finished_futures import FinishedFuture
+from pywren.pickling.mentions import Mentions
 from pywren.runtime import check_runtime, get_runtime_info
 from pywren.serialize import Serializer
 from pywren.serialize._skew import warn_of_skew
@@ -364,7 +365,7 @@ class Executor:
             return []
         # only a call that is staged has a payload to be changed
         dispatcher = self._stage_calls() if options.get("overwrite_invoke_args") else self._dispatcher
-        mentions = packed.Mentions()
+        mentions = Mentions()
         inputs = _Inputs(dispatcher, mentions)
         function, arguments, modules = self.serializer.pack_call(
             func,
@@ -421,7 +422,7 @@ class _Inputs:
     Their outcomes need the modules that their own calls were sent with.
     """
 
-    def __init__(self, dispatcher: StagedDispatcher | LocalDispatcher, mentions: packed.Mentions) -> None:
+    def __init__(self, dispatcher: StagedDispatcher | LocalDispatcher, mentions: Mentions) -> None:
         self._mentions = mentions
         self._by_reference = isinstance(dispatcher, StagedDispatcher)
         self._current: dict[ResponseFuture, int] | None = None
@@ -435,7 +436,7 @@ class _Inputs:
                 self._found.append(self._current)
             yield item
 
-    def persistent_id(self, obj: Any) -> int | packed.FinishedFuture | None:
+    def persistent_id(self, obj: Any) -> int | FinishedFuture | None:
         """Say what a future stands for: a reference, or by value for the function's own and this machine's."""
         if not isinstance(obj, ResponseFuture):
             return None
@@ -446,8 +447,8 @@ class _Inputs:
         ended = settlement(obj)
         ids = {"callset_id": obj.callset_id, "call_id": obj.call_id}
         if ended.error is None:
-            return packed.FinishedFuture.of_value(ended.value, **ids)
-        return packed.FinishedFuture.of_exception(ended.error, **ids)
+            return FinishedFuture.of_value(ended.value, **ids)
+        return FinishedFuture.of_exception(ended.error, **ids)
 
     def by_argument(self, count: int) -> Sequence[Sequence[ResponseFuture]]:
         """Return the futures of each argument, in the order of their references."""

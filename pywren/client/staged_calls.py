@@ -47,7 +47,8 @@ from pywren.exceptions import (
     StorageNoSuchKeyError,
 )
 from pywren.future import ResponseFuture, Settlement
-from pywren.pickling import packed as _pickling
+from pywren.pickling.packed import dumps
+from pywren.pickling.packed_exceptions import dump_exception
 from pywren.storage import Storage
 from pywren.storage.localhost_backend import is_locked
 from pywren.system.threads import for_each
@@ -738,6 +739,5 @@ def adopt(one: ResponseFuture, storage_path: Sequence[str], facts: dict[str, Any
 def encoded_outcome(ended: Settlement) -> bytes:
     """Encode how a call ended, so that it can be handed on."""
     if ended.error is None:
-        return Outcome(True, _pickling.dumps(ended.value).data).encode()
-    packed = _pickling.dump_exception(ended.error)
-    return Outcome(False, packed.required_body().data, packed.type_name, packed.text, packed.traceback).encode()
+        return Outcome(True, dumps(ended.value).data).encode()
+    return dump_exception(ended.error).encoded_outcome()

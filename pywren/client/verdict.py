@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pywren.exceptions import ResultSerializationError
-from pywren.pickling import packed
+from pywren.pickling import packed, packed_exceptions
 from pywren.pickling.packed import Packed
 from pywren.serialize._held_back import why_path_held_back
 from pywren.wire.failure import Failure
@@ -36,7 +36,7 @@ def of_outcome(
     try:
         if success:
             return packed.load_result(body, call_id=call_id, callset_id=callset_id, status=status), None
-        error = packed.load_exception(body, call_id=call_id, callset_id=callset_id, status=status)
+        error = packed_exceptions.load_exception(body, call_id=call_id, callset_id=callset_id, status=status)
     except ResultSerializationError as problem:
         return None, problem
     except KeyboardInterrupt as interrupt:

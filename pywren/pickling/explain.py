@@ -9,6 +9,8 @@ import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from pywren.pickling.format import PROTOCOL
+
 _MAX_TRIES = 5_000
 """Parts that are pickled in the search before the smallest culprit found so far is blamed."""
 
@@ -179,7 +181,7 @@ def _attributes(obj: Any) -> Iterator[Part]:
                 pass  # a slot that was never set
     try:
         named.update(object.__getattribute__(obj, "__dict__"))
-        reduced = obj.__reduce_ex__(5)
+        reduced = obj.__reduce_ex__(PROTOCOL)
     except Exception:  # noqa: BLE001 - the culprit is this object itself: its reduction raises
         reduced = ""
     if isinstance(reduced, tuple):

@@ -15,11 +15,12 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
+from pywren.pickling.format import PROTOCOL
+
 _MAX_FRAMES = 200
 _MAX_LINKS = 2_000
 """Exceptions of one chain, and of the groups in it, that travel."""
 _MAX_TEXT = 64 * 1024
-_PROTOCOL = 5
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: not built in
 _GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())  # of Python 3.11 and later
 _set = BaseException.__setattr__  # as the interpreter sets them: a frozen dataclass refuses every other way
@@ -129,7 +130,7 @@ def _own_reduction(cls: type[BaseException]) -> Callable[[BaseException], Any] |
     for name in ("__reduce_ex__", "__reduce__", "__setstate__"):
         owner = next(base for base in cls.__mro__ if name in vars(base))
         if not _is_builtin(owner):
-            return operator.methodcaller("__reduce_ex__", _PROTOCOL)
+            return operator.methodcaller("__reduce_ex__", PROTOCOL)
     return None
 
 
@@ -221,7 +222,7 @@ def closed_stream() -> io.BytesIO:
 
 # -- tracebacks ----------------------------------------------------------------------------------------------
 
-_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _SENT_MODULES = os.sep + "modules-"  # the workers' copies of the user's modules: gone sooner or later, also from here
 _LINE = "__pywren_line__"  # the local variable by which an unpickled frame keeps the remote source line
 Frames = list[tuple[str, int, str, str]]

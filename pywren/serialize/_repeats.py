@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from pywren.pickling.by_value._hints import names_in
 from pywren.pickling.handmade import is_handmade
-from pywren.pickling.packed import Mentions, Packed
+from pywren.pickling.mentions import Mentions
+from pywren.pickling.packed import Packed
 
 _UNCHANGEABLE = frozenset({int, float, complex, str, bytes, bool, type(None)})
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from pywren.pickling.packed import Mentions
+from pywren.pickling.mentions import Mentions
 from pywren.serialize._distributions import distributions_of, normalized
 from pywren.serialize._imports import imports_of_code
 

@@ -7,7 +7,9 @@ import pickle
 from collections.abc import Collection, Container, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from pywren.pickling.packed import PROTOCOL, Mentions, Packed, PersistentId, dump, dumps, raise_unpicklable
+from pywren.pickling.format import PROTOCOL, PersistentId
+from pywren.pickling.mentions import Mentions
+from pywren.pickling.packed import Packed, dump, dumps, raise_unpicklable
 from pywren.serialize._imports import imports_of_code
 from pywren.serialize._modules import Module, check_size, contents_of, files_below, files_of
 from pywren.serialize._repeats import Repeats, State

@@ -17,7 +17,9 @@ from pywren.exceptions import (
     StorageNoSuchKeyError,
     StorageOutputNotFoundError,
 )
-from pywren.pickling.packed import PROTOCOL, Packed, load_exception, load_result
+from pywren.pickling.format import PROTOCOL
+from pywren.pickling.packed import Packed, load_result
+from pywren.pickling.packed_exceptions import load_exception
 from pywren.storage.backend import Backend, as_bytes
 from pywren.storage.runtime_info import get_runtime_info
 from pywren.storage.storage_utils import get_storage_path

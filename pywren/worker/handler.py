@@ -41,7 +41,8 @@ from pywren.exceptions import (
     VersionMismatchError,
     WorkerCrashedError,
 )
-from pywren.pickling.packed import PROTOCOL, Packed
+from pywren.pickling.format import PROTOCOL
+from pywren.pickling.packed import Packed
 from pywren.storage import Storage
 from pywren.version import __version__
 from pywren.wire.call import Call, Envelope

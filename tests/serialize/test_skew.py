@@ -9,7 +9,7 @@ import pytest
 
 import pywren
 from pywren import executor as executor_module
-from pywren.pickling.packed import Mentions
+from pywren.pickling.mentions import Mentions
 from pywren.serialize import _skew
 
 

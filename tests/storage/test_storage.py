@@ -22,7 +22,7 @@ from pywren.exceptions import (
     StorageOutputNotFoundError,
     WorkerCrashedError,
 )
-from pywren.pickling.packed import dump_exception
+from pywren.pickling.packed_exceptions import dump_exception
 from pywren.storage import Storage, exceptions, storage_utils
 from pywren.system.home import user_key
 from pywren.wire.digests import attempt_key, callset_secret, sha256

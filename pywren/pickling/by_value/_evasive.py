@@ -10,7 +10,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-_PROTOCOL = 5
+from pywren.pickling.format import PROTOCOL
 
 
 def evasive_reducer(cls: Any) -> Callable[[Any], Any] | None:
@@ -23,7 +23,7 @@ def evasive_reducer(cls: Any) -> Callable[[Any], Any] | None:
 
 
 def _reduce_by_state(obj: Any) -> tuple[Any, ...]:
-    return (*object.__reduce_ex__(obj, _PROTOCOL), _set_state)
+    return (*object.__reduce_ex__(obj, PROTOCOL), _set_state)
 
 
 def _reduce_by_attributes(obj: Any) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pywren.pickling.by_value import _builtins, _classes, _counterparts, _enums, _evasive, _functions, _modules, _typing
 from pywren.pickling.by_value._pickle_state import PickleState, is_importable
+from pywren.pickling.format import PROTOCOL
 
 __all__ = ["STREAM", "PickleState", "is_by_name", "is_own", "is_usual", "reduce"]
 
@@ -85,7 +86,7 @@ def _reducer_by_module(kind: Any) -> Callable[[Any], Any] | None:
 
 
 def _reduce_unhashable(obj: Any) -> Any:
-    return obj.__reduce_ex__(5)  # pickle itself looks types up in a table
+    return obj.__reduce_ex__(PROTOCOL)  # pickle itself looks types up in a table
 
 
 _UNSEEN = object()

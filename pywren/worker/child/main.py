@@ -18,7 +18,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from pywren.pickling.packed import Packed, load_with_names
+from pywren.pickling.arguments import load_with_names
+from pywren.pickling.packed import Packed
 from pywren.worker import frames as _frames
 from pywren.worker import process_tree
 from pywren.worker.child.condition import Condition, is_inert
@@ -414,7 +415,7 @@ class _ForkServer:
         import cloudpickle  # noqa: F401
         import tblib.pickling_support  # noqa: F401
 
-        from pywren.pickling.by_value import reducers  # noqa: F401
+        from pywren.pickling import pickler  # noqa: F401
 
         watch_threads(root)
         self.condition = Condition()

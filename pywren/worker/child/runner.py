@@ -15,8 +15,9 @@ from pickle import PickleBuffer
 from types import ModuleType
 from typing import Any, NamedTuple, TextIO
 
-from pywren.pickling import packed
-from pywren.pickling.packed import NAMES_FOLLOW, Packed
+from pywren.pickling import arguments, packed, packed_exceptions
+from pywren.pickling.format import FUTURE, NAMES_FOLLOW
+from pywren.pickling.packed import Packed
 from pywren.system import private_names
 from pywren.worker.child.condition import Condition
 from pywren.worker.child.program import Program
@@ -26,10 +27,10 @@ from pywren.worker.frames import high_descriptor
 # The user's function may replace any of these under their public names.
 _perf_counter, _getsignal = time.perf_counter, _signal.getsignal
 _gettrace, _settrace = sys.gettrace, sys.settrace
-_dump_result, _dump_exception = packed.dump_result, packed.dump_exception
+_dump_result, _dump_exception = packed.dump_result, packed_exceptions.dump_exception
 _Exception = Exception
-_loads, _load_argument, _load_with_names = packed.loads, packed.load_argument, packed.load_with_names
-_FUTURE_MARK = packed._FUTURE.encode()
+_loads, _load_argument, _load_with_names = packed.loads, arguments.load_argument, arguments.load_with_names
+_FUTURE_MARK = FUTURE.encode()
 
 _PICKLE = tuple((name, getattr(pickle, name)) for name in ("dumps", "loads", "Pickler"))
 

@@ -11,8 +11,8 @@ import types
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from pywren.pickling.format import Names
 from pywren.pickling.handmade import is_importable
-from pywren.pickling.packed import Names
 
 _UNCHANGEABLE = frozenset({int, float, complex, str, bytes, bool, type(None)})
 

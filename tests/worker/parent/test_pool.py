@@ -19,7 +19,8 @@ import psutil
 import pytest
 
 from pywren.exceptions import ConfigError, InvocationError
-from pywren.pickling.packed import Packed, dumps, load_exception, loads
+from pywren.pickling.packed import Packed, dumps, loads
+from pywren.pickling.packed_exceptions import load_exception
 from pywren.worker.parent.pool import LocalPool
 from pywren.worker.task import Function, RunResult, Stop, Task
 

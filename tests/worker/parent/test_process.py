@@ -20,7 +20,8 @@ import psutil
 import pytest
 
 from pywren.exceptions import ConfigError
-from pywren.pickling.packed import Packed, dumps, load_exception, loads
+from pywren.pickling.packed import Packed, dumps, loads
+from pywren.pickling.packed_exceptions import load_exception
 from pywren.wire.digests import sha256
 from pywren.worker.parent import process
 from pywren.worker.parent.pool import LocalPool

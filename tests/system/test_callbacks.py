@@ -203,7 +203,7 @@ class TestAtTheEnd:
         )
         assert done.returncode == 0
         assert done.stdout == "called\n"
-        assert "1 function" in done.stderr
+        assert "1 done callback" in done.stderr
 
 
 def test_a_forked_process_has_threads_of_its_own(executor):

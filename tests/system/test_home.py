@@ -36,7 +36,7 @@ def mode(path: Path) -> int:
 
 @pytest.mark.usefixtures("open_umask")
 def test_the_key_is_made_once_and_is_for_its_owner_only(pywren_home: Path) -> None:
-    """First use makes a directory 0700 and a key file 0600, later use reads it, and nothing else is left there."""
+    """The first use makes a directory 0700 and a key file 0600, later uses read it, and nothing else is left there."""
     key = user_key()
     assert len(key) == 32
     assert user_key() == key
@@ -47,7 +47,7 @@ def test_the_key_is_made_once_and_is_for_its_owner_only(pywren_home: Path) -> No
 
 
 def test_two_users_have_different_keys(pywren_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every home gets a random key of its own."""
+    """Every home gets its own random key."""
     key = user_key()
     monkeypatch.setenv("PYWREN_HOME", str(pywren_home.parent / "other"))
     assert user_key() != key
@@ -61,7 +61,7 @@ def test_without_pywren_home_it_is_in_the_home_directory(tmp_path: Path, monkeyp
 
 
 def test_many_processes_that_start_at_once_agree_on_one_key(pywren_home: Path) -> None:
-    """Whoever is first makes the key; all others use it, and no temporary file stays."""
+    """The first process makes the key, all others use it, and no temporary file remains."""
     program = (
         "import sys; from pywren.system.home import user_key\n"
         "print('ready', flush=True); sys.stdin.read(1); print(user_key().hex())"
@@ -86,7 +86,7 @@ def test_many_processes_that_start_at_once_agree_on_one_key(pywren_home: Path) -
 
 @pytest.mark.parametrize("content", [b"", b"short", b"x" * 33])
 def test_a_file_that_is_no_key_is_named(pywren_home: Path, content: bytes) -> None:
-    """A truncated or foreign key file is an error that says which file to remove."""
+    """The error for a truncated or foreign key file says which file to remove."""
     pywren_home.mkdir(mode=0o700)
     (pywren_home / "key").write_bytes(content)
     (pywren_home / "key").chmod(0o600)
@@ -97,7 +97,7 @@ def test_a_file_that_is_no_key_is_named(pywren_home: Path, content: bytes) -> No
 
 @pytest.mark.parametrize("shared", [0o720, 0o702, 0o777])
 def test_a_directory_that_others_can_write_is_refused(pywren_home: Path, shared: int) -> None:
-    """Row 203: who could plant a key could have code unpickled here. Who can only look in finds nothing to read."""
+    """Row 203: whoever can plant a key could have code unpickled here. Reading the directory does no harm."""
     user_key()
     pywren_home.chmod(shared)
     with pytest.raises(ConfigError, match=f"others can write to {pywren_home}: run `chmod go-w {pywren_home}`"):
@@ -108,7 +108,7 @@ def test_a_directory_that_others_can_write_is_refused(pywren_home: Path, shared:
 
 @pytest.mark.parametrize("shared", [0o644, 0o640, 0o604, 0o620, 0o666])
 def test_a_key_that_others_can_read_or_write_is_refused(pywren_home: Path, shared: int) -> None:
-    """Row 203: it is a secret, and who has it can sign results; the error has the command that closes the file."""
+    """Row 203: whoever has the key can sign results; the error has the command that protects the file."""
     key = user_key()
     (pywren_home / "key").chmod(shared)
     with pytest.raises(ConfigError, match=f"others can read or write .*: run `chmod 600 {pywren_home / 'key'}`"):
@@ -119,7 +119,7 @@ def test_a_key_that_others_can_read_or_write_is_refused(pywren_home: Path, share
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_a_key_of_somebody_else_is_refused(pywren_home: Path) -> None:
-    """Row 203: another user's file is no key of ours, whatever its mode."""
+    """Row 203: another user's key file is refused, whatever its mode."""
     user_key()
     os.chown(pywren_home / "key", 12345, -1)
     with pytest.raises(ConfigError, match="belongs to another user"):
@@ -129,7 +129,7 @@ def test_a_key_of_somebody_else_is_refused(pywren_home: Path) -> None:
 def test_without_a_place_for_the_key_the_process_has_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where no file can be written, one key serves this process, and one warning says what that means."""
+    """If no file can be written, this process uses one key of its own, and one warning says what that means."""
     monkeypatch.setattr(home, "_key_of_this_process", [])
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("PYWREN_HOME", str(tmp_path / "file" / "home"))
@@ -142,7 +142,7 @@ def test_without_a_place_for_the_key_the_process_has_its_own(
 
 
 def test_a_home_that_cannot_be_made_is_an_error_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The directory itself is needed by who asks for it: the error names ``PYWREN_HOME``."""
+    """If the directory itself is needed, the error names ``PYWREN_HOME``."""
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("PYWREN_HOME", str(tmp_path / "file" / "home"))
     with pytest.raises(ConfigError, match="PYWREN_HOME"):

@@ -31,7 +31,7 @@ def test_a_wrong_digest_names_what_was_altered(expected: str | None) -> None:
 
 
 def test_keys_are_derived_for_one_purpose_each() -> None:
-    """Another user, callset, call or attempt has another key, and none shows the one it came from."""
+    """Another user, callset, call or attempt has another key, and no key reveals the one that it was derived from."""
     secrets = {digests.callset_secret(key, callset) for key in (b"1" * 32, b"2" * 32) for callset in ("a", "b")}
     assert len(secrets) == 4
     keys = {
@@ -45,7 +45,7 @@ def test_keys_are_derived_for_one_purpose_each() -> None:
 
 
 def test_derived_keys_never_change() -> None:
-    """A future pickled by one release is collected by the next: these values are fixed."""
+    """The next release collects a future that this one pickled: these values are fixed."""
     secret = digests.callset_secret(bytes(32), "6f3cf9f0-3c5e-4c3e-9f2b-2f8a0d9c1e77")
     assert secret.hex() == "e00f95612fccc5624b074fbff7b8e36be2094e3d500171ebd1d6fec4d1b73760"
     assert (

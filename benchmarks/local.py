@@ -294,6 +294,17 @@ def measure_many(library: str, quick: bool) -> float:
         return count / seconds()
 
 
+def measure_scalars(library: str, quick: bool) -> float:
+    """Trivial calls a second over ``numpy.linspace``, whose items are numpy scalars."""
+    import numpy as np
+
+    workers = LIBRARIES[library]()
+    xs = np.linspace(0.1, 100, 1_000 if quick else 10_000)
+    with stopwatch() as seconds:
+        workers.map(nothing, xs)
+        return len(xs) / seconds()
+
+
 def measure_arguments(library: str, quick: bool) -> float:
     """Megabytes a second of arguments of 8 MB."""
     workers = LIBRARIES[library]()
@@ -372,6 +383,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "import": Measurement(measure_import, "ms", "pywren stdlib", (Target(1.5, "stdlib"),)),
     "warm": Measurement(measure_warm, "ms", EVERYONE, (Target(1, "ppe"),)),
     "many": Measurement(measure_many, "calls/s", EVERYONE, (Target(5, "ppe"),), True, slow="lithops"),
+    "scalars": Measurement(measure_scalars, "calls/s", EVERYONE, (Target(2, "ppe"),), True, slow="lithops"),
     "arguments": Measurement(measure_arguments, "MB/s", EVERYONE, (Target(2, "ppe"),), True),
     "results": Measurement(measure_results, "MB/s", EVERYONE, (Target(2, "ppe"),), True),
     "closure": Measurement(measure_closure, "s", EVERYONE, (Target(1),), slow="ppe lithops"),

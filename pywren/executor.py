@@ -17,15 +17,15 @@ from pywren.client.routes import make_dispatcher
 from pywren.client.staging import StagedDispatcher, agg_data
 from pywren.exceptions import ArgumentError
 from pywren.future import ResponseFuture
-from pywren.pickling import packed
 from pywren.pickling.adapters import Reduction
+from pywren.pickling.mentions import Mentions
 from pywren.runtime import check_runtime, get_runtime_info
 from pywren.serialize import Serializer
 from pywren.serialize._skew import warn_of_skew
 from pywren.storage import Storage
 from pywren.system import shutdown
 from pywren.wait import list_of, wait
-from pywren.wire.messages import Call
+from pywren.wire.call import Call
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -352,7 +352,7 @@ class Executor:
             return []
         # only a staged call has a payload to change
         dispatcher = self._stage_calls() if options.get("overwrite_invoke_args") else self._dispatcher
-        mentions = packed.Mentions()
+        mentions = Mentions()
         inputs = Inputs(by_reference=dispatcher.by_reference, mentions=mentions)
         function, pickled, modules = self.serializer.pack_call(
             func,

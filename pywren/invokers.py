@@ -21,7 +21,8 @@ from pywren.aws.per_process import PerProcess
 from pywren.client.local_worker import LocalWorker, Payload, run_payloads
 from pywren.client.protocols import Invoker
 from pywren.exceptions import ArgumentError
-from pywren.wire.messages import ASYNC_PAYLOAD_LIMIT, function_name
+from pywren.wire.call import ASYNC_PAYLOAD_LIMIT
+from pywren.wire.keys import function_name
 
 if TYPE_CHECKING:
     from pywren.aws.requests import AWS

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from pywren.exceptions import ConfigError
 from pywren.storage.runtime_info import is_public
-from pywren.wire.digests import home_path
+from pywren.system.home import home_path
 
 logger = logging.getLogger(__name__)
 

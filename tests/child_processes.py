@@ -12,7 +12,8 @@ from typing import Any
 
 import psutil
 
-from pywren.pickling.packed import load_exception, loads
+from pywren.pickling.packed import loads
+from pywren.pickling.packed_exceptions import load_exception
 from pywren.worker.task import RunResult
 
 WAIT = 60.0

@@ -33,7 +33,7 @@ from pywren.executor import Executor
 from pywren.invokers import DummyInvoker, LambdaInvoker, LocalInvoker
 from pywren.pickling import packed
 from pywren.queues import SQSInvoker, sqs_run_local
-from pywren.wire.messages import INLINE_REFERENCES
+from pywren.wire.references import INLINE_REFERENCES
 
 ROOT = Path(pywren.__file__).parent.parent
 

@@ -20,7 +20,11 @@ from pywren.storage import Storage
 from pywren.system.threads import for_each
 from pywren.version import __version__
 from pywren.wire import digests
-from pywren.wire.messages import ASYNC_PAYLOAD_LIMIT, Call, CallsetKeys, Outcome, StagedFunction, Status
+from pywren.wire.call import ASYNC_PAYLOAD_LIMIT, Call
+from pywren.wire.function import StagedFunction
+from pywren.wire.keys import CallsetKeys
+from pywren.wire.outcome import Outcome
+from pywren.wire.status import Status
 from pywren.worker.handler import Container
 
 SECRET = b"s" * 32

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 from pywren.exceptions import ArgumentError
-from pywren.wire.messages import CALL_FIELDS
+from pywren.wire.call import CALL_FIELDS
 from pywren.wrenutil import iterate
 
 MOST_ITEMS = 10_000_000

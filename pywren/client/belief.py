@@ -12,7 +12,7 @@ from typing import NamedTuple
 from pywren.client.callset import Callset
 from pywren.client.failure_records import FailureRecords
 from pywren.exceptions import CallError, DecodeError, IntegrityError, PywrenError
-from pywren.wire.messages import Status
+from pywren.wire.status import Status
 
 _FIRST_ATTEMPT = 1  # no call is invoked again yet
 

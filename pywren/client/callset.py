@@ -10,8 +10,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from pywren.pickling.packed import Packed
+from pywren.system.home import user_key
 from pywren.wire import digests
-from pywren.wire.messages import CallKeys, CallsetKeys
+from pywren.wire.keys import CallKeys, CallsetKeys
 from pywren.wrenutil import create_callset_id
 
 
@@ -67,7 +68,7 @@ class Callset:
     def known_secret(self) -> bytes:
         """Return the callset's secret, derived from the user key unless it came with a pickled future."""
         if self.secret is None:
-            self.secret = digests.callset_secret(digests.user_key(), self.id)
+            self.secret = digests.callset_secret(user_key(), self.id)
         return self.secret
 
     def attempt_key(self, call_id: str, attempt: int) -> bytes:

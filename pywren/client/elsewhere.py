@@ -20,7 +20,7 @@ from pywren.client.monitor import Monitor
 from pywren.client.staged_calls import StagedCallset
 from pywren.storage import Storage
 from pywren.storage.localhost_backend import is_locked
-from pywren.wire.messages import function_name
+from pywren.wire.keys import function_name
 
 _CLOCKS_WRONG = 86_400.0  # seconds by which a client's clock may be
 

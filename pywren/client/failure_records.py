@@ -31,7 +31,7 @@ from pywren.exceptions import (
 )
 from pywren.storage import Storage
 from pywren.system.threads import for_each
-from pywren.wire.messages import failure_prefix
+from pywren.wire.keys import failure_prefix
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,8 @@ from typing import Any
 from pywren.client.call_state import modules_sent_for, verdict_of
 from pywren.client.verdict import Verdict
 from pywren.future import ResponseFuture
-from pywren.pickling import packed
+from pywren.pickling.finished_futures import FinishedFuture
+from pywren.pickling.mentions import Mentions
 from pywren.wait import wait
 
 
@@ -20,7 +21,7 @@ class Inputs:
         mentions: what the pickles mention; outcomes need the modules that their own calls were sent with.
     """
 
-    def __init__(self, *, by_reference: bool, mentions: packed.Mentions) -> None:
+    def __init__(self, *, by_reference: bool, mentions: Mentions) -> None:
         self._mentions = mentions
         self._by_reference = by_reference
         self._current: dict[ResponseFuture, int] | None = None
@@ -34,7 +35,7 @@ class Inputs:
                 self._found.append(self._current)
             yield item
 
-    def persistent_id(self, obj: Any) -> int | packed.FinishedFuture | None:
+    def persistent_id(self, obj: Any) -> int | FinishedFuture | None:
         """Return what a future travels as; ``None`` for other objects.
 
         It is the number of a reference, or a finished future with the value: for those that the function itself refers
@@ -49,8 +50,8 @@ class Inputs:
         verdict = verdict_of(obj) or Verdict()
         ids = {"callset_id": obj.callset_id, "call_id": obj.call_id}
         if verdict.error is None:
-            return packed.FinishedFuture.of_value(verdict.value, **ids)
-        return packed.FinishedFuture.of_exception(verdict.error, **ids)
+            return FinishedFuture.of_value(verdict.value, **ids)
+        return FinishedFuture.of_exception(verdict.error, **ids)
 
     def by_argument(self, count: int) -> Sequence[Sequence[ResponseFuture]]:
         """Return the futures of each argument, in the order of their references."""

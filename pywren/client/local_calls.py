@@ -45,9 +45,12 @@ from pywren.future import ResponseFuture, futures_of
 from pywren.storage import Storage
 from pywren.system.private_files import make_directories, open_file
 from pywren.version import __version__
+from pywren.wire.call import Call
 from pywren.wire.digests import sha256
 from pywren.wire.failure import Failure
-from pywren.wire.messages import INLINE_OUTCOME_LIMIT, Call, CallKeys, Status
+from pywren.wire.keys import CallKeys
+from pywren.wire.outcome import INLINE_OUTCOME_LIMIT
+from pywren.wire.status import Status
 from pywren.worker.task import Function, RunResult
 from pywren.wrenutil import create_call_id
 

@@ -50,7 +50,8 @@ from pywren.storage import Storage
 from pywren.system.threads import for_each
 from pywren.wire.digests import verify_sha256
 from pywren.wire.failure import Failure
-from pywren.wire.messages import EAGER_OUTPUT_LIMIT, Status
+from pywren.wire.outcome import EAGER_OUTPUT_LIMIT
+from pywren.wire.status import Status
 
 logger = logging.getLogger(__name__)
 

@@ -33,16 +33,11 @@ from pywren.storage import Storage
 from pywren.storage.runtime_info import has_own_runtime, required_sha256
 from pywren.system.threads import for_each
 from pywren.version import __version__
+from pywren.wire.call import INLINE_ARGUMENT_LIMIT, Call
 from pywren.wire.digests import sha256
-from pywren.wire.messages import (
-    INLINE_ARGUMENT_LIMIT,
-    INLINE_REFERENCES,
-    Call,
-    Reference,
-    StagedFunction,
-    Status,
-    encode_references,
-)
+from pywren.wire.function import StagedFunction
+from pywren.wire.references import INLINE_REFERENCES, Reference, encode_references
+from pywren.wire.status import Status
 from pywren.wrenconfig import MAX_AGG_DATA_SIZE
 from pywren.wrenutil import create_call_id
 

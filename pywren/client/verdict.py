@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pywren.exceptions import CallLostError, DecodeError, ResultSerializationError, StorageError
-from pywren.pickling import packed
+from pywren.pickling import packed, packed_exceptions
 from pywren.pickling.packed import Packed
-from pywren.wire.messages import Outcome, Status
+from pywren.wire.outcome import Outcome
+from pywren.wire.status import Status
 
 if TYPE_CHECKING:
     from pywren.worker.task import RunResult
@@ -90,8 +91,7 @@ def encoded(verdict: Verdict) -> bytes:
     """Encode how a call ended, so that it can be handed on."""
     if verdict.error is None:
         return Outcome(True, packed.dumps(verdict.value).data).encode()
-    error = packed.dump_exception(verdict.error)
-    return Outcome(False, error.required_body().data, error.type_name, error.text, error.traceback).encode()
+    return packed_exceptions.dump_exception(verdict.error).encoded_outcome()
 
 
 def _load(
@@ -109,7 +109,7 @@ def _load(
     try:
         if success:
             return packed.load_result(body, call_id=call_id, callset_id=callset_id, status=status), None
-        error = packed.load_exception(body, call_id=call_id, callset_id=callset_id, status=status)
+        error = packed_exceptions.load_exception(body, call_id=call_id, callset_id=callset_id, status=status)
     except ResultSerializationError as problem:
         return None, problem
     except KeyboardInterrupt as interrupt:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pywren import wrenconfig
 from pywren.exceptions import ConfigError
-from pywren.wire.messages import failure_prefix
+from pywren.wire.keys import failure_prefix
 
 OWNER_TAG = ("created-by", "pywren")
 """The key and value of the tag on everything that pywren creates; it never touches anything without this tag."""

@@ -1,4 +1,4 @@
-"""Functions of one argument made from other functions; workers import them, so they need nothing else."""
+"""Functions of one argument that are made from other functions; workers import this module, so it imports nothing."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Reduction:
-    """Calls a function with the list of results of finished futures."""
+    """Calls a function with the list of the results of finished futures."""
 
     function: Callable[[list[Any]], Any]
 
     def __call__(self, futures: Sequence[Any]) -> Any:
-        """Raise what the first failing future holds, else return what the function makes of the results."""
+        """Return what the function returns for the results, or raise the exception of the first future that failed."""
         return self.function([future.result() for future in futures])
 
 

@@ -1,4 +1,4 @@
-"""What in an object cannot be pickled: its path and the reason, found after pickling has failed."""
+"""Explains why an object cannot be pickled: finds the part that fails, its path and the reason."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from pywren.pickling.format import PROTOCOL
+
 _MAX_TRIES = 5_000
-"""Parts that are pickled in the search before the smallest culprit found so far is blamed."""
+"""Most parts that are pickled in the search; then the smallest culprit found so far is blamed."""
 
 _SDKS = frozenset({"boto3", "botocore", "aioboto3", "aiobotocore", "s3transfer"})
 
@@ -20,28 +22,28 @@ _TOO_DEEP = (
 )
 
 Part = tuple[str, Any]
-"""What is added to the path, and the part of the object that stands there."""
+"""A step of the path, and the part of the object that it leads to."""
 
 
 def explain(
     obj: Any, error: Exception, path: str, dump: Callable[[Any], object], *, returned: bool = False
 ) -> tuple[str, str]:
-    """Find what made pickling fail.
+    """Find the part that made pickling fail.
 
     Args:
         obj: the object that did not pickle.
         error: what pickling it raised.
-        path: what the object is: ``argument 3``.
+        path: what the object is, such as ``argument 3``.
         dump: pickles a part, or raises.
         returned: whether the object is a result, for the remedy.
 
     Returns:
-        Where the culprit sits (``argument 3.model.lock``) and why it cannot be pickled.
+        The path of the culprit (``argument 3.model.lock``), and why it cannot be pickled.
     """
     if _is_too_deep(error):
         return path, _TOO_DEEP
     seen = {id(obj)}
-    kept = [obj]  # parts made on the way must live as long as their ids are remembered
+    kept = [obj]  # parts that are made on the way must live as long as their ids are used
     tries = 0
     while True:
         for name, part in () if _is_client(obj) else _parts(obj):
@@ -59,7 +61,7 @@ def explain(
 
 
 def _is_client(obj: Any) -> bool:
-    """Tell whether an object is one of an SDK: what is inside is no business of the user's, and there is much of it."""
+    """Tell whether an object belongs to an SDK: it has many parts, and none of them tells the user anything."""
     return str(type(obj).__module__).partition(".")[0] in _SDKS
 
 
@@ -75,7 +77,7 @@ def _is_too_deep(error: BaseException) -> bool:
     return isinstance(error, RecursionError) or isinstance(error.__cause__, RecursionError)
 
 
-# for what goes in and for what comes back; by type, "" for every other
+# for arguments, and for results; by type, "" for all others
 _REMEDIES: tuple[dict[str, str], dict[str, str]] = (
     {"": "make it inside the function, on the worker"},
     {
@@ -105,7 +107,7 @@ def _reason(obj: Any, error: Exception, returned: bool) -> str:
 
 
 def _parts(obj: Any) -> Iterator[Part]:
-    """Yield what an object's pickle would hold, smallest steps first named as the user would name them."""
+    """Yield what an object's pickle would hold, with the path as the user would write it."""
     if isinstance(obj, dict):
         yield from _items(obj)
     elif isinstance(obj, (list, tuple)):
@@ -179,8 +181,8 @@ def _attributes(obj: Any) -> Iterator[Part]:
                 pass  # a slot that was never set
     try:
         named.update(object.__getattribute__(obj, "__dict__"))
-        reduced = obj.__reduce_ex__(5)
-    except Exception:  # noqa: BLE001 - the culprit is this object itself: its reduction raises
+        reduced = obj.__reduce_ex__(PROTOCOL)
+    except Exception:  # noqa: BLE001 - its reduction raises, so the culprit is this object itself
         reduced = ""
     if isinstance(reduced, tuple):
         state = reduced[2] if len(reduced) > 2 else None

@@ -1,8 +1,8 @@
-"""Modules that no other process can import by their name: they travel by value, and what they define with them.
+"""Handmade modules: no other process can import them by name, so they and what they define travel by value.
 
-Programs make such modules with ``types.ModuleType``, with loaders of their own (notebooks as modules), under names
-that are none (``runpy`` says ``<run_path>``), or from files that are gone or that stand elsewhere than their package. A
-module that was loaded from its path under a name of its own is none of them: its file is sent under that name.
+Programs make such modules with ``types.ModuleType``, with their own loaders (notebooks as modules), under impossible
+names (``runpy`` uses ``<run_path>``), or from files that are gone or are not in the directory of their package. A
+module that was loaded from its path under a name of its own does not count: its file is sent under that name.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _OWN = frozenset({"__main__", "__mp_main__", "pywren", "cloudpickle", "tblib", "
 
 
 def is_handmade(name: object) -> bool:
-    """Tell whether a module is loaded here that other processes cannot import.
+    """Tell whether a name belongs to a loaded module that other processes cannot import.
 
     Args:
-        name: what an object has as ``__module__``.
+        name: the ``__module__`` of an object, which may be anything.
     """
     if not isinstance(name, str):
         return False
@@ -31,7 +31,7 @@ def is_handmade(name: object) -> bool:
         return False
     module = sys.modules.get(name)
     if module is None:
-        return False  # what it defines travels by value anyway: nobody finds it here
+        return False  # what it defines travels by value anyway, because it is not found here
     if "<" in name or os.sep in name:
         return True  # importing "<run_path>" would run the script
     spec = getattr(module, "__spec__", None)
@@ -42,16 +42,16 @@ def is_handmade(name: object) -> bool:
     if not isinstance(file, str):
         return not getattr(module, "__path__", None) and not _has_maker(name, spec)
     if spec is not None and spec.name != name:
-        return False  # a second name, which some module gives it
+        return False  # a second name that some other module gives it
     return not _is_loadable(file, spec) or not _is_where_its_name_says(name, file)
 
 
 def _has_maker(name: str, spec: ModuleSpec | None) -> bool:
-    """Tell whether importing something makes a module that has no file: the interpreter itself, or its package."""
+    """Tell whether an import creates a module that has no file: the interpreter itself does, or its package."""
     if spec is not None and spec.origin in ("built-in", "frozen"):
         return True
     package = name.rpartition(".")[0]
-    return package in sys.modules and not is_handmade(package)  # such as six.moves
+    return package in sys.modules and not is_handmade(package)  # for example six.moves
 
 
 def _is_loadable(file: str, spec: ModuleSpec | None) -> bool:
@@ -61,7 +61,7 @@ def _is_loadable(file: str, spec: ModuleSpec | None) -> bool:
 
 
 def _is_where_its_name_says(name: str, file: str) -> bool:
-    """Tell whether a module of a package stands in the package's directory, with which it is sent."""
+    """Tell whether the file of a package's module is in the package's directory, which is sent as a whole."""
     parent = name.rpartition(".")[0]
     if not parent:
         return True
@@ -86,32 +86,32 @@ def _is_same(folder: str, place: str) -> bool:
 
 
 def is_importable(module: types.ModuleType) -> bool:
-    """Tell whether other processes find a module by its name, and find this one."""
+    """Tell whether other processes can import this module by its name."""
     name = module.__name__
     found = sys.modules.get(name)
     if found is None or is_handmade(name):
         return False
-    # a module may have put something else in its place: importing it does so there, too
+    # a module may replace itself in sys.modules; importing it does the same there
     return found is module or getattr(found, "__file__", None) == getattr(module, "__file__", "none")
 
 
 def is_of_program(module: str) -> bool:
-    """Tell whether workers have what a module holds only as far as it travels by value.
+    """Tell whether a module is part of the program itself: workers have only those of its objects that travel.
 
     Args:
-        module: its name.
+        module: the name of the module.
     """
     return module == "__main__" or is_handmade(module)
 
 
 def name_here(obj: Any) -> tuple[str, str] | None:
-    """Return module and qualified name of what travels by value and is found here by them; else ``None``.
+    """Return the module and the qualified name of an object that travels by value, if they lead to it here.
 
-    On the worker, pickles and processes of ``multiprocessing`` look it up by them. A module has no further name.
+    On the worker, pickles and the processes of ``multiprocessing`` look it up by these. The name of a module is empty.
     """
     kind: Any = type(obj)
     if not issubclass(kind, _NAMED) and kind.__module__ not in _NAMED_BY_MODULE:
-        return None  # some answer for every name
+        return None  # instances may answer to any attribute
     if issubclass(kind, types.ModuleType):
         own: str = obj.__name__
         return (own, "") if sys.modules.get(own) is obj else None

@@ -1,4 +1,4 @@
-"""Exceptions that cross between processes: what is kept of them and of their tracebacks, and how they are made anew."""
+"""Exceptions that cross between processes: how they and their tracebacks are reduced and rebuilt."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
+from pywren.pickling.format import PROTOCOL
+
 _MAX_FRAMES = 200
 _MAX_LINKS = 2_000
-"""Exceptions of one chain, and of the groups in it, that travel."""
+"""Most exceptions of one chain, and of the groups in it, that travel."""
 _MAX_TEXT = 64 * 1024
-_PROTOCOL = 5
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: not built in
 _GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())  # of Python 3.11 and later
-_set = BaseException.__setattr__  # as the interpreter sets them: a frozen dataclass refuses every other way
+_set = BaseException.__setattr__  # the interpreter's own way: a frozen dataclass refuses any other
 
-# Descriptors of the interpreter's own: a class may have something else under these names.
+# The interpreter's own descriptors: a class may have something else under these names.
 _ARGS, _CAUSE, _CONTEXT, _TRACEBACK, _SUPPRESSES = (
     vars(BaseException)[name] for name in ("args", "__cause__", "__context__", "__traceback__", "__suppress_context__")
 )
@@ -34,7 +35,7 @@ Link: TypeAlias = "tuple[BaseException, BaseException | None, BaseException | No
 
 
 class RemoteTraceback(Exception):
-    """The text of a traceback whose source lines this machine does not have; stands at the end of the causes."""
+    """The text of a traceback whose source lines this machine lacks; it is the last of the causes."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -48,13 +49,13 @@ class RemoteTraceback(Exception):
 
 
 class Chain:
-    """Reduces the exceptions of one pickle, and remembers them: what each was raised from is pickled after it.
+    """Reduces the exceptions of one pickle and remembers them, so that their causes can be pickled after it.
 
-    Were a cause part of its effect's pickle, the depth of a chain would be that of the recursion, and a cause that
-    cannot travel would take its effect along.
+    If a cause were part of the pickle of its effect, a long chain would exceed the recursion limit, and a cause that
+    cannot be pickled would make its effect fail too.
 
     Args:
-        stand_ins: what travels in place of exceptions that cannot, by their ``id``.
+        stand_ins: the replacements of exceptions that cannot be pickled, by the ``id`` of the original.
     """
 
     def __init__(self, stand_ins: Mapping[int, BaseException] | None = None) -> None:
@@ -62,12 +63,12 @@ class Chain:
         self._stand_ins = stand_ins or {}
 
     def reduce(self, error: BaseException) -> tuple[Any, ...]:
-        """Return how the pickle makes an exception anew, and remember it."""
+        """Return how the pickle rebuilds an exception, and remember it."""
         self.met.append(error)
         return reduce_exception(self._stand_ins.get(id(error), error))
 
     def links(self) -> Iterator[Link]:
-        """Yield what each exception was raised from, those that are met meanwhile too."""
+        """Yield what each exception was raised from, including exceptions that are met meanwhile."""
         for error in self.met:  # grows while the links are pickled
             if len(self.met) > _MAX_LINKS:
                 return
@@ -77,15 +78,15 @@ class Chain:
 
 
 def set_link(link: Link) -> None:
-    """Say of an exception that was made anew what it was raised from."""
+    """Set the cause and the context of a rebuilt exception."""
     error, cause, context, suppresses = link
     _CAUSE.__set__(error, cause)
     _CONTEXT.__set__(error, context)
-    _SUPPRESSES.__set__(error, suppresses)  # last: setting a cause sets it too
+    _SUPPRESSES.__set__(error, suppresses)  # last, because setting a cause sets it too
 
 
 def raised_before(error: BaseException) -> list[BaseException]:
-    """Return all that an exception was raised from or holds, the innermost first, without itself."""
+    """Return all exceptions that an exception was raised from or holds, innermost first, without itself."""
     found: dict[int, BaseException] = {}
     waiting = [error]
     while waiting and len(found) <= _MAX_LINKS:
@@ -102,7 +103,7 @@ def raised_before(error: BaseException) -> list[BaseException]:
 
 
 def reduce_exception(error: BaseException) -> tuple[Any, ...]:
-    """Return how a pickle makes an exception anew, with its traceback (``object.__reduce_ex__``)."""
+    """Return how a pickle rebuilds an exception with its traceback (see ``object.__reduce_ex__``)."""
     cls = type(error)
     context = (user_frames(_TRACEBACK.__get__(error)), error.__dict__.get("__notes__"), _SUPPRESSES.__get__(error))
     own = _own_reduction(cls)
@@ -114,22 +115,22 @@ def reduce_exception(error: BaseException) -> tuple[Any, ...]:
         state, listitems, dictitems, setter = (*rest, None, None, None, None)[:4]
         return make, args, (context, state, setter), listitems, dictitems, _restore_reduced
     base = _builtin_base(cls)
-    # a group is made of these two, whatever its own __new__ takes and keeps as args
+    # the built-in __new__ of a group needs these two, whatever the class keeps as args
     needed = (error.message, error.exceptions) if isinstance(error, _GROUP) else ()
     state = (context, _ARGS.__get__(error), dict(error.__dict__), _members(error))
     return _new_exception, (cls, base, needed), state, None, None, _restore_exception
 
 
 def _own_reduction(cls: type[BaseException]) -> Callable[[BaseException], Any] | None:
-    """Return the reduction that the class's author wrote, if there is one."""
+    """Return the reduction that the author of the class wrote, if any."""
     registered = copyreg.dispatch_table.get(cls)
-    # tblib.pickling_support.install() registers one for every exception, which knows less than ours
+    # tblib.pickling_support.install() registers one for every exception; it keeps less than ours
     if registered is not None and not str(registered.__module__).startswith("tblib"):
         return registered
     for name in ("__reduce_ex__", "__reduce__", "__setstate__"):
         owner = next(base for base in cls.__mro__ if name in vars(base))
         if not _is_builtin(owner):
-            return operator.methodcaller("__reduce_ex__", _PROTOCOL)
+            return operator.methodcaller("__reduce_ex__", PROTOCOL)
     return None
 
 
@@ -140,7 +141,7 @@ def _is_builtin(cls: type) -> bool:
 def _builtin_base(cls: type[BaseException]) -> type[BaseException]:
     """Return the built-in type that gives instances their layout: the only one whose ``__new__`` makes them.
 
-    With several built-in bases it is not always the first: ``class NotThere(ValueError, FileNotFoundError)``.
+    It is not always the first of several built-in bases: ``class NotThere(ValueError, FileNotFoundError)``.
     """
     base: Any = cls
     while base.__flags__ & _HEAP_TYPE:
@@ -150,7 +151,7 @@ def _builtin_base(cls: type[BaseException]) -> type[BaseException]:
 
 
 def _members(error: BaseException) -> list[tuple[type, str, Any]]:
-    """Return what is kept in slots: those of the built-in bases (``errno``, ``start``), and those of classes."""
+    """Return what the slots hold: those of built-in bases (``errno``, ``start``) and those of classes."""
     members = []
     for owner in type(error).__mro__:
         if owner in (BaseException, object):
@@ -159,19 +160,19 @@ def _members(error: BaseException) -> list[tuple[type, str, Any]]:
             if not isinstance(kind, (types.MemberDescriptorType, types.GetSetDescriptorType)):
                 continue
             if name in ("__dict__", "__weakref__") or (owner is AttributeError and name == "obj"):
-                continue  # AttributeError.obj may be anything; Python's own pickle leaves it out too
+                continue  # AttributeError.obj may be any object; Python's own pickle leaves it out too
             try:
-                # by the descriptor: the class, or one derived from it, may have something else of that name
+                # by the descriptor: the class or a subclass may have something else under this name
                 value = kind.__get__(error)
             except (AttributeError, TypeError):
-                continue  # never set; or, with several built-in bases, of one whose layout the instance lacks
+                continue  # never set, or from a built-in base whose layout the instance lacks
             if value is not None or not _is_builtin(owner):
                 members.append((owner, name, value))
     return members
 
 
 def _new_exception(cls: type[BaseException], base: type[BaseException], needed: tuple[Any, ...]) -> BaseException:
-    # no __init__: the class's own may take something else, and that of the base set what this instance never had
+    # without __init__: the class's own may take other arguments, and the base's would set attributes of its own
     return base.__new__(cls, *needed)
 
 
@@ -182,7 +183,7 @@ def _restore_exception(error: BaseException, state: tuple[Any, ...]) -> None:
         try:
             vars(owner)[name].__set__(error, value)
         except (AttributeError, TypeError, KeyError):
-            pass  # read-only: set by __new__; or the class that stands here under this name has no such slot
+            pass  # read-only and set by __new__; or the class of this name here has no such slot
     error.__dict__.update(attributes)
     _restore_context(error, context)
 
@@ -198,7 +199,7 @@ def _restore_reduced(error: BaseException, state: tuple[Any, ...]) -> None:
 
 def _restore_context(error: Any, context: tuple[types.TracebackType | None, Any, bool]) -> None:
     if not isinstance(error, BaseException):
-        return  # its own reduction made something else of it; the check that follows says so
+        return  # its own reduction made another object of it; the check that follows reports that
     trace, notes, suppresses = context
     _TRACEBACK.__set__(error, trace)
     _SUPPRESSES.__set__(error, suppresses)
@@ -207,13 +208,13 @@ def _restore_context(error: Any, context: tuple[types.TracebackType | None, Any,
 
 
 def is_open_elsewhere(stream: io.IOBase) -> bool:
-    """Tell whether a stream is a file or connection of this process, which no other process can go on reading."""
+    """Tell whether a stream is a file or connection of this process, which no other process can use."""
     everywhere = (sys.stdin, sys.stdout, sys.stderr, sys.__stdin__, sys.__stdout__, sys.__stderr__)
     return not isinstance(stream, (io.BytesIO, io.StringIO)) and all(stream is not other for other in everywhere)
 
 
 def closed_stream() -> io.BytesIO:
-    """Return what stands for a file or connection that an exception held, as ``urllib.error.HTTPError`` does."""
+    """Return what replaces a file or connection that an exception holds, as ``urllib.error.HTTPError`` does."""
     stream = io.BytesIO()
     stream.close()
     return stream
@@ -222,14 +223,14 @@ def closed_stream() -> io.BytesIO:
 # -- tracebacks ----------------------------------------------------------------------------------------------
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_SENT_MODULES = os.sep + "modules-"  # the workers' copies of the user's modules: gone sooner or later, also from here
-_LINE = "__pywren_line__"  # the local variable by which an unpickled frame keeps the remote source line
+_SENT_MODULES = os.sep + "modules-"  # workers' copies of the user's modules, which do not last
+_LINE = "__pywren_line__"  # the local variable in which an unpickled frame keeps its remote source line
 Frames = list[tuple[str, int, str, str]]
-"""File, line number, function and source line of each frame, outermost first."""
+"""The file, line number, function and source line of each frame, outermost first."""
 
 
 def user_frames(trace: types.TracebackType | None) -> types.TracebackType | None:
-    """Leave out pywren's own frames above the user's function."""
+    """Return a traceback without pywren's own frames above the user's function."""
     inner = trace
     while inner is not None and inner.tb_frame.f_code.co_filename.startswith(_PACKAGE):
         inner = inner.tb_next
@@ -237,8 +238,8 @@ def user_frames(trace: types.TracebackType | None) -> types.TracebackType | None
 
 
 def frames_of(trace: types.TracebackType) -> Frames:
-    """Return a traceback as plain values, the middle of a very long one left out."""
-    # flat, because tblib's own nested form recurses in pickle for the traceback of a RecursionError
+    """Return a traceback as plain values, without the middle of a very long one."""
+    # flat, because pickling tblib's nested form would recurse too deeply for the traceback of a RecursionError
     frames: Frames = []
     current: types.TracebackType | None = trace
     while current is not None:
@@ -253,7 +254,7 @@ def frames_of(trace: types.TracebackType) -> Frames:
 
 
 def make_traceback(frames: Frames) -> types.TracebackType | None:
-    """Make a traceback that Python prints like the one that the frames were taken from."""
+    """Make a traceback that Python prints like the original."""
     import tblib
 
     node: Any = None
@@ -267,12 +268,12 @@ def make_traceback(frames: Frames) -> types.TracebackType | None:
 
 
 def add_remote_text(error: BaseException, text: str) -> None:
-    """Put the text of the remote traceback at the end of the chain of causes."""
+    """Make the text of the remote traceback the last cause in the chain."""
     _CAUSE.__set__(chain_of(error)[-1], RemoteTraceback(text))
 
 
 def lacks_source(error: BaseException) -> bool:
-    """Tell whether printing the chain here would leave out source lines that the worker had."""
+    """Tell whether printing the chain here would lack source lines that the worker had."""
     for link in chain_of(error):
         current = _TRACEBACK.__get__(link)
         while current is not None:
@@ -284,7 +285,7 @@ def lacks_source(error: BaseException) -> bool:
 
 
 def chain_of(error: BaseException) -> list[BaseException]:
-    """Return the exceptions that are printed for one, itself first, up to the text of a remote traceback."""
+    """Return the exceptions that Python prints for one, itself first, up to the text of a remote traceback."""
     chain: dict[int, BaseException] = {}
     current: BaseException | None = error
     while current is not None and not isinstance(current, RemoteTraceback) and id(current) not in chain:
@@ -295,7 +296,7 @@ def chain_of(error: BaseException) -> list[BaseException]:
 
 
 def format_error(error: BaseException, *, alone: bool = False) -> str:
-    """Return what Python prints for an exception, cut to a bearable length; never raises.
+    """Return what Python prints for an exception, shortened if it is very long; never raises.
 
     Args:
         error: the exception.
@@ -304,22 +305,22 @@ def format_error(error: BaseException, *, alone: bool = False) -> str:
     trace = user_frames(_TRACEBACK.__get__(error))
     try:
         return cut_text("".join(traceback.format_exception(type(error), error, trace, chain=not alone)))
-    except Exception as problem:  # noqa: BLE001 - hostile attributes of the exception end here
+    except Exception as problem:  # noqa: BLE001 - attributes of the exception may raise anything
         if isinstance(problem, RecursionError) and not alone:  # Python 3.10 recurses along the chain
             return cut_text("\n".join(format_error(link, alone=True) for link in reversed(chain_of(error))))
         return f"<the traceback cannot be formatted: {type(problem).__name__}>\n"
 
 
 def text_of(error: BaseException) -> str:
-    """Return ``str`` of an exception, cut to a bearable length; never raises."""
+    """Return ``str`` of an exception, shortened if it is very long; never raises."""
     try:
         return cut_text(str(error))
-    except BaseException as problem:  # noqa: BLE001 - the user's __str__ may raise anything, SystemExit too
+    except BaseException as problem:  # noqa: BLE001 - the user's __str__ may raise anything, even SystemExit
         return f"<str() of it raised {type(problem).__name__}>"
 
 
 def cut_text(text: str, limit: int = _MAX_TEXT) -> str:
-    """Return the head and the tail of a text that is too long to travel."""
+    """Return a text; if it is too long to travel, only its beginning and its end."""
     if len(text) <= limit:
         return text
     head, tail = text[: limit // 4], text[-limit * 3 // 4 :]

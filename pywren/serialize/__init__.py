@@ -19,6 +19,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("cloudpickle", "default_preinstalls", "util"):  # doors of 0.4, where importing the package loaded them
+    if name in ("cloudpickle", "default_preinstalls", "util"):  # doors of 0.4; there, importing the package loaded them
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Installed distributions: what of ``pip install`` belongs together, and which of them a module comes from."""
+"""Installed distributions: which files belong to one, and from which one a module comes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 OF_THIS_MACHINE = frozenset({"INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json", "uv_build.json"})
-"""Files of a ``.dist-info`` that tell where and how a distribution was installed; no worker needs them."""
+"""Files of a ``.dist-info`` that record where and how a distribution was installed; no worker needs them."""
 
 _INFO = (".dist-info", ".egg-info")
 _MODULE_SUFFIXES = (".py", *EXTENSION_SUFFIXES)
-_SETTLED_SECONDS = 0.1  # a younger directory may change again within one tick of the file system's clock
+_SETTLED_SECONDS = 0.1  # a directory that changed later may change again within one tick of the file system's clock
 
 
 class Requirement(NamedTuple):
@@ -40,11 +40,11 @@ class Installed:
     """A distribution as it is installed.
 
     Args:
-        name: its name, as its metadata has it.
-        directory: where its modules and metadata stand.
-        info: the name of its ``.dist-info`` or ``.egg-info`` in there; that of old tools may be a file.
-        modules: the top-level modules that it brings.
-        source: the directory of the project, when that is what is imported (``pip install -e``).
+        name: its name according to its metadata.
+        directory: the directory of its modules and metadata.
+        info: the name of its ``.dist-info`` or ``.egg-info`` there; the latter may be a file.
+        modules: its top-level modules.
+        source: the directory of the project, if that is imported (``pip install -e``).
     """
 
     name: str
@@ -55,12 +55,12 @@ class Installed:
 
     @functools.cached_property
     def recorded(self) -> frozenset[str]:
-        """The files that its installer recorded, relative to the directory; none when it kept no record."""
+        """The files that its installer recorded, relative to the directory; empty if it kept no record."""
         return frozenset(path for path in _recorded(self._folder) if _is_inside(path))
 
     @functools.cached_property
     def requires(self) -> tuple[Requirement, ...]:
-        """What it requires, whatever its extras require left out."""
+        """What it requires, without the requirements of its extras."""
         found = []
         for requirement in _headers(self._folder, "Requires-Dist"):
             wanted, _, marker = requirement.partition(";")
@@ -87,7 +87,7 @@ class Installed:
 
 
 def normalized(distribution: str) -> str:
-    """Return a distribution's name as it is compared: ``Foo.Bar`` and ``foo-bar`` are one."""
+    """Return a distribution's name in the form in which names are compared: ``Foo.Bar`` and ``foo-bar`` are one."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
@@ -95,7 +95,7 @@ def normalized(distribution: str) -> str:
 
 
 def find_distribution(name: str) -> Installed | None:
-    """Return the distribution of a normalized name that programs find here, if there is one."""
+    """Return the installed distribution of a normalized name, if there is one."""
     for index in _indexes_on_path():
         if name in index.by_name:
             return index.by_name[name]
@@ -103,12 +103,12 @@ def find_distribution(name: str) -> Installed | None:
 
 
 def distributions_in(directory: str) -> list[Installed]:
-    """Return the distributions whose metadata stand in a directory."""
+    """Return the distributions whose metadata are in a directory."""
     return list(_index_of(directory).by_name.values())
 
 
 def distributions_with(directory: str, path: str) -> list[Installed]:
-    """Return the distributions in a directory that bring a file: more than one in namespace packages of old.
+    """Return the distributions in a directory that contain a file: several, for an old namespace package.
 
     Args:
         directory: where modules are imported from.
@@ -142,7 +142,7 @@ class _Index(NamedTuple):
 
 
 _NOTHING = _Index({}, {})
-_known: dict[str, tuple[int, _Index]] = {}  # by directory; two threads may both make an entry, and make the same
+_known: dict[str, tuple[int, _Index]] = {}  # by directory; two threads may both make an entry, but then the same one
 
 
 def _indexes_on_path() -> Iterator[_Index]:
@@ -151,7 +151,7 @@ def _indexes_on_path() -> Iterator[_Index]:
 
 
 def _index_of(directory: str) -> _Index:
-    """Return what is installed in a directory; read again when something was installed there since."""
+    """Return what is installed in a directory; read it again if something was installed there since."""
     try:
         changed = os.stat(directory).st_mtime_ns
         known = _known.get(directory)
@@ -174,20 +174,20 @@ def _read(directory: str, info: str) -> Installed | None:
     folder = Path(directory, info)
     name = next(iter(_headers(folder, "Name")), None)
     if name is None:
-        return None  # what an interrupted installation left
+        return None  # an interrupted installation left it
     modules = _modules_among(_recorded(folder)) or tuple(_text(folder / "top_level.txt").split())
     return Installed(name, directory, info, modules, _project(_text(folder / "direct_url.json")))
 
 
 def _headers(folder: Path, wanted: str) -> list[str]:
-    """Return the values of a header of the metadata; email.parser takes ten times as long."""
+    """Return the values of a header of the metadata; email.parser would take ten times as long."""
     text = _text(folder / "METADATA") or _text(folder / "PKG-INFO") or _text(folder)
     head = re.split(r"\r?\n\r?\n", text, maxsplit=1)[0]
     return [value.strip() for value in re.findall(rf"^{wanted}:(.*)", head, re.MULTILINE)]
 
 
 def _recorded(folder: Path) -> Iterator[str]:
-    """Yield the paths that a RECORD lists, as they stand there."""
+    """Yield the paths that a RECORD lists, unchanged."""
     for line in _text(folder / "RECORD").splitlines():
         # paths with a comma or a quote are quoted
         path = line[1:].partition('",')[0].replace('""', '"') if line.startswith('"') else line.partition(",")[0]
@@ -196,7 +196,7 @@ def _recorded(folder: Path) -> Iterator[str]:
 
 
 def _is_inside(path: str) -> bool:
-    # a record lists scripts by paths that lead out; it is its distribution's own word, and may say anything
+    # records list scripts by paths that lead out of the directory; a distribution may list anything
     return not path.startswith("/") and not {"", ".", "..", "__pycache__"} & set(path.split("/"))
 
 

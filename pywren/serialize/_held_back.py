@@ -1,12 +1,12 @@
-"""What stays at home of a package's directory, though it stands among its files.
+"""Files of a package's directory that are not sent.
 
-Three rules, of which the module's documentation for users is in docs/modules.md:
+There are three rules; docs/modules.md documents them for users:
 
 hidden      a file or directory whose name begins with a dot, unless the record of an installed distribution lists it
-not part    caches, virtual environments and the packages of other languages, known by what they hold or by name
-secret      what a name or the content says is a key, a password or a token
+not part    caches, virtual environments and packages of other languages, recognized by their contents or their names
+secret      keys, passwords and tokens, recognized by their names or their contents
 
-Python's own files are never secret: without one of them the package would not be what it is here.
+Python files are never secret: a package that lacks one of them would not work as it does here.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _ENVIRONMENTS = {"pyvenv.cfg": "a virtual environment", "conda-meta": "a conda e
 _CACHE_TAG = b"Signature: 8a477f597d28d172789f06886806bc55"  # https://bford.info/cachedir/
 
 _SECRET_NAMES = (
-    # keys of SSH, TLS and signing, and stores of them; *.pem is looked into
+    # keys for SSH, TLS and signing, and key stores; for *.pem the content decides
     *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "*.key", "*.p8", "*.p12", "*.pfx", "*.ppk", "*.jks"),
     *("*.keystore", "*.kdbx", "*.ovpn"),
-    # what programs read passwords and tokens from
+    # files from which programs read passwords and tokens
     *(".env", ".env.*", "*.env", ".envrc", "credentials", "credentials.*", "secrets", "secrets.*", "secret.*"),
     *(".netrc", "_netrc", ".pgpass", "pgpass.conf", ".pypirc", ".npmrc", ".git-credentials", ".htpasswd", ".my.cnf"),
     *("client_secret*.json", "service_account*.json", "service-account*.json", "kubeconfig", ".dockercfg", ".s3cfg"),
@@ -41,7 +41,7 @@ _SECRET_NAMES = (
 )
 _SECRET_FOLDERS = ("secrets", "credentials")
 _LOOKED_INTO = 64 * 1024
-"""Bytes up to which a file may be a key; no key is bigger."""
+"""Largest file, in bytes, that is searched for a key; no key is bigger."""
 
 _PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY( BLOCK)?-----|PuTTY-User-Key-File-")
 _PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
@@ -49,7 +49,7 @@ _PUBLIC = (b"CERTIFICATE", b"PUBLIC KEY", b"X509 CRL", b"DH PARAMETERS", b"EC PA
 
 
 def why_held_back(name: str, *, is_directory: bool, is_recorded: bool = False) -> str | None:
-    """Say why a file or directory stays at home by its name, ``None`` when it goes.
+    """Return why the name of a file or directory keeps it from being sent; ``None`` if it does not.
 
     Args:
         name: its last component.
@@ -59,7 +59,7 @@ def why_held_back(name: str, *, is_directory: bool, is_recorded: bool = False) -
     if name in _NOT_PART:
         return _NOT_PART[name]
     lower = name.lower()
-    is_code = lower.endswith(_CODE) or (is_directory and name.isidentifier())  # a package may be called secrets
+    is_code = lower.endswith(_CODE) or (is_directory and name.isidentifier())  # a package may well be called secrets
     if not is_code and any(fnmatchcase(lower, pattern) for pattern in _SECRET_NAMES):
         return "its name says that it is secret"
     if name.startswith(".") and not is_recorded:
@@ -68,7 +68,7 @@ def why_held_back(name: str, *, is_directory: bool, is_recorded: bool = False) -
 
 
 def why_path_held_back(path: str, *, is_recorded: bool = False) -> str | None:
-    """Say why the file of a relative POSIX path stays at home by its name or that of a directory above."""
+    """Return why a file is not sent, by its relative POSIX path; ``None`` if no part of the path forbids it."""
     *above, name = path.split("/")
     for part in above:
         if reason := why_held_back(part, is_directory=True, is_recorded=is_recorded):
@@ -77,11 +77,11 @@ def why_path_held_back(path: str, *, is_recorded: bool = False) -> str | None:
 
 
 def why_not_part(directory: str, names: Collection[str]) -> str | None:
-    """Say why a directory is no part of the package around it, ``None`` when it is.
+    """Return why a directory is not part of the package around it; ``None`` if it is.
 
     Args:
         directory: the directory.
-        names: what is in it.
+        names: the names in it.
     """
     for name, what in _ENVIRONMENTS.items():
         if name in names:
@@ -102,7 +102,7 @@ def _begins_with(path: str, text: bytes) -> bool:
 
 
 def why_content_held_back(name: str, data: bytes) -> str | None:
-    """Say why a file stays at home by what is in it, ``None`` when it goes.
+    """Return why the content of a file keeps it from being sent; ``None`` if it does not.
 
     Args:
         name: its name.
@@ -113,7 +113,7 @@ def why_content_held_back(name: str, data: bytes) -> str | None:
         return None
     if _PRIVATE_KEY.search(data):
         return "a private key is in it"
-    if lower.endswith(".pem"):  # what is no certificate may be a key in any of its forms
+    if lower.endswith(".pem"):  # what is not a certificate may be a key of any format
         kinds = _PEM_BLOCK.findall(data)
         if not kinds or not all(kind.endswith(_PUBLIC) for kind in kinds):
             return "it may be a private key"

@@ -19,10 +19,10 @@ class Import:
     """One import.
 
     Args:
-        names: the dotted names it may load: for ``from a import b`` both ``a`` and ``a.b``.
-        optional: whether the program may do without: it stands in a function, an ``if``, or in a ``try``
-            that catches ``ImportError``.
-        guarded: whether it stands in such a ``try``: known of sources only.
+        names: the dotted names that it may load: for ``from a import b`` both ``a`` and ``a.b``.
+        optional: whether the program may run without it: it is in a function, an ``if``, or a ``try`` that catches
+            ``ImportError``.
+        guarded: whether it is in such a ``try``; bytecode does not tell.
     """
 
     names: tuple[str, ...]
@@ -34,11 +34,11 @@ class Import:
 
 
 def imports_of_source(source: bytes, package: str) -> list[Import]:
-    """Return the imports of a source file; none when it is not Python.
+    """Return the imports of a source file; none if it is not valid Python.
 
     Args:
-        source: its bytes, in the encoding that they declare.
-        package: the package that its relative imports start from.
+        source: its bytes, in the encoding that it declares.
+        package: the package from which its relative imports start.
     """
     try:
         tree = _parse(source)
@@ -51,9 +51,9 @@ def imports_of_source(source: bytes, package: str) -> list[Import]:
 
 
 def _parse(source: bytes) -> ast.Module:
-    # the lock, because catch_warnings changes the whole process
+    # under a lock, because catch_warnings changes the whole process
     with _parsing, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the source's own, such as "\d": Python shows them to its author
+        warnings.simplefilter("ignore")  # warnings about the source, such as "\d": they are meant for its author
         return ast.parse(source)
 
 
@@ -81,7 +81,7 @@ _CONDITIONAL = (ast.FunctionDef, ast.AsyncFunctionDef, ast.If, ast.Match)
 
 
 def _catches_failure(node: ast.stmt) -> bool:
-    if isinstance(node, (ast.With, ast.AsyncWith)):  # contextlib.suppress, and what libraries have of its kind
+    if isinstance(node, (ast.With, ast.AsyncWith)):  # contextlib.suppress, and similar context managers of libraries
         return any(_may_suppress(item.context_expr) for item in node.items)
     return isinstance(node, ast.Try) and any(_catches_import_error(handler.type) for handler in node.handlers)
 
@@ -136,11 +136,11 @@ _known: weakref.WeakKeyDictionary[types.CodeType, dict[str, list[Import]]] = wea
 
 
 def imports_of_code(code: types.CodeType, package: str) -> list[Import]:
-    """Return the imports that a function makes when it runs, those of its inner functions too.
+    """Return the imports that a function makes when it runs, including those of its inner functions.
 
     Args:
         code: the code of the function.
-        package: the package that its relative imports start from.
+        package: the package from which its relative imports start.
     """
     by_package = _known.setdefault(code, {})
     if package not in by_package:
@@ -149,7 +149,7 @@ def imports_of_code(code: types.CodeType, package: str) -> list[Import]:
 
 
 def _code_imports(code: types.CodeType, package: str) -> Iterator[Import]:
-    # bytecode does not say which try an import stands in
+    # bytecode does not tell which try an import is in
     optional = not _IMPORT_ERRORS.isdisjoint(code.co_names)
     loaded: list[object] = []
     for instruction in dis.get_instructions(code):

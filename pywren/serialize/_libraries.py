@@ -1,4 +1,4 @@
-"""The files of a distribution that are shipped, and whether it can do without its compiled parts."""
+"""The files of a distribution that are shipped, and whether it works without its compiled parts."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Contents:
     """The files of a package or distribution.
 
     Args:
-        files: those that any system can use.
-        extensions: the C extensions among them, which are for this system and Python.
+        files: the files that any system can use.
+        extensions: its C extensions, which fit only this system and Python.
     """
 
     files: list[File]
@@ -28,17 +28,17 @@ class Contents:
 
     @classmethod
     def of(cls, files: Iterable[File]) -> Contents:
-        """Sort files."""
+        """Separate files from C extensions."""
         contents = cls([], [])
         for file in files:
             (contents.files if file.extension_name is None else contents.extensions).append(file)
         return contents
 
     def stands_in_for(self, extension: File) -> bool:
-        """Tell whether the other files do without a C extension.
+        """Tell whether the other files work without a C extension.
 
-        They do when it is only the compiled form of one of them, and when all imports of it are made in a
-        ``try`` that catches ``ImportError``, as those are of what makes a library quicker.
+        They do if it is only the compiled form of one of them, or if all imports of it are in a ``try`` that catches
+        ``ImportError``, as is usual for extensions that only make a library faster.
         """
         name = str(extension.extension_name)
         if name.endswith("__mypyc") or any(file.module_name == name for file in self.files):
@@ -69,7 +69,7 @@ def contents_of_distribution(installed: Installed) -> Contents:
     return contents
 
 
-# A distribution's files do not change while it is installed, and its modules, once loaded, not at all.
+# The files of an installed distribution do not change, and neither do its modules once they are loaded.
 _known: dict[Installed, tuple[tuple[int, int], Contents]] = {}
 
 
@@ -91,7 +91,7 @@ def _files(installed: Installed) -> Iterator[File]:
 
 
 def _files_of_module(installed: Installed, module: str) -> Iterator[File]:
-    """Yield what stands in a top-level module's place, recorded or not: a library may have added data of its own."""
+    """Yield the files of a top-level module, recorded or not: a library may have added data of its own."""
     place = os.path.join(installed.directory, module)
     if installed.brings(f"{module}/__init__.py") and os.path.isfile(os.path.join(place, "__init__.py")):
         yield from files_below(place, module)
@@ -102,7 +102,7 @@ def _files_of_module(installed: Installed, module: str) -> Iterator[File]:
 def _is_shipped(installed: Installed, path: str) -> bool:
     top = path.partition("/")[0]
     if top == installed.info or path.endswith(".pth") or (path.startswith(_SCRIPTS) and top not in installed.modules):
-        return False  # metadata are chosen elsewhere; the others are of use to an interpreter that has them installed
+        return False  # metadata_files() chooses metadata; the rest serves only an interpreter that has them installed
     return why_path_held_back(path, is_recorded=True) is None
 
 
@@ -124,7 +124,7 @@ _parsed: dict[str, tuple[bytes, list[Import]]] = {}
 
 
 def imports_of_file(file: File) -> list[Import]:
-    """Return the imports of a source file; parsed again when it has changed."""
+    """Return the imports of a source file; parse it again if it has changed."""
     source = content_of(file)
     known = _parsed.get(file.shown_path)
     if known is not None and known[0] is source:  # the same object as long as the file is unchanged

@@ -1,4 +1,4 @@
-"""Modules as files: where a module stands, and the files that the worker needs of it."""
+"""Modules as files: where a module is, and which of its files the worker needs."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from pywren.serialize._held_back import (
 )
 
 PACKAGE_LIMIT = 50 * 1024 * 1024
-"""Bytes of one package up to which it is shipped."""
+"""Largest package, in bytes, that is shipped."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Module:
-    """What is shipped as one: a top-level package or module, or one that stands in a namespace package.
+    """What is shipped as a whole: a top-level package or module, or one in a namespace package.
 
     Args:
         name: its dotted name; with a dot only in a namespace package.
-        path: its file, or the directory of a package; in a zip file the name within it.
+        path: its file, or the directory of a package; in a zip file, its name there.
         is_package: whether ``path`` is a package's directory.
-        is_library: whether it stands in site-packages.
-        archive: the zip file that it stands in.
+        is_library: whether it is in site-packages.
+        archive: the zip file that contains it.
     """
 
     name: str
@@ -63,9 +63,9 @@ class File:
 
     Args:
         relative: where the worker puts it, a POSIX path.
-        path: where it stands here; in a zip file the name within it.
+        path: its path here; in a zip file, its name there.
         stamp: changes when the file does: modification time in nanoseconds and size in bytes.
-        archive: the zip file that it stands in.
+        archive: the zip file that contains it.
     """
 
     relative: str
@@ -80,30 +80,30 @@ class File:
 
     @property
     def module_name(self) -> str | None:
-        """The dotted name of the module that this is the source of, if it is one."""
+        """The dotted name of the module, if this is the source of one."""
         if not self.relative.endswith(".py"):
             return None
         return self.relative.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
     @property
     def extension_name(self) -> str | None:
-        """The dotted name of the C extension that this is, if it is one."""
+        """The dotted name of the C extension, if this is one."""
         if not self.relative.endswith((".so", ".pyd")):
             return None
         folder, slash, name = self.relative.rpartition("/")
-        return f"{folder}{slash}{name.partition('.')[0]}".replace("/", ".")  # its suffix says for which Python it is
+        return f"{folder}{slash}{name.partition('.')[0]}".replace("/", ".")  # its suffix tells for which Python it is
 
 
 # -- finding -------------------------------------------------------------------------------------------------
 
 
 def locate(name: str) -> Module | None:
-    """Find what is to be shipped for a dotted name: its top-level module, or what stands in a namespace package.
+    """Find what must be shipped for a dotted name: its top-level module, or the module in a namespace package.
 
-    None of the user's code runs.
+    This runs no code of the user's.
 
     Returns:
-        The module, or None when there is no file for it: built in, missing, or made by hand.
+        The module, or None if it has no file: it is built in, missing, or was made by hand.
     """
     parts = name.split(".")
     for count in range(1, len(parts) + 1):
@@ -117,7 +117,7 @@ def locate(name: str) -> Module | None:
 
 
 def loaded_below_namespace(name: str) -> list[str]:
-    """Return the loaded modules below a namespace package; none when it is something else."""
+    """Return the loaded modules below a namespace package; empty if it is something else."""
     spec = _spec_of(name)
     if spec is None or not _is_namespace(spec):
         return []
@@ -210,7 +210,7 @@ def _standard_roots() -> tuple[str, ...]:
 
 
 def files_of(module: Module) -> list[File]:
-    """List the files that make up a module, data files of a package included, what is held back left out.
+    """List the files of a module, including the data files of a package, without those that are held back.
 
     Raises:
         SerializationError: they cannot be read.
@@ -231,7 +231,7 @@ def files_of(module: Module) -> list[File]:
 
 
 def _file_name(module: Module) -> str:
-    """Return what a module's file must be called to be imported by the module's name, which may be another here."""
+    """Return the file name under which the module's name imports it; here the file may have another name."""
     suffixes = (*EXTENSION_SUFFIXES, ".so", ".pyd", *BYTECODE_SUFFIXES)
     suffix = next((suffix for suffix in suffixes if module.path.endswith(suffix)), SOURCE_SUFFIXES[0])
     return module.name.rpartition(".")[2] + suffix
@@ -251,7 +251,7 @@ def files_below(directory: str, relative: str) -> Iterator[File]:
 
 
 class _Walk:
-    """A walk over a package's directory, which follows links, each directory once."""
+    """A walk over a package's directory that follows links and visits each directory once."""
 
     def __init__(self, root: str) -> None:
         self._root = os.path.realpath(root)
@@ -271,7 +271,7 @@ class _Walk:
             try:
                 status = entry.stat()
             except OSError:
-                continue  # a dangling link, or gone since
+                continue  # a dangling link, or removed since
             is_directory = stat.S_ISDIR(status.st_mode)
             if reason := self._why_held_back(entry, is_directory):
                 _tell(entry.path, reason)
@@ -283,7 +283,7 @@ class _Walk:
     def _why_held_back(self, entry: os.DirEntry[str], is_directory: bool) -> str | None:
         reason = why_held_back(entry.name, is_directory=is_directory)
         if reason is None and entry.is_symlink():
-            # another name for ~/.aws/credentials changes nothing; hidden is many a tool's store of what it links to
+            # a link must not send ~/.aws/credentials under another name; but many tools link into hidden directories
             real = os.path.realpath(entry.path)
             parts = [part for part in os.path.relpath(real, self._root).split(os.sep) if part != ".."]
             return why_path_held_back("/".join(parts), is_recorded=True) if parts and parts != ["."] else None
@@ -291,14 +291,14 @@ class _Walk:
 
 
 def _tell(path: str, reason: str) -> None:
-    if reason != BYTE_CODE:  # everybody has it, and knows
+    if reason != BYTE_CODE:  # very common, and harmless
         logger.debug("%s stays here: %s", path, reason)
 
 
 def _files_in_zip(module: Module, archive: str, folder: str) -> Iterator[File]:
     changed = os.stat(archive).st_mtime_ns
     above = module.path.rpartition("/")[0]
-    from zipfile import ZipFile  # 10 ms that hardly anyone needs
+    from zipfile import ZipFile  # importing it takes 10 ms, and hardly anyone needs it
 
     with ZipFile(archive) as opened:
         for item in opened.infolist():
@@ -317,7 +317,7 @@ def file_at(path: str, relative: str) -> File:
     """Return the file at a path.
 
     Raises:
-        OSError: there is none.
+        OSError: there is no such file.
     """
     return File(relative, path, _stamp(os.stat(path)))
 
@@ -330,7 +330,7 @@ def check_size(files: Iterable[File], name: str, path: str) -> None:
     """Check that a package or distribution is not too big to be sent with each map.
 
     Raises:
-        SerializationError: it is over ``PACKAGE_LIMIT``; names it, its size and the remedy.
+        SerializationError: it exceeds ``PACKAGE_LIMIT``; the message has its name, its size and the remedy.
     """
     size = sum(file.stamp[1] for file in files)
     if size > PACKAGE_LIMIT:
@@ -355,11 +355,11 @@ def unreadable(name: str, path: str, error: Exception) -> SerializationError:
 
 _CACHED_FILE_LIMIT = 1024 * 1024
 _CACHE_LIMIT = 64 * 1024 * 1024
-_SETTLED_SECONDS = 0.1  # a younger file may change again within one tick of the file system's clock
+_SETTLED_SECONDS = 0.1  # a file that changed later may change again within one tick of the file system's clock
 
 
 class _Contents:
-    """Contents of files by path, read again when the file has changed."""
+    """The contents of files by path; a file that has changed is read again."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -393,7 +393,7 @@ class _Contents:
 
 
 def _read_from_zip(archive: str, name: str) -> bytes:
-    # the importer knows the archive already; its own path separator is the system's
+    # the importer has read the archive's directory already; its path separator is the system's
     data: bytes = zipimport.zipimporter(archive).get_data(os.path.join(archive, *name.split("/")))
     return data
 
@@ -411,7 +411,7 @@ def content_of(file: File) -> bytes:
 
 
 def contents_of(files: Iterable[File]) -> dict[str, bytes]:
-    """Return the bytes of files by where the worker puts them, without those that hold secrets.
+    """Return the bytes of files by their paths on the worker, without those that hold secrets.
 
     Raises:
         SerializationError: one cannot be read.

@@ -1,4 +1,4 @@
-"""Skew: a library that the runtime has in another version than this program, of which pickles mention modules."""
+"""Version skew: a library that pickles use has another version in the runtime than here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from pywren.pickling.packed import Mentions
+from pywren.pickling.mentions import Mentions
 from pywren.serialize._distributions import distributions_of, normalized
 from pywren.serialize._imports import imports_of_code
 
@@ -15,11 +15,11 @@ logger = logging.getLogger(__name__)
 
 
 def warn_of_skew(mentions: Mentions, runtime_meta: Mapping[str, Any]) -> None:
-    """Warn, once for each library, when the runtime's version is not the one that objects are pickled with here.
+    """Warn, once per library, if the runtime's version differs from the one that objects are pickled with here.
 
     Args:
-        mentions: the modules that the pickles of a map mention, and the code that imports others.
-        runtime_meta: what ``get_runtime_info`` returns; without a ``pkg_ver_list`` nothing is looked at.
+        mentions: what the pickles of a map mention.
+        runtime_meta: what ``get_runtime_info`` returns; without a ``pkg_ver_list`` nothing is checked.
     """
     listed = runtime_meta.get("pkg_ver_list")
     if not listed:
@@ -45,11 +45,12 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-@functools.lru_cache(maxsize=256)  # one warning for a library, however many maps use it
+@functools.lru_cache(maxsize=256)  # one warning per library, however many maps use it
 def _warn(distribution: str, here: str, there: str) -> None:
     logger.warning(
-        "%s is %s here, but %s in the runtime of the workers: what one pickles the other may not read, or compute "
-        "otherwise. Install %s==%s here, or build the runtime again with `pywren runtime build`",
+        "%s is %s here, but %s in the runtime of the workers: objects pickled with one may fail to load "
+        "with the other, or behave differently. Install %s==%s here, or build the runtime again with "
+        "`pywren runtime build`",
         distribution,
         here,
         there,

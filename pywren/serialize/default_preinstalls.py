@@ -1,4 +1,4 @@
-"""A door of PyWren 0.4: the modules that a worker has without a runtime of the user's."""
+"""A door of PyWren 0.4: the modules that a worker has without a runtime."""
 
 import os
 import pkgutil
@@ -13,4 +13,4 @@ def _standard_library() -> list[tuple[str, bool]]:
 
 
 modules: list[tuple[str, bool]] = sorted([*_standard_library(), *((name, True) for name in LAMBDA_PREINSTALLS)])
-"""Names, each with whether it is a package: the standard library, and what every function of ours has."""
+"""Pairs of a name and whether it is a package: the standard library, and the packages of every deployed function."""

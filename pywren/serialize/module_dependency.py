@@ -1,4 +1,4 @@
-"""Which modules of the user a pickle needs on the worker.
+"""Finds the modules of the user's that a pickle needs on the worker.
 
 A module is one of four things::
 
@@ -10,8 +10,8 @@ A module is one of four things::
 A package of the user's is shipped whole, with the metadata of the distribution that it belongs to. Its imports are
 followed from those of its modules that are reached or loaded. A library is shipped as the distribution that was
 installed: all its modules and its metadata, and the distributions that it requires. Imports that the program may do
-without (in a function, in ``try … except ImportError``) are followed as far as they lead to what can be shipped, and
-are never an error.
+without (in a function, in ``try … except ImportError``) are followed as long as the modules can be shipped, and are
+never an error.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ _WORKERS_OWN = frozenset({"__main__", "__mp_main__", "pywren", "cloudpickle", "t
 
 class _ThisInterpreter(Container[str]):
     def __contains__(self, name: object) -> bool:
-        return False  # nothing but its site-packages, which stand by their path
+        return False  # only its site-packages, which are recognized by their path
 
 
 THIS_INTERPRETER: Container[str] = _ThisInterpreter()
-"""The preinstalled modules of a worker that shares this interpreter: all that its site-packages hold, and C
-extensions of the user's own run there."""
+"""The preinstalled modules of a worker that shares this interpreter: everything in its site-packages. The user's own C
+extensions work there too."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,12 @@ class ModuleDependencyAnalyzer:
         self._metadata: dict[Installed, list[File]] = {}
 
     def ignore(self, module_name: str | Iterable[str]) -> None:
-        """Take one module or several, by their top-level names, for installed on the worker."""
+        """Treat one or several modules, by their top-level names, as installed on the worker."""
         names = [module_name] if isinstance(module_name, str) else module_name
         self._ignored.update(name.partition(".")[0] for name in names)
 
     def add(self, module_name: str) -> None:
-        """Have a module shipped, and what it imports.
+        """Ship a module and what it imports.
 
         Args:
             module_name: its dotted name.
@@ -104,7 +104,7 @@ class ModuleDependencyAnalyzer:
         self._want(module_name, True, "the function or an argument refers to it")
 
     def add_hint(self, module_name: str) -> None:
-        """Have a module of the user's shipped that only annotations name; a library is not sent for that.
+        """Ship a module of the user's that only annotations name; no library is sent for that.
 
         Args:
             module_name: its dotted name.
@@ -114,11 +114,11 @@ class ModuleDependencyAnalyzer:
             self._want(module_name, False, "an annotation names it")
 
     def add_code(self, code: types.CodeType, package: str) -> None:
-        """Have shipped what a function imports that is itself pickled by value.
+        """Ship what a function imports that is itself pickled by value.
 
         Args:
             code: the function's code.
-            package: the package that its relative imports start from.
+            package: the package from which its relative imports start.
         """
         for item in imports_of_code(code, package):
             self._want_import(item, f"{code.co_name}() imports it", required=True)
@@ -137,9 +137,9 @@ class ModuleDependencyAnalyzer:
         return found
 
     def get_and_clear_paths(self) -> set[str]:
-        """Return the paths of the modules to ship, a package's directory for a package, and start anew.
+        """Return the paths of the modules to ship, and start over; for a package, its directory.
 
-        Directories of metadata are among them.
+        They include directories of metadata.
         """
         self.files()
         paths = {_root_of(module) for module in self._modules.values()}
@@ -180,11 +180,11 @@ class ModuleDependencyAnalyzer:
             return True
         if top not in sys.stdlib_module_names:
             return False
-        shadow = locate(top)  # a file of the user's that has the name of a standard module
+        shadow = locate(top)  # a file of the user's with the name of a standard module
         return shadow is None or is_standard_path(shadow.shown_path) or shadow.is_library
 
     def _is_preinstalled(self, name: str) -> bool:
-        """Tell whether the worker has a module, or a package above it; of a namespace it may have parts."""
+        """Tell whether the worker has a module or a package above it; it may have only parts of a namespace package."""
         while name not in self._preinstalls:
             name = name.rpartition(".")[0]
             if not name:
@@ -202,7 +202,7 @@ class ModuleDependencyAnalyzer:
     # -- one module
 
     def _take(self, module: Module, wanted: _Wanted) -> bool:
-        """Put the files of a module on the list, unless it can do without and cannot be shipped."""
+        """Add the files of a module, unless it cannot be shipped and the program can do without it."""
         contents = self._shippable(Contents.of(files_of(module)), module.name, module.shown_path, wanted)
         if contents is None:
             return False
@@ -213,7 +213,7 @@ class ModuleDependencyAnalyzer:
         return True
 
     def _shippable(self, contents: Contents, name: str, path: str, wanted: _Wanted) -> list[File] | None:
-        """Return the files to ship; ``None`` when they cannot be, and the program may do without."""
+        """Return the files to ship; ``None`` if they cannot be shipped and the program can do without them."""
         files = [file for file in contents.files if not self._is_left_out(file)]
         extensions = [file for file in contents.extensions if not self._is_left_out(file)]
         try:
@@ -233,13 +233,13 @@ class ModuleDependencyAnalyzer:
         return self._is_excluded(file.shown_path) or self._is_known_to_worker(file.relative.replace("/", "."))
 
     def _projects_of(self, module: Module) -> list[Installed]:
-        """Return the distributions that a module of the user's belongs to: beside it, or linked to its project."""
+        """Return the distributions that a module of the user's belongs to: next to it, or linked to its project."""
         if module.archive is not None:
             return []
         root = _root_of(module)
         directory, name = os.path.split(root)
         found = distributions_with(directory, f"{name}/__init__.py" if module.is_package else name)
-        if self._preinstalls is not THIS_INTERPRETER:  # whose site-packages have the metadata of links
+        if self._preinstalls is not THIS_INTERPRETER:  # its site-packages have the metadata of links
             real = os.path.realpath(root) + os.sep
             links = [one for one in editable_installs() if one.source and real.startswith(one.source + os.sep)]
             found += sorted(links, key=lambda one: len(one.source or ""))[-1:]  # a project within a project
@@ -251,7 +251,7 @@ class ModuleDependencyAnalyzer:
             self._want(wanted.name.rpartition(".")[0], wanted.required, wanted.because)
         else:
             for name in files:
-                if name in sys.modules:  # loaded in a way that no import statement shows
+                if name in sys.modules:  # it was loaded in a way that no import statement shows
                     self._want(name, False, wanted.because)
         file = files.get(wanted.name)
         if file is not None and file.module_name is not None:
@@ -261,7 +261,7 @@ class ModuleDependencyAnalyzer:
     # -- one library
 
     def _take_library(self, installed: Installed, wanted: _Wanted) -> None:
-        """Put a distribution and those that it requires on the list, as far as they can be shipped."""
+        """Add a distribution and those that it requires, as far as they can be shipped."""
         waiting = [(installed, wanted)]
         while waiting:
             installed, wanted = waiting.pop()
@@ -270,9 +270,9 @@ class ModuleDependencyAnalyzer:
             contents = contents_of_distribution(installed)
             files = self._shippable(contents, _shown_name(installed), installed.directory, wanted)
             if files is None or (installed.modules and all(file.relative.startswith(installed.info) for file in files)):
-                continue  # what the worker has of a namespace is not known before
+                continue  # only now is it known what the worker has of a namespace package
             self._libraries[installed] = files
-            # what it declares: reading the sources of a whole library takes seconds
+            # by its declared requirements: reading all sources of a library would take seconds
             for requirement in installed.requires:
                 required = find_distribution(requirement.name)
                 if required is not None:
@@ -296,7 +296,7 @@ def _distributions_of(module: Module) -> list[Installed]:
 
 
 def _shown_name(installed: Installed) -> str:
-    """Return the module that stands for a distribution in messages: that of its name, or a public one."""
+    """Return the module that names a distribution in messages: the one with its name, or a public one."""
     names = sorted(installed.modules, key=lambda name: (normalized(name) != normalized(installed.name), name[0] == "_"))
     return next(iter(names), installed.name)
 
@@ -315,7 +315,7 @@ def _root_of(module: Module) -> str:
 
 
 def _check_extensions(extensions: Iterable[File], contents: Contents, name: str, because: str) -> None:
-    """Check that a package can do without its C extensions, which are for this system and stay here."""
+    """Check that a package works without its C extensions: they fit only this system, so they are not sent."""
     extension = next((file for file in extensions if not contents.stands_in_for(file)), None)
     if extension is None:
         return

@@ -1,4 +1,4 @@
-"""The serializer: a function, its arguments and the user's modules become bytes."""
+"""``Serializer``: turns a function, its arguments and the user's modules into bytes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import pickle
 from collections.abc import Collection, Container, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from pywren.pickling.packed import PROTOCOL, Mentions, Packed, PersistentId, dump, dumps, raise_unpicklable
+from pywren.pickling.format import PROTOCOL, PersistentId
+from pywren.pickling.mentions import Mentions
+from pywren.pickling.packed import Packed, dump, dumps, raise_unpicklable
 from pywren.serialize._imports import imports_of_code
 from pywren.serialize._modules import Module, check_size, contents_of, files_below, files_of
 from pywren.serialize._repeats import Repeats, State
@@ -16,7 +18,7 @@ from pywren.wrenutil import bytes_to_b64str
 
 
 class PackedCalls(NamedTuple):
-    """A map in bytes.
+    """A map as bytes.
 
     Args:
         func: the function.
@@ -33,8 +35,8 @@ class Serializer:
     """Pickles functions and arguments, and collects the user's modules that they need.
 
     Args:
-        preinstalls: top-level names of modules that the worker has installed, beside the standard library and
-            pywren; the default is a worker that shares this interpreter and its site-packages.
+        preinstalls: the top-level names of modules that the worker has besides the standard library and pywren; by
+            default, the worker shares this interpreter and its site-packages.
         exclude: modules whose file path contains one of these strings are never shipped.
     """
 
@@ -57,15 +59,15 @@ class Serializer:
 
         Args:
             func: the function.
-            items: one argument a call; taken one at a time, after the function.
+            items: one argument per call; taken one at a time, after the function.
             out_of_band: keep big buffers out of the pickles, as views of the objects' own memory.
-            persistent_id: says which objects are futures and what they stand for; those of the function itself,
-                which is pickled first, can only travel by value.
+            persistent_id: returns what travels in place of a future; for the function, which is pickled first, only
+                finished futures by value.
             exclude_modules: modules whose file path contains one of these strings are not shipped this time.
-            mentions: takes what the pickles mention; modules that stand there in the end are shipped too.
+            mentions: takes what the pickles mention; all modules that it holds in the end are shipped.
 
         Raises:
-            SerializationError: something cannot be pickled, or a module cannot be shipped; names it.
+            SerializationError: an object cannot be pickled, or a module cannot be shipped; the message names it.
         """
         mentions = Mentions() if mentions is None else mentions
         packed_func = self._pack_function(func, out_of_band, persistent_id, mentions)
@@ -83,7 +85,7 @@ class Serializer:
             packed = dumps(
                 func, out_of_band=out_of_band, path=name, persistent_id=persistent_id, references=False, mentions=own
             )
-            # code that imports nothing needs no module
+            # code without imports needs no modules
             own.code = {code: package for code, package in own.code.items() if imports_of_code(code, package)}
             self._repeats.keep(func, state, packed, own)
             mentions.add(own)
@@ -110,7 +112,7 @@ def _pack_items(
     try:
         for item in items:
             kind = type(item)
-            if kind is int or kind is float or kind is str or kind is bool:  # as quick as can be: maps have thousands
+            if kind is int or kind is float or kind is str or kind is bool:  # fast, because maps have thousands
                 append(Packed(plain(item, PROTOCOL)))
             else:
                 append(dump(item, out_of_band=out_of_band, persistent_id=persistent_id, mentions=mentions))
@@ -135,7 +137,7 @@ class SerializeIndependent:
     """0.4's serializer: pickles objects one by one, and finds the paths of the modules that they need.
 
     Args:
-        preinstalled_modules: what the worker has installed: names, or pairs of a name and whether it is a package.
+        preinstalled_modules: the modules that the worker has: names, or pairs of a name and whether it is a package.
     """
 
     def __init__(self, preinstalled_modules: Iterable[Any] = ()) -> None:
@@ -153,10 +155,10 @@ class SerializeIndependent:
             exclude_modules: modules whose file path contains one of these strings are left out.
 
         Returns:
-            The pickles, and the paths of the modules to ship: files, and directories of packages.
+            The pickles, and the paths of the modules to ship: files and the directories of packages.
 
         Raises:
-            SerializationError: something cannot be pickled, or a module cannot be shipped.
+            SerializationError: an object cannot be pickled, or a module cannot be shipped.
         """
         mentions = Mentions()
         packed = [dumps(obj, path=f"object {index}", mentions=mentions).data for index, obj in enumerate(list_of_objs)]
@@ -172,7 +174,7 @@ def create_mod_data(mod_paths: Iterable[str]) -> dict[str, str]:
         mod_paths: paths of files, and of the directories of packages.
 
     Returns:
-        The contents as base64 text, by POSIX path relative to the directory that is to be on ``sys.path``.
+        The contents as base64 text, by POSIX path relative to the directory that belongs on ``sys.path``.
 
     Raises:
         SerializationError: a package is too big or cannot be read.

@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 from pywren.exceptions import StorageError, StorageNoSuchKeyError
 from pywren.storage.backend import NamesOf04, check_range, read_at_most
+from pywren.system.home import home
 from pywren.system.private_files import make_directories, open_file, temporary_file
-from pywren.wire.digests import home
 
 KEEP_SECONDS = 7 * 86400.0
 """Age in seconds at which a callset that its executor left behind is deleted."""

@@ -17,13 +17,18 @@ from pywren.exceptions import (
     StorageNoSuchKeyError,
     StorageOutputNotFoundError,
 )
-from pywren.pickling.packed import PROTOCOL, Packed, load_exception, load_result
+from pywren.pickling.format import PROTOCOL
+from pywren.pickling.packed import Packed, load_result
+from pywren.pickling.packed_exceptions import load_exception
 from pywren.storage.backend import Backend, as_bytes
 from pywren.storage.runtime_info import get_runtime_info
 from pywren.storage.storage_utils import get_storage_path
+from pywren.system.home import user_key
 from pywren.wire import digests
 from pywren.wire.failure import Failure
-from pywren.wire.messages import STATUS_LIMIT, CallsetKeys, Outcome, Status
+from pywren.wire.keys import CallsetKeys
+from pywren.wire.outcome import Outcome
+from pywren.wire.status import STATUS_LIMIT, Status
 
 __all__ = ["Storage", "get_runtime_info", "make_backend", "output_of_0_4"]
 
@@ -229,7 +234,7 @@ class Storage:
         data = self.read_status(callset_id, call_id)
         if data is None:
             raise StorageOutputNotFoundError(callset_id, call_id)
-        secret = digests.callset_secret(digests.user_key(), callset_id)
+        secret = digests.callset_secret(user_key(), callset_id)
         status = Status.verify(data, secret, callset_id, call_id)
         if status.failure is not None:
             raise StorageOutputNotFoundError(callset_id, call_id)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pywren.exceptions import StorageConfigMismatchError
-from pywren.wire.messages import (
+from pywren.wire.keys import (
     AGG_DATA_SUFFIX,
     CANCEL_SUFFIX,
     DATA_SUFFIX,

@@ -1,1 +1,1 @@
-"""What Python and the operating system leave to us: private files, threads, the end of the program."""
+"""Gaps of Python and the operating system: private files, this machine's directory, threads, the end of the program."""

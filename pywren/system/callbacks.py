@@ -1,10 +1,11 @@
-"""Where the functions run that futures are to call when they are done: in threads that nothing else depends on.
+"""``Callbacks``: the threads that run the done callbacks of futures; nothing else depends on these threads.
 
-What learns of outcomes (the pump of the local pool, the monitor of a storage) only queues them here. So a callback may
-wait for other futures, make calls, or never return: outcomes go on to come.
+The threads that learn of outcomes (the pump of the local pool, the monitor of a storage) only queue callbacks here. So
+a callback may wait for other futures, make calls, or never return, and outcomes still arrive.
 
-They run one after the other, in the order in which the outcomes came. One that takes long holds up the others for
-``PATIENCE_SECONDS``; then they go on in another thread. The lock guards the queue and is never held while one runs.
+Callbacks run one at a time, in the order of the outcomes. One that takes longer than ``PATIENCE_SECONDS`` no longer
+holds up the others: they go on in another thread. The lock of ``_changed`` guards all attributes, and is never held
+while a callback runs or a thread is started.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 0.1
-"""How long a callback may run before those behind it go on beside it."""
+"""How long a callback may run, in seconds, before the next one runs beside it."""
 
 EXIT_SECONDS = 10.0
-"""How long callbacks that still run are waited for at the end of the program."""
+"""How long the end of the program waits for callbacks that still run, in seconds."""
 
-_LINGER_SECONDS = 5.0
-_STANDING_BY = 2  # one that runs callbacks, and one that goes on when that takes long
+_LINGER_SECONDS = 5.0  # how long an idle thread waits for a callback before it ends
+_STANDING_BY = 2  # one thread that runs callbacks, and one that takes over if a callback takes long
 
 
 class Callbacks:
-    """A queue of callbacks, and the daemon threads that run them; there are none before ``expect``."""
+    """A queue of callbacks and the daemon threads that run them; none exist before ``expect``."""
 
     def __init__(self) -> None:
         self._reset()
@@ -40,20 +41,22 @@ class Callbacks:
     def _reset(self) -> None:
         self._changed = threading.Condition()
         self._queue: deque[Callable[[], None]] = deque()
-        self._expected: weakref.WeakSet[Any] = weakref.WeakSet()  # whose callbacks were announced, and have not come
-        self._idle = 0  # threads that wait for one
-        self._running: dict[object, float] = {}  # when each of those under way began
-        self._current: object = None  # the one that those behind it wait for
+        self._expected: weakref.WeakSet[Any] = (
+            weakref.WeakSet()
+        )  # futures whose callbacks were announced but not queued yet
+        self._idle = 0  # threads that wait for a callback
+        self._running: dict[object, float] = {}  # when each running callback began
+        self._current: object = None  # the running callback for which the queue waits
 
     def expect(self, owner: Any) -> None:
-        """Announce the callback of a future. At the end of the program it is too late to start threads for it."""
+        """Announce the callback of a future: threads start now, because none can start at the end of the program."""
         with self._changed:
             self._expected.add(owner)
             missing = self._reserve(_STANDING_BY - len(self._running))
         self._start(missing)
 
     def run(self, owner: Any, callback: Callable[[], None]) -> None:
-        """Have the callback of a future run; returns at once."""
+        """Queue the callback of a future; return at once."""
         with self._changed:
             self._expected.discard(owner)
             self._queue.append(callback)
@@ -62,7 +65,7 @@ class Callbacks:
         self._start(missing)
 
     def finish(self, timeout: float) -> int:
-        """Wait for what is queued and under way; returns how many have not ended in time."""
+        """Wait until all callbacks have returned; return how many have not within the time."""
         with self._changed:
             self._changed.wait_for(lambda: not self._queue and not self._running, timeout)
             return len(self._queue) + len(self._running)
@@ -70,7 +73,7 @@ class Callbacks:
     # -- the threads -------------------------------------------------------------------------------------------------
 
     def _reserve(self, wanted: int) -> int:
-        """Count threads as idle that are to be started, without the lock, until there are as many as wanted."""
+        """Return how many threads must be started; count them as idle now, because they start without the lock."""
         missing = max(0, wanted - self._idle)
         self._idle += missing
         return missing
@@ -79,12 +82,12 @@ class Callbacks:
         for started in range(count):
             try:
                 threading.Thread(target=self._serve, name="pywren-callbacks", daemon=True).start()
-            except RuntimeError:  # there are too many threads, or the interpreter is at its end
+            except RuntimeError:  # there are too many threads, or the interpreter shuts down
                 self._do_without(count - started)
                 return
 
     def _do_without(self, count: int) -> None:
-        """Give up threads that could not be started; where there is none at all, callbacks run here."""
+        """Discount threads that could not be started; if none are left, run the callbacks in this thread."""
         with self._changed:
             self._idle -= count
             left = [] if self._idle or self._running else list(self._queue)
@@ -103,11 +106,11 @@ class Callbacks:
             try:
                 callback()
             finally:
-                del callback, taken  # it may hold the last reference to a big result
+                del callback, taken  # they may hold the last reference to a big result
                 self._end(token)
 
     def _take(self) -> tuple[object, Callable[[], None], int] | None:
-        """Wait for a callback that may run now, and say how many threads are missing then; ``None`` ends the thread."""
+        """Wait for a callback that may run; return it and how many threads to start, or ``None`` to end the thread."""
         with self._changed:
             while not self._queue or self._seconds_to_wait() > 0:
                 woken = self._changed.wait(self._seconds_to_wait() if self._queue else _LINGER_SECONDS)
@@ -122,7 +125,7 @@ class Callbacks:
             return token, callback, self._reserve(1) if self._queue else 0
 
     def _seconds_to_wait(self) -> float:
-        """Return how long the next callback still has to wait for the current one."""
+        """Return for how many seconds the next callback must still wait for the current one."""
         began = self._running.get(self._current)
         return 0.0 if began is None else began + PATIENCE_SECONDS - time.monotonic()
 
@@ -138,16 +141,16 @@ callbacks = Callbacks()
 
 
 def _finish_at_exit() -> None:
-    """Let callbacks of calls that have ended come to their end, too; they run in daemon threads."""
+    """Wait for the callbacks of finished calls: they run in daemon threads, for which Python does not wait."""
     try:
         left = callbacks.finish(EXIT_SECONDS)
     except KeyboardInterrupt:
         left = callbacks.finish(0.0)
     if left:
-        logger.warning("%d functions that futures call when they are done had not returned at the program's end", left)
+        logger.warning("%d done callback(s) of futures had not returned when the program ended", left)
 
 
-# Registered before any pool registers its end, so it runs after that: all outcomes are there then.
+# Registered before any pool registers its own end, so it runs after that: all outcomes have arrived by then.
 atexit.register(_finish_at_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=callbacks._reset)

@@ -1,4 +1,4 @@
-"""Files and directories that are this user's alone, whatever the umask: it takes rights away, from the owner too."""
+"""Files and directories that only this user can access, whatever the umask: it may even deny the owner access."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _DIRECTORY_MODE, _FILE_MODE = 0o700, 0o600
 
 
 def make_directories(path: str | Path) -> None:
-    """Make a directory and those above it that are missing, each with mode 0700.
+    """Make a directory and the missing ones above it, each with mode 0700.
 
-    Those that are there stay as they are. Other processes may make or remove some meanwhile.
+    Existing directories stay as they are. Other processes may make or remove some at the same time.
 
     Raises:
-        OSError: one cannot be made.
+        OSError: a directory cannot be made.
     """
     with contextlib.suppress(FileExistsError):
         try:
@@ -31,12 +31,12 @@ def make_directories(path: str | Path) -> None:
 
 def _make_directory(path: str | Path) -> None:
     os.mkdir(path, _DIRECTORY_MODE)
-    os.chmod(path, _DIRECTORY_MODE)  # mkdir has asked the umask
+    os.chmod(path, _DIRECTORY_MODE)  # mkdir has applied the umask
 
 
 def temporary_file(directory: str | Path, prefix: str = "tmp") -> tuple[int, str]:
-    """Make a new file of mode 0600 and return its descriptor, open for reading and writing, and its path."""
-    import tempfile  # here: every worker loads this module, and few make a file
+    """Make a new file of mode 0600; return its descriptor, which can be read and written, and its path."""
+    import tempfile  # here: every worker loads this module, but few make a file
 
     descriptor, path = tempfile.mkstemp(dir=directory, prefix=prefix)
     _own(descriptor)
@@ -44,7 +44,7 @@ def temporary_file(directory: str | Path, prefix: str = "tmp") -> tuple[int, str
 
 
 def open_file(path: str | Path) -> int:
-    """Open a file for writing, made with mode 0600 if there is none, and return its descriptor."""
+    """Open a file for reading and writing, and return its descriptor; make it with mode 0600 if it does not exist."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), _FILE_MODE)
     _own(descriptor)
     return descriptor

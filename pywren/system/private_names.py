@@ -1,7 +1,7 @@
-"""Every private name of a library, or of Python, that the package leans on: no other module may use one.
+"""All private names of Python and of libraries that pywren uses; no other module may use one.
 
-A name that a new release has moved is mended here. ``tests/system/test_private_names.py`` tries each by itself and says
-which release of what has moved it.
+If a new release moves a name, mend it here. ``tests/system/test_private_names.py`` tries each name by itself and tells
+which release has moved it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class FutureStates(NamedTuple):
-    """The states by which ``concurrent.futures.wait`` and ``as_completed`` tell how far a future is."""
+    """The states of a future, which ``concurrent.futures.wait`` and ``as_completed`` read."""
 
     pending: str
     running: str
@@ -33,18 +33,18 @@ class FutureStates(NamedTuple):
 
 
 FUTURE_ATTRIBUTES = ("_condition", "_state", "_result", "_exception", "_waiters", "_done_callbacks")
-"""What those functions, and asyncio's, look at in a future: ``ResponseFuture`` has them under the same names."""
+"""The attributes that those functions and asyncio read; ``ResponseFuture`` has them under the same names."""
 
 
 def future_states() -> FutureStates:
     """Return the states of a future."""
-    from concurrent.futures import _base  # workers load this module, and do without
+    from concurrent.futures import _base  # here: workers load this module, but do not need it
 
     return FutureStates(_base.PENDING, _base.RUNNING, _base.CANCELLED, _base.CANCELLED_AND_NOTIFIED, _base.FINISHED)
 
 
 def futures_logger() -> logging.Logger:
-    """Return the logger by which futures tell that a callback has raised."""
+    """Return the logger that reports exceptions of callbacks."""
     from concurrent.futures import _base
 
     return _base.LOGGER
@@ -65,15 +65,14 @@ def policy_statement(statement: Any) -> dict[str, Any]:
 def interactive_lines(code: types.CodeType) -> list[str]:
     """Return the source lines of code that was typed in, or given with ``-c``.
 
-    From Python 3.13 on these may be kept by the code instead of by a file name, where ``linecache.getlines`` does
-    not look.
+    Since Python 3.13 ``linecache`` may keep them by the code object, where ``linecache.getlines`` does not look.
     """
     lines: Any = getattr(linecache, "_getlines_from_code", None)
     return list(lines(code)) if lines is not None else []
 
 
 def registered_subclasses(cls: Any) -> list[type]:
-    """Return the classes that have been registered as subclasses of an abstract base class."""
+    """Return the classes that are registered as subclasses of an abstract base class."""
     import abc
 
     dump: Any = abc._get_dump  # type: ignore[attr-defined]
@@ -82,16 +81,16 @@ def registered_subclasses(cls: Any) -> list[type]:
 
 
 def make_abstract(cls: Any) -> None:
-    """Do for a new class what ``ABCMeta`` does beside having ``type`` make it, which calls no other metaclass."""
+    """Make a class that ``type`` has made abstract, as ``ABCMeta`` does, without calling another metaclass."""
     import abc
 
     abc._abc_init(cls)  # type: ignore[attr-defined]
 
 
 def annotations_of(cls: type) -> dict[str, Any]:
-    """Return the annotations of a class on Python 3.14, where they are evaluated when somebody asks.
+    """Return the annotations of a class on Python 3.14, which evaluates them on demand.
 
-    What cannot be evaluated yet is the text of all of them.
+    If one of them cannot be evaluated yet, all are returned as strings.
     """
     import annotationlib  # type: ignore[import-not-found,unused-ignore]
 
@@ -104,15 +103,15 @@ def annotations_of(cls: type) -> dict[str, Any]:
 
 
 def semaphore_value(semaphore: Any) -> int:
-    """Return how many may hold a semaphore that nobody holds; of an unbounded one, how many may now."""
+    """Return the initial value of a semaphore, or the current value of one that does not record it."""
     value: int = getattr(semaphore, "_initial_value", semaphore._value)
     return value
 
 
 def forget_spent_event_loop() -> None:
-    """Let asyncio make a new event loop for this thread when the one it had is closed, or has been taken away.
+    """Let asyncio make a new event loop for this thread if its loop is closed or was removed.
 
-    The public functions can only take a loop away, after which Python makes none by itself.
+    The public functions can only remove a loop, and then Python does not make another by itself.
     """
     import asyncio
 
@@ -123,24 +122,24 @@ def forget_spent_event_loop() -> None:
 
 
 def environment_data() -> dict[Any, Any]:
-    """Return the dictionary under ``os.environ``, which compares and copies in a tenth of the time."""
+    """Return the dictionary inside ``os.environ``, which can be compared and copied ten times as fast."""
     data: dict[Any, Any] = os.environ._data  # type: ignore[attr-defined]
     return data
 
 
 count_threads = _thread._count
-"""Returns how many threads run beside the main one, those that ``threading`` does not know too."""
+"""Returns how many threads run besides the main one, including those that ``threading`` does not know."""
 
 
 def at_end_of_threads(function: Callable[[], object]) -> None:
-    """Have a function called at the end of the program, before Python waits for threads and runs ``atexit`` functions.
+    """Call a function at the end of the program, before Python waits for threads and runs ``atexit`` functions.
 
-    Does nothing on a Python that has no such list, or when the end has begun.
+    This does nothing on a Python without such a list, or if the end has begun.
     """
     with contextlib.suppress(AttributeError, RuntimeError):
         threading._register_atexit(function)  # type: ignore[attr-defined]
 
 
 def base_executable() -> str:
-    """Return the interpreter that a virtual environment was made with, or before Python 3.11 a link to it."""
+    """Return the interpreter that made this virtual environment; before Python 3.11 it may be a link to it."""
     return getattr(sys, "_base_executable", None) or sys.executable

@@ -1,7 +1,9 @@
-"""Whether the program is at its end: no new calls are taken then, as in ``concurrent.futures``.
+"""The end of the program: from then on new calls are refused, as in ``concurrent.futures``.
 
-Threads that are no daemons are waited for by Python and may go on to make calls; ``atexit`` functions and daemon
-threads, which nothing ends, may not. Calls that were made before are waited for.
+Python waits for threads that are not daemons, and those may still make calls. ``atexit`` functions and daemon threads
+may not, because nothing would wait for their calls. Calls that were made before are waited for.
+
+``_has_begun`` needs no lock: only the main thread sets it, once; a forked child starts with False.
 """
 
 from __future__ import annotations
@@ -25,17 +27,17 @@ def require_running() -> None:
     """Refuse a call at the end of the program.
 
     Raises:
-        ShutdownError: the interpreter shuts down.
+        ShutdownError: the interpreter is shutting down.
     """
     if _has_begun:
         raise ShutdownError(
-            "cannot schedule new futures after interpreter shutdown: the program is at its end. Make calls in the "
-            "main thread, or in threads that are no daemons"
+            "cannot schedule new futures after interpreter shutdown: the program is ending. Make calls in the main "
+            "thread, or in threads that are not daemons"
         )
 
 
 def _begin_first() -> None:
-    atexit.register(begin)  # the last that is registered is the first that runs
+    atexit.register(begin)  # functions run in reverse order of registration
 
 
 def _forget() -> None:

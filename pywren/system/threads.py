@@ -1,4 +1,8 @@
-"""Doing many short requests at once in threads that do not outlive the call."""
+"""``for_each``: many short requests at once, in threads that do not outlive the call.
+
+The caller's thread works too. All threads take items from one iterator under one lock, which is not held while an item
+is worked on.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +14,26 @@ from typing import TypeVar
 _Item = TypeVar("_Item")
 
 MOST_AT_ONCE = 256
-"""Requests that are under way together at most, and the connections that a client keeps for them.
+"""Most requests at once, and the connections that a client keeps for them.
 
-More would not be quicker, connect anew for every request, and have urllib3 complain of each.
+With more requests than connections, urllib3 would connect again for every request, and warn each time.
 """
 
 
 def for_each(function: Callable[[_Item], object], items: Iterable[_Item], threads: int) -> None:
-    """Call a function for every item, from several threads at once; returns when all are done.
+    """Call a function for every item in several threads; return when all calls have returned.
 
-    The first exception stops the handing out of further items, and is raised when the calls under way have
-    ended. So does an exception in the caller's own thread, such as ``KeyboardInterrupt``.
+    After the first exception no more items are taken; it is raised when the running calls have returned. The same holds
+    for an exception in the caller's own thread, such as ``KeyboardInterrupt``.
 
     Args:
-        function: what to call with one item; called from any thread.
+        function: the function of one item; any of the threads calls it.
         items: the items, taken in order.
-        threads: how many threads at most, up to ``MOST_AT_ONCE``; with one, or for one item, all happens in the
-            caller's.
+        threads: the most threads, up to ``MOST_AT_ONCE``; with one thread or one item, only the caller's thread
+            works.
 
     Raises:
-        BaseException: what the first failing call raised.
+        BaseException: whatever the first failing call raised.
     """
     todo = list(items)
     if threads <= 1 or len(todo) <= 1:
@@ -42,7 +46,7 @@ def for_each(function: Callable[[_Item], object], items: Iterable[_Item], thread
         for _ in range(min(threads, len(todo), MOST_AT_ONCE) - 1)
     ]
     try:
-        with contextlib.suppress(RuntimeError):  # no more threads are to be had: those that started will do
+        with contextlib.suppress(RuntimeError):  # no more threads can be started: fewer will do
             for helper in helpers:
                 helper.start()
         crew.work()
@@ -58,7 +62,7 @@ def for_each(function: Callable[[_Item], object], items: Iterable[_Item], thread
 
 
 class _Crew:
-    """The threads of one ``for_each``: they take items from one iterator until it ends or one fails."""
+    """The threads of one ``for_each``: they take items from one iterator until it ends or a call fails."""
 
     def __init__(self, function: Callable[[_Item], object], items: Iterator[_Item]) -> None:
         self.error: BaseException | None = None
@@ -81,7 +85,7 @@ class _Crew:
                     return
             try:
                 self._function(item)
-            except BaseException as error:  # noqa: BLE001 -- carried to the caller's thread, whatever it is
+            except BaseException as error:  # noqa: BLE001 -- for_each() raises it in the caller's thread, whatever it is
                 with self._lock:
                     self.error = self.error or error
                     self._stopped = True

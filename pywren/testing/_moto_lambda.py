@@ -16,7 +16,7 @@ from moto.awslambda_simple.models import LambdaSimpleBackend
 from moto.core.exceptions import JsonRESTError
 
 from pywren.testing._mock_function import MockFunction
-from pywren.wire.messages import ASYNC_PAYLOAD_LIMIT
+from pywren.wire.call import ASYNC_PAYLOAD_LIMIT
 
 
 def _payload_too_large(size: int) -> Exception:

@@ -1,4 +1,4 @@
-"""``Failure``: why a call ended without an outcome of its function, as it travels."""
+"""``Failure``: why a call ended without an outcome."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CODES = {
     "CallCancelledError": "CANCELLED",
     "VersionMismatchError": "WRONGVERSION",
 }
-"""What 0.4's workers wrote first among ``exception_args``, by the error that it is here."""
+"""0.4's codes by the class of today's error; 0.4's workers wrote them first among ``exception_args``."""
 
 
 class Failure(NamedTuple):
@@ -31,15 +31,14 @@ class Failure(NamedTuple):
 
     @classmethod
     def of(cls, error: PywrenError) -> Failure:
-        """Turn an error into what travels."""
+        """Make the failure that stands for an error."""
         message = str(error.args[0]) if error.args else ""
         return cls(type(error).__name__, message, tuple(error.args[1:]))
 
     def args_of_0_4(self) -> tuple[Any, ...] | None:
-        """Return the ``exception_args`` of PyWren 0.4, the code first where it had one.
+        """Return the ``exception_args`` of PyWren 0.4, which begin with its code if it had one for this error.
 
-        ``None`` when it would have had none: it knew of failures of the worker, and an outcome that cannot be brought
-        back is the function's.
+        ``None`` for an outcome that could not be pickled: 0.4 blamed the function for it, not the worker.
         """
         if self.kind == "ResultSerializationError":
             return None
@@ -49,7 +48,7 @@ class Failure(NamedTuple):
         return (self.message, *self.details) if code is None else (code, self.message, *self.details)
 
     def error(self, callset_id: str, call_id: str, status: Mapping[str, Any] | None = None) -> PywrenError:
-        """Make the error that this stands for, with ``callset_id``, ``call_id`` and ``status`` set on it."""
+        """Make the error that this failure stands for, and set ``callset_id``, ``call_id`` and ``status`` on it."""
         return rebuild(
             WORKER_ERRORS.get(self.kind, CallError),
             (self.message, *self.details),

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from pywren.wire.digests import verify_sha256
-from pywren.wire.messages import StagedFunction
+from pywren.wire.function import StagedFunction
 
 LIMIT = 128 * 1024 * 1024
 """Bytes of staged functions that a warm worker keeps."""

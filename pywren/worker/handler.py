@@ -40,23 +40,17 @@ from pywren.exceptions import (
     VersionMismatchError,
     WorkerCrashedError,
 )
-from pywren.pickling.packed import PROTOCOL, Packed
+from pywren.pickling.format import PROTOCOL
+from pywren.pickling.packed import Packed
 from pywren.storage import Storage
 from pywren.version import __version__
+from pywren.wire.call import Call, Envelope
 from pywren.wire.digests import sha256, verify_sha256
 from pywren.wire.failure import Failure
-from pywren.wire.messages import (
-    INLINE_OUTCOME_LIMIT,
-    STATUS_LIMIT,
-    STATUS_SUFFIX,
-    Call,
-    CallKeys,
-    Envelope,
-    Outcome,
-    Reference,
-    Status,
-    decode_references,
-)
+from pywren.wire.keys import STATUS_SUFFIX, CallKeys
+from pywren.wire.outcome import INLINE_OUTCOME_LIMIT, Outcome
+from pywren.wire.references import Reference, decode_references
+from pywren.wire.status import STATUS_LIMIT, Status
 from pywren.worker.extraction import ERROR
 from pywren.worker.function_cache import FunctionCache
 from pywren.worker.run_status import add_result, first_info, tail, texts

@@ -29,7 +29,7 @@ from typing import IO, Any, NamedTuple
 
 from pywren.exceptions import RuntimeSetupError, StorageError
 from pywren.system.private_files import make_directories
-from pywren.wire.messages import Call
+from pywren.wire.call import Call
 from pywren.worker.extraction import BLOCK_BYTES, ERROR, extract
 from pywren.wrenutil import split_s3_url
 

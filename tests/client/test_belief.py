@@ -13,7 +13,7 @@ from pywren.client.callset import Callset
 from pywren.client.failure_records import FailureRecords
 from pywren.exceptions import IntegrityError, WorkerCrashedError
 from pywren.wire.failure import Failure
-from pywren.wire.messages import Status
+from pywren.wire.status import Status
 
 CALLSET = Callset("jobs", secret=b"s" * 32)
 OTHER = Callset("jobs", secret=b"o" * 32)

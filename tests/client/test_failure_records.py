@@ -29,7 +29,8 @@ from pywren.future import futures_of
 from pywren.invokers import LambdaInvoker
 from pywren.storage import Storage
 from pywren.wire.failure import Failure
-from pywren.wire.messages import Outcome, Status
+from pywren.wire.outcome import Outcome
+from pywren.wire.status import Status
 
 TIMED_OUT = {"errorType": "Sandbox.Timedout", "errorMessage": "RequestId: 1 Error: Task timed out after 3.00 seconds"}
 KILLED = {

@@ -41,9 +41,11 @@ from pywren.executor import Executor
 from pywren.future import ResponseFuture, attach, futures_of
 from pywren.storage import Storage
 from pywren.storage.s3_backend import S3Backend
+from pywren.wire.call import Call
 from pywren.wire.digests import sha256
 from pywren.wire.failure import Failure
-from pywren.wire.messages import EAGER_OUTPUT_LIMIT, STATUS_LIMIT, Call, Outcome, Status
+from pywren.wire.outcome import EAGER_OUTPUT_LIMIT, Outcome
+from pywren.wire.status import STATUS_LIMIT, Status
 
 
 class Worker:

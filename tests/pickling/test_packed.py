@@ -20,21 +20,13 @@ import tblib.pickling_support
 
 import pywren
 from pywren.exceptions import ResultSerializationError, SerializationError
-from pywren.pickling.packed import (
-    OUT_OF_BAND_MIN,
-    FinishedFuture,
-    Mentions,
-    Packed,
-    dump_exception,
-    dump_result,
-    dumps,
-    load_argument,
-    load_exception,
-    load_result,
-    loads,
-)
+from pywren.pickling.arguments import load_argument
+from pywren.pickling.finished_futures import FinishedFuture
+from pywren.pickling.mentions import Mentions
+from pywren.pickling.packed import OUT_OF_BAND_MIN, Packed, dump_result, dumps, load_result, loads
+from pywren.pickling.packed_exceptions import dump_exception, load_exception
 from pywren.pickling.remote_errors import RemoteTraceback
-from pywren.wire.messages import Outcome
+from pywren.wire.outcome import Outcome
 
 ROOT = str(Path(pywren.__file__).parent.parent)
 
@@ -551,7 +543,8 @@ def test_an_error_of_the_script_keeps_its_class_and_remote_lines(tmp_path):
     client.write_text(
         """
 import subprocess, sys, traceback
-from pywren.pickling.packed import Packed, dumps, load_exception
+from pywren.pickling.packed import Packed, dumps
+from pywren.pickling.packed_exceptions import load_exception
 class Mine(Exception):
     def __init__(self, a, b):
         super().__init__(a + b)
@@ -574,7 +567,8 @@ traceback.print_exception(type(error), error, error.__traceback__, file=sys.stdo
     worker.write_text(
         """
 import os, sys
-from pywren.pickling.packed import Packed, dump_exception, loads
+from pywren.pickling.packed import Packed, loads
+from pywren.pickling.packed_exceptions import dump_exception
 func = loads(Packed(sys.stdin.buffer.read()))
 import remote_only
 try:

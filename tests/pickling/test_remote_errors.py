@@ -18,7 +18,8 @@ import pytest
 
 import pywren
 from pywren.exceptions import ResultSerializationError
-from pywren.pickling.packed import Packed, dump_exception, load_exception
+from pywren.pickling.packed import Packed
+from pywren.pickling.packed_exceptions import dump_exception, load_exception
 from pywren.pickling.remote_errors import RemoteTraceback
 
 WAIT = 60.0

@@ -1,4 +1,4 @@
-"""What stays at home of a package's directory: hidden files, what is no part of it, and secrets."""
+"""Files of a package's directory that are not sent: hidden files, foreign files and secrets."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_of_a_zip_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_link_to_a_secret(ship: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row 283: another name for a secret changes nothing; stores of tools that link files in may be hidden."""
+    """Row 283: a link to a secret is not sent; links into the hidden stores of tools are."""
     ship.write(
         {"pkg/__init__.py": "", ".aws/credentials": "", ".aws/config": "", ".cache/tool/data.txt": "", "id_rsa": ""}
     )
@@ -133,7 +133,7 @@ def test_a_link_to_a_secret(ship: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_function_that_needs_one(ship: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row 283: its ``FileNotFoundError`` says that the file stayed at home, and why."""
+    """Row 283: the ``FileNotFoundError`` says that the file was not sent, and why."""
     code = "import os\ndef f(name):\n    return open(os.path.join(os.path.dirname(__file__), name)).read()\n"
     ship.write({"held_pkg/__init__.py": code, "held_pkg/.env": "", "held_pkg/credentials.json": ""})
     monkeypatch.syspath_prepend(ship.client)
@@ -149,7 +149,7 @@ def test_a_function_that_needs_one(ship: Any, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_stays_does_not_count(ship: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package is not too big for what is not sent of it."""
+    """Files that are not sent do not count towards the size of a package."""
     monkeypatch.setattr("pywren.serialize._modules.PACKAGE_LIMIT", 1000)
     ship.write({"pkg/__init__.py": "", "pkg/node_modules/big.js": "x" * 2000, "pkg/.git/objects/pack": "x" * 2000})
     assert shipped(monkeypatch, ship.client) == {"__init__.py"}

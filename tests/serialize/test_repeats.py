@@ -1,4 +1,4 @@
-"""Tests of remembering a function's pickle: it is used again only when nothing that goes into it has changed."""
+"""The remembered pickle of a function is used again only if nothing that goes into it has changed."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def packed(serializer: Serializer, function: Any) -> Any:
 
 
 def test_an_unchanged_function_is_pickled_once() -> None:
-    """Mapping the same function again takes the pickle that was made before."""
+    """Mapping the same function again uses the same pickle."""
     serializer, function = Serializer(), make(2)
     assert packed(serializer, function) is packed(serializer, function)
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (1, True), (1, 1.0), (0.0, -0.0), ("a", b"a"), (None, 0)])
 def test_a_changed_variable_is_sent(before: object, after: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable of the closure, or a global, that has another value or type reaches the worker."""
+    """A new value or type of a closure variable or a global reaches the worker."""
     serializer, function = Serializer(), make(before)
     packed(serializer, function)
     function.__closure__[0].cell_contents = after
@@ -52,12 +52,12 @@ def test_a_changed_variable_is_sent(before: object, after: object, monkeypatch: 
 
 @pytest.mark.parametrize("value", [[1], {}, json.dumps, [].append, threading.Event, object()])
 def test_what_may_change_unseen_is_never_remembered(value: object) -> None:
-    """A function that holds something mutable, or one that is found by name, is pickled every time."""
+    """A function that holds something mutable, or a function that is found by name, is pickled every time."""
     assert State.of(make(value)) is None
 
 
 def test_functions_of_other_kinds_are_never_remembered() -> None:
-    """Those that are found by name, that make others, or that carry attributes, are pickled every time."""
+    """Functions that are found by name, that define others, or that have attributes are pickled every time."""
 
     def with_inner() -> Any:
         return lambda: limit
@@ -87,7 +87,7 @@ def test_functions_that_a_function_holds_are_looked_at_too() -> None:
 
 
 def test_another_function_in_its_place_is_sent() -> None:
-    """A closure whose variable holds another function than before is pickled anew, and so is one without a value."""
+    """A closure is pickled again if its variable holds another function than before, or no value."""
     serializer, outer = Serializer(), closure_of(make(1))
     packed(serializer, outer)
     outer.__closure__[0].cell_contents = make(2)
@@ -99,7 +99,7 @@ def test_another_function_in_its_place_is_sent() -> None:
 
 
 def test_a_function_that_calls_itself_is_remembered_and_forgotten() -> None:
-    """Recursion is no obstacle, and what is remembered does not keep the function alive."""
+    """A recursive function is remembered, and remembering does not keep it alive."""
 
     def make_countdown() -> Any:
         def countdown(n: int) -> int:
@@ -116,7 +116,7 @@ def test_a_function_that_calls_itself_is_remembered_and_forgotten() -> None:
 
 
 def test_annotations_of_any_kind_are_no_obstacle() -> None:
-    """What cannot be compared quickly is pickled every time, and otherwise harmless."""
+    """Functions with annotations that cannot be compared quickly are pickled every time, and work."""
     serializer, function = Serializer(), make(1)
     for annotation in ([int], {"a": 1}, type("C", (), {})):
         function.__annotations__ = {"x": annotation}
@@ -144,7 +144,7 @@ def test_modules_that_travel_by_value_are_sent_as_they_are(monkeypatch: pytest.M
 
 
 def test_modules_are_shipped_every_time() -> None:
-    """What the remembered pickle mentions is looked at again: a module may have been edited."""
+    """The modules that a remembered pickle mentions are read again: one may have been edited."""
 
     def function(x: object) -> str:
         return json.dumps(x)
@@ -158,7 +158,7 @@ def test_modules_are_shipped_every_time() -> None:
 
 
 def test_a_function_that_is_gone_is_forgotten() -> None:
-    """Remembering keeps nothing alive, and another function is not taken for it."""
+    """A new function is never mistaken for one that is gone."""
     serializer = Serializer()
     for value in range(50):
         assert loads(packed(serializer, make(value)))(0)[1] == value

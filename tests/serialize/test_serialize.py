@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pywren.exceptions import SerializationError
-from pywren.pickling.packed import FinishedFuture
+from pywren.pickling.finished_futures import FinishedFuture
 from pywren.serialize import SerializeIndependent, Serializer, create_mod_data
 from pywren.storage.runtime_info import LAMBDA_PREINSTALLS
 

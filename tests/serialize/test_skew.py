@@ -1,4 +1,4 @@
-"""A library in another version on the worker than here: one warning that names both."""
+"""A library with different versions here and on the worker gives one warning that names both."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 import pywren
 from pywren import executor as executor_module
-from pywren.pickling.packed import Mentions
+from pywren.pickling.mentions import Mentions
 from pywren.serialize import _skew
 
 
@@ -20,14 +20,14 @@ def forget() -> None:
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture, mentions: Mentions, versions: list[list[str]] | None) -> list[str]:
-    """What is logged for a runtime with these versions."""
+    """Return what is logged for a runtime with these versions."""
     with caplog.at_level(logging.WARNING):
         _skew.warn_of_skew(mentions, {} if versions is None else {"pkg_ver_list": versions})
     return caplog.messages
 
 
 def test_another_version_is_warned_about_once(caplog: pytest.LogCaptureFixture) -> None:
-    """Both versions are named, and the next map says nothing."""
+    """The warning names both versions, and the next map does not repeat it."""
     for _ in range(2):
         found = warnings_of(caplog, Mentions(["cloudpickle.cloudpickle"]), [["cloudpickle", "0.1"]])
     assert len(found) == 1
@@ -35,7 +35,7 @@ def test_another_version_is_warned_about_once(caplog: pytest.LogCaptureFixture) 
 
 
 def test_imports_of_a_function_count(caplog: pytest.LogCaptureFixture) -> None:
-    """What a function that is pickled by value imports when it runs is looked at too."""
+    """The imports that a function makes when it runs count too."""
 
     def function() -> Any:
         import yaml
@@ -49,7 +49,7 @@ def test_imports_of_a_function_count(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize("versions", [None, [], [["cloudpickle", _skew._version("cloudpickle")]], [["other", "1"]]])
 def test_no_skew(caplog: pytest.LogCaptureFixture, versions: Any) -> None:
-    """The same version, a library that the runtime has not, or no runtime: nothing is said."""
+    """The same version, a library that the runtime lacks, or no runtime gives no warning."""
     assert warnings_of(caplog, Mentions(["cloudpickle", "json", "no_such_module"]), versions) == []
 
 

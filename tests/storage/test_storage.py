@@ -22,11 +22,13 @@ from pywren.exceptions import (
     StorageOutputNotFoundError,
     WorkerCrashedError,
 )
-from pywren.pickling.packed import dump_exception
+from pywren.pickling.packed_exceptions import dump_exception
 from pywren.storage import Storage, exceptions, storage_utils
-from pywren.wire.digests import attempt_key, callset_secret, sha256, user_key
+from pywren.system.home import user_key
+from pywren.wire.digests import attempt_key, callset_secret, sha256
 from pywren.wire.failure import Failure
-from pywren.wire.messages import Outcome, Status
+from pywren.wire.outcome import Outcome
+from pywren.wire.status import Status
 
 CALLSET = "0d1a1cd9-3f1f-4d2f-9f0e-0c1b2a3d4e5f"
 

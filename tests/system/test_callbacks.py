@@ -1,4 +1,4 @@
-"""Functions that futures call when they are done: where they run, in what order, and whom they can hurt."""
+"""Done callbacks of futures: where they run, in what order, and what they can delay."""
 
 from __future__ import annotations
 
@@ -53,17 +53,17 @@ class Seen:
 
 @pytest.fixture
 def gate():
-    """Something that callbacks of a test wait for; they go on when it ends."""
+    """An event that callbacks of a test wait for; it is set when the test ends."""
     made = threading.Event()
     yield made
     made.set()
 
 
 class TestThatWait:
-    """Row 250: callbacks that wait hurt nobody."""
+    """Row 250: callbacks that wait delay nothing else."""
 
     def test_for_another_future(self, executor):
-        """The other's outcome comes all the same."""
+        """The outcome of the other future still arrives."""
         first, second = executor.map(later, [1, 2])
         seen = Seen()
         first.add_done_callback(lambda _: seen.add(second.result(WAIT)))
@@ -80,7 +80,7 @@ class TestThatWait:
         assert seen.all == [[0, 1, 2, 3]] * 4
 
     def test_for_ever(self, executor, gate):
-        """Calls, other callbacks and awaiting go on."""
+        """Calls, other callbacks and awaiting continue."""
         stuck = executor.map(later, range(3))
         for future in stuck:
             future.add_done_callback(lambda _: gate.wait())
@@ -95,7 +95,7 @@ class TestThatWait:
         assert asyncio.run(main()) == (7, 8)
 
     def test_for_calls_that_they_make(self, executor):
-        """A callback maps and collects, as any code may."""
+        """A callback may map and collect, like any other code."""
         seen = Seen()
         future = executor.call_async(later, 5)
         future.add_done_callback(lambda done: seen.add(pywren.get_all_results(executor.map(abs, [-done.result()]))))
@@ -123,7 +123,7 @@ def test_that_cancel_and_raise(executor):
 
 
 def test_order_and_number(executor):
-    """Those of one future in the order in which they were added, each once, one after the other."""
+    """The callbacks of one future run one at a time, in the order in which they were added, each once."""
     futures = executor.map(later, range(8))
     seen, under_way = Seen(), []
 
@@ -144,7 +144,7 @@ def test_order_and_number(executor):
 
 
 def test_as_completed_with_stuck_callbacks(executor, gate):
-    """The standard library's own functions wait for no callback."""
+    """The standard library's own functions do not wait for callbacks."""
     futures = executor.map(later, range(3))
     futures[0].add_done_callback(lambda _: gate.wait())
     assert len(list(concurrent.futures.as_completed(futures, WAIT))) == 3
@@ -183,7 +183,7 @@ class TestAtTheEnd:
         assert (sorted(done.stdout.split()), done.stderr) == (["1", "2"], "")
 
     def test_one_that_never_returns_does_not_keep_it(self):
-        """One line says so."""
+        """The program ends, and one warning reports the callback."""
         program = """
             import threading, time, pywren
             from pywren.system import callbacks
@@ -197,11 +197,11 @@ class TestAtTheEnd:
         )
         assert done.returncode == 0
         assert done.stdout == "called\n"
-        assert "1 function" in done.stderr
+        assert "1 done callback" in done.stderr
 
 
 def test_a_forked_process_has_threads_of_its_own(executor):
-    """Callbacks of calls that a forked process makes are called there; the parent's are the parent's."""
+    """A forked process runs the callbacks of its own calls; the parent runs the parent's."""
     seen = Seen()
     mine = executor.call_async(later, 1)
     mine.add_done_callback(seen.add)
@@ -229,7 +229,7 @@ def test_without_threads_they_run_where_outcomes_come(monkeypatch):
 
 
 def test_one_that_takes_long_holds_up_the_others_for_a_moment_only(gate):
-    """Those behind it go on beside it, one after the other again."""
+    """The callbacks behind a slow one run beside it, again one at a time."""
     made, seen = Callbacks(), Seen()
     for job in (partial(gate.wait), lambda: seen.add(1), partial(gate.wait), lambda: seen.add(2), lambda: seen.add(3)):
         made.expect(job)
@@ -242,7 +242,7 @@ def test_one_that_takes_long_holds_up_the_others_for_a_moment_only(gate):
 
 
 def test_threads_end_when_nothing_is_expected(monkeypatch):
-    """A moment after the last callback there are no threads for them."""
+    """The threads end a moment after the last callback."""
     monkeypatch.setattr(callbacks, "_LINGER_SECONDS", 0.01)
     before = set(threading.enumerate())
     made, called = Callbacks(), threading.Event()

@@ -1,4 +1,4 @@
-"""What pywren writes for its user alone, whatever the umask."""
+"""Files that only their user can access, whatever the umask."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def mode(path):
 
 
 def test_directories_are_the_owners(tmp_path, umask):
-    """All that had to be made; what was there before stays as it was."""
+    """Every new directory is private; existing ones stay as they were."""
     before = tmp_path / "before"
     before.mkdir()
     before.chmod(0o755)
@@ -39,7 +39,7 @@ def test_directories_are_the_owners(tmp_path, umask):
 
 
 def test_files_are_the_owners(tmp_path, umask):
-    """A new one, one of a fixed name, and one that others could read until now."""
+    """This holds for a new file, one with a fixed name, and one that others could read until now."""
     descriptor, path = temporary_file(tmp_path, "x-")
     os.write(descriptor, b"written")
     os.close(descriptor)

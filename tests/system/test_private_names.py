@@ -1,4 +1,4 @@
-"""Each private name that the package leans on, tried by itself: a failure says which dependency has moved what."""
+"""Each private name that the package uses, tried by itself: a failure says which dependency has moved it."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ PUBLIC = {("os", "_exit"), ("sys", "_getframe"), ("sys", "_current_frames")}  # 
 
 
 def moved(dependency: str, name: str) -> str:
-    """What is said when a private name is not what it was."""
+    """Return the message for a private name that has moved."""
     version = importlib.metadata.version(dependency) if dependency != "python" else PYTHON
     return f"{dependency} {version} has moved {name}: mend pywren/system/private_names.py"
 
 
 def test_futures_have_the_states_they_had():
-    """The states of a standard future are those that ours is in."""
+    """A standard future has the states that ours uses."""
     states = private_names.future_states()
     future: concurrent.futures.Future[int] = concurrent.futures.Future()
     note = moved("python", "concurrent.futures._base: the states of a future")
@@ -69,7 +69,7 @@ def test_futures_have_the_attributes_that_waiting_looks_at(name):
 
 
 def test_futures_log_what_callbacks_raise(caplog):
-    """What a callback raises is told by the logger that standard futures use."""
+    """Exceptions of callbacks are logged by the logger of standard futures."""
     future: concurrent.futures.Future[int] = concurrent.futures.Future()
     future.add_done_callback(lambda done: 1 / 0)
     future.set_result(1)
@@ -90,10 +90,10 @@ def test_moto_keeps_a_statement():
 
 
 def test_typed_in_code_has_lines():
-    """Code given with ``-c`` has its lines wherever ``traceback`` itself finds them, and is no error elsewhere."""
+    """Code given with ``-c`` has its lines wherever ``traceback`` itself finds them; elsewhere it is not an error."""
     program = (
         "import linecache, traceback\n"
-        "from pywren import _private_names\n"
+        "from pywren.system import private_names\n"
         "def f(): 1 / 0  # found\n"
         "try: f()\n"
         "except ZeroDivisionError: shown = '# found' in traceback.format_exc()\n"
@@ -127,7 +127,7 @@ def test_a_class_made_by_type_is_made_abstract():
 
 @pytest.mark.parametrize("kind", [threading.Semaphore, threading.BoundedSemaphore])
 def test_semaphores_tell_their_value(kind):
-    """How many may hold a semaphore is found."""
+    """The value of a semaphore is found."""
     assert private_names.semaphore_value(kind(3)) == 3, moved("python", f"threading.{kind.__name__}._value")
 
 
@@ -142,7 +142,7 @@ def test_the_environment_has_its_data(monkeypatch):
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="Python makes no event loop by itself any more")
 @pytest.mark.filterwarnings("ignore:There is no current event loop:DeprecationWarning")
 def test_a_closed_event_loop_is_forgotten():
-    """After its event loop was closed, a thread is given another; an open one it keeps."""
+    """A thread whose event loop is closed gets another; an open loop is kept."""
     policy = asyncio.get_event_loop_policy()
     policy.set_event_loop(policy.new_event_loop())
     policy.get_event_loop().close()
@@ -171,12 +171,12 @@ def test_threads_are_counted():
 
 
 def test_functions_run_before_those_of_atexit():
-    """What is registered runs at the end of the program, before what ``atexit`` knows."""
+    """Registered functions run at the end of the program, before those of ``atexit``."""
     program = (
         "import atexit\n"
-        "from pywren import _private_names\n"
+        "from pywren.system import private_names\n"
         "atexit.register(print, 'atexit')\n"
-        "_private_names.at_end_of_threads(lambda: print('registered'))\n"
+        "private_names.at_end_of_threads(lambda: print('registered'))\n"
         "print('main')"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
@@ -184,7 +184,7 @@ def test_functions_run_before_those_of_atexit():
 
 
 def test_the_base_executable_is_an_interpreter():
-    """What it leads to is the interpreter that an environment was made with, not the environment's own."""
+    """It leads to the interpreter that made the environment, not to the environment's own."""
     done = subprocess.run(
         [os.path.realpath(private_names.base_executable()), "-c", "import sys; print(sys.prefix == sys.base_prefix)"],
         capture_output=True,
@@ -195,7 +195,7 @@ def test_the_base_executable_is_an_interpreter():
 
 
 def private_uses(path: Path) -> list[str]:
-    """Where a module uses a private name of something that it imports from outside the package."""
+    """Return where a module uses a private name of something that it imports from outside the package."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     found = []
     for node in ast.walk(tree):
@@ -214,5 +214,5 @@ def private_uses(path: Path) -> list[str]:
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_private_names_stand_in_one_module(path):
     """No other module uses a private name of a library or of Python."""
-    if path.name != "_private_names.py":
+    if path.name != "private_names.py":
         assert not private_uses(path)

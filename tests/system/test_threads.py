@@ -26,12 +26,12 @@ def test_every_item_once(threads):
 
 
 def test_nothing_to_do():
-    """No items, no calls."""
+    """Without items nothing is called."""
     for_each(pytest.fail, [], 8)
 
 
 def test_one_item_needs_no_thread():
-    """It happens in the caller's own."""
+    """One thread means the caller's own."""
     seen = []
     for_each(lambda item: seen.append(threading.current_thread()), [1], 8)
     assert seen == [threading.current_thread()]
@@ -62,7 +62,7 @@ def test_no_more_at_once_than_a_client_has_connections():
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_the_first_error_stops_the_rest(threads):
-    """What a call raises is raised here, and no further items are handed out."""
+    """An exception of a call is raised here, and no further items are taken."""
     done = []
 
     def work(item):
@@ -92,7 +92,7 @@ def test_calls_under_way_end_first():
 
 
 def test_ctrl_c_in_the_callers_thread():
-    """An interrupt stops the handing out and comes out once the others have ended."""
+    """After an interrupt no further items are taken; it is raised when the other threads have ended."""
     main, interrupted, done = threading.current_thread(), threading.Event(), []
 
     def work(item):
@@ -109,7 +109,7 @@ def test_ctrl_c_in_the_callers_thread():
 
 
 def test_threads_that_cannot_be_had(monkeypatch):
-    """When the system starts no more threads, those that there are do the work."""
+    """If the system starts no more threads, the existing ones do the work."""
     start, started, done = threading.Thread.start, [], []
 
     def start_one(thread):
@@ -124,7 +124,7 @@ def test_threads_that_cannot_be_had(monkeypatch):
 
 
 def test_an_exit_in_a_helper_comes_out():
-    """What is no Exception reaches the caller too, from whichever thread."""
+    """Exceptions that do not derive from ``Exception`` reach the caller too, from any thread."""
 
     def leave(item):
         raise SystemExit(item)

@@ -16,8 +16,12 @@ import pywren
 from pywren.exceptions import DeploymentError
 from pywren.storage import Storage
 from pywren.version import __version__
+from pywren.wire.call import Call
 from pywren.wire.digests import sha256
-from pywren.wire.messages import Call, CallsetKeys, Outcome, StagedFunction, Status
+from pywren.wire.function import StagedFunction
+from pywren.wire.keys import CallsetKeys
+from pywren.wire.outcome import Outcome
+from pywren.wire.status import Status
 from pywren.worker import bundle
 
 PROGRAM = """

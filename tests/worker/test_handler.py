@@ -14,19 +14,13 @@ from pywren.pickling.packed import Packed, load_result, loads
 from pywren.storage import Storage
 from pywren.version import __version__
 from pywren.wire import digests
+from pywren.wire.call import Call, Envelope
 from pywren.wire.failure import Failure
-from pywren.wire.messages import (
-    INLINE_OUTCOME_LIMIT,
-    STATUS_LIMIT,
-    Call,
-    CallsetKeys,
-    Envelope,
-    Outcome,
-    Reference,
-    StagedFunction,
-    Status,
-    encode_references,
-)
+from pywren.wire.function import StagedFunction
+from pywren.wire.keys import CallsetKeys
+from pywren.wire.outcome import INLINE_OUTCOME_LIMIT, Outcome
+from pywren.wire.references import Reference, encode_references
+from pywren.wire.status import STATUS_LIMIT, Status
 from pywren.worker.function_cache import FunctionCache
 from pywren.worker.handler import Container, _in_band
 from pywren.worker.parent.fork_server import ForkServer

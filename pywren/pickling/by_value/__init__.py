@@ -1,5 +1,5 @@
-"""Functions and classes that the reader cannot import: how a pickle makes them anew.
+"""Functions and classes that the reader cannot import: how a pickle rebuilds them.
 
-What is said in the modules of this package holds in both directions: what a client sends to its workers, and what
-they return. The readers' halves import nothing heavy, because every worker loads them before its first call.
+These modules serve both directions: what a client sends to its workers, and what workers return. The halves that read
+import nothing heavy, because every worker loads them before its first call.
 """

@@ -1,4 +1,4 @@
-"""Built-in objects that ``pickle`` refuses, or finds by a name that a script's own do not have on the worker."""
+"""Built-in objects that ``pickle`` refuses, or looks up by a name that a script's objects do not have on a worker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CachedFunction: Any = type(functools.lru_cache(lambda: None))
 
 
 def reduce_cached(cached: Any) -> Any:
-    """Return how a pickle makes a function with a cache anew; the cache is empty, and as big."""
+    """Return how a pickle rebuilds a function with a cache; the cache is empty, and has the same size."""
     if is_importable(cached):
         return NotImplemented
     state = cached.__wrapped__, dict(vars(cached))
@@ -27,7 +27,7 @@ def reduce_cached(cached: Any) -> Any:
 
 
 def make_cached(maxsize: int | None, typed: bool) -> Any:
-    """Make a function with a cache, whose own function comes later: it may refer to the cached one."""
+    """Make a function with a cache; its own function comes later, because it may refer to the cached one."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         return cached.__wrapped__(*args, **kwargs)
@@ -43,23 +43,23 @@ def fill_cached(cached: Any, state: tuple[Any, dict[str, Any]]) -> None:
     vars(cached).update(attributes)
 
 
-# -- what stands in classes ----------------------------------------------------------------------------------
+# -- descriptors of classes ----------------------------------------------------------------------------------
 
 
 def reduce_property(prop: property) -> tuple[Any, ...]:
-    """Return how a pickle makes a property anew, also of a kind of the user's."""
+    """Return how a pickle rebuilds a property, including those of the user's own classes."""
     state = (prop.fget, prop.fset, prop.fdel, prop.__doc__), _own_attributes(prop)
     return new_by, (property, type(prop)), state, None, None, fill_property
 
 
 def reduce_method(method: Any) -> tuple[Any, ...]:
-    """Return how a pickle makes a class method or static method anew, also of a kind of the user's."""
+    """Return how a pickle rebuilds a class or static method, including those of the user's own classes."""
     native = classmethod if isinstance(method, classmethod) else staticmethod
     return new_by, (native, type(method)), (native, method.__func__, _own_attributes(method)), None, None, fill_method
 
 
 def _own_attributes(descriptor: Any) -> dict[str, Any] | None:
-    # what the function has too is copied from there
+    # attributes that the function has as well are copied from it
     own = dict(getattr(descriptor, "__dict__", {}))
     function = getattr(descriptor, "__func__", None)
     for name in (*functools.WRAPPER_ASSIGNMENTS, "__wrapped__", "__annotate__", "__annotations__"):
@@ -69,7 +69,7 @@ def _own_attributes(descriptor: Any) -> dict[str, Any] | None:
 
 
 def new_by(native: Any, kind: Any) -> Any:
-    """Make an empty object of a kind, by the built-in type below it."""
+    """Make an empty object of a class with the constructor of the built-in type below it."""
     return native.__new__(kind)
 
 
@@ -90,7 +90,7 @@ def fill_method(method: Any, state: tuple[Any, ...]) -> None:
 
 
 def reduce_cached_property(prop: Any) -> tuple[Any, ...]:
-    """Return how a pickle makes a cached property anew, on Pythons where it has a lock too."""
+    """Return how a pickle rebuilds a cached property; before Python 3.12 it has a lock, which cannot be pickled."""
     kind = type(prop)
     attributes = {name: value for name, value in vars(prop).items() if name not in ("lock", "func")}
     return make_cached_property, (kind,), (prop.func, attributes), None, None, fill_cached_property
@@ -111,7 +111,7 @@ def fill_cached_property(prop: Any, state: tuple[Any, dict[str, Any]]) -> None:
 
 
 def reduce_weak_dictionary(weak: Any) -> tuple[Any, ...]:
-    """Return how a pickle makes a dictionary with weak keys or values anew."""
+    """Return how a pickle rebuilds a dictionary with weak keys or values."""
     return type(weak), (), _attributes(weak), None, iter(list(weak.items()))
 
 
@@ -121,7 +121,7 @@ def _attributes(weak: Any) -> dict[str, Any] | None:
 
 
 def reduce_reference(reference: Any) -> tuple[Any, ...]:
-    """Return how a pickle makes a weak reference anew; one to nothing when nothing else there refers to its object."""
+    """Return how a pickle rebuilds a weak reference; it is dead if the reader has no other reference to its object."""
     target = reference()
     return (make_dead_reference, ()) if target is None else (type(reference), (target,))
 
@@ -132,13 +132,13 @@ def make_dead_reference() -> weakref.ref[Any]:
 
 
 def reduce_weak_method(reference: weakref.WeakMethod[Any]) -> tuple[Any, ...]:
-    """Return how a pickle makes a weak reference to a method anew."""
+    """Return how a pickle rebuilds a weak reference to a method."""
     target = reference()
     return (make_dead_reference, ()) if target is None else (weakref.WeakMethod, (target,))
 
 
 def reduce_proxy(proxy: Any) -> tuple[Any, ...]:
-    """Return how a pickle makes a weak proxy anew."""
+    """Return how a pickle rebuilds a weak proxy."""
     return weakref.proxy, (proxy.__repr__.__self__,)
 
 
@@ -146,14 +146,14 @@ def reduce_proxy(proxy: Any) -> tuple[Any, ...]:
 
 
 def reduce_mapping_proxy(proxy: types.MappingProxyType[Any, Any]) -> tuple[Any, ...]:
-    """Return how a pickle makes a read-only view anew: of the same dictionary, when that is sent too."""
+    """Return how a pickle rebuilds a read-only view: of the same dictionary, if that is sent too."""
     seen = [held for held in gc.get_referents(proxy) if isinstance(held, Mapping)]
     return types.MappingProxyType, (seen[0] if seen else dict(proxy),)
 
 
 @functools.cache
 def _dataclass_marks() -> dict[int, str]:
-    """Return the marks that ``dataclasses`` compares by identity, by their names there."""
+    """Return the names of the markers that ``dataclasses`` compares by identity, by their ``id``."""
     import dataclasses
 
     return {
@@ -162,7 +162,7 @@ def _dataclass_marks() -> dict[int, str]:
 
 
 def reduce_dataclass_mark(obj: Any) -> Any:
-    """Return the name of a mark of ``dataclasses``: what kind of field one is, that it has no default."""
+    """Return the name of a marker of ``dataclasses``, such as ``MISSING``, by which pickle looks it up."""
     name = _dataclass_marks().get(id(obj)) if "dataclasses" in sys.modules else None
     return NotImplemented if name is None else name
 
@@ -181,17 +181,17 @@ _REDUCERS: Mapping[Any, Callable[[Any], Any]] = {
     weakref.CallableProxyType: reduce_proxy,
     types.MappingProxyType: reduce_mapping_proxy,
 }
-_BY_IDENTITY = {id(kind): reducer for kind, reducer in _REDUCERS.items()}  # metaclasses may compare as they like
+_BY_IDENTITY = {id(kind): reducer for kind, reducer in _REDUCERS.items()}  # metaclasses may compare in any way
 _EXACT = frozenset({id(weakref.ReferenceType), id(types.MappingProxyType)})
 _REDUCTIONS = ("__reduce__", "__reduce_ex__", "__getstate__")
 
 
 def reducer_of(kind: type) -> Callable[[Any], Any] | None:
-    """Return what reduces objects of a kind, or of one that it is derived from; ``None`` when nothing here does."""
+    """Return the reducer for objects of a class or of one of its bases; ``None`` if there is none here."""
     for base in kind.__mro__:
         reducer = _BY_IDENTITY.get(id(base))
         if reducer is not None:
             return reducer if base is kind or id(base) not in _EXACT else None
         if base is not object and any(name in vars(base) for name in _REDUCTIONS):
-            return None  # its author says how
+            return None  # its author defines how to pickle it
     return None

@@ -1,12 +1,12 @@
-"""Classes: made anew as they are, without what ran when they were defined.
+"""Classes: rebuilt as they are, without running what ran when they were defined.
 
-``__init_subclass__``, ``__set_name__`` and the metaclass have left their results in the class when its ``class``
-statement ran, perhaps with keywords that nobody remembers. They do not run again: the class is made empty by the
-innermost built-in type of its metaclass, and its attributes are set as they are. Only an ``__init_subclass__`` that
-the reader imports, and that needs no keyword, is called, because it may keep a register of subclasses in its module.
+``__init_subclass__``, ``__set_name__`` and the metaclass left their results in the class when its ``class`` statement
+ran, perhaps with keywords that nobody remembers. They do not run again: the innermost built-in type of its metaclass
+makes an empty class, and its attributes are set as they are. Only an ``__init_subclass__`` that the reader imports and
+that needs no keyword is called, because it may keep a register of subclasses in its module.
 
-A class has one name under which it crosses (``_tracker``). The client never changes a class that it has already. A
-worker puts a class into the state in which it comes again, the ones too that a call there has defined and returned.
+Each class has one name under which it crosses (``_tracker``). The client never changes a class that it already has. A
+worker resets a class to the state in which it arrives again, even a class that a call there defined and returned.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class ClassRecipe(NamedTuple):
         metaclass: its type.
         class_name: ``__name__``.
         bases: ``__bases__``.
-        namespace: what must stand in it from the beginning.
-        members: those of an enumeration.
+        namespace: what it must contain from the beginning.
+        members: the members, if it is an enumeration.
     """
 
     name: str
@@ -64,11 +64,11 @@ class ClassRecipe(NamedTuple):
 
 
 def reduce_class(cls: type, state: PickleState) -> tuple[Any, ...]:
-    """Return how a pickle makes a class anew.
+    """Return how a pickle rebuilds a class.
 
     Args:
         cls: the class.
-        state: of the pickle.
+        state: the state of the pickle.
     """
     members = enum_recipe(cls) if isinstance(cls, enum.EnumMeta) else None
     recipe = ClassRecipe(_tracker.id_of(cls), type(cls), cls.__name__, cls.__bases__, _namespace(cls), members)
@@ -77,7 +77,7 @@ def reduce_class(cls: type, state: PickleState) -> tuple[Any, ...]:
     identity = cls.__name__, cls.__qualname__, cls.__bases__
     parts = (_attributes(cls, state), registered, states, _hints(cls, state), identity)
     if state.returned and _tracker.noted(cls) is None:
-        _tracker.note(cls, frozenset(vars(cls)))  # defined by a call, from now on it is the client's
+        _tracker.note(cls, frozenset(vars(cls)))  # a call has defined it; from now on it belongs to the client
     return make_class, tuple(recipe), parts, None, None, fill_returned_class if state.returned else fill_class
 
 
@@ -85,7 +85,7 @@ def _namespace(cls: type) -> dict[str, Any]:
     namespace: dict[str, Any] = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
     own = vars(cls)
     if "__slots__" in own:
-        # told by the descriptors: __slots__ itself holds private names as they are written, and may have been replaced
+        # from the descriptors: __slots__ itself holds private names unmangled, and may have been replaced
         kinds = [kind for kind in own.values() if isinstance(kind, _SLOT_KINDS) and kind.__objclass__ is cls]
         namespace["__slots__"] = tuple(sorted({kind.__name__ for kind in kinds}))
     if "__dict__" in own and not isinstance(own["__dict__"], types.GetSetDescriptorType):
@@ -102,10 +102,10 @@ def _attributes(cls: type, state: PickleState) -> dict[str, Any]:
             continue
         attributes[name] = fresh_if_lock(value, state)
     slots = vars(cls).get("__slots__")
-    if isinstance(slots, (str, tuple, list, dict, set, frozenset)):  # else an iterator, which has ended
+    if isinstance(slots, (str, tuple, list, dict, set, frozenset)):  # else it is an iterator, which is exhausted
         attributes["__slots__"] = slots
     if isinstance(cls, enum.EnumMeta):
-        attributes.pop("_member_map_", None)  # made with the members
+        attributes.pop("_member_map_", None)  # make_members() makes it
     if any(name in vars(cls) for name in _LAZY_ANNOTATIONS):
         attributes["__annotations__"] = private_names.annotations_of(cls)
     return attributes
@@ -123,11 +123,11 @@ def _hints(cls: type, state: PickleState) -> dict[str, Any] | None:
 
 # -- reading -------------------------------------------------------------------------------------------------
 
-_unfilled: dict[int, type] = {}  # classes that have been made, but not yet given their attributes
+_unfilled: dict[int, type] = {}  # classes that were made but do not have their attributes yet
 
 
 def make_class(*recipe: Any) -> type:
-    """Return the class that crosses under a name, made empty when it is not here yet; the arguments are a recipe's."""
+    """Return the class that crosses under a name; make an empty one if it is new here. Takes the fields of a recipe."""
     plan = ClassRecipe(*recipe)
     known = _tracker.known_as(plan.name)
     if known is None:
@@ -137,7 +137,7 @@ def make_class(*recipe: Any) -> type:
         if known is made:
             _tracker.note(made, frozenset(vars(made)))
         else:
-            del _unfilled[id(made)]  # another thread was quicker
+            del _unfilled[id(made)]  # another thread was faster
     cls: type = known
     return cls
 
@@ -150,16 +150,16 @@ def _make_empty(plan: ClassRecipe) -> type:
         native.__init__(made, plan.class_name, plan.bases, namespace)
     if isinstance(made, abc.ABCMeta):
         private_names.make_abstract(made)
-        type.__setattr__(made, "__abstractmethods__", frozenset())  # the methods come later; so does this
+        type.__setattr__(made, "__abstractmethods__", frozenset())  # depends on the methods, which come later
     if plan.members is not None:
         make_members(made, plan.members)
     return made
 
 
 def _native_metaclass(metaclass: type) -> Any:
-    """Return the innermost type that makes classes of a metaclass: of those written in C, which run nobody's code.
+    """Return the innermost type that makes classes of a metaclass; it is written in C, so it runs no Python code.
 
-    ``abc.ABCMeta`` is none of them: it calls the metaclass that comes after it.
+    ``abc.ABCMeta`` does not qualify: it calls the metaclass that follows it.
     """
     for base in metaclass.__mro__:
         own = vars(base)
@@ -171,7 +171,7 @@ def _native_metaclass(metaclass: type) -> Any:
 
 
 class _Quiet:
-    """Stands for ``__init_subclass__`` while a class is made: does nothing in the thread that makes it."""
+    """Replaces ``__init_subclass__`` while a class is made: does nothing in the thread that makes it."""
 
     def __init__(self, original: Any) -> None:
         self._original = original
@@ -184,8 +184,8 @@ class _Quiet:
 
 
 _hooks_lock = threading.RLock()
-# Held while __init_subclass__ of some base is replaced, so that each is put back as it was. The only code that
-# can run meanwhile is that of types.
+# Held while the __init_subclass__ of a base is replaced, so that two threads never restore each other's replacement.
+# No code but that of types can run meanwhile.
 
 
 @contextlib.contextmanager
@@ -212,7 +212,7 @@ def _hook_definer(base: type) -> type:
 
 
 def fill_class(cls: type, parts: tuple[Any, ...]) -> None:
-    """Put a class into the state in which it came to a worker, unless it was defined here."""
+    """Reset a class on a worker to the state in which it arrived, unless it was defined here."""
     if id(cls) in _unfilled:
         _fill(cls, parts)
     elif _tracker.noted(cls) is not None:
@@ -220,7 +220,7 @@ def fill_class(cls: type, parts: tuple[Any, ...]) -> None:
 
 
 def fill_returned_class(cls: type, parts: tuple[Any, ...]) -> None:
-    """Give a class that a call returned its attributes, unless it has been here before."""
+    """Set the attributes of a class that a call returned, unless the client already has it."""
     if id(cls) in _unfilled:
         _fill(cls, parts)
 
@@ -238,10 +238,10 @@ def _put_back(cls: type, parts: tuple[Any, ...]) -> None:
     made_with: frozenset[str] = _tracker.noted(cls)
     delete = _native_metaclass(type(cls)).__delattr__
     for name in set(vars(cls)) - set(parts[0]) - made_with:
-        if not name.startswith("__"):  # what an earlier call has added
+        if not name.startswith("__"):  # an earlier call has added it
             delete(cls, name)
     for name, value in zip(_IDENTITY, parts[-1], strict=True):
-        if type.__getattribute__(cls, name) != value:  # the same bases may not be set anew
+        if type.__getattribute__(cls, name) != value:  # Python may refuse to set even the same bases again
             type.__setattr__(cls, name, value)
     _restore(cls, parts)
 
@@ -255,12 +255,12 @@ def _restore(cls: type, parts: tuple[Any, ...]) -> None:
     for subclass in registered:
         abc.ABCMeta.register(cls, subclass)  # type: ignore[arg-type]
     module = sys.modules.get(cls.__module__)
-    if hints and module is not None:  # before a hook of its base asks for them
+    if hints and module is not None:  # before a hook of its base needs them
         vars(module).update(known_hints(hints))
 
 
 def _has_open_hook(cls: type) -> bool:
-    """Tell whether an importable base is to be told of its subclass, and can be without keywords."""
+    """Tell whether an importable base must be told of its subclass, and takes no keywords for that."""
     definer = next(base for base in cls.__mro__[1:] if "__init_subclass__" in vars(base))
     hook = vars(definer)["__init_subclass__"]
     function = getattr(hook, "__func__", None)

@@ -1,7 +1,7 @@
-"""What has a counterpart in every process: it travels as the way to it there, not as a copy of what it is here.
+"""Objects that have a counterpart in every process: the pickle says where to find it, and holds no copy.
 
-The functions of ``random`` and ``numpy.random`` are methods of one hidden generator each. A pickle of such a method
-holds the generator's state, so that every call would draw the same numbers; what is meant is the worker's own.
+The functions of ``random`` and ``numpy.random`` are methods of one hidden generator each. A plain pickle of such a
+method holds the generator's state, so that every call would draw the same numbers. Users mean the worker's generator.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ _SHARED_GENERATORS = (("random", "_inst"), ("numpy.random.mtrand", "_rand"))
 
 
 def counterpart_reducer(kind: type) -> Callable[[Any], Any] | None:
-    """Return what reduces random generators of a kind; ``None`` for other kinds."""
+    """Return the reducer for random generators of a class; ``None`` for other classes."""
     random = sys.modules.get("random")
     if random is not None and issubclass(kind, random.SystemRandom):
-        return _reduce_stateless  # draws from the operating system; ``secrets`` has one
+        return _reduce_stateless  # it draws from the operating system; ``secrets`` has one
     return _reduce_generator if any(kind.__module__ == owner for owner, _ in _SHARED_GENERATORS) else None
 
 
@@ -30,4 +30,4 @@ def _reduce_generator(obj: Any) -> Any:
     for owner, name in _SHARED_GENERATORS:
         if owner in sys.modules and vars(sys.modules[owner]).get(name) is obj:
             return getattr, (sys.modules[owner], name)
-    return NotImplemented  # the user's own
+    return NotImplemented  # a generator of the user's

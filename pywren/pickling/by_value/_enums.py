@@ -1,7 +1,7 @@
-"""Enumerations: their members are made by the built-in type below them, with the attributes that they have.
+"""Enumerations: the built-in type below them makes their members, which then get their attributes.
 
-Calling the class, or its ``__new__``, with the values would go wrong for members that are made with more than their
-value, and for aliases and flags.
+Calling the class or its ``__new__`` with the values would fail for members that are made with more than their value,
+and for aliases and flags.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 
 class MemberRecipe(NamedTuple):
-    """One member.
+    """What one member is made of.
 
     Args:
-        places: where its names, aliases too, stand among all names; none for a combination of flags.
+        places: the indexes of its name and its aliases among all names; empty for a combination of flags.
         value: the value of a combination of flags.
-        arguments: what the built-in type takes: the number of a member of an ``IntEnum``.
+        arguments: what the built-in type takes, such as the number of a member of an ``IntEnum``.
     """
 
     places: tuple[int, ...]
@@ -30,14 +30,14 @@ EnumRecipe = tuple[tuple[str, ...], tuple[tuple[Any, ...], ...]]
 """The names of all members in the order in which they were defined, and a recipe for each member."""
 
 MemberState = tuple[Any, Any, dict[str, Any], dict[str, Any]]
-"""A member, what it contains when it is a list or the like, its attributes, and what is in its slots."""
+"""A member, its contents if it is a list or another container, its attributes, and its slots."""
 
 
 # -- writing -------------------------------------------------------------------------------------------------
 
 
 def reduce_member(member: enum.Enum) -> tuple[Any, ...]:
-    """Return how a pickle finds a member in its class: by its name, or as the combination of flags it is."""
+    """Return how a pickle finds a member in its class: by its name, or as a combination of flags."""
     cls = type(member)
     name = member._name_ if cls._member_map_.get(member._name_) is member else None
     return find_member, (cls, name, None if name else member._value_)
@@ -73,7 +73,7 @@ def _nothing(_: Any) -> None:
 
 def _members(cls: Any) -> list[Any]:
     found = {id(member): member for member in cls._member_map_.values()}
-    for member in cls._value2member_map_.values():  # the combinations of flags that there have been
+    for member in cls._value2member_map_.values():  # the combinations of flags that have been used
         found.setdefault(id(member), member)
     return list(found.values())
 
@@ -84,11 +84,11 @@ def _native_type(cls: type) -> Any:
 
 def _native_arguments(native: Any, member: Any) -> tuple[Any, ...]:
     if native in (object, list, dict, set, bytearray):
-        return ()  # what it contains comes later
+        return ()  # its contents come later
     if hasattr(native, "__getnewargs__"):
         arguments: tuple[Any, ...] = native.__getnewargs__(member)
     else:
-        arguments = native.__reduce__(member)[1]  # dates and the like
+        arguments = native.__reduce__(member)[1]  # dates, for example
     return arguments
 
 
@@ -131,7 +131,7 @@ def make_members(cls: Any, recipe: EnumRecipe) -> None:
 
 
 def restore_members(states: Iterable[MemberState]) -> None:
-    """Give members what they held."""
+    """Restore the contents, attributes and slots of members."""
     for member, contents, attributes, slots in states:
         if contents is not None:
             native = _native_type(type(member))

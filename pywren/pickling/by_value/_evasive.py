@@ -1,6 +1,6 @@
-"""Objects that answer for names that they do not have: pickle asks a new, empty one for ``__setstate__``.
+"""Objects whose ``__getattr__`` fails when pickle asks a new, still empty object for ``__setstate__``.
 
-A ``__getattr__`` that looks the name up in an attribute, which the empty object lacks, calls itself without end.
+If ``__getattr__`` looks the name up in an attribute, which the empty object lacks, it calls itself endlessly.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-_PROTOCOL = 5
+from pywren.pickling.format import PROTOCOL
 
 
 def evasive_reducer(cls: Any) -> Callable[[Any], Any] | None:
-    """Return what reduces such objects of a class without asking them; ``None`` for other classes."""
+    """Return a reducer that never calls ``__getattr__`` of such objects; ``None`` for other classes."""
     if not hasattr(cls, "__getattr__") or hasattr(cls, "__setstate__") or cls in copyreg.dispatch_table:
         return None
     if cls.__reduce__ is not object.__reduce__ or cls.__reduce_ex__ is not object.__reduce_ex__:
@@ -23,7 +23,7 @@ def evasive_reducer(cls: Any) -> Callable[[Any], Any] | None:
 
 
 def _reduce_by_state(obj: Any) -> tuple[Any, ...]:
-    return (*object.__reduce_ex__(obj, _PROTOCOL), _set_state)
+    return (*object.__reduce_ex__(obj, PROTOCOL), _set_state)
 
 
 def _reduce_by_attributes(obj: Any) -> tuple[Any, ...]:
@@ -35,7 +35,7 @@ def _reduce_by_attributes(obj: Any) -> tuple[Any, ...]:
 
 
 def _state_of(obj: Any) -> Any:
-    """Return what ``object.__getstate__`` does, which Python 3.10 lacks: it asks the object for one of its own."""
+    """Return what ``object.__getstate__`` returns since Python 3.11; before, pickle asks the object for its own."""
     has_attributes = type(obj).__dictoffset__ != 0
     state: Any = object.__getattribute__(obj, "__dict__") if has_attributes else None
     slots = {}
@@ -49,7 +49,7 @@ def _state_of(obj: Any) -> Any:
 
 
 def _set_state(obj: Any, state: Any) -> None:
-    """Do what unpickling does where there is no ``__setstate__``."""
+    """Do what unpickling does to an object without ``__setstate__``."""
     slots = None
     if isinstance(state, tuple) and len(state) == 2:
         state, slots = state

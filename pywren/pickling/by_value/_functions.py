@@ -21,7 +21,7 @@ _OPS = frozenset(
     if name in opcode.opmap
 )
 _LOAD_GLOBAL = opcode.opmap["LOAD_GLOBAL"]
-_SHIFT = 1 if sys.version_info >= (3, 11) else 0  # its lowest bit says something else since Python 3.11
+_SHIFT = 1 if sys.version_info >= (3, 11) else 0  # since Python 3.11 the lowest bit has another meaning
 _EXTENDED_ARG = opcode.opmap["EXTENDED_ARG"]
 
 # in the order in which types.CodeType takes them
@@ -44,12 +44,12 @@ _HAS_ANNOTATE = sys.version_info >= (3, 14)
 
 
 def reduce_code(code: types.CodeType) -> tuple[Any, ...]:
-    """Return how a pickle makes a code object anew: whole, with the name of its file."""
+    """Return how a pickle rebuilds a code object: completely, with the name of its file."""
     return types.CodeType, tuple([getattr(code, name) for name in _CODE_ATTRIBUTES])
 
 
 def reduce_cell(cell: types.CellType) -> tuple[Any, ...]:
-    """Return how a pickle makes a variable of a closure anew; functions that share one go on sharing it."""
+    """Return how a pickle rebuilds a variable of a closure; functions that share one still do."""
     try:
         value = cell.cell_contents
     except ValueError:
@@ -57,16 +57,16 @@ def reduce_cell(cell: types.CellType) -> tuple[Any, ...]:
     kind: Any = type(value)
     if type(kind) is type and kind in _ATOMS:
         return types.CellType, (value,)
-    # its value comes once there is a cell: it may be the function that the cell belongs to
+    # the value comes after the cell: it may be the function that the cell belongs to
     return types.CellType, (), (value,), None, None, fill_cell
 
 
 def reduce_function(function: types.FunctionType, state: PickleState) -> tuple[Any, ...]:
-    """Return how a pickle makes a function anew.
+    """Return how a pickle rebuilds a function.
 
     Args:
         function: the function.
-        state: of the pickle; functions of one module share their globals.
+        state: the state of the pickle; functions of one module share their globals.
     """
     code, space = function.__code__, function.__globals__
     if id(space) not in state.spaces:
@@ -92,11 +92,11 @@ def reduce_function(function: types.FunctionType, state: PickleState) -> tuple[A
 
 
 def _inner_annotations(code: types.CodeType) -> list[str]:
-    """Return the strings that are annotations of the classes and functions in a function, and some that are not."""
+    """Return the string annotations of the classes and functions in a function, and some other strings."""
     found: list[str] = []
     for constant in code.co_consts:
         if type(constant) is tuple and code.co_flags & _FUTURE_ANNOTATIONS:
-            found += [text for text in constant if type(text) is str]  # names and annotations, by turns
+            found += [text for text in constant if type(text) is str]  # names and annotations alternate
         elif type(constant) is types.CodeType:
             found += _inner_annotations(constant)
             if "__annotations__" in constant.co_names:  # the body of a class
@@ -110,7 +110,7 @@ def _annotate(function: Any) -> Any:
 
 def _source(function: types.FunctionType, state: PickleState) -> str | None:
     if is_of_stdlib(function.__globals__.get("__name__")):
-        return None  # what a decorator has made: its lines say nothing to the user
+        return None  # a decorator has made it; its lines tell the user nothing
     source = source_of(function.__code__, function.__globals__)
     if not source or len(source) > state.source_left:
         return None
@@ -122,7 +122,7 @@ _names_of_code: weakref.WeakKeyDictionary[types.CodeType, dict[str, None]] = wea
 
 
 def global_names(code: types.CodeType) -> Mapping[str, None]:
-    """Return the names of the global variables that code uses, with those of the functions and classes in it."""
+    """Return the names of the global variables that code uses, including those of the functions and classes in it."""
     names = _names_of_code.get(code)
     if names is None:
         names = dict.fromkeys(_walk(code))
@@ -146,7 +146,7 @@ def _walk(code: types.CodeType) -> Iterator[str]:
 
 
 def _submodules(function: types.FunctionType, variables: Mapping[str, Any]) -> tuple[types.ModuleType, ...]:
-    """Return the modules that a function reaches as attributes of a package: ``concurrent.futures``."""
+    """Return the modules that a function reaches as attributes of a package, such as ``concurrent.futures``."""
     held = [*variables.values(), *map(_contents, function.__closure__ or ())]
     packages = [value for value in held if isinstance(value, types.ModuleType) and hasattr(value, "__path__")]
     if not packages:
@@ -181,12 +181,12 @@ def _contents(cell: types.CellType) -> Any:
 
 
 def make_function(*parts: Any) -> types.FunctionType:
-    """Make a function on a worker, of its code, globals, name, closure and source; ``fill_function`` does the rest."""
+    """Make a function on a worker from its code, globals, name, closure and source; ``fill_function`` does the rest."""
     return _make_function(*parts, replace=True)
 
 
 def make_returned_function(*parts: Any) -> types.FunctionType:
-    """Make a function that a call returned; the client's own source files hold against what came with it."""
+    """Make a function that a call returned; the client's own source files win over the source that came with it."""
     return _make_function(*parts, replace=False)
 
 
@@ -206,7 +206,7 @@ def _make_function(
 
 
 def fill_function(function: types.FunctionType, parts: tuple[Any, ...]) -> None:
-    """Give a function what it was sent with."""
+    """Set the globals and attributes with which a function was sent."""
     variables, more, attributes, _, hints = parts
     if hints:
         variables = {**known_hints(hints), **variables}
@@ -218,5 +218,5 @@ def fill_function(function: types.FunctionType, parts: tuple[Any, ...]) -> None:
 
 
 def fill_cell(cell: types.CellType, state: tuple[Any]) -> None:
-    """Give a variable its value."""
+    """Set a variable of a closure."""
     cell.cell_contents = state[0]

@@ -1,7 +1,7 @@
-"""The names in annotations that are strings: what ``typing.get_type_hints`` looks up when it is asked.
+"""The names in string annotations, which ``typing.get_type_hints`` looks up.
 
-The code of a function does not mention them. They travel with it, or with the class whose annotations they are, but
-no call needs them: what the reader cannot import is left out.
+The code of a function does not mention them. They travel with the function or class that is annotated, but no call
+needs them: the reader leaves out what it cannot import.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _IDENTIFIER = re.compile(r"[^\W\d]\w*")
 
 
 class _Absent:
-    """Says that the reader does not have what a hint names."""
+    """Marks a hint whose object the reader does not have."""
 
 
 class _Hint:
     """Something that the reader may do without.
 
     Args:
-        module: the module it is in, or which it is.
+        module: the module that contains it, or the module itself.
         name: its name in that module; empty for the module itself.
     """
 
@@ -39,24 +39,24 @@ class _Hint:
 
 
 def hints_of(annotations: Iterable[Any], space: Mapping[str, Any], state: PickleState) -> dict[str, Any] | None:
-    """Return what the names in annotations stand for.
+    """Return the objects that the names in annotations refer to.
 
     Args:
-        annotations: the annotations; only strings, also those inside others, are looked at.
+        annotations: the annotations; only strings count, including strings inside other annotations.
         space: the globals in which they are looked up.
-        state: of the pickle; takes the modules that are worth sending along.
+        state: the state of the pickle; takes the modules that are worth sending.
     """
     names = names_in(annotations, space)
     return {name: _hint(space[name], state) for name in names if _is_for_annotations(space.get(name))} or None
 
 
 def note_hints(hints: Mapping[str, Any] | None, module: str, state: PickleState) -> None:
-    """Have hints found in a module of the script's as well, where those of the classes that a call defines are sought.
+    """Also make hints available in their module, where Python looks for the hints of classes that a call defines.
 
     Args:
-        hints: what the names in annotations stand for.
+        hints: the objects that the names in annotations refer to.
         module: the name of the module.
-        state: of the pickle.
+        state: the state of the pickle.
     """
     if hints and not state.returned and is_of_program(module):
         for name, value in hints.items():
@@ -64,7 +64,7 @@ def note_hints(hints: Mapping[str, Any] | None, module: str, state: PickleState)
 
 
 def names_in(annotations: Iterable[Any], space: Mapping[str, Any]) -> dict[str, None]:
-    """Return all names in annotations that are strings, and in those that these name.
+    """Return all names in string annotations, and in the string annotations that these names refer to.
 
     Args:
         annotations: the annotations.
@@ -111,7 +111,7 @@ def _hint(value: Any, state: PickleState) -> Any:
 
 
 def import_hint(module: str, name: str) -> Any:
-    """Return what a hint names, or ``_Absent`` where it cannot be imported."""
+    """Return the object of a hint, or ``_Absent`` if it cannot be imported."""
     try:
         found = importlib.import_module(module)
     except Exception:  # noqa: BLE001 - a module's own code may raise anything, and no call needs it
@@ -121,5 +121,5 @@ def import_hint(module: str, name: str) -> Any:
 
 
 def known_hints(hints: Mapping[_Key, Any]) -> dict[_Key, Any]:
-    """Return those hints that the reader has."""
+    """Return the hints whose objects the reader has."""
     return {name: value for name, value in hints.items() if value is not _Absent}

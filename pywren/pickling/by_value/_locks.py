@@ -14,8 +14,8 @@ class _Fresh:
     """Pickles as a call that makes a new object.
 
     Args:
-        make: what is called.
-        arguments: with what.
+        make: the callable.
+        arguments: its arguments.
     """
 
     def __init__(self, make: Any, *arguments: Any) -> None:
@@ -36,7 +36,7 @@ def fresh_if_lock(value: Any, state: PickleState) -> Any:
 
     Args:
         value: the attribute.
-        state: of the pickle, in which the same lock has the same recipe.
+        state: the state of the pickle, in which the same lock has the same recipe.
     """
     if not any(type(value) is kind for kind in _KINDS):
         return value

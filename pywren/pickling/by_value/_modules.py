@@ -1,4 +1,4 @@
-"""Modules: by their name where the reader can import them, else with all that they hold."""
+"""Modules: by their name if the reader can import them, otherwise with all their contents."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NOT_SENT = frozenset({"__builtins__", "__cached__", "__loader__", "__spec__"})
 
 
 class Namespace:
-    """The globals of a module, as the module itself holds them where the pickle is read.
+    """Stands for the globals of a module; the reader finds them in its own module.
 
     Args:
         module: the module.
@@ -33,14 +33,14 @@ def _variables() -> Any:
     yield
 
 
-_FRAME_LOCALS: Any = type(_variables().gi_frame.f_locals)  # until Python 3.12 a dict, which pickles
+_FRAME_LOCALS: Any = type(_variables().gi_frame.f_locals)  # a dict until Python 3.12, and that can be pickled
 
 
 def holder_reducer(kind: type) -> Callable[[Any], Any] | None:
-    """Return what reduces that in which decorators keep what they look annotations up in; ``None`` for other kinds.
+    """Return the reducer for objects in which decorators keep the namespaces of annotations; ``None`` for others.
 
-    That is a named tuple with the globals of a module (``pydantic.validate_call``), and the variables of a function
-    that runs.
+    These are a named tuple with the globals of a module (``pydantic.validate_call``), and the local variables of a
+    running function.
     """
     if kind is _FRAME_LOCALS and kind is not dict:
         return _reduce_frame_locals
@@ -52,8 +52,8 @@ def _reduce_frame_locals(variables: Any) -> tuple[Any, ...]:
 
 
 def _reduce_named_tuple(obj: Any) -> Any:
-    # with the globals all that a script has would go along, locks and open files too: those of that module there
-    # stand for them
+    # with the globals, everything in a script would travel, including locks and open files; so the globals of the
+    # reader's module replace them
     items = [_namespace_of(item) or item for item in obj]
     if all(item is other for item, other in zip(obj, items, strict=True)):
         return NotImplemented
@@ -68,11 +68,11 @@ def _namespace_of(space: Any) -> Namespace | None:
 
 
 def reduce_module(module: types.ModuleType, state: PickleState) -> tuple[Any, ...]:
-    """Return how a pickle finds a module by its name, or makes it anew.
+    """Return how a pickle finds a module by its name, or rebuilds it.
 
     Args:
         module: the module.
-        state: of the pickle; functions that are met later get the globals of the module itself.
+        state: the state of the pickle; functions that follow get the globals of the module itself.
     """
     if handmade.is_importable(module) and not is_sent_whole(module.__name__):
         return import_named, (module.__name__,)
@@ -88,7 +88,7 @@ def import_named(name: str) -> types.ModuleType:
 
 def _new_module(cls: type[types.ModuleType], name: str) -> types.ModuleType:
     module = types.ModuleType.__new__(cls)
-    types.ModuleType.__init__(module, name)  # the class's own may take something else, or do something
+    types.ModuleType.__init__(module, name)  # the class's own __init__ may take other arguments, or have effects
     return module
 
 

@@ -1,4 +1,4 @@
-"""``PickleState``: what the reducers of one pickle remember; whether the reader can import something by its name."""
+"""``PickleState``: what the reducers of one pickle remember; whether the reader can import an object by its name."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from typing import Any
 from pywren.pickling.handmade import is_handmade
 
 MAX_SOURCE = 1024 * 1024
-"""Characters of source lines that go into one pickle."""
+"""Most characters of source lines in one pickle."""
 
 _MISSING = object()
 _SCRIPTS = ("__main__", "__mp_main__")  # the second in processes that multiprocessing has started
 
 
 class PickleState:
-    """What belongs to one pickle.
+    """What the reducers of one pickle remember.
 
-    ``returned`` says that the reader is the client that the call came from. What it has already stays as it is,
-    whereas a worker takes what comes.
+    ``returned`` tells that the reader is the client that made the call. The client keeps the classes that it already
+    has, whereas a worker resets them to what arrives.
     """
 
     def __init__(self) -> None:
         self.returned = False
         self.source_left = MAX_SOURCE
-        # by identity, with what keeps that identity from being given to another object
+        # by id; the value keeps the object alive, so that no other object gets its id
         self.spaces: dict[int, tuple[dict[str, Any], Any]] = {}
         self.replaced: dict[int, tuple[Any, Any]] = {}
-        self.reducers: dict[int, Any] = {}  # of the types there have been
+        self.reducers: dict[int, Any] = {}  # of the types met so far
         self.hinted: set[str] = set()  # modules that only annotations name
-        self.names: dict[tuple[str, str], Any] = {}  # what the reader is to find by module and qualified name
+        self.names: dict[tuple[str, str], Any] = {}  # what the reader must find by module and qualified name
 
 
 def find(module: Any, qualname: str) -> Any:
-    """Return what stands in a module under a name with dots; a sentinel of this module when nothing does."""
+    """Return what a module holds under a dotted name; a sentinel of this module if it holds nothing."""
     found = module
     for part in qualname.split("."):
         found = getattr(found, part, _MISSING)
@@ -43,11 +43,11 @@ def find(module: Any, qualname: str) -> Any:
 
 
 def is_importable(obj: Any, name: str | None = None) -> bool:
-    """Tell whether the reader finds an object by module and name.
+    """Tell whether the reader finds an object by its module and name.
 
     Args:
         obj: the object.
-        name: its name, when it has no ``__qualname__``.
+        name: its name, if it has no ``__qualname__``.
     """
     module_name = getattr(obj, "__module__", None)
     name = name or getattr(obj, "__qualname__", None)

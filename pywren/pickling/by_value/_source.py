@@ -1,4 +1,4 @@
-"""The source lines of functions that are sent, so that tracebacks and ``inspect`` show them on the other side.
+"""The source lines of functions, so that tracebacks and ``inspect`` show them on the other side.
 
 Only the lines of the functions themselves travel. The reader keeps them in ``linecache``, where tracebacks, debuggers
 and ``inspect.getsource`` look.
@@ -15,13 +15,13 @@ from typing import Any
 from pywren.system import private_names
 
 _MAX_CHARACTERS = 64 * 1024
-"""Characters of one function's source; a longer one is cut."""
+"""Most characters of one function's source; the rest is cut off."""
 
 _MAX_LINE = 200_000
-"""The last line that is kept: a list as long as the file stands for it in ``linecache``."""
+"""The last line of a file that is kept: ``linecache`` needs a list as long as the file."""
 
 _MAX_FILES = 256
-"""Files whose lines are kept; the one that came first is forgotten."""
+"""Most files whose lines are kept; the oldest is forgotten."""
 
 _SECOND, _THIRD = operator.itemgetter(1), operator.itemgetter(2)
 
@@ -32,14 +32,14 @@ _known: weakref.WeakKeyDictionary[types.CodeType, tuple[str, str]] = weakref.Wea
 
 
 def source_of(code: types.CodeType, space: dict[str, Any]) -> str:
-    """Return the source lines of a function, as they were when it was first asked for; empty where there are none.
+    """Return the source lines of a function as they were at the first request; empty if there are none.
 
     Args:
         code: the code of the function.
-        space: its globals, in which the loader of its file may stand.
+        space: its globals, which may hold the loader of its file.
     """
     filename, source = _known.get(code, ("", ""))
-    if filename != code.co_filename:  # which does not count where code is compared
+    if filename != code.co_filename:  # which comparing code ignores
         source = _read_source(code, space)
         _known[code] = code.co_filename, source
     return source
@@ -51,7 +51,7 @@ def _read_source(code: types.CodeType, space: dict[str, Any]) -> str:
     if not 0 <= first < len(lines):
         return ""
     last = min(_last_line(code), len(lines))
-    if code.co_name != "<lambda>":  # which may be followed by more of the statement it stands in
+    if code.co_name != "<lambda>":  # the rest of the statement around it may follow
         last = _end_of_block(lines, first, last)
     return "".join(lines[first:last])[:_MAX_CHARACTERS]
 
@@ -74,7 +74,7 @@ def _last_line(code: types.CodeType) -> int:
 
 
 def _end_of_block(lines: list[str], first: int, last: int) -> int:
-    """Return where a block ends of which the code tells no more: comments, docstrings, closing brackets."""
+    """Return the last line of a block, which may lie beyond its code: comments, docstrings, closing brackets."""
     indent = _indent(lines[first])
     end = place = max(last, first + 1)
     while place < len(lines) and (not lines[place].strip() or _indent(lines[place]) > indent):
@@ -90,13 +90,13 @@ def _indent(line: str) -> int:
 
 
 def remember_source(code: types.CodeType, source: str, *, replace: bool) -> None:
-    """Have ``linecache`` know source lines that came with a function.
+    """Add source lines that came with a function to ``linecache``.
 
     Args:
         code: the code of the function.
         source: its lines.
-        replace: whether they hold against the file that stands under this name here. On a worker they do: another
-            version of the script may be there.
+        replace: whether they win over a local file of this name. On a worker they do, because it may have another
+            version of the script.
     """
     filename, first = code.co_filename, code.co_firstlineno - 1
     new = source.splitlines(keepends=True) if "\r" not in source and "\f" not in source else _split(source)
@@ -117,12 +117,12 @@ def remember_source(code: types.CodeType, source: str, *, replace: bool) -> None
 
 
 def _split(source: str) -> list[str]:
-    # str.splitlines also splits where files have no line end
+    # str.splitlines also splits at characters that end no line in a file
     return [line + "\n" for line in source.removesuffix("\n").split("\n")]
 
 
 def _keep(filename: str, lines: list[str]) -> None:
-    # no time of modification: linecache.checkcache leaves such entries alone, although there may be no such file
+    # without a modification time, linecache.checkcache keeps the entry even if there is no such file
     entry: Any = (sum(map(len, lines)), None, lines, filename)
     _kept.pop(filename, None)
     _kept[filename] = linecache.cache[filename] = entry

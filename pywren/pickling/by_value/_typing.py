@@ -1,6 +1,6 @@
-"""What ``typing`` makes under a name: type variables, new types, and aliases by the ``type`` statement.
+"""Named objects of ``typing``: type variables, new types, and aliases that the ``type`` statement makes.
 
-Their own pickling is by that name, which those of a script do not have on the worker.
+They pickle themselves by name, and a worker cannot find a script's objects by name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FLAGS = ("covariant", "contravariant", "infer_variance")
 
 
 def reduce_typing(obj: Any) -> Any:
-    """Return how a pickle makes a named object of ``typing`` anew; ``NotImplemented`` for everything else."""
+    """Return how a pickle rebuilds a named object of ``typing``; ``NotImplemented`` for everything else."""
     kind = type(obj)
     if kind.__module__ not in _MODULES:
         return NotImplemented
@@ -57,7 +57,7 @@ def _evaluated(variable: Any, name: str) -> Any:
 
 
 def _parameter(variable: Any) -> tuple[str, str, int]:
-    """Return what stands for a parameter of an alias: its crossing name, its declaration, how many constraints."""
+    """Return a parameter of an alias: the name under which it crosses, its declaration, its number of constraints."""
     stars = {"TypeVarTuple": "*", "ParamSpec": "**"}.get(type(variable).__name__, "")
     return _tracker.id_of(variable), stars + variable.__name__, len(_options(variable)[0])
 
@@ -68,13 +68,13 @@ def _parameter(variable: Any) -> tuple[str, str, int]:
 def make_variable(
     name: str, kind: Any, variable_name: str, module: str, constraints: tuple[Any, ...], options: dict[str, Any]
 ) -> Any:
-    """Return the type variable that crosses under a name, made anew when it is not here yet."""
+    """Return the type variable that crosses under a name; make it if it is new here."""
     known = _tracker.known_as(name)
     if known is not None:
         return known
     try:
         made = kind(variable_name, *constraints, **options)
-    except TypeError:  # a default, set by typing_extensions on a Python that knows none
+    except TypeError:  # a default that typing_extensions added on a Python that has no defaults
         default = options.pop("default")
         made = kind(variable_name, *constraints, **options)
         made.__default__ = default
@@ -83,21 +83,22 @@ def make_variable(
 
 
 def make_new_type(name: str, kind: Any, type_name: str, supertype: Any) -> Any:
-    """Return the new type that crosses under a name, made anew when it is not here yet."""
+    """Return the new type that crosses under a name; make it if it is new here."""
     known = _tracker.known_as(name)
     return _tracker.track(name, kind(type_name, supertype)) if known is None else known
 
 
 def fill_new_type(new_type: Any, attributes: dict[str, Any]) -> None:
-    """Give a new type the module and the names that it had."""
+    """Set the module and the names of a new type."""
     for attribute, value in attributes.items():
         setattr(new_type, attribute, value)
 
 
 def make_alias(name: str, kind: Any, alias_name: str, module: str, parameters: tuple[tuple[str, str, int], ...]) -> Any:
-    """Return the alias that crosses under a name, made anew when it is not here yet.
+    """Return the alias that crosses under a name; make it if it is new here.
 
-    Its value comes later, because it may name the alias; so it is made by the statement that evaluates it when asked.
+    Its value comes later, because it may refer to the alias. So a ``type`` statement makes it, which evaluates the
+    value on first use.
     """
     known = _tracker.known_as(name)
     if known is not None:
@@ -120,7 +121,7 @@ def _declaration(place: int, _crossing: str, text: str, constraints: int) -> str
 
 
 def fill_alias(alias: Any, contents: list[Any]) -> None:
-    """Give an alias that has been made here its value."""
+    """Set the value of an alias that was made here."""
     held = _tracker.noted(alias)
     if held is not None:
         held[:] = contents

@@ -1,4 +1,4 @@
-"""``reduce``: how functions, classes and what else the reader cannot import are made anew."""
+"""``reduce``: how a pickle rebuilds functions, classes and other objects that the reader cannot import."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 
 from pywren.pickling.by_value import _builtins, _classes, _counterparts, _enums, _evasive, _functions, _modules, _typing
 from pywren.pickling.by_value._pickle_state import PickleState, is_importable
+from pywren.pickling.format import PROTOCOL
 
 __all__ = ["STREAM", "PickleState", "is_by_name", "is_own", "is_usual", "reduce"]
 
 STREAM: Any = io.BytesIO.__mro__[-2]
-"""What all streams derive from; ``io.IOBase`` above it would hash their classes, which not all can bear."""
+"""The base of all streams; ``isinstance`` with ``io.IOBase`` would hash their classes, and not all have a hash."""
 _IMMUTABLE_TYPE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: not built in
 _OWN = frozenset(
@@ -26,16 +27,16 @@ _OWN = frozenset(
 
 
 def is_own(function: types.FunctionType) -> bool:
-    """Tell whether a function is one of those by which things are made anew; most of those in a pickle are."""
+    """Tell whether a function is one of those here that rebuild objects; most functions in a pickle are."""
     return function in _OWN
 
 
 def reduce(obj: Any, state: PickleState) -> Any:
-    """Return how a pickle makes an object anew, or ``NotImplemented`` when that is not decided here.
+    """Return how a pickle rebuilds an object, or ``NotImplemented`` if that is not decided here.
 
     Args:
         obj: the object.
-        state: of the pickle.
+        state: the state of the pickle.
     """
     kind: Any = type(obj)
     if kind is types.FunctionType:
@@ -56,16 +57,16 @@ def reduce(obj: Any, state: PickleState) -> Any:
 
 
 def is_by_name(reduced: Any) -> bool:
-    """Tell whether the reader imports something by its name, from how it is reduced."""
+    """Tell from its reduction whether the reader imports an object by its name."""
     return reduced is NotImplemented or reduced[0] is _modules.import_named
 
 
 def is_usual(kind: type, state: PickleState) -> bool:
-    """Tell whether a class is written in Python, and all that is said of one instance here holds for every other.
+    """Tell whether a class is written in Python, and whether all its instances are reduced like this one.
 
     Args:
         kind: the class of an instance that is left to ``pickle``.
-        state: of the pickle.
+        state: the state of the pickle.
     """
     is_python = kind.__flags__ & (_HEAP_TYPE | _IMMUTABLE_TYPE) == _HEAP_TYPE
     return is_python and state.reducers.get(id(kind), _UNSEEN) is None and not issubclass(kind, _EACH_ITS_OWN)
@@ -85,7 +86,7 @@ def _reducer_by_module(kind: Any) -> Callable[[Any], Any] | None:
 
 
 def _reduce_unhashable(obj: Any) -> Any:
-    return obj.__reduce_ex__(5)  # pickle itself looks types up in a table
+    return obj.__reduce_ex__(PROTOCOL)  # pickle itself looks types up in a table
 
 
 _UNSEEN = object()
@@ -102,4 +103,4 @@ _FINDERS: tuple[Callable[[Any], Callable[[Any], Any] | None], ...] = (
     _evasive.evasive_reducer,
     _modules.holder_reducer,
 )
-"""Each says what reduces objects of a kind; the first that knows counts."""
+"""Each returns the reducer for a class, or ``None``; the first reducer counts."""

@@ -1,4 +1,4 @@
-"""A door of PyWren 0.4, which brought a cloudpickle of its own: to the one that is installed."""
+"""A door of PyWren 0.4, which had a copy of cloudpickle; it opens to the installed one."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class ForkLoop:
         import cloudpickle  # noqa: F401
         import tblib.pickling_support  # noqa: F401
 
-        from pywren.pickling.by_value import reducers  # noqa: F401
+        from pywren.pickling import pickler  # noqa: F401
 
         watch_threads(root)
         self.condition = Condition()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pywren.pickling.packed import load_with_names
+from pywren.pickling.arguments import load_with_names
 from pywren.worker.child.condition import is_inert
 from pywren.worker.child.modules import modules_digest
 from pywren.worker.child.program import Program

@@ -15,7 +15,8 @@ import weakref
 from typing import Any
 
 from pywren.exceptions import PywrenError
-from pywren.pickling.packed import Names, Packed, dumps, loads
+from pywren.pickling.format import Names
+from pywren.pickling.packed import Packed, dumps, loads
 
 _MAIN = "__main__"
 

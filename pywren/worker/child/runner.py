@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pywren.pickling import packed
-from pywren.pickling.packed import NAMES_FOLLOW, Packed
+from pywren.pickling import arguments, packed, packed_exceptions
+from pywren.pickling.format import FUTURE, NAMES_FOLLOW
+from pywren.pickling.packed import Packed
 from pywren.wire.failure import Failure
 from pywren.worker.child.condition import Condition
 from pywren.worker.child.modules import ShippedModules
@@ -25,10 +26,10 @@ from pywren.worker.task import Function, RunResult
 # The user's function may replace any of these under their public names.
 _perf_counter = time.perf_counter
 _gettrace, _settrace = sys.gettrace, sys.settrace
-_dump_result, _dump_exception = packed.dump_result, packed.dump_exception
+_dump_result, _dump_exception = packed.dump_result, packed_exceptions.dump_exception
 _Exception = Exception
-_loads, _load_argument, _load_with_names = packed.loads, packed.load_argument, packed.load_with_names
-_FUTURE_MARK = packed._FUTURE.encode()
+_loads, _load_argument, _load_with_names = packed.loads, arguments.load_argument, arguments.load_with_names
+_FUTURE_MARK = FUTURE.encode()
 
 _PICKLE = tuple((name, getattr(pickle, name)) for name in ("dumps", "loads", "Pickler"))
 

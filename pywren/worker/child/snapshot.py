@@ -1,7 +1,8 @@
-"""``Snapshot``: a loaded function as it was before its first call, to make copies of that share nothing.
+"""``Snapshot``: a loaded function as it was before its first call, from which fresh copies are made.
 
-Every map begins with a function that no earlier call has changed. Unpickling it again takes ten times as long as a
-copy, which is as good when all it refers to are values that cannot be changed in place, and other such functions.
+Every map begins with a function that no earlier call has changed. Unpickling it again takes ten times as long as
+copying it. A copy is as good where all that the function refers to are constants and other plain functions
+(``pickling.plain_functions``).
 """
 
 from __future__ import annotations
@@ -11,55 +12,36 @@ import types
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from pywren.pickling.handmade import is_importable
-from pywren.pickling.packed import Names
-
-_UNCHANGEABLE = frozenset({int, float, complex, str, bytes, bool, type(None)})
-
-_MOST_FUNCTIONS = 32
-"""Functions from which on unpickling is quick enough beside looking at all of them."""
-
-
-class _Parts(NamedTuple):
-    """What one function was made of; its globals and cells by their place in the snapshot."""
-
-    code: types.CodeType
-    name: str
-    qualname: str
-    module: str
-    doc: str | None
-    defaults: tuple[Any, ...] | None
-    annotations: dict[str, Any]
-    space: int
-    cells: tuple[int, ...]
+from pywren.pickling.format import Names
+from pywren.pickling.plain_functions import MOST_FUNCTIONS, Parts, contents_of, is_constant, is_plain
 
 
 class _Variables(NamedTuple):
-    """Variables by name: what they hold, and which of them hold a function, by its place."""
+    """Variables by name: the constants that they hold, and the places of the functions that they hold."""
 
     values: dict[Any, Any]
     functions: list[tuple[Any, int]]
 
 
 class Snapshot:
-    """A function, and the functions it refers to, as they are now; made by ``take``.
+    """A function, and the functions that it refers to, as they are now; made by ``take``.
 
     Functions that were pickled together share their globals, and closures may share a variable: so do the copies.
     """
 
     def __init__(self, graph: _Graph, names: Names) -> None:
         self._names = graph.variables(names)
-        self._functions = [graph.parts(function) for function in graph.functions]
+        self._functions = [(Parts.of(function), *graph.places(function)) for function in graph.functions]
         self._spaces = [graph.variables(space) for space in graph.spaces]
         self._cells = [graph.variables({"": cell.cell_contents}) for cell in graph.cells]
 
     @classmethod
     def take(cls, function: Any, names: Names | None = None) -> Snapshot | None:
-        """Return the snapshot of what was loaded; ``None`` where a copy would not be as good as loading it again.
+        """Return a snapshot of what was loaded; ``None`` if a copy would not be as good as loading it again.
 
         Args:
             function: what was loaded.
-            names: what came with it, and is found by name.
+            names: what was loaded with it and is found by name.
         """
         if type(function) is not types.FunctionType:
             return None
@@ -77,7 +59,7 @@ class Snapshot:
         return self._copies()[0]
 
     def copy_with_names(self) -> tuple[types.FunctionType, Names]:
-        """Return such a function, and what of its copies is found by name."""
+        """Return such a function, and those of the copies that are found by name."""
         functions = self._copies()
         values, holders = self._names
         names = values.copy()
@@ -86,16 +68,13 @@ class Snapshot:
         return functions[0], names
 
     def _copies(self) -> list[types.FunctionType]:
+        """Return copies of all functions, in order; each copy refers to the others, as the originals do."""
         spaces = [values.copy() for values, _ in self._spaces]
         cells = [types.CellType(values[""]) for values, _ in self._cells]
-        functions = []
-        for code, name, qualname, module, doc, defaults, notes, space, held in self._functions:
-            closure = tuple([cells[place] for place in held]) if held else None
-            made = types.FunctionType(code, spaces[space], name, defaults, closure)
-            made.__qualname__, made.__module__, made.__doc__ = qualname, module, doc
-            if notes:
-                made.__annotations__ = notes.copy()
-            functions.append(made)
+        functions = [
+            parts.assemble(spaces[space], tuple([cells[place] for place in held]) if held else None)
+            for parts, space, held in self._functions
+        ]
         for place, (_, holders) in enumerate(self._spaces):
             for name, function in holders:
                 spaces[place][name] = functions[function]
@@ -110,7 +89,10 @@ class _CannotCopyError(Exception):
 
 
 class _Graph:
-    """A function and all that it reaches, each once, in the order in which it is met."""
+    """A function and all that it reaches, each once, in the order in which it is met.
+
+    The place of a function, of globals or of a cell is its index in the list of its kind.
+    """
 
     def __init__(self) -> None:
         self.functions: list[types.FunctionType] = []
@@ -119,15 +101,20 @@ class _Graph:
         self._places: dict[int, int] = {}
 
     def meet(self, value: Any) -> None:
-        if _is_unchangeable(value) or id(value) in self._places:
+        """Add a value and all that it reaches.
+
+        Raises:
+            _CannotCopyError: the value, or something that it reaches, cannot be copied.
+        """
+        if is_constant(value) or id(value) in self._places:
             return
-        if type(value) is not types.FunctionType or not _is_plain(value) or len(self.functions) == _MOST_FUNCTIONS:
+        if not _can_be_copied(value) or len(self.functions) == MOST_FUNCTIONS:
             raise _CannotCopyError
         self._place(value, self.functions)
         for cell in value.__closure__ or ():
             if id(cell) not in self._places:
                 self._place(cell, self.cells)
-                self.meet(_contents(cell))
+                self.meet(contents_of(cell))
         if id(value.__globals__) not in self._places:
             self._place(value.__globals__, self.spaces)
             for name, held in value.__globals__.items():
@@ -138,20 +125,13 @@ class _Graph:
         self._places[id(thing)] = len(among)
         among.append(thing)
 
-    def parts(self, function: types.FunctionType) -> _Parts:
-        return _Parts(
-            code=function.__code__,
-            name=function.__name__,
-            qualname=function.__qualname__,
-            module=function.__module__,
-            doc=function.__doc__,
-            defaults=function.__defaults__,
-            annotations=dict(function.__annotations__),
-            space=self._places[id(function.__globals__)],
-            cells=tuple([self._places[id(cell)] for cell in function.__closure__ or ()]),
-        )
+    def places(self, function: types.FunctionType) -> tuple[int, tuple[int, ...]]:
+        """Return the places of a function's globals and cells."""
+        cells = tuple([self._places[id(cell)] for cell in function.__closure__ or ()])
+        return self._places[id(function.__globals__)], cells
 
     def variables(self, values: Mapping[Any, Any]) -> _Variables:
+        """Return variables with the places of their functions."""
         functions = [(name, value) for name, value in values.items() if type(value) is types.FunctionType]
         return _Variables(
             values={**values, **{name: None for name, _ in functions}},
@@ -159,30 +139,9 @@ class _Graph:
         )
 
 
-def _contents(cell: types.CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # an empty one: the variable has no value yet
-        raise _CannotCopyError from None
-
-
-def _is_plain(function: types.FunctionType) -> bool:
-    """Tell whether nothing but its variables can tell one copy of a function from another."""
-    module = sys.modules.get(function.__module__)
-    if module is not None and module.__dict__ is function.__globals__:
-        return False  # it was imported: there is one of it
-    if function.__dict__ or function.__kwdefaults__ or getattr(function, "__type_params__", None):
+def _can_be_copied(value: Any) -> bool:
+    """Tell whether a value is a plain function that came with the pickle, apart from its variables."""
+    if not is_plain(value) or not all(map(is_constant, value.__defaults__ or ())):
         return False
-    return all(map(_is_unchangeable, function.__defaults__ or ())) and all(
-        isinstance(annotation, str | None) or getattr(annotation, "__module__", "") == "builtins"
-        for annotation in function.__annotations__.values()
-    )
-
-
-def _is_unchangeable(value: Any) -> bool:
-    kind = type(value)
-    if kind is types.BuiltinFunctionType:
-        return type(value.__self__) is types.ModuleType  # not a method of a list
-    if kind is types.ModuleType:
-        return is_importable(value)  # not one that came with the pickle
-    return type(kind) is type and kind in _UNCHANGEABLE
+    module = sys.modules.get(value.__module__)
+    return module is None or module.__dict__ is not value.__globals__  # else it was imported: there is only one of it

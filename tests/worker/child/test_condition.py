@@ -22,7 +22,8 @@ from typing import Any
 import pytest
 from child_processes import value
 
-from pywren.pickling.packed import dumps, load_exception, loads
+from pywren.pickling.packed import dumps, loads
+from pywren.pickling.packed_exceptions import load_exception
 from pywren.worker.child.condition import is_inert
 from pywren.worker.parent.pool import LocalPool
 from pywren.worker.task import Function, Runner, RunResult, Task

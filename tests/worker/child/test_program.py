@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 import pywren
-from pywren.pickling.packed import dumps, load_with_names, loads
+from pywren.pickling.arguments import load_with_names
+from pywren.pickling.packed import dumps, loads
 from pywren.worker.child.program import Program
 
 WAIT = 240.0  # the script makes some 150 calls, and a busy machine runs them slowly
@@ -225,7 +226,7 @@ def own_main(monkeypatch):
 
 
 def names_of(obj):
-    from pywren.pickling.packed import Mentions
+    from pywren.pickling.mentions import Mentions
 
     packed = dumps(obj, mentions=Mentions())
     assert type(loads(packed)) is type(obj)  # who wants no names reads the pickle as any other

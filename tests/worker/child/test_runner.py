@@ -11,7 +11,8 @@ def test_a_function_is_loaded_with_its_modules(tmp_path: Path) -> None:
     """Loading fails with the user's own exception, which becomes the outcome."""
     script = """
         import sys
-        from pywren.pickling.packed import dumps, load_exception
+        from pywren.pickling.packed import dumps
+        from pywren.pickling.packed_exceptions import load_exception
         from pywren.worker.child.runner import TaskRunner
         runner = TaskRunner(sys.argv[1], sys.argv[1] + "/scratch")
         def load():

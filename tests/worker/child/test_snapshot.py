@@ -1,4 +1,4 @@
-"""Copies of a loaded function that share nothing with it."""
+"""Copies of a loaded function share nothing with it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def taken(function: Any) -> Snapshot:
 
 
 def test_a_copy_starts_from_the_variables_that_were_loaded() -> None:
-    """Globals and closure variables that a call has changed are as before in a copy, and apart from each other."""
+    """A copy has the globals and closure variables as they were before any call, and shares none with other copies."""
     counts = make("def f():\n global n\n n += 1\n return n, math.floor(2.5)", n=0, math=math)
     snapshot = taken(counts)
     assert [counts()[0], counts()[0]] == [1, 2]
@@ -73,19 +73,19 @@ def test_a_copy_is_the_same_function_in_every_other_respect() -> None:
 def test_only_functions_whose_variables_cannot_change_in_place_are_copied(
     source: str, names: dict[str, Any], possible: bool
 ) -> None:
-    """A list, a class or a default that could be changed in place has the function loaded again instead."""
+    """A function with a list, a class or a default that can change in place is loaded again instead."""
     assert (Snapshot.take(make(source, **names)) is not None) is possible
 
 
 def test_what_is_no_plain_function_is_not_copied() -> None:
-    """Callables of other kinds, and functions with attributes of their own, are loaded again."""
+    """Other callables, and functions with attributes, are loaded again."""
     has_attribute = make("def f(): return 1")
     has_attribute.calls = 0
     assert [Snapshot.take(one) for one in (has_attribute, len, str.upper, object())] == [None] * 4
 
 
 def test_copies_share_among_each_other_what_the_loaded_functions_shared() -> None:
-    """Functions of one module have one set of globals, and closures over one variable one variable, in each copy."""
+    """In each copy, functions of one module share their globals, and closures share their variables."""
     source = """
         n = 0
         def step():
@@ -111,7 +111,7 @@ def test_copies_share_among_each_other_what_the_loaded_functions_shared() -> Non
 
 
 def test_a_function_that_calls_itself_is_copied() -> None:
-    """What a recursive copy calls is the copy."""
+    """A recursive copy calls itself."""
     source = "def f(n): return f(n - 1) + 1 if n else 0\ng = f"
     names: dict[str, Any] = {"__builtins__": __builtins__}
     exec(source, names)
@@ -122,6 +122,6 @@ def test_a_function_that_calls_itself_is_copied() -> None:
 
 
 def test_a_variable_without_a_value_prevents_a_copy() -> None:
-    """A closure over a variable that is not set yet is loaded again."""
+    """A closure over a variable without a value is loaded again."""
     assert Snapshot.take(make("def outer():\n def f(): return later\n later = 1\n return f\nf = outer()\ndel outer"))
     assert Snapshot.take(make("def outer():\n def f(): return later\n return f\n del later\nf = outer()")) is None

@@ -20,7 +20,8 @@ import pytest
 from child_processes import WAIT, is_alive, value, wait_until
 
 from pywren.exceptions import ConfigError
-from pywren.pickling.packed import Packed, dumps, load_exception
+from pywren.pickling.packed import Packed, dumps
+from pywren.pickling.packed_exceptions import load_exception
 from pywren.wire.digests import sha256
 from pywren.worker.parent import process
 from pywren.worker.parent.fork_server import ForkServer

@@ -1,0 +1,124 @@
+"""``UserPickler`` and ``FuturesPickler``: cloudpickle as pywren uses it.
+
+Nothing imports this module when it is loaded itself, because cloudpickle is slow to import: ``packed.picklers`` does,
+for the first object that plain pickle cannot write.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import types
+from typing import Any
+
+import cloudpickle
+
+from pywren.pickling.by_value import reducers
+from pywren.pickling.format import FUTURE, PROTOCOL, Names, PersistentId
+from pywren.pickling.handmade import name_here
+from pywren.pickling.mentions import Mentions
+from pywren.pickling.remote_errors import (
+    Chain,
+    closed_stream,
+    frames_of,
+    is_open_elsewhere,
+    make_traceback,
+    reduce_exception,
+)
+
+_FUNCTION_PARTS: frozenset[Any] = frozenset(
+    {types.FunctionType, types.CodeType, types.CellType, types.BuiltinFunctionType, types.ModuleType, type}
+)
+"""Exact types that need no look at what is special; most objects in a pickled function have one of them."""
+
+
+class UserPickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """cloudpickle with our own reductions of functions, classes, exceptions and futures.
+
+    One pickler may write several pickles, which share its memo. It is used by one thread.
+
+    Args:
+        file: takes the pickle.
+        buffer_callback: takes out-of-band buffers (PEP 574).
+    """
+
+    mentions: Mentions | None = None  # takes what the reader must import
+    future_id: PersistentId | None = None
+    chain: Chain | None = None  # for exceptions: remembers them, so that their causes follow
+
+    def __init__(self, file: io.BytesIO, buffer_callback: Any = None) -> None:
+        super().__init__(file, protocol=PROTOCOL, buffer_callback=buffer_callback)
+        self.state = reducers.PickleState()
+        self.usual: set[int] = set()  # ids of types whose instances pickle reduces by itself
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Return how an object is reduced, or ``NotImplemented`` to leave it to pickle; called for every object."""
+        kind: Any = type(obj)
+        if id(kind) in self.usual:
+            return NotImplemented
+        if kind is types.FunctionType and reducers.is_own(obj):
+            return NotImplemented  # by reference; most objects in a pickled function are these
+        is_part = type(kind) is type and kind in _FUNCTION_PARTS
+        reduced = NotImplemented if is_part else self.reduce_special(obj)
+        if reduced is not NotImplemented:
+            return reduced
+        reduced = reducers.reduce(obj, self.state)
+        if reduced is NotImplemented and kind is not types.FunctionType:
+            reduced = super().reducer_override(obj)
+        if self.mentions is not None and kind is not types.CodeType and kind is not types.CellType:
+            self.note(self.mentions, obj, by_reference=reducers.is_by_name(reduced))
+        if reduced is NotImplemented and reducers.is_usual(kind, self.state):  # and it is no future either
+            self.usual.add(id(kind))
+        return reduced
+
+    def note(self, mentions: Mentions, obj: Any, *, by_reference: bool) -> None:
+        """Note what the reader must import for an object, or the name under which it must find the object."""
+        mentions.note(obj, by_reference=by_reference)
+        name = None if by_reference else name_here(obj)
+        if name is not None:
+            self.state.names[name] = obj
+
+    def reduce_special(self, obj: Any) -> Any:
+        """Reduce futures, exceptions, tracebacks and streams."""
+        place = None if self.future_id is None else self.future_id(obj)
+        if place is not None and not isinstance(place, int):
+            return place.__reduce__()
+        if isinstance(obj, BaseException):
+            return reduce_exception(obj) if self.chain is None else self.chain.reduce(obj)
+        if isinstance(obj, types.TracebackType):
+            return make_traceback, (frames_of(obj),)
+        if isinstance(obj, reducers.STREAM):
+            if self.chain is not None and is_open_elsewhere(obj):
+                return closed_stream, ()
+            if isinstance(obj, io.TextIOWrapper):
+                _refuse_file(obj)  # cloudpickle would send a copy of the contents
+        return NotImplemented
+
+
+class FuturesPickler(UserPickler):
+    """A ``UserPickler`` for pickles in which futures may be references.
+
+    It is a class of its own because pickle calls ``persistent_id`` for every object.
+    """
+
+    def persistent_id(self, obj: Any) -> Any:
+        """Return the persistent id of a future that is a reference, ``None`` for any other object."""
+        place = None if self.future_id is None else self.future_id(obj)
+        if not isinstance(place, int):
+            return None
+        return FUTURE, place, getattr(obj, "callset_id", None), getattr(obj, "call_id", None)
+
+
+def _refuse_file(file: io.TextIOWrapper) -> None:
+    """Refuse an open file; the standard streams pass, since every process has them."""
+    if is_open_elsewhere(file):
+        raise pickle.PicklingError("cannot pickle an open file: send its path, or what it holds")
+
+
+def outermost(names: Names) -> Names:
+    """Leave out names that are found inside others, such as the methods of a class that travels too."""
+    return {
+        (module, name): value
+        for (module, name), value in names.items()
+        if "." not in name or (module, name.partition(".")[0]) not in names
+    }

@@ -1,0 +1,75 @@
+"""Values that plain pickle can write: they refer to nothing of the user's."""
+
+from __future__ import annotations
+
+import functools
+import pickle
+from collections.abc import Iterable
+from typing import Any
+
+from pywren.pickling.format import PROTOCOL
+
+ATOMS: frozenset[type] = frozenset({int, float, str, bytes, bool, type(None), complex, bytearray, type(...)})
+"""Built-in types whose instances hold no other objects."""
+
+_CONTAINERS: frozenset[type] = frozenset({list, tuple, set, frozenset})
+_CONTAINER_DEPTH = 3  # deeper ones are rare, and looking would take longer than cloudpickle
+# fmt: off
+_NUMPY_SCALARS = frozenset({
+    "bool", "bool_", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "intc", "uintc",
+    "longlong", "ulonglong", "float16", "float32", "float64", "longdouble", "complex64", "complex128", "clongdouble",
+    "str_", "bytes_", "datetime64", "timedelta64",
+})
+# fmt: on
+_FIXED_SCALARS = frozenset({"int32", "int64", "uint32", "uint64", "float32", "float64", "complex64", "complex128"})
+
+
+def is_plain(obj: Any, depth: int = 0) -> bool:
+    """Tell whether plain pickle writes an object as well as ours does, and ten times as fast.
+
+    Plain pickle also "succeeds" for objects that the reader cannot import. So only objects qualify that are known to
+    refer to nothing of the user's.
+    """
+    kind = type(obj)
+    if type(kind) is not type:
+        return False  # its metaclass may compare and hash in any way
+    if kind in ATOMS:
+        return True
+    if kind in _CONTAINERS:
+        return _holds_plain(obj, depth)
+    if kind is dict:
+        return _holds_plain(obj, depth) and _holds_plain(obj.values(), depth)
+    if kind.__module__ != "numpy" or depth:
+        return False
+    if kind.__name__ == "ndarray":
+        return not obj.dtype.hasobject and obj.dtype.metadata is None
+    return kind.__name__ in _NUMPY_SCALARS
+
+
+def _holds_plain(items: Iterable[Any], depth: int) -> bool:
+    """Tell whether all items of a container are plain; containers of many numbers are decided by their types."""
+    try:
+        others = set(map(type, items)) - ATOMS
+    except TypeError:  # a metaclass whose classes have no hash
+        return False
+    if not others:
+        return True
+    if depth >= _CONTAINER_DEPTH or not all(kind in _CONTAINERS or kind is dict for kind in others):
+        return False
+    return all(is_plain(item, depth + 1) for item in items if type(item) not in ATOMS)
+
+
+@functools.cache
+def scalar_template(kind: type) -> tuple[bytes, bytes] | None:
+    """Return the bytes before and after the value in the pickle of a numpy scalar; ``None`` for other types.
+
+    numpy takes 13 µs to pickle a scalar, joining these parts takes 2 µs (``benchmarks/local.py --only scalars``). Maps
+    over ``numpy.linspace`` have thousands.
+    """
+    if kind.__name__ not in _FIXED_SCALARS:
+        return None
+    import numpy as np
+
+    value = bytes(range(101, 101 + np.dtype(kind).itemsize))
+    before, found, after = pickle.dumps(np.frombuffer(value, dtype=kind)[0], PROTOCOL).partition(value)
+    return (before, after) if found and value not in after else None

@@ -1,0 +1,182 @@
+"""``Call``: one item of a map, as the payload that is sent to a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from pywren.exceptions import DecodeError
+from pywren.wire.reading import Reader, load_object, to_base64
+from pywren.wire.references import Reference, decode_reference, reference_lists
+
+ASYNC_PAYLOAD_LIMIT = 1_000_000
+"""Largest payload of an asynchronous Lambda invocation in bytes: 1 MB (AWS Lambda quotas, 2026)."""
+
+INLINE_ARGUMENT_LIMIT = 128 * 1024
+"""Largest pickled argument, in bytes, that travels inside the payload."""
+
+
+def _payload_object(payload: object) -> dict[str, Any]:
+    """Return the payload as a dict: Lambda delivers a dict, queues and 0.4's tools deliver JSON."""
+    if isinstance(payload, (str, bytes)):
+        return load_object(payload, "the payload")
+    if isinstance(payload, (bytearray, memoryview)):
+        return load_object(bytes(payload), "the payload")
+    if isinstance(payload, Mapping) and all(isinstance(key, str) for key in payload):
+        return dict(payload)
+    raise DecodeError(f"the payload is a {type(payload).__name__}, not a JSON object")
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """The part of a payload that every version of pywren can read: where to report, and who sent it."""
+
+    storage_config: Mapping[str, Any]
+    callset_id: str
+    call_id: str
+    status_key: str
+    pywren_version: str
+    python_version: str | None
+    attempt: int = 1
+    attempt_key: bytes | None = field(default=None, repr=False)
+
+    @classmethod
+    def decode(cls, payload: object) -> Envelope:
+        """Read a payload's envelope.
+
+        Raises:
+            DecodeError: it is not the payload of any version.
+        """
+        reader = Reader("the payload", _payload_object(payload))
+        return cls(
+            storage_config=reader.take("storage_config", dict),
+            callset_id=reader.take("callset_id", str),
+            call_id=reader.take("call_id", str),
+            status_key=reader.take("status_key", str),
+            pywren_version=reader.take("pywren_version", str, ""),
+            python_version=reader.take("python_version", str, None),
+            attempt=reader.take_attempt(),
+            attempt_key=reader.take_hex("attempt_key"),
+        )
+
+
+@dataclass(frozen=True)
+class Call:
+    """One item of a map, as it is sent to a worker: the payload.
+
+    The fields are the payload's JSON keys; ``extra`` holds all other keys (``extra_meta``). ``data_byte_range``
+    includes both ends. ``attempt_key`` signs the status of this attempt. The payload gives the size of each object
+    beside its digest, and the worker reads no more than that: anyone who can write to the bucket could enlarge them.
+    """
+
+    storage_config: Mapping[str, Any]
+    callset_id: str
+    call_id: str
+    func_key: str
+    data_key: str
+    output_key: str
+    status_key: str
+    cancel_key: str
+    job_max_runtime: float
+    data_byte_range: tuple[int, int] | None = None
+    use_cached_runtime: bool = True
+    runtime: Mapping[str, Any] | None = None
+    runtime_url: str | None = None
+    pywren_version: str = ""
+    extra_env: Mapping[str, str] | None = None
+    host_submit_time: float = 0.0
+    # not in 0.4
+    python_version: str | None = None
+    attempt: int = 1
+    attempt_key: bytes | None = field(default=None, repr=False)
+    func_sha256: str | None = None
+    data_sha256: str | None = None
+    runtime_sha256: str | None = None
+    data_inline: bytes | None = field(default=None, repr=False)
+    references: tuple[Reference, ...] = ()
+    references_sha256: str | None = None
+    func_size: int | None = None
+    data_size: int | None = None
+    runtime_size: int | None = None
+    references_size: int | None = None
+    retryable: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def encode(self) -> dict[str, Any]:
+        """Return the payload: a dict that JSON can hold, without the optional keys that are ``None``."""
+        document: dict[str, Any] = {
+            item.name: getattr(self, item.name)
+            for item in fields(self)
+            if item.name not in _ENCODED_APART and getattr(self, item.name) is not None
+        }
+        document["data_byte_range"] = None if self.data_byte_range is None else list(self.data_byte_range)
+        document["runtime"] = self.runtime
+        document["runtime_url"] = self.runtime_url
+        if self.attempt_key is not None:
+            document["attempt_key"] = self.attempt_key.hex()
+        if self.data_inline is not None:
+            document["data_inline"] = to_base64(self.data_inline)
+        if self.references:
+            document["references"] = reference_lists(self.references)
+        document.update(self.extra)
+        return document
+
+    @classmethod
+    def decode(cls, payload: object) -> Call:
+        """Read a payload.
+
+        Args:
+            payload: the dict, or its JSON.
+
+        Raises:
+            DecodeError: it is not a payload; the message names the first wrong field.
+        """
+        reader = Reader("the payload", _payload_object(payload))
+        references = reader.take("references", list, [])
+        call = cls(
+            storage_config=reader.take("storage_config", dict),
+            callset_id=reader.take("callset_id", str),
+            call_id=reader.take("call_id", str),
+            func_key=reader.take("func_key", str),
+            data_key=reader.take("data_key", str),
+            output_key=reader.take("output_key", str),
+            status_key=reader.take("status_key", str),
+            cancel_key=reader.take("cancel_key", str),
+            job_max_runtime=reader.take_number("job_max_runtime"),
+            data_byte_range=reader.take_range("data_byte_range"),
+            use_cached_runtime=reader.take("use_cached_runtime", bool, True),
+            runtime=reader.take("runtime", dict, None),
+            runtime_url=reader.take("runtime_url", str, None),
+            pywren_version=reader.take("pywren_version", str, ""),
+            extra_env=_texts(reader.take("extra_env", dict, None)),
+            host_submit_time=reader.take_number("host_submit_time", 0.0),
+            python_version=reader.take("python_version", str, None),
+            attempt=reader.take_attempt(),
+            attempt_key=reader.take_hex("attempt_key"),
+            func_sha256=reader.take("func_sha256", str, None),
+            data_sha256=reader.take("data_sha256", str, None),
+            runtime_sha256=reader.take("runtime_sha256", str, None),
+            data_inline=reader.take_bytes("data_inline"),
+            references=tuple(decode_reference(item) for item in references),
+            references_sha256=reader.take("references_sha256", str, None),
+            func_size=reader.take_size("func_size"),
+            data_size=reader.take_size("data_size"),
+            runtime_size=reader.take_size("runtime_size"),
+            references_size=reader.take_size("references_size"),
+            retryable=reader.take("retryable", bool, False),
+        )
+        return replace(call, extra=reader.rest)
+
+
+_ENCODED_APART = frozenset(
+    {"extra", "data_byte_range", "runtime", "runtime_url", "attempt_key", "data_inline", "references"}
+)
+CALL_FIELDS = frozenset(item.name for item in fields(Call)) - {"extra"}
+"""The keys of a payload; ``extra_meta`` must not use them."""
+
+
+def _texts(value: dict[str, Any] | None) -> dict[str, str] | None:
+    if value is not None and not all(isinstance(text, str) for text in value.values()):
+        raise DecodeError("the payload: 'extra_env' has a value that is not a string")
+    return value

@@ -1,0 +1,181 @@
+"""``Status``: how one attempt of a call ended, signed by the worker that ran it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pywren.exceptions import DecodeError
+from pywren.wire.digests import attempt_key, signature, signature_matches
+from pywren.wire.failure import Failure
+from pywren.wire.reading import Reader, dump, load_object, to_base64
+
+STATUS_LIMIT = 4 * 1024 * 1024
+"""Largest encoded status in bytes. The largest outcome inside takes a twelfth of it; texts and outputs take less."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the worker reports about one attempt of a call.
+
+    An attempt that failed has ``failure``. Any other has an outcome: either in ``outcome``, encoded, or in the object
+    ``output_key``, whose digest is ``output_sha256`` and whose length is ``output_size`` bytes.
+    ``exception_traceback`` is the formatted remote traceback if the function raised. ``info`` holds 0.4's other
+    keys: times in seconds since the epoch, log names, ``stdout``, ``stderr``, ``server_info`` and so on.
+    ``signed`` is set by ``verify`` alone.
+    """
+
+    callset_id: str
+    call_id: str
+    attempt: int = 1
+    failure: Failure | None = None
+    outcome: bytes | None = field(default=None, repr=False)
+    output_key: str | None = None
+    output_sha256: str | None = None
+    output_size: int | None = None
+    exception_traceback: str | None = None
+    info: Mapping[str, Any] = field(default_factory=dict)
+    signed: bool = False
+
+    def document(self) -> dict[str, Any]:
+        """Return the dict that users see as ``run_status``; it lacks the outcome itself."""
+        document: dict[str, Any] = {str(name): value for name, value in self.info.items() if name not in _STATUS_OWN}
+        document.update(
+            callset_id=self.callset_id,
+            call_id=self.call_id,
+            attempt=self.attempt,
+            output_key=self.output_key,
+            **self._exception_of_0_4(),
+        )
+        if self.output_sha256 is not None:
+            document["output_sha256"] = self.output_sha256
+        if self.output_size is not None:
+            document["output_size"] = self.output_size
+        if self.failure is not None:
+            document["failure"] = [self.failure.kind, self.failure.message, *self.failure.details]
+        return document
+
+    def _exception_of_0_4(self) -> dict[str, Any]:
+        """Return 0.4's three exception keys, which its programs take for a failure of the worker."""
+        if self.failure is None:
+            return {"exception": None, "exception_args": None, "exception_traceback": self.exception_traceback}
+        args = self.failure.args_of_0_4()
+        return {
+            "exception": None if args is None else str(Exception(*args)),
+            "exception_args": None if args is None else list(args),
+            "exception_traceback": f"pywren.exceptions.{self.failure.kind}: {self.failure.message}",
+        }
+
+    def encode(self, key: bytes | None) -> bytes:
+        """Return ``status.json``.
+
+        Args:
+            key: the attempt's key; ``None`` leaves the status unsigned, and the client then takes it for an error.
+
+        The signature is the last member and has a fixed length. So the signed bytes are exactly those before it, and
+        the whole remains plain JSON.
+        """
+        document = self.document()
+        if self.outcome is not None:
+            document["outcome"] = to_base64(self.outcome)
+        # A worker must always be able to report how a call ended, whatever info and details contain.
+        body = dump(_plain(document))
+        if key is None:
+            return body
+        return body[:-1] + b',"signature":"' + signature(key, body).encode() + b'"}'
+
+    @classmethod
+    def decode(cls, data: bytes) -> Status:
+        """Read a status without checking its signature: ``signed`` is False.
+
+        Raises:
+            DecodeError: the bytes are not a status.
+        """
+        reader = Reader("the status", load_object(data, "the status"))
+        failure = reader.take("failure", list, None)
+        trace = _text(reader.rest.pop("exception_traceback", None))
+        for name in ("signature", "exception", "exception_args"):  # document() makes the last two from the failure
+            reader.rest.pop(name, None)
+        return cls(
+            callset_id=reader.take("callset_id", str),
+            call_id=reader.take("call_id", str),
+            attempt=reader.take_attempt(),
+            failure=None if failure is None else _failure(failure),
+            outcome=reader.take_bytes("outcome"),
+            output_key=reader.take("output_key", str, None),
+            output_sha256=reader.take("output_sha256", str, None),
+            output_size=reader.take_size("output_size"),
+            exception_traceback=trace if failure is None else None,
+            info=reader.rest,
+        )
+
+    @classmethod
+    def verify(cls, data: bytes, secret: bytes, callset_id: str, call_id: str) -> Status:
+        """Read the status of a call and check its signature; ``signed`` then tells whether to believe it.
+
+        A status is not believed if its signature is wrong, or if it belongs to another call.
+
+        Args:
+            data: the bytes of ``status.json``.
+            secret: the callset's secret.
+            callset_id: the callset of the expected status.
+            call_id: the call of the expected status.
+
+        Raises:
+            DecodeError: the bytes are not a status.
+        """
+        status = cls.decode(data)
+        match = _SIGNATURE.search(data)
+        if match is None or (status.callset_id, status.call_id) != (callset_id, call_id):
+            return status
+        key = attempt_key(secret, call_id, status.attempt)
+        holds = signature_matches(key, data[: match.start()] + b"}", match[1].decode())
+        return replace(status, signed=holds)
+
+
+_STATUS_OWN = frozenset(
+    {
+        "callset_id",
+        "call_id",
+        "attempt",
+        "failure",
+        "outcome",
+        "output_key",
+        "output_sha256",
+        "output_size",
+        "exception",
+        "exception_args",
+        "exception_traceback",
+        "signature",
+    }
+)
+
+
+def _plain(value: Any, depth: int = 8) -> Any:
+    """Return a value as JSON can hold it; what JSON cannot hold becomes text, and so does what nests too deeply."""
+    if value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if depth and isinstance(value, Mapping):
+        return {str(name): _plain(item, depth - 1) for name, item in value.items()}
+    if depth and isinstance(value, (list, tuple)):
+        return [_plain(item, depth - 1) for item in value]
+    return repr(value)
+
+
+_SIGNATURE = re.compile(rb',"signature":"([0-9a-f]{64})"\}\Z')
+
+
+def _text(value: Any) -> str | None:
+    # 0.4 also wrote lists and other values here; only humans read them
+    return value if value is None or isinstance(value, str) else str(value)
+
+
+def _failure(item: list[Any]) -> Failure:
+    if len(item) < 2 or not all(isinstance(part, str) for part in item[:2]):
+        raise DecodeError("the status: 'failure' is not a kind and a message")
+    return Failure(item[0], item[1], tuple(item[2:]))

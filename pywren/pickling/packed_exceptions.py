@@ -160,19 +160,24 @@ def _load_chain(data: bytes, lost: list[BaseException] | None = None) -> tuple[B
     """
     file = io.BytesIO(data)
     unpickler = _Unpickler(file)
-    error, text = unpickler.load()
-    if not isinstance(error, BaseException):
-        raise pickle.UnpicklingError(f"it is a {type(error).__name__} after unpickling")
     try:
-        while file.tell() < len(data):
-            set_link(unpickler.load())
-    except KeyboardInterrupt:
-        raise
-    except BaseException as problem:
-        if lost is None:
+        error, text = unpickler.load()
+        if not isinstance(error, BaseException):
+            raise pickle.UnpicklingError(f"it is a {type(error).__name__} after unpickling")
+        try:
+            while file.tell() < len(data):
+                set_link(unpickler.load())
+        except KeyboardInterrupt:
             raise
-        lost.append(problem)
-    return error, text
+        except BaseException as problem:
+            if lost is None:
+                raise
+            lost.append(problem)
+        return error, text
+    finally:
+        # Before Python 3.12 the garbage collector does not look into the memo: an exception whose traceback leads to
+        # this frame, and so to the memo that holds the exception, would stay for ever.
+        unpickler.memo = {}
 
 
 def load_exception(

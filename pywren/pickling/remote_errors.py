@@ -255,6 +255,13 @@ def frames_of(trace: types.TracebackType) -> Frames:
 
 def make_traceback(frames: Frames) -> types.TracebackType | None:
     """Make a traceback that Python prints like the original."""
+    # A frame keeps its callers' frames and their variables: here those of the thread that receives results, with its
+    # processes and sockets, for as long as the program keeps the exception. A generator's frame forgets its caller
+    # when the generator pauses, so the chain ends there.
+    return next(_make_traceback(frames))
+
+
+def _make_traceback(frames: Frames) -> Iterator[types.TracebackType | None]:
     import tblib
 
     node: Any = None
@@ -264,7 +271,7 @@ def make_traceback(frames: Frames) -> types.TracebackType | None:
         frame.f_locals = {_LINE: line}
         node = types.SimpleNamespace(tb_frame=frame, tb_lineno=lineno, tb_next=node)
     made: types.TracebackType | None = tblib.Traceback(node, get_locals=lambda frame: frame.f_locals).as_traceback()
-    return made
+    yield made
 
 
 def add_remote_text(error: BaseException, text: str) -> None:

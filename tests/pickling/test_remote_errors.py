@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import http.server
 import io
 import json
+import pickle
 import socket
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import threading
 import traceback
 import urllib.error
 import urllib.request
+import weakref
 
 import botocore.exceptions
 import pytest
@@ -426,3 +429,41 @@ def test_a_damaged_pickle_is_an_error_of_the_call():
     whole = dump_exception(ValueError("x")).required_body().data
     for data in (whole[:10], b"", b"N."):
         assert isinstance(load_exception(Packed(data)), ResultSerializationError)
+
+
+def test_a_kept_exception_keeps_no_frame_of_the_client(executor):
+    """The frames of its traceback lead to none of the thread that received it, which hold processes and sockets."""
+    error = executor.call_async(raises, ValueError("gone")).exception(WAIT)
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    assert frames
+    for frame in frames:
+        callers = [caller.f_code.co_filename for caller, _ in traceback.walk_stack(frame)]
+        assert not [name for name in callers if "/pywren/client/" in name or "/pywren/worker/" in name]
+
+
+class Box:
+    """Something in a pickle that holds what its unpickling raised."""
+
+
+class Unpicklable(Exception):
+    """A class of its own: weak references to built-in exceptions cannot be made."""
+
+
+def fail_with(box):
+    box.error = Unpicklable("cannot be brought back")
+    raise box.error
+
+
+class FailsWithBox(Exception):
+    def __reduce__(self):
+        return fail_with, (Box(),)
+
+
+def test_what_cannot_be_unpickled_is_freed():
+    """An exception that is raised while another one is unpickled goes with the error that reports it."""
+    error = load_exception(Packed(pickle.dumps((FailsWithBox(), ""))))
+    assert type(error) is ResultSerializationError
+    gone = weakref.ref(error.__cause__)
+    del error
+    gc.collect()
+    assert gone() is None

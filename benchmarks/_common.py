@@ -1,4 +1,4 @@
-"""What the benchmarks share: measuring in a fresh process, medians, targets, and the lines of the table."""
+"""What the benchmarks share: measuring in a fresh process, medians, targets, and printing the table."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _MARK = "measured: "
 
 
 class Shortfall(Exception):
-    """A library did not do what was to be measured; the text says what it did."""
+    """A library did not do what was to be measured; the text says what it did instead."""
 
 
 class Target(NamedTuple):
-    """A bound on pywren's figure: a factor of another's, or an absolute one, and so much more."""
+    """A bound on pywren's figure: a factor times another library's figure plus an allowance, or an absolute value."""
 
     factor: float
     of: str = ""
@@ -34,7 +34,7 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table: its name, and what pywren is to reach."""
+    """One row of the table: its name, and the targets for pywren."""
 
     name: str
     unit: str
@@ -48,7 +48,7 @@ class Row:
         return [head, *(" " * 20 + self._verdict(target, figures) for target in self.targets)]
 
     def _verdict(self, target: Target, figures: Mapping[str, float | str]) -> str:
-        """Say whether pywren reaches a target, and what it reached."""
+        """Return whether pywren reaches a target, and what it reached, as text."""
         own, other = figures.get(OWN), figures.get(target.of) if target.of else 1.0
         bound = f"{target.factor:g} x {target.of}" if target.of else f"{target.factor:g} {self.unit}"
         bound += f" + {target.plus:g} {self.unit}" if target.plus else ""
@@ -68,7 +68,7 @@ def shown(value: float | str) -> str:
 
 
 def median_of(values: Sequence[float | str]) -> float | str:
-    """The median of the figures, or the reason that there is none."""
+    """Return the median of the figures, or the reason why there is none."""
     reasons = [value for value in values if isinstance(value, str)]
     return reasons[0] if reasons else statistics.median([float(value) for value in values])
 
@@ -80,7 +80,7 @@ def stopwatch() -> Iterator[Callable[[], float]]:
 
 
 def measured_in_child(script: str, arguments: Sequence[str], max_seconds: float) -> Any:
-    """Run a script that calls ``tell`` in a fresh process; return what it tells, or a text why it does not."""
+    """Run a script that calls ``tell`` in a fresh process; return what it measured, or why it failed as a text."""
     # files, not pipes: workers that outlive the process would keep a pipe open
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as complaints:
         child = subprocess.Popen(
@@ -91,7 +91,7 @@ def measured_in_child(script: str, arguments: Sequence[str], max_seconds: float)
         except subprocess.TimeoutExpired:
             return f"over {max_seconds:g} s"
         finally:
-            with contextlib.suppress(ProcessLookupError):  # whatever it has left running
+            with contextlib.suppress(ProcessLookupError):  # end whatever it has left running
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
         output.seek(0)

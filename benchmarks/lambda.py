@@ -1,14 +1,14 @@
-"""What calls on Lambda cost, on the emulated AWS: beside plain boto3 and Lithops, all of them in one run.
+"""Measure what calls on Lambda cost on the emulated AWS, compared with plain boto3 and Lithops in the same run.
 
 Run it with ``python benchmarks/lambda.py [--quick] [--only NAME ...] [--rounds N]``; needs ``pywren[emulator]``.
 
-Every run has a process and an emulator of its own, with eight containers; the libraries take turns, and medians over
-the rounds are shown. ``floor`` is what nothing can be below: the same events invoked with plain boto3 from as many
-threads, and a function that only puts one small object; it ends when all objects are listed.
+Every run has its own process and its own emulator with eight containers. The libraries take turns, and medians over
+the rounds are shown. ``floor`` is the lower bound: plain boto3 invokes the same events from as many
+threads, and the function only puts one small object. It ends when all objects are listed.
 
 Lithops sends its invocations to ``lambda.<region>.amazonaws.com``, whatever ``AWS_ENDPOINT_URL`` says, and builds its
-layer by running pip in a function: here its session is pointed to the emulator, and its layer is made of what is
-installed. All else is Lithops as it is.
+layer by running pip in a function. Here its session points to the emulator, and its layer is made from what is
+installed. Everything else is Lithops unchanged.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def nothing(x: Any) -> None:
 
 
 class Heavy:
-    """A function whose object has a megabyte."""
+    """A function whose pickle is one megabyte."""
 
     def __init__(self) -> None:
         self.ballast = os.urandom(MEGABYTE)
@@ -62,7 +62,7 @@ class Heavy:
 
 
 class Library:
-    """One library with its function deployed."""
+    """One library, with its function deployed."""
 
     package = ""
 
@@ -70,7 +70,7 @@ class Library:
         raise NotImplementedError
 
     def map(self, function: Callable[[Any], Any], count: int) -> None:
-        """Run so many calls and collect their results."""
+        """Run this many calls and collect their results."""
         raise NotImplementedError
 
 
@@ -107,7 +107,7 @@ def handler(event, context):
 
 
 class Floor(Library):
-    """Plain boto3 on both sides; it runs no function of the caller's."""
+    """Plain boto3 on both sides, without any function of the caller."""
 
     package = "boto3"
     handler = FLOOR
@@ -116,7 +116,7 @@ class Floor(Library):
         import boto3
         from botocore.config import Config
 
-        self.config = emulator.deploy(memory=MEMORY)  # for its bucket and role
+        self.config = emulator.deploy(memory=MEMORY)  # to name its bucket and role
         self.bucket = self.config["s3"]["bucket"]
         self.s3 = boto3.client("s3")
         self.lambdas = boto3.client("lambda", config=Config(max_pool_connections=THREADS))
@@ -158,7 +158,7 @@ class Bare(Floor):
     handler = BARE
 
     def _wait_for(self, prefix: str, count: int) -> None:
-        pass  # it puts nothing
+        pass  # it stores nothing
 
 
 def zipped(files: Mapping[str, str]) -> bytes:
@@ -166,13 +166,13 @@ def zipped(files: Mapping[str, str]) -> bytes:
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, text in files.items():
             entry = zipfile.ZipInfo(name)
-            entry.external_attr = 0o644 << 16  # else nobody but root may read it
+            entry.external_attr = 0o644 << 16  # otherwise only root may read it
             archive.writestr(entry, text)
     return buffer.getvalue()
 
 
 class Lithops(Library):
-    """Lithops' aws_lambda backend, its storage in S3."""
+    """Lithops' aws_lambda backend, with its storage in S3."""
 
     package = "lithops"
     layer = (
@@ -180,11 +180,11 @@ class Lithops(Library):
     )  # fmt: skip
 
     def __init__(self, emulator: Emulator) -> None:
-        os.environ["HOME"] = tempfile.mkdtemp()  # where it remembers what it has deployed
+        os.environ["HOME"] = tempfile.mkdtemp()  # where Lithops remembers what it has deployed
         import boto3
         import lithops
 
-        config = emulator.deploy(memory=MEMORY, packages=self.layer)  # for its bucket, role and layer
+        config = emulator.deploy(memory=MEMORY, packages=self.layer)  # to name its bucket, role and layer
         role = boto3.client("iam").get_role(RoleName=config["account"]["aws_lambda_role"])["Role"]["Arn"]
         self._publish_layer(emulator, config)
         aws = {"region": emulator.region}
@@ -200,7 +200,7 @@ class Lithops(Library):
         self._point_to(emulator.endpoint)
 
     def _publish_layer(self, emulator: Emulator, config: Mapping[str, Any]) -> None:
-        """Publish the layer under the name that Lithops looks for before it makes one."""
+        """Publish the layer under the name that Lithops looks for before it builds one."""
         import boto3
         from lithops.version import __version__
 
@@ -237,12 +237,12 @@ LIBRARIES: dict[str, type[Library]] = {"pywren": Pywren, "floor": Floor, "bare":
 
 
 class Mapped(NamedTuple):
-    """What one map did.
+    """The figures of one map.
 
     Args:
-        seconds: until all results were there.
-        requests: what was asked of the emulator, until it was idle.
-        executions: those of the map.
+        seconds: time until all results had arrived.
+        requests: requests to the emulator until it was idle.
+        executions: the executions of the map's calls.
     """
 
     seconds: float
@@ -250,7 +250,7 @@ class Mapped(NamedTuple):
     executions: list[Execution]
 
     def busy_ms(self) -> float:
-        """The median of the executions in warm containers."""
+        """Return the median duration of the executions in warm containers."""
         return statistics.median(one.duration_ms for one in self.executions if not one.cold)
 
 
@@ -264,11 +264,11 @@ def mapped(emulator: Emulator, library: Library, function: Callable[[Any], Any],
 
 
 def run_maps(emulator: Emulator, library: Library, quick: bool) -> Figures:
-    """Two maps of trivial calls: one that starts the containers, and one that finds them warm."""
+    """Run two maps of trivial calls: the first starts the containers, and the second finds them warm."""
     count = 200 if quick else 1000
     first = mapped(emulator, library, nothing, count)
     second = mapped(emulator, library, nothing, count)
-    containers = len({one.container for one in second.executions})  # each reads the function of a map once
+    containers = len({one.container for one in second.executions})  # each container reads the function of a map once
     return {
         "requests": first.requests.count(service="s3").requests / count,
         "worker": (second.requests.count(service="s3", caller="function").requests - containers) / count,
@@ -279,13 +279,13 @@ def run_maps(emulator: Emulator, library: Library, quick: bool) -> Figures:
 
 
 def run_alone(emulator: Emulator, library: Library, quick: bool) -> Figures:
-    """Calls one after the other in one container: the cost of a call without the crowd."""
+    """Run calls one after the other in one container: the cost of a call without concurrency."""
     library.map(nothing, 2)
     return {"alone": mapped(emulator, library, nothing, 50 if quick else 200).busy_ms()}
 
 
 def run_heavy(emulator: Emulator, library: Library, quick: bool) -> Figures:
-    """A map whose function object has a megabyte."""
+    """Run a map whose function is one megabyte."""
     count = 200 if quick else 1000
     did = mapped(emulator, library, Heavy(), count)
     read = did.requests.count(service="s3", caller="function", operation="GetObject").bytes_out
@@ -293,7 +293,7 @@ def run_heavy(emulator: Emulator, library: Library, quick: bool) -> Figures:
 
 
 def run_cold(emulator: Emulator, library: Library, quick: bool) -> Figures:
-    """Containers that start one after the other: a new one each time, since the others have ended meanwhile."""
+    """Start containers one after the other: each call needs a new one, because the previous one has ended by then."""
     times = []
     for _ in range(3 if quick else 10):
         cold = [one for one in mapped(emulator, library, nothing, 1).executions if one.cold]
@@ -308,7 +308,7 @@ IDLE_SECONDS = 0.2
 
 
 class Run(NamedTuple):
-    """What gives some rows of the table."""
+    """A run, which gives some rows of the table."""
 
     make: Callable[[Emulator, Library, bool], Figures]
     libraries: str
@@ -322,7 +322,7 @@ RUNS: dict[str, Run] = {
         "pywren floor lithops",
         (
             Row("requests", "S3/call", (Target(2.3),)),
-            Row("worker", "S3/call", (Target(1.02),)),  # a call that starts 5 s late may look first whether it ended
+            Row("worker", "S3/call", (Target(1.02),)),  # a call that starts 5 s late may check if it has ended
             Row("first", "s", (Target(3, "floor"),)),
             Row("wall", "s", (Target(3, "floor"),)),
             Row("busy", "ms", (Target(1, "floor", plus=15),)),
@@ -352,7 +352,7 @@ def installed(library: str) -> bool:
 
 
 def run_here(name: str, library: str, quick: bool) -> Figures:
-    """What the fresh process does."""
+    """Run one measurement in this fresh process."""
     logging.disable()
     run = RUNS[name]
     with emulate(**{"containers": CONTAINERS, **run.settings}) as emulator:
@@ -360,7 +360,7 @@ def run_here(name: str, library: str, quick: bool) -> Figures:
 
 
 def measure(name: str, rounds: int, quick: bool) -> None:
-    """Make one run as often as wanted, the libraries taking turns, and print its rows."""
+    """Make one run as often as requested, with the libraries taking turns, and print its rows."""
     found: dict[str, list[Any]] = {library: [] for library in RUNS[name].libraries.split() if installed(library)}
     for _ in range(rounds):
         for library, values in found.items():
@@ -384,7 +384,7 @@ def arguments_of(command_line: Sequence[str]) -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure, and print the table."""
+    """Make all measurements, and print the table."""
     options = arguments_of(sys.argv[1:])
     if options.measure:
         tell(functools.partial(run_here, *options.measure, options.quick))

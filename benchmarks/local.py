@@ -1,9 +1,9 @@
-"""How quick calls on this machine are, beside other libraries: all of them in one run, on two workers.
+"""Measure how fast calls on this machine are, compared with other libraries in the same run, on two workers.
 
 Run it with ``python benchmarks/local.py [--quick] [--slow] [--only NAME ...] [--rounds N]``.
 
-Every measurement is made in a process of its own; the libraries take turns, and medians over the rounds are shown.
-A library that is not installed is left out (``pip install "pywren[benchmarks]"`` brings all).
+Every measurement has its own process. The libraries take turns, and medians over the rounds are shown.
+A library that is not installed is skipped; ``pip install "pywren[benchmarks]"`` installs all of them.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def closure_of(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Library:
-    """One library with its workers started; what all of them can do."""
+    """One library with its workers started; its methods are what all libraries can do."""
 
     package = ""
     start_program = ""
@@ -91,7 +91,7 @@ class Library:
         return [future.result() for future in self.submit(function, xs)]
 
     def submit(self, function: Callable[[Any], Any], xs: Sequence[Any]) -> list[Any]:
-        """Start many calls and return something for each."""
+        """Start many calls and return a handle for each."""
         raise NotImplementedError
 
     def outcomes(self, function: Callable[[Any], Any], xs: Sequence[Any]) -> list[Any]:
@@ -103,7 +103,7 @@ def outcome_of(get: Callable[[], Any]) -> Any:
     """Return what a function returns or raises."""
     try:
         return get()
-    except Exception as error:  # noqa: BLE001 -- which one it is differs from library to library
+    except Exception as error:  # noqa: BLE001 -- each library raises its own
         return error
 
 
@@ -130,7 +130,7 @@ print(pwex.call_async(lambda x: x + 1, 1).result())
 
 
 class Ppe(Library):
-    """``concurrent.futures.ProcessPoolExecutor``, one task a submission."""
+    """``concurrent.futures.ProcessPoolExecutor``, with one task per submission."""
 
     package = "concurrent.futures"
     start_program = """
@@ -156,7 +156,7 @@ if __name__ == "__main__":
 
         try:
             return [self.pool.submit(function, x) for x in xs]
-        except BrokenExecutor:  # what its users have to do
+        except BrokenExecutor:  # as its users must do
             self._start()
             return [self.pool.submit(function, x) for x in xs]
 
@@ -236,7 +236,7 @@ with lithops.LocalhostExecutor(config={LITHOPS_CONFIG!r}, log_level="ERROR") as 
         super().__init__()
 
     def submit(self, function: Callable[[Any], Any], xs: Sequence[Any]) -> list[Any]:
-        # Lithops passes an argument by the parameter's name, and takes arrays apart
+        # Lithops passes an argument by the parameter's name, and unpacks arrays
         return list(self.executor.map(function, [(x,) for x in xs]))
 
     def map(self, function: Callable[[Any], Any], xs: Sequence[Any]) -> list[Any]:
@@ -256,14 +256,14 @@ LIBRARIES: dict[str, type[Library]] = {
 
 
 def measure_start(library: str, quick: bool) -> float:
-    """Seconds from the start of a process to its end, with one result in between."""
+    """Return the seconds from the start of a process to its end, with one result in between."""
     with stopwatch() as seconds:
         subprocess.run([sys.executable, "-c", LIBRARIES[library].start_program], check=True, stdout=subprocess.DEVNULL)
         return seconds()
 
 
 def measure_import(library: str, quick: bool) -> float:
-    """Milliseconds that the import takes in a fresh interpreter."""
+    """Return the milliseconds that the import takes in a fresh interpreter."""
     baseline = "concurrent.futures, json, hmac, uuid, typing, dataclasses"
     program = (
         f"from time import perf_counter as now; t = now(); import {'pywren' if library == 'pywren' else baseline}\n"
@@ -274,7 +274,7 @@ def measure_import(library: str, quick: bool) -> float:
 
 
 def measure_warm(library: str, quick: bool) -> float:
-    """Milliseconds of one warm call: of a closure, or of a function at module level where closures do not work."""
+    """Return the milliseconds of a warm call: of a closure, or of a module-level function if closures do not work."""
     workers = LIBRARIES[library]()
     function = closure_of(add_one) if workers.closures else add_one
     times = []
@@ -286,7 +286,7 @@ def measure_warm(library: str, quick: bool) -> float:
 
 
 def measure_many(library: str, quick: bool) -> float:
-    """Trivial calls a second, a future for each, all collected."""
+    """Return how many trivial calls run per second, with a future for each and all results collected."""
     workers = LIBRARIES[library]()
     count = 1_000 if quick else 10_000
     with stopwatch() as seconds:
@@ -295,7 +295,7 @@ def measure_many(library: str, quick: bool) -> float:
 
 
 def measure_scalars(library: str, quick: bool) -> float:
-    """Trivial calls a second over ``numpy.linspace``, whose items are numpy scalars."""
+    """Return how many trivial calls run per second over ``numpy.linspace``, whose items are numpy scalars."""
     import numpy as np
 
     workers = LIBRARIES[library]()
@@ -306,7 +306,7 @@ def measure_scalars(library: str, quick: bool) -> float:
 
 
 def measure_arguments(library: str, quick: bool) -> float:
-    """Megabytes a second of arguments of 8 MB."""
+    """Return the throughput of 8 MB arguments, in megabytes per second."""
     workers = LIBRARIES[library]()
     arrays = [make_array(index) for index in range(16 if quick else 64)]
     with stopwatch() as seconds:
@@ -315,7 +315,7 @@ def measure_arguments(library: str, quick: bool) -> float:
 
 
 def measure_results(library: str, quick: bool) -> float:
-    """Megabytes a second of results of 8 MB."""
+    """Return the throughput of 8 MB results, in megabytes per second."""
     workers = LIBRARIES[library]()
     with stopwatch() as seconds:
         arrays = workers.map(make_array, range(16 if quick else 64))
@@ -324,7 +324,7 @@ def measure_results(library: str, quick: bool) -> float:
 
 
 def measure_closure(library: str, quick: bool) -> float:
-    """Seconds of a map over a function that holds an array of 50 MB."""
+    """Return the seconds of a map over a function that holds an array of 50 MB."""
     import numpy as np
 
     workers = LIBRARIES[library]()
@@ -336,7 +336,7 @@ def measure_closure(library: str, quick: bool) -> float:
 
 
 def measure_crash(library: str, quick: bool) -> float:
-    """Seconds until a crash among 20 calls is over: the 19 others, one error, and one more call."""
+    """Return the seconds until a map of 20 calls, one of which crashes, and one more call have ended."""
     workers = LIBRARIES[library]()
     with stopwatch() as seconds:
         outcomes = workers.outcomes(crash_at_seven, range(20))
@@ -349,7 +349,7 @@ def measure_crash(library: str, quick: bool) -> float:
 
 
 def measure_memory(library: str, quick: bool) -> float:
-    """Megabytes by which the client grows while 10,000 calls are outstanding."""
+    """Return the megabytes by which the client grows while 10,000 calls are outstanding."""
     workers = LIBRARIES[library]()
     gc.collect()
     before = peak_megabytes()
@@ -367,7 +367,7 @@ def peak_megabytes() -> float:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is measured, of whom, and what pywren is to reach."""
+    """What is measured, for which libraries, and pywren's targets."""
 
     run: Callable[[str, bool], float]
     unit: str
@@ -400,20 +400,20 @@ def installed(library: str) -> bool:
 
 
 def measure_in_child(name: str, library: str, quick: bool) -> float | str:
-    """Make one measurement in a fresh process; a text says why there is no figure."""
+    """Make one measurement in a fresh process; return a figure, or a text that says why there is none."""
     arguments = ["--measure", name, library, *(["--quick"] if quick else [])]
     value: float | str = measured_in_child(__file__, arguments, MAX_SECONDS)
     return value
 
 
 def measure_here(name: str, library: str, quick: bool) -> None:
-    """What the fresh process does."""
+    """Make one measurement in this fresh process."""
     tell(lambda: MEASUREMENTS[name].run(library, quick))
     os._exit(0)  # calls may still be outstanding, and some libraries would wait for them
 
 
 def measure_all(names: Sequence[str], rounds: int, quick: bool, slow: bool) -> dict[str, dict[str, float | str]]:
-    """Make every measurement, the libraries taking turns."""
+    """Make every measurement, with the libraries taking turns."""
     figures = {}
     for name in names:
         measurement = MEASUREMENTS[name]
@@ -441,13 +441,13 @@ def arguments_of(command_line: Sequence[str]) -> argparse.Namespace:
 
 
 def use_two_cores() -> None:
-    """Give all libraries the same two cores, where the system can do that."""
+    """Restrict all libraries to the same two cores, if the system supports it."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:WORKERS])
 
 
 def main() -> None:
-    """Measure, and print the table."""
+    """Make all measurements, and print the table."""
     options = arguments_of(sys.argv[1:])
     if options.measure:
         measure_here(*options.measure, options.quick)

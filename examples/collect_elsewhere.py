@@ -2,7 +2,7 @@
 
 Run it with ``python examples/collect_elsewhere.py``.
 
-On Lambda the first process may end meanwhile: the calls go on, and whoever has the file and may read the bucket can
+On Lambda the first process may end meanwhile: the calls go on, and anyone with the file and access to the bucket can
 collect them. Keep the file private: it holds the secret that signs the results. On this machine the calls run in the
 workers of the first process, which therefore waits for the second.
 """

@@ -12,7 +12,7 @@ MAX_ATTEMPTS = 3
 
 
 class TemporaryFailure(Exception):
-    """What a busy service answers."""
+    """The error of a busy service."""
 
 
 def work(job):
@@ -20,7 +20,7 @@ def work(job):
     if number == 2 and attempt < 3:
         raise TemporaryFailure(f"job {number} met a busy service")
     if number == 3 and attempt < 2:
-        os._exit(1)  # what a crash looks like: the other calls do not notice
+        os._exit(1)  # a crash: the other calls are not affected
     if number == 4:
         raise ValueError(f"job {number} will never work")
     return number * number

@@ -1,4 +1,4 @@
-"""A thousand products of a random matrix and a random vector, one call each: PyWren's own first example.
+"""Multiply a random matrix by a random vector a thousand times, once per call: PyWren's own first example.
 
 Run it with ``python examples/random_matrices.py [COUNT]``.
 """

@@ -1,9 +1,9 @@
-"""Word count: one map over the parts of a text, and one reduce over the counts.
+"""Count words: one map over the parts of a text, and one reduce over the counts.
 
 Run it with ``python examples/word_count.py [FILE ...]``.
 
-Without arguments it counts the words of this project's own documents. The calls get the text itself, because a worker
-does not see the files of this machine.
+Without arguments it counts the words of this project's own documents. Each call is sent the text itself: a worker
+cannot see the files of this machine.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""An AWS account for tests of set-up and command line: empty, mocked, and as unwilling as a test wants it."""
+"""An AWS account for tests of set-up and the command line: empty, mocked, and able to refuse requests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ READING = ("Get", "List", "Describe", "Head")
 
 
 def configuration(**changes: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration; keyword arguments change keys of its sections."""
+    """Return a configuration; keyword arguments change keys in its sections."""
     config: dict[str, dict[str, Any]] = {
         "account": {"aws_account_id": ACCOUNT_ID, "aws_lambda_role": "the-role", "aws_region": REGION},
         "lambda": {"function_name": "the-function"},
@@ -45,11 +45,11 @@ def configuration(**changes: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class Account:
-    """A mocked account, the requests that reached it, and those that it refuses.
+    """A mocked account, which records requests and can refuse operations.
 
     Args:
-        aws: to ask it directly.
-        requests: ``(service, operation, arguments)`` of every request, those refused too.
+        aws: for direct requests to it.
+        requests: ``(service, operation, arguments)`` of every request, including refused ones.
     """
 
     aws: AWS
@@ -58,31 +58,31 @@ class Account:
 
     @property
     def changes(self) -> list[str]:
-        """The operations that were to change something."""
+        """Return the operations that were meant to change something."""
         return [operation for _, operation, _ in self.requests if not operation.startswith(READING)]
 
     def before(self, operation: str, do: Callable[[dict[str, Any]], None]) -> None:
-        """Have something done, or raised, before an operation such as ``CreateRole`` is sent."""
+        """Run an action, or raise an exception, before an operation such as ``CreateRole`` is sent."""
         self._before[operation] = do
 
     def refuse(self, *operations: str, code: str = "AccessDenied", status: int = 403, message: str = "no") -> None:
-        """Have operations refused from now on."""
+        """Refuse these operations from now on."""
         for operation in operations:
             self.before(operation, _raising(operation, code, status, message))
 
     def relent(self) -> None:
-        """Refuse nothing any more."""
+        """Stop refusing operations."""
         self._before.clear()
 
     @contextmanager
     def unwatched(self) -> Iterator[None]:
-        """Forget the requests that are sent while the context lasts."""
+        """Do not record the requests that are sent within the context."""
         watched = list(self.requests)
         yield
         self.requests[:] = watched
 
     def resources(self, **changes: Any) -> Resources:
-        """Return what a configuration stands for."""
+        """Return the resources that a configuration describes."""
         return Resources(configuration(**changes), self.aws)
 
     def ask(self, service: str, operation: str, **arguments: Any) -> dict[str, Any]:
@@ -99,13 +99,13 @@ class Account:
             self.ask("s3", "put_object", Bucket=bucket, Key=key, Body=b"x")
 
     def make_queue(self, message: str, name: str = "the-queue") -> str:
-        """Create a queue as somebody else would, with a message in it; returns its URL."""
+        """Create a queue that pywren does not own, with a message in it, and return its URL."""
         url = str(self.ask("sqs", "create_queue", QueueName=name)["QueueUrl"])
         self.ask("sqs", "send_message", QueueUrl=url, MessageBody=message)
         return url
 
     def make_function(self, name: str = "the-function") -> None:
-        """Create a function as somebody else would, with a role and a log group."""
+        """Create a function that pywren does not own, with a role and a log group."""
         trust = json.dumps(lambda_trust_policy())
         role = self.ask("iam", "create_role", RoleName="theirs", AssumeRolePolicyDocument=trust)["Role"]["Arn"]
         code = {"ZipFile": build_zip({"app.py": b"def main(event, context): pass"})}
@@ -114,7 +114,7 @@ class Account:
         self.ask("logs", "create_log_group", logGroupName=f"/aws/lambda/{name}")
 
     def make_bucket(self, name: str = "the-bucket", region: str = REGION) -> None:
-        """Create a bucket as somebody else would."""
+        """Create a bucket that pywren does not own."""
         where = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
         aws = AWS(region)
         aws.request("s3", "create_bucket", doing="make", Bucket=name, **where)
@@ -126,13 +126,13 @@ class Account:
         return str(self.ask("ssm", "get_parameter", Name=name)["Parameter"]["Value"])
 
     def running(self) -> list[str]:
-        """Return the ids of all instances that run, also others'."""
+        """Return the ids of all running instances, including those that pywren does not own."""
         found = self.ask("ec2", "describe_instances")["Reservations"]
         instances = [item for group in found for item in group["Instances"]]
         return [item["InstanceId"] for item in instances if item["State"]["Name"] == "running"]
 
     def launch(self, count: int = 1, **changes: Any) -> list[str]:
-        """Launch stand-alone workers, for which queue, instance profile and bucket must be there."""
+        """Launch stand-alone workers; their queue, instance profile and bucket must exist."""
         config, names = configuration(**changes), self.resources(**changes).names
         launcher = Launcher(config, names, self.aws)
         return [item.id for item in launcher.launch(launcher.order(Wish.of(config, count))).instances]
@@ -183,7 +183,7 @@ def _images(path: str) -> list[dict[str, Any]]:
 
 @contextmanager
 def mocked_account() -> Iterator[Account]:
-    """Mock an empty account while the context lasts."""
+    """Mock an empty account within the context."""
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         for name in list(os.environ):
@@ -196,10 +196,10 @@ def mocked_account() -> Iterator[Account]:
         stack.enter_context(over_tls())
         for module in ("function", "doctor", "launch"):
             patch.setattr(f"pywren.cloud.{module}.build_zip", _archive)
-        # moto makes each of a thousand images anew for every account; these are those that workers boot from
+        # moto creates each of a thousand images anew for every account; these are the ones that workers boot from
         patch.setattr("moto.ec2.models.amis.AMIS", [])
         patch.setattr("moto.ec2.models.amis.load_resource", _images)
-        # the suite also runs on a Python that Amazon Linux 2023 has not
+        # the suite also runs on Python versions that Amazon Linux 2023 does not have
         here = f"{sys.version_info.major}.{sys.version_info.minor}"
         patch.setattr("pywren.cloud.launch.PACKAGED_PYTHONS", PACKAGED_PYTHONS | {here})
         account = Account(AWS(REGION))

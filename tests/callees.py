@@ -33,18 +33,18 @@ def sleep(seconds: float) -> None:
 
 
 def later(x: Any) -> Any:
-    """Return the argument a moment later, when the test has added its callbacks."""
+    """Return the argument after a moment, when the test has added its callbacks."""
     time.sleep(0.2)
     return x
 
 
 def first_time_for_ever(path: str) -> str:
-    """Write the process's id to a file and wait for ever; return at once if the file exists already."""
+    """Write the process's id to a file and wait forever; return at once if the file already exists."""
     if os.path.exists(path):
         return "by another worker"
     with open(path + ".new", "w") as file:
         file.write(str(os.getpid()))
-    os.rename(path + ".new", path)  # now whoever polls for the file can read all of it
+    os.rename(path + ".new", path)  # now a process that polls for the file can read all of it
     threading.Event().wait()
     return "never"
 

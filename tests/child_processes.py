@@ -1,4 +1,4 @@
-"""What the tests of workers share: results taken apart, and the state of other processes."""
+"""What the tests of workers share: reading results, and checking the state of other processes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def error(result: RunResult) -> BaseException:
 
 
 def wait_until(condition: Callable[[], bool]) -> bool:
-    """Wait until a condition outside of this process holds, and return whether it does."""
+    """Wait until a condition outside this process holds, and return whether it does."""
     deadline = time.monotonic() + WAIT
     while not condition():
         if time.monotonic() > deadline:
@@ -47,7 +47,7 @@ def wait_until(condition: Callable[[], bool]) -> bool:
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether a process runs; one that has ended and was not reaped does not."""
+    """Return whether a process runs; one that has ended but was not reaped does not."""
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -55,7 +55,7 @@ def is_alive(pid: int) -> bool:
 
 
 def run_script(script: str, *arguments: str) -> str:
-    """Run a script in an interpreter of its own, with little more than pywren to import, and return what it printed."""
+    """Run a script in its own interpreter, which can import little more than pywren, and return what it printed."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), *arguments],
         env={"PYTHONPATH": str(_ROOT), "PATH": "/usr/bin:/bin"},

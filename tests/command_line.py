@@ -1,4 +1,4 @@
-"""Commands that are run in the test's own process."""
+"""Commands that run in the test's own process."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class Refused(Exception):
 
 
 def conforming(model: Any, answer: Answer) -> dict[str, Any]:
-    """Parse an answer, and check that it has everything the model's shape requires and nothing that the shape lacks."""
+    """Parse an answer, and check that it has everything that the model's shape requires and nothing else."""
     assert answer.headers["x-amzn-RequestId"]
     response = {"status_code": answer.status, "headers": HeadersDict(answer.headers), "body": answer.body}
     parsed = create_parser("rest-json").parse(response, model.output_shape)
@@ -82,9 +82,9 @@ def misfits(shape: Any, value: Any, path: str) -> Iterator[str]:
 
 
 def _is_spelt(shape: Any, text: str) -> bool:
-    """Tell whether a text matches its shape's enumeration and pattern."""
+    """Return whether a text matches its shape's enumeration and pattern."""
     values, pattern = shape.metadata.get("enum"), shape.metadata.get("pattern")
     if values and text not in values:
         return (shape.name, text) in ANSWERED_TOO
-    # Python does not know Java's character properties, which tags use
+    # Python's re lacks Java's character properties, which patterns of tags use
     return not pattern or r"\p{" in pattern or re.fullmatch(pattern, text) is not None

@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from pywren.testing.emulator import Emulator
 
 # pywren writes nothing outside its home but temporary files. The suite has a temporary directory of its own, so that
-# whatever is there at the end was left behind. Its path is short, because macOS limits a socket's path to 104 bytes.
-# pytest's own directories stay where they always are.
+# anything there at the end was left behind. Its path is short, because macOS limits a socket's path to 104 bytes.
+# pytest's own directories stay in their usual place.
 os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
 _TEMPORARY = Path(tempfile.mkdtemp(prefix="pw-"))
 _HOME = Path(tempfile.mkdtemp(prefix="pw-home-"))
 _numbers = itertools.count()
 _SESSION_VARIABLE = "SUITE_OF_TESTS"
 _GRACE_SECONDS = 60.0  # processes end slowly on a busy machine
-_SPARE_DESCRIPTORS = 16  # what pytest, hypothesis, moto and logging open once and keep
+_SPARE_DESCRIPTORS = 16  # files that pytest, hypothesis, moto and logging open once and keep
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Put the user's own AWS account, configuration and home out of reach before anything is imported."""
+    """Hide the user's own AWS account, configuration and home before anything is imported."""
     for name in list(os.environ):
         if name.startswith(("AWS_", "PYWREN_")):
             del os.environ[name]
@@ -66,13 +66,13 @@ def pywren_home(monkeypatch: pytest.MonkeyPatch) -> Path:
 def _models_of_aws_are_read_once() -> Iterator[None]:
     """Let all botocore sessions share one loader, as a program's clients share one session.
 
-    Each session would otherwise list and parse botocore's descriptions of the services again: 50 ms for each client.
+    Otherwise each session would parse botocore's service descriptions again, which takes 50 ms per client.
     """
     import botocore.loaders
     import botocore.session
 
     loader = botocore.loaders.Loader()
-    loader.load_data_with_path = functools.cache(loader.load_data_with_path)  # the one method that keeps nothing itself
+    loader.load_data_with_path = functools.cache(loader.load_data_with_path)  # the one method that caches nothing
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(botocore.session, "create_loader", lambda search_path_string=None: loader)
         yield
@@ -80,7 +80,7 @@ def _models_of_aws_are_read_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """Fail the session when a process, a thread, a file or many descriptors outlive it."""
+    """Fail the session if a process, a thread, a file or many descriptors are left."""
     descriptors = _descriptors()
     yield
     _close_shared_workers()
@@ -106,14 +106,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Exempt everything that collecting loaded from garbage collection: tests collect often, and it never goes."""
+    """Freeze everything that collecting loaded: garbage collections need not scan it again and again."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(scope="session")
 def emulator() -> Iterator[Emulator]:
-    """An emulated AWS that all tests of this process share; each test deploys its own function.
+    """Return an emulated AWS that all tests of this process share; each test deploys its own function.
 
     Events are retried soon and expire soon (60 s become 0.6 s), and at most four containers run at once.
     """
@@ -127,7 +127,7 @@ def emulator() -> Iterator[Emulator]:
 
 @pytest.fixture(autouse=True)
 def _in_the_emulated_world(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Point the environment of a test that uses the emulator at it, and clear the faults that the test set."""
+    """Point a test that uses the emulator to it, and afterwards clear the faults that the test set."""
     if "emulator" not in request.fixturenames:
         yield
         return
@@ -156,7 +156,7 @@ def _settle(check: Callable[[], list[str]]) -> list[str]:
 
 
 def _processes() -> list[str]:
-    """Return the descendants of this process, and detached processes: their environment still has the suite's mark."""
+    """Return the descendants of this process, and detached processes, whose environment still has the suite's mark."""
     found = {process.pid: process for process in psutil.Process().children(recursive=True)}
     mark = str(os.getpid())
     for process in psutil.process_iter():
@@ -185,7 +185,7 @@ def _threads() -> list[str]:
 
 
 def _temporary_files() -> list[str]:
-    # Directories of clients and emulators that tests killed are removed by the next client and emulator: none follows.
+    # The next client and emulator remove the directories of those that tests killed, but here none follows.
     from pywren.testing.emulator import _directory
     from pywren.worker.directories import remove_abandoned_directories
 

@@ -1,4 +1,4 @@
-"""Executors of four kinds for the tests of failures and of the executor's methods.
+"""Four kinds of executor for the tests of failures and of the executor's methods.
 
 ``local`` keeps everything in memory, ``dummy`` stages in local storage, and ``lambda`` in a mocked S3. ``emulated``
 runs the deployed zip under Lambda's rules.
@@ -37,7 +37,7 @@ WAIT = 60.0
 
 
 class Ready:
-    """An executor whose calls run without further action by the test.
+    """An executor that is ready for tests: its calls can be run whatever its kind.
 
     Args:
         kind: ``local``, ``dummy``, ``lambda`` or ``emulated``.
@@ -54,15 +54,15 @@ class Ready:
 
     @property
     def on_lambda(self) -> bool:
-        """Whether the calls run on Lambda, mocked or emulated."""
+        """Return whether the calls run on Lambda, mocked or emulated."""
         return self.kind in ("lambda", "emulated")
 
     def environment(self) -> AbstractContextManager[None]:
-        """Set the process's environment to what this executor's calls need."""
+        """Set the environment variables that this executor's calls need."""
         return _world(self.emulator)
 
     def map(self, func: Any, items: Any, **options: Any) -> list[ResponseFuture]:
-        """Map, and run the calls."""
+        """Map a function, and run the calls."""
         futures = self.executor.map(func, items, **options)
         self.run()
         return futures
@@ -72,7 +72,7 @@ class Ready:
         return self.map(func, [argument], **options)[0]
 
     def call_twice(self, func: Any, argument: Any, then: Any) -> tuple[ResponseFuture, ResponseFuture]:
-        """Call a function, and when it has finished another one, in the same worker if workers persist."""
+        """Call one function, and after it another, in the same worker if workers persist."""
         first = self.executor.call_async(func, argument)
         if self.kind != "dummy":
             pywren.wait([first])
@@ -81,19 +81,19 @@ class Ready:
         return first, second
 
     def reduce(self, func: Any, futures: Any, **options: Any) -> ResponseFuture:
-        """Reduce, and run the call."""
+        """Reduce futures, and run the call."""
         future = self.executor.reduce(func, futures, **options)
         self.run()
         return future
 
     def run(self) -> None:
-        """Run the invoked calls, if the executor does not do so by itself."""
+        """Run the invoked calls, if the executor does not run them itself."""
         if self.kind == "dummy":
             self.executor.invoker.run_jobs()
 
     @contextmanager
     def max_runtime(self, seconds: float | None) -> Iterator[None]:
-        """Stop calls made in this context after so many seconds; ``None`` changes nothing."""
+        """Stop calls made in this context after this many seconds; ``None`` changes nothing."""
         before = self.executor.job_max_runtime
         self.executor.job_max_runtime = before if seconds is None else seconds
         try:
@@ -128,7 +128,7 @@ def _world(emulator: Any) -> AbstractContextManager[None]:
 
 
 class Presence:
-    """A server to which functions connect while they run (``hostile.hold``), in containers too.
+    """A server to which running functions connect (``hostile.hold``), also from containers.
 
     Attributes:
         address: the argument for ``hostile.hold``.
@@ -147,7 +147,7 @@ class Presence:
             each.close()
 
     def wait(self, count: int = 1, *, seconds: float = WAIT) -> bool:
-        """Wait for so many functions to connect; tell whether they did in time."""
+        """Wait for this many functions to connect, and return whether they did in time."""
         self._listener.settimeout(seconds)
         with suppress(TimeoutError, BlockingIOError):
             while len(self._connections) < count:
@@ -155,13 +155,13 @@ class Presence:
         return len(self._connections) >= count
 
     def let_go(self) -> None:
-        """Let the waiting functions go on, and those that connect later."""
+        """Let the waiting functions go on, and any that connect later."""
         self._listener.close()
         for connection in self._connections:
             connection.sendall(b"!")
 
     def is_over(self) -> bool:
-        """Wait until every process that connected has ended; tell whether they did in time."""
+        """Wait until every process that connected has ended, and return whether it did in time."""
         for connection in self._connections:
             connection.settimeout(WAIT)
             try:
@@ -169,13 +169,13 @@ class Presence:
                     return False
             except TimeoutError:
                 return False
-            except ConnectionError:  # it was killed before it read everything
+            except ConnectionError:  # the process was killed before it had read everything
                 pass
         return True
 
 
 def is_released(path: Path) -> bool:
-    """Wait until every process that locked a file with ``hostile.hold`` has ended; tell whether they did in time."""
+    """Wait until every process that locked a file with ``hostile.hold`` has ended; return whether it did in time."""
     deadline = time.monotonic() + WAIT
     with open(path, "ab") as file:
         while time.monotonic() < deadline:
@@ -189,7 +189,7 @@ def is_released(path: Path) -> bool:
 
 
 def is_there(path: str | os.PathLike[str]) -> bool:
-    """Wait for a file to exist; tell whether it did in time."""
+    """Wait for a file to exist, and return whether it did in time."""
     deadline = time.monotonic() + WAIT
     while not os.path.exists(path):
         if time.monotonic() > deadline:

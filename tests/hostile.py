@@ -1,6 +1,6 @@
-"""Functions, arguments and results that make trouble, for the failure table.
+"""Functions, arguments and results that cause trouble, for the failure table.
 
-Workers import this module, so it needs the standard library only.
+Workers import this module, so it imports only the standard library.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _held = []
 
 
 def hold(place):
-    """Hold a place until this process, and every process that inherits the descriptor, has ended.
+    """Show at a place that this process, or any process that inherited the descriptor, is alive.
 
     Args:
         place: a file to lock, or the address of an ``executors.Presence`` to connect to.
@@ -53,7 +53,7 @@ def echo(argument):
 
 
 class OwnError(Exception):
-    """An exception of the user's."""
+    """An exception class of the user."""
 
 
 class RichError(Exception):
@@ -66,7 +66,7 @@ class RichError(Exception):
 
 
 class LockedError(Exception):
-    """An exception that does not pickle."""
+    """An exception that cannot be pickled."""
 
     def __init__(self, text):
         super().__init__(text)
@@ -74,14 +74,14 @@ class LockedError(Exception):
 
 
 class OneWayError(Exception):
-    """An exception that pickles but does not unpickle."""
+    """An exception that can be pickled but not unpickled."""
 
     def __reduce__(self):
         return _refuse, (str(self.args[0]),)
 
 
 class UnspeakableError(Exception):
-    """An exception that has no text."""
+    """An exception whose ``__str__`` raises."""
 
     def __str__(self):
         raise RuntimeError("no text")
@@ -132,7 +132,7 @@ def raises_keyboard_interrupt(argument):
 
 
 class OwnBaseException(BaseException):
-    """Not an ``Exception``."""
+    """A ``BaseException`` that is not an ``Exception``."""
 
 
 def raises_base_exception(argument):
@@ -198,7 +198,7 @@ def catches_everything(path):
     while time.monotonic() < deadline:
         try:
             time.sleep(LONG)
-        except BaseException:  # noqa: BLE001 -- it is hostile
+        except BaseException:  # noqa: BLE001 -- that is its trouble
             pass
 
 
@@ -352,14 +352,14 @@ def reads_stdin(argument):
 
 
 class Holder:
-    """Holds anything."""
+    """An object that holds another."""
 
     def __init__(self, value):
         self.value = value
 
 
 class Reduces:
-    """Calls a function while it is pickled."""
+    """An object that calls a function while it is pickled."""
 
     def __init__(self, deed, *arguments):
         self.deed = deed
@@ -370,7 +370,7 @@ class Reduces:
 
 
 class Unpickles:
-    """Calls a function while it is unpickled."""
+    """An object that calls a function while it is unpickled."""
 
     def __init__(self, deed, *arguments):
         self.deed = deed
@@ -448,7 +448,7 @@ def asks_the_future(future):
 
 
 class PicklesOnce:
-    """Pickles in the process that made it, but its copies do not."""
+    """An object that can be pickled in the process that made it, while its copies cannot."""
 
     def __init__(self, here=True):
         self.here = here

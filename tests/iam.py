@@ -1,4 +1,4 @@
-"""IAM in small: whether policies allow a request, and which statement does."""
+"""A small IAM: whether policies allow a request, and which statement does."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Policy = Mapping[str, Any]
 
 
 def allowing(policy: Policy, action: str, resource: str, context: Mapping[str, str] | None = None) -> str | None:
-    """Return the ``Sid`` of the statement that allows a request, ``None`` when none does or one denies it.
+    """Return the ``Sid`` of the statement that allows a request, or ``None`` if none allows it or one denies it.
 
     Args:
         policy: an identity policy.
         action: such as ``s3:GetObject``.
-        resource: an ARN, ``*`` for what has none.
+        resource: an ARN, or ``*`` for an action without a resource.
         context: condition keys and their values.
     """
     found = None
@@ -47,7 +47,7 @@ def _holds(operator: str, tests: Mapping[str, Any], context: Mapping[str, str]) 
         "ArnEquals": str.__eq__,
         "StringLike": lambda value, pattern: _matches(pattern, value),
     }[operator]
-    # a key that the request does not have fulfils no test
+    # a condition fails when the request lacks its key
     return all(
         key in context and any(compare(context[key], wanted) for wanted in _listed(values))
         for key, values in tests.items()
@@ -55,7 +55,7 @@ def _holds(operator: str, tests: Mapping[str, Any], context: Mapping[str, str]) 
 
 
 def _matches(pattern: str, value: str) -> bool:
-    """Match as IAM does: ``*`` and ``?`` over everything, also slashes and colons; nothing else is special."""
+    """Match as IAM does: ``*`` and ``?`` also match slashes and colons; no other character is special."""
     escaped = "".join(f"[{letter}]" if letter == "[" else letter for letter in pattern)
     return re.match(fnmatch.translate(escaped), value) is not None
 
@@ -82,14 +82,14 @@ _FREE = {("sts", "GetCallerIdentity")}
 
 
 def required(service: str, operation: str, arguments: Mapping[str, Any], region: str, account: str) -> list[Any]:
-    """Return what a request needs: ``(action, resource, context)`` each.
+    """Return the permissions that a request needs, as ``(action, resource, context)``.
 
     Args:
         service: botocore's name of the service.
         operation: such as ``CreateRole``.
-        arguments: those of the request.
-        region: where it goes.
-        account: whose it is.
+        arguments: the request's arguments.
+        region: the request's region.
+        account: the account's id.
     """
     if (service, operation) in _FREE:
         return []
@@ -109,7 +109,7 @@ def required(service: str, operation: str, arguments: Mapping[str, Any], region:
 
 
 def _required_of_ec2(operation: str, arguments: Mapping[str, Any], place: str, account: str) -> list[Any]:
-    if operation == "TerminateInstances":  # which instances are pywren's, only the account knows
+    if operation == "TerminateInstances":  # only the account knows which instances are pywren's
         tags = {"aws:ResourceTag/created-by": "pywren", "aws:ResourceTag/pywren-queue": "the-queue"}
         return [("ec2:TerminateInstances", f"{place}:instance/{name}", tags) for name in arguments["InstanceIds"]]
     if operation != "RunInstances":
@@ -164,7 +164,7 @@ def _resources(service: str, operation: str, arguments: Mapping[str, Any], regio
 
 
 def _implied(service: str, operation: str, arguments: Mapping[str, Any], region: str, account: str) -> list[Any]:
-    """Return what a request needs beside its own action."""
+    """Return the permissions that a request needs besides its own action."""
     found: list[Any] = []
     if service == "iam" and arguments.get("Tags"):
         name = {"CreateRole": "TagRole", "CreateInstanceProfile": "TagInstanceProfile"}[operation]

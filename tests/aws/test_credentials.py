@@ -1,4 +1,4 @@
-"""Credentials renewed at their source: when a new session leads to a new client."""
+"""Renewed credentials: when they make a new client."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Session:
 
 
 class Client:
-    """What a session made."""
+    """A client that a session has made."""
 
 
 class NoCredentialsError(Exception):
-    """As botocore calls it."""
+    """An error with botocore's name."""
 
 
 REFUSAL = RuntimeError("refused")
@@ -52,31 +52,31 @@ def renewed(before: Session, after: Session, refusal: Exception = REFUSAL) -> An
 
 @pytest.mark.parametrize("before", ["old", FAILED, None])
 def test_others_than_before(before: Any) -> None:
-    """Newer credentials are taken even when the old ones can no longer be refreshed."""
+    """Newer credentials are used even when the old ones can no longer be refreshed."""
     after = Session("new")
     assert renewed(Session(before), after) is after
 
 
 @pytest.mark.parametrize("after", ["old", None])
 def test_the_same_as_before_or_none(after: Any) -> None:
-    """The same credentials make no new client."""
+    """Unchanged or missing credentials make no new client."""
     assert renewed(Session("old"), Session(after)) is None
 
 
 def test_a_client_without_any() -> None:
-    """A client without credentials gets those that have appeared since."""
+    """A client that had no credentials gets those that have appeared since."""
     after = Session("new")
     assert renewed(Session("new"), after, NoCredentialsError()) is after
 
 
 def test_a_source_that_fails_now() -> None:
-    """An error of the source reaches the caller."""
+    """An error of the credentials' source reaches the caller."""
     with pytest.raises(OSError, match="the source failed"):
         renewed(Session("old"), Session(FAILED))
 
 
 def test_a_client_of_somebody_else() -> None:
-    """A client of unknown origin is left alone, and nothing is read."""
+    """A client of unknown origin is left alone, and its credentials are not read."""
     assert renewed_session(Client(), REFUSAL, lambda: pytest.fail("a session was made")) is None
 
 
@@ -115,7 +115,7 @@ def test_threads_that_are_refused_at_once(after: Session, monkeypatch: pytest.Mo
 
 
 def test_the_next_refusal_asks_again() -> None:
-    """Row 300: each refusal reads the source again, for the file may have changed since."""
+    """Row 300: every refusal reads the source again, because the file may have changed."""
     client, sessions = Client(), [Session("old"), Session(FAILED), Session("new")]
     remember_session(client, Session("old"))
     taken: list[Any] = []

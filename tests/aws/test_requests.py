@@ -1,4 +1,4 @@
-"""Requests to AWS, except those to the storage, and what their errors become."""
+"""Requests to AWS, except those to the storage, and how their errors are reported."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ REGION = "us-west-2"
 
 @pytest.fixture(autouse=True)
 def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Credentials that open nothing."""
+    """Set credentials that give access to nothing."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
 
 
 @pytest.fixture(scope="module")
 def clients() -> Iterator[dict[str, Any]]:
-    """Real clients to stub; making them takes a while."""
+    """Return real clients to stub; creating them takes a while."""
     session = botocore.session.Session()
     session.set_credentials("testing", "testing")
     made = {name: session.create_client(name, REGION) for name in ("lambda", "sqs", "logs", "sts")}
@@ -43,7 +43,7 @@ def clients() -> Iterator[dict[str, Any]]:
 
 
 class Stubbed:
-    """An ``AWS`` over one stubbed client, with a clock that only sleeping moves."""
+    """An ``AWS`` over one stubbed client, with a clock that only sleeping advances."""
 
     def __init__(self, clients: dict[str, Any], service: str) -> None:
         self.now = 0.0
@@ -57,7 +57,7 @@ class Stubbed:
 
 @pytest.fixture
 def stubbed(clients: dict[str, Any]) -> Iterator[Callable[[str], Stubbed]]:
-    """Makes an ``AWS`` over the stubbed client of a service; every prepared answer must have been used."""
+    """Return a function that makes an ``AWS`` over a service's stubbed client; every prepared answer must be used."""
     made = []
 
     def make(service: str) -> Stubbed:
@@ -83,7 +83,7 @@ def test_invoke_async(stubbed: Callable[[str], Stubbed]) -> None:
 
 
 def test_an_answer_that_is_not_202(stubbed: Callable[[str], Stubbed]) -> None:
-    """Only the answer 202 means that Lambda accepted the call."""
+    """Only status 202 means that Lambda accepted the call."""
     it = stubbed("lambda")
     it.stub.add_response("invoke", {"StatusCode": 200, "ResponseMetadata": {"RequestId": "r-1"}})
     with pytest.raises(InvocationError, match="200 instead of 202") as caught:
@@ -111,7 +111,7 @@ REFUSALS = [
 def test_what_a_refusal_becomes(
     stubbed: Callable[[str], Stubbed], code: str, status: int, kind: type[Exception], text: str
 ) -> None:
-    """Each refusal is an error with code and remedy, and is not retried."""
+    """Each refusal becomes an error with a code and a remedy, and is not retried."""
     it = stubbed("lambda")
     it.stub.add_client_error("invoke", code, "the text of AWS", status, response_meta={"RequestId": "r-9"})
     with pytest.raises(kind, match=text) as caught:
@@ -133,7 +133,7 @@ BUSY = [
 
 @pytest.mark.parametrize(("code", "status"), BUSY)
 def test_throttling_is_waited_out(stubbed: Callable[[str], Stubbed], code: str, status: int) -> None:
-    """A busy Lambda is retried, with growing pauses."""
+    """Throttled requests are retried, with growing pauses."""
     it = stubbed("lambda")
     for _ in range(6):
         it.stub.add_client_error("invoke", code, "slow down", status)
@@ -143,7 +143,7 @@ def test_throttling_is_waited_out(stubbed: Callable[[str], Stubbed], code: str, 
 
 
 def test_throttling_without_end(stubbed: Callable[[str], Stubbed]) -> None:
-    """After two minutes the request fails, and the error has the cause."""
+    """After two minutes of throttling the request fails, and the error names the cause."""
     it = stubbed("lambda")
     for _ in range(100):
         it.stub.add_client_error("invoke", "TooManyRequestsException", "Rate Exceeded", 429)
@@ -155,7 +155,7 @@ def test_throttling_without_end(stubbed: Callable[[str], Stubbed]) -> None:
 
 
 def test_a_network_that_is_down_is_reported_soon(stubbed: Callable[[str], Stubbed]) -> None:
-    """Without a network the error comes after seconds, not minutes."""
+    """Without a network, the error comes after seconds, not minutes."""
     it = stubbed("lambda")
 
     def fail() -> None:
@@ -168,20 +168,20 @@ def test_a_network_that_is_down_is_reported_soon(stubbed: Callable[[str], Stubbe
 
 
 def test_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without an account the error says how to get one, and how to do without."""
+    """Without credentials, the error says how to get an account, and how to work without one."""
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     with pytest.raises(ConfigError, match=r"aws configure.*PYWREN_EXECUTOR=local"):
         AWS(REGION).invoke_async("f", b"{}")
 
 
 def test_no_region() -> None:
-    """Without a region the error says where to set it."""
+    """Without a region, the error says where to set it."""
     with pytest.raises(ConfigError, match="account: aws_region"):
         AWS().invoke_async("f", b"{}")
 
 
 def test_an_endpoint_that_is_no_url(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A broken AWS_ENDPOINT_URL is a configuration error."""
+    """An invalid AWS_ENDPOINT_URL is a configuration error."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
     with pytest.raises(ConfigError, match="AWS_ENDPOINT_URL"):
         AWS(REGION).account_id()
@@ -189,14 +189,14 @@ def test_an_endpoint_that_is_no_url(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("ask", [AWS.regions, AWS.configured_region, AWS.has_region, AWS.python_runtimes])
 def test_a_profile_that_does_not_exist(monkeypatch: pytest.MonkeyPatch, ask: Callable[[AWS], object]) -> None:
-    """An answer without a request id is reported too."""
+    """A profile that does not exist is reported, although there is no request id."""
     monkeypatch.setenv("AWS_PROFILE", "nope")
     with pytest.raises(ConfigError, match="check AWS_PROFILE"):
         ask(AWS(REGION))
 
 
 def test_a_region_that_is_no_region() -> None:
-    """An invalid region is reported with its place in the configuration, before anything is sent."""
+    """An invalid region is reported before anything is sent; the error says where it is configured."""
     with pytest.raises(ConfigError, match=r"account: aws_region.*us west"):
         AWS("us west").has_region()
 
@@ -251,7 +251,7 @@ def _role(aws: AWS, name: str = "role") -> str:
 
 @pytest.mark.moto
 def test_the_life_of_a_function(mocked: AWS) -> None:
-    """A function is created, read, changed and deleted; each change is active when the method returns."""
+    """A function is created, read, changed and deleted; each method returns only when its change is active."""
     spec = FunctionSpec("f", _role(mocked), "python3.12", memory=512, timeout=60, environment={"A": "b"})
     assert mocked.function_config("f") is None
     arn = mocked.create_function(spec, {"ZipFile": _zip()}, tags={"made-by": "pywren"})
@@ -274,7 +274,7 @@ def test_the_life_of_a_function(mocked: AWS) -> None:
 
 @pytest.mark.moto
 def test_invoking_through_moto(mocked: AWS) -> None:
-    """An event is accepted, and its id comes back."""
+    """An event is accepted, and its id is returned."""
     mocked.create_function(FunctionSpec("f", _role(mocked), "python3.12", 512, 60), {"ZipFile": _zip()})
     assert mocked.invoke_async("f", b"{}")
 
@@ -289,7 +289,7 @@ def test_invoking_through_moto(mocked: AWS) -> None:
     ],
 )
 def test_what_is_not_ready_yet_is_waited_for(stubbed: Callable[[str], Stubbed], code: str, text: str) -> None:
-    """Requests about a new role or a function in transition are retried."""
+    """Requests are retried while a new role or function is not ready."""
     it = stubbed("lambda")
     for _ in range(3):
         it.stub.add_client_error("delete_function", code, text, 400)
@@ -299,7 +299,7 @@ def test_what_is_not_ready_yet_is_waited_for(stubbed: Callable[[str], Stubbed], 
 
 
 def test_what_was_refused_while_deploying(stubbed: Callable[[str], Stubbed]) -> None:
-    """The error says what failed, what AWS said and which permission is needed."""
+    """The error says what failed, AWS's reason, and which permission is needed."""
     it = stubbed("lambda")
     it.stub.add_client_error("get_function_configuration", "AccessDeniedException", "no", 403)
     with pytest.raises(DeploymentError, match=r"look at the function f.*lambda:GetFunctionConfiguration"):
@@ -307,7 +307,7 @@ def test_what_was_refused_while_deploying(stubbed: Callable[[str], Stubbed]) -> 
 
 
 def test_a_change_under_way_is_waited_for(stubbed: Callable[[str], Stubbed]) -> None:
-    """A function that somebody else is changing is read again after the change."""
+    """A function that another client is changing is read again after the change."""
     it = stubbed("lambda")
     name = {"FunctionName": "f"}
     it.stub.add_response("get_function_configuration", {"State": "Active", "LastUpdateStatus": "InProgress"}, name)
@@ -321,7 +321,7 @@ def test_a_change_under_way_is_waited_for(stubbed: Callable[[str], Stubbed]) -> 
 
 
 def test_why_a_function_failed(stubbed: Callable[[str], Stubbed]) -> None:
-    """Lambda's reason for a failed function is in the error."""
+    """The error contains Lambda's reason for the failed function."""
     it = stubbed("lambda")
     failed = {"Configuration": {"LastUpdateStatus": "Failed", "LastUpdateStatusReason": "the layer is gone"}}
     it.stub.add_response("update_function_code", {})
@@ -346,7 +346,7 @@ def test_only_what_differs_is_changed() -> None:
 
 
 def test_what_lambda_runs(stubbed: Callable[[str], Stubbed]) -> None:
-    """The runtimes that pywren can use, in order of their versions."""
+    """Lambda's runtimes that pywren can use are listed in order of their versions."""
     runtimes = stubbed("lambda").aws.python_runtimes()
     assert runtimes[:4] == ["python3.10", "python3.11", "python3.12", "python3.13"]
 
@@ -369,19 +369,19 @@ def test_messages(mocked: AWS) -> None:
 
 @pytest.mark.moto
 def test_a_queue_that_does_not_exist(mocked: AWS) -> None:
-    """The error names the queue and says how to create it."""
+    """The error for a missing queue names it and says how to create it."""
     with pytest.raises(InvocationError, match=r"queue nowhere.*create_queue"):
         mocked.queue_url("nowhere")
 
 
 def test_a_poll_that_is_too_long() -> None:
-    """SQS waits up to 20 seconds: a longer wait is refused before anything is sent."""
+    """A wait of more than SQS's limit of 20 seconds is refused before anything is sent."""
     with pytest.raises(ArgumentError, match="20"):
         AWS(REGION).receive("https://queue", wait_seconds=21)
 
 
 def test_messages_are_values() -> None:
-    """Two messages with the same text and receipt are equal."""
+    """Two messages with the same text and receipt handle are equal."""
     assert Message("a", "r") == Message("a", "r")
 
 
@@ -389,7 +389,7 @@ def test_messages_are_values() -> None:
 
 
 def test_log_events_over_pages(stubbed: Callable[[str], Stubbed]) -> None:
-    """All pages are read, and only the given filters are sent."""
+    """All pages of a log are read, and only the given filters are sent."""
     it = stubbed("logs")
     sent: dict[str, Any] = {"logGroupName": "g", "logStreamNames": ["s"], "startTime": 5}
     first = {"events": [{"timestamp": 1, "message": "START"}], "nextToken": "t"}
@@ -402,13 +402,13 @@ def test_log_events_over_pages(stubbed: Callable[[str], Stubbed]) -> None:
 
 @pytest.mark.moto
 def test_a_log_that_does_not_exist_yet(mocked: AWS) -> None:
-    """A function that never ran has no log, which is not an error."""
+    """A function that has never run has no log, which is not an error."""
     assert list(mocked.log_events("/aws/lambda/f")) == []
     assert mocked.latest_log_streams("/aws/lambda/f") == []
 
 
 def test_errors_pickle(stubbed: Callable[[str], Stubbed]) -> None:
-    """The errors survive pickling."""
+    """Errors of AWS survive pickling."""
     import pickle
 
     it = stubbed("lambda")

@@ -12,19 +12,19 @@ from pywren.aws.sending import Retry, compute_backoff
 
 
 def test_backoff_doubles_up_to_its_ceiling() -> None:
-    """The longest wait doubles with every attempt, up to a bound."""
+    """The longest wait doubles with every attempt, up to a ceiling."""
     waits = [compute_backoff(attempt, base=1.0, ceiling=10.0, jitter=lambda: 1.0) for attempt in (0, 1, 2, 3, 4, 10**6)]
     assert waits == [1, 2, 4, 8, 10, 10]
 
 
 def test_backoff_keeps_half() -> None:
-    """Jitter moves a wait within its upper half."""
+    """Jitter keeps at least half of a wait."""
     assert compute_backoff(2, base=1.0, jitter=lambda: 0.0) == 2.0
     assert compute_backoff(2, base=1.0, jitter=lambda: 0.5) == 3.0
 
 
 def test_retry_stops_before_patience_is_exceeded() -> None:
-    """No wait exceeds the patience, and the last error is raised."""
+    """The total wait never exceeds the patience, and then the last error is raised."""
     now = [0.0]
 
     def sleep(seconds: float) -> None:
@@ -52,7 +52,7 @@ def test_other_errors_are_raised_at_once() -> None:
 
 
 def test_threads_share_one_value() -> None:
-    """Many threads at once make the value only once."""
+    """Concurrent threads make the value only once."""
     made = []
     barrier = threading.Barrier(8)
 
@@ -72,7 +72,7 @@ def test_threads_share_one_value() -> None:
 
 
 def test_a_failed_making_is_tried_again() -> None:
-    """An error of the maker reaches the caller, and the next use tries again."""
+    """An error while the value is made reaches the caller, and the next use tries again."""
     results = iter([None, "value"])
 
     def make() -> str:

@@ -1,4 +1,4 @@
-"""``ServiceClock``: the time of a service, whatever this machine's clock says."""
+"""``ServiceClock``: the time of a service, even when this machine's clock is wrong."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_before_the_first_answer_it_is_this_machines() -> None:
 
 
 def test_goes_on_between_answers() -> None:
-    """With the monotonic clock: setting this machine's own changes nothing."""
+    """Between answers the monotonic clock counts, so setting this machine's clock has no effect."""
     clocks = Clocks()
     clocks.service.note(DATE)
     clocks.monotonic += 90
@@ -37,7 +37,7 @@ def test_goes_on_between_answers() -> None:
 
 
 def test_is_set_again_now_and_then() -> None:
-    """A later answer is used only once the earlier one is old."""
+    """The date of a later answer is used only once the earlier one is old."""
     clocks = Clocks()
     clocks.service.note(DATE)
     clocks.monotonic += RENEWAL / 2
@@ -52,7 +52,7 @@ def test_is_set_again_now_and_then() -> None:
 
 @pytest.mark.parametrize("jump", [3600.0, -3600.0, 10.0, 1e8])
 def test_after_the_machine_has_slept(jump: float) -> None:
-    """Row 223: the monotonic clock stops while the machine sleeps, so the next answer's date is used at once."""
+    """Row 223: the monotonic clock stops while the machine sleeps, so the date of the next answer is used at once."""
     clocks = Clocks()
     clocks.service.note(DATE)
     clocks.monotonic += 1
@@ -69,7 +69,7 @@ def test_after_the_machine_has_slept(jump: float) -> None:
     "date", [None, "", "yesterday", "Mon, 99 Jun 2026 12:00:00 GMT", "Mon, 01 Jun 99999 12:00:00 GMT", "1780315200"]
 )
 def test_what_is_no_date_changes_nothing(date: str | None) -> None:
-    """An invalid date changes nothing."""
+    """An invalid date is ignored."""
     clocks = Clocks()
     clocks.service.note(date)
     assert clocks.service.now() == clocks.own
@@ -77,7 +77,7 @@ def test_what_is_no_date_changes_nothing(date: str | None) -> None:
 
 @pytest.mark.parametrize("answer", [None, {}, {"ResponseMetadata": {}}, {"ResponseMetadata": {"HTTPHeaders": {}}}])
 def test_an_answer_without_a_date_changes_nothing(answer: dict[str, object] | None) -> None:
-    """Answers without a date, as of stubs and some servers, change nothing."""
+    """Answers without a date, as from stubs and some servers, are ignored."""
     clocks = Clocks()
     clocks.service.note_answer(parsed=answer, model=None)
     assert clocks.service.now() == clocks.own
@@ -85,7 +85,7 @@ def test_an_answer_without_a_date_changes_nothing(answer: dict[str, object] | No
 
 @pytest.mark.parametrize("date", [DATE, "Mon, 01 Jun 2026 14:00:00 +0200", "Mon, 01 Jun 2026 12:00:00 -0000"])
 def test_every_spelling_of_a_date(date: str) -> None:
-    """A date without a zone is in UTC."""
+    """All date formats are parsed; a date without a zone is in UTC."""
     clocks = Clocks()
     clocks.service.note(date)
     assert clocks.service.now() == SECONDS

@@ -41,7 +41,7 @@ ROLE = "arn:aws:iam::123456789012:role/x"
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home directory without AWS files, except those that a test writes."""
+    """Make a home directory without AWS files except those that a test writes."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -53,7 +53,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def refusal() -> str:
-    """Return a storage's error about the credentials; check that ``AWS`` says the same and neither shows a secret."""
+    """Return a storage's error about credentials; check that ``AWS`` gives the same one and neither shows a secret."""
     backend = S3Backend("bucket", REGION)
     with closing(backend), pytest.raises(StorageSetupError) as told:
         backend.get("key")
@@ -92,7 +92,7 @@ PROCESSES = {
 
 @pytest.mark.parametrize("process", PROCESSES)
 def test_a_credential_process_that_gives_no_keys(home: Path, process: str) -> None:
-    """Row 230: for any bad output, the error names credential_process and its file, and says what it must print."""
+    """Row 230: for any bad output, the error names credential_process and its file, and says what to print."""
     script = home / "process.sh"
     script.write_text(f"#!/bin/sh\n{PROCESSES[process]}\n")
     script.chmod(0o755)
@@ -104,13 +104,13 @@ def test_a_credential_process_that_gives_no_keys(home: Path, process: str) -> No
 
 @pytest.mark.parametrize("command", ["/opt/no-such-helper get", 'echo "x', "/"])
 def test_a_credential_process_that_cannot_be_started(home: Path, command: str) -> None:
-    """Row 230: a missing program is reported like one that prints nothing."""
+    """Row 230: a program that is missing is reported like one that prints nothing."""
     (home / "config").write_text(f"[default]\ncredential_process = {command}\n")
     assert "run that command in a shell" in refusal()
 
 
 def test_a_source_that_hangs(home: Path) -> None:
-    """Row 230: a program that hangs is abandoned, and nobody waits for it again while it runs."""
+    """Row 230: a program that hangs is abandoned, and no request waits for it again while it runs."""
     fifo = home / "fifo"
     os.mkfifo(fifo)
     (home / "config").write_text(f"[default]\ncredential_process = cat {fifo}\n")
@@ -119,7 +119,7 @@ def test_a_source_that_hangs(home: Path) -> None:
         with pytest.raises(SetUpError, match="credential_process") as caught:
             session.get_credentials()
         assert "did not answer within 0.5 seconds" in caught.value.said
-    fifo.write_text(key_file())  # now it ends
+    fifo.write_text(key_file())  # now the program ends
     provider = session.get_component("credential_provider").get_provider("custom-process")
     provider._patience._hanging[0].answer.result(30)
     fifo.unlink()
@@ -129,7 +129,7 @@ def test_a_source_that_hangs(home: Path) -> None:
 
 
 def test_a_source_that_hangs_is_seldom_asked_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row 301: any session starts the program again only after pauses that double."""
+    """Row 301: later sessions start the program again only after pauses that double."""
     now = 1000.0
     monkeypatch.setattr(_aws_session, "time", SimpleNamespace(monotonic=lambda: now))
     config = home / "config"
@@ -180,7 +180,7 @@ FILES: dict[str, tuple[str, dict[str, str], str]] = {
 
 @pytest.mark.parametrize("what", FILES)
 def test_files_that_hold_no_credentials(home: Path, what: str) -> None:
-    """Row 231: the error for a broken, truncated or outdated cache or file names it and the remedy."""
+    """Row 231: the error for a broken, truncated or outdated file names the file and the remedy."""
     config, files, expected = FILES[what]
     (home / "config").write_text(f"[default]\n{config}\n")
     for name, text in files.items():
@@ -236,7 +236,7 @@ def test_keys_in_a_file(home: Path, key: str) -> None:
 
 @pytest.mark.usefixtures("home")
 def test_a_secret_of_ones_own_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A secret with spaces is accepted, as servers other than AWS may use one."""
+    """A secret key with spaces is accepted, because servers other than AWS may use one."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "minio")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a long pass phrase")
     assert make_session().get_credentials().get_frozen_credentials().secret_key == "a long pass phrase"
@@ -244,7 +244,7 @@ def test_a_secret_of_ones_own_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("line", ["metadata_service_timeout = abc", "max_attempts = abc\ns3 = path", "s3 = path"])
 def test_a_setting_that_botocore_stumbles_over(home: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
-    """Row 233: the error is about a setting, not about an endpoint or a bug."""
+    """Row 233: the error is reported as an invalid setting, not as a bad endpoint or a bug."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     (home / "config").write_text(f"[default]\n{line}\n")
@@ -256,7 +256,7 @@ def test_a_setting_that_botocore_stumbles_over(home: Path, monkeypatch: pytest.M
 
 
 def certificate(directory: Path, name: str, *, days: int = 2) -> Path:
-    """Write a certificate of 127.0.0.1, or of another name, and its key into one file."""
+    """Write a certificate for 127.0.0.1, or for another name, and its key into one file."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -275,7 +275,7 @@ def certificate(directory: Path, name: str, *, days: int = 2) -> Path:
 
 
 class Silent(BaseHTTPRequestHandler):
-    """Answers with the server's ``answer``, and records requests in its ``asked``."""
+    """A handler that sends the server's ``answer``, and records requests in its ``asked``."""
 
     protocol_version = "HTTP/1.1"
 
@@ -299,7 +299,7 @@ class Silent(BaseHTTPRequestHandler):
 def serving(
     pem: Path | None = None, answer: Callable[[Any, bytes], tuple[int, bytes]] = lambda headers, body: (200, b"")
 ) -> Iterator[ThreadingHTTPServer]:
-    """Run a server, with TLS if there is a certificate."""
+    """Run a server, with TLS if a certificate is given."""
     server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Silent)
     server.asked, server.answer, server.handle_error = [], answer, lambda *args: None
     server.connections = 0
@@ -326,7 +326,7 @@ def serving(
 
 @pytest.fixture
 def account(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Valid credentials."""
+    """Set valid credentials."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     return home
@@ -358,7 +358,7 @@ def test_a_certificate_that_is_refused(
 def test_certificates_to_trust_that_cannot_be_read(
     account: Path, monkeypatch: pytest.MonkeyPatch, bundle: str, variable: str
 ) -> None:
-    """Row 234: a bad bundle is reported at once, as a fault of the file."""
+    """Row 234: a bad bundle is reported at once, as a problem of the file."""
     path = account / "bundle.pem"
     pem = certificate(account, "127.0.0.1")
     if bundle == "a directory":
@@ -374,7 +374,7 @@ def test_certificates_to_trust_that_cannot_be_read(
 
 
 def test_a_server_without_tls(account: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row 234: https:// instead of http:// is reported at once."""
+    """Row 234: an https:// URL for a server without TLS is reported at once."""
     with serving() as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"https://127.0.0.1:{server.server_port}")
         with pytest.raises(StorageSetupError, match="does not speak TLS"):
@@ -382,7 +382,7 @@ def test_a_server_without_tls(account: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_certificate_that_was_named(account: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With AWS_CA_BUNDLE the server is trusted."""
+    """With AWS_CA_BUNDLE the server's certificate is trusted."""
     pem = certificate(account, "127.0.0.1")
     monkeypatch.setenv("AWS_CA_BUNDLE", str(pem))
     with serving(pem) as server:
@@ -396,7 +396,7 @@ def test_a_certificate_that_was_named(account: Path, monkeypatch: pytest.MonkeyP
 
 
 def _wants_content_md5(headers: Any, body: bytes) -> tuple[int, bytes]:
-    """Answer like servers that support only Content-MD5, or refuse headers of other checksums."""
+    """Answer as servers do that support only Content-MD5, or reject other checksum headers."""
     if [name for name in headers if name.lower().startswith("x-amz-checksum-")]:
         return 501, b"<Error><Code>NotImplemented</Code><Message>A header you provided</Message></Error>"
     if headers.get("Content-MD5") != base64.b64encode(hashlib.md5(body).digest()).decode():
@@ -428,7 +428,7 @@ def test_a_server_that_wants_content_md5(
 
 @pytest.mark.usefixtures("account")
 def test_deleting_on_a_server_that_wants_content_md5(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row 235: such a server deletes the storage's objects."""
+    """Row 235: deleting the storage's objects works on such a server."""
     with serving(answer=_wants_content_md5) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.server_port}")
         backend = S3Backend("bucket", REGION)
@@ -479,7 +479,7 @@ def test_no_logger_shows_a_payload(monkeypatch: pytest.MonkeyPatch, caplog: pyte
 
 
 def test_botocore_still_has_what_is_relied_on(home: Path) -> None:
-    """botocore's session lets its sources of credentials and its parsers be replaced."""
+    """botocore's sessions still allow their credential sources and parsers to be replaced."""
     session = make_session()
     resolver = session.get_component("credential_provider")
     assert all(isinstance(each, _aws_session._Provider) for each in resolver.providers)

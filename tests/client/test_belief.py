@@ -1,4 +1,4 @@
-"""What is believed about one call, given what was read at its status key and what Lambda's records show."""
+"""What the client believes about one call, given its status and Lambda's records."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SIGNED_VALUES = {"a signed value", "a signed error", "a value of the second atte
 
 
 def records_with(payload):
-    """The records of a function, one of which has this payload; no record for ``None``."""
+    """Return a function's records, one of which contains this payload; ``None`` stands for no record."""
     storage = Mock()
     storage.backend.list.return_value = [] if payload is None else ["a record"]
     storage.get.return_value = json.dumps({"requestPayload": payload}).encode()
@@ -48,7 +48,7 @@ def records_with(payload):
 
 
 def place_of(found):
-    """Return what ``weigh`` decided about the one call."""
+    """Return what ``weigh`` decided about the call."""
     (place,) = [name for name in ("believed", "failed", "unbelieved", "dead", "missing") if getattr(found, name)]
     return place
 
@@ -61,7 +61,7 @@ def decide(read, payload=None):
 @pytest.mark.parametrize("read", READ)
 @pytest.mark.parametrize("payload", [None, {}, {"attempt_key": OTHER.attempt_key("00000", 1).hex()}])
 def test_without_a_record_of_the_call(read, payload):
-    """A signed status is believed, an unsigned error counts as an error, and the rest is nobody's status."""
+    """A signed status is believed, an unsigned error counts as an error, and any other status is ignored."""
     expected = "believed" if read in SIGNED_VALUES else "unbelieved"
     expected = {"nothing": "missing", "an unsigned error": "failed"}.get(read, expected)
     assert place_of(decide(read, payload)) == expected
@@ -70,7 +70,7 @@ def test_without_a_record_of_the_call(read, payload):
 
 @pytest.mark.parametrize("read", READ)
 def test_with_a_record_that_shows_the_key(read):
-    """The call is dead, whatever is at its status key, unless another attempt has signed it."""
+    """The call is dead whatever its status says, unless another attempt has signed it."""
     found = decide(read, {"attempt_key": SIGNED.hex()})
     if read == "a value of the second attempt":
         assert place_of(found) == "believed"
@@ -82,7 +82,7 @@ def test_with_a_record_that_shows_the_key(read):
 
 @pytest.mark.parametrize("read", READ)
 def test_with_a_record_that_names_the_call_only(read):
-    """A signed status is still believed. Otherwise the call is dead, and only a status that is nobody's is replaced."""
+    """A signed status is still believed. Otherwise the call is dead, and only an ignored status is replaced."""
     found = decide(read, {"callset_id": CALLSET.id, "call_id": "00000"})
     assert place_of(found) == ("believed" if read in SIGNED_VALUES else "dead")
     if found.dead:
@@ -90,7 +90,7 @@ def test_with_a_record_that_names_the_call_only(read):
 
 
 def test_each_call_by_itself():
-    """One map with every kind of status and record at once."""
+    """One map has calls with every kind of status and record."""
     read = {f"{number:05d}": data for number, data in enumerate(READ.values())}
     found = weigh(CALLSET, read, records_with({"calls": [{"attempt_key": SIGNED.hex()}]}))
     placed = [*found.believed, *found.failed, *found.unbelieved, *found.dead, *found.missing]

@@ -1,4 +1,4 @@
-"""Calls that end without their worker saying so, as Lambda's records at the on-failure destination report them."""
+"""Calls that end without a report from their worker, found through Lambda's records at the on-failure destination."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Failing:
         self.storage.put(f"aws/lambda/async/{function}/{when}-{self._written:08x}-4e1d-4e4d-8b3a-000000000000", data)
 
     def look(self, seconds=FIRST_LISTING + 1):
-        """Let time pass, and poll."""
+        """Advance the clock, and poll."""
         self.now += seconds
         self.origin.examine()
 
@@ -82,7 +82,7 @@ class Failing:
         return [number for number, future in enumerate(self.futures) if future._state == "FINISHED"]
 
     def commit(self, call_id="00000", value=1, attempt=1):
-        """Write a status as the worker does, or as anybody who has its key."""
+        """Write a status as the worker does, or as anybody who has its key can."""
         outcome = Outcome(True, pickle.dumps(value)).encode()
         status = Status(self.callset.id, call_id, attempt=attempt, outcome=outcome)
         return self.stand(status.encode(self.callset.attempt_key(call_id, attempt)), call_id)
@@ -121,7 +121,7 @@ class Failing:
     ],
 )
 def test_a_record_ends_its_call_with_the_cause_and_the_remedy(response, condition, error, text):
-    """What Lambda wrote becomes the error of the call, and is stored for others to find."""
+    """Lambda's record becomes the error of the call, and is stored for other clients to find."""
     failing = Failing()
     failing.write(response, condition=condition)
     failing.look()
@@ -133,7 +133,7 @@ def test_a_record_ends_its_call_with_the_cause_and_the_remedy(response, conditio
 
 
 def test_other_calls_go_on():
-    """A record ends the call that it names and no other, of this callset or another."""
+    """A record ends the call that it names and no other, in this callset or another."""
     failing = Failing(3)
     failing.write(KILLED, call_id="00001")
     failing.write(KILLED, call_id="00002", callset_id="another", attempt_key="ab" * 32)
@@ -143,7 +143,7 @@ def test_other_calls_go_on():
 
 
 class Explosive:
-    """An object that leaves a mark when somebody unpickles it."""
+    """An object that leaves a mark when it is unpickled."""
 
     def __reduce__(self):
         return pytest.fail, ("a pickle of somebody else was loaded",)
@@ -151,7 +151,7 @@ class Explosive:
 
 @pytest.fixture
 def forged():
-    """A call whose worker died, and a status that somebody signed with the key in the record."""
+    """Make a call whose worker died, with a status forged with the key in the record."""
     failing = Failing()
     failing.write(KILLED)
     assert failing.commit(value=Explosive())
@@ -159,17 +159,17 @@ def forged():
 
 
 class TestBelief:
-    """Which statuses are believed when records show keys."""
+    """Which statuses are believed when records reveal keys."""
 
     def test_a_forged_status_is_no_value(self, forged):
-        """Row 61: it is not unpickled; the true error is raised here, and stored for those who may not read records."""
+        """Row 61: it is not unpickled; the true error is raised, and stored for clients that may not read records."""
         forged.look(0)
         assert forged.ends() is WorkerCrashedError
         standing = Status.decode(forged.storage.read_status(forged.callset.id, "00000"))
         assert (standing.failure.kind, standing.outcome) == ("WorkerCrashedError", None)
 
     def test_a_quick_call_is_held_against_records_too(self, forged):
-        """This holds however soon after its submission the call died."""
+        """The status is checked against the records however soon after its submission the call died."""
         assert forged.now == forged.callset.submitted
         forged.origin.examine()
         assert forged.ends() is WorkerCrashedError
@@ -186,7 +186,7 @@ class TestBelief:
 
     @pytest.mark.parametrize("data", [b"garbage", b"{}", b"[]", b"\xff" * 100, b"[" * 5000])
     def test_what_is_no_status_does_not_hide_it_either(self, data):
-        """Whatever is at the key, the true error is raised."""
+        """An invalid status does not hide the true error."""
         failing = Failing()
         failing.write(KILLED)
         failing.stand(data)
@@ -194,7 +194,7 @@ class TestBelief:
         assert failing.ends() is WorkerCrashedError
 
     def test_an_unsigned_status_does_not_hide_it_either(self):
-        """Neither a status that claims a value nor one that claims an error is believed."""
+        """An unsigned status is not believed, whether it claims a value or an error."""
         for members in ({"outcome": b"{}"}, {"failure": Failure("CallLostError", "look elsewhere")}):
             failing = Failing()
             failing.write(KILLED)
@@ -203,7 +203,7 @@ class TestBelief:
             assert failing.ends() is WorkerCrashedError
 
     def test_a_record_that_comes_between_status_and_listing(self, monkeypatch):
-        """Records are listed after the status is read: whoever forged the status read the record before that."""
+        """Records are listed after the status is read, so a key that the forger read is already in them."""
         failing = Failing()
         read, forged = failing.storage.read_status, []
 
@@ -218,7 +218,7 @@ class TestBelief:
         assert failing.ends() is WorkerCrashedError
 
     def test_one_listing_does_for_all_statuses_of_a_look(self, monkeypatch):
-        """A poll that finds 50 results costs one listing, and a poll that finds none costs none."""
+        """A poll that finds 50 results costs one listing; a poll that finds no results costs no listing."""
         failing = Failing(60)
         for number in range(50):
             failing.commit(f"{number:05d}", value=number)
@@ -243,7 +243,7 @@ class TestBelief:
         ],
     )
     def test_wherever_the_payload_carries_the_key(self, payload):
-        """The record of a batch, of an event in an event, or of another call, condemns each call whose key it shows."""
+        """The record of a batch, a nested event or another call condemns each call whose key it reveals."""
         failing = Failing()
         failing.write_bytes(json.dumps({"requestPayload": payload(failing.payload())}).encode())
         failing.commit(value=Explosive())
@@ -251,7 +251,7 @@ class TestBelief:
         assert failing.ends() is WorkerCrashedError
 
     def test_a_record_condemns_all_calls_that_it_shows(self):
-        """It condemns no other call."""
+        """A record condemns the calls whose keys it reveals, and no other."""
         failing = Failing(4)
         batch = [failing.payload("00001"), failing.payload("00003")]
         failing.write_bytes(json.dumps({"requestPayload": {"batch": batch}, "responsePayload": KILLED}).encode())
@@ -262,7 +262,7 @@ class TestBelief:
         assert [failing.ends(f"{n:05d}") for n in (1, 2, 3)] == [WorkerCrashedError, "a value", WorkerCrashedError]
 
     def test_a_delivery_that_dies_after_another_has_reported(self):
-        """Once a key was shown, nobody can tell the status of an honest worker from a forged one."""
+        """Once a key has been revealed, a status from an honest worker cannot be told from a forged one."""
         failing = Failing()
         failing.commit(value="honest")
         failing.write(KILLED)
@@ -270,7 +270,7 @@ class TestBelief:
         assert failing.ends() is WorkerCrashedError
 
     def test_what_was_believed_stays(self):
-        """A result that was collected before the record appeared stays."""
+        """A result that was collected before the record appeared stays valid."""
         failing = Failing()
         failing.commit(value="before")
         failing.look()
@@ -279,7 +279,7 @@ class TestBelief:
         assert failing.ends() == "before"
 
     def test_the_key_of_another_attempt_proves_nothing(self):
-        """The next attempt signs with a key of its own."""
+        """The record of one attempt does not discredit the next, which signs with its own key."""
         failing = Failing()
         failing.write(KILLED, attempt=1)
         failing.commit(value="second", attempt=2)
@@ -287,7 +287,7 @@ class TestBelief:
         assert failing.ends() == "second"
 
     def test_a_record_without_the_key_shows_none(self):
-        """Whoever may invoke the function cannot discredit results of others this way; a call without one ends."""
+        """A record without a call's key discredits no result; a call without a result ends."""
         failing = Failing(2)
         for call_id in ("00000", "00001"):
             failing.write(KILLED, call_id=call_id, attempt_key=None)
@@ -296,18 +296,18 @@ class TestBelief:
         assert (failing.ends("00000"), failing.ends("00001")) == ("honest", WorkerCrashedError)
 
     def test_a_pickled_future_is_as_careful(self, forged):
-        """The records since the submission of the call count, wherever it is collected."""
+        """An unpickled future checks the records since the submission of its call, wherever it is collected."""
         (copied,) = pickle.loads(pickle.dumps(forged.futures))
         with pytest.raises(WorkerCrashedError):
             copied.result(10)
 
     def test_cancelling_tells_the_true_error(self, forged):
-        """A call that has died cannot be cancelled, whatever is at its key."""
+        """Cancelling a call that has died raises its true error, whatever its status is."""
         assert not forged.futures[0].cancel()
         assert forged.ends() is WorkerCrashedError
 
     def test_records_of_any_size(self, monkeypatch):
-        """At most the size of a record is read of a bigger object; a key in that part counts."""
+        """Only the maximum size of a record is read from a bigger object; a key in that part counts."""
         monkeypatch.setattr(failure_records, "RECORD_LIMIT", 1000)
         failing = Failing(4)
         failing.write(KILLED, filler="x" * 2000)
@@ -322,14 +322,14 @@ class TestBelief:
 
 
 def test_the_output_of_04_is_as_careful(forged):
-    """Row 302: the storage of a Lambda executor finds the records of any day, before bytes are unpickled."""
+    """Row 302: a Lambda executor's storage finds the records of any day before it unpickles bytes."""
     StagedDispatcher(forged.storage, LambdaInvoker("us-east-1", "arn:aws:lambda:us-east-1:1:function:pywren_1"), {})
     with pytest.raises(IntegrityError, match="signal: killed"):
         forged.storage.get_call_output(forged.callset.id, "00000")
 
 
 def test_what_is_signed_after_the_record_is_not_believed(monkeypatch):
-    """The record holds the attempt's key, which others can read: a status that appears afterwards is not believed."""
+    """The record contains the attempt's key, which others can read: a status that appears later is not believed."""
     failing = Failing()
     failing.write(KILLED)
     read = failing.storage.read_status
@@ -346,7 +346,7 @@ def test_what_is_signed_after_the_record_is_not_believed(monkeypatch):
 
 
 def test_records_are_looked_for_seldom_and_read_once(monkeypatch):
-    """Quick calls cost no listing, longer ones a listing every few seconds, and no record is read twice."""
+    """Short calls cost no listing, longer calls one every few seconds, and no record is read twice."""
     failing = Failing(2)
     listings, read = [], []
     list_keys, get = failing.storage.backend.list, failing.storage.get
@@ -366,10 +366,10 @@ class TestManyCallsets:
 
     @pytest.fixture
     def several(self, monkeypatch):
-        """Five callsets of one call, one record for each, and the requests that were sent about records."""
+        """Make five callsets of one call with a record each, and collect the requests about records."""
         failings, asked, noted = [Failing() for _ in range(5)], [], Noted()
         for number, failing in enumerate(failings):
-            failing._written = 10 * number  # each writes records of its own
+            failing._written = 10 * number  # each writes its own records
             failing.now = failing.callset.submitted = failings[0].now
             failing.origin = StagedCallset(
                 failing.callset,
@@ -395,7 +395,7 @@ class TestManyCallsets:
         return count
 
     def test_one_listing_and_each_record_once(self, several):
-        """Row 303: while none has a status, one of them lists for all, and all dead calls are ended."""
+        """Row 303: while no callset has a status, one listing serves all, and all dead calls end."""
         failings, asked = several
         for failing in failings:
             failing.write(KILLED)
@@ -416,7 +416,7 @@ class TestManyCallsets:
         assert [failing.ends() for failing in failings[1:]] == [WorkerCrashedError] * 4
 
     def test_an_older_callset_lists_from_its_own_beginning(self, several):
-        """Row 303: the listing for a later callset has not seen earlier records."""
+        """Row 303: the listing for a later callset does not cover earlier records."""
         (failing, *_), _asked = several
         noted, now = Noted(), failing.now
         old, new, newer = (
@@ -431,7 +431,7 @@ class TestManyCallsets:
         assert all(each.is_due(now + SLOWEST_LISTING * 10) for each in (old, new, newer))
 
     def test_one_warning_for_all(self, several, monkeypatch, caplog):
-        """Row 226: a user who may not list is told once, and one request a minute is sent."""
+        """Row 226: a user who may not list gets one warning, and one request a minute is sent."""
         failings, asked = several
         for failing in failings:
             monkeypatch.setattr(
@@ -458,7 +458,7 @@ def test_records_of_earlier_days_are_not_read():
     "data", [b"", b"\xff", b"[]", b'{"requestPayload": []}', b'{"requestPayload": {"call_id": 3}}', b"[" * 5000]
 )
 def test_what_is_no_record_is_passed_over(data):
-    """Whatever is among the records, the poll goes on."""
+    """Invalid objects among the records are ignored, and the poll goes on."""
     failing = Failing(2)
     failing.write_bytes(data)
     failing.write(KILLED, call_id="00001")
@@ -467,14 +467,14 @@ def test_what_is_no_record_is_passed_over(data):
 
 
 def test_a_member_of_another_type_is_passed_over():
-    """Records with members of unexpected types still make an error."""
+    """Records with members of unexpected types still become an error."""
     assert isinstance(
         error_of({"requestContext": 3, "responsePayload": {"errorType": [], "errorMessage": {}}}), WorkerCrashedError
     )
 
 
 def storage_error(code, status=403):
-    """An error of the storage as S3 causes it."""
+    """Make an error of the storage as S3 causes it."""
     error = StorageError(f"cannot list s3://bucket/aws/: {code}")
     answer = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
     error.__cause__ = ClientError(answer, "ListObjectsV2")
@@ -483,7 +483,7 @@ def storage_error(code, status=403):
 
 @pytest.mark.parametrize("method", ["list", "get"])
 def test_a_user_who_may_not_look_is_told_once(monkeypatch, caplog, method):
-    """Row 226: without the permission results are believed as they are; one warning says so and names the remedy."""
+    """Row 226: without the permission, results are believed unchecked; one warning says so and gives the remedy."""
     failing = Failing(2)
     failing.write(KILLED)
     real = getattr(failing.storage.backend, method)
@@ -506,7 +506,7 @@ def test_a_user_who_may_not_look_is_told_once(monkeypatch, caplog, method):
 
 
 def test_a_record_that_may_not_be_read_hides_no_other(monkeypatch):
-    """Row 226: for example a record that somebody encrypted with their own key, beside a true one."""
+    """Row 226: an unreadable record, such as one encrypted with an unknown key, does not hide a readable one."""
     failing = Failing(3)
     failing.write_bytes(b"encrypted")
     failing.write(KILLED)
@@ -528,7 +528,7 @@ def test_a_record_that_may_not_be_read_hides_no_other(monkeypatch):
 
 
 def test_a_user_who_may_look_later_looks(monkeypatch):
-    """A permission that is granted in the middle of a map counts from then on."""
+    """A permission that is granted in the middle of a map is used from then on."""
     failing = Failing(2)
     with monkeypatch.context() as patch:
         patch.setattr(failing.storage.backend, "list", Mock(side_effect=storage_error("AccessDenied")))
@@ -555,7 +555,7 @@ PASSING = [
 @pytest.mark.parametrize("error", PASSING, ids=repr)
 @pytest.mark.parametrize("method", ["list", "get"])
 def test_an_error_that_passes_does_not_end_the_looking(monkeypatch, error, method):
-    """Row 227: nothing is believed until the records can be seen; then each call has its error or result."""
+    """Row 227: no result is believed until the records can be read; then each call has its error or result."""
     failing = Failing(2)
     failing.write(KILLED)
     failing.commit("00001", value=5)
@@ -576,7 +576,7 @@ def test_an_error_that_passes_does_not_end_the_looking(monkeypatch, error, metho
 
 
 def test_only_lambda_has_records():
-    """Where no Lambda function runs the calls, no records are listed."""
+    """No records are listed unless a Lambda function runs the calls."""
     failing = Failing(function=None)
     failing.write(KILLED)
     failing.look()
@@ -593,5 +593,5 @@ def test_only_lambda_has_records():
     ],
 )
 def test_the_function_of_an_invoker(name):
-    """The records are under the bare name of the function, however the configuration names it."""
+    """The records are stored under the function's bare name, however the configuration names it."""
     assert LambdaInvoker("us-west-2", name).function_name == "pywren_1"

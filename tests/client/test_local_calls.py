@@ -1,4 +1,4 @@
-"""Calls that stay in memory: their futures elsewhere, in other processes and after a fork."""
+"""Calls in memory: their futures elsewhere, in other processes and after a fork."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def collect(path):
 
 
 def environment(tmp_path):
-    """The environment of a program that ends without tidying up: it finds pywren, and this directory's modules."""
+    """Return the environment of a program that exits abruptly: it finds pywren, and this directory's modules."""
     here = Path(__file__).parent
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)]), "TMPDIR": str(tmp_path)}
 
@@ -89,7 +89,7 @@ def test_unfinished_futures_are_waited_for_elsewhere(ready, tmp_path):
 
 
 def test_a_client_that_ended_before_its_calls(tmp_path):
-    """Row 69 of the failure table: a call whose client is gone is lost, and whoever collects it is told so."""
+    """Row 69 of the failure table: a call is lost when its client has gone, and other processes get that error."""
     program = (
         "import pickle, pywren, sys, time, os, signal\n"
         "future = pywren.local_executor().call_async(time.sleep, 300)\n"
@@ -107,7 +107,7 @@ def test_a_client_that_ended_before_its_calls(tmp_path):
 
 
 def test_a_client_that_ended_after_its_calls(tmp_path):
-    """Results that were there when the client ended can still be collected."""
+    """Results that existed when the client ended can still be collected."""
     program = (
         "import pickle, pywren, sys\n"
         "futures = pywren.local_executor().map(abs, [-1, -2])\n"
@@ -135,7 +135,7 @@ def test_a_client_that_is_killed_right_after_its_wait(tmp_path):
 
 
 def test_a_result_that_cannot_be_stored_is_an_error_elsewhere(ready):
-    """Another process is told so, instead of waiting for something that never comes."""
+    """Another process gets an error instead of waiting for a result that never comes."""
     future = ready.call(hostile.returns_what_pickles_once, 1)
     copy = pickle.loads(pickle.dumps(future))
     future.result(WAIT)
@@ -144,7 +144,7 @@ def test_a_result_that_cannot_be_stored_is_an_error_elsewhere(ready):
 
 
 def test_a_copy_in_the_same_process(ready):
-    """An unpickled copy is a future of the same call, and gives the same result."""
+    """An unpickled copy is a future of the same call, and returns the same result."""
     futures = ready.map(abs, [-1, -2])
     copies = pickle.loads(pickle.dumps(futures))
     assert [copy.call_id for copy in copies] == ["00000", "00001"]
@@ -152,7 +152,7 @@ def test_a_copy_in_the_same_process(ready):
 
 
 def test_a_cancelled_future_is_cancelled_elsewhere(ready, tmp_path):
-    """The copy of a future that is cancelled later is cancelled too."""
+    """When a future is cancelled after pickling, its copy is cancelled too."""
     future = ready.call(hostile.sleeps_on, str(tmp_path / "held"))
     copy = pickle.loads(pickle.dumps(future))
     assert is_there(tmp_path / "held")
@@ -162,14 +162,14 @@ def test_a_cancelled_future_is_cancelled_elsewhere(ready, tmp_path):
 
 
 def test_nothing_is_stored_unless_pickled(ready):
-    """Results stay in memory, and no file is ever made for them."""
+    """Results stay in memory, and no file is created for them."""
     futures = ready.map(abs, range(3))
     pywren.get_all_results(futures)
     assert ready.executor.storage.backend.list(f"{ready.executor.storage.prefix}/{futures[0].callset_id}") == []
 
 
 def test_results_in_the_store_are_signed(ready):
-    """What another process could have planted in the storage is not unpickled."""
+    """A result that another process has forged in the storage is not unpickled."""
     future = ready.call(abs, -1)
     assert future.result(WAIT) == 1
     recipe = pickle.dumps(future)
@@ -207,7 +207,7 @@ print(os.waitstatus_to_exitcode(status), future.result(60), executor.call_async(
 
 
 def test_after_fork_both_processes_go_on(tmp_path):
-    """Row 72 of the failure table: the parent's calls go on, the child's copies are lost, new maps work in both."""
+    """Row 72 of the failure table: the parent's calls go on, the child's copies are lost, and new maps work in both."""
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, str(tmp_path / "held")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT, env=environment(tmp_path), check=False)
     assert done.stdout == "0 on time 3\n", done.stderr
@@ -227,7 +227,7 @@ os._exit(0)
 
 
 def test_a_forked_child_does_not_pass_for_the_client(tmp_path):
-    """Row 69 of the failure table: calls are lost with the client, even when a process that it forked lives on."""
+    """Row 69 of the failure table: calls are lost with their client, even when a process that it forked is alive."""
     path = tmp_path / "futures"
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK_AND_END, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment(tmp_path)) as process:
@@ -254,7 +254,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_a_process_of_multiprocessing_tidies_up(tmp_path, start):
-    """Row 193: at its end it waits for its calls, and leaves no process and no directory, however it was started."""
+    """Row 193: when it ends, it waits for its calls and leaves no process or directory, however it was started."""
     program = tmp_path / "program.py"
     program.write_text(USE_IN_A_CHILD)
     marks, temporary = tmp_path / "marks", tmp_path / "temporary"
@@ -272,12 +272,12 @@ def test_a_process_of_multiprocessing_tidies_up(tmp_path, start):
 
 
 def test_an_executor_outlives_the_processes_it_shares(ready, tmp_path):
-    """Row 190: when the pool has failed its calls end, and executors go on with new processes."""
+    """Row 190: when the pool has failed, its calls end, and executors go on with new processes."""
     gate = tmp_path / "gate"
     held = [ready.call(lambda path: hostile.holds_until(path, gate), str(tmp_path / f"held{n}")) for n in range(2)]
     assert is_there(tmp_path / "held0")
     argument = packed.dumps(-1)
-    with suppress(TypeError):  # where there is a process for it at once
+    with suppress(TypeError):  # where a process is free at once
         LocalPool.shared().submit(Function("f", packed.dumps(abs)), [argument], on_results=len, timeout="no number")
     gate.touch()
     for future in held:
@@ -287,7 +287,7 @@ def test_an_executor_outlives_the_processes_it_shares(ready, tmp_path):
 
 
 def test_an_executor_of_a_call_serves_later_calls(ready):
-    """An executor that a function keeps works in the next call, even though its processes ended with the first."""
+    """An executor that a function keeps works in the next call, although its processes ended with the first."""
     kept = []
 
     def maps(x):
@@ -303,7 +303,7 @@ def test_an_executor_of_a_call_serves_later_calls(ready):
 
 
 def test_running_is_known(ready, tmp_path):
-    """A future of this machine says when its call runs."""
+    """A future of a call on this machine knows when the call is running."""
     gate = tmp_path / "gate"
     future = ready.call(lambda path: hostile.holds_until(path, gate), str(tmp_path / "held"))
     assert is_there(tmp_path / "held")
@@ -315,7 +315,7 @@ def test_running_is_known(ready, tmp_path):
 
 
 def test_silence_is_told_once(ready, tmp_path, monkeypatch, caplog):
-    """Row 222: whoever waits for calls of this machine is told how many run and wait, when none comes back."""
+    """Row 222: when no call ends for a while, a client that waits is told how many run and how many wait."""
     monkeypatch.setattr(waiting, "SILENCE", 0.2)
     gate = tmp_path / "gate"
     places = [str(tmp_path / f"{number}") for number in range(9)]
@@ -335,7 +335,7 @@ def test_silence_is_told_once(ready, tmp_path, monkeypatch, caplog):
 
 
 def test_calls_after_cancelled_ones(ready, tmp_path):
-    """Calls that were cancelled while they waited do not hold up those that come after them."""
+    """Calls that were cancelled before they started do not delay later calls."""
     gate = tmp_path / "gate"
     paths = [str(tmp_path / f"held{n}") for n in range(os.cpu_count() or 1)]
     running = [ready.call(lambda path: hostile.holds_until(path, gate), path) for path in paths]
@@ -348,7 +348,7 @@ def test_calls_after_cancelled_ones(ready, tmp_path):
 
 
 def test_callbacks_and_awaiting(ready):
-    """A callback runs once the outcome is there, and a coroutine can await it."""
+    """A callback runs once the outcome has arrived, and a coroutine can await it."""
     import asyncio
 
     told = threading.Event()
@@ -363,14 +363,14 @@ def test_callbacks_and_awaiting(ready):
 
 
 def test_dropped_futures_still_run(ready, tmp_path):
-    """A call goes on even if nobody holds its future."""
+    """A call goes on even if no reference to its future is left."""
     ready.call(lambda path: open(path, "w").close(), str(tmp_path / "mark"))
     gc.collect()
     assert is_there(tmp_path / "mark")
 
 
 def test_results_do_not_pile_up(ready):
-    """What a future held is freed with the future."""
+    """A result is freed together with its future."""
     import weakref
 
     future = ready.call(hostile.returns_point, 1)
@@ -406,7 +406,7 @@ for function in (count_globally, counter()):
 
 
 def test_a_map_does_not_see_what_another_did_to_the_variables_of_its_function(tmp_path):
-    """Every map begins with the function as it was sent, even though a process keeps what it loaded."""
+    """Every map begins with the function as it was sent, although a process caches what it has loaded."""
     command = [sys.executable, "-c", KEEPS_COUNT]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(tmp_path)
@@ -418,7 +418,7 @@ def test_a_map_does_not_see_what_another_did_to_the_variables_of_its_function(tm
 
 
 def seen(name):
-    """Return a variable as the function sees it, and as a program that the function starts sees it."""
+    """Return a variable as seen by the function, and by a program that the function starts."""
     script = f"import os; print(os.environ.get({name!r}))"
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
     return os.environ.get(name), told
@@ -434,7 +434,7 @@ def test_calls_see_the_environment_of_the_time_their_executor_was_made(ready, mo
 
 
 def test_calls_have_one_blas_thread_unless_the_client_says_otherwise(ready, monkeypatch):
-    """Where the client sets no number of threads it is one, because there are as many calls as processors."""
+    """By default BLAS uses one thread, because there are as many calls as processors."""
     values = []
     for number in ("3", None, "2"):
         monkeypatch.setenv("OMP_NUM_THREADS", number) if number else monkeypatch.delenv("OMP_NUM_THREADS")
@@ -444,7 +444,7 @@ def test_calls_have_one_blas_thread_unless_the_client_says_otherwise(ready, monk
 
 
 def test_executors_keep_their_environments(ready, monkeypatch):
-    """Calls of two executors take turns, and each sees its own variables; later changes do not count."""
+    """Calls of two executors alternate, and each sees its own variables; later changes have no effect."""
     made = []
     for value in ("one", "two"):
         monkeypatch.setenv("MY_SETTING", value)
@@ -456,7 +456,7 @@ def test_executors_keep_their_environments(ready, monkeypatch):
 
 
 def test_extra_env_goes_before_the_environment(ready, monkeypatch):
-    """``extra_env`` of a call takes precedence over the client's variables, for that call alone."""
+    """``extra_env`` overrides the client's variables, for that map alone."""
     monkeypatch.setenv("MY_SETTING", "of the client")
     executor = pywren.local_executor()
     values = [
@@ -467,7 +467,7 @@ def test_extra_env_goes_before_the_environment(ready, monkeypatch):
 
 
 def test_what_a_call_sets_is_not_seen_by_the_next(ready, monkeypatch):
-    """A call that changes a variable of its executor changes it for itself alone."""
+    """When a call changes a variable, later calls do not see the change."""
     monkeypatch.setenv("MY_SETTING", "1")
     executor = pywren.local_executor()
 
@@ -484,7 +484,7 @@ def test_what_a_call_sets_is_not_seen_by_the_next(ready, monkeypatch):
 
 
 def test_a_time_zone_counts(ready, monkeypatch):
-    """Calls have the client's ``TZ``, for their executor alone."""
+    """Calls have the client's ``TZ`` when their executor was made."""
     offsets = []
     for zone in ("XXX-5", "XXX-7", "UTC"):
         monkeypatch.setenv("TZ", zone)
@@ -494,7 +494,7 @@ def test_a_time_zone_counts(ready, monkeypatch):
 
 
 def test_staged_calls_of_this_machine_see_the_environment_too(ready, monkeypatch):
-    """A call that goes through a storage sees the same variables as its executor's other calls."""
+    """A call that is staged sees the same variables as its executor's other calls."""
     monkeypatch.setenv("MY_SETTING", "one")
     executor = pywren.local_executor()
     monkeypatch.setenv("MY_SETTING", "two")
@@ -503,7 +503,7 @@ def test_staged_calls_of_this_machine_see_the_environment_too(ready, monkeypatch
 
 
 def test_processes_that_replace_others_have_the_environment(ready, monkeypatch):
-    """After a crash the following calls see the same variables."""
+    """After a crash, later calls see the same variables."""
     monkeypatch.setenv("MY_SETTING", "one")
     executor = pywren.local_executor()
     monkeypatch.setenv("MY_SETTING", "two")

@@ -1,4 +1,4 @@
-"""Tests of ``Monitor``: when it polls, and that its thread lives only while there is something to poll."""
+"""``Monitor``: when it polls, and that its thread lives only while there is something to poll."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pywren.client.monitor import FIRST_POLL, SLOWEST_POLL, Monitor, poll_delay
 
 
 class Watched:
-    """A callset that notes each poll and is over after some."""
+    """A callset that counts its polls and is finished after some of them."""
 
     def __init__(self, looks: int, delay: float = 0.0) -> None:
         self.left = looks
@@ -34,7 +34,7 @@ def monitor_threads():
 
 
 def test_delay_grows_with_the_wait_up_to_a_ceiling():
-    """A quick call is noticed within tens of milliseconds; a long one costs few polls."""
+    """A short call is noticed within tens of milliseconds; a long one costs few polls."""
     delays = [poll_delay(idle, 0.001) for idle in (0, 0.1, 1, 10, 100, 10_000)]
     assert delays == sorted(delays)
     assert delays[0] == FIRST_POLL < 0.05
@@ -43,7 +43,7 @@ def test_delay_grows_with_the_wait_up_to_a_ceiling():
 
 
 def test_delay_leaves_the_processor_to_others():
-    """A costly poll is not repeated at once."""
+    """An expensive poll is not repeated at once."""
     assert poll_delay(0.0, 0.5) == 1.0
 
 
@@ -63,7 +63,7 @@ def test_polls_until_nothing_is_outstanding_and_then_ends():
 
 
 def test_starts_again_when_there_is_something_new():
-    """A monitor that had ended polls again."""
+    """A monitor that had stopped polls again for a new callset."""
     monitor = Monitor()
     for _ in range(2):
         watched = Watched(1)
@@ -72,7 +72,7 @@ def test_starts_again_when_there_is_something_new():
 
 
 def test_asking_brings_a_planned_poll_forward():
-    """Somebody who begins to wait does not wait for a poll that was planned for later."""
+    """A new waiter does not have to wait for the next scheduled poll."""
     monitor = Monitor()
     watched = Watched(2, delay=3600.0)
     monitor.watch(watched)
@@ -83,7 +83,7 @@ def test_asking_brings_a_planned_poll_forward():
 
 
 def test_a_poll_that_fails_is_not_the_last(monkeypatch, caplog):
-    """An unforeseen error is logged, and the callset is polled again."""
+    """An unexpected error is logged, and the callset is polled again."""
     monkeypatch.setattr(_monitor, "SLOWEST_POLL", 0.01)
     watched = Watched(3)
     errors = iter([MemoryError("full"), SystemExit(3)])
@@ -101,7 +101,7 @@ def test_a_poll_that_fails_is_not_the_last(monkeypatch, caplog):
 
 
 def test_a_thread_that_cannot_start_is_tried_again(monkeypatch):
-    """When the system has no thread left, the caller is told, and the next caller is served."""
+    """When the system cannot start a thread, the caller gets the error, and the next caller is served."""
     monitor, watched = Monitor(), Watched(1)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError("no more")))

@@ -59,7 +59,7 @@ class TestSubmit:
     """``submit``."""
 
     def test_passes_positional_and_keyword_arguments(self, pool):
-        """The function gets what was given, even under names that pywren itself uses."""
+        """The function gets its arguments unchanged, even under names that pywren itself uses."""
         assert pool.submit(described, 1, 2, x=3, fn=4, self=5).result(WAIT) == ((1, 2), {"x": 3, "fn": 4, "self": 5})
         assert pool.submit(described).result(WAIT) == ((), {})
 
@@ -71,25 +71,25 @@ class TestSubmit:
         assert concurrent.futures.wait(futures, WAIT).not_done == set()
 
     def test_the_functions_own_exception(self, pool):
-        """``result`` and ``exception`` give what the function raised."""
+        """``result`` and ``exception`` deliver what the function raised."""
         future = pool.submit(divmod, 1, 0)
         with pytest.raises(ZeroDivisionError):
             future.result(WAIT)
         assert isinstance(future.exception(), ZeroDivisionError)
 
     def test_what_cannot_be_sent_is_an_error_at_once(self, pool):
-        """The error comes at once; the standard library would report it only in the future."""
+        """The error is raised at once; the standard library would report it only in the future."""
         with pytest.raises(SerializationError, match="lock"):
             pool.submit(described, threading.Lock())
 
     def test_a_crash_leaves_the_pool_usable(self, pool):
-        """A call that ends its process fails alone; ``ProcessPoolExecutor`` would be broken."""
+        """A call that ends its process fails alone; a ``ProcessPoolExecutor`` would be broken."""
         with pytest.raises(WorkerCrashedError):
             pool.submit(os._exit, 1).result(WAIT)
         assert pool.submit(abs, -1).result(WAIT) == 1
 
     def test_from_many_threads(self, pool):
-        """Threads share a pool."""
+        """Several threads can share a pool."""
         with concurrent.futures.ThreadPoolExecutor(8) as threads:
             futures = list(threads.map(lambda n: pool.submit(pow, n, 2), range(50)))
         assert [future.result(WAIT) for future in futures] == [n * n for n in range(50)]
@@ -99,7 +99,7 @@ class TestMap:
     """``map``."""
 
     def test_of_several_iterables(self, pool):
-        """Items are taken in step, and the shortest iterable decides."""
+        """Items are taken in parallel, and the shortest iterable ends the map."""
         assert list(pool.map(pow, range(5), [2] * 3)) == [0, 1, 4]
         assert list(pool.map(abs, [])) == []
 
@@ -113,7 +113,7 @@ class TestMap:
 
     @pytest.mark.parametrize("chunksize", [1, 7])
     def test_of_what_has_no_end(self, pool, monkeypatch, chunksize):
-        """Row 251: some calls are made ahead, and more as results are taken."""
+        """Row 251: an infinite iterable is consumed a little ahead, and further as results are taken."""
         monkeypatch.setattr(pool_executor, "LAZY_CALLS", 20)
         items = itertools.count()
         results = pool.map(abs, items, chunksize=chunksize)
@@ -124,13 +124,13 @@ class TestMap:
 
     @pytest.mark.parametrize("endless", [itertools.count, lambda: itertools.repeat(0), lambda: iter(int, 1)])
     def test_of_what_has_no_end_beside_what_has(self, pool, endless):
-        """The shortest iterable decides."""
+        """With a finite iterable beside an infinite one, the finite one ends the map."""
         assert list(pool.map(lambda a, b: b, endless(), [1, 2, 3])) == [1, 2, 3]
         assert list(itertools.islice(pool.map(lambda a: 5, endless()), 3)) == [5] * 3
 
     @pytest.mark.parametrize("buffersize", [1, 2, 5, 100])
     def test_buffersize(self, pool, buffersize):
-        """As many calls are made ahead of the results taken, as in Python 3.14."""
+        """``buffersize`` limits how many calls are ahead of the results taken, as in Python 3.14."""
         items = itertools.count()
         results = pool.map(abs, items, buffersize=buffersize)
         assert next(items) == buffersize
@@ -143,12 +143,12 @@ class TestMap:
         ("buffersize", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("", TypeError)]
     )
     def test_buffersize_that_is_none(self, pool, buffersize, error):
-        """It raises the standard library's errors, at once."""
+        """An invalid ``buffersize`` raises the standard library's errors at once."""
         with pytest.raises(error, match="buffersize"):
             pool.map(abs, [1], buffersize=buffersize)
 
     def test_an_iterable_that_raises_later(self, pool):
-        """Its exception comes where its item would have come."""
+        """Its exception is raised where its item's result would have come."""
 
         def items():
             yield 1
@@ -159,26 +159,26 @@ class TestMap:
             list(results)
 
     def test_a_map_goes_on_after_shutdown(self, ready):
-        """Results that are taken after the block all arrive, even though some calls were made only then."""
+        """All results arrive after the ``with`` block, even of calls that had not been made yet."""
         with pywren.PoolExecutor(ready.executor) as pool:
             results = pool.map(abs, iter(range(10)), buffersize=3)
         assert list(results) == list(range(10))
 
     def test_results_are_let_go(self, pool):
-        """CPython's ``test_free_reference``: nothing inside keeps a result that was handed on."""
+        """CPython's ``test_free_reference``: a result that was handed out is not kept."""
         for chunksize in (1, 3):
             for result in pool.map(Result, range(10), chunksize=chunksize):
                 reference = weakref.ref(result)
                 del result
                 deadline = time.monotonic() + WAIT
                 while reference() is not None and time.monotonic() < deadline:
-                    time.sleep(0.001)  # the thread that brought it is about to forget it
+                    time.sleep(0.001)  # the thread that delivered it is about to drop it
                     gc.collect()
                 assert reference() is None
 
     @pytest.mark.parametrize("chunksize", [1, 3, 10, 1000])
     def test_in_chunks(self, pool, chunksize):
-        """Results are the same whatever the size of the chunks."""
+        """Results are the same for any chunk size."""
         assert list(pool.map(pow, range(10), range(10), chunksize=chunksize)) == [n**n for n in range(10)]
 
     def test_chunks_share_a_process_call(self, pool):
@@ -186,13 +186,13 @@ class TestMap:
         assert len(set(pool.map(lambda n: (os.getpid(), os.getcwd()), range(4), chunksize=4))) == 1
 
     def test_chunksize_below_one(self, pool):
-        """It is the ``ValueError`` of the standard library."""
+        """The error is the standard library's ``ValueError``."""
         with pytest.raises(ValueError, match="chunksize"):
             pool.map(abs, [1], chunksize=0)
         assert issubclass(ArgumentError, ValueError)
 
     def test_is_an_iterator(self, pool):
-        """Results come one by one."""
+        """Results come one at a time."""
         results = pool.map(abs, [-1, -2])
         assert iter(results) is results
         assert (next(results), next(results)) == (1, 2)
@@ -200,7 +200,7 @@ class TestMap:
             next(results)
 
     def test_raises_where_the_failing_item_is(self, pool):
-        """The results before it were handed on."""
+        """The results before the failing item are returned first."""
         results = pool.map(lambda n: 1 // n, [1, 0, 1])
         assert next(results) == 1
         with pytest.raises(ZeroDivisionError):
@@ -214,7 +214,7 @@ class TestMap:
         assert executors.is_released(tmp_path / "held0")
 
     def test_closed_early(self, pool, tmp_path):
-        """Stopping the iteration cancels the rest."""
+        """Closing the iterator early cancels the remaining calls."""
         results = pool.map(lambda path: path and hostile.sleeps_on(path), ["", str(tmp_path / "held")])
         assert next(results) == ""
         results.close()
@@ -225,7 +225,7 @@ class TestShutdown:
     """``shutdown``."""
 
     def test_waits_for_what_runs(self, ready, tmp_path):
-        """The default returns when all calls have ended."""
+        """By default, ``shutdown`` returns when all calls have ended."""
         pool = pywren.PoolExecutor(ready.executor)
         gate = tmp_path / "gate"
         future = pool.submit(hostile.holds_until, str(tmp_path / "held"), str(gate))
@@ -239,7 +239,7 @@ class TestShutdown:
         assert future.result() == "on time"
 
     def test_without_waiting(self, ready, tmp_path):
-        """``wait=False`` returns at once; the calls go on."""
+        """``wait=False`` returns at once, and the calls go on."""
         pool = pywren.PoolExecutor(ready.executor)
         gate = tmp_path / "gate"
         future = pool.submit(hostile.holds_until, str(tmp_path / "held"), str(gate))
@@ -283,7 +283,7 @@ class TestShutdown:
         assert done.stdout.splitlines() == ["42", *[f"last {refused}"] * 3, *[f"first {refused}"] * 3]
 
     def test_threads_may_finish_their_work(self):
-        """A thread that the program waits for can still make calls when the main thread has ended."""
+        """Threads that the interpreter joins at exit can still make calls after the main thread has ended."""
         program = """
             import threading, pywren
             executor = pywren.local_executor()
@@ -299,7 +299,7 @@ class TestShutdown:
         assert (done.stdout, done.stderr) == ("[2, 3]\n", "")
 
     def test_daemon_threads_do_not_keep_the_program(self):
-        """Row 253: daemon threads make no more calls, and the program ends when the calls under way have ended."""
+        """Row 253: daemon threads cannot make new calls at exit, and the program ends when running calls have ended."""
         program = """
             import threading, time, pywren
             executor = pywren.local_executor()
@@ -339,13 +339,13 @@ class TestShutdown:
 
 @pytest.mark.parametrize("given", [4, 0, "lambda", pywren.local_executor, object(), {"max_workers": 2}])
 def test_something_else_than_an_executor(given):
-    """Row 254: it is refused at once, with what to pass."""
+    """Row 254: an object that is not an executor is refused at once; the error says what to pass."""
     with pytest.raises(ArgumentError, match=r"pywren.local_executor\(\)"):
         pywren.PoolExecutor(given)
 
 
 class Echo:
-    """An object with the verbs of an executor, which runs nothing."""
+    """An object with an executor's methods, which runs nothing."""
 
     map_item_limit = None
 
@@ -362,7 +362,7 @@ class Echo:
 
 
 def test_any_object_with_the_verbs():
-    """A program's own executor will do; the pool does not close it."""
+    """Any object with the methods of an executor is accepted; the pool does not close it."""
     with pywren.PoolExecutor(Echo()) as pool:
         assert pool.submit(divmod, 7, 2).done()
 
@@ -375,14 +375,14 @@ def test_leaves_the_executor_open(ready):
 
 
 def test_without_an_executor(monkeypatch):
-    """A pool makes the default executor by itself."""
+    """A pool without an executor makes the default one."""
     monkeypatch.setenv("PYWREN_EXECUTOR", "local")
     with pywren.PoolExecutor() as pool:
         assert pool.submit(abs, -1).result(WAIT) == 1
 
 
 def test_under_asyncio(pool):
-    """``loop.run_in_executor`` takes it."""
+    """``loop.run_in_executor`` accepts a pool."""
     import asyncio
 
     async def main():
@@ -392,7 +392,7 @@ def test_under_asyncio(pool):
 
 
 def test_a_callback_may_submit_while_another_thread_does(pool, tmp_path):
-    """A submit that waits for a future among its arguments holds up no other, and a shutdown waits for it."""
+    """A submit that waits for a future among its arguments does not delay others, and a shutdown waits for it."""
     held = [pool.submit(hostile.holds_until, str(tmp_path / name), str(tmp_path / f"gate-{name}")) for name in "ab"]
     submitted, submitting, called_back = [], threading.Event(), threading.Event()
 

@@ -1,4 +1,4 @@
-"""What the client asks of an invoker, and the defaults for an invoker that does not say."""
+"""What the client asks of an invoker, and the defaults for an invoker that does not answer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Of2018:
 
 
 def test_an_invoker_of_2018_has_all_defaults() -> None:
-    """Its two methods are called, and every question that it cannot answer has its default."""
+    """Its two methods are called, and everything else has a default."""
     given = Of2018()
     invoker = adapted(given)
     assert invoker.invoke({"call_id": "00000"}) == 1
@@ -38,7 +38,7 @@ def test_an_invoker_of_2018_has_all_defaults() -> None:
 
 
 def test_what_it_says_counts_and_may_change() -> None:
-    """A member that a program adds to its invoker counts, even after the executor was made."""
+    """A member that a program adds to its invoker is used, even after the executor was made."""
     given = Of2018()
     invoker = adapted(given)
     given.payload_limit = 100  # type: ignore[attr-defined]
@@ -50,7 +50,7 @@ def test_what_it_says_counts_and_may_change() -> None:
 
 @pytest.mark.parametrize("kind", [LambdaInvoker, DummyInvoker, LocalInvoker, SQSInvoker])
 def test_our_own_need_no_adapter(kind: type[Invoker]) -> None:
-    """They are used as they are."""
+    """Our own invokers are used without an adapter."""
     made = kind("us-west-2", "name") if kind in (LambdaInvoker, SQSInvoker) else kind()  # type: ignore[call-arg]
     assert adapted(made) is made
     if hasattr(made, "close"):

@@ -1,4 +1,4 @@
-"""The three routes of calls: which one is chosen, and what takes callsets along it."""
+"""The three routes of calls: which one is chosen, and which dispatcher serves it."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def somewhere(backend: str) -> Any:
     ],
 )
 def test_the_route(invoker: Any, backend: str, route: Route) -> None:
-    """Calls of this machine stay in memory unless there is a bucket; all others are staged."""
+    """Calls on this machine stay in memory unless there is a bucket; all others are staged."""
     assert choose_route(adapted(invoker), somewhere(backend)) is route
 
 
 def test_the_dispatcher_of_a_route() -> None:
-    """Calls in memory have a dispatcher of their own; staged calls share one, wherever they run."""
+    """Calls in memory have their own dispatcher; staged calls share one, wherever they run."""
     storage = Storage(pywren.wrenconfig.extract_storage_config(pywren.wrenconfig.default()))
     for invoker, kind in ((LocalInvoker(), LocalDispatcher), (DummyInvoker(), StagedDispatcher)):
         dispatcher = make_dispatcher(invoker, storage, {})

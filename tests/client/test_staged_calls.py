@@ -1,4 +1,4 @@
-"""Tests of calls that go through a storage: what is believed, what is fetched when, and how a call ends."""
+"""Calls that go through a storage: what is believed, what is fetched when, and how a call ends."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from pywren.wire.status import STATUS_LIMIT, Status
 
 
 class Worker:
-    """Writes what a worker would write, for the calls of one callset."""
+    """Write what a worker would write for the calls of one callset."""
 
     def __init__(self, queue_patience=None, clock=time.time):
         self.storage = Storage(pywren.wrenconfig.extract_storage_config(pywren.wrenconfig.default()))
@@ -81,14 +81,14 @@ class Worker:
 
 
 class Explosive:
-    """An object that leaves a mark when somebody unpickles it."""
+    """An object that leaves a mark when it is unpickled."""
 
     def __reduce__(self):
         return pytest.fail, ("unverified bytes were unpickled",)
 
 
 def test_result_inside_the_status():
-    """A small outcome is taken from the status."""
+    """A small result is read from the status."""
     worker = Worker()
     (item,) = worker.futures()
     worker.returns(41)
@@ -97,7 +97,7 @@ def test_result_inside_the_status():
 
 
 def test_many_calls_in_any_order():
-    """Outcomes of many calls are found whatever the order in which they appear."""
+    """Results of many calls are found in whatever order they appear."""
     worker = Worker()
     items = worker.futures(50)
     for number in (*range(49, 24, -1), *range(25)):
@@ -106,7 +106,7 @@ def test_many_calls_in_any_order():
 
 
 def test_outcome_is_noticed_after_a_wait_in_vain():
-    """A result that is committed after somebody gave up waiting comes to whoever asks again."""
+    """A result that is committed after a ``wait`` timed out reaches the next one that asks."""
     worker = Worker()
     (item,) = worker.futures()
     with pytest.raises(WaitTimeoutError):
@@ -116,7 +116,7 @@ def test_outcome_is_noticed_after_a_wait_in_vain():
 
 
 class TestBigOutputs:
-    """Outputs beyond the eager limit."""
+    """Outputs that are too big to be fetched eagerly."""
 
     def test_fetched_when_somebody_asks(self):
         """A big output is fetched for result, exception, a waiter, a callback, and done."""
@@ -134,7 +134,7 @@ class TestBigOutputs:
             assert ask(item) == big
 
     def test_not_fetched_before(self):
-        """Until somebody asks, the output stays where it is, and nothing polls for it."""
+        """Until somebody asks for it, the output stays in the storage, and nothing polls for it."""
         worker = Worker()
         (item,) = worker.futures()
         key = worker.returns_apart(b"x" * (EAGER_OUTPUT_LIMIT + 1))
@@ -144,7 +144,7 @@ class TestBigOutputs:
             item.result(10)
 
     def test_small_ones_are_fetched_at_once(self):
-        """A small output in an object of its own arrives with the status."""
+        """A small output in its own object is fetched with the status."""
         worker = Worker()
         (item,) = worker.futures()
         key = worker.returns_apart("small")
@@ -154,13 +154,13 @@ class TestBigOutputs:
 
 
 class TestIntegrity:
-    """Nothing is unpickled before it is verified."""
+    """Nothing is unpickled before it has been verified."""
 
     def evil(self):
         return Outcome(True, pickle.dumps(Explosive())).encode()
 
     def test_unsigned_status_is_never_a_value(self):
-        """A status without a signature gives an error, and its outcome is not unpickled."""
+        """A status without a signature becomes an error, and its outcome is not unpickled."""
         worker = Worker()
         (item,) = worker.futures()
         worker.write(worker.status(outcome=self.evil()).encode(None))
@@ -185,7 +185,7 @@ class TestIntegrity:
         assert not first.done()
 
     def test_status_of_another_callset(self):
-        """A genuine status of another map is refused too."""
+        """A genuine status of another callset is refused too."""
         worker, other = Worker(), Worker()
         (item,) = worker.futures()
         status = other.status(outcome=Outcome(True, pickle.dumps(1)).encode())
@@ -203,7 +203,7 @@ class TestIntegrity:
             item.result(10)
 
     def test_garbage(self):
-        """Bytes that are not a valid status end the future with an error."""
+        """Bytes that are not a valid status end the call with an error."""
         worker = Worker()
         (item,) = worker.futures()
         worker.write(b"\x80garbage")
@@ -211,7 +211,7 @@ class TestIntegrity:
             item.result(10)
 
     def test_unsigned_failure_is_an_error_of_its_kind(self):
-        """0.4's put_cancelled, and a worker that could not read its payload, can still end a call."""
+        """0.4's put_cancelled can still end a call, and so can a worker that could not read its payload."""
         worker = Worker()
         (item,) = worker.futures()
         worker.storage.put_cancelled(worker.callset.id, "00000", "CANCEL")
@@ -221,7 +221,7 @@ class TestIntegrity:
         assert item.run_status["exception_args"][0] == "CANCELLED"
 
     def test_invoke_status_carries_no_key(self):
-        """What a program prints of a future contains neither the key nor anything derived from it."""
+        """Printing a future's invoke_status shows neither the key nor anything derived from it."""
         executor = pywren.dummy_executor()
         item = executor.call_async(abs, -1)
         key = executor.invoker.payloads[0]["attempt_key"]
@@ -231,7 +231,7 @@ class TestIntegrity:
 
 
 class TestOneWayToEnd:
-    """Whoever writes the status first has ended the call."""
+    """The first status that is written ends the call."""
 
     def test_cancel_wins_when_first(self):
         """A cancelled call stays cancelled, even if its worker writes a status later."""
@@ -243,7 +243,7 @@ class TestOneWayToEnd:
             item.result(10)
 
     def test_cancel_loses_when_second(self):
-        """A call that had ended unnoticed is not cancelled, and its result counts."""
+        """A call that has ended unnoticed cannot be cancelled, and its result counts."""
         worker = Worker()
         (item,) = worker.futures()
         worker.returns("first")
@@ -251,7 +251,7 @@ class TestOneWayToEnd:
         assert item.result(10) == "first"
 
     def test_second_commit_is_refused(self):
-        """AWS may deliver a call twice: its first outcome counts."""
+        """AWS may deliver a call twice: the first outcome counts."""
         worker = Worker()
         (item,) = worker.futures()
         worker.returns("first")
@@ -260,7 +260,7 @@ class TestOneWayToEnd:
 
 
 class TestLost:
-    """A client does not wait for ever for a call that leaves no status."""
+    """A client does not wait forever for a call that leaves no status."""
 
     def test_lost_after_queue_patience_runtime_and_grace(self):
         """The call is declared lost when it can no longer start and end in time, not before."""
@@ -274,7 +274,7 @@ class TestLost:
             item.result(10)
 
     def test_a_status_that_is_there_is_never_lost(self):
-        """However late the client polls, it takes a committed outcome."""
+        """A committed outcome is used, however late the client polls."""
         now = [time.time()]
         worker = Worker(queue_patience=100, clock=lambda: now[0])
         (item,) = worker.futures()
@@ -283,7 +283,7 @@ class TestLost:
         assert item.result(10) == "there"
 
     def test_without_patience_nothing_is_lost(self):
-        """The calls of a dummy executor wait for ever."""
+        """Calls of a dummy executor are never declared lost."""
         now = [time.time()]
         worker = Worker(clock=lambda: now[0])
         (item,) = worker.futures()
@@ -292,7 +292,7 @@ class TestLost:
 
 
 class TestStorageTrouble:
-    """A storage that fails while results are awaited."""
+    """The storage fails while a client waits for results."""
 
     class Failing:
         def __init__(self, storage):
@@ -319,7 +319,7 @@ class TestStorageTrouble:
         assert caplog.text.count("out of reach") == 1
 
     def test_comes_and_goes(self, caplog):
-        """Row 220: a storage that fails every other time costs one warning a minute, not one a poll."""
+        """Row 220: a storage that fails every other time causes one warning a minute, not one a poll."""
         now = [time.time()]
         worker = Worker(clock=lambda: now[0])
         worker.origin._monitor = Mock(spec=Monitor)
@@ -334,7 +334,7 @@ class TestStorageTrouble:
 
     @pytest.fixture
     def away(self):
-        """A worker whose client could not reach the storage for longer than its patience, and its future."""
+        """Make a worker whose client has not reached the storage for longer than its patience, and its future."""
         now = [time.time()]
         worker = Worker(clock=lambda: now[0])
         worker.origin.storage = self.Failing(worker.storage)
@@ -344,7 +344,7 @@ class TestStorageTrouble:
         yield worker, item
         worker.origin.storage.failing = False
         worker.returns("there all the time")
-        assert item.result(10) == "there all the time"  # whatever was asked before
+        assert item.result(10) == "there all the time"  # whatever was called before
         assert item.done()
 
     @pytest.mark.parametrize(
@@ -363,7 +363,7 @@ class TestStorageTrouble:
         ],
     )
     def test_is_told_to_who_asks_and_ends_nothing(self, away, ask):
-        """Row 220: while a storage is out of reach, everybody who asks gets its error, each time; the call goes on."""
+        """Row 220: while a storage is out of reach, asking for a call raises its error each time; the call goes on."""
         _, item = away
         for _ in range(2):
             with pytest.raises(StorageError, match="out of reach") as caught:
@@ -372,7 +372,7 @@ class TestStorageTrouble:
         assert (item.running(), item.cancelled(), item.job_state) == (False, False, pywren.future.JobState.invoked)
 
     def test_a_time_out_meanwhile_says_what_is_wrong(self):
-        """Row 220: even when the trouble has just begun, the error is both a TimeoutError and a StorageError."""
+        """Row 220: even if the outage has just begun, the error is both a TimeoutError and a StorageError."""
         worker = Worker()
         worker.origin.storage = self.Failing(worker.storage)
         (item,) = worker.futures()
@@ -388,7 +388,7 @@ class TestStorageTrouble:
         assert not isinstance(caught.value, StorageError)
 
     def test_those_who_are_told_of_results_go_on_waiting(self, away):
-        """Callbacks, awaiters and the standard library's waiters hear of the outcome and of nothing else."""
+        """Callbacks, awaiters and the standard library's waiters receive only the outcome."""
         worker, item = away
         called = threading.Event()
         item.add_done_callback(lambda _: called.set())
@@ -411,7 +411,7 @@ class TestStorageTrouble:
         assert called.wait(10)
 
     def test_an_error_of_any_kind(self, monkeypatch):
-        """Trouble with the key file, with memory, or unforeseen trouble is raised to whoever asks, and passes."""
+        """A problem with the key file, memory or anything else is raised to the caller and does not end the call."""
         for error in (ConfigError("the key is gone"), MemoryError("full"), OSError("no"), RecursionError("deep")):
             now = [time.time()]
             worker = Worker(clock=lambda now=now: now[0])
@@ -426,7 +426,7 @@ class TestStorageTrouble:
             assert item.result(10) == "all the same"
 
     def test_does_not_keep_forgotten_futures(self):
-        """Remembered errors hold no future: when nobody asks for the futures, nobody polls."""
+        """Stored errors keep no reference to a future, and polling stops when nobody holds one."""
         worker = Worker()
         worker.origin.storage = self.Failing(worker.storage)
         items = worker.futures(2)
@@ -452,7 +452,7 @@ class TestStorageTrouble:
 
     @pytest.fixture
     def half(self, monkeypatch):
-        """A worker, its clock and three futures; the output of the first cannot be fetched for a long time."""
+        """Make a worker, its clock and three futures; the output of the first cannot be fetched for a long time."""
         now = [time.time()]
         worker = Worker(clock=lambda: now[0])
         worker.origin._monitor = Mock(spec=Monitor)
@@ -473,7 +473,7 @@ class TestStorageTrouble:
 
     @pytest.mark.parametrize("ask", [lambda item: item.done(), lambda item: pywren.wait([item], pywren.ALWAYS)[0]])
     def test_one_output_that_cannot_be_fetched(self, half, ask):
-        """Row 305: only whoever asks for that call is told. A running call has not ended; an ended one is done."""
+        """Row 305: only asking for that call raises the error. A running call has not ended; an ended one is done."""
         worker, items = half
         with pytest.raises(StorageError, match="out of reach"):
             ask(items[0])
@@ -483,7 +483,7 @@ class TestStorageTrouble:
         assert ask(items[1])
 
     def test_waiting_for_another_call(self, half):
-        """Row 305: waiting for it goes on, and its output is fetched."""
+        """Row 305: a client that waits for another call goes on waiting, and its output is fetched."""
         worker, items = half
         told = []
 
@@ -508,7 +508,7 @@ class TestStorageTrouble:
         assert told[1:] == ["fetched"]
 
     def test_many_outputs_that_cannot_be_fetched(self, monkeypatch):
-        """Row 305: a storage that is out of reach is not asked for each of a thousand outputs."""
+        """Row 305: a storage that is out of reach is not asked again for each of a thousand outputs."""
         worker = Worker()
         worker.origin._monitor = Mock(spec=Monitor)
         items = worker.futures(200)
@@ -568,7 +568,7 @@ class TestPickledFutures:
         assert item.result(10) == "by hand"
 
     def test_by_hand_of_a_function(self):
-        """When the metadata name the function, the function's records count."""
+        """When the metadata names the function, the function's records are read."""
         worker = Worker()
         worker.returns("forged")
         payload = {"attempt_key": worker.callset.attempt_key("00000", 1).hex()}
@@ -581,7 +581,7 @@ class TestPickledFutures:
                 item.result(10)
 
     def test_client_that_has_ended(self, tmp_path):
-        """A call that ran in its client's process is lost when that process is gone."""
+        """A call that ran in its client's process is lost when that process has ended."""
         worker = Worker()
         (tmp_path / "client").touch()
         item = attach("00000", worker.callset, worker.storage, str(tmp_path / "client"))
@@ -590,7 +590,7 @@ class TestPickledFutures:
 
 
 def test_callsets_from_elsewhere_share_a_thread():
-    """Row 304: one thread polls for a thousand futures, each of a callset of its own."""
+    """Row 304: one thread polls for a thousand futures, each from its own callset."""
     workers = [Worker() for _ in range(50)]
     copies = [attach("00000", each.callset, pickle.loads(pickle.dumps(each.storage))) for each in workers]
     assert pywren.wait(copies, timeout=0) == ([], copies)
@@ -602,7 +602,7 @@ def test_callsets_from_elsewhere_share_a_thread():
 
 
 def test_futures_made_by_hand_share_a_thread_and_a_storage():
-    """Row 304: so it does for futures that a program makes from notes, as programs of 0.4 do."""
+    """Row 304: this also holds for futures that a program makes from notes, as programs of 0.4 do."""
     worker = Worker()
     for number in range(50):
         worker.returns(number, f"{number:05d}")
@@ -616,7 +616,7 @@ def test_futures_made_by_hand_share_a_thread_and_a_storage():
 
 
 def test_forgotten_futures_are_not_looked_for():
-    """A program that drops its futures does not go on polling for them."""
+    """A program that drops its futures stops polling for them."""
     worker = Worker()
     items = worker.futures(3)
     assert worker.origin.examine() is not None
@@ -626,7 +626,7 @@ def test_forgotten_futures_are_not_looked_for():
 
 
 def test_awaited_futures_are_kept():
-    """A future with a callback is settled even if nobody holds it."""
+    """A future with a callback gets its outcome even if no other reference to it is left."""
     worker = Worker()
     seen, called = [], threading.Event()
     worker.futures()[0].add_done_callback(lambda done: (seen.append(done.result()), called.set()))
@@ -642,7 +642,7 @@ def _collect_in_child(item, answers):
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_after_fork_the_child_looks_itself():
-    """A forked process collects staged calls with a monitor of its own, whatever the parent's was doing."""
+    """A forked process collects staged calls with its own monitor, whatever the parent's was doing."""
     worker = Worker()
     (item,) = worker.futures()
     with pytest.raises(WaitTimeoutError):
@@ -661,7 +661,7 @@ def test_after_fork_the_child_looks_itself():
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_fork_while_the_monitor_looks(monkeypatch):
-    """What the parent's monitor held at the fork holds up nobody in the child."""
+    """Locks that the parent's monitor held during the fork do not block the child."""
     worker = Worker()
     (item,) = worker.futures()
     looking, go_on, parent = threading.Event(), threading.Event(), os.getpid()
@@ -690,7 +690,7 @@ def test_a_fork_while_the_monitor_looks(monkeypatch):
 
 
 class LoadsSlowly:
-    """Takes its time to be unpickled in this process: between two events."""
+    """An object that takes time to unpickle in this process: it waits between two events."""
 
     events = threading.Event(), threading.Event()
 
@@ -706,7 +706,7 @@ def _load_slowly():
 
 
 def test_a_result_that_holds_a_future_while_another_is_unpickled():
-    """A thread that unpickles a future of a callset does not hold up that callset's results."""
+    """While one thread unpickles a future of a callset, that callset's results can still be read."""
     worker, other = Worker(), Worker()
     inner = attach("00000", other.callset, other.storage)
     outer = attach("00000", worker.callset, worker.storage)
@@ -727,11 +727,11 @@ def test_a_result_that_holds_a_future_while_another_is_unpickled():
 
 
 class TestLocks:
-    """No lock is held during anything but work in memory, and nobody waits for another thread's poll."""
+    """No lock is held except for work in memory, and no thread waits for another thread's poll."""
 
     @staticmethod
     def assert_free(worker, where):
-        """Fail if any lock of the callset stays held for more than a moment, as another thread sees it."""
+        """Fail if another thread finds that a lock of the callset stays held for more than a moment."""
         locks = {
             "the callset's": worker.origin._lock,
             "the futures'": worker.callset.condition,
@@ -774,7 +774,7 @@ class TestLocks:
 
     @pytest.mark.parametrize("threads", [1, 32])
     def test_none_is_held_during_a_request(self, monkeypatch, threads):
-        """Statuses, listings, outputs, lost and cancelled calls: on this thread or on helpers."""
+        """Statuses, listings, outputs, lost and cancelled calls: on this thread or on helper threads."""
         now = [time.time()]
         worker = Worker(queue_patience=100, clock=lambda: now[0])
         seen = []
@@ -795,7 +795,7 @@ class TestLocks:
 
     @pytest.mark.parametrize("count", [1, 2, 3, 40])
     def test_several_calls_that_are_lost_in_one_look(self, monkeypatch, count):
-        """Row 67: each ends with the error, however many threads declare it lost."""
+        """Row 67: each call ends with the error, however many threads declare it lost."""
         now = [time.time()]
         worker = Worker(queue_patience=100, clock=lambda: now[0])
         monkeypatch.setattr(worker.origin, "_threads", lambda: 32)
@@ -805,7 +805,7 @@ class TestLocks:
         assert [type(item.exception(0)) for item in done] == [CallLostError] * count
 
     def test_none_is_held_while_a_result_is_unpickled(self):
-        """Its ``__setstate__`` may ask for anything, from any thread."""
+        """An object's ``__setstate__`` may call any method, from any thread."""
         worker = Worker()
         items = worker.futures(2)
         UnpicklesWith.action = lambda: (self.assert_free(worker, "unpickling"), items[1].done())
@@ -814,7 +814,7 @@ class TestLocks:
         assert items[0].result(0) == "unpickled"
 
     def test_none_is_held_during_a_callback(self):
-        """A callback may ask for anything too."""
+        """A callback may call any method too."""
         worker = Worker()
         items = worker.futures(2)
         found = []
@@ -827,7 +827,7 @@ class TestLocks:
         assert found == [(False, True)]
 
     def test_nobody_waits_for_a_look_of_another_thread(self, monkeypatch):
-        """While the monitor's request hangs, everything a program may ask returns at once, or after its time-out."""
+        """While the monitor's request hangs, every method returns at once, or after its time-out."""
         worker = Worker()
         items = worker.futures(3)
         hanging, go_on = threading.Event(), threading.Event()
@@ -866,7 +866,7 @@ class TestLocks:
         assert items[0].result(30) == "in the end"
 
     def test_the_monitor_comes_again_after_a_look_of_another_thread(self, monkeypatch):
-        """What appears while a program's own thread polls is not missed."""
+        """A status that appears while a program's own thread polls is not missed."""
         worker = Worker()
         items = worker.futures(2)
         looking, go_on = threading.Event(), threading.Event()
@@ -884,7 +884,7 @@ class TestLocks:
         thread.start()
         assert looking.wait(30)
         worker.returns("while it looked")
-        assert worker.origin.examine() is None  # the monitor, which finds the other looking
+        assert worker.origin.examine() is None  # the monitor, which finds the other thread polling
         go_on.set()
         thread.join()
         called = threading.Event()
@@ -892,7 +892,7 @@ class TestLocks:
         assert called.wait(30)
 
     def test_ctrl_c_during_a_look_does_not_send_the_monitor_away(self, monkeypatch):
-        """The monitor, which came meanwhile, comes again."""
+        """The monitor, which was turned away by the interrupted poll, comes back."""
         worker = Worker()
         items = worker.futures(2)
         read, interrupted = worker.storage.read_status, []
@@ -912,7 +912,7 @@ class TestLocks:
         assert asked.wait(30)
 
     def test_what_is_raised_is_not_shared(self):
-        """Errors that are kept and raised again and again neither grow nor hold the frames of their callers."""
+        """Stored errors that are raised repeatedly neither grow nor keep the frames of their callers."""
         now = [time.time()]
         worker = Worker(clock=lambda: now[0])
         worker.origin.storage = TestStorageTrouble.Failing(worker.storage)
@@ -926,7 +926,7 @@ class TestLocks:
 
 
 class UnpicklesWith:
-    """Does something while it is unpickled."""
+    """An object that calls a function while it is unpickled."""
 
     action = staticmethod(lambda: None)
 
@@ -940,13 +940,13 @@ def _act():
 
 
 class TestUnbelieved:
-    """Something at a status key that is not the worker's status stops nothing."""
+    """An invalid or unsigned status stops nothing else."""
 
     STANDING = [b"garbage", b"", b"{}", b"[1]", b"x" * (STATUS_LIMIT + 1)]
 
     @pytest.mark.parametrize("data", STANDING, ids=range(len(STANDING)))
     def test_cancelling_over_it(self, data):
-        """Row 225: the call is cancelled, here and for those who read the storage."""
+        """Row 225: the call is cancelled, for this client and for all that read the storage."""
         worker = Worker()
         (item,) = worker.futures()
         worker.write(data)
@@ -957,7 +957,7 @@ class TestUnbelieved:
         assert b"CallCancelledError" in worker.storage.read_status(worker.callset.id, "00000")
 
     def test_cancelling_over_an_unsigned_value(self):
-        """A value that nobody signed is not a value."""
+        """An unsigned value is not a value."""
         worker = Worker()
         (item,) = worker.futures()
         worker.write(worker.status(outcome=b"{}").encode(None))
@@ -966,7 +966,7 @@ class TestUnbelieved:
 
     @pytest.mark.parametrize("data", STANDING, ids=range(len(STANDING)))
     def test_it_is_an_error(self, data):
-        """Row 225: it ends its own call alone, whatever its size."""
+        """Row 225: an invalid status ends its own call alone, whatever its size."""
         worker = Worker()
         items = worker.futures(5)
         worker.write(data)
@@ -977,7 +977,7 @@ class TestUnbelieved:
 
 
 class TestSilence:
-    """Nothing comes back for a minute."""
+    """No result arrives for a minute."""
 
     def silent(self, caplog, **options):
         now = [time.time()]
@@ -996,7 +996,7 @@ class TestSilence:
         return told
 
     def test_is_told_once(self, caplog):
-        """Row 222: a warning after a minute says what is known and what to check."""
+        """Row 222: after a minute one warning says what is known and what to check."""
         before, almost, told, *later = self.silent(caplog)
         assert "nothing has come back for 61 s from 3 calls" in told
         assert before + almost + "".join(later) == ""
@@ -1014,26 +1014,26 @@ class TestSilence:
             assert text in caplog.text
 
     def test_when_the_reason_is_known(self, caplog):
-        """The invoker's explanation is logged instead, and once."""
+        """The invoker's explanation is logged instead, once."""
         told = self.silent(caplog, explain_silence=lambda: "nobody works")
         assert ["nobody works" in text for text in told] == [False, False, True, False, False, False]
         assert "nothing has come back" not in "".join(told)
 
     def test_when_the_reason_becomes_known(self, caplog):
-        """The invoker is asked again, after longer and longer pauses."""
+        """The invoker is asked again, after increasing pauses."""
         answers = iter([None, "the workers have gone"])
         told = self.silent(caplog, explain_silence=lambda: next(answers))
         assert "nothing has come back" in told[2]
         assert sum("the workers have gone" in text for text in told[3:]) == 1
 
     def test_an_invoker_that_fails_when_it_is_asked(self, caplog):
-        """The invoker may be the program's own: its error is no trouble of the storage, and what is known is logged."""
+        """An error of a program's own invoker is not a problem of the storage, and the rest is still logged."""
         told = self.silent(caplog, explain_silence=Mock(side_effect=RuntimeError("not now")))
         assert "nothing has come back" in told[2]
         assert "not now" not in "".join(told)
 
     def test_of_a_dummy_executor(self, monkeypatch, caplog):
-        """Nobody has run the calls of a dummy executor."""
+        """The calls of a dummy executor have not been run by the program."""
         monkeypatch.setattr(waiting, "SILENCE", 0.01)
         item = pywren.dummy_executor().call_async(abs, -1)
         with pytest.raises(WaitTimeoutError):
@@ -1041,7 +1041,7 @@ class TestSilence:
         assert "1 call waits to be run: call run_jobs()" in caplog.text
 
     def test_results_break_it(self, caplog):
-        """A minute counts from the last result."""
+        """The minute counts from the last result."""
         now = [time.time()]
         worker = Worker(clock=lambda: now[0])
         items = worker.futures(3)
@@ -1054,7 +1054,7 @@ class TestSilence:
 
 
 class RecordingInvoker:
-    """An invoker that keeps payloads, and refuses them when told to."""
+    """An invoker that keeps payloads, and refuses them when a test says so."""
 
     runs_here = True
 
@@ -1075,7 +1075,7 @@ class RecordingInvoker:
 
 @pytest.mark.parametrize("wrong", [-3600, -300, 300, 3600])
 def test_a_callset_is_submitted_by_the_clock_of_the_storage(monkeypatch, wrong):
-    """Row 223: records are found, and calls lost, at the right time, however wrong the client's clock is."""
+    """Row 223: records are found, and calls are lost, at the right time, even when the client's clock is wrong."""
     executor = make(RecordingInvoker())
     executor.invoker.queue_patience = 100
     there = time.time() + wrong
@@ -1092,10 +1092,10 @@ def make(invoker):
 
 
 class TestStaging:
-    """What is stored and what the payload says."""
+    """What is stored, and what the payload contains."""
 
     def test_small_arguments_travel_inside(self):
-        """One object is stored for a map of small arguments: the function."""
+        """A map of small arguments stores one object: the function."""
         invoker = RecordingInvoker()
         executor = make(invoker)
         items = executor.map(abs, range(3))
@@ -1105,7 +1105,7 @@ class TestStaging:
         assert executor.storage.backend.list(executor.storage.prefix) == [calls[0].func_key]
 
     def test_middling_arguments_share_an_object(self):
-        """Arguments too big for the payload are joined, with a range and a digest each."""
+        """Arguments that are too big for the payload share an object, with a range and a digest for each."""
         invoker = RecordingInvoker()
         executor = make(invoker)
         items = executor.map(len, [bytes([65 + n]) * 200_000 for n in range(3)])
@@ -1125,7 +1125,7 @@ class TestStaging:
         assert sorted(keys) == [executor.storage.keys(items[0].callset_id).call(i.call_id).data for i in items]
 
     def test_payload_members(self):
-        """``extra_env`` is absent unless given, ``extra_meta`` is beside it, and overwritten members come last."""
+        """``extra_env`` is absent unless given, ``extra_meta`` adds members, and overwritten members win."""
         invoker = RecordingInvoker()
         executor = make(invoker)
         items = executor.map(abs, [1], extra_meta={"mine": 1}, overwrite_invoke_args={"func_key": "elsewhere"})
@@ -1135,14 +1135,14 @@ class TestStaging:
         assert len(items) == 1
 
     def test_too_large_payload_is_refused_before_anything_is_invoked(self):
-        """The figures are in the error, and no call was started."""
+        """The error contains the figures, and no call has started."""
         invoker = RecordingInvoker(payload_limit=10_000)
         with pytest.raises(ArgumentError, match=r"10,000"):
             make(invoker).map(abs, range(3), extra_env={"BIG": "x" * 20_000})
         assert invoker.payloads == []
 
     def test_one_too_large_payload_among_others_is_refused_before_anything_is_invoked(self):
-        """Whatever their order: arguments inside the payload count, those in an object of their own do not."""
+        """The order does not matter: arguments in the payload count, and those in their own object do not."""
         invoker = RecordingInvoker(payload_limit=1_000_000)
         apart, inside = b"x" * 200_000, b"y" * 120_000
         with pytest.raises(ArgumentError, match=r"call 00002 has 1,06\d,\d{3} bytes"):
@@ -1150,7 +1150,7 @@ class TestStaging:
         assert invoker.payloads == []
 
     def test_references_count(self):
-        """Futures among the arguments of one call count too."""
+        """Futures among a call's arguments count towards the size too."""
         invoker = RecordingInvoker(payload_limit=20_000)
         executor = make(invoker)
         with pywren.local_executor() as local:
@@ -1161,7 +1161,7 @@ class TestStaging:
         assert invoker.payloads == []
 
     def test_what_the_storage_does_not_take_is_refused_before_anything_is_stored(self):
-        """Row 196: the figures and the remedy are in the error, and nothing was uploaded in vain."""
+        """Row 196: the error contains the figures and the remedy, and nothing has been uploaded."""
         assert S3Backend.object_limit == 5 * 1024**3
         executor = make(RecordingInvoker())
         storage = executor.storage
@@ -1177,7 +1177,7 @@ class TestStaging:
         assert len(executor.map(len, [closure[:90_000]])) == 1
 
     def test_refused_invocation_is_raised_by_map(self, caplog):
-        """map() raises the refusal, and a line in the log says how many calls go on."""
+        """map() raises the refusal, and the log says how many calls go on."""
         invoker = RecordingInvoker(refuse_after=2)
         with pytest.raises(InvocationError) as caught:
             make(invoker).map(abs, range(5), invoke_pool_threads=1)
@@ -1185,7 +1185,7 @@ class TestStaging:
         assert "2 of 5 calls were invoked" in caplog.text
 
     def test_directory_goes_with_executor_and_futures(self):
-        """On this machine nothing is left of a callset that nobody can collect any more."""
+        """On this machine, nothing is left of a callset once nobody can collect it."""
         executor = make(RecordingInvoker())
         storage = executor.storage
         items = executor.map(abs, range(3))
@@ -1196,7 +1196,7 @@ class TestStaging:
         assert becomes_empty(storage)
 
     def test_directory_of_pickled_futures_stays(self):
-        """The directory stays when another process may want the outcome."""
+        """The directory is kept while another process may want the outcome."""
         executor = make(RecordingInvoker())
         storage = executor.storage
         items = executor.map(abs, range(3))
@@ -1207,7 +1207,7 @@ class TestStaging:
 
 
 def becomes_empty(storage):
-    """Wait until nothing is stored: the monitor may be polling the callset at this very moment."""
+    """Wait until nothing is stored: the monitor may be polling the callset right now."""
     deadline = time.monotonic() + 20
     while storage.backend.list(storage.prefix) and time.monotonic() < deadline:
         gc.collect()

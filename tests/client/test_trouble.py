@@ -1,4 +1,4 @@
-"""``Trouble``: when a failing storage is worth a line in the log, and when those who wait are told."""
+"""``Trouble``: when a storage failure is logged, and when waiting clients get its error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pywren.exceptions import StorageError
 
 
 def test_it_lasts_after_a_minute_without_a_break() -> None:
-    """One good poll in between begins the minute anew."""
+    """A storage is considered in trouble after a minute of failures; one good poll starts the minute again."""
     trouble, error = Trouble(), StorageError("out of reach")
     trouble.note(error, None, 0.0)
     assert trouble.lasting(PATIENCE - 1) is None
@@ -21,7 +21,7 @@ def test_it_lasts_after_a_minute_without_a_break() -> None:
 
 
 def test_it_is_worth_a_line_a_minute() -> None:
-    """Trouble that comes and goes is logged when it begins, at most once a minute."""
+    """Intermittent trouble is logged when it begins, and then at most once a minute."""
     trouble, error = Trouble(), StorageError("out of reach")
     lines = 0
     for second in range(int(2 * PATIENCE)):
@@ -40,7 +40,7 @@ def test_it_concerns_the_calls_that_it_is_about() -> None:
 
 
 def test_it_keeps_no_frames() -> None:
-    """A kept error lets go of its tracebacks and those of its causes."""
+    """A stored error drops its tracebacks and those of its causes."""
     try:
         try:
             raise OSError("cause")

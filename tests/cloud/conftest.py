@@ -10,6 +10,6 @@ import pytest
 
 @pytest.fixture
 def account() -> Iterator[accounts.Account]:
-    """An empty, mocked account that listens and may refuse."""
+    """An empty, mocked account that records requests and may refuse them."""
     with accounts.mocked_account() as made:
         yield made

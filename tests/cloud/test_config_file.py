@@ -1,4 +1,4 @@
-"""One section of a configuration file changes, and the rest stays as it was."""
+"""Changing one section of a configuration file keeps everything else."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NEW = {"s3_bucket": "b", "s3_key": "k/x.tar.gz", "sha256": "00"}
     ],
 )
 def test_a_section_is_changed(text: str) -> None:
-    """The new values are in it; other keys, sections and comments stay; a second change changes nothing."""
+    """The new values are written; other keys, sections and comments stay; repeating the change has no effect."""
     before = yaml.safe_load(text) or {}
     changed = changed_text(text, "runtime", NEW)
     assert changed is not None
@@ -50,7 +50,7 @@ def test_a_section_is_changed(text: str) -> None:
 
 
 def test_keys_are_taken_out() -> None:
-    """Each with its line; a key that does not exist is not an error."""
+    """Each key is removed with its line; a missing key is not an error."""
     text = "runtime:\n  s3_bucket: b\n  s3_key: k # here\n  preinstalls: [x]\n# end\n"
     changed = changed_text(text, "runtime", dict.fromkeys(NEW))
     assert changed == "runtime:\n  preinstalls: [x]\n# end\n"
@@ -58,7 +58,7 @@ def test_keys_are_taken_out() -> None:
 
 @pytest.mark.parametrize("text", ["[1, 2]\n", "text", "runtime: &r {a: 1}\ns3: *r\n", "a: [", "{runtime: {}, s3: {}}x"])
 def test_what_cannot_be_changed_safely_is_left_alone(tmp_path: Path, text: str) -> None:
-    """The error says what to write by hand."""
+    """When a file cannot be edited safely, it is not changed, and the error says what to write by hand."""
     path = tmp_path / "config.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match="write s3_bucket, s3_key, sha256 in its section runtime yourself"):
@@ -67,7 +67,7 @@ def test_what_cannot_be_changed_safely_is_left_alone(tmp_path: Path, text: str) 
 
 
 def test_mode_and_links_stay(tmp_path: Path) -> None:
-    """The target of a symbolic link is replaced, keeps its mode, and no other file is left."""
+    """The target of a symbolic link is replaced and keeps its mode, and no other file is left."""
     path, link = tmp_path / "real.yaml", tmp_path / "link.yaml"
     path.write_text("s3:\n  bucket: a\n")
     path.chmod(0o640)
@@ -80,13 +80,13 @@ def test_mode_and_links_stay(tmp_path: Path) -> None:
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    """It is not created."""
+    """A missing file is not created."""
     with pytest.raises(ConfigError, match="No such file"):
         change_section(tmp_path / "none.yaml", "runtime", NEW)
 
 
 def test_a_failure_leaves_the_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And no temporary file."""
+    """A failure leaves the file unchanged, and no temporary file behind."""
     path = tmp_path / "config.yaml"
     path.write_text("s3:\n  bucket: a\n")
 

@@ -21,7 +21,7 @@ moto = pytest.mark.moto
 
 @pytest.fixture
 def config():
-    """The configuration of a mocked AWS in which everything is deployed."""
+    """Return the configuration of a mocked AWS on which everything is deployed."""
     with pywren.testing.mock_aws() as made:
         yield made
 
@@ -36,7 +36,7 @@ def aws(config):
 
 @moto
 def test_the_function_is_made_for_the_clients_python(config, aws):
-    """Runtime, handler, memory, time-out and role are what they should be."""
+    """The function has the expected runtime, handler, memory, time-out and role."""
     function = aws.function_config(config["lambda"]["function_name"])
     assert function["Runtime"] == f"python{sys.version_info.major}.{sys.version_info.minor}"
     assert function["Handler"] == "pywren.wrenhandler.aws_lambda_handler"
@@ -46,7 +46,7 @@ def test_the_function_is_made_for_the_clients_python(config, aws):
 
 @moto
 def test_lambda_does_not_retry_by_itself(config, aws):
-    """Its own retries would run the user's function again; dropped calls leave a record in the bucket."""
+    """Lambda's retries would run the user's function again; dropped calls leave a record in the bucket instead."""
     name = config["lambda"]["function_name"]
     answer = aws.request("lambda", "get_function_event_invoke_config", doing="look", FunctionName=name)
     assert answer["MaximumRetryAttempts"] == 0
@@ -56,7 +56,7 @@ def test_lambda_does_not_retry_by_itself(config, aws):
 
 @pytest.fixture
 def sent(monkeypatch):
-    """The operations that change something, as they are sent."""
+    """Return the operations that change something, as they are sent."""
     operations = []
     request = AWS.request
 
@@ -71,7 +71,7 @@ def sent(monkeypatch):
 
 @moto
 def test_deploying_again_changes_nothing(config, aws, sent):
-    """Nothing is sent again that has not changed: neither code nor configuration, log group or event settings."""
+    """Code, configuration, log group and event settings are not sent again unless they have changed."""
     first = deploy_function(config, aws)
     sent.clear()
     assert deploy_function(config, aws) == first
@@ -80,7 +80,7 @@ def test_deploying_again_changes_nothing(config, aws, sent):
 
 @moto
 def test_deploying_again_changes_what_changed(config, aws, sent):
-    """The configuration follows, and unchanged code is not sent again."""
+    """The configuration is updated, and unchanged code is not sent again."""
     same, other = (bundle.build_zip({"pywren/__init__.py": text}) for text in (b"1", b"2"))
     first = deploy_function(config, aws, archive=same)
     sent.clear()
@@ -100,7 +100,7 @@ def test_deploying_again_changes_what_changed(config, aws, sent):
 def test_every_key_of_the_section_comes_into_force(config, aws):
     """The size of /tmp, the architecture and the other settings come from the configuration."""
     config["lambda"].update(ephemeral_storage=1024, architecture="arm64", timeout=900, memory=10240)
-    aws.delete_function(config["lambda"]["function_name"])  # moto does not update all of it
+    aws.delete_function(config["lambda"]["function_name"])  # moto does not update all of them
     deploy_function(config, aws)
     function = aws.function_config(config["lambda"]["function_name"])
     assert function["Architectures"] == ["arm64"]
@@ -110,7 +110,7 @@ def test_every_key_of_the_section_comes_into_force(config, aws):
 
 @moto
 def test_memory_and_time_have_defaults(config, aws):
-    """They match the defaults in the configuration's table of keys."""
+    """The defaults match those in the configuration's table of keys."""
     for key in ("memory", "timeout"):
         del config["lambda"][key]
     deploy_function(config, aws)
@@ -121,7 +121,7 @@ def test_memory_and_time_have_defaults(config, aws):
 
 @moto
 def test_a_layer_is_attached(config, aws):
-    """It is set by its ARN, and removed when the configuration no longer names it."""
+    """A layer is set by its ARN, and removed when the configuration no longer names it."""
     content = {"ZipFile": bundle.build_zip({"python/extra.py": b""})}
     made = aws.request("lambda", "publish_layer_version", doing="make a layer", LayerName="extra", Content=content)
     config["lambda"]["layers"] = [made["LayerVersionArn"]]
@@ -136,7 +136,7 @@ def test_a_layer_is_attached(config, aws):
 
 @moto
 def test_the_log_is_kept_for_some_time_and_a_choice_is_respected(config, aws):
-    """Retention is set once; a value that somebody else chose stays."""
+    """Retention is set once; a value that the user has chosen is kept."""
     group = f"/aws/lambda/{config['lambda']['function_name']}"
 
     def retention():
@@ -151,7 +151,7 @@ def test_the_log_is_kept_for_some_time_and_a_choice_is_respected(config, aws):
 
 @moto
 def test_big_code_goes_through_the_bucket(config, aws, monkeypatch):
-    """Lambda reads it from the bucket, and then it is deleted."""
+    """Lambda reads big code from the bucket, and then it is deleted there."""
     monkeypatch.setattr("pywren.cloud.function.DIRECT_LIMIT", 10)
     archive = bundle.build_zip({"pywren/__init__.py": b"big"})
     name = config["lambda"]["function_name"]
@@ -164,7 +164,7 @@ def test_big_code_goes_through_the_bucket(config, aws, monkeypatch):
 
 
 def test_a_python_that_lambda_does_not_have():
-    """The error names the runtimes that Lambda has."""
+    """The error lists the runtimes that Lambda supports."""
     known = ["python3.10", "python3.11"]
     assert lambda_runtime(known, "3.11") == "python3.11"
     with pytest.raises(DeploymentError, match=r"no runtime python3\.99.*python3\.10, python3\.11.*boto3"):
@@ -173,7 +173,7 @@ def test_a_python_that_lambda_does_not_have():
 
 @moto
 def test_the_role_is_made_once(config, aws, sent):
-    """Nothing is sent again that has not changed."""
+    """An unchanged role is not sent again."""
     create_execution_role(config, aws)
     assert sent == []
     config["account"]["aws_lambda_role"] = "another"
@@ -184,7 +184,7 @@ def test_the_role_is_made_once(config, aws, sent):
 
 @moto
 def test_the_account_is_found_out_when_the_configuration_does_not_say(config, aws):
-    """A missing account id is looked up; one that YAML read as a number gets its leading zeros back."""
+    """A missing account id is looked up; leading zeros lost by YAML are restored."""
     del config["account"]["aws_account_id"]
     assert ":123456789012:" in create_execution_role(config, aws)
     config["account"]["aws_account_id"] = 42
@@ -192,7 +192,7 @@ def test_the_account_is_found_out_when_the_configuration_does_not_say(config, aw
 
 
 def test_a_missing_key_is_named():
-    """The error says which key the configuration lacks."""
+    """The error names the key that the configuration lacks."""
     with pytest.raises(ConfigError, match="s3: bucket"):
         deploy_function({"account": {"aws_region": "us-west-2"}}, AWS("us-west-2"), archive=b"")
 
@@ -212,7 +212,7 @@ def test_the_deployed_zip_is_the_bundle(config, aws):
 
 @moto
 def test_the_log_of_a_call_goes_from_start_to_report(config, aws):
-    """Other calls in the same stream are left out, even over several pages."""
+    """Other calls in the same stream are left out, even when the log has several pages."""
     from moto.backends import get_backend
 
     group = f"/aws/lambda/{config['lambda']['function_name']}"
@@ -244,6 +244,6 @@ def test_the_log_of_a_call_goes_from_start_to_report(config, aws):
 
 
 def test_a_call_that_did_not_run_on_lambda_has_no_log():
-    """Asking for it is an error that says so."""
+    """Asking for the log of such a call raises an error that says so."""
     with pytest.raises(ArgumentError, match="did not run on Lambda"):
         call_logs(AWS("us-west-2"), {"start_time": 1.0})

@@ -35,7 +35,7 @@ def emulator():
 
 @pytest.fixture(scope="module")
 def deployed(emulator):
-    """The configuration of a function that is deployed once, for tests that do not change it."""
+    """Return the configuration of a function that is deployed once, for tests that do not change it."""
     return emulator.deploy()
 
 
@@ -49,20 +49,20 @@ def aws(emulator):
 
 @pytest.fixture(scope="module")
 def changeable(emulator):
-    """The configuration of another function, which the tests change one after the other."""
+    """Return the configuration of another function, which the tests change one after the other."""
     return emulator.deploy()
 
 
 @pytest.fixture
 def config(changeable, aws):
-    """That function as ``deploy_lambda`` creates it, whatever earlier tests did to it."""
+    """Reset that function to what ``deploy_lambda`` creates, whatever earlier tests did to it."""
     deploy_function(changeable, aws)
     return copy.deepcopy(changeable)
 
 
 @pytest.fixture
 def executors():
-    """Makes Lambda executors."""
+    """Return a function that makes Lambda executors."""
     made = []
 
     def make(config):
@@ -75,13 +75,13 @@ def executors():
 
 
 def changes(difference):
-    """The number of requests that change a function, by operation."""
+    """Return the number of requests that change a function, by operation."""
     counted = {name: difference.count(service="lambda", operation=name) for name in CHANGES}
     return {name: traffic.requests - traffic.refused for name, traffic in counted.items() if traffic.requests}
 
 
 def worker_requests(difference, config):
-    """The number of a function's requests to S3, by operation."""
+    """Return the number of a function's requests to S3, by operation."""
     caller = f"function:{config['lambda']['function_name']}"
     return {
         kind.operation: traffic.requests
@@ -91,7 +91,7 @@ def worker_requests(difference, config):
 
 
 def call(executor, function, argument):
-    """The result of one call."""
+    """Return the result of one call."""
     return executor.call_async(function, argument).result(timeout=WAIT)
 
 
@@ -99,7 +99,7 @@ def call(executor, function, argument):
 
 
 def test_a_function_is_made_with_a_role_that_is_new(emulator, executors):
-    """Lambda refuses the role for a while, deploying waits, and the function runs."""
+    """Lambda refuses the new role for a while, deploying waits, and then the function runs."""
     before = emulator.counters()
     config = emulator.deploy(memory=512)
     difference = emulator.counters() - before
@@ -110,7 +110,7 @@ def test_a_function_is_made_with_a_role_that_is_new(emulator, executors):
 
 
 def test_an_unchanged_function_is_not_touched(emulator, aws, config):
-    """The same bundle has the same hash, and the same settings are not sent again."""
+    """An unchanged bundle has the same hash, and unchanged settings are not sent again."""
     before = emulator.counters()
     first = deploy_function(config, aws)
     assert changes(emulator.counters() - before) == {}
@@ -118,7 +118,7 @@ def test_an_unchanged_function_is_not_touched(emulator, aws, config):
 
 
 def test_changed_code_is_sent_alone_and_runs(emulator, aws, config, executors):
-    """The next call runs the new code, although a container with the old code was warm."""
+    """Only the changed code is sent, and the next call runs it although a container with the old code is warm."""
     executor = executors(config)
     assert call(executor, lambda x: x + 1, 1) == 2
     files = {**bundle.worker_files(), "extra_of_the_test.py": b"VALUE = 42\n"}
@@ -131,7 +131,7 @@ def test_changed_code_is_sent_alone_and_runs(emulator, aws, config, executors):
 
         return extra_of_the_test.VALUE
 
-    assert call(executor, extra, None) == 42  # what is deployed beside pywren is importable
+    assert call(executor, extra, None) == 42  # modules deployed beside pywren are importable
 
 
 def test_changed_settings_are_sent_alone_and_hold(emulator, aws, config, executors):
@@ -145,7 +145,7 @@ def test_changed_settings_are_sent_alone_and_hold(emulator, aws, config, executo
 
 
 def test_deploying_while_a_change_is_under_way(aws, config):
-    """It waits until the other change has finished instead of failing."""
+    """Deploying waits until the other change has finished instead of failing."""
     name = config["lambda"]["function_name"]
     aws.request(
         "lambda", "update_function_configuration", doing="change it", FunctionName=name, Description="another's"
@@ -158,7 +158,7 @@ def test_deploying_while_a_change_is_under_way(aws, config):
 
 
 def test_the_settings_of_a_fresh_function(emulator, aws, config):
-    """Lambda does not retry failed calls, and writes a record to our bucket; the log is kept for a month."""
+    """Lambda does not retry failed calls but writes a record to our bucket; the log is kept for a month."""
     name = config["lambda"]["function_name"]
     invoke = aws.event_invoke(name)
     assert (invoke["MaximumRetryAttempts"], invoke["MaximumEventAgeInSeconds"]) == (0, 21600)
@@ -172,7 +172,7 @@ def test_the_settings_of_a_fresh_function(emulator, aws, config):
 
 
 def test_big_code_goes_through_the_bucket(aws, config, executors, monkeypatch):
-    """Lambda reads it from the bucket, and it runs."""
+    """Lambda reads big code from the bucket, and it runs."""
     monkeypatch.setattr("pywren.cloud.function.DIRECT_LIMIT", 1000)
     archive = bundle.build_zip({**bundle.worker_files(), "another_of_the_test.py": b""})
     deploy_function(config, aws, archive=archive)
@@ -184,7 +184,7 @@ def test_big_code_goes_through_the_bucket(aws, config, executors, monkeypatch):
 
 
 def test_a_function_of_another_pywren(aws, config, executors):
-    """The first call says so, and how to deploy again."""
+    """With a function of another version, the first call says so, and how to deploy again."""
     files = {**bundle.worker_files(), "pywren/version.py": b'__version__ = "0.9.0"\n'}
     deploy_function(config, aws, archive=bundle.build_zip(files))
     with pytest.raises(VersionMismatchError, match=r"version mismatch(.|\n)*pywren deploy_lambda"):
@@ -194,7 +194,7 @@ def test_a_function_of_another_pywren(aws, config, executors):
 
 
 def test_a_map_from_inside_a_worker(deployed, executors):
-    """A function creates an executor and maps with only what a deployed worker has."""
+    """A function makes an executor and maps, with only what a deployed worker has."""
 
     def outer(count):
         inner = pywren.lambda_executor(config=deployed)
@@ -204,7 +204,7 @@ def test_a_map_from_inside_a_worker(deployed, executors):
 
 
 def test_small_calls_cost_one_put_each(emulator, deployed, executors):
-    """Arguments travel in the payload and results in the status: a container reads only the function, and only once."""
+    """Arguments travel in the payload and results in the status: a container reads only the function, once."""
     executor = executors(deployed)
     name = deployed["lambda"]["function_name"]
     emulator.wait_idle()
@@ -233,7 +233,7 @@ def test_a_crash_is_not_run_again_by_lambda(emulator, deployed, executors):
 
 
 def test_a_busy_lambda_is_waited_out(emulator, deployed, executors):
-    """Throttling and internal errors of the service cost time but lose no call."""
+    """Throttling and internal errors of the service cost time, but no call is lost."""
     Fault, Faults = emulator_module.Fault, emulator_module.Faults
     emulator.set_faults(Faults(seed=1, throttle_invoke=Fault(0.3), fail_invoke=Fault(0.1)))
     before = emulator.counters()
@@ -261,7 +261,7 @@ def pywren_command(*arguments):
 
 
 def test_the_commands(emulator, aws, deployed, tmp_path):
-    """The commands lead from a bucket and a configuration to a function that answers."""
+    """Following the commands from bucket and configuration leads to a function that runs."""
     config = {**deployed, "account": {**deployed["account"], "aws_lambda_role": "made-by-command"}}
     config["lambda"] = {**deployed["lambda"], "function_name": "made-by-command"}
     path = tmp_path / "config.yaml"
@@ -285,7 +285,7 @@ def test_the_commands(emulator, aws, deployed, tmp_path):
 
 
 def test_nothing_is_asked_for_that_the_role_does_not_allow(emulator, aws, config, executors):
-    """Every action of the function is in the policy of its role."""
+    """Every action that the function uses is in the policy of its role."""
     create_execution_role(config, aws)
     assert call(executors(config), lambda x: x, 1) == 1
     name = config["lambda"]["function_name"]

@@ -1,4 +1,4 @@
-"""A runtime works: the requested packages can be imported from it, on the Python and system that it is for."""
+"""Checking a runtime: the requested packages can be imported from it, on its Python and system."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ PIP = _wheels._find_pip()
 
 @pytest.fixture
 def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wheelhouse:
-    """The index."""
+    """The wheels of a local index."""
     return make_the_index(tmp_path / "wheels", monkeypatch)
 
 
 @pytest.fixture(params=[Target(HERE), OTHER], ids=["this-python", "another"])
 def target(request: pytest.FixtureRequest) -> Target:
-    """A target whose packages can be imported here, and one whose packages cannot."""
+    """Return a target whose packages can be imported here, and one whose packages cannot."""
     return request.param  # type: ignore[no-any-return]
 
 
@@ -64,7 +64,7 @@ def build(tmp_path: Path, requirements: str, target: Target, tool: str = "uv" if
 def test_what_cannot_be_imported_is_refused(
     tmp_path: Path, wheels: Wheelhouse, target: Target, files: dict[str, str], says: str
 ) -> None:
-    """Row 281: modules that are missing or for another system are found for any target, with the requirement."""
+    """Row 281: for any target, the error names modules that are missing or for another system, and the requirement."""
     wheels.add("lib", files=files)
     with pytest.raises(DeploymentError, match=rf"line 1 of .*requirements.txt asks for lib.*{says}"):
         build(tmp_path, "lib\n", target)
@@ -105,13 +105,13 @@ def test_what_cannot_be_imported_is_refused(
 def test_what_can_be_imported_is_taken(
     tmp_path: Path, wheels: Wheelhouse, target: Target, files: dict[str, str]
 ) -> None:
-    """Optional imports, the worker's own modules, and modules that nobody imports do not stop a build."""
+    """Optional imports, the worker's own modules, and modules that nothing imports do not stop a build."""
     wheels.add("lib", files=files)
     assert build(tmp_path, "lib\n", target) == ({"lib"}, [])
 
 
 def test_what_is_required_must_be_there_too(tmp_path: Path, wheels: Wheelhouse, target: Target) -> None:
-    """Row 281: for an import that fails in a dependency, the error gives the path from the library on."""
+    """Row 281: for an import that fails in a dependency, the error shows the path from the requested library to it."""
     wheels.add("lib", requires=["below"], files={"lib/__init__.py": "import below\n"})
     wheels.add("below", files={"below/__init__.py": "import missing_one\n"})
     with pytest.raises(DeploymentError, match=r"lib cannot be imported: .*missing_one"):
@@ -119,7 +119,7 @@ def test_what_is_required_must_be_there_too(tmp_path: Path, wheels: Wheelhouse, 
 
 
 def test_an_import_that_raises_is_told(tmp_path: Path, wheels: Wheelhouse) -> None:
-    """An exception or a crash during an import here may depend on this machine, so it is only reported."""
+    """An exception or crash during an import here may be due to this machine, so it is only reported."""
     wheels.add("raising", files={"raising.py": "raise RuntimeError('no display')\n"})
     wheels.add("ending", files={"ending.py": "import os\nprint('x')\nos._exit(3)\n"})
     wheels.add("lying", files={"lying.py": "exec('import missing_one')\n"})
@@ -137,7 +137,7 @@ def test_an_import_that_raises_is_told(tmp_path: Path, wheels: Wheelhouse) -> No
 def test_what_cannot_be_imported_here_either(
     tmp_path: Path, wheels: Wheelhouse, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``pip freeze`` lists libraries whose import fails here, too, for lack of a dependency: only reported."""
+    """Libraries in ``pip freeze`` that cannot be imported here either, for lack of a dependency, are only reported."""
     wheels.add("lib", files={"lib.py": "import missing_one\n", "lib2.py": "exec('import missing_one')\n"})
     site = tmp_path / "installed"
     (site / "lib-1.0.dist-info").mkdir(parents=True)
@@ -163,7 +163,7 @@ def test_a_marker_that_pip_judges_by_this_machine(tmp_path: Path, wheels: Wheelh
 
 
 def test_modules_that_would_hide_the_standard_library(tmp_path: Path, wheels: Wheelhouse) -> None:
-    """Only they are removed, according to the target's Python: ``cgi`` is not a standard module of 3.13."""
+    """Only those modules are removed, for the target's Python: ``cgi`` is not a standard module of 3.13."""
     wheels.add("configparser", files={"configparser.py": "", "backports_of_it/__init__.py": ""})
     wheels.add("enum34", files={"enum/__init__.py": ""})
     wheels.add("legacy_cgi", files={"cgi.py": ""})

@@ -1,4 +1,4 @@
-"""Names made from any text: AWS accepts all of them."""
+"""Names made from any text, which AWS must accept."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SUFFIXES = [
 @pytest.mark.parametrize("account", ["123456789012", None])
 @pytest.mark.parametrize("region", ["us-west-2", "ap-southeast-17"])
 def test_what_the_set_up_proposes_is_valid(region: str, account: str | None, suffix: str) -> None:
-    """Row 237: no suffix leads to a name that AWS refuses."""
+    """Row 237: whatever the suffix, AWS accepts the proposed names."""
     proposed = setupscript._defaults(region, account, suffix)
     Names.of(proposed.config(), "")
     assert "." not in proposed.bucket
@@ -37,7 +37,7 @@ def test_what_is_valid_as_it_is_stays() -> None:
 
 
 def test_different_suffixes_make_different_names() -> None:
-    """Names that lost different characters stay different; bucket names have no capital letters."""
+    """Suffixes that differ only in replaced characters give different names; bucket names have no capital letters."""
     proposals = [setupscript._defaults("us-west-2", "123456789012", suffix) for suffix in SUFFIXES]
     for one, other in itertools.combinations(proposals, 2):
         assert one.bucket != other.bucket
@@ -55,7 +55,7 @@ def test_names_of_users(monkeypatch: pytest.MonkeyPatch, user: str) -> None:
 
 @pytest.mark.parametrize("error", [OSError, KeyError("uid not found"), ImportError])
 def test_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    """Row 237: in a container the user may have a number only."""
+    """Row 237: in a container the user may have only a number."""
 
     def getuser() -> str:
         raise error
@@ -72,7 +72,7 @@ def test_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch, error: Exception
     ],
 )
 def test_buckets_that_s3_refuses(name: str) -> None:
-    """They are refused before anything is sent, and replaced in names made from other text."""
+    """Bucket names that S3 rejects are refused before anything is sent, and replaced when made from other text."""
     with pytest.raises(ConfigError, match="not a valid bucket name"):
         check_bucket_name(name)
     check_bucket_name(bucket_name("pywren", name))
@@ -80,7 +80,7 @@ def test_buckets_that_s3_refuses(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["Rolle_ä", "роль", "r" * 65, "a b", "a/b", "a\n"])
 def test_roles_that_iam_refuses(name: str) -> None:
-    """Only ASCII letters are allowed."""
+    """Role names may contain only ASCII letters."""
     config = {"account": {"aws_region": "us-west-2", "aws_lambda_role": name}, "s3": {"bucket": "any"}}
     with pytest.raises(ConfigError, match="aws_lambda_role"):
         Names.of(config, "")

@@ -1,4 +1,4 @@
-"""Requirements files: read once, whatever they are, and rewritten for uv and pip."""
+"""Requirements files: each is read only once, and rewritten for uv and pip."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def read(tmp_path: Path, text: str | bytes) -> tuple[Requirements, list[str]]:
 
 
 def names(requirements: Requirements) -> list[str]:
-    """The names that are requested on the target."""
+    """Return the names that are requested on the target."""
     return [item.name for item in requirements.named if item.is_for(TARGET)]
 
 
@@ -61,7 +61,7 @@ def names(requirements: Requirements) -> list[str]:
     ],
 )
 def test_what_is_asked_for(tmp_path: Path, line: str | bytes, named: list[str]) -> None:
-    """Names are found where pip finds them: in any line, in included files, and where markers hold."""
+    """Names are found as pip finds them: in any line, in included files, and where markers are true."""
     (tmp_path / "limits.txt").write_text("z==1\n")
     (tmp_path / "more.txt").write_text("a.more\n")
     requirements, said = read(tmp_path, line)
@@ -69,7 +69,7 @@ def test_what_is_asked_for(tmp_path: Path, line: str | bytes, named: list[str]) 
 
 
 def test_a_pipe_is_read_once(tmp_path: Path) -> None:
-    """A shell's ``<(pip freeze)`` is read once: nobody asks for its size, and the installer does not open it."""
+    """A shell's ``<(pip freeze)`` is read once: its size is not queried, and the installer does not open it."""
     os.mkfifo(pipe := tmp_path / "pipe")
     writer = threading.Thread(target=pipe.write_text, args=("a==1\nb==2\n",))
     writer.start()
@@ -123,14 +123,14 @@ def test_what_pip_freeze_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_what_cannot_be_asked_for(tmp_path: Path, line: str, says: str) -> None:
-    """Row 280: the error names the line of a source that is not installed here and of a file that does not exist."""
+    """Row 280: the error gives the line of a source that is not installed here, or of a missing file."""
     with pytest.raises(DeploymentError, match=says) as caught:
         read(tmp_path, line)
     assert "pw@" not in str(caught.value)
 
 
 def test_files_that_are_included(tmp_path: Path) -> None:
-    """Paths are relative to their file, circular includes end, and constraints lose lines that installers refuse."""
+    """Paths are relative to their file, circular includes end, and constraints that installers reject are dropped."""
     (below := tmp_path / "below").mkdir()
     (below / "wheels").mkdir()
     (below / "inner.txt").write_text("b\n-r ../r.txt\n-c limits.txt\n-f wheels\n")
@@ -173,7 +173,7 @@ def test_files_that_are_included(tmp_path: Path) -> None:
     ],
 )
 def test_markers(marker: str, expected: bool) -> None:
-    """They are evaluated for the target; the installer decides about those that cannot be parsed."""
+    """Markers are evaluated for the target; the installer handles those that cannot be parsed."""
     assert holds(marker, environment_of(TARGET)) is expected
 
 

@@ -23,13 +23,13 @@ def carry_out(steps):
 
 
 def everything(account):
-    """All resources, in the order of creation."""
+    """Return all resources, in the order of creation."""
     resources = account.resources()
     return [*resources.for_lambda, *resources.for_standalone]
 
 
 def test_everything_is_made_once_and_deleted_whole(account):
-    """A second plan is empty, and deleting leaves nothing."""
+    """After creation a second plan is empty, and deleting leaves nothing."""
     made = [carry_out(resource.plan()) for resource in everything(account)]
     assert all("create" in verbs for verbs in made)
     account.requests.clear()
@@ -56,7 +56,7 @@ def test_a_plan_changes_nothing(account):
 
 
 def test_the_plan_says_what_it_does(account):
-    """Before and after."""
+    """The plan describes each step before and after it is done."""
     (step,) = account.resources().queue.plan()
     assert (step.planned, step.done) == ("would create the queue the-queue", "created the queue the-queue")
 
@@ -65,7 +65,7 @@ def test_the_plan_says_what_it_does(account):
 
 
 def test_a_new_bucket_is_closed_encrypted_on_the_way_and_cleared(account):
-    """Public access, policy and lifecycle are set, and the bucket has pywren's tag."""
+    """Public access is blocked, policy and lifecycle are set, and the bucket has pywren's tag."""
     carry_out(account.resources().bucket.plan())
     block = account.ask("s3", "get_public_access_block", Bucket="the-bucket")["PublicAccessBlockConfiguration"]
     assert set(block.values()) == {True}
@@ -92,14 +92,14 @@ def test_a_new_bucket_is_closed_encrypted_on_the_way_and_cleared(account):
     ],
 )
 def test_calls_expire_and_nothing_else(account, key, expires):
-    """Runtimes have the same prefix as callsets, and never expire."""
+    """Runtimes share their prefix with callsets, and never expire."""
     carry_out(account.resources().bucket.plan())
     rules = account.ask("s3", "get_bucket_lifecycle_configuration", Bucket="the-bucket")["Rules"]
     assert any(key.startswith(rule["Filter"]["Prefix"]) for rule in rules) is expires
 
 
 def test_the_days_are_the_configurations(account):
-    """And follow it."""
+    """The number of days comes from the configuration, and changes with it."""
     carry_out(account.resources().bucket.plan())
     (step,) = account.resources(s3={"expiry_days": 30}).bucket.plan()
     assert step.planned == "would update the bucket the-bucket: calls expire after 30 days"
@@ -110,7 +110,7 @@ def test_the_days_are_the_configurations(account):
 
 @pytest.mark.parametrize("region", ["us-east-1", "eu-central-1"])
 def test_a_bucket_is_made_in_its_region(account, region):
-    """us-east-1 accepts no LocationConstraint, and the other regions need one."""
+    """us-east-1 accepts no LocationConstraint, and all other regions need one."""
     from pywren.aws.requests import AWS
 
     config = configuration(account={"aws_region": region})
@@ -122,7 +122,7 @@ def test_a_bucket_is_made_in_its_region(account, region):
 
 
 def test_two_configurations_share_a_bucket(account):
-    """Each has its own rules and statement; deleting one leaves the other's in place."""
+    """Each configuration has its own rules and statement; deleting one keeps the other's."""
     first, second = account.resources(), account.resources(s3={"pywren_prefix": "other"})
     carry_out(first.bucket.plan())
     carry_out(second.bucket.plan())
@@ -134,7 +134,7 @@ def test_two_configurations_share_a_bucket(account):
 
 
 def test_what_others_have_set_stays(account):
-    """Policy statements, lifecycle rules, tags and public access of an existing bucket stay."""
+    """Policy statements, lifecycle rules, tags and public access of an existing bucket are kept."""
     account.make_bucket()
     account.put("website/index.html")
     theirs = {
@@ -181,7 +181,7 @@ def test_versions_go_too(account):
 
 
 def test_old_versions_of_others_keep_the_bucket(account):
-    """A deleted object of somebody else keeps the bucket, too: its versions still exist."""
+    """A deleted object of another owner keeps the bucket too: its versions still exist."""
     carry_out(account.resources().bucket.plan())
     account.ask("s3", "put_bucket_versioning", Bucket="the-bucket", VersioningConfiguration={"Status": "Enabled"})
     account.put("theirs")
@@ -190,7 +190,7 @@ def test_old_versions_of_others_keep_the_bucket(account):
 
 
 def test_many_objects_go_in_batches(account, monkeypatch):
-    """Listing takes more than one page, and deleting more than one request."""
+    """Listing takes several pages, and deleting takes several requests."""
     monkeypatch.setattr("pywren.cloud.bucket.DELETE_BATCH", 3)
     carry_out(account.resources().bucket.plan())
     account.put(*(f"the.jobs/0/{number}" for number in range(8)))
@@ -235,7 +235,7 @@ def test_names_that_s3_does_not_take(name):
     ],
 )
 def test_names_that_are_not_valid(section, key, value, said):
-    """The error names the key; a wildcard of IAM never gets into a policy."""
+    """The error names the key; an IAM wildcard never gets into a policy."""
     with pytest.raises(ConfigError, match=said):
         Names.of(configuration(**{section: {key: value}}), ACCOUNT_ID)
 
@@ -249,14 +249,14 @@ def test_slashes_around_the_prefix_do_not_matter():
     ("region", "name"), [("eu-west-1", "aws"), ("cn-north-1", "aws-cn"), ("us-gov-west-1", "aws-us-gov")]
 )
 def test_other_partitions_have_other_arns(region, name):
-    """China and GovCloud are separate partitions."""
+    """Partitions such as China and GovCloud have their own ARNs."""
     assert partition(region) == name
     names = Names.of(configuration(account={"aws_region": region}), ACCOUNT_ID)
     assert f"arn:{name}:s3:::the-bucket/the.jobs/*" in json.dumps(policies.execution_policy(names))
 
 
 def test_the_account_is_compared_with_the_credentials(account):
-    """An account that YAML read as a number gets its leading zeros back; another account is an error."""
+    """Leading zeros that YAML dropped are restored; a different account is an error."""
     assert written_account({"account": {"aws_account_id": 42}}) == "000000000042"
     assert check_account(configuration(), account.aws) == ACCOUNT_ID
     with pytest.raises(ConfigError, match=r"account 000000000042, but the credentials belong to 123456789012"):
@@ -269,7 +269,7 @@ NAMES = Names.of(configuration(), ACCOUNT_ID)
 
 
 def all_policies():
-    """Every policy that the command prints."""
+    """Return every policy that the command prints."""
     return {
         "execution": policies.execution_policy(NAMES),
         "user": policies.user_policy(NAMES),
@@ -290,7 +290,7 @@ WITHOUT_RESOURCES = {
 
 @pytest.mark.parametrize("name", all_policies())
 def test_no_policy_is_broader_than_aws_allows(name):
-    """Only reading has no narrower resource, no action has a wildcard, and the policy is within IAM's size limit."""
+    """Only read actions lack a narrower resource, no action has a wildcard, and the policy fits IAM's size limit."""
     policy = all_policies()[name]
     for statement in policy["Statement"]:
         assert not any("*" in action for action in statement["Action"])
@@ -301,7 +301,7 @@ def test_no_policy_is_broader_than_aws_allows(name):
 
 
 def test_the_worker_may_do_no_more_than_it_needs():
-    """It deletes nothing, lists only its prefixes, and writes to one log."""
+    """The worker cannot delete, lists only its prefixes, and writes to one log."""
     policy = policies.execution_policy(NAMES)
     objects = "arn:aws:s3:::the-bucket/the.jobs/0/x"
     assert iam.allowing(policy, "s3:PutObject", objects) == "StagedObjects"
@@ -323,10 +323,10 @@ def test_only_lambda_or_ec2_may_take_a_role():
 
 
 def test_the_setup_policy_allows_what_setting_up_and_removing_takes_and_nothing_else(account):
-    """Every request from creation to deletion is allowed, and every action of the policy is used."""
+    """The policy allows every request from creation to deletion, and every action in it is used."""
     live_a_full_life(account)
     policy = policies.setup_policy(NAMES)
-    # what botocore's waiters ask of Lambda, and what moto does not know, is not among the requests
+    # requests of botocore's waiters for Lambda, and requests that moto does not support, are missing here
     used = {"lambda:GetFunction", "lambda:UpdateFunctionCode", "lambda:UpdateFunctionConfiguration"}
     for service, operation, arguments in account.requests:
         for action, resource, context in iam.required(service, operation, arguments, REGION, ACCOUNT_ID):
@@ -336,7 +336,7 @@ def test_the_setup_policy_allows_what_setting_up_and_removing_takes_and_nothing_
 
 
 def live_a_full_life(account):
-    """Create everything, let it drift, repair it, use the bucket, and delete all of it, next to other objects."""
+    """Create everything, let it drift, repair it, use the bucket, and delete it all, next to other objects."""
     for resource in everything(account):
         carry_out(resource.plan())
     assert "wrong" not in {finding.verdict for finding in Doctor(configuration(), account.aws).examine()}
@@ -360,7 +360,7 @@ def live_a_full_life(account):
 
 
 def drift(account):
-    """Change everything that somebody might change."""
+    """Change everything that a user might change."""
     other = {"Effect": "Allow", "Action": "sqs:ListQueues", "Resource": "*"}
     document = json.dumps({"Version": "2012-10-17", "Statement": [other]})
     trust = json.dumps(policies.ec2_trust_policy(NAMES))

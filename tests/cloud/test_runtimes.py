@@ -1,4 +1,4 @@
-"""Building runtimes: which wheels are used, what is left out, and what is in the tarball."""
+"""Building runtimes: which wheels are used, what is left out, and what the tarball contains."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ QUICK = "uv" if TOOLS["uv"] else "pip"
 
 @pytest.fixture
 def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wheelhouse:
-    """The index."""
+    """The wheels of a local index."""
     return make_the_index(tmp_path / "wheels", monkeypatch)
 
 
 @pytest.fixture(params=TOOLS)
 def tool(request: pytest.FixtureRequest) -> str:
-    """Each installed tool."""
+    """Yield each installed tool."""
     if not TOOLS[request.param]:
         pytest.skip(f"{request.param} is not here")
     return str(request.param)
 
 
 def installer(target: Target, tool: str = QUICK) -> Installer:
-    """A tool for a target."""
+    """Return a tool for a target."""
     command = TOOLS[tool]
     assert command
     return Installer(target, tool, command)
@@ -66,7 +66,7 @@ def build(tmp_path: Path, requirements: str, target: Target = AL2023, tool: str 
 
 
 def members(built: Built) -> dict[str, tarfile.TarInfo]:
-    """The files in a tarball, by path below its directory of packages."""
+    """Return the files in a tarball, by path below its directory of packages."""
     with tarfile.open(built.path) as tar:
         place = f"lib/python{built.meta['python_ver']}/site-packages/"
         return {member.name.removeprefix(place): member for member in tar if member.isfile()}
@@ -85,7 +85,7 @@ def members(built: Built) -> dict[str, tarfile.TarInfo]:
     ],
 )
 def test_platforms_of_the_function(target: Target, newest: str, oldest: str) -> None:
-    """Lambda uses another Linux since Python 3.12."""
+    """Since Python 3.12, Lambda uses another Linux, which has other wheel platforms."""
     assert (target.platforms[0], target.platforms[-1]) == (newest, oldest)
     assert f"manylinux_2_17_{target.machine}" in target.platforms
 
@@ -106,7 +106,7 @@ def test_wheels_suit_the_function(tmp_path: Path, wheels: Wheelhouse, tool: str)
 
 
 def test_the_description(tmp_path: Path, wheels: Wheelhouse) -> None:
-    """Python, architecture, top-level modules with those that Lambda has, versions, digest and size."""
+    """Python, architecture, top-level modules including Lambda's, versions, digest and size."""
     wheels.add("one", "1.0", requires=["two"])
     files = {"two.py": "", "_two.cpython-312-x86_64-linux-gnu.so": "", "three/a/b.py": "", "two_data/x.txt": "12345"}
     wheels.add("two", "2.0", files=files)
@@ -117,14 +117,14 @@ def test_the_description(tmp_path: Path, wheels: Wheelhouse) -> None:
     modules = dict(meta["preinstalls"])
     assert {"one", "two", "_two", "three.a.b", "boto3", "cloudpickle", "tblib", "pywren"} <= set(modules)
     assert (modules["one"], modules["two"], modules["_two"], modules["three.a.b"]) == (True, False, False, False)
-    assert "three" not in modules  # another distribution may have a part of this namespace
+    assert "three" not in modules  # another distribution may contain part of this namespace
     assert meta["sha256"] == built.sha256 == hashlib.sha256(built.path.read_bytes()).hexdigest()
     assert meta["size"] == sum(member.size for member in members(built).values())
     assert json.loads(json.dumps(meta)) == meta
 
 
 def test_the_same_packages_give_the_same_bytes(tmp_path: Path, wheels: Wheelhouse) -> None:
-    """The tarball is the same for any tool and time; it has no scripts and nothing about this machine."""
+    """The tarball is the same for any tool and time; it has no scripts and no trace of this machine."""
     wheels.add(
         "one", files={"one/__init__.py": "", "one-1.0.dist-info/entry_points.txt": "[console_scripts]\nx = one:x\n"}
     )
@@ -141,7 +141,7 @@ def test_the_same_packages_give_the_same_bytes(tmp_path: Path, wheels: Wheelhous
 
 
 def test_workers_take_it(tmp_path: Path, wheels: Wheelhouse) -> None:
-    """The worker can extract what is packed here."""
+    """A worker can extract the tarball."""
     wheels.add("one")
     built, _ = build(tmp_path, "one\n")
     (target := tmp_path / "extracted").mkdir()
@@ -154,7 +154,7 @@ def test_workers_take_it(tmp_path: Path, wheels: Wheelhouse) -> None:
 
 
 def test_what_the_worker_has_is_left_out(tmp_path: Path, wheels: Wheelhouse, tool: str) -> None:
-    """cloudpickle and tblib always, boto3 unless a requirement names it; other dependencies stay."""
+    """cloudpickle and tblib are always left out, boto3 unless a requirement names it; other dependencies are kept."""
     wheels.add("one", requires=["cloudpickle", "tblib", "boto3"])
     wheels.add("cloudpickle", "1.0")
     wheels.add("tblib", "0.1")
@@ -187,7 +187,7 @@ def test_what_included_requirements_name(tmp_path: Path, wheels: Wheelhouse) -> 
 
 
 def test_a_module_of_the_standard_library_is_left_out(tmp_path: Path, wheels: Wheelhouse) -> None:
-    """It would come before the standard library on the worker's path."""
+    """Otherwise it would shadow the standard library on the worker's path."""
     wheels.add("enum34", files={"enum/__init__.py": ""})
     wheels.add("one", requires=["enum34"])
     built, said = build(tmp_path, "one\n")
@@ -196,14 +196,14 @@ def test_a_module_of_the_standard_library_is_left_out(tmp_path: Path, wheels: Wh
 
 
 def test_a_distribution_that_brings_the_workers_own_modules(tmp_path: Path, wheels: Wheelhouse) -> None:
-    """It is refused, and the error names it."""
+    """Such a distribution is refused, and the error names it."""
     wheels.add("evil", files={"pywren/__init__.py": ""})
     with pytest.raises(DeploymentError, match=r"evil 1\.0 has a module pywren"):
         build(tmp_path, "evil\n")
 
 
 def test_a_record_that_lies(tmp_path: Path, wheels: Wheelhouse) -> None:
-    """Removing a distribution deletes nothing outside the directory, and nothing of others."""
+    """A wrong RECORD makes removing a distribution delete nothing outside its directory, and no other files."""
     (precious := tmp_path / "precious.txt").write_text("x")
     wheels.add("tblib", recorded=["../" * 8 + str(precious)[1:], str(precious), "one/__init__.py", "one"])
     wheels.add("one", requires=["tblib"])
@@ -212,7 +212,7 @@ def test_a_record_that_lies(tmp_path: Path, wheels: Wheelhouse) -> None:
             try:
                 built, _ = build(tmp_path, "one\n", tool=tool)
             except DeploymentError:
-                continue  # the tool itself refuses such a wheel
+                continue  # the tool itself rejects such a wheel
             assert "one/__init__.py" in members(built)
     assert precious.exists()
 
@@ -234,7 +234,7 @@ def test_a_record_that_lies(tmp_path: Path, wheels: Wheelhouse) -> None:
 def test_requirements_that_cannot_be_had(
     tmp_path: Path, wheels: Wheelhouse, tool: str, requirements: str, says: str
 ) -> None:
-    """Row 218: the error has the target, the tool's own words and the remedy."""
+    """Row 218: the error contains the target, the tool's own message and the remedy."""
     wheels.add("lib", tag="cp312-cp312-win_amd64")
     wheels.add("one", "1.0")
     wheels.add("one", "2.0")
@@ -266,7 +266,7 @@ def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_tools(monkeypatch: pytest.MonkeyPatch) -> None:
-    """uv first, pip without it or after it where pip knows more tags; without both an error."""
+    """uv is tried first, then pip where there is no uv or pip knows more tags; without both it is an error."""
     monkeypatch.setattr(_wheels, "_find_uv", lambda: ["uv", "pip"])
     assert [item.tool for item in find_installers(Target("3.13"))] == ["uv"]
     for target in (Target("3.10"), Target("3.11", "arm64")):
@@ -282,7 +282,7 @@ def test_the_tools(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_nearest_version_is_taken(tmp_path: Path, wheels: Wheelhouse) -> None:
-    """A lower version if there is one, else a higher one; without any wheel a package is left out."""
+    """The next lower version is used, else the next higher one; a package without any wheel is left out."""
     wheels.add("plain", "1.0")
     for version in ("1.0", "1.9", "2.2"):
         wheels.add("lib", version)
@@ -301,7 +301,7 @@ def test_the_nearest_version_is_taken(tmp_path: Path, wheels: Wheelhouse) -> Non
 
 
 def test_each_tool_knows_what_can_be_had(tmp_path: Path, wheels: Wheelhouse, tool: str) -> None:
-    """Whether a version has a wheel, and which version a range selects."""
+    """Each tool finds out whether a version has a wheel, and which version a range selects."""
     wheels.add("lib", "1.0")
     wheels.add("lib", "2.0", tag="cp312-cp312-win_amd64")
     asked = installer(AL2023, tool)
@@ -326,7 +326,7 @@ def test_from_the_environment(tmp_path: Path, wheels: Wheelhouse, monkeypatch: p
 
 @pytest.mark.skipif(not all(TOOLS.values()), reason="uv or pip is not here")
 def test_wheels_that_only_pip_knows(tmp_path: Path, wheels: Wheelhouse, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row 218: for Amazon Linux 2 pip is asked, too, and a line says what it may get wrong."""
+    """Row 218: for Amazon Linux 2 pip is asked too, and a line says what it may get wrong."""
     wheels.add("one", "1.0", tag="py3-none-manylinux2014_x86_64")
     wheels.add("one", "2.0", tag="py3-none-manylinux_2_24_x86_64")
     monkeypatch.setattr(runtimes, "installed", lambda say: [Pin("one", "2.0")])
@@ -339,7 +339,7 @@ def test_wheels_that_only_pip_knows(tmp_path: Path, wheels: Wheelhouse, monkeypa
 
 
 class Knowing(Installer):
-    """A tool that finds some versions of packages."""
+    """A fake tool that finds certain versions of packages."""
 
     def __init__(self, tool: str, **versions: str) -> None:
         super().__init__(AL2, tool, [])
@@ -361,7 +361,7 @@ class Knowing(Installer):
 
 
 def test_the_nearest_version_is_the_nearest_of_both_tools(tmp_path: Path) -> None:
-    """Row 218: versions that only pip finds are used, and those that uv finds are not lost."""
+    """Row 218: versions that only pip finds are used, and so are those that uv finds."""
     uv = Knowing("uv", exact="1", below="1", above="4", uvs="2")
     pip = Knowing("pip", exact="1 2", below="1 2", above="4 5", uvs="2")
     pins = [Pin("exact", "2"), Pin("below", "3"), Pin("above", "3"), Pin("uvs", "2")]
@@ -430,7 +430,7 @@ def from_prefix(prefix: Path, target: Target, directory: Path) -> tuple[Built, l
 
 
 def test_a_virtual_environment(environment: Path, tmp_path: Path) -> None:
-    """Its packages are copied as they are, without the worker's own."""
+    """The environment's packages are copied unchanged, without the worker's own."""
     built, said = from_prefix(environment, Target(HERE), tmp_path / "work")
     assert built.meta["pkg_ver_list"] == [["one", "1.0"]]
     assert "one/__init__.py" in members(built)
@@ -438,7 +438,7 @@ def test_a_virtual_environment(environment: Path, tmp_path: Path) -> None:
 
 
 def test_a_conda_environment(environment: Path, tmp_path: Path) -> None:
-    """Its interpreter and libraries are copied, and links that workers would refuse are resolved."""
+    """Its interpreter and libraries are copied, and links that workers would reject are replaced by their targets."""
     (environment / "conda-meta").mkdir()
     libraries = environment / "lib"
     (libraries / "libx.so.1").write_bytes(b"x")
@@ -459,7 +459,7 @@ def test_a_conda_environment(environment: Path, tmp_path: Path) -> None:
 
 
 def _target_of_this_machine() -> Target:
-    """This Python, as if the function had the C library that this interpreter needs."""
+    """Return a target with this Python, as if the function had the C library that this interpreter needs."""
 
     class Anywhere(Target):
         glibc = 99
@@ -472,7 +472,7 @@ def _machine() -> str:
 
 
 def elf(machine: int, *words: bytes) -> bytes:
-    """The start of a compiled extension, and some names in it."""
+    """Return the start of a compiled extension that contains these names."""
     return b"\x7fELF" + bytes(14) + machine.to_bytes(2, "little") + b"\0".join([b"", *words])
 
 
@@ -502,7 +502,7 @@ def test_compiled_for_another_system(tmp_path: Path, name: str, data: bytes, say
 
 
 def test_a_prefix_that_does_not_fit(environment: Path, tmp_path: Path) -> None:
-    """A directory that is not an environment, and one for another Python."""
+    """A directory that is not an environment is refused, and so is one for another Python."""
     with pytest.raises(DeploymentError, match="is not a Python environment"):
         from_prefix(tmp_path / "wheels", AL2023, tmp_path / "first")
     other = "3.12" if HERE != "3.12" else "3.13"
@@ -514,7 +514,7 @@ def test_a_prefix_that_does_not_fit(environment: Path, tmp_path: Path) -> None:
 
 
 def test_the_size_is_what_the_worker_counts(tmp_path: Path, wheels: Wheelhouse) -> None:
-    """The archive and its members in whole blocks, and the reserve: a runtime that fits here fits on the worker."""
+    """The size counts the archive, its members in whole blocks, and a reserve, as the worker does."""
     wheels.add("one", files={"one/__init__.py": "", "one/data": "x" * 100_000})
     built, _ = build(tmp_path, "one\n")
     taken: list[int] = []
@@ -550,7 +550,7 @@ def test_the_size_is_what_the_worker_counts(tmp_path: Path, wheels: Wheelhouse) 
     ],
 )
 def test_whose_disk_it_is(tmp_path: Path, found: Any, config: dict[str, Any] | None, says: str | None) -> None:
-    """Row 216: the deployed function decides; the configuration, if the function does not exist or cannot be read."""
+    """Row 216: the deployed function's disk counts, or the configuration's if the function cannot be read."""
 
     class OneFunction(AWS):
         def function_config(self, name: str) -> dict[str, Any] | None:
@@ -603,11 +603,11 @@ class Objects:
             self.objects.pop(key, None)
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""
 
 
 def test_the_store(tmp_path: Path, wheels: Wheelhouse) -> None:
-    """Uploaded once, the description last; found by name, key and URL; deleted completely."""
+    """A runtime is uploaded once, description last; found by name, key and URL; and deleted completely."""
     wheels.add("one")
     built, _ = build(tmp_path, "one\n")
     bucket = Objects()
@@ -637,7 +637,7 @@ def test_the_store(tmp_path: Path, wheels: Wheelhouse) -> None:
 
 @pytest.mark.slow
 def test_real_wheels_for_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """numpy for arm64 and Amazon Linux 2, next to a pure Python package."""
+    """numpy for arm64 and Amazon Linux 2 is built beside a pure Python package."""
     target = Target("3.11" if HERE != "3.11" else "3.10", "arm64")
     file = tmp_path / "requirements.txt"
     file.write_text("numpy\ntoolz\n")

@@ -1,4 +1,4 @@
-"""The boot script of instances, really run: only commands that would change this machine have stand-ins."""
+"""The boot script of instances, actually run: only commands that would change this machine are replaced."""
 
 import base64
 import configparser
@@ -28,15 +28,15 @@ HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 KEY = "the.jobs/bundles/x.zip"
 
 STAND_INS = {
-    "id": "exit 1",  # the user is not there
+    "id": "exit 1",  # the user does not exist yet
     "useradd": "",
     "shutdown": "",
     "dnf": "",
     "sleep": "",
     "journalctl": "echo the journal",
-    # as systemd: the preparation, then the worker unless that failed, then the unit's action
+    # as systemd does: the preparation, then the worker unless that failed, then the unit's action
     "systemctl": '[ "$1" = start ] && exec {python} {machine}/systemd.py; exit 0',
-    # pip has been there: what it installs, the tests have installed
+    # pip does nothing: the tests have installed what it would install
     f"python{HERE}": 'case "$*" in *pip*) exit 0;; esac; exec {python} "$@"',
 }
 
@@ -62,7 +62,7 @@ subprocess.call(["shutdown", "as", action, "of", "systemd", "code", str(code)])
 
 
 class Machine:
-    """A machine on which a script is run at boot, in a directory of its own."""
+    """A machine that runs a script at boot, in its own directory."""
 
     def __init__(self, directory):
         self.directory = directory
@@ -80,7 +80,7 @@ class Machine:
         path.chmod(0o755)
 
     def boot(self, script, **environment):
-        """Run a script as cloud-init does; return its output."""
+        """Run a script as cloud-init does, and return its output."""
         places = {
             _user_data.HOME: f"{self.directory}/home",
             _user_data.UNIT.rpartition("/")[0]: f"{self.directory}/units",
@@ -105,12 +105,12 @@ class Machine:
 
     @property
     def commands(self):
-        """The stand-ins that ran, in order, with their arguments."""
+        """Return the stand-in commands that ran, in order, with their arguments."""
         return self.told.read_text().splitlines()
 
     @property
     def bundle(self):
-        """The unpacked bundle."""
+        """Return the directory of the unpacked bundle."""
         return self.directory / "home" / "bundle"
 
 
@@ -121,7 +121,7 @@ def machine(tmp_path):
 
 
 def boot_of(archive, **changes):
-    """The boot of an instance."""
+    """Return the boot of an instance."""
     settings = {
         "bucket": "the-bucket",
         "key": KEY,
@@ -136,7 +136,7 @@ def boot_of(archive, **changes):
 
 @pytest.fixture
 def bucket(monkeypatch):
-    """An S3 server with one object, which counts its requests."""
+    """Run an S3 server with one object, which counts its requests."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         content, asked = b"", 0
@@ -150,7 +150,7 @@ def bucket(monkeypatch):
             self.wfile.write(Handler.content if known else b"")
 
         def log_message(self, *arguments):
-            """Say nothing."""
+            """Log nothing."""
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
@@ -192,7 +192,7 @@ def test_a_boot_from_the_script_to_the_end(machine, bucket):
 
 
 def test_python_is_installed_when_it_is_not_there(machine, bucket):
-    """Python is installed by dnf, which is retried when it fails temporarily."""
+    """dnf installs Python, and is retried after temporary failures."""
     bucket.content = SMALL
     copy = f"cp {machine.directory}/bin/python{HERE} {machine.directory}/bin/python3.99"
     tried = machine.directory / "tried"
@@ -204,7 +204,7 @@ def test_python_is_installed_when_it_is_not_there(machine, bucket):
 
 
 def test_another_bundle_is_not_run(machine, bucket):
-    """Row 170: one different byte is enough."""
+    """Row 170: one changed byte is enough."""
     bucket.content = SMALL + b"\n"
     said = machine.boot(boot_of(SMALL).user_data())
     assert f"pywren: s3://the-bucket/{KEY} is not what was uploaded" in said
@@ -216,7 +216,7 @@ def test_another_bundle_is_not_run(machine, bucket):
 
 
 def test_no_way_to_the_packages(machine, bucket):
-    """Row 171: the installation is retried for a while, reported, and the machine powered off."""
+    """Row 171: the installation is retried for a while, then the failure is reported and the machine powered off."""
     machine.put(f"python{HERE}", "exit 1")
     machine.put("dnf", "exit 1")
     said = machine.boot(boot_of(SMALL).user_data())
@@ -228,7 +228,7 @@ def test_no_way_to_the_packages(machine, bucket):
 
 
 def test_the_script_itself_fails(machine):
-    """Row 171: the script powers the machine off when it fails before systemd takes over."""
+    """Row 171: the script powers the machine off if it fails before systemd takes over."""
     machine.put("useradd", "exit 1")
     assert "pywren: this machine could not be set up, and is being terminated" in machine.boot(
         boot_of(SMALL).user_data()
@@ -242,7 +242,7 @@ def test_a_boot_that_hangs_is_ended_by_systemd():
 
 
 def test_the_worker_crashes_and_the_machine_boots_again(machine, bucket):
-    """Row 172: the machine is powered off; after a reboot it works again, without the bucket."""
+    """Row 172: the machine is powered off; after a reboot it works again, even without the bucket."""
     crashing = build_zip({"pywren/worker/standalone/__main__.py": b"raise SystemExit(7)"})
     bucket.content = crashing
     machine.boot(boot_of(crashing).user_data())
@@ -254,7 +254,7 @@ def test_the_worker_crashes_and_the_machine_boots_again(machine, bucket):
     unit = unit_of(boot_of(SMALL))
     assert unit["Unit"]["SuccessAction"] == unit["Unit"]["FailureAction"] == "poweroff"
     assert unit["Install"]["WantedBy"] == "multi-user.target"
-    assert unit["Service"]["OOMPolicy"] == "continue"  # a call without memory is that call's end alone
+    assert unit["Service"]["OOMPolicy"] == "continue"  # running out of memory ends only that call
 
 
 def test_what_calls_leave_is_not_run_as_root(machine, bucket):
@@ -268,12 +268,12 @@ def test_what_calls_leave_is_not_run_as_root(machine, bucket):
 
 
 def environment_of(machine):
-    """The environment of systemd itself."""
+    """Return the environment of systemd itself."""
     return {**os.environ, "PATH": f"{machine.directory}/bin:/usr/bin:/bin"}
 
 
 def unit_of(boot):
-    """The unit of a boot."""
+    """Return the unit that a boot has written."""
     unit = configparser.RawConfigParser(strict=True)
     unit.optionxform = str
     unit.read_string(_user_data._unit(boot))
@@ -291,7 +291,7 @@ def test_systemd_takes_the_unit(tmp_path):
 
 
 def test_hostile_names_stay_names(machine, bucket):
-    """Names from a configuration are never taken for shell, Python or systemd syntax."""
+    """Names from a configuration are never interpreted as shell, Python or systemd syntax."""
     hacked = machine.directory / "hacked"
     hostile = f"$(touch {hacked})`touch {hacked}`'\"%h$HOME\\"
     boot = boot_of(SMALL, region=hostile, requirements=(f"boto3==$(touch {hacked})",))
@@ -314,7 +314,7 @@ def test_the_script_fits():
 
 
 def test_an_instance_works(emulator, machine, monkeypatch):
-    """The script runs calls from the queue, with the real bundle, the real worker and an emulated AWS."""
+    """The script runs calls from the queue, with the real bundle and worker and an emulated AWS."""
     monkeypatch.setattr("pywren.cloud.launch.PACKAGED_PYTHONS", PACKAGED_PYTHONS | {HERE})
     config = emulator.deploy()
     with closing(AWS(accounts.REGION)) as aws, closing(pywren.remote_executor(config)) as executor:

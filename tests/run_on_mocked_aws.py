@@ -1,4 +1,4 @@
-"""Runs programs where AWS is mocked: what they do with S3, here and on their workers, and what they run on Lambda.
+"""Run a program with AWS mocked: its use of S3, here and on its workers, and its calls on Lambda.
 
 usage: run_on_mocked_aws.py local|lambda PROGRAM [ARGUMENT]...
 """
@@ -20,7 +20,7 @@ TEXTS = {"books/1": "the cat and the dog", "books/2": "The dog", "books/3": "a c
 
 
 def main(where: str, program: str, *arguments: str) -> None:
-    """Run a program as if from the command line, with a configuration file or without."""
+    """Run a program as if from the command line, with or without a configuration file."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     with pywren.testing.mock_aws() as config:
         _put_texts(config["account"]["aws_region"])
@@ -43,7 +43,7 @@ def _put_texts(region: str) -> None:
 
 
 def _run_here(program: str) -> None:
-    """Run a program whose workers, processes of their own, meet the mocked S3 over HTTP."""
+    """Run a program whose workers, which are separate processes, reach the mocked S3 over HTTP."""
     server = ThreadedMotoServer(port=0, verbose=False)
     server.start()
     try:

@@ -10,7 +10,7 @@ from pywren.pickling.adapters import Application, Chunk, Reduction
 
 
 class Finished:
-    """A future as a worker sees it."""
+    """A finished future as a worker sees it."""
 
     def __init__(self, value=None, error=None):
         self.value, self.error = value, error
@@ -48,5 +48,5 @@ def test_chunk_returns_one_result_for_each():
 
 @pytest.mark.parametrize("adapter", [Reduction, Application, Chunk])
 def test_they_pickle(adapter):
-    """They travel, and equal ones are equal."""
+    """Adapters can be pickled, and equal ones stay equal."""
     assert pickle.loads(pickle.dumps(adapter(len))) == adapter(len)

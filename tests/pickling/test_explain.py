@@ -1,4 +1,4 @@
-"""What cannot be pickled is named as the user knows it."""
+"""The error names what cannot be pickled in the user's own terms."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HELD = {
 
 @pytest.mark.parametrize("what", HELD)
 def test_an_object_of_a_library_is_named_itself(what):
-    """The path leads to the client and not into it, and the remedy is there."""
+    """The path ends at the client object instead of going into it, and the remedy is given."""
     make, words = HELD[what]
     job, held = Job(make()), make()
     for obj, place in ((job, r"\.held"), (job.run, r"method 'run'\)\.held"), (lambda: held, r"variable 'held'\)")):
@@ -42,7 +42,7 @@ def test_an_object_of_a_library_is_named_itself(what):
 
 @pytest.mark.parametrize("make", [threading.Lock, queue.Queue, lambda: sqlite3.connect(":memory:")])
 def test_what_the_standard_library_makes_is_named_where_it_stands(make):
-    """The path leads to the attribute that holds it."""
+    """The path leads to the attribute that holds the object."""
     held = make()
     with pytest.raises(SerializationError, match=r"\.held.*cannot be pickled; make it inside the function"):
         dumps(Job(held))

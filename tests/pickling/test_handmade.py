@@ -1,4 +1,4 @@
-"""Modules that were not imported by their name: functions and classes in them arrive, and the modules themselves."""
+"""Modules that were not imported by name: their functions and classes arrive, and so do the modules themselves."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def refuse(x):
 
 @pytest.fixture(scope="module", params=["local", "dummy"])
 def ready(request, tmp_path_factory):
-    """An executor in memory, and one whose calls go through a storage."""
+    """Return an executor in memory, and one whose calls go through a storage."""
     with executors.make(request.param, tmp_path_factory.mktemp("home")) as made:
         yield made
 
 
 class Maker:
-    """Makes modules in all ways but the usual one."""
+    """A maker of modules in every way except a normal import."""
 
     def __init__(self, folder: Path, modules: dict[str, types.ModuleType]) -> None:
         self.folder = folder
@@ -78,7 +78,7 @@ class Maker:
 
 
 class Registered(dict):
-    """Puts modules into ``sys.modules``, and remembers their names."""
+    """A maker that puts modules into ``sys.modules``, and remembers their names."""
 
     def __setitem__(self, name, module):
         super().__setitem__(name, module)
@@ -87,7 +87,7 @@ class Registered(dict):
 
 @pytest.fixture
 def make(tmp_path):
-    """A maker whose modules are forgotten afterwards."""
+    """Return a maker whose modules are removed afterwards."""
     made = Registered()
     yield Maker(tmp_path, made)
     for name in [name for name in sys.modules if name in made or name.partition(".")[0] in made]:
@@ -95,7 +95,7 @@ def make(tmp_path):
 
 
 class NoFile:
-    """A loader whose modules stand in no file."""
+    """A loader whose modules have no file."""
 
     def create_module(self, spec):
         return None
@@ -105,7 +105,7 @@ class NoFile:
 
 
 class OwnKind(types.ModuleType):
-    """A kind of module."""
+    """A subclass of the module type."""
 
 
 def _deleted(make):
@@ -176,12 +176,12 @@ MAKERS = {
 
 @pytest.fixture(params=MAKERS)
 def module(request, make):
-    """A module, made in one of these ways."""
+    """Return a module that was made in one of these ways."""
     return MAKERS[request.param](make)
 
 
 def test_functions_classes_and_errors(ready, module):
-    """What such a module defines works on the worker, and comes back as what it is here."""
+    """Functions, classes and errors of such a module work on the worker, and come back as the client's own."""
     item, error = module.Item(4), module.Refused
     assert ready.call(module.scale, 2).result(WAIT) == 6
     assert ready.call(lambda item: item.scaled(), item).result(WAIT) == 12
@@ -190,7 +190,7 @@ def test_functions_classes_and_errors(ready, module):
 
 
 def test_the_module_itself(ready, module):
-    """It arrives as a variable and as an argument; its functions and whoever sets its variables see one module."""
+    """It arrives as a variable and as an argument; its functions and code that sets its variables share one module."""
 
     def use(x):
         module.set_factor(5)
@@ -203,7 +203,7 @@ def test_the_module_itself(ready, module):
 
 
 def test_what_runpy_returns(ready, make):
-    """Functions of a script that ``runpy.run_path`` ran arrive, while it runs and afterwards."""
+    """Functions of a script that ``runpy.run_path`` ran arrive, during the run and afterwards."""
     ran = types.SimpleNamespace(**runpy.run_path(make.write("script.py")))
     assert ready.call(ran.scale, 2).result(WAIT) == 6
     assert type(ready.call(ran.refuse, 1).exception(WAIT)) is ran.Refused
@@ -225,7 +225,7 @@ def test_imports_under_another_name(ready, make):
 
 
 def test_what_it_holds_and_cannot_travel_is_named(make):
-    """A module that travels by value must travel whole; a function of it takes only what it uses."""
+    """A module sent by value must be picklable as a whole; one of its functions takes only what it uses."""
     module = make.by_hand("holds_a_lock", lock=threading.Lock())
     with pytest.raises(SerializationError, match=r"global variable 'module'|closure variable 'module'.*\.lock: a _thr"):
         pywren.local_executor().call_async(lambda x: module.scale(x), 1)
@@ -233,7 +233,7 @@ def test_what_it_holds_and_cannot_travel_is_named(make):
 
 
 def test_a_module_that_changes_is_sent_again(ready, make):
-    """Each map takes the module as it is then."""
+    """Each map sends the module as it is at that time."""
     module = make.by_hand("changes")
     function = make_user(module)
     assert ready.call(function, 2).result(WAIT) == 6
@@ -242,13 +242,13 @@ def test_a_module_that_changes_is_sent_again(ready, make):
 
 
 def make_user(module):
-    """A function that the serializer would remember."""
+    """Return a function that the serializer would remember."""
     return lambda x: module.scale(x)
 
 
 @pytest.mark.parametrize("name", ["json", "os.path", "numpy.linalg", "numpy.random.mtrand", "pywren.wren", "pytest"])
 def test_modules_that_can_be_imported_travel_by_name(name):
-    """The standard library, extensions, packages: none of them is copied."""
+    """The standard library, extensions and packages are not copied."""
     imported = importlib.import_module(name)
     assert not is_handmade(imported.__name__)
     assert is_importable(imported)
@@ -256,7 +256,7 @@ def test_modules_that_can_be_imported_travel_by_name(name):
 
 
 def test_a_module_that_its_package_makes_travels_by_name(make):
-    """What a package makes by hand when it is imported, as ``six`` makes ``six.moves``, is made there as well."""
+    """A module that its package makes on import, as ``six`` makes ``six.moves``, is made on the worker too."""
     source = """
 import sys, types
 class Moves(types.ModuleType):
@@ -268,7 +268,7 @@ moves = sys.modules["like_six.moves"] = Moves("like_six.moves")
 
 
 def test_no_module_of_this_process_is_taken_for_one():
-    """Of all that a program has loaded, everything that has a file or a package can be imported."""
+    """Every module that this program has loaded from a file or package is recognised as importable."""
     program = (
         "import sys, asyncio, multiprocessing.pool\n"
         "import boto3, cloudpickle, click, numpy.linalg, pytest, pywren, tblib, yaml\n"

@@ -53,7 +53,7 @@ PLAIN = [
 
 @pytest.mark.parametrize("value", PLAIN, ids=repr)
 def test_plain_values_come_back(value):
-    """Built-in values come back equal and of the same type, by plain pickle."""
+    """Built-in values come back equal and of the same type, with plain pickle."""
     packed = dumps(value)
     assert packed.data == pickle.dumps(value, 5)
     assert type(loads(packed)) is type(value)
@@ -74,7 +74,7 @@ SCALARS = [
 
 @pytest.mark.parametrize("value", SCALARS, ids=lambda value: type(value).__name__)
 def test_numpy_scalars_come_back(value):
-    """Scalars of numpy come back with value and type, and the reader's need of numpy is noted."""
+    """numpy scalars come back with value and type, and the pickle records that its reader needs numpy."""
     mentions = Mentions()
     back = loads(dumps(value, mentions=mentions))
     assert type(back) is type(value)
@@ -95,7 +95,7 @@ def test_numpy_arrays_come_back():
 
 
 def test_big_buffers_stay_out_of_band():
-    """Big arrays are views of the owner's memory beside the pickle; small ones are in it."""
+    """Big arrays are stored beside the pickle, as views of the owner's memory; small ones are in the pickle."""
     big, small = np.ones(OUT_OF_BAND_MIN), np.ones(3)
     packed = dumps({"big": big, "small": small, "f": lambda: 1}, out_of_band=True)
     assert len(packed.buffers) == 1
@@ -108,7 +108,7 @@ def test_big_buffers_stay_out_of_band():
 
 
 def test_classes_of_a_module_registered_by_value_travel_by_value():
-    """What the user registered with cloudpickle to travel by value is never pickled by reference."""
+    """Classes of a module that the user registered with cloudpickle are never pickled by reference."""
     module = sys.modules[__name__]
     cloudpickle.register_pickle_by_value(module)
     try:
@@ -144,7 +144,7 @@ def _python(script, stdin=b""):
 
 
 def test_importing_loads_no_third_party_module():
-    """cloudpickle and tblib are loaded on first need only, numpy never."""
+    """cloudpickle and tblib are loaded only when they are needed, numpy never."""
     names = _python("import sys, pywren.pickling.packed as p; p.loads(p.dumps([1, 'a'])); print(*sys.modules)").split()
     assert not {b"cloudpickle", b"tblib", b"numpy", b"boto3"} & set(names)
 
@@ -191,7 +191,7 @@ def test_a_result_that_fails_to_load_is_an_error_of_the_call(hostile):
 
 
 def test_the_users_own_interrupt_is_not_swallowed():
-    """Ctrl-C while a result is unpickled is the user's."""
+    """Ctrl-C while a result is unpickled raises KeyboardInterrupt as usual."""
     with pytest.raises(KeyboardInterrupt):
         load_result(dump_result(InterruptsOnLoad()))
 
@@ -211,7 +211,7 @@ def test_a_result_that_does_not_pickle_is_named(make, words):
 
 
 def test_an_unpicklable_value_without_a_path_is_named_by_its_type():
-    """Without a name for the whole, its type stands for it."""
+    """If the value has no name, the error gives its type."""
     thing = Plain()
     thing.lock = threading.Lock()
     with pytest.raises(SerializationError, match=r"^the Plain\.lock: a _thread\.lock"):
@@ -231,7 +231,7 @@ def _partial():
     ],
 )
 def test_the_path_goes_through_callables_and_sets(make, path):
-    """Partials, bound methods and sets are looked into as well."""
+    """The path also goes through partials, bound methods and sets."""
     with pytest.raises(SerializationError) as caught:
         dumps(make(), path="x")
     assert caught.value.path.startswith(path)
@@ -257,7 +257,7 @@ def _error_outcome(error):
 
 
 def test_a_future_arrives_finished():
-    """A future among the arguments arrives as a finished one with the referenced outcome."""
+    """A future among the arguments arrives finished, with the outcome of the call."""
     future = ClientFuture()
     packed = dumps([future, {"again": future}], persistent_id=lambda obj: 1 if obj is future else None)
     first, rest = load_argument(packed, [b"unused", _outcome([1, 2])])
@@ -275,7 +275,7 @@ def test_a_future_arrives_finished():
 
 
 def test_a_failed_future_raises_on_the_worker():
-    """A future whose call raised raises the same there, or gives None when asked not to."""
+    """A future whose call raised raises the same on the worker, or returns None when asked not to raise."""
     future = ClientFuture()
     packed = dumps(future, persistent_id=lambda obj: 0 if obj is future else None)
     arrived = load_argument(packed, [_error_outcome(KeyError("k"))])
@@ -298,7 +298,7 @@ def test_a_failed_future_raises_on_the_worker():
 )
 @pytest.mark.parametrize("references", [True, False])
 def test_a_future_may_travel_by_value(finished, references):
-    """A finished future can stand in the argument or function itself, for a worker that gets no references."""
+    """A finished future can be part of the argument or function, for a worker that gets no references."""
     future = ClientFuture()
     packed = dumps(
         [future, future], persistent_id=lambda obj: finished if obj is future else None, references=references
@@ -316,7 +316,7 @@ def test_a_future_may_travel_by_value(finished, references):
 
 
 def test_a_finished_future_pickles_on():
-    """A finished future can be returned, or sent on to further calls, loaded or not."""
+    """A finished future can be returned or sent to further calls, whether or not it has been loaded."""
     arrived = FinishedFuture(_outcome("v"), callset_id="c", call_id="00001")
     assert loads(dumps(arrived)).result() == "v"
     assert arrived.result() == "v"
@@ -325,7 +325,7 @@ def test_a_finished_future_pickles_on():
 
 
 def test_a_foreign_persistent_id_is_an_error():
-    """A persistent id that is not ours is refused."""
+    """A persistent id that pywren did not write is refused."""
 
     class Foreign(pickle.Pickler):
         def persistent_id(self, obj):
@@ -441,7 +441,7 @@ def test_exceptions_come_back(error):
 
 @pytest.mark.parametrize("error", EXCEPTIONS, ids=lambda error: type(error).__name__)
 def test_exceptions_are_values_too(error):
-    """An exception that is returned, or passed as an argument, comes back as it was, whatever its ``__init__``."""
+    """An exception that is returned or passed as an argument comes back unchanged, whatever its ``__init__`` takes."""
     back = loads(dumps([error]))[0]
     assert type(back) is type(error)
     assert back.args == error.args
@@ -449,7 +449,7 @@ def test_exceptions_are_values_too(error):
 
 
 def test_a_registered_reduction_is_used():
-    """What the user registered with copyreg is honoured, but not what tblib registers for every exception."""
+    """Reductions that the user registered with copyreg are used, except tblib's for every exception."""
     copyreg.pickle(Registered, lambda error: (Registered, ("from the registry",)))
     copyreg.pickle(OddInit, tblib.pickling_support.pickle_exception)
     try:
@@ -464,7 +464,7 @@ class Registered(Exception):
 
 
 def test_an_exception_that_refers_to_itself_comes_back():
-    """A cycle through an attribute is kept."""
+    """An exception whose attribute refers back to it comes back with that cycle."""
     back = load_exception(dump_exception(_self_referring()).body)
     assert back.me is back
 
@@ -478,7 +478,7 @@ def test_a_returned_exception_keeps_its_traceback():
 def _raised(function, *args):
     try:
         function(*args)
-    except Exception as error:  # noqa: BLE001 - whatever it raised is what the test wants
+    except Exception as error:  # noqa: BLE001 - the test wants whatever was raised
         return error
     raise AssertionError("nothing raised")
 
@@ -488,7 +488,7 @@ def _chain():
         try:
             raise KeyError("innermost")
         except KeyError:
-            raise ValueError("middle")  # noqa: B904 - the context is what is tested
+            raise ValueError("middle")  # noqa: B904 - the test is about the context
     except ValueError as error:
         raise OddInit(1, detail="outer") from error
 
@@ -531,14 +531,14 @@ def test_notes_and_groups_are_kept():
 
 
 def test_a_recursion_error_comes_back():
-    """A traceback of a thousand frames is no problem."""
+    """A traceback of a thousand frames comes back."""
     back = load_exception(dump_exception(_raised(recurse)).body)
     assert isinstance(back, RecursionError)
     assert "in recurse" in "".join(traceback.format_exception(back))
 
 
 def test_an_error_of_the_script_keeps_its_class_and_remote_lines(tmp_path):
-    """An exception class of the script comes back as the same class; the remote source is visible without its file."""
+    """An exception class of the script stays the same class; its remote source is shown even without the file."""
     client = tmp_path / "client.py"
     client.write_text(
         """
@@ -590,7 +590,7 @@ sys.stdout.buffer.write(packed.body.data)
 
 
 def test_the_text_of_the_remote_traceback_is_added_only_where_the_source_is_missing():
-    """Where the client has the same sources, the chain is exactly the user's own."""
+    """If the client has the same sources, the user's own exception chain is not extended."""
     back = load_exception(dump_exception(_raised(_chain)).body)
     assert back.__cause__.__context__.__cause__ is None
     namespace = {}
@@ -642,7 +642,7 @@ class NoText(Exception):
 
 @pytest.mark.parametrize("kind", [HoldsLock, FailsToLoad, ExitsToLoad, BecomesInt, NamesItself])
 def test_an_exception_that_cannot_be_brought_back_is_described(kind):
-    """The caller is told the exception's type and text, why it cannot come, and the remote traceback."""
+    """The caller gets the exception's type and text, the reason why it cannot be sent, and the remote traceback."""
 
     def fail():
         raise kind()
@@ -658,7 +658,7 @@ def test_an_exception_that_cannot_be_brought_back_is_described(kind):
 
 
 def test_a_cause_that_cannot_be_brought_back_does_not_hold_up_its_effect():
-    """The exception comes back itself; what it was raised from is left to the text."""
+    """The exception itself comes back; its cause is only described in the text."""
 
     def fail():
         try:
@@ -673,7 +673,7 @@ def test_a_cause_that_cannot_be_brought_back_does_not_hold_up_its_effect():
 
 
 def test_hostile_attributes_do_not_hold_up_the_report():
-    """An exception whose parts raise when they are looked at is reported all the same."""
+    """An exception whose attributes raise when they are read is reported nevertheless."""
 
     class Hostile(Exception):
         @property
@@ -689,7 +689,7 @@ def test_hostile_attributes_do_not_hold_up_the_report():
 
 
 def test_a_replaced_pickle_dumps_is_not_used(monkeypatch):
-    """A function that replaces ``pickle.dumps`` does not change how its result travels."""
+    """A function that replaces ``pickle.dumps`` does not affect how its result is pickled."""
     monkeypatch.setattr(pickle, "dumps", None)
     monkeypatch.setattr(pickle, "loads", None)
     assert loads(dump_result([1, 2])) == [1, 2]
@@ -697,14 +697,14 @@ def test_a_replaced_pickle_dumps_is_not_used(monkeypatch):
 
 
 def test_an_exception_without_text_comes_back():
-    """An exception whose ``__str__`` raises is brought back all the same."""
+    """An exception whose ``__str__`` raises comes back nevertheless."""
     packed = dump_exception(NoText("t"))
     assert "RuntimeError" in packed.text
     assert isinstance(load_exception(packed.body), NoText)
 
 
 def test_an_exception_that_fails_to_load_in_the_client_is_an_error_of_the_call():
-    """What loaded on the worker may still fail here: then the caller is told so, and never exits."""
+    """A result that loaded on the worker may fail to load here: the caller gets an error, and never exits."""
     packed = Packed(pickle.dumps((ExitsOnLoad(), "text")))
     error = load_exception(packed, call_id="00002", callset_id="c")
     assert isinstance(error, ResultSerializationError)
@@ -713,7 +713,7 @@ def test_an_exception_that_fails_to_load_in_the_client_is_an_error_of_the_call()
 
 
 def test_a_long_text_is_cut():
-    """A megabyte of text in an exception does not travel three times over."""
+    """A megabyte of text in an exception is not sent three times."""
     packed = dump_exception(ValueError("x" * 1_000_000))
     assert len(packed.text) < 70_000
     assert "characters left out" in packed.traceback
@@ -721,7 +721,7 @@ def test_a_long_text_is_cut():
 
 
 def test_what_a_pickle_mentions_is_noted():
-    """Modules that the reader imports are noted, and the code of functions that travel by value."""
+    """The pickle records the modules that its reader imports, and the code of functions sent by value."""
 
     def function(x):
         return os.path.join(x, subprocess.list2cmdline([]))
@@ -741,7 +741,7 @@ def _fibonacci(n):
 
 
 def test_a_cached_function_of_the_script_travels_with_its_function(monkeypatch):
-    """What ``lru_cache`` made of a function of the main script arrives whole, also when it calls itself."""
+    """An ``lru_cache`` function of the main script arrives complete, even if it calls itself."""
     monkeypatch.setattr(_fibonacci, "__module__", "__main__")
     copy = loads(dumps(_fibonacci))
     assert copy is not _fibonacci
@@ -749,12 +749,12 @@ def test_a_cached_function_of_the_script_travels_with_its_function(monkeypatch):
 
 
 def test_a_cached_function_of_a_module_travels_by_name():
-    """One that the worker can import is not copied."""
+    """A cached function that the worker can import is not copied."""
     assert loads(dumps(_fibonacci)) is _fibonacci
 
 
 @pytest.mark.parametrize(("result", "remedy"), [((n for n in ()), "a list of its items"), (threading.Lock(), "return")])
 def test_a_result_that_does_not_pickle_has_a_remedy_for_results(result, remedy):
-    """The error says what to return instead, not where to make it."""
+    """The error says what to return instead, not where to create the object."""
     with pytest.raises(ResultSerializationError, match=remedy):
         dump_result(result)

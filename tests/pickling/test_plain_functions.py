@@ -1,4 +1,4 @@
-"""The rules for functions that can be compared and copied in microseconds."""
+"""Plain functions, which can be compared and copied in microseconds: the rules for them."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ odd = Unhashable("Odd", (), {})()
     [[], (1,), {}, [].append, json.dumps, type("Number", (int,), {})(), types.ModuleType("made_here"), odd],
 )  # fmt: skip
 def test_what_may_change_in_place_is_not_a_constant(value: object) -> None:
-    """Containers, bound methods, instances of classes and modules that nobody can import are not constants."""
+    """Containers, bound methods, instances and modules that cannot be imported are not constants."""
     assert not is_constant(value)
 
 
 def test_a_module_that_travels_by_value_is_not_a_constant(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A module that the user registered with cloudpickle is sent with its contents, which may change."""
+    """A module that the user registered with cloudpickle is sent by value, and its contents may change."""
     module = types.ModuleType("registered_by_a_test")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     cloudpickle.register_pickle_by_value(module)
@@ -64,12 +64,12 @@ def test_a_module_that_travels_by_value_is_not_a_constant(monkeypatch: pytest.Mo
     "annotation", [int, None, "Any", list, list[int], dict[str, list[int]], tuple[int, ...], int | None, list["Mine"]]
 )
 def test_annotations_of_built_in_types_are_plain(annotation: object) -> None:
-    """Strings, built-in types and what is made of them are the same objects, or equal ones, in every process."""
+    """Strings, built-in types and types made from them are the same or equal objects in every process."""
     assert is_plain(make(x=annotation))
 
 
 class Mine:
-    """A class of the user's that says that it is built in."""
+    """A class of the user's that claims to be built in."""
 
 
 Mine.__module__ = "builtins"
@@ -77,7 +77,7 @@ Mine.__module__ = "builtins"
 
 @pytest.mark.parametrize("annotation", [Mine, [int], {"a": 1}, type("int", (), {}), list[Mine], Mine | None])
 def test_annotations_of_other_types_are_not_plain(annotation: object) -> None:
-    """A class of the user's, under whatever name, and objects that can change are not plain."""
+    """A user's class under any name is not plain, and neither is an object that can change."""
     assert not is_plain(make(x=annotation))
 
 
@@ -111,7 +111,7 @@ CHANGES: dict[str, Callable[[Any], None]] = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_any_change_of_a_function_is_seen(change: Callable[[Any], None]) -> None:
-    """Parts no longer belong to a function of which one part has been replaced."""
+    """When one part of a function is replaced, the recorded parts no longer match it."""
     function = make(x=int)
     parts = Parts.of(function)
     assert parts.are_still_of(function)
@@ -120,7 +120,7 @@ def test_any_change_of_a_function_is_seen(change: Callable[[Any], None]) -> None
 
 
 def test_annotations_are_never_asked_whether_they_are_equal() -> None:
-    """An annotation such as an array, whose comparison has no truth value, is a change and no error."""
+    """An annotation whose comparison has no truth value, such as an array, counts as a change and raises no error."""
 
     class Array:
         def __eq__(self, other: object) -> bool:
@@ -135,7 +135,7 @@ def test_annotations_are_never_asked_whether_they_are_equal() -> None:
 
 
 def test_an_assembled_function_has_the_same_parts() -> None:
-    """Everything but the globals and the closure is that of the original; annotations are a copy."""
+    """Everything except the globals and the closure is the original's; annotations are a copy."""
     original = make(x=int)
     made = Parts.of(original).assemble({"__builtins__": {}}, None)
     assert Parts.of(original).are_still_of(made)
@@ -145,6 +145,6 @@ def test_an_assembled_function_has_the_same_parts() -> None:
 
 
 def test_an_empty_variable_of_a_closure_holds_no_constant() -> None:
-    """A variable without a value yet can get any."""
+    """A variable without a value is not a constant, because it can still get any value."""
     assert not is_constant(contents_of(types.CellType()))
     assert contents_of(types.CellType(3)) == 3

@@ -1,4 +1,4 @@
-"""Exceptions on their way: what is kept of every kind, and of what they were raised from."""
+"""Exceptions sent between processes: what is kept of every kind, and of their causes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ needs_groups = pytest.mark.skipif(sys.version_info < (3, 11), reason="groups are
 
 @pytest.fixture(scope="module")
 def executor():
-    """An executor whose calls run in processes of their own."""
+    """Return an executor whose calls run in their own processes."""
     with pywren.local_executor() as made:
         yield made
 
@@ -73,7 +73,7 @@ class LacksModule(ImportError, ValueError):
 
 
 class Hides(LacksModule):
-    __slots__ = ("maker",)  # the base has a slot of this name, too
+    __slots__ = ("maker",)  # the base also has a slot of this name
 
     def __init__(self, text):
         super().__init__(text)
@@ -135,7 +135,7 @@ KINDS = [
 
 
 def contents(error):
-    """All that can be seen of an exception."""
+    """Return everything that can be seen of an exception."""
     names = [*vars(error), "errno", "filename", "filename2", "characters_written", "value", "name", "path", "start"]
     names += ["maker", "empty", "_LacksModule__private"]
     seen = {name: getattr(error, name, "unset") for name in names if name != "__notes__"}
@@ -146,12 +146,12 @@ def contents(error):
 
 @pytest.mark.parametrize("error", KINDS, ids=lambda error: type(error).__name__)
 def test_every_kind_comes_back_as_it_was(error):
-    """Type, arguments, text, attributes and slots are the same, whatever the class was made of."""
+    """Type, arguments, text, attributes and slots are unchanged, whatever bases the class has."""
     assert contents(travel(error)) == contents(error)
 
 
 def test_a_slot_below_one_of_the_same_name():
-    """Each class's own slot keeps its own content."""
+    """Each class's own slot keeps its own value."""
     back = travel(Hides("m"))
     assert LacksModule.maker.__get__(back) == 11
     assert back.maker() == 5
@@ -163,7 +163,7 @@ def raises(error):
 
 @pytest.mark.parametrize("kind", [GroupNotThere, LooksUpAndReads, Stops], ids=lambda kind: kind.__name__)
 def test_several_built_in_bases_through_an_executor(executor, kind):
-    """The exception of a call is of its own class, with its arguments and the remote line."""
+    """The exception of a call keeps its own class, its arguments and the remote line."""
     error = executor.call_async(raises, kind("gone")).exception(WAIT)
     assert (type(error), error.args) == (kind, ("gone",))
     assert [frame.name for frame in traceback.extract_tb(error.__traceback__)] == ["raises"]
@@ -171,7 +171,7 @@ def test_several_built_in_bases_through_an_executor(executor, kind):
 
 @needs_groups
 def test_groups_with_a_signature_of_their_own():
-    """A group is made anew with its members, whatever its ``__new__`` takes."""
+    """A group is rebuilt with its members, whatever its ``__new__`` takes."""
 
     class Failures(ExceptionGroup):  # noqa: F821 - 3.11
         def __new__(cls, errors, code):
@@ -191,7 +191,7 @@ def test_groups_with_a_signature_of_their_own():
 
 @needs_groups
 def test_a_member_that_cannot_travel():
-    """A group comes back all the same; a description stands for the member."""
+    """A group comes back nevertheless; a description replaces the member."""
     back = travel(ExceptionGroup("g", [ValueError(1), Held("reason")]))  # noqa: F821 - 3.11
     assert [type(error) for error in back.exceptions] == [ValueError, ResultSerializationError]
     assert "Held: reason" in str(back.exceptions[1])
@@ -199,7 +199,7 @@ def test_a_member_that_cannot_travel():
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="notes are new in 3.11")
 def test_notes_of_an_exception_that_reduces_itself():
-    """``add_note`` works on a class whose reduction knows nothing of notes."""
+    """``add_note`` works on a class whose own reduction ignores notes."""
     error = json.JSONDecodeError("m", "doc", 1)
     error.add_note("look here")
     assert travel(error).__notes__ == ["look here"]
@@ -232,7 +232,7 @@ def test_an_exception_that_holds_a_connection(executor):
 
 @pytest.mark.parametrize("mode", ["r", "rb", "wb", "r+b"])
 def test_an_exception_that_holds_a_file(mode, tmp_path):
-    """Files of every kind come back closed, and those in memory as they are."""
+    """All kinds of files come back closed, and in-memory files come back unchanged."""
     (tmp_path / "file").write_text("here")
     error = OSError("cannot read on")
     with open(tmp_path / "file", mode) as error.file:
@@ -272,7 +272,7 @@ def test_a_reduction_to_a_base(executor):
 
 @pytest.mark.parametrize(("error", "kind"), [(Narrow("n"), ValueError), (Elsewhere("e"), LookupError)])
 def test_a_reduction_to_another_type(error, kind):
-    """What the author of the class chose is what comes."""
+    """The reader gets the type that the author of the class chose."""
     assert type(travel(error)) is kind
 
 
@@ -280,7 +280,7 @@ def test_a_reduction_to_another_type(error, kind):
 
 
 class Held(Exception):
-    """Cannot be pickled."""
+    """An exception that cannot be pickled."""
 
     def __init__(self, text="held"):
         super().__init__(text)
@@ -302,14 +302,14 @@ def raises_from(kind):
         try:
             raise KeyError("the true reason")
         except KeyError:
-            raise kind("in between")  # noqa: B904 - the context is what is tested
+            raise kind("in between")  # noqa: B904 - the test is about the context
     except kind as error:
         raise ValueError("outer") from error
 
 
 @pytest.mark.parametrize("kind", [Held, BecomesInt, Exits], ids=lambda kind: kind.__name__)
 def test_a_cause_that_cannot_travel(executor, kind):
-    """Row 270: a description stands for the cause, and what that was raised from comes too."""
+    """Row 270: a description replaces the cause, and the cause's own cause is kept."""
     error = executor.call_async(raises_from, kind).exception(WAIT)
     assert type(error) is ValueError
     assert type(error.__cause__) is ResultSerializationError
@@ -323,14 +323,14 @@ def test_a_cause_that_cannot_travel(executor, kind):
     "error", [ValueError("x", Held("r")), ValueError([Held("r")]), KeyError(ValueError(Held("r")))], ids=str
 )
 def test_an_exception_held_by_another_that_cannot_travel(error):
-    """The outer one comes back as it is, with a description in it."""
+    """The outer exception comes back unchanged, with a description inside it."""
     back = travel(error)
     assert type(back) is type(error)
     assert "Held: r" in str(back.args)
 
 
 def test_an_attribute_that_is_an_exception_and_cannot_travel():
-    """What wrappers keep as ``orig`` or ``reason`` does not hold them up."""
+    """An exception in an attribute such as ``orig`` or ``reason`` does not keep its wrapper from being sent."""
     error = OSError("wrapped")
     error.orig = Held("reason")
     assert "Held: reason" in str(travel(error).orig)
@@ -345,7 +345,7 @@ def deep(count):
 
 
 def test_a_chain_of_a_thousand(executor):
-    """However deep a chain is, all of it comes back."""
+    """A deep chain comes back whole."""
     chain = [executor.call_async(deep, DEPTH).exception(WAIT)]
     while chain[-1].__cause__ or chain[-1].__context__:
         chain.append(chain[-1].__cause__ or chain[-1].__context__)
@@ -357,7 +357,7 @@ def test_a_chain_of_a_thousand(executor):
 
 
 def test_a_chain_of_two_thousand_and_more_is_cut():
-    """A chain without end costs neither its exception nor the client's memory."""
+    """An endless chain loses neither its exception nor the client's memory."""
     error = ValueError("first")
     for number in range(5_000):
         outer = ValueError(number)
@@ -368,7 +368,7 @@ def test_a_chain_of_two_thousand_and_more_is_cut():
 
 
 def test_a_chain_that_is_a_loop():
-    """Exceptions that were raised from each other come back as a loop."""
+    """Exceptions that are each other's cause come back as a loop."""
     first, second = ValueError("first"), KeyError("second")
     first.__context__, second.__cause__ = second, first
     back = travel(first)
@@ -377,7 +377,7 @@ def test_a_chain_that_is_a_loop():
 
 
 def test_one_exception_in_two_places_stays_one():
-    """Cause and context that are the same, or an argument too, are the same afterwards."""
+    """When a cause, context or argument are the same exception, they stay the same."""
     shared = KeyError("shared")
     error = ValueError(shared)
     error.__cause__ = error.__context__ = shared
@@ -386,7 +386,7 @@ def test_one_exception_in_two_places_stays_one():
 
 
 def test_a_cause_whose_class_the_client_lacks(monkeypatch):
-    """Row 272: the exception itself comes, and the text of the remote traceback stands for the rest."""
+    """Row 272: the exception itself comes back, and the text of the remote traceback replaces the rest."""
 
     def fail():
         try:
@@ -411,7 +411,7 @@ def test_a_cause_whose_class_the_client_lacks(monkeypatch):
 
 
 def test_properties_that_hide_what_the_interpreter_keeps():
-    """A class may have its own ``__context__``: the chain is that of the interpreter."""
+    """If a class has its own ``__context__`` property, the interpreter's chain is used."""
 
     class Hiding(Exception):
         @property
@@ -425,14 +425,14 @@ def test_properties_that_hide_what_the_interpreter_keeps():
 
 
 def test_a_damaged_pickle_is_an_error_of_the_call():
-    """What is no exception, or nothing at all, is told as such."""
+    """A pickle that is damaged or does not contain an exception is reported as such."""
     whole = dump_exception(ValueError("x")).required_body().data
     for data in (whole[:10], b"", b"N."):
         assert isinstance(load_exception(Packed(data)), ResultSerializationError)
 
 
 def test_a_kept_exception_keeps_no_frame_of_the_client(executor):
-    """The frames of its traceback lead to none of the thread that received it, which hold processes and sockets."""
+    """Its traceback does not refer to frames of the receiving thread, which hold processes and sockets."""
     error = executor.call_async(raises, ValueError("gone")).exception(WAIT)
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     assert frames
@@ -442,11 +442,11 @@ def test_a_kept_exception_keeps_no_frame_of_the_client(executor):
 
 
 class Box:
-    """Something in a pickle that holds what its unpickling raised."""
+    """An object in a pickle that keeps what its unpickling raised."""
 
 
 class Unpicklable(Exception):
-    """A class of its own: weak references to built-in exceptions cannot be made."""
+    """An exception class of its own, because built-in exceptions cannot be weakly referenced."""
 
 
 def fail_with(box):
@@ -460,7 +460,7 @@ class FailsWithBox(Exception):
 
 
 def test_what_cannot_be_unpickled_is_freed():
-    """An exception that is raised while another one is unpickled goes with the error that reports it."""
+    """An exception raised during unpickling is freed together with the error that reports it."""
     error = load_exception(Packed(pickle.dumps((FailsWithBox(), ""))))
     assert type(error) is ResultSerializationError
     gone = weakref.ref(error.__cause__)

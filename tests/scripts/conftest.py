@@ -1,4 +1,4 @@
-"""An empty, mocked account, and command lines that run in it."""
+"""An empty, mocked account, and command lines that use it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pywren.scripts.pywrencli import cli
 
 
 class Done(NamedTuple):
-    """A finished command."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -24,7 +24,7 @@ class Done(NamedTuple):
 
 @pytest.fixture
 def account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[accounts.Account]:
-    """An empty, mocked account that records and may refuse requests, and a home without a configuration."""
+    """Return an empty, mocked account that records and may refuse requests, and a home without a configuration."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     with accounts.mocked_account() as made:
@@ -33,7 +33,7 @@ def account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[account
 
 @pytest.fixture
 def ready(account: accounts.Account) -> accounts.Account:
-    """The account, with a bucket and what stand-alone workers need."""
+    """Return the account, with a bucket and everything that stand-alone workers need."""
     account.make_bucket()
     for resource in account.resources().for_standalone:
         for step in resource.plan():
@@ -57,7 +57,7 @@ def run() -> Callable[..., Done]:
 
 @pytest.fixture
 def pywren(run: Callable[..., Done], tmp_path: Path) -> Callable[..., Done]:
-    """Run a command of pywren with a configuration; keyword arguments change keys of its sections."""
+    """Run a command of pywren with a configuration; keyword arguments change keys in its sections."""
 
     def invoke(*arguments: Any, input: str = "", **changes: dict[str, Any]) -> Done:
         path = tmp_path / "config.yaml"

@@ -1,4 +1,4 @@
-"""The commands over AWS, one by one: exit code and whole output. What goes wrong is in test_setup_failures.py."""
+"""The commands over AWS, one by one: exit code and whole output. Failures are in test_setup_failures.py."""
 
 import contextlib
 import datetime
@@ -29,7 +29,7 @@ EVERYTHING = [
 @pytest.mark.moto
 @pytest.mark.parametrize(("command", "what"), EVERYTHING)
 def test_things_are_made_once(account, pywren, command, what):
-    """Planned, created, unchanged."""
+    """A resource is planned, created, and then unchanged."""
     assert pywren(command, "--dry-run") == (0, f"would create {what}\n", "")
     assert account.changes == []
     assert pywren(command) == (0, f"created {what}\n", "")
@@ -39,7 +39,7 @@ def test_things_are_made_once(account, pywren, command, what):
 
 @pytest.mark.moto
 def test_create_instance_profile(account, pywren):
-    """The profile with its own role; another profile can be deleted by name."""
+    """A profile is created with its own role; another profile can be deleted by name."""
     made = "created the role the-profile, which only EC2 may assume\ncreated the instance profile the-profile\n"
     assert pywren("create_instance_profile") == (0, made, "")
     assert pywren("delete_instance_profile", "another") == (0, "there is no instance profile another\n", "")
@@ -49,7 +49,7 @@ def test_create_instance_profile(account, pywren):
 
 @pytest.mark.moto
 def test_what_has_changed_is_brought_back(account, pywren):
-    """The policy of the role follows the configuration."""
+    """The role's policy follows the configuration."""
     assert pywren("create_role").code == 0
     done = pywren("create_role", s3={"pywren_prefix": "other"})
     assert done.out == "updated what the role the-role may do\n"
@@ -57,7 +57,7 @@ def test_what_has_changed_is_brought_back(account, pywren):
 
 @pytest.mark.moto
 def test_cleanup_all_says_what_it_does(account, pywren):
-    """The plan, the deletion, and nothing left afterwards."""
+    """The output has the plan and the deletions, and nothing is left afterwards."""
     for command in ("create_bucket", "deploy_lambda", "create_queue", "create_instance_profile"):
         assert pywren(command).code == 0
     worker = account.launch()[0]
@@ -80,7 +80,7 @@ def test_cleanup_all_says_what_it_does(account, pywren):
 
 @pytest.mark.moto
 def test_a_person_at_the_terminal_is_asked(account, pywren, monkeypatch):
-    """Answering no keeps everything; --yes does not ask; programs are not asked, as in 0.4."""
+    """Answering no keeps everything; --yes skips the question; without a terminal there is no question, as in 0.4."""
     assert pywren("create_bucket").code == 0
     monkeypatch.setattr("pywren.scripts._console._at_terminal", lambda: True)
     done = pywren("delete_bucket", input="n\n")
@@ -112,7 +112,7 @@ def test_whoever_deletes_is_asked(account, pywren, monkeypatch, command):
 
 @pytest.mark.moto
 def test_deploy_lambda_does_what_its_dry_run_says(account, pywren):
-    """For the first time, after a change that only affects the role, and when nothing differs."""
+    """The plan is accurate for the first deployment, for a change to the role alone, and for no change."""
     for prefix in ("one", "one", "two"):
         account.requests.clear()
         planned = pywren("deploy_lambda", "--dryrun", s3={"pywren_prefix": prefix})
@@ -128,7 +128,7 @@ def test_deploy_lambda_does_what_its_dry_run_says(account, pywren):
 
 @pytest.mark.moto
 def test_get_aws_account_id(account, run, pywren):
-    """With and without a configuration."""
+    """The command works with and without a configuration."""
     said = (0, "The AWS account ID is 123456789012\n", "")
     assert pywren("get_aws_account_id") == said
     assert run("get_aws_account_id") == said
@@ -137,14 +137,14 @@ def test_get_aws_account_id(account, run, pywren):
 @pytest.mark.moto
 @pytest.mark.parametrize("which", ["execution", "user", "setup", "launch", "instance"])
 def test_iam_prints_a_policy(pywren, which):
-    """JSON to paste; the configuration's account is enough, and AWS is not asked."""
+    """The policy is printed as JSON; the configuration's account is enough, and AWS is not asked."""
     done = pywren("iam", "--print", which)
     assert done.code == 0
     assert {statement["Effect"] for statement in json.loads(done.out)["Statement"]} == {"Allow"}
 
 
 def test_log_url(pywren):
-    """The URL has the console's encoding, and the console of its partition."""
+    """The URL is encoded as the console expects, and leads to the console of its partition."""
     group = "logsV2:log-groups/log-group/$252Faws$252Flambda$252Fthe-function"
     west = "https://us-west-2.console.aws.amazon.com/cloudwatch/home?region=us-west-2"
     assert pywren("log_url") == (0, f"{west}#{group}\n", "")
@@ -168,7 +168,7 @@ def write_log(account, *lines, stream="one", moment=None):
 
 @pytest.mark.moto
 def test_print_latest_logs(account, pywren):
-    """The lines of the container that wrote last, with their time."""
+    """The lines of the container that wrote last are printed with their time."""
     now = int(time.time() * 1000)
     write_log(account, "old", stream="old", moment=now - 1000)
     write_log(account, "START\n", "äöü", moment=now)
@@ -179,7 +179,7 @@ def test_print_latest_logs(account, pywren):
 
 @pytest.mark.moto
 def test_logs_of_a_time(account, pywren):
-    """The lines of all containers since a time."""
+    """The lines of all containers since a given time are printed."""
     now = int(time.time() * 1000)
     write_log(account, "yesterday", stream="old", moment=now - 86_400_000)
     write_log(account, "today", moment=now)
@@ -189,7 +189,7 @@ def test_logs_of_a_time(account, pywren):
 
 @pytest.mark.moto
 def test_a_log_is_followed(account):
-    """Each line once, even late ones; a log group that appears later is not an error."""
+    """Each line appears once, even if it is late; a log group may appear later."""
     now = int(time.time() * 1000)
     rounds = iter([["a"], ["b"], []])
 
@@ -198,7 +198,7 @@ def test_a_log_is_followed(account):
         if lines is None:
             raise KeyboardInterrupt
         for line in lines:
-            write_log(account, line, stream=line, moment=now - ord(line))  # b comes later, but is older
+            write_log(account, line, stream=line, moment=now - ord(line))  # b is read later, but is older
 
     found = []
     names = account.resources().names
@@ -210,7 +210,7 @@ def test_a_log_is_followed(account):
 
 @pytest.mark.moto
 def test_ctrl_c_ends_the_log_that_is_followed(account, pywren, monkeypatch):
-    """Row 211: quietly, with exit code 0."""
+    """Row 211: the command ends quietly, with exit code 0."""
     monkeypatch.setattr("pywren.cloud.logs.FOLLOW_SECONDS", 0.0)
     write_log(account, "first")
     looks = []
@@ -230,7 +230,7 @@ def test_ctrl_c_ends_the_log_that_is_followed(account, pywren, monkeypatch):
 
 @pytest.mark.moto
 def test_garbage_is_old_callsets_and_records(account, pywren):
-    """Runtimes, other objects and callsets with a new object stay."""
+    """Runtimes, other objects and callsets with a new object are kept."""
     assert pywren("gc") == (0, "there is no bucket the-bucket\n", "")
     assert pywren("create_bucket").code == 0
     old = str(uuid.uuid4())
@@ -279,14 +279,14 @@ COMMANDS = [
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("spell", [str, lambda name: name.replace("_", "-")])
 def test_every_command_has_help(run, command, spell):
-    """In both spellings, with a help text."""
+    """Each command has a help text under both spellings of its name."""
     done = runner().invoke(cli, [spell(command), "--help"])
     assert done.exit_code == 0
     assert len(done.output.splitlines()) > 4
 
 
 def test_the_shell_completes():
-    """As click gives it."""
+    """Completion is click's own."""
     program = "from pywren.scripts.pywrencli import cli; cli(prog_name='pywren')"
     environment = {**os.environ, "_PYWREN_COMPLETE": "bash_complete", "COMP_WORDS": "pywren del", "COMP_CWORD": "1"}
     command = [sys.executable, "-c", program]

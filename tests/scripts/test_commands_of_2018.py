@@ -1,4 +1,4 @@
-"""Commands before there is a configuration, and ``pywren.ec2standalone``, as programs of 2018 use them."""
+"""Commands without a configuration, and ``pywren.ec2standalone``, as programs of 2018 use them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.moto
 
 @pytest.fixture(params=["nothing", "variable", "option", "broken"])
 def before(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The options of a command without a usable configuration: the named file does not exist, or is broken."""
+    """Return the options of a command without a usable configuration: the named file is missing or broken."""
     path = tmp_path / "not-yet.yaml"
     if request.param == "variable":
         monkeypatch.setenv("PYWREN_CONFIG_FILE", str(path))
@@ -35,13 +35,13 @@ def before(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_account_before_there_is_a_configuration(account: Any, run: Callable[..., Any], before: list[str]) -> None:
-    """Row 293: whose credentials these are does not depend on any file."""
+    """Row 293: the owner of the credentials is found without a file."""
     assert run(*before, "get_aws_account_id") == (0, f"The AWS account ID is {ACCOUNT_ID}\n", "")
 
 
 @pytest.mark.parametrize("before", ["nothing", "variable", "option"], indirect=True)
 def test_test_config_before_there_is_a_configuration(account: Any, run: Callable[..., Any], before: list[str]) -> None:
-    """Row 293: the credentials are checked, and the output says what else to do."""
+    """Row 293: the credentials are checked, and the output says what to do next."""
     done = run(*before, "test_config")
     assert (done.code, done.err) == (0, "")
     assert "ok    credentials: arn:aws:sts::123456789012" in done.out
@@ -53,7 +53,7 @@ def test_test_config_before_there_is_a_configuration(account: Any, run: Callable
 def test_without_credentials_either(
     run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    """The credentials are missing, and the error says so."""
+    """The error says that the credentials are missing."""
     _no_credentials(tmp_path, monkeypatch)
     done = run(command)
     assert done.code == 1
@@ -62,7 +62,7 @@ def test_without_credentials_either(
 
 
 def test_the_command_can_be_invoked_for_what_it_returns(account: Any, run: Callable[..., Any]) -> None:
-    """0.4's own set-up script used it."""
+    """0.4's own set-up script calls the command as a function."""
 
     @click.command()
     @click.pass_context
@@ -77,7 +77,7 @@ def test_the_command_can_be_invoked_for_what_it_returns(account: Any, run: Calla
 
 
 def test_keys_of_a_new_configuration(account: Any, run: Callable[..., Any], tmp_path: Path) -> None:
-    """A program finds the keys that 0.4's file had, and the account in it."""
+    """A program finds the keys that 0.4's file had, and the account."""
     path = tmp_path / "c.yaml"
     assert run("--filename", path, "create_config", "--bucket_name", "mine-1").code == 0
     config = wrenconfig.load(path)
@@ -97,7 +97,7 @@ def test_keys_of_a_new_configuration(account: Any, run: Callable[..., Any], tmp_
 def test_a_new_configuration_without_credentials(
     run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Row 294: the file is written, and the account is looked up when it is needed."""
+    """Row 294: the file is written, and the account is looked up when needed."""
     _no_credentials(tmp_path, monkeypatch)
     path = tmp_path / "c.yaml"
     done = run("--filename", path, "create_config", "--bucket_name", "mine-1")
@@ -120,7 +120,7 @@ def _no_credentials(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def configured(ready: accounts.Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> accounts.Account:
-    """An account with what stand-alone workers need, and a configuration that programs find."""
+    """Return an account with everything that stand-alone workers need, and a configuration that programs find."""
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(accounts.configuration()))
     monkeypatch.setenv("PYWREN_CONFIG_FILE", str(path))
@@ -135,7 +135,7 @@ def launch(number: int, name: str = "my-workers", **options: Any) -> list[tuple[
 
 
 def test_launch_list_and_terminate(configured: accounts.Account, capsys: pytest.CaptureFixture[str]) -> None:
-    """Pairs of a name and boto3's instance, to read and terminate; only running instances with that name."""
+    """The list has pairs of a name and boto3's instance; it contains only running instances with that name."""
     launched = launch(2, max_idle_time=30, pywren_git_branch="master")
     launch(1, "others")
     assert [name for name, _ in launched] == ["my-workers"] * 2
@@ -155,7 +155,7 @@ def test_launch_list_and_terminate(configured: accounts.Account, capsys: pytest.
 
 
 def test_what_is_asked_for(configured: accounts.Account) -> None:
-    """A program's arguments take precedence over the configuration."""
+    """Arguments take precedence over the configuration."""
     launch(1, spot_price=0.5, fast_io=True, default_volume_size=200, parallelism=2, availability_zone="us-west-2b")
     (request,) = [arguments for _, operation, arguments in configured.requests if operation == "RunInstances"]
     assert request["InstanceMarketOptions"]["SpotOptions"]["MaxPrice"] == "0.5"
@@ -165,7 +165,7 @@ def test_what_is_asked_for(configured: accounts.Account) -> None:
 
 
 def test_an_instance_profile(configured: accounts.Account) -> None:
-    """It is created with its role, and an existing one is left alone."""
+    """The profile is created with its role, and an existing one is left unchanged."""
     ec2standalone.create_instance_profile("another-profile")
     found = configured.ask("iam", "get_instance_profile", InstanceProfileName="another-profile")
     assert [role["RoleName"] for role in found["InstanceProfile"]["Roles"]] == ["another-profile"]
@@ -175,7 +175,7 @@ def test_an_instance_profile(configured: accounts.Account) -> None:
 
 
 def test_workers_without_a_configuration(account: accounts.Account) -> None:
-    """Row 296: workers need a bucket, which only a configuration names."""
+    """Row 296: workers need a bucket, which only a configuration can name."""
     for call in (lambda: launch(1), lambda: ec2standalone.create_instance_profile("p")):
         with pytest.raises(ConfigError, match="create_config"):
             call()

@@ -1,6 +1,6 @@
 """The specification of failure of ``pywren standalone``: docs/failures.md, "Stand-alone workers on EC2".
 
-Every test has its row's number in its docstring; test_failures.py holds both to each other. Rows of what an instance
+Every test has its row's number in its docstring; test_failures_page.py compares both. Rows about what an instance
 does by itself are in tests/cloud/test_user_data.py.
 """
 
@@ -13,7 +13,7 @@ NO_CAPACITY = "We currently do not have sufficient m5.large capacity in the Avai
 
 
 def refused(done, *said):
-    """Check that a command was refused: one line on stderr, exit code 1."""
+    """Check that a command failed with one line on stderr and exit code 1."""
     assert done.code == 1, done
     lines = done.err.strip().splitlines()
     assert len(lines) == 1, done.err
@@ -29,7 +29,7 @@ def nothing_was_made(account):
 
 
 def test_amazon_linux_has_no_such_python(ready, pywren, monkeypatch):
-    """Row 160: the error comes before anything is created; the user's own image is trusted."""
+    """Row 160: the error comes before anything is created; a user's own image is not checked."""
     monkeypatch.setattr("pywren.cloud.launch._here", lambda: "3.10")
     monkeypatch.setattr("pywren.cloud.launch.PACKAGED_PYTHONS", frozenset({"3.11", "3.12"}))
     refused(
@@ -41,7 +41,7 @@ def test_amazon_linux_has_no_such_python(ready, pywren, monkeypatch):
 
 
 def test_there_is_no_queue(ready, pywren):
-    """Row 161: nobody pays for an instance without work."""
+    """Row 161: without a queue no instance is launched, which would cost money without work."""
     assert pywren("delete_queue").code == 0
     ready.requests.clear()
     refused(pywren("standalone", "launch_instances"), "the queue the-queue", "`pywren create_queue`")
@@ -51,7 +51,7 @@ def test_there_is_no_queue(ready, pywren):
 
 
 def test_there_is_no_instance_profile(ready, pywren):
-    """Row 161: nor for one that may not take calls; nor when the profile has lost its role."""
+    """Row 161: an instance that cannot take calls is not launched either; nor when the profile has lost its role."""
     ready.ask("iam", "remove_role_from_instance_profile", InstanceProfileName="the-profile", RoleName="the-profile")
     ready.requests.clear()
     refused(pywren("standalone", "launch_instances"), "the-profile has no role", "`pywren create_instance_profile`")
@@ -63,7 +63,7 @@ def test_there_is_no_instance_profile(ready, pywren):
 
 
 def test_a_new_instance_profile_is_waited_for(ready, pywren):
-    """Row 162: EC2 learns of a new profile some seconds later."""
+    """Row 162: the launch is retried, because EC2 sees a new profile some seconds later."""
     seen = []
 
     def too_new(arguments):
@@ -81,13 +81,13 @@ def test_a_new_instance_profile_is_waited_for(ready, pywren):
 
 
 def client_error(code, status, message):
-    """The error that botocore raises for a response of EC2."""
+    """Return the error that botocore raises for a response of EC2."""
     told = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}}
     return botocore.exceptions.ClientError(told, "RunInstances")
 
 
 def test_an_instance_type_that_does_not_exist(ready, pywren):
-    """Row 163: in the region or in the zone."""
+    """Row 163: the type does not exist in the region, or not in the zone."""
     refused(pywren("standalone", "launch_instances", "--instance_type", "m5.huge"), "m5.huge", "with --instance_type")
     nothing_was_made(ready)
     ready.refuse("RunInstances", code="Unsupported", status=400, message="not supported in your requested zone")
@@ -95,7 +95,7 @@ def test_an_instance_type_that_does_not_exist(ready, pywren):
 
 
 def test_an_image_of_2018(ready, pywren):
-    """Row 164: it no longer exists, or is for another processor."""
+    """Row 164: the image no longer exists, or is for another processor."""
     gone = "ami-0123456789abcdef0"
     refused(pywren("standalone", "launch_instances", standalone={"target_ami": gone}), gone, "standalone: target_ami")
     own = ready.image()
@@ -133,7 +133,7 @@ def test_fewer_than_asked_for(ready, pywren):
 
 @pytest.mark.parametrize("number", [1, 3])
 def test_none_at_all(ready, pywren, number):
-    """Row 166: the error with the remedy comes at once, without waiting for capacity."""
+    """Row 166: the error with the remedy comes at once, without retries."""
     for code, status, remedy in [
         ("InsufficientInstanceCapacity", 500, "choose another --instance_type"),
         ("VcpuLimitExceeded", 400, "or request more under Service Quotas"),
@@ -147,7 +147,7 @@ def test_none_at_all(ready, pywren, number):
 
 
 def test_who_may_not_launch(ready, pywren):
-    """Row 167: EC2's encoded message, hundreds of unreadable letters, is left out."""
+    """Row 167: EC2's encoded message of hundreds of unreadable letters is left out."""
     told = "You are not authorized to perform this operation. Encoded authorization failure message: " + "x" * 700
     ready.refuse("RunInstances", code="UnauthorizedOperation", message=told)
     done = pywren("standalone", "launch_instances")
@@ -171,7 +171,7 @@ def test_who_may_not_look(ready, pywren):
 
 
 def test_key_and_network(ready, pywren):
-    """Row 168: the error says what to correct or to create."""
+    """Row 168: the error says what to correct or create."""
     for code, remedy in [
         ("InvalidKeyPair.NotFound", "standalone: ec2_ssh_key"),
         ("InvalidSubnetID.NotFound", "standalone: subnet_id"),
@@ -183,7 +183,7 @@ def test_key_and_network(ready, pywren):
 
 
 def test_a_lost_answer(ready, pywren):
-    """Row 169: the retry has the same client token."""
+    """Row 169: the retry uses the same client token."""
     tokens = []
 
     def lost(arguments):
@@ -198,13 +198,13 @@ def test_a_lost_answer(ready, pywren):
 
 
 def test_a_second_purge(ready, pywren):
-    """Row 173: SQS allows one purge a minute."""
+    """Row 173: SQS allows one purge per minute."""
     ready.refuse("PurgeQueue", code="AWS.SimpleQueueService.PurgeQueueInProgress")
     refused(pywren("standalone", "purge_queue"), "wait 60 seconds")
 
 
 def test_workers_are_cleaned_up_first(ready, pywren):
-    """Row 174: instances go first, then the queue, profile and bucket; a refusal does not stop the rest."""
+    """Row 174: instances are deleted first, then queue, profile and bucket; one refusal does not stop the rest."""
     ready.ask("ec2", "run_instances", ImageId=ready.image(), MinCount=1, MaxCount=1)
     strangers = ready.running()
     ready.launch(2)

@@ -1,4 +1,4 @@
-"""A new configuration file: it reads back as intended, whatever the names are."""
+"""A new configuration file reads back unchanged, whatever names it contains."""
 
 import os
 import re
@@ -25,21 +25,21 @@ NAMES = {
     "name", ["no", "null", "true", "1e5", "12345", "0x1f", "a: b", "#x", "äö", 'quo"te', "2018-01-01", "plain"]
 )
 def test_every_name_comes_back(name):
-    """YAML would read some of them as something else."""
+    """Names that YAML would interpret are quoted."""
     config = yaml.safe_load(config_text(**{**NAMES, "lambda_role": name, "sqs_queue": name}))
     assert config["account"]["aws_lambda_role"] == name
     assert config["standalone"]["sqs_queue_name"] == name
 
 
 def test_the_account_may_have_leading_zeros():
-    """It is text."""
+    """The account is written as text."""
     assert (
         yaml.safe_load(config_text(**NAMES, account_id="000000000042"))["account"]["aws_account_id"] == "000000000042"
     )
 
 
 def test_what_is_commented_out_shows_the_default():
-    """Uncommented, the file is valid and says the same."""
+    """Removing the comment signs gives a valid file with the same meaning."""
     text = re.sub(r"^  # (\w+: \S+)(  # .*)?$", r"  \1", config_text(**NAMES, account_id="1" * 12), flags=re.MULTILINE)
     config = yaml.safe_load(text)
     wrenconfig.validate(config)
@@ -59,7 +59,7 @@ def test_what_is_commented_out_shows_the_default():
 
 
 def test_it_is_its_owners_alone(tmp_path):
-    """Even when it replaces a file that everybody could read; and a symbolic link stays one."""
+    """The file is private, even when it replaces a readable one; a symbolic link stays a link."""
     real, link = tmp_path / "real", tmp_path / "link"
     real.write_text("old")
     real.chmod(0o644)
@@ -90,7 +90,7 @@ def test_it_is_its_owners_alone(tmp_path):
     ],
 )
 def test_create_config_checks_what_it_is_told(run, tmp_path, option, value, said):
-    """Row 204: a name that AWS does not accept is refused in one line with the remedy, and no file is written."""
+    """Row 204: a name that AWS rejects is refused in one line with the remedy, and no file is written."""
     path = tmp_path / "config.yaml"
     done = run("--filename", path, "create_config", "--bucket_name", "mine-1", f"--{option}", value)
     assert (done.code, done.out) == (1, "")
@@ -100,7 +100,7 @@ def test_create_config_checks_what_it_is_told(run, tmp_path, option, value, said
 
 
 def test_create_config_for_another_server_takes_any_region(run, tmp_path, monkeypatch):
-    """Only AWS's own regions are known."""
+    """Regions are checked only for AWS itself."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://localhost:9000")
     done = run(
         "--filename", tmp_path / "config.yaml", "create_config", "--bucket_name", "mine", "--aws_region", "minio"

@@ -30,12 +30,12 @@ def run():
 
 
 def test_version(run):
-    """The version is pywren's."""
+    """The command prints pywren's version."""
     assert run("--version") == (0, f"pywren, version {__version__}\n")
 
 
 def test_create_config_writes_what_it_is_told(run, tmp_path):
-    """The file loads, and holds the options."""
+    """The new file can be loaded, and contains the options."""
     path = tmp_path / "config.yaml"
     code, output = run(
         "--filename", path, "create_config", "--aws_region", "eu-west-1", "--bucket_name", "mine",
@@ -51,7 +51,7 @@ def test_create_config_writes_what_it_is_told(run, tmp_path):
 
 
 def test_commands_and_options_may_be_written_with_dashes(run, tmp_path):
-    """Underscores are 0.4's spelling; dashes are what people type."""
+    """Underscores are 0.4's spelling; dashes work too."""
     path = tmp_path / "config.yaml"
     code, _ = run("--filename", path, "create-config", "--bucket-name", "mine")
     assert code == 0
@@ -78,7 +78,7 @@ def test_create_config_warns_of_the_default_bucket(run, tmp_path):
 
 
 def test_create_config_goes_where_the_environment_says(run, tmp_path, monkeypatch):
-    """``PYWREN_CONFIG_FILE`` names the file that programs will read."""
+    """The file is written to ``PYWREN_CONFIG_FILE``, where programs will read it."""
     path = tmp_path / "named.yaml"
     monkeypatch.setenv("PYWREN_CONFIG_FILE", str(path))
     assert run("create_config", "--bucket_name", "mine")[0] == 0
@@ -86,14 +86,14 @@ def test_create_config_goes_where_the_environment_says(run, tmp_path, monkeypatc
 
 
 def test_create_config_for_another_python_is_refused(run, tmp_path):
-    """The function gets the Python of the client."""
+    """Another version is refused, because the function has the client's Python."""
     code, output = run("--filename", tmp_path / "config.yaml", "create_config", "--pythonver", "2.7")
     assert code == 2
     assert f"{sys.version_info.major}.{sys.version_info.minor}" in output
 
 
 def test_an_unwritable_file_is_an_error_not_a_traceback(run, tmp_path):
-    """The directory is missing: the error says so."""
+    """The error says that the directory is missing."""
     code, output = run("--filename", tmp_path / "nowhere" / "config.yaml", "create_config")
     assert code == 1
     assert "cannot write" in output
@@ -111,7 +111,7 @@ def test_without_a_configuration_there_is_a_remedy(run, tmp_path, monkeypatch, c
 
 @pytest.fixture
 def config_file(tmp_path):
-    """The file of a mocked AWS."""
+    """Return the configuration file of a mocked AWS."""
     with pywren.testing.mock_aws() as config:
         path = tmp_path / "config.yaml"
         path.write_text(yaml.safe_dump(config))
@@ -120,7 +120,7 @@ def config_file(tmp_path):
 
 @pytest.mark.moto
 def test_deploy_lambda_creates_and_updates(run, config_file):
-    """The command can be repeated, and says what it created, or that nothing differs."""
+    """The command can be repeated; it says what it created, or that nothing differs."""
     path, config = config_file
     name, region = config["lambda"]["function_name"], config["account"]["aws_region"]
     aws = AWS(region)
@@ -135,7 +135,7 @@ def test_deploy_lambda_creates_and_updates(run, config_file):
 
 @pytest.mark.moto
 def test_deploy_lambda_makes_the_role_too(run, config_file, tmp_path):
-    """Only the bucket must exist before."""
+    """Only the bucket must exist beforehand."""
     _, config = config_file
     config["account"]["aws_lambda_role"], config["lambda"]["function_name"] = "new-role", "new-function"
     path = tmp_path / "new.yaml"
@@ -149,12 +149,12 @@ def test_deploy_lambda_makes_the_role_too(run, config_file, tmp_path):
 
 @pytest.mark.moto
 def test_test_function_says_hello(run, config_file):
-    """0.4's words."""
+    """The command prints 0.4's message."""
     assert run("--filename", config_file[0], "test_function") == (0, "function returned: Hello world\n")
 
 
 def test_the_test_function_needs_nothing_that_a_worker_lacks():
-    """click is not in the bundle: the function travels by value."""
+    """The function is sent by value, because click is not in the bundle."""
     program = "import cloudpickle, sys; sys.modules['click'] = None; print(cloudpickle.load(sys.stdin.buffer)('world'))"
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, input=cloudpickle.dumps(_hello()), capture_output=True, timeout=60, check=False)

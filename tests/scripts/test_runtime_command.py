@@ -1,4 +1,4 @@
-"""``pywren runtime``: exit code and output of building, listing and deleting, and what a function then imports."""
+"""``pywren runtime``: exit code and output of building, listing and deleting, and what a function can then import."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def aws() -> Iterator[dict[str, Any]]:
 
 @pytest.fixture
 def bucket(aws: dict[str, Any]) -> Iterator[S3Backend]:
-    """The bucket, emptied of earlier tests' objects."""
+    """Return the bucket, without the objects of earlier tests."""
     storage = S3Backend(aws["s3"]["bucket"], aws["account"]["aws_region"])
     yield storage
     storage.delete(storage.list(""))
@@ -53,7 +53,7 @@ def bucket(aws: dict[str, Any]) -> Iterator[S3Backend]:
 
 @pytest.fixture
 def config_file(aws: dict[str, Any], bucket: S3Backend, tmp_path: Path) -> Path:
-    """A configuration as a person writes it."""
+    """Write a configuration as a person would."""
     path = tmp_path / "config.yaml"
     path.write_text("# my account\n" + yaml.safe_dump({**aws, "runtime": {"preinstalls": ["beside"]}}) + "# the end\n")
     path.chmod(0o600)
@@ -62,7 +62,7 @@ def config_file(aws: dict[str, Any], bucket: S3Backend, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wheelhouse:
-    """The index."""
+    """The wheels of a local index."""
     return make_the_index(tmp_path / "wheels", monkeypatch)
 
 
@@ -85,7 +85,7 @@ Run = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def requirements(tmp_path: Path, wheels: Wheelhouse) -> Path:
-    """A file that asks for one tiny package."""
+    """Write a file that requires one tiny package."""
     wheels.add("tiny_from_wheel", "1.5")
     path = tmp_path / "requirements.txt"
     path.write_text("tiny_from_wheel\n")
@@ -93,7 +93,7 @@ def requirements(tmp_path: Path, wheels: Wheelhouse) -> Path:
 
 
 def asking_for_its_version() -> Callable[[Any], str]:
-    """A function that uses the package that only the runtime has; it is pickled without this module and its imports."""
+    """Return a function that uses a package of the runtime; it is pickled without this module and its imports."""
 
     def ask(_: Any) -> str:
         import tiny_from_wheel  # type: ignore[import-not-found]
@@ -107,7 +107,7 @@ def asking_for_its_version() -> Callable[[Any], str]:
 
 
 def test_a_function_imports_what_was_built(run: Run, requirements: Path, config_file: Path, bucket: S3Backend) -> None:
-    """From requirements to a call on Lambda; the rest of the configuration stays."""
+    """A runtime is built from requirements and used by a call on Lambda; the rest of the configuration is kept."""
     before = yaml.safe_load(config_file.read_text())
     code, output = run("build", "-r", requirements)
     assert code == 0, output
@@ -131,7 +131,7 @@ def test_a_function_imports_what_was_built(run: Run, requirements: Path, config_
 
 
 def test_requirements_from_a_pipe(run: Run, requirements: Path) -> None:
-    """Row 280: ``-r <(pip freeze)`` names a pipe of the shell's, which can be read only once."""
+    """Row 280: ``-r <(pip freeze)`` names a shell's pipe, which can be read only once."""
     read, write = os.pipe()
     with os.fdopen(write, "w") as pipe:
         pipe.write(
@@ -156,7 +156,7 @@ def test_what_cannot_be_imported(run: Run, requirements: Path, wheels: Wheelhous
 
 
 def test_the_same_is_not_uploaded_twice(run: Run, requirements: Path, bucket: S3Backend) -> None:
-    """A stored runtime is not uploaded again; a description that an interrupted upload lacks is added."""
+    """A stored runtime is not uploaded again; a description missing after an interrupted upload is added."""
     assert run("build", "-r", requirements)[0] == 0
     keys = sorted(bucket.list("pywren.jobs/runtimes/"))
     bucket.delete([key for key in keys if key.endswith(".meta.json")])
@@ -168,7 +168,7 @@ def test_the_same_is_not_uploaded_twice(run: Run, requirements: Path, bucket: S3
 
 
 def test_another_python_and_architecture(run: Run, requirements: Path, config_file: Path) -> None:
-    """Row 215: the runtime is built for them, and the command says who can use it and what to do."""
+    """Row 215: the runtime is built for them, and the output says which function can use it and what to do."""
     code, output = run("build", "-r", requirements, "--python", OTHER, "--arch", "arm64")
     assert code == 0
     assert f"python{OTHER}-arm64-" in wrenconfig.load(config_file)["runtime"]["s3_key"]
@@ -180,7 +180,7 @@ def test_another_python_and_architecture(run: Run, requirements: Path, config_fi
 
 
 def test_building_as_a_dry_run(run: Run, requirements: Path, config_file: Path, bucket: S3Backend) -> None:
-    """The runtime is built here, and the output says what would be done; nothing is uploaded or written."""
+    """The runtime is built, and the output says what would be done; nothing is uploaded or written."""
     text = config_file.read_text()
     code, output = run("build", "-r", requirements, "--dry-run")
     assert code == 0
@@ -206,7 +206,7 @@ def test_building_as_a_dry_run(run: Run, requirements: Path, config_file: Path, 
     ],
 )
 def test_a_command_line_that_is_wrong(run: Run, arguments: list[str], says: str) -> None:
-    """It is a usage error with exit code 2."""
+    """A wrong command line is a usage error with exit code 2."""
     code, output = run("build", *arguments)
     assert code == 2
     assert says in " ".join(output.split())
@@ -215,7 +215,7 @@ def test_a_command_line_that_is_wrong(run: Run, arguments: list[str], says: str)
 def test_a_runtime_that_is_too_big(
     run: Run, requirements: Path, wheels: Wheelhouse, config_file: Path, bucket: S3Backend, monkeypatch: Any
 ) -> None:
-    """Row 216: the error has both sizes, the biggest packages and the remedy; nothing is uploaded or written."""
+    """Row 216: the error gives both sizes, the biggest packages and the remedy; nothing is uploaded or written."""
     wheels.add("big_one", files={"big_one/__init__.py": "", "big_one/data.txt": "x" * 3_000_000})
     (path := config_file.parent / "r.txt").write_text("big_one\ntiny_from_wheel\n")
     monkeypatch.setattr(runtimes, "disk_bytes", lambda sizes: 600 * 2**20)
@@ -230,7 +230,7 @@ def test_a_runtime_that_is_too_big(
 
 
 def test_without_a_configuration(run: Run, requirements: Path, aws: dict[str, Any], monkeypatch: Any) -> None:
-    """A bucket must be named, and what to write into a configuration is printed."""
+    """The bucket must be given, and the output says what to write into a configuration."""
     monkeypatch.chdir(requirements.parent)
     monkeypatch.setenv("HOME", str(requirements.parent))
     code, output = run("build", "-r", requirements, filename=None)
@@ -264,7 +264,7 @@ def test_a_configuration_that_cannot_be_written(
 
 
 def test_a_bucket_that_is_not_there(run: Run, requirements: Path, config_file: Path) -> None:
-    """The error names it, and the configuration stays as it was."""
+    """The error names the bucket, and the configuration stays unchanged."""
     text = config_file.read_text()
     code, output = run("build", "-r", requirements, "--bucket", "no-such-bucket-of-anybody")
     assert code == 1
@@ -275,7 +275,7 @@ def test_a_bucket_that_is_not_there(run: Run, requirements: Path, config_file: P
 def test_an_interrupted_upload_is_not_recorded(
     run: Run, requirements: Path, config_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The configuration names a runtime when all of it is in the bucket, not before."""
+    """The configuration names a runtime only once all of it is in the bucket."""
     put = S3Backend.put
 
     def broken(self: S3Backend, key: str, *args: Any, **kwargs: Any) -> bool:
@@ -293,7 +293,7 @@ def test_an_interrupted_upload_is_not_recorded(
 
 
 def test_neither_uv_nor_pip(run: Run, requirements: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error says how to get one."""
+    """The error says how to install one."""
     monkeypatch.setattr(_wheels, "_find_uv", lambda: None)
     monkeypatch.setattr(_wheels, "_find_pip", lambda: None)
     code, output = run("build", "-r", requirements)
@@ -304,7 +304,7 @@ def test_neither_uv_nor_pip(run: Run, requirements: Path, monkeypatch: pytest.Mo
 
 
 def test_list(run: Run, requirements: Path, wheels: Wheelhouse, bucket: S3Backend) -> None:
-    """Each runtime with its packages, and a star at the one in use."""
+    """Each runtime is listed with its packages, and the one in use has a star."""
     assert run("list") == (0, f"there is no runtime in s3://{bucket.bucket}/pywren.jobs/runtimes/\n")
     run("build", "-r", requirements)
     wheels.add("tiny_from_wheel", "1.6")
@@ -316,7 +316,7 @@ def test_list(run: Run, requirements: Path, wheels: Wheelhouse, bucket: S3Backen
 
 
 def test_delete(run: Run, requirements: Path, wheels: Wheelhouse, config_file: Path, bucket: S3Backend) -> None:
-    """Row 219: by the start of its name; the one in use only with ``--force``, which changes the configuration."""
+    """Row 219: the start of the name is enough; ``--force`` deletes one in use and changes the configuration."""
     run("build", "-r", requirements, "--arch", "arm64")
     run("build", "-r", requirements, "--arch", "x86_64")
     code, output = run("delete", f"python{HERE}-arm64")
@@ -345,7 +345,7 @@ def test_deleting_as_a_dry_run(run: Run, requirements: Path, config_file: Path, 
 def test_deleting_asks_at_a_terminal(
     run: Run, requirements: Path, bucket: S3Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A person confirms it, unless they say ``--yes``."""
+    """The command asks for confirmation unless ``--yes`` is given."""
     run("build", "-r", requirements)
     monkeypatch.setattr(_console, "_at_terminal", lambda: True)
     code, output = run("delete", f"python{HERE}", "--force")
@@ -356,7 +356,7 @@ def test_deleting_asks_at_a_terminal(
 
 @pytest.mark.parametrize(("name", "says"), [("nothing", "no runtime"), ("python", "more than one"), ("", "no runtime")])
 def test_deleting_what_is_not_one(run: Run, bucket: S3Backend, name: str, says: str) -> None:
-    """An unknown name, an ambiguous one, and an empty one; the error lists the runtimes."""
+    """An unknown, ambiguous or empty name is refused, and the error lists the runtimes."""
     for there in ("python3.11-a", "python3.12-b"):
         bucket.put(f"pywren.jobs/runtimes/{there}.tar.gz", b"")
     code, output = run("delete", name)

@@ -23,7 +23,7 @@ WAIT = 60.0
 
 @pytest.fixture
 def no_account(monkeypatch):
-    """A machine with useless credentials, on which logging is left as it is."""
+    """Set useless credentials, and leave logging unchanged."""
     monkeypatch.setenv("PYWREN_LOGLEVEL", "INFO")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "none")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "none")
@@ -41,7 +41,7 @@ def no_account(monkeypatch):
     ],
 )
 def test_a_wrong_command_line_is_told(arguments, said):
-    """Usage, and exit code 2."""
+    """A wrong command line prints the usage, with exit code 2."""
     done = runner().invoke(server, arguments)
     assert done.exit_code == 2
     assert said in done.stderr
@@ -57,7 +57,7 @@ def test_help():
 
 
 def test_a_directory_that_cannot_be_made(no_account, tmp_path):
-    """One line, and exit code 1."""
+    """The error is one line, with exit code 1."""
     (tmp_path / "file").touch()
     done = runner().invoke(server, ["--run_dir", str(tmp_path / "file" / "below")])
     assert (done.exit_code, done.stdout) == (1, "")
@@ -68,14 +68,14 @@ NOWHERE = ["--sqs_queue_name", "nowhere"]
 
 
 def check_missing_queue(line):
-    """The line has the queue and the remedy."""
+    """Check that the line has the queue and the remedy."""
     assert line.startswith("Error: cannot find the queue nowhere: ")
     assert "`pywren create_queue`" in line
 
 
 @pytest.mark.moto
 def test_a_missing_queue_is_told(no_account):
-    """One line with the remedy, and exit code 1."""
+    """The error is one line with the remedy, with exit code 1."""
     import moto
 
     with moto.mock_aws():
@@ -90,7 +90,7 @@ def test_a_missing_queue_is_told(no_account):
 
 @pytest.mark.moto
 def test_an_instance_tells_the_same(no_account):
-    """Without click too, an error is one line, and exit code 1."""
+    """On an instance too, which has no click, an error is one line with exit code 1."""
     import moto
 
     with moto.mock_aws(), pytest.raises(SystemExit) as ended:
@@ -100,7 +100,7 @@ def test_an_instance_tells_the_same(no_account):
 
 @pytest.mark.parametrize("arguments", [["--parallelism", "two"], ["--colour"], ["more"]])
 def test_a_wrong_command_line_of_an_instance(arguments, capsys):
-    """Usage, and exit code 2."""
+    """A wrong command line prints the usage, with exit code 2."""
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
@@ -108,7 +108,7 @@ def test_a_wrong_command_line_of_an_instance(arguments, capsys):
 
 
 def test_both_entries_have_the_same_options(monkeypatch):
-    """Each field of the settings is an option of both, with the same default."""
+    """Each setting is an option of both, with the same default."""
     served = []
     monkeypatch.setattr("pywren.worker.standalone.__main__.serve", served.append)
     monkeypatch.setattr("pywren.scripts.standalone.serve", served.append)
@@ -121,7 +121,7 @@ def test_both_entries_have_the_same_options(monkeypatch):
 
 
 def test_an_instance_needs_no_click():
-    """The bundle has no click, and instances install none."""
+    """The bundle has no click, and instances do not install it."""
     program = "import sys; sys.modules['click'] = None; sys.argv[1:] = ['--help']; import runpy; "
     run = f"{program}runpy.run_module('pywren.worker.standalone', run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, timeout=60, check=False)
@@ -133,19 +133,19 @@ def test_an_instance_needs_no_click():
 
 
 def runs(process):
-    """Tell whether a process runs; a killed one may remain as a zombie."""
+    """Return whether a process runs; a killed one may remain as a zombie."""
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 @pytest.fixture(scope="module")
 def config(emulator):
-    """The configuration of a queue of the emulated AWS; nobody calls the function."""
+    """Return the configuration of a queue of the emulated AWS; nothing else takes its calls."""
     return emulator.deploy()
 
 
 @pytest.fixture
 def executor(config, emulator):
-    """An executor whose calls go to the queue."""
+    """Return an executor whose calls go to the queue."""
     made = pywren.remote_executor(config)
     yield made
     made.close()
@@ -179,23 +179,23 @@ def start(config, tmp_path):
     for process in started:
         process.kill()
         if not process.stderr.closed:
-            print(process.communicate()[1], file=sys.stderr)  # a test that failed shows what its servers said
+            print(process.communicate()[1], file=sys.stderr)  # if a test fails, show its servers' output
 
 
 @pytest.mark.parametrize("module", ["worker.standalone", "scripts.standalone"])
 def test_a_map_on_a_server(executor, start, tmp_path, module):
-    """Values, output and errors come back; calls run at once, below the given directory; then the server ends."""
+    """Values, output and errors come back; calls run concurrently, below the given directory; then the server ends."""
     (tmp_path / "met").mkdir()
 
     def function(number):
-        """Meet the other call, then say where this one runs."""
+        """Wait for the other call, then return where this one runs."""
         (tmp_path / "met" / str(number)).touch()
         while len(list((tmp_path / "met").iterdir())) < 2:
             threading.Event().wait(0.01)
         print("number", number)
         return 1 // number, os.getcwd(), os.getppid()
 
-    futures = executor.map(function, range(2))  # before the server, which would soon end without calls
+    futures = executor.map(function, range(2))  # before the server starts, which would soon end without calls
     options = ["--parallelism", "2", "--max_idle_time", "1", "--run_dir", str(tmp_path / "runs")]
     server = start(*options, module=module)
     value, directory, _ = futures[1].result(WAIT)
@@ -223,10 +223,10 @@ def as_a_terminal_does(server, below):
 
 @pytest.mark.parametrize("end", [as_systemd_does, as_a_terminal_does])
 def test_a_call_moves_to_another_server(executor, start, tmp_path, end):
-    """Rows 178, 179: a server that is signalled gives its call back at once, and exits with 0."""
+    """Rows 178, 179: a server that gets a signal returns its call to the queue at once, and exits with 0."""
 
     def function(path):
-        """Run forever, unless it ran before."""
+        """Run forever, unless it has run before."""
         if Path(path).exists():
             return "by another server"
         Path(path).write_text("running")

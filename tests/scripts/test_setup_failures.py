@@ -1,7 +1,7 @@
 """The specification of failure of the commands: docs/failures.md, "Setting up and removing".
 
-Every row of that section is a test here, which has the row's number in its docstring; test_failures.py holds both
-to each other.
+Every row of that section is a test here, with the row's number in its docstring; test_failures_page.py compares
+both.
 """
 
 import json
@@ -29,7 +29,7 @@ BUCKET = f"pywren-123456789012-{REGION}"
 
 
 def refused(done, *said):
-    """Check that a command was refused: one line on stderr, exit code 1."""
+    """Check that a command failed with one line on stderr and exit code 1."""
     assert done.code == 1, done
     lines = done.err.strip().splitlines()
     assert len(lines) == 1, done.err
@@ -40,7 +40,7 @@ def refused(done, *said):
 
 @pytest.fixture
 def setup(run, monkeypatch):
-    """Run ``pywren-setup``; the test function is not called."""
+    """Run ``pywren-setup`` without calling the test function."""
     monkeypatch.setattr(setupscript, "call_hello", lambda config, patience: "Hello world")
 
     def invoke(*arguments, input="", yes=True):
@@ -51,7 +51,7 @@ def setup(run, monkeypatch):
 
 @pytest.fixture
 def made(account):
-    """The account, with everything of the configuration in it."""
+    """Return the account, with everything from the configuration in it."""
     resources = account.resources()
     for resource in [*resources.for_lambda, *resources.for_standalone]:
         for step in resource.plan():
@@ -60,17 +60,17 @@ def made(account):
     return account
 
 
-# -- who, where, and what it is called -----------------------------------------------------------------------
+# -- identity, region and names --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("command", ["create_bucket", "deploy_lambda", "cleanup_all", "get_aws_account_id"])
 def test_no_credentials(pywren, monkeypatch, command):
-    """Row 120: the error says how to get some, and that none are needed on this machine."""
+    """Row 120: the error says how to get credentials, and that this machine needs none."""
     refused(pywren(command), "no AWS credentials were found", "aws configure", "PYWREN_EXECUTOR=local")
 
 
 def test_no_credentials_for_setup(setup, tmp_path, monkeypatch):
-    """Row 120: ``pywren-setup`` says so before it asks for names; nothing is written."""
+    """Row 120: ``pywren-setup`` reports it before it asks for names, and writes nothing."""
     monkeypatch.setenv("HOME", str(tmp_path))
     refused(setup(), "no AWS credentials were found")
     assert not (tmp_path / ".pywren_config").exists()
@@ -85,7 +85,7 @@ def test_no_credentials_for_setup(setup, tmp_path, monkeypatch):
     ],
 )
 def test_a_profile_that_is_wrong(account, run, tmp_path, command, env, said):
-    """Row 208: the error has one line, also in ``pywren-setup``."""
+    """Row 208: the error is one line, also in ``pywren-setup``."""
     (tmp_path / "broken").write_text("[[[\nx")
     path = tmp_path / "config.yaml"
     path.write_text(json.dumps(configuration()))
@@ -95,7 +95,7 @@ def test_a_profile_that_is_wrong(account, run, tmp_path, command, env, said):
 
 
 def test_expired_credentials(account, pywren, monkeypatch):
-    """Row 121: the error has the command that signs in again."""
+    """Row 121: the error gives the command that signs in again."""
     account.refuse("GetCallerIdentity", code="ExpiredToken")
     refused(pywren("create_role"), "have expired", "aws sso login")
 
@@ -107,7 +107,7 @@ def test_another_account(account, pywren):
 
 
 def test_a_region_that_does_not_exist(account, setup, pywren):
-    """Row 123: asked again by ``pywren-setup``, refused by the others."""
+    """Row 123: ``pywren-setup`` asks again, and the other commands refuse it."""
     done = setup("--dryrun", input="us-wst-2\neu-west-1\n", yes=False)
     assert "AWS has no region us-wst-2; choose one of" in done.out
     assert done.code == 0
@@ -118,7 +118,7 @@ def test_a_region_that_does_not_exist(account, setup, pywren):
 
 
 def test_a_bucket_name_that_is_not_valid(account, pywren, setup):
-    """Row 124: refused before anything is sent, and asked again."""
+    """Row 124: the name is refused before anything is sent, and ``pywren-setup`` asks again."""
     refused(pywren("create_bucket", s3={"bucket": "Upper_Case"}), "'Upper_Case' is not a valid bucket name")
     assert account.requests == []
     done = setup("--dryrun", input="\n\nUpper_Case\nlower-case\n", yes=False)
@@ -127,7 +127,7 @@ def test_a_bucket_name_that_is_not_valid(account, pywren, setup):
 
 
 def test_a_bucket_of_somebody_else(account, pywren, setup):
-    """Row 125: refused; ``pywren-setup`` asks again, or is refused when nobody is there to answer."""
+    """Row 125: it is refused; ``pywren-setup`` asks again, or fails if nobody can answer."""
     account.refuse("HeadBucket", code="403", message="Forbidden")
     refused(pywren("create_bucket"), "the-bucket belongs to somebody else", "choose another name")
 
@@ -145,7 +145,7 @@ def test_a_bucket_of_somebody_else(account, pywren, setup):
 
 
 def test_a_bucket_name_that_is_taken_while_it_is_made(account, pywren):
-    """Row 125: an error of S3 itself has the same remedy."""
+    """Row 125: an error from S3 itself gets the same remedy."""
     account.refuse("CreateBucket", code="BucketAlreadyExists", status=409)
     refused(pywren("create_bucket"), "belongs to somebody else", "s3: bucket")
 
@@ -157,13 +157,13 @@ def test_a_bucket_in_another_region(account, pywren):
 
 
 def test_the_placeholder_bucket(account, pywren):
-    """Row 127: a configuration as ``create_config`` writes it without a bucket."""
+    """Row 127: this is the configuration that ``create_config`` writes when no bucket is given."""
     refused(pywren("create_bucket", s3={"bucket": "pywren.data"}), "make sure you change the default bucket")
     assert account.requests == []
 
 
 def test_an_empty_prefix(account, pywren):
-    """Row 128: the whole bucket would be pywren's, and would be deleted."""
+    """Row 128: otherwise the whole bucket would count as pywren's, and would be deleted."""
     refused(pywren("delete_bucket", s3={"pywren_prefix": "/"}), "s3: pywren_prefix", "whole bucket")
     assert account.requests == []
 
@@ -172,7 +172,7 @@ def test_an_empty_prefix(account, pywren):
 
 
 def test_a_bucket_with_other_things(account, pywren):
-    """Row 129: its objects and its public access are left as they were."""
+    """Row 129: its objects and its public access settings stay unchanged."""
     account.make_bucket()
     account.put("website/index.html")
     done = pywren("create_bucket")
@@ -183,7 +183,7 @@ def test_a_bucket_with_other_things(account, pywren):
 
 
 def test_a_role_of_somebody_else(account, pywren):
-    """Row 130: used, neither changed nor deleted."""
+    """Row 130: the role is used, but neither changed nor deleted."""
     trust = json.dumps(lambda_trust_policy())
     account.ask("iam", "create_role", RoleName="the-role", AssumeRolePolicyDocument=trust)
     account.requests.clear()
@@ -213,7 +213,7 @@ def test_a_function_of_somebody_else(account, pywren):
 
 
 def test_a_set_up_with_a_function_of_somebody_else(account, setup, tmp_path):
-    """Row 131: it is refused before anything is created."""
+    """Row 131: the set-up is refused before anything is created."""
     account.make_function("pywren_1")
     account.requests.clear()
     refused(setup(), "pywren_1 is not pywren's")
@@ -221,7 +221,7 @@ def test_a_set_up_with_a_function_of_somebody_else(account, setup, tmp_path):
 
 
 def test_the_records_of_a_function_of_somebody_else(account, pywren):
-    """Row 131: they are never deleted, even in a bucket that is used for calls."""
+    """Row 131: its records are never deleted, even in a bucket that is used for calls."""
     account.make_function()
     assert pywren("create_bucket").code == 0
     rules = account.ask("s3", "get_bucket_lifecycle_configuration", Bucket="the-bucket")["Rules"]
@@ -245,7 +245,7 @@ def test_a_log_without_a_function(account, pywren):
 
 
 def test_a_queue_of_somebody_else(account, pywren):
-    """Row 205: it is used as it is, with its messages."""
+    """Row 205: the queue is used unchanged, with its messages."""
     url = account.make_queue("precious")
     account.requests.clear()
     said = "kept the queue the-queue: pywren did not make it"
@@ -259,7 +259,7 @@ def test_a_queue_of_somebody_else(account, pywren):
 
 
 def test_a_bucket_that_somebody_else_made(account, pywren):
-    """Row 206: pywren's objects and settings go, and the bucket stays as it was before; ``--force`` deletes it."""
+    """Row 206: pywren's objects and settings are removed, and the bucket stays; ``--force`` deletes it."""
     theirs = {"Sid": "Theirs", "Effect": "Allow", "Principal": {"AWS": "arn:aws:iam::123456789012:root"}}
     theirs |= {"Action": "s3:GetObject", "Resource": "arn:aws:s3:::the-bucket/*"}
     policy = json.dumps({"Version": "2012-10-17", "Statement": [theirs]})
@@ -282,7 +282,7 @@ def test_a_bucket_that_somebody_else_made(account, pywren):
 
 @pytest.mark.parametrize(("tags", "becomes"), [([], True), ([{"Key": "team", "Value": "web"}], False)])
 def test_an_empty_bucket_becomes_pywrens_unless_somebody_cares_for_it(account, pywren, tags, becomes):
-    """Row 206: `aws s3 mb` may have created it for pywren; one with a tag or policy stays its owner's."""
+    """Row 206: `aws s3 mb` may have created it for pywren; a bucket with a tag or policy stays its owner's."""
     account.make_bucket()
     if tags:
         account.ask("s3", "put_bucket_tagging", Bucket="the-bucket", Tagging={"TagSet": tags})
@@ -293,7 +293,7 @@ def test_an_empty_bucket_becomes_pywrens_unless_somebody_cares_for_it(account, p
 
 
 def test_a_role_that_an_instance_profile_of_somebody_else_uses(made, pywren):
-    """Row 212: neither is touched."""
+    """Row 212: neither the role nor the profile is changed."""
     made.ask("iam", "create_instance_profile", InstanceProfileName="theirs")
     made.ask("iam", "add_role_to_instance_profile", InstanceProfileName="theirs", RoleName="the-role")
     made.requests.clear()
@@ -303,7 +303,7 @@ def test_a_role_that_an_instance_profile_of_somebody_else_uses(made, pywren):
 
 
 def test_an_instance_profile_of_somebody_else(account, pywren):
-    """Row 130: used, neither changed nor deleted, and no role is created for it."""
+    """Row 130: the profile is used, but neither changed nor deleted, and no role is created for it."""
     account.ask("iam", "create_instance_profile", InstanceProfileName="the-profile")
     account.requests.clear()
     said = "kept the instance profile the-profile: pywren did not create it"
@@ -313,7 +313,7 @@ def test_an_instance_profile_of_somebody_else(account, pywren):
 
 
 def test_who_deploys_but_may_not_look_at_roles(made, pywren):
-    """Row 209: ``deploy_lambda`` uses the role as it is; ``create_role`` is refused."""
+    """Row 209: ``deploy_lambda`` uses the role unchecked; ``create_role`` is refused."""
     made.refuse("GetRole")
     done = pywren("deploy_lambda", **{"lambda": {"memory": 2048}})
     assert done.out == (
@@ -324,7 +324,7 @@ def test_who_deploys_but_may_not_look_at_roles(made, pywren):
     refused(pywren("create_role"), "iam:GetRole on the role the-role")
 
 
-# -- half-way ------------------------------------------------------------------------------------------------
+# -- interrupted ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_who_deploys_but_may_not_look_at_roles(made, pywren):
     ],
 )
 def test_a_step_that_is_not_allowed(account, setup, operation, said):
-    """Row 132: the error names the step and the permission; the next run continues from there."""
+    """Row 132: the error names the step and the permission; the next run continues there."""
     account.refuse(operation)
     refused(setup(), said)
     account.relent()
@@ -364,7 +364,7 @@ def test_a_step_that_is_not_allowed(account, setup, operation, said):
     ],
 )
 def test_interrupted_and_run_again(account, setup, operation):
-    """Row 133: whatever the last finished step, the next run creates only what is missing."""
+    """Row 133: whichever step finished last, the next run creates only what is missing."""
 
     def interrupt(arguments):
         raise KeyboardInterrupt
@@ -390,7 +390,7 @@ def assert_complete(account):
 
 
 def test_run_twice(account, setup):
-    """Row 134: the file is kept, and nothing is changed."""
+    """Row 134: the file is kept, and nothing changes."""
     assert setup().code == 0
     account.requests.clear()
     done = setup()
@@ -440,20 +440,20 @@ def test_half_is_there(made, pywren, missing):
     ],
 )
 def test_nothing_is_there(account, pywren, command, said):
-    """Row 137: deleting what does not exist succeeds."""
+    """Row 137: deleting something that does not exist succeeds."""
     done = pywren(command)
     assert (done.code, done.out, done.err) == (0, said, "")
 
 
 def test_one_thing_cannot_be_deleted(made, pywren):
-    """Row 138: the other resources are deleted."""
+    """Row 138: everything else is deleted."""
     made.refuse("DeleteQueue", "DeleteFunction")
     refused(pywren("cleanup_all"), "sqs:DeleteQueue", "lambda:DeleteFunction")
     assert set(made.left()) == {"queues", "functions"}
 
 
 def test_objects_of_others_keep_the_bucket(made, pywren):
-    """Row 139: the bucket stays, unless ``--force`` is given."""
+    """Row 139: the bucket is kept, unless ``--force`` is given."""
     made.put("the.jobs/0/x", "theirs")
     done = pywren("delete_bucket")
     assert done.code == 0
@@ -464,7 +464,7 @@ def test_objects_of_others_keep_the_bucket(made, pywren):
 
 
 def test_a_bucket_that_keeps_versions(made, pywren):
-    """Row 140: old versions are deleted, too."""
+    """Row 140: old versions are deleted too."""
     made.ask("s3", "put_bucket_versioning", Bucket="the-bucket", VersioningConfiguration={"Status": "Enabled"})
     made.put("the.jobs/0/x", "the.jobs/0/x")
     assert pywren("delete_bucket").code == 0
@@ -472,7 +472,7 @@ def test_a_bucket_that_keeps_versions(made, pywren):
 
 
 def test_a_prefix_that_begins_like_ours(made, pywren):
-    """Row 141: it is somebody else's."""
+    """Row 141: objects under such a prefix are not pywren's."""
     made.put("the.jobs2/0/x", "aws/lambda/async/the-function2/x", "the.jobs/0/x", "aws/lambda/async/the-function/x")
     assert pywren("delete_bucket").code == 0
     assert made.keys() == ["aws/lambda/async/the-function2/x", "the.jobs2/0/x"]
@@ -482,7 +482,7 @@ def test_a_prefix_that_begins_like_ours(made, pywren):
 
 
 def test_the_file_exists(run, tmp_path):
-    """Row 142: it is not overwritten."""
+    """Row 142: the file is not overwritten."""
     path = tmp_path / "config.yaml"
     path.write_text("precious")
     refused(run("--filename", path, "create_config"), f"{path} exists", "--force")
@@ -490,7 +490,7 @@ def test_the_file_exists(run, tmp_path):
 
 
 def test_the_file_cannot_be_used(run, tmp_path):
-    """Row 143: a directory, a file that is not YAML, and an empty file."""
+    """Row 143: a directory, a file that is not YAML, and an empty file are refused."""
     path = tmp_path / "config.yaml"
     path.write_text("a: [")
     refused(run("--filename", path, "create_role"), f"{path}, line 1", "not YAML")
@@ -501,14 +501,14 @@ def test_the_file_cannot_be_used(run, tmp_path):
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_directory_that_is_read_only(run, tmp_path):
-    """Row 144: the error says which file."""
+    """Row 144: the error names the file."""
     tmp_path.chmod(0o500)
     refused(run("--filename", tmp_path / "config.yaml", "create_config"), "cannot write", "Permission denied")
     tmp_path.chmod(0o700)
 
 
 def test_a_directory_that_is_missing(run, tmp_path):
-    """Row 144: the error says which file."""
+    """Row 144: the error names the file."""
     refused(run("--filename", tmp_path / "none" / "c", "create_config"), f"cannot write {tmp_path}/none/c")
 
 
@@ -538,7 +538,7 @@ def test_no_configuration(run, tmp_path, monkeypatch, command):
 
 @pytest.fixture
 def settings(monkeypatch):
-    """The account's quotas, which moto does not have."""
+    """Set the account's quotas, which moto does not have."""
     from pywren.aws.requests import AWS
 
     answer = {
@@ -555,7 +555,7 @@ def settings(monkeypatch):
 
 
 def test_all_is_well(made, pywren, settings):
-    """The output for a good configuration."""
+    """The whole output for a good configuration is as expected."""
     done = pywren("test_config")
     assert (done.code, done.err) == (0, "")
     here = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -574,7 +574,7 @@ def test_all_is_well(made, pywren, settings):
 
 
 def test_few_calls_at_once(made, pywren, settings):
-    """Row 147: a new account; that is not a mistake."""
+    """Row 147: a new account's low limit is reported, but is not a mistake."""
     settings["AccountLimit"]["ConcurrentExecutions"] = 10
     done = pywren("test_config")
     assert done.code == 0
@@ -582,7 +582,7 @@ def test_few_calls_at_once(made, pywren, settings):
 
 
 def test_no_concurrency(made, pywren):
-    """Row 148: calls would wait forever."""
+    """Row 148: with no concurrency, calls would wait forever."""
     name = "the-function"
     made.ask("lambda", "put_function_concurrency", FunctionName=name, ReservedConcurrentExecutions=0)
     done = pywren("test_config")
@@ -593,7 +593,7 @@ def test_no_concurrency(made, pywren):
 
 
 def test_another_worker(made, pywren, monkeypatch):
-    """Row 149: another Python, another pywren."""
+    """Row 149: a worker with another Python or another pywren is reported."""
     monkeypatch.setattr("pywren.cloud.doctor.build_zip", lambda: bundle.build_zip({"pywren/__init__.py": b"2"}))
     done = pywren("test_config")
     assert done.code == 1
@@ -606,7 +606,7 @@ def test_another_worker(made, pywren, monkeypatch):
 
 @pytest.mark.parametrize(("seconds", "said"), [(3600, "3600 s ahead of AWS"), (-3600, "3600 s behind AWS")])
 def test_a_wrong_clock(account, seconds, said):
-    """Row 150: the output says by how much, even when AWS refuses the credentials because of it."""
+    """Row 150: the output gives the difference, even when AWS refuses the credentials because of it."""
     from pywren.cloud.doctor import Doctor
 
     def clock():
@@ -654,7 +654,7 @@ def test_what_may_not_be_looked_at_need_not_be_wrong(made, pywren, operation, sa
 
 
 def test_who_only_runs_calls_may_not_ask_for_the_bucket(made, pywren):
-    """Reading and writing the bucket decides."""
+    """Without permission to look at the bucket, reading and writing it decides."""
     made.refuse("HeadBucket", code="403", message="Forbidden")
     done = pywren("test_config")
     assert "ok    bucket: s3://the-bucket/the.jobs/ is readable and writable" in done.out
@@ -663,7 +663,7 @@ def test_who_only_runs_calls_may_not_ask_for_the_bucket(made, pywren):
 
 
 def test_a_bucket_without_protection(made, pywren):
-    """It is only a note: calls run."""
+    """Missing protection is only noted, because calls run."""
     made.ask("s3", "delete_public_access_block", Bucket="the-bucket")
     done = pywren("test_config")
     said = "`pywren create_bucket` would update the bucket the-bucket: closed to the public"
@@ -680,7 +680,7 @@ def test_a_bucket_without_protection(made, pywren):
     ],
 )
 def test_what_is_missing(made, pywren, command, said):
-    """Each line says which command creates it."""
+    """Each line names the command that creates the missing resource."""
     assert pywren(command).code == 0
     done = pywren("test_config")
     assert done.code == 1
@@ -693,14 +693,14 @@ def test_what_is_missing(made, pywren, command, said):
 
 @pytest.mark.parametrize("command", ["print_latest_logs", "logs"])
 def test_no_log_yet(made, pywren, command):
-    """Row 151: no group, or nothing in it."""
+    """Row 151: there is no log group, or it is empty."""
     assert pywren(command) == (0, "", "there is no log yet\n")
     assert pywren("delete_lambda").code == 0
     assert pywren(command) == (0, "", "there is no log yet\n")
 
 
 def test_ctrl_c_at_a_prompt(account, setup, monkeypatch, tmp_path):
-    """Row 152: nothing was created."""
+    """Row 152: nothing is created."""
 
     def interrupt(prompt):
         raise KeyboardInterrupt
@@ -714,7 +714,7 @@ def test_ctrl_c_at_a_prompt(account, setup, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("lines", range(7))
 def test_the_input_ends(account, setup, lines):
-    """Row 153: wherever the input ends, the defaults are accepted."""
+    """Row 153: wherever the input ends, the remaining questions get their defaults."""
     done = setup("--dryrun", input="\n" * lines, yes=False)
     assert done.code == 0, done
     assert f"would create the bucket {BUCKET} in {REGION}" in done.out
@@ -731,7 +731,7 @@ def test_the_input_ends(account, setup, lines):
     ],
 )
 def test_a_command_line_that_is_wrong(pywren, arguments):
-    """Row 154: usage, exit code 2."""
+    """Row 154: the usage is printed, with exit code 2."""
     done = pywren(*arguments)
     assert done.code == 2
     assert done.err.startswith("Usage: ")
@@ -744,13 +744,13 @@ def test_a_queue_that_was_deleted_just_now(account, pywren):
 
 
 def test_one_role_for_two(account, pywren):
-    """Row 156: EC2 must not get Lambda's role, or the other way round."""
+    """Row 156: EC2 must not get Lambda's role, nor Lambda EC2's."""
     refused(pywren("create_role", standalone={"instance_profile_name": "the-role"}), "share a role")
     assert account.requests == []
 
 
 def test_garbage_that_may_still_run(made, pywren):
-    """Row 157: a call may wait for hours in Lambda's queue before it starts."""
+    """Row 157: such a call may wait for hours in Lambda's queue before it starts."""
     refused(pywren("gc", "--older-than", "1h"), "may still be running", "--yes")
     assert pywren("gc", "--older-than", "1h", "--yes").code == 0
     assert pywren("gc", "--older-than", "1h", "--dry-run").code == 0
@@ -761,7 +761,7 @@ def test_garbage_that_may_still_run(made, pywren):
     ["GetBucketTagging", "GetPublicAccessBlock", "GetBucketPolicy", "GetBucketLifecycleConfiguration"],
 )
 def test_a_server_that_knows_less(account, pywren, caplog, operation):
-    """Row 158: the rest is created, and a second run changes nothing."""
+    """Row 158: features that the server lacks are skipped, and a second run changes nothing."""
     account.refuse(operation, code="NotImplemented", status=501)
     assert pywren("create_bucket").code == 0
     assert "this S3 server does not support it" in caplog.text
@@ -769,7 +769,7 @@ def test_a_server_that_knows_less(account, pywren, caplog, operation):
 
 
 def test_two_set_ups_at_once(account, pywren):
-    """Row 159: resources that the other set-up created in the meantime are used."""
+    """Row 159: resources that the other set-up created meanwhile are used."""
 
     def quicker(arguments):
         account.relent()
@@ -789,5 +789,5 @@ def test_two_set_ups_at_once(account, pywren):
 
 
 def test_the_package_is_importable_as_before():
-    """0.4's names of these modules."""
+    """0.4's names of these modules still work."""
     assert package.scripts.setupscript.interactive_setup is interactive_setup

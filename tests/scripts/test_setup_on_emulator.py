@@ -1,4 +1,4 @@
-"""From nothing to Lambda and back to nothing, as a user does it: real processes against the emulated AWS."""
+"""From nothing to Lambda and back, as a user does it: real processes against the emulated AWS."""
 
 import json
 import os
@@ -48,16 +48,16 @@ class User:
         return done.stdout
 
     def policy(self, which):
-        """The policy that ``pywren iam`` prints."""
+        """Return the policy that ``pywren iam`` prints."""
         return json.loads(self.run(COMMAND, "iam", "--print", which))
 
     def config(self):
-        """The configuration that was written."""
+        """Return the configuration that was written."""
         return wrenconfig.load(self.home / ".pywren_config")
 
 
 def needed(emulator, before, caller):
-    """The requests of a caller since then, as IAM sees them."""
+    """Return the permissions that a caller's requests have needed since then."""
     return {
         (action, resource, condition)
         for who, action, resource, condition in emulator.counters().actions - before.actions
@@ -66,7 +66,7 @@ def needed(emulator, before, caller):
 
 
 def left(emulator, suffix):
-    """The ARNs and names of everything in the account that ends with a suffix, as the services themselves list it."""
+    """Return the ARNs and names of everything in the account that ends with a suffix, as the services list it."""
     with closing(AWS(emulator.region)) as aws:
 
         def listed(service, operation, found, name, **arguments):
@@ -88,7 +88,7 @@ def left(emulator, suffix):
 
 
 def allowed_by(policy, action, resource, condition):
-    """The statement that allows a request; the emulator reports a batch of keys or log groups as all of them."""
+    """Return the statement that allows a request; the emulator reports a batch of keys or log groups as ``*``."""
     resource = resource.replace("/*", "/pywren.jobs/x") if action.startswith("s3:DeleteObject") else resource
     if action == "logs:DescribeLogGroups":
         resource = "arn:aws:logs:us-west-2:123456789012:log-group:"
@@ -97,17 +97,17 @@ def allowed_by(policy, action, resource, condition):
 
 
 def used_of(policy, requests):
-    """The statements of a policy that requests have used."""
+    """Return the statements of a policy that requests have used."""
     return {allowed_by(policy, *request) for request in requests} - {None}
 
 
 def sids(policy):
-    """All statements of a policy."""
+    """Return all statements of a policy."""
     return {statement["Sid"] for statement in policy["Statement"]}
 
 
 def test_from_nothing_to_lambda_and_back(emulator, tmp_path):
-    """Set up, run, inspect, clean up: nothing is left, and everybody did only what the printed policies allow."""
+    """Set up, run, inspect, clean up: nothing is left, and all requests are within the printed policies."""
     user, suffix = User(tmp_path), uuid.uuid4().hex[:8]
     before = emulator.counters()
     said = user.run(SETUP, "--yes", "--suffix", suffix)
@@ -129,7 +129,7 @@ def test_from_nothing_to_lambda_and_back(emulator, tmp_path):
     assert "printed by a call" in user.run(COMMAND, "logs")
     for request in needed(emulator, set_up, "client"):
         assert allowed_by(policies["user"], *request), request
-    # a request is counted once, whoever was first with it: the test function and the log were the set-up's too
+    # requests are counted once for the first caller: the set-up also called the test function and read the log
     assert used_of(policies["user"], needed(emulator, before, "client")) == sids(policies["user"])
     check_role(emulator, before, user.config()["lambda"]["function_name"], policies)
 
@@ -145,7 +145,7 @@ def test_from_nothing_to_lambda_and_back(emulator, tmp_path):
 
 
 def check_role(emulator, before, function, policies):
-    """Check the requests made with the function's role: by its calls, and by Lambda itself."""
+    """Check the requests made with the function's role, by its calls and by Lambda itself."""
     records = {
         request
         for request in needed(emulator, before, "lambda")
@@ -173,7 +173,7 @@ print(len(res), {result.shape for result in res}, pwex.invoker)
 
 @pytest.mark.slow
 def test_the_seed_program_with_numpy_from_a_runtime(emulator, tmp_path):
-    """numpy is built into a runtime without Docker, used by the README's first program, and deleted with the rest."""
+    """The README's first program uses a numpy runtime, which is built without Docker and deleted with the rest."""
     user, suffix = User(tmp_path), uuid.uuid4().hex[:8]
     user.run(SETUP, "--yes", "--suffix", suffix)
     (tmp_path / "requirements.txt").write_text("numpy\n")

@@ -16,7 +16,7 @@ BUCKET = "pywren-123456789012-us-west-2"
 
 @pytest.fixture
 def setup(run, account, monkeypatch):
-    """Run ``pywren-setup`` with lines of input; the test function is not called."""
+    """Run ``pywren-setup`` with lines of input, without calling the test function."""
     called = []
     monkeypatch.setattr(setupscript, "call_hello", lambda config, patience: called.append(config) or "Hello world")
 
@@ -28,7 +28,7 @@ def setup(run, account, monkeypatch):
 
 
 def test_enter_takes_everything(setup, account, tmp_path):
-    """The whole conversation, and its result."""
+    """The whole dialogue and its result are as expected."""
     done = setup(lines=[""] * 7)
     path = tmp_path / ".pywren_config"
     assert done.code == 0, done
@@ -58,7 +58,7 @@ def test_enter_takes_everything(setup, account, tmp_path):
 
 
 def test_every_answer_counts(setup, account, tmp_path):
-    """Region, file, bucket, prefix, role, function, stand-alone workers."""
+    """The answers decide region, file, bucket, prefix, role, function and stand-alone workers."""
     path = tmp_path / "mine.yaml"
     done = setup(lines=["eu-west-1", path, "my-bucket", "y", "my.jobs", "y", "my-role", "my_function", "y"])
     assert done.code == 0, done
@@ -72,7 +72,7 @@ def test_every_answer_counts(setup, account, tmp_path):
 
 
 def test_the_suffix_ends_the_names(setup, account):
-    """Two set-ups in one account have different names."""
+    """Two set-ups in one account get different names."""
     done = setup("--dryrun", "--suffix", "two", "--yes")
     assert f"the bucket {BUCKET}-two, the role pywren_exec_role_1_two" in done.out
     assert "the function pywren_1_two" in done.out
@@ -80,7 +80,7 @@ def test_the_suffix_ends_the_names(setup, account):
 
 @pytest.mark.parametrize("spelling", ["--dryrun", "--dry-run", "--dry_run"])
 def test_a_dry_run_makes_nothing(setup, account, tmp_path, spelling):
-    """It asks, and says what it would create."""
+    """It asks the questions, and says what it would create."""
     done = setup(spelling, lines=[""])
     assert done.code == 0
     assert done.out.count("would create the ") == 4
@@ -99,7 +99,7 @@ def test_a_dry_run_without_credentials(run, tmp_path, monkeypatch):
 
 
 def test_a_file_is_kept_unless_told_otherwise(setup, account, tmp_path):
-    """Keeping it sets up the resources that it names; overwriting it leads to more questions."""
+    """Keeping the file sets up the resources that it names; overwriting it leads to more questions."""
     assert setup("--yes", "--suffix", "one").code == 0
     text = (tmp_path / ".pywren_config").read_text()
     done = setup(lines=["", "", "n"])
@@ -111,7 +111,7 @@ def test_a_file_is_kept_unless_told_otherwise(setup, account, tmp_path):
 
 
 def test_a_second_set_up_gets_a_file_of_its_own(setup, account, tmp_path):
-    """Row 210: next to the first one's file, which is not touched; a second run changes nothing."""
+    """Row 210: the new file is next to the first, which stays unchanged; a second run changes nothing."""
     assert setup("--yes").code == 0
     text = (tmp_path / ".pywren_config").read_text()
     second = tmp_path / ".pywren_config_two"
@@ -126,7 +126,7 @@ def test_a_second_set_up_gets_a_file_of_its_own(setup, account, tmp_path):
 
 
 def test_a_file_that_is_kept_is_for_another_set_up(setup, account, tmp_path):
-    """Row 210: the file wins, with a message when another region or suffix was chosen."""
+    """Row 210: the file wins, and a message says so if another region or suffix was chosen."""
     path = tmp_path / ".pywren_config"
     assert setup("--yes").code == 0
     assert setup("--yes").err == ""
@@ -161,14 +161,14 @@ def test_a_bucket_that_exists_is_not_asked_about(setup, account):
     ],
 )
 def test_a_wrong_answer_is_asked_again(setup, account, lines, said):
-    """The output says what is wrong; the end of the input accepts the default."""
+    """The output says what is wrong; at the end of the input the default is accepted."""
     done = setup("--dryrun", lines=lines)
     assert said in done.out
     assert done.code == 0
 
 
 def test_a_role_that_is_not_known_everywhere_yet(setup, account, monkeypatch):
-    """The first calls may be lost: the command tries again a few times."""
+    """The first test calls may fail, so the command tries several times."""
     tries = []
 
     def call_hello(config, patience):
@@ -189,6 +189,6 @@ def test_a_role_that_is_not_known_everywhere_yet(setup, account, monkeypatch):
 
 
 def test_the_region_is_the_profiles(setup, account, monkeypatch):
-    """The region of the AWS command line is proposed."""
+    """The default region is that of the AWS command line's profile."""
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-3")
     assert "AWS region [eu-west-3]: eu-west-3" in setup("--dryrun", "--yes").out

@@ -1,6 +1,6 @@
-"""``pywren standalone``, command by command: exit code and whole output, and what EC2 was asked for.
+"""``pywren standalone``, command by command: exit code and whole output, and the requests to EC2.
 
-What goes wrong is in test_instance_failures.py.
+Failures are in test_instance_failures.py.
 """
 
 import base64
@@ -29,7 +29,7 @@ NOBODY = "there is no stand-alone worker of the queue the-queue\n"
 
 
 def asked(account):
-    """What EC2 was asked to launch, with the script as text."""
+    """Return the launch request that EC2 received, with the boot script as text."""
     requests = [arguments for _, operation, arguments in account.requests if operation == "RunInstances"]
     return [{**request, "UserData": base64.b64decode(request["UserData"]).decode()} for request in requests]
 
@@ -38,7 +38,7 @@ def asked(account):
 
 
 def test_launch_instances(ready, pywren):
-    """The output names each instance, what it does and when it stops; it can only run calls and stop."""
+    """The output names each instance, its job and when it stops; it can only run calls and stop."""
     done = pywren("standalone", "launch_instances", "3")
     ids = ready.running()
     assert len(ids) == 3
@@ -80,7 +80,7 @@ def test_the_bundle_is_in_the_bucket(ready, pywren):
 
 
 def test_launch_instances_dry_run(ready, pywren):
-    """The output says what would be launched; nothing is."""
+    """The output says what would be launched, and nothing is launched."""
     options = ["--dry-run", "--spot-price", "0.05", "--instance-type", "t4g.nano"]
     done = pywren("standalone", "launch-instances", "2", *options)
     wanted = f"2 t4g.nano (arm64, {ready.image('arm64')}, for up to $0.05 an hour each)"
@@ -90,7 +90,7 @@ def test_launch_instances_dry_run(ready, pywren):
 
 
 def test_arm_instances_boot_an_arm_image(ready, pywren):
-    """EC2 is asked which processor a type has."""
+    """EC2 is asked which processor an instance type has."""
     kinds = ["t4g.micro", "c7g.large", "m8g.large", "c8g.large"]
     for kind in kinds:
         assert pywren("standalone", "launch_instances", "--instance_type", kind).code == 0
@@ -98,7 +98,7 @@ def test_arm_instances_boot_an_arm_image(ready, pywren):
 
 
 def test_spot_instances(ready, pywren):
-    """They are requested once, up to a price, and terminate when AWS reclaims them; 0 means on-demand instances."""
+    """Spot instances are one-time requests up to a price, and terminate when reclaimed; 0 means on-demand."""
     assert pywren("standalone", "launch_instances", "--spot_price", "0.05").code == 0
     options = asked(ready)[0]["InstanceMarketOptions"]
     assert options["MarketType"] == "spot"
@@ -115,7 +115,7 @@ def test_spot_instances(ready, pywren):
 
 
 def test_the_configuration_says_how(ready, pywren):
-    """Its section standalone: type, key, image, name, zone, subnet, disk, times."""
+    """The section ``standalone`` sets type, key, image, name, zone, subnet, disk and times."""
     arm = ready.image("arm64")
     (subnet,) = [
         item["SubnetId"]
@@ -149,7 +149,7 @@ def test_the_configuration_says_how(ready, pywren):
 
 
 def test_options_come_before_the_configuration(ready, pywren):
-    """Each, with underscores and with dashes."""
+    """Each option overrides the configuration, with underscores and with dashes."""
     said = {"ec2_instance_type": "t4g.small", "max_idle_time": 7, "idle_terminate_granularity": 8}
     options = ["--max-idle-time", "1", "--idle_terminate_granularity", "2", "--parallelism", "3"]
     assert pywren("standalone", "launch_instances", *options, "--instance_type", "m5.xlarge", standalone=said).code == 0
@@ -160,7 +160,7 @@ def test_options_come_before_the_configuration(ready, pywren):
 
 
 def test_options_that_mean_nothing_any_more(ready, pywren):
-    """0.4's workers got pywren from git; today's get the client's."""
+    """0.4's workers installed pywren from git; today's get the client's own."""
     done = pywren("standalone", "launch_instances", "--pywren_git_branch", "x", "--pywren_git_commit", "y")
     assert (done.code, done.err) == (
         0,
@@ -169,11 +169,11 @@ def test_options_that_mean_nothing_any_more(ready, pywren):
 
 
 def test_a_wrong_command_line(account, pywren):
-    """Usage, exit code 2, and no request to AWS."""
+    """A wrong command line prints the usage, with exit code 2, and sends no request to AWS."""
     for arguments in (["0"], ["many"], ["--spot_price", "-1"], ["--parallelism", "0"], ["--max_idle_time", "-1"]):
         assert pywren("standalone", "launch_instances", *arguments).code == 2
     for name in ("max_idle_time", "idle_terminate_granularity", "spot_price"):
-        for value in ("nan", "inf"):  # an instance that never ends, or a price that nobody pays
+        for value in ("nan", "inf"):  # such as an instance that never ends, or a price that nobody pays
             done = pywren("standalone", "launch_instances", f"--{name}", value)
             assert (done.code, f"{value} is not a finite number" in done.err) == (2, True)
     assert pywren("standalone", "no_such_command").code == 2
@@ -184,7 +184,7 @@ def test_a_wrong_command_line(account, pywren):
 
 
 def test_list_and_uptime(ready, pywren, monkeypatch):
-    """One line each; instances of other queues and other people are not listed."""
+    """Each instance takes one line; those of other queues or other users are not listed."""
     mine = ready.launch(2)
     ready.ask("sqs", "create_queue", QueueName="other-queue")
     ready.launch(standalone={"sqs_queue_name": "other-queue"})
@@ -201,7 +201,7 @@ def test_list_and_uptime(ready, pywren, monkeypatch):
 
 
 def test_uptime_is_told_in_hours():
-    """Whole seconds, and never negative: the clocks of two machines differ."""
+    """The uptime is in whole seconds and never negative, although the clocks of two machines differ."""
     began = datetime.datetime(2026, 11, 23, tzinfo=datetime.timezone.utc)
     instance = Instance("i-0", "running", "m5.large", "", began)
     assert str(instance.uptime(began + datetime.timedelta(hours=25, seconds=3.9))) == "1 day, 1:00:03"
@@ -209,13 +209,13 @@ def test_uptime_is_told_in_hours():
 
 
 def test_there_are_none(account, pywren):
-    """The output says so, with exit code 0."""
+    """The output says that there are none, with exit code 0."""
     for command in ("list_instances", "instance_uptime", "terminate_instances"):
         assert pywren("standalone", command) == (0, NOBODY, "")
 
 
 def test_terminate_instances(ready, pywren, monkeypatch):
-    """All instances of the queue and no others; a person at the terminal is asked."""
+    """All instances of the queue are terminated, and no others; at a terminal the command asks first."""
     ready.ask("sqs", "create_queue", QueueName="other-queue")
     others = ready.launch(standalone={"sqs_queue_name": "other-queue"})
     mine = ready.launch(2)
@@ -244,7 +244,7 @@ def fill(account, number):
 
 
 def test_queue_size(ready, pywren):
-    """The calls that wait, and those with workers."""
+    """The output has the number of calls that wait, and of those that workers have taken."""
     assert pywren("standalone", "queue_size") == (0, "the-queue: 0 calls wait, 0 are with workers\n", "")
     url = fill(ready, 2)
     ready.ask("sqs", "receive_message", QueueUrl=url)
@@ -252,7 +252,7 @@ def test_queue_size(ready, pywren):
 
 
 def test_purge_queue(ready, pywren, monkeypatch):
-    """Planned, confirmed, done."""
+    """The purge is planned, confirmed and done."""
     fill(ready, 3)
     what = "the calls in the queue the-queue: 3 calls wait, 0 are with workers\n"
     assert pywren("standalone", "purge_queue", "--dry-run") == (0, f"would delete {what}", "")
@@ -264,7 +264,7 @@ def test_purge_queue(ready, pywren, monkeypatch):
 
 
 def test_the_queue_keeps_calls_and_talks_over_tls_only(ready, pywren):
-    """Two weeks, a megabyte each; an existing queue gets the missing settings, and keeps its own policy."""
+    """The queue keeps calls for two weeks, up to a megabyte each; an existing queue keeps its own policy."""
     url = ready.ask("sqs", "get_queue_url", QueueName="the-queue")["QueueUrl"]
 
     def attributes():
@@ -294,7 +294,7 @@ def test_the_launch_policy_allows_what_the_commands_do_and_nothing_else(ready, p
     for command in ("list_instances", "instance_uptime", "queue_size", "purge_queue", "terminate_instances"):
         assert pywren("standalone", command).code == 0
     policy = policies.launch_policy(NAMES)
-    used = {"FirstSpot"}  # EC2 itself makes the role
+    used = {"FirstSpot"}  # EC2 itself creates the role
     for service, operation, arguments in ready.requests:
         for action, resource, context in iam.required(service, operation, arguments, REGION, ACCOUNT_ID):
             sid = iam.allowing(policy, action, resource, context)
@@ -304,7 +304,7 @@ def test_the_launch_policy_allows_what_the_commands_do_and_nothing_else(ready, p
 
 
 def test_the_launch_policy_launches_workers_only():
-    """It needs pywren's tags, its profile and the new metadata service, and cannot terminate others' instances."""
+    """The policy requires pywren's tags, profile and the new metadata service, and spares others' instances."""
     policy = policies.launch_policy(NAMES)
     instance = f"arn:aws:ec2:{REGION}:{ACCOUNT_ID}:instance/i-0"
     context = {
@@ -323,7 +323,7 @@ def test_the_launch_policy_launches_workers_only():
 
 
 def test_workers_may_fetch_the_bundle():
-    """With the same statement that lets them read calls."""
+    """The statement that lets them read calls covers the bundle too."""
     bundle = f"{NAMES.bucket_arn}/{NAMES.bundle_key('0' * 64)}"
     assert iam.allowing(policies.instance_policy(NAMES), "s3:GetObject", bundle) == "StagedObjects"
 
@@ -332,7 +332,7 @@ def test_workers_may_fetch_the_bundle():
 
 
 def test_pywren_setup_makes_all_that_launching_takes(account, run, monkeypatch, tmp_path):
-    """After answering yes to stand-alone workers, the written configuration launches them."""
+    """After answering yes to stand-alone workers, the new configuration can launch them."""
     monkeypatch.setattr(setupscript, "call_hello", lambda config, patience: "Hello world")
     done = run(command=interactive_setup, input="\n\n\n\n\nn\ny\n")
     assert done.code == 0, done.err
@@ -354,6 +354,6 @@ def test_the_door_of_0_4():
 
 
 def test_a_wish_of_none():
-    """It is refused."""
+    """A count of zero is refused."""
     with pytest.raises(ValueError, match="ask for 1 or more"):
         Wish.of({}, 0)

@@ -1,4 +1,4 @@
-"""A client and a worker as two fresh interpreters that share nothing but what is shipped."""
+"""A client and a worker: two fresh interpreters that share only what is sent."""
 
 import os
 import pickle
@@ -44,14 +44,14 @@ with open("results", "wb") as file:
 
 
 def run(arguments: list[str], cwd: Path, *path: str) -> None:
-    """Run Python in a directory; its errors are this test's."""
+    """Run Python in a directory; if it fails, so does the test."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([*path, ROOT]), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run([sys.executable, *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 
 
 class Shipping:
-    """Packs a script's ``func`` in one process and runs it in another, where the script's directory is gone."""
+    """A helper that packs a script's ``func`` in one process and runs it in another, without the script's directory."""
 
     def __init__(self, base: Path) -> None:
         self.client = base / "client"
@@ -69,7 +69,7 @@ class Shipping:
     def pack(
         self, script: str, items: str = "[1]", options: str = "", path: tuple[str, ...] = (), **pack_options: Any
     ) -> tuple[bytes, list[bytes]]:
-        """Run the script, and pack its ``func``; raises what packing raises."""
+        """Run the script, and pack its ``func``; raise what packing raises."""
         target = str(self._base / "packed")
         tail = PACK.format(items=items, options=options, pack_options=pack_options, target=target)
         self.write({"main.py": script + tail})
@@ -94,7 +94,7 @@ class Shipping:
         return pickle.loads((self.worker / "results").read_bytes())
 
     def __call__(self, script: str, **options: Any) -> Any:
-        """Pack and run a script's ``func``, and return the one result, or raise the one error."""
+        """Pack and run a script's ``func``, and return its result or raise its error."""
         [(returned, value)] = self.run(*self.pack(script, **options))
         if not returned:
             raise value
@@ -103,11 +103,11 @@ class Shipping:
 
 @pytest.fixture
 def ship(tmp_path: Path) -> Shipping:
-    """A client and a worker in directories of their own."""
+    """Return a client and a worker in their own directories."""
     return Shipping(tmp_path)
 
 
 @pytest.fixture(scope="module")
 def make_shipping(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Shipping]:
-    """Make a client and a worker that several tests share."""
+    """Return a client and a worker that several tests share."""
     return lambda: Shipping(tmp_path_factory.mktemp("ship"))

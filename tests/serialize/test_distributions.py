@@ -1,4 +1,4 @@
-"""Installed distributions: sent whole to workers that lack them, with all their modules and metadata."""
+"""Installed distributions are sent whole, with modules and metadata, to workers that lack them."""
 
 from __future__ import annotations
 
@@ -56,17 +56,17 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
-    """Where libraries are installed."""
+    """Return the directory into which libraries are installed."""
     return Site(tmp_path / "site-packages")
 
 
 def send(ship: Any, site: Site, script: str, **options: Any) -> Any:
-    """Run a script's ``func`` on a worker like Lambda's, without what is installed here."""
+    """Run a script's ``func`` on a worker like Lambda's, without the libraries installed here."""
     return ship(script, options=LAMBDA, path=(str(site.path),), **options)
 
 
 def test_a_library_that_asks_for_its_version(ship: Any, site: Site) -> None:
-    """Row 282: metadata go along: version, entry points and the list of files."""
+    """Row 282: metadata is sent too: version, entry points and the list of files."""
     site.install(
         "calx",
         {"calx/__init__.py": "from importlib.metadata import version\n__version__ = version('calx')\n"},
@@ -85,7 +85,7 @@ def func(x):
 
 @pytest.mark.parametrize("used", ["front", "_back", "side"])
 def test_a_library_of_several_modules(ship: Any, site: Site, used: str) -> None:
-    """Row 282: whichever of them is imported, all go, single files and packages."""
+    """Row 282: whichever module is imported, all of the library's files and packages are sent."""
     files = {"front/__init__.py": "from _back import V\nimport side\n", "_back/__init__.py": "V = 1\n", "side.py": ""}
     site.install("Front.Lib", files)
     assert send(
@@ -94,7 +94,7 @@ def test_a_library_of_several_modules(ship: Any, site: Site, used: str) -> None:
 
 
 def test_what_it_requires_goes_along(ship: Any, site: Site) -> None:
-    """Requirements of requirements too, by the distributions' names; extras, and what is missing, do not."""
+    """Requirements are sent transitively, by distribution name; extras and missing ones are not."""
     site.install("one", {"one.py": "import second_name\n"}, requires=("Two_dist (>=1)", "extra1; extra == 'x'", "gone"))
     site.install(
         "two-dist", {"second_name/__init__.py": "import third\n"}, requires=("three[x]>=2; os_name == 'posix'",)
@@ -106,7 +106,7 @@ def test_what_it_requires_goes_along(ship: Any, site: Site) -> None:
 
 
 def test_a_namespace_of_several_libraries(ship: Any, site: Site) -> None:
-    """Of a namespace package only the libraries that are used go, and those that they require."""
+    """From a namespace package, only the libraries that are used and their requirements are sent."""
     site.install("goo-a", {"goo/a/__init__.py": "import goo.b.deep\nV = goo.b.deep.V\n"}, requires=("goo-b",))
     site.install("goo-b", {"goo/b/deep.py": "V = 7\n", "goo/b/table.txt": "t"})
     site.install("goo-c", {"goo/c.py": ""})
@@ -116,7 +116,7 @@ def test_a_namespace_of_several_libraries(ship: Any, site: Site) -> None:
 
 
 def test_data_of_a_library(ship: Any, site: Site) -> None:
-    """Recorded or not, data are found by ``importlib.resources`` and by path; hidden ones when they are recorded."""
+    """Recorded or not, data files are found by ``importlib.resources`` and by path; hidden ones only if recorded."""
     files = {
         "lib/__init__.py": "",
         "lib/templates/.dockerignore": "x",
@@ -138,7 +138,7 @@ def func(x):
 
 
 def test_a_library_without_a_record(ship: Any, site: Site) -> None:
-    """What a system's packages or conda installed is known by ``top_level.txt``; what was copied goes as it is."""
+    """Packages of the system or conda are found by ``top_level.txt``; plain copies are sent as they are."""
     site.install(
         "noted",
         {"noted/__init__.py": "", "beside_it.py": ""},
@@ -158,7 +158,7 @@ def func(x):
 
 
 def test_what_the_worker_has_stays_here(ship: Any, site: Site) -> None:
-    """A library that is installed there is not sent, nor is the part of one that is."""
+    """A library, or a part of one, that is installed on the worker is not sent."""
     site.install("there", {"there/__init__.py": "raise ImportError('mine')\n"})
     site.install("half", {"half/__init__.py": "", "boto3/__init__.py": ""})
     ship.pack("def func(x):\n    import there, half\n", options="{'there', 'boto3'}", path=(str(site.path),))
@@ -166,7 +166,7 @@ def test_what_the_worker_has_stays_here(ship: Any, site: Site) -> None:
 
 
 def test_a_namespace_of_which_the_worker_has_a_part(ship: Any, site: Site) -> None:
-    """``goo.b`` of a runtime is used, with the library that brings it; ``goo.a`` and what is the user's go."""
+    """The runtime's ``goo.b`` is used, with its library; ``goo.a`` and the user's modules are sent."""
     site.install("goo-a", {"goo/a/__init__.py": ""}, requires=("goo-b",))
     site.install("goo-b", {"goo/b/__init__.py": "", "goo/b/table.txt": ""})
     ship.write({"goo/mine.py": "import goo.a, goo.b\ndef f(x):\n    return x\n"})
@@ -176,7 +176,7 @@ def test_a_namespace_of_which_the_worker_has_a_part(ship: Any, site: Site) -> No
 
 
 def test_a_worker_of_this_machine_gets_no_libraries(ship: Any, site: Site) -> None:
-    """It has the same site-packages."""
+    """Such a worker has the same site-packages."""
     site.install("lib", {"lib.py": ""})
     ship.pack("import lib\ndef func(x):\n    return lib\n", path=(str(site.path),))
     assert ship.modules == {}
@@ -206,7 +206,7 @@ def test_a_worker_of_this_machine_gets_no_libraries(ship: Any, site: Site) -> No
     ],
 )
 def test_a_library_that_can_do_without_its_compiled_parts(ship: Any, site: Site, files: dict[str, str]) -> None:
-    """Row 40: it is sent without them: when sources stand in for them, or when their absence is caught."""
+    """Row 40: it is sent without them if Python sources can replace them, or if their ImportError is caught."""
     site.install("quick", files)
     assert send(ship, site, "import quick\ndef func(x):\n    return quick.V\n") == 1
     assert not [name for name in ship.modules if name.endswith(".so")]
@@ -226,7 +226,7 @@ def test_a_library_that_can_do_without_its_compiled_parts(ship: Any, site: Site,
     ],
 )
 def test_a_library_that_needs_its_compiled_parts(ship: Any, site: Site, files: dict[str, str]) -> None:
-    """Row 40: it is refused where it is needed, with the remedy; where the program may do without, left out."""
+    """Row 40: it is refused if it is needed, with the remedy, and left out if the program may do without it."""
     site.install("quick", files)
     ship.write(
         {"mod.py": "try:\n    import quick\nexcept ImportError:\n    quick = None\ndef f(x):\n    return quick\n"}
@@ -237,7 +237,7 @@ def test_a_library_that_needs_its_compiled_parts(ship: Any, site: Site, files: d
 
 
 def test_a_requirement_under_a_marker(ship: Any, site: Site) -> None:
-    """What is compiled and required on some systems only stops no map as long as this program has not loaded it."""
+    """A compiled requirement with an environment marker stops no map unless this program has loaded it."""
     site.install("lib", {"lib.py": ""}, requires=("quick; python_version < '3'",))
     site.install("quick", {"quick/__init__.py": "", f"quick/_c{EXTENSION}": ""})
     with pytest.raises(SerializationError, match=r"quick.*lib requires it"):
@@ -246,7 +246,7 @@ def test_a_requirement_under_a_marker(ship: Any, site: Site) -> None:
 
 
 def test_a_library_over_the_limit(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is refused by name and size, all its modules counted."""
+    """The error has the name and size of the library, which counts all its modules."""
     site.install("fat", {"fat.py": "#" * 600_000, "fat2.py": "#" * 600_000})
     monkeypatch.setattr(_modules, "PACKAGE_LIMIT", 1_000_000)
     monkeypatch.syspath_prepend(site.path)
@@ -261,7 +261,7 @@ def test_a_library_over_the_limit(site: Site, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("options", ["", LAMBDA])
 def test_a_project_beside_its_metadata(ship: Any, options: str) -> None:
-    """The ``.egg-info`` that ``setup.py develop`` leaves beside a package goes to every worker."""
+    """With its ``.egg-info`` from ``setup.py develop``, a package is sent to every worker."""
     ship.write(
         {
             "proj/__init__.py": "from importlib.metadata import version\n__version__ = version('my-proj')\n",
@@ -274,7 +274,7 @@ def test_a_project_beside_its_metadata(ship: Any, options: str) -> None:
 
 @pytest.mark.parametrize("src", ["", "src/"])
 def test_an_editable_project_brings_its_metadata(ship: Any, site: Site, tmp_path: Path, src: str) -> None:
-    """Row 282: its version and entry points are asked for on the worker as here, in any layout."""
+    """Row 282: its version and entry points can be read on the worker as here, in any layout."""
     project = tmp_path / "a project"
     (package := project / src / "proj").mkdir(parents=True)
     (package / "__init__.py").write_text("from importlib.metadata import version\n__version__ = version('My.Proj')\n")
@@ -291,7 +291,7 @@ def test_an_editable_project_brings_its_metadata(ship: Any, site: Site, tmp_path
 
 
 def test_what_is_installed_later_is_found(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``%pip install`` in a notebook, and an upgrade, are seen by the next map."""
+    """``%pip install`` in a notebook, or an upgrade, affects the next map."""
     monkeypatch.syspath_prepend(site.path)
     os.utime(site.path, (1, 1))
     assert _distributions.find_distribution("later") is None
@@ -303,7 +303,7 @@ def test_what_is_installed_later_is_found(site: Site, monkeypatch: pytest.Monkey
 
 
 def test_odd_metadata(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an interrupted installation left, is not there, lies or is no text is no error."""
+    """Metadata that is incomplete, missing, wrong or not text is not an error."""
     monkeypatch.syspath_prepend(site.path)
     monkeypatch.setattr(sys, "path", [*sys.path, str(site.path / "nowhere"), str(site.path / "file.zip"), ""])
     (site.path / "file.zip").write_bytes(b"")
@@ -323,7 +323,7 @@ def test_odd_metadata(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_paths_of_0_4_are_those_of_whole_distributions(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``get_and_clear_paths`` and ``create_mod_data`` bring the modules and the metadata."""
+    """``get_and_clear_paths`` and ``create_mod_data`` include the modules and the metadata."""
     site.install("two", {"two/__init__.py": "", "_two.py": ""})
     monkeypatch.syspath_prepend(site.path)
     analyzer = ModuleDependencyAnalyzer()

@@ -1,4 +1,4 @@
-"""Files of a package's directory that are not sent: hidden files, foreign files and secrets."""
+"""Files in a package's directory that are not sent: hidden files, foreign files and secrets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STAYS = {
     ".terraform/state.json": "",
     ".DS_Store": "",
     "sub/.netrc": "",
-    # no part of the package
+    # not part of the package
     "__pycache__/x.cpython-313.pyc": "",
     "node_modules/left-pad/index.js": "",
     "web/node_modules/a/b.json": "",
@@ -85,7 +85,7 @@ GOES = {
 
 
 def shipped(monkeypatch: pytest.MonkeyPatch, path: Path) -> set[str]:
-    """What of the package ``pkg`` goes."""
+    """Return which files of the package ``pkg`` are sent."""
     monkeypatch.syspath_prepend(path)
     analyzer = ModuleDependencyAnalyzer()
     analyzer.add("pkg")
@@ -93,7 +93,7 @@ def shipped(monkeypatch: pytest.MonkeyPatch, path: Path) -> set[str]:
 
 
 def test_of_a_directory(ship: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Row 283: what belongs to the package goes; what stays is said at debug level, once for a directory."""
+    """Row 283: the package's own files are sent; the others are logged at debug level, once per directory."""
     ship.write({f"pkg/{name}": text for name, text in {**STAYS, **GOES}.items()})
     with caplog.at_level(logging.DEBUG, "pywren"):
         assert shipped(monkeypatch, ship.client) == set(GOES)
@@ -105,7 +105,7 @@ def test_of_a_directory(ship: Any, monkeypatch: pytest.MonkeyPatch, caplog: pyte
 
 
 def test_of_a_zip_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row 283: a package in a zip file is no different, where names tell."""
+    """Row 283: the same holds for a package in a zip file, as far as names show it."""
     with zipfile.ZipFile(tmp_path / "lib.zip", "w") as archive:
         for name in (
             "__init__.py",

@@ -1,4 +1,4 @@
-"""Which of the user's modules are shipped, and that they work where they arrive."""
+"""Which of the user's modules are sent, and that they work on the worker."""
 
 import os
 import zipfile
@@ -13,7 +13,7 @@ LAMBDA = "{'boto3', 'botocore'}"
 
 
 def test_a_module_beside_the_script_is_shipped_with_its_imports(ship):
-    """Modules in the script's directory are found, and through them those that they import."""
+    """Modules in the script's directory are found, and so are the modules that they import."""
     ship.write(
         {
             "first.py": "import second\ndef f(x):\n    return second.g(x)\n",
@@ -27,7 +27,7 @@ def test_a_module_beside_the_script_is_shipped_with_its_imports(ship):
 
 
 def test_a_function_imported_from_a_module_is_shipped(ship):
-    """A function that is itself a module's, and so pickled by reference, brings its module."""
+    """A function of a module is pickled by reference, so its module is sent."""
     ship.write({"first.py": "def f(x):\n    return x * 2\n"})
     assert ship("from first import f as func\n") == 2
 
@@ -49,13 +49,13 @@ def test_an_import_inside_a_function_is_shipped(ship):
 
 
 def test_a_module_imported_by_name_in_the_function_is_shipped(ship):
-    """The literal name given to importlib.import_module in a script's function counts as an import."""
+    """A literal name passed to importlib.import_module in a script's function counts as an import."""
     ship.write({"first.py": "VALUE = 5\n"})
     assert ship("import importlib\ndef func(x):\n    return importlib.import_module('first').VALUE\n") == 5
 
 
 def test_a_package_is_shipped_with_subpackages_and_data(ship):
-    """The whole directory of a package goes: subpackages that nothing imports, data files, but no caches."""
+    """A package's whole directory is sent, with data and subpackages that nothing imports, but without caches."""
     ship.write(
         {
             "pkg/__init__.py": "",
@@ -88,7 +88,7 @@ def leaf():
 
 
 def test_a_dotted_import_brings_all_its_parents(ship):
-    """``import a.b.c`` works on the worker, and what the packages on the way import is there."""
+    """``import a.b.c`` works on the worker, and so do imports of the parent packages."""
     ship.write(
         {
             "a/__init__.py": "import top_helper\n",
@@ -101,7 +101,7 @@ def test_a_dotted_import_brings_all_its_parents(ship):
 
 
 def test_from_a_package_import_a_submodule(ship):
-    """``from a import b`` follows b when it is a module."""
+    """``from a import b`` includes b if it is a module."""
     ship.write(
         {"a/__init__.py": "", "a/b.py": "import beside\ndef f(x):\n    return beside.V\n", "beside.py": "V = 'b'\n"}
     )
@@ -127,7 +127,7 @@ def test_a_source_in_another_encoding_is_shipped_as_it_is(ship):
 
 
 def test_a_namespace_package_is_shipped(ship):
-    """A package without __init__.py keeps its place, and only what is used of it goes."""
+    """A package without __init__.py keeps its place, and only the parts that are used are sent."""
     ship.write(
         {
             "space/part/mod.py": "from space.other import V\ndef f(x):\n    return V\n",
@@ -155,7 +155,7 @@ def test_modules_on_pythonpath_are_shipped(ship, tmp_path):
 
 
 def test_a_module_in_a_zip_file_is_shipped(ship, tmp_path):
-    """Modules and packages imported from a zip file are taken out of it, with what they import."""
+    """Modules and packages imported from a zip file are extracted and sent, with their imports."""
     archive = tmp_path / "library.zip"
     with zipfile.ZipFile(archive, "w") as opened:
         opened.writestr("zpkg/__init__.py", "from . import inner\n")
@@ -166,7 +166,7 @@ def test_a_module_in_a_zip_file_is_shipped(ship, tmp_path):
 
 
 def test_an_editable_install_is_shipped(ship, tmp_path):
-    """A package that a finder or a .pth file of site-packages leads to is the user's own."""
+    """A package found through a finder or .pth file in site-packages is the user's own."""
     source = tmp_path / "project" / "src"
     (source / "edi").mkdir(parents=True)
     (source / "edi" / "__init__.py").write_text("def f(x):\n    return 'editable'\n")
@@ -188,7 +188,7 @@ def func(x):
 
 
 def test_a_conditional_import_that_is_missing_is_no_error(ship):
-    """A module that is imported only if it is there may be missing."""
+    """A module that is imported only if it exists may be missing."""
     ship.write(
         {
             "first.py": """
@@ -214,7 +214,7 @@ def plot(x):
 
 
 def test_an_extension_that_a_module_needs_is_refused_for_lambda(ship):
-    """The error names the library, and the module that imports it."""
+    """The error names the library and the module that imports it."""
     ship.write({"first.py": "import numpy as np\ndef f(x):\n    return np.zeros(x)\n"})
     with pytest.raises(SerializationError, match=r"numpy.*the module first imports it.*exclude_modules") as caught:
         ship.pack("import first\nfunc = first.f\n", options=LAMBDA)
@@ -222,7 +222,7 @@ def test_an_extension_that_a_module_needs_is_refused_for_lambda(ship):
 
 
 def test_an_extension_of_the_users_own_is_refused_for_lambda_only(ship):
-    """A package with a C extension of its own runs on this machine, but cannot be shipped to Lambda."""
+    """A package with its own C extension runs on this machine, but cannot be sent to Lambda."""
     ship.write({"pkg/__init__.py": "def f(x):\n    return x\n", "pkg/fast.abi3.so": b"\x7fELF"})
     with pytest.raises(SerializationError, match=r"fast\.abi3\.so"):
         ship.pack("import pkg\nfunc = pkg.f\n", options=LAMBDA)
@@ -231,7 +231,7 @@ def test_an_extension_of_the_users_own_is_refused_for_lambda_only(ship):
 
 
 def test_an_excluded_module_is_an_import_error_on_the_worker(ship):
-    """Modules whose path contains an excluded text are not shipped."""
+    """Modules whose path contains an excluded text are not sent."""
     ship.write({"first.py": "import second\ndef f(x):\n    return x\n", "second.py": ""})
     with pytest.raises(ImportError, match="second"):
         ship("import first\nfunc = first.f\n", exclude_modules=["second"])
@@ -239,13 +239,13 @@ def test_an_excluded_module_is_an_import_error_on_the_worker(ship):
 
 
 def test_a_module_that_shadows_the_standard_library_is_shipped(ship):
-    """A file of the user's with the name of a standard module is still the user's."""
+    """A user's file with the name of a standard module is still sent."""
     ship.write({"colorsys.py": "def f(x):\n    return 'mine'\n"})
     assert ship("import colorsys\ndef func(x):\n    return colorsys.f(x)\n") == "mine"
 
 
 def test_the_standard_library_and_pywren_are_never_shipped(ship):
-    """What every worker has stays here."""
+    """Modules that every worker has are not sent."""
     ship.pack(
         "import json.decoder, email.mime.text, xml.etree.ElementTree as ET, pywren, cloudpickle, tblib\n"
         "def func(x):\n    import asyncio, pywren.exceptions\n"
@@ -255,7 +255,7 @@ def test_the_standard_library_and_pywren_are_never_shipped(ship):
 
 
 def test_two_modules_that_import_each_other(ship):
-    """A cycle of imports ends."""
+    """A cycle of imports causes no endless loop."""
     ship.write(
         {
             "first.py": "import second\ndef f(x):\n    return second.g(x)\n",
@@ -266,7 +266,7 @@ def test_two_modules_that_import_each_other(ship):
 
 
 def test_a_module_loaded_in_an_unusual_way_brings_its_imports(ship):
-    """A submodule that no import statement names, but that is loaded here, brings what it imports."""
+    """A submodule that is loaded here without an import statement is sent with its imports."""
     ship.write(
         {
             "pkg/__init__.py": "import importlib\nname = 'plugin'\nplugin = importlib.import_module('pkg.' + name)\n",
@@ -278,7 +278,7 @@ def test_a_module_loaded_in_an_unusual_way_brings_its_imports(ship):
 
 
 def test_a_module_that_is_not_python_is_left_to_the_worker(ship):
-    """A source with a syntax error brings no imports, and no error here."""
+    """A source with a syntax error adds no imports, and is no error in the client."""
     ship.write({"broken.py": "def f(:\n", "first.py": "def f(x):\n    import broken\n"})
     with pytest.raises(SyntaxError):
         ship("import first\nfunc = first.f\n")
@@ -286,7 +286,7 @@ def test_a_module_that_is_not_python_is_left_to_the_worker(ship):
 
 
 def test_a_package_over_the_limit_is_refused(ship, monkeypatch):
-    """A package with too much data is an error that names it, its size and the remedy."""
+    """The error names the package, its size and the remedy."""
     monkeypatch.setattr(_modules, "PACKAGE_LIMIT", 1_000_000)
     ship.write({"big_pkg/__init__.py": "", "big_pkg/data.bin": bytes(2_000_000)})
     monkeypatch.syspath_prepend(ship.client)
@@ -298,7 +298,7 @@ def test_a_package_over_the_limit_is_refused(ship, monkeypatch):
 
 @pytest.mark.skipif(not hasattr(os, "symlink"), reason="needs symbolic links")
 def test_symbolic_links_are_followed_once(ship, monkeypatch):
-    """A linked data directory is shipped; a link that leads back up ends."""
+    """A linked data directory is sent; a link to a parent directory causes no endless loop."""
     ship.write({"linked/__init__.py": "", "elsewhere/table.txt": "t"})
     (ship.client / "linked" / "data").symlink_to(ship.client / "elsewhere")
     (ship.client / "linked" / "loop").symlink_to(ship.client / "linked")
@@ -310,7 +310,7 @@ def test_symbolic_links_are_followed_once(ship, monkeypatch):
 
 
 def test_ignored_modules_are_left_out():
-    """0.4's ignore takes names for installed on the worker."""
+    """Names in 0.4's ``ignore`` are taken as installed on the worker."""
     analyzer = ModuleDependencyAnalyzer(LAMBDA_PREINSTALLS)
     analyzer.ignore(["numpy"])
     analyzer.add("numpy.linalg")
@@ -318,7 +318,7 @@ def test_ignored_modules_are_left_out():
 
 
 def test_a_virtual_environment_inside_a_package_is_not_shipped(ship, monkeypatch):
-    """A directory with a pyvenv.cfg is no part of the package that it was made in."""
+    """A directory with a pyvenv.cfg is not part of the package that contains it."""
     ship.write({"around/__init__.py": "", "around/env/pyvenv.cfg": "", "around/env/lib/x.py": ""})
     monkeypatch.syspath_prepend(ship.client)
     analyzer = ModuleDependencyAnalyzer()

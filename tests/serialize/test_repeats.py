@@ -1,4 +1,4 @@
-"""The remembered pickle of a function is used again only if nothing that goes into it has changed."""
+"""A function's pickle is remembered and used again only if everything that it depends on is unchanged."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_an_unchanged_function_is_pickled_once() -> None:
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (1, True), (1, 1.0), (0.0, -0.0), ("a", b"a"), (None, 0)])
 def test_a_changed_variable_is_sent(before: object, after: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new value or type of a closure variable or a global reaches the worker."""
+    """A new value or type of a closure variable or global reaches the worker."""
     serializer, function = Serializer(), make(before)
     packed(serializer, function)
     function.__closure__[0].cell_contents = after
@@ -52,7 +52,7 @@ def test_a_changed_variable_is_sent(before: object, after: object, monkeypatch: 
 
 @pytest.mark.parametrize("value", [[1], {}, json.dumps, [].append, threading.Event, object()])
 def test_what_may_change_unseen_is_never_remembered(value: object) -> None:
-    """A function that holds something mutable, or a function that is found by name, is pickled every time."""
+    """A function that holds mutable objects or functions found by name is pickled every time."""
     assert State.of(make(value)) is None
 
 
@@ -73,7 +73,7 @@ def closure_of(inner: Any) -> Any:
 
 
 def test_functions_that_a_function_holds_are_looked_at_too() -> None:
-    """A closure over another function is remembered until a variable, the code or a default of that one changes."""
+    """A closure over another function is pickled again when that function's variables, code or defaults change."""
     serializer, inner = Serializer(), make(1)
     outer = closure_of(inner)
     first = packed(serializer, outer)
@@ -87,7 +87,7 @@ def test_functions_that_a_function_holds_are_looked_at_too() -> None:
 
 
 def test_another_function_in_its_place_is_sent() -> None:
-    """A closure is pickled again if its variable holds another function than before, or no value."""
+    """A closure is pickled again if its variable holds another function, or no value."""
     serializer, outer = Serializer(), closure_of(make(1))
     packed(serializer, outer)
     outer.__closure__[0].cell_contents = make(2)
@@ -99,7 +99,7 @@ def test_another_function_in_its_place_is_sent() -> None:
 
 
 def test_a_function_that_calls_itself_is_remembered_and_forgotten() -> None:
-    """A recursive function is remembered, and remembering does not keep it alive."""
+    """A recursive function is remembered, and this does not keep it alive."""
 
     def make_countdown() -> Any:
         def countdown(n: int) -> int:
@@ -127,7 +127,7 @@ def test_annotations_of_any_kind_are_no_obstacle() -> None:
 
 
 def test_modules_that_travel_by_value_are_sent_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parameters in a module that was registered with cloudpickle reach the worker whenever they change."""
+    """Changes in a module that was registered with cloudpickle always reach the worker."""
     parameters = types.ModuleType("parameters_of_a_test")
     parameters.limit = 1  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "parameters_of_a_test", parameters)
@@ -144,7 +144,7 @@ def test_modules_that_travel_by_value_are_sent_as_they_are(monkeypatch: pytest.M
 
 
 def test_modules_are_shipped_every_time() -> None:
-    """The modules that a remembered pickle mentions are read again: one may have been edited."""
+    """The modules that a remembered pickle needs are read again, since one may have been edited."""
 
     def function(x: object) -> str:
         return json.dumps(x)
@@ -158,7 +158,7 @@ def test_modules_are_shipped_every_time() -> None:
 
 
 def test_a_function_that_is_gone_is_forgotten() -> None:
-    """A new function is never mistaken for one that is gone."""
+    """A new function is never mistaken for one that has been freed."""
     serializer = Serializer()
     for value in range(50):
         assert loads(packed(serializer, make(value)))(0)[1] == value
@@ -195,6 +195,6 @@ sys.exit(not importing.is_set() or failed.is_set())
 
 
 def test_the_first_functions_of_several_threads() -> None:
-    """Threads may make the first calls of a program at the same time."""
+    """Several threads may make the first calls of a program at the same time."""
     done = subprocess.run([sys.executable, "-c", FIRST_CALLS_AT_ONCE], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

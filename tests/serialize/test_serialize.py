@@ -1,4 +1,4 @@
-"""What a function may be made of, and what cannot be sent."""
+"""Which kinds of functions can be sent, and what cannot."""
 
 import pickle
 import sys
@@ -158,7 +158,7 @@ RESULTS = {
 
 @pytest.fixture(scope="module")
 def results(make_shipping):
-    """The results of all kinds of functions, run once in another process."""
+    """Return the results of all kinds of functions, run once in another process."""
     ship = make_shipping()
     packed = ship.pack(KINDS, items="[(name, *pair) for name, pair in KINDS.items()]")
     return ship.run(*packed)
@@ -228,7 +228,7 @@ def nest(depth):
     ],
 )
 def test_an_argument_that_does_not_pickle_is_named_with_its_path(make, path, words):
-    """The error says which argument, at which attribute, and why."""
+    """The error says which argument and attribute cannot be pickled, and why."""
     with pytest.raises(SerializationError) as caught:
         Serializer().pack_call(len, [0, make()])
     assert caught.value.path == path
@@ -237,7 +237,7 @@ def test_an_argument_that_does_not_pickle_is_named_with_its_path(make, path, wor
 
 
 def test_what_a_reduction_raises_is_the_cause():
-    """The exception of the user's own __reduce__ is kept as the cause."""
+    """The exception that the user's own __reduce__ raised is kept as the cause."""
     with pytest.raises(SerializationError) as caught:
         Serializer().pack_call(len, [Raises()])
     assert isinstance(caught.value.__cause__, ValueError)
@@ -262,7 +262,7 @@ def test_a_closure_variable_that_does_not_pickle_is_named():
 
 
 def test_a_global_variable_that_does_not_pickle_is_named(ship):
-    """The error names the global variable of the script that the function uses."""
+    """The error names the script's global variable that the function uses."""
     script = "import threading\nguard = threading.Lock()\ndef func(x):\n    return guard\n"
     with pytest.raises(SerializationError) as caught:
         ship.pack(script)
@@ -270,7 +270,7 @@ def test_a_global_variable_that_does_not_pickle_is_named(ship):
 
 
 def test_futures_among_arguments_are_seen_by_the_hook():
-    """The hook is asked for every object of an argument, however deep, and what it names is not pickled itself."""
+    """The hook is called for every object in an argument, and an object that it identifies is not pickled itself."""
     future = Holder(lock=threading.Lock(), call_id="00001", callset_id="c")
     packed = Serializer().pack_call(
         len, [{"deep": [future]}], persistent_id=lambda obj: 0 if isinstance(obj, Holder) else None
@@ -279,7 +279,7 @@ def test_futures_among_arguments_are_seen_by_the_hook():
 
 
 def test_a_future_that_the_function_uses_travels_by_value():
-    """A future in the function's closure arrives finished, too."""
+    """A future in the function's closure also arrives finished."""
     future = Holder(lock=threading.Lock())
 
     def function(x):
@@ -293,7 +293,7 @@ def test_a_future_that_the_function_uses_travels_by_value():
 
 
 def test_small_arguments_need_no_pickler_of_their_own(monkeypatch):
-    """Numbers, texts and truth values take the short way, which is why maps of thousands of them are quick."""
+    """Numbers, texts and truth values take a short cut, which makes maps of thousands of them fast."""
     monkeypatch.setattr(
         "pywren.serialize.serialize.dump", lambda item, **_: pytest.fail(f"{item!r} takes the long way")
     )
@@ -306,7 +306,7 @@ def test_small_arguments_need_no_pickler_of_their_own(monkeypatch):
 
 
 def test_serialize_independent_gives_pickles_and_paths(tmp_path, monkeypatch):
-    """0.4's serializer returns one pickle an object, and the paths of the modules that they need."""
+    """0.4's serializer returns one pickle per object, and the paths of the modules that they need."""
     package = tmp_path / "ind_pkg"
     package.mkdir()
     (package / "__init__.py").write_text("from ind_single import VALUE\ndef f(x):\n    return x + VALUE\n")
@@ -333,7 +333,7 @@ def test_what_lambda_has_is_not_shipped():
 
 
 def test_a_library_with_an_extension_is_refused_for_lambda():
-    """A C extension that the worker lacks is named before anything is invoked, with the remedy."""
+    """A C extension that the worker lacks is reported before anything is invoked, with the remedy."""
     import numpy as np
 
     with pytest.raises(SerializationError, match=r"numpy.*C extension.*exclude_modules") as caught:
@@ -345,7 +345,7 @@ def test_a_library_with_an_extension_is_refused_for_lambda():
 
 
 def test_a_pure_library_is_shipped_with_what_it_requires():
-    """A library without extensions that the worker lacks is shipped, its dependencies too."""
+    """A pure Python library that the worker lacks is sent, with its dependencies."""
     import requests
 
     modules = Serializer(LAMBDA_PREINSTALLS).pack_call(requests.get, ["x"]).modules
@@ -354,14 +354,14 @@ def test_a_pure_library_is_shipped_with_what_it_requires():
 
 
 def test_this_interpreters_libraries_are_not_shipped():
-    """A worker that shares the interpreter has all of its site-packages."""
+    """A worker with the same interpreter has all of its site-packages."""
     import requests
 
     assert Serializer().pack_call(requests.get, ["x"]).modules == {}
 
 
 def test_an_edited_module_takes_effect_on_the_next_map(tmp_path, monkeypatch):
-    """What is shipped is the file as it is now, not as it was when it was imported or shipped before."""
+    """The file is sent as it is now, not as it was when it was imported or last sent."""
     module = tmp_path / "edited_mod.py"
     module.write_text("def f(x):\n    return 1\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -381,6 +381,6 @@ def test_an_edited_module_takes_effect_on_the_next_map(tmp_path, monkeypatch):
 
 
 def test_the_test_module_itself_is_shipped_as_a_file():
-    """A function of an imported module travels by reference, and its module as a file."""
+    """A function of an imported module is pickled by reference, and its module is sent as a file."""
     modules = Serializer().pack_call(nest, [1]).modules
     assert modules[Path(__file__).name] == Path(__file__).read_bytes()

@@ -1,4 +1,4 @@
-"""A library with different versions here and on the worker gives one warning that names both."""
+"""A library whose versions differ here and on the worker causes one warning, which names both."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pywren.serialize import _skew
 
 @pytest.fixture(autouse=True)
 def forget() -> None:
-    """Warn again: earlier tests may have had the same warning."""
+    """Clear the record of earlier warnings."""
     _skew._warn.cache_clear()
 
 
@@ -35,7 +35,7 @@ def test_another_version_is_warned_about_once(caplog: pytest.LogCaptureFixture) 
 
 
 def test_imports_of_a_function_count(caplog: pytest.LogCaptureFixture) -> None:
-    """The imports that a function makes when it runs count too."""
+    """Imports that a function makes when it runs count too."""
 
     def function() -> Any:
         import yaml
@@ -49,7 +49,7 @@ def test_imports_of_a_function_count(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize("versions", [None, [], [["cloudpickle", _skew._version("cloudpickle")]], [["other", "1"]]])
 def test_no_skew(caplog: pytest.LogCaptureFixture, versions: Any) -> None:
-    """The same version, a library that the runtime lacks, or no runtime gives no warning."""
+    """Equal versions, a library that the runtime lacks, or no runtime cause no warning."""
     assert warnings_of(caplog, Mentions(["cloudpickle", "json", "no_such_module"]), versions) == []
 
 
@@ -57,7 +57,7 @@ def test_no_skew(caplog: pytest.LogCaptureFixture, versions: Any) -> None:
 def test_executors_look_before_they_invoke(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, make: Any, warned: int
 ) -> None:
-    """Those whose workers have the runtime; calls in this machine's memory use what is installed here."""
+    """Executors with a runtime check it before they invoke; calls in memory use the libraries installed here."""
     info = executor_module.get_runtime_info({})
     monkeypatch.setattr(executor_module, "get_runtime_info", lambda _: {**info, "pkg_ver_list": [["pyyaml", "0.1"]]})
     import yaml

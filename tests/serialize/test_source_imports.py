@@ -1,4 +1,4 @@
-"""The imports that are read out of sources and compiled functions."""
+"""The imports that are found in sources and in compiled functions."""
 
 import pytest
 
@@ -32,18 +32,18 @@ from pywren.serialize._imports import Import, imports_of_code, imports_of_source
     ],
 )
 def test_imports_of_source(source, expected):
-    """Each form of import gives the names that it may load, and whether the program may do without."""
+    """Each form of import gives the names that it may load, and whether they are optional."""
     assert imports_of_source(source.encode(), "pkg.sub") == expected
 
 
 def test_a_declared_encoding_is_honoured():
-    """The bytes are decoded as the source declares."""
+    """The source is decoded with the encoding that it declares."""
     source = "# coding: cp1252\nimport caf\u00e9\n".encode("cp1252")
     assert imports_of_source(source, "") == [Import(("caf\u00e9",))]
 
 
 def test_imports_of_a_compiled_function():
-    """A function's own imports are found without its source, with those of its inner functions."""
+    """A function's imports, and those of its inner functions, are found without its source."""
 
     def function():
         import json.decoder
@@ -64,7 +64,7 @@ def test_imports_of_a_compiled_function():
 
 
 def test_a_function_that_catches_import_errors_may_do_without():
-    """Bytecode does not say which try an import stands in: one handler excuses all imports of the function."""
+    """Bytecode does not show which try contains an import, so one handler makes all the function's imports optional."""
 
     def function():
         try:

@@ -1,4 +1,4 @@
-"""The promises of ``Backend``: a test class for a backend inherits them and provides a ``backend`` fixture."""
+"""The promises of ``Backend``: a backend's test class inherits them and provides a ``backend`` fixture."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class BackendConformance:
 
     @pytest.mark.parametrize("data", [b"", b"x", b"\0\xff" * 1000, bytearray(b"abc"), memoryview(b"abcdef")[1:4]])
     def test_returns_what_was_put(self, backend: Backend, data: bytes | bytearray | memoryview) -> None:
-        """An object comes back byte for byte, whatever bytes-like type it was put as."""
+        """An object comes back byte for byte, whatever bytes-like type it was stored as."""
         assert backend.put("p/a", data) is True
         assert backend.get("p/a") == bytes(data)
 
     @pytest.mark.parametrize("data", [b"v", b"", "text with é", b"\0\xff" * 1000], ids=repr)
     def test_names_of_0_4(self, backend: Backend, data: bytes | str) -> None:
-        """``put_object``, ``get_object``, ``key_exists`` and ``list_keys_with_prefix``, of bytes and of text."""
+        """0.4's ``put_object``, ``get_object``, ``key_exists`` and ``list_keys_with_prefix`` accept bytes and text."""
         handler: Any = backend
         assert not handler.key_exists("p/a")
         with pytest.raises(StorageNoSuchKeyError):
@@ -37,7 +37,7 @@ class BackendConformance:
         assert handler.list_keys_with_prefix("q") == []
 
     def test_put_replaces(self, backend: Backend) -> None:
-        """A put without a condition replaces the object, and says it was written."""
+        """A put without a condition replaces the object, and returns True."""
         backend.put("p/a", b"a long first version")
         assert backend.put("p/a", b"second") is True
         assert backend.get("p/a") == b"second"
@@ -60,7 +60,7 @@ class BackendConformance:
         assert backend.put("p/a", b"second", if_absent=True) is True
 
     def test_one_of_many_threads_wins(self, backend: Backend) -> None:
-        """Of many threads that put one key with ``if_absent`` at once, exactly one writes it."""
+        """When many threads put one key with ``if_absent`` at once, exactly one writes it."""
         barrier = threading.Barrier(8)
 
         def write(number: int) -> bool:
@@ -94,7 +94,7 @@ class BackendConformance:
         [((0, 0), b"0"), ((2, 4), b"234"), ((0, 9), b"0123456789"), ((9, 9), b"9"), ((8, 50), b"89")],
     )
     def test_range(self, backend: Backend, byte_range: tuple[int, int], expected: bytes) -> None:
-        """Both ends of a range are included, and the last may lie beyond the object's end."""
+        """Both ends of a range are inclusive, and the last may lie beyond the object's end."""
         backend.put("p/a", b"0123456789")
         assert backend.get("p/a", byte_range) == expected
 
@@ -114,29 +114,29 @@ class BackendConformance:
         assert backend.get("p/a") == b"0123456789"
 
     def test_nothing_is_expected_and_nothing_is_there(self, backend: Backend) -> None:
-        """An empty object satisfies any limit."""
+        """An empty object is within any limit."""
         backend.put("p/a", b"")
         assert backend.get("p/a", limit=0) == b""
 
     def test_limit_of_a_missing_key(self, backend: Backend) -> None:
-        """With a limit too, a missing object is the same error."""
+        """A missing object gives the same error when there is a limit."""
         with pytest.raises(StorageNoSuchKeyError):
             backend.get("p/nothing", limit=3)
 
     def test_the_storages_time(self, backend: Backend) -> None:
-        """A storage on this machine, or an emulated service, has this machine's time."""
+        """The time of a storage on this machine, or of an emulated service, is this machine's time."""
         backend.put("p/a", b"")
         assert abs(backend.now() - time.time()) < 60
 
     @pytest.mark.parametrize("byte_range", [(10, 12), (5, 3), (-3, -1)])
     def test_impossible_range(self, backend: Backend, byte_range: tuple[int, int]) -> None:
-        """A range beyond the object, or an invalid one, is an error and never returns other bytes."""
+        """A range that is invalid or beyond the object is an error, and never returns other bytes."""
         backend.put("p/a", b"0123456789")
         with pytest.raises(StorageError):
             backend.get("p/a", byte_range)
 
     def test_list_is_in_order(self, backend: Backend) -> None:
-        """Listing returns all keys below a prefix in code point order."""
+        """Listing returns all keys below a prefix, sorted by code point."""
         keys = ["p/b", "p/a/00010/x", "p/a/00009/x", "p/a-b", "p/a/2", "q/z"]
         for key in keys:
             backend.put(key, b"")
@@ -144,7 +144,7 @@ class BackendConformance:
         assert backend.list("") == sorted(keys)
 
     def test_list_of_a_partial_name(self, backend: Backend) -> None:
-        """A prefix need not end at a slash."""
+        """A prefix need not end with a slash."""
         for key in ("p/ab", "p/abc/d", "p/b", "pp/ab"):
             backend.put(key, b"")
         assert backend.list("p/ab") == ["p/ab", "p/abc/d"]
@@ -170,7 +170,7 @@ class BackendConformance:
         assert backend.list("p/") == []
 
     def test_delete_ignores_what_is_missing(self, backend: Backend) -> None:
-        """Deleting is idempotent, takes any iterable, and leaves other objects alone."""
+        """Deleting ignores missing keys, takes any iterable, and leaves other objects alone."""
         for key in ("p/a/b", "p/a/c", "p/d"):
             backend.put(key, b"x")
         backend.delete(iter(["p/a/b", "p/never", "never/at/all"]))
@@ -188,7 +188,7 @@ class BackendConformance:
         assert backend.list("p/") == []
 
     def test_close(self, backend: Backend) -> None:
-        """Closing twice does no harm."""
+        """Closing twice is allowed."""
         backend.put("p/a", b"")
         backend.close()
         backend.close()

@@ -33,7 +33,7 @@ def backend(tmp_path: Path) -> LocalhostBackend:
 
 
 def test_default_root_is_in_pywrens_home(pywren_home: Path) -> None:
-    """Without a directory objects go below ``PYWREN_HOME``."""
+    """Without a directory, objects are stored below ``PYWREN_HOME``."""
     assert LocalhostBackend().root == pywren_home / "jobs"
 
 
@@ -54,7 +54,7 @@ def test_only_the_owner_may_look(backend: LocalhostBackend) -> None:
     ["", "/etc/passwd", "../x", "p/../../x", "p//x", "p/./x", "p/", "p/\0x", ".pywren-incoming/x", ".pywren-expired"],
 )
 def test_keys_stay_inside_the_root(backend: LocalhostBackend, key: str) -> None:
-    """A key that leads out of the directory, or into our own files, is refused by every method."""
+    """Every method refuses a key that leads out of the directory, or to our own files."""
     with pytest.raises(StorageError, match="cannot be an object"):
         backend.put(key, b"x")
     with pytest.raises(StorageError, match="cannot be an object"):
@@ -200,7 +200,7 @@ def test_only_callsets_expire(backend: LocalhostBackend) -> None:
 
 
 def test_above_a_size_the_oldest_go_before_their_time(backend: LocalhostBackend) -> None:
-    """The total size is limited: the oldest callsets are deleted until the rest fits."""
+    """When the total size is too big, the oldest callsets are deleted until the rest fits."""
     now = 1_800_000_000.0
     ages = {age: _callset(backend, age * DAY, now, size=100) for age in (3, 5, 2, 4)}
     assert backend.expire(max_bytes=400, now=lambda: now) == 0
@@ -209,7 +209,7 @@ def test_above_a_size_the_oldest_go_before_their_time(backend: LocalhostBackend)
 
 
 def test_young_callsets_are_kept_whatever_their_size(backend: LocalhostBackend) -> None:
-    """A callset written to within a day stays, as its calls may still run."""
+    """A callset that was written to within a day is kept, because its calls may still run."""
     now = 1_800_000_000.0
     old, young = _callset(backend, 1.1 * DAY, now, size=100), _callset(backend, 0.9 * DAY, now, size=10_000)
     assert backend.expire(max_bytes=50, now=lambda: now) == 1
@@ -219,7 +219,7 @@ def test_young_callsets_are_kept_whatever_their_size(backend: LocalhostBackend) 
 
 @pytest.mark.skipif(os.name == "nt", reason="calls are not shared with other processes there")
 def test_a_callset_that_a_process_holds_is_kept(backend: LocalhostBackend) -> None:
-    """A callset stays while its client lives, however old or big it is."""
+    """A callset is kept while its client lives, however old or big it is."""
     import fcntl
 
     now = 1_800_000_000.0
@@ -234,7 +234,7 @@ def test_a_callset_that_a_process_holds_is_kept(backend: LocalhostBackend) -> No
 
 
 def test_expiry_stops_when_its_time_is_up(backend: LocalhostBackend) -> None:
-    """A run takes limited time, begins with the oldest callsets and leaves the rest to the next run."""
+    """Each run is limited in time; it begins with the oldest callsets and leaves the rest to the next run."""
     now = 1_800_000_000.0
     callsets = [_callset(backend, age * DAY, now) for age in (8, 12, 9, 11, 10)]
     ticks = iter(range(100))
@@ -256,7 +256,7 @@ def test_expiry_removes_what_killed_writers_left(backend: LocalhostBackend) -> N
 
 
 def test_expiry_runs_at_most_once_an_hour(backend: LocalhostBackend) -> None:
-    """Many starting programs search once an hour; a marker file records the time."""
+    """When many programs start, only one an hour searches; a marker file records the time."""
     now = 1_800_000_000.0
     backend.put("p/a", b"")
     backend.expire_if_due(now=lambda: now)

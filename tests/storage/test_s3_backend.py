@@ -1,4 +1,4 @@
-"""``S3Backend`` over moto and a real S3 server, and what AWS's errors become."""
+"""``S3Backend`` over moto and a real S3 server, and how AWS's errors are reported."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ BUCKET, REGION = "a-bucket-of-mine", "eu-central-1"
 
 @pytest.fixture
 def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Credentials that open nothing."""
+    """Set credentials that give access to nothing."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
 
 
 @pytest.fixture
 def mocked(credentials: None) -> Iterator[None]:
-    """AWS mocked by moto, with one bucket, as atomic as S3."""
+    """Mock AWS with one bucket and S3's atomicity."""
     with mock_aws(), atomic_s3():
         s3 = boto3.client("s3", REGION)
         s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
@@ -72,7 +72,7 @@ class TestS3Backend(BackendConformance):
 
 @pytest.fixture(scope="module")
 def bucket(emulator: Emulator) -> str:
-    """A bucket on the real S3 server of the emulated AWS."""
+    """Return a bucket on the real S3 server of the emulated AWS."""
     bucket = f"conformance-{uuid.uuid4()}"
     with _set_up.environment(emulator.environment), closing(boto3.client("s3", REGION)) as s3:
         s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
@@ -84,20 +84,20 @@ class TestS3BackendOnAServer(BackendConformance):
 
     @pytest.fixture
     def backend(self, emulator: Emulator, bucket: str) -> Iterator[S3Backend]:
-        """A backend over the bucket, which is empty."""
+        """Return a backend over the empty bucket."""
         with closing(S3Backend(bucket, REGION)) as backend:
             backend.delete(backend.list(""))
             yield backend
 
     @pytest.mark.xfail(strict=True, raises=AssertionError, reason="it lists directory by directory: a-b after a/…")
     def test_list_is_in_order(self, backend: Backend) -> None:
-        """Not this server (docs/testing.md)."""
+        """Skip this test: the server does not sort keys by code point (docs/testing.md)."""
         super().test_list_is_in_order(backend)
 
 
 @pytest.mark.moto
 def test_a_bucket_that_does_not_exist(mocked: None) -> None:
-    """Without a bucket the error says where to set one."""
+    """Without a bucket, the error says where to set one."""
     backend = S3Backend("another-bucket", REGION)
     for request in (lambda: backend.get("k"), lambda: backend.put("k", b""), lambda: backend.list("")):
         with pytest.raises(StorageError, match=r"another-bucket.*pywren create_bucket"):
@@ -119,7 +119,7 @@ def test_a_backend_made_before_the_mock_is_mocked(credentials: None) -> None:
 
 
 class Stubbed:
-    """A backend whose client is stubbed, with a clock that only sleeping moves."""
+    """A backend with a stubbed client, and a clock that only sleeping advances."""
 
     def __init__(self, client: Any) -> None:
         self.now = 0.0
@@ -128,18 +128,18 @@ class Stubbed:
         self.stub = Stubber(client)
 
     def sleep(self, seconds: float) -> None:
-        """Let time pass."""
+        """Advance the clock."""
         self.now += seconds
 
     def refuse(self, operation: str, code: str, status: int = 400, *, times: int = 1, **extra: Any) -> None:
-        """Let the next requests fail with an error of the service."""
+        """Make the next requests fail with an error of the service."""
         for _ in range(times):
             self.stub.add_client_error(operation, code, "the text of AWS", status, **extra)
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
-    """An S3 client as the backend makes it; making one takes a while."""
+    """Return an S3 client as the backend makes it; creating one takes a while."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("AWS_ACCESS_KEY_ID", "testing")
         environment.setenv("AWS_SECRET_ACCESS_KEY", "testing")
@@ -150,7 +150,7 @@ def client() -> Iterator[Any]:
 
 @pytest.fixture
 def stubbed(client: Any) -> Iterator[Stubbed]:
-    """A backend over a stubbed client; every prepared answer must have been used."""
+    """Return a backend over a stubbed client; every prepared answer must be used."""
     stubbed = Stubbed(client)
     with stubbed.stub:
         yield stubbed
@@ -178,7 +178,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("code", "status", "kind", "text"), REFUSALS)
 def test_what_a_refusal_becomes(stubbed: Stubbed, code: str, status: int, kind: type[Exception], text: str) -> None:
-    """Each error code becomes our error, with the place, AWS's words and the remedy, and is not retried."""
+    """Each error code becomes a pywren error with the place, AWS's message and the remedy, and is not retried."""
     stubbed.refuse("get_object", code, status)
     with pytest.raises(kind, match=text) as caught:
         stubbed.backend.get("p/k")
@@ -188,21 +188,21 @@ def test_what_a_refusal_becomes(stubbed: Stubbed, code: str, status: int, kind: 
 
 
 def test_a_missing_key_by_code(stubbed: Stubbed) -> None:
-    """``NoSuchKey`` is the error for a missing key."""
+    """``NoSuchKey`` becomes the error for a missing key."""
     stubbed.refuse("get_object", "NoSuchKey", 404)
     with pytest.raises(StorageNoSuchKeyError):
         stubbed.backend.get("p/k")
 
 
 def test_a_denial_by_kms(stubbed: Stubbed) -> None:
-    """An AccessDenied whose text mentions KMS is about the key, not the bucket."""
+    """An AccessDenied whose text mentions KMS is about the encryption key, not the bucket."""
     stubbed.stub.add_client_error("put_object", "AccessDenied", "not authorized to perform: kms:GenerateDataKey", 403)
     with pytest.raises(StorageError, match="KMS key"):
         stubbed.backend.put("p/k", b"")
 
 
 def test_the_region_that_s3_names(stubbed: Stubbed) -> None:
-    """The error of a wrong region names the right one."""
+    """The error for a wrong region names the right one."""
     stubbed.refuse("put_object", "PermanentRedirect", 301, service_error_meta={"Region": "ap-south-1"})
     with pytest.raises(StorageSetupError, match="ap-south-1"):
         stubbed.backend.put("p/k", b"")
@@ -210,7 +210,7 @@ def test_the_region_that_s3_names(stubbed: Stubbed) -> None:
 
 @pytest.mark.parametrize(("code", "status"), [("SlowDown", 503), ("InternalError", 500), ("???", 502), ("429", 429)])
 def test_a_busy_service_is_asked_again(stubbed: Stubbed, code: str, status: int) -> None:
-    """Throttling and failures of S3 are retried."""
+    """Throttled requests and failures of S3 are retried."""
     stubbed.refuse("get_object", code, status, times=3)
     stubbed.stub.add_response("get_object", {"Body": StreamingBody(io.BytesIO(b"abc"), 3)})
     assert stubbed.backend.get("p/k") == b"abc"
@@ -218,7 +218,7 @@ def test_a_busy_service_is_asked_again(stubbed: Stubbed, code: str, status: int)
 
 
 def test_a_service_that_stays_busy(stubbed: Stubbed) -> None:
-    """After the patience the error has the service's words."""
+    """When the patience is over, the error contains the service's message."""
     stubbed.backend._retry = Retry(patience=lambda _: 1.0, sleep=stubbed.sleep, clock=lambda: stubbed.now)
     for _ in range(20):
         stubbed.stub.add_client_error("get_object", "SlowDown", "reduce your rate", 503)
@@ -236,7 +236,7 @@ def test_a_body_that_breaks_is_read_again(stubbed: Stubbed) -> None:
 
 
 def test_a_conditional_put_that_races(stubbed: Stubbed) -> None:
-    """After 409, when two writers meet, the put is sent again and shows who won."""
+    """After 409, when two writers collide, the put is sent again and shows who won."""
     stubbed.refuse("put_object", "ConditionalRequestConflict", 409)
     stubbed.refuse("put_object", "PreconditionFailed", 412)
     stubbed.stub.add_response("get_object", {"Body": StreamingBody(io.BytesIO(b"theirs"), 6)})
@@ -244,7 +244,7 @@ def test_a_conditional_put_that_races(stubbed: Stubbed) -> None:
 
 
 def test_a_conditional_put_whose_answer_was_lost(stubbed: Stubbed) -> None:
-    """A put whose first try succeeded but lost its answer has won."""
+    """A put whose first attempt succeeded but whose answer was lost has won."""
     stubbed.refuse("put_object", "InternalError", 500)
     stubbed.refuse("put_object", "PreconditionFailed", 412)
     stubbed.stub.add_response("get_object", {"Body": StreamingBody(io.BytesIO(b"ours"), 4)})
@@ -252,14 +252,14 @@ def test_a_conditional_put_whose_answer_was_lost(stubbed: Stubbed) -> None:
 
 
 def test_a_conditional_put_that_botocore_repeated(stubbed: Stubbed) -> None:
-    """botocore's own retries count as well."""
+    """botocore's own retries count too."""
     stubbed.refuse("put_object", "PreconditionFailed", 412, response_meta={"RetryAttempts": 1})
     stubbed.stub.add_response("get_object", {"Body": StreamingBody(io.BytesIO(b"ours"), 4)})
     assert stubbed.backend.put("p/k", b"ours", if_absent=True) is True
 
 
 def test_what_is_sent(stubbed: Stubbed) -> None:
-    """A conditional put carries the condition, a ranged get the range."""
+    """A conditional put sends the condition, and a ranged get sends the range."""
     stubbed.stub.add_response("put_object", {}, {"Bucket": BUCKET, "Key": "k", "Body": b"x", "IfNoneMatch": "*"})
     body = StreamingBody(io.BytesIO(b"bc"), 2)
     stubbed.stub.add_response("get_object", {"Body": body}, {"Bucket": BUCKET, "Key": "k", "Range": "bytes=1-2"})
@@ -268,14 +268,14 @@ def test_what_is_sent(stubbed: Stubbed) -> None:
 
 
 def test_a_server_without_conditional_writes(stubbed: Stubbed) -> None:
-    """A server without conditional writes is reported as lacking what pywren needs."""
+    """The error for such a server names what it lacks and pywren needs."""
     stubbed.stub.add_client_error("put_object", "NotImplemented", "a header", 501)
     with pytest.raises(StorageError, match="If-None-Match"):
         stubbed.backend.put("p/k", b"", if_absent=True)
 
 
 def test_an_object_that_may_not_be_deleted(stubbed: Stubbed) -> None:
-    """A refusal of one key in a batch is an error, though the whole request succeeded."""
+    """A refusal of one key in a batch is an error, although the whole request succeeded."""
     refused = {"Errors": [{"Key": "p/b", "Code": "AccessDenied", "Message": "no"}]}
     stubbed.stub.add_response("delete_objects", refused, {"Bucket": BUCKET, "Delete": ANY})
     with pytest.raises(StorageError, match="s3:DeleteObject"):
@@ -310,7 +310,7 @@ SETUP = [
 def test_what_a_wrong_set_up_becomes(
     stubbed: Stubbed, monkeypatch: pytest.MonkeyPatch, make: Callable[[Any], BaseException], text: str
 ) -> None:
-    """An error that keeps a request on this machine is a set-up error with the remedy."""
+    """An error that prevents a request from being sent is a set-up error with the remedy."""
 
     def fail() -> None:
         raise make(botocore.exceptions)
@@ -345,7 +345,7 @@ def test_what_a_network_that_is_down_becomes(stubbed: Stubbed, error: BaseExcept
 
 
 def test_our_own_bugs_are_not_disguised(stubbed: Stubbed) -> None:
-    """An exception that is not botocore's passes the boundary as it is."""
+    """An exception that is not botocore's is passed on unchanged."""
 
     def fail() -> None:
         raise RuntimeError("a bug")
@@ -356,14 +356,14 @@ def test_our_own_bugs_are_not_disguised(stubbed: Stubbed) -> None:
 
 
 def test_no_credentials_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without an account the error says so, and how to do without."""
+    """Without credentials, the error says so, and how to work without an account."""
     monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
     with pytest.raises(StorageSetupError, match="no AWS credentials were found"):
         S3Backend(BUCKET, REGION).get("k")
 
 
 def test_a_profile_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error of a misspelt profile names it."""
+    """The error names the misspelt profile."""
     with pytest.raises(StorageSetupError, match="nobody"):
         S3Backend(BUCKET, REGION, profile="nobody").get("k")
     monkeypatch.setenv("AWS_PROFILE", "somebody")
@@ -374,7 +374,7 @@ def test_a_profile_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("credentials")
 @pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
 def test_endpoint_variables(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
-    """Both variables select another server; an invalid URL is reported with its variable."""
+    """Both variables select another server; the error for an invalid URL names the variable."""
     monkeypatch.setenv(variable, "http://127.0.0.1:9")
     backend = S3Backend(BUCKET, REGION)
     assert backend._client.get().meta.endpoint_url == "http://127.0.0.1:9"
@@ -386,7 +386,7 @@ def test_endpoint_variables(monkeypatch: pytest.MonkeyPatch, variable: str) -> N
 
 @pytest.mark.usefixtures("credentials")
 def test_region_of_the_configuration_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment's region is used only without one in the configuration."""
+    """The environment's region is used only if the configuration has none."""
     monkeypatch.setenv("AWS_DEFAULT_REGION", "ap-south-1")
     for given, expected in ((REGION, REGION), (None, "ap-south-1")):
         backend = S3Backend(BUCKET, given)
@@ -398,7 +398,7 @@ def test_region_of_the_configuration_wins(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_process_makes_its_own_client() -> None:
-    """Connections are never shared with a forked child."""
+    """A forked child never shares connections with its parent."""
     backend = S3Backend(BUCKET, REGION)
     client = backend._client.get()
     child = os.fork()
@@ -409,7 +409,7 @@ def test_a_forked_process_makes_its_own_client() -> None:
 
 
 def test_every_error_of_botocore_is_known() -> None:
-    """The table has every exception class of botocore, by itself or by a base."""
+    """The table has every exception class of botocore, directly or through a base class."""
     roots = {botocore.exceptions.BotoCoreError}
     unknown = [
         name
@@ -442,7 +442,7 @@ class Endless(io.RawIOBase):
 
 @pytest.mark.parametrize("limit", [1, 1000, 1_000_000])
 def test_no_more_is_read_than_is_expected(stubbed: Stubbed, limit: int) -> None:
-    """Row 224: of a huge object, one byte beyond the limit is read, and the body is closed."""
+    """Row 224: of a huge object, only one byte beyond the limit is read, and the body is closed."""
     body = Endless()
     stubbed.stub.add_response("get_object", {"Body": StreamingBody(body, 10 * 1024**3)})
     with pytest.raises(IntegrityError, match=f"longer than the {limit:,} bytes"):
@@ -464,7 +464,7 @@ def test_a_body_in_pieces_below_its_limit(stubbed: Stubbed) -> None:
 
 
 def test_a_lost_answer_does_not_read_what_is_longer(stubbed: Stubbed) -> None:
-    """An object of another size in a status's place is not ours."""
+    """A status of another size at that key was not written by us."""
     stubbed.refuse("put_object", "PreconditionFailed", 412, response_meta={"RetryAttempts": 1})
     body = Endless()
     stubbed.stub.add_response("get_object", {"Body": StreamingBody(body, 10 * 1024**3)})
@@ -475,7 +475,7 @@ def test_a_lost_answer_does_not_read_what_is_longer(stubbed: Stubbed) -> None:
 @pytest.mark.moto
 @pytest.mark.parametrize("hours", [-24, -1, 1, 1000])
 def test_the_time_of_the_service(mocked: None, hours: int) -> None:
-    """Row 223: the time comes from every answer, even a refusal, however wrong this machine's clock is."""
+    """Row 223: the time is taken from every answer, even a refusal, however wrong this machine's clock is."""
     there = time.time() + 3600 * hours
     with closing(S3Backend(BUCKET, REGION)) as backend:
 
@@ -493,7 +493,7 @@ class TestRenewedCredentials:
 
     @pytest.fixture
     def file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """The credentials file; the environment has no credentials."""
+        """Return the credentials file; the environment has no credentials."""
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
@@ -503,7 +503,7 @@ class TestRenewedCredentials:
 
     @pytest.fixture
     def seen(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        """The tokens sent to services, which refuse the token ``old``."""
+        """Record the tokens sent to services, which refuse the token ``old``."""
         tokens: list[str] = []
 
         def answer(request_signer: Any, **_: object) -> Any:
@@ -539,12 +539,12 @@ class TestRenewedCredentials:
     @pytest.mark.parametrize("process", [False, True])
     @pytest.mark.parametrize("code", ["ExpiredToken", "InvalidAccessKeyId", "InvalidToken"])
     def test_are_read_by_the_next_attempt(self, file: Path, seen: list[str], code: str, process: bool) -> None:
-        """Row 221: newer credentials from a file or a program save the very request that was refused."""
+        """Row 221: newer credentials from a file or program let the refused request itself succeed."""
         self.write(file, f"old-{code}", process=process)
         with closing(S3Backend(BUCKET, REGION)) as backend:
             with pytest.raises(StorageSetupError, match=code):
                 backend.list("p/")
-            assert len(seen) == 1  # the source gives the same again: nothing is asked in vain
+            assert len(seen) == 1  # the source returns the same credentials: a new request is pointless
             self.write(file, "new", process=process)
             assert backend.list("p/") == backend.list("p/") == []
         assert seen[1:] == [f"old-{code}", "new", "new"]
@@ -561,7 +561,7 @@ class TestRenewedCredentials:
         assert seen.count("new") == 8
 
     def test_that_come_only_later(self, file: Path, seen: list[str]) -> None:
-        """A client without credentials finds those that appear later."""
+        """A client without credentials uses those that appear later."""
         with closing(S3Backend(BUCKET, REGION)) as backend:
             with pytest.raises(StorageSetupError, match="no AWS credentials"):
                 backend.list("p/")
@@ -569,7 +569,7 @@ class TestRenewedCredentials:
             assert backend.list("p/") == []
 
     def test_a_refusal_that_no_credentials_mend(self, file: Path, seen: list[str]) -> None:
-        """Errors with other causes read no credentials again."""
+        """Errors with other causes do not make it read credentials again."""
         self.write(file, "old-AccessDenied")
         with closing(S3Backend(BUCKET, REGION)) as backend:
             with pytest.raises(StorageError, match="AccessDenied"):

@@ -53,7 +53,7 @@ def test_importing_loads_no_third_party_module() -> None:
 
 
 def test_a_copy_by_pickle_sees_the_same_objects(storage: Storage) -> None:
-    """A storage pickles as its configuration."""
+    """A storage is pickled as its configuration."""
     storage.put("jobs/x", b"1")
     copy = pickle.loads(pickle.dumps(storage))
     assert copy.get("jobs/x") == b"1"
@@ -61,7 +61,7 @@ def test_a_copy_by_pickle_sees_the_same_objects(storage: Storage) -> None:
 
 
 def test_path(tmp_path: Path) -> None:
-    """The path names backend, bucket or directory, and prefix."""
+    """The path contains backend, bucket or directory, and prefix."""
     s3 = {"storage_backend": "s3", "storage_prefix": "p", "backend_config": {"bucket": "b", "region": "r"}}
     assert Storage(s3).path == ["s3", "b", "p"]
     local = {"storage_backend": "localhost", "storage_prefix": "p", "backend_config": {"root": "/r"}}
@@ -79,7 +79,7 @@ def test_path(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_configurations(config: dict[str, object], text: str) -> None:
-    """An incomplete configuration is refused at once, and the error names the key."""
+    """An incomplete configuration is refused at once; the error names the missing key."""
     with pytest.raises(ConfigError, match=text):
         Storage(config)
 
@@ -109,7 +109,7 @@ def test_finished_calls(storage: Storage) -> None:
 
 
 def test_delete_callset(storage: Storage) -> None:
-    """Every object of the callset is deleted, none of another's."""
+    """All objects of the callset are deleted, and none of another."""
     storage.put(storage.keys(CALLSET).func, b"")
     storage.put(storage.keys(CALLSET).call("00000").attempt(2), b"")
     storage.put(storage.keys("another").func, b"")
@@ -119,7 +119,7 @@ def test_delete_callset(storage: Storage) -> None:
 
 
 def test_call_status_of_04(storage: Storage) -> None:
-    """``get_call_status`` returns the dict, or None without a status; invalid bytes are an error."""
+    """``get_call_status`` returns the dict, or None without a status; invalid bytes raise an error."""
     keys = storage.keys(CALLSET)
     assert storage.get_call_status(CALLSET, "00000") is None
     storage.commit_status(keys.call("00000").status, json.dumps({"exception": None, "end_time": 1.5}).encode())
@@ -137,7 +137,7 @@ def ended(storage: Storage, call_id: str, *, signed: bool = True, **members: Any
 
 
 def outcome_of(function: Callable[[], Any]) -> bytes:
-    """Return the encoded outcome of a call of this function."""
+    """Return the encoded outcome of a call to this function."""
     try:
         return Outcome(True, cloudpickle.dumps(function())).encode()
     except Exception as error:  # noqa: BLE001 -- as the worker does
@@ -147,7 +147,7 @@ def outcome_of(function: Callable[[], Any]) -> bytes:
 
 @pytest.mark.parametrize("value", [None, 7, "é", {"a": [1.5]}, b"x" * 10_000], ids=str)
 def test_call_output_of_04(storage: Storage, value: Any) -> None:
-    """``get_call_output`` returns the pickle that 0.4's programs load, for small and big results."""
+    """``get_call_output`` returns the pickle that programs of 0.4 load, for small and big results."""
     small, big = outcome_of(lambda: value), storage.keys(CALLSET).call("00001").output
     ended(storage, "00000", outcome=small)
     storage.put(big, small)
@@ -157,7 +157,7 @@ def test_call_output_of_04(storage: Storage, value: Any) -> None:
 
 
 def test_call_output_of_04_of_a_function_that_raised(storage: Storage) -> None:
-    """The output of a failed call has the exception, its type and its traceback, as in 0.4."""
+    """The output of a failed call contains the exception, its type and its traceback, as in 0.4."""
     ended(storage, "00000", outcome=outcome_of(lambda: [][1]))
     output = pickle.loads(storage.get_call_output(CALLSET, "00000"))
     assert (output["success"], output["exc_type"]) == (False, IndexError)
@@ -176,7 +176,7 @@ def test_call_output_of_04_in_one_request(storage: Storage, monkeypatch: pytest.
 
 
 def test_a_call_without_an_output_of_04(storage: Storage) -> None:
-    """Row 292: a call without an output is an error that names it."""
+    """Row 292: the error names the call."""
     ended(storage, "00001", failure=Failure("CallTimeoutError", "too long"))
     ended(storage, "00002", output_key="gone", output_sha256=sha256(b""), output_size=0)
     for call_id in ("00000", "00001", "00002"):
@@ -185,7 +185,7 @@ def test_a_call_without_an_output_of_04(storage: Storage) -> None:
 
 
 def test_an_output_of_04_that_cannot_be_believed(storage: Storage) -> None:
-    """Row 291: an unsigned output is not returned, as programs unpickle it."""
+    """Row 291: an unsigned output is not returned, because programs unpickle it."""
     outcome = outcome_of(lambda: 5)
     ended(storage, "00000", signed=False, outcome=outcome)
     planted = storage.keys(CALLSET).call("00001").output
@@ -200,7 +200,7 @@ def test_an_output_of_04_that_cannot_be_believed(storage: Storage) -> None:
 
 
 def test_an_output_of_04_that_was_replaced_by_a_bigger_one(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row 224: no more is read than the size in the status."""
+    """Row 224: at most the size in the status is read."""
     outcome, key = outcome_of(lambda: 5), storage.keys(CALLSET).call("00000").output
     ended(storage, "00000", output_key=key, output_sha256=sha256(outcome), output_size=len(outcome))
     storage.put(key, outcome + bytes(10_000_000))
@@ -213,7 +213,7 @@ def test_an_output_of_04_that_was_replaced_by_a_bigger_one(storage: Storage, mon
 
 
 class Shown:
-    """Lambda's records, which reveal the keys of some calls once they are read."""
+    """A stand-in for Lambda's records, which reveal the keys of some calls once they are read."""
 
     def __init__(self, *call_ids: str) -> None:
         self.events: list[str] = []
@@ -254,7 +254,7 @@ def test_an_output_of_04_that_is_signed_with_the_key_of_a_dead_call(
 def test_an_output_of_04_from_a_storage_that_knows_no_records(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Row 302: a storage that does not know the records warns once, on S3."""
+    """Row 302: a storage on S3 that does not know the records warns once."""
     made = Storage({"storage_backend": "s3", "storage_prefix": "jobs", "backend_config": {"bucket": "a-bucket"}})
     key = attempt_key(callset_secret(user_key(), CALLSET), "00000", 1)
     status = Status(CALLSET, "00000", outcome=outcome_of(lambda: 5)).encode(key)
@@ -272,7 +272,7 @@ def test_the_backend_of_04(storage: Storage) -> None:
 
 
 def test_cancelling_by_key_ends_the_call(storage: Storage) -> None:
-    """0.4's ``put_cancelled`` writes the mark and an unsigned status, which can only be an error."""
+    """0.4's ``put_cancelled`` writes the mark and an unsigned status, which can only become an error."""
     keys = storage.keys(CALLSET).call("00003")
     storage.put_cancelled(CALLSET, "00003", "CANCEL")
     data = storage.read_status(CALLSET, "00003")
@@ -308,7 +308,7 @@ def test_keys_of_04() -> None:
 
 
 def test_check_storage_path() -> None:
-    """A different storage is an error that names both; the same one passes."""
+    """The same storage passes; for a different one the error names both."""
     config = {"storage_backend": "s3", "storage_prefix": "p", "backend_config": {"bucket": "b"}}
     storage_utils.check_storage_path(config, ["s3", "b", "p"])
     with pytest.raises(StorageConfigMismatchError) as caught:

@@ -1,4 +1,4 @@
-"""Done callbacks of futures: where they run, in what order, and what they can delay."""
+"""Done callbacks of futures: where they run, in which order, and what they can delay."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pywren.testing import mock_aws
 
 @pytest.fixture(scope="module", params=["local", "mocked"])
 def executor(request, tmp_path_factory):
-    """An executor whose outcomes come from the pool, and one whose outcomes come from a storage."""
+    """Return an executor whose outcomes come from the pool, and one whose outcomes come from a storage."""
     if request.param == "local":
         with executors.make("local", tmp_path_factory.mktemp("home")) as made:
             yield made.executor
@@ -35,7 +35,7 @@ def executor(request, tmp_path_factory):
 
 
 class Seen:
-    """What was seen, in order."""
+    """A list of what was seen, in order."""
 
     def __init__(self):
         self._changed = threading.Condition()
@@ -53,7 +53,7 @@ class Seen:
 
 @pytest.fixture
 def gate():
-    """An event that callbacks of a test wait for; it is set when the test ends."""
+    """Return an event for which callbacks of a test wait; it is set when the test ends."""
     made = threading.Event()
     yield made
     made.set()
@@ -63,7 +63,7 @@ class TestThatWait:
     """Row 250: callbacks that wait delay nothing else."""
 
     def test_for_another_future(self, executor):
-        """The outcome of the other future still arrives."""
+        """The other future's outcome still arrives."""
         first, second = executor.map(later, [1, 2])
         seen = Seen()
         first.add_done_callback(lambda _: seen.add(second.result(WAIT)))
@@ -71,7 +71,7 @@ class TestThatWait:
         assert seen.all == [2]
 
     def test_for_each_other(self, executor):
-        """Each of several callbacks waits for all the futures."""
+        """Several callbacks each wait for all the futures."""
         futures = executor.map(later, range(4))
         seen = Seen()
         for future in futures:
@@ -80,7 +80,7 @@ class TestThatWait:
         assert seen.all == [[0, 1, 2, 3]] * 4
 
     def test_for_ever(self, executor, gate):
-        """Calls, other callbacks and awaiting continue."""
+        """Calls, other callbacks and awaiting go on."""
         stuck = executor.map(later, range(3))
         for future in stuck:
             future.add_done_callback(lambda _: gate.wait())
@@ -103,7 +103,7 @@ class TestThatWait:
         assert seen.all == [[5]]
 
     def test_of_an_unpickled_future(self, executor, gate):
-        """Another process's view of the call is no exception."""
+        """Callbacks of an unpickled future may wait too."""
         first, second = pickle.loads(pickle.dumps(executor.map(later, [1, 2])))
         seen = Seen()
         first.add_done_callback(lambda _: seen.add(second.result(WAIT)))
@@ -112,7 +112,7 @@ class TestThatWait:
 
 
 def test_that_cancel_and_raise(executor):
-    """A callback may cancel other calls; what it raises is logged, and the next is called."""
+    """A callback may cancel other calls; its exception is logged, and the next callback runs."""
     first, second = executor.map(later, [0, 30])
     seen = Seen()
     first.add_done_callback(lambda _: 1 / 0)
@@ -123,7 +123,7 @@ def test_that_cancel_and_raise(executor):
 
 
 def test_order_and_number(executor):
-    """The callbacks of one future run one at a time, in the order in which they were added, each once."""
+    """The callbacks of one future run one at a time, once each, in the order in which they were added."""
     futures = executor.map(later, range(8))
     seen, under_way = Seen(), []
 
@@ -151,7 +151,7 @@ def test_as_completed_with_stuck_callbacks(executor, gate):
 
 
 def test_futures_without_callbacks_take_no_thread():
-    """Neither waiting nor awaiting starts one."""
+    """Neither waiting nor awaiting starts a thread."""
     program = """
         import asyncio, threading, pywren
         executor = pywren.local_executor()
@@ -168,10 +168,10 @@ def test_futures_without_callbacks_take_no_thread():
 
 
 class TestAtTheEnd:
-    """Of the program."""
+    """Callbacks at the end of the program."""
 
     def test_they_have_run(self):
-        """A program ends when its calls have, and their callbacks."""
+        """A program ends only after its calls and their callbacks."""
         program = """
             import time, pywren
             for future in pywren.local_executor().map(lambda x: time.sleep(0.3) or x, [1, 2]):
@@ -201,7 +201,7 @@ class TestAtTheEnd:
 
 
 def test_a_forked_process_has_threads_of_its_own(executor):
-    """A forked process runs the callbacks of its own calls; the parent runs the parent's."""
+    """A forked process runs the callbacks of its own calls, and the parent those of its own."""
     seen = Seen()
     mine = executor.call_async(later, 1)
     mine.add_done_callback(seen.add)
@@ -215,7 +215,7 @@ def test_a_forked_process_has_threads_of_its_own(executor):
 
 
 def test_without_threads_they_run_where_outcomes_come(monkeypatch):
-    """Better there than never."""
+    """If no thread can be started, callbacks run in the thread that receives the outcome."""
 
     def no_thread(self):
         raise RuntimeError("can't start new thread")
@@ -229,7 +229,7 @@ def test_without_threads_they_run_where_outcomes_come(monkeypatch):
 
 
 def test_one_that_takes_long_holds_up_the_others_for_a_moment_only(gate):
-    """The callbacks behind a slow one run beside it, again one at a time."""
+    """The callbacks behind a slow one soon run in another thread, still one at a time."""
     made, seen = Callbacks(), Seen()
     for job in (partial(gate.wait), lambda: seen.add(1), partial(gate.wait), lambda: seen.add(2), lambda: seen.add(3)):
         made.expect(job)
@@ -242,7 +242,7 @@ def test_one_that_takes_long_holds_up_the_others_for_a_moment_only(gate):
 
 
 def test_threads_end_when_nothing_is_expected(monkeypatch):
-    """The threads end a moment after the last callback."""
+    """The threads end shortly after the last callback."""
     monkeypatch.setattr(callbacks, "_LINGER_SECONDS", 0.01)
     before = set(threading.enumerate())
     made, called = Callbacks(), threading.Event()
@@ -256,7 +256,7 @@ def test_threads_end_when_nothing_is_expected(monkeypatch):
 
 
 def test_threads_end_when_nobody_holds_the_future(monkeypatch):
-    """A callback that will never be called keeps no thread."""
+    """A callback that can never be called keeps no thread alive."""
     monkeypatch.setattr(callbacks, "_LINGER_SECONDS", 0.01)
     before = set(threading.enumerate())
     made, owner = Callbacks(), threading.Event()

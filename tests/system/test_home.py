@@ -1,4 +1,4 @@
-"""Pywren's own directory and the user's key in it."""
+"""Pywren's own directory, and the user's key in it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def open_umask() -> Iterator[None]:
-    """Let new files be as open as their maker asks for."""
+    """Set an umask of 0, so that new files get exactly the mode that is asked for."""
     before = os.umask(0)
     yield
     os.umask(before)
@@ -36,7 +36,7 @@ def mode(path: Path) -> int:
 
 @pytest.mark.usefixtures("open_umask")
 def test_the_key_is_made_once_and_is_for_its_owner_only(pywren_home: Path) -> None:
-    """The first use makes a directory 0700 and a key file 0600, later uses read it, and nothing else is left there."""
+    """The first use makes a directory 0700 and a key file 0600; later uses read it, and nothing else is left."""
     key = user_key()
     assert len(key) == 32
     assert user_key() == key
@@ -61,7 +61,7 @@ def test_without_pywren_home_it_is_in_the_home_directory(tmp_path: Path, monkeyp
 
 
 def test_many_processes_that_start_at_once_agree_on_one_key(pywren_home: Path) -> None:
-    """The first process makes the key, all others use it, and no temporary file remains."""
+    """The first process creates the key, all others use it, and no temporary file remains."""
     program = (
         "import sys; from pywren.system.home import user_key\n"
         "print('ready', flush=True); sys.stdin.read(1); print(user_key().hex())"
@@ -97,7 +97,7 @@ def test_a_file_that_is_no_key_is_named(pywren_home: Path, content: bytes) -> No
 
 @pytest.mark.parametrize("shared", [0o720, 0o702, 0o777])
 def test_a_directory_that_others_can_write_is_refused(pywren_home: Path, shared: int) -> None:
-    """Row 203: whoever can plant a key could have code unpickled here. Reading the directory does no harm."""
+    """Row 203: anyone who can plant a key could have code unpickled here. Read access to the directory is allowed."""
     user_key()
     pywren_home.chmod(shared)
     with pytest.raises(ConfigError, match=f"others can write to {pywren_home}: run `chmod go-w {pywren_home}`"):
@@ -108,7 +108,7 @@ def test_a_directory_that_others_can_write_is_refused(pywren_home: Path, shared:
 
 @pytest.mark.parametrize("shared", [0o644, 0o640, 0o604, 0o620, 0o666])
 def test_a_key_that_others_can_read_or_write_is_refused(pywren_home: Path, shared: int) -> None:
-    """Row 203: whoever has the key can sign results; the error has the command that protects the file."""
+    """Row 203: anyone with the key can sign results; the error gives the command that protects the file."""
     key = user_key()
     (pywren_home / "key").chmod(shared)
     with pytest.raises(ConfigError, match=f"others can read or write .*: run `chmod 600 {pywren_home / 'key'}`"):
@@ -129,7 +129,7 @@ def test_a_key_of_somebody_else_is_refused(pywren_home: Path) -> None:
 def test_without_a_place_for_the_key_the_process_has_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """If no file can be written, this process uses one key of its own, and one warning says what that means."""
+    """If no file can be written, this process uses its own key, and one warning says what that means."""
     monkeypatch.setattr(home, "_key_of_this_process", [])
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("PYWREN_HOME", str(tmp_path / "file" / "home"))
@@ -142,7 +142,7 @@ def test_without_a_place_for_the_key_the_process_has_its_own(
 
 
 def test_a_home_that_cannot_be_made_is_an_error_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the directory itself is needed, the error names ``PYWREN_HOME``."""
+    """If the directory is needed, the error names ``PYWREN_HOME``."""
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("PYWREN_HOME", str(tmp_path / "file" / "home"))
     with pytest.raises(ConfigError, match="PYWREN_HOME"):

@@ -18,7 +18,7 @@ UMASKS = [0o000, 0o002, 0o007, 0o022, 0o077, 0o277, 0o777]
 
 @pytest.fixture(params=UMASKS, ids=oct)
 def umask(request):
-    """A umask for the test."""
+    """Set an umask for the test."""
     saved = os.umask(request.param)
     yield request.param
     os.umask(saved)
@@ -29,7 +29,7 @@ def mode(path):
 
 
 def test_directories_are_the_owners(tmp_path, umask):
-    """Every new directory is private; existing ones stay as they were."""
+    """Every new directory is private; existing ones stay unchanged."""
     before = tmp_path / "before"
     before.mkdir()
     before.chmod(0o755)
@@ -39,7 +39,7 @@ def test_directories_are_the_owners(tmp_path, umask):
 
 
 def test_files_are_the_owners(tmp_path, umask):
-    """This holds for a new file, one with a fixed name, and one that others could read until now."""
+    """New files are private, and so are files with a fixed name or that others could read before."""
     descriptor, path = temporary_file(tmp_path, "x-")
     os.write(descriptor, b"written")
     os.close(descriptor)
@@ -74,7 +74,7 @@ PROGRAM = """
 
 @pytest.mark.parametrize("umask", UMASKS, ids=oct)
 def test_a_program_of_any_umask(tmp_path, umask):
-    """Row 247: its calls run, with that umask; its futures can be pickled; only its owner may look."""
+    """Row 247: with any umask, its calls run and see that umask; its pickled futures stay private."""
     places = [tmp_path / "home", tmp_path / "tmp"]
     for place in places:
         place.mkdir()

@@ -1,4 +1,4 @@
-"""Each private name that the package uses, tried by itself: a failure says which dependency has moved it."""
+"""Each private name that the package uses is tested alone: a failure shows which dependency has moved it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FOREIGN = (
     *("sys", "threading", "_thread", "pickle", "weakref", "typing", "functools", "dataclasses", "dis", "inspect"),
 )
 """Modules whose private names are looked for; of what is made by them, a test can only look at what follows below."""
-PUBLIC = {("os", "_exit"), ("sys", "_getframe"), ("sys", "_current_frames")}  # documented, in spite of their names
+PUBLIC = {("os", "_exit"), ("sys", "_getframe"), ("sys", "_current_frames")}  # documented, despite their names
 
 
 def moved(dependency: str, name: str) -> str:
@@ -46,7 +46,7 @@ def moved(dependency: str, name: str) -> str:
 
 
 def test_futures_have_the_states_they_had():
-    """A standard future has the states that ours uses."""
+    """Standard futures have the states that ours use."""
     states = private_names.future_states()
     future: concurrent.futures.Future[int] = concurrent.futures.Future()
     note = moved("python", "concurrent.futures._base: the states of a future")
@@ -64,12 +64,12 @@ def test_futures_have_the_states_they_had():
 
 @pytest.mark.parametrize("name", private_names.FUTURE_ATTRIBUTES)
 def test_futures_have_the_attributes_that_waiting_looks_at(name):
-    """A standard future has each attribute that ours has for ``wait``, ``as_completed`` and asyncio."""
+    """Standard futures have each attribute of ours that ``wait``, ``as_completed`` and asyncio use."""
     assert hasattr(concurrent.futures.Future(), name), moved("python", f"concurrent.futures.Future.{name}")
 
 
 def test_futures_log_what_callbacks_raise(caplog):
-    """Exceptions of callbacks are logged by the logger of standard futures."""
+    """The standard futures' logger logs exceptions of callbacks."""
     future: concurrent.futures.Future[int] = concurrent.futures.Future()
     future.add_done_callback(lambda done: 1 / 0)
     future.set_result(1)
@@ -78,7 +78,7 @@ def test_futures_log_what_callbacks_raise(caplog):
 
 
 def test_moto_keeps_a_statement():
-    """moto's object for a statement of a policy has the statement."""
+    """moto's object for a policy statement contains the statement."""
     from moto.iam.access_control import IAMPolicyStatement
 
     statement = {"Effect": "Allow", "Action": "*", "Resource": "*"}
@@ -90,7 +90,7 @@ def test_moto_keeps_a_statement():
 
 
 def test_typed_in_code_has_lines():
-    """Code given with ``-c`` has its lines wherever ``traceback`` itself finds them; elsewhere it is not an error."""
+    """Code given with ``-c`` has its lines if ``traceback`` itself finds them; otherwise that is not an error."""
     program = (
         "import linecache, traceback\n"
         "from pywren.system import private_names\n"
@@ -105,7 +105,7 @@ def test_typed_in_code_has_lines():
 
 
 def test_abstract_classes_tell_what_was_registered():
-    """The classes registered with an abstract class are found, without those that are gone."""
+    """The classes registered with an abstract class are found, except those that have been freed."""
 
     class Base(abc.ABC):
         @abc.abstractmethod
@@ -118,7 +118,7 @@ def test_abstract_classes_tell_what_was_registered():
 
 
 def test_a_class_made_by_type_is_made_abstract():
-    """A class that ``type`` has made of a metaclass derived from ``ABCMeta`` takes virtual subclasses."""
+    """A class made by ``type`` with a metaclass derived from ``ABCMeta`` accepts virtual subclasses."""
     made = type.__new__(abc.ABCMeta, "Made", (), {})
     private_names.make_abstract(made)
     made.register(int)
@@ -127,12 +127,12 @@ def test_a_class_made_by_type_is_made_abstract():
 
 @pytest.mark.parametrize("kind", [threading.Semaphore, threading.BoundedSemaphore])
 def test_semaphores_tell_their_value(kind):
-    """The value of a semaphore is found."""
+    """The value of a semaphore can be read."""
     assert private_names.semaphore_value(kind(3)) == 3, moved("python", f"threading.{kind.__name__}._value")
 
 
 def test_the_environment_has_its_data(monkeypatch):
-    """The dictionary under ``os.environ`` changes with it."""
+    """The dictionary behind ``os.environ`` changes with it."""
     monkeypatch.setenv("PYWREN_TEST_OF_DATA", "here")
     assert private_names.environment_data()[os.fsencode("PYWREN_TEST_OF_DATA")] == b"here", moved(
         "python", "os.environ._data"
@@ -158,7 +158,7 @@ def test_a_closed_event_loop_is_forgotten():
 
 
 def test_threads_are_counted():
-    """A thread that runs is counted, whoever started it."""
+    """A running thread is counted, whoever started it."""
     before = private_names.count_threads()
     end = threading.Event()
     thread = threading.Thread(target=end.wait)
@@ -184,7 +184,7 @@ def test_functions_run_before_those_of_atexit():
 
 
 def test_the_base_executable_is_an_interpreter():
-    """It leads to the interpreter that made the environment, not to the environment's own."""
+    """It is the interpreter that created the virtual environment, not the environment's own."""
     done = subprocess.run(
         [os.path.realpath(private_names.base_executable()), "-c", "import sys; print(sys.prefix == sys.base_prefix)"],
         capture_output=True,
@@ -195,7 +195,7 @@ def test_the_base_executable_is_an_interpreter():
 
 
 def private_uses(path: Path) -> list[str]:
-    """Return where a module uses a private name of something that it imports from outside the package."""
+    """Return where a module uses a private name that it imports from outside the package."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     found = []
     for node in ast.walk(tree):

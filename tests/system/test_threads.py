@@ -12,13 +12,13 @@ WAIT = 30.0
 
 
 def helpers():
-    """The threads that ``for_each`` started."""
+    """Return the threads that ``for_each`` started."""
     return [thread for thread in threading.enumerate() if thread.name == "pywren-request"]
 
 
 @pytest.mark.parametrize("threads", [0, 1, 2, 64])
 def test_every_item_once(threads):
-    """Whatever the number of threads, each item is taken once and no thread is left."""
+    """With any number of threads, each item is handled once and no thread is left."""
     done = []
     for_each(done.append, range(100), threads)
     assert sorted(done) == list(range(100))
@@ -26,25 +26,25 @@ def test_every_item_once(threads):
 
 
 def test_nothing_to_do():
-    """Without items nothing is called."""
+    """Without items, nothing is called."""
     for_each(pytest.fail, [], 8)
 
 
 def test_one_item_needs_no_thread():
-    """One thread means the caller's own."""
+    """A single item is handled in the caller's thread."""
     seen = []
     for_each(lambda item: seen.append(threading.current_thread()), [1], 8)
     assert seen == [threading.current_thread()]
 
 
 def test_items_are_done_at_once():
-    """As many calls are under way together as there are threads."""
+    """As many calls run concurrently as there are threads."""
     meeting = threading.Barrier(4)
     for_each(lambda item: meeting.wait(WAIT), range(4), 4)
 
 
 def test_no_more_at_once_than_a_client_has_connections():
-    """However many threads are asked for: each connection beyond them would be made anew for every request."""
+    """The number of threads is capped, because further connections would be made anew for every request."""
     from pywren.aws.sending import CLIENT_OPTIONS
 
     at_once, all_started = [], threading.Event()
@@ -53,7 +53,7 @@ def test_no_more_at_once_than_a_client_has_connections():
         if threading.current_thread() in helpers():
             all_started.wait(WAIT)
             return
-        at_once.append(1 + len(helpers()))  # the caller's own thread works when it has started the others
+        at_once.append(1 + len(helpers()))  # the caller's own thread begins to work once it has started the others
         all_started.set()
 
     for_each(work, range(300), 300)
@@ -62,7 +62,7 @@ def test_no_more_at_once_than_a_client_has_connections():
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_the_first_error_stops_the_rest(threads):
-    """An exception of a call is raised here, and no further items are taken."""
+    """The exception of a call is raised, and no further items are handled."""
     done = []
 
     def work(item):
@@ -76,7 +76,7 @@ def test_the_first_error_stops_the_rest(threads):
 
 
 def test_calls_under_way_end_first():
-    """When the error is raised, no call is left running."""
+    """No call is left running when the error is raised."""
     began, ended = threading.Event(), []
 
     def work(item):
@@ -92,7 +92,7 @@ def test_calls_under_way_end_first():
 
 
 def test_ctrl_c_in_the_callers_thread():
-    """After an interrupt no further items are taken; it is raised when the other threads have ended."""
+    """After an interrupt no further items are handled; it is raised when the other threads have ended."""
     main, interrupted, done = threading.current_thread(), threading.Event(), []
 
     def work(item):
@@ -124,7 +124,7 @@ def test_threads_that_cannot_be_had(monkeypatch):
 
 
 def test_an_exit_in_a_helper_comes_out():
-    """Exceptions that do not derive from ``Exception`` reach the caller too, from any thread."""
+    """Exceptions that are not derived from ``Exception`` reach the caller too, from any thread."""
 
     def leave(item):
         raise SystemExit(item)

@@ -1,4 +1,4 @@
-"""What the tests of this folder share: a worker process, and scripts."""
+"""Fixtures for the tests of this folder: a worker process, and scripts."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ WAIT = 120
 
 @pytest.fixture(scope="session")
 def there() -> Iterator[Callable[..., Any]]:
-    """Runs a function with one argument in a worker process; gives what it returned, or raises what it raised."""
+    """Return a runner of a function with one argument in a worker process, which returns or raises what it did."""
     with pywren.local_executor() as pwex:
         yield lambda function, argument=None: pwex.map(function, [argument])[0].result(timeout=WAIT)
 
 
 @pytest.fixture
 def script(tmp_path: Path) -> Callable[..., str]:
-    """Runs a program as a script, with ``run(function, argument)`` to call a function on a worker."""
+    """Return a runner of programs as scripts; in them, ``run(function, argument)`` calls a function on a worker."""
     before = "import pywren\npwex = pywren.local_executor()\nrun = lambda f, x=None: pwex.map(f, [x])[0].result()\n"
 
     def run(text: str, *, future: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""Tests of decorators and built-in objects with weak references, caches or state of their own."""
+"""Decorators and built-in objects with weak references, caches or state of their own."""
 
 import abc
 import contextlib
@@ -11,12 +11,12 @@ from pywren.pickling.packed import Packed, dumps, loads
 
 
 def again(obj):
-    """Pickle and unpickle."""
+    """Pickle and unpickle an object."""
     return loads(Packed(dumps(obj).data))
 
 
 def test_single_dispatch(there):
-    """A dispatching function, and method, choose as they do here, and take more types there."""
+    """Single-dispatch functions and methods work as in the client, and more types can be registered there."""
 
     class Kind:
         pass
@@ -59,7 +59,7 @@ def test_single_dispatch(there):
 
 
 def test_caches(there):
-    """Functions, methods and properties with a cache have one of the same size, empty, with their attributes."""
+    """Cached functions, methods and properties arrive with an empty cache of the same size, and their attributes."""
 
     @functools.cache
     def fib(n):
@@ -69,7 +69,7 @@ def test_caches(there):
     fib(3)
 
     class Tool:
-        @functools.lru_cache(maxsize=7)  # noqa: B019 - it is what is tested
+        @functools.lru_cache(maxsize=7)  # noqa: B019 - this is what the test is about
         def double(self, x):
             return 2 * x
 
@@ -91,7 +91,7 @@ def test_caches(there):
 
 
 def test_other_standard_decorators(there):
-    """``contextmanager``, ``total_ordering``, ``partialmethod``, ``wraps`` and nested ones work."""
+    """``contextmanager``, ``total_ordering``, ``partialmethod``, ``wraps`` and nested decorators work."""
 
     @contextlib.contextmanager
     def inner(x):
@@ -132,7 +132,7 @@ def test_other_standard_decorators(there):
 
 
 def test_properties_and_methods_of_own_kinds():
-    """Subclasses of ``property``, ``classmethod``, ``staticmethod`` and ``cached_property`` keep what they are."""
+    """Subclasses of ``property``, ``classmethod``, ``staticmethod`` and ``cached_property`` keep their types."""
 
     class OfClass(property):
         def __init__(self, function, note=3):
@@ -189,7 +189,7 @@ def test_properties_and_methods_of_own_kinds():
 
 
 def test_weak_references(there):
-    """References, proxies and dictionaries refer to what comes along; to nothing when nothing else holds it."""
+    """Weak references, proxies and weak dictionaries refer to objects that are also sent; all others are dead."""
 
     class Node:
         def __init__(self, parent=None):
@@ -225,7 +225,7 @@ def test_weak_references(there):
 
 
 def test_read_only_views_see_the_dictionary():
-    """A ``MappingProxyType`` is a view of the dictionary that came with it."""
+    """A ``MappingProxyType`` is a view of the dictionary that was sent with it."""
     table = {"a": 1}
     table, view = again([table, types.MappingProxyType(table)])
     table["b"] = 2

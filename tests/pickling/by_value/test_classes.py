@@ -1,4 +1,4 @@
-"""Tests of classes that the reader cannot import: they arrive as they are, and the client's stay as they are."""
+"""Classes that the reader cannot import: they arrive unchanged, and the client's own classes are not affected."""
 
 import abc
 import collections
@@ -16,7 +16,7 @@ from pywren.pickling.packed import Packed, dump_result, dumps, loads
 
 
 def test_results_leave_the_classes_of_the_client_alone(there):
-    """Neither what a call changes in a class, nor that it comes back with a result, changes the client's class."""
+    """A call that changes a class, or returns it, does not change the client's class."""
 
     class Counter:
         made = 0
@@ -37,7 +37,7 @@ def test_results_leave_the_classes_of_the_client_alone(there):
 
 
 def test_a_class_changed_here_while_a_call_runs_stays_changed():
-    """A result that was made before a method was replaced does not put the old method back."""
+    """A result made before a method was replaced does not restore the old method."""
 
     class Tool:
         def name(self):
@@ -49,7 +49,7 @@ def test_a_class_changed_here_while_a_call_runs_stays_changed():
 
 
 def test_workers_see_what_the_client_has_changed(there):
-    """A class that goes to the same worker again is there as it is here by then, and no earlier call has marked it."""
+    """A class that is sent again arrives as the client has it by then, without changes that earlier calls made."""
 
     class Setting:
         limit = 1
@@ -67,7 +67,7 @@ def test_workers_see_what_the_client_has_changed(there):
 
 
 def test_workers_see_new_names_and_bases(there):
-    """A class that was given another name or other bases has them on a worker that knew it already."""
+    """A class that was renamed or given other bases arrives that way on a worker that already knew it."""
 
     class First:
         def who(self):
@@ -94,7 +94,7 @@ def test_workers_see_new_names_and_bases(there):
 
 
 def test_a_class_defined_by_a_call_is_the_clients_once_it_is_returned(there):
-    """It comes back with its methods; what the client then changes counts on the worker that made it, too."""
+    """The class comes back with its methods; later changes by the client also reach the worker that made it."""
 
     def define(x):
         class Made:
@@ -114,7 +114,7 @@ def test_a_class_defined_by_a_call_is_the_clients_once_it_is_returned(there):
 
 
 def test_threads_that_load_results_at_once_agree_on_a_class(there):
-    """Results of one call, loaded by several threads, have one class between them, whole in each."""
+    """When several threads load results of one call, they share one complete class."""
 
     def define(_):
         class Made:
@@ -139,11 +139,11 @@ def test_threads_that_load_results_at_once_agree_on_a_class(there):
     assert found == [True] * 8
 
 
-# -- what stands in a class ------------------------------------------------------------------------------------
+# -- the contents of a class -----------------------------------------------------------------------------------
 
 
 def test_an_attribute_that_equals_the_bases_is_the_subclasss_own(there):
-    """Changing the base on the worker leaves what the subclass set itself: numbers, methods, ``None``, empty tuples."""
+    """When a call changes the base, the subclass keeps its own numbers, methods, ``None`` and empty tuples."""
 
     def shared(self):
         return "shared"
@@ -162,7 +162,7 @@ def test_an_attribute_that_equals_the_bases_is_the_subclasss_own(there):
 
 
 def test_classes_refer_to_themselves_and_to_each_other(there):
-    """``super()``, ``__class__``, nested classes and instances as attributes are of the class that was sent."""
+    """``super()``, ``__class__``, nested classes and instances as attributes all refer to the class that was sent."""
 
     class Outer:
         class Inner:
@@ -189,7 +189,7 @@ def test_classes_refer_to_themselves_and_to_each_other(there):
 
 
 def test_slots_stay_slots(there):
-    """Private ones, documented ones, those given by an iterator, and those of derived classes."""
+    """Slots can be private, documented or given by an iterator, and can be in derived classes."""
 
     class Private:
         __slots__ = ("__hidden", "__weakref__", "open")
@@ -220,7 +220,7 @@ def test_slots_stay_slots(there):
 
 
 def test_dataclasses_are_dataclasses(there):
-    """Fields, class variables, frozen, slots, keyword-only; and a subclass that is made on the worker."""
+    """Fields, class variables, frozen, slots and keyword-only work, and a subclass can be made on the worker."""
 
     @dataclasses.dataclass(order=True)
     class Plain:
@@ -258,7 +258,7 @@ def test_dataclasses_are_dataclasses(there):
 
 
 def test_abstract_classes_know_their_methods_and_virtual_subclasses(there):
-    """An abstract class cannot be instantiated there, and what was registered with it is an instance."""
+    """An abstract class cannot be instantiated there, and instances of its virtual subclasses are recognised."""
 
     class Shape(abc.ABC):
         @abc.abstractmethod
@@ -284,7 +284,7 @@ def test_abstract_classes_know_their_methods_and_virtual_subclasses(there):
 
 
 def test_locks_of_a_class_are_new_ones(there):
-    """A lock that is held here is free there; one lock under two names is one lock; its uses work."""
+    """A lock that is held in the client is free on the worker; one lock under two names stays one; locks work."""
 
     class Guarded:
         lock = also = threading.Lock()
@@ -305,7 +305,7 @@ def test_locks_of_a_class_are_new_ones(there):
 
 
 def test_a_hook_for_subclasses_does_not_run_again(there):
-    """``__init_subclass__`` with required keywords leaves what it did here, once; later subclasses call it as usual."""
+    """``__init_subclass__`` with required keywords is not called again; new subclasses call it as usual."""
 
     class Plugin:
         known = {}
@@ -336,7 +336,7 @@ def test_a_hook_for_subclasses_does_not_run_again(there):
 
 
 def test_a_hook_that_would_fail_now_is_not_called(there):
-    """A hook that was given to the base afterwards, or refuses to run twice, stands in nobody's way."""
+    """A hook that was added to the base later, or that refuses to run twice, does no harm."""
 
     class Base:
         pass
@@ -399,7 +399,7 @@ def test_metaclasses_with_keywords_arrive(there):
 
 
 def test_metaclasses_beside_abcmeta_do_not_run_again(there):
-    """A metaclass derived from ``ABCMeta`` and another arrives: an enumeration's, a protocol's, one with keywords."""
+    """A metaclass that combines ``ABCMeta`` with another arrives: an enumeration's, a protocol's, one with keywords."""
 
     class Registering(type):
         known = []
@@ -451,7 +451,7 @@ def test_metaclasses_beside_abcmeta_do_not_run_again(there):
 
 
 def test_descriptors_are_told_their_name_once(there):
-    """``__set_name__`` does not run again for a descriptor that has its name."""
+    """``__set_name__`` does not run again for a descriptor that already has its name."""
 
     class Field:
         told = 0
@@ -470,7 +470,7 @@ def test_descriptors_are_told_their_name_once(there):
 
 
 def test_the_hook_of_an_imported_base_is_called_where_it_can_be(tmp_path, script, monkeypatch):
-    """A base that is imported there registers the class in its own module, as it did here."""
+    """An imported base registers the class in its own module on the worker, as it did in the client."""
     (tmp_path / "plugins.py").write_text(
         "known = []\nclass Base:\n    def __init_subclass__(cls):\n        known.append(cls.__name__)\n"
     )
@@ -483,7 +483,7 @@ def test_the_hook_of_an_imported_base_is_called_where_it_can_be(tmp_path, script
 
 
 def test_odd_classes_arrive():
-    """Classes whose metaclass answers to everything, with names no statement could give, with a property of theirs."""
+    """Classes with odd names, odd attributes, or a metaclass that answers to everything arrive."""
 
     class Greedy(type):
         def __getattr__(cls, name):
@@ -512,7 +512,7 @@ def test_odd_classes_arrive():
 
 
 def test_generic_and_user_dictionaries(there):
-    """Classes of the library's abstract and generic bases work as they do here."""
+    """Classes derived from the library's abstract and generic classes work as in the client."""
 
     class Table(collections.UserDict, typing.Generic[typing.TypeVar("K")]):
         def __missing__(self, key):
@@ -526,7 +526,7 @@ def test_generic_and_user_dictionaries(there):
 
 
 def test_a_class_with_what_cannot_be_sent_names_it():
-    """Row 261: the error says which attribute of which class it is."""
+    """Row 261: the error names the class and the attribute."""
 
     class Holder:
         stream = (one for one in ())

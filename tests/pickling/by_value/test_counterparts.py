@@ -1,4 +1,4 @@
-"""What every process has of its own is the worker's own on the worker: above all random numbers."""
+"""Objects that every process has, such as random generators, are the worker's own on the worker."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class System(random.SystemRandom):
 
 
 class Sampler:
-    """Holds a function of numpy's, the generator behind it, and a function of ``random``."""
+    """A class that holds a function of numpy's, its generator, and a function of ``random``."""
 
     def __init__(self):
         self.normal = normal
@@ -60,19 +60,19 @@ DRAWS = {
 
 
 def draw_all(number):
-    """Draw a number by each function."""
+    """Draw a number with each function."""
     return {what: draw(number) for what, draw in DRAWS.items()}
 
 
 @pytest.fixture(scope="module", params=["local", "dummy"])
 def ready(request, tmp_path_factory):
-    """Workers that live on from call to call, and workers that are forked from one process."""
+    """Return workers that persist between calls, and workers that are forked from one process."""
     with executors.make(request.param, tmp_path_factory.mktemp("home")) as made:
         yield made
 
 
 def test_as_many_numbers_as_calls(ready):
-    """However the client came by the function, every call draws numbers of its own, whatever the client seeded."""
+    """Every call draws its own numbers, however the client got the function and whatever it seeded."""
     drawn = {what: [] for what in DRAWS}
     for _ in range(MAPS):
         random.seed(3)
@@ -84,12 +84,12 @@ def test_as_many_numbers_as_calls(ready):
 
 
 def test_a_function_of_numpy_is_mapped_itself(ready):
-    """``map(numpy.random.uniform, …)`` draws a number a call."""
+    """``map(numpy.random.uniform, …)`` draws one number per call."""
     assert len(set(pywren.get_all_results(ready.map(np.random.uniform, [0.0] * CALLS)))) == CALLS
 
 
 def test_a_seed_in_the_call_holds(ready):
-    """A call that seeds draws the same numbers wherever it runs."""
+    """A call that sets a seed draws the same numbers wherever it runs."""
 
     def seeded(seed):
         np.random.seed(seed)
@@ -102,7 +102,7 @@ def test_a_seed_in_the_call_holds(ready):
 
 
 def test_the_recipe_of_the_documentation(ready):
-    """One spawned seed a call gives numbers that are independent and the same in every run."""
+    """One spawned seed per call gives independent numbers, which are the same in every run."""
 
     def simulate(seed):
         return float(np.random.default_rng(seed).random())
@@ -116,7 +116,7 @@ def test_the_recipe_of_the_documentation(ready):
 
 @pytest.mark.parametrize("make", [np.random.default_rng, np.random.RandomState, random.Random])
 def test_a_generator_of_the_users_is_copied(make):
-    """What the user made, and seeded, arrives in the state that it has."""
+    """A generator that the user made and seeded arrives in its current state."""
     mine = make(5)
     copy = loads(dumps(mine))
     assert copy is not mine

@@ -1,4 +1,4 @@
-"""Tests of enumerations that the reader cannot import: their members are the same there as here."""
+"""Enumerations that the reader cannot import: their members are the same there as in the client."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 
 class Mixed:
-    """Enumerations of every kind, made here so that each test has its own."""
+    """Enumerations of every kind, made anew for each test."""
 
     def __init__(self) -> None:
         class Level(enum.Enum):
@@ -118,7 +118,7 @@ KINDS = list(Mixed().members)
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_member_goes_and_comes_back_as_itself(there, kind):
-    """A member that is sent and returned is the very member, with its class's other members untouched."""
+    """A member that is sent and returned is the identical member, and its class's other members are unchanged."""
     member = Mixed().members[kind]
     before = list(type(member).__members__.items())
     assert there(lambda one: one, member) is member
@@ -128,7 +128,7 @@ def test_a_member_goes_and_comes_back_as_itself(there, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_member_is_found_by_value_and_name_there(there, kind):
-    """On the worker, looking a member up by its value or its name gives the member that was sent."""
+    """On the worker, looking up a member by its value or name returns the member that was sent."""
     member = Mixed().members[kind]
 
     def look(one):
@@ -141,7 +141,7 @@ def test_a_member_is_found_by_value_and_name_there(there, kind):
 
 
 def test_attributes_beside_the_value_are_there(there):
-    """What ``__new__`` or ``__init__`` set on a member is set on the worker's."""
+    """Attributes that ``__new__`` or ``__init__`` set on a member are also set on the worker."""
     members = Mixed().members
     assert there(lambda one: one.label, members["own __new__"]) == "first"
     assert there(lambda one: (one.mass, one.radius), members["own __init__"]) == (5.976e24, 6.378e6)
@@ -152,7 +152,7 @@ def test_attributes_beside_the_value_are_there(there):
 
 
 def test_an_enumeration_behaves_there(there):
-    """Order, aliases, errors for values there are none of, and ``_missing_`` are those of the class that was sent."""
+    """Order, aliases, errors for invalid values, and ``_missing_`` work as in the client."""
     members = Mixed().members
     level, lenient = type(members["alias"]), type(members["_missing_"])
 
@@ -168,7 +168,7 @@ def test_an_enumeration_behaves_there(there):
 
 
 def test_members_of_members_and_of_other_kinds(there):
-    """Members that hold functions, or each other's class, and enumerations without members, arrive."""
+    """Members that hold functions or each other's class arrive, and so do enumerations without members."""
 
     class Base(enum.Enum):
         def shout(self):
@@ -209,7 +209,7 @@ def test_what_python_3_11_added(there):
 
 
 def test_what_a_call_sets_on_a_member_stays_there(there):
-    """A call that changes a member changes neither the client's nor what the next map finds."""
+    """A call that changes a member affects neither the client nor the next map."""
 
     class Job(enum.Enum):
         DONE = 1

@@ -1,4 +1,4 @@
-"""Objects with a ``__getattr__`` arrive, whatever they do with names that they do not have."""
+"""Objects with a ``__getattr__`` arrive, whatever it does with unknown names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WAIT = 60.0
 
 
 class Delegates:
-    """Calls itself without end as long as it has no target."""
+    """An object whose ``__getattr__`` calls itself endlessly as long as it has no target."""
 
     def __init__(self, target):
         self.target = target
@@ -24,14 +24,14 @@ class Delegates:
 
 
 class Keyed(Delegates):
-    """Raises the wrong error."""
+    """An object whose ``__getattr__`` raises the wrong exception type."""
 
     def __getattr__(self, name):
         return self.target[name]
 
 
 class Answers(Delegates):
-    """Has everything that it is asked for."""
+    """An object that has every attribute."""
 
     def __getattr__(self, name):
         return lambda *arguments: name
@@ -48,7 +48,7 @@ class WithSlots:
 
 
 class Both(WithSlots):
-    """Slots and attributes."""
+    """An object with both slots and a ``__dict__``."""
 
     def __init__(self, target):
         super().__init__(target)
@@ -73,7 +73,7 @@ class Frozen:
 
 
 class Ready(Delegates):
-    """Knows how to be pickled."""
+    """An object that defines how it is pickled."""
 
     def __getstate__(self):
         return {"target": self.target, "restored": False}
@@ -87,7 +87,7 @@ KINDS = [Delegates, Keyed, Answers, WithSlots, Both, Listed, Frozen, Ready]
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_they_come_back(kind):
-    """Attributes, slots and items are those that were sent; a ``__setstate__`` of its own is called."""
+    """Attributes, slots and items arrive as they were sent, and the object's own ``__setstate__`` is called."""
     made = kind({"x": 1})
     back = loads(dumps(made))
     assert type(back) is kind
@@ -99,7 +99,7 @@ def test_they_come_back(kind):
 
 
 def test_they_arrive_on_a_worker():
-    """In an argument, in a closure, and as what comes back."""
+    """They arrive as an argument, in a closure, and as a result."""
     held = Delegates([3, 1])
     with pywren.local_executor() as executor:
         assert executor.call_async(lambda other: held.count(3) + other.count(1), Delegates([1, 1])).result(WAIT) == 3
@@ -115,7 +115,7 @@ LOCK = threading.Lock()
 
 
 def test_a_function_of_pydantic():
-    """A function of the script that ``validate_call`` wraps brings objects of that kind along."""
+    """A function of the script that pydantic's ``validate_call`` has wrapped contains such objects."""
     pydantic = pytest.importorskip("pydantic")
     checked = pydantic.validate_call(_double)
     with pywren.local_executor() as executor:

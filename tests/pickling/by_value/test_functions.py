@@ -1,4 +1,4 @@
-"""Tests of functions that the reader cannot import: their variables, and all that belongs to them."""
+"""Functions that the reader cannot import: their variables, and everything that belongs to them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ BASE = 7
 
 
 def again(obj):
-    """Pickle and unpickle."""
+    """Pickle and unpickle an object."""
     return loads(Packed(dumps(obj).data))
 
 
 def make_counter():
-    """Functions and a class that share variables."""
+    """Return functions and a class that share variables."""
     count, items = 0, []
 
     def add():
@@ -47,13 +47,13 @@ def make_counter():
 
 
 def test_functions_share_their_variables(there):
-    """What one inner function, or a method, sets another one sees, within the function that is sent."""
+    """A variable that one inner function or method sets is seen by the others, within the function that is sent."""
     assert there(make_counter()[0]) == (2, 1)
 
 
 @pytest.mark.parametrize("pack", [list, tuple, lambda pair: {"add": pair[0], "get": pair[1]}.items()])
 def test_functions_of_one_argument_share_their_variables(pack):
-    """Functions that are sent side by side share a variable, in whichever order they are reached."""
+    """Functions in one argument share a variable, in whatever order they are pickled."""
     _, add, get, _ = make_counter()
     if pack in (list, tuple):
         new_add, new_get = again(pack([add, get]))
@@ -68,7 +68,7 @@ def test_functions_of_one_argument_share_their_variables(pack):
 
 
 def test_variables_without_a_value_and_recursion():
-    """A variable that has no value yet has none there; functions that call themselves or each other do."""
+    """A variable without a value arrives without one; recursive and mutually recursive functions work."""
 
     def outer():  # noqa: RET503 - the end is never reached, so that the variable has no value
         def early():
@@ -92,7 +92,7 @@ def test_variables_without_a_value_and_recursion():
 
 
 def test_the_body_of_a_class_in_a_function_finds_globals(there):
-    """A global that only the body of an inner class, its defaults or its comprehensions use goes along."""
+    """A global that only an inner class's body, defaults or comprehensions use is sent too."""
 
     def work(_):
         class Inner:
@@ -108,7 +108,7 @@ def test_the_body_of_a_class_in_a_function_finds_globals(there):
 
 
 def test_globals_are_shared_and_can_be_set(script):
-    """Functions of one script see each other's ``global`` variables, old and new ones, and four hundred of them."""
+    """Functions of a script see each other's ``global`` variables, whether old or new, even four hundred of them."""
     text = """
     total = 0
     def add(x):
@@ -127,7 +127,7 @@ def test_globals_are_shared_and_can_be_set(script):
 
 
 def test_all_that_belongs_to_a_function_arrives(there):
-    """Defaults, keyword defaults, annotations, attributes, names and the signature are those of the function."""
+    """The function's defaults, keyword defaults, annotations, attributes, names and signature arrive."""
 
     def function(a, /, b: int = 1, *rest, c="d", **more) -> str:
         """What it does."""
@@ -141,7 +141,7 @@ def test_all_that_belongs_to_a_function_arrives(there):
 
 
 def test_generators_and_coroutines_run(there):
-    """Generator functions, coroutine functions and context managers of every kind work there."""
+    """Generator functions, coroutine functions and all kinds of context managers work on the worker."""
 
     class Both:
         async def __aenter__(self):
@@ -162,7 +162,7 @@ def test_generators_and_coroutines_run(there):
 
 
 def test_functions_with_globals_of_their_own(there):
-    """A function over a dictionary that is no module's, and one that is its own default."""
+    """A function works whose globals are not a module's, and so does one that is its own default."""
     own = types.FunctionType(compile("a + b", "made", "eval"), {"a": 1, "b": 4})
 
     def itself(f=None):
@@ -173,7 +173,7 @@ def test_functions_with_globals_of_their_own(there):
 
 
 def test_code_arrives_whole():
-    """The code of a function is equal to what it was, with the names of its file, and its inner functions'."""
+    """The code of a function and of its inner functions is equal to the original, including the file's name."""
 
     def function(x):
         return [lambda: 1 / x, (y for y in x)]
@@ -190,7 +190,7 @@ def test_code_arrives_whole():
 
 
 def test_a_function_of_a_process_of_multiprocessing(tmp_path):
-    """What ``multiprocessing`` calls ``__mp_main__`` is a script's all the same."""
+    """The module that ``multiprocessing`` calls ``__mp_main__`` is treated as a script."""
     path = tmp_path / "the_script.py"
     path.write_text(
         "import functools, multiprocessing, pywren\n"
@@ -215,7 +215,7 @@ def test_a_function_of_a_process_of_multiprocessing(tmp_path):
 
 
 def test_submodules_that_a_function_reaches_are_imported(script):
-    """``package.submodule``, imported by the script, is there for the function that writes it so."""
+    """``package.submodule``, imported by the script, is available to a function that uses it by that name."""
     text = """
     import xml.etree.ElementTree, concurrent.futures
     def work(_):

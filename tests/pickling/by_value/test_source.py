@@ -1,4 +1,4 @@
-"""Tests of the source lines of functions: tracebacks and ``inspect`` show them on the worker and in the client."""
+"""Source lines of functions: tracebacks and ``inspect`` show them on the worker and in the client."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ SHOWN = ("# the line", "# the second line", "# the third line", "# a comment")
 
 
 def output(*command: str, text: str | None = None) -> str:
-    """What a program prints."""
+    """Return what a program prints."""
     done = subprocess.run([sys.executable, *command], input=text, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def assert_shown(printed: str) -> None:
-    """Every line that should be shown is."""
+    """Check that every expected line is shown."""
     assert [line for line in SHOWN if line not in printed] == []
     assert "<dynamic-code>" not in printed
 
 
 def test_a_script_shows_its_lines(tmp_path):
-    """Functions, methods and lambdas of a script: the traceback has the file and the line, ``getsource`` the text."""
+    """For functions, methods and lambdas of a script, tracebacks have file and line, and ``getsource`` has the text."""
     path = tmp_path / "my_script.py"
     path.write_text(PROGRAM, encoding="utf-8")
     printed = output(str(path))
@@ -64,14 +64,14 @@ def test_a_script_shows_its_lines(tmp_path):
 
 
 def test_a_module_run_by_name_shows_its_lines(tmp_path, monkeypatch):
-    """``python -m`` is as good as a script."""
+    """``python -m`` works like a script."""
     (tmp_path / "my_module.py").write_text(PROGRAM, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     assert_shown(output("-m", "my_module"))
 
 
 def test_cells_of_ipython_show_their_lines(tmp_path):
-    """What is typed into IPython has the cell's name and lines, where no file has them."""
+    """IPython cells are shown with the cell's name and lines, although no file contains them."""
     code = "\n".join(
         [
             "from IPython.core.interactiveshell import InteractiveShell",
@@ -87,7 +87,7 @@ def test_cells_of_ipython_show_their_lines(tmp_path):
 
 
 def test_code_with_lines_in_linecache_shows_them(tmp_path):
-    """Whoever executes text and puts it into ``linecache`` finds it again: attrs, doctest and notebooks do so."""
+    """Code that was executed from a text in ``linecache`` has its lines: attrs, doctest and notebooks do this."""
     path = tmp_path / "runs_text.py"
     path.write_text(
         "import linecache\n"
@@ -102,7 +102,7 @@ def test_code_with_lines_in_linecache_shows_them(tmp_path):
 
 
 def test_a_doctest_shows_its_lines(tmp_path):
-    """A function of a doctest has its line, on the worker too."""
+    """A function of a doctest has its source line, also on the worker."""
     path = tmp_path / "documented.py"
     path.write_text(
         textwrap.dedent(
@@ -125,7 +125,7 @@ def test_a_doctest_shows_its_lines(tmp_path):
 
 
 def test_code_without_source_keeps_its_file_and_line(there):
-    """Row 260: what was executed from a text that nobody kept says where it was, and shows no line."""
+    """Row 260: code from a text that nobody kept has its file name and line number, but no source line."""
     space = {}
     exec(compile("\n\ndef f(x):\n    return 1 / x\n", "<not kept>", "exec"), space)
     with pytest.raises(ZeroDivisionError) as caught:
@@ -134,7 +134,7 @@ def test_code_without_source_keeps_its_file_and_line(there):
 
 
 def test_only_the_lines_of_the_function_are_sent():
-    """What stands beside a function in its file does not go along."""
+    """The rest of a function's file is not sent."""
     secret = "what stands beside it"  # noqa: F841
 
     def function(x):
@@ -154,7 +154,7 @@ not indented
 
 
 def test_the_lines_of_another_version_do_not_count_on_a_worker(monkeypatch):
-    """Row 262: a file of that name with other lines shows what was sent; in the client its own file counts."""
+    """Row 262: a file of the same name with other lines does not hide what was sent; the client shows its own file."""
     monkeypatch.setitem(linecache.cache, "<other>", (8, None, ["old\n", "older\n"], "<other>"))
     code = compile("1 / 0", "<other>", "exec")
     _source.remember_source(code, "new\n", replace=False)
@@ -166,7 +166,7 @@ def test_the_lines_of_another_version_do_not_count_on_a_worker(monkeypatch):
 
 
 def test_lines_are_kept_for_so_many_files_only(monkeypatch):
-    """The lines that came first are forgotten, and those of very long files are not kept at all."""
+    """The oldest lines are dropped, and those of very long files are not kept at all."""
     monkeypatch.setattr(_source, "_MAX_FILES", 3)
     monkeypatch.setattr(_source, "_kept", {})
     for number in range(5):

@@ -1,4 +1,4 @@
-"""Tests of what ``typing`` makes under a name, and of names in annotations that are strings."""
+"""Objects that ``typing`` makes under a name, and names in string annotations."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ SUBSCRIPTED = ["Box[int]", "Callable[P, T]", "List[Deep]"]
 
 
 def lines(expressions):
-    """Write a line that prints each expression's text when its value is not true."""
+    """Write a line that prints each expression whose value is not true."""
     return "".join(f"({text}) or print({text!r})\n" for text in expressions)
 
 
 def test_named_objects_of_typing_go_and_come_back(script):
-    """Type variables, new types and the classes made with them are themselves when they come back."""
+    """Type variables, new types and the classes made with them come back as the identical objects."""
     checks = [f"run(lambda x: x, {name}) is {name}" for name in NAMED]
     checks += [f"run(lambda x: x, {name}) == {name}" for name in SUBSCRIPTED]
     assert script(NAMES + lines(checks)) == ""
 
 
 def test_named_objects_of_typing_work_there(script):
-    """Generic classes, named tuples, typed dictionaries, protocols and decorators are what they were."""
+    """Generic classes, named tuples, typed dictionaries, protocols and decorators work on the worker."""
     text = """
 def look(box):
     return (Box[int].__args__, Box.__parameters__ == (T,), UserId(3), UserId.__name__, Deep.__supertype__ is UserId,
@@ -66,7 +66,7 @@ print(run(look, Box(1)) == look(Box(1)), run(look, Box(1)))
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.11's typing")
 def test_type_variable_tuples(script):
-    """A class over a ``TypeVarTuple``, and a generic named tuple."""
+    """A class over a ``TypeVarTuple`` works, and so does a generic named tuple."""
     text = """
 Ts = TypeVarTuple("Ts")
 class Array(Generic[Unpack[Ts]]): pass
@@ -80,7 +80,7 @@ print(run(lambda x: (x, Array.__parameters__, Array[int, str].__args__), Named(1
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="Python 3.12's syntax")
 def test_the_type_statement_and_its_kin(script):
-    """Aliases, recursive and with parameters, and generic classes and functions of the new syntax."""
+    """Aliases, recursive or with parameters, and generic classes and functions in the new syntax work."""
     text = """
 type Alias = dict[str, int]
 type Json = dict[str, Json] | list[Json] | int
@@ -131,14 +131,14 @@ names = lambda x: {key: getattr(value, "__name__", str(value)) for key, value in
 
 @pytest.mark.parametrize("future", [False, True])
 def test_names_in_string_annotations_are_there(script, future):
-    """``typing.get_type_hints`` resolves on the worker what it resolves here, for classes and functions."""
+    """``typing.get_type_hints`` resolves on the worker what it resolves in the client, for classes and functions."""
     kinds = ["Line", "Row", "Table", "function", "inner", "Point"]
     checks = [f"run(lambda x: names({kind})) == names({kind}) == run(names, {kind})" for kind in kinds]
     assert script(HINTED + lines(checks), future=future) == ""
 
 
 def test_a_dataclass_can_be_derived_from_there(script):
-    """A call defines a dataclass with string annotations over one of the script's."""
+    """A call can define a dataclass with string annotations derived from one of the script's."""
     text = """
     import dataclasses, typing
     @dataclasses.dataclass
@@ -159,7 +159,7 @@ def test_a_dataclass_can_be_derived_from_there(script):
 
 
 def test_a_library_that_only_annotations_name_need_not_be_there(script, tmp_path):
-    """Row 263: without it the call runs all the same, and only who asks for the hints is told."""
+    """Row 263: the call runs without the library; only reading the type hints raises an error."""
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "only_here.py").write_text("class Thing: pass\n")
     text = f"""
@@ -179,7 +179,7 @@ def test_a_library_that_only_annotations_name_need_not_be_there(script, tmp_path
 
 
 def test_a_changed_name_is_sent(script):
-    """A function that is mapped again is sent anew when what its annotation names has changed."""
+    """A function is sent again when an object that its annotation names has changed."""
     text = """
     import typing
     def f(x: "Alias"): return str(typing.get_type_hints(f)["x"])

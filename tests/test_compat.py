@@ -1,4 +1,4 @@
-"""The public surface of PyWren 0.4, row by row, as programs of 2018 meet it: names, signatures, keys, texts, files."""
+"""The public surface of PyWren 0.4, row by row, as programs of 2018 use it: names, signatures, keys, texts, files."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ WAIT = 120.0
 
 @pytest.fixture(scope="module")
 def aws() -> Iterator[dict[str, Any]]:
-    """A mocked account: its configuration, like a file of 2018 with names of its own."""
+    """Return the configuration of a mocked account, like a file of 2018 with its own names."""
     with pywren.testing.mock_aws() as config:
         yield config
 
 
 @pytest.fixture(scope="module")
 def on_lambda(aws: dict[str, Any]) -> executor.Executor:
-    """An executor on Lambda that tests share: the clients of each cost a quarter of a second."""
+    """Return an executor on Lambda that tests share, because making its clients takes a quarter of a second."""
     return pywren.lambda_executor(config=aws)
 
 
@@ -81,7 +81,7 @@ Make = Callable[..., executor.Executor]
 
 @pytest.fixture(params=["local", "dummy", pytest.param("lambda", marks=pytest.mark.moto)])
 def make(request: pytest.FixtureRequest) -> Make:
-    """Makes executors of one kind; a dummy runs its calls by itself."""
+    """Return a function that makes executors of one kind; a dummy runs its calls itself."""
     if request.param == "lambda":
         config, made = request.getfixturevalue("aws"), request.getfixturevalue("on_lambda")
         return lambda **options: pywren.lambda_executor(config=config, **options) if options else made
@@ -92,14 +92,14 @@ def make(request: pytest.FixtureRequest) -> Make:
 
 @pytest.fixture(scope="module")
 def container() -> Iterator[Container]:
-    """A warm worker that dummy executors of several tests share."""
+    """Return a warm worker that dummy executors of several tests share."""
     with Container() as made:
         yield made
 
 
 @pytest.fixture
 def eager_dummy(container: Container) -> Make:
-    """Makes executors that stage on this machine and run their calls at once."""
+    """Return a function that makes executors which stage on this machine and run their calls at once."""
 
     class Invoker(invokers.DummyInvoker):
         def invoke(self, payload: Mapping[str, Any]) -> None:
@@ -135,7 +135,7 @@ print(json.dumps({name: describe(name) for name in %r}))
 
 
 def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a fresh interpreter that finds this pywren."""
+    """Run a fresh interpreter that can import this pywren."""
     return subprocess.run(
         [sys.executable, *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
@@ -148,19 +148,19 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
 
 @pytest.fixture(scope="module")
 def seen() -> dict[str, list[str]]:
-    """What a program sees that only does ``import pywren``: name and type of each attribute."""
+    """Return what a program sees after ``import pywren``: name and type of each attribute."""
     return dict(json.loads(python("-c", LOOK % (NAMES + SUBMODULES)).stdout))
 
 
 @pytest.mark.parametrize("name", SUBMODULES)
 def test_submodules_are_attributes(seen: Mapping[str, list[str]], name: str) -> None:
-    """A plain import is enough to use a submodule."""
+    """Submodules can be used after a plain import."""
     assert seen[name] == [f"pywren.{name}", "module"]
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.endswith(("_executor", "_results", "wait"))])
 def test_functions_of_the_top_level(seen: Mapping[str, list[str]], name: str) -> None:
-    """The factories, ``get_all_results`` and ``wait`` are functions, whatever the modules are called."""
+    """The factories, ``get_all_results`` and ``wait`` are functions, although modules have the same names."""
     assert seen[name] == ["remote_executor" if name == "standalone_executor" else name, "function"]
 
 
@@ -174,7 +174,7 @@ def test_other_names_of_the_top_level(seen: Mapping[str, list[str]]) -> None:
 
 
 def test_logging_at_import() -> None:
-    """``PYWREN_LOGLEVEL`` shows pywren's messages and the program's own, and quiets boto; without it nothing is set."""
+    """``PYWREN_LOGLEVEL`` shows messages of pywren and the program, and quiets boto; without it nothing is set."""
     program = (
         "import pywren, logging; logging.getLogger('mine').info('my own'); logging.getLogger('pywren.x').info('ours');"
         "logging.getLogger('botocore').info('noise'); logging.getLogger('boto3').info('noise')"
@@ -285,14 +285,14 @@ def test_the_environment_says_which_executor(
 
 
 def test_an_unknown_executor_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The default executor runs calls here; 0.4 went to Lambda without a word."""
+    """An unknown name is an error of ``default_executor``; 0.4 silently used Lambda."""
     monkeypatch.setenv("PYWREN_EXECUTOR", "lamda")
     with pytest.raises(ConfigError, match=r"lamda.*lambda"):
         pywren.default_executor()
 
 
 def test_the_default_configuration_may_be_passed_on(caplog: pytest.LogCaptureFixture) -> None:
-    """``default_executor(config=wrenconfig.default())`` is ``default_executor()``, with a file and without."""
+    """``default_executor(config=wrenconfig.default())`` equals ``default_executor()``, with and without a file."""
     config = pywren.wrenconfig.default()
     made = pywren.default_executor(config=config)
     assert made.call_async(add_one, 1).result() == 2
@@ -301,7 +301,7 @@ def test_the_default_configuration_may_be_passed_on(caplog: pytest.LogCaptureFix
 
 
 def test_a_directory_to_run_in_is_accepted(tmp_path: Path) -> None:
-    """``local_run_dir`` in the configuration reaches the invoker, as does an invoker of one's own."""
+    """``local_run_dir`` from the configuration reaches the invoker, and so does a program's own invoker."""
     config = {**wrenconfig.default(), "local_run_dir": str(tmp_path)}
     assert pywren.local_executor(config=config).invoker.run_dir == str(tmp_path)
     own = invokers.LocalInvoker(run_dir=str(tmp_path))
@@ -331,7 +331,7 @@ def test_attributes_of_an_executor(make: Make) -> None:
 
 
 def test_map(make: Make) -> None:
-    """One future for each item, in order; one positional argument, never unpacked; no futures for no items."""
+    """There is one future per item, in order; an item is one positional argument; no items give no futures."""
     made = make()
     futures = made.map(lambda pair: (type(pair).__name__, pair), ((x, -x) for x in range(3)))
     assert [f.result() for f in futures] == [("tuple", (x, -x)) for x in range(3)]
@@ -342,7 +342,7 @@ def test_map(make: Make) -> None:
 
 
 def test_reduce_blocks_and_gets_the_list(make: Make) -> None:
-    """All inputs have finished when ``reduce`` returns; the function gets the list of their results."""
+    """All inputs have finished when ``reduce`` returns, and the function gets the list of their results."""
     made = make()
     futures = made.map(add_one, range(4))
     reduced = made.reduce(lambda results: (type(results).__name__, results), futures)
@@ -358,12 +358,12 @@ def test_futures_among_arguments_arrive_finished(make: Make) -> None:
 
 
 def test_extra_env_reaches_the_function(make: Make) -> None:
-    """The variable is in the environment of the call."""
+    """The variable is set in the environment of the call."""
     assert make().call_async(variable, "GREETING", extra_env={"GREETING": "hello"}).result() == "hello"
 
 
 def test_extra_meta_is_in_invoke_status_and_must_not_clash(make: Make) -> None:
-    """Programs found their calls again by the members they added to the payload."""
+    """Programs identify their calls by members that they add to the payload."""
     made = make()
     one = made.map(add_one, [1], extra_meta={"experiment": "first"})[0]
     one.result()
@@ -398,7 +398,7 @@ def test_a_worker_on_lambda_may_map(aws: dict[str, Any]) -> None:
 
 @pytest.mark.moto
 def test_get_logs(on_lambda: executor.Executor) -> None:
-    """Milliseconds and messages, from START to REPORT."""
+    """Log events have milliseconds and messages, and go from START to REPORT."""
     one = on_lambda.call_async(print, "said on Lambda")
     one.result()
     logs = on_lambda.get_logs(one, verbose=False)
@@ -410,7 +410,7 @@ def test_get_logs(on_lambda: executor.Executor) -> None:
 
 @pytest.mark.moto
 def test_get_logs_prints(on_lambda: executor.Executor, capsys: pytest.CaptureFixture[str]) -> None:
-    """Like 0.4 it prints what it returns, unless told not to."""
+    """As in 0.4, it prints what it returns, unless told not to."""
     one = on_lambda.call_async(print, "said on Lambda")
     one.result()
     on_lambda.get_logs(one, verbose=False)
@@ -464,7 +464,7 @@ PAYLOAD = _words(
 
 
 def test_keys_of_the_payload() -> None:
-    """The payload is a dict that JSON can hold; ``extra_env`` and ``extra_meta`` are there when given."""
+    """The payload is a dict that can be encoded as JSON; ``extra_env`` and ``extra_meta`` appear when given."""
     made = pywren.dummy_executor(job_max_runtime=55)
     made.map(add_one, [1, 2])
     made.map(add_one, [3], {"A": "b"}, {"meta": [1]}, use_cached_runtime=False, overwrite_invoke_args={"func_key": "x"})
@@ -482,7 +482,7 @@ def test_keys_of_the_payload() -> None:
 
 @pytest.mark.moto
 def test_layout_of_the_objects(aws: dict[str, Any], on_lambda: executor.Executor) -> None:
-    """Function, joined arguments, own argument, output, status and cancel mark are where 0.4 put them."""
+    """Function, joined arguments, single argument, output, status and cancel mark have 0.4's keys."""
     made = on_lambda
     together = made.map(len, [os.urandom(200_000)] * 2)
     apart = made.map(bytes, [600_000], data_all_as_one=False)
@@ -502,7 +502,7 @@ def test_layout_of_the_objects(aws: dict[str, Any], on_lambda: executor.Executor
 
 @pytest.mark.moto
 def test_storage_config(aws: dict[str, Any]) -> None:
-    """Backend, prefix, and the backend's own part."""
+    """The configuration has backend, prefix, and the backend's own section."""
     assert pywren.lambda_executor(config=aws).storage_config == {
         "storage_backend": "s3",
         "storage_prefix": "pywren.jobs",
@@ -527,7 +527,7 @@ TIMES = [name for name in INVOKE_STATUS + RUN_STATUS if name.endswith(("_time", 
 
 
 def test_keys_of_the_statuses(make: Make) -> None:
-    """All of 0.4's keys, None until the program knows the outcome; times are numbers, to be subtracted."""
+    """All of 0.4's keys exist, but are None until the outcome is known; times are numbers."""
     made = make()
     one = made.map(add_one, [1])[0]
     assert (one.run_status, one.invoke_status) == (None, None)
@@ -543,7 +543,7 @@ def test_keys_of_the_statuses(make: Make) -> None:
 
 
 def test_status_of_a_failed_call(make: Make) -> None:
-    """What the function raised is not an exception of the worker; its traceback is there as text."""
+    """The exception of a function is not an exception of the worker; its traceback is in the status as text."""
     one = make().call_async(int, "x")
     assert one.result(throw_except=False) is None
     assert (one.run_status["exception"], one.run_status["exception_args"]) == (None, None)
@@ -557,21 +557,21 @@ def test_status_of_a_failed_call(make: Make) -> None:
     ids=["exit", "exit-0", "signal", "sys-exit"],
 )
 def test_codes_of_workers_that_died(make: Make, function: Callable[[Any], Any], argument: Any, code: str) -> None:
-    """``exception`` is a text with 0.4's code, which comes first among ``exception_args``."""
+    """``exception`` is a text with 0.4's code, which is also the first of ``exception_args``."""
     one = make().call_async(lambda x: function() if x is None else function(x), argument)
     pywren.wait([one])
     _assert_code(one, code)
 
 
 def test_code_of_a_call_out_of_time(make: Make) -> None:
-    """A call over ``job_max_runtime``."""
+    """The call exceeds ``job_max_runtime``."""
     one = make(job_max_runtime=0.5).call_async(sleep, 600)
     one.exception()
     _assert_code(one, "OUTATIME")
 
 
 def test_code_of_another_version(make: Make) -> None:
-    """The versions of worker and client follow, as 0.4's client expects them."""
+    """The versions of worker and client follow the code, as 0.4's client expects."""
     one = make().map(add_one, [1], overwrite_invoke_args={"pywren_version": "0.0.0"})[0]
     one.exception()
     _assert_code(one, "WRONGVERSION")
@@ -579,7 +579,7 @@ def test_code_of_another_version(make: Make) -> None:
 
 
 def test_code_of_a_cancelled_call() -> None:
-    """Cancelled while it waits, while it runs, by the future and by ``Storage.put_cancelled``."""
+    """A call is cancelled while it waits or runs, by its future or by ``Storage.put_cancelled``."""
     here, dummy = pywren.local_executor(), pywren.dummy_executor()
     futures = [here.call_async(sleep, 600), *dummy.map(add_one, range(2))]
     for one in futures[:2]:
@@ -593,7 +593,7 @@ def test_code_of_a_cancelled_call() -> None:
 
 
 def test_a_result_that_does_not_come_back_is_no_exception_of_the_worker(make: Make) -> None:
-    """As in 0.4, the end of the function is not the end of the worker."""
+    """As in 0.4, a failure of the function is not a failure of the worker."""
     one = make().call_async(lambda _: __import__("threading").Lock(), 0)
     one.exception()
     assert (one.run_status["exception"], one.run_status["exception_args"]) == (None, None)
@@ -611,7 +611,7 @@ def _assert_code(one: future.ResponseFuture, code: str) -> None:
 
 @pytest.mark.moto
 def test_keys_of_the_run_status_on_lambda(aws: dict[str, Any], on_lambda: executor.Executor) -> None:
-    """Lambda's names for the invocation and its log are there too."""
+    """Lambda's names for the invocation and its log are included."""
     one = on_lambda.call_async(add_one, 1)
     one.result()
     assert {"aws_request_id", "log_group_name", "log_stream_name"} <= set(one.run_status)
@@ -619,7 +619,7 @@ def test_keys_of_the_run_status_on_lambda(aws: dict[str, Any], on_lambda: execut
 
 
 def test_statuses_outlive_a_pickle(make: Make) -> None:
-    """What was known of a collected call is still known when its future is unpickled."""
+    """An unpickled future still has the statuses that were known before."""
     one = make().call_async(add_one, 1)
     one.result()
     assert one.run_status is not None
@@ -633,7 +633,7 @@ def test_statuses_outlive_a_pickle(make: Make) -> None:
 
 
 def test_setup_time_is_counted_once(make: Make) -> None:
-    """It covers the handler and unpickling, and fits into the call."""
+    """The set-up time covers the handler and unpickling, and is shorter than the call."""
 
     class Slow:
         def __reduce__(self) -> tuple[Any, ...]:
@@ -647,7 +647,7 @@ def test_setup_time_is_counted_once(make: Make) -> None:
 
 
 def test_server_info(make: Make) -> None:
-    """0.4's files of ``/proc`` are there beside ``uname``, each bounded."""
+    """0.4's files of ``/proc`` are there with ``uname``, each limited in size."""
     one = make().call_async(add_one, 1)
     one.result()
     told = one.run_status["server_info"]
@@ -661,7 +661,7 @@ def test_server_info(make: Make) -> None:
 
 @pytest.mark.parametrize("count", [1, 10_001])
 def test_no_item_limit_without_a_section(count: int) -> None:
-    """Where the configuration sets no limit there is none."""
+    """Without a limit in the configuration there is none."""
     for scheduler in (None, {}, {"retries": 1}, {"map_item_limit": None}):
         config = {**wrenconfig.default(), "scheduler": scheduler}
         made = pywren.dummy_executor(config=config)
@@ -682,7 +682,7 @@ def test_no_item_limit_without_a_section(count: int) -> None:
     ids=["key", "empty-bucket", "bucket", "empty-key", "sha256"],
 )
 def test_half_a_runtime(section: dict[str, Any], missing: str) -> None:
-    """Row 290: half a runtime is refused: it would be ignored, and calls would run without what was asked for."""
+    """Row 290: half a runtime is refused: otherwise it would be ignored, and calls would run without it."""
     config = {**wrenconfig.default(), "runtime": {"runtime_storage": "s3", **section}}
     for factory in (pywren.local_executor, pywren.dummy_executor):
         with pytest.raises(ConfigError, match=f"runtime: {missing}") as caught:
@@ -691,16 +691,16 @@ def test_half_a_runtime(section: dict[str, Any], missing: str) -> None:
 
 
 def test_no_runtime_at_all() -> None:
-    """A section that names no runtime means the runtime of this machine."""
+    """A section without a runtime means the runtime of this machine."""
     for section in ({}, {"s3_key": None, "s3_bucket": None}, {"runtime_storage": "s3"}, {"preinstalls": ["numpy"]}):
         assert pywren.dummy_executor(config={**wrenconfig.default(), "runtime": section}).runtime_meta_info
 
 
-# -- what programs read though it was never promised -------------------------------------------------------------
+# -- what programs read although it was never promised -----------------------------------------------------------
 
 
 def test_names_inside_a_future(make: Make) -> None:
-    """They say nothing before the outcome is known, and afterwards how the call ended."""
+    """They are None before the outcome is known, and then tell how the call ended."""
     made = make(job_max_runtime=30)
     good, bad, dead = made.call_async(add_one, 1), made.call_async(int, "x"), made.call_async(leave, 3)
     for one in (good, bad, dead):
@@ -721,7 +721,7 @@ def test_names_inside_a_future(make: Make) -> None:
 
 
 def test_names_inside_a_future_whose_result_did_not_come_back(make: Make) -> None:
-    """0.4 set ``pickle_fail``."""
+    """0.4 set ``pickle_fail`` in this case."""
     one = make().call_async(lambda _: __import__("threading").Lock(), 0)
     one.exception()
     assert one._call_invoker_result["pickle_fail"] is True
@@ -729,7 +729,7 @@ def test_names_inside_a_future_whose_result_did_not_come_back(make: Make) -> Non
 
 
 def test_setting_the_state_of_a_future() -> None:
-    """Row 295: a call that a program gives up is over for it; a call that has ended keeps its state."""
+    """Row 295: a program can declare a running call ended; a call that has ended keeps its state."""
     made = pywren.dummy_executor()
     given_up, done, runs, ended = made.map(add_one, range(4))
     for one in (given_up, done, runs, ended):
@@ -752,7 +752,7 @@ def test_setting_the_state_of_a_future() -> None:
 
 
 def test_a_future_that_a_program_makes_itself() -> None:
-    """The future keeps its storage."""
+    """The future keeps the storage that it was given."""
     one = future.ResponseFuture("00000", "some-callset", {"mine": 1}, None)
     assert one._invoke_metadata == {"mine": 1}
     assert (one._traceback, one._return_val, one._call_invoker_result) == (None, None, None)
@@ -777,13 +777,13 @@ def test_job_states() -> None:
 
 
 def test_a_new_future_has_no_result() -> None:
-    """The error has 0.4's words."""
+    """The error has 0.4's text."""
     with pytest.raises(ValueError, match="job not yet invoked"):
         future.ResponseFuture("00000", "callset", None, None).result()
 
 
 def test_surface_of_a_future(make: Make) -> None:
-    """Attributes, methods that poll, and methods that only repeat."""
+    """A future has 0.4's attributes, methods that poll, and methods that only repeat the last answer."""
     made = make()
     one = made.call_async(add_one, 1)
     assert not one.succeeded()
@@ -815,7 +815,7 @@ def test_what_0_4_left_unimplemented(make: Make) -> None:
 
 
 def test_a_pickled_list_of_futures(make: Make) -> None:
-    """Programs keep futures in files, read them again, and wait for them."""
+    """Programs store futures in files, load them, and wait for them."""
     futures = pickle.loads(pickle.dumps(make().map(add_one, range(3))))
     done, not_done = pywren.wait(futures)
     assert (done, not_done) == (futures, [])
@@ -826,7 +826,7 @@ def test_a_pickled_list_of_futures(make: Make) -> None:
 
 
 def raised_by(one: future.ResponseFuture) -> Exception:
-    """Return what a call raises; 0.4's programs catch ``Exception``."""
+    """Return what a call raises; programs of 0.4 catch ``Exception``."""
     try:
         one.result(timeout=WAIT)
     except Exception as error:  # noqa: BLE001 -- as those programs do
@@ -835,33 +835,33 @@ def raised_by(one: future.ResponseFuture) -> Exception:
 
 
 def test_text_when_cancelled() -> None:
-    """A cancelled call."""
+    """A cancelled call has 0.4's text."""
     one = pywren.dummy_executor().call_async(add_one, 1)
     one.cancel()
     assert "cancelled" in str(raised_by(one))
 
 
 def test_text_when_cancelled_while_it_runs() -> None:
-    """A call of this machine that waits for ever."""
+    """A call on this machine that waits forever is cancelled with 0.4's text."""
     one = pywren.local_executor().call_async(sleep, 600)
     one.cancel()
     assert "cancelled" in str(raised_by(one))
 
 
 def test_text_when_out_of_time(make: Make) -> None:
-    """A call over ``job_max_runtime``."""
+    """A call over ``job_max_runtime`` has 0.4's text."""
     assert "ran out of time" in str(raised_by(make(job_max_runtime=0.5).call_async(sleep, 600)))
 
 
 def test_text_when_the_process_died(make: Make) -> None:
-    """``sys.exit(-1)``, and a crash."""
+    """``sys.exit(-1)`` and a crash have 0.4's text."""
     made = make()
     for end, code in ((sys.exit, -1), (os._exit, 3)):
         assert "non-zero return code" in str(raised_by(made.call_async(end, code)))
 
 
 def test_text_of_another_version(make: Make) -> None:
-    """``pywren_version`` differs, as 0.4's own test arranges it."""
+    """``pywren_version`` differs, as 0.4's own test arranges."""
     one = make().map(add_one, [1], overwrite_invoke_args={"pywren_version": "0.0.0"})[0]
     assert "version mismatch" in str(raised_by(one))
 
@@ -878,7 +878,7 @@ def test_text_of_another_version(make: Make) -> None:
     ids=["func_key", "func_sha256", "job_max_runtime", "extra_env", "nothing"],
 )
 def test_overwrite_invoke_args_counts_everywhere(make: Make, overwrite: dict[str, Any], text: str | None) -> None:
-    """The worker gets every member of the payload that a program replaces, even on this machine."""
+    """The worker gets every payload member that a program replaces, even on this machine."""
 
     def wait(seconds: float) -> str | None:
         import time
@@ -896,14 +896,14 @@ def test_overwrite_invoke_args_counts_everywhere(make: Make, overwrite: dict[str
 
 @pytest.mark.moto
 def test_text_of_a_runtime_for_another_python(aws: dict[str, Any]) -> None:
-    """A runtime in the user's own bucket that is for another Python is refused when the executor is made."""
+    """Making the executor fails when a runtime in the user's bucket is for another Python."""
     with pytest.raises(Exception, match="python version"):
         pywren.lambda_executor(config=_with_runtime(aws, "2.7"))
 
 
 @pytest.mark.moto
 def test_a_missing_runtime_is_told_when_the_executor_is_made(aws: dict[str, Any]) -> None:
-    """A runtime in the user's own bucket that does not exist is refused when the executor is made."""
+    """Making the executor fails when a runtime in the user's bucket does not exist."""
     config = {**aws, "runtime": {"s3_bucket": aws["s3"]["bucket"], "s3_key": "nowhere.tar.gz"}}
     with pytest.raises(ConfigError, match=r"there is no runtime s3://.*/nowhere"):
         pywren.lambda_executor(config=config)
@@ -921,7 +921,7 @@ def _with_runtime(config: dict[str, Any], python_ver: str) -> dict[str, Any]:
 
 @pytest.mark.moto
 def test_args_of_a_broken_runtime(aws: dict[str, Any], on_lambda: executor.Executor) -> None:
-    """``args[1]`` says what is wrong with it."""
+    """``args[1]`` says what is wrong with the runtime."""
     huge = tarfile.TarInfo("bigger than any disk")
     huge.size = 10**17
     tarballs = {"RUNTIME_TOO_BIG": huge.tobuf(tarfile.GNU_FORMAT), "RUNTIME_ERROR": b"no archive"}
@@ -939,7 +939,7 @@ def test_args_of_a_broken_runtime(aws: dict[str, Any], on_lambda: executor.Execu
 
 
 def test_text_over_the_item_limit() -> None:
-    """More items than ``scheduler: map_item_limit``."""
+    """Mapping more items than ``scheduler: map_item_limit`` has 0.4's text."""
     config = wrenconfig.default()
     config["scheduler"]["map_item_limit"] = 5
     with pytest.raises(ValueError, match="exceeding map item limit"):
@@ -947,7 +947,7 @@ def test_text_over_the_item_limit() -> None:
 
 
 def test_text_of_the_placeholder_bucket(tmp_path: Path) -> None:
-    """A configuration that was never filled in."""
+    """A configuration with the placeholder bucket has 0.4's text."""
     path = tmp_path / "config"
     path.write_text(Path(CONFIG_OF_2018).read_text().replace("my-bucket-of-2018", "BUCKET_NAME"))
     with pytest.raises(Exception, match="make sure you change the default bucket"):
@@ -955,7 +955,7 @@ def test_text_of_the_placeholder_bucket(tmp_path: Path) -> None:
 
 
 def test_text_of_a_bad_url() -> None:
-    """Anything but ``s3://bucket/key`` is refused."""
+    """Any URL that is not ``s3://bucket/key`` is refused."""
     with pytest.raises(ValueError, match="is not valid"):
         wrenutil.split_s3_url("http://example.org/key")
 
@@ -970,7 +970,7 @@ def test_the_users_own_exception(make: Make) -> None:
 
 
 def test_wait_over_maps_and_executors() -> None:
-    """Two lists in the given order; equal call ids of two maps are not confused; ``ALWAYS`` polls once."""
+    """Two lists keep their order; equal call ids of two maps are not confused; ``ALWAYS`` polls once."""
     dummy, here = pywren.dummy_executor(), pywren.local_executor()
     later, now = dummy.map(add_one, range(2)), here.map(add_one, range(2))
     assert pywren.wait(now) == (now, [])
@@ -989,7 +989,7 @@ def test_wait_over_maps_and_executors() -> None:
 
 @pytest.mark.moto
 def test_lambda_invoker(aws: dict[str, Any]) -> None:
-    """Its client, its time limit, and its ``config()``."""
+    """The invoker has 0.4's client, time limit and ``config()``."""
     one = invokers.LambdaInvoker("us-west-2", aws["lambda"]["function_name"])
     assert one.config() == {"lambda_function_name": aws["lambda"]["function_name"], "region_name": "us-west-2"}
     assert one.TIME_LIMIT
@@ -998,7 +998,7 @@ def test_lambda_invoker(aws: dict[str, Any]) -> None:
 
 
 def test_dummy_invoker() -> None:
-    """Keeps payloads until they are run: some, all, or several at once."""
+    """It keeps payloads until they are run: some, all, or several at once."""
     made = pywren.dummy_executor()
     futures = made.map(add_one, range(4))
     assert len(made.invoker.payloads) == 4
@@ -1017,7 +1017,7 @@ def test_local_invoker(tmp_path: Path) -> None:
 
 
 def test_an_invoker_of_ones_own() -> None:
-    """Any object with ``invoke`` and ``config`` will do."""
+    """Any object with ``invoke`` and ``config`` is accepted."""
 
     class Mine:
         def __init__(self) -> None:
@@ -1039,7 +1039,7 @@ def test_an_invoker_of_ones_own() -> None:
 
 @pytest.mark.moto
 def test_sqs(aws: dict[str, Any]) -> None:
-    """Calls travel through the queue; the key of ``config()`` is spelt as in 0.4."""
+    """Calls go through the queue; the key of ``config()`` has 0.4's spelling."""
     made = pywren.remote_executor(config=aws)
     name = aws["standalone"]["sqs_queue_name"]
     assert made.invoker.config()["sqs_queue_name_name"] == name
@@ -1058,19 +1058,19 @@ def test_sqs(aws: dict[str, Any]) -> None:
 
 
 class LambdaContext:
-    """What Lambda passes to a handler."""
+    """The context that Lambda passes to a handler."""
 
     aws_request_id = "request"
     log_group_name = "/aws/lambda/f"
     log_stream_name = "stream"
 
     def get_remaining_time_in_millis(self) -> int:
-        """Return the remaining time."""
+        """Return the remaining time in milliseconds."""
         return 60_000
 
 
 def test_aws_lambda_handler() -> None:
-    """Lambda's entry runs a payload, under ``OMP_NUM_THREADS=1``, and reports the names of the invocation."""
+    """Lambda's entry runs a payload with ``OMP_NUM_THREADS=1``, and the status names the invocation."""
     made = pywren.dummy_executor()
     one = made.call_async(variable, "OMP_NUM_THREADS")
     wrenhandler.aws_lambda_handler(made.invoker.payloads.pop(), LambdaContext())
@@ -1079,7 +1079,7 @@ def test_aws_lambda_handler() -> None:
 
 
 def test_generic_handler() -> None:
-    """0.4's entry for everything else runs a payload, with an environment of its own."""
+    """0.4's entry for all other platforms runs a payload, with a given environment."""
     made = pywren.dummy_executor()
     one = made.call_async(variable, "MINE")
     wrenhandler.generic_handler(made.invoker.payloads.pop(), {"where": "here"}, {"MINE": "yes"})
@@ -1089,7 +1089,7 @@ def test_generic_handler() -> None:
 
 
 def test_modules_of_the_user_travel(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even sources not in UTF-8 and indirect imports; excluded modules are an ``ImportError``; others stay here."""
+    """Modules are sent in any encoding, with indirect imports; excluded ones raise ``ImportError``."""
     source = "# -*- coding: latin-1 -*-\nfrom inner_of_2018 import n\nname = 'é'\n"
     (tmp_path / "outer_of_2018.py").write_text(source, encoding="latin-1")
     (tmp_path / "inner_of_2018.py").write_text("n = 7\n")
@@ -1111,7 +1111,7 @@ def test_modules_of_the_user_travel(make: Make, tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.moto
 def test_a_fresh_runtime_when_asked(on_lambda: executor.Executor) -> None:
-    """``runtime_cached`` says which of the two happened."""
+    """``runtime_cached`` says whether the runtime is fresh or cached."""
     made = on_lambda
     made.call_async(add_one, 1).result()
     for cached in (False, True):
@@ -1122,7 +1122,7 @@ def test_a_fresh_runtime_when_asked(on_lambda: executor.Executor) -> None:
 
 @pytest.mark.moto
 def test_helpers_of_the_handler(aws: dict[str, Any], on_lambda: executor.Executor, tmp_path: Path) -> None:
-    """0.4's small functions beside the entry points."""
+    """0.4's small functions next to the entry points exist."""
     handler, bucket = on_lambda.storage.backend_handler, aws["s3"]["bucket"]
     handler.put_object("some/key", "text")
     assert wrenhandler.get_key_size(handler.s3client, bucket, "some/key") == 4
@@ -1145,7 +1145,7 @@ def test_helpers_of_the_handler(aws: dict[str, Any], on_lambda: executor.Executo
 
 
 def test_a_file_of_2018_loads(caplog: pytest.LogCaptureFixture) -> None:
-    """Every value is kept; 0.4's defaults are filled in; the public runtime is ignored with a warning."""
+    """Every value is kept; 0.4's defaults are added; the public runtime is ignored with a warning."""
     import yaml
 
     with caplog.at_level(logging.WARNING):
@@ -1166,7 +1166,7 @@ def test_a_file_of_2018_loads(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.moto
 def test_a_file_of_2018_runs(aws: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
-    """Even when the program parses the file itself, with the public runtime still in it."""
+    """This also works when the program parses the file itself, with the public runtime still in it."""
     runtime_of_2018 = {"s3_bucket": "pywren-runtimes-public-us-west-2", "s3_key": "pywren.runtimes/default_3.6.tar.gz"}
     config = {**aws, "runtime": {**aws["runtime"], **runtime_of_2018}}
     with caplog.at_level(logging.WARNING):
@@ -1175,7 +1175,7 @@ def test_a_file_of_2018_runs(aws: dict[str, Any], caplog: pytest.LogCaptureFixtu
 
 
 def test_where_the_file_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variable, the directory, the home directory."""
+    """The file is looked up in the variable, the working directory and the home directory."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert wrenconfig.get_default_home_filename() == str(tmp_path / ".pywren_config")
@@ -1203,7 +1203,7 @@ def test_constants_of_the_configuration() -> None:
 
 
 def test_storage(eager_dummy: Make) -> None:
-    """The verbs of 0.4 over objects that a real call left behind."""
+    """0.4's methods work on objects that a real call has left."""
     made = eager_dummy()
     kept = storage.Storage(made.storage_config)
     one = made.map(bytes, [600_000], data_all_as_one=False)[0]
@@ -1251,7 +1251,7 @@ def test_storage_utils() -> None:
     ids=lambda error: type(error).__name__,
 )
 def test_storage_exceptions(error: Exception) -> None:
-    """They are constructed as in 0.4, and can be pickled."""
+    """They can be constructed as in 0.4, and can be pickled."""
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
     assert isinstance(error, Exception)
@@ -1261,7 +1261,7 @@ def test_storage_exceptions(error: Exception) -> None:
 
 
 def test_runtime() -> None:
-    """Versions as text, and whether a runtime fits."""
+    """Versions are texts, and a runtime can be checked for a match."""
     assert runtime.version_str(sys.version_info) == HERE
     assert runtime.version_str((3, 6, 1)) == "3.6"
     assert runtime.runtime_valid({"python_ver": HERE})
@@ -1270,7 +1270,7 @@ def test_runtime() -> None:
 
 
 def test_wrenutil() -> None:
-    """Every helper of 0.4, with the names of its parameters."""
+    """Every helper of 0.4 exists, with the names of its parameters."""
     assert str(uuid.UUID(wrenutil.create_call_id())) != wrenutil.create_call_id()
     assert wrenutil.b64str_to_bytes(str_data=wrenutil.bytes_to_b64str(byte_data=b"a")) == b"a"
     assert wrenutil.split_s3_url(s3_url="s3://bucket/a/b") == ("bucket", "a/b")
@@ -1287,7 +1287,7 @@ def test_wrenutil() -> None:
 
 
 def test_serialize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """0.4's serializer gives pickles and module paths, whose contents ``create_mod_data`` reads."""
+    """0.4's serializer returns pickles and module paths, whose contents ``create_mod_data`` reads."""
     path = tmp_path / "shipped_of_2018.py"
     path.write_text("n = 1\n")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -1307,7 +1307,7 @@ def test_serialize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_doors_of_the_serializer() -> None:
-    """The cloudpickle that 0.4 brought, its helpers, and the list of packages that workers have."""
+    """The cloudpickle that 0.4 contained, its helpers, and the list of workers' packages exist."""
     from pywren.serialize import cloudpickle as package
     from pywren.serialize import default_preinstalls, util
     from pywren.serialize.cloudpickle import CloudPickler, cloudpickle
@@ -1343,12 +1343,12 @@ RESULTS: dict[str, tuple[list[str], str]] = {
 """Arguments and output of the programs in scripts_of_2018."""
 
 RUNS = [(name, where) for where in ("lambda", "local") for name in RESULTS]
-RUNS.remove(("logs_and_limits", "local"))  # it is about Lambda
+RUNS.remove(("logs_and_limits", "local"))  # this program is about Lambda
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, str], subprocess.Popen[str]]]:
-    """All programs, started together, each in a directory of its own."""
+    """Run all programs at once, each in its own directory."""
     started = {}
     for name, where in RUNS:
         directory = tmp_path_factory.mktemp(f"{name}-{where}")

@@ -30,14 +30,14 @@ WAIT = 60.0
 
 @pytest.fixture(scope="module")
 def aws() -> Iterator[dict[str, Any]]:
-    """A mocked account: its configuration."""
+    """Return the configuration of a mocked account."""
     with pywren.testing.mock_aws() as config:
         yield config
 
 
 @pytest.fixture(scope="module")
 def on_lambda(aws: dict[str, Any]) -> Executor:
-    """An executor on Lambda that tests share."""
+    """Return an executor on Lambda that tests share."""
     return pywren.lambda_executor(config=aws)
 
 
@@ -50,19 +50,19 @@ def pool_of_the_module() -> Iterator[None]:
 
 @pytest.fixture(params=["local", pytest.param("lambda", marks=pytest.mark.moto)])
 def pwex(request: pytest.FixtureRequest) -> Executor:
-    """An executor on this machine, and one on Lambda."""
+    """Yield an executor on this machine, and one on Lambda."""
     if request.param == "local":
         return pywren.local_executor()
     return request.getfixturevalue("on_lambda")  # type: ignore[no-any-return]
 
 
 def statements(policy: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return what an IAM policy allows."""
+    """Return the statements of an IAM policy."""
     return list(policy["Statement"])
 
 
 def texts(value: str | list[str]) -> list[str]:
-    """Return what IAM takes for one text or several."""
+    """Return a list of texts, which IAM writes as one text or several."""
     return [value] if isinstance(value, str) else value
 
 
@@ -70,7 +70,7 @@ def texts(value: str | list[str]) -> list[str]:
 
 
 def test_a_killed_worker_ends_its_call(pwex: Executor) -> None:
-    """SIGKILL, which the kernel sends when memory runs out, is that call's error, at once."""
+    """After SIGKILL, which the kernel sends when memory runs out, the call has an error at once."""
 
     def kill(_: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -82,16 +82,16 @@ def test_a_killed_worker_ends_its_call(pwex: Executor) -> None:
 
 
 class Dropping(invokers.DummyInvoker):
-    """Loses every call."""
+    """An invoker that loses every call."""
 
     queue_patience = 0.0
 
     def invoke(self, payload: Mapping[str, Any]) -> None:
-        """Do nothing with it."""
+        """Drop the payload."""
 
 
 def test_a_worker_that_never_starts_is_a_lost_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for ever: when a call can no longer arrive, it is declared lost."""
+    """Nobody waits forever: when a call can no longer arrive, it is declared lost."""
     monkeypatch.setattr(staged_calls, "LOST_GRACE", 0.0)
     lost = Executor(Dropping(), wrenconfig.default(), 0.2).call_async(len, "x")
     with pytest.raises(CallLostError, match="run it again"):
@@ -102,7 +102,7 @@ def test_a_worker_that_never_starts_is_a_lost_call(monkeypatch: pytest.MonkeyPat
 
 
 def test_futures_of_different_maps_are_different() -> None:
-    """Calls with equal ids of different callsets are different calls."""
+    """Calls of different callsets are different, even with equal ids."""
     made = pywren.dummy_executor()
     first, second = made.map(len, ["a"]), made.map(len, ["ab"])
     made.invoker.run_jobs(1)
@@ -115,7 +115,7 @@ def test_futures_of_different_maps_are_different() -> None:
 def test_a_future_uses_the_configuration_it_was_made_with(
     aws: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``wait``, ``result`` and ``cancel`` never read the default configuration, which names another bucket here."""
+    """``wait``, ``result`` and ``cancel`` ignore the default configuration, which names another bucket here."""
     default = tmp_path / "default.yaml"
     default.write_text("s3: {bucket: of-somebody-else}\naccount: {aws_region: eu-west-1}\n")
     monkeypatch.setenv("PYWREN_CONFIG_FILE", str(default))
@@ -130,7 +130,7 @@ def test_a_future_uses_the_configuration_it_was_made_with(
             cancelled.result()
 
 
-# -- 3: failures that nobody is told ------------------------------------------------------------------------------
+# -- 3: failures that are not reported ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_future_uses_the_configuration_it_was_made_with(
 def test_a_failure_of_the_handler_puts_the_future_in_error(
     on_lambda: Executor, changes: dict[str, Any], text: str
 ) -> None:
-    """Anything that goes wrong around the function is the call's error."""
+    """An error in the handler, outside the function, becomes the call's error."""
     one = on_lambda.map(len, ["x"], overwrite_invoke_args=changes)[0]
     error = one.exception(timeout=WAIT)
     assert text in str(error)
@@ -154,7 +154,7 @@ def test_a_failure_of_the_handler_puts_the_future_in_error(
 
 
 def test_a_payload_without_a_status_key_is_an_error_of_the_invocation() -> None:
-    """When there is nowhere to report, the worker raises: the platform's record of failed invocations is the report."""
+    """Without a status key the worker raises, so that the platform's record of failed invocations reports it."""
     made = pywren.dummy_executor()
     made.call_async(len, "x")
     payload = dict(made.invoker.payloads.pop())
@@ -167,7 +167,7 @@ def test_a_payload_without_a_status_key_is_an_error_of_the_invocation() -> None:
 
 
 def test_output_in_any_encoding_is_kept(pwex: Executor) -> None:
-    """Neither text beyond ASCII nor bytes of no encoding fail a good call, and stderr is collected too."""
+    """Neither non-ASCII text nor undecodable bytes fail a good call, and stderr is collected too."""
 
     def talk(_: Any) -> str:
         print("naïve ☃")
@@ -185,7 +185,7 @@ def test_output_in_any_encoding_is_kept(pwex: Executor) -> None:
 
 @pytest.mark.moto
 def test_run_statistics_reach_the_status(aws: dict[str, Any]) -> None:
-    """The stored ``status.json`` has the times of the run, not only the worker's memory."""
+    """The stored ``status.json`` contains the times of the run; they are not lost with the worker."""
     pwex = pywren.lambda_executor(config=aws)
     one = pwex.call_async(time.sleep, 0.05)
     one.result()
@@ -201,7 +201,7 @@ def test_run_statistics_reach_the_status(aws: dict[str, Any]) -> None:
 
 
 def test_a_result_that_plain_pickle_cannot_handle(pwex: Executor) -> None:
-    """A closure comes back and works."""
+    """A closure is returned and works."""
 
     def make_adder(n: int) -> Any:
         return lambda x: x + n
@@ -211,7 +211,7 @@ def test_a_result_that_plain_pickle_cannot_handle(pwex: Executor) -> None:
 
 @pytest.mark.parametrize("code", [0, None, -1, "a text"])
 def test_an_exit_of_the_function_is_no_exit_of_the_client(pwex: Executor, code: Any) -> None:
-    """``sys.exit`` is that call's error, whatever the code, and never a ``SystemExit`` here."""
+    """``sys.exit`` is an error of that call, whatever the code, and never a ``SystemExit`` in the client."""
     error = pwex.call_async(sys.exit, code).exception(timeout=WAIT)
     assert isinstance(error, WorkerCrashedError)
 
@@ -221,7 +221,7 @@ def test_an_exit_of_the_function_is_no_exit_of_the_client(pwex: Executor, code: 
 
 @pytest.mark.moto
 def test_a_refused_invocation_is_told_by_map(aws: dict[str, Any]) -> None:
-    """The response is checked: a function that does not exist is an error with its remedy, and nothing waits."""
+    """The response is checked: invoking a missing function raises an error with the remedy at once."""
     config = {**aws, "lambda": {**aws["lambda"], "function_name": "no-such-function"}}
     with pytest.raises(InvocationError, match=r"no-such-function.*deploy_lambda") as caught:
         pywren.lambda_executor(config=config).map(len, ["a", "b"])
@@ -230,7 +230,7 @@ def test_a_refused_invocation_is_told_by_map(aws: dict[str, Any]) -> None:
 
 @pytest.mark.moto
 def test_lambda_does_not_run_a_function_again(aws: dict[str, Any]) -> None:
-    """Lambda's own retries are off; calls that it cannot run are recorded in the bucket."""
+    """Lambda's own retries are off; calls that it drops are recorded in the bucket."""
     service = AWS(aws["account"]["aws_region"])
     answer = service.request(
         "lambda",
@@ -244,7 +244,7 @@ def test_lambda_does_not_run_a_function_again(aws: dict[str, Any]) -> None:
 
 
 def test_a_call_that_is_delivered_twice_has_one_result() -> None:
-    """The first commit stands; the second delivery overwrites nothing."""
+    """The first commit is final; the second delivery overwrites nothing."""
     made = pywren.dummy_executor()
     one = made.call_async(lambda size: os.urandom(size), 400_000)
     payload = made.invoker.payloads[0]
@@ -260,7 +260,7 @@ def test_a_call_that_is_delivered_twice_has_one_result() -> None:
 
 
 def test_what_a_map_left_on_this_machine_goes_with_it() -> None:
-    """The directory is deleted when neither the executor nor a future needs it any more."""
+    """The directory is deleted when neither the executor nor a future needs it."""
     made = pywren.dummy_executor()
     futures = made.map(len, ["a"])
     made.invoker.run_jobs()
@@ -295,7 +295,7 @@ def test_deleting_a_callset_deletes_nothing_else(aws: dict[str, Any]) -> None:
 
 @pytest.mark.moto
 def test_the_worker_may_not_do_everything(aws: dict[str, Any]) -> None:
-    """No action and no resource of the deployed role is a bare star, and Lambda alone may take it."""
+    """In the role's policy no action and no resource is a bare star, and only Lambda may assume the role."""
     service = AWS(aws["account"]["aws_region"])
     name = aws["account"]["aws_lambda_role"]
     role = service.request("iam", "get_role", doing="look", RoleName=name)["Role"]
@@ -319,7 +319,7 @@ def test_the_worker_may_not_do_everything(aws: dict[str, Any]) -> None:
 
 
 def test_a_result_waits_for_no_fixed_time(pwex: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The result arrives, with its output, long before 0.4's interval between two polls is over."""
+    """The result and its output arrive long before 0.4's polling interval is over."""
     monkeypatch.setattr(ResponseFuture, "GET_RESULT_SLEEP_SECS", 100 * WAIT)
     one = pwex.call_async(print, "a line")
     assert one.result(WAIT) is None
@@ -327,7 +327,7 @@ def test_a_result_waits_for_no_fixed_time(pwex: Executor, monkeypatch: pytest.Mo
 
 
 def test_waiting_ends_with_the_outcome() -> None:
-    """The commit of the last status wakes ``wait``, whatever ``WAIT_DUR_SEC`` says."""
+    """``wait`` returns as soon as the last status is committed, whatever ``WAIT_DUR_SEC`` says."""
     made = pywren.dummy_executor()
     futures = made.map(len, ["a", "b"])
     made.invoker.run_jobs()

@@ -1,4 +1,4 @@
-"""docs/iam.md, docs/setup.md and docs/standalone.md agree with the policies, the commands and the configuration."""
+"""docs/iam.md, docs/setup.md and docs/standalone.md match the policies, the commands and the configuration."""
 
 import re
 from pathlib import Path
@@ -25,7 +25,7 @@ NAMES = Names(
 
 @pytest.mark.parametrize("which", ["execution", "user", "launch", "instance"])
 def test_the_tables_are_the_policies(which):
-    """Each table has the statements of its policy, with all their actions."""
+    """Each table has its policy's statements, with all their actions."""
     text = (DOCS / "iam.md").read_text(encoding="utf-8").partition(f"\n## {which}\n")[2].partition("\n## ")[0]
     rows = {
         row[0]: set(re.findall(r"`([a-z0-9]+:\w+)`", row[1]))
@@ -43,7 +43,7 @@ def test_every_statement_of_the_setup_is_explained():
 
 
 def test_commands_of_the_page_exist():
-    """Every command that the page names exists."""
+    """Every command in the page exists."""
     text = (DOCS / "setup.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`(?:pywren )?((?:create|delete|deploy|test|print|log|cleanup)_\w+)", text))
     assert named <= set(cli.commands)
@@ -51,7 +51,7 @@ def test_commands_of_the_page_exist():
 
 
 def test_the_page_of_stand_alone_workers_names_every_command_and_option():
-    """The tables have every command and option; options that only 0.4 knew are named below them."""
+    """The tables have every command and option; options that only 0.4 knew are listed below them."""
     text = (DOCS / "standalone.md").read_text(encoding="utf-8")
     commands = cli.commands["standalone"].commands
     assert set(re.findall(r"^\| `(\w+)(?: \[N\])?` \|", text, re.M)) == set(commands)
@@ -61,7 +61,7 @@ def test_the_page_of_stand_alone_workers_names_every_command_and_option():
 
 
 def test_the_page_of_stand_alone_workers_names_existing_keys():
-    """Every key of the section ``standalone`` that the page names is a key of the configuration."""
+    """Every key of the section ``standalone`` in the page is a key of the configuration."""
     text = (DOCS / "standalone.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`standalone: (\w+)`", text))
     assert named

@@ -24,7 +24,7 @@ for cell in notebook.cells:
 
 
 def run(*command: str, cwd: Path) -> str:
-    """Run a program of an example and return what it prints."""
+    """Run an example program and return what it prints."""
     finished = subprocess.run(
         [sys.executable, *command],
         cwd=cwd,
@@ -59,7 +59,7 @@ def test_word_count_of_the_projects_own_documents(tmp_path: Path) -> None:
 
 
 def test_exceptions_and_retries(tmp_path: Path) -> None:
-    """Calls with a temporary failure succeed in the end; a call that can never work is reported once."""
+    """Calls with a temporary failure succeed in the end; a call that can never succeed is reported once."""
     printed = run(str(EXAMPLES / "exceptions_and_retries.py"), cwd=tmp_path).splitlines()
     assert printed == [
         "attempt 1, job 2: TemporaryFailure, will be tried again",
@@ -94,7 +94,7 @@ def test_every_example_is_run_here() -> None:
 
 
 def test_the_notebook_is_kept_without_outputs() -> None:
-    """The notebook is stored without the outputs of anybody's machine."""
+    """The notebook is stored without outputs."""
     text = (EXAMPLES / "notebook.ipynb").read_text(encoding="utf-8")
     assert '"outputs": []' in text
     assert '"output_type"' not in text

@@ -1,4 +1,4 @@
-"""The tree of errors: what each is, what it says, and that it survives ``pickle``."""
+"""The tree of errors: each class, its text, and that it can be pickled."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def make(cls: type[PywrenError]) -> PywrenError:
 
 
 def test_all_names_exactly_the_tree() -> None:
-    """``__all__`` lists every error and nothing else, in order, and each is in the drawing of the tree."""
+    """``__all__`` lists every error and nothing else, in order, and each is in the diagram of the tree."""
     assert exceptions.__all__ == sorted(cls.__name__ for cls in CLASSES)
     assert exceptions.__doc__ is not None
     assert not [cls.__name__ for cls in CLASSES if cls.__name__ not in exceptions.__doc__]
@@ -56,7 +56,7 @@ def test_every_class_says_in_one_sentence_what_happened(cls: type[PywrenError]) 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("cls", CLASSES)
 def test_every_class_survives_pickle(cls: type[PywrenError], protocol: int) -> None:
-    """Type, arguments, text, attributes and notes come back, with every protocol."""
+    """Type, arguments, text, attributes and notes survive pickling, with every protocol."""
     error = make(cls)
     error.__dict__["note"] = "kept"
     again = pickle.loads(pickle.dumps(error, protocol))
@@ -73,7 +73,7 @@ def test_every_class_can_be_copied(cls: type[PywrenError]) -> None:
 
 @pytest.mark.parametrize("cls", [cls for cls in CLASSES if issubclass(cls, CallError)])
 def test_a_call_error_says_which_call(cls: type[CallError]) -> None:
-    """Errors of a call carry the call, its callset and the worker's status; the text names the call once."""
+    """Errors of a call have the call, its callset and the worker's status; the text names the call once."""
     error = cls("what happened", "detail", call_id="00003", callset_id="c", status={"retcode": 1})
     assert str(error) == "what happened (call 00003 of callset c)"
     assert str(cls("no call is known")) == "no call is known"
@@ -95,14 +95,14 @@ def test_a_call_error_says_which_call(cls: type[CallError]) -> None:
     ],
 )
 def test_errors_are_what_a_caller_would_already_catch(cls: type[PywrenError], builtin: type[Exception]) -> None:
-    """An error is also the standard library's error of that kind, on every version of Python."""
+    """A pywren error is also the standard library's error of that kind, on every version of Python."""
     assert issubclass(cls, builtin)
     with pytest.raises(builtin):
         raise make(cls)
 
 
 def test_a_call_that_ran_too_long_is_no_timeout_of_the_caller() -> None:
-    """``except TimeoutError`` around ``result(timeout=…)`` does not catch a call stopped at its limit."""
+    """``except TimeoutError`` around ``result(timeout=…)`` does not catch a call that exceeded its limit."""
     assert not issubclass(CallTimeoutError, TimeoutError)
     assert not issubclass(CallTimeoutError, concurrent.futures.TimeoutError)
 
@@ -116,12 +116,12 @@ def test_a_call_that_ran_too_long_is_no_timeout_of_the_caller() -> None:
     ],
 )
 def test_storage_errors_name_what_they_were_made_from(error: PywrenError, parts: list[str]) -> None:
-    """0.4's constructors still work, and their arguments are in the text."""
+    """0.4's constructors still work, and their arguments appear in the text."""
     assert all(part in str(error) for part in parts)
 
 
 def test_a_serialization_error_says_where() -> None:
-    """The path to the object that does not pickle is an attribute."""
+    """The path to the object that cannot be pickled is an attribute."""
     assert SerializationError("a lock", path="argument 3.lock").path == "argument 3.lock"
 
 

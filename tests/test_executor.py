@@ -1,4 +1,4 @@
-"""The verbs of ``Executor``, over every kind of executor."""
+"""The methods of ``Executor``, over every kind of executor."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from pywren.wire.references import INLINE_REFERENCES
 
 ROOT = Path(pywren.__file__).parent.parent
 
-# what compat.md says of a call
+# what compat.md says about a call
 RUN_STATUS = """
     exception exception_args exception_traceback start_time setup_time exec_time end_time call_id callset_id func_key
     data_key output_key status_key runtime_cached retcode stdout host_submit_time server_info free_disk_bytes
@@ -57,20 +57,20 @@ PAYLOAD = """
 
 @pytest.fixture(scope="module", params=KINDS)
 def ready(request, tmp_path_factory):
-    """One executor of each kind for all tests."""
+    """Return one executor of each kind, shared by all tests."""
     with executors.make(request.param, tmp_path_factory.mktemp("home")) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
-    """One executor on this machine, for what is the same on all others."""
+    """Return one executor on this machine, for tests that need no other kind."""
     with executors.make("local", tmp_path_factory.mktemp("home")) as made:
         yield made
 
 
 def another(ready, **options):
-    """Another executor of the same kind, with a configuration of its own."""
+    """Return another executor of the same kind, with its own configuration."""
     factory = {"local": pywren.local_executor, "dummy": pywren.dummy_executor, "lambda": pywren.lambda_executor}
     return executors.Ready(ready.kind, factory[ready.kind](config=ready.config, **options), ready.config)
 
@@ -87,7 +87,7 @@ def test_map_in_order(ready):
 
 
 def test_map_of_nothing(ready):
-    """No items, no futures."""
+    """A map of no items returns no futures."""
     assert ready.executor.map(abs, []) == []
     assert ready.executor.map(abs, iter(())) == []
 
@@ -148,7 +148,7 @@ ITERABLES = {
 
 @pytest.mark.parametrize("what", ITERABLES)
 def test_map_of_all_that_iter_takes(here, what):
-    """``map`` takes whatever ``iter()`` takes, and does not ask for its length."""
+    """``map`` takes any object that ``iter()`` takes, and does not need its length."""
     assert [int(result) for result in pywren.get_all_results(here.map(abs, ITERABLES[what]()))] == [1, 2]
 
 
@@ -156,7 +156,7 @@ def test_map_of_items_that_are_collections_themselves(here):
     """Rows of a matrix, characters, keys, lines of a file: the items are those of a ``for`` loop."""
     with open(__file__) as file:
         first, *_ = pywren.get_all_results(here.map(len, file))
-    assert first == len((__doc__ or "").partition("\n")[0]) + 7  # with the quotes and the line's end
+    assert first == len((__doc__ or "").partition("\n")[0]) + 7  # with the quotes and the newline
     assert pywren.get_all_results(here.map(np.sum, np.ones((2, 3)))) == [3, 3]
     assert pywren.get_all_results(here.map(np.shape, np.ones((2, 3, 4)))) == [(3, 4)] * 2
     assert pywren.get_all_results(here.map(str.upper, "ab")) == ["A", "B"]
@@ -172,13 +172,13 @@ def test_map_over_a_frame(here):
 
 @pytest.mark.parametrize("items", [7, None, np.array(5), abs, object()], ids=lambda items: type(items).__name__)
 def test_map_of_what_iter_refuses(here, items):
-    """The error says what it is, why it cannot be iterated over, and what to use for one item."""
+    """The error says what the object is, why it cannot be iterated over, and what to use for one item."""
     with pytest.raises(ArgumentError, match=rf"not a .*{type(items).__name__} \(.*iter.*call_async"):
         here.executor.map(abs, items)
 
 
 def test_reduce_and_wait_over_a_sequence(here):
-    """Futures may also be in a sequence class of the user's."""
+    """Futures may also be in a user's own sequence class."""
 
     class Futures:
         def __init__(self, futures):
@@ -198,7 +198,7 @@ def test_map_gives_one_positional_argument(ready):
 
 
 def test_map_at_the_item_limit(tmp_path):
-    """As many items as allowed are mapped, one more is not, and an infinite iterable does not hang."""
+    """As many items as the limit are mapped, one more is refused, and an infinite iterable does not hang."""
     config = {**wrenconfig.default(), "scheduler": {"map_item_limit": 3}}
     executor = pywren.dummy_executor(config)
     assert executor.map_item_limit == 3
@@ -210,7 +210,7 @@ def test_map_at_the_item_limit(tmp_path):
 
 
 def test_call_async(ready):
-    """``call_async`` is a map of one item, which is not yet known to have ended."""
+    """``call_async`` is a map of one item, which has not ended yet."""
     future = ready.executor.call_async(lambda x: x + 1, 7)
     assert not future.succeeded()
     assert future.run_status is None
@@ -234,7 +234,7 @@ def test_wait_over_several_maps_and_executors(ready):
 
 
 def test_extra_env(ready):
-    """The variables reach the function, and no other call."""
+    """The variables are set for the function, and for no other call."""
 
     def look(name):
         import os
@@ -246,7 +246,7 @@ def test_extra_env(ready):
 
 
 def test_extra_meta(ready):
-    """Further members are added to the payload; one that exists already is refused before anything is invoked."""
+    """New members are added to the payload; one that already exists is refused before anything is invoked."""
     assert ready.call(abs, -1, extra_meta={"mine": 1}).result(WAIT) == 1
     with pytest.raises(ValueError, match="func_key"):
         ready.executor.map(abs, [1], extra_meta={"func_key": "x", "mine": 1})
@@ -254,7 +254,7 @@ def test_extra_meta(ready):
 
 @pytest.mark.parametrize("meta", [5, [("mine", 1)], {"mine": {1, 2}}, {"mine": float("nan")}, {b"mine": 1}], ids=repr)
 def test_extra_meta_that_no_payload_can_hold(ready, meta):
-    """Row 192: every executor refuses it, before anything is stored."""
+    """Row 192: every executor refuses it before anything is stored."""
     before = ready.executor.storage.backend.list(ready.executor.storage.prefix)
     with pytest.raises(ArgumentError, match="extra_meta"):
         ready.executor.map(abs, [1], extra_meta=meta)
@@ -262,7 +262,7 @@ def test_extra_meta_that_no_payload_can_hold(ready, meta):
 
 
 def test_job_max_runtime(ready):
-    """0.4's attribute counts, even when it is changed."""
+    """0.4's attribute is used, even when it is changed later."""
     with ready.max_runtime(250):
         future = ready.call(abs, -1)
         assert future.result(WAIT) == 1
@@ -273,7 +273,7 @@ def test_job_max_runtime(ready):
 
 @pytest.mark.parametrize("seconds", ["5", None, float("nan"), -1, 0, True, [5], 10**400], ids=lambda x: repr(x)[:9])
 def test_a_job_max_runtime_that_is_no_time(ready, seconds):
-    """Row 191: it is refused when an executor is made, and when the attribute is set, which keeps its value."""
+    """Row 191: it is refused both when an executor is made and when the attribute is set, which keeps its value."""
     with pytest.raises(ArgumentError, match="job_max_runtime"):
         another(ready, job_max_runtime=seconds)
     before = ready.executor.job_max_runtime
@@ -283,7 +283,7 @@ def test_a_job_max_runtime_that_is_no_time(ready, seconds):
 
 
 def test_calls_without_an_end(ready):
-    """Calls of this machine may run for as long as they like; a payload needs a number."""
+    """Calls on this machine may run without a limit; a payload needs a number."""
     if ready.kind == "local":
         with ready.max_runtime(float("inf")):
             assert ready.call(abs, -1).result(WAIT) == 1
@@ -293,7 +293,7 @@ def test_calls_without_an_end(ready):
 
 
 def test_a_map_that_invokes_nothing_says_so_by_its_error_alone(monkeypatch, caplog):
-    """The log does not claim that calls go on when none were invoked."""
+    """The log does not say that calls go on when none was invoked."""
     executor = pywren.dummy_executor(wrenconfig.default())
     monkeypatch.setattr(executor.invoker, "invoke", Mock(side_effect=OSError("refused")))
     with pytest.raises(OSError, match="refused"):
@@ -302,7 +302,7 @@ def test_a_map_that_invokes_nothing_says_so_by_its_error_alone(monkeypatch, capl
 
 
 def test_exclude_modules(ready, tmp_path, monkeypatch):
-    """An excluded module is missing on the worker."""
+    """An excluded module cannot be imported on the worker."""
     name = f"left_out_{ready.kind}"
     (tmp_path / f"{name}.py").write_text("def f(x):\n    return x\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -312,14 +312,14 @@ def test_exclude_modules(ready, tmp_path, monkeypatch):
 
 
 def test_exclude_modules_as_one_text(ready):
-    """A text instead of a list would exclude every path that contains one of its letters: it is refused."""
+    """A text instead of a list is refused: it would exclude every path that contains one of its letters."""
     with pytest.raises(ArgumentError, match=r"\['numpy'\]"):
         ready.map(abs, [1], exclude_modules="numpy")
 
 
 @pytest.mark.parametrize("together", [True, False])
 def test_data_all_as_one(ready, together):
-    """Arguments travel together or apart, and arrive all the same."""
+    """Arguments arrive whether they are stored together or separately."""
     items = [bytes([n]) * size for n, size in enumerate([10, 30_000, 300_000])]
     futures = ready.map(len, items, data_all_as_one=together)
     assert pywren.get_all_results(futures) == [10, 30_000, 300_000]
@@ -329,7 +329,7 @@ def test_data_all_as_one(ready, together):
 
 
 def test_place_of_a_call(ready):
-    """The directory is empty and a scratch one, the path lacks the client's, BLAS has one thread."""
+    """The working directory is an empty scratch directory, sys.path lacks the client's, and BLAS has one thread."""
 
     def look(name):
         import os
@@ -352,7 +352,7 @@ def test_place_of_a_call(ready):
 
 
 def test_the_clients_directory_is_not_importable(ready, tmp_path, monkeypatch):
-    """A module beside the script that the function does not refer to is not found by name."""
+    """A module beside the script that the function does not use cannot be imported by name."""
     (tmp_path / "beside.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -367,7 +367,7 @@ def test_the_clients_directory_is_not_importable(ready, tmp_path, monkeypatch):
 
 
 def test_a_package_with_data_is_sent(ready, tmp_path, monkeypatch):
-    """A package of the user's arrives with its submodules and data files."""
+    """A user's package arrives with its submodules and data files."""
     name = f"sent_{ready.kind}"
     package = tmp_path / name
     (package / "inner").mkdir(parents=True)
@@ -385,7 +385,7 @@ def test_a_package_with_data_is_sent(ready, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("folder", ["", "namespace/"])
 def test_data_beside_a_module_stays_at_home(ready, tmp_path, monkeypatch, folder):
-    """Row 195: a file beside a plain module, or in a directory without ``__init__.py``; the error says the remedy."""
+    """Row 195: for a file beside a plain module or in a directory without ``__init__.py``, the error has the remedy."""
     name = f"plain_{ready.kind}{len(folder)}"
     (tmp_path / folder).mkdir(exist_ok=True)
     (tmp_path / folder / f"{name}.py").write_text(
@@ -403,12 +403,12 @@ def test_data_beside_a_module_stays_at_home(ready, tmp_path, monkeypatch, folder
 
 
 def told_by(error):
-    """Return everything that printing an error shows, as text."""
+    """Return everything that is shown when an error is printed."""
     return "".join([str(error), *getattr(error, "__notes__", ())])
 
 
 def test_a_missing_file_is_explained_once(ready, tmp_path, monkeypatch):
-    """Row 23: whether or not the file exists here, and even when the error is handed on to another call."""
+    """Row 23: this holds whether or not the file exists here, and even when the error is passed to another call."""
     monkeypatch.chdir(tmp_path)
     Path("here.txt").touch()
     here = "'here.txt' exists in the client's directory, but calls run in an empty"
@@ -423,7 +423,7 @@ def test_a_missing_file_is_explained_once(ready, tmp_path, monkeypatch):
 
 
 def test_an_edited_module_takes_effect(ready, tmp_path, monkeypatch):
-    """The next map runs the file as it is now, without a restart."""
+    """The next map uses the file as it is now, without a restart."""
     name = f"edited_{ready.kind}"
     file = tmp_path / f"{name}.py"
     monkeypatch.syspath_prepend(tmp_path)
@@ -436,7 +436,7 @@ def test_an_edited_module_takes_effect(ready, tmp_path, monkeypatch):
 
 
 def test_state_of_modules_stays_with_the_map(ready):
-    """A call that changes standard modules changes them on its worker alone, and does not harm pywren's."""
+    """A call that changes standard modules changes them only on its worker, and does not harm pywren."""
     ready.call(hostile.replaces_pickle).result(WAIT)
     assert ready.call(hostile.returns_point, 1).result(WAIT).x == 1
 
@@ -454,7 +454,7 @@ def test_nested_map(ready):
 
 
 class Slotted:
-    """Classes with slots; a method makes them, so that they travel by value, as a script's classes do."""
+    """Classes with slots, which a method makes so that they are sent by value, like a script's classes."""
 
     @staticmethod
     def plain():
@@ -564,14 +564,14 @@ def test_reduce(ready):
 
 
 def test_reduce_of_many(ready):
-    """So many inputs that their list becomes an object of its own."""
+    """The list of inputs is so long that it is stored as its own object."""
     count = INLINE_REFERENCES + 1 if ready.kind == "lambda" else 50
     futures = ready.map(lambda x: x, range(count))
     assert ready.reduce(sum, futures).result(WAIT) == sum(range(count))
 
 
 def test_reduce_of_big_results(ready):
-    """Inputs with outputs of their own are passed on."""
+    """Inputs whose outputs are stored as their own objects are passed on."""
     futures = ready.map(hostile.returns_much, [10, 2_000_000, 200_000])
     assert ready.reduce(lambda values: [len(value) for value in values], futures).result(WAIT) == [
         10,
@@ -581,20 +581,20 @@ def test_reduce_of_big_results(ready):
 
 
 def test_reduce_of_the_users_classes(ready):
-    """Results that are instances of a class in the user's module need that module on the worker."""
+    """If results are instances of a class in the user's module, that module is sent to the worker."""
     futures = ready.map(hostile.returns_point, [1, 2])
     assert len(ready.reduce(tuple, futures).result(WAIT)) == 2
 
 
 def test_reduce_of_failed(ready):
-    """A failed input is the error of the reduce."""
+    """A failed input makes the reduce fail with the same error."""
     futures = ready.map(lambda x: 1 // x, [1, 0])
     with pytest.raises(ZeroDivisionError):
         ready.reduce(sum, futures).result(WAIT)
 
 
 def test_reduce_of_another_executors_futures(ready, tmp_path):
-    """Inputs may come from another executor, and from another storage."""
+    """Inputs may come from another executor with another storage."""
     other = another(ready)
     with executors.make("local", tmp_path) as elsewhere:
         futures = [*ready.map(abs, [-1]), *other.map(abs, [-2]), elsewhere.call(abs, -4)]
@@ -602,7 +602,7 @@ def test_reduce_of_another_executors_futures(ready, tmp_path):
 
 
 def test_reduce_of_reduced(ready):
-    """What reduce returns is a future like any other."""
+    """The future that reduce returns can be reduced again."""
     first = ready.reduce(sum, ready.map(abs, [-1, -2]))
     second = ready.reduce(sum, ready.map(abs, [-3, -4]))
     assert ready.reduce(sum, [first, second]).result(WAIT) == 10
@@ -670,7 +670,7 @@ def test_from_many_threads(ready):
 
 
 def test_many_executors_are_cheap():
-    """Programs make executors freely: they share the processes of this machine."""
+    """Programs can make many executors, which share the processes of this machine."""
     before = set(threading.enumerate())
     made = [pywren.local_executor() for _ in range(200)]
     futures = [executor.call_async(abs, -1) for executor in made]
@@ -679,7 +679,7 @@ def test_many_executors_are_cheap():
 
 
 def test_context_manager(ready):
-    """Futures stay usable after the executor's block."""
+    """Futures stay usable after the executor's ``with`` block."""
     with another(ready).executor as executor:
         future = executor.call_async(abs, -1)
         if ready.kind == "dummy":
@@ -688,16 +688,16 @@ def test_context_manager(ready):
 
 
 def test_dropped_executor(ready):
-    """Its futures stay usable as well."""
+    """Futures stay usable after their executor has been freed."""
     future = another(ready).call(abs, -1)
     assert future.result(WAIT) == 1
 
 
-# -- what is told of a call ----------------------------------------------------------------------------------------
+# -- the statuses of a call ----------------------------------------------------------------------------------------
 
 
 def test_run_status(ready):
-    """Every key of 0.4 is there, with times that fit together."""
+    """Every key of 0.4 is there, with consistent times."""
 
     def talk(x):
         print("hello", x)
@@ -716,7 +716,7 @@ def test_run_status(ready):
 
 
 def test_run_status_of_an_error(ready):
-    """As in 0.4, what the function raised is not a failure of the worker; its traceback is there for people to read."""
+    """As in 0.4, an exception of the function is not a failure of the worker; its traceback is there as text."""
     future = ready.call(hostile.raises_value_error, "told")
     future.exception(WAIT)
     status = future.run_status
@@ -727,7 +727,7 @@ def test_run_status_of_an_error(ready):
 
 @pytest.mark.parametrize("size", [10, 2_000_000])
 def test_invoke_status(ready, size):
-    """Every key of 0.4 is there, for results inside the status and in objects of their own."""
+    """Every key of 0.4 is there, whether results are in the status or in their own objects."""
     future = ready.call(hostile.returns_much, size)
     future.result(WAIT)
     status = future.invoke_status
@@ -740,7 +740,7 @@ def test_invoke_status(ready, size):
 
 
 def test_attributes_of_0_4(ready):
-    """Programs read these."""
+    """Programs read these attributes."""
     executor = ready.executor
     assert isinstance(executor, Executor)
     assert executor.map_item_limit == (10_000 if "account" in executor.config else None)
@@ -757,7 +757,7 @@ def test_attributes_of_0_4(ready):
 
 @pytest.mark.moto
 def test_get_logs(tmp_path):
-    """On Lambda the log of a call goes from START to REPORT; elsewhere a call has no log."""
+    """On Lambda a call's log goes from START to REPORT; elsewhere a call has no log."""
     with executors.make("lambda", tmp_path / "lambda") as ready:
         future = ready.call(print, "into the log")
         logs = ready.executor.get_logs(future, verbose=False)
@@ -772,7 +772,7 @@ def test_get_logs(tmp_path):
 
 @pytest.mark.parametrize("kind", STAGED_KINDS)
 def test_invoke_with_keys(kind, tmp_path):
-    """0.4's lower verb: a program stores function and argument itself."""
+    """0.4's lower-level method works: a program stores function and argument itself."""
     with executors.make(kind, tmp_path) as ready:
         executor = ready.executor
         stored = ready.call(abs, -3, overwrite_invoke_args={})
@@ -821,7 +821,7 @@ def run(program, *arguments, **environment):
 
 @pytest.fixture(scope="module")
 def config():
-    """A mocked account."""
+    """Return the configuration of a mocked account."""
     with pywren.testing.mock_aws() as made:
         yield made
 
@@ -837,7 +837,7 @@ def config():
     ],
 )
 def test_factories(config, name, max_runtime, invoker):
-    """Each makes an executor with its invoker and its default for ``job_max_runtime``, by position or keyword."""
+    """Each makes an executor with its own invoker and default ``job_max_runtime``, by position or keyword."""
     factory = getattr(pywren, name)
     made = factory(config)
     assert (type(made.invoker).__name__, made.job_max_runtime) == (invoker, max_runtime)
@@ -847,7 +847,7 @@ def test_factories(config, name, max_runtime, invoker):
 
 @pytest.mark.moto
 def test_local_factory(config):
-    """It takes an invoker first, and stages where a configuration says so."""
+    """It takes an invoker first, and stages if a configuration says so."""
     invoker = pywren.invokers.LocalInvoker()
     made = pywren.local_executor(invoker, config, 17)
     assert (made.invoker, made.job_max_runtime) == (invoker, 17)
@@ -881,7 +881,7 @@ def test_remote_executor_runs(config):
     ],
 )
 def test_default_executor(config, monkeypatch, value, invoker):
-    """``PYWREN_EXECUTOR`` decides; without it a configuration means Lambda."""
+    """``PYWREN_EXECUTOR`` decides; without it, a configuration selects Lambda."""
     if value is not None:
         monkeypatch.setenv("PYWREN_EXECUTOR", value)
     made = pywren.default_executor(config=config, job_max_runtime=17)
@@ -889,14 +889,14 @@ def test_default_executor(config, monkeypatch, value, invoker):
 
 
 def test_unknown_executor(monkeypatch):
-    """0.4 took an unknown name for lambda; here it is an error."""
+    """An unknown name is an error; 0.4 used Lambda."""
     monkeypatch.setenv("PYWREN_EXECUTOR", "lamda")
     with pytest.raises(ConfigError, match=r"lamda.*lambda"):
         pywren.default_executor()
 
 
 def test_without_configuration_one_line_says_so():
-    """The default executor then runs calls here, and says so once."""
+    """The default executor then runs calls here, and logs that once."""
     program = (
         "import logging, pywren\n"
         "logging.basicConfig(format='%(name)s: %(message)s')\n"
@@ -911,7 +911,7 @@ def test_without_configuration_one_line_says_so():
 
 
 def test_a_configuration_file_that_is_missing(monkeypatch, tmp_path):
-    """A file that was asked for is never silently replaced by defaults."""
+    """A file that was named explicitly is never silently replaced by defaults."""
     monkeypatch.setenv("PYWREN_CONFIG_FILE", str(tmp_path / "not-there"))
     for factory in (pywren.default_executor, pywren.local_executor, pywren.lambda_executor):
         with pytest.raises(ConfigError, match="not-there"):
@@ -926,7 +926,7 @@ def test_lambda_without_configuration():
 
 
 def test_a_configuration_that_is_none():
-    """An argument that is not a dict, and the placeholder of a bucket, are named."""
+    """The error names an argument that is not a dict, or the placeholder bucket."""
     with pytest.raises(ArgumentError, match="str"):
         pywren.lambda_executor("~/.pywren_config")
     config = {"account": {"aws_region": "us-west-2"}, "s3": {"bucket": "BUCKET_NAME", "pywren_prefix": "p"}}
@@ -935,25 +935,25 @@ def test_a_configuration_that_is_none():
 
 
 def test_what_cannot_be_sent_names_itself(ready):
-    """The path to the object is in the error."""
+    """The error contains the path to the object."""
     with pytest.raises(SerializationError) as caught:
         ready.executor.map(abs, [0, {"model": hostile.Holder(threading.Lock())}])
     assert caught.value.path.startswith("argument 1")
 
 
 def test_nothing_is_printed(ready, capfd, caplog):
-    """A map that goes well logs nothing."""
+    """A successful map logs nothing."""
     with caplog.at_level(logging.INFO):
         assert ready.call(abs, -1).result(WAIT) == 1
     assert capfd.readouterr() == ("", "")
     assert [record for record in caplog.records if record.name.startswith("pywren")] == []
 
 
-# -- an executor that is sent along --------------------------------------------------------------------------------
+# -- an executor that is sent to a worker --------------------------------------------------------------------------
 
 
 class Study:
-    """Holds an executor, as users' objects do."""
+    """An object that holds an executor, as users' objects do."""
 
     def __init__(self, executor):
         self.executor = executor
@@ -967,14 +967,14 @@ class Study:
 
 
 def test_an_object_that_holds_an_executor(ready):
-    """A method of it is mapped like any other; the executor that came along is made only when it is used."""
+    """Its methods can be mapped like any others; its executor is made on the worker only when it is used."""
     study = Study(ready.executor)
     assert ready.call(study.scale, 2).result(WAIT) == 20
     assert ready.call(lambda held: "storage" in vars(held.executor), study).result(WAIT) is False
 
 
 def test_an_executor_used_on_a_worker(here):
-    """Calls go from there as they do from here."""
+    """Calls from a worker work like calls from the client."""
     assert here.call(Study(here.executor).nested, 3).result(WAIT) == ([3, 3], 9)
     held = here.executor
     assert here.call(lambda x: held.call_async(abs, -x).result(), 4).result(WAIT) == 4
@@ -990,9 +990,9 @@ def test_an_executor_used_on_a_worker(here):
     ],
 )
 def test_invokers_travel_as_recipes(make):
-    """Each is made again for the same function or queue."""
+    """Each invoker is rebuilt for the same function or queue."""
     invoker = make()
-    invoker.own = threading.Lock()  # what it holds besides does not travel
+    invoker.own = threading.Lock()  # its other attributes are not sent
     copy = pickle.loads(pickle.dumps(invoker))
     assert type(copy) is type(invoker)
     assert repr(copy) == repr(invoker)
@@ -1001,7 +1001,7 @@ def test_invokers_travel_as_recipes(make):
 
 
 def test_an_executor_that_was_unpickled():
-    """It is complete, of its class, with the invoker, the configuration and the time that it was given."""
+    """It keeps its class, invoker, configuration and time limit."""
 
     class Own(Executor):
         pass
@@ -1014,7 +1014,7 @@ def test_an_executor_that_was_unpickled():
     assert copy.invoker is not made.invoker
     assert len(copy.map(abs, range(3))) == 3
     with pytest.raises(AttributeError, match="'Own' object has no attribute 'no_such_thing'"):
-        copy.no_such_thing  # noqa: B018 - asking is the test
+        copy.no_such_thing  # noqa: B018 - reading the attribute is the test
     copy.close()
     made.close()
 

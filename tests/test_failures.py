@@ -1,4 +1,4 @@
-"""The specification of failure, docs/failures.md: what goes wrong, and what ``result()`` then raises or gives.
+"""The specification of failure, docs/failures.md: what goes wrong, and what ``result()`` then raises or returns.
 
 The page links each row to its tests: rows of ``TABLE`` and ``REFUSALS`` here, and tests here or elsewhere that name
 their row in the docstring. All tests here run over every kind of executor.
@@ -56,7 +56,7 @@ TEXT_LIMIT = 70_000
 
 @pytest.fixture(scope="module", params=KINDS_AND_EMULATED)
 def made(request, tmp_path_factory):
-    """One executor of each kind for the whole table: it must stay usable."""
+    """Make one executor of each kind for the whole table; it must stay usable."""
     emulator = request.getfixturevalue("emulator") if request.param == "emulated" else None
     with executors.make(request.param, tmp_path_factory.mktemp("home"), emulator) as made:
         yield made
@@ -64,21 +64,21 @@ def made(request, tmp_path_factory):
 
 @pytest.fixture
 def ready(made):
-    """That executor, in the environment that it needs."""
+    """Return that executor, with the environment variables that it needs."""
     with made.environment():
         yield made
 
 
 @pytest.fixture
 def presence():
-    """Where a function shows that it is running."""
+    """Return the place where a function shows that it is running."""
     with Presence() as made:
         yield made
 
 
 @pytest.fixture(scope="module", autouse=True)
 def client_directory(tmp_path_factory):
-    """A directory with a file that no worker has."""
+    """Make a directory with a file that no worker has."""
     directory = tmp_path_factory.mktemp("client")
     (directory / CLIENT_FILE).write_text("here")
     with pytest.MonkeyPatch.context() as patch:
@@ -91,17 +91,17 @@ class Row:
     """One row of the page.
 
     Args:
-        number: its number there.
+        number: its number on the page.
         what: what happens, in a few words.
         function: the hostile function.
-        argument: what it gets; ``PRESENCE`` for the address of one.
+        argument: its argument; ``PRESENCE`` for the address of one.
         error: the type that ``result()`` raises; ``None`` when it returns.
         match: a pattern in the error's text, if any.
         value: what ``result()`` returns, or a function that says whether it is right.
-        check: a further look at the future: raises ``AssertionError``.
-        afterwards: what the next call is, and a look at its result.
+        check: another check of the future; raises ``AssertionError``.
+        afterwards: the next call, and a check of its result.
         max_runtime: seconds after which the call is stopped.
-        released: whether nothing may be left that showed itself there.
+        released: whether every process that showed itself must have ended.
     """
 
     number: int
@@ -246,7 +246,7 @@ TABLE = [
     Row(16, "in a child", hostile.waits_for_a_child, PRESENCE, CallTimeoutError, "ran out of time", max_runtime=0.3,
         released=True),
 
-    # the function leaves, closes, prints, changes
+    # the function leaves things behind, closes, prints, changes
     Row(18, "a thread", hostile.leaves_a_thread, PRESENCE, value="started", released=True),
     Row(19, "a child process", hostile.leaves_a_process, PRESENCE, value="started", released=True),
     Row(19, "a job of a shell", hostile.leaves_a_job, PRESENCE, value="started", released=True),
@@ -262,14 +262,14 @@ TABLE = [
     Row(27, "os.fork", hostile.forks_and_returns_twice, value="parent"),
     Row(28, "stdin", hostile.reads_stdin, value=""),
 
-    # what goes in
+    # arguments and functions
     Row(33, "raises when unpickled", hostile.echo, hostile.Unpickles(hostile.raise_own, "on the worker"),
         hostile.OwnError, "on the worker"),
     Row(34, "exits when unpickled", hostile.echo, hostile.Unpickles(sys.exit, 0), WorkerCrashedError, "exit"),
     Row(34, "crashes when unpickled", hostile.echo, hostile.Unpickles(os._exit, 3), WorkerCrashedError,
         "non-zero return code", check=returncode(3)),
 
-    # what comes back
+    # results
     Row(50, "a lambda", hostile.returns_lambda, 1, value=adds_one),
     Row(50, "an instance", hostile.returns_point, 5, value=lambda point: type(point) is hostile.Point and point.x == 5),
     Row(51, "a lock", hostile.returns_lock, 1, ResultSerializationError, "lock"),
@@ -293,7 +293,7 @@ TABLE = [
 
 @pytest.mark.parametrize("row", TABLE, ids=str)
 def test_table(ready, row, presence):
-    """The row's outcome is what happens, and the executor stays usable."""
+    """The call ends as the row says, and the executor stays usable."""
     future, following = start(ready, row, presence)
     if row.error is None:
         value = future.result(WAIT)
@@ -308,7 +308,7 @@ def test_table(ready, row, presence):
 
 
 def start(ready, row, presence):
-    """Make the call of a row and one more; a call that is to be stopped while it runs must have begun to run."""
+    """Make a row's call and one more; a call that is to be stopped while it runs must have started."""
     argument = presence.address if row.argument is PRESENCE else row.argument
     for patience in (1, 3, 10):  # a busy machine may need longer to start the worker
         with ready.max_runtime(row.max_runtime and row.max_runtime * patience):
@@ -347,7 +347,7 @@ with pywren.testing.mock_aws() if kind == "lambda" else open(__file__) as mocked
 
 
 def test_classes_of_the_script(ready, tmp_path):
-    """Rows 2 and 50: exceptions and values of classes of ``__main__`` are instances of the very same classes."""
+    """Rows 2 and 50: exceptions and values of classes in ``__main__`` are instances of the very same classes."""
     (tmp_path / "script.py").write_text(SCRIPT)
     root = str(Path(pywren.__file__).parent.parent)
     done = subprocess.run(
@@ -358,7 +358,7 @@ def test_classes_of_the_script(ready, tmp_path):
 
 
 def test_closing_all_descriptors(ready):
-    """Row 20: closing all descriptors up to 255 costs at most that call."""
+    """Row 20: closing all descriptors up to 255 harms at most that call."""
     future = ready.call(hostile.closes_descriptors, 256)
     try:
         assert future.result(WAIT) == "closed"
@@ -388,7 +388,7 @@ def test_cancelled_while_it_waits(ready, presence, tmp_path):
     ready.run()
     assert pywren.get_all_results(invoked) == ["on time"] * 4
     assert waiting.cancelled()
-    if ready.kind == "local":  # a staged one looks only when it starts late
+    if ready.kind == "local":  # a staged call checks only when it starts late
         assert ready.call(hostile.echo, 1).result(WAIT) == 1
         assert not mark.exists()
 
@@ -407,11 +407,11 @@ def test_cancelled_while_it_runs(ready, presence):
     assert ready.call(hostile.echo, "usable").result(WAIT) == "usable"
 
 
-# -- what goes in --------------------------------------------------------------------------------------------------
+# -- arguments and functions ---------------------------------------------------------------------------------------
 
 
 def nested(depth):
-    """A list deeper than pickle can follow."""
+    """Return a list nested deeper than pickle can follow."""
     value: list[Any] = []
     for _ in range(depth):
         value = [value]
@@ -419,13 +419,13 @@ def nested(depth):
 
 
 def stops_half_way():
-    """An iterable that breaks."""
+    """Yield some items, then raise."""
     yield 1
     raise hostile.OwnError("half-way")
 
 
 def closure_over(value):
-    """A function with something in its closure."""
+    """Return a function with an object in its closure."""
     return lambda x: (x, value)
 
 
@@ -474,7 +474,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=str)
 def test_refused_at_map(ready, refusal):
-    """What cannot be sent is refused by map with the reason, and nothing is invoked."""
+    """map refuses what cannot be sent, with the reason, and nothing is invoked."""
     with pytest.raises(refusal.error, match=refusal.match) as caught:
         ready.executor.map(refusal.function, refusal.items(), **refusal.options)
     refusal.check(caught.value)
@@ -501,13 +501,13 @@ def test_a_module_that_the_worker_lacks(ready, tmp_path, monkeypatch):
     if ready.on_lambda:
         with pytest.raises(SerializationError, match=name):
             ready.executor.call_async(uses, 1)
-    else:  # this machine can load what this machine's compiler made: it is sent
+    else:  # built by this machine's compiler, so this machine can load it: it is sent
         assert ready.executor.call_async(uses, 1)
         ready.run()
 
 
 def test_an_excluded_module(ready, tmp_path, monkeypatch):
-    """Row 41: using a module that was not sent is an ImportError, from the worker."""
+    """Row 41: using a module that was not sent raises ImportError on the worker."""
     name = f"excluded_for_{ready.kind}"
     (tmp_path / f"{name}.py").write_text("def f(x):\n    return x\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -519,7 +519,7 @@ def test_an_excluded_module(ready, tmp_path, monkeypatch):
 
 
 def test_a_name_that_the_worker_lacks(ready, monkeypatch):
-    """Row 42: a function that a module has here but not on the worker is an AttributeError from the worker."""
+    """Row 42: using a function that the worker's version of a module lacks raises AttributeError there."""
 
     def patched_in(x):
         return x
@@ -531,7 +531,7 @@ def test_a_name_that_the_worker_lacks(ready, monkeypatch):
 
 
 def test_a_failed_future(ready):
-    """Row 45: a failed future raises its own error where its result is used, in reduce and in an argument."""
+    """Row 45: a failed future raises its error wherever its result is used, in reduce and in an argument."""
     failed = ready.call(hostile.raises_own, "upstream")
     with pytest.raises(hostile.OwnError, match="upstream"):
         ready.reduce(sum, [ready.call(hostile.echo, 1), failed]).result(WAIT)
@@ -542,7 +542,7 @@ def test_a_failed_future(ready):
         ready.call(hostile.asks_the_future, crashed).result(WAIT)
 
 
-# -- what comes back -----------------------------------------------------------------------------------------------
+# -- results -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -553,12 +553,12 @@ def test_200_megabytes(ready):
     assert value.count(b"x") == len(value)
 
 
-# -- the way -------------------------------------------------------------------------------------------------------
+# -- between client and worker -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module", params=STAGED_KINDS[:1])
 def dummy(request, tmp_path_factory):
-    """An executor whose calls wait, so that a test can act in between."""
+    """Return an executor whose calls wait, so that a test can act in between."""
     with executors.make(request.param, tmp_path_factory.mktemp("home")) as made:
         yield made
 
@@ -578,7 +578,7 @@ def test_an_altered_object(dummy, what, tmp_path):
 
 @pytest.mark.parametrize("member", [{"pywren_version": "0.4.0"}, {"python_version": "2.7"}])
 def test_versions_that_differ(ready, member):
-    """Row 62: a worker with another pywren or Python says so."""
+    """Row 62: a worker with another version of pywren or Python reports both versions."""
     if ready.kind == "local":
         pytest.skip("its workers are of the client's own Python, and take no payload")
     with pytest.raises(VersionMismatchError, match="version mismatch"):
@@ -586,7 +586,7 @@ def test_versions_that_differ(ready, member):
 
 
 def test_no_payload(dummy):
-    """Row 63: the handler raises for what is not a payload."""
+    """Row 63: the handler raises for an event that is not a payload."""
     dummy.executor.invoker.invoke({"no": "payload"})
     with pytest.raises(DecodeError):
         dummy.run()
@@ -595,7 +595,7 @@ def test_no_payload(dummy):
 
 @pytest.fixture(scope="module")
 def aws_config():
-    """A mocked account."""
+    """Return the configuration of a mocked account."""
     with pywren.testing.mock_aws() as config:
         yield config
 
@@ -618,7 +618,7 @@ def test_a_bucket_that_does_not_exist(aws_config):
 
 
 def test_a_wait_that_runs_out(ready, presence):
-    """Row 70: whoever stops waiting gets a TimeoutError; the call goes on."""
+    """Row 70: a wait that times out raises TimeoutError; the call goes on."""
     future = ready.executor.call_async(hostile.waits_to_go_on, presence.address)
     for kind in (WaitTimeoutError, TimeoutError, PywrenError):
         with pytest.raises(kind, match=future.call_id):
@@ -629,7 +629,7 @@ def test_a_wait_that_runs_out(ready, presence):
 
 
 def test_ctrl_c_while_waiting(ready, presence, caplog):
-    """Row 71: Ctrl-C ends the wait, not the call, and one line says so."""
+    """Row 71: Ctrl-C ends the wait but not the call, and one line says so."""
     future = ready.executor.call_async(hostile.waits_to_go_on, presence.address)
     timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()

@@ -1,6 +1,6 @@
-"""docs/failures.md, "Lambda itself": what goes wrong there and nowhere else, on the emulated AWS.
+"""docs/failures.md, "Lambda itself": failures that only Lambda has, on the emulated AWS.
 
-Rows 82, 83 and 88 say what happens as long as calls that are lost are not invoked again.
+Rows 82, 83 and 88 describe what happens while lost calls are not yet invoked again.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ HANDLER = b"from pywren_has_lost_this import aws_lambda_handler\n"
 
 @pytest.fixture(scope="module")
 def config(emulator: Emulator) -> dict[str, Any]:
-    """The configuration of a function that no test changes."""
+    """Return the configuration of a function that no test changes."""
     return emulator.deploy()
 
 
 @pytest.fixture
 def executor(config: dict[str, Any]) -> Any:
-    """An executor on that function."""
+    """Return an executor on that function."""
     with pywren.lambda_executor(config=config) as made:
         yield made
 
 
 @pytest.fixture
 def aws(emulator: Emulator) -> Any:
-    """The emulated account."""
+    """Return the emulated account."""
     made = AWS(emulator.region)
     yield made
     made.close()
@@ -49,18 +49,18 @@ def aws(emulator: Emulator) -> Any:
 
 @pytest.fixture
 def presence() -> Any:
-    """Where a function shows that it is running."""
+    """Return the place where a function shows that it is running."""
     with Presence() as made:
         yield made
 
 
 def name_of(config: dict[str, Any]) -> str:
-    """The name of a function."""
+    """Return the name of a function."""
     return str(config["lambda"]["function_name"])
 
 
 def records(aws: AWS, config: dict[str, Any]) -> list[dict[str, Any]]:
-    """The objects at the on-failure destination of a function."""
+    """Return the objects at a function's on-failure destination."""
     bucket, prefix = config["s3"]["bucket"], f"aws/lambda/async/{name_of(config)}/"
     found = aws.request("s3", "list_objects_v2", doing="list the records", Bucket=bucket, Prefix=prefix)
     keys = [entry["Key"] for entry in found.get("Contents", ())]
@@ -71,19 +71,19 @@ def records(aws: AWS, config: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def ran(emulator: Emulator, config: dict[str, Any], since: Counters) -> Any:
-    """What became of the events of a function meanwhile."""
+    """Return what has become of a function's events since then."""
     return (emulator.counters() - since).executions[name_of(config)]
 
 
 @pytest.fixture
 def records_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the client list records at once, and not after some seconds: few calls leave any."""
+    """Make the client list records at once instead of after some seconds, because few calls leave any."""
     monkeypatch.setattr(failure_records, "FIRST_LISTING", 0.1)
 
 
 def test_the_functions_own_timeout(emulator: Emulator, presence: Presence) -> None:
-    """Row 80: the worker stops the call before Lambda would stop the worker, and says so; nothing of it survives."""
-    config = emulator.deploy(timeout=10)  # of which the worker leaves 7 s: a busy machine takes seconds to start a call
+    """Row 80: the worker stops and reports the call before Lambda would stop the worker; no process of it survives."""
+    config = emulator.deploy(timeout=10)  # the call gets 7 s of it: a busy machine takes seconds to start a call
     with pywren.lambda_executor(config=config, job_max_runtime=280) as executor:
         future = executor.call_async(hostile.sleeps_on, presence.address)
         with pytest.raises(CallTimeoutError, match=r"ran out of time.*the function's timeout"):
@@ -96,7 +96,7 @@ def test_the_functions_own_timeout(emulator: Emulator, presence: Presence) -> No
 
 
 def test_the_memory_limit(emulator: Emulator) -> None:
-    """Row 81: too much memory costs the call; the error says so, and how much memory the function has."""
+    """Row 81: using too much memory ends the call; the error says so, and gives the function's memory."""
     with pywren.lambda_executor(config=emulator.deploy(memory=192)) as executor:
         future = executor.call_async(lambda size: len(bytes(size).replace(b"\0", b"x")), 1 << 30)
         with pytest.raises(WorkerCrashedError, match=r"out of memory.*the function has 192 MB") as caught:
@@ -121,10 +121,10 @@ def test_a_container_that_is_killed(emulator: Emulator, aws: AWS, presence: Pres
 
 
 def test_a_container_that_is_killed_after_its_call(emulator: Emulator, executor: Any) -> None:
-    """Row 82: what the worker reported counts until the record shows its key; then anybody may have written it."""
+    """Row 82: the worker's report counts until the record reveals its key; then anybody may have written it."""
     emulator.set_faults(Faults(kill_container=Fault(most=1), kill_at="before_response"))
     future = executor.call_async(hostile.echo, "reported")
-    emulator.wait_idle()  # Lambda has written its record
+    emulator.wait_idle()  # by now Lambda has written its record
     copied = pickle.loads(pickle.dumps(future))
     assert future.exception(WAIT) is None or isinstance(future.exception(WAIT), WorkerCrashedError)
     with pytest.raises(WorkerCrashedError):
@@ -134,7 +134,7 @@ def test_a_container_that_is_killed_after_its_call(emulator: Emulator, executor:
 def test_dropped_events(
     emulator: Emulator, config: dict[str, Any], executor: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Row 83: nobody knows of the calls, and their futures wait for 6 h; a later issue invokes them again."""
+    """Row 83: nobody knows about the calls, and their futures wait for 6 h; a later issue invokes them again."""
     before = emulator.counters()
     emulator.set_faults(Faults(drop_event=Fault(most=3)))
     futures = executor.map(hostile.echo, range(6))
@@ -143,7 +143,7 @@ def test_dropped_events(
     assert ran(emulator, config, before).dropped == 3
     dropped = set(futures) - done
     assert not any(one.done() for one in dropped)
-    monkeypatch.setattr(staged_calls, "LOST_GRACE", -1e9)  # the patience is over
+    monkeypatch.setattr(staged_calls, "LOST_GRACE", -1e9)  # now the patience is over
     for one in dropped:
         with pytest.raises(CallLostError, match="never started"):
             one.result(WAIT)
@@ -162,7 +162,7 @@ def test_a_repeated_event(emulator: Emulator, config: dict[str, Any], executor: 
 
 
 def test_throttled_invocations(emulator: Emulator, executor: Any) -> None:
-    """Row 85: the client waits out 429 from Invoke."""
+    """Row 85: the client retries 429 from Invoke."""
     before = emulator.counters()
     emulator.set_faults(Faults(throttle_invoke=Fault(most=6)))
     assert pywren.get_all_results(executor.map(hostile.echo, range(8), invoke_pool_threads=4)) == list(range(8))
@@ -170,7 +170,7 @@ def test_throttled_invocations(emulator: Emulator, executor: Any) -> None:
 
 
 def test_errors_of_the_services(emulator: Emulator, executor: Any) -> None:
-    """Row 86: client and worker send a request again after 500 from Invoke and 503 from S3."""
+    """Row 86: client and worker retry 500 from Invoke and 503 from S3."""
     before = emulator.counters()
     for faults in (Faults(fail_invoke=Fault(most=4)), Faults(slow_down_s3=Fault(share=0.5, most=8))):
         emulator.set_faults(faults)
@@ -205,8 +205,8 @@ def test_more_events_than_concurrency(emulator: Emulator, aws: AWS) -> None:
 
 @pytest.mark.usefixtures("records_at_once")
 def test_an_event_that_is_too_old(emulator: Emulator, aws: AWS, presence: Presence) -> None:
-    """Row 88: Lambda gives the call up, and its record says why; a later issue invokes the call again."""
-    config = emulator.deploy(event_age=60)  # which are 0.6 s here
+    """Row 88: Lambda drops the call, and its record says why; a later issue invokes the call again."""
+    config = emulator.deploy(event_age=60)  # which is 0.6 s here
     aws.request(
         "lambda", "put_function_concurrency", doing="limit", FunctionName=name_of(config),
         ReservedConcurrentExecutions=1,
@@ -215,7 +215,7 @@ def test_an_event_that_is_too_old(emulator: Emulator, aws: AWS, presence: Presen
     with pywren.lambda_executor(config=config) as executor:
         first = executor.call_async(hostile.stays_a_second_longer, presence.address)
         assert presence.wait()
-        late = executor.call_async(hostile.echo, "late")  # it waits from now on
+        late = executor.call_async(hostile.echo, "late")  # now the event waits
         presence.let_go()
         assert first.result(WAIT) == "on time"
         with pytest.raises(CallLostError, match=r"too old, and never ran.*event_age"):
@@ -226,7 +226,7 @@ def test_an_event_that_is_too_old(emulator: Emulator, aws: AWS, presence: Presen
 
 
 def test_a_deployed_worker_of_another_version(emulator: Emulator) -> None:
-    """Row 89: the first call names the command that brings the worker to the client's version."""
+    """Row 89: the first call names the command that updates the worker to the client's version."""
     config = emulator.deploy(files={"pywren/version.py": b"__version__ = '0.9.9'\n"})
     with pywren.lambda_executor(config=config) as executor:
         future = executor.call_async(hostile.echo, 1)
@@ -235,7 +235,7 @@ def test_a_deployed_worker_of_another_version(emulator: Emulator) -> None:
 
 
 def test_a_package_that_the_worker_lacks(executor: Any) -> None:
-    """Row 90: the import fails on the worker, naming the module; the client has the module."""
+    """Row 90: the import fails on the worker and names the module, which the client has."""
 
     def imports(name: str) -> str:
         import importlib
@@ -249,7 +249,7 @@ def test_a_package_that_the_worker_lacks(executor: Any) -> None:
 
 @pytest.mark.skipif(not can_isolate(), reason="without namespaces, /tmp is this machine's and has no limit")
 def test_a_full_temporary_directory(emulator: Emulator) -> None:
-    """Row 91: an OSError of its own type; the next call in the container finds the space free again."""
+    """Row 91: the call raises its own OSError; the next call in the container finds the space free again."""
     config = emulator.deploy()
     with pywren.lambda_executor(config=config) as executor:
         before = executor.call_async(hostile.free_megabytes, None).result(WAIT)
@@ -264,7 +264,7 @@ def test_a_full_temporary_directory(emulator: Emulator) -> None:
 
 
 def test_a_map_from_inside_a_worker(emulator: Emulator, config: dict[str, Any], executor: Any) -> None:
-    """Row 92: a function makes an executor of the same configuration, and its calls run beside it."""
+    """Row 92: a function makes an executor of the same configuration, and its calls run concurrently with it."""
 
     def maps(count: int) -> int:
         with pywren.lambda_executor(config=config) as inner:
@@ -278,7 +278,7 @@ def test_a_map_from_inside_a_worker(emulator: Emulator, config: dict[str, Any], 
 
 @pytest.mark.usefixtures("records_at_once")
 def test_a_worker_that_cannot_be_imported(emulator: Emulator, aws: AWS) -> None:
-    """Row 93: the error and the log say why."""
+    """Row 93: both the error and the log say why."""
     config = emulator.deploy(files={"pywren/wrenhandler.py": HANDLER})
     with pywren.lambda_executor(config=config) as executor:
         future = executor.call_async(hostile.echo, 1)
@@ -291,7 +291,7 @@ def test_a_worker_that_cannot_be_imported(emulator: Emulator, aws: AWS) -> None:
 
 
 def test_a_function_that_is_updated_while_it_is_invoked(emulator: Emulator, aws: AWS) -> None:
-    """Row 94: calls of the old and of the new function succeed."""
+    """Row 94: calls of the old and of the new function both succeed."""
     config = emulator.deploy()
     name = name_of(config)
     with pywren.lambda_executor(config=config) as executor:

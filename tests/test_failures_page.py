@@ -1,4 +1,4 @@
-"""docs/failures.md and the suite agree: every row links to its tests, and every test's row is on the page."""
+"""docs/failures.md matches the suite: every row links to its tests, and every test's row is on the page."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def rows_of(docstring: str) -> set[str]:
 
 
 def test_every_number_is_given_once() -> None:
-    """A row's number is its name: tests and commits refer to it."""
+    """A row's number identifies it: tests and commits refer to it."""
     numbers = [number for number, _ in ROWS]
     assert len(numbers) > 250
     assert len(numbers) == len(set(numbers))
 
 
 def test_every_row_links_to_its_tests() -> None:
-    """The last column names at least one test, and every test that it names exists in that file."""
+    """The last column names at least one test, and every test that it names exists in the linked file."""
     known = {(file, name) for file, name, _ in TESTS}
     wrong = {}
     for number, cells in ROWS:
@@ -53,7 +53,7 @@ def test_every_row_links_to_its_tests() -> None:
 
 
 def test_rows_of_a_table_are_in_it() -> None:
-    """A row that links to a table of tests/test_failures.py is a row of that table, and the other way round."""
+    """A row that links to a table in tests/test_failures.py is in that table, and vice versa."""
     text = (ROOT / "tests" / "test_failures.py").read_text(encoding="utf-8")
     for test, kind in TABLE_TESTS.items():
         linked = {number for number, cells in ROWS if f"[{test}](" in cells}
@@ -61,7 +61,7 @@ def test_rows_of_a_table_are_in_it() -> None:
 
 
 def test_every_test_names_rows_of_the_page() -> None:
-    """A test that claims to hold a row that is not on the page is out of date."""
+    """Every row that a test names is on the page."""
     page = {number for number, _ in ROWS}
     unknown = {f"{file}::{name}": rows_of(text) - page for file, name, text in TESTS if rows_of(text) - page}
     assert not unknown

@@ -1,4 +1,4 @@
-"""Tests of ``ResponseFuture``: the state machine, with an origin that the test settles itself."""
+"""``ResponseFuture``: its states, with an origin that the test controls."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def settle(future, value=None, error=None, source=None):
 
 
 def ended_futures():
-    """One future for each final state: success, error, cancelled."""
+    """Return one future for each final state: success, error, cancelled."""
     origin = Origin()
     success, error, cancelled = (origin.future(f"0000{number}") for number in range(3))
     settle(success, 42, source=1.5)
@@ -80,7 +80,7 @@ def ended_futures():
 
 
 def outstanding_futures():
-    """One future for each state without an outcome: invoked and running."""
+    """Return one future for each state without an outcome: invoked and running."""
     origin = Origin()
     invoked, running = origin.future(), origin.future("00001")
     call_state.mark_running(running)
@@ -88,21 +88,21 @@ def outstanding_futures():
 
 
 class TestResult:
-    """``result`` against every state."""
+    """``result`` in every state."""
 
     def test_of_success_is_the_value(self):
-        """A call that returned gives its value, again and again."""
+        """The future of a call that returned gives the value, repeatedly."""
         success, _, _ = ended_futures()
         assert [success.result(), success.result(timeout=0)] == [42, 42]
 
     def test_of_error_raises_the_functions_own(self):
-        """A call that raised raises the same exception."""
+        """The future of a call that raised raises the same exception."""
         _, error, _ = ended_futures()
         with pytest.raises(OSError, match="no disk"):
             error.result()
 
     def test_of_cancelled_raises_both_kinds_of_cancelled(self):
-        """A cancelled call raises an error that is ours and the standard library's."""
+        """The future of a cancelled call raises an error that is both pywren's and the standard library's."""
         _, _, cancelled = ended_futures()
         with pytest.raises(concurrent.futures.CancelledError):
             cancelled.result()
@@ -110,32 +110,32 @@ class TestResult:
             cancelled.result()
 
     def test_without_throw_except_is_none_for_failures(self):
-        """``throw_except=False`` gives None for a call that failed and the value for a call that did not."""
+        """``throw_except=False`` returns None for a call that failed, and the value otherwise."""
         success, error, cancelled = ended_futures()
         results = [item.result(throw_except=False) for item in (success, error, cancelled)]
         assert results == [42, None, None]
 
     def test_times_out_with_every_kind_of_timeout_error(self):
-        """A wait that runs out raises what programs for any Python catch, and names the call."""
+        """A wait that times out raises an error that programs for any Python catch, and names the call."""
         for outstanding in outstanding_futures():
             for kind in (TimeoutError, concurrent.futures.TimeoutError, WaitTimeoutError):
                 with pytest.raises(kind, match=outstanding.call_id):
                     outstanding.result(timeout=0.01)
 
     def test_check_only_is_a_bool(self):
-        """``check_only`` tells whether the call has ended, and does not raise what it raised."""
+        """``check_only`` returns whether the call has ended, and does not raise its exception."""
         assert [item.result(check_only=True) for item in ended_futures()] == [True, True, True]
         assert [item.result(check_only=True) for item in outstanding_futures()] == [False, False]
 
     def test_of_a_new_future_is_a_value_error(self):
-        """A future that no executor made says so."""
+        """A future that no executor made raises a ValueError that says so."""
         for method in ("result", "exception", "cancel"):
             with pytest.raises(ValueError, match="job not yet invoked"):
                 getattr(ResponseFuture("00000", "a-callset"), method)()
         assert issubclass(ArgumentError, ValueError)
 
     def test_is_woken_by_the_outcome(self):
-        """A thread that waits gets the value that arrives meanwhile."""
+        """A waiting thread gets the value when it arrives."""
         origin = Origin()
         waiting = origin.future()
         with concurrent.futures.ThreadPoolExecutor(1) as threads:
@@ -145,7 +145,7 @@ class TestResult:
             assert answer.result(10) == "late"
 
     def test_refuses_another_storage(self):
-        """A storage handler of another place is an error that names both places."""
+        """A storage handler for a different place is an error that names both places."""
 
         class Elsewhere:
             path = ["s3", "a-bucket", "prefix"]
@@ -156,29 +156,29 @@ class TestResult:
 
 
 class TestException:
-    """``exception`` against every state."""
+    """``exception`` in every state."""
 
     def test_is_none_or_the_error(self):
-        """It returns what was raised, and None for a call that returned."""
+        """It returns the exception, or None for a call that returned."""
         success, error, _ = ended_futures()
         assert success.exception() is None
         assert isinstance(error.exception(), OSError)
 
     def test_of_cancelled_raises(self):
-        """As in the standard library a cancelled future raises instead."""
+        """As in the standard library, a cancelled future raises instead."""
         _, _, cancelled = ended_futures()
         with pytest.raises(concurrent.futures.CancelledError):
             cancelled.exception()
 
     def test_times_out(self):
-        """A wait that runs out is a TimeoutError."""
+        """A wait that times out raises TimeoutError."""
         for outstanding in outstanding_futures():
             with pytest.raises(TimeoutError):
                 outstanding.exception(timeout=0.01)
 
 
 def test_states_in_all_words():
-    """Each state shows the same in ``job_state``, in the standard library's methods and in the repr."""
+    """``job_state``, the standard library's methods and the repr agree on each state."""
     invoked, running = outstanding_futures()
     success, error, cancelled = ended_futures()
     table = {
@@ -196,7 +196,7 @@ def test_states_in_all_words():
 
 
 def test_repr_shows_the_outcomes_type_never_the_value():
-    """A secret result does not end up in a log."""
+    """The repr never shows a value, which may be secret, in a log."""
     origin = Origin()
     item = origin.future()
     settle(item, "a secret")
@@ -205,7 +205,7 @@ def test_repr_shows_the_outcomes_type_never_the_value():
 
 
 def test_succeeded_and_errored_repeat_what_the_caller_was_told():
-    """Both stay False until done, result, exception, wait or a callback has told the caller."""
+    """Both stay False until done, result, exception, wait or a callback has shown the outcome to the caller."""
     success, error, _ = ended_futures()
     assert (success.succeeded(), error.errored()) == (False, False)
     assert success.done()
@@ -215,7 +215,7 @@ def test_succeeded_and_errored_repeat_what_the_caller_was_told():
 
 
 def test_done_looks():
-    """``done`` finds out by itself, even if nobody has waited."""
+    """``done`` polls by itself, even if nobody has waited."""
     origin = Origin()
     item = origin.future()
     assert not item.done()
@@ -224,7 +224,7 @@ def test_done_looks():
 
 
 def test_first_settlement_stands():
-    """A second outcome of the same call changes nothing."""
+    """A second outcome of the same call has no effect."""
     origin = Origin()
     item = origin.future()
     settle(item, "first")
@@ -233,7 +233,7 @@ def test_first_settlement_stands():
 
 
 def test_cancel_of_an_ended_call_is_false():
-    """A call that ended by itself cannot be cancelled; a cancelled one says so again."""
+    """A call that has ended cannot be cancelled; cancelling a cancelled one returns True again."""
     success, error, cancelled = ended_futures()
     assert (success.cancel(), error.cancel(), cancelled.cancel()) == (False, False, True)
 
@@ -242,7 +242,7 @@ class TestCallbacks:
     """``add_done_callback``."""
 
     def test_runs_when_done_and_at_once_when_it_was(self):
-        """A callback added before and one added after the outcome are both called once."""
+        """Callbacks added before and after the outcome are each called once."""
         item = Origin().future()
         seen = []
         item.add_done_callback(lambda done: seen.append(("before", done.result())))
@@ -289,7 +289,7 @@ class TestStandardLibrary:
     """The standard library's own functions work on these futures."""
 
     def test_wait_first_exception(self):
-        """``concurrent.futures.wait`` with FIRST_EXCEPTION is woken by an error."""
+        """With FIRST_EXCEPTION, ``concurrent.futures.wait`` returns when a call fails."""
         origin = Origin()
         items = [origin.future(f"{number:05d}") for number in range(3)]
         settle(items[0], 1)
@@ -303,7 +303,7 @@ class TestStandardLibrary:
         assert (done, not_done) == ({items[0], items[2]}, {items[1]})
 
     def test_as_completed_in_order_of_completion(self):
-        """``as_completed`` yields ended futures first and the others as they end."""
+        """``as_completed`` yields ended futures first, and the others when they end."""
         origin = Origin()
         items = [origin.future(f"{number:05d}") for number in range(4)]
         settle(items[1], 1)
@@ -316,7 +316,7 @@ class TestStandardLibrary:
         assert list(order) == []
 
     def test_wrap_future(self):
-        """``asyncio.wrap_future`` gives value and error in a coroutine."""
+        """``asyncio.wrap_future`` delivers value and error to a coroutine."""
         success, error, _ = ended_futures()
 
         async def both():
@@ -327,7 +327,7 @@ class TestStandardLibrary:
         asyncio.run(both())
 
     def test_await(self):
-        """A future can be awaited, and wakes the loop when its outcome arrives from another thread."""
+        """A future can be awaited; its outcome wakes the loop from another thread."""
         item = Origin().future()
 
         async def wait_for_it():
@@ -341,7 +341,7 @@ class TestSilence:
     """Waiting for a long time."""
 
     def test_the_origin_is_asked_for_the_reason_again_and_again(self, monkeypatch):
-        """The reason is asked for as long as somebody waits, and only of callsets that are not done."""
+        """Somebody who waits asks the origin for the reason repeatedly, but only for callsets that are not done."""
         monkeypatch.setattr(waiting, "SILENCE", 0.01)
         origin, other = Origin(), Origin()
         done = other.future()
@@ -351,7 +351,7 @@ class TestSilence:
         assert other.reported == 0
 
     def test_short_waits_ask_nothing(self):
-        """A wait that ends does not ask either."""
+        """A short wait does not ask for the reason."""
         origin = Origin()
         item = origin.future()
         assert not waiting.await_all([item], 0.01)
@@ -361,10 +361,10 @@ class TestSilence:
 
 
 class TestTrouble:
-    """Nothing can be found out."""
+    """The origin cannot find out the outcome."""
 
     def test_ends_the_waits_of_now_and_not_those_of_later(self):
-        """Whoever waits is told, each with an error of its own; a new wait goes on waiting."""
+        """Every current waiter gets its own error; a new wait goes on waiting."""
         origin = Origin()
         items = [origin.future(f"{number:05d}") for number in range(2)]
         error = StorageError("out of reach")
@@ -383,7 +383,7 @@ class TestTrouble:
         assert items[0].result() == 5
 
     def test_an_outcome_that_comes_at_the_same_moment_counts(self):
-        """A wait whose futures are done is not told of trouble."""
+        """A wait whose futures are done does not raise the error."""
         origin = Origin()
         item = origin.future()
         waiter = waiting._Countdown()
@@ -395,12 +395,12 @@ class TestTrouble:
         waiter.fail(StorageError("again"))
 
     def test_nobody_waits(self):
-        """Nobody is told when nobody waits."""
+        """An error without waiters is not raised later."""
         waiting.report_trouble([], StorageError("x"), time.monotonic())
         waiting.report_trouble([Origin().future()], StorageError("x"), time.monotonic())
 
     def test_who_asks_while_a_look_fails_hears_of_the_next(self):
-        """A failed poll that began before the wait says nothing about now: the network may be back."""
+        """A poll that began before the wait does not count if it fails: the network may be back."""
         origin = Origin()
         item = origin.future()
         began = time.monotonic() - 1
@@ -413,7 +413,7 @@ class TestTrouble:
 
 
 def test_statuses_are_none_until_collected():
-    """``run_status`` and ``invoke_status`` appear with the outcome."""
+    """``run_status`` and ``invoke_status`` are None until the outcome is known."""
     origin = Origin()
     item = origin.future()
     assert (item.run_status, item.invoke_status) == (None, None)
@@ -425,13 +425,13 @@ def test_statuses_are_none_until_collected():
 
 
 def test_new_future_pickles():
-    """A future that was never invoked survives pickling as such."""
+    """A future that was never invoked can be pickled."""
     copy = pickle.loads(pickle.dumps(ResponseFuture("00003", "a-callset")))
     assert (copy.call_id, copy.callset_id, copy.job_state) == ("00003", "a-callset", JobState.new)
 
 
 def test_raising_does_not_keep_the_future_alive():
-    """The traceback of a raised error does not refer to the future for ever."""
+    """The traceback of a raised error does not keep the future alive."""
     _, error, _ = ended_futures()
     try:
         error.result()
@@ -441,6 +441,6 @@ def test_raising_does_not_keep_the_future_alive():
 
 
 def test_call_errors_say_which_call():
-    """The errors of calls carry their ids."""
+    """The errors of calls contain their ids."""
     error = CallLostError("gone", call_id="00001", callset_id="a-callset")
     assert (error.call_id, error.callset_id) == ("00001", "a-callset")

@@ -1,4 +1,4 @@
-"""What an import of pywren loads, and what is reachable after it: fresh interpreters tell."""
+"""What an import of pywren loads, and what can be used after it, as fresh interpreters show."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ SUBMODULES = [
 
 
 def python(program: str, **environment: str) -> str:
-    """Run a program in a fresh interpreter that finds this pywren, with warnings as errors; return what it prints."""
+    """Run a program in a fresh interpreter that can import this pywren, with warnings as errors; return its output."""
     finished = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
@@ -67,12 +67,12 @@ def python(program: str, **environment: str) -> str:
 
 
 def third_party(statements: str) -> set[str]:
-    """The packages, neither the standard library's nor pywren's, that some statements load."""
+    """Return the third-party packages that some statements load."""
     return set(json.loads(python(LOADED.format(statements=statements)).splitlines()[-1]))
 
 
 def third_party_of(modules: list[str]) -> dict[str, list[str]]:
-    """Import modules one after the other, and return for each the packages that it was the first to load, if any."""
+    """Import modules one after the other, and return for each the third-party packages that it loaded first."""
     loaded = "[name for name in {name.partition('.')[0] for name in sys.modules} - own]"
     program = (
         "import importlib, json, sys\n"
@@ -90,17 +90,17 @@ def third_party_of(modules: list[str]) -> dict[str, list[str]]:
 
 
 def test_import_pywren_loads_no_third_party_module() -> None:
-    """A plain import costs nothing but the standard library."""
+    """A plain import loads only the standard library."""
     assert third_party("import pywren") == set()
 
 
 def test_the_modules_of_the_client_load_no_third_party_module() -> None:
-    """Nor does any of its modules, until it is used."""
+    """Importing a client module loads only the standard library too, until the module is used."""
     assert third_party_of([f"pywren.{name}" for name in SUBMODULES]) == {}
 
 
 def test_the_worker_loads_only_what_the_bundle_carries() -> None:
-    """The worker's entry and its child load no package but cloudpickle and tblib."""
+    """The worker's entry and its child load only cloudpickle and tblib."""
     found = third_party_of(["pywren.worker.handler", "pywren.wrenhandler", "pywren.worker.child.main"])
     assert {name for names in found.values() for name in names} <= {"cloudpickle", "tblib"}, found
 
@@ -108,7 +108,7 @@ def test_the_worker_loads_only_what_the_bundle_carries() -> None:
 def test_the_worker_does_not_import_the_client() -> None:
     """A worker never loads executors, serialization or configuration.
 
-    ``future`` and ``wait`` come with the package itself, as ``pywren.wait`` has to be the function.
+    ``future`` and ``wait`` are loaded with the package itself, because ``pywren.wait`` must be the function.
     """
     program = "import sys, pywren.wrenhandler, pywren.worker.child.main; print(*sorted(sys.modules))"
     client = {"wren", "executor", "client", "invokers", "queues", "wrenconfig", "serialize", "cloud"}
@@ -126,12 +126,12 @@ there = pywren.get_all_results(pwex.map(loaded, [1, 2]))
 
 
 def test_a_local_map_never_loads_boto3() -> None:
-    """The whole local path, from import to results, does without the AWS SDK (0.3 seconds)."""
+    """The whole local path, from import to results, works without the AWS SDK (0.3 seconds)."""
     assert not third_party(LOCAL_MAP) & {"boto3", "botocore", "moto", "numpy", "click"}
 
 
 def test_a_local_worker_loads_only_what_the_bundle_carries() -> None:
-    """In the child that runs the function, too, there is nothing but pywren, cloudpickle and tblib."""
+    """The child that runs the function also loads only pywren, cloudpickle and tblib."""
     there = json.loads(python(f"import json\n{LOCAL_MAP}\nprint(json.dumps(there))"))
     for names in there:
         found = {name for name in names if not name.startswith("_")}  # such as setuptools' start-up hook
@@ -145,7 +145,7 @@ def test_everything_of_0_4_is_reachable_after_a_plain_import() -> None:
 
 
 def test_wait_stays_the_function() -> None:
-    """``pywren.wait`` is the function although a module has that name, whatever is imported later."""
+    """``pywren.wait`` is the function, although a module has that name, whatever is imported later."""
     python(
         "import pywren\n"
         "import pywren.wait, pywren.executor, pywren.future\n"
@@ -155,24 +155,24 @@ def test_wait_stays_the_function() -> None:
 
 
 def test_an_unknown_attribute_is_an_attribute_error() -> None:
-    """Lazy submodules do not hide a misspelt name."""
+    """A misspelt name is an AttributeError, although submodules are loaded lazily."""
     program = "import pywren\ntry: pywren.no_such_name\nexcept AttributeError as error: print(error)"
     assert "no_such_name" in python(program)
 
 
 def test_dir_lists_the_public_names() -> None:
-    """Completion in a notebook shows what there is, before it is loaded."""
+    """Completion in a notebook shows all public names before they are loaded."""
     shown = set(python("import pywren; print(*dir(pywren))").split())
     assert shown >= set(NAMES) | set(SUBMODULES)
 
 
 def test_importing_installs_no_log_handler() -> None:
-    """A library leaves logging to the program that uses it."""
+    """Importing the library does not configure logging."""
     assert python("import logging, pywren; print(logging.root.handlers)").strip() == "[]"
 
 
 def test_the_environment_can_ask_for_logging_at_import() -> None:
-    """``PYWREN_LOGLEVEL`` configures logging at that level and quiets the AWS SDK, as in 0.4."""
+    """``PYWREN_LOGLEVEL`` sets the level of logging and quiets the AWS SDK, as in 0.4."""
     program = (
         "import logging, pywren\n"
         "print(len(logging.root.handlers), logging.getLogger('pywren').getEffectiveLevel() == logging.INFO,\n"

@@ -36,7 +36,7 @@ WAIT = 30.0
 
 @pytest.fixture
 def stubbed():
-    """A Lambda invoker that sends nothing, and the stub of its client."""
+    """Return a Lambda invoker that sends nothing, and the stub of its client."""
     session = botocore.session.Session()
     session.set_credentials("key", "secret")
     aws = AWS("us-west-2", session=session, sleep=lambda seconds: None)
@@ -57,7 +57,7 @@ def accept(stub, payload, status=202):
 
 
 def test_lambda_gets_compact_json(stubbed):
-    """A call is one asynchronous invocation with the payload as JSON without spaces."""
+    """A call is one asynchronous invocation, with the payload as compact JSON."""
     invoker, stub = stubbed
     accept(stub, b'{"call_id":"00000","text":"\\u00e4"}')
     assert invoker.invoke({"call_id": "00000", "text": "ä"}) == "r-1"
@@ -65,7 +65,7 @@ def test_lambda_gets_compact_json(stubbed):
 
 @pytest.mark.parametrize("code", ["TooManyRequestsException", "ServiceException"])
 def test_throttling_and_errors_inside_lambda_are_waited_out(stubbed, code):
-    """A request that may succeed later is sent again."""
+    """A request that may succeed later is retried."""
     invoker, stub = stubbed
     for _ in range(3):
         stub.add_client_error("invoke", code, http_status_code=429 if code.startswith("Too") else 500)
@@ -78,7 +78,7 @@ def test_throttling_and_errors_inside_lambda_are_waited_out(stubbed, code):
     [("ResourceNotFoundException", "pywren deploy_lambda"), ("AccessDeniedException", "lambda:InvokeFunction")],
 )
 def test_a_refusal_says_what_to_do(stubbed, code, words):
-    """A function that does not exist or may not be invoked is an error with code and remedy."""
+    """If the function is missing or may not be invoked, the error has a code and the remedy."""
     invoker, stub = stubbed
     stub.add_client_error("invoke", code, http_status_code=404)
     with pytest.raises(InvocationError, match=words) as caught:
@@ -87,7 +87,7 @@ def test_a_refusal_says_what_to_do(stubbed, code, words):
 
 
 def test_the_response_is_looked_at(stubbed):
-    """Any answer but 202 is a refusal."""
+    """Any status but 202 is a refusal."""
     invoker, stub = stubbed
     accept(stub, b"{}", status=200)
     with pytest.raises(InvocationError, match="202"):
@@ -96,7 +96,7 @@ def test_the_response_is_looked_at(stubbed):
 
 @pytest.fixture
 def endpoint(monkeypatch):
-    """A Lambda that accepts everything; it counts connections and requests, and can hold answers back."""
+    """Run a Lambda that accepts everything; it counts connections and requests, and can delay answers."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -134,7 +134,7 @@ def endpoint(monkeypatch):
 
 
 def test_calls_use_a_connection_again(endpoint):
-    """A connection, which takes several round trips to make, serves call after call."""
+    """A connection, which takes several round trips to make, is used for one call after the other."""
     invoker = LambdaInvoker("us-west-2", "pywren_1")
     for number in range(5):
         invoker.invoke({"call_id": number})
@@ -144,11 +144,11 @@ def test_calls_use_a_connection_again(endpoint):
 
 
 def test_many_threads_have_a_connection_each(endpoint, caplog):
-    """No connection is thrown away: each serves the next call, and no warning is logged."""
+    """No connection is thrown away: each is used for the next call, and no warning is logged."""
     threads = 100
     invoker = LambdaInvoker("us-west-2", "pywren_1")
     for _ in range(2):
-        endpoint.crowd = threading.Barrier(threads)  # all are under way at once
+        endpoint.crowd = threading.Barrier(threads)  # all requests are concurrent
         for_each(invoker.invoke, [{"call_id": number} for number in range(threads)], threads)
     assert len(endpoint.connections) == threads
     assert caplog.records == []
@@ -156,7 +156,7 @@ def test_many_threads_have_a_connection_each(endpoint, caplog):
 
 
 def test_a_payload_over_the_limit_is_refused_with_the_figures(stubbed):
-    """Nothing is sent that Lambda would refuse."""
+    """A payload that Lambda would refuse is not sent."""
     invoker, _ = stubbed
     assert invoker.payload_limit == ASYNC_PAYLOAD_LIMIT
     with pytest.raises(ArgumentError, match=r"1,000,0\d\d bytes.*1,000,000") as caught:
@@ -165,14 +165,14 @@ def test_a_payload_over_the_limit_is_refused_with_the_figures(stubbed):
 
 
 def test_a_payload_that_is_no_json_is_refused(stubbed):
-    """``extra_meta`` can hold only what JSON can."""
+    """``extra_meta`` must be valid JSON."""
     invoker, _ = stubbed
     with pytest.raises(ArgumentError, match="extra_meta"):
         invoker.invoke({"x": object()})
 
 
 def test_the_configs_are_those_of_0_4(stubbed):
-    """``invoke_status`` has these members."""
+    """``invoke_status`` contains these members."""
     assert stubbed[0].config() == {"lambda_function_name": "pywren_1", "region_name": "us-west-2"}
     assert DummyInvoker().config() == {}
     assert LocalInvoker().config() == {}
@@ -183,7 +183,7 @@ def test_the_configs_are_those_of_0_4(stubbed):
 
 
 class Client:
-    """Stages calls of one function as the client does."""
+    """A client that stages calls of one function."""
 
     def __init__(self, root, function):
         import cloudpickle
@@ -234,12 +234,12 @@ class Client:
 
 @pytest.fixture
 def squares(tmp_path):
-    """A client that squares numbers."""
+    """Return a client that squares numbers."""
     return Client(tmp_path / "store", lambda x: x * x)
 
 
 def test_the_dummy_keeps_calls_until_they_are_run(squares):
-    """Nothing runs before ``run_jobs``, which then runs as many calls as it is asked to."""
+    """Nothing runs before ``run_jobs``, which runs as many calls as requested."""
     invoker = DummyInvoker()
     for index in range(5):
         invoker.invoke(squares.payload(index, index))
@@ -254,7 +254,7 @@ def test_the_dummy_keeps_calls_until_they_are_run(squares):
 
 
 def test_the_dummy_runs_in_a_thread(tmp_path):
-    """``run_jobs_threaded`` returns while a call runs, which may then be cancelled; ``thread`` ends after it."""
+    """``run_jobs_threaded`` returns while a call runs, which can then be cancelled; ``thread`` ends with it."""
     started, go_on = tmp_path / "started", tmp_path / "go_on"
     os.mkfifo(started)
     os.mkfifo(go_on)
@@ -272,7 +272,7 @@ def test_the_dummy_runs_in_a_thread(tmp_path):
         invoker.invoke(client.payload(index, (str(started), str(go_on))))
     assert invoker.thread is None
     invoker.run_jobs_threaded(1, str(tmp_path / "tasks"))
-    open(started).close()  # it opens when the call has
+    open(started).close()  # the gate opens when the call has
     assert invoker.thread.is_alive()
     open(go_on, "w").close()
     invoker.thread.join(WAIT)
@@ -281,7 +281,7 @@ def test_the_dummy_runs_in_a_thread(tmp_path):
 
 
 def test_a_call_that_the_dummy_runs_in_a_thread_can_be_cancelled(tmp_path):
-    """``cancel`` stops the running call; the next one runs."""
+    """``cancel`` stops the running call, and the next one runs."""
     started = tmp_path / "started"
     os.mkfifo(started)
 
@@ -304,7 +304,7 @@ def test_a_call_that_the_dummy_runs_in_a_thread_can_be_cancelled(tmp_path):
 
 
 def test_a_broken_payload_does_not_stop_the_others(squares):
-    """The others are run, then the dummy reports what was wrong."""
+    """The other payloads are run, and then the dummy reports the broken one."""
     invoker = DummyInvoker()
     invoker.invoke({"nothing": "here"})
     invoker.invoke(squares.payload(0, 7))
@@ -314,7 +314,7 @@ def test_a_broken_payload_does_not_stop_the_others(squares):
 
 
 def test_running_nothing_starts_nothing():
-    """A dummy without calls has nothing to do."""
+    """A dummy without calls starts nothing."""
     DummyInvoker().run_jobs()
 
 
@@ -331,7 +331,7 @@ def test_the_door_of_0_4_runs_payloads(squares):
 
 
 def local_threads():
-    """The threads of local invokers that are alive."""
+    """Return the live threads of local invokers."""
     return [thread for thread in threading.enumerate() if thread.name == "pywren-local-call"]
 
 
@@ -361,7 +361,7 @@ def test_a_broken_payload_does_not_stop_the_local_invoker(squares, caplog):
 
 
 def test_the_local_invoker_goes_on_after_an_error_of_any_kind(squares, monkeypatch, caplog):
-    """However a call ends its thread, the calls after it run."""
+    """However a call ends its thread, later calls run."""
     invoker = LocalInvoker()
     handle = Container.handle
 
@@ -382,7 +382,7 @@ def test_the_local_invoker_goes_on_after_an_error_of_any_kind(squares, monkeypat
 
 
 def test_a_closed_container_keeps_to_the_runner_it_was_given():
-    """A call that is under way, or comes later, does not start a fork server that nobody would stop."""
+    """A running or later call does not start a fork server that nobody would stop."""
     runner = Mock()
     container = Container(runner)
     container.close()

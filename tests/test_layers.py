@@ -1,4 +1,4 @@
-"""The architecture of docs/design.md, checked against the imports and the functions of every module."""
+"""The architecture in docs/design.md, checked against every module's imports and functions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-FACE = "pywren"  # loads what it is asked for, and so points everywhere; nothing else may
+FACE = "pywren"  # imports modules by name for its users, and so may import from every layer; no other module may
 SDK_DOOR = "pywren.aws.session"
 SDKS = {"boto3", "botocore", "s3transfer"}
-DOORS = {  # names of 0.4 that belong to the layer of what they open to
+DOORS = {  # names of 0.4, which belong to the layer of the modules that they load
     "pywren": "scripts",
     "pywren.wrenhandler": "worker",
     "pywren.local": "client",
@@ -36,7 +36,7 @@ class Import(NamedTuple):
 
     module: str
     line: int
-    deferred: bool  # inside a function: it does not run when the module is loaded
+    deferred: bool  # the import is in a function, and does not run when the module is loaded
 
 
 def modules() -> dict[str, Path]:
@@ -57,7 +57,7 @@ def parsed(name: str) -> ast.Module:
 
 @cache
 def imports(name: str) -> tuple[Import, ...]:
-    """Every import of a module, also by ``importlib``, except those for the type checker alone."""
+    """Return every import of a module, including by ``importlib``, except those for type checkers only."""
     return tuple(
         Import(module, node.lineno, deferred)
         for node, deferred in _import_nodes(parsed(name), deferred=False)
@@ -76,7 +76,7 @@ def _import_nodes(node: ast.AST, *, deferred: bool) -> Iterator[tuple[ast.Import
 
 
 def _imports_by_name(call: ast.Call) -> bool:
-    """Tell whether a call imports: ``import_module(…)``, ``__import__(…)``, or one that is handed either of them."""
+    """Return whether a call imports: ``import_module(…)``, ``__import__(…)``, or a call with one of them."""
     mentioned = [call.func, *call.args]
     names = {getattr(node, "attr", None) or getattr(node, "id", None) for node in mentioned}
     return bool(names & {"import_module", "__import__"})
@@ -88,7 +88,7 @@ def _imported(name: str, node: ast.Import | ast.ImportFrom | ast.Call) -> list[s
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     assert node.level == 0, f"{name}:{node.lineno}: write the absolute name"
-    # ``from pywren import storage`` imports a module, ``from pywren.storage import Storage`` a name of one
+    # ``from pywren import storage`` imports a module, ``from pywren.storage import Storage`` a name in one
     full = [f"{node.module}.{alias.name}" for alias in node.names]
     return [module if module in MODULES else str(node.module) for module in full]
 
@@ -105,7 +105,7 @@ def _named_in_call(name: str, call: ast.Call) -> list[str]:
 
 
 def layers() -> list[list[str]]:
-    """The layers as docs/design.md draws them, the lowest first: names of modules, folders with a slash at the end."""
+    """Return the layers in docs/design.md, the lowest first: names of modules, folders with a trailing slash."""
     text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
     drawing = text.partition("## Layers")[2].split("```")[1]
     names = [re.sub(r"\([^)]*\)", "", re.split(r"\s{3,}", line.strip())[0]) for line in drawing.strip().splitlines()]
@@ -117,7 +117,7 @@ LAYERS = layers()
 
 @cache
 def layer(module: str) -> int | None:
-    """How high a module stands, counted from 0."""
+    """Return the layer of a module, counted from 0."""
     name = DOORS[module] if module in DOORS else module.removeprefix("pywren.")
     heights = {member: height for height, members in enumerate(LAYERS) for member in members}
     folder = name.partition(".")[0] + "/"
@@ -125,7 +125,7 @@ def layer(module: str) -> int | None:
 
 
 def functions() -> list[tuple[int, str]]:
-    """The length in lines of every function of the package, and its name."""
+    """Return the length in lines of every function in the package, with its name."""
     return sorted(
         ((node.end_lineno or 0) - node.lineno + 1, f"{module}.{node.name}")
         for module in MODULES
@@ -135,27 +135,27 @@ def functions() -> list[tuple[int, str]]:
 
 
 def test_the_drawing_has_the_layers_it_should() -> None:
-    """The drawing is read as it is meant: the wire at the bottom, the commands on top."""
+    """The diagram is parsed as intended: the wire at the bottom, the commands on top."""
     assert "wire/" in LAYERS[1]
     assert "scripts/" in LAYERS[-1]
     assert len(LAYERS) >= 9
 
 
 def test_the_drawing_names_no_module_that_is_gone() -> None:
-    """Every name in the drawing is a module or a folder of the package."""
+    """Every name in the diagram is a module or folder of the package."""
     for names in LAYERS:
         for name in names:
             assert f"pywren.{name.rstrip('/')}" in MODULES, f"{name} in the layers of docs/design.md"
 
 
 def test_every_module_has_a_layer() -> None:
-    """A new module is given a place in the drawing of docs/design.md."""
+    """Every module has a place in the diagram in docs/design.md."""
     missing = [name for name in MODULES if layer(name) is None]
     assert not missing, f"name these in the layers of docs/design.md: {missing}"
 
 
 def test_imports_point_down_only() -> None:
-    """No module imports one of a higher layer, not even inside a function or by its name."""
+    """No module imports from a higher layer, not even inside a function or by name."""
     upward = []
     for name in MODULES:
         own = layer(name)
@@ -167,7 +167,7 @@ def test_imports_point_down_only() -> None:
 
 
 def test_there_are_no_import_cycles() -> None:
-    """No chain of imports comes back to where it began, imports inside functions and by name included."""
+    """No chain of imports leads back to its beginning, including imports inside functions and by name."""
     graph = {
         name: {item.module for item in imports(name) if item.module in MODULES} - {name, FACE}
         for name in MODULES
@@ -184,12 +184,12 @@ def _cycle(graph: dict[str, set[str]]) -> list[str] | None:
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
-        return list(reversed(error.args[1]))  # graphlib puts first what is imported
+        return list(reversed(error.args[1]))  # graphlib orders imported modules first
     return None
 
 
 def test_only_users_of_the_face_import_it() -> None:
-    """The package itself, which points everywhere, is imported only above everything else."""
+    """Only the highest layers import the package itself, which loads modules of every layer."""
     users = {name for name in MODULES for item in imports(name) if item.module == FACE}
     allowed = {name for name in MODULES if name.startswith(("pywren.scripts", "pywren.testing"))}
     assert users <= allowed, sorted(users - allowed)
@@ -207,7 +207,7 @@ def test_the_sdk_is_imported_in_one_place() -> None:
 
 
 def test_heavy_packages_are_imported_where_they_are_used() -> None:
-    """cloudpickle, tblib, numpy, yaml and moto are loaded by the function that needs them, not at import."""
+    """cloudpickle, tblib, numpy, yaml and moto are imported by the functions that need them, not by modules."""
     loaded = [
         f"{name}:{item.line} imports {item.module}"
         for name in MODULES
@@ -219,26 +219,26 @@ def test_heavy_packages_are_imported_where_they_are_used() -> None:
 
 def _heavy(name: str) -> set[str]:
     if name.startswith(("pywren.scripts", "pywren.testing")):
-        return {"numpy"}  # a command needs click to be one
+        return {"numpy"}  # commands are made with click
     heavy = {"cloudpickle", "tblib", "numpy", "yaml", "moto", "click"}
-    deferred = ("pywren.worker.child.main", "pywren.pickling.pickler")  # are themselves loaded when they are needed
+    deferred = ("pywren.worker.child.main", "pywren.pickling.pickler")  # are themselves loaded only when needed
     return heavy - {"cloudpickle", "tblib"} if name in deferred else heavy
 
 
 def test_every_module_says_what_it_is() -> None:
-    """The first line of a module names its one noun."""
+    """The first line of a module's docstring names its one subject."""
     silent = [name for name in MODULES if not ast.get_docstring(parsed(name))]
     assert not silent
 
 
 def test_the_package_shows_its_plan() -> None:
-    """Beside its folders ``pywren/`` has the public names and little else."""
+    """Besides its folders, ``pywren/`` has the public names and little else."""
     files = sorted(path.name for path in (ROOT / "pywren").iterdir() if path.is_file())
     assert len(files) <= MOST_FILES, files
 
 
 def test_functions_are_short() -> None:
-    """Their median, ninth decile and maximum stay where they are."""
+    """Their median, 90th percentile and maximum length do not grow."""
     found = functions()
     lengths = [length for length, _ in found]
     assert statistics.median(lengths) <= MEDIAN

@@ -1,4 +1,4 @@
-"""Every public name of PyWren 0.4 is there, with its parameters, or is excused in docs/migrating.md with a reason."""
+"""Every public name of PyWren 0.4 exists with its parameters, or docs/migrating.md gives a reason why not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LISTED = ROOT / "tests" / "golden" / "names_0.4.txt"
 
 
 class Name(NamedTuple):
-    """One public name of 0.4: where it is, and its parameters if it can be called."""
+    """A public name of 0.4: its module, and its parameters if it can be called."""
 
     module: str
     path: str
@@ -44,7 +44,7 @@ NAMES = list(names())
 
 
 def excuses() -> dict[str, str]:
-    """The names that the page says are gone, with its reasons."""
+    """Return the names that the page says are gone, with the reasons."""
     page = (ROOT / "docs" / "migrating.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`.*) \| (.*) \|$", page.partition("## Gone")[2].partition("\n## ")[0], re.M)
     return {name: reason for told, reason in rows for name in re.findall(r"`([\w.]+)`", told)}
@@ -62,7 +62,7 @@ def find(name: Name) -> Any:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if str(name) not in EXCUSES], ids=str)
 def test_names_of_0_4(name: Name) -> None:
-    """It can be imported, and takes 0.4's parameters by name and in order; new parameters are optional."""
+    """The name can be imported, and takes 0.4's parameters by name and in order; new ones are optional."""
     value = find(name)
     if name.parameters is None or not callable(value):
         return
@@ -74,7 +74,7 @@ def test_names_of_0_4(name: Name) -> None:
 
 
 def test_modules_are_attributes_after_a_plain_import() -> None:
-    """This holds as in 0.4, where ``import pywren`` loaded nearly all of them."""
+    """As in 0.4, ``import pywren`` makes nearly all modules available."""
     wanted = sorted({name.module for name in NAMES if not name.module.startswith("pywren.scripts")} - {"pywren.wait"})
     program = f"import pywren\nfor name in {wanted}: assert eval(name).__name__ == name, name"
     subprocess.run([sys.executable, "-c", program], check=True)
@@ -82,7 +82,7 @@ def test_modules_are_attributes_after_a_plain_import() -> None:
 
 @pytest.mark.parametrize("told", sorted(EXCUSES))
 def test_excuses(told: str) -> None:
-    """Each name that the page says is gone was a name of 0.4 and no longer is one, and the page says why."""
+    """Each name that the page says is gone was a name in 0.4, no longer exists, and has a reason."""
     (name,) = [one for one in NAMES if str(one) == told]
     with pytest.raises(AttributeError):
         find(name)

@@ -1,4 +1,4 @@
-"""What is installed: the wheel, its contents and its metadata."""
+"""The wheel that is installed: its contents and its metadata."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """The wheel, built from a copy of the sources so that nothing is written beside them."""
+    """Build the wheel from a copy of the sources, so that nothing is written beside them."""
     source = tmp_path_factory.mktemp("source")
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -47,7 +47,7 @@ def metadata(wheel: zipfile.ZipFile) -> email.message.Message:
 
 @pytest.mark.slow
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
-    """Every module and the type marker are in it; tests, examples and caches are not."""
+    """The wheel has every module and the type marker, but no tests, examples or caches."""
     expected = {str(path.relative_to(ROOT)) for path in (ROOT / "pywren").rglob("*.py")} | {"pywren/py.typed"}
     packaged = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert expected <= packaged
@@ -58,7 +58,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) ->
 
 @pytest.mark.slow
 def test_the_metadata(metadata: email.message.Message) -> None:
-    """Name, version, licence and supported Pythons are those of the project."""
+    """Name, version, licence and supported Pythons are correct."""
     assert metadata["Name"] == "pywren"
     assert metadata["Version"] == __version__ == pywren.__version__
     assert metadata["License-Expression"] == "Apache-2.0"
@@ -68,7 +68,7 @@ def test_the_metadata(metadata: email.message.Message) -> None:
 
 @pytest.mark.slow
 def test_plain_requirements_are_few(metadata: email.message.Message) -> None:
-    """Without an extra, six packages are required; the extras are those the documentation names."""
+    """Without extras, six packages are required; the extras are those in the documentation."""
     required = [item for item in metadata.get_all("Requires-Dist", []) if "extra ==" not in item]
     names = {re.split(r"[<>=!~ \[;]", item)[0].lower() for item in required}
     assert names == {"boto3", "botocore", "click", "cloudpickle", "pyyaml", "tblib"}
@@ -86,7 +86,7 @@ def test_every_console_script_can_be_started(wheel: zipfile.ZipFile) -> None:
 
 
 def test_the_licence_is_the_whole_text() -> None:
-    """The file is the Apache License 2.0 as it is published."""
+    """The licence file is the Apache License 2.0 as published."""
     text = (ROOT / "LICENSE").read_text()
     assert "Apache License" in text
     assert "TERMS AND CONDITIONS FOR USE, REPRODUCTION, AND DISTRIBUTION" in text
@@ -94,13 +94,13 @@ def test_the_licence_is_the_whole_text() -> None:
 
 
 def test_the_changelog_starts_with_what_is_not_released() -> None:
-    """Changes are written down, from the user's side, as they are made."""
+    """The changelog begins with the unreleased changes, described for users."""
     headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert headings[0] == "[Unreleased]"
 
 
 def test_the_top_level_is_tidy() -> None:
-    """Only what belongs there stands at the top of the repository."""
+    """The top level of the repository contains only what belongs there."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode != 0:
         pytest.skip("not a clone")

@@ -15,27 +15,27 @@ pytestmark = pytest.mark.moto
 
 @pytest.fixture
 def queue():
-    """Region and name of a queue."""
+    """Return region and name of a queue."""
     with pywren.testing.mock_aws() as config:
         yield config["account"]["aws_region"], config["standalone"]["sqs_queue_name"]
 
 
 class FakeContainer:
-    """Notes what it handles."""
+    """A container that records what it handles."""
 
     def __init__(self, error=None):
         self.handled = []
         self.error = error
 
     def handle(self, payload, context=None):
-        """Take a call."""
+        """Record a call."""
         self.handled.append(payload)
         if self.error is not None:
             raise self.error
 
 
 def waiting(queue):
-    """How many messages are in the queue, hidden ones too."""
+    """Return how many messages are in the queue, including hidden ones."""
     aws = AWS(queue[0])
     names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
     url = aws.queue_url(queue[1])
@@ -45,7 +45,7 @@ def waiting(queue):
 
 
 def test_calls_go_through_the_queue(queue):
-    """``sqs_run_local`` receives and runs what the invoker sends, as many calls as it is asked to."""
+    """``sqs_run_local`` receives and runs as many of the invoker's calls as requested."""
     invoker = SQSInvoker(*queue)
     for index in range(3):
         invoker.invoke({"call_id": index, "text": "ä"})
@@ -68,7 +68,7 @@ def test_the_invoker_says_what_it_is(queue):
 
 
 def test_a_missing_queue_is_named(queue):
-    """A queue that does not exist is an error that says how to create it."""
+    """The error says how to create the queue."""
     invoker = SQSInvoker(queue[0], "no-such-queue")
     with pytest.raises(InvocationError, match=r"no-such-queue.*create_queue"):
         invoker.invoke({})
@@ -76,7 +76,7 @@ def test_a_missing_queue_is_named(queue):
 
 
 def test_a_message_over_the_limit_is_refused(queue):
-    """The figures are in the error, and nothing is sent."""
+    """The error contains the sizes, and nothing is sent."""
     invoker = SQSInvoker(*queue)
     assert invoker.payload_limit == MESSAGE_LIMIT
     with pytest.raises(ArgumentError, match="1,048,576"):
@@ -87,7 +87,7 @@ def test_a_message_over_the_limit_is_refused(queue):
 
 @pytest.mark.parametrize("body", ["no JSON", json.dumps({"no": "call"})])
 def test_a_message_that_is_no_call_is_dropped(queue, caplog, body):
-    """A message that is not a payload is deleted: it would come back for ever."""
+    """A message that is not a payload is deleted: otherwise it would come back forever."""
     aws = AWS(queue[0])
     aws.send_message(aws.queue_url(queue[1]), body)
     aws.close()
@@ -98,7 +98,7 @@ def test_a_message_that_is_no_call_is_dropped(queue, caplog, body):
 
 
 def test_a_call_that_could_not_be_committed_stays_in_the_queue(queue):
-    """The message stays in the queue: another worker may succeed."""
+    """The message stays in the queue, because another worker may succeed."""
     from pywren.exceptions import StorageError
 
     invoker = SQSInvoker(*queue)

@@ -1,4 +1,4 @@
-"""The README and the documents: programs run when pasted, and links lead somewhere."""
+"""The README and the docs: programs run when pasted, and links are valid."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ COMMANDS = re.findall(r"^```sh\n(.*?)\n```", README, re.MULTILINE | re.DOTALL)
 
 
 def title(block: str) -> str:
-    """The last line of a block, to tell the tests apart."""
+    """Return the last line of a block, to tell the tests apart."""
     return block.strip().splitlines()[-1].strip()[:50]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS, ids=map(title, BLOCKS))
 def test_a_python_block_can_be_pasted_into_a_file_and_run(block: str, tmp_path: Path) -> None:
-    """Each block is a whole program; pytest runs the blocks with tests."""
+    """Each block is a whole program; blocks with tests are run by pytest."""
     program = tmp_path / "test_pasted.py"
-    # A hundredth of the first program's work shows that it runs.
+    # A hundredth of the first program's work is enough to show that it runs.
     program.write_text(block.replace("100, 1000)", "100, 10)"))
     pytest_options = ["-m", "pytest", "-q", "-p", "no:cacheprovider"] if "def test_" in block else []
     finished = subprocess.run(
@@ -44,7 +44,7 @@ def test_a_python_block_can_be_pasted_into_a_file_and_run(block: str, tmp_path: 
 
 
 def test_there_are_two_commands_and_ci_runs_them() -> None:
-    """The set-up is two commands, and continuous integration runs the very same ones."""
+    """The set-up is two commands, and continuous integration runs the same ones."""
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert len(COMMANDS) == 2
     for command in COMMANDS:
@@ -52,7 +52,7 @@ def test_there_are_two_commands_and_ci_runs_them() -> None:
 
 
 def test_the_first_program_is_the_example() -> None:
-    """The program at the top is the one that the first command runs."""
+    """The program at the top is the example that the first command runs."""
     example = (ROOT / "examples" / "random_matrices.py").read_text(encoding="utf-8")
     for line in BLOCKS[0].splitlines():
         wanted = line.replace("1000))", "count))")
@@ -60,7 +60,7 @@ def test_the_first_program_is_the_example() -> None:
 
 
 def anchors(document: Path) -> set[str]:
-    """The anchors that GitHub gives to the headings of a document."""
+    """Return the anchors that GitHub makes for a document's headings."""
     text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
     headings = [re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", line) for line in re.findall(r"^#+ (.+)$", text, re.MULTILINE)]
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
@@ -68,7 +68,7 @@ def anchors(document: Path) -> set[str]:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(document: Path) -> None:
-    """Every relative link of a document names a file and a heading that exist."""
+    """Every relative link in a document leads to an existing file and heading."""
     text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
     wrong = []
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
@@ -81,14 +81,14 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_files_that_are_named_exist(document: Path) -> None:
-    """Every path of the repository that a document names in code exists."""
+    """Every repository path that a document mentions as code exists."""
     text = document.read_text(encoding="utf-8")
     named = re.findall(r"`((?:pywren|tests|docs|examples|benchmarks|\.ci)/[\w/.-]*)`", text)
     assert not [path for path in named if not (ROOT / path).exists()]
 
 
 def test_prose_is_wrapped() -> None:
-    """Prose is wrapped at 120 columns; tables and code cannot be."""
+    """Prose is wrapped at 120 columns; tables and code need not be."""
     long = []
     for document in DOCUMENTS:
         text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)

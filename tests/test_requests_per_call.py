@@ -1,4 +1,4 @@
-"""What a map costs in requests, counted by the emulated AWS."""
+"""How many requests a map makes, as the emulated AWS counts them."""
 
 import os
 
@@ -17,20 +17,20 @@ FUNCTION_BYTES = 1_000_000
 
 @pytest.fixture(scope="module")
 def emulator():
-    """An emulated AWS with a few containers."""
+    """Start an emulated AWS with a few containers."""
     with emulator_module.emulate(containers=CONTAINERS) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
 def config(emulator):
-    """The configuration of a deployed function."""
+    """Return the configuration of a deployed function."""
     return emulator.deploy()
 
 
 @pytest.fixture
 def executor(emulator, config):
-    """An executor whose function has run: containers are warm."""
+    """Return an executor whose function has run, so that containers are warm."""
     made = pywren.lambda_executor(config=config)
     pywren.get_all_results(made.map(abs, range(4 * CONTAINERS)))
     emulator.wait_idle()
@@ -41,7 +41,7 @@ def executor(emulator, config):
 
 
 def requests_of(emulator, executor, function, items):
-    """Map, check the results, and return the requests and executions meanwhile."""
+    """Run a map, check the results, and return the requests and executions that it caused."""
     before, earlier = emulator.counters(), len(emulator.executions())
     assert pywren.get_all_results(executor.map(function, items)) == list(map(function, items))
     emulator.wait_idle()
@@ -49,14 +49,14 @@ def requests_of(emulator, executor, function, items):
 
 
 def test_a_map_takes_two_requests_of_s3_per_call(emulator, executor):
-    """Client and worker together: a status written and read, plus the little that all calls share."""
+    """Client and worker together write and read one status per call, and little else."""
     counted, _ = requests_of(emulator, executor, lambda x: x + 1, range(COUNT))
     assert counted.count(service="s3").requests <= 2.3 * COUNT
     assert counted.count(service="s3", caller="client", operation="GetObject").requests <= COUNT
 
 
 def test_a_quick_call_is_one_put_of_the_worker_and_nothing_else(emulator, executor):
-    """Calls read nothing but the function, which a container reads once: arguments arrive in the payload."""
+    """Arguments arrive in the payload, and each container reads the function only once."""
     counted, executions = requests_of(emulator, executor, lambda x: x * 2, range(COUNT))
     containers = len({one.container for one in executions})
     assert counted.count(service="s3", caller="function", operation="PutObject").requests == COUNT
@@ -73,7 +73,7 @@ def test_small_arguments_and_results_have_no_objects(emulator, executor):
 
 
 def test_a_function_of_a_megabyte_is_read_once_per_container(emulator, executor):
-    """Bytes read do not grow with the number of calls."""
+    """The number of bytes read does not grow with the number of calls."""
     ballast = os.urandom(FUNCTION_BYTES)
     counted, executions = requests_of(emulator, executor, lambda x: len(ballast) + x, range(COUNT))
     containers = len({one.container for one in executions})

@@ -1,4 +1,4 @@
-"""What is known of runtimes."""
+"""What the client knows about runtimes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OWN = {"s3_bucket": "mine", "s3_key": "runtimes/a.tar.gz", "runtime_storage": "s
 
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A mocked S3 with the bucket of the runtime."""
+    """Mock S3 with the bucket of the runtime."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     with mock_aws():
@@ -33,7 +33,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def test_version_str() -> None:
-    """Major and minor, and nothing else."""
+    """A version text has major and minor version only."""
     assert runtime.version_str((3, 12, 1)) == "3.12"
     assert runtime.version_str(sys.version_info) == HERE
 
@@ -48,7 +48,7 @@ def test_version_str() -> None:
     ],
 )
 def test_no_runtime_is_the_workers_own_python(config: dict[str, Any] | None) -> None:
-    """Without a runtime, or with one of 0.4's public ones, nothing is asked and Python is the client's."""
+    """Without a runtime, or with one of 0.4's public ones, no request is sent and Python is the client's."""
     info = runtime.get_runtime_info(config)
     assert info["python_ver"] == HERE
     assert ["cloudpickle", True] in info["preinstalls"]
@@ -57,7 +57,7 @@ def test_no_runtime_is_the_workers_own_python(config: dict[str, Any] | None) -> 
 
 @pytest.mark.moto
 def test_a_runtime_of_ones_own(s3: Any) -> None:
-    """The description beside the tarball is read, under both of 0.4's names."""
+    """The description beside the tarball is read, under either of 0.4's names."""
     meta = {"python_ver": HERE, "preinstalls": [["numpy", True]], "pkg_ver_list": [["numpy", "2.0"]]}
     s3.put_object(Bucket="mine", Key="runtimes/a.meta.json", Body=json.dumps(meta))
     s3.put_object(Bucket="mine", Key="runtimes/a.tar.gz", Body=b"x")
@@ -67,14 +67,14 @@ def test_a_runtime_of_ones_own(s3: Any) -> None:
 
 @pytest.mark.moto
 def test_a_runtime_that_is_missing(s3: Any) -> None:
-    """Row 214: the error names it and how to make one."""
+    """Row 214: the error names it and says how to make one."""
     with pytest.raises(ConfigError, match=r"s3://mine/runtimes/a\.meta\.json.*runtimes\.md"):
         runtime.get_runtime_info(OWN)
 
 
 @pytest.mark.moto
 def test_a_runtime_without_its_tarball(s3: Any) -> None:
-    """Row 214: the description alone is no runtime, but for one that lists copies."""
+    """Row 214: a description without its tarball is not a runtime, unless it lists copies."""
     s3.put_object(Bucket="mine", Key="runtimes/a.meta.json", Body=json.dumps({"python_ver": HERE}))
     with pytest.raises(ConfigError, match=r"no runtime s3://mine/runtimes/a\.tar\.gz.*runtimes\.md"):
         runtime.get_runtime_info(OWN)
@@ -85,7 +85,7 @@ def test_a_runtime_without_its_tarball(s3: Any) -> None:
 
 @pytest.mark.moto
 def test_a_tarball_that_only_workers_may_read(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is theirs to say that it cannot be read; this program needs the description alone."""
+    """The worker reports whether it can read the tarball; the client needs only the description."""
     s3.put_object(Bucket="mine", Key="runtimes/a.meta.json", Body=json.dumps({"python_ver": HERE}))
     get = S3Backend.get
 
@@ -101,14 +101,14 @@ def test_a_tarball_that_only_workers_may_read(s3: Any, monkeypatch: pytest.Monke
 @pytest.mark.moto
 @pytest.mark.parametrize("body", [b"", b"\xff", b"[]", b"{}", b'{"python_ver": 3.12}'])
 def test_a_description_that_is_none(s3: Any, body: bytes) -> None:
-    """Other bytes are an error that names the object."""
+    """Invalid bytes in a description are an error that names the object."""
     s3.put_object(Bucket="mine", Key="runtimes/a.meta.json", Body=body)
     with pytest.raises(ConfigError, match=r"runtimes/a\.meta\.json"):
         runtime.get_runtime_info(OWN)
 
 
 def test_a_runtime_of_another_python() -> None:
-    """It is not valid, and the check says which version it is and what to do."""
+    """It is not valid, and the check says which Python version it has and what to do."""
     meta = {"python_ver": "2.7"}
     assert not runtime.runtime_valid(meta)
     with pytest.raises(ConfigError, match=rf"python version is 2\.7.*runs on {HERE}.*runtimes\.md"):
@@ -117,7 +117,7 @@ def test_a_runtime_of_another_python() -> None:
 
 
 def test_a_runtime_of_another_architecture() -> None:
-    """Row 215: what to write and to run is told; where the workers' or the runtime's is not known, nothing is."""
+    """Row 215: the error says what to write and run; if either architecture is unknown, there is no error."""
     meta = {"python_ver": HERE, "arch": "arm64"}
     says = r"is for arm64, but the function is for x86_64: write `architecture: arm64` .*pywren deploy_lambda.*build"
     with pytest.raises(ConfigError, match=says):

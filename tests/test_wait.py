@@ -1,4 +1,4 @@
-"""Tests of ``wait`` and ``get_all_results``."""
+"""``wait`` and ``get_all_results``."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def some(count, origin=None):
 
 
 def test_wait_is_a_function_whatever_is_imported():
-    """``pywren.wait`` stays the function even though a module has its name."""
+    """``pywren.wait`` stays the function although a module has its name."""
     import pywren.wait
 
     assert callable(pywren.wait)
 
 
 def test_all_completed_returns_lists_in_order():
-    """Both lists have the order of the argument, whatever the order of completion."""
+    """Both lists keep the order of the argument, whatever the order of completion."""
     items = some(4)
     for number in (3, 1, 0, 2):
         settle(items[number], number)
@@ -35,7 +35,7 @@ def test_all_completed_returns_lists_in_order():
 
 
 def test_any_completed_returns_when_one_has():
-    """One outcome is enough; the others stay in the second list."""
+    """One outcome is enough; the other futures are in the second list."""
     origin = Origin()
     items = some(3, origin)
     timer = threading.Timer(0.01, settle, (items[1], 1))
@@ -45,7 +45,7 @@ def test_any_completed_returns_when_one_has():
 
 
 def test_always_looks_once_and_does_not_wait():
-    """``ALWAYS`` has the origin poll, and returns at once."""
+    """``ALWAYS`` makes the origin poll once, and returns at once."""
     origin = Origin()
     items = some(3, origin)
     origin.on_poll = [(items[2], Verdict(2))]
@@ -53,7 +53,7 @@ def test_always_looks_once_and_does_not_wait():
 
 
 def test_futures_of_different_maps_with_equal_call_ids_are_different():
-    """0.4 compared call ids alone and mixed them up."""
+    """0.4 compared only call ids, and confused such futures."""
     first, second = some(2), some(2)
     for item in first:
         settle(item, "first")
@@ -62,27 +62,27 @@ def test_futures_of_different_maps_with_equal_call_ids_are_different():
 
 
 def test_the_same_future_twice():
-    """A future that is in the list twice is in the answer twice, and is waited for once."""
+    """A future that is passed twice is returned twice, but waited for once."""
     (item,) = some(1)
     settle(item, 1)
     assert pywren.wait([item, item]) == ([item, item], [])
 
 
 def test_timeout_returns_what_there_is():
-    """With a timeout the futures that have not ended are returned as such."""
+    """After a timeout, the futures that have not ended are in the second list."""
     items = some(2)
     settle(items[0], 0)
     assert pywren.wait(items, timeout=0.01) == ([items[0]], [items[1]])
 
 
 def test_nothing_to_wait_for():
-    """An empty list is done."""
+    """An empty list is done at once."""
     for return_when in (pywren.ALL_COMPLETED, pywren.ANY_COMPLETED, pywren.ALWAYS):
         assert pywren.wait([], return_when=return_when) == ([], [])
 
 
 def test_bad_arguments_are_named():
-    """Anything but futures, a future that was not invoked, an unknown return_when: each error says so."""
+    """The errors name an object that is no future, a future that was not invoked, and an unknown return_when."""
     with pytest.raises(ValueError, match="not a str"):
         pywren.wait(["future"])
     with pytest.raises(ValueError, match="not yet invoked"):
@@ -92,7 +92,7 @@ def test_bad_arguments_are_named():
 
 
 def test_get_all_results_in_order():
-    """Results come in the order of the futures."""
+    """Results have the order of the futures."""
     items = some(3)
     for number in (2, 0, 1):
         settle(items[number], number * 10)
@@ -100,7 +100,7 @@ def test_get_all_results_in_order():
 
 
 def test_get_all_results_waits_for_all_before_it_raises():
-    """A failure is raised once every call has ended, so that nothing is left running unseen."""
+    """A failure is raised only when every call has ended, so that no call is left running unnoticed."""
     items = some(2)
     settle(items[0], error=OSError("first"))
     timer = threading.Timer(0.05, settle, (items[1], 1))
@@ -112,7 +112,7 @@ def test_get_all_results_waits_for_all_before_it_raises():
 
 
 def test_waiters_are_removed_again():
-    """Waiting in a loop with a timeout leaves nothing behind on the futures."""
+    """Repeated waits with a timeout leave nothing behind on the futures."""
     (item,) = some(1)
     for _ in range(5):
         pywren.wait([item], timeout=0.001)

@@ -21,7 +21,7 @@ FOR_AWS = [pywren.lambda_executor, pywren.remote_executor]
 
 @pytest.fixture
 def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
-    """Run in a directory with a configuration file, and without AWS variables in the environment."""
+    """Run in a directory with a configuration file, without AWS variables in the environment."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / ".pywren_config"
 
@@ -32,13 +32,13 @@ def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
     return write
 
 
-# -- here or there -------------------------------------------------------------------------------------------
+# -- this machine or others ----------------------------------------------------------------------------------
 
 
 def test_a_file_that_keeps_calls_on_this_machine(
     configured: Callable[[str], str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """``storage_backend: localhost`` in the file means the same as in the ``config`` argument; no notice is logged."""
+    """``storage_backend: localhost`` in the file works as in the ``config`` argument; nothing is logged."""
     configured("storage_backend: localhost\n")
     with pywren.default_executor(job_max_runtime=77) as executor:
         assert executor.call_async(abs, -1).result(60) == 1
@@ -50,7 +50,7 @@ def test_a_file_that_keeps_calls_on_this_machine(
 def test_other_machines_do_not_reach_this_one(
     configured: Callable[[str], str], factory: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Row 202: a factory for other machines raises when the executor is made, naming the file."""
+    """Row 202: a factory for other machines raises when the executor is made, and names the file."""
     path = configured("storage_backend: localhost\naccount: {aws_region: us-west-2}\n")
     with pytest.raises(ConfigError, match=r"localhost.*s3: bucket.*create_config") as caught:
         factory()
@@ -62,7 +62,7 @@ def test_other_machines_do_not_reach_this_one(
 
 
 def test_a_file_is_read_once(configured: Callable[[str], str], caplog: pytest.LogCaptureFixture) -> None:
-    """One warning an executor names a key that nobody knows."""
+    """Each executor causes one warning about an unknown key."""
     configured(WITHOUT_REGION + "account: {aws_region: us-west-2}\nsomething_else: 1\n")
     pywren.default_executor().close()
     (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
@@ -74,7 +74,7 @@ def test_a_file_is_read_once(configured: Callable[[str], str], caplog: pytest.Lo
 
 @pytest.mark.parametrize("factory", [*FOR_AWS, pywren.default_executor])
 def test_a_region_that_nobody_names(configured: Callable[[str], str], factory: Callable[..., Any]) -> None:
-    """Row 200: a missing region is noticed when the executor is made, before anything is staged."""
+    """Row 200: a missing region is reported when the executor is made, before anything is staged."""
     path = configured(WITHOUT_REGION)
     with pytest.raises(ConfigError, match=r"account: aws_region is missing: set it to a region.*AWS_REGION") as caught:
         factory()
@@ -87,7 +87,7 @@ def test_a_region_that_nobody_names(configured: Callable[[str], str], factory: C
 def test_the_region_of_the_environment(
     configured: Callable[[str], str], factory: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file comes first, then the variables and the profile, as with AWS's own tools; all parts use the same."""
+    """The file has precedence over the variables and the profile, as AWS's tools do; all parts use the same."""
 
     def region() -> str:
         with factory() as executor:
@@ -110,7 +110,7 @@ def test_the_region_of_the_environment(
 def test_a_region_of_the_environment_that_is_none(
     configured: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Row 201: its form is checked like that of the file's region."""
+    """Row 201: the environment's region is checked like that of the file."""
     configured(WITHOUT_REGION)
     monkeypatch.setenv("AWS_REGION", "eu west")
     with pytest.raises(ConfigError, match=r"the environment.*aws_region is 'eu west'"):
@@ -118,7 +118,7 @@ def test_a_region_of_the_environment_that_is_none(
 
 
 def test_a_profile_that_does_not_exist(configured: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A profile with an error of its own raises an error that says what is wrong with it."""
+    """An invalid profile raises an error that says what is wrong with it."""
     configured(WITHOUT_REGION)
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     with pytest.raises(ConfigError, match="AWS_PROFILE"):
@@ -126,7 +126,7 @@ def test_a_profile_that_does_not_exist(configured: Callable[[str], str], monkeyp
 
 
 def test_botocore_is_not_loaded_for_a_region_that_is_there(configured: Callable[[str], str]) -> None:
-    """Making an executor stays quick: the region of the file or the environment is found without the profile."""
+    """Making an executor is fast: a region in the file or environment is found without the profile."""
     configured(WITHOUT_REGION)
     program = (
         "import os, sys, pywren\n"

@@ -49,7 +49,7 @@ standalone:
 
 @pytest.fixture(autouse=True)
 def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Run in an empty directory, with an empty home directory and no variable set."""
+    """Run in an empty directory, with an empty home directory and without the variable."""
     for name in ("home", "work"):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -66,7 +66,7 @@ def _file(text: str, name: str = "config.yaml") -> str:
 
 
 def _changed(**changes: Any) -> str:
-    """The file of 2018 with values replaced, given as section__key."""
+    """Return the file of 2018 with some values replaced, given as section__key."""
     config = yaml.safe_load(CONFIG_OF_2018)
     for name, value in changes.items():
         section, _, key = name.partition("__")
@@ -81,7 +81,7 @@ def _changed(**changes: Any) -> str:
 
 
 def test_order_of_places(empty_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An argument comes first, then the variable, the directory, the home directory, and the embedded default."""
+    """The order is argument, variable, working directory, home directory, embedded default."""
     assert wrenconfig.find_source() == wrenconfig.Source("embedded")
     assert wrenconfig.get_default_config_filename() is None
     at_home = _file("", str(Path.home() / ".pywren_config"))
@@ -106,7 +106,7 @@ def test_a_named_file_is_never_replaced(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_embedded(pywren_home: Path) -> None:
-    """Without any file there is a configuration, which keeps everything on this machine."""
+    """Without a file, there is a configuration that keeps everything on this machine."""
     config = wrenconfig.default()
     storage_config = wrenconfig.extract_storage_config(config)
     assert storage_config["storage_backend"] == "localhost"
@@ -123,7 +123,7 @@ def test_embedded_is_fresh_each_time() -> None:
 
 
 def test_without_a_file_yaml_is_not_loaded() -> None:
-    """The local path never imports yaml."""
+    """Running locally never imports yaml."""
     program = "import sys; from pywren import wrenconfig; wrenconfig.default(); print('yaml' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
@@ -134,7 +134,7 @@ def test_without_a_file_yaml_is_not_loaded() -> None:
 
 
 def test_a_file_of_2018_loads(caplog: pytest.LogCaptureFixture) -> None:
-    """It loads unchanged; placeholders are resolved and the storage is filled in."""
+    """It loads unchanged; placeholders are resolved, and the storage section is added."""
     _file(CONFIG_OF_2018, ".pywren_config")
     config = wrenconfig.default()
     assert config["account"]["aws_account_id"] == 123456789012
@@ -150,7 +150,7 @@ def test_a_file_of_2018_loads(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_public_runtime_is_ignored_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """The bucket is gone, and a stranger could register its name: it is ignored, with one warning."""
+    """The bucket is gone and a stranger could register its name, so the runtime is ignored with one warning."""
     filename = _file(CONFIG_OF_2018)
     for _ in range(3):
         assert "s3_bucket" not in wrenconfig.load(filename)["runtime"]
@@ -160,14 +160,14 @@ def test_a_public_runtime_is_ignored_with_one_warning(caplog: pytest.LogCaptureF
 
 
 def test_a_runtime_of_ones_own_is_kept() -> None:
-    """A runtime in the user's bucket stays in the configuration."""
+    """A runtime in the user's own bucket stays in the configuration."""
     runtime = {"s3_bucket": "my-own-bucket", "s3_key": "runtimes/a.tar.gz"}
     config = wrenconfig.load(_file(_changed(runtime=runtime)))
     assert config["runtime"] == {**runtime, "runtime_storage": "s3"}
 
 
 def test_storage_keys_of_the_file_win() -> None:
-    """``storage_backend`` and ``storage_prefix`` of the file are not overwritten."""
+    """``storage_backend`` and ``storage_prefix`` in the file are not overwritten."""
     text = _changed(storage_backend="localhost", storage_prefix="elsewhere", localhost__root="~/store")
     storage_config = wrenconfig.extract_storage_config(wrenconfig.load(_file(text)))
     assert storage_config["storage_backend"] == "localhost"
@@ -176,7 +176,7 @@ def test_storage_keys_of_the_file_win() -> None:
 
 
 def test_storage_keys_with_nothing_after_them() -> None:
-    """They have their defaults, like all keys."""
+    """Empty keys have their defaults, like all keys."""
     config = wrenconfig.load(_file(_changed(storage_backend=None, storage_prefix=None)))
     assert (config["storage_backend"], config["storage_prefix"]) == ("s3", "pywren.jobs")
 
@@ -191,20 +191,20 @@ def test_every_key_is_on_the_page() -> None:
         for name in re.findall("`(.*?)`", cell):
             section, _, key = name.rpartition(": ") if ": " in name else (section, "", name)
             found.add(f"{section}.{key}" if section else key)
-    # 0.4's, with the only value that there is; what no client does yet
+    # 0.4's key with only one possible value, and what no client does yet
     unspoken = {"runtime.runtime_storage", "scheduler.retries"}
     assert set(wrenconfig.KEYS) - unspoken <= found <= set(wrenconfig.KEYS)
 
 
 def test_extract_works_on_an_unpatched_dict() -> None:
-    """A dict that a program built by hand needs no ``patch_storage_config``, and is not changed."""
+    """A dict that a program built by hand does not need ``patch_storage_config``, and is not changed."""
     config = {"account": {"aws_region": "us-west-2"}, "s3": {"bucket": "mine", "pywren_prefix": "p"}}
     assert wrenconfig.extract_storage_config(config)["storage_prefix"] == "p"
     assert set(config) == {"account", "s3"}
 
 
 def test_patch_changes_in_place_and_returns() -> None:
-    """0.4's programs use it either way."""
+    """Programs of 0.4 use both the changed argument and the return value."""
     config: dict[str, Any] = {"s3": {"bucket": "mine", "pywren_prefix": "p"}, "runtime": {"s3_bucket": "mine"}}
     assert wrenconfig.patch_storage_config(config) is config
     assert config["storage_backend"] == "s3"
@@ -285,7 +285,7 @@ def test_layers_and_the_like_are_taken(tmp_path):
 @pytest.mark.parametrize(
     ("section", "key", "value"),
     [
-        ("s3", "bucket", "Old_Bucket.2016"),  # us-east-1 took such names
+        ("s3", "bucket", "Old_Bucket.2016"),  # us-east-1 once accepted such names
         ("account", "aws_region", "us-gov-west-1"),
         ("account", "aws_region", "minio"),
         ("account", "aws_account_id", 42),  # YAML has dropped the zeros
@@ -293,13 +293,13 @@ def test_layers_and_the_like_are_taken(tmp_path):
     ],
 )
 def test_names_that_aws_or_another_server_takes(section: str, key: str, value: str) -> None:
-    """Buckets and accounts of old files, and regions of servers other than AWS, are accepted."""
+    """Buckets and accounts in old files are accepted, and so are regions of servers other than AWS."""
     assert wrenconfig.load(_file(_changed(**{f"{section}__{key}": value})))[section][key] == value
 
 
 @pytest.mark.parametrize(("text", "key", "remedy"), WRONG)
 def test_what_is_said_of_a_wrong_file(text: str, key: str, remedy: str) -> None:
-    """Row 201: the error is a ``ValueError`` that names the file, the key and what to write there."""
+    """Row 201: the error is a ``ValueError`` that names the file, the key and what to write."""
     filename = _file(text)
     with pytest.raises(ConfigError) as caught:
         wrenconfig.load(filename)
@@ -326,7 +326,7 @@ def test_yaml_never_makes_objects() -> None:
 
 
 def test_unknown_keys_only_get_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """The warning names a misspelt key and the intended one; the file loads."""
+    """The warning names a misspelt key and the likely correct one; the file loads."""
     text = _changed(scheduler__map_item_limits=5, lambda__memroy=512, something_else=1, standalone__my_tag="x")
     config = wrenconfig.load(_file(text))
     assert config["something_else"] == 1
@@ -337,7 +337,7 @@ def test_unknown_keys_only_get_a_warning(caplog: pytest.LogCaptureFixture) -> No
 
 
 def test_validate_of_a_dict() -> None:
-    """A configuration that was passed in is checked by the same rules."""
+    """A configuration passed as an argument is checked by the same rules."""
     config = yaml.safe_load(CONFIG_OF_2018)
     wrenconfig.validate(config)
     config["lambda"]["timeout"] = 10_000
@@ -346,13 +346,13 @@ def test_validate_of_a_dict() -> None:
 
 
 def test_extract_refuses_a_placeholder() -> None:
-    """A dict with the placeholder bucket never reaches a storage."""
+    """A dict with the placeholder bucket is refused."""
     with pytest.raises(ConfigError, match="make sure you change the default bucket"):
         wrenconfig.extract_storage_config({"s3": {"bucket": "BUCKET_NAME"}})
 
 
 def test_extract_refuses_what_is_no_name() -> None:
-    """Nor does one with a name that S3 does not accept."""
+    """A dict with a name that S3 does not accept is refused."""
     with pytest.raises(ConfigError, match="s3: bucket is 'Bad!'"):
         wrenconfig.extract_storage_config({"s3": {"bucket": "Bad!"}})
 
@@ -370,7 +370,7 @@ def test_settings_and_their_defaults() -> None:
 
 
 def test_require_names_what_is_missing() -> None:
-    """A missing key without a default is an error that gives the remedy."""
+    """A missing key without a default is an error with the remedy."""
     with pytest.raises(ConfigError, match=r"no account: aws_account_id.*12 digits.*create_config"):
         wrenconfig.require({}, "account.aws_account_id")
     assert wrenconfig.require({}, "lambda.function_name") == "pywren_1"

@@ -1,4 +1,4 @@
-"""Logging for programs that set up none themselves."""
+"""Logging for programs that do not configure it themselves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _run(program: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_messages_go_to_stderr_from_the_level_on() -> None:
-    """Messages of pywren below the level are silent; boto is quiet."""
+    """Messages of pywren below the level are not shown, and boto is quiet."""
     done = _run(
         "import logging; from pywren.wrenlogging import default_config; default_config('info');"
         "log = logging.getLogger('pywren.executor'); log.info('shown'); log.debug('hidden');"
@@ -29,7 +29,7 @@ def test_messages_go_to_stderr_from_the_level_on() -> None:
 
 
 def test_handlers_of_the_program_are_kept() -> None:
-    """A program that has set up logging keeps its own handlers and its own level."""
+    """A program that has configured logging keeps its handlers and its level."""
     done = _run(
         "import logging, sys; from pywren.wrenlogging import default_config;"
         "logging.basicConfig(stream=sys.stdout, format='own %(message)s', level='ERROR'); default_config('DEBUG');"
@@ -40,6 +40,6 @@ def test_handlers_of_the_program_are_kept() -> None:
 
 @pytest.mark.parametrize("level", ["LOUD", ""])
 def test_unknown_levels(level: str) -> None:
-    """A level that does not exist is an error that lists the levels that do."""
+    """The error for an unknown level lists the valid ones."""
     with pytest.raises(ConfigError, match="WARNING"):
         wrenlogging.default_config(level)

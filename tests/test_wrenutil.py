@@ -1,4 +1,4 @@
-"""The small helpers, whose names are 0.4's."""
+"""Small helpers with 0.4's names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pywren import wrenutil
 
 
 def test_ids_are_random_uuids() -> None:
-    """A callset's id is a fresh uuid4 as text."""
+    """A callset's id is a random uuid4 as text."""
     ids = {wrenutil.create_callset_id(), wrenutil.create_callset_id(), wrenutil.uuid_str()}
     assert len(ids) == 3
     assert {uuid.UUID(text).version for text in ids} == {4}
@@ -21,13 +21,13 @@ def test_ids_are_random_uuids() -> None:
 
 @pytest.mark.parametrize(("index", "call_id"), [(0, "00000"), (42, "00042"), (99999, "99999"), (123456, "123456")])
 def test_a_call_id_is_the_index_in_five_digits(index: int, call_id: str) -> None:
-    """Calls are named by their position in the map."""
+    """A call's id is its position in the map."""
     assert wrenutil.create_call_id(index) == call_id
 
 
 @given(st.binary(max_size=50))
 def test_base64_round_trip(data: bytes) -> None:
-    """Bytes survive their text, which is plain ASCII."""
+    """Bytes survive being encoded as ASCII text."""
     text = wrenutil.bytes_to_b64str(data)
     assert text.isascii()
     assert wrenutil.b64str_to_bytes(text) == data
@@ -35,7 +35,7 @@ def test_base64_round_trip(data: bytes) -> None:
 
 @pytest.mark.parametrize("text", ["é", "a", "a b=", "####"])
 def test_text_that_is_not_base64_is_an_error(text: str) -> None:
-    """Text that is not base64 is refused rather than half decoded."""
+    """Text that is not base64 is refused instead of being half decoded."""
     with pytest.raises(ValueError, match="base64"):
         wrenutil.b64str_to_bytes(text)
 
@@ -55,19 +55,19 @@ def test_an_s3_url_is_a_bucket_and_a_key(url: str, parts: tuple[str, str]) -> No
 
 @pytest.mark.parametrize("url", ["", "bucket/key", "s3:bucket/key", "http://bucket/key", "s3:///key", "s3://bucket/"])
 def test_a_bad_s3_url_is_a_value_error(url: str) -> None:
-    """0.4's words: the URL ``is not valid``."""
+    """The error has 0.4's words, ``is not valid``."""
     with pytest.raises(ValueError, match="is not valid"):
         wrenutil.split_s3_url(url)
 
 
 def test_the_attributes_of_a_simpledb_item() -> None:
-    """Name and value pairs become a dict."""
+    """Pairs of name and value become a dict."""
     item = {"Name": "i", "Attributes": [{"Name": "a", "Value": "1"}, {"Name": "b", "Value": "2"}]}
     assert wrenutil.sdb_to_dict(item) == {"a": "1", "b": "2"}
 
 
 def test_a_wrapped_body_reads_like_a_file() -> None:
-    """Reads and lines advance the position."""
+    """Reading advances the position."""
     body = wrenutil.WrappedStreamingBody(io.BytesIO(b"one\ntwo\nrest"), 12)
     assert (body.tell(), body.read(2), body.tell()) == (0, b"on", 2)
     assert (body.readline(), body.readline()) == (b"e\n", b"two\n")
@@ -76,7 +76,7 @@ def test_a_wrapped_body_reads_like_a_file() -> None:
 
 @pytest.mark.parametrize(("offset", "whence"), [(4, 0), (0, 1), (-8, 2)])
 def test_a_wrapped_body_accepts_a_seek_that_stays(offset: int, whence: int) -> None:
-    """Archives find their position by seeking to it."""
+    """Archive readers get their position by seeking to it."""
     body = wrenutil.WrappedStreamingBody(io.BytesIO(b"x" * 12), 12)
     body.read(4)
     body.seek(offset, whence)
@@ -85,7 +85,7 @@ def test_a_wrapped_body_accepts_a_seek_that_stays(offset: int, whence: int) -> N
 
 @pytest.mark.parametrize(("offset", "whence"), [(0, 0), (1, 1), (0, 2), (0, 9)])
 def test_a_wrapped_body_refuses_a_seek_that_moves(offset: int, whence: int) -> None:
-    """A stream cannot go back: an error is better than wrong bytes."""
+    """A stream cannot go back, and an error is better than wrong bytes."""
     body = wrenutil.WrappedStreamingBody(io.BytesIO(b"x" * 12), 12)
     body.read(4)
     with pytest.raises(ValueError, match="cannot seek"):

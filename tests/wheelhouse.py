@@ -1,4 +1,4 @@
-"""A directory of tiny wheels that stands for the package index: builds from it are quick and ask no network."""
+"""A directory of tiny wheels that replaces the package index: builds are fast and need no network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 
 class Wheelhouse:
-    """Wheels in a directory.
+    """A directory of wheels.
 
     Args:
         path: the directory.
@@ -34,10 +34,10 @@ class Wheelhouse:
         """Make a wheel; by default of one package with its version in it.
 
         Args:
-            name: its distribution.
+            name: the distribution's name.
             version: its version.
-            tag: for which Pythons and platforms.
-            requires: what it requires.
+            tag: the Pythons and platforms that it is for.
+            requires: its requirements.
             files: contents by path.
             recorded: further paths that its RECORD claims.
         """
@@ -62,13 +62,13 @@ def _digest(text: str) -> str:
 
 
 def make_the_index(path: Path, monkeypatch: pytest.MonkeyPatch) -> Wheelhouse:
-    """Have uv and pip know a new directory of wheels, and no index."""
+    """Make uv and pip use a new directory of wheels, and no index."""
     path.mkdir()
     settings = path.parent / "uv.toml"
     settings.write_text(f'no-index = true\nfind-links = ["{path.as_posix()}"]\n')
     values = {
         "UV_CONFIG_FILE": str(settings),
-        "UV_CACHE_DIR": str(path.parent / "uv-cache"),  # wheels of other tests have the same names
+        "UV_CACHE_DIR": str(path.parent / "uv-cache"),  # wheels of other tests may have the same names
         "PIP_CONFIG_FILE": "/dev/null",
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": str(path),

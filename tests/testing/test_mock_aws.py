@@ -1,4 +1,4 @@
-"""``pywren.testing.mock_aws``: what people use who test their own pipelines."""
+"""``pywren.testing.mock_aws``, with which users test their own pipelines."""
 
 import concurrent.futures
 import os
@@ -31,26 +31,26 @@ def config():
 
 @pytest.fixture
 def aws(config):
-    """The mocked account."""
+    """Return the mocked account."""
     made = AWS(config["account"]["aws_region"])
     yield made
     made.close()
 
 
 def invoke(aws, name, payload):
-    """Invoke a function and wait for its answer: what it says, and whether it failed."""
+    """Invoke a function and wait for it; return its answer, and whether it failed."""
     answer = aws.request("lambda", "invoke", doing="invoke", FunctionName=name, Payload=payload)
     return answer["Payload"].read(), answer.get("FunctionError")
 
 
 def mocked_threads():
-    """The threads that run mocked functions."""
+    """Return the threads that run mocked functions."""
     return [thread for thread in threading.enumerate() if thread.name.startswith("pywren-mock-lambda")]
 
 
 @pytest.mark.parametrize("factory", ["default_executor", "lambda_executor"])
 def test_a_map_really_runs(config, factory):
-    """What is mapped runs in other processes, under Lambda's environment."""
+    """Functions run in other processes, with Lambda's environment variables."""
 
     def work(x):
         import os
@@ -65,7 +65,7 @@ def test_a_map_really_runs(config, factory):
 
 
 def test_an_exception_comes_back_with_its_own_type(config):
-    """The user's own exception is raised in the test."""
+    """The test gets the user's own exception."""
 
     def fail(x):
         return {}[x]
@@ -75,13 +75,13 @@ def test_an_exception_comes_back_with_its_own_type(config):
 
 
 def test_a_crash_is_told(config):
-    """A function that ends its process gives the error that Lambda's users see."""
+    """A function that ends its process gives the same error as on Lambda."""
     with pytest.raises(WorkerCrashedError, match="non-zero return code"):
         pywren.default_executor(config=config).call_async(os._exit, 3).result()
 
 
 def test_what_a_function_prints_is_in_its_log(config):
-    """``get_logs`` goes from START to REPORT, with the call's own output between."""
+    """``get_logs`` goes from START to REPORT, with the call's output in between."""
 
     def talk(x):
         print("called with", x)
@@ -98,7 +98,7 @@ def test_what_a_function_prints_is_in_its_log(config):
 
 
 def test_a_function_that_uses_aws_meets_the_same_mock(config, aws):
-    """What it writes with boto3 can be read in the test."""
+    """The test can read what the function writes with boto3."""
 
     def write(bucket):
         import boto3
@@ -124,7 +124,7 @@ def test_a_function_may_map_on_lambda_itself(config):
 
 
 def test_the_environment_says_which_executor(config, monkeypatch):
-    """``PYWREN_EXECUTOR`` counts here as everywhere."""
+    """``PYWREN_EXECUTOR`` is used as everywhere."""
     monkeypatch.setenv("PYWREN_EXECUTOR", "dummy")
     executor = pywren.default_executor(config=config)
     future = executor.call_async(len, "abc")
@@ -133,7 +133,7 @@ def test_the_environment_says_which_executor(config, monkeypatch):
 
 
 def test_calls_of_the_queue_run(config, monkeypatch):
-    """The queue is there, and what stand-alone workers would take can be run here."""
+    """The queue exists, and calls for stand-alone workers can be run here."""
     executor = pywren.remote_executor(config=config)
     future = executor.call_async(len, "abcd")
     assert sqs_run_local(config["account"]["aws_region"], config["standalone"]["sqs_queue_name"]) == 1
@@ -141,27 +141,27 @@ def test_calls_of_the_queue_run(config, monkeypatch):
 
 
 def test_an_invocation_may_be_waited_for(config, aws):
-    """A synchronous one answers; what the handler raises is answered as a function error."""
+    """A synchronous invocation returns an answer; an error of the handler is a function error."""
     body, error = invoke(aws, config["lambda"]["function_name"], b"{}")
     assert error == "Unhandled"
     assert b"DecodeError" in body
 
 
 def test_a_payload_over_lambdas_limit_is_refused(config, aws):
-    """Limits are those of Lambda."""
+    """Lambda's limits apply."""
     with pytest.raises(InvocationError, match="too large") as caught:
         aws.invoke_async(config["lambda"]["function_name"], b'{"x": "%s"}' % (b"x" * 1_000_000))
     assert caught.value.code == "RequestTooLargeException"
 
 
 def test_a_missing_function_is_missing(config, aws):
-    """Only what is deployed can be invoked."""
+    """Only a deployed function can be invoked."""
     with pytest.raises(InvocationError, match="pywren deploy_lambda"):
         aws.invoke_async("no-such-function", b"{}")
 
 
 def test_contexts_may_be_nested_and_reused():
-    """Each has its own bucket and function, and the outer one goes on when the inner ends."""
+    """Each has its own bucket and function; the outer context still works when the inner one ends."""
     with pywren.testing.mock_aws() as outer:
         with pywren.testing.mock_aws() as inner:
             assert outer["s3"]["bucket"] != inner["s3"]["bucket"]
@@ -186,7 +186,7 @@ def test_contexts_may_be_open_in_several_threads():
 
 
 def test_leaving_ends_everything():
-    """Calls that still run are killed, those that wait are forgotten, and the threads end."""
+    """Running calls are killed, waiting calls are dropped, and the threads end."""
     before = mocked_threads()
     with pywren.testing.mock_aws(concurrency=1) as config:
         executor = pywren.default_executor(config=config)
@@ -201,7 +201,7 @@ def test_leaving_ends_everything():
 
 
 def slowed(method):
-    """Have a method of moto take its time, so that requests come in between."""
+    """Slow a method of moto down, so that requests overlap."""
 
     def slow(*args, **kwargs):
         threading.Event().wait(0.02)
@@ -211,7 +211,7 @@ def slowed(method):
 
 
 def test_leaving_while_a_call_begins(caplog, monkeypatch):
-    """Row 194: a call that has not come to run the function ends as cancelled, and nothing is logged."""
+    """Row 194: a call that has not started its function ends as cancelled, and nothing is logged."""
     fetching, closed = threading.Event(), threading.Event()
     get, close = Storage.get, ForkServer.close
 
@@ -233,7 +233,7 @@ def test_leaving_while_a_call_begins(caplog, monkeypatch):
 
 
 def test_s3_is_atomic(config, monkeypatch):
-    """Of conditional puts that come at once one writes, however long moto takes between looking and writing."""
+    """Of concurrent conditional puts one succeeds, however long moto takes between check and write."""
     import moto.s3.models
 
     monkeypatch.setattr(moto.s3.models.S3Backend, "put_object", slowed(moto.s3.models.S3Backend.put_object))
@@ -245,7 +245,7 @@ def test_s3_is_atomic(config, monkeypatch):
 
 
 def test_a_message_goes_to_one_receiver(config, aws, monkeypatch):
-    """Of receivers that come at once, those that wait included, one gets it."""
+    """Of concurrent receivers, including ones that wait, only one gets the message."""
     import moto.sqs.models
 
     url = aws.queue_url(config["standalone"]["sqs_queue_name"])
@@ -263,7 +263,7 @@ def test_a_message_goes_to_one_receiver(config, aws, monkeypatch):
 
 
 def test_moto_may_be_active_already():
-    """Inside a test that uses moto itself, its resources are left alone."""
+    """In a test that uses moto itself, the test's own resources are not changed."""
     moto = pytest.importorskip("moto")
     with moto.mock_aws():
         aws = AWS("us-west-2")
@@ -275,7 +275,7 @@ def test_moto_may_be_active_already():
 
 
 def test_functions_of_others_are_echoed_as_moto_does():
-    """Lambda functions that are not pywren's behave as without us."""
+    """Lambda functions that are not pywren's behave as in plain moto."""
     with pywren.testing.mock_aws() as config:
         aws = AWS("us-west-2")
         role = aws.function_config(config["lambda"]["function_name"])["Role"]
@@ -295,7 +295,7 @@ def test_functions_of_others_are_echoed_as_moto_does():
 
 
 def test_without_moto_the_error_says_what_to_install():
-    """moto is an extra."""
+    """The error says how to install moto, which is an extra."""
     program = (
         "import sys; sys.modules['moto'] = None\n"
         "import pywren.testing\n"

@@ -1,4 +1,4 @@
-"""What ``mock_aws`` does to the environment when no other context is open."""
+"""How ``mock_aws`` changes the environment when no other context is open."""
 
 import itertools
 import os
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.moto
 
 
 def test_credentials_are_out_of_reach_and_come_back(monkeypatch):
-    """No test can reach a real account, through a profile or an endpoint neither."""
+    """No test can reach a real account, not even through a profile or an endpoint."""
     monkeypatch.setenv("AWS_PROFILE", "production")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "real")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "https://example.com")
@@ -40,7 +40,7 @@ PROXIES = [
 
 @pytest.mark.parametrize("variables", PROXIES, ids=lambda variables: " ".join(f"{k}={v}" for k, v in variables.items()))
 def test_proxies_of_the_user_are_not_asked(monkeypatch, variables):
-    """Row 238: a function's own boto3 reaches the mocked AWS on a machine with a proxy; hosts without one stay so."""
+    """Row 238: with a proxy set, a function's boto3 reaches the mocked AWS; hosts excluded from it stay excluded."""
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
@@ -71,7 +71,7 @@ SETTINGS = {
 
 
 def test_no_setting_of_the_user_gets_in(monkeypatch):
-    """Whatever of AWS is set, here and in the functions everything is the mocked AWS's; all of it comes back."""
+    """Whatever AWS settings the user has, only the mocked AWS is used here and in functions; all are restored."""
     for name, value in SETTINGS.items():
         monkeypatch.setenv(name, value)
     before = dict(os.environ)
@@ -103,7 +103,7 @@ def status(url, data, headers):
 
 
 def test_strangers_are_refused():
-    """Row 239: the mocked AWS answers no other user of the machine, and runs none of their code."""
+    """Row 239: the mocked AWS refuses other users of the machine, and runs none of their code."""
     with pywren.testing.mock_aws() as config:
         endpoint, _ = pywren.default_executor(config=config).call_async(endpoint_and_key, 0).result()
         function, bucket = config["lambda"]["function_name"], config["s3"]["bucket"]
@@ -115,7 +115,7 @@ def test_strangers_are_refused():
 
 
 def test_each_world_has_a_key_of_its_own():
-    """The key of one is no use in the next."""
+    """Each context has its own key, which the next one refuses."""
     keys = set()
     for _ in range(2):
         with pywren.testing.mock_aws() as config:
@@ -124,7 +124,7 @@ def test_each_world_has_a_key_of_its_own():
 
 
 def test_what_a_function_may_do_with_its_credentials():
-    """It assumes roles and presigns URLs, as on AWS."""
+    """A function can assume roles and presign URLs, as on AWS."""
     with pywren.testing.mock_aws() as config:
         executor = pywren.default_executor(config=config)
         assert executor.call_async(with_a_role, 0).result() == 1

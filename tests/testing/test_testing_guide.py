@@ -1,4 +1,4 @@
-"""docs/testing.md: its programs run."""
+"""The programs in docs/testing.md run."""
 
 import os
 import subprocess
@@ -31,13 +31,13 @@ def test_a_file(aws_config_file):
 
 @pytest.mark.moto
 def test_the_context_of_the_guide_runs(tmp_path):
-    """The first program works as it stands, and shows a log."""
+    """The first program runs unchanged, and shows a log."""
     assert "START RequestId" in run_program(tmp_path, MOCKED[0])
 
 
 @pytest.mark.moto
 def test_the_fixtures_of_the_guide_run(tmp_path):
-    """The recipe for conftest.py, and the test that uses it, pass."""
+    """The recipe for conftest.py works, with the test that uses it."""
     (tmp_path / "my_package.py").write_text(PIPELINE, "utf-8")
     run_tests(tmp_path, "import yaml\n" + MOCKED[1] + MOCKED[3], MOCKED[2] + TEST_OF_THE_FILE)
 
@@ -45,19 +45,19 @@ def test_the_fixtures_of_the_guide_run(tmp_path):
 @pytest.mark.emulator
 @pytest.mark.parametrize(("number", "said"), [(0, "20 invocations"), (1, "the function has 256 MB")])
 def test_the_programs_on_the_emulator_run(number, said, tmp_path):
-    """They work as they stand: one shows what was used, the other what it is told when memory is short."""
+    """They run unchanged: one shows what was used, the other the error when memory is short."""
     assert said in run_program(tmp_path, EMULATED[number])
 
 
 @pytest.mark.emulator
 def test_the_fixtures_on_the_emulator_run(tmp_path):
-    """The recipe for conftest.py, and the test that uses it, pass."""
+    """The recipe for conftest.py works, with the test that uses it."""
     run_tests(tmp_path, EMULATED[2], EMULATED[3])
 
 
 @pytest.mark.emulator
 def test_a_script_runs_under_the_emulator(tmp_path):
-    """By the command of the guide, with a table of what it asked for at the end."""
+    """The guide's command runs a script, and prints a table of its requests at the end."""
     assert f"\n{COMMAND}\n" in GUIDE
     (tmp_path / "my_job.py").write_text(JOB, "utf-8")
     done = run(tmp_path, *COMMAND.split()[1:-2], sys.executable, "my_job.py")
@@ -72,14 +72,14 @@ def run_program(directory, text):
 
 
 def run_tests(directory, conftest, tests):
-    """Run tests under pytest: they pass."""
+    """Run tests with pytest, and check that they pass."""
     (directory / "conftest.py").write_text(conftest, "utf-8")
     (directory / "test_it.py").write_text(tests, "utf-8")
     run(directory, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(directory))
 
 
 def run(directory, *arguments):
-    """Run Python as a user of the package does: it ends well."""
+    """Run Python as a user of the package does, and check that it succeeds."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, *arguments]
     try:

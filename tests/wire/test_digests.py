@@ -25,13 +25,13 @@ def test_a_digest_is_sha256(data: bytes | bytearray | memoryview) -> None:
 
 @pytest.mark.parametrize("expected", [None, "", "0" * 64, "é" * 64, "\ud800"])
 def test_a_wrong_digest_names_what_was_altered(expected: str | None) -> None:
-    """A missing, false or absurd digest is an ``IntegrityError`` that names the object."""
+    """A missing, wrong or malformed digest is an ``IntegrityError`` that names the object."""
     with pytest.raises(IntegrityError, match=r"jobs/c/func\.pickle .* not unpickled"):
         digests.verify_sha256(b"text", expected, "jobs/c/func.pickle")
 
 
 def test_keys_are_derived_for_one_purpose_each() -> None:
-    """Another user, callset, call or attempt has another key, and no key reveals the one that it was derived from."""
+    """Each user, callset, call and attempt has its own key, and no key reveals the one that it was derived from."""
     secrets = {digests.callset_secret(key, callset) for key in (b"1" * 32, b"2" * 32) for callset in ("a", "b")}
     assert len(secrets) == 4
     keys = {
@@ -45,7 +45,7 @@ def test_keys_are_derived_for_one_purpose_each() -> None:
 
 
 def test_derived_keys_never_change() -> None:
-    """The next release collects a future that this one pickled: these values are fixed."""
+    """These values are fixed, because the next release must collect futures that this one has pickled."""
     secret = digests.callset_secret(bytes(32), "6f3cf9f0-3c5e-4c3e-9f2b-2f8a0d9c1e77")
     assert secret.hex() == "e00f95612fccc5624b074fbff7b8e36be2094e3d500171ebd1d6fec4d1b73760"
     assert (
@@ -55,7 +55,7 @@ def test_derived_keys_never_change() -> None:
 
 
 def test_a_signature_holds_for_its_message_only() -> None:
-    """A signature matches the key and message it was made with, and nothing else."""
+    """A signature is valid only for the key and message that it was made with."""
     signature = digests.signature(b"key", b"message")
     assert digests.signature_matches(b"key", b"message", signature)
     assert not digests.signature_matches(b"key", b"messagf", signature)

@@ -9,13 +9,13 @@ CALLSET = "6f3cf9f0-3c5e-4c3e-9f2b-2f8a0d9c1e77"
 
 
 def test_an_unknown_kind_of_failure_is_a_call_error() -> None:
-    """A status of a newer worker, or a forged one, cannot name a class outside the tree."""
+    """A status of a newer worker, or a forged one, cannot name a class outside the tree of errors."""
     error = Failure("SystemExit", "bye").error(CALLSET, "00001")
     assert type(error) is CallError
 
 
 def test_a_crash_reported_with_nonsense_still_has_properties() -> None:
-    """An unsigned status may hold anything as a return code: reading it is safe."""
+    """An unsigned status may contain any return code, and reading it is safe."""
     error = Failure("WorkerCrashedError", "x", ("abc",)).error("c", "00000")
     assert isinstance(error, WorkerCrashedError)
     assert error.returncode is None
@@ -23,7 +23,7 @@ def test_a_crash_reported_with_nonsense_still_has_properties() -> None:
 
 
 def test_a_runtime_error_keeps_its_second_argument() -> None:
-    """0.4's programs read ``args[1]`` of a runtime error."""
+    """Programs of 0.4 read ``args[1]`` of a runtime error."""
     error = Failure("RuntimeSetupError", "too big", ("RUNTIME_TOO_BIG",)).error("c", "00000")
     assert isinstance(error, RuntimeSetupError)
     assert error.args[1] == "RUNTIME_TOO_BIG"

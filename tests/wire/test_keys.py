@@ -28,7 +28,7 @@ def test_the_keys_of_0_4() -> None:
 
 
 def test_no_two_objects_of_a_call_share_a_key() -> None:
-    """Attempts, outputs of duplicate deliveries, and inputs all have their own keys below the call's."""
+    """Attempts, outputs of duplicate deliveries, and inputs each have their own keys below the call's."""
     call = CallsetKeys("p", "c").call("00000")
     spare = call.spare_output(1, "ab" * 32), call.spare_output(2, "ab" * 32), call.spare_output(1, "cd" * 32)
     inputs = call.data, call.references, call.input(0), call.input(1)
@@ -52,7 +52,7 @@ def test_no_two_objects_of_a_call_share_a_key() -> None:
     ],
 )
 def test_only_a_status_key_names_a_call(key: str, call_id: str | None) -> None:
-    """A listing of a callset yields the calls that have ended, and ignores other objects."""
+    """A listing of a callset returns the calls that have ended, and ignores other objects."""
     assert CallsetKeys("p", "c").call_id_of_status(key) == call_id
 
 

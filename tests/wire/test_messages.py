@@ -38,7 +38,7 @@ def golden(name: str) -> bytes:
     return (GOLDEN / name).read_bytes()
 
 
-# -- what the tests are fed ---------------------------------------------------------------------------------
+# -- test data ----------------------------------------------------------------------------------------------
 
 texts = st.text(max_size=20)
 json_scalars = st.none() | st.booleans() | st.integers() | st.floats() | texts
@@ -147,7 +147,7 @@ PAYLOAD: dict[str, Any] = json.loads(golden("payload_0.4.json"))
 STATUS: dict[str, Any] = json.loads(golden("status_0.4.json"))
 
 
-# -- decoding what anyone may have written ------------------------------------------------------------------
+# -- decoding untrusted bytes -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("decode", DECODERS.values(), ids=DECODERS)
@@ -163,7 +163,7 @@ def test_any_bytes_decode_to_a_value_or_one_error(decode: Callable[[bytes], Any]
 @pytest.mark.parametrize("name", sorted(PAYLOAD) + sorted(CALL_FIELDS - PAYLOAD.keys()))
 @given(value=json_values)
 def test_any_value_of_a_payload_field_decodes_or_is_named(name: str, value: Any) -> None:
-    """A payload with anything in one field decodes to a usable call or raises an error."""
+    """A payload with any value in one field decodes to a usable call or raises an error."""
     try:
         call = Call.decode({**PAYLOAD, name: value})
     except DecodeError:
@@ -177,7 +177,7 @@ def test_any_value_of_a_payload_field_decodes_or_is_named(name: str, value: Any)
 )
 @given(value=json_values)
 def test_any_value_of_a_status_field_decodes_or_is_named(name: str, value: Any) -> None:
-    """A status with anything in one field decodes or raises an error, and its failure can always be raised."""
+    """A status with any value in one field decodes or raises an error, and its failure can always be raised."""
     data = json.dumps({**STATUS, name: value}).encode()
     try:
         status = Status.decode(data)
@@ -193,7 +193,7 @@ def test_any_value_of_a_status_field_decodes_or_is_named(name: str, value: Any) 
 
 @pytest.mark.parametrize("payload", [None, [], [1], "", "text", 5, b"[]", b"\xff", b"[" * 100_000])
 def test_a_payload_that_is_no_object_is_a_decode_error(payload: Any) -> None:
-    """An event that is not a JSON object is refused, like one that lacks a field."""
+    """An event that is not a JSON object is refused, and so is one that lacks a field."""
     with pytest.raises(DecodeError, match="the payload"):
         Call.decode(payload)
 
@@ -230,7 +230,7 @@ def test_a_payload_that_is_no_object_is_a_decode_error(payload: Any) -> None:
     ],
 )
 def test_a_payload_field_that_misfits_is_named(name: str, value: Any) -> None:
-    """The error names the wrong field of a payload."""
+    """The error names the invalid field of a payload."""
     with pytest.raises(DecodeError, match=name.rstrip("s")):
         Call.decode({**PAYLOAD, name: value})
 
@@ -239,7 +239,7 @@ def test_a_payload_field_that_misfits_is_named(name: str, value: Any) -> None:
     "path", ["/etc/passwd", "../x.py", "a/../../x.py", "a//b.py", "./a.py", "", "a\\b.py", "a/", "a\0b.py"]
 )
 def test_a_module_path_that_leads_elsewhere_is_refused(path: str) -> None:
-    """A staged function cannot make the worker write outside the directory of its modules."""
+    """A staged function cannot make the worker write outside its directory of modules."""
     data = StagedFunction(b"pickle", {path: b"source"}).encode()
     with pytest.raises(DecodeError, match="not a safe path"):
         StagedFunction.decode(data)
@@ -259,7 +259,7 @@ def test_a_module_path_that_leads_elsewhere_is_refused(path: str) -> None:
     ],
 )
 def test_lengths_that_do_not_add_up_are_refused(head: dict[str, Any]) -> None:
-    """A staged function whose parts overlap, exceed or miss bytes is a ``DecodeError``."""
+    """A staged function whose parts overlap, or do not match its length, is a ``DecodeError``."""
     with pytest.raises(DecodeError):
         StagedFunction.decode(json.dumps(head).encode() + b"\n")
 
@@ -278,13 +278,13 @@ def test_a_call_survives_its_encoding(call: Call) -> None:
 
 @given(function=staged_functions)
 def test_a_staged_function_survives_its_encoding(function: StagedFunction) -> None:
-    """Pickle and files come back byte for byte."""
+    """The pickle and the files come back byte for byte."""
     assert StagedFunction.decode(function.encode()) == function
 
 
 @given(outcome=values | errors)
 def test_an_outcome_survives_its_encoding(outcome: Outcome) -> None:
-    """Value and exception come back byte for byte."""
+    """The value or the exception comes back byte for byte."""
     assert Outcome.decode(outcome.encode()) == outcome
 
 
@@ -300,7 +300,7 @@ def verified(data: bytes, status: Status) -> Status:
 
 @given(status=statuses)
 def test_a_status_survives_its_encoding(status: Status) -> None:
-    """A status comes back unchanged, and tells whether the worker of its own attempt signed it."""
+    """A status comes back unchanged, and says whether the worker of its own attempt signed it."""
     assert Status.decode(status.encode(None)) == status
     assert verified(status.encode(None), status) == status
     assert verified(signed(status), status) == dataclasses.replace(status, signed=True)
@@ -309,13 +309,13 @@ def test_a_status_survives_its_encoding(status: Status) -> None:
 
 @given(references=references)
 def test_a_list_of_references_survives_its_encoding(references: tuple[Reference, ...]) -> None:
-    """The object that holds a long list of references decodes to that list."""
+    """The object with a long list of references decodes to that list."""
     assert decode_references(encode_references(references)) == references
 
 
 @given(call=calls)
 def test_an_envelope_is_part_of_a_call(call: Call) -> None:
-    """The envelope, which every version can read, agrees with the call."""
+    """The envelope, which every version can read, matches the call."""
     envelope = Envelope.decode(call.encode())
     for field in dataclasses.fields(envelope):
         assert getattr(envelope, field.name) == getattr(call, field.name)
@@ -332,7 +332,7 @@ def test_an_envelope_is_part_of_a_call(call: Call) -> None:
     ],
 )
 def test_whatever_stands_in_a_status_it_can_be_written(value: Any, shown: Any) -> None:
-    """A worker can always report how a call ended: what JSON cannot hold becomes text."""
+    """A worker can always report how a call ended: values that JSON cannot hold become text."""
     status = Status(CALLSET, "00003", info={"odd": value}, failure=Failure("CallError", "x", (value,)))
     again = Status.decode(status.encode(None))
     assert again.info == {"odd": shown}
@@ -348,7 +348,7 @@ def test_info_cannot_shadow_what_the_status_says() -> None:
 
 @pytest.mark.parametrize("name", sorted(WORKER_ERRORS))
 def test_an_error_survives_the_status(name: str) -> None:
-    """Each error that a worker may report is raised in the client with its type, text and further arguments."""
+    """Each error that a worker may report is raised in the client with its type, text and other arguments."""
     failure = Failure(name, "what happened", (3,))
     again = Status.decode(Status(CALLSET, "00001", failure=failure).encode(None)).failure
     assert again is not None
@@ -366,7 +366,7 @@ SIGNED = Status(
 
 
 def test_a_flipped_bit_anywhere_is_not_signed() -> None:
-    """A signed status with any bit flipped is no longer JSON, or no longer signed."""
+    """A signed status with any bit flipped is no longer JSON, or no longer correctly signed."""
     data = signed(SIGNED)
     assert verified(data, SIGNED).signed
     for place in range(len(data)):
@@ -380,7 +380,7 @@ def test_a_flipped_bit_anywhere_is_not_signed() -> None:
 
 @given(status=statuses, place=st.integers(0), mask=st.integers(1, 255))
 def test_a_changed_byte_is_not_signed(status: Status, place: int, mask: int) -> None:
-    """No status stays signed if one of its bytes changes."""
+    """A status whose bytes have changed is no longer correctly signed."""
     data = bytearray(signed(status))
     data[place % len(data)] ^= mask
     try:
@@ -391,7 +391,7 @@ def test_a_changed_byte_is_not_signed(status: Status, place: int, mask: int) -> 
 
 @pytest.mark.parametrize("tail", [b" ", b"\n", b"\0"])
 def test_what_stands_behind_a_signature_breaks_it(tail: bytes) -> None:
-    """The signature covers the whole: nothing can be appended."""
+    """The signature covers the whole status: nothing can be appended."""
     try:
         assert not verified(signed(SIGNED) + tail, SIGNED).signed
     except DecodeError:
@@ -400,7 +400,7 @@ def test_what_stands_behind_a_signature_breaks_it(tail: bytes) -> None:
 
 @pytest.mark.parametrize("changes", [{"call_id": "00004"}, {"attempt": 2}, {"callset_id": "another"}])
 def test_a_signature_belongs_to_one_attempt_of_one_call(changes: dict[str, Any]) -> None:
-    """The genuine signature of another call, attempt or callset does not hold on these bytes."""
+    """The signature of another call, attempt or callset is not valid for these bytes."""
     other = dataclasses.replace(SIGNED, **changes)
     genuine = signed(other, b"that callset's own secret" if "callset_id" in changes else SECRET)
     forged = SIGNED.encode(None)[:-1] + genuine[genuine.rindex(b',"signature"') :]
@@ -408,13 +408,13 @@ def test_a_signature_belongs_to_one_attempt_of_one_call(changes: dict[str, Any])
 
 
 def test_a_status_moved_to_another_call_is_not_believed() -> None:
-    """A signed status that is copied under another call's key names the wrong call."""
+    """A signed status that was copied to another call's key names the wrong call."""
     assert not Status.verify(signed(SIGNED), SECRET, CALLSET, "00004").signed
     assert not Status.verify(signed(SIGNED), SECRET, "another", "00003").signed
 
 
 def test_a_status_without_a_key_is_unsigned_plain_json() -> None:
-    """A worker that could not decode its payload, and 0.4's tools, write a status that is only JSON."""
+    """A worker that could not decode its payload, and 0.4's tools, write a status that is plain JSON."""
     document = json.loads(SIGNED.encode(None))
     assert "signature" not in document
     assert document["call_id"] == "00003"
@@ -424,7 +424,7 @@ def test_a_status_without_a_key_is_unsigned_plain_json() -> None:
 
 
 def test_a_payload_of_0_4_decodes() -> None:
-    """Every key of a 0.4 payload is read, the program's own keys are kept, and new fields have their defaults."""
+    """Every key of a 0.4 payload is read, a program's own keys are kept, and new fields have their defaults."""
     call = Call.decode(golden("payload_0.4.json"))
     assert call.extra == {"experiment": "extra_meta travels too"}
     assert call.data_byte_range == (66, 87)
@@ -434,7 +434,7 @@ def test_a_payload_of_0_4_decodes() -> None:
 
 
 def test_a_payload_is_encoded_with_the_keys_of_0_4() -> None:
-    """Code that reads 0.4's payload can read ours: no key is renamed or dropped."""
+    """Code that reads 0.4's payload can read today's: no key is renamed or dropped."""
     payload = json.loads(json.dumps(Call.decode(PAYLOAD).encode()))
     assert {name: payload[name] for name in PAYLOAD} == PAYLOAD
 
@@ -456,7 +456,7 @@ def test_a_status_of_0_4_decodes() -> None:
 
 
 def test_a_failed_status_of_0_4_decodes() -> None:
-    """0.4's texts and lists are no failure of ours: they are not kept, and the traceback is, for people."""
+    """0.4's texts and lists are dropped, as they are not our failures; the traceback is kept for people."""
     status = Status.decode(golden("status_failed_0.4.json"))
     assert status.failure is None
     assert "RUNTIME_ERROR" in (status.exception_traceback or "")
@@ -464,16 +464,16 @@ def test_a_failed_status_of_0_4_decodes() -> None:
 
 
 def test_an_output_of_0_4_is_not_unpickled() -> None:
-    """0.4's output was a bare pickle: it is refused, never loaded."""
+    """0.4's output was a bare pickle, which is refused and never loaded."""
     with pytest.raises(DecodeError):
         Outcome.decode(golden("outcome_0.4.pickle"))
 
 
-# -- today's own format ---------------------------------------------------------------------------------------
+# -- the current format ---------------------------------------------------------------------------------------
 
 
 def test_objects_that_1_0_has_stored_stay_readable() -> None:
-    """What the first release wrote decodes for ever: never regenerate these files."""
+    """Objects of the first release must stay readable forever: never regenerate these files."""
     call = Call.decode(golden("payload_1.0.json"))
     assert (call.attempt, call.attempt_key, call.data_inline) == (2, bytes(range(32)), b"argument")
     assert call.references == (Reference("jobs/c/00000/output.pickle", "ab" * 32, "c", "00000"),)

@@ -1,4 +1,4 @@
-"""What runs the calls of the tests of workers."""
+"""Fixtures that run calls for the tests of workers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pywren.worker.task import Runner
 
 @pytest.fixture(scope="module")
 def by_value(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Pickle the test module's functions as a script's: the children cannot import it."""
+    """Pickle the test module's functions like a script's, because the children cannot import it."""
     module = sys.modules[request.module.__name__]
     cloudpickle.register_pickle_by_value(module)
     yield
@@ -24,7 +24,7 @@ def by_value(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="module", params=["pool", "fork"])
 def runner(request: pytest.FixtureRequest) -> Iterator[Runner]:
-    """Run calls in one process for each function, for as long as nothing is wrong with the process."""
+    """Run the calls of each function in one process, as long as the process is in good condition."""
     made: Runner = LocalPool(1) if request.param == "pool" else ForkServer(lambda name, text: None)
     yield made
     made.close()

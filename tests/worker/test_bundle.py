@@ -1,4 +1,4 @@
-"""The bundle: the files of a worker and the zip that is deployed."""
+"""The bundle: a worker's files, and the zip that is deployed."""
 
 import io
 import json
@@ -36,14 +36,14 @@ print(sorted(third_party), {module}.__file__.startswith(sys.argv[1]))
 
 @pytest.fixture
 def archive(tmp_path):
-    """The zip of the worker, as a file."""
+    """Return the worker's zip as a file."""
     path = tmp_path / "worker.zip"
     path.write_bytes(bundle.build_zip())
     return path
 
 
 def run_in_empty_directory(tmp_path, archive, program, *arguments):
-    """Run a program with nothing but the standard library and the zip to import from."""
+    """Run a program that can import only the standard library and the zip."""
     empty = tmp_path / "empty"
     empty.mkdir()
     return subprocess.run(
@@ -58,14 +58,14 @@ def run_in_empty_directory(tmp_path, archive, program, *arguments):
 
 
 def test_the_same_files_give_the_same_bytes():
-    """Building twice gives the same zip and so the same hash."""
+    """Building twice gives the same zip and thus the same hash."""
     first, second = bundle.build_zip(), bundle.build_zip()
     assert first == second
     assert bundle.code_sha256(first) == bundle.code_sha256(second)
 
 
 def test_the_order_of_the_files_does_not_count():
-    """The zip depends on names and contents only."""
+    """The zip depends only on names and contents."""
     assert bundle.build_zip({"a.py": b"1", "b.py": b"2"}) == bundle.build_zip({"b.py": b"2", "a.py": b"1"})
 
 
@@ -75,7 +75,7 @@ def test_a_changed_file_changes_the_hash():
 
 
 def test_entries_have_fixed_times_and_modes():
-    """Times and modes do not depend on the machine that builds."""
+    """Times and modes do not depend on the building machine."""
     with zipfile.ZipFile(io.BytesIO(bundle.build_zip())) as archive:
         entries = archive.infolist()
     assert {entry.date_time for entry in entries} == {(1980, 1, 1, 0, 0, 0)}
@@ -84,7 +84,7 @@ def test_entries_have_fixed_times_and_modes():
 
 
 def test_the_bundle_is_a_real_package_with_cloudpickle_and_tblib():
-    """It has pywren, the pickling libraries, and no compiled leftovers."""
+    """The bundle has pywren and the pickling libraries, and no compiled files."""
     files = bundle.worker_files()
     assert {"pywren/__init__.py", "pywren/worker/handler.py", "cloudpickle/__init__.py", "tblib/__init__.py"} <= set(
         files
@@ -94,7 +94,7 @@ def test_the_bundle_is_a_real_package_with_cloudpickle_and_tblib():
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """A copy of pywren's files, which a test may change, in place of the installed ones."""
+    """Return a copy of pywren's files that a test may change, used instead of the installed ones."""
     copy = tmp_path / "pywren"
     shutil.copytree(pywren.SOURCE_DIR, copy, ignore=shutil.ignore_patterns("__pycache__"))
     real = bundle.package_directory
@@ -104,7 +104,7 @@ def installed(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("folder", ["testing", "testing/emulator", "scripts"])
 def test_a_change_of_what_only_clients_run_changes_no_worker(installed, folder):
-    """An edit of the emulator, the mock or a command leaves the deployed function as it is."""
+    """Editing the emulator, the mock or a command does not change the deployed function."""
     before = bundle.code_sha256(bundle.build_zip())
     (installed / folder / "__init__.py").write_text("CHANGED = True\n")
     (installed / folder / "added.py").write_text("ADDED = True\n")
@@ -113,14 +113,14 @@ def test_a_change_of_what_only_clients_run_changes_no_worker(installed, folder):
 
 @pytest.mark.parametrize("folder", ["worker", "cloud", "client"])
 def test_a_change_of_anything_else_changes_the_worker(installed, folder):
-    """A worker has the client too, as functions may start maps of their own."""
+    """A worker has the client too, because functions may start maps."""
     before = bundle.code_sha256(bundle.build_zip())
     (installed / folder / "added.py").write_text("ADDED = True\n")
     assert bundle.code_sha256(bundle.build_zip()) != before
 
 
 def test_nothing_in_the_bundle_imports_what_is_left_out():
-    """No module of the bundle needs the commands or the emulated AWS, not even inside a function."""
+    """No module in the bundle needs the commands or the emulated AWS, not even inside a function."""
     left_out = re.compile(r"^\s*(from|import) pywren\.?\s*(import )?(scripts|testing)\b", re.MULTILINE)
     files = bundle.worker_files()
     kept = sorted(path for path in files if path.startswith(("pywren/testing/", "pywren/scripts/")))
@@ -149,7 +149,7 @@ print(hasattr(pywren, "testing"), len(inspect.getmembers(pywren)) > 20)
 
 
 def test_what_is_left_out_is_missed_in_the_ordinary_way(tmp_path, archive):
-    """On a worker ``pywren.testing`` is an ImportError or an AttributeError; whoever lists members finds the rest."""
+    """On a worker ``pywren.testing`` is an ImportError or an AttributeError; listing members works."""
     done = run_in_empty_directory(tmp_path, archive, MISSING)
     assert done.stderr == ""
     assert done.stdout.splitlines() == [
@@ -159,21 +159,21 @@ def test_what_is_left_out_is_missed_in_the_ordinary_way(tmp_path, archive):
 
 
 def test_a_missing_package_is_named():
-    """A package that is not installed gives an error that says how to install it."""
+    """The error for a missing package says how to install it."""
     with pytest.raises(DeploymentError, match="pip install nosuchpackage"):
         bundle.package_directory("nosuchpackage")
 
 
 @pytest.mark.parametrize("module", ["pywren", "pywren.wrenhandler", "pywren.worker.handler"])
 def test_the_handler_imports_from_the_zip_alone(tmp_path, archive, module):
-    """With only the zip to import from, the handler loads, and loads no third-party module."""
+    """The handler can be imported from the zip alone, and loads no third-party module."""
     done = run_in_empty_directory(tmp_path, archive, PROGRAM.format(module=module))
     assert done.stderr == ""
     assert done.stdout == "['pywren'] True\n"
 
 
 def test_the_pickling_libraries_import_from_the_zip(tmp_path, archive):
-    """The zip has what the child needs."""
+    """The zip contains what the child needs."""
     program = "import sys; sys.path.insert(0, sys.argv[1]); import cloudpickle, tblib.pickling_support; print('ok')"
     done = run_in_empty_directory(tmp_path, archive, program)
     assert (done.stdout, done.stderr) == ("ok\n", "")
@@ -198,7 +198,7 @@ print(status["exception"], status.get("failure"))
 
 
 def nested_map(number):
-    """Map from within a call, on the worker's own machine."""
+    """Map inside a call, on the worker's own machine."""
     import pywren
 
     return sum(pywren.get_all_results(pywren.local_executor().map(lambda x: x * number, range(4))))

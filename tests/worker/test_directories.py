@@ -1,4 +1,4 @@
-"""Directories for temporary files: who holds them, and what is removed when nobody does."""
+"""Directories for temporary files: who holds them, and which are removed when nobody does."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from child_processes import WAIT, wait_until
 
 from pywren.worker.directories import remove_abandoned_directories, remove_directory
 
-NAME = "pywren-4194305-0123456789abcdef"  # a process number beyond what Linux gives
+NAME = "pywren-4194305-0123456789abcdef"  # a process id larger than Linux uses
 OTHER = "pywren-4194305-fedcba9876543210"
 
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory for temporary files of its own."""
+    """Use a separate directory for temporary files."""
     place = tmp_path / "tmp"
     place.mkdir()
     monkeypatch.setenv("TMPDIR", str(place))
@@ -29,7 +29,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def fill(directory: Path) -> Path:
-    """Make a directory with something in it."""
+    """Make a directory with some contents."""
     (directory / "scratch" / "deep").mkdir(parents=True)
     (directory / "scratch" / "deep" / "file").write_text("x")
     return directory
@@ -43,7 +43,7 @@ class TestAbandoned:
     """``remove_abandoned_directories``."""
 
     def test_what_nobody_holds_goes_at_once(self, temporary: Path) -> None:
-        """An unlocked directory is removed, however young it is and whatever process has its client's number by now."""
+        """An unlocked directory is removed, however new it is and whichever process now has its client's id."""
         fill(temporary / NAME)
         fill(temporary / f"pywren-{os.getpid()}-0123456789abcdef")
         fill(temporary / "pywren-notes")
@@ -51,7 +51,7 @@ class TestAbandoned:
         assert names(temporary) == ["pywren-notes"]
 
     def test_what_a_process_holds_stays(self, temporary: Path) -> None:
-        """The lock decides, even where the process number means nothing: in another container."""
+        """The lock decides, even where the process id means nothing, as in another container."""
         directory = fill(temporary / NAME)
         os.utime(directory, (0, 0))
         held = os.open(directory, os.O_RDONLY)
@@ -63,14 +63,14 @@ class TestAbandoned:
         assert names(temporary) == []
 
     def test_what_is_being_made_stays_for_a_day(self, temporary: Path) -> None:
-        """A directory that is being made has no lock yet."""
+        """A directory that is still being made has no lock yet."""
         young, old = fill(temporary / f"{NAME}.new"), fill(temporary / f"{OTHER}.new")
         os.utime(old, (0, 0))
         remove_abandoned_directories()
         assert names(temporary) == [young.name]
 
     def test_without_locks_it_takes_a_day(self, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """On a file system without locks, age and process number decide."""
+        """On a file system without locks, age and process id decide."""
 
         def no_locks(descriptor: int, operation: int) -> None:
             raise OSError(37, "No locks available")
@@ -85,7 +85,7 @@ class TestAbandoned:
 
     @pytest.mark.parametrize("target", ["directory", "file", "nothing"])
     def test_links_are_not_followed(self, temporary: Path, tmp_path: Path, target: str) -> None:
-        """Anybody may put a link there: its target is not touched."""
+        """Another user may have put the link there, so its target is not touched."""
         mine = tmp_path / "mine"
         if target == "directory":
             (fill(mine) / "empty").mkdir()
@@ -99,7 +99,7 @@ class TestAbandoned:
         assert (temporary / NAME).is_symlink()
 
     def test_links_within_are_removed_themselves(self, temporary: Path, tmp_path: Path) -> None:
-        """A call may have left links to anything."""
+        """A call may have left links to anything: they are removed, and their targets are not."""
         mine = fill(tmp_path / "mine")
         (fill(temporary / NAME) / "scratch" / "link").symlink_to(mine)
         (temporary / NAME / "other").symlink_to(mine / "scratch" / "deep" / "file")
@@ -148,7 +148,7 @@ class TestRemove:
     """``remove_directory``."""
 
     def test_whatever_a_call_has_done_to_it(self, temporary: Path) -> None:
-        """A directory with missing rights, odd names, pipes and nesting is removed."""
+        """A directory with missing permissions, odd names, pipes and nesting is removed."""
         directory = fill(temporary / NAME)
         os.mkfifo(directory / "pipe")
         (directory / "new\nline").touch()
@@ -161,7 +161,7 @@ class TestRemove:
         assert names(temporary) == []
 
     def test_any_depth(self, temporary: Path) -> None:
-        """Neither the stack nor the number of descriptors nor the length of a path is a limit."""
+        """Stack depth, the number of descriptors and the length of a path are no limits."""
         directory = temporary / NAME
         directory.mkdir()
         here = os.open(directory, os.O_RDONLY)
@@ -175,7 +175,7 @@ class TestRemove:
         assert names(temporary) == []
 
     def test_a_link_or_nothing_at_all(self, temporary: Path, tmp_path: Path) -> None:
-        """A link in its place is left alone, and a missing directory is no error."""
+        """If there is a link instead, it is left alone, and a missing directory is no error."""
         mine = fill(tmp_path / "mine")
         (temporary / NAME).symlink_to(mine)
         remove_directory(str(temporary / NAME))

@@ -17,7 +17,7 @@ from pywren.worker.frames import Channel, FrameReader, UnlinkedFile, encode, rea
 
 @pytest.fixture
 def channels() -> Iterator[tuple[Channel, Channel]]:
-    """Both ends of a channel; the first does not block."""
+    """Return both ends of a channel; the first does not block."""
     first, second = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     first.setblocking(False)
     ends = Channel(first), Channel(second)
@@ -31,7 +31,7 @@ def channels() -> Iterator[tuple[Channel, Channel]]:
     st.integers(1, 60),
 )
 def test_frames_in_pieces(contents: list[tuple[list[bytes], bytes]], step: int) -> None:
-    """However the stream is cut, the same frames come out."""
+    """However the stream is split, the same frames arrive."""
     stream = b"".join(
         encode(frames.RESULT, number=number, first=0.5, meta=meta, segments=segments).data
         for number, (segments, meta) in enumerate(contents)
@@ -45,7 +45,7 @@ def test_frames_in_pieces(contents: list[tuple[list[bytes], bytes]], step: int) 
 
 
 def test_a_plain_result_is_a_frame() -> None:
-    """The short way to encode a result gives the same bytes as the long one."""
+    """The shortcut for encoding a result gives the same bytes as the normal way."""
     short = frames.encode_plain_result(frames.SUCCESS, 7, 0.25, 0.5, b"pickle")
     assert (
         short
@@ -55,7 +55,7 @@ def test_a_plain_result_is_a_frame() -> None:
 
 @pytest.mark.parametrize("sizes", [(65_537,), (10, 70_000), (5, 2_000_000, 3, 1_500_000), (100_000, 0, 1)])
 def test_big_segments_cross_in_a_file(channels: tuple[Channel, Channel], sizes: tuple[int, ...]) -> None:
-    """A payload over the limit crosses as a descriptor; only the receiver can write to its buffers."""
+    """A payload over the limit is sent as a descriptor; only the receiver can write to its buffers."""
     segments = [os.urandom(size) for size in sizes]
     parent, child = channels
     parent.send(encode(frames.RESULT, segments=segments))
@@ -71,7 +71,7 @@ def test_big_segments_cross_in_a_file(channels: tuple[Channel, Channel], sizes: 
 
 
 def test_descriptors_cross_with_their_frame(channels: tuple[Channel, Channel]) -> None:
-    """A frame's own descriptors come after that of its file, and are not inheritable."""
+    """A frame's own descriptors follow that of its file, and are not inheritable."""
     parent, child = channels
     read, write = os.pipe()
     parent.send(encode(frames.SHOW, descriptors=[write, write]))
@@ -99,7 +99,7 @@ def test_sending_never_blocks(channels: tuple[Channel, Channel]) -> None:
 
 
 def test_the_other_end_is_gone(channels: tuple[Channel, Channel]) -> None:
-    """At a closed end reading raises ``EOFError``, and sending does nothing."""
+    """If the other end is closed, reading raises ``EOFError``, and sending does nothing."""
     parent, child = channels
     with pytest.raises(BlockingIOError):
         parent.receive()
@@ -111,7 +111,7 @@ def test_the_other_end_is_gone(channels: tuple[Channel, Channel]) -> None:
 
 
 def test_descriptors_of_half_a_frame_are_closed() -> None:
-    """A channel that ends in the middle leaves no descriptor open."""
+    """A channel that ends in the middle of a frame leaves no descriptor open."""
     first, second = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     sender, receiver = Channel(first), Channel(second)
     read, write = os.pipe()
@@ -126,7 +126,7 @@ def test_descriptors_of_half_a_frame_are_closed() -> None:
 
 
 def test_many_segments_in_one_file() -> None:
-    """Segments that were appended are read back from where they are, and the file closes with its last reference."""
+    """Appended segments are read where they are, and the file is closed with its last reference."""
     file = UnlinkedFile()
     placed = [(file.append(segments), segments) for segments in ([b"a" * 5000, b"b"], [b"c"], [b"", b"d" * 70_000])]
     for start, segments in placed:
@@ -140,7 +140,7 @@ def test_many_segments_in_one_file() -> None:
 
 
 def test_maps_are_counted_and_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When many maps are in use, big buffers are copied instead, so that descriptors do not run out."""
+    """If many maps are in use, big buffers are copied instead, so that descriptors do not run out."""
     monkeypatch.setattr(frames._MAPPED, "limit", 0)
     file = UnlinkedFile()
     content = [b"p", b"x" * 2_000_000]

@@ -1,4 +1,4 @@
-"""The handler: from a payload to a committed status, over the localhost storage and a real fork server."""
+"""The handler: from a payload to a committed status, with the localhost storage and a real fork server."""
 
 import os
 import sys
@@ -34,7 +34,7 @@ WAIT = 30.0
 
 @pytest.fixture(scope="module")
 def runner():
-    """One fork server for all tests, as in a warm worker."""
+    """Return one fork server for all tests, as in a warm worker."""
     server = ForkServer()
     yield server
     server.close()
@@ -42,7 +42,7 @@ def runner():
 
 @pytest.fixture
 def storage(tmp_path):
-    """A localhost storage."""
+    """Return a localhost storage."""
     return Storage(
         {
             "storage_backend": "localhost",
@@ -54,13 +54,13 @@ def storage(tmp_path):
 
 @pytest.fixture
 def container(runner):
-    """A warm worker."""
+    """Return a warm worker."""
     with Container(runner) as made:
         yield made
 
 
 class Client:
-    """Stages calls as the client does."""
+    """A client that stages calls."""
 
     def __init__(self, storage, callset_id="callset"):
         self.storage = storage
@@ -114,15 +114,15 @@ class Client:
 
 @pytest.fixture
 def client(storage):
-    """The other side."""
+    """Return the client."""
     return Client(storage)
 
 
-# -- the way of a good call ----------------------------------------------------------------------------------
+# -- a successful call ---------------------------------------------------------------------------------------
 
 
 def test_a_call_ends_with_a_signed_status(container, client):
-    """The status stands under the call's key, is signed with the attempt's key, and holds the value."""
+    """The status has the call's key, is signed with the attempt's key, and contains the value."""
     document = container.handle(client.call(lambda x: x + 1, 41).encode())
     assert client.result() == 42
     assert document["call_id"] == "00000"
@@ -130,7 +130,7 @@ def test_a_call_ends_with_a_signed_status(container, client):
 
 
 def test_a_payload_is_decoded_once(container, client, monkeypatch):
-    """The envelope is read only when this version cannot read the whole payload."""
+    """The envelope is decoded separately only when this version cannot read the whole payload."""
     decoded = []
     real = Call.decode.__func__
     monkeypatch.setattr(Call, "decode", classmethod(lambda cls, payload: decoded.append(payload) or real(cls, payload)))
@@ -142,7 +142,7 @@ def test_a_payload_is_decoded_once(container, client, monkeypatch):
 
 
 def test_the_status_tells_what_0_4_told(container, client):
-    """The run statistics of 0.4 reach the status."""
+    """The status contains 0.4's statistics of the run."""
 
     def talkative(x):
         print("häl", x)
@@ -169,7 +169,7 @@ def test_the_status_tells_what_0_4_told(container, client):
 
 
 def test_runtime_cached_is_true_on_a_warm_worker_only(container, client):
-    """The first call of a worker, and one that asks for a fresh runtime, say so."""
+    """It is False for a worker's first call, and for one that asks for a fresh runtime."""
     seen = []
     for index, cached in enumerate((True, True, False)):
         call = client.call(len, "abc", call_id=f"{index:05d}", use_cached_runtime=cached)
@@ -186,7 +186,7 @@ def test_an_argument_may_travel_inside_the_payload(container, client):
 
 
 def test_an_argument_may_be_a_range_of_a_shared_object(container, client):
-    """Only the range is read, and its digest is what counts."""
+    """Only the range is read, and the digest is that of the range."""
     parts = [cloudpickle.dumps(text) for text in ("first", "second", "third")]
     client.storage.put(client.keys.aggdata, b"".join(parts))
     begin = len(parts[0])
@@ -202,7 +202,7 @@ def test_an_argument_may_be_a_range_of_a_shared_object(container, client):
 
 
 def test_a_big_outcome_has_an_object_of_its_own(container, client):
-    """An outcome too big for the status is stored first, and the status has its key and digest."""
+    """An outcome that is too big for the status is stored first, and the status has its key and digest."""
     container.handle(client.call(lambda n: b"x" * n, INLINE_OUTCOME_LIMIT + 1).encode())
     assert client.status().outcome is None
     assert client.status().output_key == client.keys.call("00000").output
@@ -211,7 +211,7 @@ def test_a_big_outcome_has_an_object_of_its_own(container, client):
 
 
 def test_a_raised_exception_is_an_outcome(container, client):
-    """The user's exception is an outcome, not a failure: it comes back pickled, with its traceback as text."""
+    """The user's exception is an outcome, not a failure: it is returned pickled, with its traceback as text."""
 
     def fail(x):
         raise ValueError(f"not {x}")
@@ -225,7 +225,7 @@ def test_a_raised_exception_is_an_outcome(container, client):
 
 
 def test_shipped_modules_are_importable(container, client):
-    """Modules beside the function reach the child."""
+    """The child can import the modules that were sent with the function."""
 
     def use(_):
         import handler_test_module
@@ -237,7 +237,7 @@ def test_shipped_modules_are_importable(container, client):
 
 
 def test_extra_env_reaches_the_function_over_the_containers(runner, client):
-    """The call's variables take precedence over the worker's."""
+    """The call's variables override the worker's."""
 
     def look(names):
         import os
@@ -270,12 +270,12 @@ class LambdaContext:
     log_stream_name = "stream"
 
     def get_remaining_time_in_millis(self):
-        """As on Lambda."""
+        """Return the remaining time, as on Lambda."""
         return 60_000
 
 
 def test_the_lambda_entry_runs_one_call(client):
-    """Called by Lambda, the function sees one BLAS thread, and the status has Lambda's names."""
+    """The function sees one BLAS thread, and the status names the invocation and its log."""
 
     def threads(_):
         import os
@@ -305,7 +305,7 @@ def refer(client, values, *, in_status):
 
 
 def argument_of_references(count):
-    """Pickle a list of futures, each standing for one reference."""
+    """Pickle a list of futures, each for one reference."""
     import concurrent.futures
 
     from pywren.pickling.packed import dumps
@@ -328,7 +328,7 @@ def test_references_are_fetched_and_verified(container, client, in_status):
 
 
 def test_a_long_list_of_references_is_an_object(container, client):
-    """A list too long for the payload is read from the storage, and verified."""
+    """A list that is too long for the payload is read from the storage, and verified."""
     references = encode_references(refer(client, range(5), in_status=False))
     client.storage.put(client.keys.call("00000").references, references)
     call = client.call(total, None, references_sha256=digests.sha256(references), data_inline=argument_of_references(5))
@@ -340,7 +340,7 @@ def test_a_long_list_of_references_is_an_object(container, client):
 
 
 def poison(path):
-    """Return a pickle that leaves a file when it is loaded."""
+    """Return a pickle that creates a file when it is loaded."""
 
     class Poison:
         def __reduce__(self):
@@ -351,7 +351,7 @@ def poison(path):
 
 @pytest.mark.parametrize("what", ["func", "data", "reference", "references"])
 def test_an_altered_object_is_reported_and_never_unpickled(container, client, tmp_path, what):
-    """A digest that does not match gives a signed IntegrityError naming the object; nothing was unpickled."""
+    """A wrong digest gives a signed IntegrityError that names the object; nothing was unpickled."""
     trace = tmp_path / "unpickled"
     references = refer(client, [1, 2], in_status=False)
     listed = encode_references(references)
@@ -394,7 +394,7 @@ class ReadsCounted(Storage):
 
 @pytest.mark.parametrize("what", ["func", "data", "reference", "references", "status"])
 def test_an_object_that_was_made_huge_is_not_read(runner, client, what):
-    """Row 224: an object made huge cannot fill a worker's memory: no more is read than the payload says."""
+    """Row 224: an object made huge cannot fill a worker's memory, because only the size in the payload is read."""
     references = refer(client, [1, 2], in_status=what == "status")
     listed = encode_references(references)
     client.storage.put(client.keys.call("00000").references, listed)
@@ -420,7 +420,7 @@ def test_an_object_that_was_made_huge_is_not_read(runner, client, what):
 
 
 def test_a_status_that_nobody_would_read_is_not_written(client):
-    """A status has a size limit; beyond it the call ends with an error that says so."""
+    """A status has a size limit; above it the call ends with an error that says so."""
     result = RunResult(True, Packed(cloudpickle.dumps(1)), info={"notes": "x" * (STATUS_LIMIT + 1)})
     with Container(FakeRunner(result)) as container:
         container.handle(client.call(len, "abc").encode())
@@ -429,7 +429,7 @@ def test_a_status_that_nobody_would_read_is_not_written(client):
 
 
 def test_a_call_without_digests_is_not_run(container, client):
-    """A call whose payload has no digests is not run."""
+    """The call is refused."""
     container.handle(client.call(len, "abc", func_sha256=None).encode())
     assert client.status().failure.kind == "IntegrityError"
 
@@ -444,7 +444,7 @@ def test_a_missing_object_is_reported(container, client):
 
 
 def test_an_altered_function_is_not_taken_from_the_cache(container, client):
-    """The cache's key includes the digest: another function under the same object key is another entry."""
+    """The cache's key includes the digest, so another function under the same object key is another entry."""
     container.handle(client.call(lambda x: 1, None).encode())
     container.handle(client.call(lambda x: 2, None, call_id="00001").encode())
     assert (client.result("00000"), client.result("00001")) == (1, 2)
@@ -485,12 +485,12 @@ def test_the_function_cache_is_bounded():
     assert fetched == [*"abcdea", "big", "big"]
 
 
-# -- what a worker refuses -----------------------------------------------------------------------------------
+# -- refused payloads ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("changes", [{"pywren_version": "0.4.0"}, {"python_version": "2.7"}])
 def test_another_version_is_refused_before_anything_is_read(container, client, changes):
-    """The error of a version mismatch names both versions and says how to redeploy."""
+    """The error names both versions and says how to redeploy."""
     call = client.call(len, "abc", **changes)
     client.storage.backend.delete([call.func_key, call.data_key])
     container.handle(call.encode())
@@ -503,7 +503,7 @@ def test_another_version_is_refused_before_anything_is_read(container, client, c
 
 
 def test_a_payload_of_another_version_is_refused_as_such(container, client):
-    """A mismatch is reported even when this version cannot read the payload."""
+    """A version mismatch is reported even when this version cannot read the payload."""
     payload = client.call(len, "abc", pywren_version="9.0").encode()
     del payload["func_key"]
     container.handle(payload)
@@ -512,13 +512,13 @@ def test_a_payload_of_another_version_is_refused_as_such(container, client):
 
 @pytest.mark.parametrize("payload", [None, 3, [], "text", {}, {"storage_config": 7, "status_key": "x/status.json"}])
 def test_what_is_no_payload_raises(container, payload):
-    """A payload without an envelope raises: nobody else can be told."""
+    """A payload without an envelope raises, because there is no other way to report it."""
     with pytest.raises(DecodeError):
         container.handle(payload)
 
 
 def test_a_broken_payload_leaves_an_error_where_it_says(container, client):
-    """A broken payload with a status key leaves an error for the client."""
+    """If a broken payload has a status key, an error is written there for the client."""
     payload = client.call(len, "abc").encode()
     payload["func_key"] = 7
     with pytest.raises(DecodeError, match="func_key"):
@@ -527,7 +527,7 @@ def test_a_broken_payload_leaves_an_error_where_it_says(container, client):
 
 
 def test_a_broken_payload_without_a_key_leaves_an_unsigned_error(container, client):
-    """Without the attempt's key the status is unsigned, and can only be an error."""
+    """Without the attempt's key the status is unsigned, and can only become an error."""
     payload = client.call(len, "abc").encode()
     del payload["attempt_key"], payload["func_key"]
     with pytest.raises(DecodeError):
@@ -556,30 +556,30 @@ def test_a_call_is_stopped_at_its_time(container, client):
 
 
 def test_a_call_is_stopped_before_the_platform_ends_the_worker(container, client):
-    """The function's remaining time limits a call too, minus the time to report."""
+    """The function's remaining time, minus the time to report, also limits a call."""
     container.handle(client.call(time.sleep, 600).encode(), {"remaining_seconds": 3.4})
     assert client.status().failure.kind == "CallTimeoutError"
 
 
 class FakeRunner:
-    """Ends every task in one way."""
+    """A runner that ends every task in the same way."""
 
     def __init__(self, result):
         self.result = result
         self.ended = 0
 
     def run(self, task, *, stopped=None):
-        """Give the answer."""
+        """Return the prepared result."""
         if isinstance(self.result, Exception):
             raise self.result
         return self.result
 
     def end_waiting(self):
-        """Count."""
+        """Count the calls of this method."""
         self.ended += 1
 
     def close(self):
-        """Nothing to close."""
+        """Do nothing."""
 
 
 def test_another_map_finds_no_process_of_the_last_one(client):
@@ -595,7 +595,7 @@ def test_another_map_finds_no_process_of_the_last_one(client):
 
 
 def test_whatever_the_handler_survives_is_reported(client):
-    """An error of the worker itself ends the call, with its traceback."""
+    """An error in the worker itself ends the call, and includes its traceback."""
     with Container(FakeRunner(RuntimeError("a bug"))) as container:
         container.handle(client.call(len, "abc").encode())
     assert client.status().signed
@@ -607,7 +607,7 @@ def test_whatever_the_handler_survives_is_reported(client):
     "failure", [Failure("CallLostError", "gone"), Failure("WorkerCrashedError", "the server is gone", (None,))]
 )
 def test_a_lost_attempt_that_may_be_retried_does_not_end_the_call(client, failure):
-    """A lost attempt's status has its own key, so that another attempt can end the call."""
+    """The status of a lost attempt has its own key, so that another attempt can end the call."""
     lost = RunResult(None, None, failure=failure, returncode=None)
     with Container(FakeRunner(lost)) as container:
         container.handle(client.call(len, "abc", attempt=2, retryable=True).encode())
@@ -618,13 +618,13 @@ def test_a_lost_attempt_that_may_be_retried_does_not_end_the_call(client, failur
 
 
 def test_a_crash_is_final_even_if_the_call_may_be_retried(container, client):
-    """``os._exit`` is final: the function would do it again."""
+    """``os._exit`` is final, because the function would do it again."""
     container.handle(client.call(lambda code: os._exit(code), 3, retryable=True).encode())
     assert client.status().failure.kind == "WorkerCrashedError"
 
 
 def test_output_is_cut_to_its_end(client):
-    """A status carries only the end of the output."""
+    """A status contains only the end of the output."""
     result = RunResult(True, Packed(cloudpickle.dumps(1)), stdout="x" * 10**6 + "end", stderr="é" * 10**6)
     with Container(FakeRunner(result)) as container:
         container.handle(client.call(len, "abc").encode())
@@ -649,7 +649,7 @@ def test_out_of_band_buffers_are_joined_without_unpickling():
 
 
 def test_the_first_commit_stands(container, client):
-    """A call that is delivered twice runs twice, and its first status stands."""
+    """A call that is delivered twice runs twice, and its first status is final."""
     first = container.handle(client.call(lambda x: x, "first").encode())
     second = container.handle(client.call(lambda x: x, "second").encode())
     assert first is not None
@@ -666,7 +666,7 @@ def test_a_late_delivery_does_not_touch_the_output_of_the_first(container, clien
 
 
 def test_a_planted_output_is_not_adopted(container, client):
-    """An object that was planted under the output key is not adopted."""
+    """A forged object at the output's key is not used."""
     size = INLINE_OUTCOME_LIMIT + 1
     client.storage.put(client.keys.call("00000").output, b"planted")
     container.handle(client.call(lambda n: b"1" * n, size).encode())
@@ -708,7 +708,7 @@ def test_of_late_calls_one_a_second_looks(client):
 
 
 def test_once_a_late_call_had_ended_the_next_looks_too(client):
-    """Once a late call had a status, the next one checks too."""
+    """After one late call had a status, the next one checks too."""
     runner = FakeRunner(RunResult(True, Packed(cloudpickle.dumps(1))))
     calls = [client.call(len, "abc", call_id=f"{index:05d}", host_submit_time=1.0) for index in range(4)]
     for call in calls[1:]:

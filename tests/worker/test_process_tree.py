@@ -1,4 +1,4 @@
-"""Processes that calls start outside their process group end with the calls, however these end, in pool and forks."""
+"""Processes that calls start outside their process group end with the call, however it ends, in pool and forks."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ def double_fork() -> int:
 
 
 def new_session() -> int:
-    """Start a session of its own, as ``subprocess`` offers."""
+    """Start a new session, as ``subprocess`` can."""
     return subprocess.Popen(["sleep", "1000"], start_new_session=True).pid
 
 
 def shell() -> int:
-    """Start a job of a shell that ends, deaf to SIGHUP."""
+    """Start a shell's job that ignores SIGHUP; the shell ends."""
     command = "nohup setsid sleep 1000 >/dev/null 2>&1 & echo $!"
     pid = subprocess.run(["sh", "-c", command], stdout=subprocess.PIPE, check=True).stdout
     return int(pid)
 
 
 def deaf_grandchild() -> int:
-    """Start a daemon's child that ignores every signal it can."""
+    """Start a daemon whose child ignores every signal that it can."""
     code = (
         "import os, signal, subprocess, sys;"
         "[signal.signal(number, signal.SIG_IGN) for number in (1, 2, 3, 15)];"
@@ -82,7 +82,7 @@ def multiprocessing_daemon() -> int:
 
 
 def without_environment() -> int:
-    """Start a command that inherits no variable, and so no mark; it is still below its call."""
+    """Start a command that inherits no variable, and so no mark; it is still a descendant of its call."""
     return subprocess.Popen(["/bin/sleep", "1000"], start_new_session=True, env={}).pid
 
 
@@ -97,7 +97,7 @@ STARTS: list[Callable[[], int]] = [
 
 
 def leave(given: tuple[Callable[[], int], str, str]) -> str:
-    """Start a process, write down its number, and end as told."""
+    """Start a process, write down its id, and end as requested."""
     start, path, end = given
     pid = start()
     with open(path + ".tmp", "w") as file:
@@ -123,7 +123,7 @@ class TestLeft:
     """A process that has left the group and the session of its call."""
 
     def test_ends_with_a_call_that_returns(self, runner: Runner, start: Callable[[], int], tmp_path: Path) -> None:
-        """Row 19: the result comes, and the process is killed."""
+        """Row 19: the result arrives, and the process is killed."""
         result = run(runner, start, tmp_path / "pid", "return")
         assert result.success
         assert "child processes" in result.info["leftovers"]
@@ -147,7 +147,7 @@ class TestLeft:
 def test_what_a_call_that_crashes_has_left_ends(
     runner: Runner, start: Callable[[], int], end: str, tmp_path: Path
 ) -> None:
-    """Row 246: the call's process is gone, and the mark in the environment tells whose the rest is."""
+    """Row 246: when the call's process is gone, the mark in the environment identifies its other processes."""
     result = run(runner, start, tmp_path / "pid", end)
     assert result.failure is not None
     assert result.failure.kind == "WorkerCrashedError"
@@ -155,7 +155,7 @@ def test_what_a_call_that_crashes_has_left_ends(
 
 
 def test_a_time_out_ends_a_daemon(runner: Runner, tmp_path: Path) -> None:
-    """Row 16: ``job_max_runtime`` ends it, too."""
+    """Row 16: ``job_max_runtime`` ends it too."""
     result = run(runner, double_fork, tmp_path / "pid", "run", timeout=3.0)
     assert result.failure is not None
     assert result.failure.kind == "CallTimeoutError"
@@ -163,7 +163,7 @@ def test_a_time_out_ends_a_daemon(runner: Runner, tmp_path: Path) -> None:
 
 
 def test_what_starts_others_again_and_again_ends(runner: Runner, tmp_path: Path) -> None:
-    """A process that keeps replacing itself is caught, too."""
+    """A process that keeps replacing itself is caught too."""
 
     def hydra() -> int:
         code = (
@@ -202,7 +202,7 @@ def test_processes_of_others_stay(runner: Runner, tmp_path: Path) -> None:
 
 
 def test_marks_of_nested_workers_are_added() -> None:
-    """A worker within a worker belongs to both."""
+    """A worker within a worker has the marks of both."""
     environment = {"PATH": "/bin"}
     process_tree.mark(environment, "/tmp/one")
     process_tree.mark(environment, "/tmp/two")
@@ -210,7 +210,7 @@ def test_marks_of_nested_workers_are_added() -> None:
 
 
 def test_a_kernel_without_lists_of_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where ``/proc/…/children`` is missing, all processes are searched."""
+    """Without ``/proc/…/children``, all processes are searched."""
 
     def none(pid: int, task: str) -> list[int]:
         raise FileNotFoundError

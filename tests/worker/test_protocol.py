@@ -31,7 +31,7 @@ _FOLDER = Path(pywren.__file__).parent / "worker"
 
 @pytest.fixture
 def channels() -> Iterator[tuple[Channel, Channel]]:
-    """The parent's end, and the child's."""
+    """Return the parent's end and the child's."""
     ends = [Channel(end) for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)]
     yield ends[0], ends[1]
     for end in ends:
@@ -56,13 +56,13 @@ def frame_of(outgoing: Outgoing) -> Frame:
 
 
 def test_a_plain_result_arrives(channels: tuple[Channel, Channel]) -> None:
-    """A small pickle crosses as it is, with the times and the flags."""
+    """A small pickle passes unchanged, with the times and the flags."""
     result = RunResult(True, Packed(b"pickle"), info=TIMES)
     assert received(channels, result, flags=frames.SPENT) == result
 
 
 def test_a_result_arrives_with_everything_beside_it(channels: tuple[Channel, Channel]) -> None:
-    """Output, exception and leftovers cross as text, however odd."""
+    """Output, exception and leftovers pass as text, however odd they are."""
     exception = ("Odd", 'a "quoted" \ud800 text\n', "Traceback …")
     found = received(channels, RunResult(False, Packed(b"pickle"), exception, info=TIMES), "1 thread(s)")
     assert found.exception == exception
@@ -72,7 +72,7 @@ def test_a_result_arrives_with_everything_beside_it(channels: tuple[Channel, Cha
 
 
 def test_a_result_that_cannot_be_pickled_arrives_as_a_failure(channels: tuple[Channel, Channel]) -> None:
-    """The child says why, and the parent has the same failure."""
+    """The child gives the reason, and the parent gets the same failure."""
     failure = Failure("ResultSerializationError", "it holds a lock")
     found = received(channels, RunResult(None, None, failure=failure, info=TIMES))
     assert found.success is None
@@ -80,7 +80,7 @@ def test_a_result_that_cannot_be_pickled_arrives_as_a_failure(channels: tuple[Ch
 
 
 def test_buffers_arrive_as_memory_that_can_be_written_to(channels: tuple[Channel, Channel]) -> None:
-    """Arrays of a result belong to the client."""
+    """The client can write to the arrays of a result."""
     packed = Packed(b"pickle", (PickleBuffer(b"one"), PickleBuffer(bytes(100_000))))
     found = received(channels, RunResult(True, packed, info=TIMES)).body
     assert found is not None
@@ -99,7 +99,7 @@ def test_a_function_arrives_whole(modules: dict[str, bytes], runtime_path: str |
 
 
 def test_a_task_brings_its_function_once() -> None:
-    """Later tasks are for the function that the child has."""
+    """Later tasks are for the function that the child already has."""
     function = Function("id", Packed(b"function"), {"mine.py": b"x = 1"})
     task = Task(function, Packed(b"argument"), (b"outcome",), {"NAME": "value"}, timeout=3.0)
     first = decode_task(frame_of(encode_task(task, with_function=True)), None)
@@ -111,7 +111,7 @@ def test_a_task_brings_its_function_once() -> None:
 
 @pytest.mark.parametrize(("side", "other"), [("parent", "child"), ("child", "parent")])
 def test_neither_side_imports_the_other(side: str, other: str) -> None:
-    """What both must agree on is here; so a child loads nothing that only its parent needs."""
+    """What both must agree on is here, so that a child loads nothing that only its parent needs."""
     found = [
         f"{path.name}:{node.lineno}"
         for path in (_FOLDER / side).glob("*.py")

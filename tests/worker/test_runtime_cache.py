@@ -1,4 +1,4 @@
-"""``RuntimeCache``: runtimes are fetched, verified and extracted once, and write nothing outside their directory."""
+"""``RuntimeCache``: runtimes are fetched, verified and extracted once, inside their own directory."""
 
 from __future__ import annotations
 
@@ -40,27 +40,27 @@ Member = tuple[str, dict[str, Any], bytes]
 
 
 def file(name: str, content: bytes = b"x", **attributes: Any) -> Member:
-    """A member of an archive: a file."""
+    """Return a file as an archive's member."""
     return name, attributes, content
 
 
 def other(name: str, kind: bytes, linkname: str = "") -> Member:
-    """A member of an archive that is not a file."""
+    """Return a member of an archive that is not a file."""
     return name, {"type": kind, "linkname": linkname}, b""
 
 
 def symlink(name: str, target: str) -> Member:
-    """A member of an archive: a symbolic link."""
+    """Return a symbolic link as an archive's member."""
     return other(name, tarfile.SYMTYPE, target)
 
 
 def hardlink(name: str, target: str) -> Member:
-    """A member of an archive: a hard link."""
+    """Return a hard link as an archive's member."""
     return other(name, tarfile.LNKTYPE, target)
 
 
 def tarball(*members: Member, mode: str = "w:gz") -> bytes:
-    """An archive of these members, exactly as they are given."""
+    """Return an archive of exactly these members."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode=mode) as tar:  # type: ignore[call-overload]
         for name, attributes, content in members:
@@ -73,12 +73,12 @@ def tarball(*members: Member, mode: str = "w:gz") -> bytes:
 
 
 def archive(data: bytes, key: str = "runtimes/a.tar.gz") -> Archive:
-    """A tarball as a payload names it."""
+    """Return a tarball as a payload names it."""
     return Archive("mine", key, hashlib.sha256(data).hexdigest())
 
 
 class Source:
-    """A bucket: tarballs by digest; counts what is fetched."""
+    """A bucket with tarballs by digest, which counts the fetches."""
 
     def __init__(self, *tarballs: bytes) -> None:
         self.tarballs = {hashlib.sha256(data).hexdigest(): data for data in tarballs}
@@ -93,7 +93,7 @@ class Source:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """The directory of the runtimes, which does not exist yet."""
+    """Return the directory of the runtimes, which does not exist yet."""
     return tmp_path / "parent" / "runtimes"
 
 
@@ -102,7 +102,7 @@ Make = Callable[..., RuntimeCache]
 
 @pytest.fixture
 def make(root: Path) -> Iterator[Make]:
-    """Makes the runtimes of a worker, over some tarballs."""
+    """Return a function that makes a worker's runtimes from some tarballs."""
     made = []
 
     def make_one(source: Callable[[Archive], Iterator[bytes]], free: Callable[[str], int] = lambda _: PLENTY) -> Any:
@@ -115,14 +115,14 @@ def make(root: Path) -> Iterator[Make]:
 
 
 def refusal(files: RuntimeCache, wanted: Archive) -> RuntimeSetupError:
-    """The error of setting up a runtime, which leaves nothing behind."""
+    """Return the error of setting up a runtime, which leaves nothing behind."""
     with pytest.raises(RuntimeSetupError) as caught, files.lease(wanted):
         pass
     assert os.listdir(files.root) == []
     return caught.value
 
 
-# -- what is in an archive -----------------------------------------------------------------------------------
+# -- contents of an archive ----------------------------------------------------------------------------------
 
 
 def test_files_directories_and_links_are_extracted(make: Make) -> None:
@@ -154,7 +154,7 @@ def test_files_directories_and_links_are_extracted(make: Make) -> None:
         ([symlink("a", "/etc")], "which may lead outside"),
         ([symlink("a", "..")], "which may lead outside"),
         ([symlink("d/a", "../../evil")], "which may lead outside"),
-        # each stays inside when its text alone is looked at
+        # each stays inside when only its text is checked
         ([symlink("d/d/a", "../.."), symlink("b", "d/d/a/../evil")], "which may lead outside"),
         ([symlink("a", "d"), file("a/evil")], "has a link in its path"),
         ([symlink("a", "."), symlink("a/b", "..")], "has a link in its path"),
@@ -179,7 +179,7 @@ def test_a_hostile_member(make: Make, root: Path, members: list[Member], says: s
 
 
 def test_a_member_that_replaces_a_link_is_not_written_through_it(make: Make) -> None:
-    """Of two members with one name, the last one wins."""
+    """Of two members with the same name, the last one wins."""
     data = tarball(file("kept", b"1"), symlink("a", "kept"), file("a", b"2"), file("b", b"3"), file("b", b"4"))
     with make(Source(data)).lease(archive(data)) as lease:
         found = {name: Path(lease.path, name).read_text() for name in ("kept", "a", "b")}
@@ -198,7 +198,7 @@ def test_setuid_and_write_permission_for_others_are_dropped(make: Make) -> None:
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="every release has tarfile's own filters")
 def test_a_python_without_filters(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Releases of 3.10 and 3.11 without tarfile's filters extract as safely."""
+    """Releases of 3.10 and 3.11 without tarfile's filters extract just as safely."""
     monkeypatch.delattr(tarfile, "data_filter", raising=False)
     data = tarball(file("a", mode=0o6777), symlink("b", "a"), other("d", tarfile.DIRTYPE))
     with make(Source(data)).lease(archive(data)) as lease:
@@ -207,7 +207,7 @@ def test_a_python_without_filters(make: Make, monkeypatch: pytest.MonkeyPatch) -
 
 
 def cut(data: bytes) -> bytes:
-    """An archive that ends in the middle of a member."""
+    """Return an archive that ends in the middle of a member."""
     return data[: len(data) // 2]
 
 
@@ -233,7 +233,7 @@ def test_something_that_is_no_whole_archive(make: Make, data: bytes) -> None:
     assert "s3://mine/runtimes/a.tar.gz" in error.args[0]
 
 
-# -- whether it is the right one -----------------------------------------------------------------------------
+# -- the right archive ---------------------------------------------------------------------------------------
 
 
 def test_another_digest(make: Make) -> None:
@@ -245,7 +245,7 @@ def test_another_digest(make: Make) -> None:
 
 
 def test_a_storage_that_refuses(make: Make) -> None:
-    """The error says why."""
+    """The error gives the storage's reason."""
 
     def source(_: Archive) -> Iterator[bytes]:
         raise StorageError("access denied")
@@ -257,7 +257,7 @@ def test_a_storage_that_refuses(make: Make) -> None:
 
 @pytest.mark.parametrize("library", ["condaruntime/lib", "lib"])
 def test_packages_of_another_python(make: Make, library: str) -> None:
-    """Packages for another Python are refused: they fail to load or, worse, load."""
+    """Packages for another Python are refused, because they may fail to load, or even load."""
     data = tarball(file(f"{library}/python3.1/site-packages/a.py"))
     error = refusal(make(Source(data)), archive(data))
     assert error.args[1] == "RUNTIME_ERROR"
@@ -265,7 +265,7 @@ def test_packages_of_another_python(make: Make, library: str) -> None:
 
 
 def interpreter(script: str) -> Member:
-    """A runtime's own interpreter."""
+    """Return a runtime's own interpreter."""
     return file("condaruntime/bin/python", f"#!/bin/sh\n{script}\n".encode(), mode=0o755)
 
 
@@ -273,7 +273,7 @@ def interpreter(script: str) -> Member:
     ("script", "says"), [("echo 2.7", "python version is 2.7"), ("echo no libc >&2; exit 1", "does not run.*no libc")]
 )
 def test_an_interpreter_of_another_python(make: Make, script: str, says: str) -> None:
-    """The interpreter is asked for its version, once."""
+    """The interpreter is asked for its version once."""
     data = tarball(interpreter(script))
     with pytest.raises(RuntimeSetupError, match=says):
         raise refusal(make(Source(data)), archive(data))
@@ -286,7 +286,7 @@ def test_packages_of_this_python(make: Make) -> None:
         assert sorted(os.listdir(lease.path)) == ["condaruntime", "lib"]
 
 
-# -- room ----------------------------------------------------------------------------------------------------
+# -- disk space and memory -----------------------------------------------------------------------------------
 
 
 def test_a_bomb(make: Make) -> None:
@@ -302,46 +302,46 @@ def test_a_bomb(make: Make) -> None:
 
 
 def test_a_bomb_of_many_empty_files(make: Make) -> None:
-    """Empty files take room too."""
+    """Empty files take space too."""
     bomb = tarball(*(file(str(number), b"") for number in range(500)))
     error = refusal(make(Source(bomb), lambda _: runtime_cache.RESERVE + 1_000_000), archive(bomb))
     assert error.args[1] == "RUNTIME_TOO_BIG"
 
 
 def header(kind: bytes, size: int, name: str = "a") -> bytes:
-    """A member's header, as it is given."""
+    """Return a member's raw header."""
     member = tarfile.TarInfo(name)
     member.type, member.size = kind, size
     return member.tobuf(tarfile.GNU_FORMAT)
 
 
 def sparse_header() -> bytes:
-    """GNU's header of a sparse file, whose list of pieces continues in the next blocks."""
+    """Return GNU's header of a sparse file, whose list of pieces continues in the next blocks."""
     block = bytearray(header(tarfile.GNUTYPE_SPARSE, 0))
-    block[482] = 1  # another block with pieces of it follows
+    block[482] = 1  # another block with pieces follows
     block[148:156] = b"%06o\0 " % (sum(block[:148]) + sum(block[156:]) + 8 * ord(" "))
     return bytes(block)
 
 
 def padded(data: bytes) -> bytes:
-    """Content, up to the next block."""
+    """Return contents, padded to a whole block."""
     return data + bytes(-len(data) % 512)
 
 
 def global_attribute(number: int, size: int) -> bytes:
-    """A header with an attribute of all following members, and a member."""
+    """Return a header with an attribute for all following members, and a member."""
     record = b" attribute-%d=" % number + bytes(size) + b"\n"
     record = b"%d" % (len(record) + 6) + record
     return header(tarfile.XGLTYPE, len(record)) + padded(record) + header(tarfile.REGTYPE, 0)
 
 
 def long_name(number: int, size: int) -> bytes:
-    """A member with a long name for the directory itself."""
+    """Return a member with a long name, which is the directory itself."""
     return header(tarfile.GNUTYPE_LONGNAME, size) + padded(b"./" * (size // 2)) + header(tarfile.DIRTYPE, 0)
 
 
 LOTS = 24 * 2**20
-A_PIECE = 400_000  # with what extends it, less than a header may have
+A_PIECE = 400_000  # together with its extensions, less than a header may have
 SOME_PIECES = b"%011o\0%011o\0" % (1, 1) * 21 + b"\1" + bytes(7)
 
 FILLERS = {
@@ -358,7 +358,7 @@ FILLERS = {
 
 @pytest.mark.parametrize("parts", FILLERS.values(), ids=FILLERS)
 def test_headers_that_would_fill_the_memory(tmp_path: Path, parts: list[bytes]) -> None:
-    """Row 217: extensions of a header are read up to 1 MB, and no member is kept in memory."""
+    """Row 217: at most 1 MB of a header's extensions is read, and no member is kept in memory."""
     data = gzip.compress(b"".join(parts), 1)
     tracemalloc.start()
     try:
@@ -388,7 +388,7 @@ def test_a_header_that_is_too_big(make: Make) -> None:
 
 
 def test_a_disk_that_is_suddenly_full(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that other programs fill is reported as full."""
+    """If other programs fill the disk, the error says that it is full."""
 
     def no_space(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -402,7 +402,7 @@ def test_a_disk_that_is_suddenly_full(make: Make, monkeypatch: pytest.MonkeyPatc
 
 
 def test_old_runtimes_make_room(make: Make, root: Path) -> None:
-    """Idle runtimes are removed to make room, used ones are not."""
+    """Idle runtimes are removed to make space; those in use are not."""
     used, idle, new = (tarball(file(name, bytes(100_000))) for name in ("used", "idle", "new"))
 
     def free(_: str) -> int:
@@ -419,7 +419,7 @@ def test_old_runtimes_make_room(make: Make, root: Path) -> None:
             assert os.listdir(kept.path) == ["used"]
 
 
-# -- once ----------------------------------------------------------------------------------------------------
+# -- extracting only once ------------------------------------------------------------------------------------
 
 
 def test_one_extraction_for_many_threads(make: Make) -> None:
@@ -440,7 +440,7 @@ def test_one_extraction_for_many_threads(make: Make) -> None:
 
 
 def test_another_container_finds_it_extracted(make: Make) -> None:
-    """Containers share the directory; its maker removes it once nobody uses it."""
+    """Containers share the directory; its creator removes it when nobody uses it."""
     source = Source(WHOLE)
     first, second = make(source), make(source)
     with first.lease(archive(WHOLE)):
@@ -515,7 +515,7 @@ def test_another_process_finds_it_extracted(make: Make, root: Path) -> None:
 
 
 def test_a_fresh_one(make: Make) -> None:
-    """A fresh copy replaces the cached one, which is removed once idle."""
+    """A fresh copy replaces the cached one, which is removed once it is idle."""
     source = Source(WHOLE)
     files = make(source)
     with files.lease(archive(WHOLE)) as old, files.lease(archive(WHOLE), fresh=True) as new:
@@ -570,7 +570,7 @@ PACKAGE_PLACES = [
 
 @pytest.fixture(scope="module")
 def aws() -> Iterator[dict[str, Any]]:
-    """A mocked account."""
+    """Return the configuration of a mocked account."""
     with pywren.testing.mock_aws(concurrency=2) as config:
         yield config
 
@@ -588,7 +588,7 @@ def stored(config: dict[str, Any], data: bytes, name: str, **described: Any) -> 
 
 
 def tiny(place: str, value: int = 7) -> bytes:
-    """A tarball with a package of one function."""
+    """Return a tarball with a package of one function."""
     return tarball(
         file(f"{place}tiny_in_runtime/__init__.py", b"from tiny_in_runtime.part import answer"),
         file(f"{place}tiny_in_runtime/part.py", f"def answer():\n    return {value}\n".encode()),
@@ -683,7 +683,7 @@ def test_a_runtime_with_its_own_interpreter(aws: dict[str, Any]) -> None:
 
 
 def test_the_server_of_an_interpreter_ends_with_it(tmp_path: Path) -> None:
-    """A removed runtime's interpreter is stopped when another one starts."""
+    """When a removed runtime's interpreter is replaced by another, it is stopped."""
     server = ForkServer()
     pythons = [tmp_path / name for name in ("first", "second")]
     try:
@@ -699,7 +699,7 @@ def test_the_server_of_an_interpreter_ends_with_it(tmp_path: Path) -> None:
 
 @pytest.mark.moto
 def test_a_big_archive_comes_in_pieces(aws: dict[str, Any]) -> None:
-    """Archives of any size are read in pieces, even when the last piece is full or the archive is empty."""
+    """Archives of any size are read in pieces, even if the last piece is full or the archive is empty."""
     bucket, region = aws["s3"]["bucket"], aws["account"]["aws_region"]
     for data in (b"", b"abc", b"abcdef", b"abcdefg"):
         stored(aws, data, "pieces")
@@ -709,7 +709,7 @@ def test_a_big_archive_comes_in_pieces(aws: dict[str, Any]) -> None:
 
 @pytest.mark.moto
 def test_no_more_is_read_of_an_archive_than_its_size(aws: dict[str, Any]) -> None:
-    """Row 224: a longer or shorter archive is read only up to its size; its digest shows the change."""
+    """Row 224: only the expected size of an archive is read; if it is longer or shorter, its digest shows it."""
     bucket, region = aws["s3"]["bucket"], aws["account"]["aws_region"]
     stored(aws, b"abcdefg", "sized")
     for size, expected in ((0, b""), (1, b"a"), (3, b"abc"), (6, b"abcdef"), (7, b"abcdefg"), (8, b"abcdefg")):
@@ -717,7 +717,7 @@ def test_no_more_is_read_of_an_archive_than_its_size(aws: dict[str, Any]) -> Non
         assert b"".join(runtime_cache.fetch(wanted, piece_bytes=3)) == expected
 
 
-# -- what is wrong, as it is told ----------------------------------------------------------------------------
+# -- reported errors -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.moto

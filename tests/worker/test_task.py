@@ -1,4 +1,4 @@
-"""What is asked of a worker process: failures and their words, and the request to end a call."""
+"""Tasks of a worker process: failures and their texts, and the request to end a call."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pywren.worker.task import Stop, crash_failure, timeout_failure
 
 
 def test_failures_are_errors_with_the_words_that_programs_match() -> None:
-    """Texts of compat.md, exit codes, and the last lines of output."""
+    """Failures have the texts of compat.md, exit codes, and the last lines of output."""
     crash = crash_failure(3, "one\ntwo\n", "\n".join(map(str, range(100)))).error("set", "00001")
     assert type(crash) is WorkerCrashedError
     assert crash.args[1] == 3
@@ -24,7 +24,7 @@ def test_failures_are_errors_with_the_words_that_programs_match() -> None:
 
 
 def test_a_stop_calls_its_listener_once() -> None:
-    """Whoever listens is told once, also when it was asked before, and never after it stopped listening."""
+    """A listener is called once, even if the stop came before it, and never after it stopped listening."""
     told: list[str] = []
     stop = Stop()
     stop.listen(lambda: told.append("first"))

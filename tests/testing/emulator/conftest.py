@@ -1,4 +1,4 @@
-"""Everything here belongs to the emulated ring; and a moto server, for tests of parts that ask one."""
+"""Marks every test here as emulated, and provides a moto server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module")
 def moto() -> Iterator[str]:
-    """The URL of a moto server."""
+    """Return the URL of a moto server."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)

@@ -1,4 +1,4 @@
-"""The user's handle on an emulated AWS: environment, deployment, control, and that nothing of it is left."""
+"""A user's view of an emulated AWS: environment, deployment and control, and that nothing is left of it."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ pytestmark = pytest.mark.emulator
 
 @pytest.fixture(scope="module")
 def config(emulator: Emulator) -> dict[str, Any]:
-    """The configuration of a function that is deployed for this module."""
+    """Return the configuration of a function that is deployed for this module."""
     return emulator.deploy(timeout=60)
 
 
 def client(service: str, emulator: Emulator, *, credentials_of: Emulator | None = None) -> Any:
-    """A client of an emulator, whatever the environment says."""
+    """Return a client of an emulator, whatever the environment says."""
     import botocore.session
 
     environment = (credentials_of or emulator).environment
@@ -54,11 +54,11 @@ def client(service: str, emulator: Emulator, *, credentials_of: Emulator | None 
     )
 
 
-# -- using it ------------------------------------------------------------------------------------------------
+# -- use -----------------------------------------------------------------------------------------------------
 
 
 def test_a_map_runs_on_it(config: dict[str, Any]) -> None:
-    """The walk of a user: deploy, make an executor, map, collect."""
+    """A user's steps work: deploy, make an executor, map, collect."""
     executor = pywren.lambda_executor(config=config)
     assert pywren.get_all_results(executor.map(lambda x: x * x, range(10))) == [x * x for x in range(10)]
 
@@ -66,7 +66,7 @@ def test_a_map_runs_on_it(config: dict[str, Any]) -> None:
 def test_the_default_executor_finds_it_by_the_configuration(
     config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A configuration file with what ``deploy`` returns is all a program needs."""
+    """A program needs only a configuration file with what ``deploy`` returns."""
     import yaml
 
     path = tmp_path / "config.yaml"
@@ -76,7 +76,7 @@ def test_the_default_executor_finds_it_by_the_configuration(
 
 
 def test_what_it_counts(emulator: Emulator, config: dict[str, Any]) -> None:
-    """Requests by caller and operation, executions by function, each execution for itself."""
+    """It counts requests by caller and operation and executions by function, and keeps each execution."""
     name = config["lambda"]["function_name"]
     executor = pywren.lambda_executor(config=config)
     emulator.wait_idle()
@@ -93,7 +93,7 @@ def test_what_it_counts(emulator: Emulator, config: dict[str, Any]) -> None:
 
 
 def test_faults_strike_as_long_as_they_are_set(emulator: Emulator, config: dict[str, Any]) -> None:
-    """What is asked for happens, so often and no longer; pywren copes."""
+    """A fault strikes as often as requested and no more, and pywren copes."""
     before = emulator.counters()
     emulator.set_faults(Faults(throttle_invoke=Fault(most=2)))
     executor = pywren.lambda_executor(config=config)
@@ -104,7 +104,7 @@ def test_faults_strike_as_long_as_they_are_set(emulator: Emulator, config: dict[
 def test_a_killed_container_costs_its_call(
     emulator: Emulator, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However short the calls of a map are, it is in the middle of one that a container is killed."""
+    """Even when calls are short, a container is killed in the middle of one."""
     monkeypatch.setattr(failure_records, "FIRST_LISTING", 0.1)
     emulator.set_faults(Faults(kill_container=Fault(most=2)))
     futures = pywren.lambda_executor(config=config).map(str, range(4))
@@ -115,10 +115,10 @@ def test_a_killed_container_costs_its_call(
 def test_a_function_is_killed_while_it_runs(
     emulator: Emulator, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that runs for long has begun, and does not come to its end."""
+    """A long call is killed after it has begun and before it ends."""
     monkeypatch.setattr(failure_records, "FIRST_LISTING", 0.1)
     executor = pywren.lambda_executor(config=config)
-    executor.call_async(str, 0).result()  # a warm worker has begun within the 0.97 s of this seed
+    executor.call_async(str, 0).result()  # a warm worker starts within the 0.97 s of this seed
     emulator.set_faults(Faults(seed=35, kill_container=Fault(most=1)))
     with Presence() as presence:
         future = executor.call_async(hostile.waits_to_go_on, presence.address)
@@ -129,7 +129,7 @@ def test_a_function_is_killed_while_it_runs(
 
 
 def test_the_function_has_lambdas_packages_only(emulator: Emulator, config: dict[str, Any]) -> None:
-    """numpy is refused at ``map`` unless it is in a layer, as on AWS."""
+    """``map`` refuses numpy unless it is in a layer, as on AWS."""
     import numpy
 
     def total(size: int) -> int:
@@ -142,20 +142,20 @@ def test_the_function_has_lambdas_packages_only(emulator: Emulator, config: dict
 
 
 def test_files_of_the_worker_may_be_replaced(emulator: Emulator) -> None:
-    """A test can deploy what it likes: here a worker of another version."""
+    """A test can deploy any files: here a worker of another version."""
     config = emulator.deploy(timeout=60, files={"pywren/version.py": b"__version__ = '0.0.1'\n"})
     with pytest.raises(VersionMismatchError, match="version mismatch"):
         pywren.lambda_executor(config=config).call_async(len, "four").result()
 
 
 def test_a_package_that_is_not_installed_is_named(emulator: Emulator) -> None:
-    """Nothing is deployed then."""
+    """The error names the package, and nothing is deployed."""
     with pytest.raises(ArgumentError, match="no-such-package"):
         emulator.deploy(packages=["no-such-package"])
 
 
 def test_a_setting_of_a_function_that_is_not_there_is_named(emulator: Emulator) -> None:
-    """Row 116: nothing is deployed then."""
+    """Row 116: the error names the setting, and nothing is deployed."""
     with pytest.raises(ArgumentError, match=r"no setting memroy: did you mean memory\?"):
         emulator.deploy(memroy=256)
     with pytest.raises(ArgumentError, match=r"no setting cpus: there are .*architecture"):
@@ -163,7 +163,7 @@ def test_a_setting_of_a_function_that_is_not_there_is_named(emulator: Emulator) 
 
 
 def test_deploying_leaves_the_environment_alone(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it says is not asked, and other threads can go by it meanwhile."""
+    """The environment is neither read nor changed, so other threads can use it meanwhile."""
     for name, value in {
         "AWS_PROFILE": "production",
         "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
@@ -183,7 +183,7 @@ def test_deploying_leaves_the_environment_alone(emulator: Emulator, monkeypatch:
 
 
 def test_waiting_has_an_end(emulator: Emulator, config: dict[str, Any]) -> None:
-    """``wait_idle`` says that something still runs."""
+    """``wait_idle`` raises an error if something still runs."""
     future = pywren.lambda_executor(config=config).call_async(lambda seconds: __import__("time").sleep(seconds), 3)
     with pytest.raises(EmulatorError, match="still"):
         emulator.wait_idle(timeout=0.1)
@@ -191,18 +191,18 @@ def test_waiting_has_an_end(emulator: Emulator, config: dict[str, Any]) -> None:
     emulator.wait_idle()
 
 
-# -- its world -----------------------------------------------------------------------------------------------
+# -- isolation -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def second() -> Iterator[Emulator]:
-    """Another emulator beside the shared one; the tests that use it end with one that breaks it."""
+    """Start another emulator beside the shared one, for a few tests; the last of them breaks it."""
     with closing(start(Settings(region="us-east-1", containers=1))) as running:
         yield running
 
 
 def test_two_do_not_know_each_other(emulator: Emulator, second: Emulator) -> None:
-    """Endpoints, state and credentials are their own; the other's credentials are refused."""
+    """Endpoints, state and credentials are separate; each refuses the other's credentials."""
     from botocore.exceptions import ClientError
 
     config = second.deploy()
@@ -215,7 +215,7 @@ def test_two_do_not_know_each_other(emulator: Emulator, second: Emulator) -> Non
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_child_does_not_keep_it_alive(second: Emulator) -> None:
-    """The lifeline is the parent's alone; the child may still ask."""
+    """Only the parent holds the lifeline; the child can still send requests."""
     lifeline = second._server._process.stdin
     assert lifeline is not None
     pid = os.fork()
@@ -225,7 +225,7 @@ def test_a_forked_child_does_not_keep_it_alive(second: Emulator) -> None:
 
 
 def test_a_part_that_dies_is_named_with_its_log(second: Emulator) -> None:
-    """What is asked of the emulator afterwards says what has ended."""
+    """Later requests to the emulator raise an error that says which part has ended."""
     server = psutil.Process(second._server._process.pid)
     weeds = [child for child in server.children(recursive=True) if child.name() == "weed"]
     assert len(weeds) == 1
@@ -236,7 +236,7 @@ def test_a_part_that_dies_is_named_with_its_log(second: Emulator) -> None:
 
 
 def test_the_environment_is_the_emulators_and_then_yours_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of the user's own AWS is in reach meanwhile, boto3's default session neither; all of it comes back."""
+    """The user's own AWS is out of reach inside, even through boto3's default session, and restored afterwards."""
     import boto3
 
     mine = {
@@ -272,20 +272,20 @@ def test_the_environment_is_the_emulators_and_then_yours_again(monkeypatch: pyte
 
 
 def test_a_setting_that_is_not_there_is_named() -> None:
-    """Before anything is started."""
+    """An unknown setting is an error before anything is started."""
     with pytest.raises(ArgumentError, match="memory"), emulate(memory=1):
         pass
 
 
 def test_an_emulator_that_does_not_come_up_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The end of its process's log is in the error."""
+    """The error contains the end of its process's log."""
     monkeypatch.setattr("pywren.testing.emulator._emulator.module_command", lambda _: module_command("no_such_module"))
     with pytest.raises(EmulatorError, match=r"did not come up(.|\n)*no_such_module"):
         start(Settings())
 
 
 def test_an_emulator_that_cannot_make_containers_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row 110: what fails in the context because of that is answered with the reason."""
+    """Row 110: errors in the context that follow from it give the reason."""
     monkeypatch.setenv("PATH", str(tmp_path))  # without unshare
 
     def use() -> None:
@@ -315,9 +315,9 @@ with emulate() as aws:
 
 
 def test_nothing_is_left_when_it_is_killed() -> None:
-    """SIGKILL of the user's process, or of the emulator's: every process ends, and the directory goes."""
+    """After SIGKILL of the user's process or the emulator's, every process ends and the directory is removed."""
     command = [sys.executable, "-c", textwrap.dedent(HOLDER)]
-    with ExitStack() as stack:  # they start side by side: it takes seconds
+    with ExitStack() as stack:  # they start in parallel, which takes seconds
         holders = [stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE)) for _ in range(2)]
         try:
             for victim, holder in zip(["user", "server"], holders, strict=True):
@@ -328,7 +328,7 @@ def test_nothing_is_left_when_it_is_killed() -> None:
 
 
 def check_that_nothing_is_left(holder: subprocess.Popen[bytes], victim: str) -> None:
-    """Kill a process that holds an emulator, or the emulator's server, and see what is left of both."""
+    """Kill a process that holds an emulator, or the emulator's server, and check what is left of both."""
     with holder:
         assert holder.stdout is not None
         pid, directory = holder.stdout.readline().decode().split()
@@ -337,10 +337,10 @@ def check_that_nothing_is_left(holder: subprocess.Popen[bytes], victim: str) -> 
         assert len(family) > 5
         os.kill(holder.pid if victim == "user" else server.pid, signal.SIGKILL)
         _, left = psutil.wait_procs(family[1:], timeout=60)
-        holder.kill()  # it has not looked for its child, or is dead
+        holder.kill()  # its parent has not waited for it yet, or is dead
     left += psutil.wait_procs(family[:1], timeout=60)[1]
     assert not left, victim
-    if victim == "server":  # swept when the next one starts
+    if victim == "server":  # removed when the next one starts
         from pywren.testing.emulator._directory import sweep
 
         assert Path(directory).parent == Path(tempfile.gettempdir())

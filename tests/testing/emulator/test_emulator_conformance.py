@@ -1,4 +1,4 @@
-"""Every rule of Lambda's that the emulated one keeps: where AWS says it, and which test shows it.
+"""Every rule of Lambda that the emulator follows, with AWS's own words as its source and the test that shows it.
 
 A rule is a row of ``TABLE``. Its test has the citation in its docstring: ``[dg <page>]`` is
 docs.aws.amazon.com/lambda/latest/dg/<page>.html, ``[api <name>]`` …/lambda/latest/api/API_<name>.html,
@@ -79,7 +79,7 @@ RULES = [tuple(part.strip() for part in line.split("|")) for line in TABLE.strip
 
 @functools.cache
 def docstrings(name: str) -> dict[str, str]:
-    """The tests of a module here, and what their docstrings say, in one line."""
+    """Return the tests of a module in this folder, and their docstrings as one line each."""
     tree = ast.parse((HERE / f"test_emulator_{name}.py").read_text("utf-8"))
     tests = [each for each in tree.body if isinstance(each, ast.FunctionDef) and each.name.startswith("test_")]
     return {each.name.removeprefix("test_"): " ".join((ast.get_docstring(each) or "").split()) for each in tests}
@@ -87,19 +87,19 @@ def docstrings(name: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(("rule", "citation", "test"), RULES, ids=[rule for rule, _, _ in RULES])
 def test_a_rule_is_cited_by_the_test_that_shows_it(rule: str, citation: str, test: str) -> None:
-    """It goes neither untested nor unfounded."""
+    """Every rule has a test, and the test cites its source."""
     module, _, name = test.partition(": ")
     assert name in docstrings(module), f"{rule}: there is no such test: {test}"
     assert f"[{citation}]" in docstrings(module)[name], f"{rule}: {test} does not cite {citation}"
 
 
 def test_rules_have_names_of_their_own() -> None:
-    """One row a rule."""
+    """Each rule has only one row."""
     assert len({rule for rule, _, _ in RULES}) == len(RULES)
 
 
 def test_citations_of_the_api_name_what_there_is() -> None:
-    """Operations or shapes of botocore's model, which has the same names as the pages."""
+    """They are operations or shapes in botocore's model, whose names are those of the pages."""
     model = service_model("lambda")
     known = {*model.operation_names, *model.shape_names, "CommonErrors"}
     files = [path.stem.removeprefix("test_emulator_") for path in HERE.glob("test_emulator_*.py")]

@@ -1,4 +1,4 @@
-"""What an execution environment does for, and to, the deployed code; on real processes, with walls and without.
+"""What an execution environment does with the deployed code: real processes, isolated and not.
 
 Pages cited: [dg] docs.aws.amazon.com/lambda/latest/dg/<page>.html, [pricing] aws.amazon.com/lambda/pricing,
 [blog] aws.amazon.com/blogs/compute/<page>.
@@ -102,20 +102,20 @@ def gap(event, context):
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of the containers."""
+    """Return the interpreter of the containers."""
     return make_interpreter(tmp_path_factory.mktemp("interpreter") / "python")
 
 
 @pytest.fixture(params=["isolated", "plain"])
 def isolated(request: pytest.FixtureRequest) -> bool:
-    """Both kinds of container."""
+    """Yield both kinds of container."""
     if request.param == "isolated" and not can_isolate():
         pytest.skip("this machine allows no namespaces")
     return bool(request.param == "isolated")
 
 
 class Bench:
-    """Makes containers of a handler, runs invocations in one, and keeps its log."""
+    """A bench that makes containers of a handler, runs invocations in one, and keeps its log."""
 
     def __init__(self, python: Path, directory: Path, isolated: bool) -> None:
         self.python, self.directory, self.isolated = python, directory, isolated
@@ -156,7 +156,7 @@ class Bench:
 
 
 async def invoke(container: Container, number: int, event: dict[str, object]) -> Reply:
-    """Run one event; ``kill_at`` in it is the fault."""
+    """Run one event; ``kill_at`` in the event is the fault."""
     fault = event.pop("kill_at", None)
     invocation = Invocation(f"id-{number}", json.dumps(event).encode(), kill_at=fault)
     return await asyncio.wait_for(container.run(invocation), 60)
@@ -164,7 +164,7 @@ async def invoke(container: Container, number: int, event: dict[str, object]) ->
 
 @pytest.fixture
 def bench(python: Path, tmp_path: Path, isolated: bool) -> Bench:
-    """The bench, for both kinds of container."""
+    """Return the bench, for both kinds of container."""
     return Bench(python, tmp_path, isolated)
 
 
@@ -175,7 +175,7 @@ def value(reply: Reply):
 
 
 def test_a_warm_container_keeps_its_process_and_its_modules(bench: Bench) -> None:
-    """Objects declared outside of the handler are there in the second call [dg lambda-runtime-environment]."""
+    """Objects declared outside the handler are still there in the second call [dg lambda-runtime-environment]."""
     first, second = bench.run({"do": "count"}, {"do": "count"})
     assert value(first)[0] == value(second)[0]
     assert (value(first)[1], value(second)[1]) == (1, 2)
@@ -185,7 +185,7 @@ def test_a_warm_container_keeps_its_process_and_its_modules(bench: Bench) -> Non
 
 
 def test_each_container_is_a_fresh_process_of_the_runtime_client(bench: Bench) -> None:
-    """An environment of its own for each that runs at once [dg lambda-concurrency]: nothing is shared or forked.
+    """Concurrent calls have their own environments [dg lambda-concurrency]; nothing is shared or forked.
 
     The process is Amazon's client, which asks the Runtime API for events [dg runtimes-api].
     """
@@ -206,7 +206,7 @@ def test_each_container_is_a_fresh_process_of_the_runtime_client(bench: Bench) -
 
 
 def test_the_log_of_a_call_is_written_as_lambda_writes_it(bench: Bench) -> None:
-    """START, the output, END and REPORT for each call, ``Init Duration`` in the first [dg python-logging].
+    """Each call has START, its output, END and REPORT, the first ``Init Duration`` too [dg python-logging].
 
     INIT_START comes once before them [dg runtime-management-identify].
     """
@@ -226,23 +226,23 @@ def test_the_log_of_a_call_is_written_as_lambda_writes_it(bench: Bench) -> None:
 
 
 def reported(line: str, name: str) -> float:
-    """Return the milliseconds that a REPORT line has under a name."""
+    """Return the milliseconds that a REPORT line gives for a name."""
     found = re.search(rf"\t{name}: ([\d.]+) ms", line)
     assert found is not None, line
     return float(found[1])
 
 
 def test_what_is_billed(bench: Bench) -> None:
-    """The duration, rounded up to the next millisecond [pricing], with the init phase.
+    """The billed duration is rounded up to the next millisecond [pricing] and includes the init phase.
 
-    That is so since August 2025 [blog aws-lambda-standardizes-billing-for-init-phase].
+    The init phase is billed since August 2025 [blog aws-lambda-standardizes-billing-for-init-phase].
     """
     source = "import time; time.sleep(0.2)\ndef handler(event, context): pass"
     cold, warm = bench.run({}, {}, source=source)
     first, second = (line for line in bench.log if line.startswith("REPORT"))
     assert reported(first, "Init Duration") > 200
     whole = reported(first, "Duration") + reported(first, "Init Duration")
-    rounding = 0.02  # of what the report says
+    rounding = 0.02  # from the report
     assert reported(first, "Billed Duration") == cold.billed_ms
     assert -rounding < cold.billed_ms - whole < 1 + rounding
     assert reported(second, "Billed Duration") == warm.billed_ms
@@ -281,7 +281,7 @@ OF_THE_EMULATION = {
 
 
 def test_the_environment_is_lambdas_and_nothing_of_the_users(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The function sees what Lambda defines, and no variable of the emulator's process [dg configuration-envvars]."""
+    """The function sees Lambda's variables, and none of the emulator's process [dg configuration-envvars]."""
     monkeypatch.setenv("MINE", "secret")
     monkeypatch.setenv("AWS_PROFILE", "real")
     found = value(bench.run({"do": "environ"})[0])
@@ -292,19 +292,19 @@ def test_the_environment_is_lambdas_and_nothing_of_the_users(bench: Bench, monke
 
 
 def matches(form: str, text: str | None) -> bool:
-    """Tell whether a variable is set, and all of it has this form."""
+    """Return whether a variable is set and its whole value has this form."""
     return text is not None and re.fullmatch(form, text) is not None
 
 
 def test_a_functions_own_variables(bench: Bench) -> None:
-    """They are there and may replace what is not reserved: the time zone, not the region [dg configuration-envvars]."""
+    """They are set and may replace unreserved ones: the time zone, not the region [dg configuration-envvars]."""
     variables = {"Variables": {"OWN": "1", "TZ": "Europe/Berlin", "AWS_REGION": "no"}}
     found = value(bench.run({"do": "environ"}, Environment=variables)[0])
     assert (found["OWN"], found["TZ"], found["AWS_REGION"]) == ("1", "Europe/Berlin", "us-west-2")
 
 
 def test_only_the_runtimes_packages_can_be_imported(bench: Bench) -> None:
-    """boto3 is there; numpy and pywren, which the emulator's own interpreter has, are not."""
+    """boto3 can be imported; numpy and pywren, which the emulator's own interpreter has, cannot."""
     names = ["boto3", "botocore", "awslambdaric", "numpy", "pywren", "pytest", "cloudpickle"]
     assert value(bench.run({"do": "imports", "names": names})[0]) == ["boto3", "botocore", "awslambdaric"]
 
@@ -324,7 +324,7 @@ def test_layers_are_on_the_path_the_last_one_first(bench: Bench, tmp_path: Path)
 
 
 def test_temporary_files_are_kept_in_a_container_and_not_shared(bench: Bench) -> None:
-    """A second call finds what was written, one after a reset too [dg lambda-runtime-environment]; others do not."""
+    """A later call finds the files, even after a reset [dg lambda-runtime-environment]; other containers do not."""
     first, second, crash, third = bench.run(
         {"do": "temporary"}, {"do": "temporary"}, {"do": "vanish"}, {"do": "temporary"}
     )
@@ -334,7 +334,7 @@ def test_temporary_files_are_kept_in_a_container_and_not_shared(bench: Bench) ->
 
 
 def test_an_exception_is_reported_as_the_runtime_client_does(bench: Bench) -> None:
-    """Type, message and traceback; the process lives on."""
+    """The error has type, message and traceback, and the process goes on."""
     before, failed, after = bench.run({"do": "count"}, {"do": "fail"}, {"do": "count"})
     error = json.loads(failed.payload)
     assert (failed.error, failed.outcome) == ("Unhandled", "error")
@@ -344,7 +344,7 @@ def test_an_exception_is_reported_as_the_runtime_client_does(bench: Bench) -> No
 
 
 def test_a_module_that_cannot_be_imported_fails_each_call(bench: Bench) -> None:
-    """The init phase is tried again within the call, its error is the answer [dg lambda-runtime-environment]."""
+    """The init phase is repeated in the call, which returns its error [dg lambda-runtime-environment]."""
     replies = bench.run({}, {}, source="import does_not_exist")
     for reply in replies:
         assert (reply.error, reply.outcome) == ("Unhandled", "init")
@@ -364,7 +364,7 @@ def test_a_module_that_cannot_be_imported_fails_each_call(bench: Bench) -> None:
     ],
 )
 def test_a_process_that_ends_in_a_call_fails_it_and_is_started_again(bench: Bench, event, said: str) -> None:
-    """``Runtime.ExitError`` says how; the next call has a new process [dg lambda-runtime-environment]."""
+    """``Runtime.ExitError`` gives the reason; the next call has a new process [dg lambda-runtime-environment]."""
     ended, after = bench.run(event, {"do": "count"})
     assert (ended.error, ended.outcome, ended.alive) == ("Unhandled", "exited", True)
     assert json.loads(ended.payload) == {
@@ -378,7 +378,7 @@ def test_a_process_that_ends_in_a_call_fails_it_and_is_started_again(bench: Benc
 
 
 def test_the_time_out_kills_everything_that_the_call_started(bench: Bench) -> None:
-    """After ``Timeout`` seconds [dg configuration-timeout], also a grandchild in a session of its own.
+    """After ``Timeout`` seconds [dg configuration-timeout] even a grandchild in its own session is killed.
 
     The environment is reset: the next call has a new process [dg lambda-runtime-environment].
     """
@@ -396,7 +396,7 @@ def test_the_time_out_kills_everything_that_the_call_started(bench: Bench) -> No
 
 
 def test_init_that_takes_too_long_is_done_again_at_the_calls_cost(bench: Bench) -> None:
-    """The first attempt has 10 s, the second the function's own time-out [dg lambda-runtime-environment]."""
+    """The first attempt may take 10 s, the second the function's time-out [dg lambda-runtime-environment]."""
     assert Limits().init_seconds == 10
     source = "import time; time.sleep(60)\ndef handler(event, context): pass"
     reply = bench.run({}, source=source, limits=Limits(init_seconds=0.2), Timeout=1)[0]
@@ -405,7 +405,7 @@ def test_init_that_takes_too_long_is_done_again_at_the_calls_cost(bench: Bench) 
 
 
 def test_slow_init_costs_the_call_nothing(bench: Bench) -> None:
-    """The time-out is of the invoke phase: a longer import is fine [dg lambda-runtime-environment]."""
+    """The time-out covers only the invoke phase, so a longer import is allowed [dg lambda-runtime-environment]."""
     source = "import time; time.sleep(1.2)\ndef handler(event, context): return 1"
     reply = bench.run({}, source=source, Timeout=1)[0]
     assert value(reply) == 1
@@ -413,7 +413,7 @@ def test_slow_init_costs_the_call_nothing(bench: Bench) -> None:
 
 
 def test_the_biggest_process_is_killed_at_the_memory_limit(bench: Bench) -> None:
-    """``MemorySize`` is what all of them have together [dg configuration-memory]; the report says it was used."""
+    """``MemorySize`` limits all processes together [dg configuration-memory]; the report shows it as used."""
     reply, after = bench.run({"do": "eat_in_child", "mb": 400}, {"do": "count"}, MemorySize=128)
     assert value(reply) == -9
     assert reply.max_memory_mb == 128
@@ -421,7 +421,7 @@ def test_the_biggest_process_is_killed_at_the_memory_limit(bench: Bench) -> None
 
 
 def test_a_handler_that_uses_too_much_memory_is_killed(bench: Bench) -> None:
-    """``MemorySize`` is what there is [dg configuration-memory]: ``Runtime.ExitError``; the next has a new process."""
+    """Exceeding ``MemorySize`` [dg configuration-memory] is ``Runtime.ExitError``; the next call has a new process."""
     reply, after = bench.run({"do": "eat", "mb": 2000}, {"do": "count"}, MemorySize=128)
     assert reply.outcome == "exited"
     assert json.loads(reply.payload)["errorMessage"].endswith("signal: killed")
@@ -430,7 +430,7 @@ def test_a_handler_that_uses_too_much_memory_is_killed(bench: Bench) -> None:
 
 
 def test_what_others_use_too_counts_in_full(bench: Bench, tmp_path: Path) -> None:
-    """On Lambda a container is alone: what it reads of a library is its own, however many others read it here."""
+    """Lambda's containers share no memory, so library pages count in full, even if others read them here."""
     source = """
         import mmap, os, sys
         directory = next(each for each in sys.path if os.path.exists(os.path.join(each, "library")))
@@ -458,7 +458,7 @@ def test_what_others_use_too_counts_in_full(bench: Bench, tmp_path: Path) -> Non
 
 
 def test_a_response_beyond_the_limit_is_refused(bench: Bench) -> None:
-    """6 MB [dg gettingstarted-limits]: ``Function.ResponseSizeTooLarge``; the container goes on."""
+    """Above 6 MB [dg gettingstarted-limits] it is ``Function.ResponseSizeTooLarge``; the container goes on."""
     large, after = bench.run({"do": "large", "size": 7 * 2**20}, {"do": "echo"})
     assert (large.error, large.outcome) == ("Unhandled", "error")
     assert json.loads(large.payload)["errorType"] == "Function.ResponseSizeTooLarge"
@@ -467,7 +467,7 @@ def test_a_response_beyond_the_limit_is_refused(bench: Bench) -> None:
 
 
 def test_output_of_any_kind_becomes_lines(bench: Bench) -> None:
-    """What is written to stdout or stderr [dg python-logging]: bytes, empty lines, what a child prints."""
+    """All output to stdout or stderr is logged [dg python-logging]: bytes, empty lines, a child's output."""
     bench.run({"do": "say", "text": "caf\xe9\n\nend"}, {"do": "grandchild"})
     start = bench.log.index("START RequestId: id-0 Version: $LATEST")
     assert bench.log[start + 1 : start + 5] == ["caf�", "", "end", "END RequestId: id-0"]
@@ -475,7 +475,7 @@ def test_output_of_any_kind_becomes_lines(bench: Bench) -> None:
 
 
 def test_a_hundred_thousand_lines_arrive_in_order(bench: Bench) -> None:
-    """Nothing is lost however quickly it is printed, and the tail is bounded."""
+    """No line is lost however fast they are printed, and the tail is limited in size."""
     reply = bench.run({"do": "many", "lines": 100_000})[0]
     assert bench.log[2:100_002] == [str(number) for number in range(100_000)]
     assert len(reply.log_tail) == 4096
@@ -483,7 +483,7 @@ def test_a_hundred_thousand_lines_arrive_in_order(bench: Bench) -> None:
 
 @pytest.mark.parametrize("kill_at", ["start", "running", "before_response"])
 def test_a_fault_kills_the_container_in_the_middle_of_a_call(bench: Bench, kill_at: str) -> None:
-    """The answer is not taken, and the container cannot be used again."""
+    """The answer is discarded, and the container cannot be used again."""
     before, killed = bench.run({"do": "echo"}, {"do": "echo", "kill_at": kill_at})
     assert before.alive
     assert (killed.outcome, killed.error, killed.alive) == ("killed", "Unhandled", False)
@@ -497,7 +497,7 @@ def test_the_function_is_told_its_deadline(bench: Bench) -> None:
 
 
 def test_another_runtime_than_the_emulators_is_refused(bench: Bench) -> None:
-    """``Runtime.InvalidRuntime`` says which Python there is."""
+    """``Runtime.InvalidRuntime`` says which Python is available."""
     reply = bench.run({}, Runtime="python3.8")[0]
     error = json.loads(reply.payload)
     assert error["errorType"] == "Runtime.InvalidRuntime"
@@ -505,7 +505,7 @@ def test_another_runtime_than_the_emulators_is_refused(bench: Bench) -> None:
 
 
 def test_a_process_that_ends_between_calls_is_started_again(bench: Bench) -> None:
-    """The next call does not fail for it, and pays for the start."""
+    """The next call does not fail, but takes the time of a new start."""
 
     async def main() -> Reply:
         container = bench.make()
@@ -522,7 +522,7 @@ def test_a_process_that_ends_between_calls_is_started_again(bench: Bench) -> Non
 
 
 def test_closing_leaves_nothing(bench: Bench, tmp_path: Path) -> None:
-    """No process, no directory, no mount: also of what a call has left running."""
+    """No process, directory or mount is left, not even of what a call has left running."""
     seconds = str(random.randrange(10**6, 10**8))
     bench.run({"do": "background", "seconds": seconds})
     assert not processes_named(seconds)
@@ -531,7 +531,7 @@ def test_closing_leaves_nothing(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_closing_ends_a_call_that_runs(bench: Bench) -> None:
-    """The call is told to have been killed."""
+    """The running call ends as killed."""
 
     async def main() -> Reply:
         container = bench.make()
@@ -546,13 +546,13 @@ def test_closing_ends_a_call_that_runs(bench: Bench) -> None:
 
 
 def test_between_calls_everything_stands_still(bench: Bench) -> None:
-    """What a call leaves behind stops, and resumes with the next [dg lambda-runtime-environment]: it sees a gap."""
+    """Leftover processes stop and resume with the next call [dg lambda-runtime-environment]; they see a gap."""
 
     async def main() -> Reply:
         container = bench.make()
         try:
             value(await invoke(container, 0, {"do": "left_over"}))
-            await asyncio.sleep(0.8)  # the pause itself is what is looked at
+            await asyncio.sleep(0.8)  # the pause itself is tested
             return await invoke(container, 1, {"do": "gap", "seconds": 0.5})
         finally:
             await container.close()
@@ -567,7 +567,7 @@ def processes_named(argument: str) -> list[str]:
 
 
 def test_a_machine_without_namespaces(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """The log says so and why; containers are then what ``plain`` ones are above."""
+    """The log gives the reason; containers are then like the ``plain`` ones above."""
     monkeypatch.setattr(_environment.shutil, "which", lambda name: None)
     assert not _environment._probe.__wrapped__()
     assert "no namespaces of their own on this machine: there is no unshare" in caplog.text

@@ -1,4 +1,4 @@
-"""``Tally`` and ``Counters``: what is counted, subtracted, sent and shown."""
+"""``Tally`` and ``Counters``: counting, subtracting, sending and showing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENDED = Execution("f", "id", 1, True, 100.5, 101, 50.0, 70, "ok")
 
 @pytest.fixture
 def tally() -> Tally:
-    """A tally of a small run."""
+    """Return the tally of a small run."""
     tally = Tally()
     for key in "ab":
         tally.request(PUT, status=200, bytes_in=10, bytes_out=0, action=("s3:PutObject", f"arn:aws:s3:::b/{key}", ""))
@@ -32,12 +32,12 @@ def tally() -> Tally:
 
 
 def test_requests_are_counted_by_kind(tally: Tally) -> None:
-    """How many, how many refused, and how many bytes each way."""
+    """Each kind has the number of requests, the number refused, and the bytes in each direction."""
     assert tally.snapshot().traffic == {PUT: Traffic(3, 1, 30, 300), LIST: Traffic(1, 0, 0, 2_000)}
 
 
 def test_kinds_can_be_summed(tally: Tally) -> None:
-    """By caller, service and operation; ``function`` is every function."""
+    """They are summed by caller, service and operation; ``function`` stands for every function."""
     counters = tally.snapshot()
     assert counters.count().requests == 4
     assert counters.count(caller="function") == counters.count(caller="function:f") == Traffic(3, 1, 30, 300)
@@ -46,7 +46,7 @@ def test_kinds_can_be_summed(tally: Tally) -> None:
 
 
 def test_executions_are_counted_by_function(tally: Tally) -> None:
-    """Errors are all that did not end well; GB-seconds are memory times billed time."""
+    """All failed executions are errors; GB-seconds are memory times billed time."""
     ran = tally.snapshot().executions["f"]
     assert (ran.invocations, ran.errors, ran.cold_starts, ran.billed_ms, ran.most_at_once) == (2, 1, 1, 1000, 2)
     assert ran.gb_seconds == pytest.approx(2.0)
@@ -54,7 +54,7 @@ def test_executions_are_counted_by_function(tally: Tally) -> None:
 
 
 def test_actions_are_kept_once_each(tally: Tally) -> None:
-    """What a policy must allow: who, action, resource, and the prefix of listings."""
+    """An action is what a policy must allow: caller, action, resource, and the prefix of listings."""
     assert tally.snapshot().actions == {
         ("function:f", "s3:PutObject", "arn:aws:s3:::b/a", ""),
         ("function:f", "s3:PutObject", "arn:aws:s3:::b/b", ""),
@@ -63,13 +63,13 @@ def test_actions_are_kept_once_each(tally: Tally) -> None:
 
 
 def test_an_unknown_event_is_a_mistake(tally: Tally) -> None:
-    """A misspelt field is not counted for ever under its own name."""
+    """A misspelt field is an error instead of a new counter."""
     with pytest.raises(KeyError):
         tally.event("f", "trottles")
 
 
 def test_a_difference_is_what_happened_in_between(tally: Tally) -> None:
-    """Only what grew is in it; states (waiting, most at once) are as they are now."""
+    """It has only the counters that grew; states (waiting, most at once) have their current values."""
     before = tally.snapshot()
     assert (before - before).traffic == (before - before).faults == {}
     tally.request(LIST, status=200, bytes_in=0, bytes_out=5, action=("s3:ListBucket", "arn:aws:s3:::b", "q/"))
@@ -86,7 +86,7 @@ def test_a_difference_is_what_happened_in_between(tally: Tally) -> None:
 
 
 def test_a_snapshot_does_not_change(tally: Tally) -> None:
-    """What comes later is not in it."""
+    """Later events do not change it."""
     before = tally.snapshot()
     tally.request(PUT, status=200, bytes_in=1, bytes_out=1, action=None)
     tally.event("f", "accepted")
@@ -96,14 +96,14 @@ def test_a_snapshot_does_not_change(tally: Tally) -> None:
 
 
 def test_counters_cross_as_json(tally: Tally) -> None:
-    """They come out as they went in; so do executions."""
+    """Counters and executions survive being encoded as JSON."""
     counters = tally.snapshot()
     assert Counters.decode(json.loads(json.dumps(counters.encode()))) == counters
     assert Execution.decode(json.loads(json.dumps(ENDED.encode()))) == ENDED
 
 
 def test_the_last_executions_are_kept(tally: Tally, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oldest first, and not without end."""
+    """They are listed oldest first, and their number is limited."""
     assert [execution.outcome for execution in tally.executions()] == ["ok", "timeout"]
     monkeypatch.setattr(_counters, "_KEPT_EXECUTIONS", 2)
     short = Tally()
@@ -113,7 +113,7 @@ def test_the_last_executions_are_kept(tally: Tally, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_table(tally: Tally) -> None:
-    """What is printed at the end of a run."""
+    """The table printed at the end of a run is as expected."""
     tally.event("f", "waiting", -1)
     assert str(tally.snapshot()) == (
         "caller      service  operation      requests  refused    in     out\n"
@@ -129,7 +129,7 @@ def test_the_table(tally: Tally) -> None:
 
 
 def test_what_is_in_no_table_yet(tally: Tally) -> None:
-    """Executions that run, and events that wait, are told beside it."""
+    """Running executions and waiting events are listed beside the table."""
     assert "still run" not in str(Counters())
     tally.event("f", "running", 2)
     tally.event("g", "waiting", 3)
@@ -137,7 +137,7 @@ def test_what_is_in_no_table_yet(tally: Tally) -> None:
 
 
 def test_the_table_of_nothing() -> None:
-    """A run that asked for nothing says so."""
+    """A run without requests says so."""
     assert str(Counters()) == "nothing was asked of the emulated AWS"
 
 
@@ -146,7 +146,7 @@ def test_the_table_of_nothing() -> None:
     [(0, "0 B"), (999, "999 B"), (1_000, "1.0 kB"), (2_500_000, "2.5 MB"), (3e9, "3.0 GB"), (4e15, "4,000.0 TB")],
 )
 def test_sizes(count: int, shown: str) -> None:
-    """Bytes are shown as people read them."""
+    """Sizes are shown in readable units."""
     tally = Tally()
     tally.request(PUT, status=200, bytes_in=int(count), bytes_out=0, action=None)
     assert f" {shown} " in str(tally.snapshot())

@@ -1,4 +1,4 @@
-"""The descriptors of the emulator's process: what it does about few of them."""
+"""The emulator's process with few file descriptors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pywren.testing.emulator import emulate
 
 
 def run(program: str) -> dict[str, object]:
-    """Run a program, whose limits are its own, and return what it says."""
+    """Run a program with its own limits, and return its output."""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
     said: dict[str, object] = json.loads(done.stdout)
@@ -21,7 +21,7 @@ def run(program: str) -> dict[str, object]:
 
 
 def test_more_containers_than_can_be_had_are_refused() -> None:
-    """Row 111: with the figures, before anything is started."""
+    """Row 111: the error has the numbers, and nothing is started."""
     said = r"100000000 containers need 1,000,000,256 open files.*10 each.*ulimit"
     with pytest.raises(ArgumentError, match=said), emulate(containers=100_000_000):
         pass
@@ -38,7 +38,7 @@ print(json.dumps({"raised": resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= min
 
 
 def test_the_soft_limit_does_not_count() -> None:
-    """A shell's 256 or 1,024 are no limit: the emulator takes what it may have."""
+    """A shell's soft limit of 256 or 1,024 is raised to the hard limit."""
     assert run(LOW_SOFT_LIMIT)["raised"]
 
 

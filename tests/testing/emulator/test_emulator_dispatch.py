@@ -1,4 +1,4 @@
-"""The dispatcher of the emulated Lambda, with containers that do nothing until they are told.
+"""The dispatcher of the emulated Lambda, with containers that the tests control.
 
 Pages cited: [api] docs.aws.amazon.com/lambda/latest/api/API_<name>.html,
 [dg] docs.aws.amazon.com/lambda/latest/dg/<page>.html.
@@ -26,7 +26,7 @@ BUCKET = "arn:aws:s3:::records"
 
 
 class Container:
-    """Runs an invocation until the test says what its answer is."""
+    """A container that runs an invocation until the test gives its answer."""
 
     def __init__(self, world: World, function: Function, revision: Revision) -> None:
         self.world, self.function, self.revision = world, function, revision
@@ -47,7 +47,7 @@ class Container:
 
 
 class Running:
-    """An invocation that a container was given."""
+    """An invocation that a container has received."""
 
     def __init__(self, container: Container, invocation: Invocation) -> None:
         self.container, self.invocation = container, invocation
@@ -59,7 +59,7 @@ class Running:
 
 
 class Plan:
-    """Faults that strike always, or never."""
+    """A plan of faults that strike always or never."""
 
     def __init__(self, *kinds: str, **settings: Any) -> None:
         self.kinds, self.faults = kinds, Faults(**settings)
@@ -69,7 +69,7 @@ class Plan:
 
 
 class Tally:
-    """Keeps what it is told."""
+    """A tally that keeps every event."""
 
     def __init__(self) -> None:
         self.executions: list[Execution] = []
@@ -90,7 +90,7 @@ class Tally:
 
 
 class World:
-    """A dispatcher, the functions it finds, and what it did."""
+    """A dispatcher, the functions that it finds, and what it did."""
 
     def __init__(self, **settings: Any) -> None:
         self.functions: dict[str, Function] = {}
@@ -151,13 +151,13 @@ def event_invoke(**settings: Any) -> dict[str, Any]:
 
 
 async def turn() -> None:
-    """Let everything happen that can happen now."""
+    """Run everything that can run now."""
     for _ in range(30):
         await asyncio.sleep(0)
 
 
 def play(scenario: Callable[[World], Awaitable[None]], **settings: Any) -> World:
-    """Run a scenario in a world of its own, which must end clean."""
+    """Run a scenario in a new world, which must end clean."""
 
     async def run() -> World:
         world = World(**settings)
@@ -166,18 +166,18 @@ def play(scenario: Callable[[World], Awaitable[None]], **settings: Any) -> World
         finally:
             await world.dispatcher.close()
         assert world.dispatcher.idle
-        assert sorted(map(id, world.made)) == sorted(map(id, world.closed))  # each ended, once
+        assert sorted(map(id, world.made)) == sorted(map(id, world.closed))  # each has ended once
         assert asyncio.all_tasks() == {asyncio.current_task()}
         return world
 
     return asyncio.run(run())
 
 
-# -- where things run ----------------------------------------------------------------------------------------
+# -- choosing a container ------------------------------------------------------------------------------------
 
 
 def test_the_container_used_last_is_used_again() -> None:
-    """A warm one that is free is taken before a cold one is made [dg lambda-concurrency], the last used first."""
+    """A free warm container is used before a cold one is made [dg lambda-concurrency], the last used first."""
 
     async def scenario(world: World) -> None:
         f = world.function()
@@ -199,7 +199,7 @@ def test_the_container_used_last_is_used_again() -> None:
 
 
 def test_a_container_has_one_request_at_a_time() -> None:
-    """While it has one it is busy, and each further one that comes gets another container [dg lambda-concurrency]."""
+    """A busy container takes no second request; further ones get other containers [dg lambda-concurrency]."""
 
     async def scenario(world: World) -> None:
         f = world.function()
@@ -216,12 +216,12 @@ def test_a_container_has_one_request_at_a_time() -> None:
         await asyncio.gather(*calls)
 
     world = play(scenario, containers=6)
-    assert len(world.made) == world.most == 6  # the last two found a free one
+    assert len(world.made) == world.most == 6  # the last two found a free container
     assert len(world.tally.executions) == 8
 
 
 def test_no_more_processes_than_containers() -> None:
-    """What is beyond them waits its turn, and nothing of it is throttled."""
+    """Further calls wait for a process, and none is throttled."""
 
     async def scenario(world: World) -> None:
         f = world.function()
@@ -244,7 +244,7 @@ def test_no_more_processes_than_containers() -> None:
 
 
 def test_an_idle_container_makes_room_for_another_function() -> None:
-    """It has ended before the other starts."""
+    """The idle container ends before the other starts."""
 
     async def scenario(world: World) -> None:
         f, g = world.function("f"), world.function("g")
@@ -264,7 +264,7 @@ def test_an_idle_container_makes_room_for_another_function() -> None:
 
 
 def test_an_idle_container_ends_after_some_time() -> None:
-    """Nobody calls the function, and the environment is removed [dg lambda-runtime-environment]."""
+    """When nobody calls the function, its environment is removed [dg lambda-runtime-environment]."""
 
     async def scenario(world: World) -> None:
         call = world.call(world.function())
@@ -292,7 +292,7 @@ def test_a_dead_container_is_not_used_again() -> None:
 
 
 def test_a_container_of_an_old_revision_takes_nothing() -> None:
-    """Idle ones end when the function is updated, busy ones after their call; queued events run the new code."""
+    """After an update idle ones end at once, busy ones after their call; queued events run the new code."""
 
     async def scenario(world: World) -> None:
         f = world.function()
@@ -319,7 +319,7 @@ def test_a_container_of_an_old_revision_takes_nothing() -> None:
 
 
 def test_an_event_runs_what_is_current_when_it_runs() -> None:
-    """Not what was current when it was accepted."""
+    """An event runs the revision that is current when it starts, not when it was accepted."""
 
     async def scenario(world: World) -> None:
         f = world.function()
@@ -340,7 +340,7 @@ def test_an_event_runs_what_is_current_when_it_runs() -> None:
 
 
 def test_a_synchronous_call_over_the_accounts_concurrency_is_refused() -> None:
-    """TooManyRequestsException, with the reason ConcurrentInvocationLimitExceeded [api Invoke]."""
+    """It raises TooManyRequestsException, with the reason ConcurrentInvocationLimitExceeded [api Invoke]."""
 
     async def scenario(world: World) -> None:
         f, g = world.function("f"), world.function("g")
@@ -364,7 +364,7 @@ def test_a_synchronous_call_over_the_accounts_concurrency_is_refused() -> None:
 
 
 def test_events_over_the_accounts_concurrency_wait_in_the_queue() -> None:
-    """They are throttled, kept and run when there is room, each once [dg invocation-async-error-handling]."""
+    """They are throttled, kept, and run once when there is room [dg invocation-async-error-handling]."""
 
     async def scenario(world: World) -> None:
         f, g = world.function("f"), world.function("g")
@@ -388,7 +388,7 @@ def test_events_over_the_accounts_concurrency_wait_in_the_queue() -> None:
 
 
 def test_what_waits_for_this_machine_counts_as_running() -> None:
-    """AWS would be running it: the limit holds although there are too few processes."""
+    """AWS would be running it, so the concurrency limit counts it although there are too few processes here."""
 
     async def scenario(world: World) -> None:
         f = world.function()
@@ -405,7 +405,7 @@ def test_what_waits_for_this_machine_counts_as_running() -> None:
 
 
 def test_reserved_concurrency() -> None:
-    """It bounds its function, and no other can use it [dg configuration-concurrency], with the reason [api Invoke]."""
+    """It limits its function and no other can use it [dg configuration-concurrency], with the reason [api Invoke]."""
 
     async def scenario(world: World) -> None:
         f, g = world.function("f", reserved_concurrency=1), world.function("g")
@@ -425,7 +425,7 @@ def test_reserved_concurrency() -> None:
 
 
 def test_reserved_concurrency_of_zero_stops_a_function() -> None:
-    """Calls are refused; events go to the destination without any retries [dg invocation-async-retain-records]."""
+    """Calls are refused; events go to the destination without retries [dg invocation-async-retain-records]."""
 
     async def scenario(world: World) -> None:
         f = world.function(reserved_concurrency=0, event_invoke=event_invoke())
@@ -444,7 +444,7 @@ def test_reserved_concurrency_of_zero_stops_a_function() -> None:
 
 
 def test_the_scaling_rate_is_lambdas() -> None:
-    """1,000 more environments every 10 seconds; what was not used is not saved up [dg scaling-behavior]."""
+    """1,000 new environments are allowed every 10 seconds; unused ones are not saved up [dg scaling-behavior]."""
 
     async def scenario(world: World) -> None:
         f = world.function()
@@ -465,7 +465,7 @@ def test_the_scaling_rate_is_lambdas() -> None:
 
 
 def test_the_scaling_rate() -> None:
-    """It counts the cold starts of each function for itself, not its warm ones [dg scaling-behavior]."""
+    """Each function's cold starts are counted separately, and warm ones do not count [dg scaling-behavior]."""
 
     async def scenario(world: World) -> None:
         f, g = world.function("f"), world.function("g")
@@ -493,7 +493,7 @@ def test_the_scaling_rate() -> None:
 
 
 def test_events_wait_for_the_scaling_rate() -> None:
-    """They run by themselves when it allows them to [dg invocation-async-error-handling]."""
+    """They run as soon as the rate allows [dg invocation-async-error-handling]."""
 
     async def scenario(world: World) -> None:
         f = world.function()
@@ -502,7 +502,7 @@ def test_events_wait_for_the_scaling_rate() -> None:
         world.accept(f, request_id="event")
         await turn()
         assert world.ids == ["r"]
-        world.now = 10.0  # the clock that counts; the timer was set by it before
+        world.now = 10.0  # the clock that counts; the timer was set earlier, by the same clock
         await world.dispatcher.retire(f)
         await turn()
         assert world.ids == ["r", "event"]
@@ -519,9 +519,9 @@ def test_events_wait_for_the_scaling_rate() -> None:
 
 @pytest.mark.parametrize(("retries", "runs"), [(None, 3), (0, 1), (1, 2)])
 def test_a_failed_event_runs_again(retries: int | None, runs: int) -> None:
-    """Two more times, or as the function says [dg invocation-async-error-handling]; then there is a record.
+    """It runs twice more, or as configured [dg invocation-async-error-handling]; then there is a record.
 
-    Its form and condition are AWS's [dg invocation-async-retain-records].
+    The record's form and condition are those of AWS [dg invocation-async-retain-records].
     """
 
     async def scenario(world: World) -> None:
@@ -554,7 +554,7 @@ def test_a_failed_event_runs_again(retries: int | None, runs: int) -> None:
 
 
 def test_retries_wait_a_minute_and_then_two() -> None:
-    """Between the first two attempts one minute, before the third two [dg invocation-async-error-handling]."""
+    """The second attempt waits one minute, and the third two [dg invocation-async-error-handling]."""
     waited: list[float] = []
 
     async def scenario(world: World) -> None:
@@ -579,7 +579,7 @@ def test_retries_wait_a_minute_and_then_two() -> None:
 
 
 def test_retries_go_by_the_settings_of_the_moment() -> None:
-    """Whoever sets them to 0 while a call runs stops its retries."""
+    """Setting the retries to 0 while a call runs stops them."""
 
     async def scenario(world: World) -> None:
         f = world.function(event_invoke=event_invoke())
@@ -606,7 +606,7 @@ def test_without_a_destination_there_is_no_record() -> None:
 
 
 def test_a_destination_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """The record is lost: AWS has no more than a metric for that either [dg invocation-async-retain-records]."""
+    """The record is lost: AWS only has a metric for that, too [dg invocation-async-retain-records]."""
 
     async def scenario(world: World) -> None:
         world.record_error = OSError("no such bucket")
@@ -620,9 +620,9 @@ def test_a_destination_that_fails_is_logged(caplog: pytest.LogCaptureFixture) ->
 
 
 def test_an_event_that_is_too_old_is_given_up() -> None:
-    """Older than ``MaximumEventAgeInSeconds``: discarded, with a record [dg invocation-async-configuring].
+    """Beyond ``MaximumEventAgeInSeconds`` it is dropped, with a record [dg invocation-async-configuring].
 
-    Its age is looked at when it could run; the scale makes that testable.
+    Its age is checked when it could run; the time scale makes that testable.
     """
 
     async def scenario(world: World) -> None:
@@ -642,7 +642,7 @@ def test_an_event_that_is_too_old_is_given_up() -> None:
 
 
 def test_an_event_is_kept_for_six_hours() -> None:
-    """By default, not a second longer [dg invocation-async-error-handling]."""
+    """By default events are kept for six hours, and not a second longer [dg invocation-async-error-handling]."""
 
     async def scenario(world: World) -> None:
         f = world.function(event_invoke=event_invoke())
@@ -661,7 +661,7 @@ def test_an_event_is_kept_for_six_hours() -> None:
 
 
 def test_the_events_of_a_deleted_function_are_dropped() -> None:
-    """So are its containers."""
+    """The events are dropped, and so are its containers."""
 
     async def scenario(world: World) -> None:
         f = world.function()
@@ -684,7 +684,7 @@ def test_the_events_of_a_deleted_function_are_dropped() -> None:
 
 
 def test_a_dropped_event_never_runs() -> None:
-    """It was accepted, and nobody is told."""
+    """It is accepted, and no failure is reported."""
 
     async def scenario(world: World) -> None:
         world.accept(world.function(event_invoke=event_invoke()), Plan("drop_event"))
@@ -697,7 +697,7 @@ def test_a_dropped_event_never_runs() -> None:
 
 
 def test_a_repeated_event_runs_twice() -> None:
-    """Under the same request id, as it may happen on AWS [dg invocation-async-error-handling]."""
+    """Both runs have the same request id, as can happen on AWS [dg invocation-async-error-handling]."""
 
     async def scenario(world: World) -> None:
         world.accept(world.function(), Plan("repeat_event"), request_id="event")
@@ -711,7 +711,7 @@ def test_a_repeated_event_runs_twice() -> None:
 
 
 def test_faults_of_a_container() -> None:
-    """Which call is killed, when, and how slow cold starts are reaches the container."""
+    """The container learns which call to kill, when, and how slow its cold start is."""
 
     async def scenario(world: World) -> None:
         f = world.function()
@@ -731,7 +731,7 @@ def test_faults_of_a_container() -> None:
 
 
 def test_closing_ends_what_runs_and_waits() -> None:
-    """Callers are not left hanging."""
+    """Callers that wait get an answer."""
 
     async def scenario(world: World) -> None:
         f = world.function()
@@ -746,7 +746,7 @@ def test_closing_ends_what_runs_and_waits() -> None:
 
 
 def test_a_caller_that_goes_gives_up_its_place() -> None:
-    """A call that waits is not run when nobody waits for it any more; one that runs goes on."""
+    """A waiting call whose caller has gone is not run; a running one goes on."""
 
     async def scenario(world: World) -> None:
         f = world.function()
@@ -764,7 +764,7 @@ def test_a_caller_that_goes_gives_up_its_place() -> None:
 
 @pytest.mark.parametrize("event", [True, False])
 def test_a_fault_of_the_emulator_ends_it(event: bool) -> None:
-    """It is neither Lambda's nor the function's: nothing that is counted or recorded would be true."""
+    """After its own error no counter or record would be correct, so the emulator ends."""
 
     async def scenario(world: World) -> None:
         f = world.function(event_invoke=event_invoke())

@@ -1,4 +1,4 @@
-"""``Faults`` and ``FaultPlan``: what may be asked for, and that the same seed gives the same faults."""
+"""``Faults`` and ``FaultPlan``: which faults can be set, and that the same seed gives the same faults."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from pywren.testing.emulator._faults import Fault, FaultPlan, Faults
 
 
 def strikes(plan: FaultPlan, kind: str, occasions: int) -> list[bool]:
-    """What a plan decides, occasion by occasion."""
+    """Return what a plan decides, one occasion after the other."""
     return [plan.strikes(kind) for _ in range(occasions)]
 
 
 def test_nothing_goes_wrong_by_default() -> None:
-    """No fault strikes that nobody asked for."""
+    """By default there are no faults."""
     assert not any(strikes(FaultPlan(Faults()), "kill_container", 100))
 
 
 def test_a_fault_strikes_always_and_so_often_at_most() -> None:
-    """The share is 1 by default; ``most`` ends it."""
+    """The share is 1 by default; ``most`` limits the number of faults."""
     plan = FaultPlan(Faults(drop_event=Fault(most=2), fail_invoke=Fault()))
     assert strikes(plan, "drop_event", 5) == [True, True, False, False, False]
     assert all(strikes(plan, "fail_invoke", 20))
 
 
 def test_a_share_is_about_kept() -> None:
-    """A tenth of many occasions is about a tenth."""
+    """A share of a tenth strikes about a tenth of many occasions."""
     assert 60 < sum(strikes(FaultPlan(Faults(slow_down_s3=Fault(share=0.1))), "slow_down_s3", 1000)) < 140
 
 
 def test_the_same_seed_gives_the_same_faults_whatever_else_happens() -> None:
-    """Each kind has a stream of its own: other kinds in between change nothing; another seed does."""
+    """Each kind has its own random stream: occasions of other kinds do not affect it, but the seed does."""
     half = Fault(share=0.5)
     alone = strikes(FaultPlan(Faults(seed=7, drop_event=half)), "drop_event", 64)
     mixed = FaultPlan(Faults(seed=7, drop_event=half, fail_invoke=half))
@@ -48,7 +48,7 @@ def test_the_same_seed_gives_the_same_faults_whatever_else_happens() -> None:
 
 
 def test_the_moment_of_a_kill_is_the_seeds() -> None:
-    """Within a second, another for every kill, and the same again with the same seed."""
+    """A kill comes within a second, at a different moment each time, and repeatably with the same seed."""
 
     def moments(seed: int) -> list[float]:
         plan = FaultPlan(Faults(seed=seed, kill_container=Fault()))
@@ -60,7 +60,7 @@ def test_the_moment_of_a_kill_is_the_seeds() -> None:
 
 
 def test_faults_cross_as_json() -> None:
-    """They come out as they went in, and what is left out has its default."""
+    """Faults survive being encoded as JSON, and missing ones have their defaults."""
     faults = Faults(seed=3, kill_container=Fault(share=0.5, most=2), kill_at="start", s3_latency=0.5)
     assert Faults.decode(json.loads(json.dumps(faults.encode()))) == faults
     assert Faults.decode({"drop_event": {"most": 1}}) == Faults(drop_event=Fault(most=1))
@@ -88,12 +88,12 @@ def test_faults_cross_as_json() -> None:
     ids=str,
 )
 def test_mistakes_are_named(fields: Any, named: str) -> None:
-    """A name or a number that is not allowed is an ``ArgumentError`` that says which."""
+    """An invalid name or number is an ``ArgumentError`` that names it."""
     with pytest.raises(ArgumentError, match=named):
         Faults.decode(fields)
 
 
 def test_a_share_in_place_of_a_fault_is_named() -> None:
-    """What people write first is answered with how it is written."""
+    """A plain number, a likely mistake, is an error that shows the correct form."""
     with pytest.raises(ArgumentError, match=r"slow_down_s3 is a Fault, such as Fault\(share=0.1\)"):
         Faults(slow_down_s3=0.1)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The table of functions below the API: what is extracted where, how safely, and for how long."""
+"""The table of functions below the API: where code is extracted, how safely, and for how long it is kept."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ ROLE = "arn:aws:iam::123456789012:role/worker"
 
 
 def zipped(*files: tuple[str, str, int]) -> bytes:
-    """A zip of ``(name, text, Unix mode)``."""
+    """Return a zip of ``(name, text, Unix mode)``."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text, mode in files:
             entry = zipfile.ZipInfo(name)
-            entry.external_attr = mode << 16 or 0x20  # "archive", as Windows writes it
+            entry.external_attr = mode << 16 or 0x20  # "archive", the attribute that Windows sets
             archive.writestr(entry, text)
     return buffer.getvalue()
 
@@ -41,13 +41,13 @@ CODE = zipped(("handler.py", "def handle(event, context): return event", 0o10064
 
 
 def request(name: str = "f", **arguments: Any) -> dict[str, Any]:
-    """A CreateFunction, decoded."""
+    """Return the decoded arguments of a CreateFunction."""
     code = {"ZipFile": CODE}
     return {"FunctionName": name, "Runtime": "python3.11", "Role": ROLE, "Handler": "h.h", "Code": code, **arguments}
 
 
 def mode(path: Path) -> int:
-    """The permissions of a file."""
+    """Return the permissions of a file."""
     return stat.S_IMODE(path.lstat().st_mode)
 
 
@@ -55,7 +55,7 @@ def mode(path: Path) -> int:
 
 
 def test_a_function_gets_what_the_mode_grants_to_others(tmp_path: Path) -> None:
-    """Lambda runs as a user who owns nothing there: 0600 cannot be read, 0755 can be executed, nothing is writable."""
+    """Lambda's user owns none of the files: 0600 cannot be read, 0755 can be executed, and nothing can be written."""
     archive = zipped(("a", "x", 0o100644), ("b", "x", 0o100600), ("bin/c", "x", 0o100755), ("d", "x", 0o100777))
     unpack(archive, tmp_path / "code", 1000)
     modes = {name: mode(tmp_path / "code" / name) for name in ("a", "b", "bin/c", "d", "bin", "")}
@@ -64,14 +64,14 @@ def test_a_function_gets_what_the_mode_grants_to_others(tmp_path: Path) -> None:
 
 
 def test_a_zip_without_modes(tmp_path: Path) -> None:
-    """Zips made on Windows have none: everything is readable."""
+    """In zips made on Windows, which have no modes, every file can be read."""
     unpack(zipped(("lib/", "", 0), ("lib/a", "x", 0)), tmp_path / "code", 1000)
     assert (mode(tmp_path / "code" / "lib"), mode(tmp_path / "code" / "lib" / "a")) == (0o555, 0o444)
     remove(tmp_path / "code")
 
 
 def test_code_knows_its_sizes_and_digest(tmp_path: Path) -> None:
-    """CodeSha256 and CodeSize are of the zip."""
+    """CodeSha256 and CodeSize describe the zip."""
     code = unpack(CODE, tmp_path / "code", 1000)
     assert (code.size, code.unzipped) == (len(CODE), len("def handle(event, context): return event"))
     assert code.sha256 == unpack(CODE, tmp_path / "again", 1000).sha256
@@ -80,19 +80,19 @@ def test_code_knows_its_sizes_and_digest(tmp_path: Path) -> None:
 
 
 def corrupted(archive: bytes) -> bytes:
-    """The same zip, with other bytes in its first file than its checksum says."""
+    """Return the same zip with a first file that does not match its checksum."""
     start = 30 + struct.unpack("<H", archive[26:28])[0]
     return archive[:start] + bytes(8) + archive[start + 8 :]
 
 
 def lying() -> bytes:
-    """A zip whose file is longer than its directory says."""
+    """Return a zip with a file that is longer than its directory says."""
     archive = zipped(("a", "x" * 5000, 0o100644))
     return archive.replace(struct.pack("<I", 5000), struct.pack("<I", 10))
 
 
 def encrypted() -> bytes:
-    """A zip whose file is said to be encrypted."""
+    """Return a zip with a file that is marked as encrypted."""
     archive = bytearray(zipped(("a", "x", 0o100644)))
     archive[archive.index(b"PK\x01\x02") + 8] |= 1
     return bytes(archive)
@@ -115,7 +115,7 @@ BAD_ZIPS = {
 
 @pytest.mark.parametrize("archive", BAD_ZIPS.values(), ids=BAD_ZIPS)
 def test_zips_that_cannot_be_extracted(tmp_path: Path, archive: bytes) -> None:
-    """They are refused in AWS's words, and leave nothing, here or elsewhere."""
+    """They are refused with AWS's message, and leave no files anywhere."""
     with pytest.raises(Refusal, match="Could not unzip") as caught:
         unpack(archive, tmp_path / "inner" / "code", 10_000)
     assert (caught.value.code, caught.value.message) == ("InvalidParameterValueException", BAD_ZIP)
@@ -123,14 +123,14 @@ def test_zips_that_cannot_be_extracted(tmp_path: Path, archive: bytes) -> None:
 
 
 def test_a_zip_that_is_too_big_is_not_extracted(tmp_path: Path) -> None:
-    """The size is known before anything is written."""
+    """The size is checked before anything is written."""
     with pytest.raises(Refusal, match="Unzipped size must be smaller than 999 bytes"):
         unpack(zipped(("a", "x" * 1000, 0o100644)), tmp_path / "code", 999)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_links_are_kept_and_never_followed(tmp_path: Path) -> None:
-    """A link is extracted as one; removing the code leaves what it leads to alone."""
+    """A link is extracted as a link; removing the code does not touch its target."""
     outside = tmp_path / "outside"
     outside.mkdir(mode=0o755)
     (outside / "kept").write_text("x")
@@ -144,7 +144,7 @@ def test_links_are_kept_and_never_followed(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="others are protected by their own user")
 def test_read_only_code_is_removed_without_being_root(tmp_path: Path) -> None:
-    """Directories without write permission go too."""
+    """Directories without write permission are removed too."""
     program = (
         "import os, sys; from pathlib import Path\n"
         "from pywren.testing.emulator._code import remove, unpack\n"
@@ -153,7 +153,7 @@ def test_read_only_code_is_removed_without_being_root(tmp_path: Path) -> None:
         "assert not os.access(code / 'a', os.W_OK)\n"
         "remove(code); assert not code.exists()\n"
     )
-    # reachable by everybody, unlike pytest's own directories
+    # accessible to every user, unlike pytest's own directories
     top = Path("/tmp") / f"pywren-test-{os.getpid()}"
     top.mkdir(mode=0o777)
     top.chmod(0o777)
@@ -174,7 +174,7 @@ def _root() -> str:
 
 
 class World:
-    """A table whose transitions take no time, and what it tells."""
+    """A table whose transitions take no time, and the events that it reports."""
 
     def __init__(self, directory: Path) -> None:
         self.retired: list[Function] = []
@@ -204,7 +204,7 @@ class World:
         self.slept.append(seconds)
 
     async def settled(self) -> None:
-        """Wait until no transition is under way."""
+        """Wait until no transition is in progress."""
         await asyncio.gather(*self.table._transitions)
 
     async def removed(self, directory: Path) -> None:
@@ -219,7 +219,7 @@ class World:
 
 
 def run(directory: Path, test: Callable[[World], Awaitable[None]]) -> None:
-    """Run a test's coroutine over a fresh table."""
+    """Run a test's coroutine with a new table."""
 
     async def body() -> None:
         world = World(directory)
@@ -232,7 +232,7 @@ def run(directory: Path, test: Callable[[World], Awaitable[None]]) -> None:
 
 
 def test_a_transition_takes_what_the_settings_say(tmp_path: Path) -> None:
-    """``transition_seconds``, for creating and for updating."""
+    """Creating and updating take ``transition_seconds``."""
 
     async def test(world: World) -> None:
         await world.table.create(request())
@@ -245,7 +245,7 @@ def test_a_transition_takes_what_the_settings_say(tmp_path: Path) -> None:
 
 
 def test_a_revision_stays_as_it_was(tmp_path: Path) -> None:
-    """What a container was started with does not change under it; numbers grow."""
+    """A container's revision does not change after it has started; revision numbers grow."""
 
     async def test(world: World) -> None:
         await world.table.create(request(Timeout=5))
@@ -268,7 +268,7 @@ def test_a_revision_stays_as_it_was(tmp_path: Path) -> None:
 
 
 def test_every_setting_that_a_container_needs_is_there(tmp_path: Path) -> None:
-    """Also those that nobody asked for."""
+    """A revision has every setting that a container needs, even those that were not given."""
 
     async def test(world: World) -> None:
         function = await world.table.create(request())
@@ -283,7 +283,7 @@ def test_every_setting_that_a_container_needs_is_there(tmp_path: Path) -> None:
 
 
 def test_old_code_goes_with_the_last_revision_that_has_it(tmp_path: Path) -> None:
-    """Not before: a container that is still busy keeps its files."""
+    """Old code is kept for as long as a busy container uses it."""
 
     async def test(world: World) -> None:
         await world.table.create(request())
@@ -305,7 +305,7 @@ def test_old_code_goes_with_the_last_revision_that_has_it(tmp_path: Path) -> Non
 
 
 def test_code_of_a_deleted_function_goes(tmp_path: Path) -> None:
-    """A deleted function keeps nothing, and whoever holds it sees that nothing runs any more."""
+    """Nothing is kept of a deleted function, and its holders see that no call runs any more."""
 
     async def test(world: World) -> None:
         function = await world.table.create(request())
@@ -321,7 +321,7 @@ def test_code_of_a_deleted_function_goes(tmp_path: Path) -> None:
 
 
 def test_code_that_is_refused_goes(tmp_path: Path) -> None:
-    """The slower of two that create the same function leaves nothing."""
+    """When two clients create the same function at once, the slower one leaves no files."""
 
     async def test(world: World) -> None:
         made = await asyncio.gather(*(world.table.create(request()) for _ in range(2)), return_exceptions=True)
@@ -340,7 +340,7 @@ def test_code_that_is_refused_goes(tmp_path: Path) -> None:
 
 
 def test_the_loop_is_not_held_up_by_a_zip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Extracting happens in another thread."""
+    """Zips are extracted in another thread."""
     threads = []
 
     def extract(archive: bytes, directory: Path, most: int) -> Code:
@@ -358,7 +358,7 @@ def test_the_loop_is_not_held_up_by_a_zip(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_bucket_that_is_not_there(tmp_path: Path) -> None:
-    """S3's code and words are in Lambda's."""
+    """Lambda's error contains S3's code and message."""
 
     async def test(world: World) -> None:
         with pytest.raises(Refusal, match=r"S3 Error Code: NoSuchBucket\. S3 Error Message: The specified bucket"):
@@ -368,7 +368,7 @@ def test_a_bucket_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_closing_ends_transitions(tmp_path: Path) -> None:
-    """Nothing goes on in a loop that is about to end."""
+    """No transition goes on after the table is closed."""
 
     async def test(world: World) -> None:
         never = asyncio.Event()

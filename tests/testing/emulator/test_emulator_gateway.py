@@ -40,7 +40,7 @@ ROLE_ARN = "arn:aws:iam::123456789012:role/r"
 
 
 class Loop:
-    """An event loop in a thread of its own: boto3 blocks."""
+    """An event loop in its own thread, because boto3 blocks."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -48,7 +48,7 @@ class Loop:
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run a coroutine there, and return what it returns."""
+        """Run a coroutine in the loop, and return its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
 
     async def _cancel_all(self) -> None:
@@ -58,7 +58,7 @@ class Loop:
         await asyncio.gather(*others, return_exceptions=True)
 
     def close(self) -> None:
-        """End what still runs, the loop and its thread."""
+        """End all tasks, the loop and its thread."""
         self.run(self._cancel_all())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -67,12 +67,12 @@ class Loop:
 
 @functools.cache
 def _session() -> boto3.session.Session:
-    """Return one session for the module: each loads the models anew."""
+    """Return one session for the module, because each session loads the models anew."""
     return boto3.session.Session()
 
 
 class StandInLambda:
-    """Answers every invocation with its payload."""
+    """A Lambda that answers every invocation with its payload."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[Operation, bytes]] = []
@@ -80,13 +80,13 @@ class StandInLambda:
     async def answer(
         self, operation: Operation, query: str, headers: Mapping[str, str], body: bytes, plan: FaultPlan
     ) -> Answer:
-        """Echo."""
+        """Return the payload."""
         self.asked.append((operation, body))
         return Answer(200, {"Content-Type": "application/json", "X-Amz-Executed-Version": "$LATEST"}, body)
 
 
 class StandInMoto:
-    """An HTTP server that answers what it is told to, and keeps what it was asked."""
+    """An HTTP server that gives prepared answers, and records its requests."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, dict[str, str], bytes]] = []
@@ -112,7 +112,7 @@ class StandInMoto:
 
 
 class Aws:
-    """A gateway and what is behind it."""
+    """A gateway and the servers behind it."""
 
     def __init__(self, loop: Loop, s3: Door) -> None:
         self.loop = loop
@@ -138,7 +138,7 @@ class Aws:
         return self.idle
 
     def client(self, service: str, key: str = "OURS", **config: Any) -> Any:
-        """Make a boto3 client that does not try again."""
+        """Make a boto3 client that does not retry."""
         config.setdefault("retries", {"total_max_attempts": 1})
         client = _session().client(
             service,
@@ -152,11 +152,11 @@ class Aws:
         return client
 
     def set_faults(self, **faults: Any) -> None:
-        """Have these faults from now on."""
+        """Set the faults."""
         self.gateway.plan = FaultPlan(Faults(**faults))
 
     def close(self) -> None:
-        """End it."""
+        """Close the gateway."""
         for client in self._clients:
             client.close()
         self.loop.run(self.gateway.close())
@@ -165,7 +165,7 @@ class Aws:
 
 @pytest.fixture(scope="module")
 def loop() -> Iterator[Loop]:
-    """An event loop for the module."""
+    """Return an event loop for the module."""
     loop = Loop()
     yield loop
     loop.close()
@@ -173,7 +173,7 @@ def loop() -> Iterator[Loop]:
 
 @pytest.fixture(scope="module")
 def s3_door(loop: Loop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
-    """A real S3 server."""
+    """Run a real S3 server."""
     server = SeaweedFS(tmp_path_factory.mktemp("weed"))
     door = loop.run(server.start())
     yield door
@@ -182,7 +182,7 @@ def s3_door(loop: Loop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Do
 
 @pytest.fixture
 def aws(loop: Loop, s3_door: Door) -> Iterator[Aws]:
-    """A gateway of the test's own."""
+    """Return a gateway for one test."""
     aws = Aws(loop, s3_door)
     yield aws
     aws.close()
@@ -190,7 +190,7 @@ def aws(loop: Loop, s3_door: Door) -> Iterator[Aws]:
 
 @pytest.fixture(scope="module")
 def bucket(loop: Loop, s3_door: Door) -> str:
-    """A bucket for the module, in which every test uses keys of its own."""
+    """Return a bucket for the module, in which every test uses its own keys."""
     aws = Aws(loop, s3_door)
     aws.client("s3").create_bucket(Bucket="tests", CreateBucketConfiguration={"LocationConstraint": REGION})
     aws.close()
@@ -199,19 +199,19 @@ def bucket(loop: Loop, s3_door: Door) -> str:
 
 @pytest.fixture
 def s3(aws: Aws, bucket: str) -> Any:
-    """A client as boto3 makes it by default."""
+    """Return a client as boto3 makes it by default."""
     return aws.client("s3")
 
 
 def refusal(call: Callable[..., Any], **arguments: Any) -> tuple[int, str]:
-    """The status and the code that a call is refused with."""
+    """Return the status and code with which a call is refused."""
     with pytest.raises(ClientError) as caught:
         call(**arguments)
     return caught.value.response["ResponseMetadata"]["HTTPStatusCode"], caught.value.response["Error"]["Code"]
 
 
 def authorization(service: str, key: str = "OURS") -> str:
-    """The header of a request that was signed for a service."""
+    """Return the header of a request that is signed for a service."""
     return (
         f"AWS4-HMAC-SHA256 Credential={key}/20260101/{REGION}/{service}/aws4_request, SignedHeaders=host, Signature=0"
     )
@@ -222,7 +222,7 @@ def authorization(service: str, key: str = "OURS") -> str:
 
 @pytest.mark.parametrize("size", [0, 1, 1024 * 1024, 1024 * 1024 + 1, BIG], ids=str)
 def test_objects_of_every_size_come_back(aws: Aws, s3: Any, bucket: str, size: int) -> None:
-    """What is small crosses in one piece and what is big as a stream; both are counted."""
+    """Small objects pass in one piece and big ones as a stream; both are counted."""
     body = os.urandom(size)
     s3.put_object(Bucket=bucket, Key="sized", Body=body)
     assert s3.get_object(Bucket=bucket, Key="sized")["Body"].read() == body
@@ -232,7 +232,7 @@ def test_objects_of_every_size_come_back(aws: Aws, s3: Any, bucket: str, size: i
 
 
 def test_a_range_of_an_object(s3: Any, bucket: str) -> None:
-    """Range and its answer 206 pass unchanged."""
+    """A Range request and its 206 answer pass unchanged."""
     s3.put_object(Bucket=bucket, Key="range", Body=b"0123456789")
     answer = s3.get_object(Bucket=bucket, Key="range", Range="bytes=2-4")
     assert (answer["Body"].read(), answer["ContentRange"]) == (b"234", "bytes 2-4/10")
@@ -240,7 +240,7 @@ def test_a_range_of_an_object(s3: Any, bucket: str) -> None:
 
 
 def test_a_range_of_a_big_object(s3: Any, bucket: str) -> None:
-    """A big range is a stream too."""
+    """A big range is streamed too."""
     body = os.urandom(BIG)
     s3.put_object(Bucket=bucket, Key="big-range", Body=body)
     assert s3.get_object(Bucket=bucket, Key="big-range", Range="bytes=1000-")["Body"].read() == body[1000:]
@@ -259,7 +259,7 @@ def test_head_tells_the_length_without_a_body(aws: Aws, s3: Any, bucket: str, si
 
 
 def test_a_missing_key_is_404(aws: Aws, s3: Any, bucket: str) -> None:
-    """GET says NoSuchKey, HEAD 404; both count as refused."""
+    """GET returns NoSuchKey and HEAD 404; both count as refused."""
     assert refusal(s3.get_object, Bucket=bucket, Key="missing") == (404, "NoSuchKey")
     assert refusal(s3.head_object, Bucket=bucket, Key="missing") == (404, "404")
     assert refusal(s3.get_object, Bucket="no-such-bucket", Key="missing") == (404, "NoSuchBucket")
@@ -268,7 +268,7 @@ def test_a_missing_key_is_404(aws: Aws, s3: Any, bucket: str) -> None:
 
 @pytest.mark.parametrize("size", [1, BIG], ids=str)
 def test_a_conditional_put_loses_against_the_first(s3: Any, bucket: str, size: int) -> None:
-    """If-None-Match: 412 once the key exists, also when the body is a stream that nobody read."""
+    """If-None-Match gives 412 once the key exists, even when the body is an unread stream."""
     key = f"first-{size}"
     s3.put_object(Bucket=bucket, Key=key, Body=b"1" * size, IfNoneMatch="*")
     assert refusal(s3.put_object, Bucket=bucket, Key=key, Body=b"2" * size, IfNoneMatch="*") == (
@@ -289,7 +289,7 @@ def test_a_get_that_is_not_modified(s3: Any, bucket: str) -> None:
     ["a b", "a+b", "50%", "50%25", "a%2Fb", "größe/☃", "x//y", "q?a=b&c", "#1", "a:b@c,d;e=f", "~tilde!'()*"],
 )
 def test_keys_with_special_characters(aws: Aws, s3: Any, bucket: str, key: str) -> None:
-    """The path is passed on as it was signed: keys come back as they are, and are counted under their name."""
+    """The path is passed on as it was signed, so that keys come back unchanged and are counted by name."""
     s3.put_object(Bucket=bucket, Key=f"special/{key}", Body=key.encode())
     assert s3.get_object(Bucket=bucket, Key=f"special/{key}")["Body"].read() == key.encode()
     listed = s3.list_objects_v2(Bucket=bucket, Prefix=f"special/{key}")["Contents"]
@@ -308,7 +308,7 @@ def test_gzip_is_not_unpacked(s3: Any, bucket: str) -> None:
 
 @pytest.mark.parametrize("algorithm", ["CRC32", "SHA256"])
 def test_checksums_pass(s3: Any, bucket: str, algorithm: str) -> None:
-    """Checksums, boto3's default, go to the server and come back."""
+    """Checksums, which are boto3's default, reach the server and come back."""
     body = b"checked"
     s3.put_object(Bucket=bucket, Key=algorithm, Body=body, ChecksumAlgorithm=algorithm)
     answer = s3.get_object(Bucket=bucket, Key=algorithm, ChecksumMode="ENABLED")
@@ -318,7 +318,7 @@ def test_checksums_pass(s3: Any, bucket: str, algorithm: str) -> None:
 @pytest.mark.parametrize("size", [3, BIG], ids=str)
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 def test_aws_chunked_bodies(aws: Aws, s3: Any, bucket: str, size: int, chunked: bool) -> None:
-    """S3's own framing of streams, with signatures and a trailing checksum, is taken off, however it comes."""
+    """S3's own stream framing, with signatures and a trailing checksum, is removed however the data is split."""
     body = os.urandom(size)
     middle = size // 2
     framed = b"".join(
@@ -347,7 +347,7 @@ def test_aws_chunked_bodies(aws: Aws, s3: Any, bucket: str, size: int, chunked: 
 
 @pytest.mark.parametrize("framed", [b"no frames", b"5\r\nhal", b"5\r\nwhole\r\n"], ids=str)
 def test_a_broken_frame_is_no_object(aws: Aws, s3: Any, bucket: str, framed: bytes) -> None:
-    """Half an object is never stored."""
+    """An incomplete body is never stored."""
     headers = {
         "Authorization": authorization("s3"),
         "x-amz-content-sha256": "STREAMING-UNSIGNED-PAYLOAD-TRAILER",
@@ -362,7 +362,7 @@ def test_a_broken_frame_is_no_object(aws: Aws, s3: Any, bucket: str, framed: byt
 
 
 def test_a_multipart_upload(aws: Aws, s3: Any, bucket: str, tmp_path: Path) -> None:
-    """boto3's transfers work; every request of one is an s3:PutObject to IAM."""
+    """boto3's transfers work; IAM sees each of their requests as s3:PutObject."""
     mebibyte = 1024 * 1024
     body = os.urandom(11 * mebibyte)
     (tmp_path / "up").write_bytes(body)
@@ -378,7 +378,7 @@ def test_a_multipart_upload(aws: Aws, s3: Any, bucket: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("version", ["s3", "s3v4"])
 def test_presigned_urls(aws: Aws, bucket: str, version: str) -> None:
-    """A presigned URL names its access key in the query, in either version of the signature."""
+    """A presigned URL has its access key in the query, in both versions of the signature."""
     s3 = aws.client("s3", signature_version=version)
     s3.put_object(Bucket=bucket, Key="pre signed", Body=b"x")
     url = s3.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "pre signed"})
@@ -388,7 +388,7 @@ def test_presigned_urls(aws: Aws, bucket: str, version: str) -> None:
 
 
 def test_deleting_many(aws: Aws, s3: Any, bucket: str) -> None:
-    """DeleteObjects says which are gone."""
+    """The answer of DeleteObjects lists the deleted keys."""
     for name in "ab":
         s3.put_object(Bucket=bucket, Key=f"gone/{name}", Body=b"")
     answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": "gone/a"}, {"Key": "gone/b"}]})
@@ -398,7 +398,7 @@ def test_deleting_many(aws: Aws, s3: Any, bucket: str) -> None:
 
 
 def test_listing_with_continuation(aws: Aws, s3: Any, bucket: str) -> None:
-    """A listing goes on from page to page; its prefix is the condition of s3:ListBucket."""
+    """A listing continues from page to page; its prefix is the condition of s3:ListBucket."""
     keys = [f"pages/ä {number}" for number in range(7)]
     for key in keys:
         s3.put_object(Bucket=bucket, Key=key, Body=b"")
@@ -412,14 +412,14 @@ def test_listing_with_continuation(aws: Aws, s3: Any, bucket: str) -> None:
 
 
 def test_copying(s3: Any, bucket: str) -> None:
-    """CopyObject is told from PutObject, and works."""
+    """CopyObject is distinguished from PutObject, and works."""
     s3.put_object(Bucket=bucket, Key="copy of", Body=b"original")
     s3.copy_object(Bucket=bucket, Key="copied", CopySource={"Bucket": bucket, "Key": "copy of"})
     assert s3.get_object(Bucket=bucket, Key="copied")["Body"].read() == b"original"
 
 
 def test_buckets(aws: Aws) -> None:
-    """Buckets are made, listed, looked at and removed, and know their region."""
+    """Buckets are made, listed, inspected and removed, and know their region."""
     s3 = aws.client("s3")
     s3.create_bucket(Bucket="another", CreateBucketConfiguration={"LocationConstraint": REGION})
     s3.head_bucket(Bucket="another")
@@ -444,7 +444,7 @@ def test_what_the_server_would_mistake_is_refused(aws: Aws) -> None:
 
 
 def test_many_clients_at_once(aws: Aws, s3: Any, bucket: str) -> None:
-    """Requests of several threads do not mix."""
+    """Concurrent requests of several threads are not mixed up."""
     failed = []
 
     def work(number: int) -> None:
@@ -463,11 +463,11 @@ def test_many_clients_at_once(aws: Aws, s3: Any, bucket: str) -> None:
     assert aws.tally.snapshot().count(service="s3").requests == 160
 
 
-# --- waiting with the body
+# --- waiting before the body
 
 
 def raw_put(aws: Aws, bucket: str, key: str, access_key: str) -> socket.socket:
-    """Send the head of a PUT that waits to be told to go on."""
+    """Send the head of a PUT that waits for permission to continue."""
     host = urlsplit(aws.url)
     connection = socket.create_connection((host.hostname or "", host.port or 0), timeout=10)
     connection.sendall(
@@ -479,7 +479,7 @@ def raw_put(aws: Aws, bucket: str, key: str, access_key: str) -> socket.socket:
 
 
 def test_a_client_that_waits_is_told_to_continue(aws: Aws, s3: Any, bucket: str) -> None:
-    """Expect: 100-continue is answered at once, and the answer follows the body."""
+    """Expect: 100-continue is answered at once, and the final answer comes after the body."""
     with raw_put(aws, bucket, "expected", "OURS") as connection:
         assert connection.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(b"body")
@@ -488,18 +488,18 @@ def test_a_client_that_waits_is_told_to_continue(aws: Aws, s3: Any, bucket: str)
 
 
 def test_a_client_that_is_refused_is_not_told_to_continue(aws: Aws, bucket: str) -> None:
-    """Its body, which may come or not, is not taken for the next request: the connection ends."""
+    """The connection is closed, so that a late body is not taken for the next request."""
     with raw_put(aws, bucket, "refused", "STRANGER") as connection:
         answer = connection.recv(10_000)
         assert answer.startswith(b"HTTP/1.1 403")
         assert b"Connection: close" in answer
 
 
-# --- who asks
+# --- callers
 
 
 def test_an_unknown_key_is_refused(aws: Aws) -> None:
-    """403 in the words that each protocol has for it, and nothing reaches a server."""
+    """The answer is 403 in the format of each protocol, and nothing reaches a server."""
     assert refusal(aws.client("s3", "STRANGER").list_buckets) == (403, "InvalidAccessKeyId")
     invoke = aws.client("lambda", "STRANGER").invoke
     assert refusal(invoke, FunctionName="f", Payload=b"{}") == (403, "UnrecognizedClientException")
@@ -515,7 +515,7 @@ def test_an_unknown_key_is_refused(aws: Aws) -> None:
     "headers", [{}, {"Authorization": "Bearer x"}, {"Authorization": "AWS4-HMAC-SHA256 Credential=nonsense"}], ids=str
 )
 def test_a_request_without_key_is_refused(aws: Aws, headers: dict[str, str]) -> None:
-    """Whoever finds the port finds nothing else."""
+    """A request without credentials is refused, whoever has found the port."""
     connection = http.client.HTTPConnection(urlsplit(aws.url).netloc)
     connection.request("GET", "/", headers=headers)
     answer = connection.getresponse()
@@ -525,7 +525,7 @@ def test_a_request_without_key_is_refused(aws: Aws, headers: dict[str, str]) -> 
 
 
 def test_callers_are_told_apart(aws: Aws, bucket: str) -> None:
-    """What a function asks for is counted as its own."""
+    """A function's requests are counted as its own."""
     aws.client("s3").put_object(Bucket=bucket, Key="who", Body=b"")
     aws.client("s3", "ITS").get_object(Bucket=bucket, Key="who")
     counted = aws.tally.snapshot()
@@ -534,7 +534,7 @@ def test_callers_are_told_apart(aws: Aws, bucket: str) -> None:
 
 
 def test_access_keys_are_not_logged(aws: Aws, caplog: pytest.LogCaptureFixture) -> None:
-    """A key is as good as a password here."""
+    """Access keys are not logged, because they work like passwords here."""
     with caplog.at_level(logging.DEBUG, logger="pywren"):
         refusal(aws.client("s3", "SECRETKEY").list_buckets)
     assert caplog.records
@@ -542,7 +542,7 @@ def test_access_keys_are_not_logged(aws: Aws, caplog: pytest.LogCaptureFixture) 
 
 
 def test_keys_that_moto_hands_out_are_ours(aws: Aws) -> None:
-    """Temporary credentials of AssumeRole work, for whom asked for them."""
+    """Temporary credentials from AssumeRole work, and belong to the caller that asked for them."""
     aws.moto.reply = (
         b"<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>ASIANEW</AccessKeyId>"
         b"<SecretAccessKey>s</SecretAccessKey><SessionToken>t</SessionToken><Expiration>2030-01-01T00:00:00Z</Expiration>"
@@ -555,7 +555,7 @@ def test_keys_that_moto_hands_out_are_ours(aws: Aws) -> None:
 
 @pytest.mark.parametrize("operation", ["get_session_token", "get_federation_token"])
 def test_a_key_that_everybody_knows_is_not_handed_out(aws: Aws, operation: str) -> None:
-    """moto answers some requests with the access key of AWS's documentation: whoever asks gets one of his own."""
+    """moto answers some requests with the key of AWS's documentation, which is replaced by a unique one."""
     field = b"<AccessKeyId>AKIAIOSFODNN7EXAMPLE</AccessKeyId><SecretAccessKey>s</SecretAccessKey>"
     name = operation.title().replace("_", "").encode()
     aws.moto.reply = b"<%sResponse><%sResult><Credentials>%s</Credentials></%sResult></%sResponse>" % (
@@ -574,7 +574,7 @@ def test_a_key_that_everybody_knows_is_not_handed_out(aws: Aws, operation: str) 
 
 
 def test_moto_is_asked_as_the_client_asked(aws: Aws) -> None:
-    """Path, body, signature and Host pass unchanged: moto's queue URLs then name the gateway."""
+    """Path, body, signature and Host pass unchanged, so that moto's queue URLs name the gateway."""
     aws.client("sts").get_caller_identity()
     method, path, headers, body = aws.moto.asked[0]
     assert (method, path, headers["Host"]) == ("POST", "/", urlsplit(aws.url).netloc)
@@ -584,7 +584,7 @@ def test_moto_is_asked_as_the_client_asked(aws: Aws) -> None:
 
 
 def test_lambda_gets_operation_and_body(aws: Aws) -> None:
-    """Invoke reaches LambdaApi with its arguments decoded, and its answer the client."""
+    """Invoke reaches LambdaApi with decoded arguments, and its answer reaches the client."""
     answer = aws.client("lambda").invoke(FunctionName="f", Payload=b'{"a": 1}')
     assert answer["Payload"].read() == b'{"a": 1}'
     assert aws.functions.asked == [(Operation("lambda", "Invoke", {"FunctionName": "f"}), b'{"a": 1}')]
@@ -593,7 +593,7 @@ def test_lambda_gets_operation_and_body(aws: Aws) -> None:
 
 
 def test_a_big_zip_reaches_lambda(aws: Aws) -> None:
-    """Code comes in base64, in one request, and is far above aiohttp's own limit of 1 MiB."""
+    """Code is sent as base64 in one request, far above aiohttp's own limit of 1 MiB."""
     code = b"z" * 10_000_000
     aws.client("lambda").update_function_code(FunctionName="f", ZipFile=code)
     operation, body = aws.functions.asked[0]
@@ -602,7 +602,7 @@ def test_a_big_zip_reaches_lambda(aws: Aws) -> None:
 
 
 def test_an_unknown_operation_is_named(aws: Aws) -> None:
-    """501 NotImplemented says what was asked for."""
+    """501 NotImplemented names the operation."""
     connection = http.client.HTTPConnection(urlsplit(aws.url).netloc)
     for service, kind in (("s3", "<Code>NotImplemented</Code>"), ("lambda", '"NotImplemented"')):
         connection.request("PATCH", "/tests/x", headers={"Authorization": authorization(service)})
@@ -615,7 +615,7 @@ def test_an_unknown_operation_is_named(aws: Aws) -> None:
 
 
 def test_a_dead_server_is_said(loop: Loop, caplog: pytest.LogCaptureFixture) -> None:
-    """503 that names the server, not an endless wait."""
+    """The answer is a 503 that names the server, not an endless wait."""
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         aws = Aws(loop, Door(f"http://127.0.0.1:{nobody.getsockname()[1]}"))
@@ -628,7 +628,7 @@ def test_a_dead_server_is_said(loop: Loop, caplog: pytest.LogCaptureFixture) -> 
 def test_a_client_that_leaves_hurts_nobody(
     aws: Aws, s3: Any, bucket: str, length: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A body that breaks off is no object, and the next request works."""
+    """An incomplete body is not stored, and the next request works."""
     host = urlsplit(aws.url)
     with socket.create_connection((host.hostname or "", host.port or 0)) as connection:
         connection.sendall(
@@ -645,7 +645,7 @@ def test_a_client_that_leaves_hurts_nobody(
 
 
 def test_slow_down(aws: Aws, s3: Any, bucket: str) -> None:
-    """S3 answers 503 SlowDown and does nothing; boto3 tries again."""
+    """S3 answers 503 SlowDown and does nothing; boto3 retries."""
     aws.set_faults(slow_down_s3=Fault(most=2))
     assert refusal(s3.put_object, Bucket=bucket, Key="slow", Body=b"x") == (503, "SlowDown")
     assert refusal(s3.head_object, Bucket=bucket, Key="slow") == (503, "503")
@@ -657,7 +657,7 @@ def test_slow_down(aws: Aws, s3: Any, bucket: str) -> None:
 
 
 def test_throttled_invocations(aws: Aws) -> None:
-    """429 is boto3's TooManyRequestsException with Reason and Retry-After; the function is not asked."""
+    """429 is boto3's TooManyRequestsException with Reason and Retry-After; the function is not called."""
     aws.set_faults(throttle_invoke=Fault(most=1))
     functions = aws.client("lambda")
     with pytest.raises(functions.exceptions.TooManyRequestsException) as caught:
@@ -679,7 +679,7 @@ def test_failed_invocations(aws: Aws) -> None:
 
 @pytest.mark.parametrize(("fault", "status"), [("throttle_invoke", 429), ("fail_invoke", 500)])
 def test_faults_of_invoke_are_answered_as_the_model_has_them(aws: Aws, fault: str, status: int) -> None:
-    """Not only boto3 can read them."""
+    """The answers follow the model, so that every client can read them."""
     aws.set_faults(**{fault: Fault()})
     connection = http.client.HTTPConnection(urlsplit(aws.url).netloc)
     connection.request(
@@ -694,14 +694,14 @@ def test_faults_of_invoke_are_answered_as_the_model_has_them(aws: Aws, fault: st
 
 
 def test_faults_of_invoke_leave_other_operations_alone(aws: Aws) -> None:
-    """Only the front door is throttled."""
+    """Only Invoke is throttled."""
     aws.set_faults(throttle_invoke=Fault(), fail_invoke=Fault())
     aws.client("lambda").get_function(FunctionName="f")
     assert aws.functions.asked[0][0].name == "GetFunction"
 
 
 def test_latencies(aws: Aws, s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every request to S3, and every invocation, waits as long as it is told to."""
+    """Every request to S3, and every invocation, is delayed as configured."""
     waited = []
     sleep = asyncio.sleep
 
@@ -731,7 +731,7 @@ def control(aws: Aws, method: str, path: str, fields: object = None, token: str 
 
 
 def test_counters_can_be_asked_for(aws: Aws, s3: Any) -> None:
-    """They cross as JSON, and are not counted themselves."""
+    """They are returned as JSON, and control requests are not counted."""
     s3.list_buckets()
     status, fields = control(aws, "GET", "counters")
     assert (status, Counters.decode(fields)) == (200, aws.tally.snapshot())
@@ -739,7 +739,7 @@ def test_counters_can_be_asked_for(aws: Aws, s3: Any) -> None:
 
 
 def test_executions_can_be_asked_for(aws: Aws) -> None:
-    """Each one that is kept."""
+    """Each recorded execution is returned."""
     ended = Execution("f", "id", 1, True, 1.5, 2, None, 60, "ok")
     aws.tally.execution(ended, memory_mb=128, at_once=1)
     status, fields = control(aws, "GET", "executions")
@@ -747,7 +747,7 @@ def test_executions_can_be_asked_for(aws: Aws) -> None:
 
 
 def test_faults_can_be_set(aws: Aws, s3: Any) -> None:
-    """From then on they strike; nonsense is refused and changes nothing."""
+    """New faults take effect at once; invalid ones are refused and change nothing."""
     faults = Faults(slow_down_s3=Fault(most=1))
     assert control(aws, "PUT", "faults", faults.encode()) == (200, faults.encode())
     assert refusal(s3.list_buckets) == (503, "SlowDown")
@@ -757,7 +757,7 @@ def test_faults_can_be_set(aws: Aws, s3: Any) -> None:
 
 
 def test_idleness_can_be_waited_for(aws: Aws) -> None:
-    """200 once it is idle, 408 when that took too long."""
+    """The answer is 200 once it is idle, or 408 when that takes too long."""
     assert control(aws, "POST", "wait-idle", {"timeout": 5}) == (200, {})
     aws.idle = False
     status, answer = control(aws, "POST", "wait-idle", {"timeout": 0.5})
@@ -766,7 +766,7 @@ def test_idleness_can_be_waited_for(aws: Aws) -> None:
 
 
 def test_control_requests_need_their_token(aws: Aws) -> None:
-    """An access key is not enough: functions have one."""
+    """An access key is not enough, because functions have one."""
     assert control(aws, "PUT", "faults", Faults(slow_down_s3=Fault()).encode(), token="OURS")[0] == 403
     assert control(aws, "GET", "counters", token="")[0] == 403
     assert control(aws, "GET", "nothing")[0] == 404
@@ -774,13 +774,13 @@ def test_control_requests_need_their_token(aws: Aws) -> None:
 
 
 def test_closing_ends_what_is_under_way(loop: Loop, s3_door: Door) -> None:
-    """A request that hangs does not keep the gateway open."""
+    """A hanging request does not keep the gateway open."""
     aws = Aws(loop, s3_door)
     aws.set_faults(s3_latency=1000.0)
     failed = threading.Event()
 
     def ask() -> None:
-        with pytest.raises(Exception):  # noqa: B017, PT011 - however boto3 says that the connection went
+        with pytest.raises(Exception):  # noqa: B017, PT011 - boto3 reports a lost connection in several ways
             aws.client("s3", connect_timeout=5).list_buckets()
         failed.set()
 

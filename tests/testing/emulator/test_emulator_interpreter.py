@@ -29,13 +29,13 @@ print(json.dumps({
 
 
 def run(python: Path) -> dict[str, object]:
-    """Return what the program says."""
+    """Return the output of the program."""
     done = subprocess.run([str(python), "-I", "-c", PROGRAM], capture_output=True, text=True, check=True)
     return dict(json.loads(done.stdout))
 
 
 def test_it_has_the_runtime_client_and_boto3_and_what_they_need_and_no_more(tmp_path: Path) -> None:
-    """Packages of the emulator's own interpreter are out of sight; what is there has its metadata."""
+    """Packages of the emulator's own interpreter are hidden; those that are there have their metadata."""
     python = make_interpreter(tmp_path / "python")
     found = run(python)
     assert found["hidden"] == []
@@ -46,13 +46,13 @@ def test_it_has_the_runtime_client_and_boto3_and_what_they_need_and_no_more(tmp_
 
 
 def test_nothing_outside_its_directory_is_written(tmp_path: Path) -> None:
-    """Modules of one file have their byte code beside the copy."""
+    """Single-file modules have their bytecode beside the copy."""
     found = run(make_interpreter(tmp_path / "python"))
     assert str(found["six"]).startswith(str(tmp_path))
 
 
 def test_a_package_that_is_missing_is_named_with_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before anything is made."""
+    """A missing package is reported before anything is made."""
 
     def absent(name: str) -> Distribution:
         raise PackageNotFoundError(name)

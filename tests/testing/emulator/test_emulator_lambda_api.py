@@ -1,6 +1,6 @@
-"""Lambda's control plane and Invoke, asked with botocore's serializer and read with botocore's parser.
+"""Lambda's control plane and Invoke, called with botocore's serializer and read with its parser.
 
-Every answer, what is refused too, is held against botocore's model: ``Conforming`` stands before the API.
+Every answer, including errors, is checked against botocore's model: ``Conforming`` wraps the API.
 Pages cited: [api] docs.aws.amazon.com/lambda/latest/api/API_<name>.html,
 [dg] docs.aws.amazon.com/lambda/latest/dg/<page>.html.
 """
@@ -38,7 +38,7 @@ PLAN = FaultPlan(Faults())
 
 
 def zipped(files: dict[str, str] | None = None) -> bytes:
-    """A zip of readable files."""
+    """Return a zip of readable files."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, text in (files or {"handler.py": "def handle(event, context): return event"}).items():
@@ -49,7 +49,7 @@ def zipped(files: dict[str, str] | None = None) -> bytes:
 
 
 class StandInDispatcher:
-    """Records what it is given, and answers with the payload."""
+    """A dispatcher that records its invocations, and answers with the payload."""
 
     def __init__(self) -> None:
         self.accepted: list[tuple[Function, bytes, str]] = []
@@ -71,7 +71,7 @@ class StandInDispatcher:
 
 
 class Transitions:
-    """Lambda's while: it lasts until the test says so."""
+    """Transitions that last until the test ends them."""
 
     def __init__(self) -> None:
         self._waiting: list[asyncio.Event] = []
@@ -82,7 +82,7 @@ class Transitions:
         await event.wait()
 
     async def end(self) -> None:
-        """End all that are under way."""
+        """End all transitions in progress."""
         await _let_run()
         for event in self._waiting:
             event.set()
@@ -91,13 +91,13 @@ class Transitions:
 
 
 async def _let_run() -> None:
-    """Let what is ready go on."""
+    """Let all ready tasks run."""
     for _ in range(5):
         await asyncio.sleep(0)
 
 
 class Conforming:
-    """An API whose every answer, an error too, is held against botocore's model of the operation."""
+    """An API whose every answer, including errors, is checked against botocore's model of the operation."""
 
     def __init__(self, api: LambdaApi, model: Any) -> None:
         self._api, self._model = api, model
@@ -113,7 +113,7 @@ class Conforming:
 
 
 class Lambda:
-    """An emulated Lambda, asked as botocore asks and read as botocore reads."""
+    """An emulated Lambda, called as botocore calls it and read as botocore reads it."""
 
     def __init__(self, directory: Path, limits: Limits) -> None:
         self.dispatcher = StandInDispatcher()
@@ -143,7 +143,7 @@ class Lambda:
         return self.objects[bucket, key]
 
     async def raw(self, operation_name: str, **arguments: Any) -> Answer:
-        """Send what botocore's serializer makes of the arguments."""
+        """Send a request that botocore's serializer makes from the arguments."""
         model = self.model.operation_model(operation_name)
         request = create_serializer("rest-json", include_validation=False).serialize_to_request(arguments, model)
         path, _, fixed = request["url_path"].partition("?")
@@ -155,7 +155,7 @@ class Lambda:
         return await self.api.answer(operation, query, headers, body, PLAN)
 
     async def __call__(self, operation_name: str, **arguments: Any) -> dict[str, Any]:
-        """Return what botocore's parser reads, held against the model; raises ``Refused``."""
+        """Return the answer as botocore parses it, checked against the model; raise ``Refused`` for an error."""
         answer = await self.raw(operation_name, **arguments)
         return conforming(self.model.operation_model(operation_name), answer)
 
@@ -167,7 +167,7 @@ class Lambda:
 
 
 def function(name: str = "f", **arguments: Any) -> dict[str, Any]:
-    """The arguments of CreateFunction."""
+    """Return the arguments of CreateFunction."""
     return {
         "FunctionName": name,
         "Runtime": "python3.11",
@@ -184,7 +184,7 @@ Run = Callable[..., None]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Runs a test's coroutine against a fresh emulated Lambda."""
+    """Return a function that runs a test's coroutine with a new emulated Lambda."""
 
     def start(test: Test, **limits: Any) -> None:
         async def body() -> None:
@@ -200,7 +200,7 @@ def run(tmp_path: Path) -> Run:
 
 
 async def refused(call: Awaitable[Any], code: str, text: str = "") -> Refused:
-    """The call is refused with this code, and these words."""
+    """Check that a call is refused with this code and message."""
     with pytest.raises(Refused) as caught:
         await call
     assert caught.value.code == code, caught.value.message
@@ -212,7 +212,7 @@ async def refused(call: Awaitable[Any], code: str, text: str = "") -> Refused:
 
 
 def test_a_new_function_is_pending_then_active(run: Run) -> None:
-    """It is Pending with a reason, then Active and its last update Successful [dg functions-states]."""
+    """It is Pending with a reason, then Active with its last update Successful [dg functions-states]."""
 
     async def test(aws: Lambda) -> None:
         created = await aws("CreateFunction", **function())
@@ -227,7 +227,7 @@ def test_a_new_function_is_pending_then_active(run: Run) -> None:
 
 
 def test_defaults_of_a_function(run: Run) -> None:
-    """3 s, 128 MB, 512 MB of /tmp, x86_64, $LATEST [api CreateFunction]."""
+    """The defaults are 3 s, 128 MB, 512 MB of /tmp, x86_64 and $LATEST [api CreateFunction]."""
 
     async def test(aws: Lambda) -> None:
         created = await aws.created()
@@ -244,7 +244,7 @@ def test_defaults_of_a_function(run: Run) -> None:
 
 
 def test_arguments_of_a_function_come_back(run: Run) -> None:
-    """What was asked for is what GetFunction shows, with tags and concurrency [api GetFunction]."""
+    """GetFunction returns all arguments, with tags and concurrency [api GetFunction]."""
 
     async def test(aws: Lambda) -> None:
         asked = {
@@ -268,7 +268,7 @@ def test_arguments_of_a_function_come_back(run: Run) -> None:
 
 
 def test_a_name_that_is_taken(run: Run) -> None:
-    """ResourceConflictException, 409 [api CreateFunction]; so does the slower of two at once."""
+    """It is ResourceConflictException, 409 [api CreateFunction], also for the slower of two concurrent calls."""
 
     async def test(aws: Lambda) -> None:
         answers = await asyncio.gather(*(aws("CreateFunction", **function()) for _ in range(2)), return_exceptions=True)
@@ -313,7 +313,7 @@ OUT_OF_RANGE = [
 
 @pytest.mark.parametrize(("change", "code", "text"), OUT_OF_RANGE, ids=lambda value: str(value)[:40])
 def test_arguments_that_lambda_refuses(run: Run, change: dict[str, Any], code: str, text: str) -> None:
-    """Ranges by the model and the quotas; nothing is made [api CreateFunction, dg gettingstarted-limits]."""
+    """The model's ranges and the quotas apply; nothing is made [api CreateFunction, dg gettingstarted-limits]."""
 
     async def test(aws: Lambda) -> None:
         await refused(aws("CreateFunction", **{**function(), **change}), code, text)
@@ -323,7 +323,7 @@ def test_arguments_that_lambda_refuses(run: Run, change: dict[str, Any], code: s
 
 
 def test_all_violations_are_named_at_once(run: Run) -> None:
-    """``2 validation errors detected: …; …`` [api CommonErrors: ValidationError]."""
+    """The error is ``2 validation errors detected: …; …`` [api CommonErrors: ValidationError]."""
 
     async def test(aws: Lambda) -> None:
         await refused(
@@ -334,7 +334,7 @@ def test_all_violations_are_named_at_once(run: Run) -> None:
 
 
 def test_an_empty_virtual_network_is_no_network(run: Run) -> None:
-    """VpcConfig with empty lists is what tools send for none [api VpcConfig]."""
+    """Tools send a VpcConfig with empty lists to mean none [api VpcConfig]."""
 
     async def test(aws: Lambda) -> None:
         await aws.created(VpcConfig={"SubnetIds": [], "SecurityGroupIds": []})
@@ -343,7 +343,7 @@ def test_an_empty_virtual_network_is_no_network(run: Run) -> None:
 
 
 def test_a_role_that_cannot_be_assumed(run: Run) -> None:
-    """InvalidParameterValueException, and nothing is created [dg lambda-intro-execution-role]."""
+    """It is InvalidParameterValueException, and nothing is created [dg lambda-intro-execution-role]."""
 
     async def test(aws: Lambda) -> None:
         words = "The role defined for the function cannot be assumed by Lambda."
@@ -356,7 +356,7 @@ def test_a_role_that_cannot_be_assumed(run: Run) -> None:
 
 
 def test_code_from_s3(run: Run) -> None:
-    """S3Bucket and S3Key instead of ZipFile; a missing object is named [api FunctionCode]."""
+    """S3Bucket and S3Key replace ZipFile; the error names a missing object [api FunctionCode]."""
 
     async def test(aws: Lambda) -> None:
         aws.objects["code", "f.zip"] = zipped()
@@ -369,7 +369,7 @@ def test_code_from_s3(run: Run) -> None:
 
 
 def test_a_zip_that_is_too_big_to_be_sent(run: Run) -> None:
-    """50 MB zipped, uploaded directly; S3 takes more [dg gettingstarted-limits]."""
+    """The limit is 50 MB zipped for direct uploads; S3 allows more [dg gettingstarted-limits]."""
 
     async def test(aws: Lambda) -> None:
         await refused(
@@ -384,7 +384,7 @@ def test_a_zip_that_is_too_big_to_be_sent(run: Run) -> None:
 
 
 def test_code_and_layers_that_are_too_big_together(run: Run) -> None:
-    """250 MB unzipped, layers included [dg gettingstarted-limits]."""
+    """The limit is 250 MB unzipped, including layers [dg gettingstarted-limits]."""
 
     async def test(aws: Lambda) -> None:
         big = zipped({"a": "x" * 600})
@@ -406,7 +406,7 @@ def test_code_and_layers_that_are_too_big_together(run: Run) -> None:
 
 
 def test_each_function_has_an_access_key_of_its_own(run: Run) -> None:
-    """Requests of a function are told by the credentials that its containers are given."""
+    """A function's requests are recognised by the credentials that its containers get."""
 
     async def test(aws: Lambda) -> None:
         await aws.created("f")
@@ -417,7 +417,7 @@ def test_each_function_has_an_access_key_of_its_own(run: Run) -> None:
 
 
 def test_a_body_that_is_not_what_the_model_says(run: Run) -> None:
-    """SerializationException, 400: no JSON, another type, no base64 [api CommonErrors]."""
+    """SerializationException, 400, for invalid JSON, a wrong type or invalid base64 [api CommonErrors]."""
 
     async def test(aws: Lambda) -> None:
         model = aws.model.operation_model("CreateFunction")
@@ -439,7 +439,7 @@ def test_a_body_that_is_not_what_the_model_says(run: Run) -> None:
 
 
 def test_an_update_is_in_progress_while_the_old_revision_serves(run: Run) -> None:
-    """State stays Active; invocations go on with the old code and configuration [dg functions-states]."""
+    """State stays Active, and calls use the old code and configuration [dg functions-states]."""
 
     async def test(aws: Lambda) -> None:
         created = await aws.created()
@@ -462,7 +462,7 @@ def test_an_update_is_in_progress_while_the_old_revision_serves(run: Run) -> Non
 
 
 def test_a_second_update_meanwhile(run: Run) -> None:
-    """ResourceConflictException, 409, "An update is in progress for resource: …" [api UpdateFunctionCode]."""
+    """It is ResourceConflictException, 409, "An update is in progress for resource: …" [api UpdateFunctionCode]."""
 
     async def test(aws: Lambda) -> None:
         await aws.created()
@@ -481,7 +481,7 @@ def test_a_second_update_meanwhile(run: Run) -> None:
 
 
 def test_two_updates_at_the_same_moment(run: Run) -> None:
-    """One is taken and the other refused, though both found the function settled [api UpdateFunctionCode]."""
+    """One is accepted and the other refused, although both saw no update in progress [api UpdateFunctionCode]."""
 
     async def test(aws: Lambda) -> None:
         await aws.created()
@@ -493,7 +493,7 @@ def test_two_updates_at_the_same_moment(run: Run) -> None:
 
 
 def test_the_same_code_is_an_update_too(run: Run) -> None:
-    """Lambda does not compare: it is InProgress, and containers are new [api UpdateFunctionCode]."""
+    """Lambda does not compare the code: it is InProgress, and containers are new [api UpdateFunctionCode]."""
 
     async def test(aws: Lambda) -> None:
         created = await aws.created()
@@ -505,7 +505,7 @@ def test_the_same_code_is_an_update_too(run: Run) -> None:
 
 
 def test_a_dry_run_changes_nothing(run: Run) -> None:
-    """DryRun checks the code and answers as if [api UpdateFunctionCode]."""
+    """DryRun checks the code and returns the usual answer [api UpdateFunctionCode]."""
 
     async def test(aws: Lambda) -> None:
         created = await aws.created()
@@ -522,7 +522,7 @@ def test_a_dry_run_changes_nothing(run: Run) -> None:
 
 
 def test_publish_makes_no_version(run: Run) -> None:
-    """There is $LATEST only: a limit of the emulation."""
+    """Only $LATEST exists, which is a limit of the emulation."""
 
     async def test(aws: Lambda) -> None:
         assert (await aws.created(Publish=True))["Version"] == "$LATEST"
@@ -533,7 +533,7 @@ def test_publish_makes_no_version(run: Run) -> None:
 
 
 def test_what_an_update_does_not_name_stays(run: Run) -> None:
-    """Only the parameters that are given change; an empty environment clears it [api UpdateFunctionConfiguration]."""
+    """Only the given parameters change; an empty environment clears it [api UpdateFunctionConfiguration]."""
 
     async def test(aws: Lambda) -> None:
         await aws.created(Timeout=10, MemorySize=256, Environment={"Variables": {"AB": "c"}})
@@ -548,7 +548,7 @@ def test_what_an_update_does_not_name_stays(run: Run) -> None:
 
 
 def test_an_update_of_another_revision(run: Run) -> None:
-    """PreconditionFailedException, 412, when RevisionId is not the latest [api UpdateFunctionCode]."""
+    """It is PreconditionFailedException, 412, if RevisionId is not the latest [api UpdateFunctionCode]."""
 
     async def test(aws: Lambda) -> None:
         created = await aws.created()
@@ -562,7 +562,7 @@ def test_an_update_of_another_revision(run: Run) -> None:
 
 
 def test_an_update_of_what_is_not_there(run: Run) -> None:
-    """ResourceNotFoundException, 404, with the ARN [api UpdateFunctionConfiguration]."""
+    """It is ResourceNotFoundException, 404, with the ARN [api UpdateFunctionConfiguration]."""
 
     async def test(aws: Lambda) -> None:
         error = await refused(
@@ -574,7 +574,7 @@ def test_an_update_of_what_is_not_there(run: Run) -> None:
 
 
 def test_an_update_of_a_pending_function(run: Run) -> None:
-    """While Pending, actions that operate on the function fail [dg functions-states]."""
+    """While a function is Pending, operations on it fail [dg functions-states]."""
 
     async def test(aws: Lambda) -> None:
         await aws("CreateFunction", **function())
@@ -592,7 +592,7 @@ def test_an_update_of_a_pending_function(run: Run) -> None:
     "name", ["f", ARN, "123456789012:function:f", "123456789012:f", "function:f", f"{ARN}:$LATEST", "f:$LATEST"]
 )
 def test_names_of_a_function(run: Run, name: str) -> None:
-    """Name, ARN, partial ARN, with the version or without [api GetFunction]."""
+    """Name, ARN and partial ARN are accepted, with and without a version [api GetFunction]."""
 
     async def test(aws: Lambda) -> None:
         await aws.created()
@@ -603,7 +603,7 @@ def test_names_of_a_function(run: Run, name: str) -> None:
 
 
 def test_functions_of_elsewhere(run: Run) -> None:
-    """A version, another region, another account: there is none of them here [api GetFunction]."""
+    """Versions, other regions and other accounts do not exist here [api GetFunction]."""
 
     async def test(aws: Lambda) -> None:
         await aws.created()
@@ -618,7 +618,7 @@ def test_functions_of_elsewhere(run: Run) -> None:
 
 
 def test_lists_come_in_pages_and_without_states(run: Run) -> None:
-    """At most MaxItems with a NextMarker; State and LastUpdateStatus are left out [api ListFunctions]."""
+    """Pages have at most MaxItems, with a NextMarker, without State and LastUpdateStatus [api ListFunctions]."""
 
     async def test(aws: Lambda) -> None:
         for name in "abc":
@@ -635,7 +635,7 @@ def test_lists_come_in_pages_and_without_states(run: Run) -> None:
 
 
 def test_deleting_a_function(run: Run) -> None:
-    """It is gone at once, its containers are told, and the name is free [api DeleteFunction]."""
+    """It disappears at once, its containers are stopped, and its name is free [api DeleteFunction]."""
 
     async def test(aws: Lambda) -> None:
         await aws.created()
@@ -649,7 +649,7 @@ def test_deleting_a_function(run: Run) -> None:
 
 
 def test_deleting_during_an_update(run: Run) -> None:
-    """The update comes to nothing, and does not touch a new function of the same name."""
+    """The update is dropped, and does not affect a new function of the same name."""
 
     async def test(aws: Lambda) -> None:
         await aws.created()
@@ -678,7 +678,7 @@ def test_only_the_whole_function_can_be_deleted(run: Run) -> None:
 
 
 def test_event_invoke_configuration(run: Run) -> None:
-    """Put replaces, Update changes what is given, Delete removes [api PutFunctionEventInvokeConfig]."""
+    """Put replaces, Update changes only what is given, Delete removes [api PutFunctionEventInvokeConfig]."""
 
     async def test(aws: Lambda) -> None:
         await aws.created()
@@ -725,7 +725,7 @@ def test_event_invoke_configuration(run: Run) -> None:
     ],
 )
 def test_event_invoke_arguments_that_lambda_refuses(run: Run, arguments: dict[str, Any], code: str) -> None:
-    """0 to 2 retries, 60 to 21,600 s, a destination's ARN [api PutFunctionEventInvokeConfig]."""
+    """0 to 2 retries, 60 to 21,600 s and a destination's ARN are valid [api PutFunctionEventInvokeConfig]."""
 
     async def test(aws: Lambda) -> None:
         await aws.created()
@@ -735,7 +735,7 @@ def test_event_invoke_arguments_that_lambda_refuses(run: Run, arguments: dict[st
 
 
 def test_reserved_concurrency(run: Run) -> None:
-    """What is reserved leaves the account's pool, of which 100 stay unreserved [dg configuration-concurrency]."""
+    """Reserved concurrency reduces the account's pool, of which 100 stay unreserved [dg configuration-concurrency]."""
 
     async def test(aws: Lambda) -> None:
         await aws.created("f")
@@ -760,7 +760,7 @@ def test_reserved_concurrency(run: Run) -> None:
 
 
 def test_account_settings(run: Run) -> None:
-    """Limits and usage of the account [api GetAccountSettings]."""
+    """The answer has the account's limits and usage [api GetAccountSettings]."""
 
     async def test(aws: Lambda) -> None:
         await aws.created()
@@ -776,7 +776,7 @@ def test_account_settings(run: Run) -> None:
 
 
 def test_versions_of_a_layer(run: Run) -> None:
-    """Each publication is the next number, and numbers are never used again [api PublishLayerVersion]."""
+    """Each publication gets the next number, and numbers are never reused [api PublishLayerVersion]."""
 
     async def test(aws: Lambda) -> None:
         content = {"ZipFile": zipped({"python/m.py": ""})}
@@ -819,7 +819,7 @@ def test_a_function_keeps_a_layer_that_is_deleted(run: Run) -> None:
 
 
 def test_two_versions_of_one_layer(run: Run) -> None:
-    """A function can have one version of a layer [api CreateFunction: Layers]."""
+    """A function can have only one version of a layer [api CreateFunction: Layers]."""
 
     async def test(aws: Lambda) -> None:
         content = {"ZipFile": zipped()}
@@ -832,7 +832,7 @@ def test_two_versions_of_one_layer(run: Run) -> None:
 
 
 def test_tags(run: Run) -> None:
-    """Tags are added, replaced and taken away by ARN [api TagResource]."""
+    """Tags are added, replaced and removed by ARN [api TagResource]."""
 
     async def test(aws: Lambda) -> None:
         await aws.created(Tags={"a": "1"})
@@ -844,7 +844,7 @@ def test_tags(run: Run) -> None:
 
 
 def test_policy(run: Run) -> None:
-    """Statements are added once, shown as JSON, and removed [api AddPermission]."""
+    """Statements can be added once, shown as JSON, and removed [api AddPermission]."""
 
     async def test(aws: Lambda) -> None:
         await aws.created()
@@ -871,7 +871,7 @@ def test_policy(run: Run) -> None:
 
 
 def test_an_event_is_accepted(run: Run) -> None:
-    """202 without a payload, and the request's id is the event's [api Invoke]."""
+    """The answer is 202 without a payload, and the request's id is the event's [api Invoke]."""
 
     async def test(aws: Lambda) -> None:
         await aws.created()
@@ -886,7 +886,7 @@ def test_an_event_is_accepted(run: Run) -> None:
 
 
 def test_a_synchronous_call(run: Run) -> None:
-    """200, the payload and the version that ran; no log unless asked for [api Invoke]."""
+    """The answer is 200 with the payload and the version; the log comes only on request [api Invoke]."""
 
     async def test(aws: Lambda) -> None:
         await aws.created()
@@ -907,7 +907,7 @@ def test_a_call_without_a_payload(run: Run) -> None:
 
 
 def test_a_function_error(run: Run) -> None:
-    """Status 200 with FunctionError and the error as payload [api Invoke]."""
+    """The status is 200, with FunctionError and the error as payload [api Invoke]."""
 
     async def test(aws: Lambda) -> None:
         await aws.created()
@@ -920,7 +920,7 @@ def test_a_function_error(run: Run) -> None:
 
 
 def test_the_tail_of_the_log(run: Run) -> None:
-    """LogType Tail: the last 4 KB in base64, of synchronous calls [api Invoke]."""
+    """LogType Tail returns the last 4 KB of a synchronous call's log as base64 [api Invoke]."""
 
     async def test(aws: Lambda) -> None:
         await aws.created()
@@ -933,7 +933,7 @@ def test_the_tail_of_the_log(run: Run) -> None:
 
 
 def test_a_dry_run_of_a_call(run: Run) -> None:
-    """204, and nothing runs [api Invoke]."""
+    """The answer is 204, and nothing runs [api Invoke]."""
 
     async def test(aws: Lambda) -> None:
         await aws.created()
@@ -944,7 +944,7 @@ def test_a_dry_run_of_a_call(run: Run) -> None:
 
 
 def test_calls_of_a_pending_function(run: Run) -> None:
-    """ResourceConflictException, 409, whatever the type of the call [dg functions-states]."""
+    """ResourceConflictException, 409, for every type of call [dg functions-states]."""
 
     async def test(aws: Lambda) -> None:
         await aws("CreateFunction", **function())
@@ -960,7 +960,7 @@ def test_calls_of_a_pending_function(run: Run) -> None:
 
 @pytest.mark.parametrize(("kind", "most"), [("Event", 2**20), ("RequestResponse", 6 * 2**20)])
 def test_payloads_that_are_too_large(run: Run, kind: str, most: int) -> None:
-    """1 MB asynchronously, 6 MB synchronously [api Invoke], of 1,024 KB each [dg gettingstarted-limits]; then 413."""
+    """1 MB asynchronously, 6 MB synchronously [api Invoke], of 1,024 KB each [dg gettingstarted-limits]; else 413."""
 
     async def test(aws: Lambda) -> None:
         await aws.created()
@@ -978,7 +978,7 @@ def test_payloads_that_are_too_large(run: Run, kind: str, most: int) -> None:
 
 @pytest.mark.parametrize("payload", [b"{", b"\xff", b"NaN", b"{} {}"])
 def test_payloads_that_are_not_json(run: Run, payload: bytes) -> None:
-    """400 InvalidRequestContentException, for events too [api Invoke]."""
+    """The answer is 400 InvalidRequestContentException, for events too [api Invoke]."""
 
     async def test(aws: Lambda) -> None:
         await aws.created()
@@ -991,7 +991,7 @@ def test_payloads_that_are_not_json(run: Run, payload: bytes) -> None:
 
 
 def test_calls_of_what_is_not_there(run: Run) -> None:
-    """404 ResourceNotFoundException: no such function, no such version [api Invoke]."""
+    """The answer is 404 ResourceNotFoundException for a missing function or version [api Invoke]."""
 
     async def test(aws: Lambda) -> None:
         await refused(aws("Invoke", FunctionName="f"), "ResourceNotFoundException", ARN)
@@ -1004,7 +1004,7 @@ def test_calls_of_what_is_not_there(run: Run) -> None:
 
 @pytest.mark.parametrize("arguments", [{"InvocationType": "Later"}, {"LogType": "Head"}])
 def test_calls_of_an_unknown_kind(run: Run, arguments: dict[str, str]) -> None:
-    """ValidationException with the values there are [api Invoke]."""
+    """ValidationException lists the valid values [api Invoke]."""
 
     async def test(aws: Lambda) -> None:
         await aws.created()
@@ -1014,7 +1014,7 @@ def test_calls_of_an_unknown_kind(run: Run, arguments: dict[str, str]) -> None:
 
 
 def test_a_throttled_call(run: Run) -> None:
-    """429 with Reason and Retry-After [api Invoke: TooManyRequestsException]."""
+    """The answer is 429 with Reason and Retry-After [api Invoke: TooManyRequestsException]."""
 
     async def test(aws: Lambda) -> None:
         await aws.created()
@@ -1028,7 +1028,7 @@ def test_a_throttled_call(run: Run) -> None:
 
 
 def test_headers_are_found_whatever_their_case(run: Run) -> None:
-    """HTTP says so (RFC 9110, 5.1)."""
+    """HTTP headers are case-insensitive (RFC 9110, 5.1)."""
 
     async def test(aws: Lambda) -> None:
         await aws.created()
@@ -1043,7 +1043,7 @@ def test_headers_are_found_whatever_their_case(run: Run) -> None:
 
 
 def test_every_operation_there_is_was_asked_for() -> None:
-    """So each answer's form is known to be the model's: an operation is not added without a test."""
+    """Every answer is checked against the model, because no operation can be added without a test."""
     model = service_model("lambda")
     emulated = {name for name in model.operation_names if hasattr(LambdaApi, xform_name(name))} | {"Invoke"}
     assert len(emulated) >= 30
@@ -1051,7 +1051,7 @@ def test_every_operation_there_is_was_asked_for() -> None:
 
 
 def test_an_answer_that_does_not_conform_is_noticed(run: Run) -> None:
-    """What is missing, unknown, of another form or out of range: these tests rest on it."""
+    """Missing, unknown, malformed and out-of-range values are found, on which these tests rely."""
 
     async def test(aws: Lambda) -> None:
         shape = aws.model.operation_model("CreateFunction").output_shape
@@ -1081,7 +1081,7 @@ def test_an_answer_that_does_not_conform_is_noticed(run: Run) -> None:
 
 
 def test_operations_that_are_not_emulated(run: Run) -> None:
-    """501 NotImplemented that names the operation."""
+    """The answer is 501 NotImplemented, which names the operation."""
 
     async def test(aws: Lambda) -> None:
         error = await refused(aws("PublishVersion", FunctionName="f"), "NotImplemented", "lambda:PublishVersion")
@@ -1091,7 +1091,7 @@ def test_operations_that_are_not_emulated(run: Run) -> None:
 
 
 def test_requests_that_are_no_operation(run: Run) -> None:
-    """404 UnknownOperationException [api CommonErrors]."""
+    """The answer is 404 UnknownOperationException [api CommonErrors]."""
 
     async def test(aws: Lambda) -> None:
         operation = operation_of("lambda", "GET", "/nowhere", "", {}, b"")
@@ -1102,7 +1102,7 @@ def test_requests_that_are_no_operation(run: Run) -> None:
 
 
 def test_an_error_of_the_service_says_so(run: Run) -> None:
-    """500 ServiceException has Type Service, and ``Message`` with a capital, as the model has it [api Invoke]."""
+    """500 ServiceException has Type Service, and ``Message`` with a capital, as in the model [api Invoke]."""
 
     async def test(aws: Lambda) -> None:
         await aws.created()

@@ -1,4 +1,4 @@
-"""Lines of containers reach CloudWatch's logs, complete, in order, and without holding anybody up.
+"""Lines of containers reach CloudWatch Logs complete, in order, and without delaying anything.
 
 Pages cited: [logs] docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_<name>.html.
 """
@@ -22,7 +22,7 @@ from pywren.testing.emulator._logs import LogShipper, batches
 
 
 def read(moto: str, group: str, stream: str) -> list[str]:
-    """Return what a stream has."""
+    """Return the events of a stream."""
     client = boto3.client(
         "logs", endpoint_url=moto, region_name="us-west-2", aws_access_key_id="a", aws_secret_access_key="b"
     )
@@ -39,12 +39,12 @@ def read(moto: str, group: str, stream: str) -> list[str]:
 
 
 def now() -> int:
-    """The time in milliseconds."""
+    """Return the time in milliseconds."""
     return time.time_ns() // 1_000_000
 
 
 def test_lines_arrive_in_their_streams_in_order(moto: str) -> None:
-    """Groups and streams are made; an empty line becomes a blank: an event has a character [logs InputLogEvent]."""
+    """Groups and streams are made; an empty line becomes a space, as events cannot be empty [logs InputLogEvent]."""
     shipper = LogShipper(Door(moto), "us-west-2")
     for stream in ("one", "two"):
         shipper.stream("/aws/lambda/order", stream)
@@ -57,7 +57,7 @@ def test_lines_arrive_in_their_streams_in_order(moto: str) -> None:
 
 
 def test_flush_waits_until_everything_was_sent(moto: str) -> None:
-    """What was written before is there afterwards, and the shipper goes on."""
+    """After a flush, everything written before it is there, and the shipper goes on."""
     shipper = LogShipper(Door(moto), "us-west-2")
     shipper.stream("/aws/lambda/flush", "s")
     for text in ("first", "second"):
@@ -68,7 +68,7 @@ def test_flush_waits_until_everything_was_sent(moto: str) -> None:
 
 
 def test_a_group_and_stream_that_exist_are_used(moto: str) -> None:
-    """The deployment makes the group, with its retention."""
+    """A group that the deployment has made is used, with its retention."""
     for _ in range(2):
         shipper = LogShipper(Door(moto), "us-west-2")
         shipper.stream("/aws/lambda/again", "s")
@@ -78,7 +78,7 @@ def test_a_group_and_stream_that_exist_are_used(moto: str) -> None:
 
 
 def test_batches_keep_cloudwatchs_limits() -> None:
-    """At most 10,000 events and 1 MiB with 26 bytes for each, in the order of time [logs PutLogEvents]."""
+    """A batch has at most 10,000 events and 1 MiB, 26 bytes extra per event, sorted by time [logs PutLogEvents]."""
     many = batches([(number, "x") for number in range(25_000)])
     assert [len(batch) for batch in many] == [10_000, 10_000, 5_000]
     large = batches([(1, "é" * 100_000)] * 12)
@@ -88,7 +88,7 @@ def test_batches_keep_cloudwatchs_limits() -> None:
 
 
 def test_a_dead_server_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``write`` returns at once, ``close`` within its time, and no thread is left that keeps the process alive."""
+    """``write`` returns at once, ``close`` within its limit, and no thread keeps the process alive."""
     monkeypatch.setattr(_logs, "_CLOSE_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         shipper = LogShipper(Door(f"http://127.0.0.1:{silent.getsockname()[1]}"), "us-west-2")
@@ -107,7 +107,7 @@ def test_a_dead_server_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_lines_beyond_what_memory_should_be_spent_on_are_counted(
     moto: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The first are kept, and a warning says how many were not."""
+    """The first lines are kept, and a warning says how many were dropped."""
     monkeypatch.setattr(_logs, "_QUEUE_LINES", 3)
     monkeypatch.setattr(_logs, "_PAUSE_SECONDS", 5.0)
     shipper = LogShipper(Door(moto), "us-west-2")

@@ -1,4 +1,4 @@
-"""Telling requests apart: boto3 makes them, and we say what they were."""
+"""Recognising requests: boto3 makes them, and the emulator says what they are."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REGION = "us-west-2"
 
 @pytest.fixture(scope="module")
 def session() -> boto3.session.Session:
-    """One session: each loads the models anew."""
+    """Return one session, because each session loads the models anew."""
     return boto3.session.Session()
 
 
@@ -55,7 +55,7 @@ class Caught:
         try:
             getattr(client, method)(**arguments)
         except (AttributeError, BotoCoreError, ClientError):
-            pass  # the answer is none
+            pass  # there is no answer
         client.close()
         request = caught[0]
         parts = urlsplit(request.url)
@@ -124,7 +124,7 @@ PARTS = {**OBJECT, "UploadId": "u"}
 def test_what_boto3_asks_for(
     session: boto3.session.Session, service: str, method: str, arguments: Mapping[str, Any], action: str, resource: str
 ) -> None:
-    """A request of boto3 is the operation that was called, the IAM action it takes, and on which resource."""
+    """For a request of boto3, the operation, its IAM action and its resource are found."""
     caught = Caught(session, service, method, **arguments)
     assert caught.scope == Scope("AKID", REGION if service != "iam" else caught.scope.region, service)
     assert caught.operation.service == service
@@ -134,9 +134,9 @@ def test_what_boto3_asks_for(
 
 @pytest.mark.parametrize("service", ["s3", "lambda"])
 def test_every_operation_is_told_from_every_other(service: str) -> None:
-    """The least request that an operation of the model can be is taken for it.
+    """The smallest valid request of each operation in the model is recognised as that operation.
 
-    Twins of the model, which no request tells apart, are taken for the one that is in use.
+    If two operations of the model have the same requests, the one that is in use is chosen.
     """
     twins = {"ListDirectoryBuckets": "ListBuckets"}
     model = service_model(service)
@@ -174,19 +174,19 @@ def test_every_operation_is_told_from_every_other(service: str) -> None:
     ],
 )
 def test_bucket_and_key(path: str, arguments: Mapping[str, str]) -> None:
-    """The path is decoded once, after it was taken apart; slashes stay."""
+    """The path is decoded once, after it was split; slashes in keys stay."""
     assert operation_of("s3", "GET", path, "", {}, b"").path_arguments == arguments
 
 
 def test_an_unknown_operation_has_no_name() -> None:
-    """Neither a method nor a service that does not exist is taken for another."""
+    """An unknown method or service is not taken for another."""
     assert operation_of("s3", "PATCH", "/b/k", "", {}, b"") == Operation("s3", "", {})
     assert operation_of("lambda", "GET", "/2099-01-01/nothing", "", {}, b"").name == ""
     assert operation_of("no-such-service", "GET", "/", "", {}, b"").name == ""
 
 
 def test_the_prefix_is_the_condition_of_a_listing(session: boto3.session.Session) -> None:
-    """Policies limit listings by it; other requests have none."""
+    """Policies limit listings by their prefix; other requests have no such condition."""
     caught = Caught(session, "s3", "list_objects_v2", Bucket="bucket", Prefix="a b/")
     assert condition_of(caught.operation, caught.query) == "a b/"
     assert condition_of(Operation("s3", "ListObjectsV2", BUCKET), "list-type=2") == ""
@@ -194,7 +194,7 @@ def test_the_prefix_is_the_condition_of_a_listing(session: boto3.session.Session
 
 
 def test_other_ways_to_name_an_operation() -> None:
-    """The CBOR protocol says it in the path, presigned queries in the query; bodies that lie are no harm."""
+    """The CBOR protocol names it in the path, presigned queries in the query; misleading bodies do no harm."""
     cbor = {"Smithy-Protocol": "rpc-v2-cbor"}
     path = "/service/GraniteServiceVersion20100801/operation/PutMetricData"
     assert operation_of("cloudwatch", "POST", path, "", cbor, b"").name == "PutMetricData"
@@ -226,11 +226,11 @@ CREDENTIAL = "KEY/20260101/eu-west-1/s3/aws4_request"
     ],
 )
 def test_credential_scopes(authorization: str, query: str, scope: tuple[str, str, str]) -> None:
-    """Header or query, version 4, 4A or 2; whatever else is not signed."""
+    """The scope is in the header or query, in version 4, 4A or 2; other requests are unsigned."""
     assert credential_scope({"Authorization": authorization} if authorization else {}, query) == scope
 
 
 def test_models_are_loaded_once() -> None:
-    """Each takes a noticeable time."""
+    """Loading a model takes a noticeable time."""
     assert service_model("lambda") is service_model("lambda")
     assert service_model("lambda").service_name == "lambda"

@@ -1,4 +1,4 @@
-"""The Runtime API answers what Lambda's does, whatever a runtime client sends."""
+"""The Runtime API answers as Lambda's does, whatever a runtime client sends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def post(path: str, body: bytes, *headers: str) -> bytes:
 
 
 class Client:
-    """A runtime client that sends bytes as they are."""
+    """A runtime client that sends raw bytes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -57,7 +57,7 @@ def serve(script: Callable[[RuntimeApi, Client], Awaitable[None]], *, limit: int
 
 
 async def take_event(api: RuntimeApi, client: Client, request_id: str = "one") -> tuple[int, bytes]:
-    """Let the client take an event."""
+    """Let the client receive an event."""
     client.writer.write(NEXT)
     await api.asked
     api.hand_over(request_id, b'{"a": 1}', {"Lambda-Runtime-Deadline-Ms": "5"})
@@ -65,7 +65,7 @@ async def take_event(api: RuntimeApi, client: Client, request_id: str = "one") -
 
 
 def test_an_event_is_taken_and_answered() -> None:
-    """``next`` waits for an event; its answer is accepted with 202."""
+    """``next`` waits for an event; the client's answer is accepted with 202."""
 
     async def script(api: RuntimeApi, client: Client) -> None:
         assert await take_event(api, client) == (200, b'{"a": 1}')
@@ -88,7 +88,7 @@ def test_an_event_is_taken_and_answered() -> None:
     ],
 )
 def test_what_does_not_fit_is_refused_and_the_event_stays_open(request_bytes: bytes, status: int) -> None:
-    """A wrong request id, a second ``next`` and unknown paths; then the right answer is still taken."""
+    """A wrong request id, a second ``next`` and unknown paths are refused; the correct answer is still accepted."""
 
     async def script(api: RuntimeApi, client: Client) -> None:
         await take_event(api, client)
@@ -99,7 +99,7 @@ def test_what_does_not_fit_is_refused_and_the_event_stays_open(request_bytes: by
 
 
 def test_a_body_may_come_in_pieces_in_chunks_or_after_a_question() -> None:
-    """Content-Length, chunked transfer, and ``Expect: 100-continue``."""
+    """Content-Length, chunked transfer and ``Expect: 100-continue`` all work."""
 
     async def script(api: RuntimeApi, client: Client) -> None:
         await take_event(api, client)
@@ -119,7 +119,7 @@ def test_a_body_may_come_in_pieces_in_chunks_or_after_a_question() -> None:
 
 
 def test_a_response_beyond_the_limit_is_read_but_not_kept() -> None:
-    """413, and the connection is good for the next request."""
+    """The answer is 413, and the connection stays usable for the next request."""
 
     async def script(api: RuntimeApi, client: Client) -> None:
         await take_event(api, client)
@@ -133,7 +133,7 @@ def test_a_response_beyond_the_limit_is_read_but_not_kept() -> None:
 
 
 def test_an_error_of_the_init_phase_is_kept() -> None:
-    """The container makes the call's answer of it."""
+    """The container uses it as the call's answer."""
 
     async def script(api: RuntimeApi, client: Client) -> None:
         assert (await client.ask(post("init/error", b'{"errorType": "X"}')))[0] == 202
@@ -143,7 +143,7 @@ def test_an_error_of_the_init_phase_is_kept() -> None:
 
 
 def test_a_process_that_is_gone_does_not_wait_any_more() -> None:
-    """Nothing is handed to a connection that was closed."""
+    """No event is sent to a connection that was closed."""
 
     async def script(api: RuntimeApi, client: Client) -> None:
         client.writer.write(NEXT)

@@ -1,4 +1,4 @@
-"""The walls of an isolated container: what is to be seen inside, what can be written, and that nothing gets out.
+"""An isolated container: what is visible and writable inside, and that nothing gets out.
 
 Cited: [dg] docs.aws.amazon.com/lambda/latest/dg/<page>.html, [api] …/api/API_<name>.html,
 [image] github.com/aws/aws-lambda-base-images.
@@ -31,12 +31,12 @@ pytestmark = pytest.mark.skipif(not can_isolate(), reason="this machine allows n
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of the containers."""
+    """Return the interpreter of the containers."""
     return make_interpreter(tmp_path_factory.mktemp("interpreter") / "python")
 
 
 def run_inside(python: Path, directory: Path, body: str, *, calls: int = 1, **settings: object) -> list[object]:
-    """Run the body of a handler in an isolated container and return what it returned, call by call."""
+    """Run the body of a handler in an isolated container and return its result for each call."""
     code = directory / "code"
     code.mkdir()
     (code / "module.py").write_text("import os, sys\ndef handler(event, context):\n" + textwrap.indent(body, "    "))
@@ -65,9 +65,9 @@ def run_inside(python: Path, directory: Path, body: str, *, calls: int = 1, **se
 
 
 def test_the_task_root_is_lambdas_and_read_only(python: Path, tmp_path: Path) -> None:
-    """The code is at LAMBDA_TASK_ROOT [dg configuration-envvars], /var/task, first on the path and read-only.
+    """LAMBDA_TASK_ROOT [dg configuration-envvars] is /var/task, which is first on the path and read-only.
 
-    No page of the guide names the working directory; Amazon's images do [image Dockerfile.python3.11: WORKDIR].
+    The guide does not name the working directory, but Amazon's images do [image Dockerfile.python3.11: WORKDIR].
     """
     body = """\
 found = [os.getcwd(), sys.path[0], __file__, os.environ["LAMBDA_TASK_ROOT"]]
@@ -84,7 +84,7 @@ return found
 
 
 def test_nothing_of_the_users_is_in_sight(python: Path, tmp_path: Path) -> None:
-    """No home, shared memory, other process or directory of the emulator; not root [dg lambda-runtime-environment]."""
+    """No home, shared memory, other process or emulator file is visible; not root [dg lambda-runtime-environment]."""
     body = f"""\
 return {{
     "tmp": os.listdir("/tmp"),
@@ -102,9 +102,9 @@ return {{
 
 
 def test_temporary_storage_is_as_large_as_the_function_asked_for(python: Path, tmp_path: Path) -> None:
-    """/tmp has 512 MB unless the function asks for more [api CreateFunction]: beyond, ``OSError``, no space.
+    """/tmp has 512 MB by default [api CreateFunction]; when it is full, writing raises ``OSError``.
 
-    The next call starts from what was left.
+    The next call finds the files still there.
     """
     body = """\
 import errno
@@ -121,7 +121,7 @@ except OSError as error:
 
 
 def test_what_pywrens_worker_rests_on_works_inside(python: Path, tmp_path: Path) -> None:
-    """Anonymous files, the descriptor directories, process groups, owners of signals, pidfds."""
+    """Anonymous files, the descriptor directories, process groups, owners of signals and pidfds work."""
     body = """\
 import fcntl, signal, subprocess
 memory = os.memfd_create("x")
@@ -137,7 +137,7 @@ return [str(memory) in os.listdir("/dev/fd"), str(memory) in os.listdir("/proc/s
 
 
 def test_a_child_interpreter_is_the_runtimes(python: Path, tmp_path: Path) -> None:
-    """``sys.executable`` can be started, and finds boto3."""
+    """``sys.executable`` can be started, and can import boto3."""
     body = """\
 import subprocess
 program = "import boto3, sys; print(sys.executable)"
@@ -177,7 +177,7 @@ def handler(event, context):
 
 @pytest.mark.parametrize("isolated", ["1", "0"])
 def test_a_killed_emulator_takes_everything_with_it(python: Path, tmp_path: Path, isolated: str) -> None:
-    """SIGKILL of the server ends the function's processes too, those in other sessions included."""
+    """SIGKILL of the server also ends the function's processes, even those in other sessions."""
     seconds = str(random.randrange(10**6, 10**8))
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "module.py").write_text(f"SECONDS = {seconds!r}\n{HOLDER}")
@@ -194,7 +194,7 @@ def test_a_killed_emulator_takes_everything_with_it(python: Path, tmp_path: Path
 
 
 def find_processes(argument: str) -> list[int]:
-    """Return the processes ``sleep argument``."""
+    """Return the processes that run ``sleep argument``."""
     found = subprocess.run(["pgrep", "-fx", f"sleep {argument}"], capture_output=True, text=True, check=False).stdout
     return [int(pid) for pid in found.split()]
 

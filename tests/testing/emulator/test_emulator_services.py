@@ -1,4 +1,4 @@
-"""What Lambda asks of the other services: roles, code in S3, on-failure destinations, logs; and that all are there.
+"""The services that Lambda uses: roles, code in S3, on-failure destinations, logs; and the other services.
 
 Pages cited: [api] docs.aws.amazon.com/lambda/latest/api/API_<name>.html, [dg] …/lambda/latest/dg/<page>.html,
 [iam] docs.aws.amazon.com/IAM/latest/UserGuide/<page>.html.
@@ -51,12 +51,12 @@ Client = Callable[[str], Any]
 
 @functools.cache
 def session() -> botocore.session.Session:
-    """One session: each loads the models anew."""
+    """Return one session, because each session loads the models anew."""
     return botocore.session.Session()
 
 
 def zipped(source: str) -> bytes:
-    """The zip of a function."""
+    """Return the zip of a function."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         entry = zipfile.ZipInfo("handler.py")
@@ -67,7 +67,7 @@ def zipped(source: str) -> bytes:
 
 @pytest.fixture
 def client(emulator: Emulator) -> Iterator[Client]:
-    """Makes clients of the emulated AWS."""
+    """Return a function that makes clients of the emulated AWS."""
     made: dict[str, Any] = {}
 
     def make(service: str) -> Any:
@@ -87,14 +87,14 @@ def client(emulator: Emulator) -> Iterator[Client]:
 
 
 def make_role(client: Client, *statements: dict[str, Any]) -> str:
-    """Make a role with these statements of trust, and return its ARN."""
+    """Make a role with this trust policy, and return its ARN."""
     policy = {"Version": "2012-10-17", "Statement": list(statements)}
     made = client("iam").create_role(RoleName=uuid.uuid4().hex, AssumeRolePolicyDocument=json.dumps(policy))
     return str(made["Role"]["Arn"])
 
 
 def make_function(client: Client, role: str, code: dict[str, Any] | None = None) -> str:
-    """Make a function, one that fails unless there is other code, and return its name."""
+    """Make a function, which fails unless other code is given, and return its name."""
     name = f"f-{uuid.uuid4().hex}"
     code = code or {"ZipFile": zipped(FAILS)}
     client("lambda").create_function(FunctionName=name, Runtime=PYTHON, Role=role, Handler="handler.handle", Code=code)
@@ -114,20 +114,20 @@ def make_bucket(client: Client, emulator: Emulator) -> str:
 
 @pytest.mark.parametrize("statements", [[TRUSTED], [EC2_ONLY, TRUSTED], [EC2_TOO]], ids=["only", "second", "of two"])
 def test_a_role_that_trusts_lambda(client: Client, statements: list[dict[str, Any]]) -> None:
-    """Lambda may assume it when its trust policy says so, among others too [dg lambda-intro-execution-role]."""
+    """Lambda may assume the role if its trust policy allows it, even among others [dg lambda-intro-execution-role]."""
     assert make_function(client, make_role(client, *statements))
 
 
 @pytest.mark.parametrize("statement", [EC2_ONLY, DENIED, OTHER_ACTION], ids=["ec2", "denied", "another action"])
 def test_a_role_that_does_not_trust_lambda(client: Client, statement: dict[str, Any]) -> None:
-    """InvalidParameterValueException, 400: its trust policy must name Lambda [dg lambda-intro-execution-role]."""
+    """InvalidParameterValueException, 400: the trust policy must name Lambda [dg lambda-intro-execution-role]."""
     with pytest.raises(client("lambda").exceptions.InvalidParameterValueException, match=NOT_ASSUMABLE):
         make_function(client, make_role(client, statement))
 
 
 @pytest.mark.parametrize("change", [("role/", "role/not-"), ("role/", "role/path/"), ("123456789012", "999999999999")])
 def test_a_role_that_does_not_exist(client: Client, change: tuple[str, str]) -> None:
-    """Nor can Lambda assume what is not there: another name, path or account [dg lambda-intro-execution-role]."""
+    """A role with another name, path or account cannot be assumed [dg lambda-intro-execution-role]."""
     role = make_role(client, TRUSTED)
     with pytest.raises(client("lambda").exceptions.InvalidParameterValueException, match=NOT_ASSUMABLE):
         make_function(client, role.replace(*change))
@@ -137,7 +137,7 @@ def test_a_role_that_does_not_exist(client: Client, change: tuple[str, str]) -> 
 
 
 def test_code_in_s3(client: Client, emulator: Emulator) -> None:
-    """Lambda reads the zip, whatever its key, and runs it [api FunctionCode]; that is counted as its own request."""
+    """Lambda reads and runs the zip, whatever its key [api FunctionCode]; this counts as Lambda's request."""
     role, bucket, archive = make_role(client, TRUSTED), make_bucket(client, emulator), zipped(FAILS)
     key = "a b/f+ü?.zip"
     client("s3").put_object(Bucket=bucket, Key=key, Body=archive)
@@ -151,7 +151,7 @@ def test_code_in_s3(client: Client, emulator: Emulator) -> None:
 
 
 def test_code_that_is_not_in_s3(client: Client, emulator: Emulator) -> None:
-    """InvalidParameterValueException with what S3 said [api CreateFunction]."""
+    """InvalidParameterValueException contains S3's message [api CreateFunction]."""
     role, bucket = make_role(client, TRUSTED), make_bucket(client, emulator)
     with pytest.raises(client("lambda").exceptions.InvalidParameterValueException, match="S3 Error Code: NoSuchKey"):
         make_function(client, role, {"S3Bucket": bucket, "S3Key": "none.zip"})
@@ -161,7 +161,7 @@ def test_code_that_is_not_in_s3(client: Client, emulator: Emulator) -> None:
 
 
 def failed_event(client: Client, emulator: Emulator, destination: str) -> tuple[str, str]:
-    """Have an event fail whose records go to a destination; return the function and the event's id."""
+    """Let an event fail whose records go to a destination; return the function and the event's id."""
     name = make_function(client, make_role(client, TRUSTED))
     client("lambda").put_function_event_invoke_config(
         FunctionName=name,
@@ -174,7 +174,7 @@ def failed_event(client: Client, emulator: Emulator, destination: str) -> tuple[
 
 
 def check_record(record: dict[str, Any], function: str, request_id: str) -> None:
-    """Hold a record against the page's example: version, times, request, response."""
+    """Compare a record with the page's example: version, times, request, response."""
     written = datetime.fromisoformat(record.pop("timestamp").replace("Z", "+00:00"))
     assert abs(time.time() - written.timestamp()) < 60
     assert record["responsePayload"].pop("stackTrace")
@@ -194,7 +194,7 @@ def check_record(record: dict[str, Any], function: str, request_id: str) -> None
 
 
 def test_a_record_in_s3(client: Client, emulator: Emulator) -> None:
-    """A JSON object whose key names function, day, second and a random UUID [dg invocation-async-retain-records]."""
+    """The key of the JSON object has function, day, second and a random UUID [dg invocation-async-retain-records]."""
     bucket = make_bucket(client, emulator)
     before = emulator.counters()
     name, request_id = failed_event(client, emulator, f"arn:aws:s3:::{bucket}")
@@ -211,7 +211,7 @@ def test_a_record_in_s3(client: Client, emulator: Emulator) -> None:
 
 
 def test_a_record_in_a_queue(client: Client, emulator: Emulator) -> None:
-    """The record is the message, the same as in S3, for whoever receives it [dg invocation-async-retain-records]."""
+    """The message is the same record as in S3, for any receiver [dg invocation-async-retain-records]."""
     url = client("sqs").create_queue(QueueName=uuid.uuid4().hex)["QueueUrl"]
     attributes = client("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]
     before = emulator.counters()
@@ -226,7 +226,7 @@ def test_a_record_in_a_queue(client: Client, emulator: Emulator) -> None:
 
 
 def test_each_container_has_a_stream_in_the_functions_group(client: Client, emulator: Emulator) -> None:
-    """The group is /aws/lambda/<name>; a stream holds what one instance says and is told [dg python-logging]."""
+    """The group is /aws/lambda/<name>; a stream has the output and reports of one instance [dg python-logging]."""
     name = make_function(client, make_role(client, TRUSTED), {"ZipFile": zipped(SAYS_ITS_STREAM)})
     answers = [client("lambda").invoke(FunctionName=name, InvocationType="Event") for _ in range(2)]
     emulator.wait_idle()
@@ -247,13 +247,13 @@ def test_each_container_has_a_stream_in_the_functions_group(client: Client, emul
     assert sorted(started) == sorted(answer["ResponseMetadata"]["RequestId"] for answer in answers)
 
 
-# -- alone ---------------------------------------------------------------------------------------------------
+# -- the services alone --------------------------------------------------------------------------------------
 
 
 def with_services(
     moto: str, use: Callable[[Services], Awaitable[None]], *, now: float = 0.0, role: float = 0.0
 ) -> None:
-    """Use services of a moto server alone, at some time."""
+    """Use the services of a moto server alone, at a given time."""
 
     async def run() -> None:
         services = Services(
@@ -272,7 +272,7 @@ def with_services(
 
 
 def test_a_role_that_was_just_made(moto: str) -> None:
-    """Changes of IAM are not seen everywhere at once [iam troubleshoot_general]: Lambda can assume it a while later."""
+    """Changes of IAM take a while to be visible [iam troubleshoot_general]; then Lambda can assume the role."""
     iam = session().create_client(
         "iam", endpoint_url=moto, region_name="us-west-2", aws_access_key_id="a", aws_secret_access_key="b"
     )
@@ -313,7 +313,7 @@ def test_a_destination_that_takes_nothing(moto: str, destination: str, said: str
 
 
 def test_who_asks(client: Client) -> None:
-    """STS knows the account, and hands out credentials of a role that work, as those of an instance would."""
+    """STS knows the account, and returns working credentials of a role, as those of an instance would be."""
     assert client("sts").get_caller_identity()["Account"] == "123456789012"
     role = make_role(client, EC2_ONLY)
     keys = client("sts").assume_role(RoleArn=role, RoleSessionName="session")["Credentials"]
@@ -330,7 +330,7 @@ def test_who_asks(client: Client) -> None:
 
 
 def test_instances_of_amazons_image(client: Client) -> None:
-    """SSM says which image is Amazon Linux's; EC2 starts an instance of it, shows and ends it."""
+    """SSM names Amazon Linux's image; EC2 starts, describes and ends an instance of it."""
     name = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
     image = client("ssm").get_parameter(Name=name)["Parameter"]["Value"]
     assert image.startswith("ami-")

@@ -1,4 +1,4 @@
-"""What can be chosen about an emulator."""
+"""The settings of an emulator."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from pywren.testing.emulator import Limits, Settings
     ],
 )
 def test_settings_cross_as_json(settings: Settings) -> None:
-    """What is encoded, sent as JSON and decoded is the same."""
+    """Settings survive being encoded and sent as JSON."""
     assert Settings.decode(json.loads(json.dumps(settings.encode()))) == settings
 
 
 def test_limits_may_be_given_as_they_are() -> None:
-    """``emulate(limits=Limits(…))`` is taken as well as a dict."""
+    """``emulate(limits=Limits(…))`` is accepted as well as a dict."""
     assert Settings.decode({"limits": Limits(layers=2)}) == Settings.decode({"limits": {"layers": 2}})
 
 

@@ -1,4 +1,4 @@
-"""A supervised process, and all that comes of it."""
+"""A supervised process and all its descendants."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def run(*command: str) -> subprocess.CompletedProcess[bytes]:
     ("script", "code"), [("exit 0", 0), ("exit 3", 3), ("kill -9 $$", 128 + 9), ("kill -15 $$", 128 + 15)]
 )
 def test_the_exit_code_is_the_commands(script: str, code: int) -> None:
-    """A supervisor ends as its command did, as shells tell it."""
+    """A supervisor's exit code is its command's, in the form that shells use."""
     assert run("sh", "-c", script).returncode == code
 
 
 def test_a_command_that_is_not_there_is_named() -> None:
-    """127 and a line, as from a shell."""
+    """The exit code is 127 with one line of output, as from a shell."""
     ended = run("/nowhere/at-all")
     assert ended.returncode == 127
     assert b"/nowhere/at-all cannot be started" in ended.stderr
 
 
 def test_the_command_reads_nothing_and_writes_where_it_should() -> None:
-    """Its standard input is empty; its output is the supervisor's."""
+    """The command's standard input is empty, and its output goes to the supervisor's."""
     ended = run(sys.executable, "-c", "import sys; print(repr(sys.stdin.read())); print('e', file=sys.stderr)")
     assert (ended.stdout, ended.stderr) == (b"''\n", b"e\n")
 
@@ -56,7 +56,7 @@ def test_the_command_reads_nothing_and_writes_where_it_should() -> None:
 @pytest.mark.parametrize("ending", ["lifeline", "command", "terminate"])
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has reapers other than init")
 def test_nothing_survives(ending: str) -> None:
-    """What left its process group and its parent is killed too: when the lifeline ends, the command, the supervisor."""
+    """When the lifeline, the command or the supervisor ends, even processes that left the group are killed."""
     script = ORPHANS + ("" if ending == "command" else "time.sleep(600)")
     with subprocess.Popen(
         supervised([sys.executable, "-c", script]), stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -74,7 +74,7 @@ def test_nothing_survives(ending: str) -> None:
 
 
 def test_the_command_is_killed_when_its_supervisor_is() -> None:
-    """Even a SIGKILL of the supervisor leaves no command behind, on Linux."""
+    """On Linux, even a SIGKILL of the supervisor leaves no command behind."""
     if not sys.platform.startswith("linux"):
         pytest.skip("only Linux signals the death of a parent")
     script = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
@@ -89,7 +89,7 @@ def test_the_command_is_killed_when_its_supervisor_is() -> None:
 
 
 def test_a_module_is_found_where_this_interpreter_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``module_command`` takes over the search path, and looks into no working directory."""
+    """``module_command`` copies the search path, and ignores the working directory."""
     (tmp_path / "path").mkdir()
     (tmp_path / "path" / "mine.py").write_text("import sys; print(__name__, sys.argv[1:])")
     (tmp_path / "json.py").write_text("raise SystemExit('the working directory is looked into')")

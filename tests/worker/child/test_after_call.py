@@ -1,4 +1,4 @@
-"""How a process ends when a call raises what nobody catches."""
+"""How a process ends when a call raises an exception that nothing catches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pywren.worker.child.after_call import exit_code
     ],
 )
 def test_exit_codes_are_pythons(error: BaseException, code: int, capsys: pytest.CaptureFixture[str]) -> None:
-    """A process that ends with an exception has the exit code that Python gives it."""
+    """A process that ends with an exception has Python's usual exit code."""
     assert exit_code(error) == code
     printed = capsys.readouterr().err
     assert ("text" in printed) == (error.args == ("text",))

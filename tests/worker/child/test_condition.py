@@ -198,7 +198,7 @@ class Own:
 
 
 def use(number: int) -> int:
-    """Do what ordinary calls do."""
+    """Use the process as ordinary calls do."""
     import decimal
 
     with open("file", "w") as file:
@@ -214,7 +214,7 @@ def use(number: int) -> int:
 
 
 def call(given: tuple[Callable[[], None] | None, int]) -> int:
-    """Damage the process, or be a later call."""
+    """Damage the process, or act as a later call."""
     damage, number = given
     if damage is None:
         return use(number)
@@ -228,7 +228,7 @@ def run(runner: Runner, function: Function, given: Any) -> RunResult:
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 def test_a_call_is_not_failed_by_an_earlier_one(runner: Runner, damage: Callable[[], None]) -> None:
-    """Row 255: it returns its own result, and the calls after it return theirs."""
+    """Row 255: the call returns its own result, and later calls return theirs."""
     function = Function(damage.__name__, dumps(call))
     assert [value(run(runner, function, given)) for given in ((None, 1), (damage, 2), (None, 3), (None, 4))] == [
         1,
@@ -284,14 +284,14 @@ ONCE_A_PROCESS = {
     "event loop": [use_loop_of_old, use_new_loop, use_loop_of_old, set_closed_loop, use_loop_of_old, use_loop_of_old],
 }
 if sys.version_info >= (3, 14):
-    del ONCE_A_PROCESS["event loop"]  # Python makes none by itself any more
+    del ONCE_A_PROCESS["event loop"]  # newer versions of Python no longer create one by themselves
 
 
 @pytest.mark.parametrize("functions", ONCE_A_PROCESS.values(), ids=ONCE_A_PROCESS)
 def test_what_can_be_done_once_a_process_can_be_done_in_every_call(
     runner: Runner, functions: list[Callable[[int], int]]
 ) -> None:
-    """Start methods, event loops and the timeout of sockets are as they were before the call."""
+    """Start methods, event loops and the default timeout of sockets are restored after the call."""
 
     def work(given: tuple[Callable[[int], int], int]) -> int:
         function, number = given
@@ -303,7 +303,7 @@ def test_what_can_be_done_once_a_process_can_be_done_in_every_call(
 
 
 def test_calls_that_wait_behind_it(runner: Runner) -> None:
-    """Calls that the process was given already run in another."""
+    """Calls that were already given to the process run in another one."""
     pool = runner if isinstance(runner, LocalPool) else None
     if pool is None:
         pytest.skip("forked processes are given one call at a time")
@@ -334,7 +334,7 @@ def test_its_exception_comes_too(runner: Runner) -> None:
 
 
 def test_a_call_that_cannot_begin_runs_elsewhere(runner: Runner) -> None:
-    """Damage that shows only when an argument cannot be loaded is blamed on the earlier call, too."""
+    """Damage that shows only when an argument is loaded is also blamed on the earlier call."""
 
     def spoil(given: Any) -> int:
         if given == "spoil":
@@ -379,7 +379,7 @@ def test_an_argument_that_always_raises_is_its_own_fault(runner: Runner) -> None
 
 
 def test_damage_that_no_quick_look_finds_fails_one_call_at_most(runner: Runner) -> None:
-    """Row 310: after an error that such damage causes, the process is checked thoroughly, and replaced."""
+    """Row 310: after an error that such damage causes, the process is checked thoroughly and replaced."""
 
     def ordered(damage: bool) -> int:
         import collections
@@ -423,7 +423,7 @@ def test_calls_that_leave_files_open_never_run_out_of_descriptors(runner: Runner
 
 
 def test_a_call_that_takes_all_descriptors(runner: Runner) -> None:
-    """Row 311: it returns its own result, and the next call has descriptors."""
+    """Row 311: the call returns its result, and the next call has descriptors."""
 
     def take_all(_: Any) -> str:
         try:
@@ -436,7 +436,7 @@ def test_a_call_that_takes_all_descriptors(runner: Runner) -> None:
     assert value(run(runner, Function("uses", dumps(use)), 3)) == 3
 
 
-# -- what harms nobody -----------------------------------------------------------------------------------------------
+# -- harmless changes ------------------------------------------------------------------------------------------------
 
 
 def set_what_there_is() -> None:
@@ -507,11 +507,11 @@ def load_a_library_again() -> None:
     ids=lambda use_it: use_it.__name__,
 )
 def test_a_process_that_was_not_harmed_is_kept(use_it: Callable[[], None]) -> None:
-    """A call that sets what is set already, restores what it changed, or replaces a hook costs no process."""
+    """A call that sets a value again, restores what it changed, or replaces a hook keeps its process."""
 
     def harmless(use_it: Callable[[], None]) -> int:
         use_it()
-        time.sleep(0.011)  # so long that the process is looked at thoroughly
+        time.sleep(0.011)  # long enough for a thorough check of the process
         return os.getpid()
 
     pool = LocalPool(1)
@@ -570,7 +570,7 @@ def keeping(number: Any) -> None:
     "function", [scaled, summed, closing_over(1), closing_over("text"), closing_over(scaled), count]
 )
 def test_functions_that_only_compute_are_inert(function: Callable[..., Any]) -> None:
-    """A function that refers only to numbers, computing built-ins, math and other such functions is harmless."""
+    """A function that refers only to numbers, computing built-ins, math and similar functions is harmless."""
     assert is_inert(function)
 
 
@@ -660,7 +660,7 @@ class OwnThread(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Wait for nothing."""
+        """Return at once."""
         threading.Event().wait()
 
 
@@ -674,7 +674,7 @@ def pid_after(start: Callable[[], object]) -> int:
 
 @pytest.mark.parametrize("start", [bar, open_pool, open_thread_pool, listen_to_a_queue], ids=lambda one: one.__name__)
 def test_threads_that_a_library_keeps_for_itself_stay(runner: Runner, start: Callable[[], object]) -> None:
-    """Row 256: they cost no process, and therefore no second import."""
+    """Row 256: such threads keep the process, which saves a second import."""
     function = Function(start.__name__, dumps(pid_after))
     results = [run(runner, function, start) for _ in range(12)]
     assert len(set(map(value, results))) <= 4
@@ -687,7 +687,7 @@ def test_threads_that_a_library_keeps_for_itself_stay(runner: Runner, start: Cal
     ids=lambda one: one.__name__,
 )
 def test_threads_of_the_call_end_with_it(runner: Runner, start: Callable[[], object]) -> None:
-    """Row 18: whether the user's code starts them or runs in them."""
+    """Row 18: this holds whether the user's code starts the threads or runs in them."""
     function = Function(start.__name__, dumps(pid_after))
     results = [run(runner, function, start) for _ in range(3)]
     assert len(set(map(value, results))) == 3

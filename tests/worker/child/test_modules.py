@@ -1,4 +1,4 @@
-"""Modules that arrive with functions: importable one set at a time, and told apart by their digest."""
+"""Modules that arrive with functions: one set can be imported at a time, and digests tell them apart."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pywren.worker.child.modules import modules_digest
 
 
 def test_modules_are_set_aside_and_found_again(tmp_path: Path) -> None:
-    """A function that runs again finds the very modules that it was loaded with."""
+    """A function that runs again uses the same modules that it was loaded with."""
     script = """
         import sys
         from pywren.pickling.packed import Packed
@@ -38,7 +38,7 @@ def test_modules_are_set_aside_and_found_again(tmp_path: Path) -> None:
 
 
 def test_the_digest_tells_modules_apart() -> None:
-    """Equal modules have equal digests, in any order; other paths or contents another; none an empty one."""
+    """Equal modules have equal digests, in any order; other paths or contents differ; no modules give an empty one."""
     assert modules_digest({}) == ""
     assert modules_digest({"a": b"1", "b": b"2"}) == modules_digest({"b": b"2", "a": b"1"})
     assert len({modules_digest(files) for files in ({"a": b"12"}, {"a1": b"2"}, {"a": b"1", "b": b"2"})}) == 3

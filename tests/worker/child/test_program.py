@@ -1,4 +1,4 @@
-"""A script's functions and classes on a worker: ``pickle`` and ``multiprocessing`` find them by their names."""
+"""A script's functions and classes on a worker: ``pickle`` and ``multiprocessing`` find them by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pywren.pickling.arguments import load_with_names
 from pywren.pickling.packed import dumps, loads
 from pywren.worker.child.program import Program
 
-WAIT = 240.0  # the script makes some 150 calls, and a busy machine runs them slowly
+WAIT = 240.0  # the script makes some 150 calls, which are slow on a busy machine
 ROOT = str(Path(pywren.__file__).parent.parent)
 
 SCRIPT = """
@@ -194,10 +194,10 @@ RIGHT: dict[str, Any] = {
 
 @pytest.fixture(scope="module", params=["local", "dummy"])
 def seen(request, tmp_path_factory):
-    """Return what the calls of the script return: each is made twice, those that use multiprocessing once."""
+    """Return the results of the script's calls: each is made twice, those that use multiprocessing once."""
     folder = tmp_path_factory.mktemp("script")
     (folder / "script.py").write_text(SCRIPT)
-    with tempfile.TemporaryDirectory() as temporary:  # a short path: multiprocessing makes sockets there, and stays
+    with tempfile.TemporaryDirectory() as temporary:  # a short path, because multiprocessing makes sockets there
         env = {**os.environ, "PYTHONPATH": ROOT, "PYWREN_HOME": str(folder / "home"), "TMPDIR": temporary}
         done = subprocess.run(
             [sys.executable, "script.py", request.param],
@@ -209,16 +209,16 @@ def seen(request, tmp_path_factory):
 
 @pytest.mark.parametrize("what", RIGHT)
 def test_found_by_name(seen, what):
-    """What came with a function or an argument is the same object when it is looked up by its name."""
+    """An object that arrives with a function or an argument is the same one when it is looked up by name."""
     assert seen[what] == [RIGHT[what]] * (1 if ": " in what else 2)
 
 
-# -- the parts
+# -- the parts of a program
 
 
 @pytest.fixture
 def own_main(monkeypatch):
-    """A ``__main__`` with a function and a class, as a script has."""
+    """Return a ``__main__`` with a function and a class, like a script's."""
     main = types.ModuleType("__main__")
     exec("class A:\n    def m(self): pass\n    class B: pass\ndef f(): return A\ndef g(): return g", vars(main))
     monkeypatch.setitem(sys.modules, "__main__", main)
@@ -229,12 +229,12 @@ def names_of(obj):
     from pywren.pickling.mentions import Mentions
 
     packed = dumps(obj, mentions=Mentions())
-    assert type(loads(packed)) is type(obj)  # who wants no names reads the pickle as any other
+    assert type(loads(packed)) is type(obj)  # a reader that needs no names reads the pickle like any other
     return set(load_with_names(packed)[1])
 
 
 def test_names_that_follow_a_pickle(own_main):
-    """Functions and classes of the script, without the methods; nothing follows what travels by name."""
+    """Functions and classes of the script follow, without methods; objects pickled by name do not."""
     assert names_of(own_main.f) == {("__main__", "f"), ("__main__", "A")}
     assert names_of(own_main.g) == {("__main__", "g")}
     assert names_of([own_main.A()]) == {("__main__", "A")}
@@ -244,7 +244,7 @@ def test_names_that_follow_a_pickle(own_main):
 
 
 def test_a_nested_class_without_the_outer_one(own_main, tmp_path, monkeypatch):
-    """A namespace stands in for a class that did not come along."""
+    """A namespace replaces an outer class that was not sent."""
     program = Program(str(tmp_path))
     program.add({("__main__", "A.B"): own_main.A.B})
     program.enter()
@@ -254,7 +254,7 @@ def test_a_nested_class_without_the_outer_one(own_main, tmp_path, monkeypatch):
 
 
 def test_a_main_module_of_which_nothing_came(own_main, tmp_path):
-    """It has no file: nothing is written that would be empty."""
+    """It has no file, because the file would be empty."""
     program = Program(str(tmp_path))
     program.enter()
     assert not hasattr(sys.modules["__main__"], "__file__")
@@ -262,7 +262,7 @@ def test_a_main_module_of_which_nothing_came(own_main, tmp_path):
 
 
 def test_a_main_module_that_does_not_pickle(own_main, tmp_path):
-    """It has no file either; spawned processes start without it, like those of an interactive session."""
+    """It has no file either; spawned processes start without it, as in an interactive session."""
     program = Program(str(tmp_path))
     program.add({("__main__", "f"): sys._getframe()})
     program.enter()
@@ -270,7 +270,7 @@ def test_a_main_module_that_does_not_pickle(own_main, tmp_path):
 
 
 def test_the_file_is_written_again_when_more_has_come(own_main, tmp_path):
-    """It always holds everything, and asking twice gives the same file."""
+    """It always contains everything, and asking twice returns the same file."""
     program = Program(str(tmp_path))
     program.add({("__main__", "f"): own_main.f})
     program.enter()
@@ -288,7 +288,7 @@ def test_the_file_is_written_again_when_more_has_come(own_main, tmp_path):
 
 
 def test_programs_of_which_nothing_came_share_nothing(own_main, tmp_path):
-    """The next function does not see what a call puts into its ``__main__``, and names that come later are its own."""
+    """The next function does not see what a call adds to its ``__main__``, and later names are its own."""
     first, second = Program(str(tmp_path)), Program(str(tmp_path))
     first.enter()
     sys.modules["__main__"].left = 1

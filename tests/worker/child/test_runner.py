@@ -1,4 +1,4 @@
-"""Running tasks in a process: modules, and what is restored; with a process of its own where state is changed."""
+"""Running tasks in a process: modules, and restored state; state is changed in a separate process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from child_processes import run_script
 
 
 def test_a_function_is_loaded_with_its_modules(tmp_path: Path) -> None:
-    """Loading fails with the user's own exception, which becomes the outcome."""
+    """If loading fails, the user's own exception becomes the outcome."""
     script = """
         import sys
         from pywren.pickling.packed import dumps
@@ -31,7 +31,7 @@ def test_a_function_is_loaded_with_its_modules(tmp_path: Path) -> None:
 
 
 def test_a_scratch_directory_that_cannot_be_used_again(tmp_path: Path) -> None:
-    """A call that removes its directory, or fills it, leaves an empty one to the next."""
+    """A call that removes or fills its directory leaves an empty one for the next."""
     script = """
         import os, shutil, sys
         from pywren.pickling.packed import dumps

@@ -13,7 +13,7 @@ from pywren.worker.child.snapshot import Snapshot
 
 
 def make(source: str, **names: Any) -> Any:
-    """Make a function ``f`` whose globals are only what is given."""
+    """Make a function ``f`` with only the given globals."""
     names["__builtins__"] = __builtins__
     exec(source, names)
     made = names.pop("f")
@@ -28,7 +28,7 @@ def taken(function: Any) -> Snapshot:
 
 
 def test_a_copy_starts_from_the_variables_that_were_loaded() -> None:
-    """A copy has the globals and closure variables as they were before any call, and shares none with other copies."""
+    """A copy's globals and closure variables are as before any call, and are not shared with other copies."""
     counts = make("def f():\n global n\n n += 1\n return n, math.floor(2.5)", n=0, math=math)
     snapshot = taken(counts)
     assert [counts()[0], counts()[0]] == [1, 2]
@@ -67,13 +67,13 @@ def test_a_copy_is_the_same_function_in_every_other_respect() -> None:
         ("def f(): return n", {"n": make("def f(): return 1")}, True),
         ("def f(): return n", {"n": make("def f(x=[]): return 1")}, False),
         ("def f(): return n", {"n": types.ModuleType("came_with_the_pickle")}, False),
-        ("def f(): return n", {"n": textwrap.dedent}, False),  # imported: there is one of it
+        ("def f(): return n", {"n": textwrap.dedent}, False),  # imported, so there is only one of it
     ],
 )
 def test_only_functions_whose_variables_cannot_change_in_place_are_copied(
     source: str, names: dict[str, Any], possible: bool
 ) -> None:
-    """A function with a list, a class or a default that can change in place is loaded again instead."""
+    """A function with a list, a class or a mutable default is loaded again instead."""
     assert (Snapshot.take(make(source, **names)) is not None) is possible
 
 
@@ -122,6 +122,6 @@ def test_a_function_that_calls_itself_is_copied() -> None:
 
 
 def test_a_variable_without_a_value_prevents_a_copy() -> None:
-    """A closure over a variable without a value is loaded again."""
+    """A function with a closure variable without a value is loaded again."""
     assert Snapshot.take(make("def outer():\n def f(): return later\n later = 1\n return f\nf = outer()\ndel outer"))
     assert Snapshot.take(make("def outer():\n def f(): return later\n return f\n del later\nf = outer()")) is None

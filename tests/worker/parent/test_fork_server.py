@@ -1,4 +1,4 @@
-"""The fork server with real processes: one for the calls of each function, and nothing of it stays behind."""
+"""The fork server with real processes: one for each function's calls, and nothing of it is left behind."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ os.umask(int(UMASK, 8))
 
 @pytest.fixture(scope="module")
 def shown() -> list[tuple[str, str]]:
-    """The output of calls that the server passed on."""
+    """Return the call output that the server passed on."""
     return []
 
 
 @pytest.fixture(scope="module")
 def server(shown: list[tuple[str, str]]) -> Iterator[ForkServer]:
-    """A fork server, closed after the module's tests."""
+    """Return a fork server, which is closed after the module's tests."""
     with ForkServer(lambda name, text: shown.append((name, text))) as server:
         yield server
 
@@ -65,7 +65,7 @@ def wait_for(path: Path) -> None:
 
 
 def test_on_lambda_the_deployed_code_is_importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files beside pywren in the zip, and those in layers, are on the path, behind everything else."""
+    """The files beside pywren in the zip, and those in layers, are on the path after everything else."""
     (tmp_path / "deployed_beside.py").write_text("VALUE = 42\n")
     monkeypatch.setenv("LAMBDA_TASK_ROOT", str(tmp_path))
     monkeypatch.chdir(tmp_path)  # as Lambda's runtime client is started
@@ -94,7 +94,7 @@ def spoil(_: Any) -> tuple[int, int, bool, list[str], str, str | None, bool]:
 
 
 def test_every_function_has_a_process_of_its_own(server: ForkServer) -> None:
-    """A call of another function, or with another environment, finds nothing of the call before it."""
+    """A call of another function, or with another environment, finds no traces of the previous call."""
     found = [
         value(run(server, spoil, function_id="one")),
         value(run(server, spoil, function_id="two")),
@@ -106,7 +106,7 @@ def test_every_function_has_a_process_of_its_own(server: ForkServer) -> None:
 
 
 def test_calls_of_one_function_share_a_process(server: ForkServer) -> None:
-    """The next call of a function finds what it has imported, and an empty directory."""
+    """The next call of a function finds its imported modules, and an empty directory."""
 
     def call(_: Any) -> tuple[int, int, list[str]]:
         sys.spoiled = getattr(sys, "spoiled", 0) + 1  # type: ignore[attr-defined]
@@ -132,7 +132,7 @@ def test_calls_of_one_function_share_a_process(server: ForkServer) -> None:
     ids=["environment", "path", "recursion", "stream", "signal", "timer", "nice", "limit"],
 )
 def test_a_process_that_a_call_has_changed_is_not_kept(server: ForkServer, change: Callable[[], object]) -> None:
-    """A call does not meet the changes that the one before it made to its process."""
+    """A call does not see the changes that the previous one made to its process."""
     first, second = (value(run(server, lambda _: (change(), os.getpid())[1])) for _ in range(2))
     assert first != second
 
@@ -153,7 +153,7 @@ def test_what_an_import_changes_is_there_for_every_call(server: ForkServer) -> N
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows what children leave")
 def test_a_background_job_ends_with_its_call(server: ForkServer, tmp_path: Path) -> None:
-    """A shell's job whose parent has ended is found, too, and prints nothing into the next call's output."""
+    """A shell's job whose parent has ended is also found, and adds nothing to the next call's output."""
     pid_file = tmp_path / "pid"
     command = f"(sh -c 'echo $PPID' > {pid_file}; sleep 60; echo late) &"
     result = run(server, lambda _: (os.system(command), wait_for(pid_file), os.getpid())[2])
@@ -163,7 +163,7 @@ def test_a_background_job_ends_with_its_call(server: ForkServer, tmp_path: Path)
 
 
 def test_a_forked_client_leaves_its_parents_processes_alone(server: ForkServer) -> None:
-    """After a fork of the client the parent's waiting process goes on waiting, and the child has others."""
+    """After a fork of the client, the parent keeps its waiting process, and the child gets its own."""
     parents = value(run(server, lambda _: os.getpid(), function_id="forked"))
     read, write = os.pipe()
     pid = os.fork()
@@ -181,7 +181,7 @@ def test_a_forked_client_leaves_its_parents_processes_alone(server: ForkServer) 
 
 
 def test_a_process_that_something_killed_between_two_calls_is_replaced(server: ForkServer) -> None:
-    """A call does not suffer from the end of the process that waited for it."""
+    """A call is not affected when the process that waited for it has died."""
     first = value(run(server, lambda _: os.getpid(), function_id="f"))
     os.kill(first, signal.SIGKILL)
     assert wait_until(lambda: not Path(f"/proc/{first}").exists()) or sys.platform != "linux"
@@ -189,7 +189,7 @@ def test_a_process_that_something_killed_between_two_calls_is_replaced(server: F
 
 
 def test_a_process_that_took_much_memory_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The memory that a call took is free for the next one."""
+    """The memory that a call used is free for the next one."""
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "400")
     with ForkServer() as server:
         sizes = (1, 200 << 20, 1)
@@ -198,7 +198,7 @@ def test_a_process_that_took_much_memory_is_not_kept(monkeypatch: pytest.MonkeyP
 
 
 def test_a_call_that_raises_leaves_its_process_to_the_next(server: ForkServer) -> None:
-    """A process survives an exception of its call, but not a thread that the call leaves."""
+    """An exception keeps the process; a thread that the call leaves does not."""
 
     def call(x: int) -> int:
         if x == 1:
@@ -229,7 +229,7 @@ def test_calls_from_several_threads(server: ForkServer) -> None:
 
 
 def test_functions_take_turns_in_several_threads(server: ForkServer) -> None:
-    """Threads that end each other's waiting processes get their own results, and leave no process behind."""
+    """Threads that stop each other's waiting processes get their own results, and leave no process behind."""
 
     def work(n: int) -> list[int]:
         return [value(run(server, lambda x: x * 2, n + i, function_id=f"turn-{i % 2}")) for i in range(10)]
@@ -241,7 +241,7 @@ def test_functions_take_turns_in_several_threads(server: ForkServer) -> None:
 
 
 def test_big_values_both_ways(server: ForkServer) -> None:
-    """Arrays and bytes cross intact, and are writable."""
+    """Arrays and bytes arrive intact, and are writable."""
 
     def call(array: Any) -> Any:
         array += 1
@@ -269,13 +269,13 @@ def test_a_users_exception(server: ForkServer) -> None:
 
 
 def crash_in_c(_: Any) -> None:
-    """Print a line, and end by a signal."""
+    """Print a line, and die by a signal."""
     print("last word")
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
 def interrupt(_: Any) -> None:
-    """Raise something that is not an ``Exception``."""
+    """Raise an exception that is not an ``Exception``."""
     raise KeyboardInterrupt
 
 
@@ -293,7 +293,7 @@ def interrupt(_: Any) -> None:
 def test_a_process_that_ends(
     server: ForkServer, called: Callable[..., Any], arg: Any, returncode: int, text: str
 ) -> None:
-    """A ``WorkerCrashedError`` with the exit code and the last output."""
+    """The error is a ``WorkerCrashedError`` with the exit code and the last output."""
     result = run(server, called, arg)
     assert result.failure is not None
     assert result.failure.kind == "WorkerCrashedError"
@@ -302,7 +302,7 @@ def test_a_process_that_ends(
 
 
 def test_output_streams_and_its_tail_is_kept(server: ForkServer, shown: list[tuple[str, str]]) -> None:
-    """Output is passed on as it comes, decoded with replacement, and its tail is in the result."""
+    """Output is passed on at once, decoded with replacement, and its end is in the result."""
 
     def call(_: Any) -> None:
         print("é")
@@ -331,7 +331,7 @@ def test_output_is_passed_on_while_the_call_runs(tmp_path: Path) -> None:
 
 
 def start_child(_: Any) -> None:
-    """Start a process, say its pid, and wait for it with signals blocked."""
+    """Start a process, print its pid, and wait for it with signals blocked."""
     signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
     child = subprocess.Popen(["sleep", "1000"])
     print(child.pid, flush=True)
@@ -339,7 +339,7 @@ def start_child(_: Any) -> None:
 
 
 def test_a_call_over_its_time_is_killed_with_its_children(server: ForkServer) -> None:
-    """``ran out of time``, and nothing of it survives."""
+    """The error says ``ran out of time``, and no process of the call survives."""
     result = run(server, start_child, timeout=0.5)
     assert result.failure is not None
     assert result.failure.kind == "CallTimeoutError"
@@ -348,12 +348,12 @@ def test_a_call_over_its_time_is_killed_with_its_children(server: ForkServer) ->
 
 
 def test_a_call_may_have_a_month(server: ForkServer) -> None:
-    """A call may have more time than a process can wait in one ``poll``."""
+    """The time limit of a call may be longer than one ``poll`` can wait."""
     assert run(server, len, "x", timeout=30 * 86_400).success
 
 
 def test_stopping_a_call(server: ForkServer) -> None:
-    """A call that is asked to end is killed and ends as cancelled, even if it was asked before it began."""
+    """A call that is stopped is killed and ends as cancelled, even if it was stopped before it began."""
     stop = Stop()
     timer = threading.Timer(0.2, stop.set)
     timer.start()
@@ -366,7 +366,7 @@ def test_stopping_a_call(server: ForkServer) -> None:
 
 
 def test_threads_and_processes_that_are_left(server: ForkServer) -> None:
-    """The result comes, and whatever the call left is killed and reported."""
+    """The result arrives, and everything that the call left is killed and reported."""
 
     def call(_: Any) -> int:
         threading.Thread(target=time.sleep, args=(1000,)).start()
@@ -387,7 +387,7 @@ def test_closing_descriptors(server: ForkServer) -> None:
 
 
 def test_killing_the_server(server: ForkServer) -> None:
-    """A call that kills the server is a crash; the next call has a new server."""
+    """A call that kills the server is a crash; the next call gets a new server."""
     result = run(server, lambda _: (os.kill(os.getppid(), signal.SIGKILL), time.sleep(1000)))
     assert result.failure is not None
     assert result.failure.kind == "WorkerCrashedError"
@@ -395,7 +395,7 @@ def test_killing_the_server(server: ForkServer) -> None:
 
 
 def test_extra_env_and_modules(server: ForkServer) -> None:
-    """``extra_env`` and shipped modules reach the call."""
+    """The call gets ``extra_env`` and the modules that were sent."""
 
     def call(_: Any) -> tuple[str | None, int]:
         import fork_shipped
@@ -425,7 +425,7 @@ def test_a_runtime_with_its_own_interpreter(server: ForkServer, tmp_path: Path) 
 
 
 def test_close_ends_calls_and_leaves_nothing(tmp_path: Path) -> None:
-    """``close`` ends the server and what it forked; a call under way ends as a crash, a later one as cancelled."""
+    """``close`` ends the server and its processes; a running call ends as a crash, a later one as cancelled."""
     others = psutil.Process().children()
     begun = threading.Event()
     server = ForkServer(lambda name, text: begun.set())

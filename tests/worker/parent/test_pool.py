@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("by_value")
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[LocalPool]:
-    """A pool of two processes, closed after the module's tests."""
+    """Return a pool of two processes, which is closed after the module's tests."""
     pool = LocalPool(2)
     pool.acquire()
     yield pool
@@ -36,12 +36,12 @@ def pool() -> Iterator[LocalPool]:
 
 
 def function(called: Callable[..., Any], modules: Mapping[str, bytes] | None = None, name: str = "") -> Function:
-    """Pack a function under an id of its own."""
+    """Pack a function under its own id."""
     return Function(name or f"f-{os.urandom(8).hex()}", dumps(called, out_of_band=True), modules or {})
 
 
 class Calls:
-    """Submits calls and collects their results by index."""
+    """A helper that submits calls and collects their results by index."""
 
     def __init__(self, pool: LocalPool, called: Callable[..., Any] | Function, args: Sequence[Any], **options: Any):
         packed = [arg if isinstance(arg, Packed) else dumps(arg, out_of_band=True) for arg in args]
@@ -70,12 +70,12 @@ class Calls:
             self._changed.notify_all()
 
     def wait_for(self, count: int) -> None:
-        """Wait until as many results have come."""
+        """Wait for this many results."""
         with self._changed:
             assert self._changed.wait_for(lambda: len(self.results) >= count, WAIT)
 
     def wait_running(self, index: int) -> None:
-        """Wait until the pool has announced that a call runs."""
+        """Wait until the pool has reported that a call runs."""
         with self._changed:
             assert self._changed.wait_for(lambda: index in self.running, WAIT)
 
@@ -96,12 +96,12 @@ def one(pool: LocalPool, called: Callable[..., Any], arg: Any = None, **options:
 
 
 def test_values_come_with_their_index(pool: LocalPool) -> None:
-    """Every call gives exactly one result, under its own index."""
+    """Every call has exactly one result, under its own index."""
     assert Calls(pool, lambda x: x * x, range(1000)).values() == [x * x for x in range(1000)]
 
 
 def test_the_functions_of_two_batches_do_not_mix(pool: LocalPool) -> None:
-    """Two batches at once each keep their own function and results."""
+    """Two concurrent batches keep their own functions and results."""
     first, second = Calls(pool, lambda x: ("a", x), range(200)), Calls(pool, lambda x: ("b", x), range(200))
     assert first.values() == [("a", x) for x in range(200)]
     assert second.values() == [("b", x) for x in range(200)]
@@ -136,14 +136,14 @@ def test_batches_from_several_threads(pool: LocalPool) -> None:
 
 
 def test_times_are_told(pool: LocalPool) -> None:
-    """A result holds the seconds that set-up and execution took."""
+    """A result contains the seconds that set-up and execution took."""
     info = one(pool, lambda _: time.sleep(0.05)).info
     assert info["exec_time"] >= 0.05
     assert 0 <= info["setup_time"] < 30
 
 
 def test_a_slow_call_holds_up_no_other(pool: LocalPool, tmp_path: Path) -> None:
-    """While one call waits, all others of its batch come back, even those that its process was given."""
+    """While one call waits, all others of its batch return, even those that its process was given."""
     gate = tmp_path / "gate"
 
     def call(index: int) -> int:
@@ -162,7 +162,7 @@ def test_a_slow_call_holds_up_no_other(pool: LocalPool, tmp_path: Path) -> None:
 
 
 class OwnError(Exception):
-    """An exception whose constructor takes different arguments from its ``args``."""
+    """An exception whose constructor takes arguments other than its ``args``."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(f"{code}: {text}")
@@ -198,7 +198,7 @@ def recurse(x: Any) -> Any:
 
 
 def test_an_exception_comes_back_with_its_own_type(pool: LocalPool) -> None:
-    """Row 1: own type, and the traceback shows the remote line."""
+    """Row 1: it has its own type, and the traceback shows the remote line."""
     result = one(pool, raise_value_error)
     assert isinstance(error(result), ValueError)
     assert result.exception is not None
@@ -208,14 +208,14 @@ def test_an_exception_comes_back_with_its_own_type(pool: LocalPool) -> None:
 
 
 def test_an_exception_with_its_own_constructor(pool: LocalPool) -> None:
-    """Rows 2 and 3: own type, with its attributes."""
+    """Rows 2 and 3: it has its own type and its attributes."""
     raised = error(one(pool, raise_own_error))
     assert type(raised) is OwnError
     assert raised.code == 7
 
 
 def test_an_exception_that_does_not_pickle(pool: LocalPool) -> None:
-    """Row 4: a ``ResultSerializationError`` that names type and text."""
+    """Row 4: the error is a ``ResultSerializationError`` that contains type and text."""
     failure = one(pool, raise_with_lock).failure
     assert failure is not None
     assert failure.kind == "ResultSerializationError"
@@ -273,7 +273,7 @@ CRASHES = [
 def test_a_process_that_ends_is_a_crash_of_that_call(
     pool: LocalPool, called: Callable[..., Any], arg: Any, returncode: int, text: str
 ) -> None:
-    """Rows 7 to 14: a ``WorkerCrashedError`` with the exit code, and no other call suffers."""
+    """Rows 7 to 14: the error is a ``WorkerCrashedError`` with the exit code, and no other call is affected."""
     result = one(pool, called, arg)
     assert result.failure is not None
     assert result.failure.kind == "WorkerCrashedError"
@@ -285,7 +285,7 @@ def test_a_process_that_ends_is_a_crash_of_that_call(
 
 
 def test_a_crash_costs_one_call(pool: LocalPool) -> None:
-    """When one of many calls ends its process, exactly that one fails."""
+    """When one of many calls ends its process, only that one fails."""
 
     def call(index: int) -> int:
         if index == 11:
@@ -297,7 +297,7 @@ def test_a_crash_costs_one_call(pool: LocalPool) -> None:
 
 
 def test_every_call_crashes(pool: LocalPool) -> None:
-    """A batch in which each call ends its process still ends."""
+    """A batch in which every call ends its process still ends."""
     results = Calls(pool, os._exit, [4] * 6).all()
     assert {result.returncode for result in results} == {4}
 
@@ -325,7 +325,7 @@ def test_an_argument_that_raises(pool: LocalPool) -> None:
 
 
 def test_a_result_that_does_not_pickle(pool: LocalPool) -> None:
-    """Row 51: a ``ResultSerializationError``."""
+    """Row 51: the error is a ``ResultSerializationError``."""
     failure = one(pool, lambda _: threading.Lock()).failure
     assert failure is not None
     assert failure.kind == "ResultSerializationError"
@@ -333,7 +333,7 @@ def test_a_result_that_does_not_pickle(pool: LocalPool) -> None:
 
 
 def test_memory_error_and_recursion(pool: LocalPool) -> None:
-    """Rows 13 and 17: own types."""
+    """Rows 13 and 17: the errors have their own types."""
     assert isinstance(error(one(pool, lambda _: bytearray(1 << 60))), MemoryError)
     assert isinstance(error(one(pool, recurse)), RecursionError)
 
@@ -347,7 +347,7 @@ def sleep_in_a_child(_: Any) -> None:
 
 
 def test_a_call_over_its_time_is_killed_with_its_children(pool: LocalPool) -> None:
-    """Rows 15 and 16: ``ran out of time``, and nothing of it survives."""
+    """Rows 15 and 16: the error says ``ran out of time``, and no process of the call survives."""
     result = one(pool, sleep_in_a_child, timeout=0.7)
     assert result.failure is not None
     assert result.failure.kind == "CallTimeoutError"
@@ -357,7 +357,7 @@ def test_a_call_over_its_time_is_killed_with_its_children(pool: LocalPool) -> No
 
 
 def test_a_timeout_is_each_calls_own(pool: LocalPool) -> None:
-    """Calls that wait for others do not use up their time."""
+    """Waiting behind other calls does not count towards a call's time limit."""
     results = Calls(pool, time.sleep, [0.1] * 12, timeout=0.45).all()
     assert all(result.success for result in results)
 
@@ -374,7 +374,7 @@ def leave_process(_: Any) -> int:
 
 
 def test_a_thread_that_is_left_is_ended(pool: LocalPool) -> None:
-    """Row 18: the result comes, and the process is replaced."""
+    """Row 18: the result arrives, and the process is replaced."""
     result = one(pool, leave_thread)
     assert value(result) == "thread"
     assert "thread" in result.info["leftovers"]
@@ -382,21 +382,21 @@ def test_a_thread_that_is_left_is_ended(pool: LocalPool) -> None:
 
 
 def test_a_process_that_is_left_is_ended(pool: LocalPool) -> None:
-    """Row 19: the result comes, and the process is killed."""
+    """Row 19: the result arrives, and the leftover process is killed."""
     result = one(pool, leave_process)
     assert "child processes" in result.info["leftovers"]
     assert wait_until(lambda: not is_alive(value(result)))
 
 
 def test_calls_behind_one_that_leaves_something(pool: LocalPool) -> None:
-    """Calls that wait in a process which is replaced run elsewhere."""
+    """Calls that were given to a process that is replaced run in another one."""
     results = Calls(pool, lambda x: leave_thread(x) if x % 50 == 7 else x, range(150)).all()
     assert all(result.success for result in results)
 
 
 @pytest.mark.parametrize("last", [3, 256])
 def test_closing_descriptors(pool: LocalPool, last: int) -> None:
-    """Row 20: the result comes, and the executor stays usable."""
+    """Row 20: the result arrives, and the executor stays usable."""
     result = one(pool, lambda n: os.closerange(0, n), last)
     assert result.success or (result.failure is not None and result.failure.kind == "WorkerCrashedError")
     after = one(pool, lambda _: print("printed"))
@@ -404,7 +404,7 @@ def test_closing_descriptors(pool: LocalPool, last: int) -> None:
 
 
 def test_closing_all_descriptors_is_a_crash(pool: LocalPool) -> None:
-    """A process without its channel is useless: its call fails and says why, and the pool goes on."""
+    """A process without its channel is useless: its call fails with that reason, and the pool goes on."""
     result = one(pool, lambda _: os.closerange(3, 4096))
     assert result.failure is not None
     assert result.failure.kind == "WorkerCrashedError"
@@ -413,7 +413,7 @@ def test_closing_all_descriptors_is_a_crash(pool: LocalPool) -> None:
 
 
 def test_output_of_any_kind(pool: LocalPool) -> None:
-    """Row 21: bytes that are not UTF-8 are replaced, and long output keeps its tail."""
+    """Row 21: bytes that are not UTF-8 are replaced, and of long output the end is kept."""
 
     def call(_: Any) -> None:
         print("é\udc80")
@@ -431,7 +431,7 @@ def test_output_of_any_kind(pool: LocalPool) -> None:
 
 
 def spoil(_: Any) -> None:
-    """Row 22, and signal handlers, umask, alarms and limits."""
+    """Change what row 22 lists, and signal handlers, umask, alarms and limits."""
     os.environ["SPOILED"] = "1"
     os.environ.pop("PATH")
     sys.path.append("/spoiled")
@@ -458,7 +458,7 @@ def state(_: Any) -> tuple[Any, ...]:
 
 
 def test_the_next_call_sees_nothing_of_what_a_call_changes() -> None:
-    """Row 22: environment, path, directory, signals and limits are as they were before the call."""
+    """Row 22: environment, path, directory, signals and limits are restored after the call."""
     pool = LocalPool(1)
     try:
         before = value(one(pool, state))
@@ -501,7 +501,7 @@ def test_replacing_what_we_use() -> None:
 
 
 def test_a_call_that_forks_and_returns_twice(pool: LocalPool) -> None:
-    """A forked copy of the child that returns from the function gives no second result."""
+    """If a forked copy of the child returns from the function too, there is no second result."""
     results = Calls(pool, lambda x: os.fork() * 0 + x, range(5)).values()
     assert results == list(range(5))
 
@@ -531,7 +531,7 @@ def test_cancelling_calls_that_wait_and_one_that_runs(tmp_path: Path) -> None:
 
 
 def test_stopping_a_run(pool: LocalPool) -> None:
-    """``run`` ends when its ``Stop`` is set, before and during the call."""
+    """``run`` ends when its ``Stop`` is set, before or during the call."""
     stop = Stop()
     timer = threading.Timer(0.3, stop.set)
     timer.start()
@@ -548,7 +548,7 @@ def test_stopping_a_run(pool: LocalPool) -> None:
 
 
 def test_big_arguments_and_results(pool: LocalPool) -> None:
-    """Arrays cross intact both ways, and are writable on either side."""
+    """Arrays arrive intact in both directions, and are writable on both sides."""
 
     def call(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         array += 1
@@ -557,7 +557,7 @@ def test_big_arguments_and_results(pool: LocalPool) -> None:
     arrays = [np.full(300_000, n, dtype=np.float64) for n in range(20)]
     calls = Calls(pool, call, arrays)
     for array in arrays:
-        array[:] = -1  # what was submitted is a snapshot
+        array[:] = -1  # arguments are copied when they are submitted
     for n, found in enumerate(calls.values()):
         assert found.shape == (300_000,)
         assert (found == n + 1).all()
@@ -565,25 +565,25 @@ def test_big_arguments_and_results(pool: LocalPool) -> None:
 
 
 def test_big_pickles_without_buffers(pool: LocalPool) -> None:
-    """A big ``bytes`` crosses both ways."""
+    """A big ``bytes`` object passes in both directions."""
     data = os.urandom(8_000_000)
     assert Calls(pool, lambda x: x[::-1], [data, data]).values() == [data[::-1]] * 2
 
 
 def test_a_big_closure_is_shared(pool: LocalPool) -> None:
-    """A function with a big array in it is called many times."""
+    """A function that holds a big array is called many times."""
     array = np.arange(2_000_000)
     assert Calls(pool, lambda n: int(array[n]), range(300)).values() == list(range(300))
 
 
 def test_middle_sized_arguments(pool: LocalPool) -> None:
-    """Arguments and results just below and above the size that fits into a frame."""
+    """Arguments and results just below and above a frame's size limit pass."""
     sizes = [0, 1, 65_000, 65_535, 65_536, 65_537, 66_000, 131_072] * 4
     assert Calls(pool, lambda data: data * 2, [b"x" * n for n in sizes]).values() == [b"x" * 2 * n for n in sizes]
 
 
 def test_many_big_arguments_with_few_descriptors() -> None:
-    """Many arguments of 100 KB take hardly more descriptors than a few."""
+    """Many arguments of 100 KB need hardly more descriptors than a few."""
     script = """
         import resource, threading
         resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
@@ -608,7 +608,7 @@ def test_many_big_arguments_with_few_descriptors() -> None:
 
 
 def test_shipped_modules_of_one_function_at_a_time(pool: LocalPool) -> None:
-    """The modules that came with a function can be imported by it, and by no other function."""
+    """A function can import the modules that were sent with it, and no other function can."""
 
     def call(_: Any) -> Any:
         import shipped_module
@@ -672,7 +672,7 @@ def test_children_see_nothing_of_the_clients_own() -> None:
 
 
 def test_output_is_shown_as_it_comes() -> None:
-    """Shown output goes to the client's own streams, and its tail is still in the result."""
+    """Shown output goes to the client's own streams, and its end is still in the result."""
     script = """
         import sys
         from pywren.pickling.packed import dumps
@@ -703,11 +703,11 @@ def test_a_batch_decides_whether_its_output_is_shown(pool: LocalPool, capsys: py
     assert sorted(capsys.readouterr().out.splitlines()) == sorted(f"shown {x}" for x in range(20))
 
 
-# -- life ------------------------------------------------------------------------------------------------------
+# -- start and end ---------------------------------------------------------------------------------------------
 
 
 def run_client(script: str, *, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a client program in a process of its own."""
+    """Run a client program in its own process."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
@@ -722,12 +722,12 @@ def run_client(script: str, *, check: bool = True, **options: Any) -> subprocess
 
 
 def children() -> set[int]:
-    """Return the running child processes of this one."""
+    """Return this process's running child processes."""
     return {child.pid for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE}
 
 
 def test_close_ends_everything(tmp_path: Path) -> None:
-    """After ``close`` no child, no thread and no file is left, and calls under way are cancelled."""
+    """After ``close`` no child, thread or file is left, and running calls are cancelled."""
     before, threads = children(), set(threading.enumerate())
     pool = LocalPool(2)
     calls = Calls(pool, time.sleep, [1000] * 5)
@@ -744,7 +744,7 @@ def test_close_ends_everything(tmp_path: Path) -> None:
 
 
 def test_processes_end_some_time_after_the_last_user() -> None:
-    """A released pool ends its processes, and starts them again when it is used."""
+    """An idle pool ends its processes after a while, and starts them again when it is used."""
     before = children()
     pool = LocalPool(1, linger=0.05)
     try:
@@ -761,7 +761,7 @@ def test_processes_end_some_time_after_the_last_user() -> None:
 
 
 def test_a_process_that_is_killed_while_idle_is_replaced() -> None:
-    """A child that dies between calls costs no call."""
+    """No call fails when a child dies between calls."""
     before = children()
     pool = LocalPool(1)
     try:
@@ -774,7 +774,7 @@ def test_a_process_that_is_killed_while_idle_is_replaced() -> None:
 
 
 def test_nothing_survives_a_client_that_is_killed(tmp_path: Path) -> None:
-    """SIGKILL of the client ends its workers, and what their calls started."""
+    """SIGKILL of the client ends its workers, and everything that their calls started."""
     script = """
         import os, subprocess, sys, threading, time
         from pywren.pickling.packed import dumps
@@ -806,7 +806,7 @@ def test_nothing_survives_a_client_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_the_end_of_the_program_waits_for_calls() -> None:
-    """A program that ends with calls under way waits for them, like ``ProcessPoolExecutor``."""
+    """A program that ends with running calls waits for them, like ``ProcessPoolExecutor``."""
     script = """
         import time
         from pywren.pickling.packed import dumps, loads
@@ -822,7 +822,7 @@ def test_the_end_of_the_program_waits_for_calls() -> None:
 
 
 def test_a_forked_client_has_a_pool_of_its_own() -> None:
-    """After ``os.fork`` both processes use the pool, and neither disturbs the other."""
+    """After ``os.fork`` both processes use their pools, and neither disturbs the other."""
     script = """
         import os, time
         from pywren.pickling.packed import dumps, loads
@@ -849,7 +849,7 @@ def test_a_forked_client_has_a_pool_of_its_own() -> None:
 
 
 def test_a_pool_in_a_call_ends_with_it(pool: LocalPool) -> None:
-    """Row 26: a call makes a pool of its own, uses it, and leaves nothing behind."""
+    """Row 26: a call makes its own pool, uses it, and leaves nothing behind."""
 
     def call(x: int) -> tuple[int, list[int]]:
         nested = LocalPool.shared()
@@ -864,7 +864,7 @@ def test_a_pool_in_a_call_ends_with_it(pool: LocalPool) -> None:
 
 
 def test_a_raising_callback_does_not_end_the_pump(pool: LocalPool, caplog: pytest.LogCaptureFixture) -> None:
-    """The pump logs what a callback raises, and goes on."""
+    """The pump logs a callback's exception, and goes on."""
     ended = threading.Event()
 
     def take(results: list[tuple[int, RunResult]]) -> None:
@@ -878,7 +878,7 @@ def test_a_raising_callback_does_not_end_the_pump(pool: LocalPool, caplog: pytes
 
 
 def test_a_pool_that_fails_ends_every_call(tmp_path: Path) -> None:
-    """Whatever goes wrong in the pump, every call ends, with its result or with an error that says so."""
+    """If the pump fails in any way, every call ends with its result or with an error that says so."""
     gate = tmp_path / "gate"
 
     def wait_for_gate(path: str) -> str:
@@ -903,7 +903,7 @@ def test_a_pool_that_fails_ends_every_call(tmp_path: Path) -> None:
 
 
 def test_a_call_may_have_a_month() -> None:
-    """A call may have more time than a process can wait in one ``poll``."""
+    """The time limit of a call may be longer than one ``poll`` can wait."""
     pool = LocalPool(1)
     pool.acquire()
     try:
@@ -940,7 +940,7 @@ def test_ctrl_c_ends_a_program_that_waits_for_its_calls(tmp_path: Path) -> None:
 
 
 def test_children_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If no child comes up, calls end with an error that says why, instead of waiting for ever."""
+    """If no child can start, calls end with an error that says why, instead of waiting forever."""
     from pywren.worker.parent import process
 
     monkeypatch.setattr(process, "_BOOTSTRAP", "import sys; sys.exit('no good')")
@@ -963,7 +963,7 @@ def test_a_number_of_processes_that_is_none_is_refused(monkeypatch: pytest.Monke
 
 
 def test_ctrl_c_at_the_end_of_the_program_ends_its_calls() -> None:
-    """A program that waits for its calls at its end says so, and can be interrupted without a traceback."""
+    """A program that waits for its calls at exit says so, and can be interrupted without a traceback."""
     program = "import pywren, time; pywren.local_executor().call_async(time.sleep, 300)"
     with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True) as client:
         assert client.stderr is not None
@@ -973,7 +973,7 @@ def test_ctrl_c_at_the_end_of_the_program_ends_its_calls() -> None:
 
 
 def test_processes_that_are_killed_while_they_start_fail_no_call() -> None:
-    """Row 245: calls go on as long as another process runs them, and the next start waits longer."""
+    """Row 245: calls go on while other processes can run them, and the next start waits longer."""
     pool = LocalPool(2)
     pool.acquire()
     try:
@@ -994,7 +994,7 @@ def test_processes_that_are_killed_while_they_start_fail_no_call() -> None:
 
 
 def test_a_pool_whose_processes_start_again_takes_calls_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After calls failed because no process came up, the next calls try again."""
+    """After calls have failed because no process could start, the next calls try again."""
     from pywren.worker.parent import process
 
     pool = LocalPool(2)
@@ -1015,7 +1015,7 @@ def test_a_pool_whose_processes_start_again_takes_calls_again(monkeypatch: pytes
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 1, 2)], ids=str)
 @pytest.mark.parametrize("runner", ["LocalPool(2)", "ForkServer()"])
 def test_a_client_without_standard_streams(runner: str, closed: tuple[int, ...], tmp_path: Path) -> None:
-    """Row 248: its calls print as always, and whatever it opens there later is its own."""
+    """Row 248: its calls print as usual, and descriptors that it opens later are not affected."""
     script = f"""
         import os, sys
         for number in {closed}:
@@ -1051,7 +1051,7 @@ def test_a_client_without_standard_streams(runner: str, closed: tuple[int, ...],
 
 
 def test_cancelling_thousands_of_calls_blocks_none_that_come_later(pool: LocalPool) -> None:
-    """Their arguments fill the sockets of processes that have nothing to run, and therefore read nothing."""
+    """Their arguments fill the sockets of processes that have nothing to run and so do not read."""
     for _ in range(3):
         calls = Calls(pool, lambda x: 5, range(10_000))
         calls.wait_for(3)

@@ -12,7 +12,7 @@ from pywren.worker.standalone.worker import FIRST_PATIENCE, PATIENCE
     [
         (0, 59, 1000, False),
         (0, 60, 1000, True),
-        (30, 60, 1000, True),  # the whole of a short period is near its end
+        (30, 60, 1000, True),  # a short period is all near its end
         (3600, 60, 1000, False),
         (3600, 60, 3419, False),
         (3600, 60, 3420, True),
@@ -27,7 +27,7 @@ def test_an_idle_worker_ends_near_the_end_of_a_period(granularity, idle, uptime,
 
 
 def test_without_an_idle_time_a_worker_never_ends_idle():
-    """A worker that somebody started by hand stays."""
+    """A worker that was started by hand does not end."""
     assert not EndRule(granularity=3600).is_idle_too_long(1e9, 3599)
 
 
@@ -45,12 +45,12 @@ def test_without_an_idle_time_a_worker_never_ends_idle():
     ],
 )
 def test_a_worker_waits_no_longer_than_its_rule_allows(rule, idle, ran, seconds):
-    """A poll never outlasts the rule, but takes at least a second, or SQS would miss messages."""
+    """A poll never lasts longer than the rule allows, but at least a second, or SQS would miss messages."""
     assert rule.longest_wait(20, idle, ran) == seconds
 
 
 def test_trouble_for_too_long_ends_the_worker():
-    """Rows 182, 183: trouble ends a worker after a minute before SQS's first answer, after an hour later on."""
+    """Rows 182, 183: errors end a worker after a minute before SQS's first answer, and after an hour later on."""
     now = [0.0]
     trouble = Trouble(PATIENCE, lambda: now[0], FIRST_PATIENCE)
     error = StorageError("not well")

@@ -1,4 +1,4 @@
-"""``InterruptibleRunner``: it kills calls when their worker must end, and keeps their own crashes apart."""
+"""``InterruptibleRunner``: it kills calls when their worker must end, and tells their own crashes apart."""
 
 import signal
 import threading
@@ -12,7 +12,7 @@ from pywren.worker.task import RunResult, Stop, crash_failure
 
 
 class FakeRunner:
-    """Returns one result, or raises one error."""
+    """A runner that returns one result, or raises one error."""
 
     def __init__(self, result):
         self._result = result
@@ -25,7 +25,7 @@ class FakeRunner:
 
 
 def crash(returncode):
-    """The result of a task whose process died."""
+    """Return the result of a task whose process died."""
     return RunResult(None, None, failure=crash_failure(returncode), returncode=returncode)
 
 
@@ -40,7 +40,7 @@ def test_a_signal_that_came_to_the_call_first_is_not_its_failure(result):
 
 @pytest.mark.parametrize("result", [crash(3), crash(-signal.SIGTERM), RunResult(True, None, returncode=0)])
 def test_what_calls_do_themselves_stays_theirs(monkeypatch, result):
-    """A crash, a value, and a signal that a call sends itself are reported as they are."""
+    """A crash, a value, and a signal that a call sends itself are reported unchanged."""
     monkeypatch.setattr(interruptible, "SIGNAL_GRACE", 0.01)
     stopped = Stop()
     assert InterruptibleRunner(FakeRunner(result)).run(None, stopped=stopped) is result
@@ -48,7 +48,7 @@ def test_what_calls_do_themselves_stays_theirs(monkeypatch, result):
 
 
 def test_an_interrupted_runner_begins_nothing():
-    """A call that arrives while the worker stops is given back without running."""
+    """A call that arrives while the worker stops is returned without running."""
     runner, stopped = InterruptibleRunner(FakeRunner(AssertionError("it ran"))), Stop()
     runner.interrupt()
     assert runner.run(None, stopped=stopped).failure == Failure("CallCancelledError", "the call was cancelled")

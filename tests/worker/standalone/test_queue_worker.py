@@ -43,7 +43,7 @@ WAIT = 60.0
 
 @pytest.fixture(scope="module")
 def account():
-    """The configuration of a mocked account."""
+    """Return the configuration of a mocked account."""
     with pywren.testing.mock_aws() as config:
         yield config
 
@@ -57,7 +57,7 @@ def aws(account):
 
 @pytest.fixture
 def config(account, aws):
-    """A configuration with the test's own queue."""
+    """Return a configuration with the test's own queue."""
     name = f"queue-{uuid.uuid4().hex[:8]}"
     aws.request("sqs", "create_queue", doing="make a queue", QueueName=name)
     return {**account, "standalone": {"sqs_queue_name": name}}
@@ -65,7 +65,7 @@ def config(account, aws):
 
 @pytest.fixture
 def executor(config):
-    """An executor whose calls go to the queue."""
+    """Return an executor whose calls go to the queue."""
     made = pywren.remote_executor(config)
     yield made
     made.close()
@@ -75,12 +75,12 @@ def executor(config):
 
 @pytest.fixture
 def queue(config, aws):
-    """The queue, from outside."""
+    """Return the queue, as seen from outside."""
     return Queue(aws, config["standalone"]["sqs_queue_name"])
 
 
 class Queue:
-    """The queue as tests use it."""
+    """A queue, as tests use it."""
 
     def __init__(self, aws, name):
         self.name = name
@@ -93,13 +93,13 @@ class Queue:
             self.aws.send_message(self.url, body if isinstance(body, str) else json.dumps(body))
 
     def deliver(self, times=1, visibility=0):
-        """Deliver its message to a worker that vanishes."""
+        """Deliver its message to a worker that disappears."""
         for _ in range(times):
             assert self.aws.receive(self.url, wait_seconds=0, visibility=visibility)
 
     @property
     def counts(self):
-        """The numbers of waiting and of hidden messages."""
+        """Return the numbers of waiting and of hidden messages."""
         names = "ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"
         found = self.aws.queue_numbers(self.url, *names)
         return tuple(found[name] for name in names)
@@ -110,26 +110,26 @@ class Queue:
         return QueueWorker(aws or self.aws, self.name, container, poll=1, **settings)
 
     def work(self, container=None, **settings):
-        """Run a worker to its end; return how many calls it took."""
+        """Run a worker until it ends; return how many calls it took."""
         with self.worker(container, **settings) as worker:
             return worker.run()
 
 
 class FakeContainer:
-    """Handles calls as it is told to."""
+    """A container that handles calls as a test prescribes."""
 
     def __init__(self, handle=lambda payload: {}):
         self.handled = []
         self._handle = handle
 
     def handle(self, payload, context=None):
-        """Take a call."""
+        """Handle a call."""
         self.handled.append(payload)
         return self._handle(payload)
 
 
 class Unwilling(AWS):
-    """Refuses a number of requests, and records all requests and extensions."""
+    """AWS clients that refuse some requests, and record all requests and extensions."""
 
     def __init__(self, refusals=0, operations=("receive",), error=None):
         super().__init__("us-west-2")
@@ -165,7 +165,7 @@ class Unwilling(AWS):
             self.beats.notify_all()
 
     def wait_for_beats(self, bodies, times):
-        """Wait until each of the messages was hidden so many times."""
+        """Wait until each message was hidden this many times."""
         with self.beats:
             counted = lambda: all(self.hidden.count((body, 60)) >= times for body in bodies)  # noqa: E731
             assert self.beats.wait_for(counted, WAIT)
@@ -187,7 +187,7 @@ def unwilling():
 
 @pytest.fixture
 def soon(monkeypatch):
-    """Abandoned messages come back at once, and pauses are short."""
+    """Make abandoned messages come back at once, and pauses short."""
     monkeypatch.setattr(worker, "VISIBILITY", 0)
     monkeypatch.setattr(ending, "LONGEST_PAUSE", 0.1)
 
@@ -204,7 +204,7 @@ def wait_until(true):
 
 
 def test_after_its_time_a_worker_finishes_what_it_has(queue):
-    """Row 189: calls under way are finished, the others stay in the queue."""
+    """Row 189: running calls are finished, and the others stay in the queue."""
     now = [1000.0]
 
     def handle(payload):
@@ -220,7 +220,7 @@ def test_after_its_time_a_worker_finishes_what_it_has(queue):
 
 
 def test_calls_run_at_once(queue):
-    """``parallelism`` calls run at once, even more than one request can bring."""
+    """``parallelism`` calls run concurrently, even more than one request can receive."""
     barrier = threading.Barrier(12)
     queue.send(*({"call": number} for number in range(24)))
     container = FakeContainer(lambda payload: {"passed": barrier.wait(WAIT)})
@@ -230,7 +230,7 @@ def test_calls_run_at_once(queue):
 
 
 def test_results_of_a_map(executor, queue):
-    """A map over the queue: values, errors and crashes come back as from anywhere else."""
+    """Values, errors and crashes of a map over the queue come back as from any other worker."""
 
     def function(number):
         if number == 2:
@@ -265,7 +265,7 @@ def test_a_message_that_cannot_be_kept_is_worked_on(queue, unwilling, caplog):
 
 
 def test_no_error_ends_the_heartbeat(queue, unwilling):
-    """Row 175: even an unexpected error does not end it, or every long call would go to a second worker."""
+    """Row 175: even an unexpected error does not end it; otherwise every long call would go to a second worker."""
     aws = unwilling(1, operations=("extend",), error=OSError("too many open files"))
     queue.send("1", "2")
     container = FakeContainer(lambda payload: aws.wait_for_beats(["1", "2"], 2))
@@ -292,7 +292,7 @@ def test_a_call_whose_worker_vanished_is_taken_by_another(executor, queue):
 
 
 def test_a_call_that_nobody_finishes_is_given_up(executor, queue):
-    """Row 177: after so many workers the call is not run again, and its client is told."""
+    """Row 177: after several failed workers the call is not run again, and its client gets an error."""
     future = executor.call_async(abs, -1)
     queue.deliver(MOST_DELIVERIES)
     assert queue.work() == 1
@@ -303,7 +303,7 @@ def test_a_call_that_nobody_finishes_is_given_up(executor, queue):
 
 @pytest.mark.parametrize("by_systemd", [False, True])
 def test_a_call_is_given_back_when_its_worker_is_ended(executor, queue, tmp_path, by_systemd):
-    """Rows 178, 179: the call is killed and another worker takes it at once, even if it is signalled first."""
+    """Rows 178, 179: the call is killed and another worker takes it at once, even if the call gets the signal first."""
     future = executor.call_async(first_time_for_ever, str(tmp_path / "started"))
     with queue.worker(rule=EndRule()) as worker:
         thread = threading.Thread(target=worker.run)
@@ -321,7 +321,7 @@ def test_a_call_is_given_back_when_its_worker_is_ended(executor, queue, tmp_path
 
 
 def test_a_worker_does_not_take_back_what_it_gives_back(queue, unwilling, monkeypatch):
-    """Row 178: a message given back stays hidden while this worker's own request could still receive it."""
+    """Row 178: a returned message stays hidden while this worker's own request could still receive it."""
     aws, asks, stopped, answered = unwilling(0), threading.Event(), threading.Event(), threading.Event()
     receive = aws.receive
 
@@ -371,7 +371,7 @@ def test_ctrl_c_does_not_wait_for_the_call(executor, queue, tmp_path):
 
 @pytest.mark.parametrize("body", ["no JSON", "null", "[1]", '{"no": "call"}', '"' + "a" * 10, "[" * 100_000])
 def test_a_message_that_is_no_call_is_dropped(queue, caplog, body):
-    """Row 180: a message that is not a call is deleted with a warning, as it would come back forever."""
+    """Row 180: a message that is not a call is deleted with a warning; otherwise it would come back forever."""
     queue.send(body)
     assert queue.work() == 1
     assert "dropped a message that is not a call" in caplog.text
@@ -395,7 +395,7 @@ def test_a_call_that_cannot_be_handled_hurts_no_other(queue, caplog, soon):
 
 
 def test_another_version_is_told_to_start_new_workers(executor, queue):
-    """Row 181: the remedy is the one for stand-alone workers."""
+    """Row 181: the error has the remedy for stand-alone workers."""
     (future,) = executor.map(abs, [1], overwrite_invoke_args={"pywren_version": "0.4"})
     assert queue.work() == 1
     with pytest.raises(VersionMismatchError, match="pywren standalone launch_instances"):
@@ -413,7 +413,7 @@ def test_a_call_that_was_cancelled_is_not_run(executor, queue, tmp_path):
 
 
 def test_a_message_that_cannot_be_deleted_is_not_run_again(executor, queue, unwilling, tmp_path, caplog, soon):
-    """Row 186: the message comes back, but its call has a status and is not run."""
+    """Row 186: the message comes back, but its call already has a status and is not run."""
 
     def function(path):
         Path(path).touch(exist_ok=False)
@@ -427,11 +427,11 @@ def test_a_message_that_cannot_be_deleted_is_not_run_again(executor, queue, unwi
     assert queue.counts == (0, 0)
 
 
-# -- trouble (rows 182 to 184) -------------------------------------------------------------------------------
+# -- errors of SQS and S3 (rows 182 to 184) ------------------------------------------------------------------
 
 
 def test_a_status_that_was_refused_is_tried_again(queue, caplog, soon):
-    """Row 182: the message of a call without a status comes back."""
+    """Row 182: if no status was written, the call's message comes back."""
     answers = [StorageError("the bucket is not well"), {}]
 
     def handle(payload):
@@ -459,7 +459,7 @@ def test_a_worker_in_trouble_is_idle(queue, unwilling, soon):
 
 
 def test_what_sqs_refuses_from_the_start_ends_the_worker(queue, unwilling, monkeypatch, soon):
-    """Row 183: it ends with SQS's error."""
+    """Row 183: the worker ends with SQS's error."""
     monkeypatch.setattr(worker, "FIRST_PATIENCE", 0.1)
     with pytest.raises(DeploymentError, match="SQS is not well"):
         queue.work(FakeContainer(), aws=unwilling(10**6), rule=EndRule())
@@ -512,7 +512,7 @@ def test_a_client_is_told_that_no_worker_takes_its_calls(executor, caplog, monke
 
 
 def test_a_client_is_told_nothing_while_a_worker_has_calls(executor, queue):
-    """Row 187: a hidden message means a working worker; an empty queue means nothing."""
+    """Row 187: a hidden message means that a worker is busy; an empty queue means nothing."""
     executor.map(abs, range(2))
     assert "where 2 wait" in executor.invoker.explain_silence()
     queue.deliver(visibility=60)
@@ -542,7 +542,7 @@ def test_calls_are_lost_when_the_queue_no_longer_keeps_them(executor, queue):
 
 
 def test_who_may_not_ask_waits_for_the_longest(queue):
-    """Row 187: without the permission to ask, the client assumes SQS's longest retention."""
+    """Row 187: without permission to ask, the client assumes SQS's longest retention."""
 
     class Refusing(AWS):
         def queue_numbers(self, *arguments):

@@ -17,7 +17,7 @@ from pywren.pickling.packed_exceptions import load_exception
 from pywren.worker.task import RunResult
 
 WAIT = 60.0
-"""Seconds within which anything here happens, on a busy machine too."""
+"""Seconds that are enough for any of these waits, even on a busy machine."""
 
 _ROOT = Path(__file__).parents[1]
 

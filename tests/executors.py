@@ -33,7 +33,7 @@ KINDS_AND_EMULATED = [*KINDS, pytest.param("emulated", marks=pytest.mark.emulato
 """All kinds, including the one that takes seconds to start."""
 
 WAIT = 60.0
-"""Seconds after which a wait here gives up."""
+"""Seconds after which these waits give up."""
 
 
 class Ready:

@@ -19,7 +19,7 @@ import threading
 import time
 
 LONG = 300.0
-"""Seconds that functions wait that a test stops earlier."""
+"""Seconds for which functions wait if no test stops them earlier."""
 
 
 _held = []
@@ -155,7 +155,7 @@ def recurses(argument):
     return recurses(argument)
 
 
-# -- ends ------------------------------------------------------------------------------------------------------
+# -- exits -----------------------------------------------------------------------------------------------------
 
 
 def kills_itself(number):
@@ -245,7 +245,7 @@ def free_megabytes(argument):
     return shutil.disk_usage(".").free >> 20
 
 
-# -- what is left ----------------------------------------------------------------------------------------------
+# -- leftovers -------------------------------------------------------------------------------------------------
 
 
 def leaves_a_thread(path):
@@ -267,7 +267,7 @@ def leaves_a_process(path):
 
 
 def leaves_a_session(path):
-    """Leave a process in a session of its own, out of reach of signals to this process's group."""
+    """Leave a process in a separate session, which signals to this process's group do not reach."""
     file = hold(path)
     subprocess.Popen(["sleep", str(LONG)], pass_fds=[file.fileno()], start_new_session=True)
     return "started"
@@ -292,7 +292,7 @@ def prints_much(megabytes):
 
 
 def surroundings(argument):
-    """Return the environment, files, import path and number of threads that a call finds."""
+    """Return the environment, files, import path and number of threads that a call sees."""
     return dict(os.environ), os.listdir("."), list(sys.path), threading.active_count()
 
 

@@ -256,7 +256,7 @@ def test_a_call_that_is_delivered_twice_has_one_result() -> None:
     assert one.result() in output
 
 
-# -- 7: what is left behind ------------------------------------------------------------------------------------------
+# -- 7: leftovers ----------------------------------------------------------------------------------------------------
 
 
 def test_what_a_map_left_on_this_machine_goes_with_it() -> None:

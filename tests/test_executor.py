@@ -325,7 +325,7 @@ def test_data_all_as_one(ready, together):
     assert pywren.get_all_results(futures) == [10, 30_000, 300_000]
 
 
-# -- what a function finds on the worker ----------------------------------------------------------------------------
+# -- the function's environment on the worker -----------------------------------------------------------------------
 
 
 def test_place_of_a_call(ready):

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "failures.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| (\d+) \| (.*) \|$", PAGE, re.MULTILINE)
 TABLE_TESTS = {"test_table": "Row", "test_refused_at_map": "Refusal"}
-"""The tests of tests/test_failures.py that run many rows, and what a row of theirs is called."""
+"""The tests in tests/test_failures.py that run many rows, and the class of their rows."""
 
 
 def every_test() -> Iterator[tuple[str, str, str]]:

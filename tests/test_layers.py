@@ -22,13 +22,13 @@ DOORS = {  # names of 0.4, which belong to the layer of the modules that they lo
     "pywren.ec2standalone": "scripts",
 }
 MOST_FILES = 17
-"""Files in ``pywren/`` beside its folders."""
+"""The most files that ``pywren/`` may have beside its folders."""
 
 MEDIAN, NINETIETH, LONGEST = 7, 19, 66
 """Lines of the functions of the package, docstrings included."""
 
 LONG_BY_0_4 = {"invoke_with_keys"}
-"""Functions whose length PyWren 0.4 decides: fourteen parameters."""
+"""Functions that are long because PyWren 0.4 gave them fourteen parameters."""
 
 
 class Import(NamedTuple):

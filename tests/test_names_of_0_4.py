@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LISTED = ROOT / "tests" / "golden" / "names_0.4.txt"
-"""The names that the modules of 0.4 define, taken from its source distribution: modules, and below them their names."""
+"""The names that 0.4's source distribution defines: modules, and below each its names."""
 
 
 class Name(NamedTuple):

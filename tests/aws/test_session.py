@@ -437,7 +437,7 @@ def test_deleting_on_a_server_that_wants_content_md5(monkeypatch: pytest.MonkeyP
         assert b"<Key>a</Key>" in server.asked[0][2]  # type: ignore[attr-defined]
 
 
-# -- what is shown -------------------------------------------------------------------------------------------
+# -- what logs show ------------------------------------------------------------------------------------------
 
 
 def _answers_with_a_payload(headers: Any, body: bytes) -> tuple[int, bytes]:
@@ -479,7 +479,7 @@ def test_no_logger_shows_a_payload(monkeypatch: pytest.MonkeyPatch, caplog: pyte
 
 
 def test_botocore_still_has_what_is_relied_on(home: Path) -> None:
-    """botocore's sessions still allow their credential sources and parsers to be replaced."""
+    """botocore's sessions still allow their credential sources and their parsers to be replaced."""
     session = make_session()
     resolver = session.get_component("credential_provider")
     assert all(isinstance(each, _aws_session._Provider) for each in resolver.providers)

@@ -51,7 +51,7 @@ def collect(path):
 
 
 def environment(tmp_path):
-    """Return the environment of a program that exits abruptly: it finds pywren, and this directory's modules."""
+    """Return the environment of a program that exits abruptly, which can import pywren and this directory's modules."""
     here = Path(__file__).parent
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)]), "TMPDIR": str(tmp_path)}
 
@@ -299,7 +299,7 @@ def test_an_executor_of_a_call_serves_later_calls(ready):
     assert [value for _, value in answers] == list(range(len(answers), 0, -1))
 
 
-# -- what is known ------------------------------------------------------------------------------------------------
+# -- status of calls ---------------------------------------------------------------------------------------------
 
 
 def test_running_is_known(ready, tmp_path):

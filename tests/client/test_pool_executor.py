@@ -33,7 +33,7 @@ def ready(tmp_path_factory):
 
 @pytest.fixture
 def pool(ready):
-    """A pool of its own for each test."""
+    """Return a separate pool for each test."""
     with pywren.PoolExecutor(ready.executor) as made:
         yield made
 

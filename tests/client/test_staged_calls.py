@@ -1117,7 +1117,7 @@ class TestStaging:
         del items
 
     def test_apart_when_asked(self):
-        """``data_all_as_one=False`` gives every argument an object of its own, as in 0.4."""
+        """``data_all_as_one=False`` stores every argument as a separate object, as in 0.4."""
         invoker = RecordingInvoker()
         executor = make(invoker)
         items = executor.map(abs, range(3), data_all_as_one=False)

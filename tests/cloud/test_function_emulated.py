@@ -95,7 +95,7 @@ def call(executor, function, argument):
     return executor.call_async(function, argument).result(timeout=WAIT)
 
 
-# -- what is sent --------------------------------------------------------------------------------------------
+# -- requests ------------------------------------------------------------------------------------------------
 
 
 def test_a_function_is_made_with_a_role_that_is_new(emulator, executors):
@@ -180,7 +180,7 @@ def test_big_code_goes_through_the_bucket(aws, config, executors, monkeypatch):
     assert call(executors(config), lambda x: x * 2, 21) == 42
 
 
-# -- what then runs ------------------------------------------------------------------------------------------
+# -- running the function ------------------------------------------------------------------------------------
 
 
 def test_a_function_of_another_pywren(aws, config, executors):

@@ -72,7 +72,7 @@ def members(built: Built) -> dict[str, tarfile.TarInfo]:
         return {member.name.removeprefix(place): member for member in tar if member.isfile()}
 
 
-# -- what is taken -------------------------------------------------------------------------------------------
+# -- packages in a runtime -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_workers_take_it(tmp_path: Path, wheels: Wheelhouse) -> None:
     assert (target / "lib/python3.12/site-packages/one/__init__.py").read_text() == "VERSION = '1.0'\n"
 
 
-# -- what is left out ----------------------------------------------------------------------------------------
+# -- packages left out of it ---------------------------------------------------------------------------------
 
 
 def test_what_the_worker_has_is_left_out(tmp_path: Path, wheels: Wheelhouse, tool: str) -> None:
@@ -217,7 +217,7 @@ def test_a_record_that_lies(tmp_path: Path, wheels: Wheelhouse) -> None:
     assert precious.exists()
 
 
-# -- what cannot be had --------------------------------------------------------------------------------------
+# -- errors --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ def test_an_empty_prefix(account, pywren):
     assert account.requests == []
 
 
-# -- what was there before -----------------------------------------------------------------------------------
+# -- existing resources --------------------------------------------------------------------------------------
 
 
 def test_a_bucket_with_other_things(account, pywren):

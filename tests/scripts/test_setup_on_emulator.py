@@ -22,8 +22,8 @@ SETUP = "from pywren.scripts.setupscript import interactive_setup as command; co
 COMMAND = "from pywren.scripts.pywrencli import cli as command; command()"
 BIG = 3_000_000
 NOT_SEEN = {"OwnLog"}
-"""Statements of the execution role without a request: Lambda writes the log in its own way, not by requests to
-CloudWatch that could be seen; on AWS the role must allow it all the same."""
+"""Statements of the execution role that no visible request uses: the emulated Lambda writes its log without any
+request to CloudWatch, but on AWS the role must allow it."""
 
 
 class User:

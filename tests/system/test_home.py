@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def open_umask() -> Iterator[None]:
-    """Set an umask of 0, so that new files get exactly the mode that is asked for."""
+    """Set a umask of 0, so that new files get exactly the mode that is asked for."""
     before = os.umask(0)
     yield
     os.umask(before)

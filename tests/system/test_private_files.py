@@ -18,7 +18,7 @@ UMASKS = [0o000, 0o002, 0o007, 0o022, 0o077, 0o277, 0o777]
 
 @pytest.fixture(params=UMASKS, ids=oct)
 def umask(request):
-    """Set an umask for the test."""
+    """Set a umask for the test."""
     saved = os.umask(request.param)
     yield request.param
     os.umask(saved)

@@ -35,7 +35,7 @@ FOREIGN = (
     ),
     *("sys", "threading", "_thread", "pickle", "weakref", "typing", "functools", "dataclasses", "dis", "inspect"),
 )
-"""Modules whose private names are looked for; of what is made by them, a test can only look at what follows below."""
+"""Modules whose private names are searched for; private names of objects that they make are in the tests below."""
 PUBLIC = {("os", "_exit"), ("sys", "_getframe"), ("sys", "_current_frames")}  # documented, despite their names
 
 

@@ -111,7 +111,7 @@ def _double(x: int):
 
 
 LOCK = threading.Lock()
-"""What a module may have, and cannot be pickled."""
+"""A member that a module may have and that cannot be pickled."""
 
 
 def test_a_function_of_pydantic():

@@ -72,7 +72,7 @@ Init Duration | dg python-logging | container: the_log_of_a_call_is_written_as_l
 billed milliseconds | pricing | container: what_is_billed
 init is billed | blog aws-lambda-standardizes-billing-for-init-phase | container: what_is_billed
 """
-"""The rule, where AWS says it, and the test: what follows ``test_`` in ``test_emulator_<module>.py``."""
+"""The rule, its source at AWS, and the test: the part after ``test_`` in ``test_emulator_<module>.py``."""
 
 RULES = [tuple(part.strip() for part in line.split("|")) for line in TABLE.strip().splitlines()]
 

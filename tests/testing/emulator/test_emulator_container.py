@@ -277,7 +277,7 @@ OF_THE_EMULATION = {
     *("AWS_ENDPOINT_URL", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_EC2_METADATA_DISABLED", "NO_PROXY"),
     *("HOME", "TMPDIR", "PYTHONDONTWRITEBYTECODE", "LC_CTYPE"),
 }
-"""What keeps requests here; what stands for walls where there are none; Python's own where the locale is missing."""
+"""Variables for the emulated endpoint, for containers without isolation, and of Python for a missing locale."""
 
 
 def test_the_environment_is_lambdas_and_nothing_of_the_users(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -304,7 +304,7 @@ def test_a_destination_that_takes_nothing(moto: str, destination: str, said: str
 
     async def use(services: Services) -> None:
         with pytest.raises(DestinationError, match=said):
-            await services.send_record(None, destination, b"{}")  # type: ignore[arg-type] # no bucket: not looked at
+            await services.send_record(None, destination, b"{}")  # type: ignore[arg-type] # no bucket is used
 
     with_services(moto, use)
 

@@ -209,7 +209,7 @@ def seen(request, tmp_path_factory):
 
 @pytest.mark.parametrize("what", RIGHT)
 def test_found_by_name(seen, what):
-    """An object that arrives with a function or an argument is the same one when it is looked up by name."""
+    """An object that came with a function or an argument is also the one that a lookup by name finds."""
     assert seen[what] == [RIGHT[what]] * (1 if ": " in what else 2)
 
 

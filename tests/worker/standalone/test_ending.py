@@ -12,7 +12,7 @@ from pywren.worker.standalone.worker import FIRST_PATIENCE, PATIENCE
     [
         (0, 59, 1000, False),
         (0, 60, 1000, True),
-        (30, 60, 1000, True),  # a short period is all near its end
+        (30, 60, 1000, True),  # all of a short period is near its end
         (3600, 60, 1000, False),
         (3600, 60, 3419, False),
         (3600, 60, 3420, True),

@@ -22,7 +22,7 @@ import pytest
 if TYPE_CHECKING:
     from pywren.testing.emulator import Emulator
 
-# pywren writes nothing outside its home but temporary files. The suite has a temporary directory of its own, so that
+# pywren writes nothing outside its home except temporary files. The suite has a temporary directory of its own, so that
 # anything there at the end was left behind. Its path is short, because macOS limits a socket's path to 104 bytes.
 # pytest's own directories stay in their usual place.
 os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())

@@ -94,8 +94,8 @@ def _imported(name: str, node: ast.Import | ast.ImportFrom | ast.Call) -> list[s
 
 
 def _named_in_call(name: str, call: ast.Call) -> list[str]:
-    """Return the modules that a call imports by name. A name put together at run time may be any that the module
-    spells as a text: its own submodules, as lazy packages do."""
+    """Return the modules that a call imports by name. A name built at run time may be any that appears as a text
+     in the module, such as a lazy package's own submodules."""
     texts = {node.value for arg in call.args for node in ast.walk(arg) if isinstance(node, ast.Constant)}
     named = [text for text in texts if text in MODULES]
     if named or not any(isinstance(arg, ast.JoinedStr) for arg in call.args):
@@ -198,7 +198,7 @@ def test_only_users_of_the_face_import_it() -> None:
 def test_the_sdk_is_imported_in_one_place() -> None:
     """Only the module that makes sessions and clients imports boto3 and botocore, and only once they are used.
 
-    ``pywren.testing`` patches moto, which is botocore: it may, inside functions too.
+    ``pywren.testing`` patches moto, which is built on botocore, so it may import botocore inside functions.
     """
     used = [(name, item) for name in MODULES for item in imports(name) if item.module.partition(".")[0] in SDKS]
     elsewhere = {name for name, _ in used if name != SDK_DOOR and not name.startswith("pywren.testing")}

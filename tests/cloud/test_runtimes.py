@@ -370,7 +370,7 @@ def test_the_nearest_version_is_the_nearest_of_both_tools(tmp_path: Path) -> Non
 
 
 class Installed(importlib.metadata.Distribution):
-    """A distribution as ``importlib.metadata`` finds it."""
+    """An installed distribution, as ``importlib.metadata`` finds it."""
 
     def __init__(self, name: str, url: str | None = None) -> None:
         self._texts = {"METADATA": f"Name: {name}\nVersion: 1.0\n"}

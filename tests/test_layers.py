@@ -95,7 +95,7 @@ def _imported(name: str, node: ast.Import | ast.ImportFrom | ast.Call) -> list[s
 
 def _named_in_call(name: str, call: ast.Call) -> list[str]:
     """Return the modules that a call imports by name. A name built at run time may be any that appears as a text
-     in the module, such as a lazy package's own submodules."""
+    in the module, such as a lazy package's own submodules."""
     texts = {node.value for arg in call.args for node in ast.walk(arg) if isinstance(node, ast.Constant)}
     named = [text for text in texts if text in MODULES]
     if named or not any(isinstance(arg, ast.JoinedStr) for arg in call.args):

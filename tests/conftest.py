@@ -7,6 +7,7 @@ import gc
 import itertools
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -44,6 +45,13 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["HOME"] = str(_HOME)
     os.environ["TMPDIR"] = tempfile.tempdir = str(_TEMPORARY)
     os.environ[_SESSION_VARIABLE] = str(os.getpid())
+    # A shell's background jobs ignore SIGINT, and those of nohup SIGHUP. Their children would, too, and the tests that
+    # send these signals would wait for ever.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -211,9 +211,13 @@ class Doctor:
         reserved = (answer or {}).get("ReservedConcurrentExecutions")
         if reserved == 0:
             remedy = f"run `aws lambda delete-function-concurrency --function-name {name}`"
-            yield Finding("wrong", "concurrency", f"it is reserved to 0, so no call can run: {remedy}")
+            yield Finding(
+                "wrong", "concurrency", f"the function's reserved concurrency is 0, so no call can run: {remedy}"
+            )
         elif reserved is not None:
-            yield Finding("note", "concurrency", f"the function reserves {reserved}, so no more calls run at once")
+            yield Finding(
+                "note", "concurrency", f"the function's reserved concurrency limits it to {reserved} calls at once"
+            )
 
     def _examine_quota(self) -> Iterator[Finding]:
         answer = self._aws.request(

@@ -295,7 +295,7 @@ def _set_up(config: wrenconfig.Config, path: Path, *, standalone: bool, dry_run:
     names = Names.of(config, "")
     more = f", the queue {names.queue} and the instance profile {names.instance_profile}" if standalone else ""
     click.echo(
-        f"In {names.region} this creates what is missing of: the bucket {names.bucket}, the role {names.role}, the "
+        f"This creates, in {names.region} and unless they exist, the bucket {names.bucket}, the role {names.role}, the "
         f"log group {names.log_group}, the function {names.function}{more}. None of these costs anything until used."
     )
     try:

@@ -112,7 +112,7 @@ def why_content_held_back(name: str, data: bytes) -> str | None:
     if lower.endswith(_CODE) or (len(data) > _LOOKED_INTO and not lower.endswith(".pem")):
         return None
     if _PRIVATE_KEY.search(data):
-        return "a private key is in it"
+        return "it contains a private key"
     if lower.endswith(".pem"):  # what is not a certificate may be a key of any format
         kinds = _PEM_BLOCK.findall(data)
         if not kinds or not all(kind.endswith(_PUBLIC) for kind in kinds):

@@ -353,7 +353,7 @@ BY_CODE: Mapping[str, Meaning] = {
         *_EC2,
         (
             "CodeStorageExceededException",
-            Meaning("the account's store of function code is full: delete old functions or versions"),
+            Meaning("the account's storage for function code is full: delete old functions or versions"),
         ),
     )
     for name in names.split()

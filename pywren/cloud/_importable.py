@@ -121,7 +121,7 @@ class ImportCheck:
                 return Obstacle(str(error).replace(str(self._site) + os.sep, ""))
             return None
         if extensions:
-            return Obstacle(f"{extensions[0].name} is not for {self._target}")
+            return Obstacle(f"{extensions[0].name} is not built for {self._target}")
         return None if place.is_dir() else Obstacle(f"{place.name} is not among the installed files")
 
 

@@ -179,7 +179,7 @@ class Doctor:
             yield Finding(
                 "wrong",
                 "function",
-                f"{name} is {state}, its last update {update} {reason}".rstrip()
+                f"{name} is {state}, and its last update is {update} {reason}".rstrip()
                 + ": wait a moment and check again, or run `pywren deploy_lambda`",
             )
             return
@@ -233,7 +233,9 @@ class Doctor:
             said += "; others wait. Request more under Service Quotas > AWS Lambda > Concurrent executions"
         yield Finding("ok" if at_once >= ORDINARY_CONCURRENCY else "note", "quota", said)
         if usage.get("TotalCodeSize", 0) > 0.9 * limit.get("TotalCodeSize", float("inf")):
-            yield Finding("note", "quota", "the account's store of function code is almost full: delete old functions")
+            yield Finding(
+                "note", "quota", "the account's storage for function code is almost full: delete old functions"
+            )
 
     def _examine_runtime(self) -> Iterator[Finding]:
         runtime = self._config["runtime"]

@@ -39,8 +39,8 @@ class Size(NamedTuple):
     taken: int
 
     def __str__(self) -> str:
-        wait, run = ("waits" if self.waiting == 1 else "wait"), ("is" if self.taken == 1 else "are")
-        return f"{self.waiting:,} {_calls(self.waiting)} {wait}, {self.taken:,} {run} with workers"
+        wait, run = ("is" if self.waiting == 1 else "are"), ("is" if self.taken == 1 else "are")
+        return f"{self.waiting:,} {_calls(self.waiting)} {wait} waiting, {self.taken:,} {run} with workers"
 
 
 def _calls(number: int) -> str:

@@ -187,7 +187,7 @@ def _function_of(path: Path) -> str | None:
 
 
 def _report_kept_file(path: Path, config: wrenconfig.Config, proposed: Answers, suffix: str) -> None:
-    click.echo(f"{path} stays unchanged; the resources that it names are set up.")
+    click.echo(f"Keeping {path} unchanged, and setting up the resources that it names.")
     names = Names.of(config, "")
     if names.region != proposed.region or (suffix and names.function != proposed.function):
         click.echo(

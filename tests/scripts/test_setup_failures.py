@@ -253,7 +253,7 @@ def test_a_queue_of_somebody_else(account, pywren):
     assert pywren("delete_queue") == (0, f"{said}\n", "")
     assert said in pywren("cleanup_all").out
     assert account.changes == []
-    assert pywren("standalone", "queue_size").out == "the-queue: 1 call waits, 0 are with workers\n"
+    assert pywren("standalone", "queue_size").out == "the-queue: 1 call is waiting, 0 are with workers\n"
     (message,) = account.ask("sqs", "receive_message", QueueUrl=url)["Messages"]
     assert message["Body"] == "precious"
 

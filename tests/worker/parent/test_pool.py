@@ -931,7 +931,7 @@ def test_ctrl_c_ends_a_program_that_waits_for_its_calls(tmp_path: Path) -> None:
         text=True,
     )
     assert client.stderr is not None
-    assert "3 calls still run" in client.stderr.readline()
+    assert "3 calls are still running" in client.stderr.readline()
     workers = psutil.Process(client.pid).children(recursive=True)
     assert workers
     client.send_signal(signal.SIGINT)
@@ -967,7 +967,7 @@ def test_ctrl_c_at_the_end_of_the_program_ends_its_calls() -> None:
     program = "import pywren, time; pywren.local_executor().call_async(time.sleep, 300)"
     with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True) as client:
         assert client.stderr is not None
-        assert "1 calls still run" in client.stderr.readline()
+        assert "1 calls are still running" in client.stderr.readline()
         client.send_signal(signal.SIGINT)
         assert client.stderr.read() == "1 calls were stopped because the program ended\n"
 

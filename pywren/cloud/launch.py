@@ -343,8 +343,8 @@ def check_packaged(python: str) -> None:
     if python not in PACKAGED_PYTHONS:
         raise DeploymentError(
             f"Amazon Linux 2023 has no Python {python}, which workers need to match this machine: run this "
-            f"command with {' or '.join(sorted(PACKAGED_PYTHONS))}, or set standalone: target_ami in the configuration to your own "
-            f"image with python{python} and pip"
+            f"command with {' or '.join(sorted(PACKAGED_PYTHONS))}, or set standalone: target_ami in the configuration "
+            f"to your own image with python{python} and pip"
         )
 
 

@@ -589,7 +589,7 @@ def test_no_concurrency(made, pywren):
     assert done.code == 1
     assert "wrong concurrency: the function's reserved concurrency is 0" in done.out
     made.ask("lambda", "put_function_concurrency", FunctionName=name, ReservedConcurrentExecutions=5)
-    assert "note  concurrency: the function reserves 5" in pywren("test_config").out
+    assert "note  concurrency: the function's reserved concurrency limits it to 5" in pywren("test_config").out
 
 
 def test_another_worker(made, pywren, monkeypatch):

@@ -113,7 +113,7 @@ def list_instances(aws_region: str, instance_name: str) -> list[Named]:
     with closing(AWS(aws_region)) as aws:
         ec2, position = aws.resource("ec2"), dict[str, Any]()
         while True:
-            page = ask_ec2(aws, "describe_instances", "look at the instances", Filters=running, **position)
+            page = ask_ec2(aws, "describe_instances", "list the instances", Filters=running, **position)
             for item in [item for group in page["Reservations"] for item in group["Instances"]]:
                 name = tags_to_dict(item.get("Tags")).get("Name")
                 if name is not None and instance_name in name:

@@ -313,11 +313,11 @@ class ResponseFuture(CallState):
         self._collected = True
 
     def _time_out(self, timeout: float | None) -> WaitTimeoutError:
-        what = f"call {self.call_id} of callset {self.callset_id} had not ended after {timeout} s"
+        what = f"call {self.call_id} of callset {self.callset_id} has not ended after {timeout} s"
         trouble = None if self._origin is None else self._origin.trouble()
         if trouble is None:
-            return WaitTimeoutError(f"{what}; it goes on: ask again with a longer timeout, or cancel() it")
-        error = StorageTimeoutError(f"{what} as far as is known, because the storage could not be reached: {trouble}")
+            return WaitTimeoutError(f"{what}; it is still running: ask again with a longer timeout, or cancel() it")
+        error = StorageTimeoutError(f"{what}, as far as is known: the storage could not be reached: {trouble}")
         error.__cause__ = trouble
         return error
 
@@ -373,7 +373,7 @@ class ResponseFuture(CallState):
         if new_state is JobState.running:
             mark_running(self)
         elif new_state in (JobState.success, JobState.error):
-            text = "the program has set the state of the call to error"
+            text = "the program set the call's state to error"
             failed = new_state is JobState.error
             error = CallError(text, call_id=self.call_id, callset_id=self.callset_id) if failed else None
             self._collected = True

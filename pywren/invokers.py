@@ -140,8 +140,8 @@ class DummyInvoker(Invoker):
         """Return why no results come, if nobody has run the calls."""
         if not self.payloads:
             return None
-        kept = "1 call waits" if len(self.payloads) == 1 else f"{len(self.payloads)} calls wait"
-        return f"{kept} to be run: call run_jobs() on the executor's invoker"
+        kept = "1 call is waiting" if len(self.payloads) == 1 else f"{len(self.payloads)} calls are waiting"
+        return f"{kept} to be run: call run_jobs() of the executor's invoker"
 
     def run_jobs(self, MAXJOBS: int = -1, run_dir: str = LOCAL_RUN_DIR) -> None:
         """Run the kept calls one after the other.
@@ -242,7 +242,9 @@ def encode_payload(payload: Payload, limit: int, what: str) -> bytes:
     try:
         body = json.dumps(payload, separators=(",", ":")).encode()
     except (TypeError, ValueError) as error:
-        raise ArgumentError(f"the payload does not fit JSON: {error}; check extra_meta and extra_env") from error
+        raise ArgumentError(
+            f"the payload cannot be encoded as JSON: {error}; check extra_meta and extra_env"
+        ) from error
     if len(body) > limit:
         raise ArgumentError(
             f"the payload has {len(body):,} bytes, and {what} takes {limit:,}: "

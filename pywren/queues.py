@@ -111,8 +111,8 @@ class SQSInvoker(Invoker):
         if found.get(_TAKEN) or not found.get(_WAITING):
             return None
         return (
-            f"no stand-alone worker takes calls from the queue {self.sqs_queue_name}, where {found[_WAITING]} wait: "
-            "start workers with `pywren standalone launch_instances` (`pywren standalone list_instances` lists "
+            f"no stand-alone worker is taking calls from the queue {self.sqs_queue_name}, where {found[_WAITING]} wait"
+            ": start workers with `pywren standalone launch_instances` (`pywren standalone list_instances` lists "
             "the running ones), or run `pywren-server` on your own machine"
         )
 

@@ -412,7 +412,7 @@ def test_a_missing_file_is_explained_once(ready, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("here.txt").touch()
     here = "'here.txt' exists in the client's directory, but calls run in an empty"
-    nowhere = "'nowhere' is a relative path, and calls run in an empty"
+    nowhere = "'nowhere' is a relative path, but calls run in an empty"
     failed = ready.map(os.listdir, ["here.txt", b"here.txt", Path("nowhere")])
     handed_on = ready.reduce(list, failed[:1])
     for future, words in zip([*failed, handed_on], [here, here, nowhere, here], strict=True):

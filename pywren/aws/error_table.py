@@ -73,7 +73,7 @@ NO_TLS = Meaning(
 )
 BROKEN_TRANSFER = Meaning("the response was repeatedly cut off or damaged in transit: check the network")
 SETTINGS = Meaning("a setting in ~/.aws/config or an AWS_… environment variable is wrong: correct it", setup=True)
-NAME = Meaning("the configuration contains an invalid name of a bucket or another resource", setup=True)
+NAME = Meaning("the configuration contains an invalid name for a bucket or another resource", setup=True)
 INSTALLATION = Meaning(
     "botocore could not carry out the request: its version may be incompatible (`pip install -U boto3`), or this is a "
     "bug in pywren"
@@ -325,7 +325,10 @@ BY_CODE: Mapping[str, Meaning] = {
         ),
         (
             "TooManyBuckets LimitExceeded LimitExceededException OverLimit",
-            Meaning("the account has reached its quota of these: delete some, or request more under Service Quotas"),
+            Meaning(
+                "the account has reached its quota for this kind of resource: delete some, or request "
+                "more under Service Quotas"
+            ),
         ),
         (
             "AWS.SimpleQueueService.QueueDeletedRecently QueueDeletedRecently",
@@ -333,7 +336,7 @@ BY_CODE: Mapping[str, Meaning] = {
         ),
         (
             "EntityAlreadyExists DeleteConflict ConcurrentModification ConcurrentModificationException",
-            Meaning("somebody else is changing it: run the command again"),
+            Meaning("another request is changing it at the same time: run the command again"),
         ),
         (
             "InvalidRuntimeException InvalidZipFileException InvalidSecurityGroupIDException InvalidSubnetIDException",
@@ -350,7 +353,7 @@ BY_CODE: Mapping[str, Meaning] = {
         *_EC2,
         (
             "CodeStorageExceededException",
-            Meaning("the account's store of function code is full: delete old functions or versions"),
+            Meaning("the account's storage for function code is full: delete old functions or versions"),
         ),
     )
     for name in names.split()

@@ -153,14 +153,14 @@ class AWS:
 
     def resource(self, service: str) -> Any:
         """Return boto3's resource of a service, which programs of 0.4 use; threads must not share it."""
-        with self._own_session(f"make a resource for {service}") as session:
+        with self._own_session(f"create a boto3 resource for {service}") as session:
             return make_resource(session, service, self.region)
 
     def _make_session(self) -> Any:
         return self._given_session or make_session(self.profile)
 
     def _make_client(self, service: str) -> Any:
-        with self._own_session(f"make a client for {service}") as session:
+        with self._own_session(f"create a client for {service}") as session:
             try:
                 return make_client(session, service, self.region)
             except BaseException:
@@ -376,7 +376,7 @@ class AWS:
     def function_config(self, name: str) -> dict[str, Any] | None:
         """Return a function's configuration, ``None`` when there is no such function."""
         return self.find(
-            "lambda", "get_function_configuration", doing=f"look at the function {name}", FunctionName=name
+            "lambda", "get_function_configuration", doing=f"look up the function {name}", FunctionName=name
         )
 
     def create_function(
@@ -483,7 +483,7 @@ class AWS:
         return self.find(
             "lambda",
             "get_function_event_invoke_config",
-            doing=f"look at what happens to failed calls of {name}",
+            doing=f"look up the failure destination of {name}",
             FunctionName=name,
         )
 
@@ -507,7 +507,7 @@ class AWS:
         self.request(
             "lambda",
             "put_function_event_invoke_config",
-            doing=f"set what happens to failed calls of {name}",
+            doing=f"set the failure destination of {name}",
             missing=_DEPLOY,
             FunctionName=name,
             **settings,
@@ -542,7 +542,7 @@ class AWS:
         answer = self.request(
             "sqs",
             "get_queue_attributes",
-            doing=f"look at the queue {queue_url}",
+            doing=f"look up the queue {queue_url}",
             missing=_CREATE_QUEUE,
             QueueUrl=queue_url,
             AttributeNames=list(names),
@@ -597,7 +597,7 @@ class AWS:
         self.request(
             "sqs",
             "change_message_visibility",
-            doing=f"keep a message of the queue {queue_url}",
+            doing=f"keep a message of the queue {queue_url} hidden",
             QueueUrl=queue_url,
             ReceiptHandle=message.receipt,
             VisibilityTimeout=visibility,
@@ -655,7 +655,7 @@ class AWS:
         page = self.find(
             "logs",
             "describe_log_streams",
-            doing=f"look at the log {group}",
+            doing=f"look up the log {group}",
             logGroupName=group,
             orderBy="LastEventTime",
             descending=True,

@@ -160,7 +160,9 @@ class _Provider:
         self.CANONICAL_NAME = getattr(provider, "CANONICAL_NAME", None)
         self._provider = provider
         self._patience = patience
-        name, remedy = _SOURCES.get(self.METHOD, _Source(str(self.METHOD), "check the profile and the variables AWS_…"))
+        name, remedy = _SOURCES.get(
+            self.METHOD, _Source(str(self.METHOD), "check the profile and the AWS_… environment variables")
+        )
         known = {setting: path.replace("{", "{{").replace("}", "}}") for setting, path in files.items()}
         self._source = _Source(name.format(**known), remedy.format(**known))
 

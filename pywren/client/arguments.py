@@ -80,8 +80,8 @@ def check_meta(extra_meta: Mapping[str, Any] | None) -> None:
         json.dumps(dict(extra_meta), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ArgumentError(
-            f"extra_meta does not fit JSON: {error}. It takes strings, finite numbers, and lists and dicts of them; "
-            "pass everything else as arguments. Nothing was invoked"
+            f"extra_meta cannot be encoded as JSON: {error}. Use only strings, finite numbers, and lists and dicts of "
+            "them; pass everything else as arguments. Nothing was invoked"
         ) from error
 
 

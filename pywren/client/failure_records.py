@@ -135,9 +135,10 @@ class FailureRecords:
         if self._noted.denial is not None and not self._noted.warned:
             self._noted.warned = True
             logger.warning(
-                "cannot see all of Lambda's records of failed calls. A call whose worker vanishes is then noticed only "
-                "when it is overdue, and its result is believed even if it was written by somebody else who can read "
-                "the records and write to the prefix. 'pywren iam --print user' shows which permissions to add: %s",
+                "these credentials cannot read all of Lambda's records of failed calls. Without them, pywren notices a "
+                "vanished worker only when its call is overdue, and cannot detect a result forged by someone who can "
+                "read the records and write to the prefix. Run 'pywren iam --print user' to see which permissions to "
+                "add: %s",
                 self._noted.denial,
             )
 

@@ -217,8 +217,8 @@ class LocalCallset:
         self._reported_silence = True
         logger.warning(
             "nothing has come back for %.0f s from callset %s on this machine (running calls: %d, calls waiting for a "
-            "free process: %d). Check whether the running ones work (`top`) or wait for something; cancel() stops a "
-            "call",
+            "free process: %d). Check with `top` whether the running calls are working or waiting for something; "
+            "cancel() stops a call",
             silent, self.callset.id, running, waiting_calls,
         )  # fmt: skip
 

@@ -46,8 +46,8 @@ class ExecutorAdapter(concurrent.futures.Executor):
         if not _has_verbs(executor):
             raise ArgumentError(
                 f"PoolExecutor takes an executor of pywren, not {executor!r}: pass pywren.local_executor(), for "
-                "example, or nothing. There is no max_workers; set PYWREN_LOCAL_PROCESSES to limit the processes on "
-                "this machine"
+                "example, or nothing. max_workers is not supported; set PYWREN_LOCAL_PROCESSES to limit the processes "
+                "on this machine"
             )
         self._is_own = is_own
         self._executor = executor

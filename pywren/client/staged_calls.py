@@ -558,11 +558,11 @@ class StagedCallset:
         function = self.callset.function
         calls = "1 call" if missing == 1 else f"{missing} calls"
         whose = f"{calls} of callset {self.callset.id}"
-        known = f"nothing has come back for {silent:.0f} s from {whose}: no result, no failure"
+        known = f"nothing has come back for {silent:.0f} s from {whose}: neither a result nor a failure"
         if function is None:
-            return f"{known}. They may still be running or waiting: check the workers, and their log"
+            return f"{known}. They may still be running or waiting: check the workers and their logs"
         return (
-            f"{known}. The function {function} may still be running them, or they are waiting for their turn: read "
+            f"{known}. The function {function} may still be running them, or they may be waiting to start: read "
             "their output with `pywren logs`, check the set-up with `pywren test_config`, and check whether other "
             "calls use up the function's concurrency"
         )

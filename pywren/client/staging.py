@@ -204,7 +204,7 @@ class StagedDispatcher:
         except BaseException:
             if invoked:
                 logger.warning(
-                    "callset %s: %d of %d calls were invoked before map() was stopped; they go on",
+                    "callset %s: %d of %d calls were invoked before map() was stopped; they keep running",
                     origin.callset.id, len(invoked), len(payloads),
                 )  # fmt: skip
             raise

@@ -142,7 +142,7 @@ def _hint_at_missing_file(error: FileNotFoundError) -> None:
 
 def _why_missing(path: str) -> str | None:
     if not os.path.isabs(path):
-        place = "exists in the client's directory, but" if os.path.exists(path) else "is a relative path, and"
+        place = "exists in the client's directory, but" if os.path.exists(path) else "is a relative path, but"
         return (
             f"{path!r} {place} calls run in an empty directory of their own, as on Lambda: read files before map() and "
             "pass their contents, or put them where workers can fetch them"
@@ -162,6 +162,6 @@ def _why_not_sent(path: str) -> str:
             "contents (docs/modules.md says what is sent along)"
         )
     return (
-        f"{path!r} exists on the client but was not sent: only packages, directories with an __init__.py, "
-        "bring their data files; make it one, or read files before map() and pass their contents"
+        f"{path!r} exists on the client but was not sent: only packages (directories with an __init__.py) "
+        "bring their data files. Make its directory a package, or read the file before map() and pass its contents"
     )

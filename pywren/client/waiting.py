@@ -169,7 +169,7 @@ def _say_what_runs(futures: Iterable[CallState]) -> None:
     if names:
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         logger.warning(
-            "stopped waiting; %d calls still run: %s%s; cancel() ends them",
+            "stopped waiting; %d calls are still running: %s%s; cancel() stops them",
             len(names), ", ".join(names[:_NAMED]), more,
         )  # fmt: skip
 

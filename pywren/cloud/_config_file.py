@@ -44,7 +44,7 @@ def change_section(path: str | os.PathLike[str], section: str, values: Values) -
             text = file.read()
         changed = changed_text(text, section, values)
         if changed is None:
-            raise _by_hand(path, section, values, "it does not consist of sections with their keys below them")
+            raise _by_hand(path, section, values, "it is not made up of sections with their keys indented below them")
         if changed != text:
             _replace(real, changed)
     except OSError as error:

@@ -121,8 +121,8 @@ class ImportCheck:
                 return Obstacle(str(error).replace(str(self._site) + os.sep, ""))
             return None
         if extensions:
-            return Obstacle(f"{extensions[0].name} is not for {self._target}")
-        return None if place.is_dir() else Obstacle(f"{place.name} is not among what was installed")
+            return Obstacle(f"{extensions[0].name} is not built for {self._target}")
+        return None if place.is_dir() else Obstacle(f"{place.name} is not among the installed files")
 
 
 def _extensions(place: Path) -> list[Path]:
@@ -165,7 +165,7 @@ def check_importable(
 def _refuse_or_tell(item: Distribution, module: str, found: Obstacle, say: Say, places: Mapping[str, str]) -> None:
     if not _is_missed_here(item, found):
         raise _refusal(item, places, f"{module} cannot be imported: {found.text}")
-    say(f"{module} of {item.name} {item.version} can be imported neither there nor here: {found.text}")
+    say(f"{module} of {item.name} {item.version} cannot be imported, neither here nor from the runtime: {found.text}")
 
 
 def _is_missed_here(item: Distribution, found: Obstacle) -> bool:
@@ -183,7 +183,7 @@ def _is_missed_here(item: Distribution, found: Obstacle) -> bool:
 
 def _refusal(item: Distribution, places: Mapping[str, str], reason: str) -> DeploymentError:
     return DeploymentError(
-        f"the runtime would not work: {places[item.name]} asks for {item.name}, but in version {item.version} {reason}"
+        f"the runtime would not work: {places[item.name]} requires {item.name}, but in version {item.version} {reason}"
         ". Choose another version, or add what is missing; nothing was uploaded"
     )
 

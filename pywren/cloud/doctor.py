@@ -179,7 +179,7 @@ class Doctor:
             yield Finding(
                 "wrong",
                 "function",
-                f"{name} is {state}, its last update {update} {reason}".rstrip()
+                f"{name} is {state}, and its last update is {update} {reason}".rstrip()
                 + ": wait a moment and check again, or run `pywren deploy_lambda`",
             )
             return
@@ -211,9 +211,13 @@ class Doctor:
         reserved = (answer or {}).get("ReservedConcurrentExecutions")
         if reserved == 0:
             remedy = f"run `aws lambda delete-function-concurrency --function-name {name}`"
-            yield Finding("wrong", "concurrency", f"it is reserved to 0, so no call can run: {remedy}")
+            yield Finding(
+                "wrong", "concurrency", f"the function's reserved concurrency is 0, so no call can run: {remedy}"
+            )
         elif reserved is not None:
-            yield Finding("note", "concurrency", f"the function reserves {reserved}, so no more calls run at once")
+            yield Finding(
+                "note", "concurrency", f"the function's reserved concurrency limits it to {reserved} calls at once"
+            )
 
     def _examine_quota(self) -> Iterator[Finding]:
         answer = self._aws.request(
@@ -229,7 +233,9 @@ class Doctor:
             said += "; others wait. Request more under Service Quotas > AWS Lambda > Concurrent executions"
         yield Finding("ok" if at_once >= ORDINARY_CONCURRENCY else "note", "quota", said)
         if usage.get("TotalCodeSize", 0) > 0.9 * limit.get("TotalCodeSize", float("inf")):
-            yield Finding("note", "quota", "the account's store of function code is almost full: delete old functions")
+            yield Finding(
+                "note", "quota", "the account's storage for function code is almost full: delete old functions"
+            )
 
     def _examine_runtime(self) -> Iterator[Finding]:
         runtime = self._config["runtime"]

@@ -72,7 +72,7 @@ class LambdaFunction:
             )
         steps = self._plan_update(spec, archive, existing)
         if self._event_invoke_differs():
-            steps.append(Step("update", f"{self.title}: what happens to failed calls", self._set_event_invoke))
+            steps.append(Step("update", f"{self.title}: where failed calls are recorded", self._set_event_invoke))
         return steps
 
     def owner(self) -> Owner:

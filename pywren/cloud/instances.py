@@ -102,7 +102,7 @@ class Instances:
 
     def _pages(self, **arguments: Any) -> Iterator[dict[str, Any]]:
         while True:
-            page = self._ask("describe_instances", "look at the instances", **arguments)
+            page = self._ask("describe_instances", "list the instances", **arguments)
             yield page
             if not page.get("NextToken"):
                 return

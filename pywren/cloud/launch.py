@@ -214,7 +214,7 @@ class Launcher:
             "iam",
             "get_instance_profile",
             absent=("NoSuchEntity",),
-            doing=f"look at the instance profile {profile}",
+            doing=f"look up the instance profile {profile}",
             permission=f"iam:GetInstanceProfile on {self.names.instance_profile_arn}",
             InstanceProfileName=profile,
         )
@@ -224,7 +224,7 @@ class Launcher:
 
     def _type(self, kind: str) -> tuple[Sequence[str], int]:
         """Return the architectures and the number of processors of an instance type."""
-        found = self._ask("describe_instance_types", f"look at the instance type {kind}", InstanceTypes=[kind])
+        found = self._ask("describe_instance_types", f"look up the instance type {kind}", InstanceTypes=[kind])
         told = found["InstanceTypes"][0]
         return told["ProcessorInfo"]["SupportedArchitectures"], told["VCpuInfo"]["DefaultVCpus"]
 
@@ -240,7 +240,7 @@ class Launcher:
         return str(found["Parameter"]["Value"])
 
     def _image(self, image_id: str) -> Image:
-        found = self._ask("describe_images", f"look at the image {image_id}", ImageIds=[image_id])["Images"]
+        found = self._ask("describe_images", f"look up the image {image_id}", ImageIds=[image_id])["Images"]
         if not found:
             raise DeploymentError(
                 f"there is no image {image_id} in {self.names.region}: remove standalone: target_ami from the "
@@ -342,9 +342,9 @@ def check_packaged(python: str) -> None:
     """
     if python not in PACKAGED_PYTHONS:
         raise DeploymentError(
-            f"Amazon Linux 2023 has no Python {python}, which workers need to match this machine: run this with "
-            f"{' or '.join(sorted(PACKAGED_PYTHONS))}, or set standalone: target_ami in the configuration to your own "
-            f"image with python{python} and pip"
+            f"Amazon Linux 2023 has no Python {python}, which workers need to match this machine: run this "
+            f"command with {' or '.join(sorted(PACKAGED_PYTHONS))}, or set standalone: target_ami in the configuration "
+            f"to your own image with python{python} and pip"
         )
 
 

@@ -39,8 +39,8 @@ class Size(NamedTuple):
     taken: int
 
     def __str__(self) -> str:
-        wait, run = ("waits" if self.waiting == 1 else "wait"), ("is" if self.taken == 1 else "are")
-        return f"{self.waiting:,} {_calls(self.waiting)} {wait}, {self.taken:,} {run} with workers"
+        wait, run = ("is" if self.waiting == 1 else "are"), ("is" if self.taken == 1 else "are")
+        return f"{self.waiting:,} {_calls(self.waiting)} {wait} waiting, {self.taken:,} {run} with workers"
 
 
 def _calls(number: int) -> str:
@@ -76,7 +76,7 @@ class Queue:
         if url is None:
             return [Step("create", self.title, self._create)]
         if not self._is_tagged(url):
-            return [Step("keep", f"{self.title}: pywren did not create it, and uses it as it is")]
+            return [Step("keep", f"{self.title}: pywren did not create it; it is used as it is")]
         asked = [*self._attributes, "Policy"]
         found = (self._find("get_queue_attributes", QueueUrl=url, AttributeNames=asked) or {}).get("Attributes", {})
         wanted = {**self._attributes, **({} if found.get("Policy") else self._policy)}
@@ -94,7 +94,7 @@ class Queue:
         if url is None:
             return []
         if not self._is_tagged(url):
-            return [Step("keep", f"{self.title}: pywren did not make it")]
+            return [Step("keep", f"{self.title}: pywren did not create it")]
         return [Step("delete", self.title, lambda: self._find("delete_queue", QueueUrl=url))]
 
     def size(self) -> Size:
@@ -150,7 +150,7 @@ class Queue:
             "sqs",
             operation,
             absent=_MISSING,
-            doing=f"{'delete' if operation.startswith('delete') else 'look at'} {self.title}",
+            doing=f"{'delete' if operation.startswith('delete') else 'look up'} {self.title}",
             permission=f"sqs:{operation.title().replace('_', '')} on {self.names.queue_arn}",
             **arguments,
         )

@@ -206,7 +206,7 @@ def _finish(
     there = {item.name for item in kept}
     for name in wanted.keys() - there - left_out:
         raise DeploymentError(
-            f"{wanted[name]} asks for {name}, which was not installed for {target}. If pip evaluated its marker for "
+            f"{wanted[name]} requires {name}, which was not installed for {target}. If pip evaluated its marker for "
             "this machine, install uv, which evaluates it for the function. Nothing was uploaded"
         )
     check_importable([item for item in kept if item.name in wanted], site, target, say, wanted)

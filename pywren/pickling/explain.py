@@ -81,7 +81,7 @@ def _is_too_deep(error: BaseException) -> bool:
 _REMEDIES: tuple[dict[str, str], dict[str, str]] = (
     {"": "make it inside the function, on the worker"},
     {
-        "": "return what was made with it",
+        "": "return what you made with it instead",
         "generator": "return a list of its items",
         "coroutine": "an async function is not awaited on the worker: have the function call asyncio.run()",
     },

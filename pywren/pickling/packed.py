@@ -156,7 +156,7 @@ def _raise_unreturnable(value: Any, cause: Exception) -> NoReturn:
     from pywren.pickling.explain import explain
 
     where, why = explain(value, cause, "result", functools.partial(dump, returned=True), returned=True)
-    raise ResultSerializationError(f"the result of the function cannot be brought back: {where}: {why}") from cause
+    raise ResultSerializationError(f"the result of the function cannot be sent back: {where}: {why}") from cause
 
 
 def _collector(buffers: list[pickle.PickleBuffer]) -> Callable[[pickle.PickleBuffer], bool]:

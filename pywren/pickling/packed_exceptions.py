@@ -86,7 +86,7 @@ def dump_exception(error: BaseException) -> PackedException:
 def _unreturnable(described: PackedException, problem: BaseException) -> ResultSerializationError:
     return ResultSerializationError(
         f"the function raised {described.type_name}: {described.text}\n"
-        f"and that exception cannot be brought back ({type(problem).__name__}: {text_of(problem)}).\n"
+        f"and that exception cannot be sent back ({type(problem).__name__}: {text_of(problem)}).\n"
         f"The remote traceback:\n{described.traceback}"
     )
 
@@ -116,7 +116,7 @@ def _stand_ins(errors: Iterable[BaseException]) -> dict[int, BaseException]:
             found[id(error)] = ResultSerializationError(
                 cut_text(
                     f"{type(error).__name__}: {text_of(error)}\n"
-                    f"This exception cannot be brought back ({type(problem).__name__}: {text_of(problem)}).\n"
+                    f"This exception cannot be sent back ({type(problem).__name__}: {text_of(problem)}).\n"
                     f"The remote traceback:\n{format_error(error, alone=True)}",
                     _MAX_STAND_IN,
                 )
@@ -147,7 +147,7 @@ def _dump_checked(error: BaseException, text: str, chain: Chain, *, alone: bool 
         data: bytes = file.getvalue()
     back, _ = _load_chain(data)
     if not isinstance(back, (Exception, type(error))):  # its own reduction may choose another type, usually a base
-        raise pickle.UnpicklingError(f"it is a {type(back).__name__} after unpickling")
+        raise pickle.UnpicklingError(f"unpickling it returns a {type(back).__name__}")
     return data
 
 
@@ -163,7 +163,7 @@ def _load_chain(data: bytes, lost: list[BaseException] | None = None) -> tuple[B
     try:
         error, text = unpickler.load()
         if not isinstance(error, BaseException):
-            raise pickle.UnpicklingError(f"it is a {type(error).__name__} after unpickling")
+            raise pickle.UnpicklingError(f"unpickling it returns a {type(error).__name__}")
         try:
             while file.tell() < len(data):
                 set_link(unpickler.load())

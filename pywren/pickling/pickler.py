@@ -112,7 +112,7 @@ class FuturesPickler(UserPickler):
 def _refuse_file(file: io.TextIOWrapper) -> None:
     """Refuse an open file; the standard streams pass, since every process has them."""
     if is_open_elsewhere(file):
-        raise pickle.PicklingError("cannot pickle an open file: send its path, or what it holds")
+        raise pickle.PicklingError("cannot pickle an open file: send its path or its contents")
 
 
 def outermost(names: Names) -> Names:

@@ -110,7 +110,7 @@ def reduce_exception(error: BaseException) -> tuple[Any, ...]:
     if own is not None:
         reduced = own(error)
         if isinstance(reduced, str):
-            raise pickle.PicklingError(f"{cls.__name__}.__reduce__ gives a name, not how to make the exception")
+            raise pickle.PicklingError(f"{cls.__name__}.__reduce__ returns a name, not how to rebuild the exception")
         make, args, *rest = reduced
         state, listitems, dictitems, setter = (*rest, None, None, None, None)[:4]
         return make, args, (context, state, setter), listitems, dictitems, _restore_reduced
@@ -323,7 +323,7 @@ def text_of(error: BaseException) -> str:
     try:
         return cut_text(str(error))
     except BaseException as problem:  # noqa: BLE001 - the user's __str__ may raise anything, even SystemExit
-        return f"<str() of it raised {type(problem).__name__}>"
+        return f"<its str() raised {type(problem).__name__}>"
 
 
 def cut_text(text: str, limit: int = _MAX_TEXT) -> str:

@@ -27,7 +27,7 @@ account:
 # Run `pywren deploy_lambda` to apply changes to this section.
 lambda:
   function_name: {function_name}
-  memory: 1536  # megabytes, 128 to 10240; 1769 MB come with one processor
+  memory: 1536  # megabytes, 128 to 10240; 1769 MB give one processor
   timeout: 300  # seconds, up to 900
   # ephemeral_storage: 512  # megabytes of /tmp, up to 10240
   # architecture: x86_64  # or arm64, which costs a fifth less
@@ -84,7 +84,7 @@ def config_text(
         account_id: the 12 digits of the account.
     """
     account = (
-        "  aws_account_id:  # the 12 digits of the account; if empty, AWS is asked"
+        "  aws_account_id:  # the 12 digits of the account; if empty, pywren asks AWS"
         if account_id is None
         else f'  aws_account_id: "{account_id}"'
     )

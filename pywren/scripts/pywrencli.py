@@ -70,7 +70,7 @@ def create_config(filename: str | None, /, pythonver: str | None, force: bool, *
     path = new_config_path(filename)
     if pythonver not in (None, PYTHON):
         raise click.UsageError(
-            f"the function gets this command's Python, {PYTHON}: run the command with Python {pythonver}"
+            f"the function gets the Python that runs this command, {PYTHON}: run it with Python {pythonver} instead"
         )
     check_config(config_text(**settings))
     text = config_text(**settings, account_id=_account_id_if_known(settings["aws_region"]))
@@ -160,7 +160,7 @@ def get_aws_account_id(filename: str | None, verbose: bool = True) -> str:
     "which",
     type=click.Choice(["execution", "user", "setup", "launch", "instance"]),
     required=True,
-    help="For the function, for people who run calls, set up or launch workers, or for EC2 workers.",
+    help="What the policy is for: the function, a user who runs calls, setting up, launching workers, or EC2 workers.",
 )
 @click.pass_obj
 def iam(filename: str | None, which: str) -> None:

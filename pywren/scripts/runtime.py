@@ -36,16 +36,22 @@ def runtime() -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A requirements file for pip; may be repeated.",
 )
-@click.option("--from-env", is_flag=True, help="The packages that this Python has, in the same versions if possible.")
+@click.option("--from-env", is_flag=True, help="Use the packages installed here, in the same versions if possible.")
 @click.option(
     "--from-prefix",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="A virtual or conda environment, copied as it is; it must fit the function's system.",
+    help="Copy a virtual or conda environment as it is; it must fit the function's system.",
 )
 @click.option(
-    "--python", type=click.Choice(sorted(wrenconfig.default_runtime)), help="Its Python.  [default: this one]"
+    "--python",
+    type=click.Choice(sorted(wrenconfig.default_runtime)),
+    help="The function's Python.  [default: this one]",
 )
-@click.option("--arch", type=click.Choice(sorted(runtimes.ARCHITECTURES)), help="[default: from the configuration]")
+@click.option(
+    "--arch",
+    type=click.Choice(sorted(runtimes.ARCHITECTURES)),
+    help="The function's architecture.  [default: from the configuration]",
+)
 @click.option("--bucket", help="Store the runtime in this bucket, and print what to write into a configuration.")
 @click.option("--prefix", help="The key prefix in the bucket.  [default: from the configuration]")
 @dry_run_option

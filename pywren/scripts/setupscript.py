@@ -187,7 +187,7 @@ def _function_of(path: Path) -> str | None:
 
 
 def _report_kept_file(path: Path, config: wrenconfig.Config, proposed: Answers, suffix: str) -> None:
-    click.echo(f"{path} stays unchanged; the resources that it names are set up.")
+    click.echo(f"Keeping {path} unchanged, and setting up the resources that it names.")
     names = Names.of(config, "")
     if names.region != proposed.region or (suffix and names.function != proposed.function):
         click.echo(
@@ -295,7 +295,7 @@ def _set_up(config: wrenconfig.Config, path: Path, *, standalone: bool, dry_run:
     names = Names.of(config, "")
     more = f", the queue {names.queue} and the instance profile {names.instance_profile}" if standalone else ""
     click.echo(
-        f"In {names.region} this creates what is missing of: the bucket {names.bucket}, the role {names.role}, the "
+        f"This creates, in {names.region} and unless they exist, the bucket {names.bucket}, the role {names.role}, the "
         f"log group {names.log_group}, the function {names.function}{more}. None of these costs anything until used."
     )
     try:

@@ -61,7 +61,7 @@ def why_held_back(name: str, *, is_directory: bool, is_recorded: bool = False) -
     lower = name.lower()
     is_code = lower.endswith(_CODE) or (is_directory and name.isidentifier())  # a package may well be called secrets
     if not is_code and any(fnmatchcase(lower, pattern) for pattern in _SECRET_NAMES):
-        return "its name says that it is secret"
+        return "its name suggests that it is secret"
     if name.startswith(".") and not is_recorded:
         return "it is hidden"
     return None
@@ -87,7 +87,7 @@ def why_not_part(directory: str, names: Collection[str]) -> str | None:
         if name in names:
             return what
     if os.path.basename(directory).lower() in _SECRET_FOLDERS and not any(name.endswith(_CODE) for name in names):
-        return "its name says that it is secret"
+        return "its name suggests that it is secret"
     if "CACHEDIR.TAG" in names and _begins_with(os.path.join(directory, "CACHEDIR.TAG"), _CACHE_TAG):
         return "a cache"
     return None
@@ -112,7 +112,7 @@ def why_content_held_back(name: str, data: bytes) -> str | None:
     if lower.endswith(_CODE) or (len(data) > _LOOKED_INTO and not lower.endswith(".pem")):
         return None
     if _PRIVATE_KEY.search(data):
-        return "a private key is in it"
+        return "it contains a private key"
     if lower.endswith(".pem"):  # what is not a certificate may be a key of any format
         kinds = _PEM_BLOCK.findall(data)
         if not kinds or not all(kind.endswith(_PUBLIC) for kind in kinds):

@@ -292,7 +292,7 @@ class _Walk:
 
 def _tell(path: str, reason: str) -> None:
     if reason != BYTE_CODE:  # very common, and harmless
-        logger.debug("%s stays here: %s", path, reason)
+        logger.debug("%s is not sent: %s", path, reason)
 
 
 def _files_in_zip(module: Module, archive: str, folder: str) -> Iterator[File]:

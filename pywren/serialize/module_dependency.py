@@ -225,7 +225,7 @@ class ModuleDependencyAnalyzer:
         except SerializationError as error:
             if wanted.required:
                 raise
-            logger.debug("%s is left to the worker: %s", name, error)
+            logger.debug("%s is not sent; the worker must have it: %s", name, error)
             return None
         return files
 

@@ -316,7 +316,7 @@ def make_backend(config: Mapping[str, Any]) -> Backend:
     options = config.get("backend_config") or {}
     if not isinstance(config.get("storage_prefix"), str) or not isinstance(options, Mapping):
         raise ConfigError(
-            "a storage_config needs storage_backend, storage_prefix (text) and backend_config (a mapping)"
+            "a storage_config needs storage_backend, storage_prefix (a string) and backend_config (a mapping)"
         )
     if kind == "s3":
         return _s3(options)

@@ -42,7 +42,7 @@ class StagedFunction:
         modules = {}
         for item in reader.take("modules", list):
             if not (isinstance(item, list) and len(item) == 2 and isinstance(item[0], str) and type(item[1]) is int):
-                raise DecodeError("the staged function: a module is not a path and a length")
+                raise DecodeError("the staged function: a module is not a pair of path and length")
             path, size = item
             if size < 0 or {"\\", "\0"} & set(path) or {"", ".", ".."} & set(path.split("/")):
                 raise DecodeError(f"the staged function: {path!r} is not a safe path")

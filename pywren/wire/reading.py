@@ -133,7 +133,7 @@ class Reader:
         if value is None:
             return None
         if len(value) != 2 or not all(type(end) is int for end in value) or not 0 <= value[0] <= value[1]:
-            raise DecodeError(f"{self.what}: {name!r} is not two offsets")
+            raise DecodeError(f"{self.what}: {name!r} is not a pair of offsets")
         return value[0], value[1]
 
 

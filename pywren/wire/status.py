@@ -177,5 +177,5 @@ def _text(value: Any) -> str | None:
 
 def _failure(item: list[Any]) -> Failure:
     if len(item) < 2 or not all(isinstance(part, str) for part in item[:2]):
-        raise DecodeError("the status: 'failure' is not a kind and a message")
+        raise DecodeError("the status: 'failure' does not begin with a kind and a message")
     return Failure(item[0], item[1], tuple(item[2:]))

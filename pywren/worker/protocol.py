@@ -174,7 +174,7 @@ def decode_result(frame: Frame, stdout: str = "", stderr: str = "") -> RunResult
         info["leftovers"] = notes["leftovers"]
     stdout, stderr = stdout or notes.get("stdout", ""), stderr or notes.get("stderr", "")
     if not frame.flags & (frames.SUCCESS | frames.RAISED):
-        failure = Failure(*notes.get("failure", ("ResultSerializationError", "the result could not be brought back")))
+        failure = Failure(*notes.get("failure", ("ResultSerializationError", "the result could not be sent back")))
         return RunResult(None, None, failure=failure, stdout=stdout, stderr=stderr, info=info)
     exception = tuple(notes["exception"]) if notes.get("exception") else None
     success = bool(frame.flags & frames.SUCCESS)

@@ -137,8 +137,8 @@ def timeout_failure(seconds: float) -> Failure:
     return Failure(
         "CallTimeoutError",
         f"the call ran out of time: it was stopped after {seconds:g} s. "
-        "Raise job_max_runtime (on Lambda also the function's timeout, of pywren-server --max_run_time), or give each "
-        "call less to do",
+        "Raise job_max_runtime (and the function's timeout on Lambda, or --max_run_time of pywren-server), or give "
+        "each call less to do",
     )
 
 
@@ -166,7 +166,7 @@ def _how_it_ended(returncode: int | None, *, was_lost: bool) -> str:
         return "the process that ran the call ended with an unknown (non-zero return code) status"
     if returncode == 0:
         return (
-            "the function ended its process, by sys.exit(0) or os._exit(0), before it returned; "
+            "the function ended its process before it returned, for example with sys.exit(0) or os._exit(0); "
             "use return to end a call"
         )
     if returncode > 0:

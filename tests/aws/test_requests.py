@@ -302,7 +302,7 @@ def test_what_was_refused_while_deploying(stubbed: Callable[[str], Stubbed]) -> 
     """The error says what failed, AWS's reason, and which permission is needed."""
     it = stubbed("lambda")
     it.stub.add_client_error("get_function_configuration", "AccessDeniedException", "no", 403)
-    with pytest.raises(DeploymentError, match=r"look at the function f.*lambda:GetFunctionConfiguration"):
+    with pytest.raises(DeploymentError, match=r"look up the function f.*lambda:GetFunctionConfiguration"):
         it.aws.function_config("f")
 
 

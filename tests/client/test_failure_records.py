@@ -499,7 +499,7 @@ def test_a_user_who_may_not_look_is_told_once(monkeypatch, caplog, method):
         failing.look()
         failing.look(60)
     (told,) = [record for record in caplog.records if record.name == failure_records.__name__]
-    assert "is believed" in told.getMessage()
+    assert "cannot detect a result forged" in told.getMessage()
     assert "pywren iam --print user" in told.getMessage()
     assert failing.ended() == [0]
     assert failing.ends() == "as it stands"

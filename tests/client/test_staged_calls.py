@@ -378,7 +378,7 @@ class TestStorageTrouble:
         (item,) = worker.futures()
         assert not item.done()
         for ask in (item.result, item.exception):
-            with pytest.raises(StorageTimeoutError, match=r"had not ended after 0.05 s.*out of reach") as caught:
+            with pytest.raises(StorageTimeoutError, match=r"has not ended after 0.05 s.*out of reach") as caught:
                 ask(0.05)
             assert isinstance(caught.value, TimeoutError)
             assert isinstance(caught.value, StorageError)
@@ -1038,7 +1038,7 @@ class TestSilence:
         item = pywren.dummy_executor().call_async(abs, -1)
         with pytest.raises(WaitTimeoutError):
             item.result(1)
-        assert "1 call waits to be run: call run_jobs()" in caplog.text
+        assert "1 call is waiting to be run: call run_jobs()" in caplog.text
 
     def test_results_break_it(self, caplog):
         """The minute counts from the last result."""

@@ -313,7 +313,7 @@ def test_a_cause_that_cannot_travel(executor, kind):
     error = executor.call_async(raises_from, kind).exception(WAIT)
     assert type(error) is ValueError
     assert type(error.__cause__) is ResultSerializationError
-    for words in (f"{kind.__name__}: in between", "cannot be brought back", "in raises_from"):
+    for words in (f"{kind.__name__}: in between", "cannot be sent back", "in raises_from"):
         assert words in str(error.__cause__)
     assert repr(error.__cause__.__context__) == "KeyError('the true reason')"
     assert "the true reason" in "".join(traceback.format_exception(error))

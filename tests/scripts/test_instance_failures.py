@@ -210,7 +210,7 @@ def test_workers_are_cleaned_up_first(ready, pywren):
     ready.launch(2)
     ready.refuse("DescribeInstances", code="UnauthorizedOperation")
     ready.requests.clear()
-    refused(pywren("cleanup_all", "--dry-run"), "cannot look at the instances")
+    refused(pywren("cleanup_all", "--dry-run"), "cannot list the instances")
     ready.relent()
     ready.requests.clear()
     assert pywren("cleanup_all").code == 0

@@ -150,7 +150,7 @@ def test_what_cannot_be_imported(run: Run, requirements: Path, wheels: Wheelhous
     requirements.write_text("tiny_from_wheel\nuseless\n")
     code, output = run("build", "-r", requirements)
     assert code == 1
-    assert f"line 2 of {requirements} asks for useless, but in version 1.0 useless cannot be imported: " in output
+    assert f"line 2 of {requirements} requires useless, but in version 1.0 useless cannot be imported: " in output
     assert "No module named 'not_to_be_had'" in output
     assert bucket.list("") == []
 

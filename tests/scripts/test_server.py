@@ -243,7 +243,7 @@ def test_a_call_moves_to_another_server(executor, start, tmp_path, end):
     below = psutil.Process(first.pid).children(recursive=True)
     end(first, below)
     _, log = first.communicate(timeout=WAIT)
-    assert (first.returncode, "given back: 1\n" in log) == (0, True), log
+    assert (first.returncode, "given back to the queue: 1\n" in log) == (0, True), log
     assert not [process for process in below if runs(process)]
     second = start()
     assert future.result(WAIT) == "by another server"

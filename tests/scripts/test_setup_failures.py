@@ -248,12 +248,12 @@ def test_a_queue_of_somebody_else(account, pywren):
     """Row 205: the queue is used unchanged, with its messages."""
     url = account.make_queue("precious")
     account.requests.clear()
-    said = "kept the queue the-queue: pywren did not make it"
+    said = "kept the queue the-queue: pywren did not create it"
     assert pywren("create_queue") == (0, f"{said}; it is used as it is\n", "")
     assert pywren("delete_queue") == (0, f"{said}\n", "")
     assert said in pywren("cleanup_all").out
     assert account.changes == []
-    assert pywren("standalone", "queue_size").out == "the-queue: 1 call waits, 0 are with workers\n"
+    assert pywren("standalone", "queue_size").out == "the-queue: 1 call is waiting, 0 are with workers\n"
     (message,) = account.ask("sqs", "receive_message", QueueUrl=url)["Messages"]
     assert message["Body"] == "precious"
 
@@ -587,9 +587,9 @@ def test_no_concurrency(made, pywren):
     made.ask("lambda", "put_function_concurrency", FunctionName=name, ReservedConcurrentExecutions=0)
     done = pywren("test_config")
     assert done.code == 1
-    assert "wrong concurrency: it is reserved to 0" in done.out
+    assert "wrong concurrency: the function's reserved concurrency is 0" in done.out
     made.ask("lambda", "put_function_concurrency", FunctionName=name, ReservedConcurrentExecutions=5)
-    assert "note  concurrency: the function reserves 5" in pywren("test_config").out
+    assert "note  concurrency: the function's reserved concurrency limits it to 5" in pywren("test_config").out
 
 
 def test_another_worker(made, pywren, monkeypatch):

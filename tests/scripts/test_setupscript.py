@@ -95,7 +95,7 @@ def test_a_dry_run_without_credentials(run, tmp_path, monkeypatch):
     done = run("--dryrun", "--suffix", "1", command=interactive_setup, input="us-west-2\n\n")
     assert done.code == 0
     assert done.err.count("AWS was not checked: ") == 2
-    assert "In us-west-2 this creates what is missing of: the bucket pywren-" in done.out
+    assert "This creates, in us-west-2 and unless they exist, the bucket pywren-" in done.out
 
 
 def test_a_file_is_kept_unless_told_otherwise(setup, account, tmp_path):

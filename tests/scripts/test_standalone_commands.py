@@ -245,22 +245,22 @@ def fill(account, number):
 
 def test_queue_size(ready, pywren):
     """The output has the number of calls that wait, and of those that workers have taken."""
-    assert pywren("standalone", "queue_size") == (0, "the-queue: 0 calls wait, 0 are with workers\n", "")
+    assert pywren("standalone", "queue_size") == (0, "the-queue: 0 calls are waiting, 0 are with workers\n", "")
     url = fill(ready, 2)
     ready.ask("sqs", "receive_message", QueueUrl=url)
-    assert pywren("standalone", "queue-size") == (0, "the-queue: 1 call waits, 1 is with workers\n", "")
+    assert pywren("standalone", "queue-size") == (0, "the-queue: 1 call is waiting, 1 is with workers\n", "")
 
 
 def test_purge_queue(ready, pywren, monkeypatch):
     """The purge is planned, confirmed and done."""
     fill(ready, 3)
-    what = "the calls in the queue the-queue: 3 calls wait, 0 are with workers\n"
+    what = "the calls in the queue the-queue: 3 calls are waiting, 0 are with workers\n"
     assert pywren("standalone", "purge_queue", "--dry-run") == (0, f"would delete {what}", "")
     monkeypatch.setattr("pywren.scripts._console._at_terminal", lambda: True)
     assert pywren("standalone", "purge_queue", input="n\n").code == 1
-    assert pywren("standalone", "queue_size").out == "the-queue: 3 calls wait, 0 are with workers\n"
+    assert pywren("standalone", "queue_size").out == "the-queue: 3 calls are waiting, 0 are with workers\n"
     assert pywren("standalone", "purge_queue", "--yes") == (0, f"deleted {what}", "")
-    assert pywren("standalone", "queue_size").out == "the-queue: 0 calls wait, 0 are with workers\n"
+    assert pywren("standalone", "queue_size").out == "the-queue: 0 calls are waiting, 0 are with workers\n"
 
 
 def test_the_queue_keeps_calls_and_talks_over_tls_only(ready, pywren):

@@ -97,8 +97,8 @@ def test_of_a_directory(ship: Any, monkeypatch: pytest.MonkeyPatch, caplog: pyte
     ship.write({f"pkg/{name}": text for name, text in {**STAYS, **GOES}.items()})
     with caplog.at_level(logging.DEBUG, "pywren"):
         assert shipped(monkeypatch, ship.client) == set(GOES)
-    said = [record.getMessage() for record in caplog.records if "stays here" in record.getMessage()]
-    assert f"{ship.client}/pkg/.git stays here: it is hidden" in said
+    said = [record.getMessage() for record in caplog.records if "is not sent" in record.getMessage()]
+    assert f"{ship.client}/pkg/.git is not sent: it is hidden" in said
     assert sum("node_modules" in line for line in said) == 2
     assert not any("__pycache__" in line for line in said)
     assert {record.levelno for record in caplog.records} == {logging.DEBUG}
@@ -144,7 +144,8 @@ def test_a_function_that_needs_one(ship: Any, monkeypatch: pytest.MonkeyPatch) -
             future.result(60)
         text = "".join(traceback.format_exception(caught.value))
         assert (
-            f"'held_pkg/{name}' exists on the client but was not sent, because its name says that it is secret" in text
+            f"'held_pkg/{name}' exists on the client but was not sent, because its name suggests that it is secret"
+            in text
         )
 
 

@@ -32,8 +32,8 @@ _EXECUTOR = "PYWREN_EXECUTOR"
 _EPILOG = """
 Example: python -m pywren.testing.emulator --memory 512 --packages numpy -- python my_job.py
 
-The exit code is the command's own; 128 + n when signal n ended it, 127 when it is not found, 126 when it cannot be
-executed, 1 when the emulated AWS does not come up.
+The exit code is the command's own, 128 + n if signal n ended it, 127 if it was not found, 126 if it could not be
+executed, or 1 if the emulated AWS did not start.
 """
 
 
@@ -41,11 +41,11 @@ executed, 1 when the emulated AWS does not come up.
     epilog=_EPILOG,
     context_settings={"allow_interspersed_args": False, "show_default": True, "help_option_names": ["-h", "--help"]},
 )
-@click.option("--memory", default=1536, help="Megabytes of the function's memory.")
-@click.option("--timeout", default=300, help="Seconds after which Lambda ends the function.")
-@click.option("--concurrency", default=Limits().concurrency, help="Executions at once that the account may have.")
-@click.option("--containers", default=Settings().containers, help="Executions at once that this machine makes.")
-@click.option("--region", default=Settings().region, help="The region it is.")
+@click.option("--memory", default=1536, help="The function's memory in megabytes.")
+@click.option("--timeout", default=300, help="The function's time-out in seconds.")
+@click.option("--concurrency", default=Limits().concurrency, help="The account's concurrency limit.")
+@click.option("--containers", default=Settings().containers, help="How many executions this machine runs at once.")
+@click.option("--region", default=Settings().region, help="The region to emulate.")
 @click.option(
     "--packages", default="", metavar="NAME,…", help="Installed packages to put into a layer of the function."
 )
@@ -54,12 +54,16 @@ executed, 1 when the emulated AWS does not come up.
     "faults",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Something that goes wrong: on which share of the occasions (kill_container=0.1), how often at most "
-    "(kill_container.most=2), at what time (kill_at=start), or for how many seconds (s3_latency=0.2). "
-    "May be given again.",
+    help="Make something go wrong: on a share of the occasions (kill_container=0.1), at most so many times "
+    "(kill_container.most=2), at a certain moment (kill_at=start), or for some seconds (s3_latency=0.2). "
+    "May be repeated.",
 )
-@click.option("--seed", default=0, help="Decides on which occasions faults strike.")
-@click.option("--keep-going", is_flag=True, help="Afterwards go on until Ctrl-C, so that you can look around.")
+@click.option("--seed", default=0, help="The random seed that decides on which occasions faults strike.")
+@click.option(
+    "--keep-going",
+    is_flag=True,
+    help="Keep the emulated AWS running after the command until Ctrl-C, so that you can inspect it.",
+)
 @click.argument("command", nargs=-1, required=True, metavar="-- CMD …")
 def main(
     memory: int,
@@ -194,7 +198,7 @@ def _wait_for_interrupt(variables: Mapping[str, str]) -> None:
             click.echo(f"unset {name}", err=True)
         for name, value in variables.items():
             click.echo(f"export {name}={shlex.quote(value)}", err=True)
-        click.echo("the emulated AWS goes on until Ctrl-C", err=True)
+        click.echo("the emulated AWS keeps running until Ctrl-C", err=True)
         threading.Event().wait()
     except KeyboardInterrupt:
         return

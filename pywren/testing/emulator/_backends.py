@@ -137,7 +137,7 @@ class _Process:
         try:
             await asyncio.wait_for(process.wait(), _END_SECONDS)
         except asyncio.TimeoutError:
-            logger.warning("%s did not end in %g s and is killed", self._name, _END_SECONDS)
+            logger.warning("%s did not end within %g s; killing it", self._name, _END_SECONDS)
             process.kill()
             await process.wait()
 
@@ -197,7 +197,7 @@ class SeaweedFS:
             if await self._writable(door):
                 return door
             again = self._may_go_on()
-            error = self._process.error("did not come up")
+            error = self._process.error("did not start")
             await self.close()
             if not again:
                 break
@@ -331,7 +331,7 @@ class MotoServer:
         except asyncio.TimeoutError:
             port = ""
         if not port:
-            error = self._process.error("did not come up")
+            error = self._process.error("did not start")
             await self.close()
             raise error
         return Door(f"http://127.0.0.1:{port}", secret=secret)

@@ -459,7 +459,7 @@ def _wrong_runtime(settings: Mapping[str, Any]) -> _Ending | None:
     if runtime == PYTHON:
         return None
     kind = "Runtime.InvalidRuntime"
-    message = f"the function's runtime is {runtime}; this emulator runs on {PYTHON}, which is the only one it has"
+    message = f"the function's runtime is {runtime}; this emulator runs on {PYTHON} and supports no other"
     return _Ending("init", _error(kind, message), kind, (message,))
 
 

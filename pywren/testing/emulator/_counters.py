@@ -201,7 +201,7 @@ class Counters:
             _table(1, ("fault", "struck"), ((kind, str(times)) for kind, times in sorted(self.faults.items()))),
             *self._unfinished(),
         ]
-        return "\n\n".join(part for part in parts if part) or "nothing was asked of the emulated AWS"
+        return "\n\n".join(part for part in parts if part) or "the emulated AWS received no requests"
 
     def _traffic_rows(self) -> Iterator[tuple[str, ...]]:
         for kind, traffic in sorted(self.traffic.items()):
@@ -217,7 +217,7 @@ class Counters:
         running = sum(ran.running for ran in self.executions.values())
         waiting = sum(ran.waiting for ran in self.executions.values())
         if running or waiting:
-            yield f"not in this table: {running:,} executions still run, and {waiting:,} events wait"
+            yield f"not counted yet: {running:,} running executions and {waiting:,} waiting events"
 
 
 _TRAFFIC_HEAD = ("caller", "service", "operation", "requests", "refused", "in", "out")

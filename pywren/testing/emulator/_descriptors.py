@@ -26,8 +26,8 @@ def check_descriptors(containers: int) -> None:
     needed, most = containers * _OF_A_CONTAINER + _OF_ALL_ELSE, _most()
     if needed > most:
         raise ArgumentError(
-            f"{containers} containers need {needed:,} open files ({_OF_A_CONTAINER} each, and {_OF_ALL_ELSE}), but a "
-            f"process may have only {most:,} on this machine: ask for fewer containers, or raise the limit (ulimit -Hn)"
+            f"{containers} containers need {needed:,} open files ({_OF_A_CONTAINER} each, and {_OF_ALL_ELSE}), but "
+            f"this machine allows a process only {most:,}: ask for fewer containers, or raise the limit (ulimit -Hn)"
         )
 
 
@@ -57,7 +57,7 @@ class Descriptors:
         """Wait until no descriptor is free, and return the error to report."""
         await self._none_left.wait()
         return EmulatorError(
-            f"the emulated AWS may have {_most():,} open files, and all are in use: "
+            f"the emulated AWS has reached its limit of {_most():,} open files: "
             "ask for fewer containers, use fewer connections at once, or raise the limit (ulimit -Hn)"
         )
 

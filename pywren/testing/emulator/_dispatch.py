@@ -377,7 +377,7 @@ class Dispatcher:
         self._pump()
 
     def _fail(self, function: str, error: Exception) -> None:
-        self._fault = EmulatorError(f"a container of {function} cannot be made: {error}")
+        self._fault = EmulatorError(f"cannot create a container for {function}: {error}")
         self._failed.set()
 
     # -- giving up -------------------------------------------------------------------------------------------

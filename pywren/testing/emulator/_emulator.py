@@ -247,8 +247,8 @@ def _check_keys(settings: Mapping[str, Any]) -> None:
     for name in settings:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-            raise ArgumentError(f"a function has no setting {name}: {hint}")
+            hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}"
+            raise ArgumentError(f"functions have no setting {name}: {hint}")
 
 
 @functools.cache
@@ -337,7 +337,7 @@ class _Server:
             self._process.stdin.flush()
         said = self._said()
         if said is None:
-            raise EmulatorError(f"the emulated AWS did not come up\n{self._log_end()}")
+            raise EmulatorError(f"the emulated AWS did not start\n{self._log_end()}")
         return Ready(**said)
 
     def _said(self) -> dict[str, Any] | None:
@@ -377,7 +377,9 @@ class _Server:
         finally:
             connection.close()
         if answer.status >= 400:
-            raise EmulatorError(f"the emulated AWS answers {answer.status}: {data.decode('utf-8', 'replace')[:2000]}")
+            raise EmulatorError(
+                f"the emulated AWS responded with status {answer.status}: {data.decode('utf-8', 'replace')[:2000]}"
+            )
         return json.loads(data) if data.strip() else None
 
     def _gone(self, error: Exception) -> EmulatorError:

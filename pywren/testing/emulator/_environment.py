@@ -106,14 +106,14 @@ class Environment(asyncio.Protocol):
                 self._process = start_first(self._plan.isolated, theirs, self._output)
             except OSError as error:
                 ours.close()
-                raise EmulatorError(f"an execution environment cannot be started: {error}") from error
+                raise EmulatorError(f"cannot start an execution environment: {error}") from error
         loop = asyncio.get_running_loop()
         self._transport, _ = await loop.create_unix_connection(lambda: self, sock=ours)
         self._transport.write(self._plan.encode())
         problem = await self._ready
         if problem:
             raise EmulatorError(
-                f"an execution environment cannot be set up: {problem}; pass isolated=False to run without isolation"
+                f"cannot set up an execution environment: {problem}; pass isolated=False to run without isolation"
             )
 
     def launch(self) -> None:

@@ -34,9 +34,9 @@ class Fault:
 
     def __post_init__(self) -> None:
         if not _is_number(self.share) or not 0 <= self.share <= 1:
-            raise ArgumentError(f"the share of a fault is from 0 to 1, not {self.share!r}")
+            raise ArgumentError(f"the share of a fault must be a number from 0 to 1, not {self.share!r}")
         if self.most is not None and (not _is_number(self.most) or self.most < 0 or self.most != int(self.most)):
-            raise ArgumentError(f"the most times that a fault strikes is a whole number or None, not {self.most!r}")
+            raise ArgumentError(f"most must be a whole number or None, not {self.most!r}")
 
 
 NEVER = Fault(share=0.0)
@@ -79,16 +79,16 @@ class Faults:
 
     def __post_init__(self) -> None:
         if not isinstance(self.seed, int):
-            raise ArgumentError(f"seed is a whole number, not {self.seed!r}")
+            raise ArgumentError(f"seed must be a whole number, not {self.seed!r}")
         if self.kill_at not in _TIMES_TO_KILL:
-            raise ArgumentError(f"kill_at is one of {', '.join(_TIMES_TO_KILL)}, not {self.kill_at!r}")
+            raise ArgumentError(f"kill_at must be one of {', '.join(_TIMES_TO_KILL)}, not {self.kill_at!r}")
         for name in _KINDS:
             if not isinstance(getattr(self, name), Fault):
-                raise ArgumentError(f"{name} is a Fault, such as Fault(share=0.1), not {getattr(self, name)!r}")
+                raise ArgumentError(f"{name} must be a Fault, such as Fault(share=0.1), not {getattr(self, name)!r}")
         for name in _LATENCIES:
             seconds = getattr(self, name)
             if not _is_number(seconds) or not 0 <= seconds < float("inf"):
-                raise ArgumentError(f"{name} is a number of seconds, 0 or more, not {seconds!r}")
+                raise ArgumentError(f"{name} must be a number of seconds, 0 or more, not {seconds!r}")
 
     def encode(self) -> dict[str, Any]:
         """Return it as JSON takes it."""
@@ -114,17 +114,17 @@ _KINDS = tuple(field.name for field in fields(Faults) if field.default is NEVER)
 
 def _decode_fault(name: str, value: Any) -> Fault:
     if not isinstance(value, Mapping):
-        raise ArgumentError(f"{name} is an object with share and most, not {value!r}")
+        raise ArgumentError(f"{name} must be an object with share and most, not {value!r}")
     _check_names(value, ("share", "most"), name)
     return Fault(**value)
 
 
 def _check_names(given: Any, known: tuple[str, ...], where: str) -> None:
     if not isinstance(given, Mapping):
-        raise ArgumentError(f"{where}: an object is needed, not {given!r}")
+        raise ArgumentError(f"{where} must be an object, not {given!r}")
     unknown = sorted(set(given) - set(known))
     if unknown:
-        raise ArgumentError(f"{where} has no {', '.join(map(str, unknown))}: there are {', '.join(known)}")
+        raise ArgumentError(f"{where} has no {', '.join(map(str, unknown))}: choose from {', '.join(known)}")
 
 
 class FaultPlan:

@@ -149,7 +149,7 @@ class Gateway:
             return await self._answer(request)
         except ConnectionError as error:
             # Nobody is there to be told, or half of the answer was sent: what is left is to hang up.
-            logger.debug("a connection broke off: %s", error)
+            logger.debug("a connection was interrupted: %s", error)
             if request.transport is not None:
                 request.transport.abort()
             return web.Response(status=503)
@@ -310,9 +310,9 @@ class Gateway:
     async def _post_wait_idle(self, request: web.BaseRequest) -> object:
         timeout = (await _fields(request)).get("timeout")
         if not isinstance(timeout, (int, float)) or timeout < 0:
-            raise ArgumentError(f"timeout is a number of seconds, not {timeout!r}")
+            raise ArgumentError(f"timeout must be a number of seconds, not {timeout!r}")
         if not await self._wait_idle(timeout):
-            raise TimeoutError(f"events still wait or run after {timeout:g} s")
+            raise TimeoutError(f"events are still waiting or running after {timeout:g} s")
         return {}
 
 

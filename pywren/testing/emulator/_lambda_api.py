@@ -78,7 +78,7 @@ class LambdaApi:
         self, operation: Operation, query: str, headers: Mapping[str, str], body: bytes, request_id: str
     ) -> Answer:
         if not operation.name:
-            raise Refusal("UnknownOperationException", "this is no operation of Lambda")
+            raise Refusal("UnknownOperationException", "this is not a Lambda operation")
         method = self._methods.get(operation.name)
         if method is None:
             raise Refusal("NotImplemented", f"lambda:{operation.name} is not emulated")
@@ -374,10 +374,10 @@ def _check_runtime(model: Any, request: Mapping[str, Any]) -> None:
 
 def _check_destinations(config: Mapping[str, Any]) -> None:
     if config.get("OnSuccess", {}).get("Destination"):
-        raise Refusal("NotImplemented", "a destination OnSuccess is not emulated")
+        raise Refusal("NotImplemented", "OnSuccess destinations are not emulated")
     destination = config.get("OnFailure", {}).get("Destination")
     if destination and not destination.startswith(_DESTINATIONS):
-        raise Refusal("NotImplemented", f"a destination other than S3 and SQS is not emulated: {destination}")
+        raise Refusal("NotImplemented", f"only S3 and SQS destinations are emulated, not {destination}")
 
 
 def _event_invoke(function: Function) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class LogShipper:
         from botocore.exceptions import BotoCoreError, ClientError
 
         if lost:
-            logger.warning("dropped %d lines of the functions' logs: they came faster than moto stored them", lost)
+            logger.warning("dropped %d lines of the functions' logs: they came faster than moto could store them", lost)
         events: dict[tuple[str, str], list[tuple[int, str]]] = {}
         for group, stream, timestamp_ms, line in lines:
             events.setdefault((group, stream), []).append((timestamp_ms, line))

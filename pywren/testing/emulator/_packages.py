@@ -66,7 +66,7 @@ def _with_requirements(packages: Iterable[str]) -> list[Distribution]:
             found[key] = Distribution.from_name(name)
         except (PackageNotFoundError, ValueError) as error:
             if asked:
-                raise ArgumentError(f"{name!r} is not installed here, so no layer can be made of it") from error
+                raise ArgumentError(f"{name!r} is not installed here, so it cannot go into a layer") from error
             continue
         wanted += [(required, False) for required in _required(found[key])]
     return list(found.values())

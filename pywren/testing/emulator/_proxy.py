@@ -104,7 +104,7 @@ class Proxy:
                 response, bytes_out = await _pass_back(request, answer)
         except aiohttp.ClientError as error:
             if upload is not None and upload.broken:
-                raise ConnectionResetError("the client left in the middle of its body") from error
+                raise ConnectionResetError("the client disconnected in the middle of the request body") from error
             raise BackendError(f"{self._place} did not answer {request.method}: {error!r}") from error
         return Exchange(response, upload.size if upload else len(body or b""), bytes_out)
 
@@ -149,7 +149,7 @@ async def _pass_back(request: web.BaseRequest, answer: aiohttp.ClientResponse) -
             sent += len(chunk)
     except aiohttp.ClientError as error:
         # The status has been sent: all that can be said now is that the body ends before its length.
-        raise ConnectionResetError(f"the answer broke off after {sent} bytes") from error
+        raise ConnectionResetError(f"the response was cut off after {sent} bytes") from error
     return response, sent
 
 

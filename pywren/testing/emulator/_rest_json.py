@@ -122,7 +122,9 @@ def _from_text(member: Any, text: str | None, name: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise Refusal("SerializationException", f"{text!r} at {_camel(name)!r} is no {member.type_name}") from error
+        raise Refusal(
+            "SerializationException", f"{text!r} at {_camel(name)!r} is not of type {member.type_name}"
+        ) from error
 
 
 _JSON_TYPES: dict[str, Any] = {
@@ -144,7 +146,7 @@ def _from_json(shape: Any, value: Any, path: str) -> Any:
         return None
     kind = shape.type_name
     if not isinstance(value, _JSON_TYPES[kind]) or (isinstance(value, bool) and kind != "boolean"):
-        raise Refusal("SerializationException", f"the value at {_camel(path)!r} can not be converted to a {kind}")
+        raise Refusal("SerializationException", f"the value at {_camel(path)!r} cannot be converted to a {kind}")
     if kind == "structure":
         members = ((name, _from_json(member, value.get(name), name)) for name, member in shape.members.items())
         return {name: member for name, member in members if member is not None}

@@ -86,7 +86,7 @@ class RuntimeApi:
     def hand_over(self, request_id: str, payload: bytes, headers: Mapping[str, str]) -> None:
         """Answer the ``next`` that is waiting with an event."""
         if self._waiting is None:  # pragma: no cover - the container waits for ``asked``
-            raise RuntimeError("no runtime client waits for an event")
+            raise RuntimeError("no runtime client is waiting for an event")
         connection, self._waiting = self._waiting, None
         loop = asyncio.get_running_loop()
         self._request_id = request_id

@@ -126,7 +126,7 @@ class Services:
         else:
             raise DestinationError(f"destinations of {service} are not emulated: {destination}")
         if answer.status >= 300:
-            raise DestinationError(f"{destination} answers {answer.status}: {answer.body[:500]!r}")
+            raise DestinationError(f"{destination} responded with status {answer.status}: {answer.body[:500]!r}")
 
     async def _send_message(self, queue: str, record: bytes) -> _Answer:
         message = {"QueueUrl": f"{self._moto.url}/{ACCOUNT_ID}/{queue}", "MessageBody": record.decode()}

@@ -104,7 +104,7 @@ def _checked(cls: type[_Figures], fields: Mapping[str, Any]) -> _Figures:
     unknown = sorted(set(fields) - known)
     if unknown:
         raise ArgumentError(
-            f"the emulator's {cls.__name__} have no {', '.join(unknown)}; there are {', '.join(sorted(known))}"
+            f"the emulator's {cls.__name__} have no {', '.join(unknown)}; choose from {', '.join(sorted(known))}"
         )
     default = cls()
     return cls(**{name: _value(name, value, getattr(default, name)) for name, value in fields.items()})
@@ -118,11 +118,11 @@ def _value(name: str, value: Any, default: Any) -> Any:
         return tuple(_number(name, item, whole=False) for item in value)
     if default is None:
         if value is not None and not isinstance(value, bool):
-            raise ArgumentError(f"the emulator's {name} is True, False or None, not {value!r}")
+            raise ArgumentError(f"the emulator's {name} must be True, False or None, not {value!r}")
         return value
     if isinstance(default, str):
         if not isinstance(value, str) or not value:
-            raise ArgumentError(f"the emulator's {name} is a text, not {value!r}")
+            raise ArgumentError(f"the emulator's {name} must be a non-empty string, not {value!r}")
         return value
     return _number(name, value, whole=isinstance(default, int))
 
@@ -135,6 +135,6 @@ def _number(name: str, value: Any, *, whole: bool) -> Any:
     least = 1 if name in _AT_LEAST_ONE else 0
     if not isinstance(value, kinds) or isinstance(value, bool) or not math.isfinite(value) or value < least:
         raise ArgumentError(
-            f"the emulator's {name} is a {'whole ' if whole else ''}number of at least {least}, not {value!r}"
+            f"the emulator's {name} must be a {'whole ' if whole else ''}number of at least {least}, not {value!r}"
         )
     return value

@@ -21,7 +21,7 @@ from pywren.pickling.packed import Packed, dumps, loads
 _MAIN = "__main__"
 
 _SCRIPT = """\
-# What the calls in process {process} know of the program that made them, for the processes that they start.
+# What the calls in process {process} know about the program that made them; the processes that they start load this.
 from pywren.worker.child import program as _program
 globals().update(_program.read({path!r}))
 """

@@ -102,7 +102,7 @@ class ForkServer:
                 continue  # an earlier call has damaged the process
             # Either the server is just ending, or the machine is short of processes: then this wait is the pause.
             wait_readable(process.server.pidfd, _FORK_PAUSE_SECONDS)
-        message = "no process could be forked for the call: the machine is short of processes or memory"
+        message = "no process could be forked for the call: the machine has run out of processes or memory"
         return RunResult(None, None, failure=Failure("WorkerCrashedError", message, (None,)), returncode=None)
 
     def _process(self, python: str | None, task: Task) -> ForkedChild | None:

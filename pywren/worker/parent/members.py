@@ -152,9 +152,7 @@ class Members:
         if self._failed_rounds < _MAX_FAILED_ROUNDS:
             return None
         self._failed_rounds = 0
-        text = (
-            f"no worker process comes up on this machine: {_MAX_FAILED_ROUNDS} times in a row it ended while it started"
-        )
+        text = f"worker processes cannot start on this machine: {_MAX_FAILED_ROUNDS} in a row ended during their start"
         return last._replace(message=f"{text}. The last time {last.message}")
 
     def kill(self) -> None:

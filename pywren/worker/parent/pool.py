@@ -299,12 +299,13 @@ class LocalPool:
         try:
             if not self.wait(_EXIT_WARNING_SECONDS):
                 logger.warning(
-                    "the program is at its end, but %d calls still run: waiting for them; press Ctrl-C to end them",
+                    "the program is ending, but %d calls are still running: waiting for them; press Ctrl-C to stop "
+                    "them",
                     self._ledger.outstanding,
                 )
                 self.wait()
         except KeyboardInterrupt:
-            logger.warning("%d calls were ended with the program", self._ledger.outstanding)
+            logger.warning("%d calls were stopped because the program ended", self._ledger.outstanding)
         finally:
             self.close()
             remove_abandoned_directories()

@@ -152,7 +152,7 @@ class QueueWorker:
 
     def stop(self) -> None:
         """Take no more calls, kill the running ones, and give them back to the queue for another worker."""
-        logger.info("stopping within %d s; calls given back: %d", self._poll, len(self._under_work))
+        logger.info("stopping within %d s; calls given back to the queue: %d", self._poll, len(self._under_work))
         # In this order: a call that ends because of the interrupt must find ``_over`` set, to be given back.
         self._over.set()
         if self._runner is not None:

@@ -158,7 +158,7 @@ def test_a_setting_of_a_function_that_is_not_there_is_named(emulator: Emulator) 
     """Row 116: the error names the setting, and nothing is deployed."""
     with pytest.raises(ArgumentError, match=r"no setting memroy: did you mean memory\?"):
         emulator.deploy(memroy=256)
-    with pytest.raises(ArgumentError, match=r"no setting cpus: there are .*architecture"):
+    with pytest.raises(ArgumentError, match=r"no setting cpus: choose from .*architecture"):
         emulator.deploy(cpus=2)
 
 
@@ -280,7 +280,7 @@ def test_a_setting_that_is_not_there_is_named() -> None:
 def test_an_emulator_that_does_not_come_up_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error contains the end of its process's log."""
     monkeypatch.setattr("pywren.testing.emulator._emulator.module_command", lambda _: module_command("no_such_module"))
-    with pytest.raises(EmulatorError, match=r"did not come up(.|\n)*no_such_module"):
+    with pytest.raises(EmulatorError, match=r"did not start(.|\n)*no_such_module"):
         start(Settings())
 
 
@@ -294,7 +294,7 @@ def test_an_emulator_that_cannot_make_containers_ends(tmp_path: Path, monkeypatc
             psutil.Process(aws._server._process.pid).wait(30)
             raise ConnectionError("refused")
 
-    with pytest.raises(EmulatorError, match=r"cannot be made.*unshare"):
+    with pytest.raises(EmulatorError, match=r"cannot create a container.*unshare"):
         use()
 
 

@@ -200,7 +200,7 @@ def test_a_machine_without_namespaces_is_told(
     weed = program(tmp_path / "weed", "echo started >> tried; exit 1")
     monkeypatch.setattr(_backends, "_weed", lambda: weed)
     monkeypatch.setattr(_backends, "secluded", lambda command: ["sh", "-c", "echo 'no namespaces' >&2; exit 125"])
-    with pytest.raises(EmulatorError, match="did not come up"):
+    with pytest.raises(EmulatorError, match="did not start"):
         with_backend(SeaweedFS, tmp_path, print)
     assert (tmp_path / "tried").read_text() == "started\n"
     assert "other users of this machine can reach SeaweedFS" in caplog.text
@@ -309,7 +309,7 @@ def test_seaweedfs_that_does_not_come_up_says_why(
     tried = tmp_path / "tried"
     weed = program(tmp_path / "weed", f"echo x >> tried; echo 'F0101 {reason}' >&2; exit 1")
     monkeypatch.setattr(_backends, "_weed", lambda: weed)
-    with pytest.raises(EmulatorError, match=f"SeaweedFS.*did not come up(.|\n)*{reason}"):
+    with pytest.raises(EmulatorError, match=f"SeaweedFS.*did not start(.|\n)*{reason}"):
         with_backend(SeaweedFS, tmp_path, print)
     assert tried.read_text().count("x") == attempts
 
@@ -317,7 +317,7 @@ def test_seaweedfs_that_does_not_come_up_says_why(
 def test_motos_server_that_does_not_come_up_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error has the end of its log."""
     monkeypatch.setattr(_backends, "module_command", lambda module: ["sh", "-c", "echo 'no flask' >&2; exit 1"])
-    with pytest.raises(EmulatorError, match=r"moto's server did not come up(.|\n)*no flask"):
+    with pytest.raises(EmulatorError, match=r"moto's server did not start(.|\n)*no flask"):
         with_backend(MotoServer, tmp_path, print)
 
 

@@ -41,7 +41,7 @@ def test_it_says_how_it_is_used() -> None:
         (["--fault", "bad_luck=1", "--", "true"], 1, "bad_luck"),
         (["--fault", "kill_container", "--", "true"], 2, "NAME=VALUE"),
         (["--fault", "kill_container=often", "--", "true"], 1, "'often'"),
-        (["--fault", "kill_container.times=2", "--", "true"], 1, "there are share, most"),
+        (["--fault", "kill_container.times=2", "--", "true"], 1, "choose from share, most"),
         (["--fault", "kill_at=noon", "--", "true"], 1, "start, running, before_response"),
     ],
 )
@@ -112,7 +112,7 @@ def test_ctrl_c_is_the_programs_to_answer() -> None:
         assert both.stdout is not None
         assert both.stdout.readline() == b"ready\n"
         os.killpg(both.pid, signal.SIGINT)
-        assert b"nothing was asked" in both.communicate(timeout=60)[1]
+        assert b"received no requests" in both.communicate(timeout=60)[1]
         assert both.returncode == 5
 
 

@@ -133,12 +133,12 @@ def test_what_is_in_no_table_yet(tally: Tally) -> None:
     assert "still run" not in str(Counters())
     tally.event("f", "running", 2)
     tally.event("g", "waiting", 3)
-    assert str(tally.snapshot()).endswith("\n\nnot in this table: 2 executions still run, and 4 events wait")
+    assert str(tally.snapshot()).endswith("\n\nnot counted yet: 2 running executions and 4 waiting events")
 
 
 def test_the_table_of_nothing() -> None:
     """A run without requests says so."""
-    assert str(Counters()) == "nothing was asked of the emulated AWS"
+    assert str(Counters()) == "the emulated AWS received no requests"
 
 
 @pytest.mark.parametrize(

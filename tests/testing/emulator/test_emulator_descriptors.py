@@ -67,5 +67,5 @@ asyncio.run(main())
 def test_it_ends_when_there_are_none_left() -> None:
     """Row 112: it says how many there are and what to do, and does not fill its log."""
     ended = run(NONE_LEFT)
-    assert "open files, and all are in use" in str(ended["said"])
+    assert "the emulated AWS has reached its limit of" in str(ended["said"])
     assert str(ended["log"]).count("\n") < 10

@@ -775,7 +775,7 @@ def test_a_fault_of_the_emulator_ends_it(event: bool) -> None:
         await turn()
         assert not ended.done()
         world.running[0].reply.set_exception(OSError("no more processes"))
-        assert "a container of f cannot be made: no more processes" in str(await ended)
+        assert "cannot create a container for f: no more processes" in str(await ended)
         if call is not None:
             with pytest.raises(OSError, match="no more processes"):
                 await call

@@ -95,5 +95,5 @@ def test_mistakes_are_named(fields: Any, named: str) -> None:
 
 def test_a_share_in_place_of_a_fault_is_named() -> None:
     """A plain number, a likely mistake, is an error that shows the correct form."""
-    with pytest.raises(ArgumentError, match=r"slow_down_s3 is a Fault, such as Fault\(share=0.1\)"):
+    with pytest.raises(ArgumentError, match=r"slow_down_s3 must be a Fault, such as Fault\(share=0.1\)"):
         Faults(slow_down_s3=0.1)  # type: ignore[arg-type]

@@ -295,7 +295,7 @@ def test_a_role_that_was_just_made(moto: str) -> None:
 @pytest.mark.parametrize(
     ("destination", "said"),
     [
-        ("arn:aws:sqs:us-west-2:123456789012:none", "answers 400.*QueueDoesNotExist"),
+        ("arn:aws:sqs:us-west-2:123456789012:none", "responded with status 400.*QueueDoesNotExist"),
         ("arn:aws:sns:us-west-2:123456789012:topic", "destinations of sns are not emulated"),
     ],
 )

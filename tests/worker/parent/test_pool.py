@@ -931,7 +931,7 @@ def test_ctrl_c_ends_a_program_that_waits_for_its_calls(tmp_path: Path) -> None:
         text=True,
     )
     assert client.stderr is not None
-    assert "3 calls still run" in client.stderr.readline()
+    assert "3 calls are still running" in client.stderr.readline()
     workers = psutil.Process(client.pid).children(recursive=True)
     assert workers
     client.send_signal(signal.SIGINT)
@@ -967,9 +967,9 @@ def test_ctrl_c_at_the_end_of_the_program_ends_its_calls() -> None:
     program = "import pywren, time; pywren.local_executor().call_async(time.sleep, 300)"
     with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True) as client:
         assert client.stderr is not None
-        assert "1 calls still run" in client.stderr.readline()
+        assert "1 calls are still running" in client.stderr.readline()
         client.send_signal(signal.SIGINT)
-        assert client.stderr.read() == "1 calls were ended with the program\n"
+        assert client.stderr.read() == "1 calls were stopped because the program ended\n"
 
 
 def test_processes_that_are_killed_while_they_start_fail_no_call() -> None:
@@ -1005,7 +1005,7 @@ def test_a_pool_whose_processes_start_again_takes_calls_again(monkeypatch: pytes
             for pid in children():
                 os.kill(pid, signal.SIGKILL)
             failures = [result.failure for result in Calls(pool, len, ["x"] * 5).all() if result.failure]
-        assert all("no worker process comes up" in failure.message for failure in failures)
+        assert all("worker processes cannot start" in failure.message for failure in failures)
         results = [one(pool, len, "xy") for _ in range(3)]
         assert value(results[-1]) == 2
     finally:

@@ -50,7 +50,7 @@ def create_bucket(config: Mapping[str, Any], aws: AWS) -> None:
 
 
 def create_resources(config: Mapping[str, Any], aws: AWS, *, archive: bytes) -> None:
-    """Create the queue, the role and the function of a configuration, role and function as the commands do.
+    """Create the queue, the role and the function of a configuration, the latter two as pywren's commands create them.
 
     Args:
         config: the configuration; its bucket exists.
@@ -83,8 +83,8 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def no_proxy_here() -> dict[str, str]:
-    """Return variables that exempt this machine from the user's proxies."""
-    # some tools read one, some the other
+    """Return environment variables that make requests to this machine bypass the user's proxies."""
+    # some tools read the upper-case name, others the lower-case one
     mine = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     hosts = [*filter(None, mine.split(",")), *(host for host in _HERE if host not in mine.split(","))]
     return dict.fromkeys(("NO_PROXY", "no_proxy"), ",".join(hosts))

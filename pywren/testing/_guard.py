@@ -1,4 +1,4 @@
-"""``guarded``: a WSGI application that answers only known callers, since every user of a machine can reach its ports."""
+"""``guarded``: a WSGI application that answers only known callers; every user of a machine can reach its ports."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from pywren.testing._set_up import (
 from pywren.worker.bundle import build_zip
 
 CONCURRENCY = 16
-"""Invocations of the function that run at once by default."""
+"""How many invocations of the function run at once by default."""
 
 
 @contextmanager

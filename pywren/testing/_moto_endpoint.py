@@ -62,7 +62,7 @@ _KEY = re.compile(r"(?:Credential=|AWSAccessKeyId=|AWS )([^/&:,\s]+)")
 
 
 def _is_signed(asked: Mapping[str, Any], access_key: str) -> bool:
-    """Tell whether a request uses a key that we issued. moto verifies no signatures, so the key itself is the secret."""
+    """Tell whether a request uses a key that we issued. moto verifies no signatures, so the key is the secret."""
     found = _KEY.search(asked.get("HTTP_AUTHORIZATION", "") or asked.get("QUERY_STRING", ""))
     if found is None:
         return False

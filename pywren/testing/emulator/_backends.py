@@ -24,7 +24,7 @@ from pywren.testing.emulator._supervisor import module_command, supervised
 logger = logging.getLogger(__name__)
 
 START_SECONDS = 60.0
-"""How long a part may take to come up."""
+"""How long a part may take to start."""
 
 _ATTEMPTS = 3
 _POLL_SECONDS = 0.05
@@ -275,7 +275,7 @@ async def _write_and_remove(session: Any, bucket: str) -> bool:
 
 
 PORTS_FILE = "ports"
-"""A file beside SeaweedFS's data with its ports, for the clean-up after a killed emulator."""
+"""A file next to SeaweedFS's data that lists its ports, so that a later emulator can clean up after a killed one."""
 
 
 _LONGEST_SOCKET = 100  # Linux accepts 107 bytes, macOS 103

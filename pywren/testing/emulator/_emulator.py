@@ -220,7 +220,7 @@ def emulate(**settings: Any) -> Iterator[Emulator]:
         except EmulatorError:
             raise
         except Exception:
-            emulator.counters()  # if the emulator has ended, this raises the reason, which is the cause of the failure here
+            emulator.counters()  # if the emulator has ended, this raises the reason: the real cause of this failure
             raise
 
 
@@ -411,7 +411,7 @@ class _Server:
         self._log.close()
 
     def let_go(self) -> None:
-        """Close the lifeline in a forked child of this process: otherwise the emulator would live as long as the child."""
+        """Close the lifeline in a forked child of this process, or the emulator would live as long as the child."""
         if self._process.stdin is not None:
             with contextlib.suppress(OSError), open(os.devnull, "rb") as nothing:
                 os.dup2(nothing.fileno(), self._process.stdin.fileno())

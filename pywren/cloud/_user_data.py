@@ -14,7 +14,7 @@ from importlib import metadata
 from pywren.exceptions import DeploymentError
 
 LIMIT = 16 * 1024
-"""The most bytes of user data that EC2 accepts ("Run commands at launch", Amazon EC2 User Guide, 2026)."""
+"""The maximum size of user data in bytes ("Run commands at launch", Amazon EC2 User Guide, 2026)."""
 
 PREPARATION_SECONDS = 1800
 """Seconds after which an instance gives up if its worker has not started."""

@@ -17,7 +17,7 @@ from pywren.version import PYTHON
 from pywren.worker.bundle import HANDLER, build_zip, code_sha256
 
 DIRECT_LIMIT = 50 * 1024 * 1024
-"""The most bytes of a zip in a request; larger zips are uploaded to the bucket ("Lambda quotas", Developer Guide)."""
+"""The largest zip in a request, in bytes; larger ones go through the bucket ("Lambda quotas", Developer Guide)."""
 
 _HANDLERS = (HANDLER, "wrenhandler.aws_lambda_handler")
 """The handlers of pywren's functions; the second is the handler of 0.4."""

@@ -236,7 +236,7 @@ def _made_valid(text: str, separator: str, most: int, is_valid: Callable[[str], 
     Args:
         text: the wanted name.
         separator: replaces characters that are not allowed in names.
-        most: the most characters that a name may have.
+        most: the maximum length of a name.
         is_valid: tells whether a name is valid.
     """
     if is_valid(text):

@@ -250,8 +250,8 @@ def call_hello(config: wrenconfig.Config, patience: float = TEST_PATIENCE) -> st
         config: the configuration.
         patience: seconds to wait for the result.
 
-        Raises:
-            ClickException: the function did not answer in time.
+    Raises:
+        ClickException: the function did not answer in time.
     """
     import pywren
     from pywren.exceptions import WaitTimeoutError

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class MockFunction:
-    """Runs the invocations of one function, asynchronous ones on a few threads.
+    """Runs the invocations of one function; asynchronous ones run on its own threads.
 
     Args:
         name: the function's name.
@@ -62,7 +62,7 @@ class MockFunction:
         """Run an invocation, and return when it has ended.
 
         Args:
-            payload: JSON.
+            payload: the event as JSON.
             timeout: seconds after which Lambda would kill it.
 
         Returns:

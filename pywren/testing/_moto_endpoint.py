@@ -25,8 +25,8 @@ _POLL_SECONDS = 0.05  # how long leaving the context may wait for the server to 
 def http_server(access_key: str) -> Iterator[str | None]:
     """Serve the mocked AWS on 127.0.0.1 while the context lasts.
 
-    The server accepts connections on a thread of its own and answers each on another; all of them work on the moto of
-    this process.
+    The server accepts connections on one thread and answers each on another thread; all of them use the moto of this
+    process.
 
     Args:
         access_key: the server answers requests signed with this key, or with a key that the mocked IAM created. It

@@ -1,4 +1,4 @@
-"""``python -m pywren.testing.emulator -- CMD …``: run a command under the emulated AWS, and print what it used."""
+"""``python -m pywren.testing.emulator -- CMD …``: runs a command under the emulated AWS, and prints what it used."""
 
 from __future__ import annotations
 

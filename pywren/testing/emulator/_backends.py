@@ -179,7 +179,7 @@ class SeaweedFS:
         self._ports: tuple[int, ...] = ()
         self._wished = secluded
         self.secluded = secluded is not False
-        """Whether other users cannot reach it."""
+        """Whether it is hidden from other users."""
 
     async def start(self) -> Door:
         """Start SeaweedFS, wait until objects can be written, and return the door to it.

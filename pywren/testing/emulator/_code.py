@@ -49,7 +49,7 @@ def unpack(archive: bytes, directory: Path, most: int) -> Code:
     Args:
         archive: the zip.
         directory: the directory to create.
-        most: the most bytes that the extracted files may have together.
+        most: the maximum size of all extracted files in bytes.
 
     Returns:
         The code, whose files and directories are read-only.

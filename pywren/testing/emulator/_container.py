@@ -1,4 +1,4 @@
-"""``Container``: one execution environment: a process that runs the deployed code under awslambdaric until it is ended.
+"""``Container``: one execution environment, that is, a process that runs the deployed code under awslambdaric.
 
 A container serves the Lambda Runtime API to that process on its own port, one request at a time. It kills the process
 at the function's time-out. It also watches the memory: beyond the limit it kills the largest process, as the kernel
@@ -6,7 +6,7 @@ would. A time-out or crash *resets* the environment: the process restarts, and `
 
 Where the kernel allows it (``unshare``), the environment has its own user, mount and process namespaces: a private
 ``/tmp`` of ``EphemeralStorage`` size, the code read-only at ``/var/task``, layers at ``/opt``, no ``/dev/shm``, and no
-home directory. No process in it outlives it. Elsewhere ``TMPDIR`` names a directory, and the environment's first
+home directory. No process outlives the environment. Elsewhere ``TMPDIR`` names a directory, and the environment's first
 process kills the others.
 
 Between invocations all processes in the container are stopped, as on Lambda. This happens after a short delay, so that
@@ -65,8 +65,8 @@ class Invocation:
     Args:
         request_id: the request's id.
         payload: the event as JSON.
-        kill_at: a fault: when to kill the container, ``start``, ``running`` or ``before_response``; ``None`` for never.
-        kill_after: with ``running``, the most seconds after the event.
+        kill_at: a fault: when to kill the container: ``start``, ``running``, ``before_response``; ``None`` for never.
+        kill_after: with ``running``, seconds after the event at which the container is killed at the latest.
         start_delay: a fault: the seconds to add to a cold start.
     """
 
@@ -186,7 +186,7 @@ class Container:
         return await self._finish(invocation, ending, duration_ms, init_ms)
 
     def cut_off(self) -> bool:
-        """Kill the container if a fault kills it while it runs; tell whether it did.
+        """Kill the container if a fault is to kill it while it runs; tell whether it was killed.
 
         The gateway calls this before a write to S3, which would outlive the container.
         """
@@ -299,7 +299,7 @@ class Container:
         return took
 
     async def _init(self, seconds: float, request_id: str = "") -> _Ending | None:
-        """Start the process, and return how that failed; ``None`` when the process waits for an event."""
+        """Start the process, and wait until it asks for an event. Return ``None``, or how the start failed."""
         environment = self._running_environment()
         self._api.reset()
         environment.launch()
@@ -323,7 +323,7 @@ class Container:
         self._output.say(f"INIT_REPORT Init Duration: {took_ms:.2f} ms\tPhase: {phase}\t{status}")
 
     async def _invoke(self, invocation: Invocation, began: float) -> _Ending:
-        """Hand the event to a process that waits for it, and return how the invocation ended."""
+        """Hand the event to the process when it asks for one, and return how the invocation ended."""
         request_id = invocation.request_id
         if not (failure := await self._make_ready(request_id)):
             remaining = self._revision.timeout - (time.perf_counter() - began)

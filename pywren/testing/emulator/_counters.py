@@ -283,7 +283,7 @@ class Tally:
         counts["most_at_once"] = max(counts["most_at_once"], at_once)
 
     def event(self, function: str, what: str, change: int = 1) -> None:
-        """Change a count of a function: a field of ``Executions`` such as ``throttles`` or ``accepted``."""
+        """Add to one of a function's counts: ``what`` is a field of ``Executions``, such as ``throttles``."""
         self._of(function)[what] += change
 
     def fault(self, kind: str) -> None:

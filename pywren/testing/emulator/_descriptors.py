@@ -44,7 +44,7 @@ def _most() -> int:
 
 
 class Descriptors:
-    """Notices when the running event loop cannot accept a connection because no descriptor is free.
+    """Detects that the running event loop cannot accept a connection because no descriptor is free.
 
     By default the loop would retry forever and log each attempt.
     """

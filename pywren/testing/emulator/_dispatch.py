@@ -356,7 +356,7 @@ class Dispatcher:
         self._tally.execution(ended, memory_mb=member.revision.memory_mb, at_once=at_once)
 
     def _retry(self, lane: _Lane, job: _Job, reply: Reply) -> None:
-        """Schedule a retry of a failed event, or give it up after as many as the function's current settings allow."""
+        """Schedule a retry of a failed event; give it up if the function's current settings allow no more retries."""
         function = self._current(lane.function.name)
         if function is None:
             return

@@ -1,4 +1,4 @@
-"""``Door``: how only the emulator's own processes reach a server behind the gateway."""
+"""``Door``: how to connect to a server behind the gateway, as only the emulator's own processes can."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Plan:
         command: the runtime's command line inside the environment.
         env: the runtime's environment variables.
         cwd: the runtime's working directory.
-        memory_kib: the most memory that all processes together may use.
+        memory_kib: the memory limit of all processes together.
         tmp_bytes: the size of ``/tmp`` (isolated).
         root: an empty directory that the new root is mounted on (isolated).
         binds: pairs of a path and the place where it is mounted read-only (isolated).

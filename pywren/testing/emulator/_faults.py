@@ -23,7 +23,7 @@ class Fault:
 
     Args:
         share: the share of occasions on which it strikes, 0 to 1.
-        most: the most times it strikes; ``None`` for no limit.
+        most: the maximum number of times it strikes; ``None`` for no limit.
 
     Raises:
         ArgumentError: the share is not between 0 and 1, or ``most`` is not a whole number of at least 0.

@@ -74,7 +74,7 @@ class Fleet:
     Args:
         make: creates a container.
         is_current: tells whether a revision is still the function's current one.
-        most: the most containers that may exist at once.
+        most: the maximum number of containers at any time.
         idle_seconds: the idle time after which a container is ended.
         freed: called when there is room for another container.
     """

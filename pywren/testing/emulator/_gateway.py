@@ -84,7 +84,8 @@ class Gateway:
         plan: the faults; replaced by ``PUT /_emulator/faults``.
         token: the bearer token of control requests.
         wait_idle: waits at most this number of seconds until nothing runs, and tells whether that happened.
-        cut_off: kills the container with this session token if a fault kills it before it writes; tells whether it did.
+        cut_off: kills the container with this session token if a fault is to kill it before it writes; tells whether it
+            was killed.
     """
 
     def __init__(

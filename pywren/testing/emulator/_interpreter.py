@@ -1,4 +1,4 @@
-"""The Python that containers run: a virtual environment with only the packages of Lambda's managed runtime.
+"""Creates the Python for containers: a virtual environment with only the packages of Lambda's managed runtime.
 
 These are the runtime client awslambdaric, boto3, botocore and their requirements, linked from the packages of the
 interpreter that runs the emulator. Its other packages (numpy, pywren itself) are not visible, as on Lambda.

@@ -26,7 +26,7 @@ from pywren.testing.emulator._rest_json import Refusal, check, decode, encode, e
 Item = TypeVar("Item")
 
 _CODE_STORAGE = 75 * 1024**3
-"""The most bytes that all uploaded zips of an account may have."""
+"""The maximum size in bytes of all uploaded zips of an account."""
 
 _DESTINATIONS = ("arn:aws:s3:::", "arn:aws:sqs:")
 """The kinds of destinations to which the emulator can send records of failed events."""

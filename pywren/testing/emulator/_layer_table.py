@@ -111,7 +111,7 @@ class LayerTable:
 
         Args:
             arns: the ARNs of the versions, in the function's order.
-            most: the most layers that it may have.
+            most: the maximum number of layers.
 
         Raises:
             Refusal: there are too many, one does not exist, or two are versions of the same layer.

@@ -107,8 +107,8 @@ def credential_scope(headers: Mapping[str, str], query: str) -> Scope:
         headers: the request's headers; their case does not matter.
         query: the query string, which contains the signature of presigned requests.
 
-        Returns:
-            The scope; three empty strings for a request that is not signed.
+    Returns:
+        The scope; three empty strings for a request that is not signed.
     """
     authorization = headers.get("Authorization", "")
     if authorization.startswith("AWS4-"):

@@ -17,8 +17,8 @@ _READ_BYTES = 256 * 1024
 class Output:
     """The log of one container.
 
-    Processes may keep the pipe open after a call, so it has no end that could be waited for. At the end of a call, the
-    output of the call is what the pipe contains at that moment.
+    Processes may keep the pipe open after a call, so the end of a call's output is not marked. The output is whatever
+    the pipe contains when the call ends.
 
     Args:
         log: takes each line with its time in milliseconds.

@@ -32,8 +32,8 @@ def layer_of(packages: Iterable[str]) -> Layer:
     Args:
         packages: the names of distributions, such as ``numpy``.
 
-        Raises:
-            ArgumentError: a distribution is not installed.
+    Raises:
+        ArgumentError: a distribution is not installed.
     """
     modules: set[str] = set()
     buffer = io.BytesIO()

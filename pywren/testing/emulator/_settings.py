@@ -35,7 +35,7 @@ class Limits:
         retry_delays: seconds before the first and the second retry of a failed event [async].
         init_seconds: seconds after which the init phase is aborted, and repeated within the call's time-out [runtime].
         log_tail: bytes of the log that ``LogType=Tail`` returns.
-        event_age_scale: the factor for ``MaximumEventAgeInSeconds``, for tests: AWS accepts no less than 60 s.
+        event_age_scale: a factor for ``MaximumEventAgeInSeconds``, for tests, since AWS accepts no less than 60 s.
     """
 
     synchronous_payload: int = 6 * 1024 * 1024
@@ -60,8 +60,8 @@ class Settings:
 
     Args:
         region: the region to emulate.
-        containers: the most containers on this machine, whatever AWS would allow; further invocations wait, and are
-            not throttled.
+        containers: the maximum number of containers on this machine, whatever AWS would allow; further invocations wait,
+            and are not throttled.
         transition_seconds: how long a function stays Pending, or an update InProgress.
         role_seconds: how long after its creation Lambda cannot assume a role.
         idle_seconds: the idle time after which a container is ended.

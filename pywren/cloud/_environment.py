@@ -55,7 +55,7 @@ def installed(say: Say, distributions: Iterable[Distribution] | None = None) -> 
     Packages installed from a directory or a repository are left out: their modules are sent with each map.
 
     Args:
-        say: takes one line for the user about each package that is left out.
+        say: shows the user one line about each package that is left out.
         distributions: the installed distributions; by default those of this interpreter.
 
     Raises:
@@ -107,7 +107,7 @@ def install_nearest(pins: Sequence[Pin], installers: Sequence[Installer], direct
         pins: the wanted versions.
         installers: the tools; each finds at least the wheels that the previous ones find.
         directory: an empty directory.
-        say: takes one line for the user about each package that has no wheel at all.
+        say: shows the user one line about each package that has no wheel at all.
 
     Raises:
         DeploymentError: the packages conflict with each other.

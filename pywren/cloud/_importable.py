@@ -138,7 +138,7 @@ def check_importable(
         distributions: the requested distributions.
         site: the directory.
         target: the Python and system of the runtime.
-        say: takes one line for the user about each module that may fail there.
+        say: shows the user one line about each module that may fail to import there.
         places: where each distribution was requested, by name.
 
     Raises:

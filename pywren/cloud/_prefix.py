@@ -24,7 +24,7 @@ def copy_prefix(prefix: Path, target: Target, tree: Path) -> Path:
 
     Args:
         prefix: the environment's directory.
-        target: where the runtime will be used.
+        target: the system to build for.
         tree: the directory that becomes the runtime.
 
     Returns:

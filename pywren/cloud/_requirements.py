@@ -39,7 +39,7 @@ class Requirement:
     place: str
 
     def is_for(self, target: Target) -> bool:
-        """Tell whether a target requires it."""
+        """Tell whether the requirement applies to a target."""
         return not self.marker or holds(self.marker, environment_of(target))
 
 
@@ -49,7 +49,7 @@ class Requirements:
 
     Args:
         directory: the directory for files that the installer reads.
-        say: takes one line for the user about each requirement that is left out.
+        say: shows the user one line about each requirement that is left out.
         named: the distributions that are requested by name.
         lines: the lines for the installer.
     """
@@ -130,7 +130,7 @@ class Requirements:
         return [line]
 
     def _at_url(self, line: str, item: Requirement, url: str, wheel: tuple[str, str] | None) -> list[str]:
-        """Handle ``name @ URL``: a wheel, or a distribution installed here from a directory or a repository."""
+        """Return the lines for ``name @ URL``: a wheel, or a distribution from a directory or a repository."""
         address = urlsplit(os.path.expandvars(url))
         is_gone = address.scheme == "file" and not os.path.exists(unquote(address.path))
         version = _version_here(item.name)

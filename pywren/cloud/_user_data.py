@@ -80,7 +80,7 @@ class Boot:
         return ["/usr/bin/env", f"python{self.python}", "-m", "pywren.worker.standalone", *flags]
 
     def user_data(self) -> str:
-        """Return the script.
+        """Return the text of the script.
 
         Raises:
             DeploymentError: it is longer than EC2 accepts.

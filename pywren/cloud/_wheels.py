@@ -218,7 +218,7 @@ def install_with_any(installers: Sequence[Installer], arguments: Sequence[str], 
         installers: the tools.
         arguments: requirements, and ``-r`` with requirements files.
         directory: an empty directory.
-        say: takes one line for the user if the target may need more packages than were installed.
+        say: shows the user one line if the target may need more packages than were installed.
 
     Raises:
         DeploymentError: no tool succeeds; the message quotes the last one.

@@ -26,7 +26,7 @@ EXPIRY_DAYS = 7
 """Days after which S3 deletes calls' objects by default."""
 
 DELETE_BATCH = 1000
-"""The most objects in one DeleteObjects request (Amazon S3 API Reference)."""
+"""The maximum number of objects in one DeleteObjects request (Amazon S3 API Reference)."""
 
 _CLOSED = {
     "BlockPublicAcls": True,
@@ -61,7 +61,7 @@ class Bucket:
 
     @property
     def title(self) -> str:
-        """``the bucket NAME``."""
+        """The kind and the name: ``the bucket NAME``."""
         return f"the bucket {self.names.bucket}"
 
     @functools.cached_property
@@ -76,8 +76,8 @@ class Bucket:
         """Return the steps that create and protect the bucket.
 
         Raises:
-            ConfigError: it is in another region.
-            DeploymentError: it belongs to somebody else, or these credentials may not use it.
+            ConfigError: the bucket is in another region.
+            DeploymentError: the bucket belongs to somebody else, or these credentials may not use it.
         """
         if not self.exists():
             what = f"{self.title} in {self.names.region}, private, with calls deleted after {self.expiry_days} days"
@@ -88,8 +88,8 @@ class Bucket:
         """Tell whether the bucket exists, in the right region and in this account.
 
         Raises:
-            ConfigError: it is in another region.
-            DeploymentError: it belongs to somebody else, or these credentials may not use it.
+            ConfigError: the bucket is in another region.
+            DeploymentError: the bucket belongs to somebody else, or these credentials may not use it.
         """
         try:
             answer = self._find("head_bucket", _MISSING, ExpectedBucketOwner=self.names.account_id)
@@ -179,7 +179,7 @@ class Bucket:
         return "PywrenTlsOnly" + hashlib.sha256(self.names.prefix.encode()).hexdigest()[:8]
 
     def _statements(self, policy: dict[str, Any]) -> tuple[list[Any], list[Any]]:
-        """Return other people's statements, and ours."""
+        """Return a policy's statements in two lists: other people's, and ours."""
         statements = policy.get("Statement") or []
         statements = statements if isinstance(statements, list) else [statements]
         ours = [statement for statement in statements if statement.get("Sid") == self._sid]
@@ -198,7 +198,7 @@ class Bucket:
         return [self._put("put_bucket_lifecycle_configuration", what, **_lifecycle(found or {}, [*others, *wanted]))]
 
     def _rules(self, lifecycle: dict[str, Any]) -> tuple[list[Any], list[Any]]:
-        """Return other people's rules, and ours."""
+        """Return lifecycle rules in two lists: other people's, and ours."""
         rules = lifecycle.get("Rules", [])
         own = {rule["ID"] for rule in _expiry_rules(self.names, self.expiry_days)}
         return [rule for rule in rules if rule.get("ID") not in own], [rule for rule in rules if rule.get("ID") in own]
@@ -327,7 +327,7 @@ class Bucket:
         return f"{_VERBS.get(operation, operation.replace('_', ' '))} {self.title}"
 
     def _find(self, operation: str, absent: tuple[str, ...], **arguments: Any) -> dict[str, Any] | None:
-        """Send a request; return ``None`` if the thing does not exist, ``_UNSUPPORTED`` if the operation does not."""
+        """Send a request; return ``None`` for a missing thing, ``_UNSUPPORTED`` if the server lacks the operation."""
         try:
             return self._request(operation, **arguments)
         except DeploymentError as error:

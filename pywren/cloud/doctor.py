@@ -174,9 +174,8 @@ class Doctor:
             return
         state = existing.get("State", "Active")
         update = existing.get("LastUpdateStatus", "Successful")
-        if (
-            state not in ("Active", "Inactive") or update != "Successful"
-        ):  # the next call activates an inactive function
+        # an inactive function is fine: the next call activates it
+        if state not in ("Active", "Inactive") or update != "Successful":
             reason = existing.get("LastUpdateStatusReason") or existing.get("StateReason") or ""
             yield Finding(
                 "wrong",

@@ -49,7 +49,7 @@ class LambdaFunction:
 
     @property
     def title(self) -> str:
-        """``the function NAME``."""
+        """The kind and the name: ``the function NAME``."""
         return f"the function {self.names.function}"
 
     def plan(self) -> list[Step]:
@@ -164,7 +164,7 @@ class LambdaFunction:
 
 
 def is_pywrens(existing: Mapping[str, Any]) -> bool:
-    """Tell from a function's configuration whether pywren created it."""
+    """Tell from a function's configuration whether it is one of pywren's functions."""
     return existing.get("Handler") in _HANDLERS
 
 

@@ -30,7 +30,7 @@ class Garbage:
 
     @property
     def keys(self) -> list[str]:
-        """All keys."""
+        """The keys of all objects."""
         return [*itertools.chain.from_iterable(self.callsets.values()), *self.records]
 
     def __str__(self) -> str:

@@ -73,7 +73,7 @@ class Instances:
 
     @property
     def title(self) -> str:
-        """``the stand-alone worker of the queue NAME``."""
+        """The kind and the name: ``the stand-alone worker of the queue NAME``."""
         return f"the stand-alone worker of the queue {self.names.queue}"
 
     def living(self) -> list[Instance]:

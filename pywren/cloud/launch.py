@@ -57,7 +57,7 @@ class Wish:
     Args:
         count: the number of instances.
         kind: their type.
-        parallelism: how many calls each runs at once.
+        parallelism: how many calls each instance runs at once.
         max_idle_time: seconds without a call after which a worker ends.
         idle_terminate_granularity: the length of a billing period in seconds; an idle worker ends only near the end of
             a period.
@@ -168,7 +168,7 @@ class Launcher:
         self._new_token = new_token
 
     def order(self, wish: Wish) -> Order:
-        """Look up everything that a launch needs.
+        """Return an order for a wish, after looking up everything that a launch needs.
 
         Raises:
             DeploymentError: something is missing or incompatible.

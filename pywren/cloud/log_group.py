@@ -35,7 +35,7 @@ class LogGroup:
 
     @property
     def title(self) -> str:
-        """``the log group NAME``."""
+        """The kind and the name: ``the log group NAME``."""
         return f"the log group {self.names.log_group}"
 
     def plan(self) -> list[Step]:

@@ -142,7 +142,7 @@ class Names:
 
     @property
     def log_group(self) -> str:
-        """The function's log group; Lambda fixes its name."""
+        """The function's log group; Lambda determines its name."""
         return f"/aws/lambda/{self.function}"
 
     @property

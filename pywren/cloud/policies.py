@@ -39,7 +39,7 @@ def _trust(service: str) -> Policy:
 
 
 def execution_policy(names: Names) -> Policy:
-    """Return the policy of the function: read and write under its prefix, and write its own log."""
+    """Return the policy of the function, which may read and write under its prefix, and write its own log."""
     return _policy(
         _worker_objects(names),
         # Lambda itself writes the records; it assumes this role to do so
@@ -54,7 +54,7 @@ def execution_policy(names: Names) -> Policy:
 
 
 def instance_policy(names: Names) -> Policy:
-    """Return the policy of stand-alone workers: read and write under the prefix, and take calls from the queue."""
+    """Return the policy of stand-alone workers, which may read and write under the prefix and take calls."""
     return _policy(
         _worker_objects(names),
         _listing(names, f"{names.prefix}/*"),
@@ -120,7 +120,7 @@ def setup_policy(names: Names, *, layers: Sequence[str] = ()) -> Policy:
         _pass_role("PassToEC2", names.instance_role_arn, _ec2_service(names)),
         _allow("Function", _FUNCTION_ACTIONS, [names.function_arn]),
         _allow("LogGroup", _LOG_GROUP_ACTIONS, [names.log_group_arn, f"{names.log_group_arn}:*"]),
-        # lists groups, so it cannot be limited to one
+        # DescribeLogGroups lists groups, so it cannot be limited to one group
         _allow("FindLogGroup", ["logs:DescribeLogGroups"], [names.log_group_arn.partition(names.log_group)[0] + "*"]),
         _allow("OwnQueue", _QUEUE_ACTIONS, [names.queue_arn]),
         *_worker_removal(names),
@@ -133,7 +133,7 @@ def setup_policy(names: Names, *, layers: Sequence[str] = ()) -> Policy:
 
 
 def launch_policy(names: Names) -> Policy:
-    """Return the policy for ``pywren standalone``: launch, list and terminate workers, and manage their queue."""
+    """Return the policy for ``pywren standalone``: it allows managing workers and their queue."""
     return _policy(
         _allow(
             "Launch",

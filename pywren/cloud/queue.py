@@ -67,7 +67,7 @@ class Queue:
 
     @property
     def title(self) -> str:
-        """``the queue NAME``."""
+        """The kind and the name: ``the queue NAME``."""
         return f"the queue {self.names.queue}"
 
     def plan(self) -> list[Step]:

@@ -83,7 +83,7 @@ class Role:
 
     @property
     def title(self) -> str:
-        """``the role NAME``."""
+        """The kind and the name: ``the role NAME``."""
         return f"the role {self.name}"
 
     def plan(self) -> list[Step]:
@@ -185,7 +185,7 @@ class InstanceProfile:
 
     @property
     def title(self) -> str:
-        """``the instance profile NAME``."""
+        """The kind and the name: ``the instance profile NAME``."""
         return f"the instance profile {self.name}"
 
     def plan(self) -> list[Step]:

@@ -97,7 +97,7 @@ def build_from_requirements(
         files: requirements files for pip; each may be a pipe, which can be read only once.
         target: the system to build for.
         directory: an empty directory to work in; the tarball stays there.
-        say: takes lines for the user.
+        say: shows lines to the user.
         installers: the tools to try in order; by default uv or pip.
 
     Raises:
@@ -120,11 +120,11 @@ def build_from_environment(target: Target, directory: Path, say: Say, *, install
     Args:
         target: the system to build for.
         directory: an empty directory to work in; the tarball stays there.
-        say: takes one line for the user about each package that is left out or has another version.
+        say: shows the user one line about each package that is left out or has another version.
         installers: the tools to try in order; by default uv or pip.
 
     Raises:
-        DeploymentError: it cannot be built.
+        DeploymentError: the runtime cannot be built.
     """
     with _building(directory):
         pins = installed(say)
@@ -147,7 +147,7 @@ def build_from_prefix(prefix: Path, target: Target, directory: Path, say: Say) -
         prefix: the environment's directory.
         target: the system to build for.
         directory: an empty directory to work in; the tarball stays there.
-        say: takes lines for the user.
+        say: shows lines to the user.
 
     Raises:
         DeploymentError: it is not an environment, or it is for another Python or system.

@@ -27,7 +27,7 @@ class Group(click.Group):
         return super().get_command(ctx, cmd_name.replace("-", "_"))
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command."""
+        """Run a command, and show pywren's errors as one line."""
         with one_line_errors():
             return super().invoke(ctx)
 
@@ -148,7 +148,7 @@ def _removal(resource: Resource, failures: list[str]) -> list[Step] | None:
 
 
 def confirm(changes: Sequence[str], yes: bool) -> None:
-    """Ask the user at the terminal to confirm changes. Do not ask programs, since 0.4 did not ask either."""
+    """Ask the user at the terminal to confirm changes. Programs are not asked, as in 0.4."""
     if yes or not _at_terminal():
         return
     for change in changes:

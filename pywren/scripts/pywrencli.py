@@ -43,7 +43,7 @@ _UNITS = {"m": 60, "h": 3600, "d": _DAY}
 @click.option("--filename", help="The configuration file.", type=click.Path(dir_okay=False))
 @click.pass_context
 def cli(ctx: click.Context, filename: str | None) -> None:
-    """Run your Python functions on thousands of inputs, on AWS Lambda."""
+    """Run your Python functions over thousands of inputs on AWS Lambda."""
     ctx.obj = filename
 
 

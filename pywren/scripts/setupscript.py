@@ -63,7 +63,7 @@ class Questions:
         self.ended = silent
 
     def text(self, question: str, default: str) -> str:
-        """Ask for a text."""
+        """Ask for text, and return the answer."""
         prompt = f"{question} [{default}]: "
         if not self.ended:
             try:
@@ -76,7 +76,7 @@ class Questions:
         return default
 
     def valid(self, question: str, default: str, check: Callable[[str], None]) -> str:
-        """Ask for a text until it is valid.
+        """Ask for text until the answer is valid, and return it.
 
         Args:
             question: the question.
@@ -98,7 +98,7 @@ class Questions:
                 return answer
 
     def confirm(self, question: str, default: bool) -> bool:
-        """Ask for yes or no."""
+        """Ask a yes-or-no question, and return the answer."""
         while True:
             answer = self.text(f"{question} (y/n)", "y" if default else "n").lower()
             if answer in ("y", "yes", "n", "no"):

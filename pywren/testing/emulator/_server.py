@@ -75,7 +75,7 @@ async def _serve(settings: Settings, directory: Path) -> None:
     starting = asyncio.ensure_future(_run(settings, directory, end))
     await asyncio.wait([starting, end], return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
-        starting.cancel()  # its clean-up ends the children
+        starting.cancel()  # cancelling runs its clean-up, which ends the children
         with contextlib.suppress(asyncio.CancelledError):
             await starting
     else:

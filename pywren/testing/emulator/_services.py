@@ -19,7 +19,7 @@ from pywren.testing.emulator._functions import Function, Refusal
 from pywren.testing.emulator._settings import ACCOUNT_ID, Settings
 
 CALLER = "lambda"
-"""The caller as which these requests are counted."""
+"""The caller under which these requests are counted."""
 
 _NOT_ASSUMABLE = "The role defined for the function cannot be assumed by Lambda."
 _TRUSTED = "lambda.amazonaws.com"

@@ -60,8 +60,8 @@ class Settings:
 
     Args:
         region: the region to emulate.
-        containers: the maximum number of containers on this machine, whatever AWS would allow; further invocations wait,
-            and are not throttled.
+        containers: the maximum number of containers on this machine, whatever AWS would allow; further invocations
+            wait, and are not throttled.
         transition_seconds: how long a function stays Pending, or an update InProgress.
         role_seconds: how long after its creation Lambda cannot assume a role.
         idle_seconds: the idle time after which a container is ended.

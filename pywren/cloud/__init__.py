@@ -1,1 +1,1 @@
-"""The resources in an AWS account: plans to create and delete them, policies, runtimes, logs, and a doctor."""
+"""The resources in an AWS account: plans to create and delete them, policies, runtimes, logs and diagnosis."""

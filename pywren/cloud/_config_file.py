@@ -1,4 +1,4 @@
-"""One section of a configuration file: changed in place, with the rest of the file untouched."""
+"""Changes one section of a configuration file in place, and leaves the rest of the file untouched."""
 
 from __future__ import annotations
 
@@ -26,19 +26,20 @@ def section_text(section: str, values: Values, newline: str = "\n") -> str:
 
 
 def change_section(path: str | os.PathLike[str], section: str, values: Values) -> None:
-    """Change keys of one section of a YAML file; comments, order and the file's mode stay.
+    """Change keys of one section of a YAML file; keep its comments, its order and the file's mode.
 
     The file is replaced in one step, so readers see either the old file or the new one.
 
     Args:
         path: the file.
-        section: the section; added when it is missing.
+        section: the section; added if it is missing.
         values: the keys to change.
 
     Raises:
-        ConfigError: the file cannot be read or written, or cannot be changed safely; the message says what to write.
+        ConfigError: the file cannot be read or written, or cannot be changed safely; the message says what to write by
+            hand.
     """
-    real = Path(os.path.realpath(path))  # a symbolic link stays one
+    real = Path(os.path.realpath(path))  # replaces the target of a symbolic link, not the link
     try:
         with real.open(encoding="utf-8", newline="") as file:
             text = file.read()
@@ -67,7 +68,7 @@ def changed_text(text: str, section: str, values: Values) -> str | None:
         return None
     kept = {key: value for key, value in (before.get(section) or {}).items() if key not in values}
     wanted = {**kept, **{key: value for key, value in values.items() if value is not None}}
-    # The edits do not cover all of YAML: parse the result, and reject it unless it says exactly what it should.
+    # The edits do not cover all of YAML: parse the result, and reject it unless it is exactly as intended.
     same_elsewhere = {**before, section: None} == {**after, section: None}
     return changed if same_elsewhere and (after.get(section) or {}) == wanted else None
 
@@ -133,7 +134,7 @@ def _value_of(root: MappingNode, section: str) -> Node | None:
 
 
 def _end_of(pair: tuple[Any, Any]) -> int:
-    """Return where a key's value ends: PyYAML's end mark of a block is where the next token starts."""
+    """Return where a key's value ends. PyYAML's own end mark of a block is the start of the next token."""
     key, value = pair
     last = value
     while getattr(last, "value", None) and isinstance(last.value, list) and not last.flow_style:
@@ -162,7 +163,7 @@ def _replace(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         os.chmod(new, status.st_mode & 0o7777)
         if hasattr(os, "chown"):
-            with contextlib.suppress(PermissionError):  # only root can give a file away
+            with contextlib.suppress(PermissionError):  # only root can change a file's owner
                 os.chown(new, status.st_uid, status.st_gid)
         os.replace(new, path)
     except BaseException:

@@ -1,4 +1,4 @@
-"""``Pin``: the packages in this program's environment, and the nearest versions that a function can have."""
+"""``Pin``: the packages in this program's environment, and the nearest versions that a function can use."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def installed(say: Say, distributions: Iterable[Distribution] | None = None) -> 
     Packages installed from a directory or a repository are left out: their modules are sent with each map.
 
     Args:
-        say: takes one line for the user about each package that is left out.
+        say: shows the user one line about each package that is left out.
         distributions: the installed distributions; by default those of this interpreter.
 
     Raises:
-        DeploymentError: there are none.
+        DeploymentError: there are no such packages.
     """
     if distributions is None:
         from importlib import metadata
@@ -69,7 +69,7 @@ def installed(say: Say, distributions: Iterable[Distribution] | None = None) -> 
     for distribution in distributions:
         name = normalized(str(distribution.metadata["Name"] or ""))
         if not name or name in pins or name in WORKERS_OWN | LAMBDAS_OWN | INSTALLERS:
-            continue  # of two with the same name, Python imports the first on the path
+            continue  # Python imports the first of two packages with the same name on the path
         origin = _origin(distribution)
         if origin is None:
             pins[name] = Pin(name, distribution.version)
@@ -94,10 +94,10 @@ def _origin(distribution: Distribution) -> str | None:
     url = str(document.get("url", "elsewhere"))
     if url.endswith(".whl") or (_CONDA.search(url) and not os.path.exists(unquote(urlsplit(url).path))):
         return None
-    return re.sub(r"//[^/@]*@", "//", url)  # hides a password in the URL
+    return re.sub(r"//[^/@]*@", "//", url)  # removes a password from the URL
 
 
-_CONDA = re.compile(r"^file://.*/(croot|feedstock_root|conda-bld)/")  # where conda packages are built
+_CONDA = re.compile(r"^file://.*/(croot|feedstock_root|conda-bld)/")  # the directories in which conda builds packages
 
 
 def install_nearest(pins: Sequence[Pin], installers: Sequence[Installer], directory: Path, say: Say) -> None:
@@ -105,12 +105,12 @@ def install_nearest(pins: Sequence[Pin], installers: Sequence[Installer], direct
 
     Args:
         pins: the wanted versions.
-        installers: the tools; each finds at least the wheels that those before it find.
+        installers: the tools; each finds at least the wheels that the previous ones find.
         directory: an empty directory.
-        say: takes one line for the user about each package that has no wheel at all.
+        say: shows the user one line about each package that has no wheel at all.
 
     Raises:
-        DeploymentError: the packages exclude each other.
+        DeploymentError: the packages conflict with each other.
     """
     if _install_exactly(pins, installers, directory, say):
         return
@@ -125,7 +125,7 @@ def install_nearest(pins: Sequence[Pin], installers: Sequence[Installer], direct
         else:
             wanted.append(nearest)
     if not missing or not _install_exactly(wanted, installers, directory, say):
-        # a package that requires one in another version may itself need another version
+        # if a requirement needs another version, the package that requires it may too
         install_with_any(installers, [pin.requirement_below for pin in wanted], directory, say)
 
 

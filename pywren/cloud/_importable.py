@@ -1,4 +1,4 @@
-"""Whether the requested packages can be imported from a runtime, on the Python and system that it is for."""
+"""Checks whether the requested packages can be imported from a runtime, on its Python and system."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class Obstacle(NamedTuple):
 
 
 class ImportCheck:
-    """Follows the imports in a directory of packages as Python would when loading them, without running any code.
+    """Follows the imports in a directory of packages as Python would, but without running any code.
 
     It follows only unconditional imports: those at the top level of modules, outside ``try … except ImportError`` and
     conditions.
 
     Args:
         site: the directory.
-        target: the Python and system that it is for.
+        target: the Python and system of the runtime.
     """
 
     def __init__(self, site: Path, target: Target) -> None:
@@ -55,14 +55,14 @@ class ImportCheck:
         self._target = target
         self._elsewhere = standard_modules(target.python) | {*LAMBDA_PREINSTALLS, *WORKERS_OWN}
         if (site / "_distutils_hack").is_dir():
-            self._elsewhere |= {"distutils"}  # setuptools provides the distutils that Python 3.12 removed
+            self._elsewhere |= {"distutils"}  # setuptools provides distutils, which Python 3.12 removed
         self._below: dict[str, set[str]] = {}
         self._loaded: dict[str, Obstacle | None] = {}
 
     def obstacle(self, module: str) -> Obstacle | None:
         """Return the reason why a module cannot be imported; ``None`` when there is no known reason."""
         if module not in self._loaded:
-            self._loaded[module] = None  # ends circular imports
+            self._loaded[module] = None  # stops the recursion at circular imports
             self._loaded[module] = self._load(module)
         return self._loaded[module]
 
@@ -84,7 +84,7 @@ class ImportCheck:
         return None
 
     def _certain(self, item: Import) -> Iterator[str]:
-        """Yield the modules that an import surely loads: in ``from a import b``, b need not be a module."""
+        """Yield the modules that an import is certain to load: in ``from a import b``, b need not be a module."""
         for name in item.names:
             if not name.startswith(f"{item.names[0]}.") or self._is_there(name):
                 yield name
@@ -103,7 +103,7 @@ class ImportCheck:
         return Obstacle(f"No module named {top!r}", top)
 
     def _names_below(self, package: str) -> set[str]:
-        """Return the names of all modules in a package: setuptools, for one, puts an inner directory on the path."""
+        """Return the names of all modules in a package, since some (setuptools) put inner directories on the path."""
         if package not in self._below:
             names = self._below[package] = set()
             for _, folders, files in os.walk(self._site / package):
@@ -137,8 +137,8 @@ def check_importable(
     Args:
         distributions: the requested distributions.
         site: the directory.
-        target: the Python and system that it is for.
-        say: takes one line for the user about each module that may fail there.
+        target: the Python and system of the runtime.
+        say: shows the user one line about each module that may fail to import there.
         places: where each distribution was requested, by name.
 
     Raises:
@@ -152,7 +152,7 @@ def check_importable(
         for module in own:
             found = check.obstacle(module)
             if found is None or (found.missing and target.is_here):
-                owners[module] = item  # try it below: packages may create modules at run time
+                owners[module] = item  # import it below, since packages may create modules at run time
             else:
                 _refuse_or_tell(item, module, found, say, places)
     for module, (kind, found) in _failing(list(owners), site).items() if target.is_here else ():
@@ -169,7 +169,7 @@ def _refuse_or_tell(item: Distribution, module: str, found: Obstacle, say: Say, 
 
 
 def _is_missed_here(item: Distribution, found: Obstacle) -> bool:
-    """Tell whether the same version is installed here and lacks the same module, so that no program here uses it.
+    """Tell whether the same version is installed here without the module, so that no program here can use it.
 
     ``pip freeze`` lists such distributions: IPython installs matplotlib_inline without matplotlib.
     """
@@ -218,7 +218,7 @@ os._exit(0)
 
 
 def _failing(modules: Sequence[str], site: Path) -> dict[str, tuple[str, Obstacle]]:
-    """Import modules in another process, with a worker's modules; return each failing module's error type and text."""
+    """Import modules in another process that has a worker's modules; return the error type and text of each failure."""
     failing: dict[str, tuple[str, Obstacle]] = {}
     waiting = list(modules)
     while waiting:

@@ -29,7 +29,7 @@ LAMBDAS_OWN = frozenset({"boto3", "botocore", "s3transfer"})
 
 INSTALLERS = frozenset({"pip", "uv"})
 
-_EPOCH = 315_532_800  # 1980-01-01, the oldest time that a zip file can store
+_EPOCH = 315_532_800  # 1980-01-01, the earliest time that a zip file can store
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Distribution:
         version: its version.
         folder: its ``.dist-info`` directory.
         files: its files, as POSIX paths relative to the directory of packages.
-        requires: its requirements, as its metadata state them.
+        requires: its requirements, as its metadata states them.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Distribution:
 
     @property
     def preinstalls(self) -> dict[str, bool]:
-        """The modules that no client need send, and whether each is a package; for a namespace, the modules in it."""
+        """The modules that clients need not send, and whether each is a package; for a namespace, the modules in it."""
         present = set(self.files)
         found: dict[str, bool] = {}
         for file in self.files:
@@ -76,7 +76,7 @@ class Distribution:
 
     @property
     def brings_anything(self) -> bool:
-        """Whether it has files besides its metadata."""
+        """Whether it contains files other than its metadata."""
         return any(not file.startswith(f"{self.folder.name}/") for file in self.files)
 
 
@@ -127,7 +127,7 @@ class SitePackages:
             directory = directory.parent
 
     def tidy(self) -> None:
-        """Delete what workers do not need or what depends on this machine: scripts, byte code, installers' records."""
+        """Delete files that workers do not need or that depend on this machine: scripts, byte code, install records."""
         for cache in [path for path in self.path.rglob("__pycache__") if path.is_dir()]:
             shutil.rmtree(cache)
         for path in [*self.path.rglob("*.pyc"), *self.path.glob(".lock"), *self.path.glob("__editable__*")]:
@@ -156,7 +156,7 @@ def _read(folder: Path) -> Distribution | None:
     metadata = PathDistribution(folder).metadata
     name, version = metadata["Name"], metadata["Version"]
     if not name or not version:
-        return None  # an interrupted installation
+        return None  # the installation was interrupted
     record = folder / "RECORD"
     files = tuple(row[0].replace(os.sep, "/") for row in _rows(record) if row) if record.is_file() else ()
     if not files:
@@ -241,10 +241,10 @@ def hiding_modules(distribution: Distribution, python: str) -> list[str]:
 
 
 def check_modules(distribution: Distribution) -> None:
-    """Check that a distribution contains none of the worker's own modules.
+    """Check that a distribution does not contain any of the worker's own modules.
 
     Raises:
-        DeploymentError: it does.
+        DeploymentError: it contains one.
     """
     taken = sorted(WORKERS_OWN.intersection(distribution.modules))
     if taken:
@@ -267,7 +267,7 @@ def _size(path: Path) -> int:
 
 
 def write_tarball(tree: Path, file: IO[bytes]) -> None:
-    """Write a directory as a tarball that depends only on names, contents and execute permissions.
+    """Write a directory as a tarball whose bytes depend only on names, contents and execute permissions.
 
     Raises:
         DeploymentError: it contains something other than files, directories and links.

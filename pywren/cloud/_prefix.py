@@ -1,4 +1,4 @@
-"""A prefix: a virtual or conda environment that is copied into a runtime as it is."""
+"""Copies a prefix, that is, a virtual or conda environment, into a runtime unchanged."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _NOT_NEEDED = ("__pycache__", "*.pyc", "*.a", "*.la", "pkgconfig", "cmake", "ens
 def copy_prefix(prefix: Path, target: Target, tree: Path) -> Path:
     """Copy the parts of an environment that a worker needs.
 
-    From a virtual environment these are its packages. A conda environment also has its own libraries and its own
+    For a virtual environment, these are its packages. A conda environment also has its own libraries and its own
     interpreter, which then runs the calls.
 
     Args:
         prefix: the environment's directory.
-        target: where the runtime will be used.
+        target: the system to build for.
         tree: the directory that becomes the runtime.
 
     Returns:
         The directory of packages in the tree.
 
     Raises:
-        DeploymentError: it is not an environment, or is for another Python or system.
+        DeploymentError: it is not an environment, or it is for another Python or system.
     """
     packages = _packages(prefix, target)
     _check_extensions(prefix / packages, target)
@@ -45,7 +45,7 @@ def copy_prefix(prefix: Path, target: Target, tree: Path) -> Path:
     root = tree / "condaruntime"
     shutil.copytree(prefix / "lib", root / "lib", symlinks=True, ignore=_ignored)
     (root / "bin").mkdir()
-    shutil.copy2(interpreter, root / "bin" / "python")  # follows a symbolic link
+    shutil.copy2(interpreter, root / "bin" / "python")  # copies the target of a symbolic link
     _drop_strange_links(root, prefix)
     return root / packages
 
@@ -78,7 +78,7 @@ def _check_extensions(directory: Path, target: Target) -> None:
         compiled_for = match["python"]
         if compiled_for and compiled_for != target.python.replace(".", ""):
             raise DeploymentError(f"{path} is for Python 3.{compiled_for[1:]}, not for {target}")
-        if compiled_for or match[1]:  # packages may contain other libraries for several systems
+        if compiled_for or match[1]:  # packages may also contain libraries for other systems, which are not checked
             check_binary(path, target)
 
 
@@ -110,7 +110,7 @@ def _files(directory: Path) -> Iterator[Path]:
 
 
 def _drop_strange_links(root: Path, prefix: Path) -> None:
-    """Replace links that are absolute or leave the tree by the files they point to: workers refuse such links."""
+    """Replace links that are absolute or leave the tree with their target files, since workers refuse such links."""
     for path in [path for path in root.rglob("*") if path.is_symlink()]:
         leads_to = Path(os.readlink(path))
         inside = not leads_to.is_absolute() and Path(os.path.normpath(path.parent / leads_to)).is_relative_to(root)

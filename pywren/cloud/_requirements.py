@@ -26,11 +26,11 @@ _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs
 
 @dataclass(frozen=True)
 class Requirement:
-    """One distribution that is requested by name.
+    """A distribution that is requested by name.
 
     Args:
         name: its normalized name.
-        marker: the condition under which it is required; empty for always.
+        marker: the condition under which it is required; empty if it always is.
         place: the file and the line that name it.
     """
 
@@ -39,17 +39,17 @@ class Requirement:
     place: str
 
     def is_for(self, target: Target) -> bool:
-        """Tell whether a target requires it."""
+        """Tell whether the requirement applies to a target."""
         return not self.marker or holds(self.marker, environment_of(target))
 
 
 @dataclass
 class Requirements:
-    """What requirements files ask for.
+    """The requirements in requirements files.
 
     Args:
         directory: the directory for files that the installer reads.
-        say: takes one line for the user about each requirement that is left out.
+        say: shows the user one line about each requirement that is left out.
         named: the distributions that are requested by name.
         lines: the lines for the installer.
     """
@@ -69,7 +69,7 @@ class Requirements:
             where: the directory that paths in it are relative to; by default its own.
 
         Raises:
-            DeploymentError: it cannot be read, or a requirement cannot go into a runtime.
+            DeploymentError: a file cannot be read, or a requirement cannot be part of a runtime.
         """
         is_file = file.is_file()
         if is_file and file.resolve() in self._read:
@@ -130,14 +130,14 @@ class Requirements:
         return [line]
 
     def _at_url(self, line: str, item: Requirement, url: str, wheel: tuple[str, str] | None) -> list[str]:
-        """Handle ``name @ URL``: a wheel, or a distribution installed here from a directory or a repository."""
+        """Return the lines for ``name @ URL``: a wheel, or a distribution from a directory or a repository."""
         address = urlsplit(os.path.expandvars(url))
         is_gone = address.scheme == "file" and not os.path.exists(unquote(address.path))
         version = _version_here(item.name)
         if wheel is not None and not is_gone:
             self.named.append(item)
             return [line]
-        if is_gone and (wheel is not None or version is not None):  # conda names its build directory
+        if is_gone and (wheel is not None or version is not None):  # conda names its build directory as the URL
             version = wheel[1] if wheel is not None else version
             self.say(f"{item.name}: {_shown(url)} does not exist; using {item.name}=={version} instead")
             self.named.append(item)
@@ -155,7 +155,7 @@ class Requirements:
 
 
 def _say_nothing(_: str) -> None:
-    """Say nothing: a constraint leaves no package out of a runtime."""
+    """Do nothing: no message is needed, since a constraint leaves no package out of a runtime."""
 
 
 def _text_of(file: Path) -> str:
@@ -170,7 +170,7 @@ def _text_of(file: Path) -> str:
 
 
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the lines that are not blank, with their numbers, joined as pip does: a backslash continues a line."""
+    """Yield the non-blank lines and their numbers, joined as pip joins them: a backslash continues a line."""
     pending, first = "", 0
     for number, line in enumerate([*text.splitlines(), ""], start=1):
         first = first if pending else number
@@ -184,7 +184,7 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _wheel_in(line: str) -> tuple[str, str] | None:
-    """Return the name and version of the wheel that a requirement names; ``None`` when it names none."""
+    """Return the name and version of the wheel that a requirement refers to; ``None`` if it refers to no wheel."""
     match = re.search(r"([^/\\\s]+)\.whl(?=[\s;#?]|$)", line)
     parts = unquote(match[1]).split("-") if match else []
     return (normalized(parts[0]), parts[1]) if len(parts) >= 5 else None
@@ -202,7 +202,7 @@ def _version_here(name: str) -> str | None:
 
 
 def _shown(url: str) -> str:
-    return re.sub(r"//[^/@]*@", "//", url)  # hides a password in the URL
+    return re.sub(r"//[^/@]*@", "//", url)  # removes a password from the URL
 
 
 # -- markers -------------------------------------------------------------------------------------------------
@@ -230,10 +230,10 @@ def environment_of(target: Target) -> Mapping[str, str]:
 
 
 def holds(marker: str, environment: Mapping[str, str]) -> bool:
-    """Tell whether a marker holds. A marker that cannot be parsed counts as true: the installer decides.
+    """Tell whether a marker is true. One that cannot be parsed counts as true, so that the installer decides.
 
     Args:
-        marker: such as ``python_version < "3.11" and sys_platform == "linux"``.
+        marker: a marker such as ``python_version < "3.11" and sys_platform == "linux"``.
         environment: the values of the variables in it.
     """
     tokens = _TOKEN.findall(marker)

@@ -1,8 +1,8 @@
-"""``Boot``: what an instance does from its first boot to its end, as the script that EC2 passes to it.
+"""``Boot``: the script that an instance runs at its first boot; EC2 passes it as user data.
 
-The script only writes three files and starts a systemd unit; the unit does everything else. So systemd guarantees what
-would cost money otherwise: however the worker ends, or fails or hangs while it starts, the machine powers off, and EC2
-terminates an instance that powers itself off.
+The script only writes three files and starts a systemd unit; the unit does everything else. This way systemd ensures
+that no instance costs money without working: however the worker ends, and even if it fails or hangs while starting, the
+machine powers off, and EC2 terminates an instance that powers itself off.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from importlib import metadata
 from pywren.exceptions import DeploymentError
 
 LIMIT = 16 * 1024
-"""Bytes of user data that EC2 accepts ("Run commands at launch", Amazon EC2 User Guide, 2026)."""
+"""The maximum size of user data in bytes ("Run commands at launch", Amazon EC2 User Guide, 2026)."""
 
 PREPARATION_SECONDS = 1800
-"""Seconds after which an instance that is not a worker yet gives up."""
+"""Seconds after which an instance gives up if its worker has not started."""
 
 HOME = "/opt/pywren"
-"""The directory for what the script writes."""
+"""The directory for the files that the script writes."""
 
 STATE = "/var/lib/pywren"
 """The worker's own directory."""
@@ -29,7 +29,7 @@ CONSOLE = "/dev/console"
 """The device whose output EC2 shows as the console output."""
 
 CONSOLE_LINES = 100
-"""How many of the worker's last lines go there."""
+"""How many of the worker's last lines are written to the console."""
 
 UNIT = "/etc/systemd/system/pywren-worker.service"
 _REQUIREMENTS = ("boto3", "botocore")
@@ -38,19 +38,20 @@ _END = "PYWREN_END"
 
 @dataclass(frozen=True)
 class Boot:
-    """What an instance runs. It contains no secret: every process on the instance can read it.
+    """The settings of an instance. They contain no secrets, because every process on the instance can read them.
 
     Args:
-        bucket: the bundle's.
-        key: the bundle's.
-        sha256: the bundle's, in hexadecimal; an instance runs no other.
-        region: of bucket and queue.
-        queue: the queue that calls come from.
-        python: such as ``3.12``.
-        requirements: what pip installs beside the bundle.
+        bucket: the bundle's bucket.
+        key: the bundle's key.
+        sha256: the bundle's SHA-256 in hexadecimal; an instance refuses any other bundle.
+        region: the region of the bucket and the queue.
+        queue: the queue to take calls from.
+        python: the version of Python, such as ``3.12``.
+        requirements: the requirements that pip installs in addition to the bundle.
         parallelism: how many calls to run at once.
         max_idle_time: seconds without a call after which the worker ends.
-        idle_terminate_granularity: seconds of a billing period; an idle worker ends only near the end of one.
+        idle_terminate_granularity: the length of a billing period in seconds; an idle worker ends only near the end of
+            a period.
     """
 
     bucket: str
@@ -79,7 +80,7 @@ class Boot:
         return ["/usr/bin/env", f"python{self.python}", "-m", "pywren.worker.standalone", *flags]
 
     def user_data(self) -> str:
-        """Return the script.
+        """Return the text of the script.
 
         Raises:
             DeploymentError: it is longer than EC2 accepts.
@@ -104,7 +105,7 @@ class Boot:
 
 
 def client_requirements() -> tuple[str, ...]:
-    """Return what a worker needs beside the bundle, in this machine's versions."""
+    """Return the packages that a worker needs in addition to the bundle, in this machine's versions."""
     return tuple(f"{name}=={metadata.version(name)}" for name in _REQUIREMENTS)
 
 
@@ -146,9 +147,9 @@ def _unit(boot: Boot) -> str:
 
 
 # Output goes to the journal, and only its end to the console, which EC2 keeps: the console is as slow as a serial line
-# and would hold up functions that print much. OOMPolicy: a call that uses all memory costs that call, not the worker.
-# KillMode: systemd signals the worker, which stops its calls and gives them back. [Install]: after a reboot, the
-# machine must not stay on without a worker.
+# and would delay functions that print a lot. OOMPolicy: if a call uses all memory, that call fails, not the worker.
+# KillMode: systemd signals the worker, which stops its calls and returns them to the queue. [Install]: after a reboot,
+# the machine must not stay on without a worker.
 _UNIT = """\
 [Unit]
 Description=Worker of pywren for the queue {queue}
@@ -187,9 +188,9 @@ def _prepare_script(boot: Boot) -> str:
     )
 
 
-# PIP_BREAK_SYSTEM_PACKAGES: other distributions protect their own packages (PEP 668), but this machine is the worker's
-# alone. HOME and cd: systemd starts root in the worker's directory, where calls may have left a pip or a pip.conf
-# before a reboot. `again` repeats what fails temporarily: the network, a mirror, a role that was just created.
+# PIP_BREAK_SYSTEM_PACKAGES: some Linux distributions protect their packages (PEP 668), but only the worker uses this
+# machine. HOME and cd: systemd starts root in the worker's directory, where calls may have left a pip or a pip.conf
+# before a reboot. `again` retries temporary failures: the network, a mirror, a role that was just created.
 _PREPARE = """\
 #!/bin/bash
 # Turns this machine into a worker; may run again.
@@ -257,6 +258,6 @@ if not os.path.isdir(TARGET):
 
 
 def _systemd_quote(word: str) -> str:
-    """Quote a word for a unit file, so that nothing in it is a specifier, a variable or a separator."""
+    """Quote a word for a unit file, so that no part of it is read as a specifier, a variable or a separator."""
     escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
     return f'"{escaped}"' if set(word) & set(" \t'\"\\;") else escaped

@@ -1,4 +1,4 @@
-"""``Installer``: uv or pip, told to collect wheels for a function's system instead of this machine's."""
+"""``Installer``: runs uv or pip to collect wheels for a function's system instead of this machine's."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from pywren.version import PYTHON
 logger = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
-"""Takes one line for the user."""
+"""A function that shows one line to the user."""
 
 ARCHITECTURES: Mapping[str, str] = {"x86_64": "x86_64", "arm64": "aarch64"}
-"""Lambda's names of the architectures, and the names in the tags of wheels."""
+"""The names of the architectures on Lambda, and in the tags of wheels."""
 
-_AMAZON_LINUX_2, _AMAZON_LINUX_2023 = 26, 34  # the minor versions of their glibc
+_AMAZON_LINUX_2, _AMAZON_LINUX_2023 = 26, 34  # the minor versions of their glibc 2
 _OLDEST_GLIBC = 17
 _LEGACY_PLATFORMS = {"x86_64": ("manylinux2014", "manylinux2010", "manylinux1"), "aarch64": ("manylinux2014",)}
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a runtime will be used.
+    """The system that a runtime is built for.
 
     Args:
         python: the version of Python, such as ``"3.12"``.
@@ -53,18 +53,18 @@ class Target:
 
     @property
     def glibc(self) -> int:
-        """The minor version of the function's glibc: since Python 3.12 Lambda runs on Amazon Linux 2023."""
+        """The minor version of the function's glibc; from Python 3.12 on, Lambda runs on Amazon Linux 2023."""
         return _AMAZON_LINUX_2023 if int(self.python.partition(".")[2]) >= 12 else _AMAZON_LINUX_2
 
     @property
     def platforms(self) -> list[str]:
-        """The platform tags of the wheels that run there, the best first."""
+        """The platform tags of the wheels that run on the target, the best first."""
         numbered = [f"manylinux_2_{minor}_{self.machine}" for minor in range(self.glibc, _OLDEST_GLIBC - 1, -1)]
         return [*numbered, *(f"{name}_{self.machine}" for name in _LEGACY_PLATFORMS[self.machine])]
 
     @property
     def is_here(self) -> bool:
-        """Whether this program runs on the same Python, system and architecture; pip evaluates markers on them."""
+        """Whether it has this program's Python, system and architecture; pip evaluates environment markers on those."""
         here = PYTHON, sys.platform, platform.machine()
         return here == (self.python, "linux", self.machine)
 
@@ -91,11 +91,11 @@ class Installer:
             directory: the directory.
 
         Raises:
-            DeploymentError: some have no wheel, or they exclude each other; the message quotes the tool.
+            DeploymentError: some have no wheel, or they conflict with each other; the message quotes the tool.
         """
         done = self._run([*self._options(directory), *arguments])
         if done.returncode:
-            # pip prints which requirements exclude each other on stdout, among its progress messages
+            # pip prints conflicting requirements on stdout, among its progress messages
             conflict = _CONFLICT.search(done.stdout)
             raise self._refusal((conflict[0] if conflict else "") + done.stderr)
 
@@ -103,7 +103,7 @@ class Installer:
         """Tell whether every requirement has a wheel; their dependencies do not matter.
 
         Raises:
-            DeploymentError: the tool cannot tell: it cannot reach the index, or fails for another reason.
+            DeploymentError: the tool cannot tell, because it cannot reach the index or fails for another reason.
         """
         done = self._run([*self._options(directory), "--dry-run", "--no-deps", *requirements])
         if done.returncode and (_says(_UNREACHABLE, done.stderr) or not _says(_UNOBTAINABLE, done.stderr)):
@@ -133,7 +133,7 @@ class Installer:
             platforms = [option for name in self.target.platforms for option in ("--platform", name)]
             where = ["--implementation", "cp", "--python-version", self.target.python, *platforms]
             return [*common, *where]
-        # a hard link would share the file with uv's cache, and a change to it would damage the cache
+        # a hard link would share the file with uv's cache, and changing it would damage the cache
         where = ["--python", sys.executable, "--python-version", self.target.python, "--link-mode", "copy"]
         return [*common, *where, "--python-platform", _uv_platform(self.target)]
 
@@ -188,19 +188,19 @@ _UNOBTAINABLE = re.compile(r"No solution found|No matching distribution|requires
 
 
 def _says(pattern: re.Pattern[str], output: str) -> bool:
-    """Tell whether a tool's output contains these words, no matter where it wraps lines."""
+    """Tell whether a tool's output matches a pattern, no matter where the tool wraps lines."""
     return pattern.search(" ".join(output.split())) is not None
 
 
 def find_installers(target: Target) -> list[Installer]:
-    """Return the installed tools: the one to use first, then one that finds more wheels.
+    """Return the installed tools: first the preferred one, then one that finds more wheels.
 
     Raises:
-        DeploymentError: none is installed.
+        DeploymentError: neither uv nor pip is installed.
     """
     uv, pip = _find_uv(), _find_pip()
     found = [Installer(target, "uv", uv)] if uv else []
-    # uv has no platform between manylinux2014 and manylinux_2_28; pip does, and Amazon Linux 2 runs up to 2_26
+    # Amazon Linux 2 runs wheels up to manylinux_2_26; pip accepts that, uv only manylinux2014 or manylinux_2_28
     if pip and (not uv or target.glibc == _AMAZON_LINUX_2):
         found.append(Installer(target, "pip", pip))
     if not found:
@@ -212,16 +212,16 @@ def find_installers(target: Target) -> list[Installer]:
 
 
 def install_with_any(installers: Sequence[Installer], arguments: Sequence[str], directory: Path, say: Say) -> None:
-    """Install requirements and their dependencies with the first tool that can.
+    """Install requirements and their dependencies with the first tool that succeeds.
 
     Args:
         installers: the tools.
         arguments: requirements, and ``-r`` with requirements files.
         directory: an empty directory.
-        say: takes one line for the user when the target may need more than was installed.
+        say: shows the user one line if the target may need more packages than were installed.
 
     Raises:
-        DeploymentError: no tool can; the message quotes the last one.
+        DeploymentError: no tool succeeds; the message quotes the last one.
     """
     first, *others = installers
     try:
@@ -249,7 +249,7 @@ def _find_uv() -> list[str] | None:
     candidates = [[path, "pip"]] if path else []
     if importlib.util.find_spec("uv") is not None:
         candidates.append([sys.executable, "-m", "uv", "pip"])
-    # a version manager may leave a stub for a tool that is not installed
+    # version managers may leave a stub for a tool that is not installed
     return next((command for command in candidates if _starts([*command, "list", "--help"])), None)
 
 

@@ -1,4 +1,4 @@
-"""``Bucket``: where calls are staged: private, over TLS only, and with old calls deleted by S3 itself.
+"""``Bucket``: the bucket that calls are staged in: private, over TLS only; S3 itself deletes old calls.
 
 In a bucket that pywren did not create, it changes only settings that concern its own keys.
 """
@@ -23,10 +23,10 @@ from pywren.exceptions import ConfigError, DeploymentError
 logger = logging.getLogger(__name__)
 
 EXPIRY_DAYS = 7
-"""Days after which S3 deletes the objects of calls, by default."""
+"""Days after which S3 deletes calls' objects by default."""
 
 DELETE_BATCH = 1000
-"""The most objects in one DeleteObjects request (Amazon S3 API Reference)."""
+"""The maximum number of objects in one DeleteObjects request (Amazon S3 API Reference)."""
 
 _CLOSED = {
     "BlockPublicAcls": True,
@@ -43,11 +43,11 @@ class Bucket:
     """The bucket of a configuration.
 
     Args:
-        names: what everything is called.
+        names: the names of all resources.
         aws: the account and region.
-        function: the function whose records of failed calls are in it.
-        expiry_days: days after which S3 deletes the objects of calls.
-        force: delete the bucket even if pywren did not create it, with all objects in it.
+        function: the function whose records of failed calls are in the bucket.
+        expiry_days: days after which S3 deletes calls' objects.
+        force: delete the bucket with all its objects, even if pywren did not create it.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class Bucket:
 
     @property
     def title(self) -> str:
-        """``the bucket NAME``."""
+        """The kind and the name: ``the bucket NAME``."""
         return f"the bucket {self.names.bucket}"
 
     @functools.cached_property
     def prefixes(self) -> tuple[str, ...]:
-        """The prefixes of pywren's keys; records of somebody else's function of the same name are not pywren's."""
+        """The prefixes of pywren's keys; records of somebody else's function with the same name do not count."""
         calls, failures = self.names.prefixes
         return (calls,) if self._function.owner() is Owner.SOMEBODY_ELSE else (calls, failures)
 
@@ -76,8 +76,8 @@ class Bucket:
         """Return the steps that create and protect the bucket.
 
         Raises:
-            ConfigError: it is in another region.
-            DeploymentError: it belongs to somebody else, or these credentials may not use it.
+            ConfigError: the bucket is in another region.
+            DeploymentError: the bucket belongs to somebody else, or these credentials may not use it.
         """
         if not self.exists():
             what = f"{self.title} in {self.names.region}, private, with calls deleted after {self.expiry_days} days"
@@ -88,8 +88,8 @@ class Bucket:
         """Tell whether the bucket exists, in the right region and in this account.
 
         Raises:
-            ConfigError: it is in another region.
-            DeploymentError: it belongs to somebody else, or these credentials may not use it.
+            ConfigError: the bucket is in another region.
+            DeploymentError: the bucket belongs to somebody else, or these credentials may not use it.
         """
         try:
             answer = self._find("head_bucket", _MISSING, ExpectedBucketOwner=self.names.account_id)
@@ -113,10 +113,10 @@ class Bucket:
         return True
 
     def _create(self) -> None:
-        # us-east-1 is the default, and S3 refuses it as a LocationConstraint
+        # us-east-1 is the default, which S3 refuses as a LocationConstraint
         region = self.names.region
         where = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
-        # S3 answers so when another set-up was faster, or when the response to an earlier attempt was lost
+        # another set-up was faster, or the response to an earlier attempt was lost
         self._find("create_bucket", ("BucketAlreadyOwnedByYou",), **where)
         self._aws.wait(
             "s3",
@@ -125,7 +125,7 @@ class Bucket:
             permission=f"s3:ListBucket on {self.names.bucket_arn}",
             Bucket=self.names.bucket,
         )
-        # Every setting is a request of its own: a set-up that is interrupted here is completed by the next one.
+        # Each setting is a separate request. If a set-up is interrupted here, the next one completes it.
         for step in self._plan_settings():
             step.run()
 
@@ -133,7 +133,7 @@ class Bucket:
         tags = self._setting("get_bucket_tagging", "TagSet", "NoSuchTagSet")
         policy = self._setting("get_bucket_policy", "Policy", "NoSuchBucketPolicy")
         _, ours = self._statements(json.loads(policy or "{}"))
-        # An untouched, empty bucket becomes pywren's: `aws s3 mb` created it, or a set-up was interrupted.
+        # pywren adopts an empty bucket without settings: `aws s3 mb` created it, or a set-up was interrupted.
         whole = (
             is_ours(tags) or self._tls_statement(True) in ours or (not policy and not tags and not self._first_key())
         )
@@ -159,7 +159,7 @@ class Bucket:
 
     def _plan_tls(self, found_policy: Any, whole: bool) -> list[Step]:
         if found_policy is _UNSUPPORTED or str(self._aws.client("s3").meta.endpoint_url).startswith("http://"):
-            return []  # a server without TLS: the policy would lock everybody out
+            return []  # the server has no TLS, so the policy would lock everybody out
         policy = json.loads(found_policy or "{}")
         wanted = self._tls_statement(whole)
         others, found = self._statements(policy)
@@ -179,7 +179,7 @@ class Bucket:
         return "PywrenTlsOnly" + hashlib.sha256(self.names.prefix.encode()).hexdigest()[:8]
 
     def _statements(self, policy: dict[str, Any]) -> tuple[list[Any], list[Any]]:
-        """Return other people's statements, and ours."""
+        """Return a policy's statements in two lists: other people's, and ours."""
         statements = policy.get("Statement") or []
         statements = statements if isinstance(statements, list) else [statements]
         ours = [statement for statement in statements if statement.get("Sid") == self._sid]
@@ -198,7 +198,7 @@ class Bucket:
         return [self._put("put_bucket_lifecycle_configuration", what, **_lifecycle(found or {}, [*others, *wanted]))]
 
     def _rules(self, lifecycle: dict[str, Any]) -> tuple[list[Any], list[Any]]:
-        """Return other people's rules, and ours."""
+        """Return lifecycle rules in two lists: other people's, and ours."""
         rules = lifecycle.get("Rules", [])
         own = {rule["ID"] for rule in _expiry_rules(self.names, self.expiry_days)}
         return [rule for rule in rules if rule.get("ID") not in own], [rule for rule in rules if rule.get("ID") in own]
@@ -206,7 +206,7 @@ class Bucket:
     # -- deleting --------------------------------------------------------------------------------------------
 
     def plan_removal(self) -> list[Step]:
-        """Return the steps that delete what is pywren's, and the bucket unless somebody else created or uses it."""
+        """Return the steps that delete pywren's objects, and the bucket unless somebody else created or uses it."""
         if not self.exists():
             return []
         steps = []
@@ -269,7 +269,7 @@ class Bucket:
             )
 
     def delete_keys(self, keys: list[str]) -> None:
-        """Delete objects by key. A versioned bucket only gets delete markers, and S3 expires the old versions."""
+        """Delete objects by key. In a versioned bucket this only adds delete markers; S3 expires the old versions."""
         for start in range(0, len(keys), DELETE_BATCH):
             self._delete_batch([{"Key": key} for key in keys[start : start + DELETE_BATCH]])
 
@@ -280,7 +280,7 @@ class Bucket:
             yield from page.get("Contents", ())
 
     def _objects(self, prefix: str) -> Iterator[dict[str, str]]:
-        """Yield every object, version and delete marker under a prefix in the form that DeleteObjects takes."""
+        """Yield every object, version and delete marker under a prefix, in the form that DeleteObjects expects."""
         if not self._keeps_versions():
             yield from ({"Key": item["Key"]} for item in self.listing(prefix))
             return
@@ -298,7 +298,7 @@ class Bucket:
         if self._keeps_versions():
             keys = (item["Key"] for item in self._objects(""))
             return next((key for key in keys if not key.startswith(self.prefixes)), None)
-        after = ""  # each of our prefixes is skipped with one request, however many keys it has
+        after = ""  # one request skips each of our prefixes, however many keys it has
         while (key := self._first_key(after=after)) is not None:
             ours = [prefix for prefix in self.prefixes if key.startswith(prefix)]
             if not ours:
@@ -327,7 +327,7 @@ class Bucket:
         return f"{_VERBS.get(operation, operation.replace('_', ' '))} {self.title}"
 
     def _find(self, operation: str, absent: tuple[str, ...], **arguments: Any) -> dict[str, Any] | None:
-        """Send a request; return ``None`` for an absent thing, ``_UNSUPPORTED`` when the server lacks the operation."""
+        """Send a request; return ``None`` for a missing thing, ``_UNSUPPORTED`` if the server lacks the operation."""
         try:
             return self._request(operation, **arguments)
         except DeploymentError as error:
@@ -348,7 +348,7 @@ class Bucket:
 
 
 _UNSUPPORTED: dict[str, Any] = {}
-"""Stands for a setting that the server does not support: it is not set, and never will be."""
+"""The value of a setting that the server does not support, and that is therefore skipped."""
 
 _VERBS = {"head_bucket": "check", "create_bucket": "create", "delete_bucket": "delete"}
 
@@ -356,7 +356,8 @@ _VERBS = {"head_bucket": "check", "create_bucket": "create", "delete_bucket": "d
 def _expiry_rules(names: Names, days: int) -> list[dict[str, Any]]:
     """Return the lifecycle rules of a configuration.
 
-    Callsets are UUIDs: one rule for each first digit spares the runtimes, whose keys have the same prefix.
+    Runtimes have the same prefix as callsets but must not expire. Callsets are UUIDs, so there is one rule for each
+    possible first digit.
     """
     prefixes = {f"pywren {names.prefix} {digit}": f"{names.prefix}/{digit}" for digit in "0123456789abcdef"}
     prefixes[f"pywren {names.prefix} failures of {names.function}"] = f"{names.failure_prefix}/"
@@ -378,6 +379,6 @@ def _rule_id(rule: dict[str, Any]) -> str:
 
 
 def _lifecycle(found: dict[str, Any], rules: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the arguments that set these rules and keep the other settings."""
+    """Return the request arguments that set these rules and keep the other settings."""
     kept = {name: found[name] for name in ("TransitionDefaultMinimumObjectSize",) if name in found}
     return {"LifecycleConfiguration": {"Rules": rules}, **kept}

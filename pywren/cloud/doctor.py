@@ -1,4 +1,4 @@
-"""``Doctor``: checks everything that calls on Lambda need, and says what is wrong and how to fix it."""
+"""``Doctor``: checks everything that calls on Lambda need, and reports what is wrong and how to fix it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CLOCK_TOLERANCE = 60.0
 """Seconds that this machine's clock may be off; AWS refuses signatures that are off by 300 or more."""
 
 ORDINARY_CONCURRENCY = 1000
-"""The default quota of concurrent executions of an account ("Lambda quotas", AWS Lambda Developer Guide)."""
+"""An account's default concurrency limit ("Lambda quotas", AWS Lambda Developer Guide)."""
 
 _NO_CONFIGURATION = (
     "there is none, so calls run on this machine; to use Lambda, create one with `pywren create_config`, or with "
@@ -46,7 +46,7 @@ class Finding(NamedTuple):
     Args:
         verdict: ``ok``, ``wrong``, or ``note`` for something that may be intended.
         what: the thing that was checked.
-        said: its state, and what to do if it is wrong.
+        said: its state, and the remedy if it is wrong.
     """
 
     verdict: str
@@ -58,12 +58,12 @@ class Finding(NamedTuple):
 
 
 class Doctor:
-    """Examines a configuration. It writes only one small object, and deletes it again.
+    """Checks a configuration. It writes only one small object, which it deletes again.
 
     Args:
         config: the configuration; ``None`` to check only the credentials.
         aws: the account and region.
-        clock: seconds since the epoch.
+        clock: returns seconds since the epoch.
     """
 
     def __init__(self, config: Mapping[str, Any] | None, aws: AWS, *, clock: Callable[[], float] = time.time) -> None:
@@ -72,7 +72,7 @@ class Doctor:
         self._clock = clock
 
     def examine(self) -> Iterator[Finding]:
-        """Yield findings one by one; stop when the account cannot be reached."""
+        """Yield findings one by one; stop if the account cannot be reached."""
         if not self._config:
             yield from self._examine_credentials()
             yield Finding("note", "configuration", _NO_CONFIGURATION)
@@ -144,7 +144,7 @@ class Doctor:
     def _may_exist(self, resources: Resources) -> bool:
         """Tell whether the bucket may exist.
 
-        Credentials that may only run calls may not check; then reading and writing an object decides.
+        Credentials that only run calls may lack permission to check; reading and writing an object then decides.
         """
         try:
             return resources.bucket.exists()
@@ -174,7 +174,8 @@ class Doctor:
             return
         state = existing.get("State", "Active")
         update = existing.get("LastUpdateStatus", "Successful")
-        if state not in ("Active", "Inactive") or update != "Successful":  # an inactive function wakes on its next call
+        # an inactive function is fine: the next call activates it
+        if state not in ("Active", "Inactive") or update != "Successful":
             reason = existing.get("LastUpdateStatusReason") or existing.get("StateReason") or ""
             yield Finding(
                 "wrong",
@@ -250,7 +251,7 @@ class Doctor:
 
 
 def _compare_quietly(bucket: Resource) -> Iterator[Finding]:
-    """Report what the bucket lacks as notes: calls run without it."""
+    """Report missing settings of the bucket only as notes, because calls run without them."""
     for step in bucket.plan():
         yield Finding("note", _PROTECTION, f"`pywren create_bucket` {step.planned}")
 

@@ -1,4 +1,4 @@
-"""``LambdaFunction``: the function, with the bundle of this machine's pywren, and the records of its failed calls."""
+"""``LambdaFunction``: the function, which runs the bundle of this machine's pywren, and records of failed calls."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pywren.version import PYTHON
 from pywren.worker.bundle import HANDLER, build_zip, code_sha256
 
 DIRECT_LIMIT = 50 * 1024 * 1024
-"""The most bytes of a zip in a request; bigger ones go through the bucket ("Lambda quotas", Developer Guide)."""
+"""The largest zip in a request, in bytes; larger ones go through the bucket ("Lambda quotas", Developer Guide)."""
 
 _HANDLERS = (HANDLER, "wrenhandler.aws_lambda_handler")
-"""The handlers of pywren's functions; the second is that of 0.4."""
+"""The handlers of pywren's functions; the second is the handler of 0.4."""
 
 
 class Owner(enum.Enum):
-    """Whose function it is; ``NOBODY`` when it does not exist."""
+    """The owner of the function; ``NOBODY`` if it does not exist."""
 
     PYWREN = "pywren"
     SOMEBODY_ELSE = "somebody else"
@@ -36,7 +36,7 @@ class LambdaFunction:
 
     Args:
         config: the configuration.
-        names: what everything is called.
+        names: the names of all resources.
         aws: the account and region.
         archive: the zip to deploy; by default this machine's bundle.
     """
@@ -49,7 +49,7 @@ class LambdaFunction:
 
     @property
     def title(self) -> str:
-        """``the function NAME``."""
+        """The kind and the name: ``the function NAME``."""
         return f"the function {self.names.function}"
 
     def plan(self) -> list[Step]:
@@ -76,7 +76,7 @@ class LambdaFunction:
         return steps
 
     def owner(self) -> Owner:
-        """Return whose function it is; its log and its records of failed calls belong to the same owner."""
+        """Return the owner of the function, who also owns its log and its records of failed calls."""
         existing = self._aws.function_config(self.names.function)
         if existing is None:
             return Owner.NOBODY
@@ -92,7 +92,7 @@ class LambdaFunction:
         return [Step("delete", self.title, lambda: self._aws.delete_function(self.names.function))]
 
     def spec(self) -> FunctionSpec:
-        """Return how the function should be.
+        """Return the code and settings that the function should have.
 
         Raises:
             DeploymentError: Lambda has no runtime for this machine's Python.
@@ -117,7 +117,7 @@ class LambdaFunction:
 
     def _plan_update(self, spec: FunctionSpec, archive: bytes, existing: Mapping[str, Any]) -> list[Step]:
         steps = []
-        # The architecture belongs to the code: only UpdateFunctionCode can change it.
+        # Only UpdateFunctionCode can change the architecture, which belongs to the code.
         same_architecture = list(existing.get("Architectures") or ["x86_64"]) == [spec.architecture]
         if existing.get("CodeSha256") != code_sha256(archive) or not same_architecture:
             steps.append(Step("update", f"{self.title}: its code", lambda: self._update_code(spec, archive)))
@@ -133,7 +133,7 @@ class LambdaFunction:
 
     @contextmanager
     def _code(self, archive: bytes) -> Iterator[dict[str, Any]]:
-        """Give the code in the form that Lambda takes: in the request, or in the bucket while the context lasts."""
+        """Yield the arguments with the code: in the request itself, or in the bucket while the context lasts."""
         if len(archive) <= DIRECT_LIMIT:
             yield {"ZipFile": archive}
             return
@@ -149,7 +149,7 @@ class LambdaFunction:
         return {
             "event_age": int(wrenconfig.setting(self._config, "lambda.event_age")),
             "on_failure": self.names.bucket_arn,
-            # By default Lambda retries an asynchronous call twice: it would run the user's function again, unnoticed.
+            # By default Lambda retries an asynchronous call twice, which would run the user's function again unnoticed.
             "retries": 0,
         }
 
@@ -164,19 +164,19 @@ class LambdaFunction:
 
 
 def is_pywrens(existing: Mapping[str, Any]) -> bool:
-    """Tell from a function's configuration whether it is one of pywren's."""
+    """Tell from a function's configuration whether it is one of pywren's functions."""
     return existing.get("Handler") in _HANDLERS
 
 
 def lambda_runtime(known: Sequence[str], python: str = PYTHON) -> str:
-    """Return Lambda's runtime for this machine's Python: client and worker must agree on it.
+    """Return Lambda's runtime for this machine's Python, since client and worker must use the same version.
 
     Args:
         known: the Python runtimes that Lambda offers.
         python: this machine's Python.
 
     Raises:
-        DeploymentError: Lambda has no runtime for it.
+        DeploymentError: Lambda has no runtime for this Python.
     """
     wanted = f"python{python}"
     if wanted not in known:

@@ -1,4 +1,4 @@
-"""``Garbage``: old callsets and failure records, which can be deleted."""
+"""``Garbage``: old callsets and failure records that can be deleted."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 
 @dataclass
 class Garbage:
-    """What can be deleted.
+    """The objects that can be deleted.
 
     Args:
-        callsets: the keys of each callset whose objects are all old, by its id.
+        callsets: the keys of each callset whose objects are all old, by the callset's id.
         records: the keys of old records of calls that failed outside the handler.
-        size: bytes of all objects.
+        size: the size of all objects in bytes.
     """
 
     callsets: dict[str, list[str]] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class Garbage:
 
     @property
     def keys(self) -> list[str]:
-        """All keys."""
+        """The keys of all objects."""
         return [*itertools.chain.from_iterable(self.callsets.values()), *self.records]
 
     def __str__(self) -> str:
@@ -41,7 +41,7 @@ class Garbage:
 
 
 def find_garbage(bucket: Bucket, before: datetime.datetime) -> Garbage:
-    """Find callsets and records that were written before a time; anything else, such as runtimes, is never included.
+    """Find callsets and records that were written before a time; never include anything else, such as runtimes.
 
     Args:
         bucket: the bucket; it must exist.

@@ -20,14 +20,14 @@ class Instance(NamedTuple):
     """An instance as EC2 describes it.
 
     Args:
-        id: such as ``i-0123456789abcdef0``.
-        state: such as ``running``.
+        id: its id, such as ``i-0123456789abcdef0``.
+        state: its state, such as ``running``.
         kind: its type, such as ``m5.large``.
-        name: its tag ``Name``.
+        name: the value of its tag ``Name``.
         launched: when it was launched.
         zone: its availability zone.
         address: its public name or address, empty without one.
-        spot: whether it is a spot instance: cheaper, but AWS may take it away.
+        spot: whether it is a spot instance, which is cheaper, but which AWS may interrupt.
     """
 
     id: str
@@ -41,7 +41,7 @@ class Instance(NamedTuple):
 
     @classmethod
     def read(cls, item: Mapping[str, Any]) -> Instance:
-        """Return an instance from an item of DescribeInstances or RunInstances."""
+        """Return the instance that an item of DescribeInstances or RunInstances describes."""
         tags = {tag["Key"]: tag["Value"] for tag in item.get("Tags") or ()}
         return cls(
             id=item["InstanceId"],
@@ -63,7 +63,7 @@ class Instances:
     """The instances that work for the queue of a configuration, recognized by their tags.
 
     Args:
-        names: what everything is called.
+        names: the names of all resources.
         aws: the account and region.
     """
 
@@ -73,7 +73,7 @@ class Instances:
 
     @property
     def title(self) -> str:
-        """``the stand-alone worker of the queue NAME``."""
+        """The kind and the name: ``the stand-alone worker of the queue NAME``."""
         return f"the stand-alone worker of the queue {self.names.queue}"
 
     def living(self) -> list[Instance]:
@@ -84,7 +84,7 @@ class Instances:
         return sorted(found, key=lambda instance: (instance.launched, instance.id))
 
     def plan(self) -> list[Step]:
-        """Return no steps: workers are launched on request only."""
+        """Return no steps, because workers are launched only on request."""
         return []
 
     def plan_removal(self) -> list[Step]:
@@ -127,6 +127,6 @@ class Instances:
 
 
 def ask_ec2(aws: AWS, operation: str, doing: str, **arguments: Any) -> dict[str, Any]:
-    """Send a request to EC2; the error of a denied one says which policy allows it."""
+    """Send a request to EC2. If it is denied, the error says which policy allows it."""
     permission = f"ec2:{operation.title().replace('_', '')}; {LAUNCH_POLICY}"
     return aws.request("ec2", operation, doing=doing, permission=permission, **arguments)

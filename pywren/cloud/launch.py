@@ -26,10 +26,10 @@ PACKAGED_PYTHONS = frozenset({"3.11", "3.12", "3.13", "3.14"})
 """The versions of Python that Amazon Linux 2023 packages (November 2026)."""
 
 DISK_GIGABYTES = 32
-"""The smallest disk of an instance: the system takes 2 GB, runtimes and arguments the rest."""
+"""The smallest disk of an instance: the system uses 2 GB, and the rest is for runtimes and arguments."""
 
 FAST_DISK = {"Iops": 10_000, "Throughput": 500}
-"""The disk of ``standalone: fast_io``: requests and megabytes per second. gp3 has 3,000 and 125 by default."""
+"""The disk of ``standalone: fast_io``: requests and megabytes per second. The defaults of gp3 are 3,000 and 125."""
 
 ON_SCARCITY = frozenset(
     {
@@ -47,20 +47,21 @@ ON_SCARCITY = frozenset(
 _IMAGE_PARAMETER = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{}"
 
 
-# -- what is asked for ---------------------------------------------------------------------------------------
+# -- wishes and orders ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What a person asks for.
+    """The instances that the user asks for.
 
     Args:
-        count: how many instances.
+        count: the number of instances.
         kind: their type.
-        parallelism: how many calls each runs at once.
+        parallelism: how many calls each instance runs at once.
         max_idle_time: seconds without a call after which a worker ends.
-        idle_terminate_granularity: seconds of a billing period; an idle worker ends only near the end of one.
-        spot_price: the most to pay for spot instances, in dollars per hour; ``None`` for on-demand instances.
+        idle_terminate_granularity: the length of a billing period in seconds; an idle worker ends only near the end of
+            a period.
+        spot_price: the highest price for spot instances, in dollars per hour; ``None`` for on-demand instances.
     """
 
     count: int
@@ -72,7 +73,7 @@ class Wish:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], count: int = 1, **chosen: Any) -> Wish:
-        """Return a wish whose unset values (``None``) come from the configuration.
+        """Return a wish that takes its unset values (``None``) from the configuration.
 
         Raises:
             ArgumentError: ``count`` is less than 1.
@@ -91,9 +92,9 @@ class Image(NamedTuple):
     """The image that instances boot from.
 
     Args:
-        id: such as ``ami-0123456789abcdef0``.
+        id: its id, such as ``ami-0123456789abcdef0``.
         architecture: ``x86_64`` or ``arm64``.
-        root: the device of its root disk; empty when that is not an EBS volume.
+        root: the device of its root disk; empty if that is not an EBS volume.
         gigabytes: the size of its disk.
     """
 
@@ -105,13 +106,13 @@ class Image(NamedTuple):
 
 @dataclass(frozen=True)
 class Order:
-    """What to request of EC2. Making an order changes nothing.
+    """A request to EC2 that has not been sent. Creating an order changes nothing.
 
     Args:
-        wish: what the person asks for.
+        wish: the instances that the user asks for.
         image: the image that the instances boot from.
-        processors: the number in each instance.
-        queue: the queue that calls come from.
+        processors: the number of processors in each instance.
+        queue: the queue to take calls from.
     """
 
     wish: Wish
@@ -126,11 +127,11 @@ class Order:
 
 
 class Launched(NamedTuple):
-    """What was launched.
+    """The result of a launch.
 
     Args:
         instances: the new instances.
-        why_fewer: why there are fewer than requested; empty when there are not.
+        why_fewer: the reason why there are fewer than requested; empty if there are not.
     """
 
     instances: list[Instance]
@@ -145,7 +146,7 @@ class Launcher:
 
     Args:
         config: the configuration.
-        names: what everything is called.
+        names: the names of all resources.
         aws: the account and region.
         archive: the bundle that they run; by default this machine's.
         new_token: returns a unique string.
@@ -167,10 +168,10 @@ class Launcher:
         self._new_token = new_token
 
     def order(self, wish: Wish) -> Order:
-        """Look up everything that a launch needs.
+        """Return an order for a wish, after looking up everything that a launch needs.
 
         Raises:
-            DeploymentError: something is missing, or does not fit together.
+            DeploymentError: something is missing or incompatible.
         """
         self._check_queue_and_profile()
         architectures, processors = self._type(wish.kind)
@@ -188,11 +189,11 @@ class Launcher:
         return Order(wish, image, processors, self.names.queue)
 
     def launch(self, order: Order) -> Launched:
-        """Upload the bundle and launch instances, or fewer when EC2 has not enough.
+        """Upload the bundle and launch instances; launch fewer if EC2 does not have enough.
 
         Raises:
             StorageError: the bundle could not be written.
-            DeploymentError: EC2 launched none.
+            DeploymentError: EC2 launched no instance.
         """
         arguments = self._arguments(order, self._upload())
         count = order.wish.count
@@ -207,7 +208,7 @@ class Launcher:
     # -- looking up ------------------------------------------------------------------------------------------
 
     def _check_queue_and_profile(self) -> None:
-        """Check what an instance needs, before anybody pays for one."""
+        """Check that what an instance needs exists, before anyone pays for the instance."""
         self._aws.queue_url(self.names.queue)
         profile = self.names.instance_profile
         found = self._aws.find(
@@ -258,9 +259,9 @@ class Launcher:
     # -- launching -------------------------------------------------------------------------------------------
 
     def _upload(self) -> str:
-        """Put the bundle into the bucket and return its SHA-256.
+        """Upload the bundle to the bucket, and return its SHA-256.
 
-        Each launch writes it again: the bucket's lifecycle deletes old objects, and a booting instance must find it.
+        Each launch uploads it again: the bucket's lifecycle deletes old objects, and a booting instance must find it.
         """
         archive = self._archive or build_zip()
         sha256 = hashlib.sha256(archive).hexdigest()
@@ -276,7 +277,7 @@ class Launcher:
             "ImageId": order.image.id,
             "InstanceType": order.wish.kind,
             "IamInstanceProfile": {"Name": self.names.instance_profile},
-            "InstanceInitiatedShutdownBehavior": "terminate",  # a worker that ends powers off, and nobody pays on
+            "InstanceInitiatedShutdownBehavior": "terminate",  # a worker powers off at its end, which ends the cost
             "MetadataOptions": {"HttpEndpoint": "enabled", "HttpTokens": "required", "HttpPutResponseHopLimit": 1},
             "UserData": self._boot(order.wish, sha256).user_data(),
             "TagSpecifications": self._tags(["instance", "volume"]),
@@ -318,8 +319,8 @@ class Launcher:
         return [{"ResourceType": kind, "Tags": listed} for kind in kinds]
 
     def _run(self, least: int, most: int, arguments: Mapping[str, Any]) -> list[Instance]:
-        # With a token EC2 launches once, however often a lost answer makes us send the request ("Ensuring idempotency",
-        # Amazon EC2 API reference).
+        # With a token EC2 launches only once, however often a lost answer makes us repeat the request ("Ensuring
+        # idempotency", Amazon EC2 API reference).
         answer = self._ask(
             "run_instances",
             f"launch {most} {arguments['InstanceType']}",
@@ -338,7 +339,7 @@ def check_packaged(python: str) -> None:
     """Check that Amazon Linux 2023 packages a version of Python.
 
     Raises:
-        DeploymentError: it does not.
+        DeploymentError: it does not package this version.
     """
     if python not in PACKAGED_PYTHONS:
         raise DeploymentError(

@@ -1,4 +1,4 @@
-"""``LogGroup``: where the function's output goes. The function's role may write to it, but not create it."""
+"""``LogGroup``: the log group of the function's output. The function's role may write to it, but not create it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pywren.cloud.names import OWNER_TAG, Names
 from pywren.cloud.plan import Step
 
 RETENTION_DAYS = 30
-"""Days that CloudWatch keeps lines; without a retention policy it keeps them forever, at a price."""
+"""Days that CloudWatch keeps lines; without a retention policy it keeps them, and charges for them, forever."""
 
 _EXISTS = ("ResourceAlreadyExistsException",)
 _MISSING = ("ResourceNotFoundException",)
@@ -18,12 +18,12 @@ _THEIRS = "it is the log of a function that is not pywren's"
 
 
 class LogGroup:
-    """The function's log group. It has the function's owner, because Lambda may have created it.
+    """The function's log group. It belongs to the function's owner, because Lambda may have created it.
 
-    When the function does not exist, the group's tag tells whether pywren created it.
+    If the function does not exist, the group's tag tells whether pywren created it.
 
     Args:
-        names: what everything is called.
+        names: the names of all resources.
         aws: the account and region.
         function: the function that writes to it.
     """
@@ -35,7 +35,7 @@ class LogGroup:
 
     @property
     def title(self) -> str:
-        """``the log group NAME``."""
+        """The kind and the name: ``the log group NAME``."""
         return f"the log group {self.names.log_group}"
 
     def plan(self) -> list[Step]:
@@ -45,7 +45,7 @@ class LogGroup:
         found = self._found()
         if found is None:
             return [Step("create", f"{self.title}, which keeps lines for {RETENTION_DAYS} days", self._create)]
-        if "retentionInDays" not in found:  # somebody's own choice stays
+        if "retentionInDays" not in found:  # keep a retention that somebody else chose
             return [Step("update", f"{self.title}: lines expire after {RETENTION_DAYS} days", self._set_retention)]
         return []
 

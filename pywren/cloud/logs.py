@@ -1,4 +1,4 @@
-"""Logs: what calls wrote to CloudWatch."""
+"""The logs that calls wrote to CloudWatch."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ _LATE_MS = 120_000
 """How late a line may arrive: Lambda sends each container's lines at its own pace, so they arrive out of order."""
 
 FOLLOW_SECONDS = 2.0
-"""Seconds between two requests while following a log: CloudWatch allows only a few FilterLogEvents a second."""
+"""Seconds between two requests while following a log; CloudWatch allows only a few FilterLogEvents a second."""
 
 
 def call_logs(aws: AWS, run_status: Mapping[str, Any]) -> list[tuple[int, str]]:
     """Return the log of one call, from Lambda's START line to its REPORT line.
 
-    CloudWatch shows lines some seconds late: the log of a call that has just finished may lack its last lines.
+    CloudWatch returns lines with a delay of some seconds, so the log of a call that has just finished may lack its last
+    lines.
 
     Args:
         aws: the account and region of the function.
-        run_status: the worker's status of the call.
+        run_status: the call's status.
 
     Returns:
         ``(timestamp in milliseconds, message)``, in order.
@@ -58,7 +59,7 @@ def call_logs(aws: AWS, run_status: Mapping[str, Any]) -> list[tuple[int, str]]:
 
 
 def latest_log(aws: AWS, names: Names) -> Iterator[tuple[int, str]]:
-    """Yield the log of the container that wrote last, as ``(timestamp in milliseconds, message)``."""
+    """Yield the log of the container with the latest output, as ``(timestamp in milliseconds, message)``."""
     streams = aws.latest_log_streams(names.log_group)
     if streams:
         yield from _lines(aws.log_events(names.log_group, streams=streams))
@@ -69,8 +70,8 @@ def recent_log(aws: AWS, names: Names, *, start_ms: int) -> Iterator[tuple[int, 
 
     Args:
         aws: the account and region.
-        names: what everything is called.
-        start_ms: milliseconds since the epoch.
+        names: the names of all resources.
+        start_ms: the time, in milliseconds since the epoch.
     """
     return _lines(aws.log_events(names.log_group, start_ms=start_ms))
 
@@ -82,9 +83,9 @@ def follow_log(
 
     Args:
         aws: the account and region.
-        names: what everything is called.
-        start_ms: only lines from this time on, in milliseconds since the epoch.
-        sleep: waits some seconds.
+        names: the names of all resources.
+        start_ms: the time of the first line, in milliseconds since the epoch.
+        sleep: waits a number of seconds.
     """
     seen: dict[str, int] = {}
     while True:

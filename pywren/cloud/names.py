@@ -1,4 +1,4 @@
-"""``Names``: the names on AWS of everything that belongs to one configuration."""
+"""``Names``: the AWS names of all resources of one configuration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OWNER_TAG = ("created-by", "pywren")
 """The key and value of the tag on everything that pywren creates; it never touches anything without this tag."""
 
 QUEUE_TAG = "pywren-queue"
-"""The key of the tag that names the queue that an instance takes calls from."""
+"""The key of the tag whose value is the name of the queue that an instance takes calls from."""
 
 INSTANCE_PROFILE_DEFAULT = "pywren-standalone"
 
@@ -28,11 +28,11 @@ _RULES: Mapping[str, tuple[str, str]] = {
     "lambda.function_name": (r"[A-Za-z0-9_-]{1,64}", "up to 64 letters, digits, - and _"),
     # CreateQueue, Amazon Simple Queue Service API Reference, 2026
     "standalone.sqs_queue_name": (r"[A-Za-z0-9_-]{1,80}", "up to 80 letters, digits, - and _"),
-    # the rule for roles: the profile's role has the same name; a profile alone could have 128 characters
+    # the rule for roles, since the profile's role has the same name; a profile alone could have 128 characters
     "standalone.instance_profile_name": (r"(?a:[\w+=,.@-]{1,64})", "up to 64 letters, digits and any of +=,.@-_"),
     # "Tag restrictions", Amazon EC2 User Guide, 2026: letters of any language
     "standalone.instance_name": (r"[\w +=.:/@-]{1,128}", "up to 128 letters, digits, spaces and any of +-=._:/@"),
-    # the prefix goes into policies, where IAM would read other characters as wildcards and variables
+    # the prefix is part of policies, where IAM would read other characters as wildcards and variables
     "s3.pywren_prefix": (r"[A-Za-z0-9!_.()/-]{1,200}", "up to 200 letters, digits and any of !-_.()/"),
 }
 """The names that AWS allows, by the key of the configuration: a pattern, and its description."""
@@ -40,10 +40,10 @@ _RULES: Mapping[str, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Names:
-    """The names of everything that belongs to one configuration.
+    """The names of all resources of one configuration.
 
     Args:
-        region: the region of everything.
+        region: the region of all resources.
         account_id: the 12 digits of the account.
         bucket: the bucket that calls are staged in.
         prefix: the key prefix in the bucket, without slashes at its ends.
@@ -142,7 +142,7 @@ class Names:
 
     @property
     def log_group(self) -> str:
-        """The function's log group; Lambda fixes its name."""
+        """The function's log group; Lambda determines its name."""
         return f"/aws/lambda/{self.function}"
 
     @property
@@ -157,7 +157,7 @@ class Names:
 
     @property
     def prefixes(self) -> tuple[str, str]:
-        """The prefixes of every key that pywren or its function writes."""
+        """The prefixes of all keys that pywren or its function writes."""
         return f"{self.prefix}/", f"{self.failure_prefix}/"
 
 
@@ -170,12 +170,12 @@ def partition(region: str) -> str:
 
 
 def check_bucket_name(bucket: str) -> None:
-    """Check that S3 accepts a name for a bucket.
+    """Check that S3 accepts a bucket name.
 
     Source: "General purpose bucket naming rules", Amazon S3 User Guide, 2026.
 
     Raises:
-        ConfigError: it does not; the message gives the rules.
+        ConfigError: S3 does not accept it; the message states the rules.
     """
     well_formed = re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket) and ".." not in bucket
     if not well_formed or re.fullmatch(r"\d+\.\d+\.\d+\.\d+", bucket):
@@ -198,9 +198,9 @@ _RESERVED_ENDS = ("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3")
 
 
 def bucket_name(*parts: str) -> str:
-    """Return a valid bucket name made from parts, which may be any text.
+    """Return a valid bucket name made from parts; each part may be any text.
 
-    It has no dots: S3's certificate does not cover the host name of a bucket with dots.
+    It contains no dots, because S3's certificate does not cover the host names of buckets with dots.
     """
 
     def is_valid(name: str) -> bool:
@@ -216,7 +216,7 @@ def bucket_name(*parts: str) -> str:
 
 
 def suffixed(path: str, name: str, separator: str, suffix: str) -> str:
-    """Return a valid name with a suffix, which may be any text.
+    """Return a valid name with a suffix; the suffix may be any text.
 
     Args:
         path: the key of the configuration that holds the name, such as ``lambda.function_name``.
@@ -231,12 +231,12 @@ def suffixed(path: str, name: str, separator: str, suffix: str) -> str:
 
 
 def _made_valid(text: str, separator: str, most: int, is_valid: Callable[[str], bool]) -> str:
-    """Return a text that is a valid name unchanged, else a valid name made from it; different texts stay different.
+    """Return a valid name made from a text; different texts give different names. A valid name is returned unchanged.
 
     Args:
         text: the wanted name.
-        separator: replaces characters that names may not have.
-        most: the length of the longest name.
+        separator: replaces characters that are not allowed in names.
+        most: the maximum length of a name.
         is_valid: tells whether a name is valid.
     """
     if is_valid(text):
@@ -248,7 +248,7 @@ def _made_valid(text: str, separator: str, most: int, is_valid: Callable[[str], 
 
 
 _MARK = 6
-"""How many hexadecimal digits distinguish names that lost some characters."""
+"""The number of hexadecimal digits that distinguish names in which characters were replaced or cut off."""
 
 
 def is_ours(tags: Any) -> bool:

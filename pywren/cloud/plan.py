@@ -13,8 +13,8 @@ class Step(NamedTuple):
     """One change.
 
     Args:
-        verb: ``create``, ``update``, ``delete``, ``terminate``, or ``keep`` for a thing that stays as it is.
-        what: the thing and how it will be; for ``keep`` also the reason.
+        verb: ``create``, ``update``, ``delete``, ``terminate``, or ``keep`` for a thing that does not change.
+        what: the thing and its new state; for ``keep``, the thing and the reason.
         run: makes the change.
     """
 
@@ -24,19 +24,19 @@ class Step(NamedTuple):
 
     @property
     def planned(self) -> str:
-        """How to describe the step before it runs."""
+        """The description of the step before it runs."""
         return f"would {self.verb} {self.what}"
 
     @property
     def done(self) -> str:
-        """How to describe the step after it ran."""
+        """The description of the step after it has run."""
         return f"{'kept' if self.verb == 'keep' else self.verb + 'd'} {self.what}"
 
 
 class Resource(Protocol):
     """A thing on AWS that can plan how to create, update and delete itself.
 
-    Planning only reads. After a plan has run, the next plan has no steps but those that keep something.
+    Planning only reads. After a plan has run, the next plan has only ``keep`` steps.
     """
 
     @property
@@ -44,10 +44,10 @@ class Resource(Protocol):
         """The kind and the name, such as ``the queue pywren-jobs-1``."""
 
     def plan(self) -> list[Step]:
-        """Return the steps that create it, or change what differs."""
+        """Return the steps that create the resource, or change the settings that differ."""
 
     def plan_removal(self) -> list[Step]:
-        """Return the steps that delete it; none when it does not exist."""
+        """Return the steps that delete the resource; empty if it does not exist."""
 
 
 class Planned(NamedTuple):
@@ -55,7 +55,7 @@ class Planned(NamedTuple):
 
     Args:
         title: the resource's title.
-        steps: the steps in order; empty when nothing differs.
+        steps: the steps in order; empty if nothing differs.
     """
 
     title: str
@@ -63,12 +63,12 @@ class Planned(NamedTuple):
 
 
 def plan_all(resources: Iterable[Resource]) -> list[Planned]:
-    """Plan every resource before any is changed: when one refuses to be touched, all stay as they are."""
+    """Plan all resources before changing any, so that an error in one plan leaves all of them unchanged."""
     return [Planned(resource.title, resource.plan()) for resource in resources]
 
 
 def create_all(resources: Iterable[Resource]) -> None:
-    """Create resources, or change what differs, and log each step."""
+    """Create resources, or change the settings that differ, and log each step."""
     for planned in plan_all(resources):
         for step in planned.steps:
             step.run()
@@ -76,5 +76,5 @@ def create_all(resources: Iterable[Resource]) -> None:
 
 
 def differing(wanted: Mapping[str, Any], found: Mapping[str, Any] | None) -> list[str]:
-    """Return the names whose found value differs from the wanted one."""
+    """Return the names whose actual value differs from the wanted one."""
     return [name for name, value in wanted.items() if (found or {}).get(name) != value]

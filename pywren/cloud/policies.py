@@ -1,4 +1,4 @@
-"""The IAM policies that pywren needs for one configuration, each with only the permissions that it uses."""
+"""The IAM policies that pywren needs for one configuration, each with only the necessary permissions."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def _trust(service: str) -> Policy:
 
 
 def execution_policy(names: Names) -> Policy:
-    """Return the policy of the function: read and write under its prefix, and write its own log."""
+    """Return the policy of the function, which may read and write under its prefix, and write its own log."""
     return _policy(
         _worker_objects(names),
-        # Lambda itself writes the records, and assumes this role to do so
+        # Lambda itself writes the records; it assumes this role to do so
         _allow("FailureRecords", ["s3:PutObject"], [_below(names, names.failure_prefix)]),
         _listing(names, f"{names.prefix}/*", f"{names.failure_prefix}/*"),
         _allow(
@@ -54,7 +54,7 @@ def execution_policy(names: Names) -> Policy:
 
 
 def instance_policy(names: Names) -> Policy:
-    """Return the policy of stand-alone workers: read and write under the prefix, and take calls from the queue."""
+    """Return the policy of stand-alone workers, which may read and write under the prefix and take calls."""
     return _policy(
         _worker_objects(names),
         _listing(names, f"{names.prefix}/*"),
@@ -79,7 +79,7 @@ def _listing(names: Names, *prefixes: str) -> Policy:
 
 
 def user_policy(names: Names) -> Policy:
-    """Return the policy for people who run calls: stage, invoke, collect, and read the log."""
+    """Return the policy for people who run calls: it allows them to stage, invoke and collect, and to read the log."""
     return _policy(
         _allow(
             "StagedObjects",
@@ -99,10 +99,10 @@ def user_policy(names: Names) -> Policy:
 
 
 def setup_policy(names: Names, *, layers: Sequence[str] = ()) -> Policy:
-    """Return the policy for people who set everything up and delete it; to test it they also need ``user_policy``.
+    """Return the policy for people who create and delete the resources; to test them they also need ``user_policy``.
 
     Args:
-        names: what everything is called.
+        names: the names of all resources.
         layers: the ARNs of the function's layers.
     """
     roles = [names.role_arn, names.instance_role_arn]
@@ -120,11 +120,11 @@ def setup_policy(names: Names, *, layers: Sequence[str] = ()) -> Policy:
         _pass_role("PassToEC2", names.instance_role_arn, _ec2_service(names)),
         _allow("Function", _FUNCTION_ACTIONS, [names.function_arn]),
         _allow("LogGroup", _LOG_GROUP_ACTIONS, [names.log_group_arn, f"{names.log_group_arn}:*"]),
-        # DescribeLogGroups lists groups, so it cannot be limited to one
+        # DescribeLogGroups lists groups, so it cannot be limited to one group
         _allow("FindLogGroup", ["logs:DescribeLogGroups"], [names.log_group_arn.partition(names.log_group)[0] + "*"]),
         _allow("OwnQueue", _QUEUE_ACTIONS, [names.queue_arn]),
         *_worker_removal(names),
-        # concerns the account, so it cannot be limited to a resource
+        # applies to the account, so it cannot be limited to a resource
         _allow("Quotas", ["lambda:GetAccountSettings"], ["*"]),
     ]
     if layers:
@@ -133,14 +133,14 @@ def setup_policy(names: Names, *, layers: Sequence[str] = ()) -> Policy:
 
 
 def launch_policy(names: Names) -> Policy:
-    """Return the policy for ``pywren standalone``: launch, list and terminate workers, and manage their queue."""
+    """Return the policy for ``pywren standalone``: it allows managing workers and their queue."""
     return _policy(
         _allow(
             "Launch",
             ["ec2:RunInstances"],
             [_ec2_arn(names, "instance/*")],
             {
-                # Only pywren's workers, with their own role, and only with version 2 of the instance metadata service.
+                # Allow only pywren's workers, with their own role, and only version 2 of the instance metadata service.
                 "StringEquals": {**_worker_tags(names, "aws:RequestTag"), "ec2:MetadataHttpTokens": "required"},
                 "ArnEquals": {"ec2:InstanceProfile": names.instance_profile_arn},
             },
@@ -154,7 +154,7 @@ def launch_policy(names: Names) -> Policy:
         ),
         _pass_role("PassToEC2", names.instance_role_arn, _ec2_service(names)),
         _allow("LookAtProfile", ["iam:GetInstanceProfile"], [names.instance_profile_arn]),
-        # lists, which cannot be limited to a resource
+        # list operations, which cannot be limited to a resource
         _allow("LookAtTypes", ["ec2:DescribeImages", "ec2:DescribeInstanceTypes"], ["*"]),
         _allow(
             "FindImage",
@@ -189,7 +189,7 @@ _SPOT_ROLE = "aws-service-role/spot.amazonaws.com/AWSServiceRoleForEC2Spot"
 def _worker_removal(names: Names) -> list[Policy]:
     tags = {"StringEquals": _worker_tags(names, "aws:ResourceTag")}
     return [
-        # a list, which cannot be limited to a resource
+        # a list operation, which cannot be limited to a resource
         _allow("LookAtWorkers", ["ec2:DescribeInstances"], ["*"]),
         _allow("EndWorkers", ["ec2:TerminateInstances"], [_ec2_arn(names, "instance/*")], tags),
     ]
@@ -282,12 +282,12 @@ _QUEUE_ACTIONS = (
 
 
 def tls_only(sid: str, service: str, resources: str | Sequence[str]) -> Policy:
-    """Return the statement of a resource's policy that refuses requests without TLS.
+    """Return a statement for a resource's policy that denies requests without TLS.
 
     Args:
         sid: the statement's name.
         service: the prefix of the service's actions, such as ``s3``.
-        resources: one ARN or several.
+        resources: one or more ARNs.
     """
     return {
         "Sid": sid,

@@ -11,7 +11,7 @@ from pywren.cloud.plan import Step, differing
 from pywren.cloud.policies import tls_only
 
 RETENTION_SECONDS = 14 * 86_400
-"""How long SQS keeps a call that nobody takes, in seconds: its maximum (Amazon SQS quotas)."""
+"""How long SQS keeps a call that no worker takes, in seconds; this is its maximum (Amazon SQS quotas)."""
 
 MESSAGE_BYTES = 1024 * 1024
 """The largest message that SQS accepts, in bytes (Amazon SQS quotas)."""
@@ -28,11 +28,11 @@ _SPOKEN = {
 
 
 class Size(NamedTuple):
-    """How many calls are in a queue; SQS counts approximately.
+    """The approximate number of calls in a queue.
 
     Args:
-        waiting: calls that no worker has taken.
-        taken: calls that workers have taken and not finished.
+        waiting: the number of calls that no worker has taken.
+        taken: the number of calls that workers have taken but not finished.
     """
 
     waiting: int
@@ -48,12 +48,12 @@ def _calls(number: int) -> str:
 
 
 class Queue:
-    """The queue of a configuration. pywren uses a queue that it did not create, but never changes or deletes it.
+    """The queue of a configuration. pywren can use a queue that it did not create, but never changes or deletes it.
 
     Args:
-        names: what everything is called.
+        names: the names of all resources.
         aws: the account and region.
-        visibility: seconds for which a received message is hidden from others.
+        visibility: seconds for which a received message is hidden from other workers.
     """
 
     def __init__(self, names: Names, aws: AWS, *, visibility: int = 10) -> None:
@@ -67,11 +67,11 @@ class Queue:
 
     @property
     def title(self) -> str:
-        """``the queue NAME``."""
+        """The kind and the name: ``the queue NAME``."""
         return f"the queue {self.names.queue}"
 
     def plan(self) -> list[Step]:
-        """Return the steps that create or update the queue; another's policy on it stays."""
+        """Return the steps that create or update the queue; they keep other people's policy on it."""
         url = self._url()
         if url is None:
             return [Step("create", self.title, self._create)]
@@ -84,7 +84,7 @@ class Queue:
         if not changes:
             return []
         what = f"{self.title}: its {', '.join(_SPOKEN[name] for name in changes)}"
-        # The policy is sent with any change: servers other than AWS forget it otherwise.
+        # Send the policy with any change, because servers other than AWS lose it otherwise.
         changes.setdefault("Policy", found.get("Policy"))
         return [Step("update", what, lambda: self._find("set_queue_attributes", QueueUrl=url, Attributes=changes))]
 
@@ -98,7 +98,7 @@ class Queue:
         return [Step("delete", self.title, lambda: self._find("delete_queue", QueueUrl=url))]
 
     def size(self) -> Size:
-        """Return how many calls are in it.
+        """Return the number of calls in the queue.
 
         Raises:
             DeploymentError: there is no such queue.
@@ -108,7 +108,7 @@ class Queue:
         return Size(found.get(waiting, 0) + found.get(delayed, 0), found.get(taken, 0))
 
     def purge(self) -> None:
-        """Delete the calls in it. SQS takes up to a minute, and accepts one purge a minute.
+        """Delete all calls in the queue. SQS takes up to a minute, and accepts one purge a minute.
 
         Raises:
             DeploymentError: there is no such queue, or a purge is in progress.

@@ -1,4 +1,4 @@
-"""``Resources``: everything on AWS that belongs to one configuration."""
+"""``Resources``: all AWS resources of one configuration."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from pywren.exceptions import ConfigError
 
 
 class Resources:
-    """Everything on AWS that belongs to one configuration.
+    """All AWS resources of one configuration.
 
     Creating this object sends at most one request, which asks for the account of the credentials.
 
     Args:
         config: the configuration.
         aws: the account and region.
-        account_id: the account; by default the one in the configuration, or else that of the credentials.
+        account_id: the account; by default the configuration's, or else that of the credentials.
         archive: the zip to deploy; by default this machine's bundle.
-        force: delete the bucket with all objects in it, other people's too.
+        force: delete the bucket with all objects in it, even those of other people.
 
     Raises:
         ConfigError: a name is missing, or AWS does not accept it.
@@ -46,7 +46,7 @@ class Resources:
         force: bool = False,
     ) -> None:
         names = Names.of(config, account_id or written_account(config) or "")
-        # AWS is asked last: invalid names are reported even without credentials
+        # the request to AWS comes last, so that invalid names are reported even without credentials
         self.names = names = names if names.account_id else replace(names, account_id=aws.account_id())
         self.function = function = LambdaFunction(config, names, aws, archive=archive)
         self.log_group = LogGroup(names, aws, function)
@@ -64,28 +64,28 @@ class Resources:
 
     @property
     def for_lambda(self) -> Sequence[Resource]:
-        """What calls on Lambda need, in the order of creation."""
+        """The resources that calls on Lambda need, in the order of creation."""
         return self.bucket, self.role, self.log_group, self.function
 
     @property
     def for_deployment(self) -> Sequence[Resource]:
-        """What ``deploy_lambda`` creates or updates, even for somebody who may not read roles."""
+        """The resources that ``deploy_lambda`` creates or updates, even with credentials that may not read roles."""
         return self._role_in_use, self.log_group, self.function
 
     @property
     def for_standalone(self) -> Sequence[Resource]:
-        """What stand-alone workers need in addition to the bucket."""
+        """The resources that stand-alone workers need in addition to the bucket."""
         return self.queue, self.instance_profile
 
     @property
     def for_removal(self) -> Sequence[Resource]:
-        """Everything, in the order of deletion: whatever writes goes before what it writes to."""
+        """All resources, in the order of deletion: writers before the resources that they write to."""
         workers = self.instances, self.function, self.log_group
         return *workers, self.queue, self.instance_profile, self.role, self.bucket
 
 
 def written_account(config: Mapping[str, Any]) -> str | None:
-    """Return the account that a configuration names, with the leading zeros that YAML drops; ``None`` without one."""
+    """Return the account in a configuration, with the leading zeros that YAML drops; ``None`` if it has none."""
     written = (config.get("account") or {}).get("aws_account_id")
     return str(written).zfill(12) if written and str(written).isdigit() else None
 

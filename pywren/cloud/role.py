@@ -1,7 +1,8 @@
 """``Role`` and ``InstanceProfile``: the identities that the function on Lambda and the workers on EC2 run as.
 
-IAM is eventually consistent: a new role or profile takes some seconds to be known everywhere, and until then Lambda and
-EC2 refuse it. The waiters below only see that IAM itself answers; ``AWS.request`` repeats what Lambda and EC2 refuse.
+IAM is eventually consistent: it takes some seconds until a new role or profile is known everywhere, and until then
+Lambda and EC2 refuse it. The waiters below wait only for IAM itself; ``AWS.request`` repeats requests that Lambda and
+EC2 refuse.
 Source: "Changes that I make are not always immediately visible", IAM User Guide.
 """
 
@@ -26,11 +27,11 @@ _TAGS = [{"Key": OWNER_TAG[0], "Value": OWNER_TAG[1]}]
 
 
 class _Entity:
-    """A role or an instance profile, to send requests about.
+    """Sends requests about one role or instance profile.
 
     Args:
         aws: the account.
-        title: what it is, such as ``the role NAME``.
+        title: its kind and name, such as ``the role NAME``.
         **name: the argument that names it, ``RoleName`` or ``InstanceProfileName``.
     """
 
@@ -55,7 +56,7 @@ class _Entity:
         )
 
     def wait(self, waiter: str, permission: str) -> None:
-        """Wait until IAM itself knows it."""
+        """Wait until IAM itself knows the role or profile."""
         doing = f"wait for {self._title}"
         self._aws.wait("iam", waiter, doing=doing, permission=f"{permission} on {self._title}", **self._name)
 
@@ -66,9 +67,9 @@ class Role:
     Args:
         name: its name.
         aws: the account.
-        trust: who may assume it.
-        policy: what it may do.
-        user: the service that assumes it, ``Lambda`` or ``EC2``.
+        trust: the trust policy, which says who may assume the role.
+        policy: the role's inline policy.
+        user: the service that assumes the role, ``Lambda`` or ``EC2``.
     """
 
     def __init__(
@@ -82,11 +83,11 @@ class Role:
 
     @property
     def title(self) -> str:
-        """``the role NAME``."""
+        """The kind and the name: ``the role NAME``."""
         return f"the role {self.name}"
 
     def plan(self) -> list[Step]:
-        """Return the steps that create the role, or bring its trust and policy up to date."""
+        """Return the steps that create the role, or update its trust policy and its inline policy."""
         role = self._found()
         if role is None:
             return [Step("create", f"{self.title}, which only {self._user} may assume", self._create)]
@@ -112,7 +113,7 @@ class Role:
             return []
         if not is_ours(role.get("Tags")):
             return [Step("keep", f"{self.title}: pywren did not create it")]
-        # IAM deletes no role that an instance profile holds
+        # IAM does not delete a role that is in an instance profile
         profiles = (self._entity.find("list_instance_profiles_for_role") or {}).get("InstanceProfiles", ())
         users = [profile["InstanceProfileName"] for profile in profiles]
         if others := [name for name in users if name != goes_before]:
@@ -126,7 +127,7 @@ class Role:
     def _create(self) -> None:
         self._entity.find(
             "create_role",
-            absent=_EXISTS,  # another set-up was faster: the policy is what its role may still lack
+            absent=_EXISTS,  # another set-up was faster, but its role may still lack the policy
             permission="iam:CreateRole and iam:TagRole",
             AssumeRolePolicyDocument=json.dumps(self._trust),
             Description=f"What pywren's workers on {self._user} may do",
@@ -143,7 +144,7 @@ class Role:
         self._entity.find("put_role_policy", absent=(), PolicyName=POLICY_NAME, PolicyDocument=document)
 
     def _delete(self) -> None:
-        """Delete the role and every policy on it, attached by others too: IAM deletes only a role without policies."""
+        """Delete the role and all its policies, even other people's: IAM deletes only roles without policies."""
         for name in (self._entity.find("list_role_policies") or {}).get("PolicyNames", ()):
             self._entity.find("delete_role_policy", PolicyName=name)
         for policy in (self._entity.find("list_attached_role_policies") or {}).get("AttachedPolicies", ()):
@@ -152,13 +153,13 @@ class Role:
 
 
 class RoleInUse(Role):
-    """The role as ``deploy_lambda`` needs it: one that the credentials may not read is used as it is.
+    """The role for ``deploy_lambda``, which uses a role unchanged if the credentials may not read it.
 
-    People who deploy often may not read roles; somebody else then created the role for them.
+    People who deploy often lack permission to read roles; somebody else then created the role for them.
     """
 
     def plan(self) -> list[Step]:
-        """Return the steps that create or update the role; only a remark when the credentials may not read it."""
+        """Return the steps that create or update the role; only a ``keep`` step if the credentials may not read it."""
         try:
             return super().plan()
         except DeploymentError as error:
@@ -168,13 +169,13 @@ class RoleInUse(Role):
 
 
 class InstanceProfile:
-    """The instance profile of stand-alone workers, with its own role: EC2 and Lambda do not share one.
+    """The instance profile of stand-alone workers, with its own role, since EC2 and Lambda do not share a role.
 
     Args:
-        names: what everything is called.
+        names: the names of all resources.
         aws: the account.
-        trust: who may assume its role.
-        policy: what its role may do.
+        trust: the trust policy of its role.
+        policy: the inline policy of its role.
     """
 
     def __init__(self, names: Names, aws: AWS, *, trust: Mapping[str, Any], policy: Mapping[str, Any]) -> None:
@@ -184,11 +185,11 @@ class InstanceProfile:
 
     @property
     def title(self) -> str:
-        """``the instance profile NAME``."""
+        """The kind and the name: ``the instance profile NAME``."""
         return f"the instance profile {self.name}"
 
     def plan(self) -> list[Step]:
-        """Return the steps that create the role and the profile, and put the role into the profile."""
+        """Return the steps that create the role and the profile, and add the role to the profile."""
         profile = self._found()
         if profile is not None and not is_ours(profile.get("Tags")):
             return [Step("keep", f"{self.title}: pywren did not create it; it is used as it is")]
@@ -220,7 +221,7 @@ class InstanceProfile:
         self._add_role()
 
     def _add_role(self) -> None:
-        # A profile holds one role: IAM answers LimitExceeded when another set-up was faster.
+        # A profile holds only one role, so IAM answers LimitExceeded if another set-up was faster.
         self._entity.find("add_role_to_instance_profile", absent=(*_EXISTS, "LimitExceeded"), RoleName=self.name)
 
     def _delete(self, roles: list[str]) -> None:

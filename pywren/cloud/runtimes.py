@@ -1,7 +1,7 @@
 """Runtimes: tarballs of packages for the worker, built from wheels and stored in the bucket under their digest.
 
-A build fills a directory, describes it and packs it; a store uploads and lists runtimes. The order of writing makes
-every interruption harmless: first the tarball, then its description, then the configuration that names it.
+A build fills a directory, describes it and packs it; a store uploads and lists runtimes. To make interruptions
+harmless, the tarball is written first, then its description, and then the configuration that names it.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ __all__ += ["Disk", "build_from_requirements", "check_fits"]
 logger = logging.getLogger(__name__)
 
 FOLDER = "runtimes"
-"""The folder of runtimes below the configuration's prefix, where the function's role may read."""
+"""The folder of runtimes below the configuration's prefix, which the function's role may read."""
 
 SMALLEST_DISK = 512
-"""Megabytes of ephemeral storage that every function has ("Lambda quotas", AWS Lambda Developer Guide)."""
+"""The megabytes of ephemeral storage that every function has ("Lambda quotas", AWS Lambda Developer Guide)."""
 
 _BIGGEST_DISK = 10_240
 _BIGGEST_SHOWN = 5
@@ -64,8 +64,8 @@ class Built:
         path: its tarball.
         sha256: the tarball's digest.
         meta: its description, which is stored next to the tarball.
-        needed: the bytes of disk that a worker needs to extract it.
-        biggest: its biggest distributions, as ``(name, bytes)``.
+        needed: the bytes of disk space that a worker needs to extract it.
+        biggest: its largest distributions, as ``(name, bytes)``.
     """
 
     path: Path
@@ -95,13 +95,13 @@ def build_from_requirements(
 
     Args:
         files: requirements files for pip; each may be a pipe, which can be read only once.
-        target: where it will be used.
+        target: the system to build for.
         directory: an empty directory to work in; the tarball stays there.
-        say: takes lines for the user.
+        say: shows lines to the user.
         installers: the tools to try in order; by default uv or pip.
 
     Raises:
-        DeploymentError: it cannot be built, or a requested package cannot be imported from it.
+        DeploymentError: the runtime cannot be built, or a requested package cannot be imported from it.
     """
     with _building(directory):
         site = _make_site(directory, target)
@@ -115,16 +115,16 @@ def build_from_requirements(
 
 
 def build_from_environment(target: Target, directory: Path, say: Say, *, installers: Sequence[Installer] = ()) -> Built:
-    """Build a runtime from the packages of this interpreter, in the same versions where those have wheels.
+    """Build a runtime from the packages of this interpreter, in the same versions if those have wheels.
 
     Args:
-        target: where it will be used.
+        target: the system to build for.
         directory: an empty directory to work in; the tarball stays there.
-        say: takes one line for the user about each package that is left out or has another version.
+        say: shows the user one line about each package that is left out or has another version.
         installers: the tools to try in order; by default uv or pip.
 
     Raises:
-        DeploymentError: it cannot be built.
+        DeploymentError: the runtime cannot be built.
     """
     with _building(directory):
         pins = installed(say)
@@ -141,16 +141,16 @@ def build_from_environment(target: Target, directory: Path, say: Say, *, install
 
 
 def build_from_prefix(prefix: Path, target: Target, directory: Path, say: Say) -> Built:
-    """Build a runtime from a virtual or conda environment, copied as it is.
+    """Build a runtime that is an unchanged copy of a virtual or conda environment.
 
     Args:
         prefix: the environment's directory.
-        target: where it will be used.
+        target: the system to build for.
         directory: an empty directory to work in; the tarball stays there.
-        say: takes lines for the user.
+        say: shows lines to the user.
 
     Raises:
-        DeploymentError: it is not an environment, or is for another Python or system.
+        DeploymentError: it is not an environment, or it is for another Python or system.
     """
     with _building(directory):
         site = copy_prefix(prefix, target, directory / "tree")
@@ -184,7 +184,7 @@ def _finish(
     wanted: Mapping[str, str] = _NONE,
     own_interpreter: bool = False,
 ) -> Built:
-    """Remove what does not belong in a runtime, check that the rest is what was requested, describe and pack it.
+    """Remove files that do not belong in a runtime, check that the rest is as requested, then describe and pack it.
 
     ``wanted`` maps the names of requested distributions to the places that name them.
     """
@@ -220,7 +220,7 @@ def _finish(
 
 
 def _remove_hiding(packages: SitePackages, item: Distribution, hiding: Sequence[str], say: Say) -> None:
-    """Remove modules that would hide the standard library's, and the whole distribution if it has no others."""
+    """Remove modules that would hide standard library modules; remove the whole distribution if it has no others."""
     reason = f"its {hiding[0]} would hide the standard library's"
     if set(hiding) == set(item.modules):
         say(f"{item.name} {item.version} is left out: {reason}")
@@ -270,9 +270,9 @@ class Disk(NamedTuple):
     """The disk of a worker.
 
     Args:
-        megabytes: its ephemeral storage, as Lambda counts megabytes.
-        told: the subject of "… megabytes" in messages, such as ``the function NAME has``.
-        to_come: the megabytes that it gets with the next deployment; 0 when there is no deployment to compare with.
+        megabytes: its ephemeral storage, in Lambda's megabytes.
+        told: the words before "… megabytes" in messages, such as ``the function NAME has``.
+        to_come: the megabytes that it will have after the next deployment; 0 without a deployment to compare with.
     """
 
     megabytes: int
@@ -281,13 +281,13 @@ class Disk(NamedTuple):
 
     @classmethod
     def configured(cls, config: Mapping[str, Any]) -> Disk:
-        """Return the disk according to the configuration, which may be empty."""
+        """Return the disk that the configuration sets, or Lambda's default."""
         megabytes = int(wrenconfig.setting(config, "lambda.ephemeral_storage"))
         return cls(megabytes, "the configuration says" if config else "by default a function has", 0)
 
     @classmethod
     def of_function(cls, config: Mapping[str, Any], aws: AWS) -> Disk:
-        """Return the disk of the deployed function; that of the configuration when the function cannot be read."""
+        """Return the disk of the deployed function, or the configuration's if the function cannot be read."""
         configured, name = cls.configured(config), wrenconfig.setting(config, "lambda.function_name")
         try:
             existing = aws.function_config(name)
@@ -308,7 +308,7 @@ def check_fits(built: Built, ask: Callable[[], Disk]) -> None:
         ask: returns the function's disk; not called for a runtime that fits every function.
 
     Raises:
-        DeploymentError: it has not; the message gives both sizes, the biggest packages and the remedy.
+        DeploymentError: it does not; the message states both sizes, the largest packages and the remedy.
     """
     megabytes = -(-built.needed // _MIB)
     if megabytes <= SMALLEST_DISK or megabytes <= (disk := ask()).megabytes:
@@ -336,7 +336,7 @@ class Stored(NamedTuple):
     Args:
         name: its name.
         key: the key of its tarball.
-        meta: its description; empty when its upload was interrupted.
+        meta: its description; empty if its upload was interrupted.
     """
 
     name: str
@@ -350,7 +350,7 @@ class RuntimeStore:
     Args:
         bucket: the bucket.
         prefix: pywren's key prefix in the bucket.
-        region: its region; by default that of the profile or the environment.
+        region: the bucket's region; by default that of the profile or the environment.
         backend: reads and writes objects; by default in S3.
     """
 
@@ -362,18 +362,18 @@ class RuntimeStore:
         self._backend: Backend = backend or S3Backend(bucket, region)
 
     def close(self) -> None:
-        """Close connections."""
+        """Close the connections."""
         self._backend.close()
 
     def section(self, built: Built) -> dict[str, str | None]:
-        """Return the configuration's ``runtime`` section for a runtime."""
+        """Return the configuration's ``runtime`` section that selects a runtime."""
         return {"s3_bucket": self.bucket, "s3_key": self._key(built.name), "sha256": built.sha256}
 
     def upload(self, built: Built) -> bool:
-        """Store a runtime unless it is already there, and return whether its tarball was uploaded.
+        """Upload a runtime unless it is already stored; return whether the tarball was uploaded.
 
         Raises:
-            StorageError: the bucket cannot be written.
+            StorageError: the bucket cannot be written to.
         """
         key, there = self._key(built.name), self._there(built)
         if key not in there:
@@ -383,7 +383,7 @@ class RuntimeStore:
         return key not in there
 
     def holds(self, built: Built) -> bool:
-        """Tell whether a runtime is stored completely.
+        """Tell whether a runtime is completely stored.
 
         Raises:
             StorageError: the bucket cannot be read.
@@ -426,7 +426,7 @@ class RuntimeStore:
         """Delete a runtime.
 
         Raises:
-            StorageError: the bucket cannot be written.
+            StorageError: the bucket cannot be written to.
         """
         self._backend.delete([meta_key(stored.key), stored.key])
 

@@ -1,1 +1,1 @@
-"""The commands: ``pywren`` and what comes with it."""
+"""The command-line programs: ``pywren``, ``pywren-setup`` and ``pywren-server``."""

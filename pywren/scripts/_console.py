@@ -1,4 +1,4 @@
-"""The console: what all commands share: spellings, one-line errors, plans to show or to carry out."""
+"""Code that all commands share: options in two spellings, one-line errors, and plans to show or carry out."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class Group(click.Group):
-    """A group whose commands may be written with dashes or underscores, and that shows pywren's errors as one line."""
+    """A group that accepts dashes or underscores in its commands' names, and shows pywren's errors as one line."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return the command with this name, in either spelling."""
         return super().get_command(ctx, cmd_name.replace("-", "_"))
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command."""
+        """Run a command, and show pywren's errors as one line."""
         with one_line_errors():
             return super().invoke(ctx)
 
@@ -42,17 +42,17 @@ def one_line_errors() -> Iterator[None]:
 
 
 def option(name: str, *more: str, **settings: Any) -> Decorator:
-    """Declare an option that may be written with dashes or underscores, or as one of ``more``."""
+    """Declare an option that accepts dashes or underscores in its name, and the names in ``more``."""
     spellings = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}", *more])
     settings.setdefault("show_default", not settings.get("is_flag"))
     return click.option(*spellings, name, **settings)
 
 
 class Number(click.FloatRange):
-    """A finite number in a range; click finds ``nan`` and ``inf`` in every range."""
+    """A finite number in a range; click itself accepts ``nan`` and ``inf`` in every range."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the number."""
+        """Return the number in an option's value."""
         number = float(super().convert(value, param, ctx))
         return number if math.isfinite(number) else self.fail(f"{value} is not a finite number.", param, ctx)
 
@@ -67,7 +67,7 @@ yes_option = option("yes", is_flag=True, help="Do not ask for confirmation.")
 
 
 def load_config(filename: str | None) -> wrenconfig.Config:
-    """Return the configuration in this file; without one, the configuration that a program would find."""
+    """Return the configuration in a file; without a file, the configuration that a program would find."""
     filename = filename or wrenconfig.get_default_config_filename()
     if filename is None:
         raise click.ClickException(NO_CONFIGURATION)
@@ -75,7 +75,7 @@ def load_config(filename: str | None) -> wrenconfig.Config:
 
 
 class Account(NamedTuple):
-    """What commands work with.
+    """The objects that commands need.
 
     Args:
         config: the configuration.
@@ -90,10 +90,10 @@ class Account(NamedTuple):
 
 @contextmanager
 def open_account(config: wrenconfig.Config, *, force: bool = False) -> Iterator[Account]:
-    """Give the account of a configuration, after checking that the credentials belong to it."""
+    """Yield the account of a configuration after checking that the credentials belong to it."""
     aws = AWS(wrenconfig.require(config, "account.aws_region"))
     try:
-        Resources(config, aws, account_id="0" * 12)  # checks the names before anything is sent
+        Resources(config, aws, account_id="0" * 12)  # checks the names before any request is sent
         account_id = check_account(config, aws)
         yield Account(config, aws, Resources(config, aws, account_id=account_id, force=force))
     finally:
@@ -104,7 +104,7 @@ def open_account(config: wrenconfig.Config, *, force: bool = False) -> Iterator[
 
 
 def create(resources: Sequence[Resource], *, dry_run: bool) -> None:
-    """Create resources, or change what differs, and print each step."""
+    """Create resources, or change the settings that differ, and print each step."""
     for planned in plan_all(resources):
         if not planned.steps:
             click.echo(f"unchanged: {planned.title}")
@@ -115,8 +115,8 @@ def remove(resources: Sequence[Resource], *, dry_run: bool, yes: bool) -> None:
     """Delete resources and print each step. One that cannot be deleted does not stop the others.
 
     Args:
-        resources: what to delete.
-        dry_run: only print what would be deleted.
+        resources: the resources to delete.
+        dry_run: only print the steps.
         yes: do not ask for confirmation.
 
     Raises:
@@ -148,7 +148,7 @@ def _removal(resource: Resource, failures: list[str]) -> list[Step] | None:
 
 
 def confirm(changes: Sequence[str], yes: bool) -> None:
-    """Ask a person at the terminal to confirm changes. Programs are not asked: 0.4 did not ask either."""
+    """Ask the user at the terminal to confirm changes. Programs are not asked, as in 0.4."""
     if yes or not _at_terminal():
         return
     for change in changes:

@@ -1,4 +1,4 @@
-"""A new configuration file: every option with its meaning, readable by its owner only."""
+"""Writes a new configuration file, which explains every option and is readable only by its owner."""
 
 from __future__ import annotations
 
@@ -102,19 +102,19 @@ def config_text(
 
 
 def _scalar(value: str) -> str:
-    """Return a text that YAML reads back as it is: values such as ``no`` and ``1e5`` need quotes."""
+    """Return YAML for a text, with quotes if needed: YAML would read ``no`` and ``1e5`` as other types."""
     is_plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9_./-]{3,}", value) and value.lower() not in ("true", "false", "null")
     return value if is_plain else json.dumps(value)
 
 
 def check_config(text: str) -> None:
-    """Check the names in a configuration as the commands that create the resources do; nothing is sent.
+    """Check the names in a configuration as the commands that create the resources do, without sending requests.
 
     Args:
         text: the configuration as YAML.
 
     Raises:
-        ConfigError: AWS does not accept a name, or has no such region.
+        ConfigError: AWS does not accept a name, or the region does not exist.
     """
     import yaml
 
@@ -128,7 +128,7 @@ def check_config(text: str) -> None:
 
 
 def write_config(path: Path, text: str, *, force: bool) -> None:
-    """Write a file that only its owner can read, completely or not at all.
+    """Write a file that only its owner can read, either completely or not at all.
 
     Args:
         path: the file.
@@ -138,14 +138,14 @@ def write_config(path: Path, text: str, *, force: bool) -> None:
     Raises:
         ConfigError: the file exists and ``force`` is false, or it cannot be written.
     """
-    real = Path(os.path.realpath(path))  # a symbolic link stays one
+    real = Path(os.path.realpath(path))  # replaces the target of a symbolic link, not the link
     try:
         temporary = _write_beside(real, text)
         try:
             if force:
                 os.replace(temporary, real)
             else:
-                os.link(temporary, real)  # unlike replace, fails when the file exists
+                os.link(temporary, real)  # unlike replace, this fails if the file exists
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)

@@ -1,4 +1,4 @@
-"""The commands ``pywren standalone``: workers on EC2, and the queue that they take calls from."""
+"""The commands ``pywren standalone``: they manage workers on EC2 and the queue that these take calls from."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pywren.scripts._console import (
 
 @click.group(cls=Group)
 def standalone() -> None:
-    """Workers on EC2, for calls that Lambda cannot run."""
+    """Manage workers on EC2, for calls that Lambda cannot run."""
 
 
 @standalone.command("launch_instances")
@@ -57,7 +57,7 @@ def launch_instances(
 ) -> None:
     """Launch NUMBER instances (default: 1) that take calls from the queue until it stays empty.
 
-    Options that are not given come from the configuration's section standalone.
+    The configuration's section standalone provides the defaults of the options.
     """
     if pywren_git_branch or pywren_git_commit:
         click.echo("--pywren_git_branch and --pywren_git_commit are ignored: workers run this pywren", err=True)
@@ -121,7 +121,7 @@ def instance_uptime(ctx: click.Context) -> None:
 @yes_option
 @click.pass_context
 def terminate_instances(ctx: click.Context, dry_run: bool, yes: bool) -> None:
-    """Terminate all instances that work for the queue, and wait; their running calls go to other workers."""
+    """Terminate all instances that work for the queue, and wait. Other workers repeat their running calls."""
     with open_account(_config(ctx)) as account:
         remove([account.resources.instances], dry_run=dry_run, yes=yes)
 
@@ -140,7 +140,7 @@ def queue_size(ctx: click.Context) -> None:
 @yes_option
 @click.pass_context
 def purge_queue(ctx: click.Context, dry_run: bool, yes: bool) -> None:
-    """Delete the calls in the queue; their results will never come."""
+    """Delete the calls in the queue. They will never return results."""
     with open_account(_config(ctx)) as account:
         queue = account.resources.queue
         what = f"the calls in {queue.title}: {queue.size()}"
@@ -152,7 +152,7 @@ def purge_queue(ctx: click.Context, dry_run: bool, yes: bool) -> None:
         click.echo(f"deleted {what}")
 
 
-# -- pieces --------------------------------------------------------------------------------------------------
+# -- helpers -------------------------------------------------------------------------------------------------
 
 
 def _config(ctx: click.Context) -> Any:

@@ -1,4 +1,4 @@
-"""The command ``pywren``: creates a configuration and its resources on AWS, tests them, and deletes them again."""
+"""The command ``pywren``: creates a configuration and its AWS resources, tests them, and deletes them again."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _UNITS = {"m": 60, "h": 3600, "d": _DAY}
 @click.option("--filename", help="The configuration file.", type=click.Path(dir_okay=False))
 @click.pass_context
 def cli(ctx: click.Context, filename: str | None) -> None:
-    """Run your Python functions over thousands of inputs, on AWS Lambda."""
+    """Run your Python functions over thousands of inputs on AWS Lambda."""
     ctx.obj = filename
 
 
@@ -81,12 +81,12 @@ def create_config(filename: str | None, /, pythonver: str | None, force: bool, *
 
 
 def new_config_path(filename: str | None) -> Path:
-    """Return where a new configuration goes: the named file, or where programs will find it."""
+    """Return the path of a new configuration: the given file, or a place where programs find it."""
     return Path(filename or os.environ.get(wrenconfig.CONFIG_VARIABLE) or wrenconfig.get_default_home_filename())
 
 
 def _account_id_if_known(region: str) -> str | None:
-    """Return the account of the credentials; ``None`` without credentials or when AWS cannot be reached."""
+    """Return the account of the credentials; ``None`` without credentials or if AWS cannot be reached."""
     from pywren.aws.requests import AWS
 
     with contextlib.closing(AWS(region)) as aws:
@@ -97,7 +97,7 @@ def _account_id_if_known(region: str) -> str | None:
 
 
 def _config_if_any(filename: str | None) -> wrenconfig.Config | None:
-    """Return the configuration; ``None`` when there is none yet, even in a file that was named."""
+    """Return the configuration; ``None`` if there is none yet, even if the user gave a file."""
     path = filename or os.environ.get(wrenconfig.CONFIG_VARIABLE) or wrenconfig.get_default_config_filename()
     return wrenconfig.load(path) if path and os.path.lexists(path) else None
 
@@ -118,7 +118,7 @@ def _examine(filename: str | None) -> None:
 
 
 def _region_without_config() -> str:
-    """Return the region of AWS's own tools, or 0.4's default: any region can tell whose credentials these are."""
+    """Return the region of AWS's own tools, or 0.4's default: credentials can be looked up in any region."""
     from pywren.aws.requests import AWS
 
     return os.environ.get("AWS_REGION") or AWS().configured_region() or wrenconfig.AWS_REGION_DEFAULT
@@ -127,29 +127,29 @@ def _region_without_config() -> str:
 @cli.command("test_config")
 @click.pass_obj
 def test_config(filename: str | None) -> None:
-    """Check everything that calls need, and say what is wrong and how to fix it."""
+    """Check everything that calls need, and report what is wrong and how to fix it."""
     _examine(filename)
 
 
 @cli.command("doctor")
 @click.pass_obj
 def doctor(filename: str | None) -> None:
-    """The same as test_config."""
+    """Run the same checks as test_config."""
     _examine(filename)
 
 
 @cli.command("get_aws_account_id")
 @click.pass_obj
 def get_aws_account_id(filename: str | None, verbose: bool = True) -> str:
-    """Print the AWS account of the credentials; no configuration is needed."""
+    """Print the AWS account of the credentials. This needs no configuration."""
     from pywren.aws.requests import AWS
 
     region = None
-    with contextlib.suppress(ConfigError):  # a broken configuration does not change the credentials
+    with contextlib.suppress(ConfigError):  # the credentials do not depend on the configuration, so ignore a broken one
         region = wrenconfig.setting(_config_if_any(filename) or {}, "account.aws_region")
     with contextlib.closing(AWS(region or _region_without_config())) as aws:
         account_id = aws.account_id()
-    if verbose:  # programs of 0.4 call the command for its return value
+    if verbose:  # programs written for 0.4 call the command for its return value
         click.echo(f"The AWS account ID is {account_id}")
     return account_id
 
@@ -164,7 +164,7 @@ def get_aws_account_id(filename: str | None, verbose: bool = True) -> str:
 )
 @click.pass_obj
 def iam(filename: str | None, which: str) -> None:
-    """Print the smallest IAM policy that is enough for a task with this configuration."""
+    """Print the minimal IAM policy for a task with this configuration."""
     from pywren.aws.requests import AWS
     from pywren.cloud import policies
     from pywren.cloud.resources import Resources
@@ -192,7 +192,7 @@ def iam(filename: str | None, which: str) -> None:
 @dry_run_option
 @click.pass_obj
 def create_bucket(filename: str | None, dry_run: bool) -> None:
-    """Create the bucket: private, over TLS only, and with old calls deleted automatically."""
+    """Create the bucket: private, over TLS only, with automatic deletion of old calls."""
     with open_account(load_config(filename)) as account:
         create([account.resources.bucket], dry_run=dry_run)
 
@@ -210,7 +210,7 @@ def create_role(filename: str | None, dry_run: bool) -> None:
 @dry_run_option
 @click.pass_obj
 def create_instance_profile(filename: str | None, dry_run: bool) -> None:
-    """Create the instance profile of stand-alone workers, with its own role."""
+    """Create the instance profile of stand-alone workers, and its role."""
     with open_account(load_config(filename)) as account:
         create([account.resources.instance_profile], dry_run=dry_run)
 
@@ -228,7 +228,7 @@ def create_queue(filename: str | None, dry_run: bool) -> None:
 @dry_run_option
 @click.pass_obj
 def deploy_lambda(filename: str | None, dry_run: bool) -> None:
-    """Create the Lambda function and its role, or update them to this configuration, pywren and Python."""
+    """Create the Lambda function and its role, or update them to match this configuration, pywren and Python."""
     with open_account(load_config(filename)) as account:
         create(account.resources.for_deployment, dry_run=dry_run)
 
@@ -248,10 +248,10 @@ def call_hello(config: wrenconfig.Config, patience: float = TEST_PATIENCE) -> st
 
     Args:
         config: the configuration.
-        patience: seconds to wait for it.
+        patience: seconds to wait for the result.
 
     Raises:
-        ClickException: it did not answer in time.
+        ClickException: the function did not answer in time.
     """
     import pywren
     from pywren.exceptions import WaitTimeoutError
@@ -268,7 +268,7 @@ def call_hello(config: wrenconfig.Config, patience: float = TEST_PATIENCE) -> st
 
 
 def _hello() -> Callable[[str], str]:
-    # Not at module level: it would be pickled by reference, and the worker has no click to import this module with.
+    # Not at module level: it would be pickled by reference, and the worker could not import this module without click.
     def hello(whom: str) -> str:
         return f"Hello {whom}"
 
@@ -281,7 +281,7 @@ def _hello() -> Callable[[str], str]:
 @cli.command("print_latest_logs")
 @click.pass_obj
 def print_latest_logs(filename: str | None) -> None:
-    """Print the log of the container that wrote last."""
+    """Print the log of the container with the latest output."""
     from pywren.cloud.logs import latest_log
 
     with open_account(load_config(filename)) as account:
@@ -293,14 +293,14 @@ def print_latest_logs(filename: str | None) -> None:
 @click.option("--since", default="10m", show_default=True, help="How far back to start: 30m, 2h, 1d.")
 @click.pass_obj
 def logs(filename: str | None, follow: bool, since: str) -> None:
-    """Print the recent log of all containers."""
+    """Print the recent logs of all containers."""
     from pywren.cloud.logs import follow_log, recent_log
 
     start_ms = int((time.time() - parse_age(since)) * 1000)
     with open_account(load_config(filename)) as account:
         names = account.resources.names
         if follow:
-            with contextlib.suppress(KeyboardInterrupt):  # the only way to stop it
+            with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is the normal way to stop it
                 _print_lines(follow_log(account.aws, names, start_ms=start_ms))
         else:
             _print_lines(recent_log(account.aws, names, start_ms=start_ms))
@@ -319,7 +319,7 @@ def _print_lines(events: Iterable[tuple[int, str]]) -> None:
 @cli.command("log_url")
 @click.pass_obj
 def log_url(filename: str | None) -> None:
-    """Print the address of the function's log in the AWS console."""
+    """Print the URL of the function's log in the AWS console."""
     from pywren.cloud import logs as cloud_logs
     from pywren.cloud.names import Names
 
@@ -355,7 +355,7 @@ def delete_role(filename: str | None, dry_run: bool, yes: bool) -> None:
 @yes_option
 @click.pass_obj
 def delete_instance_profile(filename: str | None, name: str | None, dry_run: bool, yes: bool) -> None:
-    """Delete the instance profile of stand-alone workers, or the one called NAME, and its role."""
+    """Delete the instance profile of stand-alone workers, or the profile NAME, and its role."""
     config = load_config(filename)
     if name:
         config["standalone"] = {**(config.get("standalone") or {}), "instance_profile_name": name}
@@ -379,7 +379,7 @@ def delete_queue(filename: str | None, dry_run: bool, yes: bool) -> None:
 @yes_option
 @click.pass_obj
 def delete_bucket(filename: str | None, force: bool, dry_run: bool, yes: bool) -> None:
-    """Delete what pywren wrote, and the bucket too if pywren created it and nothing else is in it."""
+    """Delete pywren's objects, and also the bucket if pywren created it and it contains nothing else."""
     with open_account(load_config(filename), force=force) as account:
         remove([account.resources.bucket], dry_run=dry_run, yes=yes)
 
@@ -390,7 +390,7 @@ def delete_bucket(filename: str | None, force: bool, dry_run: bool, yes: bool) -
 @yes_option
 @click.pass_obj
 def cleanup_all(filename: str | None, force: bool, dry_run: bool, yes: bool) -> None:
-    """Delete everything that belongs to this configuration, except the file."""
+    """Delete everything that belongs to this configuration, except the configuration file."""
     with open_account(load_config(filename), force=force) as account:
         remove(account.resources.for_removal, dry_run=dry_run, yes=yes)
 
@@ -424,7 +424,7 @@ def gc(filename: str | None, older_than: str, dry_run: bool, yes: bool) -> None:
 
 
 def parse_age(text: str) -> float:
-    """Return the seconds of an age such as ``90m``, ``12h`` or ``7d``."""
+    """Return an age such as ``90m``, ``12h`` or ``7d`` in seconds."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([mhd])", text.strip())
     if not found:
         raise click.UsageError(f"{text!r} is not an age: write minutes, hours or days such as 90m, 12h, 7d")

@@ -1,4 +1,4 @@
-"""The commands ``pywren runtime``: your own packages on the worker."""
+"""The commands ``pywren runtime``: they put your own packages on the worker."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _KEYS = ("s3_bucket", "s3_key", "sha256")
 
 @click.group()
 def runtime() -> None:
-    """Your own packages on the worker."""
+    """Put your own packages on the worker."""
 
 
 @runtime.command("build")
@@ -67,7 +67,7 @@ def build(
     prefix: str | None,
     dry_run: bool,
 ) -> None:
-    """Build a runtime from wheels for the function, upload it, and write it into the configuration."""
+    """Build a runtime for the function, upload it, and add it to the configuration."""
     if [bool(requirements), from_env, from_prefix is not None].count(True) != 1:
         raise click.UsageError("choose the contents: give one of -r FILE, --from-env and --from-prefix DIRECTORY")
     filename, config = _configuration(ctx, needed=bucket is None)
@@ -97,7 +97,7 @@ def _disk(config: Mapping[str, Any]) -> Disk:
 
 
 def _keep(built: Built, store: RuntimeStore, filename: str | None, dry_run: bool) -> None:
-    """Upload a runtime, and write it into the configuration."""
+    """Upload a runtime, and add it to the configuration."""
     section = store.section(built)
     place = f"s3://{section['s3_bucket']}/{section['s3_key']}"
     if dry_run:
@@ -110,7 +110,7 @@ def _keep(built: Built, store: RuntimeStore, filename: str | None, dry_run: bool
 
 
 def _record(filename: str | None, section: Mapping[str, str | None]) -> None:
-    """Write a runtime into the configuration; where that is impossible, print what to write."""
+    """Add a runtime to the configuration; if that is not possible, print the lines to add."""
     told = f"write this into the configuration:\n{section_text('runtime', section)}"
     if filename is None:
         click.echo(told, nl=False)
@@ -134,7 +134,7 @@ def _build(requirements: tuple[Path, ...], from_prefix: Path | None, target: Tar
 @runtime.command("list")
 @click.pass_context
 def list_runtimes(ctx: click.Context) -> None:
-    """List the runtimes in the bucket; a star marks the one in use."""
+    """List the runtimes in the bucket. A star marks the one in use."""
     _, config = _configuration(ctx)
     with _store(config) as store:
         stored = store.list()
@@ -174,7 +174,7 @@ def delete(ctx: click.Context, name: str, force: bool, dry_run: bool, yes: bool)
     click.echo(f"deleted {item.name}")
 
 
-# -- pieces --------------------------------------------------------------------------------------------------
+# -- helpers -------------------------------------------------------------------------------------------------
 
 
 def _configuration(ctx: click.Context, *, needed: bool = True) -> tuple[str | None, Mapping[str, Any]]:

@@ -1,4 +1,4 @@
-"""The command ``pywren-setup``: from an AWS account to a first call on Lambda, with a few questions."""
+"""The command ``pywren-setup``: leads from an AWS account to a first call on Lambda, with a few questions."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def interactive_setup(dry_run: bool, suffix: str, yes: bool) -> None:
 
 
 class Questions:
-    """Asks a person. Enter accepts the default; the end of the input accepts it for this and all later questions.
+    """Asks the user. Enter accepts the default; the end of the input accepts it for this and all later questions.
 
     Args:
         silent: accept every default without asking.
@@ -63,7 +63,7 @@ class Questions:
         self.ended = silent
 
     def text(self, question: str, default: str) -> str:
-        """Ask for a text."""
+        """Ask for text, and return the answer."""
         prompt = f"{question} [{default}]: "
         if not self.ended:
             try:
@@ -76,12 +76,12 @@ class Questions:
         return default
 
     def valid(self, question: str, default: str, check: Callable[[str], None]) -> str:
-        """Ask for a text until it is valid.
+        """Ask for text until the answer is valid, and return it.
 
         Args:
             question: the question.
-            default: the answer that Enter gives.
-            check: raises a ``PywrenError`` that says what is wrong.
+            default: the answer if the user presses Enter.
+            check: raises a ``PywrenError`` if the answer is not valid.
 
         Raises:
             PywrenError: the default is not valid, and the input has ended.
@@ -98,7 +98,7 @@ class Questions:
                 return answer
 
     def confirm(self, question: str, default: bool) -> bool:
-        """Ask for yes or no."""
+        """Ask a yes-or-no question, and return the answer."""
         while True:
             answer = self.text(f"{question} (y/n)", "y" if default else "n").lower()
             if answer in ("y", "yes", "n", "no"):
@@ -108,11 +108,11 @@ class Questions:
 
 @dataclass(frozen=True)
 class Answers:
-    """What the user chose.
+    """The user's choices.
 
     Args:
         region: the region of the function and the bucket.
-        account_id: the 12 digits of the account; ``None`` when they are not known.
+        account_id: the 12 digits of the account; ``None`` if they are not known.
         bucket: the bucket for the data of calls.
         prefix: the key prefix in the bucket.
         role: the role of the function.
@@ -146,7 +146,7 @@ class Answers:
         )
 
     def config(self) -> wrenconfig.Config:
-        """Return the configuration as programs load it."""
+        """Return the configuration as programs would load it."""
         import yaml
 
         config: wrenconfig.Config = yaml.safe_load(self.config_text())
@@ -169,7 +169,7 @@ def _ask_region(questions: Questions) -> str:
 
 
 def _proposed_file(proposed: Answers, suffix: str) -> Path:
-    """Return the proposed configuration file: a second set-up gets its own file next to the first one's."""
+    """Return the proposed configuration file. A second set-up gets its own file next to the first."""
     path = new_config_path(None)
     if not suffix or not path.exists() or _function_of(path) == proposed.function:
         return path
@@ -198,7 +198,7 @@ def _report_kept_file(path: Path, config: wrenconfig.Config, proposed: Answers, 
 
 
 def _ask_file(questions: Questions, proposed: Path) -> tuple[Path, bool]:
-    """Return the configuration file, and whether to keep the one that exists."""
+    """Return the configuration file, and whether to keep the existing one."""
 
     def check(answer: str) -> None:
         path = Path(answer).expanduser()
@@ -238,7 +238,7 @@ def _defaults(region: str, account_id: str | None, suffix: str) -> Answers:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # no name for this user; which error depends on the version of Python
+    except (OSError, KeyError, ImportError):  # this user has no name; the error depends on the version of Python
         return "me"
 
 
@@ -258,8 +258,8 @@ def _bucket_exists(answers: Answers, aws: AWS) -> bool:
     """Tell whether the bucket exists.
 
     Raises:
-        ConfigError: its name is not valid, or it is in another region.
-        DeploymentError: it belongs to somebody else.
+        ConfigError: the bucket's name is not valid, or the bucket is in another region.
+        DeploymentError: the bucket belongs to somebody else.
     """
     config = answers.config()
     wrenconfig.validate(config, "these answers")
@@ -319,9 +319,9 @@ def _wanted(account: Account, standalone: bool) -> list[Resource]:
 
 
 def _call_until_the_role_is_known(config: wrenconfig.Config) -> str:
-    """Return what the test function returns.
+    """Return the result of the test function.
 
-    IAM is eventually consistent: the first calls with a new role may be lost, so they are repeated.
+    IAM is eventually consistent, so the first calls with a new role may be lost; repeat them until one succeeds.
     """
     for patience in _PATIENCE[:-1]:
         try:

@@ -1,4 +1,4 @@
-"""``guarded``: a WSGI application that answers known callers only: every user of a machine can reach its ports."""
+"""``guarded``: a WSGI application that answers only known callers; every user of a machine can reach its ports."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def request_handler() -> Any:
 
 
 def guarded(application: Application, admits: Callable[[Mapping[str, Any]], bool]) -> Application:
-    """Return an application that refuses strangers before it reads their requests.
+    """Return an application that refuses requests from unknown callers before it reads them.
 
     Args:
-        application: answers the admitted requests.
+        application: the application that answers the admitted requests.
         admits: decides from a request's ``environ`` whether to answer it.
     """
 

@@ -26,7 +26,7 @@ from pywren.testing._set_up import (
 from pywren.worker.bundle import build_zip
 
 CONCURRENCY = 16
-"""Invocations of the function that run at once by default."""
+"""How many invocations of the function run at once by default."""
 
 
 @contextmanager
@@ -38,8 +38,8 @@ def mock_aws(*, concurrency: int = CONCURRENCY, lambda_timeout: int = 300) -> It
     boto3 or pywren, reach the same mocked AWS.
 
     Contexts may be nested, follow each other, or be open in several threads. Each has its own bucket, function and
-    queue; all share one moto, which ends with the last context. Meanwhile the environment holds none of the user's AWS
-    credentials and settings, and requests to this machine bypass proxies. The last context restores the environment.
+    queue; all share one moto, which ends with the last context. Meanwhile the environment contains no AWS credentials
+    or settings of the user, and requests to this machine bypass proxies. The last context restores the environment.
 
     Args:
         concurrency: how many invocations run at once; others wait.
@@ -88,7 +88,7 @@ def _archive() -> bytes:
 
 
 class _World(AbstractContextManager["_World"]):
-    """What all open contexts of the process share: moto, its patches, and the environment.
+    """The state that all open contexts of the process share: moto, its patches, and the environment.
 
     ``_lock`` guards the number of open contexts. The first starts moto while the others wait; the last stops it.
     """

@@ -1,8 +1,8 @@
 """``MockFunction``: the worker's real handler behind a mocked Lambda function.
 
-The handler runs on threads of this process: on the function's own threads for asynchronous invocations, on the thread
-that brings the request for others. Each thread has its own log stream, as an environment has on Lambda. The calls run
-in child processes of the ``ForkServer`` that the threads share.
+The handler runs on threads of this process. Asynchronous invocations run on the function's own threads; synchronous
+ones run on the thread that handles the request. Each thread has its own log stream, as each environment has on Lambda.
+The calls run in child processes of the ``ForkServer`` that the threads share.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class MockFunction:
-    """Runs the invocations of one function, asynchronous ones on a few threads.
+    """Runs the invocations of one function; asynchronous ones run on its own threads.
 
     Args:
         name: the function's name.
@@ -55,14 +55,14 @@ class MockFunction:
         self._streams = threading.local()
 
     def invoke_later(self, payload: bytes, timeout: float) -> None:
-        """Queue an asynchronous invocation. Its exception goes to the log only, as on Lambda."""
+        """Queue an asynchronous invocation. If it raises, the exception is only logged, as on Lambda."""
         self._threads.submit(self.invoke_now, payload, timeout)
 
     def invoke_now(self, payload: bytes, timeout: float) -> tuple[Any, bool]:
-        """Run an invocation to its end.
+        """Run an invocation, and return when it has ended.
 
         Args:
-            payload: JSON.
+            payload: the event as JSON.
             timeout: seconds after which Lambda would kill it.
 
         Returns:

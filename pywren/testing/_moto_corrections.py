@@ -1,8 +1,8 @@
-"""Where moto differs from AWS in ways that pywren would notice, and the patches that correct it.
+"""Patches for the differences between moto and AWS that affect pywren.
 
-moto handles each request in the thread that brings it, and reads state before it changes it, without a lock. With
-workers in several threads two conditional puts could both succeed, and two receivers get the same message. So one lock
-per service lets a request finish before the next one starts.
+moto handles each request in the thread that sends it. It reads state and then changes it, without a lock. With workers
+in several threads, two conditional puts could both succeed, and two receivers could get the same message. One lock per
+service therefore makes each request finish before the next one starts.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def atomic_s3() -> Iterator[None]:
 def atomic_sqs() -> Iterator[None]:
     """Handle one request to moto's SQS at a time while the context lasts; receivers wait for messages without the lock.
 
-    A receiver that waited under the lock would keep out the sender that it waits for.
+    A receiver that held the lock while it waited would block the very sender that it waits for.
     """
     from moto.sqs.models import SQSBackend
 
@@ -67,7 +67,7 @@ def atomic_sqs() -> Iterator[None]:
 def over_tls() -> Iterator[None]:
     """Treat every request as encrypted while the context lasts.
 
-    The bucket policy that pywren sets denies requests without TLS. moto ignores the condition, and would deny all.
+    The bucket policy that pywren sets denies requests without TLS. moto ignores this condition and would deny them all.
     """
     from moto.iam.access_control import IAMPolicyStatement, PermissionResult
 
@@ -85,7 +85,7 @@ def over_tls() -> Iterator[None]:
 
 @contextmanager
 def _one_at_a_time(owner: type, names: Iterable[str], lock: threading.RLock) -> Iterator[None]:
-    """Make the methods of these names hold the lock while they run."""
+    """Make the methods with these names hold the lock while they run."""
     with ExitStack() as stack:
         for name in names:
             stack.enter_context(mock.patch.object(owner, name, _locked(getattr(owner, name), lock)))

@@ -1,4 +1,4 @@
-"""Invocations of moto's Lambda run the mocked function; moto itself only echoes the payload.
+"""Makes invocations of moto's Lambda run the mocked function; moto itself only echoes the payload.
 
 Importing this module imports moto.
 """
@@ -29,12 +29,12 @@ def _payload_too_large(size: int) -> Exception:
 
 @contextmanager
 def invocations(functions: Mapping[str, MockFunction]) -> Iterator[None]:
-    """Run invocations of these functions while the context lasts; moto answers those of all others.
+    """Run invocations of these functions while the context lasts; moto answers invocations of all other functions.
 
-    Synchronous invocations run on the thread that brings the request, asynchronous ones on the function's own threads.
+    Synchronous invocations run on the thread that handles the request, asynchronous ones on the function's own threads.
 
     Args:
-        functions: each function's handle by its name; may change meanwhile.
+        functions: the functions by name; the mapping may change while the context lasts.
     """
     echo = LambdaSimpleBackend.invoke
 

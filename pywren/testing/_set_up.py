@@ -50,7 +50,7 @@ def create_bucket(config: Mapping[str, Any], aws: AWS) -> None:
 
 
 def create_resources(config: Mapping[str, Any], aws: AWS, *, archive: bytes) -> None:
-    """Create the queue, the role and the function of a configuration, role and function as the commands do.
+    """Create the queue of a configuration, and create its role and function as pywren's commands do.
 
     Args:
         config: the configuration; its bucket exists.
@@ -60,7 +60,7 @@ def create_resources(config: Mapping[str, Any], aws: AWS, *, archive: bytes) -> 
     queue = config["standalone"]["sqs_queue_name"]
     aws.request("sqs", "create_queue", doing="set up the queue", QueueName=queue)
     resources = Resources(config, aws, archive=archive)
-    create_all([resources.role])  # AWS creates no function for a role that does not exist
+    create_all([resources.role])  # the role must exist before the function
     create_all([resources.log_group, resources.function])
 
 
@@ -69,7 +69,7 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
     """Replace AWS's settings in the environment (profiles, keys, endpoints) while the context lasts.
 
     Args:
-        variables: the variables to set meanwhile; names other than AWS's are allowed.
+        variables: the variables to set meanwhile; they need not be AWS's.
     """
     mine = [name for name in os.environ if _is_aws(name) or name in variables]
     saved = {name: os.environ.pop(name) for name in mine}
@@ -83,8 +83,8 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def no_proxy_here() -> dict[str, str]:
-    """Return variables that exempt this machine from the user's proxies."""
-    # some tools read one, some the other
+    """Return environment variables that make requests to this machine bypass the user's proxies."""
+    # some tools read the upper-case name, others the lower-case one
     mine = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     hosts = [*filter(None, mine.split(",")), *(host for host in _HERE if host not in mine.split(","))]
     return dict.fromkeys(("NO_PROXY", "no_proxy"), ",".join(hosts))

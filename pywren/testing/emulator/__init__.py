@@ -1,7 +1,8 @@
 """AWS on one machine: real S3, moto's services, and Lambda that executes the deployed zip under Lambda's rules.
 
-``mock_aws`` is for unit tests; this is the dress rehearsal: processes of their own, the official runtime client,
-time-outs, memory limits, throttling and faults. Needs ``pip install 'pywren[emulator]'``.
+Use ``mock_aws`` for unit tests, and the emulator as the dress rehearsal: functions run in separate processes under the
+official runtime client, with time-outs, memory limits, throttling and faults. Needs
+``pip install 'pywren[emulator]'``.
 """
 
 from pywren.testing.emulator._counters import Counters, Execution

@@ -1,4 +1,4 @@
-"""``python -m pywren.testing.emulator -- CMD …``: run a command under the emulated AWS, and print what it used."""
+"""``python -m pywren.testing.emulator -- CMD …``: runs a command under the emulated AWS, and prints what it used."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pywren.testing.emulator._settings import Limits, Settings
 
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
-_IDLE_SECONDS = 10.0  # for what still runs when the command has ended
+_IDLE_SECONDS = 10.0  # how long calls may keep running after the command has ended
 
 _EXECUTOR = "PYWREN_EXECUTOR"
 _EPILOG = """
@@ -79,8 +79,9 @@ def main(
 ) -> None:
     """Run CMD under an emulated AWS: pywren is deployed there, and CMD finds its configuration and credentials.
 
-    CMD sees PYWREN_CONFIG_FILE and the AWS_… variables of the emulated AWS, and nothing of yours. When it has ended,
-    a table of what it asked of AWS is printed to the standard error; calls that still run then have 10 seconds.
+    CMD sees PYWREN_CONFIG_FILE and the AWS_… variables of the emulated AWS, and none of your own AWS settings. When it
+    ends, calls that are still running get 10 seconds to finish. Then a table of its AWS requests is printed to standard
+    error.
     """
     if shutil.which(command[0]) is None:
         _refuse(command[0])
@@ -108,14 +109,14 @@ def main(
 
 
 def _refuse(program: str) -> None:
-    """Report in a shell's words why a program cannot run, and exit with a shell's code."""
+    """Report why a program cannot run, and exit, with the message and exit code that a shell would use."""
     exists = os.path.dirname(program) and Path(program).exists()
     click.echo(f"{program}: {'cannot be executed' if exists else 'command not found'}", err=True)
     sys.exit(NOT_EXECUTABLE if exists else NOT_FOUND)
 
 
 def _faults(given: Sequence[str], seed: int) -> Faults:
-    """Return the faults that the options name; of a kind of fault, the share is meant where no field is named."""
+    """Return the faults that the options describe. An option that names no field of a fault sets its share."""
     fields: dict[str, Any] = {"seed": seed}
     for text in given:
         path, separator, value = text.partition("=")
@@ -130,7 +131,7 @@ def _faults(given: Sequence[str], seed: int) -> Faults:
 
 
 def _number(text: str) -> float | str:
-    """Return a number as one, and leave anything else as it is: what may stand where, the faults say."""
+    """Return the number in a text, or the text itself if it is none; ``Faults`` checks the values."""
     try:
         return float(text)
     except ValueError:
@@ -139,7 +140,7 @@ def _number(text: str) -> float | str:
 
 @contextmanager
 def _written(config: Mapping[str, Any]) -> Iterator[str]:
-    """Have a configuration in a file, and yield its path."""
+    """Write a configuration to a temporary file, and yield its path."""
     import yaml
 
     with tempfile.TemporaryDirectory(prefix="pywren-emulated-") as directory:
@@ -149,7 +150,7 @@ def _written(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return this process's environment without what would lead elsewhere, and with these variables."""
+    """Return this process's environment with these variables, without those that point away from the emulated AWS."""
     executor = os.environ.get(_EXECUTOR)
     if executor:
         click.echo(f"{_EXECUTOR}={executor} is unset for the command: its calls go to the emulated Lambda", err=True)
@@ -157,23 +158,23 @@ def _environment(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def _elsewhere() -> set[str]:
-    """Return the variables of this process's environment that lead away from the emulated AWS."""
+    """Return the variables of this process's environment that point away from the emulated AWS."""
     return (set(os.environ) - set(_set_up.without_aws(os.environ))) | ({_EXECUTOR} & set(os.environ))
 
 
 def _wait_idle(emulator: Emulator) -> None:
-    """Let what still runs come to its end, so that it is counted, but not for long; Ctrl-C cuts it short."""
+    """Wait briefly for running calls to finish, so that they are counted; Ctrl-C ends the wait."""
     with contextlib.suppress(EmulatorError, KeyboardInterrupt):
         emulator.wait_idle(timeout=_IDLE_SECONDS)
 
 
 def _run_command(command: Sequence[str], variables: Mapping[str, str]) -> int:
-    """Run a command to its end. Leave Ctrl-C to the command, and forward SIGTERM and SIGHUP to it."""
+    """Run a command and wait until it ends. Let the command handle Ctrl-C, and forward SIGTERM and SIGHUP to it."""
     with ExitStack() as stack:
         stack.enter_context(_handled(signal.SIGINT, lambda *_: None))
         try:
             process = stack.enter_context(subprocess.Popen(command, env=variables))
-        except OSError as error:  # the file exists, but is no program, or its interpreter is missing
+        except OSError as error:  # the file exists but is not a program, or its interpreter is missing
             click.echo(f"{command[0]}: cannot be executed: {error.strerror}", err=True)
             return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
         for number in (signal.SIGTERM, signal.SIGHUP):
@@ -192,7 +193,7 @@ def _handled(number: int, handler: Any) -> Iterator[None]:
 
 
 def _wait_for_interrupt(variables: Mapping[str, str]) -> None:
-    """Say what to tell a shell so that it gets at the emulated AWS, and wait for Ctrl-C."""
+    """Print the shell commands that point a shell at the emulated AWS, and wait for Ctrl-C."""
     try:
         for name in sorted(_elsewhere() - set(variables)):
             click.echo(f"unset {name}", err=True)

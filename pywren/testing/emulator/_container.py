@@ -1,17 +1,19 @@
-"""``Container``: one execution environment: a process of the deployed code under awslambdaric, warm until it is ended.
+"""``Container``: one execution environment, that is, a process that runs the deployed code under awslambdaric.
 
-A container serves the Lambda Runtime API to that process on a port of its own, one request at a time. It kills the
-process at the function's time-out, and watches the memory: over the limit it kills the biggest process, as the kernel
-would. A time-out or crash *resets* the environment: the process restarts, and its ``/tmp`` stays. Where the kernel
-allows it (``unshare``), the environment has user, mount and process namespaces of its own: a private ``/tmp`` of
-``EphemeralStorage`` size, the code read-only at ``/var/task``, layers at ``/opt``, no ``/dev/shm``, no home. Nothing in
-it outlives it. Elsewhere ``TMPDIR`` names a directory, and a supervisor kills what is left.
+A container serves the Lambda Runtime API to that process on its own port, one request at a time. It kills the process
+at the function's time-out. It also watches the memory: beyond the limit it kills the largest process, as the kernel
+would. A time-out or crash *resets* the environment: the process restarts, and ``/tmp`` is kept.
 
-Between invocations everything in the container is stopped, as on Lambda. Here this happens a moment later, so that a
-container that is reused at once need not be resumed.
+Where the kernel allows it (``unshare``), the environment has its own user, mount and process namespaces: a private
+``/tmp`` of ``EphemeralStorage`` size, the code read-only at ``/var/task``, layers at ``/opt``, no ``/dev/shm``, and no
+home directory. No process outlives the environment. Elsewhere ``TMPDIR`` names a directory, and the environment's first
+process kills the others.
 
-The handle runs on the event loop of the emulator's process; the code runs in the container's own processes. The two
-meet at the Runtime API's socket and at the exit of the container's first process.
+Between invocations all processes in the container are stopped, as on Lambda. This happens after a short delay, so that
+a container that is reused immediately does not have to be resumed.
+
+The ``Container`` runs on the event loop of the emulator's process; the deployed code runs in the container's own
+processes. They communicate through the Runtime API's socket and the pipe to the container's first process.
 """
 
 from __future__ import annotations
@@ -53,19 +55,19 @@ __all__ = ["Container", "Invocation", "Reply", "can_isolate"]
 
 _FREEZE_SECONDS = 0.05
 _WATCH_SECONDS = 0.02
-_NO_HOME = "/home/sbx_user1051"  # what Lambda says; it does not exist there either
+_NO_HOME = "/home/sbx_user1051"  # the value on Lambda, where the directory does not exist either
 
 
 @dataclass(frozen=True)
 class Invocation:
-    """One execution to be made.
+    """One requested execution.
 
     Args:
-        request_id: its id.
-        payload: JSON.
-        kill_at: a fault: ``start``, ``running`` or ``before_response``; ``None`` kills nothing.
-        kill_after: with ``running``: seconds after the event at the latest.
-        start_delay: a fault: seconds added to a cold start.
+        request_id: the request's id.
+        payload: the event as JSON.
+        kill_at: a fault: when to kill the container: ``start``, ``running``, ``before_response``; ``None`` for never.
+        kill_after: with ``running``, seconds after the event at which the container is killed at the latest.
+        start_delay: a fault: the seconds to add to a cold start.
     """
 
     request_id: str
@@ -77,18 +79,18 @@ class Invocation:
 
 @dataclass(frozen=True)
 class Reply:
-    """What became of an execution.
+    """The result of an execution.
 
     Args:
-        payload: what the function returned, or Lambda's JSON of the error (``errorType``, ``errorMessage``, …).
-        error: ``""``, ``Handled``/``Unhandled`` as in ``X-Amz-Function-Error``.
-        duration_ms: from handing the event over to the answer.
-        billed_ms: rounded up, init included.
-        init_ms: of a cold start, else ``None``.
-        max_memory_mb: the most that the environment used.
-        log_tail: the last 4 KiB of its log.
+        payload: what the function returned, or Lambda's JSON for the error (``errorType``, ``errorMessage``, …).
+        error: ``Handled`` or ``Unhandled`` as in ``X-Amz-Function-Error``; ``""`` without an error.
+        duration_ms: the time from handing over the event to the answer.
+        billed_ms: the billed time, rounded up, with the init phase.
+        init_ms: the duration of the init phase of a cold start; ``None`` when warm.
+        max_memory_mb: the most memory that the environment used.
+        log_tail: the last 4 KiB of the log.
         outcome: ``ok``, ``error``, ``timeout``, ``killed``, ``exited`` or ``init``, as in ``Execution``.
-        alive: whether the container can take another; false after a kill from outside.
+        alive: whether the container can run another invocation; false after a kill from outside.
     """
 
     payload: bytes
@@ -109,8 +111,8 @@ class _Ending:
     Args:
         outcome: as in ``Reply``.
         payload: as in ``Reply``.
-        error_type: Lambda's name of the error; ``""`` for none, or one of the function's own.
-        lines: what Lambda writes to the log about it.
+        error_type: Lambda's name for the error; ``""`` without an error, or when the function reported it itself.
+        lines: the lines that Lambda writes to the log about it.
     """
 
     outcome: str
@@ -120,19 +122,19 @@ class _Ending:
 
 
 class Container:
-    """One environment.
+    """One execution environment.
 
     Args:
-        function_name: whose it is.
-        arn: the function's.
-        revision: what it runs.
-        settings: limits, isolation.
+        function_name: the function's name.
+        arn: the function's ARN.
+        revision: the revision of the function to run.
+        settings: the emulator's settings; the limits and the isolation apply here.
         python: the interpreter.
-        directory: its own, removed when it is closed.
+        directory: the container's own directory, removed when the container is closed.
         endpoint: the gateway's URL, for the function's own requests.
         credentials: access key, secret and token of the execution role.
-        log: takes each line of the log with its time in milliseconds; its attributes ``group`` and ``stream``, where
-            it has them, are what the function is told.
+        log: takes each line of the log with its time in milliseconds. If it has attributes ``group`` and ``stream``,
+            the function sees them as the names of its log group and log stream.
     """
 
     def __init__(
@@ -158,12 +160,12 @@ class Container:
         self._freezing: asyncio.TimerHandle | None = None
 
     async def run(self, invocation: Invocation) -> Reply:
-        """Run one invocation to its end, starting the process when none runs; never raises for what the function does.
+        """Run one invocation, starting the process if necessary; failures of the function are in the reply.
 
-        Cold, the init phase comes first and at no cost of the function's time-out, up to ``init_seconds``.
+        On a cold start the init phase comes first. Up to ``init_seconds``, it does not count towards the time-out.
 
         Raises:
-            EmulatorError: this machine does not let the environment be set up.
+            EmulatorError: the environment cannot be set up on this machine.
         """
         init_ms: float | None = None
         if self._environment is None:
@@ -184,14 +186,17 @@ class Container:
         return await self._finish(invocation, ending, duration_ms, init_ms)
 
     def cut_off(self) -> bool:
-        """Kill it if it is to be killed while it runs, since what it now asks for would outlive it; tell whether."""
+        """Kill the container if a fault is to kill it while it runs; tell whether it was killed.
+
+        The gateway calls this before a write to S3, which would outlive the container.
+        """
         if self._kill_at != "running":
             return False
         self._strike()
         return True
 
     async def close(self) -> None:
-        """Kill everything in it, and remove its directory."""
+        """Kill all processes of the container, and remove its directory."""
         if self._closed:
             return
         self._closed = True
@@ -200,7 +205,7 @@ class Container:
         await self._made.aclose()
 
     async def _build(self) -> None:
-        """Put up the walls; no process of the function's runs yet."""
+        """Set up the environment, without starting the function's process."""
         wished = self._settings.isolated
         isolated = await asyncio.to_thread(can_isolate) if wished is None else wished
         self._api = RuntimeApi(limit=self._settings.limits.synchronous_payload, takes_answer=self._takes_answer)
@@ -216,7 +221,7 @@ class Container:
         self._environment = environment
 
     def _plan(self, isolated: bool, address: str) -> Plan:
-        """Lay out the directories and return what the environment is set up from."""
+        """Create the directories, and return the plan of the environment."""
         revision = self._revision
         self._directory.mkdir(parents=True, exist_ok=True)
         layers = _merge_layers([layer.directory for layer in revision.layers], self._directory / "opt")
@@ -241,7 +246,7 @@ class Container:
         return Plan(True, command, env, TASK_ROOT, memory, size, str(root), binds, links)
 
     def _variables(self, address: str, code: str, layers: str) -> dict[str, str]:
-        """Return the whole environment of the function: Lambda's defaults, its own variables, what is reserved."""
+        """Return all environment variables of the function: Lambda's defaults, its own, and the reserved ones."""
         settings = self._revision.settings
         own = dict(settings.get("Environment", {}).get("Variables", {}))
         path = [code, f"{layers}/python/lib/{PYTHON}/site-packages", f"{layers}/python"]
@@ -272,7 +277,7 @@ class Container:
             "AWS_ACCESS_KEY_ID": key,
             "AWS_SECRET_ACCESS_KEY": secret,
             "AWS_SESSION_TOKEN": token,
-            # Not on Lambda: they keep the function's requests here, and away from the user's own account.
+            # Lambda does not set these: they direct the function's requests here, and not to the user's own account.
             "AWS_ENDPOINT_URL": self._endpoint,
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
@@ -281,7 +286,7 @@ class Container:
         }
 
     async def _first_init(self) -> float:
-        """Go through the init phase of a cold start, and return how long it took; what failed is done again later."""
+        """Run the init phase of a cold start, and return its duration; if it fails, the invocation repeats it."""
         arn = f"arn:aws:lambda:{self._settings.region}::runtime:{hashlib.sha256(PYTHON.encode()).hexdigest()}"
         self._output.say(
             f"INIT_START Runtime Version: {PYTHON.replace('python', 'python:')}.v1\tRuntime Version ARN: {arn}"
@@ -294,7 +299,7 @@ class Container:
         return took
 
     async def _init(self, seconds: float, request_id: str = "") -> _Ending | None:
-        """Start the process; return how that failed, ``None`` when it waits for an event."""
+        """Start the process, and wait until it asks for an event. Return ``None``, or how the start failed."""
         environment = self._running_environment()
         self._api.reset()
         environment.launch()
@@ -318,7 +323,7 @@ class Container:
         self._output.say(f"INIT_REPORT Init Duration: {took_ms:.2f} ms\tPhase: {phase}\t{status}")
 
     async def _invoke(self, invocation: Invocation, began: float) -> _Ending:
-        """Hand the event to a process that waits for it, and wait for what becomes of it."""
+        """Hand the event to the process when it asks for one, and return how the invocation ended."""
         request_id = invocation.request_id
         if not (failure := await self._make_ready(request_id)):
             remaining = self._revision.timeout - (time.perf_counter() - began)
@@ -329,7 +334,7 @@ class Container:
         return failure
 
     async def _make_ready(self, request_id: str) -> _Ending | None:
-        """Wait until the process asks for an event; after a reset it is started, within the function's own time."""
+        """Wait until the process asks for an event. After a reset, start it; this counts towards the time-out."""
         environment = self._running_environment()
         timeout = self._revision.timeout
         if environment.running and not self._api.asked.done():
@@ -385,7 +390,7 @@ class Container:
     async def _finish(
         self, invocation: Invocation, ending: _Ending, duration_ms: float, init_ms: float | None
     ) -> Reply:
-        """Write the last lines of the log, and make the reply."""
+        """Write the last lines of the log, and return the reply."""
         environment = self._running_environment()
         if self._watched and environment.running:
             await environment.rest()
@@ -419,7 +424,7 @@ class Container:
         return Reply(ending.payload, error, duration_ms, billed_ms, init_ms, used, tail, outcome, alive)
 
     def _running_environment(self) -> Environment:
-        if self._environment is None:  # pragma: no cover - it is built before anything else
+        if self._environment is None:  # pragma: no cover - ``run`` builds it first
             raise EmulatorError("a container was used before it was built")
         return self._environment
 
@@ -450,7 +455,7 @@ class Container:
 
 
 async def _first_of(*futures: asyncio.Future[Any], seconds: float) -> None:
-    """Wait for one of them, at most so long; which it was, they tell themselves."""
+    """Wait until one of the futures is done or the time is over; the caller checks which it was."""
     await asyncio.wait(futures, timeout=max(seconds, 0.0), return_when=asyncio.FIRST_COMPLETED)
 
 
@@ -487,7 +492,7 @@ def _error(kind: str, message: str) -> bytes:
 
 
 def _error_type(posted: bytes) -> str:
-    """Return the type in an error that a runtime client posted, which may be anything."""
+    """Return the type of an error that a runtime client posted; the posted text may be anything."""
     try:
         found = json.loads(posted)
     except ValueError:
@@ -496,7 +501,7 @@ def _error_type(posted: bytes) -> str:
 
 
 def _merge_layers(layers: list[Path], directory: Path) -> Path | None:
-    """Return a directory with all layers' files, later ones over earlier ones; links, not copies."""
+    """Return a directory with hard links to the files of all layers; later layers replace files of earlier ones."""
     if len(layers) < 2:
         return layers[0] if layers else None
     for layer in reversed(layers):
@@ -516,7 +521,7 @@ def _link_tree(source: Path, target: Path) -> None:
 
 
 def _remove(directory: Path) -> None:
-    """Remove a directory, also what the function has made unreadable in it."""
+    """Remove a directory, including directories that the function made unreadable."""
     for path, names, _ in os.walk(directory):
         for name in names:
             if not os.path.islink(os.path.join(path, name)):

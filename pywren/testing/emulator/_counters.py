@@ -1,4 +1,4 @@
-"""``Counters``: the requests that the emulated AWS got, and what its functions did. Standard library only."""
+"""``Counters``: the requests to the emulated AWS, and the executions of its functions. Standard library only."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _KEPT_EXECUTIONS = 100_000
 
 
 class RequestKind(NamedTuple):
-    """What requests are counted by.
+    """A kind of request, which is counted separately.
 
     Args:
-        caller: ``client``, or ``function:NAME`` for a request of a deployed function.
-        service: botocore's name: ``s3``, ``lambda``, …
-        operation: such as ``PutObject``.
+        caller: ``client``, or ``function:NAME`` for a request from a deployed function.
+        service: botocore's name of the service: ``s3``, ``lambda``, …
+        operation: the operation, such as ``PutObject``.
     """
 
     caller: str
@@ -26,13 +26,13 @@ class RequestKind(NamedTuple):
 
 @dataclass(frozen=True)
 class Traffic:
-    """How often, and how much.
+    """The number of requests of a kind, and their size.
 
     Args:
-        requests: how many.
-        refused: how many of them were answered with a status of 400 or more.
-        bytes_in: bytes of the requests' bodies.
-        bytes_out: bytes of the answers' bodies.
+        requests: the number of requests.
+        refused: the number of requests answered with a status of 400 or more.
+        bytes_in: the size of the requests' bodies.
+        bytes_out: the size of the responses' bodies.
     """
 
     requests: int = 0
@@ -49,24 +49,24 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Executions:
-    """What the containers of a function did.
+    """The executions of a function.
 
     Args:
-        invocations: calls that ran, repeated ones too.
-        errors: calls that ended with an error of the function, a time-out or a kill.
+        invocations: executions that ended, including retries.
+        errors: executions that ended with an error of the function, a time-out or a kill.
         cold_starts: containers that were started.
-        throttles: invocations refused or put back because of concurrency or scaling rate.
-        accepted: asynchronous events that were answered 202.
+        throttles: invocations refused or delayed by the concurrency limit or the scaling rate.
+        accepted: asynchronous events that were answered with 202.
         retried: events that ran again after a function error.
-        expired: events given up because of their age.
+        expired: events dropped because of their age.
         records: on-failure records that were sent.
         dropped: events dropped by a fault.
         repeated: events repeated by a fault.
-        waiting: events in the queue now, those too that are to be run again.
-        running: executions that have not ended; they are in no other number but ``accepted``.
+        waiting: events currently in the queue, including those waiting for a retry.
+        running: executions that have not ended; of the other counts, only ``accepted`` includes them.
         billed_ms: billed milliseconds.
         gb_seconds: memory size times billed seconds.
-        most_at_once: the highest number of executions at one time.
+        most_at_once: the highest number of concurrent executions.
     """
 
     invocations: int = 0
@@ -86,7 +86,7 @@ class Executions:
     running: int = 0
 
     def __sub__(self, earlier: Executions) -> Executions:
-        """Return what came on top; ``waiting``, ``running`` and ``most_at_once`` are no sums, and stay as they are."""
+        """Return the increase; ``waiting``, ``running`` and ``most_at_once`` are not sums and stay as they are."""
         grown = {name: getattr(self, name) - getattr(earlier, name) for name in _SUMS}
         return Executions(**grown, **{name: getattr(self, name) for name in _STATES})
 
@@ -97,13 +97,13 @@ class Execution:
 
     Args:
         function: the function's name.
-        request_id: the invocation's id; repetitions have the same.
-        container: which container ran it.
-        cold: whether it started the container.
-        duration_ms: from the hand-over of the event to the answer, not rounded.
-        billed_ms: rounded up.
-        init_ms: from the start of the process until it asked for its first event; ``None`` when warm.
-        max_memory_mb: the most that the environment used.
+        request_id: the invocation's id, which retries share.
+        container: the number of the container that ran it.
+        cold: whether the container was started for it.
+        duration_ms: the time from handing over the event to the answer, not rounded.
+        billed_ms: the billed time, rounded up.
+        init_ms: the time from the start of the process to its first request for an event; ``None`` when warm.
+        max_memory_mb: the most memory that the environment used.
         outcome: ``ok``, ``error``, ``timeout``, ``killed``, ``exited`` or ``init``.
     """
 
@@ -118,12 +118,12 @@ class Execution:
     outcome: str
 
     def encode(self) -> dict[str, Any]:
-        """Return it as JSON takes it."""
+        """Return the fields as values that JSON can represent."""
         return dict(vars(self))
 
     @classmethod
     def decode(cls, fields: Mapping[str, Any]) -> Execution:
-        """Return what ``encode`` was given."""
+        """Return the object that ``encode`` turned into these fields."""
         return cls(**fields)
 
 
@@ -137,14 +137,14 @@ def _row(traffic: Traffic) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Counters:
-    """All of it, since the emulator started; ``after - before`` is what happened in between.
+    """All counts since the emulator started; ``after - before`` gives what happened in between.
 
     Args:
-        traffic: by kind of request.
-        executions: by function name.
+        traffic: the requests, by kind.
+        executions: the executions, by function name.
         faults: how often each kind of fault struck.
-        actions: ``(caller, IAM action, resource ARN, condition)`` of every request, once each: what a policy must
-            allow; the condition is the prefix of ``s3:ListBucket``. In a difference, those that are new.
+        actions: the distinct ``(caller, IAM action, resource ARN, condition)`` of all requests, which a policy must
+            allow; the condition is the prefix of ``s3:ListBucket``. A difference has only the new ones.
     """
 
     traffic: Mapping[RequestKind, Traffic] = field(default_factory=dict)
@@ -153,7 +153,7 @@ class Counters:
     actions: frozenset[tuple[str, str, str, str]] = frozenset()
 
     def count(self, *, caller: str | None = None, service: str | None = None, operation: str | None = None) -> Traffic:
-        """Return the sum of the kinds that match what is given; ``caller='function'`` matches every function."""
+        """Return the sum of the kinds that match all arguments given; ``caller='function'`` matches every function."""
         matching = (
             traffic
             for kind, traffic in self.traffic.items()
@@ -175,7 +175,7 @@ class Counters:
         )
 
     def encode(self) -> dict[str, Any]:
-        """Return them as JSON takes them."""
+        """Return the counts as values that JSON can represent."""
         return {
             "traffic": [[*kind, *_row(traffic)] for kind, traffic in self.traffic.items()],
             "executions": {name: asdict(executions) for name, executions in self.executions.items()},
@@ -185,7 +185,7 @@ class Counters:
 
     @classmethod
     def decode(cls, fields: Mapping[str, Any]) -> Counters:
-        """Return what ``encode`` was given."""
+        """Return the object that ``encode`` turned into these fields."""
         return cls(
             traffic={RequestKind(*row[:3]): Traffic(*row[3:]) for row in fields["traffic"]},
             executions={name: Executions(**executions) for name, executions in fields["executions"].items()},
@@ -225,7 +225,7 @@ _EXECUTIONS_HEAD = ("function", "invocations", "errors", "cold", "throttled", "a
 
 
 def _table(words: int, head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
-    """Return rows below their heads, the first ``words`` columns to the left; nothing when there are no rows."""
+    """Return a table whose first ``words`` columns are aligned left; empty when there are no rows."""
     lines = [head, *rows]
     if len(lines) == 1:
         return ""
@@ -240,7 +240,7 @@ def _table(words: int, head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -
 
 
 def _size(count: int) -> str:
-    """Return a number of bytes as people read it."""
+    """Return a number of bytes in a readable unit."""
     size, units = float(count), ["TB", "GB", "MB", "kB"]
     if size < 1000:
         return f"{count} B"
@@ -250,7 +250,7 @@ def _size(count: int) -> str:
 
 
 class Tally:
-    """Counts in the server; one thread (the event loop's) writes to it."""
+    """The counts in the server. Only the event loop's thread writes to it."""
 
     def __init__(self) -> None:
         self._traffic: dict[RequestKind, list[int]] = {}
@@ -262,7 +262,7 @@ class Tally:
     def request(
         self, kind: RequestKind, *, status: int, bytes_in: int, bytes_out: int, action: tuple[str, str, str] | None
     ) -> None:
-        """Count one request that was answered; ``action`` is IAM action, resource and condition."""
+        """Count one answered request; ``action`` is the IAM action, the resource and the condition."""
         counts = self._traffic.setdefault(kind, [0, 0, 0, 0])
         counts[0] += 1
         counts[1] += status >= 400
@@ -272,7 +272,7 @@ class Tally:
             self._actions.add((kind.caller, *action))
 
     def execution(self, ended: Execution, *, memory_mb: int, at_once: int) -> None:
-        """Count one execution that ended, and keep it (the last 100,000)."""
+        """Count one ended execution, and keep it; the last 100,000 are kept."""
         self._ended.append(ended)
         counts = self._of(ended.function)
         counts["invocations"] += 1
@@ -283,7 +283,7 @@ class Tally:
         counts["most_at_once"] = max(counts["most_at_once"], at_once)
 
     def event(self, function: str, what: str, change: int = 1) -> None:
-        """Count what befell an invocation: a field of ``Executions`` such as ``throttles`` or ``accepted``."""
+        """Add to one of a function's counts: ``what`` is a field of ``Executions``, such as ``throttles``."""
         self._of(function)[what] += change
 
     def fault(self, kind: str) -> None:
@@ -291,11 +291,11 @@ class Tally:
         self._faults[kind] += 1
 
     def executions(self) -> list[Execution]:
-        """Return the executions that are kept, oldest first."""
+        """Return the executions that were kept, oldest first."""
         return list(self._ended)
 
     def snapshot(self) -> Counters:
-        """Return what was counted until now."""
+        """Return a copy of the current counts."""
         return Counters(
             traffic={kind: Traffic(*counts) for kind, counts in self._traffic.items()},
             executions={name: Executions(**counts) for name, counts in self._functions.items()},

@@ -1,4 +1,4 @@
-"""The emulator's directory: it holds all that the emulator writes, until this emulator ends or the next one starts."""
+"""The directory for all files that the emulator writes. This emulator removes it at its end, or else the next one."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _LOCK = "lock"
 
 @contextmanager
 def own_directory() -> Iterator[Path]:
-    """Make a directory for this process and remove it at the end; remove those of emulators that were killed too."""
+    """Create a directory for this process, and remove it at the end. First remove those of killed emulators."""
     sweep()
     directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    # locked before it gets its name: those who sweep never see it unlocked while this process lives
+    # lock the file before renaming it: sweep() then never sees it unlocked while this process lives
     with (directory / f"{_LOCK}.new").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         (directory / f"{_LOCK}.new").rename(directory / _LOCK)
@@ -31,9 +31,9 @@ def own_directory() -> Iterator[Path]:
 
 
 def sweep() -> None:
-    """Remove the directories whose emulator is gone."""
+    """Remove the directories of emulators that no longer run."""
     for directory in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError), (directory / _LOCK).open("rb") as lock:  # not ours, or not ready yet
+        with contextlib.suppress(OSError), (directory / _LOCK).open("rb") as lock:  # in use, or not ready yet
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _remove_sockets(directory)
             _remove(directory)
@@ -48,10 +48,10 @@ def _remove_sockets(directory: Path) -> None:
 
 
 def _remove(directory: Path) -> None:
-    """Remove all that is there: code is read-only, and functions leave what they like."""
+    """Remove a directory, including read-only code and whatever functions left there."""
     for above, names, _ in os.walk(directory):
         for path in (os.path.join(above, name) for name in names):
             with contextlib.suppress(OSError):
-                if not os.path.islink(path):  # the interpreter's packages are links to those of the user
+                if not os.path.islink(path):  # the interpreter's packages are links to the user's own
                     os.chmod(path, 0o700)
     shutil.rmtree(directory, ignore_errors=True)

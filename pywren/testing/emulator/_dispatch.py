@@ -1,13 +1,13 @@
-"""``Dispatcher``: which invocation runs where and when: warm reuse, concurrency, scaling rate, the asynchronous queue.
+"""``Dispatcher``: decides when and where each invocation runs: warm reuse, concurrency, scaling rate, event queue.
 
 The dispatcher accepts an asynchronous event (202), and holds it while its function is at its limit. It retries after a
 function error up to ``MaximumRetryAttempts``, and gives up at ``MaximumEventAgeInSeconds``. It then sends a record to
 the on-failure destination (S3 or SQS). Waiting events run in the order of arrival as soon as there is capacity; AWS
-polls after 1 s, and then ever less often.
+polls instead, first after 1 s and then less and less often.
 
-There are two kinds of limits. Beyond AWS's limits (concurrency, scaling rate) an invocation is refused, and an event
-waits. Beyond this machine's limit (``Settings.containers`` processes) both wait. If the machine cannot make a container
-at all, the emulator ends, because Lambda has no such error.
+There are two kinds of limits. Beyond AWS's limits (concurrency, scaling rate) a synchronous invocation is refused, and
+an event waits. Beyond this machine's limit (``Settings.containers``) both wait. If the machine cannot create a
+container at all, the emulator ends, because Lambda has no such error.
 
 Everything here runs on the event loop's thread: other tasks run only at an ``await``, so there are no locks.
 """
@@ -52,7 +52,7 @@ _SCALING = "FunctionInvocationRateLimitExceeded"
 
 @dataclass(eq=False)
 class _Job:
-    """One invocation that was taken: a synchronous one has an answer to give, an event does not."""
+    """One accepted invocation. A synchronous one has an ``answer``; an asynchronous event has none."""
 
     order: int
     payload: bytes
@@ -66,7 +66,7 @@ class _Job:
 
 @dataclass(eq=False)
 class _Lane:
-    """What runs and waits of one function."""
+    """The running and waiting invocations of one function."""
 
     function: Function
     running: int = 0
@@ -76,7 +76,7 @@ class _Lane:
 
     @property
     def in_flight(self) -> int:
-        """What AWS would count as concurrency: a synchronous call that waits for this machine is running there."""
+        """The concurrency as AWS would count it: synchronous calls that wait here would be running there."""
         return self.running + len(self.calls)
 
 
@@ -84,14 +84,15 @@ class Dispatcher:
     """Runs invocations.
 
     Args:
-        make_container: makes a container for a function.
+        make_container: creates a container for a function.
         tally: counts executions.
-        find: returns a function by name: an event runs what is current when it runs, not when it was accepted.
-        send_record: puts an on-failure record to the destination ARN; counted as the caller ``lambda``.
-        settings: containers, limits.
-        unreserved: returns the concurrency that functions without a reservation share; by default what the
-            reservations of the functions seen here leave.
-        clock: monotonic seconds.
+        find: returns a function by name: an event runs the revision that is current when it starts, not the one when
+            it was accepted.
+        send_record: sends an on-failure record to a destination ARN; counted as the caller ``lambda``.
+        settings: the emulator's settings; the number of containers and the limits apply here.
+        unreserved: returns the concurrency that functions without a reservation share; by default, the account's
+            limit less the reservations of the functions seen here.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -129,10 +130,10 @@ class Dispatcher:
         self._failed = asyncio.Event()
         self._fault = EmulatorError("no invocation has failed")
 
-    # -- taking ----------------------------------------------------------------------------------------------
+    # -- accepting -------------------------------------------------------------------------------------------
 
     async def run(self, function: Function, payload: bytes, request_id: str, plan: FaultPlan) -> Reply:
-        """Run a synchronous invocation; raises ``Refusal`` ``TooManyRequestsException`` at the limit."""
+        """Run a synchronous invocation; raise ``Refusal`` (``TooManyRequestsException``) at the limit."""
         lane = self._lane(function)
         reason = self._why_throttled(lane)
         if reason:
@@ -147,12 +148,12 @@ class Dispatcher:
             return await answer
         finally:
             self._answers.discard(answer)
-            if job in lane.calls:  # the caller went while it waited
+            if job in lane.calls:  # the caller disconnected while it waited
                 lane.calls.remove(job)
                 self._pump()
 
     def accept(self, function: Function, payload: bytes, request_id: str, plan: FaultPlan) -> None:
-        """Take an asynchronous one."""
+        """Accept an asynchronous event."""
         name = function.name
         self._tally.event(name, "accepted")
         if self._strikes(plan, "drop_event"):
@@ -168,14 +169,14 @@ class Dispatcher:
         self._pump()
 
     async def retire(self, function: Function) -> None:
-        """End the idle containers of older revisions; busy ones end after their call. All of a deleted one."""
+        """End the idle containers of outdated revisions and deleted functions; busy ones end after their call."""
         lane = self._lanes.get(function.name)
         if lane is not None and self._current(function.name) is None:
             self._forget_events(lane)
         await self._fleet.retire()
         self._pump()
 
-    # -- being idle ------------------------------------------------------------------------------------------
+    # -- idleness --------------------------------------------------------------------------------------------
 
     @property
     def idle(self) -> bool:
@@ -190,7 +191,7 @@ class Dispatcher:
             await waiter
 
     async def close(self) -> None:
-        """Drop the queue and end every container."""
+        """Drop all waiting invocations and end every container."""
         self._closed = True
         if self._wake is not None:
             self._wake.cancel()
@@ -208,14 +209,14 @@ class Dispatcher:
         self._tell_waiters()
 
     async def ended(self) -> EmulatorError:
-        """Wait until this machine fails to run an invocation, which is nothing that Lambda does; return why."""
+        """Wait until this machine cannot run an invocation, an error that Lambda does not have; return the error."""
         await self._failed.wait()
         return self._fault
 
     # -- choosing --------------------------------------------------------------------------------------------
 
     def _pump(self) -> None:
-        """Start all that can start now, the oldest first."""
+        """Start all invocations that can start now, the oldest first."""
         while not self._closed and any(self._advance(lane, queue) for lane, queue in self._oldest_first()):
             pass
         self._tell_waiters()
@@ -225,7 +226,7 @@ class Dispatcher:
         return iter(sorted(waiting, key=lambda entry: entry[1][0].order))
 
     def _advance(self, lane: _Lane, queue: deque[_Job]) -> bool:
-        """Start the head of a queue, or be done with it; tells whether the queue moved."""
+        """Start or discard the first invocation of a queue; tell whether it left the queue."""
         job = queue[0]
         if job.answer is None and self._is_over(lane, job):
             self._unqueue(lane)
@@ -251,7 +252,7 @@ class Dispatcher:
         return True
 
     def _is_over(self, lane: _Lane, job: _Job) -> bool:
-        """Give up an event that is too old, or whose function takes none; tells whether it was."""
+        """Give up an event that is too old, or whose function has a concurrency of 0; tell whether it was given up."""
         function = self._current(lane.function.name)
         if function is None:
             return False
@@ -281,7 +282,7 @@ class Dispatcher:
         self._pump()
 
     def _why_throttled(self, lane: _Lane) -> str:
-        """Return Lambda's reason why one more invocation must not start now, ``""`` when it may."""
+        """Return Lambda's reason for not starting another invocation now; ``""`` when it may start."""
         reserved = lane.function.reserved_concurrency
         if reserved is not None:
             if lane.in_flight >= reserved:
@@ -313,7 +314,7 @@ class Dispatcher:
         cold, at_once, reply, error = member.cold, lane.running, None, None
         try:
             reply = await member.run(self._invocation(job, cold=cold))
-        except Exception as caught:  # whatever it is, it is the emulator's, and ends it
+        except Exception as caught:  # always the emulator's own failure, which ends the emulator
             error = caught
             logger.exception("invocation %s of %s could not be run", job.request_id, lane.function.name)
         finally:
@@ -355,7 +356,7 @@ class Dispatcher:
         self._tally.execution(ended, memory_mb=member.revision.memory_mb, at_once=at_once)
 
     def _retry(self, lane: _Lane, job: _Job, reply: Reply) -> None:
-        """Have a failed event run again, as often as the function's settings say by now."""
+        """Schedule a retry of a failed event; give it up if the function's current settings allow no more retries."""
         function = self._current(lane.function.name)
         if function is None:
             return
@@ -391,13 +392,13 @@ class Dispatcher:
     async def _record(self, function: Function, destination: str, loss: Loss) -> None:
         try:
             await self._send_record(function, destination, failure_record(function, loss, datetime.now(timezone.utc)))
-        except Exception as error:  # noqa: BLE001 -- whatever the destination says: AWS drops the record then, too
+        except Exception as error:  # noqa: BLE001 -- AWS, too, drops a record that the destination refuses
             logger.warning("the record of event %s did not reach %s: %s", loss.request_id, destination, error)
         else:
             self._tally.event(function.name, "records")
 
     def _refuse_missing(self, lane: _Lane, queue: deque[_Job]) -> None:
-        """Be done with the head of a queue whose function was deleted."""
+        """Discard the first invocation of a queue whose function was deleted."""
         if queue[0].answer is None:
             self._unqueue(lane)
             return
@@ -408,7 +409,7 @@ class Dispatcher:
         while lane.events:
             self._unqueue(lane)
 
-    # -- small -----------------------------------------------------------------------------------------------
+    # -- helpers ---------------------------------------------------------------------------------------------
 
     def _lane(self, function: Function) -> _Lane:
         lane = self._lanes.setdefault(function.name, _Lane(function))
@@ -466,7 +467,7 @@ def _is_busy(lane: _Lane) -> bool:
 
 
 def _answer(waiter: asyncio.Future[Reply] | None, reply: Reply | None, error: Exception | None) -> None:
-    if waiter is None or waiter.done():  # done: the caller is gone
+    if waiter is None or waiter.done():  # done: the caller has disconnected
         return
     if reply is not None:
         waiter.set_result(reply)

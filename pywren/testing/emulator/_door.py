@@ -1,4 +1,4 @@
-"""``Door``: how the emulator's own processes, and nobody else, reach a server behind the gateway."""
+"""``Door``: how to connect to a server behind the gateway, as only the emulator's own processes can."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ if TYPE_CHECKING:
     import aiohttp
 
 SECRET_HEADER = "X-Emulator-Secret"
-"""The header of a request in which a server behind the gateway wants its secret."""
+"""The request header that carries the secret of a server behind the gateway."""
 
 
 class Door(NamedTuple):
-    """The way to a server.
+    """How to connect to a server.
 
     Args:
-        url: ``http://HOST:PORT``, as requests name it.
-        socket: path of the Unix socket that leads there; empty when the URL itself does.
-        secret: what the server wants to see in ``SECRET_HEADER``; empty for nothing.
+        url: the server's URL, ``http://HOST:PORT``.
+        socket: the path of the Unix socket to connect to; empty to connect to the URL itself.
+        secret: the value of ``SECRET_HEADER`` that the server requires; empty if it requires none.
     """
 
     url: str
@@ -26,11 +26,11 @@ class Door(NamedTuple):
 
     @property
     def headers(self) -> dict[str, str]:
-        """What to send with every request."""
+        """The headers to send with every request."""
         return {SECRET_HEADER: self.secret} if self.secret else {}
 
     def session(self, **options: Any) -> aiohttp.ClientSession:
-        """Return a session of aiohttp that goes through this door; made inside a running event loop."""
+        """Return an aiohttp session that connects through this door. Call this in a running event loop."""
         import aiohttp
 
         if self.socket:

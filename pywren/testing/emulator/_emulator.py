@@ -1,4 +1,4 @@
-"""``Emulator``: the user's handle on an emulated AWS: its environment, its configuration, its faults and counters."""
+"""``Emulator``: an emulated AWS as its user sees it: environment, configuration, faults and counters."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ _LOG_BYTES = 4000
 
 
 class Emulator:
-    """A running emulator. Made by ``emulate()``.
+    """A running emulator, which ``emulate()`` creates.
 
     Attributes:
-        endpoint: its URL; what ``AWS_ENDPOINT_URL`` is to be.
+        endpoint: its URL, for ``AWS_ENDPOINT_URL``.
         region: its region.
     """
 
@@ -57,9 +57,9 @@ class Emulator:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """The environment variables under which boto3 and pywren use it, and nothing else of AWS.
+        """The environment variables that make boto3 and pywren use this emulator, and nothing else of AWS.
 
-        Every other variable that begins with ``AWS_`` has to be away, as it is within ``emulate()``.
+        All other variables that begin with ``AWS_`` must be unset, as they are within ``emulate()``.
         """
         ready = self._server.ready
         return {
@@ -84,23 +84,23 @@ class Emulator:
         layers: Sequence[str] = (),
         **settings: Any,
     ) -> dict[str, Any]:
-        """Create bucket, role, queue and function, as pywren does on AWS, and return the configuration.
+        """Create bucket, role, queue and function as pywren does on AWS, and return the configuration.
 
-        The function has what a deployed worker has and no more: modules of yours are shipped to it, and a package
-        with compiled parts is refused at ``map``, unless it is among ``packages``.
+        The function has the same modules as a deployed worker. Your own modules are sent with each map. A package with
+        compiled parts is refused at ``map``, unless it is among ``packages``.
 
         Args:
-            memory: megabytes of the function.
-            timeout: its seconds.
-            packages: installed distributions to put into a layer of the function, such as ``numpy``, with what they
-                require.
-            files: files of the zip beside the worker's, or in their place; contents by relative path.
-            layers: ARNs of more layers, which stand already.
+            memory: the function's memory in megabytes.
+            timeout: the function's time-out in seconds.
+            packages: installed distributions, such as ``numpy``, to put into a layer of the function, together with
+                their requirements.
+            files: files to add to the worker's zip, or to replace in it; contents by relative path.
+            layers: ARNs of existing layers to add.
             **settings: more keys of the section ``lambda``.
 
         Raises:
-            ArgumentError: a package is not installed, or there is no such key.
-            DeploymentError: what is asked for is refused.
+            ArgumentError: a package is not installed, or a key is unknown.
+            DeploymentError: the emulator refused to create a resource.
         """
         _check_keys(settings)
         made = self._layer(tuple(sorted(packages)))[1].modules if packages else ()
@@ -120,7 +120,7 @@ class Emulator:
         return config
 
     def _session(self) -> Any:
-        """Return a botocore session that goes there whatever the environment says, which other threads use."""
+        """Return a botocore session that uses this emulator, whatever the environment of other threads says."""
         import botocore.config
         import botocore.session
 
@@ -145,13 +145,13 @@ class Emulator:
         return session
 
     def _layer(self, packages: tuple[str, ...]) -> tuple[str, Layer]:
-        """Return a layer and its ARN, ``""`` while it is not published."""
+        """Return the ARN of a layer, ``""`` before it is published, and the layer."""
         if packages not in self._layers:
             self._layers[packages] = ("", layer_of(packages))
         return self._layers[packages]
 
     def _publish(self, packages: tuple[str, ...], config: Mapping[str, Any], aws: AWS) -> str:
-        """Publish a layer, once, by way of a bucket: zips that are sent directly may have 50 MB only."""
+        """Publish a layer unless it is published. Upload it to a bucket, since direct uploads are limited to 50 MB."""
         arn, layer = self._layer(packages)
         if arn:
             return arn
@@ -169,46 +169,45 @@ class Emulator:
         return self._layers[packages][0]
 
     def set_faults(self, faults: Faults) -> None:
-        """Have these faults from now on, and no others."""
+        """Replace the current faults."""
         self._server.ask("PUT", "faults", faults.encode())
 
     def counters(self) -> Counters:
-        """Return what was asked of it until now."""
+        """Return the counts since the emulator started."""
         return Counters.decode(self._server.ask("GET", "counters"))
 
     def executions(self, function: str | None = None) -> list[Execution]:
-        """Return every execution that has ended, oldest first; of one function, or of all."""
+        """Return the executions of one function, or of all, that have ended, oldest first."""
         found = [Execution.decode(fields) for fields in self._server.ask("GET", "executions")]
         return [each for each in found if function in (None, each.function)]
 
     def wait_idle(self, timeout: float = 60.0) -> None:
-        """Wait until no event waits or runs, and the log is written.
+        """Wait until no event is waiting or running, and the log is written.
 
         Raises:
-            EmulatorError: that took longer than ``timeout`` seconds.
+            EmulatorError: this took longer than ``timeout`` seconds.
         """
         self._server.ask("POST", "wait-idle", {"timeout": timeout}, patience=timeout + _CONTROL_SECONDS)
 
     def close(self) -> None:
-        """End it and everything it started."""
+        """End the emulator and everything it started."""
         self._server.close()
 
 
 @contextmanager
 def emulate(**settings: Any) -> Iterator[Emulator]:
-    """Run an emulated AWS while the context lasts, with the process's environment pointing to it.
+    """Run an emulated AWS while the context lasts, and point this process's environment at it.
 
-    Meanwhile nothing of your own AWS is in reach: its variables, files and boto3's default session are put away,
-    and ``PYWREN_CONFIG_FILE`` is unset. All of it is restored at the end. Contexts may be nested.
+    Meanwhile your own AWS account is out of reach: AWS's variables, configuration files and boto3's default session are
+    not used, and ``PYWREN_CONFIG_FILE`` is unset. All of this is restored at the end. Contexts may be nested.
 
     Args:
-        **settings: see ``Settings``.
+        **settings: the arguments of ``Settings``.
 
     Raises:
-        ArgumentError: there is no such setting, or it has no such value, or this machine cannot have so many
-            containers.
-        ImportError: a part is not installed; names ``pywren[emulator]``.
-        EmulatorError: a part did not come up, or it ended and something in the context failed because of that.
+        ArgumentError: a setting is unknown or its value is not valid, or this machine cannot run so many containers.
+        ImportError: a part is not installed; the message names the extra ``pywren[emulator]``.
+        EmulatorError: a part did not start, or the emulator ended and the code in the context failed because of that.
     """
     with ExitStack() as stack:
         emulator = start(Settings.decode(settings))
@@ -221,17 +220,17 @@ def emulate(**settings: Any) -> Iterator[Emulator]:
         except EmulatorError:
             raise
         except Exception:
-            emulator.counters()  # when it has ended, it says why: what went wrong here is what came of that
+            emulator.counters()  # if the emulator has ended, this raises the reason: the real cause of this failure
             raise
 
 
 def start(settings: Settings) -> Emulator:
-    """Start an emulator and leave the environment alone; its ``close`` ends it.
+    """Start an emulator without changing the environment. Call its ``close`` to end it.
 
     Raises:
-        ArgumentError: this machine cannot have so many containers.
-        ImportError: a part is not installed; names ``pywren[emulator]``.
-        EmulatorError: a part did not come up.
+        ArgumentError: this machine cannot run so many containers.
+        ImportError: a part is not installed; the message names the extra ``pywren[emulator]``.
+        EmulatorError: a part did not start.
     """
     from pywren.testing.emulator._backends import check_installed
     from pywren.testing.emulator._descriptors import check_descriptors
@@ -242,7 +241,7 @@ def start(settings: Settings) -> Emulator:
 
 
 def _check_keys(settings: Mapping[str, Any]) -> None:
-    """Check that the section ``lambda`` of a configuration has these keys."""
+    """Check that these are keys of a configuration's section ``lambda``."""
     known = [path.removeprefix("lambda.") for path in KEYS if path.startswith("lambda.")]
     for name in settings:
         if name not in known:
@@ -269,7 +268,7 @@ def _unset(name: str) -> Iterator[None]:
 
 @contextmanager
 def _default_session_put_away() -> Iterator[None]:
-    """Have boto3 make its default session anew, and bring the old one back at the end."""
+    """Let boto3 create a new default session while the context lasts, and then restore the old one."""
     boto3 = sys.modules.get("boto3")
     saved = getattr(boto3, "DEFAULT_SESSION", None)
     try:
@@ -289,14 +288,14 @@ def _set_default_session(session: Any) -> None:
 
 
 class Ready(NamedTuple):
-    """What the emulator's process says when it is ready.
+    """The message of the emulator's process when it is ready.
 
     Args:
-        endpoint: its URL.
-        access_key_id: the client's.
-        secret_access_key: the client's.
-        control_token: for ``/_emulator``.
-        directory: where it keeps everything.
+        endpoint: the emulator's URL.
+        access_key_id: the client's access key id.
+        secret_access_key: the client's secret access key.
+        control_token: the token for requests to ``/_emulator``.
+        directory: the directory with all files of the emulator.
     """
 
     endpoint: str
@@ -307,20 +306,20 @@ class Ready(NamedTuple):
 
 
 class _Server:
-    """The emulator's process, and the questions it is asked.
+    """The emulator's process, and the requests to its control interface.
 
-    Its standard input is the lifeline: held by this process and none of its children, it ends with this process.
+    Its standard input is the lifeline: only this process holds the other end, so the input ends with this process.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - ``close`` closes it
         self._process = subprocess.Popen(
             module_command("pywren.testing.emulator._server"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             env=_set_up.without_aws(os.environ),
-            start_new_session=True,  # Ctrl-C is this process's to answer
+            start_new_session=True,  # only this process handles Ctrl-C
         )
         self._reason: EmulatorError | None = None
         _lifelines.add(self)
@@ -332,7 +331,7 @@ class _Server:
 
     def _started(self, settings: Settings) -> Ready:
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it says below why it has ended
+        with contextlib.suppress(BrokenPipeError):  # if it has ended, its output says why
             self._process.stdin.write(json.dumps(settings.encode()).encode() + b"\n")
             self._process.stdin.flush()
         said = self._said()
@@ -341,7 +340,7 @@ class _Server:
         return Ready(**said)
 
     def _said(self) -> dict[str, Any] | None:
-        """Return the next thing that it says, ``None`` when it says no more; raises what it ended of."""
+        """Return the process's next message, or ``None`` at the end of its output; raise the error that it reports."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -353,15 +352,15 @@ class _Server:
 
     def _log_end(self) -> str:
         size = os.fstat(self._log.fileno()).st_size
-        # pread: the offset is shared with the process that writes
+        # pread, because the file offset is shared with the process that writes
         text = os.pread(self._log.fileno(), _LOG_BYTES, max(0, size - _LOG_BYTES)).decode("utf-8", "replace")
         return f"the end of its log:\n{text.strip() or '  (empty)'}"
 
     def ask(self, method: str, what: str, body: Any = None, *, patience: float = _CONTROL_SECONDS) -> Any:
-        """Ask its control interface, and return the answer.
+        """Send a request to the control interface, and return the answer.
 
         Raises:
-            EmulatorError: it has ended, or refuses.
+            EmulatorError: the process has ended, or refuses the request.
         """
         if self._process.stdin is None or self._process.stdin.closed:
             raise EmulatorError("the emulated AWS is closed")
@@ -383,7 +382,7 @@ class _Server:
         return json.loads(data) if data.strip() else None
 
     def _gone(self, error: Exception) -> EmulatorError:
-        """Return what is wrong when it does not answer: it says it itself before it ends."""
+        """Return the error to report when the process does not answer: it prints the reason before it ends."""
         try:
             self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
@@ -397,7 +396,7 @@ class _Server:
         )
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
@@ -414,7 +413,7 @@ class _Server:
         self._log.close()
 
     def let_go(self) -> None:
-        """Close the lifeline in a forked child of this process: else the emulator would live as long as the child."""
+        """Close the lifeline in a forked child of this process, or the emulator would live as long as the child."""
         if self._process.stdin is not None:
             with contextlib.suppress(OSError), open(os.devnull, "rb") as nothing:
                 os.dup2(nothing.fileno(), self._process.stdin.fileno())

@@ -1,4 +1,4 @@
-"""``Environment``: the emulator's handle of a container's processes and namespaces; ``_sandbox`` runs inside."""
+"""``Environment``: controls a container's processes and namespaces from the emulator; ``_sandbox`` runs inside."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 TASK_ROOT = "/var/task"
 LAYER_ROOT = "/opt"
 INTERPRETER = f"/var/lang/bin/{PYTHON}"
-"""Where Lambda has the code, the layers and its Python; so do isolated containers."""
+"""Where Lambda and isolated containers have the code, the layers and Python."""
 
 KILLED = -9
 _UID = 993  # Lambda's functions run as this user
@@ -39,19 +39,19 @@ _KIB_PER_MB = 1024
 
 @dataclass(frozen=True)
 class Plan:
-    """What an environment is set up from; crosses to its first process as JSON.
+    """How to set up an environment; sent to its first process as JSON.
 
     Args:
-        isolated: whether it has namespaces and a root of its own.
-        command: the runtime's command line, as it is called inside.
-        env: its environment.
-        cwd: its directory.
-        memory_kib: how much all its processes may use.
+        isolated: whether the environment has its own namespaces and its own root directory.
+        command: the runtime's command line inside the environment.
+        env: the runtime's environment variables.
+        cwd: the runtime's working directory.
+        memory_kib: the memory limit of all processes together.
         tmp_bytes: the size of ``/tmp`` (isolated).
-        root: an empty directory, where the new root is put together (isolated).
-        binds: what is shown where, read-only (isolated).
-        links: symbolic links: what they say and where they are (isolated).
-        uid: the user that the runtime is (isolated).
+        root: an empty directory that the new root is mounted on (isolated).
+        binds: pairs of a path and the place where it is mounted read-only (isolated).
+        links: pairs of a symbolic link's target and its path (isolated).
+        uid: the user id that the runtime runs as (isolated).
     """
 
     isolated: bool
@@ -66,16 +66,16 @@ class Plan:
     uid: int = _UID
 
     def encode(self) -> bytes:
-        """Return it as a line."""
+        """Return the plan as one line of JSON."""
         return json.dumps(asdict(self)).encode() + b"\n"
 
 
 class Environment(asyncio.Protocol):
-    """The processes of one container, behind their first one.
+    """The processes of one container, controlled through the first one.
 
     Args:
-        plan: what it is set up from.
-        output: descriptor that everything in it writes its output to.
+        plan: how to set it up.
+        output: the descriptor that all its processes write their output to.
     """
 
     def __init__(self, plan: Plan, output: int) -> None:
@@ -84,21 +84,21 @@ class Environment(asyncio.Protocol):
         self._ready: asyncio.Future[str] = loop.create_future()
         self._measured: asyncio.Future[None] = loop.create_future()
         self.exited: asyncio.Future[int] = loop.create_future()
-        """The runtime's exit code, negative for a signal; nothing is left in the environment then."""
+        """The runtime's exit code, negative for a signal. When it is set, no other process is left either."""
         self.running = False
         self.lost = False
-        """Whether the first process is gone: it cannot be used any more."""
+        """Whether the first process has ended, so that the environment cannot be used any more."""
         self.most_kib = 0
-        """The most memory that was seen in use."""
+        """The highest memory use measured."""
         self._rest = b""
         self._process: subprocess.Popen[bytes] | None = None
         self._transport: asyncio.Transport | None = None
 
     async def start(self) -> None:
-        """Make it.
+        """Start the first process, and wait until the environment is set up.
 
         Raises:
-            EmulatorError: it cannot be set up on this machine.
+            EmulatorError: the environment cannot be set up on this machine.
         """
         ours, theirs = socket.socketpair()
         with theirs:
@@ -126,39 +126,39 @@ class Environment(asyncio.Protocol):
             self._runtime_ended(KILLED)
 
     def send(self, word: str) -> None:
-        """Give a command."""
+        """Send a command to the first process; ``_sandbox`` describes the commands."""
         if self._transport is not None:
             self._transport.write(word.encode() + b"\n")
 
     async def kill(self) -> None:
-        """Kill every process but the first, and wait until they are gone."""
+        """Kill every process except the first, and wait until they have ended."""
         if self.running:
             self.send("kill")
             await asyncio.wait({self.exited})
 
     async def rest(self) -> None:
-        """End watching the memory, and wait for what it came to."""
+        """Stop watching the memory, and wait for the measured maximum."""
         self._measured = asyncio.get_running_loop().create_future()
         self.send("rest")
         either: tuple[asyncio.Future[Any], ...] = (self._measured, self.exited)
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
 
     async def close(self) -> None:
-        """End everything in it."""
+        """End all processes of the environment."""
         if self._transport is not None:
             self._transport.close()
         if self._process is not None:
             await asyncio.to_thread(end_first, self._process)
 
     def data_received(self, data: bytes) -> None:
-        """Take the reports."""
+        """Handle the reports of the first process."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             word, _, argument = line.decode("utf-8", "replace").partition(" ")
             self._reported(word, argument)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Note that the first process, and everything with it, is gone."""
+        """Note that the first process, and with it all others, has ended."""
         self.lost = True
         if not self._ready.done():
             self._ready.set_result("its first process ended at once")
@@ -191,7 +191,7 @@ def start_first(isolated: bool, channel: socket.socket, output: int) -> subproce
 
 
 def end_first(process: subprocess.Popen[bytes]) -> None:
-    """Wait until the first process has ended, whose channel was closed."""
+    """Wait until the first process has ended, after its channel was closed; kill it if it takes too long."""
     try:
         process.wait(_CLOSE_SECONDS)
     except subprocess.TimeoutExpired:
@@ -200,12 +200,12 @@ def end_first(process: subprocess.Popen[bytes]) -> None:
 
 
 def base_python() -> str:
-    """Return the interpreter that this one is a virtual environment of."""
+    """Return the interpreter that this virtual environment was created from."""
     return os.path.realpath(private_names.base_executable())
 
 
 def system_view() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Return the binds and links that show the system and the interpreter, and nothing of the user's."""
+    """Return the binds and links for the system and the interpreter, without the user's own files."""
     binds: list[tuple[str, str]] = []
     links: list[tuple[str, str]] = []
     for name in _SYSTEM:
@@ -224,12 +224,12 @@ def system_view() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
 def container_view(
     python: Path, code: Path, layers: Path | None
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Return the binds and links of a container: the system's, the interpreter's, code and layers.
+    """Return the binds and links of a container: for the system, the interpreter, the code and the layers.
 
     Args:
-        python: the interpreter that ``make_interpreter`` made.
-        code: the function's directory.
-        layers: the merged layers.
+        python: the interpreter that ``make_interpreter`` created.
+        code: the directory of the function's code.
+        layers: the directory of the merged layers.
     """
     binds, links = system_view()
     venv = python.parent.parent
@@ -252,8 +252,8 @@ _probing = threading.Lock()
 
 
 def can_isolate() -> bool:
-    """Tell whether this machine lets us make the namespaces, by making them and starting Python there."""
-    with _probing:  # the first containers ask together
+    """Tell whether this machine allows namespaces, by creating them and starting Python in them."""
+    with _probing:  # the first containers ask at the same time
         return _probe()
 
 
@@ -270,7 +270,7 @@ def _probe() -> bool:
 
 
 def _try_isolated(directory: str) -> str:
-    """Set up an isolated environment and start Python in it; return what went wrong, if anything did."""
+    """Set up an isolated environment and start Python in it; return what went wrong, or ``""``."""
     binds, links = system_view()
     command = [base_python(), "-I", "-c", "pass"]
     plan = Plan(True, command, {}, "/", memory_kib=2**30, tmp_bytes=2**20, root=directory, binds=binds, links=links)
@@ -295,5 +295,5 @@ def _try_isolated(directory: str) -> str:
 
 
 def memory_kib(memory_mb: int) -> int:
-    """Return a function's ``MemorySize`` as the kernel counts."""
+    """Return a function's ``MemorySize`` in KiB, the kernel's unit."""
     return memory_mb * _KIB_PER_MB

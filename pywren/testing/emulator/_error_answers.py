@@ -1,4 +1,4 @@
-"""Error responses in the form of each of AWS's protocols, from which clients read the error code."""
+"""Error responses in the format of each AWS protocol, from which clients read the error code."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from xml.sax.saxutils import escape
 
 
 class ErrorAnswer(NamedTuple):
-    """An error, ready to be sent.
+    """An error response.
 
     Args:
         status: the HTTP status.
-        headers: its headers.
-        body: its body.
+        headers: the headers.
+        body: the body.
     """
 
     status: int
@@ -36,14 +36,14 @@ _EC2 = (
 
 
 def error_answer(service: str, content_type: str, status: int, code: str, message: str) -> ErrorAnswer:
-    """Return an error in the form that the clients of a service understand.
+    """Return an error response that the clients of a service understand.
 
     Args:
-        service: botocore's name of it; the form is S3's when it is not known.
-        content_type: the request's: it tells the query protocol from JSON.
+        service: botocore's name of the service; an unknown service gets S3's format.
+        content_type: the request's content type, which distinguishes the query protocol from JSON.
         status: the HTTP status.
-        code: the error's code.
-        message: what a person reads.
+        code: the error code, for programs.
+        message: the message, for people.
     """
     request_id = str(uuid.uuid4())
     headers = {"x-amzn-RequestId": request_id, "x-amz-request-id": request_id}

@@ -1,4 +1,4 @@
-"""``Faults``: what goes wrong in the emulated AWS, how often, and with which random seed. Standard library only."""
+"""``Faults``: what goes wrong in the emulated AWS, how often, and with which seed. Standard library only."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Fault:
     """One kind of fault.
 
     Args:
-        share: the share of the occasions on which it strikes, 0 to 1.
-        most: how often it strikes at most; ``None`` is without end.
+        share: the share of occasions on which it strikes, 0 to 1.
+        most: the maximum number of times it strikes; ``None`` for no limit.
 
     Raises:
-        ArgumentError: a share outside 0..1, or a ``most`` that is not a whole number of times.
+        ArgumentError: the share is not between 0 and 1, or ``most`` is not a whole number of at least 0.
     """
 
     share: float = 1.0
@@ -44,15 +44,15 @@ NEVER = Fault(share=0.0)
 
 @dataclass(frozen=True)
 class Faults:
-    """Everything that can be made to go wrong; the default is nothing.
+    """The faults that the emulator simulates; by default none.
 
     Args:
-        seed: of the random choices, a stream for each kind: the n-th occasion of a kind is decided by seed, kind and n.
-        kill_container: an execution's container is killed in the middle of the call.
-        kill_at: when: ``start`` (the event was handed to the runtime client), ``running`` (at a moment within the next
-            second that the seed chooses, or already when the function is about to write to S3 or to answer) or
-            ``before_response`` (the function has ended, its answer is not taken any more).
-        drop_event: an accepted asynchronous event never runs, and nobody is told.
+        seed: the seed of the random choices. Seed, kind and n decide whether the n-th occasion of a kind strikes.
+        kill_container: the container is killed in the middle of a call.
+        kill_at: when it is killed: ``start`` (the event was handed to the runtime client), ``running`` (at a random
+            moment within the next second, or earlier when the function is about to write to S3 or to answer) or
+            ``before_response`` (the function has ended, but its answer is not accepted).
+        drop_event: an accepted asynchronous event never runs, and no error is reported.
         repeat_event: an accepted event runs twice.
         throttle_invoke: ``Invoke`` answers 429 ``TooManyRequestsException``.
         fail_invoke: ``Invoke`` answers 500 ``ServiceException``.
@@ -62,7 +62,7 @@ class Faults:
         s3_latency: seconds added to every request to S3.
 
     Raises:
-        ArgumentError: a value that its field cannot take.
+        ArgumentError: a value is not valid for its field.
     """
 
     seed: int = 0
@@ -91,15 +91,15 @@ class Faults:
                 raise ArgumentError(f"{name} must be a number of seconds, 0 or more, not {seconds!r}")
 
     def encode(self) -> dict[str, Any]:
-        """Return it as JSON takes it."""
+        """Return the fields as values that JSON can represent."""
         return asdict(self)
 
     @classmethod
     def decode(cls, fields: Mapping[str, Any]) -> Faults:
-        """Return what ``encode`` was given.
+        """Return the object that ``encode`` turned into these fields.
 
         Raises:
-            ArgumentError: an unknown name, a share outside 0..1, a negative number.
+            ArgumentError: a name is unknown, a share is not between 0 and 1, or a number is negative.
         """
         _check_names(fields, _NAMES, "Faults")
         values: dict[str, Any] = dict(fields)
@@ -128,10 +128,10 @@ def _check_names(given: Any, known: tuple[str, ...], where: str) -> None:
 
 
 class FaultPlan:
-    """Decides, in the server, on which occasions faults strike; replaced when the user sets others.
+    """Decides in the server when faults strike. A new plan replaces it when the user sets other faults.
 
     Args:
-        faults: what was asked for.
+        faults: the faults that the user set.
     """
 
     def __init__(self, faults: Faults) -> None:
@@ -140,9 +140,9 @@ class FaultPlan:
         self._strikes: Counter[str] = Counter()
 
     def strikes(self, kind: str) -> bool:
-        """Tell whether the fault of this name (a field of ``Faults``) strikes now.
+        """Tell whether the fault of this name, a field of ``Faults``, strikes now.
 
-        Strikes are numbered here, for ``most``; who asks tells ``Tally.fault``.
+        The plan counts strikes only to enforce ``most``; the caller must report them to ``Tally.fault``.
         """
         fault: Fault = getattr(self.faults, kind)
         if not fault.share:
@@ -151,12 +151,12 @@ class FaultPlan:
         self._occasions[kind] += 1
         if fault.most is not None and self._strikes[kind] >= fault.most:
             return False
-        # A generator of its own for each occasion: what other kinds do, and in which order, changes nothing.
+        # One random generator per occasion: other kinds, and the order of occasions, do not affect the result.
         if random.Random(f"{self.faults.seed}/{kind}/{occasion}").random() >= fault.share:
             return False
         self._strikes[kind] += 1
         return True
 
     def moment(self) -> float:
-        """Return how many seconds after its event a container lives that ``kill_container`` struck just now."""
+        """Return how many seconds after the event to kill the container that ``kill_container`` has just struck."""
         return random.Random(f"{self.faults.seed}/moment/{self._strikes['kill_container']}").random()

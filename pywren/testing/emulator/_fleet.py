@@ -1,4 +1,4 @@
-"""``Fleet``: the containers of all functions: which are warm, which makes room for another, how many there are."""
+"""``Fleet``: the containers of all functions: keeps them warm, limits their number, and makes room for new ones."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ logger = logging.getLogger(__name__)
 
 
 class Member:
-    """One container, made when it runs its first invocation.
+    """One container, created when it runs its first invocation.
 
     Args:
-        number: which it is.
-        function: whose it is.
-        revision: what it runs.
-        make: makes the container.
-        victim: the member in whose place it comes; it is ended first.
+        number: the container's number.
+        function: the function that it runs.
+        revision: the function's revision that it runs.
+        make: creates the container.
+        victim: the member that it replaces, which is ended first.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Member:
         self._closed = False
 
     async def run(self, invocation: Invocation) -> Reply:
-        """Run one invocation to its end."""
+        """Run one invocation, and return its reply."""
         victim, self._victim = self._victim, None
         if victim is not None:
             await victim.close()
@@ -53,7 +53,7 @@ class Member:
         return await self._container.run(invocation)
 
     async def close(self) -> None:
-        """End it, once."""
+        """End the container; do nothing if it was ended before."""
         if self._closed:
             return
         self._closed = True
@@ -64,19 +64,19 @@ class Member:
         if self._container is not None:
             try:
                 await self._container.close()
-            except OSError as error:  # its directory, or a process that is gone already
+            except OSError as error:  # its directory cannot be removed, or a process has already ended
                 logger.warning("container %d of %s did not end cleanly: %s", self.number, self.function.name, error)
 
 
 class Fleet:
-    """All containers, busy, idle, and ending.
+    """All containers: busy, idle and ending.
 
     Args:
-        make: makes a container.
-        is_current: tells whether a function still runs this revision.
-        most: how many processes there may be at once.
-        idle_seconds: after which one that does nothing is ended.
-        freed: called when there is room again.
+        make: creates a container.
+        is_current: tells whether a revision is still the function's current one.
+        most: the maximum number of containers at any time.
+        idle_seconds: the idle time after which a container is ended.
+        freed: called when there is room for another container.
     """
 
     def __init__(
@@ -95,15 +95,15 @@ class Fleet:
         self._freed = freed
         self._numbers = itertools.count(1)
         self._busy: set[Member] = set()
-        self._idle: deque[Member] = deque()  # the most recently used last
+        self._idle: deque[Member] = deque()  # ordered by time of use, the most recent last
         self._ending: set[asyncio.Task[None]] = set()
 
     def has_warm(self, revision: Revision) -> bool:
-        """Tell whether an idle container stands ready for this revision."""
+        """Tell whether an idle container for this revision is available."""
         return any(member.revision is revision for member in self._idle)
 
     def take(self, function: Function, revision: Revision) -> Member | None:
-        """Take the container used most recently, or a new one where there is room; ``None`` when all are busy."""
+        """Return the most recently used idle container, or else a new one; ``None`` when all are busy."""
         for member in reversed(self._idle):
             if member.revision is revision:
                 self._unidle(member)
@@ -120,7 +120,7 @@ class Fleet:
         return member
 
     def give_back(self, member: Member, *, alive: bool) -> None:
-        """Keep a container warm after a call, or end it when it is dead or of an old revision."""
+        """Keep a container warm after a call, or end it if it is dead or its revision is outdated."""
         self._busy.discard(member)
         member.cold = False
         if not alive or not self._is_current(member.function, member.revision):
@@ -130,7 +130,7 @@ class Fleet:
         member.expiry = asyncio.get_running_loop().call_later(self._idle_seconds, self._expire, member)
 
     async def retire(self) -> None:
-        """End the idle containers whose revision is not current any more."""
+        """End the idle containers whose revision is outdated."""
         old = [member for member in self._idle if not self._is_current(member.function, member.revision)]
         for member in old:
             self._unidle(member)
@@ -155,7 +155,7 @@ class Fleet:
         self._end(member)
 
     def _end(self, member: Member) -> asyncio.Task[None]:
-        """End a container in the background; its room is free when that is done."""
+        """End a container in the background. It counts as one of ``most`` until it has ended."""
         task = asyncio.get_running_loop().create_task(member.close())
         self._ending.add(task)
         task.add_done_callback(self._ended)

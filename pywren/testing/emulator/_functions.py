@@ -1,4 +1,4 @@
-"""``FunctionTable``: the functions and layers of the emulated account, and the states that they go through."""
+"""``FunctionTable``: the functions and layers of the emulated account, and their changes of state."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from pywren.testing.emulator._settings import ACCOUNT_ID, Limits, Settings
 
 @dataclass(frozen=True)
 class Revision:
-    """A function as it stood at one time: what a container is started with.
+    """The code and configuration of a function after one update; each container runs one revision.
 
     Args:
-        number: grows with every update; containers of an older one take no further invocation.
+        number: increases with every update; containers of older revisions accept no more invocations.
         settings: the configuration under AWS's own keys (``Runtime``, ``Role``, ``Handler``, ``Timeout``,
             ``MemorySize``, ``EphemeralStorage``, ``Environment``, ``Layers``, ``Architectures``, …).
-        code: what is executed.
+        code: the function's code.
         layers: the layers' code, in order.
     """
 
@@ -42,34 +42,34 @@ class Revision:
 
     @property
     def memory_mb(self) -> int:
-        """Its ``MemorySize``."""
+        """The ``MemorySize`` in megabytes."""
         return int(self.settings["MemorySize"])
 
     @property
     def timeout(self) -> float:
-        """Its ``Timeout`` in seconds."""
+        """The ``Timeout`` in seconds."""
         return float(self.settings["Timeout"])
 
 
 @dataclass
 class Function:
-    """One function, ``$LATEST`` only.
+    """One function, with ``$LATEST`` as its only version.
 
-    While an update is in progress, ``current`` is still what runs (as on AWS).
+    While an update is in progress, ``current`` still runs, as on AWS.
 
     Args:
         name: its name.
         arn: its ARN.
-        current: what runs; ``None`` while it is Pending for the first time, and once it is deleted.
-        upcoming: what an update in progress will make current.
-        access_key: the key id of the credentials that its containers are given; random.
-        state: ``Pending``, ``Active`` or ``Failed``; ``Deleting`` once it is not in the table any more.
+        current: the revision that runs; ``None`` until the function is first Active, and after it is deleted.
+        upcoming: the revision that an update in progress will make current.
+        access_key: the random key id of its containers' credentials.
+        state: ``Pending``, ``Active`` or ``Failed``; ``Deleting`` after it is removed from the table.
         last_update: ``InProgress``, ``Successful`` or ``Failed``.
-        reserved_concurrency: ``None`` shares the account's.
+        reserved_concurrency: its reserved concurrency; with ``None`` it shares the account's.
         event_invoke: ``MaximumRetryAttempts``, ``MaximumEventAgeInSeconds``, ``DestinationConfig``.
-        event_invoke_modified: seconds since the epoch.
-        revision_id: another after each change.
-        last_modified: as AWS writes times.
+        event_invoke_modified: when ``event_invoke`` was changed, in seconds since the epoch.
+        revision_id: a random id that changes with each update.
+        last_modified: the time of the last change, in AWS's format.
         tags: its tags.
         statements: the statements of its policy, by id.
     """
@@ -90,15 +90,15 @@ class Function:
     statements: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def touch(self) -> None:
-        """Take another revision id."""
+        """Change the revision id."""
         self.revision_id = str(uuid.uuid4())
 
     def configuration(self, revision: Revision | None = None, *, states: bool = True) -> dict[str, Any]:
-        """Return AWS's ``FunctionConfiguration``: of what is coming, when an update is in progress.
+        """Return AWS's ``FunctionConfiguration``. During an update it describes the upcoming revision.
 
         Args:
-            revision: of this one instead.
-            states: whether it tells the states; lists do not.
+            revision: the revision to describe instead.
+            states: whether to include the states, which lists do not have.
         """
         shown = revision or self.upcoming or self.current
         if shown is None:
@@ -135,7 +135,7 @@ class Function:
 
 
 LATEST = "$LATEST"
-"""The only version that functions have here."""
+"""The only version that the emulator supports."""
 
 _DEFAULTS: dict[str, Any] = {
     "Description": "",
@@ -151,10 +151,10 @@ _DEFAULTS: dict[str, Any] = {
 _SETTINGS = (*_DEFAULTS, "Role", "Handler", "Runtime", "LoggingConfig")
 
 _QUOTAS = {"Timeout": 900, "MemorySize": 10_240, "EphemeralStorage": 10_240}
-"""Below the ranges of the model, which are those of managed instances and accelerators."""
+"""Lower than the model's limits, which are those of managed instances and accelerators."""
 
 _GONE = {"python2.7", "python3.6", "python3.7", "python3.8", "python3.9"}
-"""Runtimes that the model names and Lambda does not take any more."""
+"""Runtimes that the model contains but Lambda no longer accepts."""
 
 _RESERVED_VARIABLES = {
     "AWS_DEFAULT_REGION",
@@ -199,14 +199,14 @@ class FunctionTable:
     """All functions and layers.
 
     Args:
-        directory: where code is extracted to.
-        settings: transition time, limits.
-        check_role: raises ``Refusal`` for a role that does not exist, does not trust Lambda or is too new.
-        fetch_object: returns an object of S3 (bucket, key, version), for ``Code.S3Bucket``/``S3Key``; raises
+        directory: the directory that code is extracted to.
+        settings: the emulator's settings; the transition time and the limits apply here.
+        check_role: raises ``Refusal`` if a role does not exist, does not trust Lambda or is too new.
+        fetch_object: returns an object from S3 (bucket, key, version) for ``Code.S3Bucket``/``S3Key``; raises
             ``Refusal`` with S3's code (``NoSuchKey``) and message.
-        callers: the gateway's table of access keys, to which each function's is added.
-        on_retired: awaited with a function whose containers are of an old revision, or which is deleted.
-        sleep: waits some seconds.
+        callers: the gateway's table of access keys, which gets the key of each function.
+        on_retired: awaited with each function that was updated or deleted, to end its outdated containers.
+        sleep: waits a number of seconds.
     """
 
     def __init__(
@@ -232,19 +232,19 @@ class FunctionTable:
         self._numbers = itertools.count(1)
         self._transitions: set[asyncio.Task[None]] = set()
 
-    # -- looking -------------------------------------------------------------------------------------------
+    # -- finding -------------------------------------------------------------------------------------------
 
     def find(self, name_or_arn: str, qualifier: str | None = None) -> Function:
         """Return a function by name, partial ARN or ARN.
 
         Args:
-            name_or_arn: may end with a qualifier of its own.
+            name_or_arn: the name or ARN, which may end with a qualifier.
             qualifier: a version or alias; only ``$LATEST`` exists.
 
         Raises:
-            Refusal: ``ResourceNotFoundException``.
+            Refusal: there is no such function or version (``ResourceNotFoundException``).
         """
-        function = self._functions.get(name_or_arn)  # nearly always it is the bare name
+        function = self._functions.get(name_or_arn)  # the fast path: usually it is the bare name
         if function is not None and qualifier in (None, LATEST):
             return function
         name, named = self._parse(name_or_arn)
@@ -257,7 +257,7 @@ class FunctionTable:
         return function
 
     def functions(self) -> list[Function]:
-        """Return all functions, by name."""
+        """Return all functions, sorted by name."""
         return [function for _, function in sorted(self._functions.items())]
 
     @property
@@ -269,7 +269,7 @@ class FunctionTable:
     # -- creating, changing, deleting ----------------------------------------------------------------------
 
     async def create(self, request: Mapping[str, Any]) -> Function:
-        """CreateFunction. Its code is extracted and found good first; then it is Pending, then Active."""
+        """CreateFunction: extract and check the code; the function is then Pending, and later Active."""
         name, qualifier = self._parse(request["FunctionName"])
         if qualifier is not None:
             raise _invalid("The function name of a new function has no version.")
@@ -291,7 +291,7 @@ class FunctionTable:
         self._refuse_existing(name)
         settings, layers = self._with_layers(settings, request.get("Layers", ()))
         revision = self._revision(settings, await self._unpack(request["Code"]), layers)
-        self._refuse_existing(name)  # another one may have come while the zip was extracted
+        self._refuse_existing(name)  # another request may have created it while the zip was extracted
         access_key = f"ASIA{secrets.token_hex(8).upper()}"
         function = Function(name, self._arn(name), None, revision, access_key, tags=dict(request.get("Tags", {})))
         function.last_modified = _timestamp()
@@ -301,7 +301,7 @@ class FunctionTable:
         return function
 
     async def update_code(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """UpdateFunctionCode, and return the new configuration. The same code is an update too."""
+        """UpdateFunctionCode: return the new configuration. Uploading the same code counts as an update too."""
         function, current = self._changeable(request)
         settings = dict(current.settings)
         if "Architectures" in request:
@@ -312,26 +312,26 @@ class FunctionTable:
         return self._update(function, upcoming, request)
 
     async def update_configuration(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """UpdateFunctionConfiguration, and return the new configuration. What is not given stays."""
+        """UpdateFunctionConfiguration: return the new configuration. Settings that are not given do not change."""
         function, current = self._changeable(request)
         settings, layers = _changed(current.settings, request), current.layers
         await self._check(settings, request)
-        if "Layers" in request:  # else the function keeps what it has, deleted versions too
+        if "Layers" in request:  # otherwise it keeps its layers, even deleted versions
             settings, layers = self._with_layers(settings, request["Layers"])
         return self._update(function, self._revision(settings, current.code, layers), request)
 
     async def delete(self, name_or_arn: str, qualifier: str | None = None) -> None:
-        """DeleteFunction: calls that run end, no other begins."""
+        """DeleteFunction: running calls finish, and no more calls start."""
         if qualifier == LATEST:
             raise _invalid("$LATEST version cannot be deleted without deleting the function.")
         function = self.find(name_or_arn, qualifier)
         del self._functions[function.name]
-        # its access key stays known: calls that still run may go on to use it
+        # its access key stays valid, for calls that are still running
         function.state, function.current, function.upcoming = "Deleting", None, None
         await self._on_retired(function)
 
     def reserve(self, name_or_arn: str, concurrency: int | None) -> Function:
-        """PutFunctionConcurrency, or DeleteFunctionConcurrency with ``None``."""
+        """PutFunctionConcurrency, or with ``None`` DeleteFunctionConcurrency."""
         function = self.find(name_or_arn)
         _refuse_unsettled(function)
         least = self.settings.limits.unreserved
@@ -345,7 +345,7 @@ class FunctionTable:
         return function
 
     async def close(self) -> None:
-        """Give up the transitions that are under way."""
+        """Cancel the transitions in progress."""
         for task in self._transitions:
             task.cancel()
         await asyncio.gather(*self._transitions, return_exceptions=True)
@@ -353,7 +353,7 @@ class FunctionTable:
     # -- transitions ---------------------------------------------------------------------------------------
 
     def _changeable(self, request: Mapping[str, Any]) -> tuple[Function, Revision]:
-        """Return the function that a request is to change, and what it is now."""
+        """Return the function that a request would change, and its current revision."""
         function = self.find(request["FunctionName"])
         _refuse_unsettled(function)
         if request.get("RevisionId", function.revision_id) != function.revision_id:
@@ -367,7 +367,7 @@ class FunctionTable:
         return function, function.current
 
     def _update(self, function: Function, upcoming: Revision, request: Mapping[str, Any]) -> dict[str, Any]:
-        # another update, or the function's end, may have come while this one was prepared
+        # the function may have been updated or deleted while this update was prepared
         if self._changeable(request)[0] is not function:
             raise _in_progress(function)
         function.upcoming, function.last_update = upcoming, "InProgress"
@@ -382,22 +382,22 @@ class FunctionTable:
         task.add_done_callback(self._transitions.discard)
 
     async def _settle(self, function: Function, upcoming: Revision) -> None:
-        """Make an upcoming revision current after Lambda's while."""
+        """Make an upcoming revision current after the transition time."""
         await self._sleep(self.settings.transition_seconds)
-        if function.upcoming is not upcoming:  # it was deleted
+        if function.upcoming is not upcoming:  # the function was deleted
             return
         updated = function.current is not None
         function.current, function.upcoming = upcoming, None
         function.state, function.last_update = "Active", "Successful"
         function.touch()
-        del upcoming  # old code goes with the last that knows it
+        del upcoming  # code is removed with the last reference to it
         if updated:
             await self._on_retired(function)
 
     # -- checking ------------------------------------------------------------------------------------------
 
     async def _check(self, settings: Mapping[str, Any], request: Mapping[str, Any]) -> None:
-        """Refuse what the model allows and Lambda does not."""
+        """Refuse settings that the model allows but Lambda does not."""
         for name in _NOT_EMULATED:
             if any(request[name].values() if isinstance(request.get(name), dict) else [request.get(name)]):
                 raise _not_emulated(name)
@@ -424,7 +424,7 @@ class FunctionTable:
             raise Refusal("ResourceConflictException", f"Function already exist: {name}")
 
     def _with_layers(self, settings: Mapping[str, Any], arns: Iterable[str]) -> tuple[dict[str, Any], tuple[Code, ...]]:
-        """Return settings with these layers, and the code of the layers."""
+        """Return the settings with these layers, and the layers' code."""
         versions = self.layers.of_function(arns, self.settings.limits.layers)
         shown = [{"Arn": version.arn, "CodeSize": version.code.size} for version in versions]
         return {**settings, "Layers": shown}, tuple(version.code for version in versions)
@@ -442,15 +442,15 @@ class FunctionTable:
     # -- code ----------------------------------------------------------------------------------------------
 
     async def _unpack(self, source: Mapping[str, Any]) -> Code:
-        """Extract ``ZipFile`` or ``S3Bucket``/``S3Key`` of a request, in a thread."""
+        """Extract the ``ZipFile`` or ``S3Bucket``/``S3Key`` of a request in a thread, and return the code."""
         if source.get("ImageUri"):
             raise _not_emulated("ImageUri")
         archive = await self._archive(source)
         directory = self._directory / uuid.uuid4().hex
         code = await asyncio.to_thread(unpack, archive, directory, self.settings.limits.unzipped)
-        # containers of an old revision may still run it: its files go with the last that knows the code
+        # containers of an old revision may still run it: remove the files with the last reference to the code
         removal = weakref.finalize(code, _remove_in_thread, asyncio.get_running_loop(), directory)
-        removal.atexit = False  # the emulator's whole directory goes then
+        removal.atexit = False  # at exit, the emulator's whole directory is removed
         return code
 
     async def _archive(self, source: Mapping[str, Any]) -> bytes:
@@ -471,7 +471,7 @@ class FunctionTable:
     # -- names ---------------------------------------------------------------------------------------------
 
     def _parse(self, name_or_arn: str) -> tuple[str, str | None]:
-        """Return name and qualifier of what may be a name, a partial ARN or an ARN."""
+        """Return the name and the qualifier in a name, a partial ARN or an ARN."""
         found = _NAME.fullmatch(name_or_arn)
         if found is None:
             raise Refusal(
@@ -494,7 +494,7 @@ class FunctionTable:
 
 
 def _changed(settings: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with what a request says instead; layers apart."""
+    """Return the settings as changed by a request, except for its layers."""
     given = {name: request[name] for name in _SETTINGS if name in request and name != "Layers"}
     if "LoggingConfig" in given:
         given["LoggingConfig"] = {**settings["LoggingConfig"], **given["LoggingConfig"]}
@@ -526,7 +526,7 @@ def _refuse_unsettled(function: Function) -> None:
 
 
 def pending(function: Function) -> Refusal:
-    """Return what is answered while a function is Pending."""
+    """Return the refusal of invocations while a function is Pending."""
     return Refusal(
         "ResourceConflictException",
         "The operation cannot be performed at this time. The function is currently in the following state: "
@@ -558,10 +558,13 @@ def _timestamp() -> str:
 
 
 def _remove_in_thread(loop: asyncio.AbstractEventLoop, directory: Path) -> None:
-    """Called by the garbage collector: in any thread, and even when the loop has ended."""
+    """Remove a directory in another thread.
+
+    The garbage collector calls this: in any thread, and even after the loop has ended.
+    """
 
     def start() -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is ending, and with it the emulator's whole directory
+        with contextlib.suppress(RuntimeError):  # the loop is ending, and the emulator's whole directory is removed
             loop.run_in_executor(None, remove, directory)
 
     with contextlib.suppress(RuntimeError):

@@ -1,8 +1,9 @@
-"""The gateway: the one endpoint of the emulated AWS. It identifies, counts, disturbs and forwards each request.
+"""The gateway: the only endpoint of the emulated AWS.
 
-The credential scope of the signature names the service: ``s3`` goes to SeaweedFS, ``lambda`` to ``LambdaApi``, the rest
-to moto's server. The access key must be one that the emulator handed out, because every user of the machine can reach
-the port, and Lambda executes what it is given. The gateway checks only the key; it verifies no signatures.
+It identifies and counts each request, applies faults, and forwards the request. The credential scope of the signature
+names the service: ``s3`` goes to SeaweedFS, ``lambda`` to ``LambdaApi``, and everything else to moto's server. Requests
+need an access key that the emulator issued, because every user of the machine can reach the port, and Lambda executes
+any code that it receives. The gateway checks only the key; it verifies no signatures.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ from pywren.testing.emulator._settings import ACCOUNT_ID
 logger = logging.getLogger(__name__)
 
 CONTROL_PATH = "/_emulator"
-"""Where the user's process asks for counters and sets faults, with a bearer token that functions do not have."""
+"""The path where the user's process reads counters and sets faults, with a bearer token that functions do not have."""
 
 _LONGEST_BODY = 128 * 1024 * 1024
 _LONGEST_LINE = 64 * 1024
 _CLOSE_SECONDS = 0.2
-_LINGER_SECONDS = 2.0  # for the rest of a body that is not wanted: hanging up at once would lose the answer
+_LINGER_SECONDS = 2.0  # time to read the rest of a refused body: closing at once would lose the answer
 _BACKLOG = 1024
 _STRANGER = RequestKind("unknown", "", "")
 _NEW_KEYS = frozenset({"AssumeRole", "CreateAccessKey", "GetFederationToken", "GetSessionToken"})
@@ -57,7 +58,7 @@ _NEW_KEY = re.compile(rb"<AccessKeyId>([^<]+)</AccessKeyId>")
 
 
 class _Asked(NamedTuple):
-    """A request of a known caller."""
+    """A request from a known caller."""
 
     request: web.BaseRequest
     path: str
@@ -66,24 +67,25 @@ class _Asked(NamedTuple):
     caller: str
 
     def operation(self, body: bytes) -> Operation:
-        """Return what it asks for."""
+        """Return the operation that the request asks for."""
         request = self.request
         return operation_of(self.scope.service, request.method, self.path, self.query, request.headers, body)
 
 
 class Gateway:
-    """The server.
+    """The server that receives all requests.
 
     Args:
-        s3: the way to SeaweedFS.
-        moto: the way to moto's server.
-        functions: answers what is asked of Lambda.
-        callers: who holds which access key: ``client`` or ``function:NAME``; keys that moto hands out are added.
-        tally: counts.
+        s3: the door to SeaweedFS.
+        moto: the door to moto's server.
+        functions: answers requests to Lambda.
+        callers: the caller by access key: ``client`` or ``function:NAME``; the gateway adds the keys that moto issues.
+        tally: counts requests and faults.
         plan: the faults; replaced by ``PUT /_emulator/faults``.
-        token: the bearer token of the control requests.
-        wait_idle: waits until nothing runs, at most so many seconds, and tells whether that came to be.
-        cut_off: kills the container with this session token if it is to die before it writes; tells whether it did.
+        token: the bearer token of control requests.
+        wait_idle: waits at most this number of seconds until nothing runs, and tells whether that happened.
+        cut_off: kills the container with this session token if a fault is to kill it before it writes; tells whether it
+            was killed.
     """
 
     def __init__(
@@ -135,7 +137,7 @@ class Gateway:
         return int(self._server.sockets[0].getsockname()[1])
 
     async def close(self) -> None:
-        """Stop listening, and end what is under way."""
+        """Stop listening, and end the requests in progress."""
         if self._server is not None and self._web is not None:
             self._server.close()
             await self._web.shutdown(_CLOSE_SECONDS)
@@ -148,7 +150,7 @@ class Gateway:
         try:
             return await self._answer(request)
         except ConnectionError as error:
-            # Nobody is there to be told, or half of the answer was sent: what is left is to hang up.
+            # The client is gone, or half of the answer has been sent: only closing the connection is left.
             logger.debug("a connection was interrupted: %s", error)
             if request.transport is not None:
                 request.transport.abort()
@@ -168,7 +170,7 @@ class Gateway:
         return await self._answer_others(asked)
 
     def _refuse_stranger(self, request: web.BaseRequest, scope: Scope) -> web.Response:
-        """Answer a request without a key, or with one that was not handed out; neither is told more than that."""
+        """Refuse a request that has no key, or an unknown one, without revealing anything else."""
         logger.debug("refused a request for %s: its access key is not ours", scope.service or "an unknown service")
         if not scope.access_key:
             code, message = "AccessDenied", "Access Denied: the request has no access key"
@@ -209,7 +211,7 @@ class Gateway:
         return exchange
 
     async def _answer_others(self, asked: _Asked) -> web.StreamResponse:
-        """Answer for every service but S3: their bodies say what they ask for, and fit into memory."""
+        """Answer a request to any service except S3. The body names the operation, and fits into memory."""
         request = asked.request
         await _let_body_come(request)
         body = await _read(request)
@@ -272,9 +274,9 @@ class Gateway:
         return struck
 
     def _learn_keys(self, asked: _Asked, operation: Operation, response: web.StreamResponse) -> None:
-        """Take the access keys that moto hands out for ours; they are their caller's."""
+        """Add the access keys that moto issues; requests with them count as those of the same caller."""
         if operation.name in _NEW_KEYS and isinstance(response, web.Response) and isinstance(response.body, bytes):
-            # Some of moto's answers have the key of AWS's documentation, which everybody knows.
+            # Some of moto's answers contain the example key from AWS's documentation, which everyone knows.
             response.body = response.body.replace(_KNOWN_KEY, f"ASIA{secrets.token_hex(8).upper()}".encode())
             for key in _NEW_KEY.findall(response.body):
                 self._callers.setdefault(key.decode(), asked.caller)
@@ -282,7 +284,7 @@ class Gateway:
     # --- control requests
 
     async def _control(self, request: web.BaseRequest, path: str) -> web.Response:
-        """Answer the user's own process."""
+        """Answer a control request, which only the user's own process can make."""
         given = request.headers.get("Authorization", "").encode(errors="replace")
         if not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
             return _closing(_json({"message": "control requests need the emulator's token"}, status=403))
@@ -343,7 +345,7 @@ async def _fields(request: web.BaseRequest) -> dict[str, Any]:
 
 
 async def _read(request: web.BaseRequest) -> bytes | None:
-    """Return the request's body, ``None`` when it is longer than any that AWS takes."""
+    """Return the request's body; ``None`` when it is longer than AWS ever accepts."""
     if not request.body_exists:
         return b""
     if (request.content_length or 0) > _LONGEST_BODY:
@@ -358,10 +360,10 @@ async def _read(request: web.BaseRequest) -> bytes | None:
 
 
 async def _let_body_come(request: web.BaseRequest) -> None:
-    """Tell a client that waits with its body (boto3 does for S3) to send it; one that is refused never needs to."""
+    """Tell a client that waits before it sends its body, as boto3 does for S3, to send it."""
     if request.headers.get("Expect", "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # else aiohttp believes that the answer has begun
+        request.writer.output_size = 0  # otherwise aiohttp assumes that the answer has begun
 
 
 def _error(request: web.BaseRequest, service: str, status: int, code: str, message: str) -> web.Response:
@@ -369,7 +371,7 @@ def _error(request: web.BaseRequest, service: str, status: int, code: str, messa
     error = error_answer(service, content_type, status, code, message)
     body = None if request.method == "HEAD" else error.body
     response = web.Response(status=error.status, headers=error.headers, body=body)
-    # A client that was not told to continue may send the body or not: what comes next cannot be told apart
+    # A client that was not told to continue may send the body or not: the next bytes would be ambiguous
     return response if request.content.at_eof() else _closing(response)
 
 

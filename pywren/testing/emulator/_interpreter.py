@@ -1,7 +1,7 @@
-"""The Python that containers run on: a virtual environment with what Lambda's managed runtime has, and no more.
+"""Creates the Python for containers: a virtual environment with only the packages of Lambda's managed runtime.
 
-That is the runtime client awslambdaric, boto3, botocore and what they need, linked from the packages of the
-interpreter that runs the emulator; its other packages (numpy, pywren itself) are out of sight, as on Lambda.
+These are the runtime client awslambdaric, boto3, botocore and their requirements, linked from the packages of the
+interpreter that runs the emulator. Its other packages (numpy, pywren itself) are not visible, as on Lambda.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from pathlib import Path
 from pywren.system import private_names
 
 PACKAGES = ("awslambdaric", "boto3")
-"""Distributions that are linked in, with everything they require."""
+"""The distributions to link, along with everything they require."""
 
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
-"""The one runtime there is, by Lambda's name for it."""
+"""The only runtime available, under Lambda's name for it."""
 
 _REQUIREMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def make_interpreter(directory: Path) -> Path:
-    """Make the environment and return its ``python``.
+    """Create the virtual environment, and return the path of its ``python``.
 
     Args:
-        directory: where; made when it is not there.
+        directory: the directory of the environment; created if it does not exist.
 
     Returns:
-        The path of its executable, ``bin/python3.x``; a link to the interpreter that runs this.
+        The path of ``bin/python3.x``, a link to the interpreter that runs this.
 
     Raises:
-        ImportError: awslambdaric or boto3 is not installed; names the extra.
+        ImportError: awslambdaric or boto3 is not installed; the message names the extra to install.
     """
     entries = list(_entries())
     base = Path(private_names.base_executable()).resolve()
@@ -53,7 +53,7 @@ def make_interpreter(directory: Path) -> Path:
 
 
 def site_packages(directory: Path) -> Path:
-    """Return where an environment has its packages."""
+    """Return the directory of an environment's packages."""
     return directory / "lib" / PYTHON / "site-packages"
 
 
@@ -66,7 +66,7 @@ def _entries() -> Iterator[Path]:
 
 
 def _distributions() -> Iterator[Distribution]:
-    """Yield the distributions that are needed; a requirement that is not installed is one of another platform."""
+    """Yield the required distributions. Requirements that are not installed apply only to other platforms."""
     seen: set[str] = set()
     wanted = list(PACKAGES)
     while wanted:
@@ -88,19 +88,19 @@ def _distributions() -> Iterator[Distribution]:
 
 
 def _required(text: str) -> re.Match[str] | None:
-    """Return the match of the name that a requirement starts with, unless it is one of an extra."""
+    """Return the match of a requirement's name; ``None`` for a requirement of an extra."""
     return None if "extra ==" in text else _REQUIREMENT_NAME.match(text)
 
 
 def _link(entry: Path, packages: Path) -> None:
-    """Link a package in; a single module is copied, with its byte code, which is looked for beside the link."""
+    """Link a package. Copy a single module along with its byte code, since Python looks for that next to the link."""
     if entry.suffix != ".py":
         (packages / entry.name).symlink_to(entry.resolve())
         return
     copy = packages / entry.name
-    shutil.copy2(entry, copy)  # with its time of modification: that is what byte code is valid for
+    shutil.copy2(entry, copy)  # keeps the modification time, which must match the byte code
     compiled = Path(cache_from_source(str(entry)))
-    if compiled.exists():  # beside it or under PYTHONPYCACHEPREFIX, which containers do not have
+    if compiled.exists():  # next to the module or under PYTHONPYCACHEPREFIX, which is not set in containers
         kept = packages / "__pycache__"
         kept.mkdir(exist_ok=True)
         shutil.copy2(compiled, kept / compiled.name)

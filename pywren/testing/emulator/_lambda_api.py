@@ -1,7 +1,8 @@
-"""Lambda's control plane and its front door ``Invoke``: REST-JSON, driven by botocore's service model.
+"""Lambda's API: the control plane and ``Invoke``, as REST-JSON that follows botocore's service model.
 
-An operation is a coroutine method named like it (``create_function``) that takes the decoded arguments and returns
-the answer's fields; decoding, status codes and errors are generic. ``Invoke``, the hot one, takes a short way.
+Each operation is a coroutine method with its name (``create_function``). It takes the decoded arguments and returns
+the fields of the answer; decoding, status codes and errors are generic. ``Invoke`` is called most, and has a faster
+path.
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ from pywren.testing.emulator._rest_json import Refusal, check, decode, encode, e
 Item = TypeVar("Item")
 
 _CODE_STORAGE = 75 * 1024**3
-"""Bytes of all uploaded zips that an account may have."""
+"""The maximum size in bytes of all uploaded zips of an account."""
 
 _DESTINATIONS = ("arn:aws:s3:::", "arn:aws:sqs:")
-"""Where records of failed events can go here."""
+"""The kinds of destinations to which the emulator can send records of failed events."""
 
 
 class LambdaApi:
-    """Answers what is asked of Lambda.
+    """Answers requests to Lambda.
 
     Args:
-        functions: what is deployed.
+        functions: the deployed functions.
         dispatcher: runs invocations.
-        model: botocore's model of Lambda; loaded when not given.
-        clock: seconds since the epoch.
+        model: botocore's model of Lambda; loaded by default.
+        clock: returns seconds since the epoch.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class LambdaApi:
     async def answer(
         self, operation: Operation, query: str, headers: Mapping[str, str], body: bytes, plan: FaultPlan
     ) -> Answer:
-        """Answer one request; what the operation refuses is an answer too."""
+        """Answer one request; a refusal is an answer too."""
         request_id = str(uuid.uuid4())
         try:
             if operation.name == "Invoke":
@@ -146,24 +147,24 @@ class LambdaApi:
     # -- functions -----------------------------------------------------------------------------------------
 
     async def create_function(self, request: dict[str, Any]) -> dict[str, Any]:
-        """``Publish`` makes no version."""
+        """Create a function; ``Publish`` has no effect, since there are no versions."""
         return (await self._table.create(request)).configuration()
 
     async def update_function_code(self, request: dict[str, Any]) -> dict[str, Any]:
-        """``Publish`` makes no version."""
+        """Update the code; ``Publish`` has no effect, since there are no versions."""
         return await self._table.update_code(request)
 
     async def update_function_configuration(self, request: dict[str, Any]) -> dict[str, Any]:
-        """What is not given stays as it is."""
+        """Change the given settings, and keep the others."""
         return await self._table.update_configuration(request)
 
     async def delete_function(self, request: dict[str, Any]) -> dict[str, Any]:
-        """At once."""
+        """Delete a function immediately."""
         await self._table.delete(request["FunctionName"], request.get("Qualifier"))
         return {}
 
     async def get_function(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The location of the code cannot be fetched."""
+        """Return a function; the location of its code is a placeholder and cannot be downloaded."""
         function = self._find(request)
         answer: dict[str, Any] = {
             "Configuration": function.configuration(),
@@ -174,22 +175,22 @@ class LambdaApi:
         return answer | ({"Concurrency": found} if (found := _concurrency(function)) else {})
 
     async def get_function_configuration(self, request: dict[str, Any]) -> dict[str, Any]:
-        """What an update in progress will make of it, with its states."""
+        """Return the configuration with its states; during an update, the upcoming one."""
         return self._find(request).configuration()
 
     async def list_functions(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Without states, as on AWS."""
+        """List the functions, without their states, as on AWS."""
         page, more = _page(self._table.functions(), request)
         return {"Functions": [function.configuration(states=False) for function in page]} | more
 
     async def list_versions_by_function(self, request: dict[str, Any]) -> dict[str, Any]:
-        """There is ``$LATEST`` only."""
+        """List the only version, ``$LATEST``."""
         function = self._find(request)
         version = function.configuration(states=False) | {"FunctionArn": f"{function.arn}:{LATEST}"}
         return {"Versions": [version]}
 
     async def get_account_settings(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Limits, and what is used of them."""
+        """Return the account's limits and its usage."""
         functions = self._table.functions()
         sizes = [function.configuration()["CodeSize"] for function in functions]
         limits = {
@@ -207,39 +208,39 @@ class LambdaApi:
     # -- concurrency ---------------------------------------------------------------------------------------
 
     async def put_function_concurrency(self, request: dict[str, Any]) -> dict[str, Any]:
-        """What is reserved is taken from what other functions share."""
+        """Reserve concurrency, which reduces the concurrency that other functions share."""
         return _concurrency(self._table.reserve(request["FunctionName"], request["ReservedConcurrentExecutions"]))
 
     async def get_function_concurrency(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Empty without a reservation."""
+        """Return the reserved concurrency; empty without a reservation."""
         return _concurrency(self._find(request))
 
     async def delete_function_concurrency(self, request: dict[str, Any]) -> dict[str, Any]:
-        """It shares the account's concurrency again."""
+        """Delete the reservation, so that the function shares the account's concurrency again."""
         self._table.reserve(request["FunctionName"], None)
         return {}
 
     # -- asynchronous invocation ---------------------------------------------------------------------------
 
     async def put_function_event_invoke_config(self, request: dict[str, Any]) -> dict[str, Any]:
-        """What is not given is as if it had never been."""
+        """Replace the settings for asynchronous invocations; those not given return to their defaults."""
         return self._set_event_invoke(request, {})
 
     async def update_function_event_invoke_config(self, request: dict[str, Any]) -> dict[str, Any]:
-        """What is not given stays as it is."""
+        """Change the given settings for asynchronous invocations, and keep the others."""
         return self._set_event_invoke(request, self._configured(request).event_invoke)
 
     async def get_function_event_invoke_config(self, request: dict[str, Any]) -> dict[str, Any]:
-        """What was put."""
+        """Return the settings for asynchronous invocations."""
         return _event_invoke(self._configured(request))
 
     async def delete_function_event_invoke_config(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Lambda's defaults again."""
+        """Return to Lambda's defaults for asynchronous invocations."""
         self._configured(request).event_invoke = {}
         return {}
 
     async def list_function_event_invoke_configs(self, request: dict[str, Any]) -> dict[str, Any]:
-        """There is one at most, that of ``$LATEST``."""
+        """List the settings for asynchronous invocations: at most one entry, for ``$LATEST``."""
         function = self._find(request)
         return {"FunctionEventInvokeConfigs": [_event_invoke(function)] if function.event_invoke else []}
 
@@ -265,25 +266,25 @@ class LambdaApi:
     # -- layers --------------------------------------------------------------------------------------------
 
     async def publish_layer_version(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The next number of the layer."""
+        """Publish a layer's next version."""
         return _layer_content(await self._table.layers.publish(request))
 
     async def get_layer_version(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The location of the code cannot be fetched."""
+        """Return a version of a layer; the location of its code is a placeholder and cannot be downloaded."""
         return _layer_content(self._table.layers.get(request["LayerName"], request["VersionNumber"]))
 
     async def get_layer_version_by_arn(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The same, by ARN."""
+        """Return a version of a layer, found by its ARN."""
         return _layer_content(self._table.layers.get_by_arn(request["Arn"]))
 
     async def list_layer_versions(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The latest first."""
+        """List the versions of a layer, the latest first."""
         versions = self._table.layers.versions(request["LayerName"])
         page, more = _page([version for version in versions if version.suits(request)], request)
         return {"LayerVersions": [_layer_version(version) for version in page]} | more
 
     async def list_layers(self, request: dict[str, Any]) -> dict[str, Any]:
-        """With the latest version of each."""
+        """List the layers, each with its latest version."""
         page, more = _page(self._table.layers.latest(request), request)
         layers = [
             {
@@ -296,29 +297,29 @@ class LambdaApi:
         return {"Layers": layers} | more
 
     async def delete_layer_version(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Functions that have it keep it."""
+        """Delete a version of a layer; functions that use it keep it."""
         self._table.layers.delete(request["LayerName"], request["VersionNumber"])
         return {}
 
     # -- tags ----------------------------------------------------------------------------------------------
 
     async def tag_resource(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Functions only."""
+        """Add tags to a function; other resources cannot be tagged."""
         self._table.find(request["Resource"]).tags.update(request["Tags"])
         return {}
 
     async def untag_resource(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Keys that are not there are no error."""
+        """Remove tags from a function; missing keys are ignored."""
         tags = self._table.find(request["Resource"]).tags
         for key in request["TagKeys"]:
             tags.pop(key, None)
         return {}
 
     async def list_tags(self, request: dict[str, Any]) -> dict[str, Any]:
-        """All of them."""
+        """List the tags of a function."""
         return {"Tags": self._table.find(request["Resource"]).tags}
 
-    # -- policy: kept and shown, never enforced ------------------------------------------------------------
+    # -- policy: stored and returned, never enforced -------------------------------------------------------
 
     async def add_permission(self, request: dict[str, Any]) -> dict[str, Any]:
         """Add a statement to the function's policy."""
@@ -335,7 +336,7 @@ class LambdaApi:
         return {"Statement": json.dumps(statement)}
 
     async def get_policy(self, request: dict[str, Any]) -> dict[str, Any]:
-        """As JSON in a string."""
+        """Return the function's policy as a string of JSON."""
         function = self._find(request)
         if not function.statements:
             raise Refusal("ResourceNotFoundException", "The resource you requested does not exist.")
@@ -343,7 +344,7 @@ class LambdaApi:
         return {"Policy": json.dumps(policy), "RevisionId": function.revision_id}
 
     async def remove_permission(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Remove a statement."""
+        """Remove a statement from the function's policy."""
         function = self._find(request)
         if function.statements.pop(request["StatementId"], None) is None:
             raise Refusal(
@@ -361,7 +362,7 @@ _JSON = json.JSONDecoder(parse_constant=_no_constant)
 
 
 def _check_runtime(model: Any, request: Mapping[str, Any]) -> None:
-    """Refuse an unknown runtime before the model does: AWS has words of its own for it."""
+    """Refuse an unknown runtime before the model's checks, because AWS has a special message for it."""
     if "Runtime" not in request:
         return
     known = model.input_shape.members["Runtime"].metadata["enum"]
@@ -432,7 +433,7 @@ def _statement(function: Function, request: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _page(items: Sequence[Item], request: Mapping[str, Any]) -> tuple[Sequence[Item], dict[str, str]]:
-    """Return one page of a listing, and the marker of the next when there is one."""
+    """Return one page of a listing, and the marker of the next page, if there is one."""
     marker = request.get("Marker", "0")
     if not marker.isdecimal():
         raise _invalid(f"{marker!r} is not a marker that a listing returned")

@@ -1,4 +1,4 @@
-"""``LayerTable``: the versions of the layers of the emulated account."""
+"""``LayerTable``: the layers of the emulated account, and their versions."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class LayerVersion:
 
     Args:
         layer_arn: the layer's ARN, without the version.
-        number: the version.
-        code: what it holds.
-        created: when it was published, as AWS writes times.
+        number: the version number.
+        code: the layer's code.
+        created: the time of its publication, in AWS's format.
         details: ``Description``, ``LicenseInfo``, ``CompatibleRuntimes``, ``CompatibleArchitectures`` as published.
     """
 
@@ -43,7 +43,7 @@ class LayerVersion:
         return self.layer_arn.rpartition(":")[2]
 
     def suits(self, request: Mapping[str, Any]) -> bool:
-        """Tell whether a listing that asks for a runtime or an architecture wants it."""
+        """Tell whether the version matches the runtime and architecture that a listing asks for."""
         asked = (("CompatibleRuntime", "CompatibleRuntimes"), ("CompatibleArchitecture", "CompatibleArchitectures"))
         return all(name not in request or request[name] in self.details.get(ours, ()) for name, ours in asked)
 
@@ -52,9 +52,9 @@ class LayerTable:
     """All layers.
 
     Args:
-        region: the region they are in.
-        unpack: makes code of ``ZipFile`` or ``S3Bucket``/``S3Key``.
-        timestamp: returns the time as AWS writes it.
+        region: the region of the layers.
+        unpack: extracts the code of ``ZipFile`` or ``S3Bucket``/``S3Key``.
+        timestamp: returns the current time in AWS's format.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class LayerTable:
         self._region = region
         self._unpack = unpack
         self._timestamp = timestamp
-        self._versions: dict[str, dict[int, LayerVersion]] = {}  # by ARN of the layer
+        self._versions: dict[str, dict[int, LayerVersion]] = {}  # by the layer's ARN
         self._last: dict[str, int] = {}
 
     async def publish(self, request: Mapping[str, Any]) -> LayerVersion:
-        """PublishLayerVersion; the number of a deleted version is never used again."""
+        """PublishLayerVersion: return the new version. Numbers of deleted versions are never reused."""
         arn = self._layer_arn(request["LayerName"])
         code = await self._unpack(request["Content"])
         number = self._last.get(arn, 0) + 1
@@ -78,19 +78,19 @@ class LayerTable:
         return version
 
     def get(self, name_or_arn: str, number: int) -> LayerVersion:
-        """Return a version; raises ``Refusal`` ``ResourceNotFoundException``."""
+        """Return a version; raise ``Refusal`` (``ResourceNotFoundException``) if it does not exist."""
         version = self._versions.get(self._layer_arn(name_or_arn), {}).get(number)
         if version is None:
             raise Refusal("ResourceNotFoundException", "The resource you requested does not exist.")
         return version
 
     def get_by_arn(self, version_arn: str) -> LayerVersion:
-        """Return the version that an ARN names; raises ``Refusal`` ``ResourceNotFoundException``."""
+        """Return a version by its ARN; raise ``Refusal`` (``ResourceNotFoundException``) if it does not exist."""
         found = _ARN.fullmatch(version_arn)
         return self.get(found["layer"] if found else "", int((found and found["version"]) or 0))
 
     def delete(self, name_or_arn: str, number: int) -> None:
-        """DeleteLayerVersion: functions that have it keep it; deleting what is not there is no error."""
+        """DeleteLayerVersion: functions that use the version keep it. Deleting a missing version is not an error."""
         self._versions.get(self._layer_arn(name_or_arn), {}).pop(number, None)
 
     def versions(self, name_or_arn: str) -> list[LayerVersion]:
@@ -99,7 +99,7 @@ class LayerTable:
         return sorted(found.values(), key=lambda version: version.number, reverse=True)
 
     def latest(self, request: Mapping[str, Any]) -> list[LayerVersion]:
-        """Return the latest version of each layer that suits a ``ListLayers``, by name."""
+        """Return the latest version of each layer that matches a ``ListLayers`` request, sorted by name."""
         suiting = (
             [version for version in versions.values() if version.suits(request)]
             for _, versions in sorted(self._versions.items())
@@ -107,14 +107,14 @@ class LayerTable:
         return [max(versions, key=lambda version: version.number) for versions in suiting if versions]
 
     def of_function(self, arns: Iterable[str], most: int) -> list[LayerVersion]:
-        """Return the layers that a function asks for.
+        """Return the layers that a function requests.
 
         Args:
-            arns: those of the versions, in the function's order.
-            most: how many it may have.
+            arns: the ARNs of the versions, in the function's order.
+            most: the maximum number of layers.
 
         Raises:
-            Refusal: too many, one that does not exist, or two versions of one.
+            Refusal: there are too many, one does not exist, or two are versions of the same layer.
         """
         wanted = list(arns)
         if len(wanted) > most:

@@ -1,7 +1,7 @@
-"""``LogShipper``: sends what containers print to CloudWatch's logs (moto's), in batches.
+"""``LogShipper``: sends the output of containers to moto's CloudWatch Logs, in batches.
 
-The event loop's thread adds lines and never waits; a thread of the shipper's own sends them. ``_changed`` guards all
-state that both use, and is not held while a request is under way.
+The event loop's thread adds lines and never waits; the shipper's own thread sends them. ``_changed`` guards all state
+that both use, and is not held during a request.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PAUSE_SECONDS = 0.1
 
 _BATCH_LINES = 10_000
 _BATCH_BYTES = 1_048_576
-_LINE_OVERHEAD = 26  # CloudWatch counts it for each event
+_LINE_OVERHEAD = 26  # CloudWatch adds this to the size of each event
 _QUEUE_LINES = 400_000
 _CLOSE_SECONDS = 5.0
 
@@ -28,10 +28,10 @@ _Line = tuple[str, str, int, str]
 
 
 class LogShipper:
-    """Sends lines in the background, a stream per container.
+    """Sends lines in the background, to one stream per container.
 
     Args:
-        moto: the way to moto's server.
+        moto: the door to moto's server.
         region: the region.
     """
 
@@ -46,13 +46,13 @@ class LogShipper:
         self._thread.start()
 
     def stream(self, group: str, stream: str) -> None:
-        """Open a stream. A group that does not exist is created, as Lambda does for roles that may."""
+        """Create a stream, and its group if necessary, as Lambda does for roles that allow it."""
         with self._changed:
             self._streams.append((group, stream))
             self._changed.notify_all()
 
     def write(self, group: str, stream: str, timestamp_ms: int, line: str) -> None:
-        """Take one line and return at once. When the queue is full, drop the line and count it."""
+        """Add one line and return immediately. If the queue is full, drop the line and count it."""
         with self._changed:
             if len(self._lines) >= _QUEUE_LINES:
                 self._lost += 1
@@ -62,14 +62,14 @@ class LogShipper:
                 self._changed.notify_all()
 
     def flush(self, timeout: float = _CLOSE_SECONDS) -> bool:
-        """Send what there is now; tell whether it was sent within ``timeout`` seconds."""
+        """Send all queued lines; tell whether this took at most ``timeout`` seconds."""
         with self._changed:
             self._hurry = True
             self._changed.notify_all()
             return self._changed.wait_for(lambda: not (self._lines or self._streams or self._sending), timeout)
 
     def close(self) -> None:
-        """Send what is left, and end the thread; a server that does not answer is not waited for."""
+        """Send the remaining lines, and end the thread. Do not wait long for a server that does not answer."""
         self.flush()
         with self._changed:
             self._closed = True
@@ -119,10 +119,10 @@ class LogShipper:
 
 
 def batches(lines: list[tuple[int, str]]) -> list[list[dict[str, Any]]]:
-    """Return the lines of a stream as the events of one or more requests, within CloudWatch's limits.
+    """Return the lines of a stream as the events of one or more requests within CloudWatch's limits.
 
     Args:
-        lines: time in milliseconds and text; an empty line becomes a blank, which CloudWatch takes.
+        lines: pairs of time in milliseconds and text. CloudWatch refuses empty events: an empty line becomes a space.
     """
     found: list[list[dict[str, Any]]] = []
     size = 0
@@ -145,7 +145,7 @@ def _create(client: Any, group: str, stream: str) -> None:
     ):
         try:
             create(**names)
-        except exists:  # the deployment made it, or a container before
+        except exists:  # the deployment or an earlier container created it
             pass
 
 

@@ -1,6 +1,6 @@
-"""moto's server: the program that serves IAM, STS, SQS, logs, EC2 and SSM; ``_backends`` runs it.
+"""The program that serves moto's IAM, STS, SQS, logs, EC2 and SSM; ``_backends`` runs it.
 
-The server handles each connection in a thread of its own; ``atomic_sqs`` keeps them from interleaving in a queue.
+The server handles each connection in its own thread; ``atomic_sqs`` prevents races between them in a queue.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SECRET_VARIABLE = "PYWREN_EMULATOR_SECRET"
 
 
 def main() -> None:
-    """Listen on a free port of 127.0.0.1, print the port, and serve for ever."""
+    """Listen on a free port of 127.0.0.1, print the port, and serve forever."""
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
@@ -32,9 +32,9 @@ def main() -> None:
 
     class Handler(request_handler()):  # type: ignore[misc]
         protocol_version = "HTTP/1.1"  # keep connections open
-        disable_nagle_algorithm = True  # else an answer on a kept connection waits 40 ms for the acknowledgement
+        disable_nagle_algorithm = True  # otherwise each answer on a kept connection waits 40 ms for an acknowledgement
 
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # below that it logs every request
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # at lower levels it logs every request
     secret = os.environ.pop(SECRET_VARIABLE).encode()
     application = guarded(DomainDispatcherApplication(create_backend_app), lambda request: _knows(secret, request))
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Handler)
@@ -48,7 +48,7 @@ def main() -> None:
 
 def _knows(secret: bytes, request: Mapping[str, Any]) -> bool:
     given = request.get("HTTP_" + SECRET_HEADER.upper().replace("-", "_"), "")
-    return hmac.compare_digest(given.encode("latin-1"), secret)  # WSGI decodes header bytes as latin-1
+    return hmac.compare_digest(given.encode("latin-1"), secret)  # WSGI decodes headers as latin-1
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Identifies the service and operation of a request with botocore's own service models.
 
-REST services (S3, Lambda) are matched by method, path and query; the others say it in ``X-Amz-Target`` or ``Action``.
+Operations of REST services (S3, Lambda) are matched by method, path and query; other services name the operation in
+``X-Amz-Target`` or ``Action``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, parse_qsl, unquote
 
-_SIGNED_AS = {  # the names that signatures have for services which botocore calls something else
+_SIGNED_AS = {  # services whose name in signatures differs from botocore's name
     "monitoring": "cloudwatch",
     "elasticloadbalancing": "elbv2",
     "elasticmapreduce": "emr",
@@ -21,7 +22,7 @@ _SIGNED_AS = {  # the names that signatures have for services which botocore cal
     "states": "stepfunctions",
     "tagging": "resourcegroupstaggingapi",
 }
-_OTHER_ACTIONS = {  # IAM's names for operations that are not allowed under their own
+_OTHER_ACTIONS = {  # operations whose IAM action has a different name
     "lambda": {"Invoke": "InvokeFunction", "InvokeWithResponseStream": "InvokeFunction"},
     "s3": {
         "CompleteMultipartUpload": "PutObject",
@@ -63,12 +64,12 @@ _LISTINGS = frozenset({"ListObjects", "ListObjectsV2", "ListObjectVersions", "Li
 
 
 class Operation(NamedTuple):
-    """What a request asks for.
+    """The operation that a request asks for.
 
     Args:
         service: botocore's name of the service.
-        name: the operation's name, ``""`` when no operation of the model fits.
-        path_arguments: the labels of the path: ``{"Bucket": …, "Key": …}``.
+        name: the operation's name; ``""`` when no operation of the model matches.
+        path_arguments: the arguments in the path: ``{"Bucket": …, "Key": …}``.
     """
 
     service: str
@@ -77,15 +78,15 @@ class Operation(NamedTuple):
 
     @property
     def action(self) -> str:
-        """The IAM action it takes: ``Invoke`` takes ``lambda:InvokeFunction``, ``ListObjectsV2`` ``s3:ListBucket``."""
+        """The required IAM action: ``Invoke`` needs ``lambda:InvokeFunction``, ``ListObjectsV2`` ``s3:ListBucket``."""
         return f"{self.service}:{_OTHER_ACTIONS.get(self.service, {}).get(self.name, self.name)}"
 
 
 class Scope(NamedTuple):
-    """What a request was signed for.
+    """The credential scope of a request's signature.
 
     Args:
-        access_key: the access key id, ``""`` when it is not signed.
+        access_key: the access key id; ``""`` when the request is not signed.
         region: the region.
         service: botocore's name of the service.
     """
@@ -100,20 +101,20 @@ _CREDENTIAL = re.compile(r"Credential=([^,\s]*)")
 
 
 def credential_scope(headers: Mapping[str, str], query: str) -> Scope:
-    """Return access key id, region and service that a request was signed for.
+    """Return the access key id, region and service that a request was signed for.
 
     Args:
-        headers: the request's, looked up without regard to case.
-        query: its query string: presigned requests say it there.
+        headers: the request's headers; their case does not matter.
+        query: the query string, which contains the signature of presigned requests.
 
     Returns:
-        Three empty strings for a request that is not signed.
+        The scope; three empty strings for a request that is not signed.
     """
     authorization = headers.get("Authorization", "")
     if authorization.startswith("AWS4-"):
         found = _CREDENTIAL.search(authorization)
         return _parse_credential(found[1]) if found else _NOT_SIGNED
-    if authorization.startswith("AWS "):  # version 2, which only S3 took
+    if authorization.startswith("AWS "):  # signature version 2, which only S3 accepted
         return Scope(authorization[4:].partition(":")[0], "", "s3")
     if "X-Amz-Credential=" in query or "AWSAccessKeyId=" in query:
         return _query_scope(dict(parse_qsl(query)))
@@ -123,14 +124,14 @@ def credential_scope(headers: Mapping[str, str], query: str) -> Scope:
 def _query_scope(arguments: Mapping[str, str]) -> Scope:
     if "X-Amz-Credential" in arguments:
         return _parse_credential(arguments["X-Amz-Credential"])
-    if "Signature" in arguments:  # boto3 still presigns S3's URLs with version 2 when it is not told otherwise
+    if "Signature" in arguments:  # boto3 still presigns S3's URLs with version 2 by default
         return Scope(arguments.get("AWSAccessKeyId", ""), "", "s3")
     return _NOT_SIGNED
 
 
 @functools.lru_cache(maxsize=1024)
 def _parse_credential(credential: str) -> Scope:
-    """Read ``KEY/DATE/REGION/SERVICE/aws4_request``; the multi-region version 4A leaves the region out."""
+    """Parse ``KEY/DATE/REGION/SERVICE/aws4_request``; version 4A, for several regions, omits the region."""
     parts = credential.split("/")
     if len(parts) == 4:
         parts.insert(2, "")
@@ -148,16 +149,16 @@ def operation_of(
     Args:
         service: botocore's name of the service.
         method: the HTTP method.
-        path: as it stands in the request line, without the query.
+        path: the path in the request line, not decoded and without the query.
         query: the query string.
-        headers: looked up without regard to case.
-        body: only looked at for the query protocol.
+        headers: the headers; their case does not matter.
+        body: the body, which only the query protocol needs.
     """
     if service not in ("s3", "lambda"):
         name = _named_operation(path, query, headers, body)
         if name:
             return Operation(service, name, {})
-    # Most requests have no query, and most queries repeat each other: a listing's, a flag of S3
+    # Most requests have no query, and most queries recur (listings, S3's flags), so parsed queries are cached
     arguments = _parse_query(query) if query else {}
     for template in _templates(service).get(method, ()):
         labels = template.pattern.fullmatch(path)
@@ -169,20 +170,20 @@ def operation_of(
 
 
 def resource_of(operation: Operation, region: str, account: str, body: bytes) -> str:
-    """Return the ARN of what a request is about, as a policy has to name it; ``*`` where we do not know it.
+    """Return the ARN of a request's resource, as a policy must name it; ``*`` when it is not known.
 
     Args:
-        operation: what is asked for.
+        operation: the operation.
         region: the region of the request.
-        account: the account's number.
-        body: of a request that names its resource there; S3's is not looked at.
+        account: the account id.
+        body: the body, which may name the resource; not needed for S3.
     """
     find = _RESOURCES.get(operation.service)
     return (find(operation, f"{region}:{account}", body) if find else "") or "*"
 
 
 def condition_of(operation: Operation, query: str) -> str:
-    """Return the prefix of a listing of S3, which policies limit with ``s3:prefix``; else nothing."""
+    """Return the prefix of an S3 listing, which policies restrict with ``s3:prefix``; ``""`` for other operations."""
     if operation.service != "s3" or operation.name not in _LISTINGS:
         return ""
     return _parse_query(query).get("prefix", "")
@@ -190,14 +191,14 @@ def condition_of(operation: Operation, query: str) -> str:
 
 @functools.cache
 def service_model(service: str) -> Any:
-    """Return botocore's model of a service, loaded once."""
+    """Return botocore's model of a service; it is loaded only once."""
     from botocore.loaders import Loader
     from botocore.model import ServiceModel
 
     return ServiceModel(Loader().load_service_model(service, "service-2"), service)
 
 
-# --- services that name their operations
+# --- services whose requests name the operation
 
 
 _ACTION = re.compile(rb"(?:^|&)Action=([A-Za-z0-9]+)")
@@ -205,7 +206,7 @@ _CBOR_PATH = re.compile(r".*/service/[^/]+/operation/([A-Za-z0-9]+)")
 
 
 def _named_operation(path: str, query: str, headers: Mapping[str, str], body: bytes) -> str:
-    """Return what a request of the JSON, query or CBOR protocol says that it asks for."""
+    """Return the operation that a request of the JSON, query or CBOR protocol names."""
     target = headers.get("X-Amz-Target")
     if target:
         return target.rpartition(".")[2]
@@ -218,11 +219,11 @@ def _named_operation(path: str, query: str, headers: Mapping[str, str], body: by
     return action[1].decode() if action else ""
 
 
-# --- services whose operations are methods, paths and queries
+# --- services whose operations are identified by method, path and query
 
 
 class _Candidate(NamedTuple):
-    """An operation of a template, told from its siblings by what else the request must have."""
+    """An operation with a path template, and what distinguishes it from others with the same template."""
 
     name: str
     query: Mapping[str, str]
@@ -237,7 +238,7 @@ class _Candidate(NamedTuple):
 
     @property
     def order(self) -> tuple[int, bool, str]:
-        """What is looked at first: those that ask for most, then those that are not deprecated."""
+        """The sort key: operations with the most conditions first, deprecated ones after others."""
         return -len(self.query) - len(self.headers), self.deprecated, self.name
 
 
@@ -248,7 +249,7 @@ class _Template(NamedTuple):
 
 @functools.cache
 def _templates(service: str) -> Mapping[str, tuple[_Template, ...]]:
-    """Return a service's operations by method and path; none for a service that botocore does not know."""
+    """Return a service's operations by method and path; empty for a service that botocore does not know."""
     from botocore.exceptions import UnknownServiceError
 
     try:
@@ -271,9 +272,9 @@ def _templates(service: str) -> Mapping[str, tuple[_Template, ...]]:
 
 
 def _candidate(operation: Any, query: str) -> _Candidate:
-    """Return what a request must have: the query of the template, and the arguments that are required."""
+    """Return an operation with its conditions: the template's query and the required arguments."""
     must = dict(parse_qsl(query, keep_blank_values=True))
-    must.pop("x-id", None)  # only there to tell operations apart in a listing of URLs; clients may leave it out
+    must.pop("x-id", None)  # only distinguishes operations in documentation; clients may omit it
     headers = []
     shape = operation.input_shape
     for member in shape.required_members if shape else ():
@@ -286,7 +287,7 @@ def _candidate(operation: Any, query: str) -> _Candidate:
 
 
 def _path_pattern(path: str) -> re.Pattern[str]:
-    """Return the expression for a template such as ``/{Bucket}/{Key+}``; a slash at the end makes no difference."""
+    """Return the regular expression for a template such as ``/{Bucket}/{Key+}``, with an optional slash at the end."""
     pattern = re.escape(path)
     pattern = re.sub(r"\\\{(\w+)\\\+\\\}", r"(?P<\1>.+)", pattern)
     pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", pattern)
@@ -294,7 +295,7 @@ def _path_pattern(path: str) -> re.Pattern[str]:
 
 
 def _path_order(path: str) -> tuple[int, int, int]:
-    """Return the order in which templates are tried: the one with fewer variables, and the longer one, first."""
+    """Return the sort key of a template: those with fewer variables, and longer ones, are tried first."""
     return path.count("+}"), path.count("{"), -len(path)
 
 
@@ -307,7 +308,7 @@ def _decode_labels(labels: dict[str, str]) -> dict[str, str]:
     return {name: unquote(value) if "%" in value else value for name, value in labels.items()}
 
 
-# --- what requests are about
+# --- the resources of requests
 
 _FUNCTION_NAME = re.compile(rb'"FunctionName"\s*:\s*"([^"\\]+)"')
 
@@ -316,7 +317,7 @@ def _s3_resource(operation: Operation, place: str, body: bytes) -> str:
     bucket, key = operation.path_arguments.get("Bucket"), operation.path_arguments.get("Key")
     if not bucket:
         return ""
-    if operation.name == "DeleteObjects":  # any number of keys: a policy is about all of them
+    if operation.name == "DeleteObjects":  # deletes any number of keys, so a policy must allow all of them
         key = "*"
     return f"arn:aws:s3:::{bucket}/{key}" if key else f"arn:aws:s3:::{bucket}"
 
@@ -326,11 +327,11 @@ def _lambda_resource(operation: Operation, place: str, body: bytes) -> str:
     if "LayerName" in labels:
         return f"arn:aws:lambda:{place}:layer:{labels['LayerName']}"
     if operation.name == "CreateFunction":
-        found = _FUNCTION_NAME.search(body)  # not decoded: there may be 67 MB of code beside it
+        found = _FUNCTION_NAME.search(body)  # not decoded, because the body may also contain 67 MB of code
         name = found[1].decode() if found else ""
     else:
         name = labels.get("FunctionName") or labels.get("Resource", "")
-    # A name is given bare, as ACCOUNT:function:NAME or as an ARN, and with a qualifier behind it
+    # A name may be bare, ACCOUNT:function:NAME or an ARN, each with an optional qualifier
     bare = re.sub(r"^(?:.*:)?function:", "", name).partition(":")[0]
     return f"arn:aws:lambda:{place}:function:{bare}" if bare else ""
 
@@ -365,7 +366,7 @@ _RESOURCES: Mapping[str, Callable[[Operation, str, bytes], str]] = {
 
 
 def _json_field(body: bytes, name: str) -> str:
-    """Return a text field of a JSON object, and nothing for what is not there or not JSON."""
+    """Return a text field of a JSON object; ``""`` if it is missing or the body is not JSON."""
     try:
         fields = json.loads(body)
     except ValueError:

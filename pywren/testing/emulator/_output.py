@@ -1,4 +1,4 @@
-"""``Output``: sends what a container prints, and the lines that Lambda adds, to the log, and keeps the last lines."""
+"""``Output``: sends a container's output and Lambda's own lines to the log, and keeps the last lines."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import termios
 import time
 from collections.abc import Callable
 
-_LONGEST_LINE = 256 * 1024 - 26  # CloudWatch's for an event
+_LONGEST_LINE = 256 * 1024 - 26  # CloudWatch's limit for an event
 _READ_BYTES = 256 * 1024
 
 
 class Output:
     """The log of one container.
 
-    Its processes keep the pipe open as long as they like, so it is never read to its end: at the end of a call, what
-    is in the pipe is what the call has printed.
+    Processes may keep the pipe open after a call, so the end of a call's output is not marked. The output is whatever
+    the pipe contains when the call ends.
 
     Args:
         log: takes each line with its time in milliseconds.
-        tail: bytes that are kept.
+        tail: the number of bytes to keep.
     """
 
     def __init__(self, log: Callable[[int, str], None], *, tail: int) -> None:
@@ -34,7 +34,7 @@ class Output:
         asyncio.get_running_loop().add_reader(self._reading, self._read, _READ_BYTES)
 
     def begin(self) -> None:
-        """Start the tail of an invocation."""
+        """Start a new tail for an invocation."""
         self._tail.clear()
 
     @property
@@ -43,21 +43,21 @@ class Output:
         return bytes(self._tail[-self._limit :])
 
     def say(self, line: str) -> None:
-        """Add a line of Lambda's own."""
+        """Add one of Lambda's own lines."""
         self._write(line)
 
     def drain(self) -> None:
-        """Take what is in the pipe now; what has no line end becomes a line."""
+        """Read the current contents of the pipe; an incomplete last line counts as a line."""
         waiting = array.array("i", [0])
         fcntl.ioctl(self._reading, termios.FIONREAD, waiting)
-        if waiting[0]:  # no more than that: somebody may be printing without end
+        if waiting[0]:  # read no more than that: a process may print endlessly
             self._read(waiting[0])
         if self._partial:
             self._line(self._partial)
             self._partial = b""
 
     def close(self) -> None:
-        """Take what is left, and close the pipe."""
+        """Read the remaining output, and close the pipe."""
         self.drain()
         asyncio.get_running_loop().remove_reader(self._reading)
         os.close(self._reading)
@@ -78,7 +78,7 @@ class Output:
     def _line(self, line: bytes) -> None:
         for start in range(0, max(len(line), 1), _LONGEST_LINE):
             text = line[start : start + _LONGEST_LINE].decode("utf-8", "replace")
-            # The runtime client parts the lines of a traceback so that they stay one event.
+            # The runtime client separates the lines of a traceback with \r to keep them in one event.
             self._write(text.replace("\r", "\n"))
 
     def _write(self, text: str) -> None:

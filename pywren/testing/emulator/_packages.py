@@ -1,4 +1,4 @@
-"""A layer of installed distributions, as a zip that Lambda takes: ``python/…``, importable by the function."""
+"""Builds a layer of installed distributions: a zip with ``python/…``, from which the function can import."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _REQUIREMENT = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)([^;]*)(;.*)?")
 
 
 class Layer(NamedTuple):
-    """A layer to be published.
+    """A layer to publish.
 
     Args:
         archive: the zip.
@@ -27,21 +27,21 @@ class Layer(NamedTuple):
 
 
 def layer_of(packages: Iterable[str]) -> Layer:
-    """Make a layer of distributions that are installed here, and of all that they require.
+    """Build a layer of distributions that are installed here, and of all their requirements.
 
     Args:
-        packages: their names, such as ``numpy``.
+        packages: the names of distributions, such as ``numpy``.
 
     Raises:
-        ArgumentError: one is not installed.
+        ArgumentError: a distribution is not installed.
     """
     modules: set[str] = set()
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:  # it only crosses this machine
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:  # never leaves this machine
         for distribution in _with_requirements(packages):
             for file in distribution.files or ():
                 if ".." in file.parts or "__pycache__" in file.parts:
-                    continue  # programs; bytecode
+                    continue  # programs and byte code
                 archive.write(str(file.locate()), f"python/{file.as_posix()}")
                 modules.update(_module(file.parts))
     return Layer(buffer.getvalue(), tuple(sorted(modules)))
@@ -54,7 +54,7 @@ def _module(parts: tuple[str, ...]) -> Iterator[str]:
 
 
 def _with_requirements(packages: Iterable[str]) -> list[Distribution]:
-    """Return the distributions and what they require; a requirement that is not installed is one of other platforms."""
+    """Return distributions and their requirements. Those that are not installed apply only to other platforms."""
     found: dict[str, Distribution] = {}
     wanted = [(name, True) for name in packages]
     while wanted:

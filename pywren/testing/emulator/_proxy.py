@@ -1,7 +1,7 @@
-"""``Proxy``: forwards a request to a server behind the gateway, and returns the answer, both unchanged.
+"""``Proxy``: forwards requests unchanged to a server behind the gateway, and returns its answers unchanged.
 
-Paths are not decoded and encoded again, bodies not unpacked, redirects not followed. What is small crosses in one
-piece, which is quick; what is big is passed on as it comes, however big it is.
+It does not decode and re-encode paths, decompress bodies or follow redirects. Small bodies are sent in one piece, which
+is fast; large ones are streamed, whatever their size.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pywren.testing.emulator._door import Door
 from pywren.testing.emulator._seaweed import is_aws_chunked, read_frames, without_framing
 
 _IN_ONE_PIECE = 1024 * 1024
-_HOP_BY_HOP = (  # about one connection, of which there are two here
+_HOP_BY_HOP = (  # these describe one of the two connections, and are not forwarded
     "Connection",
     "Keep-Alive",
     "Proxy-Authenticate",
@@ -34,12 +34,12 @@ _CONNECT_SECONDS = 10.0
 
 
 class Exchange(NamedTuple):
-    """A request that was answered.
+    """An answered request.
 
     Args:
-        response: the answer; of one that is passed on as it comes, all but the end has been sent.
-        bytes_in: bytes of the request's body.
-        bytes_out: bytes of the answer's.
+        response: the answer; all but the end of a streamed one has been sent.
+        bytes_in: the size of the request's body.
+        bytes_out: the size of the answer's body.
     """
 
     response: web.StreamResponse
@@ -48,14 +48,14 @@ class Exchange(NamedTuple):
 
 
 class BackendError(Exception):
-    """The server behind the gateway did not answer, or broke off: it has died, or is about to."""
+    """The server behind the gateway did not answer, or broke off: it has died or is about to."""
 
 
 class Proxy:
-    """Keeps connections to a server behind the gateway; made inside a running event loop.
+    """Keeps connections to a server behind the gateway. Create it in a running event loop.
 
     Args:
-        door: the way to it.
+        door: the door to the server.
     """
 
     def __init__(self, door: Door) -> None:
@@ -76,12 +76,12 @@ class Proxy:
         """Send a request to the server, and return its answer.
 
         Args:
-            request: as it came.
-            body: the request's, when it has been read already.
+            request: the request as received.
+            body: the request's body, if it has already been read.
 
         Raises:
             BackendError: the server did not answer.
-            ConnectionError: the client or the server left in the middle of a body.
+            ConnectionError: the client or the server disconnected in the middle of a body.
         """
         headers = _without_hops(request.headers, "Expect")
         upload: _Upload | None = None
@@ -110,7 +110,7 @@ class Proxy:
 
 
 class _Upload:
-    """The body of a request, passed on as it comes."""
+    """The body of a request, streamed to the server."""
 
     def __init__(self, content: AsyncIterable[bytes]) -> None:
         self._content = content
@@ -128,13 +128,13 @@ class _Upload:
 
 
 def _is_long(request: web.BaseRequest) -> bool:
-    """Tell whether a body is long, or does not say how long it is."""
+    """Tell whether a body is long or of unknown length."""
     length = request.content_length
     return "Transfer-Encoding" in request.headers or (length is not None and length > _IN_ONE_PIECE)
 
 
 async def _pass_back(request: web.BaseRequest, answer: aiohttp.ClientResponse) -> tuple[web.StreamResponse, int]:
-    """Return the answer, and how many bytes its body has."""
+    """Return the answer, and the size of its body."""
     headers = _without_hops(answer.headers)
     length = answer.content_length
     if request.method == "HEAD" or (length is not None and length <= _IN_ONE_PIECE):
@@ -148,30 +148,30 @@ async def _pass_back(request: web.BaseRequest, answer: aiohttp.ClientResponse) -
             await response.write_but_last(chunk)
             sent += len(chunk)
     except aiohttp.ClientError as error:
-        # The status has been sent: all that can be said now is that the body ends before its length.
+        # The status has been sent, so the only way to report this is to end the body too early.
         raise ConnectionResetError(f"the response was cut off after {sent} bytes") from error
     return response, sent
 
 
 class _Streamed(web.StreamResponse):
-    """An answer passed on as it comes, whose end is sent only when it was counted: who has it may ask for the count."""
+    """A streamed answer. Its end is sent only after it is counted, so a client with the whole answer sees the count."""
 
     _last = b""
 
     async def write_but_last(self, chunk: bytes) -> None:
-        """Write the chunk before, and keep this one."""
+        """Write the previous chunk, and keep this one."""
         if self._last:
             await self.write(self._last)
         self._last = chunk
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Write what was kept."""
+        """Write the chunk that was kept."""
         last, self._last = self._last, b""
         await super().write_eof(last + data)
 
 
 def _without_hops(headers: CIMultiDictProxy[str], *more: str) -> CIMultiDict[str]:
-    """Return what is said to the other end, without what is said about the connection."""
+    """Return the headers to forward, without those about the connection."""
     copy = headers.copy()
     for name in (*_HOP_BY_HOP, *more):
         copy.popall(name, None)

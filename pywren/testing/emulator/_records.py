@@ -1,6 +1,6 @@
-"""The record of an asynchronous event that came to nothing, as Lambda sends it to the on-failure destination.
+"""The record of a failed asynchronous event, as Lambda sends it to the on-failure destination.
 
-Its form: docs.aws.amazon.com/lambda/latest/dg/invocation-async-retain-records.html.
+Format: docs.aws.amazon.com/lambda/latest/dg/invocation-async-retain-records.html.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ ZERO_CONCURRENCY = "ZeroReservedConcurrency"
 
 
 class Loss(NamedTuple):
-    """What became of an event.
+    """A failed event.
 
     Args:
-        request_id: its id.
-        condition: why it was given up: one of the three above.
-        payload: what was to be run.
+        request_id: the event's id.
+        condition: why it was given up: one of the three constants above.
+        payload: the event as JSON.
         attempts: how often it ran.
-        reply: the last answer; ``None`` when it never ran.
+        reply: the last reply; ``None`` when it never ran.
     """
 
     request_id: str
@@ -36,17 +36,17 @@ class Loss(NamedTuple):
 
 
 def on_failure_destination(function: Function) -> str:
-    """Return the ARN of where a function's records go, ``""`` when there is none."""
+    """Return the ARN of the destination for a function's records; ``""`` when there is none."""
     destinations = function.event_invoke.get("DestinationConfig") or {}
     return str((destinations.get("OnFailure") or {}).get("Destination") or "")
 
 
 def failure_record(function: Function, loss: Loss, when: datetime) -> bytes:
-    """Return the record, JSON.
+    """Return the record as JSON.
 
     Args:
-        function: whose event it was.
-        loss: what became of it.
+        function: the event's function.
+        loss: the failed event.
         when: the time of the record.
     """
     moment = when.astimezone(timezone.utc)
@@ -74,5 +74,5 @@ def failure_record(function: Function, loss: Loss, when: datetime) -> bytes:
 def _parsed(payload: bytes) -> Any:
     try:
         return json.loads(payload) if payload else {}
-    except ValueError:  # what the function answered need not be JSON
+    except ValueError:  # a function's answer need not be JSON
         return payload.decode(errors="replace")

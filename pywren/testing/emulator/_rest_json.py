@@ -1,4 +1,4 @@
-"""REST-JSON as Lambda speaks it: requests read and checked, answers and refusals written, by botocore's model."""
+"""Lambda's REST-JSON protocol: parses and checks requests, and writes answers, following botocore's model."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from urllib.parse import parse_qs
 
 
 class Refusal(Exception):
-    """What Lambda answers instead of doing as it was asked; an answer, not a failure of the emulator.
+    """Lambda's refusal of a request; an answer, not a failure of the emulator.
 
     Args:
         code: the error's name in Lambda's model, such as ``ResourceConflictException``.
-        message: what AWS says.
-        reason: the ``Reason`` that ``TooManyRequestsException`` carries.
+        message: AWS's message.
+        reason: the ``Reason`` field of ``TooManyRequestsException``.
     """
 
     def __init__(self, code: str, message: str, reason: str = "") -> None:
@@ -29,9 +29,9 @@ class Answer(NamedTuple):
     """An HTTP answer.
 
     Args:
-        status: its status.
-        headers: its headers.
-        body: its bytes.
+        status: the status.
+        headers: the headers.
+        body: the body.
     """
 
     status: int
@@ -40,9 +40,9 @@ class Answer(NamedTuple):
 
 
 RETRY_AFTER_SECONDS = "1"
-"""``Retry-After`` of a throttled request."""
+"""The ``Retry-After`` header of a throttled request."""
 
-_UNMODELED_STATUS = {  # AWS's front end answers these itself, so no service model has them
+_UNMODELED_STATUS = {  # AWS's front end gives these answers itself, so no service model contains them
     "NotImplemented": 501,
     "PreconditionFailedException": 412,
     "UnknownOperationException": 404,
@@ -52,17 +52,17 @@ _UNMODELED_STATUS = {  # AWS's front end answers these itself, so no service mod
 def decode(
     operation: Any, path_arguments: Mapping[str, str], query: str, headers: Mapping[str, str], body: bytes
 ) -> dict[str, Any]:
-    """Return the arguments of a request under the names of the model.
+    """Return the arguments of a request under their names in the model.
 
     Args:
         operation: botocore's ``OperationModel``.
-        path_arguments: the labels of the path, decoded.
+        path_arguments: the decoded arguments in the path.
         query: the query string.
         headers: the headers.
         body: the body.
 
     Raises:
-        Refusal: ``SerializationException``: an argument is not of the model's type.
+        Refusal: an argument does not have the model's type (``SerializationException``).
     """
     shape = operation.input_shape
     if shape is None:
@@ -81,7 +81,7 @@ def decode(
 
 
 class _Places:
-    """Where the arguments of one request are: path, query, headers, JSON body."""
+    """The places where one request may have arguments: path, query, headers and JSON body."""
 
     def __init__(self, path: Mapping[str, str], query: str, headers: Mapping[str, str], body: bytes) -> None:
         self._path = path
@@ -141,7 +141,7 @@ _JSON_TYPES: dict[str, Any] = {
 
 
 def _from_json(shape: Any, value: Any, path: str) -> Any:
-    """Return a value of a JSON body; ``None`` (AWS takes null for absent) stays."""
+    """Return a value from a JSON body; ``None`` is kept, because AWS treats null as absent."""
     if value is None:
         return None
     kind = shape.type_name
@@ -168,10 +168,10 @@ def _blob(text: str, path: str) -> bytes:
 
 
 def check(shape: Any, arguments: Mapping[str, Any]) -> None:
-    """Hold decoded arguments against the model: required members, ranges, lengths, patterns, enumerations.
+    """Check decoded arguments against the model: required members, ranges, lengths, patterns, enumerations.
 
     Raises:
-        Refusal: ``ValidationException`` in AWS's words.
+        Refusal: a constraint is not satisfied (``ValidationException``, with AWS's message).
     """
     found = list(_violations(shape, arguments, "")) if shape is not None else []
     if found:
@@ -215,7 +215,7 @@ def _broken(shape: Any, value: Any) -> Iterator[str]:
     if values and value not in values:
         yield f"Member must satisfy enum value set: [{', '.join(values)}]"
     pattern = shape.metadata.get("pattern")
-    # Java's character properties (of tags) are unknown to Python
+    # Python does not know Java's character properties, which the pattern for tags has
     if pattern and r"\p{" not in pattern and not re.fullmatch(pattern, value):
         yield f"Member must satisfy regular expression pattern: {pattern}"
 
@@ -240,7 +240,7 @@ def _camel(name: str) -> str:
 
 
 def encode(operation: Any, fields: Mapping[str, Any], request_id: str) -> Answer:
-    """Return the answer of an operation; timestamps among the fields are seconds since the epoch."""
+    """Return the answer of an operation; timestamps in the fields are seconds since the epoch."""
     status = int(operation.http.get("responseCode", 200))
     headers = {"x-amzn-RequestId": request_id}
     if operation.output_shape is None or status == 204:
@@ -250,11 +250,11 @@ def encode(operation: Any, fields: Mapping[str, Any], request_id: str) -> Answer
 
 
 def encode_refusal(model: Any, refusal: Refusal, request_id: str) -> Answer:
-    """Return the answer that says what was refused, in the shape that the model has for it.
+    """Return the answer for a refusal, in the model's format for its error.
 
     Args:
         model: botocore's ``ServiceModel``.
-        refusal: what was refused.
+        refusal: the refusal.
         request_id: the request's id.
     """
     shape = next((shape for shape in model.error_shapes if shape.name == refusal.code), None)

@@ -1,8 +1,8 @@
-"""``RuntimeApi``: the HTTP interface through which one runtime client takes its events and returns its answers.
+"""``RuntimeApi``: the HTTP interface through which a runtime client gets events and returns answers.
 
-It implements the part of HTTP/1.1 that runtime clients speak as an asyncio protocol: a framework would cost more than
-the rest of a warm invocation. Callbacks of the protocol run on the event loop and complete futures that the container
-awaits.
+It is an asyncio protocol that implements the part of HTTP/1.1 that runtime clients use: a web framework would take
+longer than the rest of a warm invocation. The protocol's callbacks run on the event loop and complete futures that the
+container awaits.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NamedTuple, cast
 
 _VERSION = "/2018-06-01/runtime"
 _ANSWER = re.compile(rf"{_VERSION}/invocation/([^/]+)/(response|error)")
-_HEAD_LIMIT = 2 * 1024 * 1024  # the runtime client sends a description of an error of up to 1 MiB as a header
+_HEAD_LIMIT = 2 * 1024 * 1024  # the runtime client sends error descriptions of up to 1 MiB in a header
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:\s*chunked", re.IGNORECASE)
 _EXPECT = re.compile(rb"\r\nexpect:\s*100-continue", re.IGNORECASE)
@@ -33,12 +33,12 @@ _ACCEPTED = b'{"status":"OK"}'
 
 
 class Answer(NamedTuple):
-    """What a runtime client posted.
+    """An answer that a runtime client posted.
 
     Args:
         kind: ``response``, ``error``, or ``large`` for a response beyond the limit.
-        body: what it posted; of a ``large`` one nothing, its size is in ``size``.
-        size: bytes that were posted.
+        body: the posted body; empty for a ``large`` one.
+        size: the size of the posted body.
     """
 
     kind: str
@@ -50,8 +50,8 @@ class RuntimeApi:
     """Serves the process of one container, one invocation at a time.
 
     Args:
-        limit: bytes of the largest response.
-        takes_answer: asked when an answer is complete; false leaves it without a reply (a fault).
+        limit: the size in bytes of the largest accepted response.
+        takes_answer: called when an answer is complete; if it returns false, a fault, the answer gets no reply.
     """
 
     def __init__(self, *, limit: int, takes_answer: Callable[[], bool] = lambda: True) -> None:
@@ -64,27 +64,27 @@ class RuntimeApi:
         self.reset()
 
     def reset(self) -> None:
-        """Forget what the last process said, before another starts."""
+        """Discard the state of the last process before another one starts."""
         loop = asyncio.get_running_loop()
         for connection in list(self._connections):
             connection.abort()
         self._waiting = self._request_id = None
         self.asked: asyncio.Future[None] = loop.create_future()
-        """Done when the process waits for an event."""
+        """Done when the process is waiting for an event."""
         self.init_error: asyncio.Future[bytes] = loop.create_future()
-        """The body of ``init/error``."""
+        """The body of a request to ``init/error``."""
         self.answer: asyncio.Future[Answer] = loop.create_future()
-        """The answer to the event that was handed over."""
+        """The answer to the last event that was handed over."""
 
     async def start(self) -> str:
-        """Listen on a free port of the loopback and return its address, ``host:port``."""
+        """Listen on a free port of 127.0.0.1, and return the address as ``host:port``."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", 0)
         host, port = self._server.sockets[0].getsockname()
         return f"{host}:{port}"
 
     def hand_over(self, request_id: str, payload: bytes, headers: Mapping[str, str]) -> None:
-        """Answer the ``next`` that is waiting with an event."""
+        """Answer the waiting ``next`` request with an event."""
         if self._waiting is None:  # pragma: no cover - the container waits for ``asked``
             raise RuntimeError("no runtime client is waiting for an event")
         connection, self._waiting = self._waiting, None
@@ -94,25 +94,25 @@ class RuntimeApi:
         connection.reply(200, payload, {"Lambda-Runtime-Aws-Request-Id": request_id, **headers})
 
     async def close(self) -> None:
-        """Stop listening, and drop the connections."""
+        """Stop listening, and close the connections."""
         if self._server is not None:
             self._server.close()
         for connection in list(self._connections):
             connection.abort()
 
     def made(self, connection: _Connection) -> None:
-        """Note a connection."""
+        """Register a connection."""
         self._connections.add(connection)
 
     def lost(self, connection: _Connection) -> None:
-        """Forget a connection; a process that is gone does not wait for an event any more."""
+        """Unregister a connection; a process that has disconnected no longer waits for an event."""
         self._connections.discard(connection)
         if self._waiting is connection:
             self._waiting = None
             self.asked = asyncio.get_running_loop().create_future()
 
     def received(self, connection: _Connection, method: str, path: str, body: bytes, size: int) -> None:
-        """Answer a request that has arrived whole; ``body`` is empty when ``size`` is beyond the limit."""
+        """Answer a complete request; ``body`` is empty when ``size`` is beyond the limit."""
         if (method, path) == ("GET", f"{_VERSION}/invocation/next"):
             self._next(connection)
         elif (method, path) == ("POST", f"{_VERSION}/init/error"):
@@ -125,7 +125,7 @@ class RuntimeApi:
             connection.reply(404, _error("NotFound", f"there is no {method} {path}"))
 
     def too_large(self, size: int) -> bool:
-        """Whether a body of this size is not worth keeping."""
+        """Tell whether a body of this size is beyond the limit."""
         return size > self._limit
 
     def _next(self, connection: _Connection) -> None:
@@ -154,18 +154,18 @@ class RuntimeApi:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection of the runtime client; it sends a request after the other."""
+    """One connection of the runtime client, which sends one request at a time."""
 
     def __init__(self, api: RuntimeApi) -> None:
         self._api = api
         self._buffer = bytearray()
-        self._needed = 0  # bytes of head and body together, once the head is there
+        self._needed = 0  # the size of head and body together, known when the head is complete
         self._head = 0
         self._dropped = 0
         self._chunked = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take it, if it comes from a process of ours."""
+        """Accept the connection if it comes from a process of this user."""
         self._transport = cast(asyncio.Transport, transport)
         self._api.made(self)
         connection = transport.get_extra_info("socket")
@@ -174,11 +174,11 @@ class _Connection(asyncio.Protocol):
             self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
+        """Unregister the connection."""
         self._api.lost(self)
 
     def data_received(self, data: bytes) -> None:
-        """Take what arrived, and answer the requests that are whole."""
+        """Store the received data, and answer complete requests."""
         self._buffer += data
         while self._buffer and self._advance():
             pass
@@ -192,11 +192,11 @@ class _Connection(asyncio.Protocol):
             self._transport.write(head.encode("latin-1", "replace") + body)
 
     def abort(self) -> None:
-        """Drop the connection."""
+        """Close the connection immediately."""
         self._transport.abort()
 
     def _advance(self) -> bool:
-        """Parse on; tell whether a request was answered and another may follow."""
+        """Continue parsing; tell whether a request was answered and another may follow."""
         if not self._head and not self._parse_head():
             return False
         if self._chunked:
@@ -209,7 +209,7 @@ class _Connection(asyncio.Protocol):
         size = self._needed - self._head
         if self._api.too_large(size):
             arrived = self._dropped + len(self._buffer)
-            if arrived < self._needed:  # it is read to its end, as the client expects, but not kept
+            if arrived < self._needed:  # read it to its end, as the client expects, but do not keep it
                 self._dropped = arrived - self._head
                 del self._buffer[self._head :]
                 return False
@@ -248,7 +248,7 @@ class _Connection(asyncio.Protocol):
 
 
 def _unchunk(buffer: bytearray, start: int) -> tuple[bytearray, int] | None:
-    """Return a chunked body and where it ends, ``None`` while it is not whole."""
+    """Return a chunked body and the position of its end; ``None`` while it is incomplete."""
     body, position = bytearray(), start
     while True:
         end = buffer.find(b"\r\n", position)
@@ -268,23 +268,23 @@ def _error(kind: str, message: str) -> bytes:
 
 
 def _is_own(peer: tuple[str, int] | None) -> bool:
-    """Tell whether a connection on the loopback comes from a process of this user, where the system tells."""
+    """Tell whether a local connection comes from a process of this user; true where the system cannot tell."""
     if sys.platform != "linux" or peer is None:
         return True
-    # The table is read piece by piece: an entry may be missed when others come and go. It is not there twice in a row
-    # when the other end has hung up already, and then there is nobody to be answered.
+    # The table is not read atomically, so an entry may be missed while others come and go. If several attempts miss it,
+    # the other end has already closed the connection, and there is nobody to answer.
     try:
         return any(_owner(peer) == os.getuid() for _ in range(_LOOKS))
-    except OSError:  # there is no such table
+    except OSError:  # the system has no such table
         return True
 
 
 _LOOKS = 3
-_ESTABLISHED = "01"  # of an end that was closed the table says that it is root's
+_ESTABLISHED = "01"  # the table shows closed connections as owned by root
 
 
 def _owner(peer: tuple[str, int]) -> int | None:
-    """Return whose the other end of a connection is; ``None`` when it is nobody's any more."""
+    """Return the user id that owns the other end of a connection; ``None`` when it is closed."""
     local = "".join(f"{int(part):02X}" for part in reversed(peer[0].split("."))) + f":{peer[1]:04X}"
     with open("/proc/net/tcp", encoding="ascii") as table:
         for line in table:

@@ -1,13 +1,13 @@
-"""The first process of an execution environment: it sets up the namespaces, starts the runtime, and kills the rest.
+"""The first process of an execution environment: sets up namespaces, starts the runtime, and kills all processes.
 
-A program of its own, run without pywren on its path (see ``sandbox_command``), because every cold start waits for
-it. Its standard input is a socket to the emulator: the first line is what to set up, then come commands, a word each;
-when it ends, so does everything in the environment. Isolated, this is process 1 of namespaces that ``unshare`` made;
-elsewhere it is the reaper of all that descends from it.
+It is a separate program that runs without pywren on its path (see ``sandbox_command``), because every cold start waits
+for it. Its standard input is a socket to the emulator. The first line says what to set up; one-word commands follow.
+When the input ends, the whole environment ends. In an isolated environment this is process 1 of the namespaces that
+``unshare`` created; otherwise it is the subreaper of all its descendants.
 
-Commands: ``start`` the runtime, ``kill`` everything but this process, ``watch`` the memory until ``rest``, ``stop`` and
-``cont`` everything. Reports: ``ready``, ``failed WHY``, ``exit CODE`` (negative for a signal; nothing is left then),
-``memory KIB`` (the most until now).
+Commands: ``start`` the runtime, ``kill`` everything except this process, ``watch`` the memory until ``rest``, ``stop``
+and ``cont`` (continue) everything. Reports: ``ready``, ``failed WHY``, ``exit CODE`` (negative for a signal; no other
+process is left then), ``memory KIB`` (the maximum so far).
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ import time
 from typing import Any
 
 WATCH_SECONDS = 0.02
-"""Between two looks at the memory."""
+"""The interval between two checks of the memory."""
 
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC = 0x2, 0x4, 0x8, 0x1000, 0x4000
 _ATTR_RDONLY, _ATTR_NOSUID = 0x1, 0x2
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 _MNT_DETACH = 2
 _CLONE_NEWUSER = 0x10000000
-_MOUNT_SETATTR = 442  # the same number on every architecture
+_MOUNT_SETATTR = 442  # the system call has this number on every architecture
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _DEVICE_LINKS = {"fd": "fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
@@ -44,11 +44,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def sandbox_command(python: str, *, isolated: bool) -> list[str]:
-    """Return the command line that runs this program; its standard input is a socket.
+    """Return the command line that runs this program; its standard input must be a socket.
 
     Args:
-        python: an interpreter of this version, not one of a virtual environment.
-        isolated: whether it gets namespaces of its own.
+        python: an interpreter of this version that is not in a virtual environment.
+        isolated: whether to run it in its own namespaces.
     """
     start = "import sys; sys.path.insert(0, sys.argv[1]); import _sandbox; del sys.path[0]; _sandbox.main()"
     command = [python, "-I", "-S", "-c", start, os.path.dirname(os.path.abspath(__file__))]
@@ -58,7 +58,7 @@ def sandbox_command(python: str, *, isolated: bool) -> list[str]:
 
 
 def main() -> None:
-    """Run the first process."""
+    """Set up the environment, and serve the emulator's commands until it ends."""
     channel = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 3)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 class _Lines:
-    """The commands that arrive on a descriptor."""
+    """The commands from a descriptor."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -100,30 +100,30 @@ class _Lines:
                 os._exit(0)
 
     def arrived(self) -> list[str] | None:
-        """Return the lines that are there, ``None`` when there will be no more."""
+        """Return the lines that have arrived; ``None`` at the end of the input."""
         more = self._fill()
         lines = self.waiting()
         return lines if more or lines else None
 
     def waiting(self) -> list[str]:
-        """Return the lines that came with the first."""
+        """Return the complete lines that were already read."""
         *lines, self._rest = self._rest.split(b"\n")
         return [line.decode() for line in lines]
 
     def _fill(self) -> bool:
         try:
             data = os.read(self.descriptor, 65536)
-        except OSError:  # the other end was closed with something of ours unread
+        except OSError:  # the other end was closed before it read all our reports
             return False
         self._rest += data
         return bool(data)
 
 
 class _Environment:
-    """The processes of an environment.
+    """The processes of an execution environment.
 
     Args:
-        channel: where reports go.
+        channel: the descriptor to write reports to.
         plan: ``command``, ``env``, ``cwd``, ``uid``, ``isolated``, ``memory_kib``.
     """
 
@@ -139,7 +139,7 @@ class _Environment:
         self._dying: int | None = None
 
     def serve(self, commands: _Lines) -> None:
-        """Do as the emulator says until it is gone."""
+        """Carry out the emulator's commands until the emulator ends."""
         wakeup = _wakeup_pipe()
         poll = select.poll()
         poll.register(commands.descriptor, select.POLLIN)
@@ -163,7 +163,7 @@ class _Environment:
                 self._look_at = time.monotonic() + WATCH_SECONDS
 
     def kill(self) -> None:
-        """Kill everything but this process, and reap it."""
+        """Kill all processes except this one, and reap them."""
         while True:
             self._signal(signal.SIGKILL)
             try:
@@ -179,7 +179,7 @@ class _Environment:
             self.kill()
         elif word in ("watch", "rest"):
             self._watching = word == "watch"
-            self._look_at = time.monotonic() + WATCH_SECONDS  # what is over before is measured at its end
+            self._look_at = time.monotonic() + WATCH_SECONDS  # shorter calls are measured at their end
             if not self._watching:
                 self._check_memory()
                 _report(self._channel, f"memory {self._most_kib}")
@@ -189,9 +189,9 @@ class _Environment:
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             if self._isolated:
-                os.kill(-1, number)  # all of the namespace but this one
+                os.kill(-1, number)  # every process in the namespace except this one
                 return
-        if sys.platform != "linux" and self._group:  # without /proc, its process group is what can be found
+        if sys.platform != "linux" and self._group:  # without /proc, only its process group can be found
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._group, number)
         for pid in self._processes():
@@ -199,7 +199,7 @@ class _Environment:
                 os.kill(pid, number)
 
     def _start(self) -> int:
-        """Start the runtime, leader of its own session, and return its process id."""
+        """Start the runtime in a new session, and return its process id."""
         pid = os.fork()
         if pid:
             self._group = pid
@@ -209,13 +209,13 @@ class _Environment:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGCHLD, signal.SIGPIPE):
                 signal.signal(number, signal.SIG_DFL)
-            if resource.getrlimit(resource.RLIMIT_NOFILE)[1] >= _OPEN_FILES:  # it can only be lowered
+            if resource.getrlimit(resource.RLIMIT_NOFILE)[1] >= _OPEN_FILES:  # a hard limit can only be lowered
                 resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
             plan = self._plan
             if self._isolated:
                 _become(plan["uid"])
             elif sys.platform == "linux":
-                _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # for the case that this process itself is killed
+                _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # in case this process itself is killed
             os.chdir(plan["cwd"])
             os.execve(plan["command"][0], plan["command"], plan["env"])
         except OSError as error:
@@ -234,7 +234,7 @@ class _Environment:
             self._ended(pid, status)
 
     def _ended(self, pid: int, status: int) -> None:
-        """Note that a process ended; with the runtime, all of the environment's do, and only then it is reported."""
+        """Handle the end of a process. If it was the runtime, kill all others before reporting it."""
         if pid == self._dying:
             self._dying = None
         if pid != self._runtime:
@@ -246,11 +246,11 @@ class _Environment:
         _report(self._channel, f"exit {os.waitstatus_to_exitcode(status)}")
 
     def _check_memory(self) -> None:
-        """Look at the memory; beyond the limit, kill the process that has most, as the kernel would.
+        """Check the memory use. Beyond the limit, kill the process that uses the most, as the kernel would.
 
-        Resident sizes are read at every look; they count shared pages once a process, so that what is really used
-        is never more. What the pages are costs the kernel a walk through all of them, and is asked when the resident
-        ones are beyond the limit, or have grown.
+        Each check reads the resident sizes. They count shared pages once for each process, so the real use is never
+        higher. The kernel must walk through all pages to report the real use; it is read only when the resident sizes
+        have grown or are beyond the limit.
         """
         resident = {pid: _resident_kib(pid) for pid in self._processes()}
         total = sum(resident.values())
@@ -260,13 +260,13 @@ class _Environment:
         self._looked_kib = total
         self._most_kib = max(self._most_kib, _used_kib(resident))
         if self._most_kib > self._plan["memory_kib"] and self._dying not in resident:
-            self._most_kib = self._plan["memory_kib"]  # a control group would never have let it come further
+            self._most_kib = self._plan["memory_kib"]  # a control group would not have allowed more
             self._dying = max(resident, key=resident.__getitem__)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._dying, signal.SIGKILL)
 
     def _processes(self) -> list[int]:
-        """Return the processes of the environment."""
+        """Return the ids of the environment's processes."""
         if self._isolated:
             return [int(name) for name in os.listdir("/proc") if name.isdigit() and name != "1"]
         found = _children(os.getpid())
@@ -281,23 +281,23 @@ def _wakeup_pipe() -> int:
     os.set_blocking(reading, False)
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)  # without a handler of Python's own nothing is written
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # Python writes to the pipe only if the signal has a Python handler
     return reading
 
 
 def _report(channel: int, text: str) -> None:
-    with contextlib.suppress(OSError):  # the emulator is gone: the next read says so
+    with contextlib.suppress(OSError):  # the emulator has ended: the next read notices it
         os.write(channel, f"{text}\n".encode())
 
 
 def _children(pid: int) -> list[int]:
-    """Return the children of a process, whichever thread has made them; none where there is no ``/proc``."""
+    """Return the children of a process, whichever thread created them; empty without ``/proc``."""
     found: list[int] = []
     try:
         for thread in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:
                 found += map(int, file.read().split())
-    except OSError:  # it has ended
+    except OSError:  # the process has ended
         pass
     return found
 
@@ -311,10 +311,10 @@ def _resident_kib(pid: int) -> int:
 
 
 def _used_kib(resident: dict[int, int]) -> int:
-    """Return the memory that processes use together, whoever else uses it too: on Lambda they would be alone.
+    """Return the memory that the processes use together, as if no other container shared it, as on Lambda.
 
-    Of what is theirs alone, each has its proportion. Pages of files are others' too, and a proportion of them would
-    be less the more containers there are: in full they are as many as the process has that has most.
+    Anonymous pages count by each process's proportional share. Pages of files are shared with other containers too,
+    which lowers this share, so they count at least as much as those of the process with the most.
     """
     own = files = most_files = 0
     for pid, kib in resident.items():
@@ -331,15 +331,15 @@ def _pages_kib(pid: int) -> dict[bytes, int]:
     try:
         with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
             return {line.split()[0]: int(line.split()[1]) for line in file if line.endswith(b" kB\n")}
-    except OSError:  # it has ended, or the kernel does not tell
+    except OSError:  # the process has ended, or the kernel does not provide the file
         return {}
 
 
 def _build_root(plan: dict[str, Any]) -> None:
-    """Make a root of what the environment may see, read-only but for ``/tmp``, and move into it.
+    """Build a root with only what the environment may see, read-only except for ``/tmp``, and switch to it.
 
-    A new root, rather than mounts over the old one: the interpreter and the emulator's own directory may lie below
-    ``/tmp``, ``/opt`` or ``/var``, and who is not root cannot make ``/var/task``.
+    It is a new root, not mounts over the old one: the interpreter and the emulator's directory may be below ``/tmp``,
+    ``/opt`` or ``/var``, and users other than root cannot create ``/var/task``.
     """
     root = plan["root"]
     os.makedirs(root, exist_ok=True)
@@ -368,7 +368,7 @@ def _build_root(plan: dict[str, Any]) -> None:
 
 
 def _bind(source: str, target: str, *, read_only: bool = True) -> None:
-    """Show a file or directory at another place."""
+    """Make a file or directory visible at another path."""
     if os.path.isdir(source):
         os.makedirs(target, exist_ok=True)
     else:
@@ -394,7 +394,7 @@ def _set_attributes(path: str, attributes: int, flags: int = 0) -> None:
 
 
 def _become(uid: int) -> None:
-    """Be an unprivileged user, as on Lambda, by a namespace in which this process's user has that number."""
+    """Become an unprivileged user, as on Lambda, through a namespace that maps this process's user to that id."""
     own_uid, own_gid = os.getuid(), os.getgid()
     _check(_libc.unshare(_CLONE_NEWUSER), "unshare")
     for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {own_uid} 1"), ("gid_map", f"{uid} {own_gid} 1")):

@@ -1,8 +1,8 @@
-"""Where SeaweedFS is not S3, and what the gateway does about it.
+"""The differences between SeaweedFS and S3 that the gateway corrects.
 
-It takes some requests that it does not know for others that it knows: ``DELETE /bucket?website`` removes the bucket.
-It lists to each caller the buckets of that caller, and has no callers here. It knows no region. It unpacks
-``aws-chunked`` bodies only together with the signature, which nobody verifies here.
+SeaweedFS mistakes some unknown requests for known ones: ``DELETE /bucket?website`` deletes the bucket. It lists only
+the caller's own buckets, but cannot identify callers here. It has no regions. It decodes ``aws-chunked`` bodies only if
+it verifies their signature, which it does not do here.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ MISTAKEN = frozenset(
         "UpdateObjectEncryption",
     }
 )
-"""Operations that it takes for others: for making or removing a bucket, or for reading or writing the object."""
+"""Operations that SeaweedFS mistakes for others: creating or deleting a bucket, or reading or writing an object."""
 
 _PIECE = 64 * 1024
 _DOCUMENT = '<?xml version="1.0" encoding="UTF-8"?>\n<{0} xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{1}</{0}>'
 
 
 class Buckets:
-    """The buckets that were made through the gateway, and in which region."""
+    """The buckets that were created through the gateway, and their regions."""
 
     def __init__(self) -> None:
         self._made: dict[str, tuple[str, str]] = {}
 
     def note(self, operation: str, bucket: str, region: str) -> None:
-        """Take notice of an operation that was done."""
+        """Record an operation that succeeded."""
         if operation == "CreateBucket":
             now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z")
             self._made.setdefault(bucket, (region, now))
@@ -65,21 +65,21 @@ class Buckets:
             self._made.pop(bucket, None)
 
     def region(self, bucket: str) -> str:
-        """Return the region of a bucket, nothing for one that is not there."""
+        """Return the region of a bucket; ``""`` if it does not exist."""
         return self._made.get(bucket, ("", ""))[0]
 
     def answer(self, operation: str, arguments: Mapping[str, str]) -> bytes | None:
-        """Return the body of an answer that SeaweedFS would not give, ``None`` where it is to be asked.
+        """Return the body of an answer that SeaweedFS cannot give; ``None`` if SeaweedFS is to answer.
 
         Args:
             operation: the operation.
-            arguments: of its path and of its query.
+            arguments: the arguments in the path and the query.
         """
         if operation == "ListBuckets":
             return self._listing(arguments.get("prefix", ""))
         if operation == "GetBucketLocation" and arguments["Bucket"] in self._made:
             region = self.region(arguments["Bucket"])
-            # where nothing is said, a bucket is in us-east-1
+            # an empty location means us-east-1
             return _DOCUMENT.format("LocationConstraint", "" if region == "us-east-1" else escape(region)).encode()
         return None
 
@@ -94,12 +94,12 @@ class Buckets:
 
 
 def is_aws_chunked(headers: Mapping[str, str]) -> bool:
-    """Tell whether a body has S3's own framing, in which signatures or a checksum follow what they are of."""
+    """Tell whether a body has S3's own framing, which puts signatures or a checksum between or after the data."""
     return headers.get("X-Amz-Content-Sha256", "").startswith("STREAMING-")
 
 
 def without_framing(headers: CIMultiDict[str]) -> CIMultiDict[str]:
-    """Return the headers of the same request with a plain body."""
+    """Return the headers for the same request with a plain body."""
     plain = CIMultiDict(headers)
     plain["X-Amz-Content-Sha256"] = "UNSIGNED-PAYLOAD"
     plain["Content-Length"] = plain.pop("X-Amz-Decoded-Content-Length")
@@ -112,12 +112,12 @@ def without_framing(headers: CIMultiDict[str]) -> CIMultiDict[str]:
 
 
 async def read_frames(content: StreamReader) -> AsyncIterator[bytes]:
-    """Yield what is in the frames of an ``aws-chunked`` body; its signatures and its trailing checksum are left out.
+    """Yield the data of an ``aws-chunked`` body, without its signatures and its trailing checksum.
 
     Raises:
         ConnectionResetError: the framing is broken, or the body is not complete.
     """
-    held = b""  # the last piece goes when the end was seen: a server takes what is complete
+    held = b""  # hold back the last piece until the end is seen, so that a server never accepts a truncated body
     while True:
         head = await content.readline()
         try:

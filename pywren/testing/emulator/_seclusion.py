@@ -1,8 +1,8 @@
 """Runs a program where no other user of the machine can reach it; ``_backends`` runs this file by its path.
 
-SeaweedFS asks nobody who he is, and it talks to itself over ports of the loopback and sockets in ``/tmp``. Here both
-are its own: it gets namespaces for the network, in which nobody else is, and for mounts, with an empty ``/tmp``. The
-way in is a Unix socket in the working directory, which leads to the emulator's, for its owner only.
+SeaweedFS does not authenticate its clients, and its parts communicate over local ports and sockets in ``/tmp``. Here it
+gets its own network namespace, and its own mount namespace with an empty ``/tmp``. It can be reached only through a
+Unix socket in the working directory, which is the emulator's directory and open only to its owner.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ FAILED = 125
 
 
 def secluded(command: Sequence[str]) -> list[str]:
-    """Return the command line that runs a command in seclusion; its working directory is then called otherwise."""
+    """Return the command line that runs a command in seclusion, where its working directory has another path."""
     return [sys.executable, "-I", "-S", str(Path(__file__).resolve()), *command]
 
 
 def main() -> None:
-    """Run the program: ``_seclusion.py CMD…``; it exits with ``FAILED`` where there can be no seclusion."""
-    os.umask(0o077)  # the way in is a socket: who may write to it, may connect
+    """Run ``_seclusion.py CMD…``; exit with ``FAILED`` where seclusion is not possible."""
+    os.umask(0o077)  # anyone with write permission for the socket can connect
     try:
         program = _seclude(sys.argv[1])
     except OSError as error:
@@ -40,14 +40,14 @@ def main() -> None:
 
 
 def _seclude(path: str) -> int:
-    """Make the namespaces and enter them; return a descriptor of the program, whose path may lead nowhere then."""
+    """Create namespaces and enter them; return a descriptor of the program, because its path may no longer exist."""
     parent, uid, gid = os.getppid(), os.getuid(), os.getgid()
     libc = ctypes.CDLL(None, use_errno=True)
     _check(libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS | _CLONE_NEWNET), "unshare")
     for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
         with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
             file.write(text)
-    # A new user namespace makes the kernel forget that this process is to end with its parent.
+    # A new user namespace clears the request to die with the parent, so repeat it.
     libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), *[ctypes.c_ulong(0)] * 3)
     if os.getppid() != parent:
         os._exit(FAILED)
@@ -55,16 +55,16 @@ def _seclude(path: str) -> int:
     _mount(libc, "none", "/", "", _MS_REC | _MS_PRIVATE)
     _mount(libc, "tmpfs", "/tmp", "tmpfs", _MS_NOSUID | _MS_NODEV)
     os.mkdir(_HOME)
-    _mount(libc, f"/proc/self/fd/{home}", _HOME, "", _MS_BIND)  # which may have been below the old /tmp
+    _mount(libc, f"/proc/self/fd/{home}", _HOME, "", _MS_BIND)  # the directory may have been below the old /tmp
     os.close(home)
     os.chdir(_HOME)
     _raise_loopback()
-    os.set_inheritable(program, True)  # the interpreter of a script opens it again
+    os.set_inheritable(program, True)  # if it is a script, its interpreter opens it again
     return program
 
 
 def _raise_loopback() -> None:
-    """Switch the loopback on, which a new network namespace has, but down."""
+    """Bring up the loopback interface, which is down in a new network namespace."""
     import fcntl
     import socket
     import struct

@@ -7,7 +7,7 @@ needs to know, or the error.
 Who runs where:
 
     user's process     ``Emulator`` starts this process and talks to the gateway over HTTP
-    this process       one thread runs the event loop: gateway, Lambda's API, dispatcher and containers' handles; they
+    this process       one thread runs the event loop: gateway, Lambda's API, dispatcher and ``Container`` objects; they
                        share state without locks, and must not block
       threads          ``asyncio.to_thread`` for unzipping, imports and other slow work; ``LogShipper`` has its own
       supervisor       one per child: kills the child and all its descendants when this process ends
@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Run the emulator: what ``python -m pywren.testing.emulator._server`` does."""
+    """Run the emulator, as ``python -m pywren.testing.emulator._server`` does."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s: %(message)s")
     settings = Settings.decode(json.loads(sys.stdin.buffer.readline() or b"{}"))
     raise_limit()
@@ -65,17 +65,17 @@ def main() -> None:
 
 def _say(what: Mapping[str, Any]) -> None:
     """Send the parent one line of JSON."""
-    with contextlib.suppress(BrokenPipeError):  # the parent has gone
+    with contextlib.suppress(BrokenPipeError):  # the parent has ended
         os.write(1, json.dumps(what).encode() + b"\n")
 
 
 async def _serve(settings: Settings, directory: Path) -> None:
-    """Start everything, and serve until asked to end; raise ``EmulatorError`` if a part ends first."""
+    """Start all parts, and serve until asked to end; raise ``EmulatorError`` if a part ends earlier."""
     end = _time_to_end()
     starting = asyncio.ensure_future(_run(settings, directory, end))
     await asyncio.wait([starting, end], return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
-        starting.cancel()  # its clean-up ends the children
+        starting.cancel()  # cancelling runs its clean-up, which ends the children
         with contextlib.suppress(asyncio.CancelledError):
             await starting
     else:
@@ -127,7 +127,7 @@ async def _backends(directory: Path) -> AsyncIterator[tuple[list[Door], list[Bac
     backends: list[Backend] = [SeaweedFS(homes[0]), MotoServer(homes[1])]
     starting = [asyncio.ensure_future(backend.start()) for backend in backends]
     try:
-        await asyncio.sleep(0)  # let both start before the imports take the processor
+        await asyncio.sleep(0)  # let both start before the imports occupy the processor
         await asyncio.to_thread(_load)
         yield await asyncio.gather(*starting), backends
     finally:
@@ -138,7 +138,7 @@ async def _backends(directory: Path) -> AsyncIterator[tuple[list[Door], list[Bac
 
 
 def _load() -> None:
-    """Import and read what the first request would otherwise wait for."""
+    """Import modules and load models now, so that the first request does not have to wait for them."""
     from pywren.testing.emulator import _gateway
     from pywren.testing.emulator._operations import service_model
 
@@ -148,12 +148,12 @@ def _load() -> None:
 
 
 class _Parts:
-    """What runs in this process: functions, dispatcher, containers and the gateway, wired together.
+    """The parts that run in this process: functions, dispatcher, containers and gateway, wired together.
 
     Args:
-        settings: what was chosen.
-        directory: the emulator's.
-        doors: the ways to SeaweedFS and moto.
+        settings: the emulator's settings.
+        directory: the emulator's directory.
+        doors: the doors to SeaweedFS and moto.
     """
 
     def __init__(self, settings: Settings, directory: Path, doors: list[Door]) -> None:
@@ -180,7 +180,7 @@ class _Parts:
         }
 
     async def ended(self) -> EmulatorError:
-        """Wait until the dispatcher cannot go on, and return the reason."""
+        """Wait until the dispatcher cannot continue, and return the reason."""
         return await self._dispatcher.ended()
 
     async def __aenter__(self) -> _Parts:
@@ -241,7 +241,7 @@ class _Parts:
         stack.push_async_callback(gateway.close)
 
     async def _wait_idle(self, seconds: float) -> bool:
-        """Wait until no event waits or runs and the log is written; tell whether that happened in time."""
+        """Wait until no event is waiting or running and the log is written; tell whether that happened in time."""
         try:
             await asyncio.wait_for(self._dispatcher.wait_idle(), seconds)
         except asyncio.TimeoutError:

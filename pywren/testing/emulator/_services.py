@@ -1,4 +1,4 @@
-"""``Services``: Lambda's own requests to other services: roles of IAM, code in S3, on-failure destinations."""
+"""``Services``: Lambda's own requests to other services: IAM roles, code in S3, on-failure destinations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pywren.testing.emulator._functions import Function, Refusal
 from pywren.testing.emulator._settings import ACCOUNT_ID, Settings
 
 CALLER = "lambda"
-"""The caller as which these requests are counted."""
+"""The caller under which these requests are counted."""
 
 _NOT_ASSUMABLE = "The role defined for the function cannot be assumed by Lambda."
 _TRUSTED = "lambda.amazonaws.com"
@@ -36,14 +36,14 @@ class _Answer(NamedTuple):
 
 
 class Services:
-    """Sends Lambda's requests to SeaweedFS and moto; made inside a running event loop.
+    """Sends Lambda's requests to SeaweedFS and moto. Create it in a running event loop.
 
     Args:
-        s3: the way to SeaweedFS.
-        moto: the way to moto's server.
-        settings: region, age of roles.
-        tally: counts what is asked of S3 and SQS.
-        clock: seconds since the epoch.
+        s3: the door to SeaweedFS.
+        moto: the door to moto's server.
+        settings: the emulator's settings; the region and ``role_seconds`` apply here.
+        tally: counts requests to S3 and SQS.
+        clock: returns seconds since the epoch.
     """
 
     def __init__(
@@ -85,10 +85,10 @@ class Services:
     # -- code ------------------------------------------------------------------------------------------------
 
     async def fetch_object(self, bucket: str, key: str, version: str | None = None) -> bytes:
-        """Return an object that holds a zip.
+        """Return an object that contains a zip.
 
         Raises:
-            Refusal: it cannot be read; says what S3 said.
+            Refusal: it cannot be read; the code and message are S3's.
         """
         query = f"?versionId={quote(version)}" if version else ""
         answer = await self._ask_s3("GET", bucket, f"{quote(key)}{query}")
@@ -104,15 +104,15 @@ class Services:
     # -- records ---------------------------------------------------------------------------------------------
 
     async def send_record(self, function: Function, destination: str, record: bytes) -> None:
-        """Put an on-failure record to a destination.
+        """Send an on-failure record to a destination.
 
         Args:
-            function: whose event it was.
-            destination: ARN of a bucket or a queue.
-            record: JSON.
+            function: the event's function.
+            destination: the ARN of a bucket or a queue.
+            record: the record as JSON.
 
         Raises:
-            DestinationError: the destination took it not, or is of a kind that is not emulated.
+            DestinationError: the destination refused it, or is of a kind that is not emulated.
         """
         service, _, name = destination.split(":", 2)[2].partition(":")
         if service == "s3":
@@ -133,14 +133,14 @@ class Services:
         headers = {"Content-Type": "application/x-amz-json-1.0", "X-Amz-Target": "AmazonSQS.SendMessage"}
         return await self._ask_moto("sqs", json.dumps(message).encode(), headers)
 
-    # -- asking ----------------------------------------------------------------------------------------------
+    # -- requests --------------------------------------------------------------------------------------------
 
     async def _ask_s3(self, method: str, bucket: str, path: str, body: bytes | None = None) -> _Answer:
         async with self._s3_session.request(method, f"{self._s3.url}/{bucket}/{path}", data=body) as answer:
             return _Answer(answer.status, await answer.read())
 
     async def _ask_moto(self, service: str, body: bytes, headers: dict[str, str]) -> _Answer:
-        # moto tells services apart by the scope of the signature, and does not verify it
+        # moto identifies the service by the signature's scope, and does not verify the signature
         scope = f"lambda/{datetime.now(timezone.utc):%Y%m%d}/{self._settings.region}/{service}/aws4_request"
         signed = f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=0"
         headers = {**headers, "Authorization": signed}
@@ -158,7 +158,7 @@ class Services:
 
 
 def record_key(function_name: str, when: datetime) -> str:
-    """Return the key that Lambda gives a record in a bucket.
+    """Return the key under which Lambda stores a record in a bucket.
 
     Source: docs.aws.amazon.com/lambda/latest/dg/invocation-async-retain-records.html
     """

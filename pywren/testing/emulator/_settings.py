@@ -1,8 +1,8 @@
-"""``Settings`` and ``Limits``: what can be chosen about an emulator, and AWS's own figures. Standard library only.
+"""``Settings`` and ``Limits``: an emulator's options, and AWS's own quotas. Standard library only.
 
 Sources: [quotas] docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html, [async]
 …/invocation-async-error-handling.html, [scaling] …/scaling-behavior.html,
-[reserved] …/configuration-concurrency.html, [runtime] …/lambda-runtime-environment.html. Ranges of single arguments
+[reserved] …/configuration-concurrency.html, [runtime] …/lambda-runtime-environment.html. The ranges of single arguments
 (memory, time-out, …) come from botocore's model instead.
 """
 
@@ -19,23 +19,23 @@ from pywren.exceptions import ArgumentError
 
 @dataclass(frozen=True)
 class Limits:
-    """What Lambda allows; the defaults are AWS's, tests choose smaller ones.
+    """Lambda's limits. The defaults are AWS's; tests choose smaller values.
 
     Args:
-        synchronous_payload: bytes of a request or an answer of ``RequestResponse`` [quotas].
-        asynchronous_payload: bytes of an ``Event`` [quotas].
-        zip_direct: bytes of a zip that is uploaded directly [quotas].
-        unzipped: bytes of function and layers, unzipped [quotas].
-        layers: layers of a function [quotas].
-        environment: bytes of all environment variables [quotas].
-        concurrency: executions at once in the account [quotas].
-        unreserved: concurrency that reservations must leave to functions without one [reserved].
-        scaling_environments: environments that a function may start in ``scaling_seconds`` [scaling].
-        scaling_seconds: see above.
-        retry_delays: seconds before a failed event runs again the first and the second time [async].
-        init_seconds: seconds that the init phase may take before it is done again within the call's own time [runtime].
-        log_tail: bytes of log that ``LogType=Tail`` returns.
-        event_age_scale: what ``MaximumEventAgeInSeconds`` is multiplied by: AWS takes no less than 60 s.
+        synchronous_payload: bytes in the request or the answer of a ``RequestResponse`` invocation [quotas].
+        asynchronous_payload: bytes in the request of an ``Event`` invocation [quotas].
+        zip_direct: bytes in a zip that is uploaded directly [quotas].
+        unzipped: bytes in a function and its layers, unzipped [quotas].
+        layers: the number of a function's layers [quotas].
+        environment: bytes in all environment variables [quotas].
+        concurrency: the account's concurrency limit [quotas].
+        unreserved: the concurrency that reservations must leave for functions without one [reserved].
+        scaling_environments: the number of environments that a function may start in ``scaling_seconds`` [scaling].
+        scaling_seconds: the period for ``scaling_environments`` [scaling].
+        retry_delays: seconds before the first and the second retry of a failed event [async].
+        init_seconds: seconds after which the init phase is aborted, and repeated within the call's time-out [runtime].
+        log_tail: bytes of the log that ``LogType=Tail`` returns.
+        event_age_scale: a factor for ``MaximumEventAgeInSeconds``, for tests, since AWS accepts no less than 60 s.
     """
 
     synchronous_payload: int = 6 * 1024 * 1024
@@ -56,17 +56,17 @@ class Limits:
 
 @dataclass(frozen=True)
 class Settings:
-    """What can be chosen about an emulator; crosses to its process as JSON.
+    """The options of an emulator; sent to its process as JSON.
 
     Args:
-        region: the region it is.
-        containers: processes that run functions at once on this machine, whatever AWS would allow; what comes
-            beyond waits, and is not throttled.
+        region: the region to emulate.
+        containers: the maximum number of containers on this machine, whatever AWS would allow; further invocations
+            wait, and are not throttled.
         transition_seconds: how long a function stays Pending, or an update InProgress.
-        role_seconds: how long after its creation a role cannot be assumed by Lambda.
-        idle_seconds: after which a container that does nothing is ended.
-        isolated: whether containers have namespaces of their own; ``None`` where it is possible.
-        limits: AWS's figures.
+        role_seconds: how long after its creation Lambda cannot assume a role.
+        idle_seconds: the idle time after which a container is ended.
+        isolated: whether containers have their own namespaces; with ``None``, they do where the machine allows it.
+        limits: Lambda's limits.
     """
 
     region: str = "us-west-2"
@@ -78,28 +78,28 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
 
     def encode(self) -> dict[str, Any]:
-        """Return them as JSON takes them."""
+        """Return the settings as values that JSON can represent."""
         return dataclasses.asdict(self)
 
     @classmethod
     def decode(cls, fields: Mapping[str, Any]) -> Settings:
-        """Return what ``encode`` was given.
+        """Return the settings that ``encode`` turned into these fields.
 
         Raises:
-            ArgumentError: an unknown name, or a number out of range.
+            ArgumentError: a name is unknown, or a number is out of range.
         """
         return _checked(cls, fields)
 
 
 ACCOUNT_ID = "123456789012"
-"""The account; moto's default, which its ARNs have."""
+"""The account id: moto's default, which appears in its ARNs."""
 
 
 _Figures = TypeVar("_Figures", Limits, Settings)
 
 
 def _checked(cls: type[_Figures], fields: Mapping[str, Any]) -> _Figures:
-    """Return the settings or limits that the fields say, each of the type of its default."""
+    """Return settings or limits with these fields; each value must have the type of its default."""
     known = {item.name for item in dataclasses.fields(cls)}
     unknown = sorted(set(fields) - known)
     if unknown:
@@ -111,7 +111,7 @@ def _checked(cls: type[_Figures], fields: Mapping[str, Any]) -> _Figures:
 
 
 def _value(name: str, value: Any, default: Any) -> Any:
-    """Check one field against its default: both have the same type."""
+    """Return the value of one field, which must have the same type as its default."""
     if isinstance(default, Limits):
         return value if isinstance(value, Limits) else _checked(Limits, value)
     if isinstance(default, tuple):

@@ -1,4 +1,4 @@
-"""The supervisor of one child process: neither the child nor its descendants outlive the emulator.
+"""The supervisor of one child process, which ensures that the child and its descendants do not outlive the emulator.
 
 ``supervised(command)`` starts the command under this module, in a process between the emulator and the command. The
 supervisor adopts orphaned descendants (it is their subreaper). It kills all descendants when its standard input ends,
@@ -29,23 +29,23 @@ _RUN_MODULE = (
 def supervised(command: Sequence[str]) -> list[str]:
     """Return the command line that runs a command under a supervisor.
 
-    The caller holds the other end of its standard input; the command reads from ``/dev/null``. The command inherits
-    standard output and error, the environment, the directory and descriptors. The exit code is the command's: 128 + n
-    if signal n ended it, 127 if it cannot start.
+    The caller holds the other end of the supervisor's standard input; the command reads from ``/dev/null``. The command
+    inherits standard output and error, the environment, the working directory and descriptors. The exit code is the
+    command's: 128 + n if signal n ended it, 127 if it cannot start.
     """
     return [sys.executable, "-I", "-S", str(Path(__file__).resolve()), *command]
 
 
 def module_command(module: str) -> list[str]:
-    """Return the command line that runs a module in a fresh interpreter which imports what this one does.
+    """Return the command line that runs a module in a new interpreter with this interpreter's import path.
 
-    ``python -m`` would look into the working directory first, where anything may lie.
+    ``python -m`` would search the working directory first, which may contain anything.
     """
     return [sys.executable, "-c", _RUN_MODULE, module, *sys.path]
 
 
 def main() -> None:
-    """Run the supervisor: ``_supervisor.py CMD…``."""
+    """Run ``_supervisor.py CMD…``."""
     wakeup = _wakeup_pipe()
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     command = _start(sys.argv[1:])
@@ -58,27 +58,27 @@ def main() -> None:
 
 
 def _wakeup_pipe() -> int:
-    """Return a descriptor that becomes readable when a child ends, or this process is asked to."""
+    """Return a descriptor that becomes readable when a child ends or this process is asked to end."""
     reading, writing = os.pipe()
     for end in (reading, writing):
         os.set_blocking(end, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)  # without a handler of Python's own nothing is written
+        signal.signal(number, lambda *_: None)  # Python writes to the pipe only if the signal has a Python handler
     return reading
 
 
 def _start(command: Sequence[str]) -> int:
-    """Start the command, in a process group of its own, and return its process id."""
+    """Start the command in its own process group, and return its process id."""
     supervisor = os.getpid()
     pid = os.fork()
     if pid:
-        with contextlib.suppress(OSError):  # it may have done so itself and be another program already
+        with contextlib.suppress(OSError):  # the child may have done this itself and already be running the command
             os.setpgid(pid, pid)
         return pid
     try:
         os.setpgid(0, 0)
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # for the case that the supervisor itself is killed
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # in case the supervisor itself is killed
         if os.getppid() == supervisor:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.execvp(command[0], list(command))
@@ -89,7 +89,7 @@ def _start(command: Sequence[str]) -> int:
 
 
 def _watch(command: int, wakeup: int) -> int:
-    """Reap what ends until the command or the standard input does; return the exit code to end with."""
+    """Reap children until the command or the standard input ends; return the exit code to use."""
     while True:
         readable, _, _ = select.select([0, wakeup], [], [])
         if wakeup in readable:
@@ -119,7 +119,7 @@ def _reap(command: int) -> int | None:
 
 
 def _kill_all(command: int) -> None:
-    """Kill every descendant, those too that left their process group: orphans come to this process, round by round."""
+    """Kill all descendants, even those that left the process group: this process adopts orphans, round after round."""
     with contextlib.suppress(OSError):
         os.killpg(command, signal.SIGKILL)
     while True:
@@ -133,12 +133,12 @@ def _kill_all(command: int) -> None:
 
 
 def _children() -> list[int]:
-    """Return the process ids of this process's children; nothing where there is no ``/proc``."""
+    """Return the process ids of this process's children; empty without ``/proc``."""
     own = os.getpid()
     try:
         with open(f"/proc/self/task/{own}/children", encoding="ascii") as file:
             return [int(pid) for pid in file.read().split()]
-    except OSError:  # kernels without CONFIG_PROC_CHILDREN
+    except OSError:  # the kernel was built without CONFIG_PROC_CHILDREN
         return [pid for pid in _processes() if _parent(pid) == own]
 
 
@@ -152,13 +152,13 @@ def _processes() -> list[int]:
 def _parent(pid: int) -> int | None:
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return int(file.read().rpartition(")")[2].split()[1])  # the name before it may hold anything
+            return int(file.read().rpartition(")")[2].split()[1])  # the name before it may contain anything
     except OSError:
         return None
 
 
 def _prctl(option: int, value: int) -> None:
-    """Ask something of the Linux kernel; elsewhere process groups must do."""
+    """Call Linux's ``prctl``; do nothing on other systems, where process groups must suffice."""
     if not sys.platform.startswith("linux"):
         return
     import ctypes

@@ -432,7 +432,7 @@ class StagedCallset:
         try:
             for_each(fetch, wanted, self._threads())
         finally:
-            # Only this thread unpickles: a result may contain futures of this very callset, on which helpers would collide.
+            # Only this thread unpickles: a result may contain futures of this callset, and helpers would collide.
             self._settle(
                 {
                     call_id: Verdict(None, data, wanted[call_id])

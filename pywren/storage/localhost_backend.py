@@ -148,7 +148,7 @@ class LocalhostBackend(NamesOf04):
             max_age_seconds: delete a callset whose newest file is older than this.
             max_bytes: the total size to allow; beyond it, callsets older than ``YOUNG_SECONDS`` are deleted too.
             now: returns seconds since the epoch.
-            budget_seconds: search for half of this time, then delete until it is over, and leave the rest to the next run.
+            budget_seconds: search for half of this time, then delete until it is over; the next run does the rest.
             clock: returns monotonic seconds.
 
         Returns:

@@ -85,8 +85,8 @@ class Member:
     def room(self, batch: Batch) -> int:
         """Return how many calls of a batch it should be given now."""
         held = len(self.tickets)
-        # A member without a ticket does not read its socket. If the socket is full because of calls that were cancelled,
-        # it would never have room, so do not wait for that. A member with a ticket reads until its argument arrives.
+        # A member without a ticket does not read its socket. If calls that were cancelled have filled it, it would
+        # never have room, so do not wait for that. A member with a ticket reads until its argument arrives.
         if self.dying or (held and (self.process.channel.waiting or batch.show_output or self.exclusive)):
             return 0
         if batch.show_output:

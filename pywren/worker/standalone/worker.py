@@ -255,7 +255,7 @@ class QueueWorker:
         return _Fate.GIVEN_BACK if interrupted else _Fate.DONE
 
     def _context(self) -> Mapping[str, Any]:
-        """Return what Lambda's context would contain: the remaining time, plus the margin that the handler takes off."""
+        """Return what Lambda's context would contain: the remaining time, plus the margin that the handler deducts."""
         from pywren.worker.handler import PLATFORM_MARGIN
 
         return {} if self.max_run_time is None else {"remaining_seconds": self.max_run_time + PLATFORM_MARGIN}

@@ -96,7 +96,7 @@ def renewed_session(client: Any, refusal: BaseException, make_session: Callable[
 def _refused(session: Any) -> tuple[str, str, str | None] | None:
     try:
         return _credentials(session)
-    except Exception:  # noqa: BLE001 -- the old credentials can no longer be refreshed, hence the new session
+    except Exception:  # noqa: BLE001 -- if the old credentials can no longer be refreshed, use the new session
         return None
 
 

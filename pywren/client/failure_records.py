@@ -173,7 +173,7 @@ class FailureRecords:
             data = self._ask(key, now, lambda: self._beginning(key))
         except StorageNoSuchKeyError:  # the record has expired since the listing
             return
-        if data is None:  # skip a record that we may not read, but go on with the others
+        if data is None:  # skip a record that we may not read; others may still help
             return
         self._note(data)
         self._noted.read.add(key)

@@ -298,7 +298,7 @@ class LocalCallset:
                 self._store(call_id, verdict)
             except (StorageError, OSError):
                 raise
-            except Exception as error:  # noqa: BLE001 -- whatever a result does when it is pickled, others are told
+            except Exception as error:  # noqa: BLE001 -- whatever pickling a result raises, tell the other processes
                 text = f"the result cannot be stored for other processes: {type(error).__name__}: {error}"
                 self._commit(self._status(call_id, verdict), failure=Failure.of(ResultSerializationError(text)))
         except (PywrenError, OSError) as error:
@@ -379,7 +379,7 @@ def _hold_lock(path: Path) -> Any:
 
     try:
         make_directories(path.parent)
-        file = open(open_file(path), "wb")  # noqa: SIM115 -- held for as long as the callset lives
+        file = open(open_file(path), "wb")  # noqa: SIM115 -- kept open as long as the callset lives
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         raise StorageError(

@@ -73,7 +73,7 @@ class LocalWorker:
                 payload = self._waiting.popleft()
             try:
                 self._container.handle(payload)
-            except Exception as error:  # noqa: BLE001 -- a thread that ended here would stay counted, and its calls would wait
+            except Exception as error:  # noqa: BLE001 -- a thread that ended here would still be counted, and calls would wait for it
                 # As on Lambda: everything that the client could be told was written to the call's status.
                 logger.warning("a local call ended without a status: %s", error)
 
@@ -100,7 +100,7 @@ def run_payloads(payloads: Sequence[Payload], *, context: Mapping[str, Any] | No
 
     Args:
         payloads: the calls.
-        context: what is known about these invocations; its texts become members of the statuses.
+        context: what is known about these invocations; its strings become members of the statuses.
 
     Raises:
         DecodeError: a payload was not valid; the other calls have run.

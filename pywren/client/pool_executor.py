@@ -106,7 +106,7 @@ class ExecutorAdapter(concurrent.futures.Executor):
             raise ArgumentError(f"chunksize is {chunksize}; it must be at least 1")
         ahead = self._calls_ahead(iterables, chunksize) if buffersize is None else _checked_buffersize(buffersize)
         deadline = None if timeout is None else time.monotonic() + timeout
-        tuples = zip(*iterables)  # noqa: B905 -- the shortest decides, as in the standard library
+        tuples = zip(*iterables)  # noqa: B905 -- the shortest one decides, as in the standard library
         calls = _LazyCalls(self, Chunk(fn), iter(lambda: list(islice(tuples, chunksize)), []), ahead)
         self._require_open()
         calls.start(is_accepted=False)

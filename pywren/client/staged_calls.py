@@ -292,7 +292,7 @@ class StagedCallset:
                 trouble, calls = next(iter(unfetched.values())), frozenset(unfetched)
         except PywrenError as error:
             trouble = error
-        except Exception as error:  # noqa: BLE001 -- whatever it is, nobody may be left waiting
+        except Exception as error:  # noqa: BLE001 -- whatever it is, nothing may be left waiting
             trouble = unexpected(error)
         self._note_poll(started, ended, trouble, calls)
         with self._lock:
@@ -572,7 +572,7 @@ class StagedCallset:
 def _explanation(explain: Callable[[], str | None]) -> str | None:
     try:
         return explain()
-    except Exception as error:  # noqa: BLE001 -- the invoker may be the program's own: its errors are no trouble of the storage
+    except Exception as error:  # noqa: BLE001 -- the invoker may be the program's own: its errors do not concern the storage
         logger.debug("cannot find out why no results arrive: %s", error)
         return None
 

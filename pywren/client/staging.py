@@ -1,7 +1,7 @@
 """``StagedDispatcher``: puts a callset into a storage and invokes its calls.
 
 The program's thread that calls ``map`` does all of it, except that helper threads (``for_each``) store arguments and
-invoke calls, one thread for each call. The monitor begins to poll when all calls are invoked, or earlier on request.
+invoke calls, each call on one of these threads. The monitor begins to poll when all calls are invoked, or earlier on request.
 """
 
 from __future__ import annotations

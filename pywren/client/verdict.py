@@ -57,7 +57,7 @@ def of_status(status: Status, outcome: bytes | None, callset_id: str) -> Verdict
         value, error = _load(decoded.success, Packed(decoded.body), callset_id, call_id, document)
     except DecodeError as problem:
         return Verdict(None, problem, status)
-    except Exception as problem:  # noqa: BLE001 -- of one call: it must not keep the others from their outcomes
+    except Exception as problem:  # noqa: BLE001 -- an error in one call must not cost the others their outcomes
         return Verdict(None, unexpected(problem), status)
     return Verdict(value, error, status)
 

@@ -30,7 +30,7 @@ _NAMED = 5  # how many calls to name in the line that Ctrl-C prints
 
 
 class _Countdown:
-    """A waiter, as ``concurrent.futures`` defines it, that wakes one thread after a number of futures."""
+    """A waiter, as ``concurrent.futures`` defines it, that wakes one thread after a number of futures have ended."""
 
     def __init__(self) -> None:
         self._gate = threading.Lock()  # a bare lock, because an event would double the time that waiting takes

@@ -98,7 +98,7 @@ class UserPickler(cloudpickle.Pickler):  # type: ignore[misc]
 class FuturesPickler(UserPickler):
     """A ``UserPickler`` for pickles in which futures may be references.
 
-    It is a class of its own because pickle calls ``persistent_id`` for every object.
+    It is a separate class because pickle calls ``persistent_id`` for every object.
     """
 
     def persistent_id(self, obj: Any) -> Any:

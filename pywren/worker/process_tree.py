@@ -21,8 +21,8 @@ MARK = "PYWREN_WORKER"
 """The environment variable that names the directories of the worker processes above a process."""
 
 _PR_SET_CHILD_SUBREAPER = 36
-_END_SECONDS = 1.0  # for killed processes to end
-_ROUNDS = 100  # of killing what was started meanwhile
+_END_SECONDS = 1.0  # how long to wait for killed processes to end
+_ROUNDS = 100  # the most rounds of killing what was started meanwhile
 
 
 def mark(environment: dict[str, str], directory: str) -> None:

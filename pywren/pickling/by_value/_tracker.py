@@ -1,4 +1,4 @@
-"""The unique names under which classes and type variables are sent: they match the classes of two processes."""
+"""The unique names under which classes and type variables are sent. They tell which class here is which class there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replaces the copy of cloudpickle in PyWren 0.4 by the installed one."""
+"""Replaces the copy of cloudpickle that PyWren 0.4 contained with the installed one."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def what_is_left(output: Output, condition: Condition, *, is_sound: bool) -> tup
         condition.restore()  # the process runs no more calls, but the next steps need the standard library
     try:
         return (*_left_and_tails(output), is_sound and output.has_descriptors())
-    except Exception:  # noqa: BLE001 -- something is broken that no check finds; the call has ended, and is reported
+    except Exception:  # noqa: BLE001 -- something is broken that no check finds; report the call all the same
         condition.restore()
         return (*_left_and_tails(output), False)
 

@@ -197,7 +197,7 @@ class Condition:
         """Tell whether the process can run another call. Never raise."""
         try:
             return self._is_sound() and not (thoroughly and self._is_something_replaced())
-        except Exception:  # noqa: BLE001 -- anything may be where a module of the standard library should be
+        except Exception:  # noqa: BLE001 -- anything may have replaced a module of the standard library
             return False
 
     def _is_sound(self) -> bool:

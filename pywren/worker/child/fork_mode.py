@@ -215,7 +215,7 @@ def _run_calls(channel: Channel, root: str, scratch: str, condition: Condition, 
     while True:
         try:
             result = runner.run(function.load, task.data, task.references, {})
-        except BaseException as error:  # noqa: BLE001 -- sys.exit() and the like end this process, as they would anywhere
+        except BaseException as error:  # noqa: BLE001 -- sys.exit() and the like end this process, as anywhere
             end_process(error, output)
         if _getpid() != pid:
             _exit(0)  # the user's function forked, and this is the second process to return

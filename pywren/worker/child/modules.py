@@ -110,7 +110,7 @@ def _modules_in(directory: str) -> list[str]:
         places = [getattr(module, "__file__", None)]
         try:
             places += list(getattr(module, "__path__", None) or ())
-        except Exception:  # noqa: BLE001 -- odd objects live in sys.modules, and computing a __path__ may import
+        except Exception:  # noqa: BLE001 -- sys.modules may contain odd objects, and computing a __path__ may import
             pass
         if any(isinstance(place, str) and (place + os.sep).startswith(directory) for place in places):
             found.append(name)

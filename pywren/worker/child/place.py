@@ -73,8 +73,8 @@ class Place:
     def adopt(self, extra_env: Mapping[str, str | None]) -> None:
         """Restore to the present state from now on.
 
-        Imports have changed it, and Python does not repeat them for the next call. The variables of just this call are
-        not part of that state.
+        Imports have changed it, and Python does not repeat them for the next call. This call's own variables are not
+        part of that state.
 
         Args:
             extra_env: the variables of this call.
@@ -114,7 +114,7 @@ class Place:
             streams: what ``sys.stdout`` and ``sys.stderr`` become.
         """
         if os.environ is not self._environment:
-            os.environ = self._environment  # noqa: B003 -- the very object, whose content is restored next
+            os.environ = self._environment  # noqa: B003 -- the original object; its content is restored next
         if self._environment_data != self._saved_environment:
             self._restore_environment()
         if sys.path is not self._path or sys.path != self._saved_path:

@@ -106,7 +106,7 @@ class PoolChild:
         nothing_to_mend = function.is_inert and type(entry) is bytes and not (_NAMES in entry or shown or extra_env)
         try:
             result = self.runner.run(function.load, argument, references, extra_env, mend=not nothing_to_mend)
-        except BaseException as error:  # noqa: BLE001 -- sys.exit() and the like end this process, as they would anywhere
+        except BaseException as error:  # noqa: BLE001 -- sys.exit() and the like end this process, as anywhere
             if _getpid() != self.pid:
                 _exit(0)
             end_process(error, self.output)

@@ -31,7 +31,7 @@ from pywren.worker.task import RunResult, Stop, Task, cancelled_failure
 
 _FORK_ATTEMPTS = 3
 _FORK_PAUSE_SECONDS = 1.0
-_END_SECONDS = 5.0  # for a server to end after it was told to
+_END_SECONDS = 5.0  # how long to wait for a server to end
 
 
 class ForkServer:

@@ -21,7 +21,7 @@ from pywren.worker.parent.process import Process
 from pywren.worker.protocol import RUNNING, STATUS, decode_result, encode_task
 from pywren.worker.task import RunResult, Stop, Task, cancelled_failure, crash_failure, timeout_failure
 
-_END_SECONDS = 5.0  # for a killed process to end
+_END_SECONDS = 5.0  # how long to wait for a killed process to end
 
 
 class ForkedChild:

@@ -39,7 +39,7 @@ class Members:
         self._environment: Mapping[str, str] = {}
         self._equal_environment: Mapping[str, str] | None = None  # another one that is equal, and never changes
         # Processes that ended before they were ready: how many there were since one became ready, and in how many
-        # rounds none was left. The next start waits longer after each, as long as there is another process to run calls.
+        # rounds none was left. The next start waits longer after each, while there is another process to run calls.
         self._failed_starts = self._failed_rounds = 0
         self._starts_at = 0.0
         self._wanted = 1

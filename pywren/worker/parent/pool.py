@@ -277,7 +277,7 @@ class LocalPool:
         """Do nothing: processes of the pool wait for calls of any function."""
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until no call is outstanding; return whether that is so."""
+        """Wait until no call is outstanding. Return False if the time runs out first."""
         with self._lock:
             return self._ledger.wait(timeout)
 

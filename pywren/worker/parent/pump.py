@@ -198,7 +198,7 @@ class Pump:
         return self._feeder.feed(now)
 
     def _bury(self, member: Member) -> None:
-        """Settle what a dead process leaves, and replace the process."""
+        """Settle the calls of a process that has ended, and replace the process."""
         returncode = self._feeder.settle_dead(member)
         tails = member.tails()  # for the message; read before the files are closed
         self._watch.forget(member)

@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: the command line; by default that of this process.
 
     Raises:
-        SystemExit: with code 2 for a wrong command line; with a one-line message for an error of pywren's.
+        SystemExit: with code 2 for a wrong command line; with a one-line message for a pywren error.
     """
     defaults = Settings()
     parser = argparse.ArgumentParser(prog="python -m pywren.worker.standalone", description=serve.__doc__)

@@ -129,7 +129,7 @@ class DummyInvoker(Invoker):
         return f"<DummyInvoker with {len(self.payloads)} calls>"
 
     def invoke(self, payload: Payload) -> None:
-        """Keep one call."""
+        """Keep one call until ``run_jobs`` runs it."""
         self.payloads.append(payload)
 
     def config(self) -> dict[str, Any]:

@@ -87,7 +87,7 @@ class Callset:
 
 
 class Submission(NamedTuple):
-    """What a map hands to a dispatcher.
+    """The data of one map, as it is handed to a dispatcher.
 
     Args:
         callset: the callset.

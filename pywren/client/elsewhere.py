@@ -1,4 +1,4 @@
-"""The origins of futures that were not made here: ``origin_for`` unpickled ones, ``origin_at`` hand-made ones.
+"""The origins of futures from elsewhere: ``origin_for`` is for unpickled ones, ``origin_at`` for hand-made ones.
 
 Any thread may unpickle futures, even while it unpickles others. ``_attaching`` guards the tables of what such origins
 share. It is an ``RLock``: an allocation under it may trigger the garbage collector, and a ``__del__`` that runs then

@@ -76,7 +76,7 @@ class Noted:
         self._listing = "", float("-inf")
 
     def note_listing(self, after: str, now: float) -> None:
-        """Record that records were listed from a key on. A recent listing from an earlier key still counts."""
+        """Remember that the records from a key on were listed. A recent listing from an earlier key still counts."""
         if after <= self._listing[0] or not self.is_listed(self._listing[0], now):
             self._listing = after, now
 

@@ -128,7 +128,7 @@ class LocalCallset:
         return futures
 
     def _note_facts(self) -> None:
-        """Put together for ``invoke_status`` what a callset in a storage would have: payload, sizes and times."""
+        """Collect for ``invoke_status`` what a callset in a storage would have: payload, sizes and times."""
         sent = self._sent
         if sent is None:
             return

@@ -269,7 +269,7 @@ class StagedCallset:
         return True
 
     def _poll_now(self) -> None:
-        """Find out, carry out, and record how it went. Errors are kept for those who ask instead of being raised."""
+        """Find out what has ended, act on it, and record how the poll went. Keep errors instead of raising them."""
         started, began = self._timer(), time.monotonic()
         with self._lock:
             outstanding = self._outstanding()

@@ -1,7 +1,8 @@
 """``StagedDispatcher``: puts a callset into a storage and invokes its calls.
 
 The program's thread that calls ``map`` does all of it, except that helper threads (``for_each``) store arguments and
-invoke calls, each call on one of these threads. The monitor begins to poll when all calls are invoked, or earlier on request.
+invoke calls, each call on one of these threads. The monitor begins to poll when all calls are invoked, or earlier on
+request.
 """
 
 from __future__ import annotations
@@ -288,7 +289,7 @@ class _ArgumentStager:
         return {"references_sha256": sha256(data), "references_size": len(data)}
 
     def _reference(self, call_id: str, number: int, one: ResponseFuture) -> Reference:
-        """Refer to an outcome in this storage where it is, or store a copy for this call."""
+        """Return a reference to an outcome. Store a copy for this call if the outcome is not in this storage."""
         verdict = call_state.verdict_of(one) or Verdict()
         status = verdict.source
         if isinstance(status, Status) and status.failure is None and one.storage_path == self._storage.path:

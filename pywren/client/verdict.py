@@ -42,7 +42,7 @@ class Verdict(NamedTuple):
 
 
 def of_status(status: Status, outcome: bytes | None, callset_id: str) -> Verdict:
-    """Load what a believed status reports.
+    """Turn a believed status into a verdict.
 
     Args:
         status: the status.
@@ -63,7 +63,7 @@ def of_status(status: Status, outcome: bytes | None, callset_id: str) -> Verdict
 
 
 def of_result(result: RunResult, callset_id: str, call_id: str, known_at: float) -> Verdict:
-    """Load the result that a child process of this machine returned.
+    """Turn the result of a child process on this machine into a verdict.
 
     Args:
         result: the result.

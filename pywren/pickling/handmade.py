@@ -105,7 +105,7 @@ def is_of_program(module: str) -> bool:
 
 
 def name_here(obj: Any) -> tuple[str, str] | None:
-    """Return the module and qualified name of an object that is sent by value, if it can be found here by these.
+    """Return the module and qualified name of an object that is sent by value, if these names lead to it here.
 
     On the worker, pickles and the processes of ``multiprocessing`` look it up by them. A module's own name is empty.
     """

@@ -25,7 +25,7 @@ _FIXED_SCALARS = frozenset({"int32", "int64", "uint32", "uint64", "float32", "fl
 
 
 def is_plain(obj: Any, depth: int = 0) -> bool:
-    """Tell whether plain pickle can write an object. It is ten times as fast as pywren's own picklers.
+    """Tell whether plain pickle writes an object correctly. It is ten times as fast as pywren's own picklers.
 
     Plain pickle also "succeeds" for objects that the reader cannot import. So an object qualifies only if it is known
     to refer to none of the user's classes or functions.

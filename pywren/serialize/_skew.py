@@ -1,4 +1,4 @@
-"""Version skew: the runtime has another version of a library that pickles use than this machine."""
+"""Version skew: the runtime and this machine have different versions of a library that pickles use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def warn_of_skew(mentions: Mentions, runtime_meta: Mapping[str, Any]) -> None:
-    """Warn, once per library, if the runtime has another version of it than this machine, which made the pickles.
+    """Warn, once per library, if its version in the runtime differs from the one that made the pickles here.
 
     Args:
         mentions: what the pickles of a map mention.

@@ -202,7 +202,7 @@ class ModuleDependencyAnalyzer:
     # -- one module
 
     def _take(self, module: Module, wanted: _Wanted) -> bool:
-        """Add the files of a module. If it cannot be sent, skip it if the program can do without it."""
+        """Add the files of a module. Skip a module that cannot be sent if the program can do without it."""
         contents = self._shippable(Contents.of(files_of(module)), module.name, module.shown_path, wanted)
         if contents is None:
             return False

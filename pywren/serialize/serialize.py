@@ -18,7 +18,7 @@ from pywren.wrenutil import bytes_to_b64str
 
 
 class PackedCalls(NamedTuple):
-    """A map in bytes.
+    """A map, converted to bytes.
 
     Args:
         func: the function.

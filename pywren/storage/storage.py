@@ -278,7 +278,7 @@ class Storage:
 
 
 class _OutputOf04:
-    """Pickles as a call that builds the dict. The value is then unpickled only where the pickle is loaded."""
+    """An object whose pickle is a call that builds the dict. The value is unpickled only where that pickle is loaded."""
 
     def __init__(self, outcome: Outcome) -> None:
         self._outcome = outcome

@@ -81,7 +81,7 @@ def registered_subclasses(cls: Any) -> list[type]:
 
 
 def make_abstract(cls: Any) -> None:
-    """Make a class made by ``type`` abstract, as ``ABCMeta`` does, without calling another metaclass."""
+    """Make a class abstract as ``ABCMeta`` does, without calling another metaclass. ``type`` has made the class."""
     import abc
 
     abc._abc_init(cls)  # type: ignore[attr-defined]

@@ -524,7 +524,7 @@ def _in_band(packed: Packed) -> bytes:
 
 
 class _Joined:
-    """Pickles as ``pickle.loads(data, buffers=…)``, which can be read without pywren."""
+    """An object whose pickle is a call of ``pickle.loads(data, buffers=…)``, which can be read without pywren."""
 
     def __init__(self, packed: Packed) -> None:
         self._packed = packed

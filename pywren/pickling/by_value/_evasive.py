@@ -35,7 +35,7 @@ def _reduce_by_attributes(obj: Any) -> tuple[Any, ...]:
 
 
 def _state_of(obj: Any) -> Any:
-    """Return an object's state as ``object.__getstate__``, new in Python 3.11, does."""
+    """Return an object's state, as ``object.__getstate__`` does, which is new in Python 3.11."""
     has_attributes = type(obj).__dictoffset__ != 0
     state: Any = object.__getattribute__(obj, "__dict__") if has_attributes else None
     slots = {}

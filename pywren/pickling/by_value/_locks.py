@@ -11,7 +11,7 @@ from pywren.system import private_names
 
 
 class _Fresh:
-    """Pickles as a call that makes a new object.
+    """An object whose pickle is a call that makes a new object.
 
     Args:
         make: the callable.

@@ -66,12 +66,12 @@ class Place:
                 time.tzset()  # otherwise the C library reads TZ only once
 
     def start_over(self) -> None:
-        """Restore to the very first state from now on. Modules that are no longer active have changed it since."""
+        """From now on, restore the very first state. Modules that are no longer active have changed it since."""
         self._saved_environment, self._handlers, self._recursion_limit = self._first
         self._saved_path = list(sys.path)
 
     def adopt(self, extra_env: Mapping[str, str | None]) -> None:
-        """Restore to the present state from now on.
+        """From now on, restore the present state.
 
         Imports have changed it, and Python does not repeat them for the next call. This call's own variables are not
         part of that state.

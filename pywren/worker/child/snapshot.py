@@ -17,7 +17,7 @@ from pywren.pickling.plain_functions import MOST_FUNCTIONS, Parts, contents_of, 
 
 
 class _Variables(NamedTuple):
-    """Variables by name: those that are constants, and those that are functions, by the places of the functions."""
+    """Variables by name: constants with their values, and functions with their places."""
 
     values: dict[Any, Any]
     functions: list[tuple[Any, int]]
@@ -59,7 +59,7 @@ class Snapshot:
         return self._copies()[0]
 
     def copy_with_names(self) -> tuple[types.FunctionType, Names]:
-        """Return such a function, and those of the copies that can be found by name."""
+        """Return a copy of the function, and the copies of what can be found by name."""
         functions = self._copies()
         values, holders = self._names
         names = values.copy()

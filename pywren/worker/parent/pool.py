@@ -133,7 +133,7 @@ class LocalPool:
 
     @classmethod
     def _renew_shared_lock(cls) -> None:
-        """After a fork, in the new process: another thread of the old process may have held the lock."""
+        """Renew the lock in a forked process: a thread of the old process may have held it."""
         cls._shared_lock = threading.Lock()
 
     def acquire(self) -> None:

@@ -1,4 +1,4 @@
-"""``Pump``: the only thread of the local pool. Whatever no caller triggers happens here.
+"""``Pump``: the only thread of the local pool. Everything that no caller triggers happens here.
 
 In a *turn* it reads what members have sent, buries those that have ended, starts others, does what is due (time-outs,
 stalls, the end of the linger period) and gives out calls. All of this happens with the pool's lock held. Between two

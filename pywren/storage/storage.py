@@ -278,7 +278,7 @@ class Storage:
 
 
 class _OutputOf04:
-    """An object whose pickle is a call that builds the dict. The value is unpickled only where that pickle is loaded."""
+    """An object whose pickle is a call that builds the dict. The value is unpickled only when that is loaded."""
 
     def __init__(self, outcome: Outcome) -> None:
         self._outcome = outcome

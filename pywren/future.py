@@ -190,11 +190,11 @@ class ResponseFuture(CallState):
         return self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
 
     def succeeded(self) -> bool:
-        """Tell whether the program already knows that the call returned a value; sends no request."""
+        """Tell whether the program already knows that the call returned a value. It sends no request."""
         return self._collected and self._state == FINISHED and self._exception is None
 
     def errored(self) -> bool:
-        """Tell whether the program already knows that the call failed; sends no request."""
+        """Tell whether the program already knows that the call failed. It sends no request."""
         return self._collected and self._state in DONE and self._exception is not None
 
     def cancel(self, storage_handler: Storage | None = None) -> bool:

@@ -49,7 +49,7 @@ class Monitor:
     """Polls the callsets of one storage, on a daemon thread that lives while futures are outstanding.
 
     Args:
-        clock: tells the time in seconds, monotonically.
+        clock: returns monotonic seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

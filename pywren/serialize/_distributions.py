@@ -151,7 +151,7 @@ def _indexes_on_path() -> Iterator[_Index]:
 
 
 def _index_of(directory: str) -> _Index:
-    """Return what is installed in a directory; read it again if something was installed there since."""
+    """Return what is installed in a directory. Read it again if something was installed there since."""
     try:
         changed = os.stat(directory).st_mtime_ns
         known = _known.get(directory)

@@ -1,6 +1,6 @@
-"""A door of PyWren 0.4: workers on EC2, over ``pywren.cloud.instances`` and ``pywren.cloud.launch``.
+"""PyWren 0.4's functions for workers on EC2, on top of ``pywren.cloud.instances`` and ``pywren.cloud.launch``.
 
-The functions are 0.4's: an instance is a pair of its name and boto3's object. New programs use the classes.
+As in 0.4, an instance is a pair of its name and boto3's object. New programs should use the classes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pywren.wrenutil import bytes_to_b64str
 __all__ = ["Instance", "Instances", "Launcher", "Order", "Wish"]
 
 Named = tuple[str, Any]
-"""An instance's name, and boto3's ``ec2.Instance``."""
+"""An instance's name and its boto3 ``ec2.Instance``."""
 
 
 def launch_instances(
@@ -44,10 +44,10 @@ def launch_instances(
     parallelism: int = 1,
     pywren_git_commit: str | None = None,
 ) -> list[Named]:
-    """Launch instances that take calls from a queue, and wait until they run. The bucket comes from the configuration.
+    """Launch instances that take calls from a queue, and wait until they run. The configuration gives the bucket.
 
     Args:
-        number: how many.
+        number: how many to launch.
         tgt_ami: the image that they boot from; ``None`` for Amazon Linux 2023.
         aws_region: the region.
         my_aws_key: the key pair; ``None`` for instances without one.
@@ -55,22 +55,23 @@ def launch_instances(
         instance_name: their tag ``Name``.
         instance_profile_name: their instance profile.
         sqs_queue_name: the queue.
-        default_volume_size: gigabytes of a fast disk.
+        default_volume_size: the size of a fast disk, in gigabytes.
         max_idle_time: seconds without a call after which a worker ends.
-        idle_terminate_granularity: seconds of a billing period; an idle worker ends only near the end of one.
-        pywren_git_branch: ignored, for 0.4's callers; workers get this pywren.
+        idle_terminate_granularity: the length of a billing period in seconds; an idle worker ends only near the end of
+            a period.
+        pywren_git_branch: ignored; accepted because 0.4 did. Workers get this pywren.
         spot_price: the most to pay for spot instances, in dollars per hour; ``None`` for on-demand instances.
-        availability_zone: where in the region; ``None`` for anywhere.
+        availability_zone: a zone of the region; ``None`` for any.
         fast_io: whether their disk is fast.
-        parallelism: how many calls each runs at once.
-        pywren_git_commit: ignored, for 0.4's callers; workers get this pywren.
+        parallelism: how many calls each instance runs in parallel.
+        pywren_git_commit: ignored; accepted because 0.4 did. Workers get this pywren.
 
     Returns:
-        The instances; fewer than ``number`` where EC2 has no more.
+        The instances; fewer than ``number`` when EC2 has no more.
 
     Raises:
         ConfigError: there is no configuration with a bucket.
-        DeploymentError: something is missing, or EC2 launched none.
+        DeploymentError: something is missing, or EC2 launched no instance.
     """
     config = _configuration(
         aws_region,
@@ -118,7 +119,7 @@ def list_instances(aws_region: str, instance_name: str) -> list[Named]:
                 name = tags_to_dict(item.get("Tags")).get("Name")
                 if name is not None and instance_name in name:
                     found.append((name, ec2.Instance(item["InstanceId"])))
-                    found[-1][1].meta.data = item  # or boto3 sends a request for each
+                    found[-1][1].meta.data = item  # otherwise boto3 sends a request for each instance
             if not page.get("NextToken"):
                 return found
             position = {"NextToken": page["NextToken"]}
@@ -135,7 +136,7 @@ def create_instance_profile(instance_profile_name: str) -> None:
 
     Raises:
         ConfigError: there is no configuration with a bucket and a region.
-        DeploymentError: AWS refused.
+        DeploymentError: AWS refused the request.
     """
     region = wrenconfig.require(wrenconfig.default(), "account.aws_region")
     config = _configuration(region, instance_profile_name=instance_profile_name)
@@ -173,7 +174,7 @@ def b64s(string: str) -> str:
 
 
 def _configuration(aws_region: str, **standalone: Any) -> wrenconfig.Config:
-    """Return the configuration that a program finds, with settings of the caller."""
+    """Return the configuration that a program would load, with the caller's settings added."""
     config = wrenconfig.default()
     if wrenconfig.setting(config, "s3.bucket") is None:
         raise ConfigError("workers on EC2 need a bucket: create a configuration with `pywren create_config`")

@@ -6,11 +6,11 @@
     ├── ArgumentError (ValueError)      a function or method got an argument it does not accept
     ├── ConfigError (ValueError)        the configuration: which file, which key, what to write there
     ├── SerializationError              an object could not be pickled: which one, at which attribute
-    ├── DecodeError (ValueError)        bytes are not a valid message of pywren's
+    ├── DecodeError (ValueError)        bytes are not a valid pywren message
     ├── InvocationError                 the service refused to start a call
     │   └── ShutdownError (RuntimeError)    the executor was shut down, or the program is exiting
     ├── DeploymentError                 the service refused to create, change or delete something
-    ├── EmulatorError                   a part of the emulated AWS did not start, or stopped
+    ├── EmulatorError                   a part of the emulated AWS failed to start, or stopped
     ├── StorageError                    the storage refused a request, or cannot be reached
     │   ├── StorageNoSuchKeyError
     │   ├── StorageOutputNotFoundError
@@ -80,8 +80,8 @@ class PywrenError(Exception):
     """The base class of every error that pywren itself raises."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # BaseException reduces to ``cls(*args)``, which fails for every subclass whose constructor takes something
-        # other than the message.
+        # BaseException reduces to ``cls(*args)``, which fails for every subclass whose constructor takes anything
+        # besides the message.
         return rebuild, (type(self), self.args, dict(self.__dict__))
 
 
@@ -134,7 +134,7 @@ class DeploymentError(PywrenError):
 
 
 class EmulatorError(PywrenError):
-    """A part of the emulated AWS (``pywren.testing.emulator``) did not start, or stopped; the message has its log."""
+    """A part of the emulated AWS (``pywren.testing.emulator``) failed to start, or stopped. The message has its log."""
 
 
 class StorageError(PywrenError):
@@ -189,7 +189,7 @@ class StorageSetupError(StorageError, ConfigError):
 
 
 class IntegrityError(StorageError):
-    """A digest or a signature does not match; pywren unpickled nothing."""
+    """A digest or a signature does not match. Nothing was unpickled."""
 
 
 if sys.version_info >= (3, 11):
@@ -253,7 +253,7 @@ class RuntimeSetupError(CallError):
 class CallTimeoutError(CallError):
     """The call was stopped at ``job_max_runtime``.
 
-    It is not a ``TimeoutError``, which means that *you* stopped waiting.
+    It is not a ``TimeoutError``: that would mean that *you* stopped waiting.
     """
 
 
@@ -307,4 +307,4 @@ WORKER_ERRORS: Mapping[str, type[PywrenError]] = {
         StorageOutputNotFoundError,
     )
 }
-"""The errors that a worker may report, by the name in the status."""
+"""The errors that a worker may report, by the name that the status gives them."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SHOW_OUTPUT_VARIABLE = "PYWREN_SHOW_OUTPUT"
-"""When set to anything, what local calls print is shown as it comes, as with ``local: show_output``."""
+"""If set to anything, show what local calls print as it arrives, as with ``local: show_output``."""
 
 
 _NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
@@ -42,10 +42,10 @@ _NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 class Executor:
     """Maps functions over data on the workers that its invoker reaches.
 
-    Usually made by ``pywren.default_executor()``. It may be shared by threads, and used as a context manager.
+    Usually created by ``pywren.default_executor()``. Threads may share it, and it is a context manager.
 
     Args:
-        invoker: what starts calls: an object with ``invoke(payload)`` and ``config()``.
+        invoker: starts the calls: an object with ``invoke(payload)`` and ``config()``.
         config: the configuration, a nested dict as ``wrenconfig.load`` returns it.
         job_max_runtime: seconds after which a call is stopped; may be changed later.
 
@@ -63,7 +63,7 @@ class Executor:
         wrenconfig.warn_of_public_runtime(config)
         runtime_config = config.get("runtime") or {}
         self.runtime_meta_info = get_runtime_info(runtime_config)
-        self._calls_to = adapted(invoker)  # ``invoker`` stays what the program passed
+        self._calls_to = adapted(invoker)  # ``invoker`` itself stays what the program passed
         check_runtime(self.runtime_meta_info, _architecture_of_workers(self._calls_to, config))
         self._runtime = {**runtime_config, "urls": self.runtime_meta_info.get("urls")}
         shown = bool(os.environ.get(SHOW_OUTPUT_VARIABLE)) or wrenconfig.setting(config, "local.show_output")
@@ -73,22 +73,22 @@ class Executor:
         self.serializer = _make_serializer(self._calls_to, self.runtime_meta_info)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A recipe, so that objects that hold an executor can be sent to a worker, and can map from there.
+        # Pickle a recipe, so that objects that hold an executor can be sent to a worker, and can call map there.
         return _made_later, (type(self), self.invoker, self.config, self._job_max_runtime)
 
     def __getattr__(self, name: str) -> Any:
-        # Python calls this for missing attributes: on an executor that was just unpickled, all of them are.
+        # Python calls this for missing attributes: an executor that was just unpickled lacks all of them.
         recipe = self.__dict__.get("_recipe")
         if recipe is None or name.startswith("__"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        # Two threads may both do this; each finds a complete executor afterwards. A lock would be held across requests.
+        # Two threads may both do this; each finds a complete executor afterwards. A lock would be held during requests.
         self.__init__(*recipe)  # type: ignore[misc]
         self.__dict__.pop("_recipe", None)
         return getattr(self, name)
 
     @property
     def job_max_runtime(self) -> float:
-        """Seconds after which a call is stopped; may be infinite on this machine."""
+        """Seconds after which a call is stopped; may be infinite for calls on this machine."""
         return self._job_max_runtime
 
     @job_max_runtime.setter
@@ -109,26 +109,26 @@ class Executor:
         overwrite_invoke_args: Mapping[str, Any] | None = None,
         exclude_modules: Iterable[str] | None = None,
     ) -> list[ResponseFuture]:
-        """Call a function once for every item, each call on a worker of its own.
+        """Call a function once for every item, each call on its own worker.
 
         Args:
             func: takes one item.
-            iterdata: the items, anything that ``iter()`` takes; consumed before anything is invoked. A future within an
-                item is waited for, and arrives on the worker as a finished future.
+            iterdata: the items: anything that ``iter()`` accepts. It is consumed before anything is invoked. A future
+                inside an item is waited for, and arrives on the worker as a finished future.
             extra_env: environment variables for the calls.
-            extra_meta: further members for the payloads; JSON must be able to hold them.
-            invoke_pool_threads: how many calls are invoked at once, 256 at most.
-            data_all_as_one: let small arguments travel together; with False each gets an object of its own.
+            extra_meta: further members for the payloads; must be encodable as JSON.
+            invoke_pool_threads: how many calls to invoke in parallel, at most 256.
+            data_all_as_one: store small arguments together; with False each gets its own object.
             use_cached_runtime: let a worker use the runtime that it extracted for an earlier call.
-            overwrite_invoke_args: members of the payload to replace, last of all; for tests.
-            exclude_modules: texts; a module is not sent along when its file's path contains one of them.
+            overwrite_invoke_args: members of the payload to replace at the very end; for tests.
+            exclude_modules: strings; a module is not sent when its file's path contains one of them.
 
         Returns:
             One future for each item, in order; ``[]`` for no items.
 
         Raises:
             ArgumentError: there are more items than ``scheduler.map_item_limit`` or 10,000,000, ``extra_meta``
-                clashes with a member of the payload or does not fit JSON, or a payload is too large. A
+                clashes with a member of the payload or cannot be encoded as JSON, or a payload is too large. It is a
                 ``ValueError``; nothing was invoked.
             SerializationError: the function or an item cannot be sent; nothing was invoked.
             StorageError: something could not be stored; nothing was invoked.
@@ -159,7 +159,7 @@ class Executor:
             extra_meta: further members for the payload.
 
         Raises:
-            PywrenError: as ``map``.
+            PywrenError: as for ``map``.
         """
         return self._submit(func, [data], extra_env, extra_meta)[0]
 
@@ -172,8 +172,8 @@ class Executor:
     ) -> ResponseFuture:
         """Wait for all futures, then call a function once, on a worker, with the list of their results.
 
-        The results do not pass through this process when the workers can reach them where they are. When one of the
-        calls failed, the new call raises the same error.
+        If the workers can read the results where they are, these do not pass through this process. If one of the calls
+        failed, the new call raises the same error.
 
         Args:
             function: takes the list of results.
@@ -182,7 +182,7 @@ class Executor:
             extra_meta: further members for the payload.
 
         Raises:
-            PywrenError: as ``map``.
+            PywrenError: as for ``map``.
         """
         arguments.check_callable(function)
         futures = list_of(list_of_futures, "reduce()")
@@ -190,17 +190,17 @@ class Executor:
         return self.call_async(Reduction(function), futures, extra_env, extra_meta)
 
     def get_logs(self, future: ResponseFuture, verbose: bool = True) -> list[tuple[int, str]]:
-        """Return what a finished call wrote to the function's log.
+        """Return what a finished call wrote to the log of the Lambda function.
 
         Args:
-            future: the future of a call of this executor; waited for.
-            verbose: print it too.
+            future: the future of one of this executor's calls. If the call has not finished, this waits for it.
+            verbose: print the log too.
 
         Returns:
-            ``(milliseconds since the epoch, message)`` in order, from START to REPORT.
+            Pairs ``(milliseconds since the epoch, message)`` in order, from START to REPORT.
 
         Raises:
-            ArgumentError: the call did not run on Lambda, and so has no log there.
+            ArgumentError: the call did not run on Lambda, so it has no log there.
         """
         from pywren.aws.requests import AWS
         from pywren.cloud.logs import call_logs
@@ -224,10 +224,10 @@ class Executor:
                 echo(f"{timestamp} {message.strip()}")
         return events
 
-    # -- kept for programs of 0.4-----------------------------------------------------------------------------------
+    # -- kept for programs written for 0.4 -------------------------------------------------------------------------
 
     def put_data(self, data_key: str, data_str: bytes, callset_id: str, call_id: str) -> None:
-        """Store a pickled argument. Kept for programs of 0.4.
+        """Store a pickled argument. Kept for programs written for 0.4.
 
         Args:
             data_key: its key.
@@ -255,16 +255,17 @@ class Executor:
         job_max_runtime: float,
         overwrite_invoke_args: Mapping[str, Any] | None = None,
     ) -> ResponseFuture:
-        """Invoke one call whose function and argument a program has stored itself. Kept for programs of 0.4.
+        """Invoke one call whose function and argument the program itself has stored. Kept for programs written for 0.4.
 
-        The function and the argument are read here once for their digests: no worker unpickles anything without them.
+        This method reads the function and the argument once to compute their digests, because workers unpickle nothing
+        without them.
 
         Args:
             func_key: where the function is, as ``map`` stores it.
             data_key: where the argument is.
             output_key: where a big outcome goes.
             status_key: where the status goes.
-            cancel_key: 0.4's mark of a cancelled call.
+            cancel_key: where 0.4 marked a call as cancelled.
             callset_id: the callset.
             call_id: the call.
             extra_env: environment variables for the call.
@@ -276,8 +277,8 @@ class Executor:
             overwrite_invoke_args: members of the payload to replace.
 
         Raises:
-            ArgumentError: as ``map``.
-            StorageError: the function or the argument is not there.
+            ArgumentError: as for ``map``.
+            StorageError: the function or the argument does not exist.
         """
         arguments.check_meta(extra_meta)
         job_max_runtime = arguments.checked_runtime(job_max_runtime, self._dispatcher.longest_runtime)
@@ -311,14 +312,14 @@ class Executor:
             data_strs: the pieces.
 
         Returns:
-            The whole, and the first and last offset of each piece in it, inclusive.
+            The whole, and the first and last offset (inclusive) of each piece in it.
         """
         return agg_data(data_strs)
 
-    # -- its end -------------------------------------------------------------------------------------------------
+    # -- closing -------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Release what the executor holds; its futures stay usable. This also happens when it is collected."""
+        """Release what the executor holds; its futures remain usable. Garbage collection does this too."""
         self._dispatcher.close()
         if self._stager is not None:
             self._stager.close()
@@ -350,7 +351,7 @@ class Executor:
         arguments.check_meta(extra_meta)
         if not items:
             return []
-        # only a staged call has a payload to change
+        # Only a staged call has a payload to change.
         dispatcher = self._stage_calls() if options.get("overwrite_invoke_args") else self._dispatcher
         mentions = Mentions()
         inputs = Inputs(by_reference=dispatcher.by_reference, mentions=mentions)
@@ -362,7 +363,7 @@ class Executor:
             exclude_modules=arguments.checked_excludes(exclude_modules),
             mentions=mentions,
         )
-        if not self._dispatcher.out_of_band:  # else the calls run here, with the packages that are installed here
+        if not self._dispatcher.out_of_band:  # otherwise the calls run here, with the packages that are installed here
             warn_of_skew(mentions, self.runtime_meta_info)
         callset = self._new_callset(modules, min(self.job_max_runtime, dispatcher.longest_runtime))
         return dispatcher.dispatch(
@@ -379,7 +380,7 @@ class Executor:
         )
 
     def _stage_calls(self) -> StagedDispatcher:
-        """Return what stages calls, even where calls otherwise stay in memory."""
+        """Return a dispatcher that stages calls, even if calls otherwise stay in memory."""
         if self._stager is None:
             self._stager = StagedDispatcher(self.storage, self._calls_to, self._runtime)
         return self._stager
@@ -392,20 +393,20 @@ class Executor:
 
 
 def _made_later(cls: type[Executor], *recipe: Any) -> Executor:
-    """Unpickle an executor. It is made when it is first used, and most executors that travel along never are."""
+    """Unpickle an executor. It is created on first use, as most executors that are sent along are never used."""
     executor = cls.__new__(cls)
     executor.__dict__["_recipe"] = recipe
     return executor
 
 
 def _architecture_of_workers(invoker: Invoker, config: Mapping[str, Any]) -> str | None:
-    """Return the workers' architecture where the configuration sets it: on Lambda."""
+    """Return the architecture of the workers if the configuration sets it: on Lambda."""
     on_lambda = invoker.function_name is not None
     return str(wrenconfig.setting(config, "lambda.architecture")) if on_lambda else None
 
 
 def _make_serializer(invoker: Invoker, runtime_meta: Mapping[str, Any]) -> Serializer:
-    """Make the serializer. On this machine it sends no installed package, elsewhere none that the runtime lists."""
+    """Make the serializer. On this machine it sends no installed packages, elsewhere none that the runtime lists."""
     if invoker.runs_here:
         return Serializer()
     return Serializer({name for name, _ in runtime_meta["preinstalls"]})

@@ -1,8 +1,8 @@
-"""``ResponseFuture``: the outcome of one call, which may not be there yet.
+"""``ResponseFuture``: the outcome of one call, which may not have arrived yet.
 
-``client.call_state`` holds the state machine, and says which thread changes a state under which lock;
-``client.waiting`` is how a thread waits. Here stands what a program asks a future, and how a future travels to another
-process.
+``client.call_state`` contains the state machine, and says which thread changes a state under which lock;
+``client.waiting`` defines how a thread waits. This module defines what a program asks a future, and how a future is
+sent to another process.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ __all__ = ["JobState", "ResponseFuture"]
 
 
 class JobState(enum.Enum):
-    """The state of a call, in the words of PyWren 0.4."""
+    """The state of a call, as PyWren 0.4 names it."""
 
     new = 1
     invoked = 2
@@ -60,18 +60,18 @@ class JobState(enum.Enum):
 class ResponseFuture(CallState):
     """The outcome of one call.
 
-    ``Executor.map`` and ``call_async`` make it. It can be pickled. Unpickled in another process, it goes on waiting for
-    the same call; on another machine it does so when its storage can be reached from there.
+    ``Executor.map`` and ``call_async`` create it. It can be pickled. Unpickled in another process, it continues to wait
+    for the same call. On another machine it does so if its storage can be reached from there.
 
     Args:
         call_id: the call within its callset.
         callset_id: the callset, one for each map.
-        invoke_metadata: what ``invoke_status`` is to hold; ``None`` leaves the future *new*.
+        invoke_metadata: what ``invoke_status`` returns; ``None`` leaves the future *new*.
         storage_path: ``[backend, bucket, prefix]`` of the storage that holds the outcome.
     """
 
-    _metadata: dict[str, Any] | None = None  # 0.4's ``invoke_metadata`` of a future that is new
-    _view: dict[str, Any] | None = None  # ``run_status``, once somebody has asked for it
+    _metadata: dict[str, Any] | None = None  # 0.4's ``invoke_metadata`` of a new future
+    _view: dict[str, Any] | None = None  # ``run_status``, once a program has asked for it
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class ResponseFuture(CallState):
         *,
         origin: Origin | None = None,
     ) -> None:
-        # Not super().__init__(): it makes a lock and two lists, for which CallState has defaults.
+        # Do not call super().__init__(): it makes a lock and two lists, for which CallState has defaults.
         self.call_id = call_id
         self.callset_id = callset_id
         if origin is not None:
@@ -95,8 +95,8 @@ class ResponseFuture(CallState):
             self._condition = threading.Condition()
 
     def _join(self, storage_path: Sequence[str], facts: dict[str, Any]) -> None:
-        """Wait for the call where its outcome will be stored: a program of 0.4 has made this future by hand."""
-        from pywren.client.elsewhere import origin_at  # the worker, which unpickles futures, need not load it
+        """Wait for the call where its outcome will be stored. A program written for 0.4 made this future by hand."""
+        from pywren.client.elsewhere import origin_at  # here: workers unpickle futures but do not need it
 
         origin = origin_at(storage_path, self.callset_id, facts)
         self._origin, self._condition = origin, origin.callset.condition
@@ -114,8 +114,8 @@ class ResponseFuture(CallState):
         """Wait for the call and return what the function returned.
 
         Args:
-            timeout: how many seconds to wait at most; ``None`` waits until the call has ended.
-            check_only: return at once whether the call has ended.
+            timeout: the longest time to wait, in seconds; ``None`` waits until the call has ended.
+            check_only: return immediately whether the call has ended.
             throw_except: with False, return ``None`` for a call that failed instead of raising.
             storage_handler: kept for 0.4; it must be the storage that the future was made with.
 
@@ -123,11 +123,11 @@ class ResponseFuture(CallState):
             The function's value; with ``check_only`` a bool.
 
         Raises:
-            WaitTimeoutError: the call had not ended after ``timeout`` seconds. A ``TimeoutError``. When the storage
+            WaitTimeoutError: the call had not ended after ``timeout`` seconds. It is a ``TimeoutError``. If the storage
                 cannot be reached at that moment it is a ``StorageTimeoutError``, which says why.
-            StorageError: the storage could not be reached for a minute. The call goes on; ask again.
+            StorageError: the storage could not be reached for a minute. The call continues; ask again.
             CallCancelledError: the call was cancelled.
-            CallError: the call failed outside the function: the subclass says how.
+            CallError: the call failed outside the function; the subclass says how.
             ArgumentError: the call was never invoked.
             BaseException: the function's own exception, with its own type and the remote traceback.
         """
@@ -144,18 +144,18 @@ class ResponseFuture(CallState):
         try:
             raise self._exception
         finally:
-            # the traceback holds this frame, and the frame would hold the future: break the cycle
+            # The traceback holds this frame, and the frame would hold the future: break the cycle.
             del self
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the call and return what it raised, or ``None`` when it returned.
 
         Args:
-            timeout: how many seconds to wait at most; ``None`` waits until the call has ended.
+            timeout: the longest time to wait, in seconds; ``None`` waits until the call has ended.
 
         Raises:
             WaitTimeoutError: the call had not ended after ``timeout`` seconds.
-            StorageError: the storage could not be reached for a minute. The call goes on; ask again.
+            StorageError: the storage could not be reached for a minute. The call continues; ask again.
             CallCancelledError: the call was cancelled.
             ArgumentError: the call was never invoked.
         """
@@ -166,7 +166,7 @@ class ResponseFuture(CallState):
         return self._exception
 
     def done(self) -> bool:
-        """Poll for whether the call has ended, with a value, an error or by being cancelled.
+        """Poll, and return whether the call has ended: with a value, with an error or by being cancelled.
 
         Raises:
             StorageError: the storage could not be reached for a minute.
@@ -190,11 +190,11 @@ class ResponseFuture(CallState):
         return self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
 
     def succeeded(self) -> bool:
-        """Tell whether the program already knows that the call returned a value; sends no request."""
+        """Tell whether the program already knows that the call returned a value. It sends no request."""
         return self._collected and self._state == FINISHED and self._exception is None
 
     def errored(self) -> bool:
-        """Tell whether the program already knows that the call failed; sends no request."""
+        """Tell whether the program already knows that the call failed. It sends no request."""
         return self._collected and self._state in DONE and self._exception is not None
 
     def cancel(self, storage_handler: Storage | None = None) -> bool:
@@ -204,7 +204,7 @@ class ResponseFuture(CallState):
             storage_handler: kept for 0.4; it must be the storage that the future was made with.
 
         Returns:
-            Whether a cancellation ended the call, this one or an earlier one; False when it had ended by itself.
+            Whether a cancellation, this one or an earlier one, ended the call; False when it had ended by itself.
 
         Raises:
             ArgumentError: the call was never invoked.
@@ -215,11 +215,11 @@ class ResponseFuture(CallState):
         return self.cancelled()
 
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[Any]], object]) -> None:
-        """Call a function with this future once it is done, or at once when it is done already.
+        """Call a function with this future once it is done, or immediately if it is done already.
 
         Args:
-            fn: runs in a thread that such functions have to themselves, one after the other; what it raises is logged.
-                It may take its time, wait for other futures and make calls without holding up anything else.
+            fn: runs in a thread that is reserved for such functions, one after the other. What it raises is logged. It
+                may take its time, wait for other futures and make calls without delaying anything else.
         """
         with self._condition:
             is_first, is_done = self._callbacks is None, self._state in DONE
@@ -236,7 +236,7 @@ class ResponseFuture(CallState):
     def __await__(self) -> Generator[Any, None, Any]:
         """Wait for the call in a coroutine: ``value = await future``.
 
-        When the waiting task is cancelled, so is the call. The event loop does not wait for that.
+        Cancelling the waiting task cancels the call too. The event loop does not wait for that.
         """
         import asyncio
 
@@ -247,18 +247,18 @@ class ResponseFuture(CallState):
             try:
                 loop.call_soon_threadsafe(woken.set)
             except RuntimeError:
-                pass  # the loop was closed meanwhile: nobody waits any more
+                pass  # the loop was closed meanwhile: nothing waits any more
 
         tell_when_done(self, wake)
         try:
             yield from woken.wait().__await__()
         except asyncio.CancelledError:
-            # cancel() may send requests: on this thread they would hold up the event loop
+            # cancel() may send requests, which would block the event loop on this thread.
             threading.Thread(target=self.cancel, name="pywren-cancel", daemon=True).start()
             raise
         return self.result()
 
-    # -- what is known about it ---------------------------------------------------------------------------------
+    # -- information about the call ------------------------------------------------------------------------------
 
     @property
     def run_status(self) -> dict[str, Any] | None:
@@ -281,7 +281,7 @@ class ResponseFuture(CallState):
 
     @property
     def job_state(self) -> JobState:
-        """The state of the call as far as it is known here; sends no request."""
+        """The state of the call as far as it is known here. Reading it sends no request."""
         if self._origin is None:
             return JobState.new
         if self._state in DONE:
@@ -321,7 +321,7 @@ class ResponseFuture(CallState):
         error.__cause__ = trouble
         return error
 
-    # -- names that are kept for programs of 0.4 alone -------------------------------------------------------------
+    # -- names kept only for programs written for 0.4 --------------------------------------------------------------
 
     GET_RESULT_SLEEP_SECS = 4
     """Has no effect: nothing here sleeps."""
@@ -332,7 +332,7 @@ class ResponseFuture(CallState):
 
     @property
     def _traceback(self) -> tuple[type[BaseException], BaseException, TracebackType | None] | None:
-        """Type, value and traceback of what the call raised, once the program knows it."""
+        """The type, value and traceback of what the call raised, once the program knows it."""
         error = self._error
         return None if error is None else (type(error), error, error.__traceback__)
 
@@ -355,7 +355,7 @@ class ResponseFuture(CallState):
         return output
 
     def _is_workers(self, error: BaseException | None) -> bool:
-        """Tell whether an error is about this call's worker: 0.4 then stored no result."""
+        """Tell whether an error comes from the worker and not from the function: for those, 0.4 stored no result."""
         if not isinstance(error, PywrenError) or isinstance(error, ResultSerializationError):
             return False
         ids = getattr(error, "callset_id", None), getattr(error, "call_id", None)
@@ -363,12 +363,12 @@ class ResponseFuture(CallState):
 
     @property
     def _invoke_metadata(self) -> dict[str, Any]:
-        """What ``invoke_status`` will say, as far as it is known now."""
+        """What ``invoke_status`` will return, as far as it is known now."""
         return dict(self._metadata or {}) if self._origin is None else self._origin.invoke_status(self)
 
     def _set_state(self, new_state: JobState) -> None:
-        """Make the call count as running or ended. A call that has ended keeps its state."""
-        from pywren.client.verdict import Verdict  # which brings the picklers
+        """Mark the call as running or ended. A call that has ended keeps its state."""
+        from pywren.client.verdict import Verdict  # imported here, as it loads the picklers
 
         if new_state is JobState.running:
             mark_running(self)
@@ -381,7 +381,7 @@ class ResponseFuture(CallState):
 
 
 def futures_of(origin: Origin, call_ids: Iterable[str]) -> list[ResponseFuture]:
-    """Make the futures of some calls of one callset, and have the origin look after them."""
+    """Make the futures of some calls of one callset, and make the origin responsible for them."""
     callset_id = origin.callset.id
     futures = [ResponseFuture(call_id, callset_id, origin=origin) for call_id in call_ids]
     origin.take(futures)
@@ -395,16 +395,16 @@ def attach(
     client: str | None = None,
     record: Mapping[str, Any] | None = None,
 ) -> ResponseFuture:
-    """Make another future of a call: unpickle one from here or from another process.
+    """Make another future of a call, by unpickling one from this or another process.
 
     Args:
         call_id: the call.
         callset: its callset.
         storage: where its objects are.
-        client: for calls in the pool of a process, the file that this process keeps locked while it lives.
-        record: what ``invoke_status`` is to say of this call alone.
+        client: for calls in another process's pool, the file that the process keeps locked while it lives.
+        record: what ``invoke_status`` returns for this call only.
     """
-    from pywren.client.elsewhere import origin_for  # the worker, which unpickles futures, need not load it
+    from pywren.client.elsewhere import origin_for  # here: workers unpickle futures but do not need it
 
     origin = origin_for(callset, storage, client)
     origin.records.setdefault(call_id, {}).update(record or {})

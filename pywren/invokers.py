@@ -1,7 +1,7 @@
-"""Invokers: where calls go. ``LambdaInvoker``, ``DummyInvoker`` and ``LocalInvoker``.
+"""Invokers start calls: ``LambdaInvoker``, ``DummyInvoker`` and ``LocalInvoker``.
 
-An invoker is any object with ``invoke(payload)``, which starts one call and returns, and ``config()``, which says what
-it is. It may have the other members of ``Invoker`` too (``pywren.client.protocols``), whose defaults count otherwise.
+An invoker is any object with ``invoke(payload)``, which starts one call and returns, and ``config()``, which describes
+the invoker. It may define other members of ``Invoker`` (``pywren.client.protocols``), which has defaults for them.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EVENT_AGE_LIMIT = 21_600
-"""Seconds that Lambda keeps an asynchronous call at most, 6 hours (Lambda quotas, 2026)."""
+"""The longest time in seconds that Lambda keeps an asynchronous call: 6 hours (Lambda quotas, 2026)."""
 
-# Kept for programs of 0.4, whose workers ran in this directory. Here every call has a directory of its own.
+# Kept for programs written for 0.4, whose workers ran in this directory. Now every call has its own directory.
 SOURCE_DIR = os.path.dirname(os.path.abspath(__file__))
 LOCAL_DIR = tempfile.gettempdir()
 LOCAL_RUN_DIR = os.path.join(LOCAL_DIR, "task")
@@ -45,8 +45,8 @@ class LambdaInvoker(Invoker):
     Args:
         region_name: the function's region.
         lambda_function_name: its name or ARN.
-        aws: sends the requests; one of its own when not given.
-        queue_patience: seconds that Lambda keeps a call that it cannot start (``lambda: event_age``).
+        aws: sends the requests; by default the invoker creates its own.
+        queue_patience: how many seconds Lambda keeps a call that it cannot start (``lambda: event_age``).
     """
 
     payload_limit: int | None = ASYNC_PAYLOAD_LIMIT
@@ -76,34 +76,34 @@ class LambdaInvoker(Invoker):
 
     @property
     def function_name(self) -> str:
-        """The function's name, even when it was given as an ARN or with a qualifier."""
+        """The function's name, even if it was given as an ARN or with a qualifier."""
         return function_name(self.lambda_function_name)
 
     def invoke(self, payload: Payload) -> str:
-        """Start one call. Wait and try again while Lambda throttles, or has errors of its own.
+        """Start one call. While Lambda throttles or has errors of its own, wait and try again.
 
         Returns:
-            The id of Lambda's request.
+            Lambda's request id.
 
         Raises:
             ArgumentError: the payload is larger than Lambda allows.
-            InvocationError: Lambda refused it.
+            InvocationError: Lambda refused the call.
         """
         body = encode_payload(payload, ASYNC_PAYLOAD_LIMIT, "an asynchronous call of Lambda")
         return self.aws.invoke_async(self.lambda_function_name, body)
 
     def config(self) -> dict[str, Any]:
-        """Return what ``invoke_status`` says of this invoker."""
+        """Return what ``invoke_status`` reports about this invoker."""
         return {"lambda_function_name": self.lambda_function_name, "region_name": self.region_name}
 
     def close(self) -> None:
-        """Close connections."""
+        """Close the connections."""
         self.aws.close()
 
-    # -- names that are kept for programs of 0.4 alone -------------------------------------------------------------
+    # -- names kept only for programs written for 0.4 --------------------------------------------------------------
 
     TIME_LIMIT = True
-    """Whether what runs the calls stops them itself after some time."""
+    """Whether the service that runs the calls stops them itself after some time."""
 
     @property
     def lambclient(self) -> Any:
@@ -116,28 +116,28 @@ class DummyInvoker(Invoker):
 
     runs_here = True
 
-    TIME_LIMIT = False  # kept for programs of 0.4 alone
+    TIME_LIMIT = False  # kept only for programs written for 0.4
 
     def __init__(self) -> None:
         self.payloads: list[Payload] = []
         self.thread: threading.Thread | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), ()  # the kept calls stay here
+        return type(self), ()  # the copy starts empty
 
     def __repr__(self) -> str:
         return f"<DummyInvoker with {len(self.payloads)} calls>"
 
     def invoke(self, payload: Payload) -> None:
-        """Keep one call."""
+        """Keep one call until ``run_jobs`` runs it."""
         self.payloads.append(payload)
 
     def config(self) -> dict[str, Any]:
-        """Return what ``invoke_status`` says of this invoker: nothing."""
+        """Return an empty dict: ``invoke_status`` reports nothing about this invoker."""
         return {}
 
     def explain_silence(self) -> str | None:
-        """Return why no results come, if nobody has run the calls."""
+        """Return why no results arrive, if nothing has run the calls."""
         if not self.payloads:
             return None
         kept = "1 call is waiting" if len(self.payloads) == 1 else f"{len(self.payloads)} calls are waiting"
@@ -147,29 +147,29 @@ class DummyInvoker(Invoker):
         """Run the kept calls one after the other.
 
         Args:
-            MAXJOBS: how many; -1 runs all.
-            run_dir: has no effect; kept for 0.4, as every call has a directory of its own.
+            MAXJOBS: how many calls to run; -1 runs all.
+            run_dir: has no effect; kept for 0.4, as every call has its own directory.
 
         Raises:
-            DecodeError: a payload was not valid; the others have been run.
+            DecodeError: a payload was not valid; the other calls have run.
         """
         run_payloads(self._take(MAXJOBS), context={"invoker": "DummyInvoker"})
 
     def run_jobs_threaded(self, MAXJOBS: int = -1, run_dir: str = LOCAL_RUN_DIR) -> None:
-        """Start ``run_jobs`` in a thread, ``self.thread``, and return at once.
+        """Start ``run_jobs`` in a thread, ``self.thread``, and return immediately.
 
-        The program ends only when the thread has ended. A running call may be cancelled meanwhile.
+        The program ends only after the thread has ended. A running call may be cancelled meanwhile.
 
         Args:
-            MAXJOBS: how many; -1 runs all.
-            run_dir: has no effect; kept for 0.4, as every call has a directory of its own.
+            MAXJOBS: how many calls to run; -1 runs all.
+            run_dir: has no effect; kept for 0.4, as every call has its own directory.
         """
         self.thread = threading.Thread(target=self.run_jobs, args=(MAXJOBS, run_dir), name="pywren-run-jobs")
         self.thread.start()
 
     def _take(self, most: int) -> list[Payload]:
         taken: list[Payload] = []
-        with suppress(IndexError):  # one at a time: threads may take at the same time, and pop() gives each its own
+        with suppress(IndexError):  # one at a time: several threads may take calls, and pop() gives each call to one
             while len(taken) != most:
                 taken.append(self.payloads.pop(0))
         return taken
@@ -179,34 +179,34 @@ class LocalInvoker(Invoker):
     """Runs staged calls on this machine, in the pool that all local executors share.
 
     Args:
-        run_dir: has no effect; kept for 0.4, as every call has a directory of its own.
-        pool: the pool; the shared one when not given.
+        run_dir: has no effect; kept for 0.4, as every call has its own directory.
+        pool: the pool; by default the shared one.
 
     Attributes:
-        environment: the environment variables that calls see: those of this process when the invoker was made.
+        environment: the environment variables that calls see: those that this process had when the invoker was made.
     """
 
     runs_here = True
     environment: Mapping[str, str] = MappingProxyType({})
 
-    TIME_LIMIT = False  # kept for programs of 0.4 alone
+    TIME_LIMIT = False  # kept only for programs written for 0.4
 
     def __init__(self, run_dir: str = LOCAL_RUN_DIR, *, pool: LocalPool | None = None) -> None:
         self.run_dir = run_dir
         self.environment = MappingProxyType(dict(os.environ))
         self._given_pool = pool
-        # Of each process its own: a forked child has none of the parent's threads.
+        # One for each process: a forked child has none of the parent's threads.
         self._worker: PerProcess[LocalWorker] = PerProcess(lambda: LocalWorker(lambda: self.pool, self.environment))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.run_dir,)  # where it is unpickled, it uses the pool of that process
+        return type(self), (self.run_dir,)  # the copy uses the pool of the process that unpickles it
 
     def __repr__(self) -> str:
         return "LocalInvoker()"
 
     @property
     def pool(self) -> LocalPool:
-        """The pool whose children run the calls."""
+        """The pool whose child processes run the calls."""
         if self._given_pool is not None:
             return self._given_pool
         from pywren.worker.parent.pool import LocalPool
@@ -214,15 +214,15 @@ class LocalInvoker(Invoker):
         return LocalPool.shared()
 
     def invoke(self, payload: Payload) -> None:
-        """Start one call; it waits for its turn while all children are busy."""
+        """Start one call. It waits for its turn while all child processes are busy."""
         self._worker.get().submit(payload)
 
     def config(self) -> dict[str, Any]:
-        """Return what ``invoke_status`` says of this invoker: nothing."""
+        """Return an empty dict: ``invoke_status`` reports nothing about this invoker."""
         return {}
 
     def close(self) -> None:
-        """Forget the calls that have not started."""
+        """Drop the calls that have not started."""
         worker = self._worker.peek()
         if worker is not None:
             worker.close()
@@ -233,11 +233,11 @@ def encode_payload(payload: Payload, limit: int, what: str) -> bytes:
 
     Args:
         payload: ``Call.encode()``.
-        limit: bytes that the service allows.
-        what: the service, for the error.
+        limit: the number of bytes that the service allows.
+        what: the service, for the error message.
 
     Raises:
-        ArgumentError: it is larger than ``limit``, or JSON cannot hold it.
+        ArgumentError: the payload is larger than ``limit``, or cannot be encoded as JSON.
     """
     try:
         body = json.dumps(payload, separators=(",", ":")).encode()

@@ -1,4 +1,4 @@
-"""A door of PyWren 0.4: functions that run calls on this machine, over ``pywren.client.local_worker``."""
+"""PyWren 0.4's functions that run calls on this machine, on top of ``pywren.client.local_worker``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pywren.client.local_worker import run_payloads
 
 
 def local_handler(job: Mapping[str, Any], run_dir: str, extra_context: Mapping[str, Any] | None = None) -> None:
-    """Run one call, in a child process, and return when that has ended.
+    """Run one call in a child process, and return when the process has ended.
 
     Args:
-        job: its payload.
-        run_dir: has no effect; kept for 0.4, as every call has a directory of its own.
-        extra_context: texts that become members of the status.
+        job: the payload of the call.
+        run_dir: has no effect; kept for 0.4, as every call has its own directory.
+        extra_context: strings to add to the status.
 
     Raises:
         DecodeError: the payload is not valid.
@@ -26,15 +26,15 @@ def local_handler(job: Mapping[str, Any], run_dir: str, extra_context: Mapping[s
 def dummy_handler(
     jobs: Sequence[Mapping[str, Any]], run_dir: str, extra_context: Mapping[str, Any] | None = None
 ) -> None:
-    """Run calls one after the other, in child processes, and return when these have ended.
+    """Run calls one after the other in child processes, and return when all have ended.
 
     Args:
-        jobs: their payloads.
-        run_dir: has no effect; kept for 0.4, as every call has a directory of its own.
-        extra_context: texts that become members of the statuses.
+        jobs: the payloads of the calls.
+        run_dir: has no effect; kept for 0.4, as every call has its own directory.
+        extra_context: strings to add to the statuses.
 
     Raises:
-        DecodeError: a payload was not valid; the others have been run.
+        DecodeError: a payload was not valid; the other calls have run.
     """
     run_payloads(jobs, context=extra_context)
 
@@ -46,14 +46,14 @@ def run_generic_handler(
     run_dir: str,
     extra_context: Mapping[str, Any] | None,
 ) -> None:
-    """Run one call under a name for this run, which the status has as ``jobnum``.
+    """Run one call under a job id, which the status contains as ``jobnum``.
 
     Args:
-        job: its payload.
-        job_id: the name.
-        original_dir: has no effect; kept for 0.4, as nothing changes the directory here.
-        run_dir: has no effect; kept for 0.4, as every call has a directory of its own.
-        extra_context: texts that become members of the status.
+        job: the payload of the call.
+        job_id: the id.
+        original_dir: has no effect; kept for 0.4, as nothing changes the working directory.
+        run_dir: has no effect; kept for 0.4, as every call has its own directory.
+        extra_context: strings to add to the status.
 
     Raises:
         DecodeError: the payload is not valid.

@@ -1,4 +1,4 @@
-"""Calls through an SQS queue: ``SQSInvoker`` sends them, ``sqs_run_local`` receives some and runs them here."""
+"""Calls through an SQS queue: ``SQSInvoker`` sends them, and ``sqs_run_local`` receives some and runs them here."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ __all__ = ["SOURCE_DIR", "SQSInvoker", "sqs_run_local"]
 logger = logging.getLogger(__name__)
 
 MESSAGE_LIMIT = 1024 * 1024
-"""Bytes of an SQS message, 1 MiB (Amazon SQS quotas, 2026)."""
+"""The most bytes of an SQS message: 1 MiB (Amazon SQS quotas, 2026)."""
 
 LONGEST_RETENTION = 14 * 86_400
-"""Seconds that SQS keeps a message at most, 14 days; 4 days unless configured (Amazon SQS quotas, 2026)."""
+"""The longest time in seconds that SQS keeps a message: 14 days; 4 days unless configured (Amazon SQS quotas, 2026)."""
 
 EMPTY_WAIT = 1
-"""Seconds to wait for a message before a queue counts as empty: with a wait of 1 or more, SQS asks all its servers."""
+"""Seconds to wait for a message before a queue counts as empty. With 1 or more, SQS queries all its servers."""
 
 _RETENTION = "MessageRetentionPeriod"
 _WAITING = "ApproximateNumberOfMessages"
@@ -40,7 +40,7 @@ class SQSInvoker(Invoker):
     Args:
         region_name: the queue's region.
         sqs_queue_name: its name.
-        aws: sends the requests; one of its own when not given.
+        aws: sends the requests; by default the invoker creates its own.
     """
 
     payload_limit: int | None = MESSAGE_LIMIT
@@ -76,18 +76,18 @@ class SQSInvoker(Invoker):
         """Send one call to the queue.
 
         Returns:
-            The message's id.
+            The message id.
 
         Raises:
             ArgumentError: the payload is larger than a message may be.
-            InvocationError: the queue refused it.
+            InvocationError: the queue refused the message.
         """
         body = encode_payload(payload, MESSAGE_LIMIT, "an SQS message")
         return self.aws.send_message(self.queue_url, body.decode("ascii"))
 
     @property
     def queue_patience(self) -> float:
-        """The seconds that the queue keeps a call that no worker takes; requested once.
+        """The seconds for which the queue keeps a call that no worker takes. They are requested from SQS only once.
 
         Raises:
             InvocationError: the queue does not exist.
@@ -102,7 +102,7 @@ class SQSInvoker(Invoker):
         return self._retention
 
     def explain_silence(self) -> str | None:
-        """Return why no results come, if no worker takes calls from the queue."""
+        """Return why no results arrive, if no worker takes calls from the queue."""
         try:
             found = self.aws.queue_numbers(self.queue_url, _WAITING, _TAKEN)
         except PywrenError as error:
@@ -117,17 +117,17 @@ class SQSInvoker(Invoker):
         )
 
     def config(self) -> dict[str, Any]:
-        """Return what ``invoke_status`` says of this invoker; 0.4 spelled the key so."""
+        """Return what ``invoke_status`` reports about this invoker. The key is spelled as in 0.4."""
         return {"sqs_queue_name_name": self.sqs_queue_name, "region_name": self.region_name}
 
     def close(self) -> None:
-        """Close connections."""
+        """Close the connections."""
         self.aws.close()
 
-    # -- names that are kept for programs of 0.4 alone -------------------------------------------------------------
+    # -- names kept only for programs written for 0.4 --------------------------------------------------------------
 
     TIME_LIMIT = False
-    """Whether what runs the calls stops them itself after some time."""
+    """Whether the service that runs the calls stops them itself after some time."""
 
     @property
     def queue(self) -> Any:
@@ -150,15 +150,15 @@ def sqs_run_local(
     aws: AWS | None = None,
     container: Container | None = None,
 ) -> int:
-    """Take calls from a queue and run them on this machine, one after the other, until it is empty.
+    """Take calls from a queue and run them on this machine, one after the other, until the queue is empty.
 
     Args:
         region_name: the queue's region.
         sqs_queue_name: its name.
-        job_num: how many calls to run at most.
-        run_dir: has no effect; kept for 0.4, as every call has a directory of its own.
-        aws: sends the requests; one of its own when not given.
-        container: a warm worker; one is made, and closed afterwards, when not given.
+        job_num: the most calls to run.
+        run_dir: has no effect; kept for 0.4, as every call has its own directory.
+        aws: sends the requests; by default a new one is created.
+        container: a warm worker; by default one is created, and closed at the end.
 
     Returns:
         How many calls were run.

@@ -1,4 +1,4 @@
-"""Runtimes: whether the Python on the worker fits the one here."""
+"""Runtimes: whether the Python on the worker matches the one here."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["check_runtime", "get_runtime_info", "runtime_valid", "version_str"]
 
 
 def version_str(version_info: Sequence[Any]) -> str:
-    """Return the major and minor version of Python as text, such as ``"3.12"``.
+    """Return the major and minor version of Python as a string, such as ``"3.12"``.
 
     Args:
-        version_info: ``sys.version_info`` or another sequence that begins like it.
+        version_info: ``sys.version_info``, or a sequence that begins like it.
     """
     return f"{version_info[0]}.{version_info[1]}"
 

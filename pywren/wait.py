@@ -1,4 +1,4 @@
-"""Waiting for many futures at once."""
+"""Functions that wait for many futures."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def wait(
     WAIT_DUR_SEC: float = 5,
     timeout: float | None = None,
 ) -> tuple[list[ResponseFuture], list[ResponseFuture]]:
-    """Wait for futures, of any maps, executors and storages together.
+    """Wait for futures. They may come from different maps, executors and storages.
 
     Args:
         fs: the futures.
         return_when: ``ALL_COMPLETED``, ``ANY_COMPLETED`` (at least one), or ``ALWAYS`` (poll once, do not wait).
         THREADPOOL_SIZE: has no effect; kept for 0.4.
         WAIT_DUR_SEC: has no effect; kept for 0.4, as an event wakes the waiting thread.
-        timeout: how many seconds to wait at most; ``None`` waits as long as it takes.
+        timeout: the longest time to wait, in seconds; ``None`` for no limit.
 
     Returns:
         ``(done, not_done)``, both lists in the order of ``fs``.
 
     Raises:
         ArgumentError: ``return_when`` is not one of the three, or an item of ``fs`` is not a future.
-        StorageError: the storage of some futures could not be reached for a minute. The calls go on; ask again.
+        StorageError: the storage of some futures could not be reached for a minute. The calls continue; ask again.
     """
     futures = list_of(fs, "wait()")
     distinct = list({id(item): item for item in futures}.values())
@@ -63,7 +63,7 @@ def get_all_results(fs: Iterable[ResponseFuture]) -> list[Any]:
         fs: the futures.
 
     Raises:
-        BaseException: what the first failed call in the list raised; raised when all have ended.
+        BaseException: what the first failed call in the list raised. It is raised after all calls have ended.
     """
     futures = list_of(fs, "get_all_results()")
     wait(futures)
@@ -75,10 +75,10 @@ def list_of(fs: Iterable[ResponseFuture], taker: str) -> list[ResponseFuture]:
 
     Args:
         fs: the futures.
-        taker: the name of the function that takes them, for the error.
+        taker: the name of the function that takes them, for the error message.
 
     Raises:
-        ArgumentError: it is not iterable, or contains something other than futures of invoked calls.
+        ArgumentError: ``fs`` is not iterable, or contains something other than futures of invoked calls.
     """
     futures = []
     for item in iterate(fs, f"{taker} takes a list of futures"):

@@ -1,4 +1,4 @@
-"""The factories of executors, which decide where calls run."""
+"""Factories of executors, which determine where calls run."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ EXECUTOR_VARIABLE = "PYWREN_EXECUTOR"
 
 
 def default_executor(**kwargs: Any) -> Executor:
-    """Make the executor that the environment asks for.
+    """Make the executor that the environment selects.
 
-    ``PYWREN_EXECUTOR`` names it: ``lambda``, ``remote`` (or ``standalone``), ``dummy`` or ``local``. Without it
-    calls go to AWS Lambda when there is a configuration. They run on this machine when there is none, or when it has
-    ``storage_backend: localhost``.
+    ``PYWREN_EXECUTOR`` names it: ``lambda``, ``remote`` (or ``standalone``), ``dummy`` or ``local``. If it is not set,
+    calls go to AWS Lambda when there is a configuration. They run on this machine when there is none, or when it
+    contains ``storage_backend: localhost``.
 
     Args:
-        kwargs: what the factory takes: ``config``, ``job_max_runtime``.
+        kwargs: the factory's arguments: ``config``, ``job_max_runtime``.
 
     Raises:
         ConfigError: ``PYWREN_EXECUTOR`` has another value, or the configuration is missing or wrong.
@@ -57,7 +57,7 @@ def default_executor(**kwargs: Any) -> Executor:
     kwargs["config"] = checked = _checked(kwargs.get("config"))
     if not checked.stays_here:
         return lambda_executor(**kwargs)
-    if checked.source.path is None:  # whoever has written it into a file knows
+    if checked.source.path is None:  # a user who has written it into a file knows
         _say_where()
     return local_executor(**kwargs)
 
@@ -70,8 +70,8 @@ def lambda_executor(config: Mapping[str, Any] | None = None, job_max_runtime: fl
         job_max_runtime: seconds after which a call is stopped; Lambda itself allows up to 900.
 
     Raises:
-        ConfigError: there is no configuration, it is wrong, or neither it nor the environment nor the AWS profile
-            has a region.
+        ConfigError: there is no configuration, it is wrong, or no region is set in it, in the environment or in the AWS
+            profile.
     """
     from pywren.invokers import LambdaInvoker
 
@@ -83,7 +83,7 @@ def lambda_executor(config: Mapping[str, Any] | None = None, job_max_runtime: fl
 
 
 def dummy_executor(config: Mapping[str, Any] | None = None, job_max_runtime: float = 300) -> Executor:
-    """Make an executor that keeps its calls until ``executor.invoker.run_jobs()`` runs them, here.
+    """Make an executor that keeps its calls until ``executor.invoker.run_jobs()`` runs them on this machine.
 
     Args:
         config: the configuration; ``None`` reads the file, or stages on this machine when there is none.
@@ -105,8 +105,8 @@ def remote_executor(config: Mapping[str, Any] | None = None, job_max_runtime: fl
         job_max_runtime: seconds after which a call is stopped.
 
     Raises:
-        ConfigError: there is no configuration, it is wrong, or neither it nor the environment nor the AWS profile
-            has a region.
+        ConfigError: there is no configuration, it is wrong, or no region is set in it, in the environment or in the AWS
+            profile.
     """
     from pywren.queues import SQSInvoker
 
@@ -122,10 +122,10 @@ standalone_executor = remote_executor
 def local_executor(
     invoker_object: Any = None, config: Mapping[str, Any] | None = None, job_max_runtime: float = 300
 ) -> Executor:
-    """Make an executor whose calls run on this machine, in processes of their own.
+    """Make an executor whose calls run on this machine, in separate processes.
 
-    Without a configuration everything stays in memory. With a bucket in it, calls are staged there, as in 0.4. Calls
-    see the environment variables that this process has now, even if they change later.
+    Without a configuration everything stays in memory. If the configuration has a bucket, calls are staged there, as in
+    0.4. Calls see the environment variables that this process has now, even if they change later.
 
     Args:
         invoker_object: an invoker to use instead of a new ``LocalInvoker``.
@@ -139,7 +139,7 @@ def local_executor(
     if invoker_object is None:
         from pywren.worker.parent.pool import LocalPool
 
-        LocalPool.shared()  # its first process starts while this one imports the rest
+        LocalPool.shared()  # its first process starts while this one is still importing
         from pywren.invokers import LOCAL_RUN_DIR, LocalInvoker
 
         invoker_object = LocalInvoker(run_dir=wrenconfig.setting(config, "local_run_dir") or LOCAL_RUN_DIR)
@@ -149,7 +149,7 @@ def local_executor(
 class PoolExecutor(ExecutorAdapter):
     """A ``concurrent.futures.Executor`` whose workers are pywren's.
 
-    For programs written for ``ProcessPoolExecutor``; no ``if __name__ == "__main__"`` guard is needed.
+    For programs written for ``ProcessPoolExecutor``. No ``if __name__ == "__main__"`` guard is needed.
 
     Args:
         executor: the executor to use, which stays open; ``None`` makes ``pywren.default_executor()``.
@@ -178,7 +178,7 @@ _FACTORIES: Mapping[str, Callable[..., Executor]] = {
 
 
 class _Checked(NamedTuple):
-    """A configuration that was checked.
+    """A checked configuration.
 
     Args:
         config: the configuration.
@@ -190,13 +190,13 @@ class _Checked(NamedTuple):
 
     @property
     def stays_here(self) -> bool:
-        """Whether calls can only run here, because only this machine reaches the place where they are staged."""
+        """Whether calls can only run here, because only this machine can reach the place where they are staged."""
         return bool(wrenconfig.setting(self.config, "storage_backend") == "localhost")
 
 
 def _checked(config: Mapping[str, Any] | _Checked | None) -> _Checked:
     """Check a configuration that was passed in, or read the default one."""
-    if isinstance(config, _Checked):  # ``default_executor`` has read it to decide
+    if isinstance(config, _Checked):  # ``default_executor`` has already read it
         return config
     source = wrenconfig.find_source(config)
     if config is None:
@@ -210,7 +210,7 @@ def _checked(config: Mapping[str, Any] | _Checked | None) -> _Checked:
 
 
 def _config_for_aws(config: Mapping[str, Any] | None, who: str) -> Mapping[str, Any]:
-    """Return the configuration for an executor whose workers are other machines, with a region in it."""
+    """Return the configuration for an executor whose workers are other machines. It always contains a region."""
     checked = _checked(config)
     if checked.source.embedded:
         raise ConfigError(
@@ -233,7 +233,7 @@ def _region_of_environment(source: wrenconfig.Source) -> str:
     """Return the region that AWS's own tools would use, for a configuration without one."""
     from pywren.aws.requests import AWS
 
-    region = os.environ.get("AWS_REGION")  # botocore ignores it, other tools prefer it
+    region = os.environ.get("AWS_REGION")  # botocore ignores this, but other tools prefer it
     region = region or os.environ.get("AWS_DEFAULT_REGION") or AWS().configured_region()
     if not region:
         raise ConfigError(

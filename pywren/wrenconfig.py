@@ -1,4 +1,4 @@
-"""The configuration: a nested dict from a YAML file; errors name the file, the key and the remedy."""
+"""The configuration: a nested dict from a YAML file. Errors name the file, the key and the remedy."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ AWS_LAMBDA_FUNCTION_NAME_DEFAULT = "pywren_1"
 AWS_SQS_QUEUE_DEFAULT = "pywren-jobs-1"
 AWS_EC2_INSTANCE_TYPE_DEFAULT = "m5.large"
 
-# Names that exist only for programs of 0.4, with the values of today.
+# Names kept only for programs written for 0.4, with today's values.
 GENERIC_HANDLER_NAME = "pywren.wrenhandler.generic_handler"
 AWS_LAMBDA_HANDLER_NAME = "pywren.wrenhandler.aws_lambda_handler"
 PACKAGE_FILE = "deploy.zip"
@@ -40,7 +40,7 @@ TIMEOUT = 300
 DEFAULT_KEY_NAME = "PYWREN_DEFAULT_KEY"
 
 default_runtime = {version: f"pywren.runtimes/default_{version}.tar.gz" for version in ("3.10", "3.11", "3.12", "3.13")}
-"""The keys of runtimes in the user's own bucket, by version of Python."""
+"""The keys of runtimes in the user's own bucket, by Python version."""
 
 CONFIG_VARIABLE = "PYWREN_CONFIG_FILE"
 _FILE_NAME = ".pywren_config"
@@ -64,7 +64,7 @@ class Source(NamedTuple):
 
     @property
     def embedded(self) -> bool:
-        """Whether no configuration was found, so that everything runs on this machine."""
+        """Whether no configuration was found. Then everything runs on this machine."""
         return self.kind == "embedded"
 
     def __str__(self) -> str:
@@ -102,7 +102,7 @@ def get_default_home_filename() -> str:
 
 
 def get_default_config_filename() -> str | None:
-    """Return the file that ``default`` reads; ``None`` when no file exists.
+    """Return the file that ``default`` reads, or ``None`` when no file exists.
 
     Raises:
         ConfigError: ``PYWREN_CONFIG_FILE`` names a file that does not exist.
@@ -111,12 +111,12 @@ def get_default_config_filename() -> str | None:
 
 
 def embedded() -> Config:
-    """Return the configuration that needs no account: storage and workers on this machine."""
+    """Return the configuration that needs no account: storage and workers are on this machine."""
     return {
         "storage_backend": "localhost",
         "storage_prefix": AWS_S3_PREFIX_DEFAULT,
         "runtime": {},
-        "scheduler": {"map_item_limit": None},  # programs of 0.4 set it
+        "scheduler": {"map_item_limit": None},  # programs written for 0.4 set this
     }
 
 
@@ -185,7 +185,7 @@ def _drop_public_runtime(config: Config, source: str) -> None:
 
 
 def warn_of_public_runtime(config: Mapping[str, Any], source: str = "the config argument") -> None:
-    """Warn, once for each source, that pywren ignores a runtime in one of 0.4's public buckets.
+    """Warn, once per source, that pywren ignores a runtime in one of 0.4's public buckets.
 
     Args:
         config: the configuration.
@@ -196,7 +196,7 @@ def warn_of_public_runtime(config: Mapping[str, Any], source: str = "the config 
         _warn_of_public_runtime(source, str(runtime["s3_bucket"]))
 
 
-@functools.lru_cache(maxsize=64)  # one warning for each file, however often it is read
+@functools.lru_cache(maxsize=64)  # one warning per file, however often it is read
 def _warn_of_public_runtime(source: str, bucket: str) -> None:
     logger.warning(
         "%s: the runtime in the public bucket %s no longer exists and is ignored; calls use the worker's own Python. "
@@ -210,14 +210,14 @@ def _warn_of_public_runtime(source: str, bucket: str) -> None:
 
 
 class Key(NamedTuple):
-    """What a key accepts.
+    """What values a key accepts.
 
     Args:
         kinds: the types; ``float`` accepts whole numbers too.
         default: the value when the key is missing; ``None`` when there is no default.
         low: the smallest number.
         high: the largest number.
-        hint: what to write, where the types do not say enough.
+        hint: what to write, if the types do not say enough.
         fits: tells whether a value of the right type is valid.
     """
 
@@ -242,12 +242,12 @@ def _is_account(value: int | str) -> bool:
 
 
 def _is_region(value: str) -> bool:
-    # AWS adds regions, and other servers call theirs anything: accept whatever botocore accepts.
+    # AWS adds regions, and other servers may use any name: accept whatever botocore accepts.
     return bool(re.fullmatch("(?![0-9]+$)(?!-)[A-Za-z0-9-]{1,63}(?<!-)", value))
 
 
 def _is_bucket(value: str) -> bool:
-    # Looser than the rules for new buckets: some in us-east-1 from before March 2018 have such names.
+    # This is looser than the rules for new buckets: some buckets in us-east-1 from before March 2018 have such names.
     return bool(re.fullmatch("[A-Za-z0-9][A-Za-z0-9._-]{2,254}", value))
 
 
@@ -292,7 +292,7 @@ KEYS: Mapping[str, Key] = {
     "storage_prefix": Key(default=AWS_S3_PREFIX_DEFAULT),
     "local_run_dir": Key(hint="a directory"),
 }
-"""Every key by its path: the section, a dot and the key."""
+"""Every key, by its path: the section, a dot and the key."""
 
 _SECTIONS = frozenset(path.partition(".")[0] for path in KEYS if "." in path)
 
@@ -329,7 +329,7 @@ def require(config: Mapping[str, Any], path: str) -> Any:
 
 
 def validate(config: Mapping[str, Any], source: str = "the config argument") -> None:
-    """Check a configuration. An unknown key only causes a warning, so that files of any age load.
+    """Check a configuration. An unknown key only causes a warning, so that files of any version load.
 
     Args:
         config: the configuration.
@@ -376,7 +376,7 @@ def check_value(path: str, value: Any, source: str) -> None:
         ConfigError: the value is wrong; the message names the source, the key and what to write.
     """
     key = KEYS[path]
-    # Python takes True for an int; whoever writes a configuration does not.
+    # Python accepts True as an int, but the author of a configuration does not mean that.
     fits = isinstance(value, key.kinds) and (not isinstance(value, bool) or bool in key.kinds)
     if not fits and not (float in key.kinds and type(value) is int):
         raise ConfigError(f"{source}: {_spoken(path)} is {value!r}: write {_wanted(key)}")
@@ -412,7 +412,7 @@ def _spoken(path: str) -> str:
 
 
 def _warn_of_unknown(path: str, source: str) -> None:
-    import difflib  # only mistakes need it
+    import difflib  # imported here, as only mistakes need it
 
     near = difflib.get_close_matches(path, KEYS, n=1, cutoff=0.75)
     hint = f": did you mean {_spoken(near[0])}?" if near else ""
@@ -432,7 +432,7 @@ def patch_storage_config(config_data: Config) -> Config:
 
 
 def extract_storage_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the ``storage_config`` that ``Storage`` takes and that payloads carry.
+    """Return the ``storage_config`` that ``Storage`` takes and that payloads contain.
 
     Raises:
         ConfigError: the bucket is missing, or is still the placeholder.

@@ -1,4 +1,4 @@
-"""A door of PyWren 0.4: the entry point of the Lambda function, over ``pywren.worker.handler``."""
+"""PyWren 0.4's entry point of the Lambda function, on top of ``pywren.worker.handler``."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ __all__ = [
 ]
 
 LAMBDA_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
-"""Environment of every function on Lambda, where most have less than one core."""
+"""Environment variables of every function on Lambda, where most functions have less than one core."""
 
 _warm: list[Container] = []
 """The container of this process, kept between invocations. Lambda runs one at a time, so no lock is needed."""
 
 
 def aws_lambda_handler(event: Mapping[str, Any], context: Any) -> dict[str, Any] | None:
-    """Run one call; Lambda invokes this.
+    """Run one call. Lambda invokes this function.
 
     Args:
         event: the payload.
@@ -43,7 +43,7 @@ def aws_lambda_handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]
     Returns:
         The status, for callers that wait for it; ``None`` when the call was ended elsewhere.
     """
-    if "AWS_LAMBDA_FUNCTION_NAME" not in os.environ:  # not on Lambda: leave no process behind
+    if "AWS_LAMBDA_FUNCTION_NAME" not in os.environ:  # not on Lambda, so leave no process behind
         with Container(environment=LAMBDA_ENVIRONMENT) as container:
             return handle_on_lambda(container, event, context)
     if not _warm:
@@ -52,7 +52,7 @@ def aws_lambda_handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]
 
 
 def handle_on_lambda(container: Container, event: Mapping[str, Any], context: Any) -> dict[str, Any] | None:
-    """Run one call in a container, with the invocation's data from Lambda's context object."""
+    """Run one call in a container, with data about the invocation from Lambda's context object."""
     return container.handle(
         event,
         {
@@ -78,7 +78,7 @@ def generic_handler(
         context_dict: what is known about this invocation; its strings go into the status.
         custom_handler_env: environment variables of the call; its own ``extra_env`` takes precedence. Ignored with
             ``container``, which has its own.
-        container: a warm worker; by default one is made for this call and closed after it.
+        container: a warm worker; by default one is created for this call and closed after it.
 
     Returns:
         The status, or ``None`` when the call was ended elsewhere.
@@ -97,10 +97,10 @@ CANCEL_CHECK_EVERY_SECS = LOOK_INTERVAL
 
 
 def get_key_size(s3client: Any, bucket: str, key: str) -> int | None:
-    """Return the size of an object in bytes, ``None`` when there is no such object.
+    """Return the size of an object in bytes, or ``None`` when it does not exist.
 
     Args:
-        s3client: botocore's client of S3.
+        s3client: botocore's S3 client.
         bucket: the bucket.
         key: the object's key.
     """
@@ -113,7 +113,7 @@ def get_key_size(s3client: Any, bucket: str, key: str) -> int | None:
 
 
 def key_exists(s3client: Any, bucket: str, key: str) -> bool:
-    """Tell whether there is an object under a key; see ``get_key_size``."""
+    """Tell whether an object exists under a key. See ``get_key_size``."""
     return get_key_size(s3client, bucket, key) is not None
 
 
@@ -123,7 +123,7 @@ def free_disk_space(dirname: str) -> int:
 
 
 def file_lock(fd: IO[Any]) -> None:
-    """Lock an open file for this process, once no other process has it locked."""
+    """Lock an open file for this process. Wait until no other process has it locked."""
     if sys.platform == "win32":
         import msvcrt
 

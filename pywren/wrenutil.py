@@ -1,6 +1,6 @@
-"""Small helpers over the standard library that any layer may use.
+"""Small helpers on top of the standard library that any layer may use.
 
-All names but ``iterate`` are those of PyWren 0.4.
+All names except ``iterate`` are those of PyWren 0.4.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any, BinaryIO
 from pywren.exceptions import ArgumentError
 
 SOURCE_DIR = os.path.dirname(os.path.abspath(__file__))
-"""Where the package's files are."""
+"""The directory that holds the package's files."""
 
 
 def iterate(items: Iterable[Any], wanted: str, remedy: str = "") -> Iterator[Any]:
-    """Return ``iter(items)``. It takes more than an ``Iterable``: objects that only have ``__getitem__``, too.
+    """Return ``iter(items)``. This accepts more than an ``Iterable``: also objects that only have ``__getitem__``.
 
     Args:
         items: the items.
-        wanted: for the error, what is expected: ``map() takes an iterable of items``.
-        remedy: for the error, what to do instead.
+        wanted: what is expected, for the error message: ``map() takes an iterable of items``.
+        remedy: what to do instead, for the error message.
 
     Raises:
-        ArgumentError: they cannot be iterated over.
+        ArgumentError: ``items`` cannot be iterated over.
     """
     try:
         return iter(items)
@@ -35,8 +35,8 @@ def iterate(items: Iterable[Any], wanted: str, remedy: str = "") -> Iterator[Any
 
 
 def uuid_str() -> str:
-    """Return a fresh random UUID as text."""
-    digits = os.urandom(16).hex()  # what uuid4() does, in a third of its time
+    """Return a new random UUID as a string."""
+    digits = os.urandom(16).hex()  # what uuid4() does, in a third of the time
     variant = "89ab"[int(digits[16], 16) & 3]
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
@@ -47,20 +47,20 @@ def create_callset_id() -> str:
 
 
 def create_call_id(index: int | None = None) -> str:
-    """Return the id of the call at this index of its map, five digits or more; without an index, a random UUID."""
+    """Return the id of the call at an index of its map, with five digits or more; without an index, a random UUID."""
     return uuid_str() if index is None else f"{index:05d}"
 
 
 def bytes_to_b64str(byte_data: bytes) -> str:
-    """Return bytes as base64 text (RFC 4648, with padding)."""
+    """Return bytes as a base64 string (RFC 4648, with padding)."""
     return base64.b64encode(byte_data).decode("ascii")
 
 
 def b64str_to_bytes(str_data: str) -> bytes:
-    """Return the bytes that base64 text stands for.
+    """Decode a base64 string.
 
     Raises:
-        ArgumentError: the text is not base64.
+        ArgumentError: the string is not base64.
     """
     try:
         return base64.b64decode(str_data.encode("ascii"), validate=True)
@@ -72,7 +72,7 @@ def split_s3_url(s3_url: str) -> tuple[str, str]:
     """Split ``s3://bucket/key`` into bucket and key.
 
     Raises:
-        ArgumentError: the text is not such a URL; it is a ``ValueError``.
+        ArgumentError: the string is not such a URL. It is a ``ValueError``.
     """
     scheme, _, rest = s3_url.partition("://")
     bucket, _, key = rest.partition("/")
@@ -87,10 +87,10 @@ def sdb_to_dict(item: dict[str, Any]) -> dict[str, str]:
 
 
 class WrappedStreamingBody:
-    """A file-like view of a botocore streaming body that knows its length.
+    """A file-like view of a botocore streaming body, which knows its length.
 
     Args:
-        sb: the body to read from; other attributes are passed on to it.
+        sb: the body to read from; other attributes are looked up on it.
         size: its length in bytes.
     """
 
@@ -124,7 +124,7 @@ class WrappedStreamingBody:
         return getattr(self.sb, attr)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Accept the seeks that ``tarfile`` and ``zipfile`` make on a stream: those that move nothing.
+        """Accept the seeks that ``tarfile`` and ``zipfile`` make on a stream: those that do not move the position.
 
         Raises:
             ArgumentError: the position would change, which a stream cannot do.

@@ -1,7 +1,7 @@
-"""``Renewals``: new credentials for clients whose own were refused.
+"""``Renewals``: get new credentials for clients whose own were refused.
 
-A botocore session reads a profile, an environment or a sign-in once. When a service refuses what it read, only a new
-session finds out whether the source has something newer by now.
+A botocore session reads its profile, environment or sign-in once. When a service refuses what it read, only a new
+session can find out whether the source now has something newer.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ def remember_session(client: Any, session: Any) -> None:
 class Renewals:
     """Renews the credentials of one sender of requests, once for all threads that are refused at the same time.
 
-    Reading credentials may run a user's program, ask a service, or take a minute. So one thread reads them without
+    Reading credentials may run a user's program, query a service, or take a minute. So one thread reads them without
     holding the lock, and the others wait for its result.
 
     Args:
         make_session: makes a session that has read nothing yet.
-        take: receives the new session, for the requests that follow.
+        take: receives the new session, to use for later requests.
     """
 
     def __init__(self, make_session: Callable[[], Any], take: Callable[[Any], None]) -> None:
         self._make_session = make_session
         self._take = take
-        self._lock = threading.Lock()  # guards the field below, and is held only to read or set it
+        self._lock = threading.Lock()  # guards the field below; held only to read or set it
         self._under_way: concurrent.futures.Future[bool] | None = None
 
     def renew(self, client: Any, refusal: BaseException) -> bool:
-        """Look for newer credentials than a client's; take them if there are any, and return whether there were.
+        """Check for credentials newer than a client's. Take any that are found, and return whether there were any.
 
         Args:
             client: a botocore client whose credentials were refused.
@@ -65,7 +65,7 @@ class Renewals:
             raise
         finally:
             self._under_way = None
-            if not mine.done():  # Ctrl-C concerns this thread alone: the others go on as if nothing had been found
+            if not mine.done():  # Ctrl-C affects only this thread; the others continue as if nothing had been found
                 mine.set_result(renewed)
         return renewed
 
@@ -88,7 +88,7 @@ def renewed_session(client: Any, refusal: BaseException, make_session: Callable[
     found = _credentials(fresh)
     if found is None:
         return None
-    # A session without credentials searches again whenever it is asked, so it cannot say what its client had.
+    # A session without credentials searches again each time it is asked, so it cannot tell what its client had.
     had_none = type(refusal).__name__ == "NoCredentialsError"
     return fresh if had_none or found != _refused(session) else None
 
@@ -96,7 +96,7 @@ def renewed_session(client: Any, refusal: BaseException, make_session: Callable[
 def _refused(session: Any) -> tuple[str, str, str | None] | None:
     try:
         return _credentials(session)
-    except Exception:  # noqa: BLE001 -- the old credentials can no longer be refreshed, hence the new session
+    except Exception:  # noqa: BLE001 -- if the old credentials can no longer be refreshed, use the new session
         return None
 
 

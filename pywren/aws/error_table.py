@@ -1,7 +1,7 @@
-"""The table of errors: what each class of botocore and each error code of a service means, and the remedy.
+"""The table of errors: what each botocore class and each error code of a service means, and its remedy.
 
-Everything is by name, so that nothing here imports botocore. The codes are those of the services' API references, of
-botocore's own retry rules, and of S3-compatible servers.
+Errors are listed by name, so that nothing here imports botocore. The codes come from the services' API references,
+botocore's own retry rules, and S3-compatible servers.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ class Meaning:
     """What is wrong and what to do about it.
 
     Args:
-        text: a sentence, in which ``{permission}``, ``{missing}``, ``{login}``, ``{aws_login}``, ``{aws}`` and
-            ``{region}`` are filled in.
-        setup: whether this machine's set-up is wrong, rather than something that the service decides.
+        text: a sentence with the placeholders ``{permission}``, ``{missing}``, ``{login}``, ``{aws_login}``, ``{aws}``
+            and ``{region}``.
+        setup: whether the cause is this machine's set-up rather than a decision of the service.
     """
 
     text: str
@@ -135,7 +135,7 @@ BY_CLASS: Mapping[str, Meaning] = {
     )
     for name in names.split()
 }
-"""What a class of botocore's means, by its name."""
+"""What each botocore class means, by its name."""
 
 BUSY_CODES = frozenset(
     {
@@ -367,7 +367,7 @@ KMS = Meaning(
     "these credentials and to the function's role, and check that the key is enabled"
 )
 
-# -- codes by what can be done about them ----------------------------------------------------------------------
+# -- codes grouped by what can be done about them --------------------------------------------------------------
 
 BUSY_STATUSES = (429, 500, 502, 503, 504)
 """HTTP statuses of a service that is overloaded or failing."""
@@ -390,4 +390,4 @@ CREDENTIAL_CODES = frozenset(
 """Error codes that newer credentials from the same source may cure."""
 
 DENIALS = frozenset({"403", "AccessDenied", "AccessDeniedException", "AllAccessDisabled", "UnauthorizedAccess"})
-"""Error codes of a service that denies a request for good."""
+"""Error codes of a service that denies a request permanently."""

@@ -1,7 +1,7 @@
-"""Errors of AWS and botocore: what they are, what they mean, and the boundary that turns them into ours.
+"""Errors of AWS and botocore: what they are, what they mean, and the boundary that turns them into pywren's own.
 
-Errors are recognized by name, so that nothing here imports botocore: the local path never loads it. The meanings stand
-in ``error_table``; a test fails when botocore adds a class that the table does not have.
+Errors are recognized by name, so that nothing here imports botocore: the local path never loads it. Their meanings are
+in ``error_table``; a test fails when botocore adds a class that the table lacks.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ from pywren.exceptions import ConfigError, InvocationError, PywrenError, Storage
 
 
 class SetUpError(Exception):
-    """Something on this machine keeps requests from being sent: a source of credentials, or a setting.
+    """Something on this machine prevents requests from being sent: a credential source, or a setting.
 
-    It replaces the foreign exceptions that escape from botocore when it reads the user's files and programs.
+    It replaces foreign exceptions that escape from botocore while it reads the user's files or runs programs.
 
     Args:
         what: a sentence with the source and the remedy, as in ``Meaning``.
@@ -72,7 +72,7 @@ def _is_stale(error: BaseException) -> bool:
 
 
 def response(error: BaseException) -> Mapping[str, Any]:
-    """Return the service's response; empty without one."""
+    """Return the service's response; empty when there is none."""
     answer = getattr(error, "response", None)
     return answer if is_aws_error(error) and isinstance(answer, dict) else {}
 
@@ -88,12 +88,12 @@ def service_code(error: PywrenError) -> str:
 
 
 def request_id(error: BaseException) -> str:
-    """Return the service's id of the request that failed; empty when the service did not answer."""
+    """Return the service's id for the failed request; empty when the service did not answer."""
     return str(_metadata(error).get("RequestId", ""))
 
 
 def was_repeated(error: BaseException) -> bool:
-    """Tell whether botocore retried the request: an earlier try may have succeeded without our hearing of it."""
+    """Tell whether botocore retried the request: an earlier try may have succeeded although its answer was lost."""
     return int(_metadata(error).get("RetryAttempts", 0)) > 0
 
 
@@ -116,12 +116,12 @@ def is_network_error(error: BaseException) -> bool:
 
 
 def is_certificate_error(error: BaseException) -> bool:
-    """Tell whether TLS failed in a way that no retry cures, such as an untrusted certificate."""
+    """Tell whether TLS failed in a way that no retry can fix, such as an untrusted certificate."""
     return _meaning_of_tls(error) not in (None, NETWORK)
 
 
 def concerns_credentials(error: BaseException) -> bool:
-    """Tell whether newer credentials from the same source may cure an error."""
+    """Tell whether newer credentials from the same source may resolve an error."""
     code = error_code(error)
     if code:
         return code in CREDENTIAL_CODES
@@ -130,7 +130,7 @@ def concerns_credentials(error: BaseException) -> bool:
 
 
 def was_denied(error: PywrenError) -> bool:
-    """Tell whether one of our errors means that these credentials lack the permission."""
+    """Tell whether one of pywren's errors means that these credentials lack the permission."""
     return error_code(error.__cause__ or error) in DENIALS
 
 
@@ -138,7 +138,7 @@ def was_denied(error: PywrenError) -> bool:
 
 
 def meaning(error: BaseException) -> Meaning:
-    """Return what an error of botocore means."""
+    """Return what a botocore error means."""
     if isinstance(error, SetUpError):
         return Meaning(error.what, setup=True)
     if _is_stale(error):
@@ -155,7 +155,7 @@ def meaning(error: BaseException) -> Meaning:
 
 
 def _meaning_of_tls(error: BaseException) -> Meaning | None:
-    """Return what an error of TLS means: botocore wraps all of ``ssl``'s errors in one class."""
+    """Return what a TLS error means: botocore wraps all of ``ssl``'s errors in one class."""
     if "SSLError" not in {cls.__name__ for cls in type(error).__mro__ if _is_botocore(cls)}:
         return None
     inner = getattr(error, "kwargs", {}).get("error")
@@ -179,7 +179,7 @@ def remedy_of_source(error: BaseException, otherwise: str) -> str | None:
         otherwise: the source's general remedy, for errors without their own.
 
     Returns:
-        ``None`` when the source is not at fault but the network, a busy service, the profile or its files.
+        ``None`` when the fault lies not with the source but with the network, a busy service, the profile or its files.
     """
     if not is_aws_error(error):
         return otherwise
@@ -190,7 +190,7 @@ def remedy_of_source(error: BaseException, otherwise: str) -> str | None:
 
 
 def meaning_of_class(kind: type[BaseException]) -> Meaning | None:
-    """Return what an exception class of botocore means: its own entry in the table, or its nearest base's."""
+    """Return what a botocore exception class means: its own entry in the table, or that of its nearest base."""
     for cls in kind.__mro__:
         if _is_botocore(cls) and cls.__name__ in BY_CLASS:
             return BY_CLASS[cls.__name__]
@@ -202,13 +202,13 @@ def meaning_of_class(kind: type[BaseException]) -> Meaning | None:
 
 @dataclass(frozen=True)
 class Boundary:
-    """A context manager around requests that turns botocore's errors into ours.
+    """A context manager around requests that turns botocore's errors into pywren's own.
 
     Args:
         doing: completes "cannot …" in messages, such as ``read s3://bucket/key``.
         refused: the class to raise when the service refuses.
-        permission: the IAM permission that the request needs, and on what.
-        missing: what to do when the thing does not exist.
+        permission: the IAM permission that the request needs, and the resource it applies to.
+        missing: what to do when the resource does not exist.
         profile: the AWS profile in use.
         special: may return a more specific error.
     """
@@ -230,7 +230,7 @@ class Boundary:
             raise self.special(error) or self.translate(error) from error
 
     def translate(self, error: BaseException) -> PywrenError:
-        """Return our error for one of botocore's."""
+        """Return pywren's error for one of botocore's."""
         what = meaning(error)
         message = f"cannot {self.doing}: {what.text.format(**self._words(error))} ({_said(error)})"
         if issubclass(self.refused, StorageError):

@@ -1,4 +1,4 @@
-"""``PerProcess``: a value that the first thread to need it makes, once in each process."""
+"""``PerProcess``: a value that is made once in each process, by the first thread that needs it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Value = TypeVar("Value")
 
 
 class PerProcess(Generic[Value]):
-    """Holds a value, such as a client with open connections, that threads share but forked processes must not.
+    """Holds a value that threads share but forked processes must not, such as a client with open connections.
 
     Args:
-        make: makes the value. Its exceptions reach the caller, and the next use tries again.
+        make: makes the value. If it raises, the caller gets the exception and the next use tries again.
     """
 
     def __init__(self, make: Callable[[], Value]) -> None:
@@ -25,7 +25,7 @@ class PerProcess(Generic[Value]):
         _everyone.add(self)
 
     def get(self) -> Value:
-        """Return the value, made on first use. The lock is held while it is made: the others need it anyway."""
+        """Return the value, making it on first use. The lock is held meanwhile: other threads need the value anyway."""
         made = self._made
         if made is None:
             with self._lock:
@@ -35,16 +35,16 @@ class PerProcess(Generic[Value]):
         return made[0]
 
     def peek(self) -> Value | None:
-        """Return the value, ``None`` before the first use."""
+        """Return the value, or ``None`` before the first use."""
         return None if self._made is None else self._made[0]
 
     def put(self, value: Value) -> None:
-        """Replace the value; whoever has the earlier one may go on using it."""
+        """Replace the value. Code that holds the earlier one may go on using it."""
         self._made = (value,)
 
     def forget(self) -> None:
-        """Drop the value: the next use makes another."""
-        # A new lock too: after a fork, a thread that the child does not have may hold the old one.
+        """Drop the value: the next use makes a new one."""
+        # A new lock too: after a fork, the old one may be held by a thread that the child does not have.
         self._lock = threading.Lock()
         self._made = None
 

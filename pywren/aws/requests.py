@@ -1,10 +1,10 @@
-"""``AWS``: pywren's requests, except those to the storage, named by intent.
+"""``AWS``: all of pywren's requests except those to the storage, named by intent.
 
-They raise pywren's errors: ``InvocationError`` where a call is started, ``DeploymentError`` where something is created
-or read, ``ConfigError`` when this machine's credentials, profile, region or endpoint are wrong.
+They raise pywren's errors: ``InvocationError`` when starting a call fails, ``DeploymentError`` when creating or reading
+something fails, ``ConfigError`` when this machine's credentials, profile, region or endpoint are wrong.
 
-Any thread may send: botocore's clients are thread-safe. Its sessions are not, so one lock guards the session while a
-client is made from it. After ``os.fork`` each process makes clients of its own (``PerProcess``).
+Any thread may send: botocore's clients are thread-safe. Its sessions are not, so a lock guards the session while a
+client is made from it. After ``os.fork`` each process makes its own clients (``PerProcess``).
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ HANDLER = "pywren.wrenhandler.aws_lambda_handler"
 """The entry point of a deployed function."""
 
 LONG_POLL_SECONDS = 20
-"""Seconds that one ReceiveMessage waits at most (Amazon SQS API reference)."""
+"""The longest time in seconds that one ReceiveMessage can wait (Amazon SQS API reference)."""
 
 FUNCTION_CHANGE_PATIENCE = 60.0
-"""Seconds to wait for a function that is being changed, or for a new role or instance profile to reach all of AWS."""
+"""Seconds to wait while a function is being changed, or while a new role or instance profile spreads through AWS."""
 
 
 @dataclass(frozen=True)
 class FunctionSpec:
-    """The wanted settings of a Lambda function.
+    """The desired settings of a Lambda function.
 
     Args:
         name: its name.
@@ -47,8 +47,8 @@ class FunctionSpec:
         timeout: seconds.
         ephemeral_storage: megabytes of ``/tmp``.
         architecture: ``x86_64`` or ``arm64``.
-        layers: ARNs of the versions of layers, in order.
-        environment: its environment variables; ``None`` leaves them as they are.
+        layers: ARNs of layer versions, in order.
+        environment: its environment variables; ``None`` leaves them unchanged.
         handler: its entry point.
     """
 
@@ -64,7 +64,7 @@ class FunctionSpec:
     handler: str = HANDLER
 
     def configuration(self) -> dict[str, Any]:
-        """Return the arguments that CreateFunction and UpdateFunctionConfiguration have in common."""
+        """Return the arguments that CreateFunction and UpdateFunctionConfiguration share."""
         settings = {
             "Role": self.role_arn,
             "Runtime": self.runtime,
@@ -79,7 +79,7 @@ class FunctionSpec:
         return settings
 
     def changes(self, existing: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the settings that differ from an existing function's, so that an update touches nothing else.
+        """Return the settings that differ from an existing function's, so that an update changes nothing else.
 
         Args:
             existing: the answer of GetFunctionConfiguration.
@@ -98,9 +98,9 @@ class Message:
     """A message received from a queue.
 
     Args:
-        body: its text; left out of ``repr``, as a payload carries a key.
-        receipt: the handle for deleting and extending it.
-        deliveries: how often it was received, this time included; SQS counts approximately.
+        body: its text; omitted from ``repr``, because a payload contains a key.
+        receipt: the handle for deleting the message or extending its time.
+        deliveries: how many times it was received, including this time; SQS counts approximately.
     """
 
     body: str = field(repr=False)
@@ -109,12 +109,12 @@ class Message:
 
 
 class AWS:
-    """One account in one region. Nothing is sent, and botocore is not imported, before the first request.
+    """One account in one region. botocore is imported only when the first request is sent.
 
     Args:
-        region: by default that of the profile or environment.
+        region: by default the region of the profile or environment.
         profile: a profile of ``~/.aws/config``; by default ``AWS_PROFILE`` or the default profile.
-        session: a botocore session to use instead of its own.
+        session: a botocore session to use instead of creating one.
         sleep: waits a number of seconds.
         clock: returns monotonic seconds.
     """
@@ -144,7 +144,7 @@ class AWS:
     # -- sending -------------------------------------------------------------------------------------------
 
     def client(self, service: str) -> Any:
-        """Return the botocore client of a service, made on first use; threads may share it."""
+        """Return the botocore client of a service, creating it on first use. Threads may share it."""
         holder = self._clients.get(service)
         if holder is None:
             # setdefault is atomic: threads that race here get the same holder
@@ -152,7 +152,7 @@ class AWS:
         return holder.get()
 
     def resource(self, service: str) -> Any:
-        """Return boto3's resource of a service, which programs of 0.4 use; threads must not share it."""
+        """Return boto3's resource of a service, for programs written for 0.4. Threads must not share it."""
         with self._own_session(f"create a boto3 resource for {service}") as session:
             return make_resource(session, service, self.region)
 
@@ -169,7 +169,7 @@ class AWS:
 
     @contextmanager
     def _own_session(self, doing: str) -> Iterator[Any]:
-        """Give the session to one thread at a time, and translate errors of profile and region."""
+        """Give the session to one thread at a time, and translate errors of the profile and region."""
         with self._session_lock.get(), self._boundary(doing, "", "", DeploymentError):
             yield self._session.get()
 
@@ -190,10 +190,11 @@ class AWS:
             service: botocore's name of the service.
             operation: the client's method.
             doing: completes "cannot …" in messages.
-            permission: the IAM permission that the request needs, and on what; by default that of the operation's name.
-            missing: what to do when the thing does not exist.
+            permission: the IAM permission that the request needs, and on which resource; by default derived from the
+                operation's name.
+            missing: what to do when the resource does not exist.
             refused: the error to raise when the service refuses.
-            **arguments: the operation's own.
+            **arguments: the operation's arguments.
         """
         needed = permission or f"{service}:{operation.title().replace('_', '')}"
         with self._boundary(doing, needed, missing, refused):
@@ -209,17 +210,17 @@ class AWS:
         doing: str,
         **arguments: Any,
     ) -> dict[str, Any] | None:
-        """Send one request about a thing that may not exist.
+        """Send one request about a resource that may not exist.
 
         Args:
             service: botocore's name of the service.
             operation: the client's method.
-            absent: the service's error codes that mean that there is no such thing.
-            doing: what is being done, for "cannot …".
-            **arguments: those of ``request``.
+            absent: the service's error codes that mean that the resource does not exist.
+            doing: completes "cannot …" in messages.
+            **arguments: as for ``request``.
 
         Returns:
-            The answer; ``None`` when there is no such thing.
+            The answer; ``None`` when the resource does not exist.
         """
         try:
             return self.request(service, operation, doing=doing, **arguments)
@@ -238,28 +239,28 @@ class AWS:
         doing: str,
         **arguments: Any,
     ) -> Iterator[dict[str, Any]]:
-        """Yield the answers to a request that AWS answers page by page.
+        """Yield the pages of an answer, one request each.
 
         Args:
             service: botocore's name of the service.
             operation: the client's method.
-            tokens: the arguments that ask for the next page, each with the member of the answer that it copies.
+            tokens: maps each argument that requests the next page to the member of the answer that it is copied from.
             absent: the service's error codes that mean that there is nothing to list.
-            doing: what is being done, for "cannot …".
-            **arguments: those of ``request``.
+            doing: completes "cannot …" in messages.
+            **arguments: as for ``request``.
         """
         while True:
             page = self.find(service, operation, absent=absent, doing=doing, **arguments)
             if page is None:
                 return
             yield page
-            # S3 marks the last page with IsTruncated; some S3 servers name a next page even there.
+            # S3 marks the last page with IsTruncated; some S3 servers name a next page even on the last one.
             if page.get("IsTruncated") is False or not any(page.get(member) for member in tokens.values()):
                 return
             arguments.update({argument: page[member] for argument, member in tokens.items() if page.get(member)})
 
     def _try(self, service: str, operation: str, arguments: Mapping[str, Any]) -> Any:
-        """Send a request; once more when its credentials are refused and their source has newer ones."""
+        """Send a request. If its credentials are refused and their source has newer ones, send it once more."""
         client = self.client(service)
         try:
             return getattr(client, operation)(**arguments)
@@ -272,7 +273,7 @@ class AWS:
         if self._given_session:
             return False
         holder = self._clients.get(service)
-        if holder is None or holder.peek() is not client:  # another thread has renewed it
+        if holder is None or holder.peek() is not client:  # another thread has replaced it
             return True
         return self._renewals.get().renew(client, refusal)
 
@@ -287,8 +288,8 @@ class AWS:
             service: botocore's name of the service.
             waiter: the waiter's name.
             doing: completes "cannot …" in messages.
-            permission: the IAM permission that it needs, and on what.
-            **arguments: those of the operation that the waiter repeats.
+            permission: the IAM permission that it needs, and on which resource.
+            **arguments: the arguments of the operation that the waiter repeats.
         """
         with self._boundary(doing, permission, "", DeploymentError):
             self.client(service).get_waiter(waiter).wait(**arguments)
@@ -303,17 +304,17 @@ class AWS:
         )
 
     def close(self) -> None:
-        """Close connections."""
+        """Close the connections."""
         for holder in list(self._clients.values()):
             client = holder.peek()
             holder.forget()
             if client is not None:
                 client.close()
 
-    # -- who ------------------------------------------------------------------------------------------------
+    # -- identity -------------------------------------------------------------------------------------------
 
     def account_id(self) -> str:
-        """Return the account of the credentials, 12 digits."""
+        """Return the 12-digit id of the account that the credentials belong to."""
         return str(self.request("sts", "get_caller_identity", doing="find out whose credentials these are")["Account"])
 
     def regions(self) -> frozenset[str]:
@@ -324,7 +325,7 @@ class AWS:
         return frozenset(region for regions in found for region in regions)
 
     def configured_region(self) -> str | None:
-        """Return the region of the environment or the profile."""
+        """Return the region that the environment or the profile sets."""
         with self._own_session("find out the region") as session:
             region = session.get_config_variable("region")
         return None if region is None else str(region)
@@ -346,7 +347,7 @@ class AWS:
             The id of the request.
 
         Raises:
-            InvocationError: Lambda refused, or stayed too busy.
+            InvocationError: Lambda refused the request, or stayed too busy.
         """
         answer = self.request(
             "lambda",
@@ -360,7 +361,7 @@ class AWS:
             Payload=payload,
         )
         if "Payload" in answer:
-            answer["Payload"].read()  # an unread body keeps its connection out of the pool
+            answer["Payload"].read()  # otherwise the connection does not return to the pool
         request_id = str(answer.get("ResponseMetadata", {}).get("RequestId", ""))
         if answer.get("StatusCode") != 202:
             raise InvocationError(
@@ -374,7 +375,7 @@ class AWS:
     # -- Lambda: functions ----------------------------------------------------------------------------------
 
     def function_config(self, name: str) -> dict[str, Any] | None:
-        """Return a function's configuration, ``None`` when there is no such function."""
+        """Return a function's configuration, or ``None`` when it does not exist."""
         return self.find(
             "lambda", "get_function_configuration", doing=f"look up the function {name}", FunctionName=name
         )
@@ -385,9 +386,9 @@ class AWS:
         """Create a function, wait until it is ready, and return its ARN.
 
         Args:
-            spec: the wanted settings.
+            spec: the desired settings.
             code: ``ZipFile``, or ``S3Bucket`` and ``S3Key``.
-            tags: its tags.
+            tags: the function's tags.
         """
         answer = self.request(
             "lambda",
@@ -404,7 +405,7 @@ class AWS:
         return str(answer["FunctionArn"])
 
     def update_function_code(self, name: str, code: Mapping[str, Any], *, architecture: str = "x86_64") -> None:
-        """Replace a function's code and wait until it is active; arguments as for ``create_function``."""
+        """Replace a function's code and wait until it is active. The arguments are those of ``create_function``."""
         self.request(
             "lambda",
             "update_function_code",
@@ -420,7 +421,7 @@ class AWS:
         """Change a function's configuration and wait until it is active.
 
         Args:
-            spec: the wanted settings.
+            spec: the desired settings.
             changes: the settings to send; by default all of them.
         """
         self.request(
@@ -435,10 +436,10 @@ class AWS:
         self._wait_for_function("function_updated_v2", spec.name)
 
     def settled_function(self, name: str) -> dict[str, Any] | None:
-        """Return a function's configuration once no change is in progress; ``None`` when there is no such function.
+        """Return a function's configuration once no change is in progress, or ``None`` when it does not exist.
 
-        Until then Lambda refuses updates, and already reports the new settings as if they were active ("Lambda function
-        states", AWS Lambda Developer Guide).
+        During a change Lambda refuses updates, but already reports the new settings as if they were active ("Lambda
+        function states", AWS Lambda Developer Guide).
         """
         found = self.function_config(name)
         if found is None:
@@ -454,7 +455,7 @@ class AWS:
         return self.function_config(name)
 
     def python_runtimes(self) -> list[str]:
-        """Return the Python runtimes of Lambda that this machine's botocore knows and pywren supports."""
+        """Return Lambda's Python runtimes that both this machine's botocore and pywren support."""
         known: Sequence[str] = self.client("lambda").meta.service_model.shape_for("Runtime").enum
         minors = sorted(
             int(name.removeprefix("python3."))
@@ -479,7 +480,7 @@ class AWS:
             raise DeploymentError(f"{error}. Lambda says: {reason}") from error
 
     def event_invoke(self, name: str) -> dict[str, Any] | None:
-        """Return the settings for a function's asynchronous calls; ``None`` when they were never set."""
+        """Return a function's settings for asynchronous calls, or ``None`` when they were never set."""
         return self.find(
             "lambda",
             "get_function_event_invoke_config",
@@ -488,13 +489,13 @@ class AWS:
         )
 
     def set_event_invoke(self, name: str, *, event_age: int, on_failure: str, retries: int = 0) -> None:
-        """Set what Lambda does with an asynchronous call that fails; send nothing when it is set already.
+        """Set what Lambda does with an asynchronous call that fails. Send nothing if the settings are right already.
 
         Args:
             name: the function.
             event_age: seconds after which Lambda drops a call that could not start, 60 to 21,600.
-            on_failure: ARN of the bucket or queue that gets a record of it.
-            retries: how often Lambda itself retries it, 0 to 2.
+            on_failure: ARN of the bucket or queue that receives a record of the failure.
+            retries: how many times Lambda itself retries the call, 0 to 2.
         """
         settings: dict[str, Any] = {
             "MaximumRetryAttempts": retries,
@@ -514,7 +515,7 @@ class AWS:
         )
 
     def delete_function(self, name: str) -> bool:
-        """Delete a function; return whether there was one."""
+        """Delete a function, and return whether it existed."""
         answer = self.find("lambda", "delete_function", doing=f"delete the function {name}", FunctionName=name)
         return answer is not None
 
@@ -524,7 +525,7 @@ class AWS:
         """Return a queue's URL.
 
         Raises:
-            InvocationError: there is no such queue.
+            InvocationError: the queue does not exist.
         """
         return str(
             self.request(
@@ -568,13 +569,13 @@ class AWS:
     def receive(
         self, queue_url: str, *, wait_seconds: int = LONG_POLL_SECONDS, most: int = 1, visibility: int | None = None
     ) -> list[Message]:
-        """Receive messages from a queue, waiting for the first.
+        """Receive messages from a queue, waiting until there is one.
 
         Args:
             queue_url: the queue.
             wait_seconds: how long to wait, up to 20.
-            most: how many to take, up to 10.
-            visibility: seconds for which they are hidden from others; by default the queue's own setting.
+            most: how many messages to take, up to 10.
+            visibility: seconds to hide the messages from other receivers; by default the queue's own setting.
         """
         if not 0 <= wait_seconds <= LONG_POLL_SECONDS:
             raise ArgumentError(f"wait_seconds is {wait_seconds}: SQS accepts 0 to {LONG_POLL_SECONDS}")
@@ -593,7 +594,7 @@ class AWS:
         return [_message(item) for item in answer.get("Messages", ())]
 
     def extend_message(self, queue_url: str, message: Message, visibility: int) -> None:
-        """Hide a received message for a number of seconds from now; 0 gives it back to the queue."""
+        """Hide a received message for a number of seconds from now; 0 returns it to the queue."""
         self.request(
             "sqs",
             "change_message_visibility",
@@ -624,14 +625,14 @@ class AWS:
         end_ms: int | None = None,
         pattern: str = "",
     ) -> Iterator[dict[str, Any]]:
-        """Yield a log group's events in order of time, as FilterLogEvents describes them.
+        """Yield a log group's events in chronological order, in the format of FilterLogEvents.
 
         Args:
-            group: the log group, ``/aws/lambda/<function>``; a missing one has no events.
+            group: the log group, ``/aws/lambda/<function>``; yields nothing when it does not exist.
             streams: only these log streams.
             start_ms: only events from this time on, in milliseconds since the epoch.
             end_ms: only events before this time.
-            pattern: a filter pattern of CloudWatch.
+            pattern: a CloudWatch filter pattern.
         """
         chosen = {
             "logStreamNames": streams,
@@ -671,7 +672,7 @@ _OLDEST_PYTHON_MINOR = 10
 
 
 def _patience(error: BaseException) -> float:
-    """Return how long to retry an error: also while a function changes, or IAM is still spreading something new."""
+    """Return how long to retry after an error, also while a function changes or while IAM spreads a change."""
     code, text = error_code(error), str(response(error).get("Error", {}).get("Message", "")).lower()
     if code == "InvalidParameterValueException" and any(words in text for words in _ROLE_TOO_NEW):
         return FUNCTION_CHANGE_PATIENCE
@@ -683,11 +684,11 @@ def _patience(error: BaseException) -> float:
 
 
 _ROLE_TOO_NEW = ("cannot be assumed", "role does not have permissions")
-"""Lambda's words about a role that was created seconds ago: IAM is eventually consistent."""
+"""What Lambda says about a role that was created seconds ago: IAM is eventually consistent."""
 
 
 def is_missing_queue(error: PywrenError) -> bool:
-    """Tell whether a request failed because there is no such queue."""
+    """Tell whether a request failed because the queue does not exist."""
     return service_code(error) in _MISSING_QUEUE
 
 
@@ -700,14 +701,14 @@ def _message(item: Mapping[str, Any]) -> Message:
 
 
 def _why_failed(error: DeploymentError) -> str:
-    """Return the reason that Lambda gives for a function's failed state, empty without one."""
+    """Return the reason that Lambda gives for a function's failed state; empty when there is none."""
     answer = getattr(error.__cause__, "last_response", None)
     told = answer.get("Configuration", {}) if isinstance(answer, dict) else {}
     return str(told.get("LastUpdateStatusReason") or told.get("StateReason") or "")
 
 
 def _is_within(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
-    """Tell whether ``found`` has every wanted setting; it may have more."""
+    """Tell whether ``found`` contains every wanted setting; it may contain more."""
     return all(
         _is_within(value, found.get(key) or {}) if isinstance(value, Mapping) else found.get(key) == value
         for key, value in wanted.items()

@@ -1,4 +1,4 @@
-"""How requests are sent, by ``aws.requests`` and ``storage.s3_backend``: client options, patience and back-off."""
+"""How ``aws.requests`` and ``storage.s3_backend`` send requests: client options, patience and back-off."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ CLIENT_OPTIONS: Mapping[str, Any] = {
     "tcp_keepalive": True,
     "connect_timeout": 10,
     "read_timeout": 60,
-    # Pinned, as the default mode differs between versions. All threads of a client share its quota of retries, and a
-    # burst of refusals uses it up ("Retries", boto3 guide): hence `Retry` around it.
+    # Set explicitly, as the default mode differs between versions. All threads of a client share its retry quota,
+    # which a burst of refusals uses up ("Retries", boto3 guide). That is why `Retry` wraps it.
     "retries": {"mode": "standard", "total_max_attempts": 3},
     # Validation takes a third of the CPU time of a small request; our arguments are typed and tested.
     "parameter_validation": False,
-    # Some S3-compatible servers refuse botocore's own checksums. Payloads and statuses carry the digests that matter.
+    # Some S3-compatible servers refuse botocore's own checksums. Payloads and statuses carry the digests pywren needs.
     "request_checksum_calculation": "when_required",
     "response_checksum_validation": "when_required",
-    # botocore composes its own for every request, which takes a tenth of the CPU time of a small one.
+    # botocore composes its own user agent for every request: a tenth of the CPU time of a small one.
     "user_agent": f"pywren/{__version__}",
 }
-"""Arguments of ``botocore.config.Config``."""
+"""The arguments for ``botocore.config.Config``."""
 
 THROTTLING_PATIENCE = 120.0
 """Seconds for which to retry a service that is overloaded or failing."""
@@ -43,13 +43,13 @@ NETWORK_PATIENCE = 5.0
 def compute_backoff(
     attempt: int, *, base: float = 0.1, ceiling: float = 10.0, jitter: Callable[[], float] = random.random
 ) -> float:
-    """Return how many seconds to wait before the next try: between half of the longest wait and all of it.
+    """Return how many seconds to wait before the next try: between half of this try's longest wait and all of it.
 
-    The random half keeps clients that were refused together from returning together ("Exponential Backoff and Jitter",
-    AWS Architecture Blog, "equal jitter").
+    The random half prevents clients that were refused together from returning together ("Exponential Backoff and
+    Jitter", AWS Architecture Blog, "equal jitter").
 
     Args:
-        attempt: how many tries failed before this one, from 0.
+        attempt: how many tries came before this one, from 0.
         base: the longest first wait, in seconds; it doubles with every attempt.
         ceiling: the longest wait of all, in seconds.
         jitter: returns a number in [0, 1).
@@ -59,7 +59,7 @@ def compute_backoff(
 
 
 def patience(error: BaseException) -> float:
-    """Return for how many seconds to retry a request that failed with this error: 0 for a refusal."""
+    """Return for how many seconds to retry a request that failed with this error; 0 when it was refused."""
     if is_throttling(error):
         return THROTTLING_PATIENCE
     return NETWORK_PATIENCE if is_network_error(error) else 0.0
@@ -67,7 +67,7 @@ def patience(error: BaseException) -> float:
 
 @dataclass(frozen=True)
 class Retry:
-    """Repeats requests that are safe to repeat.
+    """Repeats requests that can safely be repeated.
 
     Args:
         patience: returns for how many seconds to retry after an error.
@@ -82,7 +82,7 @@ class Retry:
     jitter: Callable[[], float] = random.random
 
     def run(self, request: Callable[[], Answer]) -> Answer:
-        """Send a request until it succeeds, or raises an error that is not worth another try."""
+        """Send a request until it succeeds, or raise the first error that is not worth retrying."""
         began = self.clock()
         for attempt in itertools.count():
             delay = compute_backoff(attempt, jitter=self.jitter)

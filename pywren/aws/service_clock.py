@@ -1,4 +1,4 @@
-"""``ServiceClock``: the time by a service's clock, taken from the dates of its answers."""
+"""``ServiceClock``: the time of a service's clock, taken from the dates of its answers."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from datetime import timezone
 from typing import Any
 
 RENEWAL = 60.0
-"""Seconds for which one answer's date is used: clocks drift, but parsing a date takes a while."""
+"""Seconds for which one answer's date is used: clocks drift, but parsing a date takes time."""
 
 DRIFT = 2.0
-"""Seconds by which the machine's two clocks may diverge meanwhile; dates have whole seconds only."""
+"""Seconds by which this machine's two clocks may diverge in that time; dates have whole seconds only."""
 
 
 class ServiceClock:
     """Returns the time of a service, even when this machine's clock is wrong.
 
-    Between answers it counts with the monotonic clock, which nobody sets. That clock may stop while the machine sleeps;
-    then the machine's two clocks diverge, and the next answer's date is taken. Threads share the object without a lock,
-    as its state is one tuple that is replaced whole.
+    Between answers it counts with the monotonic clock, which nobody sets. The monotonic clock may stop while the
+    machine sleeps. Then this machine's two clocks diverge, and the date of the next answer is used. Threads share the
+    object without a lock, because its state is one tuple that is replaced as a whole.
 
     Args:
         monotonic: returns seconds of a clock that is never set.
@@ -29,19 +29,19 @@ class ServiceClock:
     def __init__(self, monotonic: Callable[[], float] = time.monotonic, own: Callable[[], float] | None = None) -> None:
         self._monotonic = monotonic
         self._own = own
-        self._noted: tuple[float, float, float] | None = None  # the service's time, and both clocks here then
+        self._noted: tuple[float, float, float] | None = None  # the service's time, and both local clocks at that time
 
     def now(self) -> float:
-        """Return the service's time in seconds since the epoch, to a second or two."""
+        """Return the service's time in seconds since the epoch, accurate to a second or two."""
         noted = self._noted
         return self._own_time() if noted is None else noted[0] + self._monotonic() - noted[1]
 
     def note(self, date: str | None) -> None:
-        """Take the time from the ``Date`` header of an answer that has just arrived."""
+        """Set the time from the ``Date`` header of an answer that has just arrived."""
         moment, own = self._monotonic(), self._own_time()
         if date is None or (self._noted is not None and _is_fresh(*self._noted[1:], moment, own)):
             return
-        from email.utils import parsedate_to_datetime  # here, as workers load this module and few need it
+        from email.utils import parsedate_to_datetime  # imported here: every worker loads this module, and few need it
 
         try:
             told = parsedate_to_datetime(date)
@@ -54,12 +54,12 @@ class ServiceClock:
         return time.time() if self._own is None else self._own()
 
     def note_answer(self, parsed: Mapping[str, Any] | None = None, **_: object) -> None:
-        """Take the time from an answer: a handler of botocore's ``after-call`` event."""
+        """Set the time from an answer. This handles botocore's ``after-call`` event."""
         headers = ((parsed or {}).get("ResponseMetadata") or {}).get("HTTPHeaders") or {}
         self.note(headers.get("date"))
 
 
 def _is_fresh(noted: float, own_noted: float, moment: float, own: float) -> bool:
-    """Tell whether a recorded time is still good: recent, and the machine has not slept since."""
+    """Tell whether a recorded time is still usable: it is recent, and the machine has not slept since."""
     passed = moment - noted
     return passed < RENEWAL and abs(own - own_noted - passed) < DRIFT

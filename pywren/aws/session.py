@@ -1,9 +1,9 @@
-"""Sessions and clients of botocore: the only module that imports it.
+"""botocore's sessions and clients: the only module that imports botocore.
 
-A credential source is foreign code and foreign files: a program prints no JSON, a cache is truncated, a key was pasted
-with its newline. botocore then lets the exceptions of ``json``, ``int`` or ``subprocess`` escape. This module wraps
-each source and turns its errors into ``SetUpError``, which names the source and the remedy and never shows what the
-source returned.
+A credential source is foreign code and foreign files: a program may print no JSON, a cache may be truncated, a key may
+have been pasted with its newline. botocore then lets the exceptions of ``json``, ``int`` or ``subprocess`` escape. This
+module wraps each source and turns its errors into ``SetUpError``, which names the source and the remedy but never shows
+what the source returned.
 
 Threads: a source that may hang is read in a daemon thread ``pywren-credentials``, and the caller waits for a limited
 time. The thread cannot be stopped; ``_Patience`` limits how many may hang at once.
@@ -30,7 +30,7 @@ from pywren.aws.sending import CLIENT_OPTIONS
 Value = TypeVar("Value")
 
 SOURCE_SECONDS = 60.0
-"""Seconds that a credential source may take: a program may wait forever for a password that nobody types."""
+"""Seconds that a credential source may take: its program may be waiting for a password that nobody types."""
 
 
 def make_session(profile: str | None = None, *, source_seconds: float = SOURCE_SECONDS) -> Any:
@@ -55,12 +55,12 @@ def make_session(profile: str | None = None, *, source_seconds: float = SOURCE_S
 
 
 def make_client(session: Any, service: str, region: str | None) -> Any:
-    """Return a client of a service, which threads may share.
+    """Return a client of a service. Threads may share it.
 
     Args:
         session: a botocore session.
         service: botocore's name of the service.
-        region: by default that of the profile or environment.
+        region: by default the region of the profile or environment.
     """
     import botocore.config
 
@@ -69,7 +69,7 @@ def make_client(session: Any, service: str, region: str | None) -> Any:
     events = client.meta.events
     # First: botocore's own handler would retry an untrusted certificate three times, seconds apart.
     events.register_first("needs-retry.*", _give_up_on_certificates)
-    # Last: the request is logged as the other handlers leave it.
+    # Last: the request is logged as it is after the other handlers.
     events.register_last("before-call.*", _hush_request)
     if service == "s3":
         events.register_first("before-sign.s3.*", _use_content_md5)
@@ -78,12 +78,12 @@ def make_client(session: Any, service: str, region: str | None) -> Any:
 
 
 def make_resource(session: Any, service: str, region: str | None) -> Any:
-    """Return boto3's resource of a service, for programs of 0.4; threads must not share it.
+    """Return boto3's resource of a service, for programs written for 0.4. Threads must not share it.
 
     Args:
         session: a botocore session.
         service: boto3's name of the service.
-        region: by default that of the profile or environment.
+        region: by default the region of the profile or environment.
     """
     import boto3
 
@@ -93,7 +93,7 @@ def make_resource(session: Any, service: str, region: str | None) -> Any:
 
 @contextlib.contextmanager
 def _setting_errors(service: str = "") -> Iterator[None]:
-    """Turn foreign exceptions about settings, such as those of ``int`` and ``json``, into ``SetUpError``."""
+    """Turn foreign exceptions that settings cause, such as those of ``int`` and ``json``, into ``SetUpError``."""
     try:
         yield
     except Exception as error:
@@ -112,7 +112,7 @@ class _Source(NamedTuple):
 
     Args:
         name: completes "the AWS credentials from …".
-        remedy: what to do, in the imperative; may contain ``{login}`` and the like, see ``Meaning``.
+        remedy: what to do, in the imperative; may contain ``{login}`` and the other placeholders of ``Meaning``.
     """
 
     name: str
@@ -147,10 +147,10 @@ _SOURCES = {
 
 
 class _Provider:
-    """One source in a session's chain of credential sources, wrapped.
+    """Wraps one credential source of a session's chain.
 
     Args:
-        provider: botocore's.
+        provider: botocore's provider.
         files: paths of AWS's files, by botocore's name of the setting.
         patience: waits for the source.
     """
@@ -167,17 +167,17 @@ class _Provider:
         self._source = _Source(name.format(**known), remedy.format(**known))
 
     def load(self) -> _Credentials | None:
-        """Return the source's credentials, ``None`` when it has none."""
+        """Return the source's credentials, or ``None`` when it has none."""
         with _source_errors(self._source):
             found = self._patience.wait_for(self._provider.load)
         return None if found is None else _Credentials(found, self._source, self._patience)
 
 
 class _Credentials:
-    """Credentials of botocore, which may refresh themselves, wrapped.
+    """Wraps botocore's credentials, which may refresh themselves.
 
     Args:
-        credentials: botocore's.
+        credentials: botocore's credentials.
         source: where they come from.
         patience: waits for a refresh.
     """
@@ -196,7 +196,7 @@ class _Credentials:
             return getattr(self._credentials, name)
 
     def get_frozen_credentials(self) -> Any:
-        """Return a consistent access key, secret key and token; botocore calls this to sign every request."""
+        """Return a consistent access key, secret key and token. botocore calls this to sign every request."""
         if self._needs_renewal is None:  # fixed keys: nothing can fail, and this runs for every request
             frozen = self._credentials.get_frozen_credentials()
         else:
@@ -215,23 +215,23 @@ class _Credentials:
 
 @contextlib.contextmanager
 def _source_errors(source: _Source) -> Iterator[None]:
-    """Turn a source's errors into ``SetUpError``, except those of the network or of the profile's choice."""
+    """Turn a source's errors into ``SetUpError``, except errors of the network or in the choice of profile."""
     try:
         yield
     except Exception as error:
         remedy = remedy_of_source(error, source.remedy)
         if remedy is None:
             raise
-        # From None: the text of the cause, and of its causes, may show what the source returned.
+        # From None: the text of the error's cause, or of that one's cause, may show what the source returned.
         raise SetUpError(f"the AWS credentials from {source.name} cannot be used: {remedy}", _said(error)) from None
 
 
 class _Patience:
-    """Waits for a source that may never answer, and asks a hanging one again only after growing pauses.
+    """Waits for a source that may never answer. Asks a hanging source again only after growing pauses.
 
-    Each session that looks for renewed credentials asks the same source. A question without an answer keeps a thread,
-    and perhaps a user's program, running. The pause doubles with each, so that few hang at a time, yet a source that
-    works again is noticed.
+    Each session that needs renewed credentials asks the same source. A question without an answer keeps a thread, and
+    perhaps a user's program, running. The pause doubles with each question, so that few hang at a time but a source
+    that works again is noticed.
 
     Args:
         seconds: how long to wait for an answer.
@@ -243,8 +243,8 @@ class _Patience:
         self._hanging = _hanging.setdefault(source, [])
 
     def wait_for(self, read: Callable[[], Value]) -> Value:
-        """Call the function in a thread and return its answer."""
-        # Without a lock: concurrent threads may each ask once, and they replace the list's content in one step.
+        """Call the function in a thread and return its result."""
+        # No lock: concurrent threads may each ask once, and each replaces the list's content in one step.
         still = [each for each in self._hanging if not each.answer.done()]
         began = time.monotonic()
         if not still or began >= max(each.began for each in still) + self._seconds * 2 ** len(still):
@@ -260,8 +260,8 @@ class _Hanging(NamedTuple):
     """A question that was not answered in time.
 
     Args:
-        answer: done if the answer arrives after all.
-        began: when it was asked, in monotonic seconds.
+        answer: becomes done if the answer arrives after all.
+        began: when the question was asked, in monotonic seconds.
     """
 
     answer: concurrent.futures.Future[Any]
@@ -273,7 +273,7 @@ _hanging: dict[tuple[str, ...], list[_Hanging]] = {}
 
 def _forget_hanging() -> None:
     for each in _hanging.values():
-        each.clear()  # the hanging threads are the parent's
+        each.clear()  # the hanging threads belong to the parent
 
 
 if hasattr(os, "register_at_fork"):
@@ -297,16 +297,16 @@ def _in_a_thread(read: Callable[[], Value]) -> concurrent.futures.Future[Value]:
 
 
 class _SourceHangsError(Exception):
-    """A credential source took too long."""
+    """A credential source took too long to answer."""
 
 
 _IN_A_HEADER = re.compile(r"[!-~]+")
-# Secrets are only hashed, never sent, and a private S3 server may accept spaces in one.
+# Secrets are only hashed, never sent. A private S3 server may accept spaces in a secret.
 _SECRET = re.compile(r"[!-~]([ -~]*[!-~])?")
 
 
 def _check_keys(frozen: Any, source: _Source) -> None:
-    """Check the characters of keys: http.client refuses some in an error that shows them, and servers refuse all."""
+    """Check the characters of keys. http.client raises an error that shows the key, and no server accepts such keys."""
     for name, value, rule in (
         ("access key", frozen.access_key, _IN_A_HEADER),
         ("secret key", frozen.secret_key, _SECRET),
@@ -321,7 +321,7 @@ def _check_keys(frozen: Any, source: _Source) -> None:
 
 
 def _fault(value: object, rule: re.Pattern[str]) -> str:
-    """Return what is wrong with a key, without showing it; empty when nothing is."""
+    """Return what is wrong with a key, without showing it; empty when the key is fine."""
     if not isinstance(value, str):
         return "is not text"
     if not value.strip():
@@ -339,25 +339,25 @@ _LIKE_A_KEY = re.compile(r"[A-Za-z0-9/+=_-]{32,}")
 
 
 def _said(error: Exception) -> str:
-    """Return an error's text on one line, without anything that may be a key: programs print all kinds of things."""
+    """Return an error's text on one line, without anything that may be a key: programs print all sorts of things."""
     return one_line(f"{type(error).__name__}: {_LIKE_A_KEY.sub('…', str(error))}".removeprefix("_SourceHangsError: "))
 
 
-# -- what is sent, and what is shown of it -------------------------------------------------------------------
+# -- what is sent, and what the logs show of it --------------------------------------------------------------
 
 
 def _give_up_on_certificates(caught_exception: BaseException | None = None, **_: object) -> None:
-    """Raise certificate errors at once: no retry cures them, but the handlers after this one would retry."""
+    """Raise certificate errors immediately: no retry fixes them, but the handlers after this one would retry."""
     if caught_exception is not None and is_certificate_error(caught_exception):
         raise caught_exception
 
 
 def _use_content_md5(request: Any, **_: object) -> None:
-    """Replace botocore's newer checksums by Content-MD5, which every S3 server accepts.
+    """Replace botocore's newer checksums with Content-MD5, which every S3 server accepts.
 
-    AWS accepts any. MinIO before 2025, PowerScale, Google and others support only this one, and some refuse unknown
-    headers ("Checking object integrity in Amazon S3", Amazon S3 User Guide, 2026). Only requests that must have a
-    checksum carry one: DeleteObjects, and settings of buckets.
+    AWS accepts any checksum. MinIO before 2025, PowerScale, Google and others support only this one, and some refuse
+    unknown headers ("Checking object integrity in Amazon S3", Amazon S3 User Guide, 2026). Only requests that require a
+    checksum carry one: DeleteObjects and bucket settings.
     """
     newer = [name for name in request.headers if name.lower().startswith("x-amz-checksum-")]
     body = request.body
@@ -369,7 +369,7 @@ def _use_content_md5(request: Any, **_: object) -> None:
 
 
 class _Hushed(bytes):
-    """A body whose ``repr`` hides it: payloads carry keys that sign results."""
+    """A body whose ``repr`` hides its content: payloads contain keys that sign results."""
 
     def __repr__(self) -> str:
         return f"<{len(self)} bytes>"
@@ -378,11 +378,11 @@ class _Hushed(bytes):
 
 
 _LOGGERS = [logging.getLogger(name) for name in ("botocore.endpoint", "botocore.parsers")]
-"""botocore's loggers that show the bodies of requests and answers at debug level."""
+"""The botocore loggers that show the bodies of requests and answers at debug level."""
 
 
 def _hush(message: dict[str, Any]) -> None:
-    """Make a body log as its length. It is copied only while a logger is at debug level."""
+    """Make logs show the length of a body instead of the body. Copy it only if a logger is at debug level."""
     body = message.get("body")
     if isinstance(body, (bytes, bytearray, str)) and any(each.isEnabledFor(logging.DEBUG) for each in _LOGGERS):
         message["body"] = _Hushed(body.encode() if isinstance(body, str) else body)
@@ -393,31 +393,31 @@ def _hush_request(params: dict[str, Any], **_: object) -> None:
 
 
 class _Parsers:
-    """The parsers of a session, which log what they parse.
+    """Wraps the parsers of a session, which log what they parse.
 
     Args:
-        factory: botocore's.
+        factory: botocore's parser factory.
     """
 
     def __init__(self, factory: Any) -> None:
         self._factory = factory
 
     def set_parser_defaults(self, **defaults: Any) -> None:
-        """Set how parts of answers are parsed."""
+        """Set the defaults for parsing parts of answers."""
         self._factory.set_parser_defaults(**defaults)
 
     def create_parser(self, protocol_name: str) -> _Parser:
-        """Return the parser of a protocol."""
+        """Return the parser for a protocol."""
         return _Parser(self._factory.create_parser(protocol_name))
 
 
 class _Parser:
-    """One of botocore's parsers, given bodies that do not show in logs."""
+    """One of botocore's parsers. The bodies it receives do not show in logs."""
 
     def __init__(self, parser: Any) -> None:
         self._parser = parser
 
     def parse(self, response: dict[str, Any], shape: Any) -> Any:
-        """Return a parsed answer."""
+        """Return the parsed answer."""
         _hush(response)
         return self._parser.parse(response, shape)

@@ -1,1 +1,1 @@
-"""The life of calls on the side that waits for them: staging, invoking, watching, believing."""
+"""The life of calls in the client: staging, invoking, monitoring, and deciding which results to believe."""

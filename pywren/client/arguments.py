@@ -1,4 +1,4 @@
-"""The arguments of an executor's verbs, checked before anything is sent."""
+"""Checks the arguments of an executor's verbs before anything is sent."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pywren.wire.call import CALL_FIELDS
 from pywren.wrenutil import iterate
 
 MOST_ITEMS = 10_000_000
-"""Items that one map takes where no limit is configured: the futures of more would fill a machine's memory, and an
-iterable that yields more is most likely infinite."""
+"""The most items that one map accepts when no limit is configured. The futures of more would fill a machine's memory,
+and an iterable that yields more is most likely infinite."""
 
 
 def consume(iterdata: Iterable[Any], limit: int | None) -> list[Any]:
@@ -26,25 +26,25 @@ def consume(iterdata: Iterable[Any], limit: int | None) -> list[Any]:
         limit: how many there may be (``scheduler.map_item_limit``); ``None`` allows ``MOST_ITEMS``.
 
     Raises:
-        ArgumentError: it is not iterable, or has more items.
+        ArgumentError: ``iterdata`` is not iterable, or has too many items.
     """
     iterator = iterate(iterdata, "map() takes an iterable of items", "use call_async(func, item) for a single item")
     most = MOST_ITEMS if limit is None else limit
-    items = list(islice(iterator, most + 1))  # list() asks an islice for no length, which may lie
+    items = list(islice(iterator, most + 1))  # an islice gives list() no length hint, which might be wrong
     if len(items) > most:
         raise ArgumentError(_too_many(limit))
     return items
 
 
 def checked_runtime(seconds: float, longest: float) -> float:
-    """Return ``job_max_runtime`` as a number of Python's.
+    """Return ``job_max_runtime`` as a number of Python's own types.
 
     Args:
         seconds: what the program passed.
-        longest: what is allowed at most.
+        longest: the longest runtime that is allowed.
 
     Raises:
-        ArgumentError: it is not a positive number, or is larger.
+        ArgumentError: ``seconds`` is not a positive number, or exceeds ``longest``.
     """
     number = math.nan
     if not isinstance(seconds, (str, bytes, bool)):
@@ -55,17 +55,17 @@ def checked_runtime(seconds: float, longest: float) -> float:
             f"job_max_runtime is {seconds!r}; it must be the number of seconds after which a call is stopped, for "
             "example 300"
         )
-    return seconds if isinstance(seconds, int) else number  # JSON does not know numpy's
+    return seconds if isinstance(seconds, int) else number  # JSON cannot encode numpy's numbers
 
 
 def check_callable(func: object) -> None:
-    """Raise ``ArgumentError`` unless a function can be called."""
+    """Raise ``ArgumentError`` unless an object is callable."""
     if not callable(func):
         raise ArgumentError(f"the function to call is a {type(func).__name__}, which cannot be called")
 
 
 def check_meta(extra_meta: Mapping[str, Any] | None) -> None:
-    """Raise ``ArgumentError`` unless the payload can take further members."""
+    """Raise ``ArgumentError`` unless ``extra_meta`` can be added to the payload."""
     if extra_meta is None:
         return
     if not isinstance(extra_meta, Mapping):
@@ -89,9 +89,9 @@ def checked_excludes(exclude_modules: Iterable[str] | None) -> Sequence[str]:
     """Return ``exclude_modules`` as a sequence.
 
     Raises:
-        ArgumentError: it is a single text.
+        ArgumentError: it is a single string.
     """
-    if isinstance(exclude_modules, str):  # each of its letters would count as a path
+    if isinstance(exclude_modules, str):  # otherwise each letter would count as a path
         raise ArgumentError(f"exclude_modules is the string {exclude_modules!r}; pass a list: [{exclude_modules!r}]")
     return tuple(exclude_modules or ())
 
@@ -110,10 +110,10 @@ def _too_many(limit: int | None) -> str:
 
 
 def checked_env(extra_env: Mapping[str, str] | None) -> Mapping[str, str] | None:
-    """Return ``extra_env``.
+    """Return ``extra_env`` unchanged if it is valid.
 
     Raises:
-        ArgumentError: an environment cannot hold it.
+        ArgumentError: the environment of a process cannot hold it.
     """
     if extra_env is not None and not isinstance(extra_env, Mapping):
         raise ArgumentError(

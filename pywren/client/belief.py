@@ -1,7 +1,7 @@
-"""``weigh``: which statuses to believe. Pure decisions: they send no request and change nothing.
+"""``weigh``: decides which statuses to believe. It only decides: it sends no request and changes nothing.
 
-Whoever may write to the bucket may put anything at a status key. A status is believed when it is signed with the key of
-its attempt and no record of Lambda's shows that key (``client.failure_records`` says why).
+Anyone with write access to the bucket can put anything at a status key. A status is believed when it is signed with the
+key of its attempt and no record of Lambda shows that key (``client.failure_records`` says why).
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from pywren.client.failure_records import FailureRecords
 from pywren.exceptions import CallError, DecodeError, IntegrityError, PywrenError
 from pywren.wire.status import Status
 
-_FIRST_ATTEMPT = 1  # no call is invoked again yet
+_FIRST_ATTEMPT = 1  # pywren does not retry calls yet
 
 
 class Death(NamedTuple):
     """The end of a call according to Lambda.
 
     Args:
-        error: why it ended.
-        over_what_stands: whether to replace the status that is there, or that arrives meanwhile: it is not believed.
+        error: why the call ended.
+        over_what_stands: whether to replace a status that exists already, or arrives meanwhile, as it is not believed.
     """
 
     error: CallError
@@ -30,12 +30,12 @@ class Death(NamedTuple):
 
 
 class Findings(NamedTuple):
-    """What one poll has found out about some calls. Each call is in at most one of the first five.
+    """What one poll found out about some calls. Each call is in at most one of the first five fields.
 
     Args:
         believed: statuses signed with a key that nobody else had.
         failed: the errors that unsigned statuses report. An unsigned status can never report a value.
-        unbelieved: why what was read is not the worker's status.
+        unbelieved: for each call whose status was not written by its worker, how that is known.
         dead: calls that have ended according to Lambda.
         missing: calls without a status.
         client_gone: whether the process that ran the calls had ended before anything was read.
@@ -59,8 +59,8 @@ def weigh(
 
     Args:
         callset: the callset.
-        read: what was read at the status key of each call; ``None`` when nothing was there.
-        records: Lambda's records, listed after the statuses were read; ``None`` when there are none.
+        read: what was read at the status key of each call; ``None`` when there was nothing.
+        records: Lambda's records, listed after the statuses were read; ``None`` when no records are written.
         client_gone: see ``Findings``.
     """
     found = Findings({}, {}, {}, {}, [], client_gone)
@@ -94,7 +94,7 @@ def _death(
     shown = records.of_key(callset.attempt_key(call_id, attempt))
     if shown is not None:
         return Death(shown, over_what_stands=True)
-    # A record that names the call but does not show its key has told nobody how to sign: the signature holds.
+    # A record that names the call without showing its key has revealed nothing: the signature is still proof.
     told = None if signed else records.of_call(call_id)
     return None if told is None else Death(told, over_what_stands=status is not None)
 

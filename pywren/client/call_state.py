@@ -1,22 +1,22 @@
-"""``CallState``: where one call stands. The state machine is here and nowhere else::
+"""``CallState``: the state of one call. The whole state machine is in this module::
 
     new ──▶ invoked (PENDING) ──▶ running (RUNNING) ──▶ success, error (FINISHED)
                     └──────────────────┴──────────────▶ error (CANCELLED_AND_NOTIFIED)
 
-The words in brackets are those of ``concurrent.futures``, whose ``Future`` this is: the standard library's ``wait``,
-``as_completed`` and ``asyncio.wrap_future`` work on it. ``pywren.future`` adds what a program asks, ``client.waiting``
-how threads wait.
+The words in brackets are those of ``concurrent.futures``, whose ``Future`` this extends: the standard library's
+``wait``, ``as_completed`` and ``asyncio.wrap_future`` work on it. ``pywren.future`` adds the methods that programs use;
+``client.waiting`` adds how threads wait.
 
 Which thread does what, and which lock guards what
 --------------------------------------------------
-What learns of outcomes is the future's *origin*. Only the origin settles futures, many at a time: on the monitor's
-thread or a polling program's (calls in a storage), on the pool's thread (calls of this machine), or on any thread that
-cancels.
+The future's *origin* learns the outcomes. Only the origin settles futures, many at a time. For calls in a storage it
+does so on the monitor's thread or on the thread of a program that polls; for calls of this machine on the pool's
+thread; for cancelled calls on the thread that cancels.
 
-All futures of a callset share one condition, ``Callset.condition``. It guards their states and lists of waiters: who
-moves a state, or adds a waiter, holds it. Reading ``_state`` needs no lock, because a final state never changes and is
-assigned last. The condition is held for work in memory only. Waiters are told under it, so a waiter may neither wait
-nor raise. Callbacks are a program's code: they run without it, on the thread of ``system.callbacks``.
+All futures of a callset share one condition, ``Callset.condition``. It guards their states and their lists of waiters:
+hold it to change a state or to add a waiter. Reading ``_state`` needs no lock, because a final state never changes and
+is assigned last. The condition is held only for work in memory. Waiters are notified under it, so a waiter must neither
+wait nor raise. Callbacks are a program's code: they run without it, on the thread of ``system.callbacks``.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
 PENDING, RUNNING, CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED = private_names.future_states()
 
 DONE = frozenset({FINISHED, CANCELLED_AND_NOTIFIED})
-"""The states that never change any more."""
+"""The final states."""
 
 
 class CallState(concurrent.futures.Future[Any]):
-    """The state of one call, and who is to be told of its end.
+    """The state of one call, and the waiters to notify when it ends.
 
     Subclasses set ``call_id``, ``callset_id`` and ``_condition``. The modules of ``pywren.client`` and
-    ``pywren.future`` use the names with an underscore; programs do not.
+    ``pywren.future`` use the underscored names; programs must not.
     """
 
     call_id: str
@@ -53,7 +53,7 @@ class CallState(concurrent.futures.Future[Any]):
     status_query_count = 0
 
     # The base class's fields, with defaults on the class: ten thousand futures are made at once, and a lock and two
-    # lists each would be most of their cost.
+    # lists each would be most of the cost.
     _state = PENDING
     _result: Any = None
     _exception: BaseException | None = None
@@ -62,18 +62,18 @@ class CallState(concurrent.futures.Future[Any]):
     # Our own.
     _origin: Origin | None = None
     _verdict: Verdict | None = None
-    _collected = False  # whether the program has been told of the outcome
-    _awaited = False  # whether anybody has asked for it: then a big output is fetched
+    _collected = False  # whether the program has received the outcome
+    _awaited = False  # whether anything has asked for it; if so, a big output is fetched
 
     def _expect(self) -> None:
-        """Tell the origin that somebody waits for this call."""
+        """Tell the origin that something waits for this call."""
         if self._origin is not None and self._state not in DONE:
             self._awaited = True
             self._origin.expect((self,))
 
     @property
     def _waiters(self) -> list[Any]:  # type: ignore[override]
-        # The standard library appends its waiters here. Whoever reads this wants the outcome.
+        # The standard library appends its waiters here. Code that reads this wants the outcome.
         if self._installed is None:
             self._installed = []
         self._expect()
@@ -84,13 +84,13 @@ class CallState(concurrent.futures.Future[Any]):
         return self._callbacks or []
 
 
-# -- for origins alone -----------------------------------------------------------------------------------------
+# -- only for origins ------------------------------------------------------------------------------------------
 
 
 def settle(verdicts: Sequence[tuple[CallState, Verdict]]) -> None:
-    """Give futures of one callset their verdicts; a future that has one keeps it.
+    """Give futures of one callset their verdicts. A future that already has a verdict keeps it.
 
-    Waiters are told under the callset's condition. Callbacks run on a thread of their own.
+    Waiters are notified under the callset's condition. Callbacks run on a thread of their own.
     """
     if not verdicts:
         return
@@ -98,11 +98,11 @@ def settle(verdicts: Sequence[tuple[CallState, Verdict]]) -> None:
     condition = verdicts[0][0]._condition
     with condition:
         for future, verdict in verdicts:
-            if future._state in DONE:  # two polls, or a poll and cancel(), found the same: the first one counts
+            if future._state in DONE:  # two polls, or a poll and cancel(), found the same end: the first one counts
                 continue
             error = verdict.error
             future._result, future._exception, future._verdict = verdict.value, error, verdict
-            # the state comes last: other threads read it without the condition, and then read the rest
+            # Set the state last: other threads read it without the condition, and then read the other fields.
             future._state = CANCELLED_AND_NOTIFIED if isinstance(error, CallCancelledError) else FINISHED
             if future._installed is not None:
                 for waiter in future._installed:
@@ -116,7 +116,7 @@ def settle(verdicts: Sequence[tuple[CallState, Verdict]]) -> None:
 
 
 def _notify(waiter: Any, future: CallState) -> None:
-    """Tell one waiter of ``concurrent.futures`` by the method that it expects."""
+    """Notify one waiter of ``concurrent.futures`` with the method that it expects."""
     if future._state == CANCELLED_AND_NOTIFIED:
         waiter.add_cancelled(future)
     elif future._exception is not None:
@@ -126,80 +126,80 @@ def _notify(waiter: Any, future: CallState) -> None:
 
 
 def mark_running(future: CallState) -> None:
-    """Note that a call has started."""
+    """Record that a call has started."""
     with future._condition:
-        if future._state == PENDING:  # a call may be cancelled, or end, before the news of its start arrives
+        if future._state == PENDING:  # a call may be cancelled, or end, before the report of its start arrives
             future._state = RUNNING
 
 
 def forget_parent_threads(condition: threading.Condition, futures: Iterable[CallState]) -> None:
-    """Drop, in a forked child, what only threads of the parent would release, wait for or call."""
-    # In place, because all futures of the callset share it. A thread that does not exist here may hold it.
+    """In a forked child, drop everything that only threads of the parent would release, wait for or call."""
+    # Re-initialize it in place, because all futures of the callset share it. A thread that is missing here may hold it.
     threading.Condition.__init__(condition)
     for future in futures:
         future._installed = future._callbacks = None
 
 
-# -- for everybody in the client ---------------------------------------------------------------------------------
+# -- for the whole client ----------------------------------------------------------------------------------------
 
 
 def is_done(future: CallState) -> bool:
-    """Tell whether a future is known to be done; asks nobody."""
+    """Tell whether a future is known to be done, without asking its origin."""
     return future._state in DONE
 
 
 def verdict_of(future: CallState) -> Verdict | None:
-    """Return how a call ended, without raising; ``None`` when that is not known yet."""
+    """Return how a call ended, without raising; ``None`` when that is not yet known."""
     return future._verdict
 
 
 def has_callbacks(future: CallState) -> bool:
-    """Tell whether functions are to be called with this future, so that it must not be forgotten."""
+    """Tell whether a future has callbacks, so that it must not be forgotten."""
     return bool(future._callbacks)
 
 
 def is_awaited(future: CallState) -> bool:
-    """Tell whether anybody has asked for this future, so that its output is worth fetching."""
+    """Tell whether anything has asked for this future, so that its output is worth fetching."""
     return future._awaited
 
 
 def modules_sent_for(future: CallState) -> frozenset[str]:
-    """Return the names of the user's modules that the call was sent with: its outcome may refer to them."""
+    """Return the names of the user's modules that were sent with the call: its outcome may refer to them."""
     return frozenset() if future._origin is None else future._origin.callset.modules
 
 
 def mark_collected(futures: Iterable[CallState]) -> None:
-    """Note that the program has been told of these futures, which are done: ``succeeded`` may repeat it."""
+    """Record that the program has received these finished futures. ``succeeded`` may then report their outcome."""
     for future in futures:
         future._collected = True
 
 
 def call_back(future: CallState, functions: Sequence[Callable[[Any], object]]) -> None:
-    """Call a program's functions with a future that is done."""
+    """Call a program's functions with a finished future."""
     future._collected = True
     for function in functions:
         try:
             function(future)
         except BaseException as error:
-            # Log it, as concurrent.futures does. Non-Exceptions propagate only in the main thread, where Ctrl-C
-            # arrives: elsewhere a SystemExit would end the thread that all other callbacks run on.
+            # Log exceptions, as concurrent.futures does. Non-Exceptions propagate only in the main thread, where Ctrl-C
+            # arrives: elsewhere a SystemExit would end the thread that runs all other callbacks.
             if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
                 raise
             private_names.futures_logger().exception("exception calling callback for %r", future)
 
 
 class _Teller:
-    """A waiter in the sense of ``concurrent.futures`` that calls a function."""
+    """A waiter, as ``concurrent.futures`` defines it, that calls a function."""
 
     def __init__(self, function: Callable[[CallState], object]) -> None:
         self.add_result = self.add_exception = self.add_cancelled = function
 
 
 def tell_when_done(future: CallState, function: Callable[[CallState], object]) -> None:
-    """Call a function of pywren's own once, when a future is done; at once if it is done already.
+    """Call one of pywren's own functions once, when a future is done; immediately if it is done already.
 
-    Unlike a callback this costs no change of threads. The thread that settles the future calls the function under the
-    callset's condition, so the function must neither wait nor raise.
+    Unlike a callback, this needs no switch to another thread. The thread that settles the future calls the function
+    under the callset's condition, so the function must neither wait nor raise.
     """
     with future._condition:
         if future._state not in DONE:

@@ -18,22 +18,22 @@ from pywren.wrenutil import create_callset_id
 
 @dataclass(eq=False)
 class Callset:
-    """One map: its id, its secret, where its objects are.
+    """One map: its id, its secret, and where its objects are.
 
     Args:
         prefix: the storage's prefix.
         id: a UUID.
-        secret: what the keys of its attempts are derived from; ``None`` derives it from the user key when it is first
+        secret: the keys of its attempts are derived from this; ``None`` derives it from the user key when it is first
             needed.
         submitted: when the map was made, in seconds since the epoch.
         job_max_runtime: seconds that each call may run.
-        queue_patience: seconds that a call may wait before it starts; ``None`` for ever.
-        function: the Lambda function whose records report failed calls; ``None`` when its calls go elsewhere.
-        facts: what ``invoke_status`` says of every call alike.
+        queue_patience: seconds that a call may wait before it starts; ``None`` for no limit.
+        function: the Lambda function whose records report failed calls; ``None`` when its calls run elsewhere.
+        facts: the members that ``invoke_status`` has in common for all calls.
         modules: top-level names of the user's modules that were sent; reading an outcome may need them.
         condition: guards the states of all its futures (``client.call_state``).
         inputs: the futures whose stored outcomes its calls refer to.
-        deletion: the finalizer that deletes the callset's directory on this machine, when there is one.
+        deletion: the finalizer that deletes the callset's directory on this machine, if there is one.
     """
 
     prefix: str
@@ -50,7 +50,7 @@ class Callset:
     inputs: list[Any] = field(default_factory=list, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        # With the secret, which another user cannot derive. The condition and the finalizer are this process's own.
+        # Include the secret, which another user cannot derive. The condition and finalizer are this process's own.
         return dict(self.__dict__, secret=self.known_secret(), condition=None, deletion=None)
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
@@ -76,10 +76,10 @@ class Callset:
         return digests.attempt_key(self.known_secret(), call_id, attempt)
 
     def lost_after(self, grace: float) -> float | None:
-        """Return the time after which a call without a status is lost, in seconds since the epoch; ``None`` for never.
+        """Return the time when a call without a status counts as lost, in seconds since the epoch; ``None`` for never.
 
         Args:
-            grace: seconds for a status that is on its way.
+            grace: extra seconds for a status to arrive.
         """
         if self.queue_patience is None:
             return None
@@ -87,13 +87,13 @@ class Callset:
 
 
 class Submission(NamedTuple):
-    """What a map hands to a dispatcher.
+    """The data of one map, as it is handed to a dispatcher.
 
     Args:
         callset: the callset.
         function: the pickled function.
         modules: the user's modules and data files, by relative path.
-        arguments: the pickled arguments, one a call.
+        arguments: the pickled arguments, one per call.
         inputs: the finished futures in each argument, in the order of their persistent ids.
         extra_env: environment variables of the calls.
         extra_meta: further members of the payload.

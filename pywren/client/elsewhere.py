@@ -1,8 +1,8 @@
-"""The origins of futures from elsewhere: ``origin_for`` those that are unpickled, ``origin_at`` those made by hand.
+"""The origins of futures from elsewhere: ``origin_for`` is for unpickled ones, ``origin_at`` for hand-made ones.
 
-Any thread may unpickle futures, also inside the unpickling of others. ``_attaching`` guards the tables of what such
-origins share. It is an ``RLock``: an allocation under it may have the garbage collector end an object whose
-``__del__`` unpickles futures too. Nobody makes a ``Storage`` under it, which reads and writes files.
+Any thread may unpickle futures, even while it unpickles others. ``_attaching`` guards the tables of what such origins
+share. It is an ``RLock``: an allocation under it may trigger the garbage collector, and a ``__del__`` that runs then
+may unpickle futures too. Never make a ``Storage`` while holding it: that reads and writes files.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from pywren.storage import Storage
 from pywren.storage.localhost_backend import is_locked
 from pywren.wire.keys import function_name
 
-_CLOCKS_WRONG = 86_400.0  # seconds by which a client's clock may be
+_CLOCKS_WRONG = 86_400.0  # seconds by which a client's clock may be wrong
 
 _attaching = threading.RLock()
-# One origin for all futures of a callset that are unpickled here, while one of them lives.
+# One origin for all futures of a callset that are unpickled here, kept while one of them lives.
 _attached: weakref.WeakValueDictionary[tuple[Any, ...], StagedCallset] = weakref.WeakValueDictionary()
-# Shared by such callsets in one storage: each of thousands of futures may come from a callset of its own.
+# Such callsets share one Storage each: thousands of futures may come from as many callsets.
 _storages: weakref.WeakValueDictionary[tuple[Any, ...], Storage] = weakref.WeakValueDictionary()
 _monitors: weakref.WeakValueDictionary[tuple[Any, ...], Monitor] = weakref.WeakValueDictionary()
 _noted: weakref.WeakValueDictionary[tuple[Any, ...], Noted] = weakref.WeakValueDictionary()
@@ -39,10 +39,10 @@ def origin_for(callset: Callset, storage: Storage, client: str | None = None) ->
     Args:
         callset: the callset.
         storage: where its objects are.
-        client: for calls in the pool of a process, the file that this process keeps locked while it lives.
+        client: for calls in another process's pool, the file that the process keeps locked while it lives.
     """
     alive = None if client is None else functools.partial(is_locked, client)
-    key = (os.getpid(), *storage.path, callset.id)  # with the process: a forked child has a monitor of its own
+    key = (os.getpid(), *storage.path, callset.id)  # includes the process: a forked child has its own monitor
     with _attaching:
         origin = _attached.get(key)
         if origin is None:
@@ -56,7 +56,7 @@ def origin_at(storage_path: Sequence[str], callset_id: str, facts: dict[str, Any
     Args:
         storage_path: ``[backend, bucket, prefix]``.
         callset_id: the callset.
-        facts: what ``invoke_status`` is to say; the region, the function and the time of the call are read from it.
+        facts: what ``invoke_status`` returns; the region, the function and the time of the call are read from it.
     """
     backend, place, prefix = storage_path
     settings = {"root": place} if backend == "localhost" else {"bucket": place, "region": facts.get("region")}
@@ -65,13 +65,13 @@ def origin_at(storage_path: Sequence[str], callset_id: str, facts: dict[str, Any
     callset = Callset(
         prefix,
         callset_id,
-        # By the clock of the client that submitted it. All records are read for a call that does not say when.
+        # By the clock of the client that submitted it. If a call does not give a time, all records are read.
         submitted=submitted - _CLOCKS_WRONG if isinstance(submitted, int | float) else 0.0,
         function=function_name(function) if isinstance(function, str) else None,
         facts=facts,
     )
     key = (os.getpid(), *storage_path, settings.get("region"))
-    storage = _storages.get(key) or Storage(config)  # not under the lock: one on this machine deletes what is old
+    storage = _storages.get(key) or Storage(config)  # not under the lock: a local one deletes old files
     with _attaching:
         storage = _storages.setdefault(key, storage)
         return _new_origin(callset, storage)
@@ -97,7 +97,7 @@ def _new_origin(callset: Callset, storage: Storage, alive: Callable[[], bool] | 
 
 def _after_fork() -> None:
     global _attaching
-    _attaching = threading.RLock()  # another thread of the parent may have held it
+    _attaching = threading.RLock()  # a thread of the parent may have held the old one
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,13 +1,13 @@
-"""``FailureRecords``: what Lambda writes about calls that end without their worker saying so.
+"""``FailureRecords``: what Lambda writes about calls whose worker left no status.
 
-A worker that is killed, runs out of time or memory as a whole, or never starts leaves no status. But the calls' bucket
-is the function's on-failure destination, and Lambda puts a record of such a call there
+A worker leaves no status if it is killed, runs out of time or memory as a whole, or never starts. But the calls' bucket
+is the function's on-failure destination, and Lambda writes a record of such a call there
 (docs.aws.amazon.com/lambda/latest/dg/invocation-async-retain-records.html).
 
-A record holds the payload, and with it the key that signs the status of that attempt. Whoever may read records can
-sign from then on, so a status signed with that key is no longer believed. S3 is consistent: nobody sees a status that
-was forged after a record was written before the record itself. Hence a status is believed when a listing made *after*
-the status was read shows no record with its key.
+A record contains the payload, and with it the key that signs the status of that attempt. From then on anyone who can
+read records can sign, so a status signed with that key is no longer believed. S3 is consistent: when a status was
+forged from a record, that record is visible before the status is. Hence a status is believed when a listing made
+*after* the status was read shows no record with its key.
 """
 
 from __future__ import annotations
@@ -41,45 +41,47 @@ FIRST_LISTING = 5.0
 """Seconds from submission to the first listing for calls without a status: few need one, and it is a LIST request."""
 
 SLOWEST_LISTING = 60.0
-"""Seconds between such listings at most: a LIST request a minute costs 0.03 cents an hour (S3 prices, 2026)."""
+"""The longest time in seconds between such listings: one LIST request a minute costs 0.03 cents an hour (S3 prices,
+2026)."""
 
 ASK_AGAIN = 60.0
-"""Seconds after which a request that was denied is sent again: permissions come and go."""
+"""Seconds after which a denied request is sent again: permissions may change."""
 
 RECORD_LIMIT = 16 * 1024 * 1024
-"""Bytes of a record that are read: an invocation has up to 1 MB of payload and 6 MB of answer (Lambda quotas, 2026)."""
+"""The most bytes of a record to read: an invocation has up to 1 MB of payload and 6 MB of answer (Lambda quotas,
+2026)."""
 
 CLOCKS_APART = 300.0
-"""Seconds by which the clocks of two services of AWS may differ."""
+"""Seconds by which the clocks of two AWS services may differ."""
 
 _THREADS = 32
-_SHOWN = 1000  # characters of what Lambda says
+_SHOWN = 1000  # characters of Lambda's own text
 _KEY = re.compile(r"(?<![0-9a-fA-F])[0-9a-fA-F]{64}(?![0-9a-fA-F])")  # an attempt's key, as the payload spells it
 
 
 class Noted:
     """What is known from the records of one function. Callsets share it, so that each record is read once.
 
-    Threads share it without a lock. A record counts as read only when everything in it is noted. Threads that refresh
-    at the same time may therefore read a record twice, and then note the same.
+    Threads share it without a lock. A record counts as read only when everything in it has been recorded. Threads that
+    refresh at the same time may therefore read a record twice; both then record the same facts.
     """
 
     def __init__(self) -> None:
         self.read: set[str] = set()  # keys of records
         self.by_call: dict[tuple[str, str], CallError] = {}  # by callset and call
-        self.by_key: dict[str, CallError] = {}  # attempts' keys, and other digests of payloads, in hexadecimal
+        self.by_key: dict[str, CallError] = {}  # by attempts' keys, and other digests of payloads, in hexadecimal
         self.denied: dict[str, float] = {}  # what may not be listed or read, and when to try again
         self.denial: StorageError | None = None
         self.warned = False
         self._listing = "", float("-inf")
 
     def note_listing(self, after: str, now: float) -> None:
-        """Note that records were listed from a key on. A recent listing that began at an earlier key still counts."""
+        """Remember that the records from a key on were listed. A recent listing from an earlier key still counts."""
         if after <= self._listing[0] or not self.is_listed(self._listing[0], now):
             self._listing = after, now
 
     def is_listed(self, after: str, now: float) -> bool:
-        """Tell whether records were listed a moment ago, from this key or an earlier one on."""
+        """Tell whether records from this key on, or from an earlier one, were listed a moment ago."""
         begin, when = self._listing
         return begin <= after and 0.0 <= now - when < FIRST_LISTING
 
@@ -91,8 +93,9 @@ class FailureRecords:
         storage: the storage whose bucket the records are in.
         function: the function's name.
         callset_id: the callset.
-        since: when it was submitted by the storage's clock, in seconds since the epoch; earlier records are skipped.
-        noted: what callsets of this function and this storage share.
+        since: when the callset was submitted, by the storage's clock in seconds since the epoch; earlier records are
+            skipped.
+        noted: what is known already; all callsets of this function and storage share it.
     """
 
     def __init__(
@@ -112,22 +115,22 @@ class FailureRecords:
         return not self._noted.by_key and not self._noted.by_call
 
     def is_due(self, now: float) -> bool:
-        """Tell whether to list the records for calls without a status: it is time, and no other callset just did."""
+        """Tell whether listing the records for calls without a status is due, and no other callset has just done it."""
         return now >= self._due and not self._noted.is_listed(self._after, now)
 
     def refresh(self, now: float) -> None:
-        """List the records, and read those that are new.
+        """List the records, and read the new ones.
 
         Args:
             now: the time by the storage's clock, in seconds since the epoch.
 
         Raises:
-            StorageError: they could not be listed or read just now, so no status may be believed. When permission is
-                missing, one warning says what is believed instead.
+            StorageError: the records could not be listed or read just now, so no status may be believed. A missing
+                permission raises nothing: one warning says what is believed instead.
         """
         self._due = now + min(SLOWEST_LISTING, max(FIRST_LISTING, 0.1 * (now - self._since)))
         prefix = f"{self._prefix}/"
-        # From the submission on each time: a record may arrive later than the time in its key.
+        # Always start at the submission: a record may arrive later than the time in its key.
         listed = self._ask(prefix, now, lambda: self._storage.backend.list(prefix, self._after)) or []
         new = [key for key in listed if key not in self._noted.read]
         for_each(lambda key: self._read(key, now), new, _THREADS)
@@ -143,7 +146,7 @@ class FailureRecords:
             )
 
     def of_key(self, key: bytes) -> CallError | None:
-        """Return why an attempt ended if a record shows its key: then no status signed with that key is believed.
+        """Return why an attempt ended if a record shows its key; no status signed with that key is believed then.
 
         Args:
             key: the attempt's key. It counts anywhere in a record, whichever call the record names.
@@ -151,11 +154,11 @@ class FailureRecords:
         return self._noted.by_key.get(key.hex()) if self._noted.by_key else None
 
     def of_call(self, call_id: str) -> CallError | None:
-        """Return why a call ended if a record names it, with or without its key."""
+        """Return why a call ended if a record names the call, whether or not it shows the key."""
         return self._noted.by_call.get((self._callset_id, call_id))
 
     def _ask(self, what: str, now: float, request: Callable[[], _Answer]) -> _Answer | None:
-        """Send a request; returns ``None`` when it is denied, or was denied a moment ago."""
+        """Send a request. Return ``None`` if it is denied, or was denied a moment ago."""
         if now < self._noted.denied.get(what, now):
             return None
         try:
@@ -169,9 +172,9 @@ class FailureRecords:
     def _read(self, key: str, now: float) -> None:
         try:
             data = self._ask(key, now, lambda: self._beginning(key))
-        except StorageNoSuchKeyError:  # it has expired since
+        except StorageNoSuchKeyError:  # the record has expired since the listing
             return
-        if data is None:  # a record that may not be read hides no other
+        if data is None:  # skip a record that we may not read; others may still help
             return
         self._note(data)
         self._noted.read.add(key)
@@ -179,7 +182,7 @@ class FailureRecords:
     def _beginning(self, key: str) -> bytes:
         try:
             return self._storage.get(key, limit=RECORD_LIMIT)
-        except IntegrityError:  # longer than any record of Lambda's, but its beginning may show a key all the same
+        except IntegrityError:  # longer than any record that Lambda writes, but its beginning may still show a key
             return self._storage.get(key, (0, RECORD_LIMIT - 1))
 
     def _note(self, data: bytes) -> None:
@@ -197,7 +200,7 @@ class FailureRecords:
 
 
 def _all_values(value: Any) -> Iterator[Any]:
-    """Yield everything in a decoded JSON value, however deep: an event may hold several payloads."""
+    """Yield every value inside a decoded JSON value, at any depth: an event may contain several payloads."""
     rest = [value]
     while rest:
         value = rest.pop()
@@ -247,7 +250,7 @@ def _member(record: Mapping[str, Any], *path: str) -> str:
 
 
 def _decoded(data: bytes) -> Mapping[str, Any]:
-    """Read a record. It may be anything: others can write to the bucket."""
+    """Decode a record. It may contain anything, because others can write to the bucket."""
     try:
         record = json.loads(data)
     except (ValueError, RecursionError):
@@ -256,5 +259,5 @@ def _decoded(data: bytes) -> Mapping[str, Any]:
 
 
 def _key_of_time(prefix: str, seconds: float) -> str:
-    """Return a key that sorts before the keys of all records written from a time on."""
+    """Return a key that sorts before the keys of all records written at or after a time."""
     return f"{prefix}/{time.strftime('%Y/%m/%d/%Y-%m-%dT%H.%M.%S', time.gmtime(seconds))}"

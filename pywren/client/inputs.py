@@ -1,4 +1,4 @@
-"""``Inputs``: the futures among the arguments of a map, found while these are pickled, and waited for."""
+"""``Inputs``: finds the futures among a map's arguments while these are pickled, and waits for them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pywren.wait import wait
 
 
 class Inputs:
-    """Decides what each future among the arguments travels as: a reference to its stored outcome, or its value.
+    """Decides how each future among the arguments is sent: as a reference to its stored outcome, or as its value.
 
     Args:
         by_reference: whether the workers can read stored outcomes.
-        mentions: what the pickles mention; outcomes need the modules that their own calls were sent with.
+        mentions: what the pickles mention; outcomes need the modules that were sent with their own calls.
     """
 
     def __init__(self, *, by_reference: bool, mentions: Mentions) -> None:
@@ -28,7 +28,7 @@ class Inputs:
         self._found: list[dict[ResponseFuture, int]] = []
 
     def watch(self, items: Iterable[Any]) -> Iterable[Any]:
-        """Yield the items, noting which one is being pickled."""
+        """Yield the items, recording which one is being pickled."""
         for item in items:
             if self._by_reference:
                 self._current = {}
@@ -36,10 +36,10 @@ class Inputs:
             yield item
 
     def persistent_id(self, obj: Any) -> int | FinishedFuture | None:
-        """Return what a future travels as; ``None`` for other objects.
+        """Return what to send in place of a future; ``None`` for other objects.
 
-        It is the number of a reference, or a finished future with the value: for those that the function itself refers
-        to, and for all where the calls run on this machine.
+        This is either the number of a reference, or a finished future that contains the value. The value is sent for
+        futures that the function itself refers to, and for all futures when the calls run on this machine.
         """
         if not isinstance(obj, ResponseFuture):
             return None

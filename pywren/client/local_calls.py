@@ -1,19 +1,19 @@
 """Calls that run on this machine and whose outcomes stay in memory.
 
-``LocalDispatcher`` hands callsets to the pool; ``LocalCallset`` is the origin of their futures. Only when a future is
-pickled does its outcome go to a storage: the one of this machine, where another process finds it.
+``LocalDispatcher`` hands callsets to the pool; ``LocalCallset`` is the origin of their futures. An outcome is stored
+only when its future is pickled. It goes to this machine's storage, where another process finds it.
 
 Which thread does what, and which lock guards what
 --------------------------------------------------
 - A thread of the program submits, cancels, pickles futures and waits. ``cancel`` settles the future on that thread.
-- The pool's pump calls ``_on_results``, and so settles all other futures. The pump or the submitting thread calls
-  ``_on_start``. Neither holds a lock of the pool then, but the pump serves every callset: what it does here must not
-  wait for another thread.
-- ``_futures`` has no lock. Its ``pop`` is atomic, so a result and a cancellation of one call each find the future or
-  do not, and ``settle`` lets the first one count.
-- ``_sharing`` guards which calls other processes may collect, and which of those are stored. A thread holds it for
-  work in memory and for the first lock file only, never while it pickles a result: the result may hold futures of this
-  very callset, whose pickling takes ``_sharing`` again.
+- The pool's pump calls ``_on_results`` and so settles all other futures. The pump or the submitting thread calls
+  ``_on_start``. Neither holds a lock of the pool at that moment. But the pump serves every callset, so what it does
+  here must not wait for another thread.
+- ``_futures`` has no lock. Its ``pop`` is atomic, so only one of a result and a cancellation of the same call finds the
+  future, and ``settle`` lets the first one count.
+- ``_sharing`` guards which calls other processes may collect, and which of those are stored. A thread holds it only for
+  work in memory and to create the first lock file, never while it pickles a result: the result may contain futures of
+  this very callset, and pickling those takes ``_sharing`` again.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ logger = logging.getLogger(__name__)
 
 
 _KNOWN_AGAIN_BYTES = 64 * 1024
-"""Bytes of a pickled function up to which it is worth finding out whether the workers know it."""
+"""The size of a pickled function, in bytes, up to which it is worth checking whether the workers know it already."""
 
 
 class _Sent(NamedTuple):
-    """What ``invoke_status`` says of a submission. Few programs ask, so it is put together when one does."""
+    """What ``invoke_status`` returns for a submission. It is put together on request, as few programs ask for it."""
 
     data_bytes: int
     function_bytes: int
@@ -75,7 +75,7 @@ class _Sent(NamedTuple):
 
     @classmethod
     def of(cls, submission: Submission) -> _Sent:
-        """Take the figures, without keeping the arguments alive."""
+        """Copy the figures of a submission, without keeping its arguments alive."""
         return cls(
             sum([packed.size for packed in submission.arguments]),
             submission.function.size + sum(map(len, submission.modules.values())),
@@ -91,7 +91,7 @@ class LocalCallset:
     Args:
         callset: the callset.
         storage: where outcomes go when their futures are pickled.
-        pool: what runs the calls.
+        pool: runs the calls.
     """
 
     def __init__(self, callset: Callset, storage: Storage, pool: LocalPool) -> None:
@@ -124,11 +124,11 @@ class LocalCallset:
             on_results=self._on_results,
             show_output=show_output,
         )
-        self._sent = _Sent.of(submission)  # only now, so that the calls run meanwhile
+        self._sent = _Sent.of(submission)  # done last, because the calls are running meanwhile
         return futures
 
     def _note_facts(self) -> None:
-        """Put together for ``invoke_status`` what a callset in a storage has: the payload, sizes, times."""
+        """Collect for ``invoke_status`` what a callset in a storage would have: payload, sizes and times."""
         sent = self._sent
         if sent is None:
             return
@@ -175,27 +175,27 @@ class LocalCallset:
         verdicts = []
         for index, result in results:
             one = self._futures.pop(index, None)
-            if one is not None:  # else cancel() on another thread was first
+            if one is not None:  # otherwise cancel() on another thread came first
                 verdicts.append((one, of_result(result, self.callset.id, one.call_id, now)))
         if not self._futures:
-            self._batch = None  # it calls back here: without the cycle all is freed with the last future
-        if self._shared:  # before settling: once a wait() is over, other processes may collect
+            self._batch = None  # it refers back to this object; breaking the cycle frees all with the last future
+        if self._shared:  # store before settling: once a wait() returns, other processes may collect
             for one, verdict in verdicts:
                 self._store_if_shared(one.call_id, verdict)
         call_state.settle(verdicts)
-        if self._shared:  # and after it: a future may have been pickled since, and was not done then
+        if self._shared:  # and again after it: a future that was not yet done may have been pickled meanwhile
             for one, verdict in verdicts:
                 self._store_if_shared(one.call_id, verdict)
 
     # -- Origin ------------------------------------------------------------------------------------------------
 
     def take(self, futures: Sequence[CallState]) -> None:
-        """Look after the futures of all calls, in their order."""
+        """Become the origin of the futures of all calls, given in order."""
         self._futures = dict(enumerate(futures))
 
     @property
     def storage_path(self) -> list[str]:
-        """``[backend, directory, prefix]``."""
+        """The list ``[backend, directory, prefix]``."""
         return self.storage.path
 
     def expect(self, futures: Iterable[CallState]) -> None:
@@ -208,7 +208,7 @@ class LocalCallset:
         """Return ``None``: the pool can always be asked."""
 
     def report_silence(self) -> None:
-        """Log once that nothing has come back for a while: how many calls run, and how many wait."""
+        """Log once that no results have arrived for a while, with how many calls are running and waiting."""
         silent = time.monotonic() - self._last_result
         running = sum(one.running() for one in list(self._futures.values()))
         waiting_calls = len(self._futures) - running
@@ -223,28 +223,28 @@ class LocalCallset:
         )  # fmt: skip
 
     def cancel(self, target: CallState) -> bool:
-        """Take the call back from the pool, or have its process killed."""
+        """Withdraw the call from the pool, or have its process killed."""
         index = int(target.call_id)
         batch = self._batch
         if batch is None or not self._pool.cancel(batch, index):
             return False
         error = CallCancelledError("the call was cancelled", call_id=target.call_id, callset_id=self.callset.id)
         result = RunResult(None, None, failure=Failure.of(error), returncode=None)
-        # The pool reports nothing more of this call, except a result that it collected before: settle() then decides.
+        # The pool reports no more of this call, unless it has collected a result already: then settle() decides.
         self._futures.pop(index, None)
         call_state.settle([(target, Verdict(None, error, result, time.time()))])
         self._store_if_known(target)
         return target.cancelled()
 
     def run_status(self, target: CallState) -> dict[str, Any] | None:
-        """Return what the worker of a storage would have said."""
+        """Return what a worker with a storage would have reported."""
         verdict = call_state.verdict_of(target)
         if verdict is None or verdict.source is None:
             return None
         return self._status(target.call_id, verdict).document()
 
     def invoke_status(self, target: CallState) -> dict[str, Any]:
-        """Return what the client did for the callset; what 0.4 did besides took no time here."""
+        """Return what the client did for the callset. The other steps of 0.4 took no time here."""
         self._note_facts()
         keys = self.callset.call_keys(target.call_id)
         verdict = call_state.verdict_of(target)
@@ -263,7 +263,7 @@ class LocalCallset:
         }
 
     def recipe(self, target: CallState) -> Recipe:
-        """Store the outcome, now or when it comes, where another process finds it."""
+        """Store the outcome where another process finds it, now or when it arrives."""
         self._note_facts()
         client = self._share(target)
         return self.callset, self.storage, client, {}
@@ -271,15 +271,15 @@ class LocalCallset:
     # -- sharing with other processes ------------------------------------------------------------------------------
 
     def _share(self, target: CallState) -> str:
-        """Have the outcome stored as soon as it is known; returns the file that is locked while this process lives."""
+        """Have the outcome stored as soon as it is known. Return the file that is locked while this process lives."""
         path = Path(self.storage.path[1], self.callset.keys.root, "client")
         with self._sharing:
             self._shared.add(target.call_id)
             if self._lock_file is None:
-                # Before the future leaves this process: whoever unpickles it takes an unlocked file for a dead client.
+                # Before the future leaves this process: an unlocked file would tell its reader that the client is dead.
                 self._lock_file = _hold_lock(path)
                 weakref.finalize(self, self._lock_file.close)
-        self._store_if_known(target)  # a result that comes from now on is stored by the pump, as the call is shared
+        self._store_if_known(target)  # from here on the call is marked as shared, so the pump stores its result
         return str(path)
 
     def _store_if_known(self, target: CallState) -> None:
@@ -288,17 +288,17 @@ class LocalCallset:
             self._store_if_shared(target.call_id, verdict)
 
     def _store_if_shared(self, call_id: str, verdict: Verdict) -> None:
-        """Store an outcome that another process may collect, unless another thread does or did."""
+        """Store an outcome that another process may collect, unless another thread has done so or is doing so."""
         with self._sharing:
             if call_id not in self._shared or call_id in self._stored:
                 return
-            self._stored.add(call_id)  # before it is stored: the pump and a pickling thread may both come here
+            self._stored.add(call_id)  # before storing: the pump and a pickling thread may both get here
         try:
             try:
                 self._store(call_id, verdict)
             except (StorageError, OSError):
                 raise
-            except Exception as error:  # noqa: BLE001 -- whatever a result does when it is pickled, others are told
+            except Exception as error:  # noqa: BLE001 -- whatever pickling a result raises, tell the other processes
                 text = f"the result cannot be stored for other processes: {type(error).__name__}: {error}"
                 self._commit(self._status(call_id, verdict), failure=Failure.of(ResultSerializationError(text)))
         except (PywrenError, OSError) as error:
@@ -324,7 +324,7 @@ class LocalCallset:
         """Make the status that a worker would have written."""
         if isinstance(verdict.source, RunResult):
             result, known_at = verdict.source, verdict.known_at
-        else:  # nobody reported: the program has set the state itself
+        else:  # there was no report: the program set the state itself
             result, known_at = RunResult(None, None), time.time()
         keys = self.callset.call_keys(call_id)
         return Status(
@@ -337,7 +337,7 @@ class LocalCallset:
         )
 
     def _info(self, keys: CallKeys, result: RunResult, end_time: float) -> dict[str, Any]:
-        from pywren.worker.run_status import add_result, first_info  # which few programs ask for
+        from pywren.worker.run_status import add_result, first_info  # imported here, as few programs need it
 
         exec_time = result.info.get("exec_time", 0.0)
         info = first_info(
@@ -356,12 +356,12 @@ class LocalCallset:
     # -- after os.fork ---------------------------------------------------------------------------------------------
 
     def lose_in_child(self) -> None:
-        """Settle the futures in a forked child: the pool is the parent's, and so are the calls."""
-        self._sharing = threading.Lock()  # another thread of the parent may have held it
+        """Settle the futures in a forked child: the pool and its calls belong to the parent."""
+        self._sharing = threading.Lock()  # a thread of the parent may have held the old one
         if self._lock_file is not None:
-            self._lock_file.close()  # the lock lasts as long as any process has the file open
+            self._lock_file.close()  # the lock lasts as long as any process keeps the file open
             self._lock_file = None
-        # The parent's pump goes on with the calls there. Here no thread will ever report them.
+        # The parent's pump continues with the calls there. No thread of this process will ever report them.
         lost, self._futures = self._futures, {}
         call_state.forget_parent_threads(self.callset.condition, lost.values())
         text = "the call belongs to the process that this one was forked from; only that process gets its result"
@@ -374,12 +374,12 @@ class LocalCallset:
 
 
 def _hold_lock(path: Path) -> Any:
-    """Lock a file for as long as this process lives: the lock shows other processes that the calls still run."""
-    import fcntl  # the pool is there on Linux and macOS only
+    """Lock a file while this process lives. The lock shows other processes that the calls still run."""
+    import fcntl  # imported here, as the pool exists on Linux and macOS only
 
     try:
         make_directories(path.parent)
-        file = open(open_file(path), "wb")  # noqa: SIM115 -- held for as long as the callset lives
+        file = open(open_file(path), "wb")  # noqa: SIM115 -- kept open as long as the callset lives
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         raise StorageError(
@@ -402,7 +402,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _function_of(submission: Submission) -> Function:
-    """Return the function as the pool takes it. A small one is named by its pickle, so that workers know it again."""
+    """Return the function in the pool's form. A small one is named by its pickle, so that workers recognize it."""
     pickle = submission.function
     if submission.modules or pickle.buffers or len(pickle.data) > _KNOWN_AGAIN_BYTES:
         return Function(submission.callset.id, pickle, submission.modules)
@@ -410,13 +410,13 @@ def _function_of(submission: Submission) -> Function:
 
 
 class LocalDispatcher:
-    """Hands callsets to the pool of this machine, which stays while there is a dispatcher.
+    """Hands callsets to the pool of this machine, which lives while a dispatcher uses it.
 
     Args:
         storage: where outcomes go when their futures are pickled.
-        invoker: its pool runs the calls; it may name another one when that has ended.
-        pool: the pool it has now.
-        show_output: whether what calls print is shown as it comes.
+        invoker: its pool runs the calls; it may name another pool when that one has ended.
+        pool: the pool that it has now.
+        show_output: whether what calls print is shown as it arrives.
     """
 
     out_of_band = True
@@ -430,19 +430,19 @@ class LocalDispatcher:
         self._use = _Use(self, pool)
 
     def close(self) -> None:
-        """Release the pool. Its processes end some seconds after its last user has released it."""
+        """Release the pool. Its processes end a few seconds after its last user has released it."""
         self._use.end()
 
     def dispatch(self, submission: Submission) -> list[ResponseFuture]:
         """Submit a callset and return its futures.
 
         Raises:
-            InvocationError: the pool was closed, and has no successor.
+            InvocationError: the pool was closed, and there is no other.
         """
         pool = self._invoker.pool or self._use.pool
-        # Two threads may find the pool replaced at once. Each then acquires the new one, and the finalizer of the use
-        # that is dropped releases it when the dispatcher goes.
-        if pool is not self._use.pool:  # the shared one has failed, or ended with the call that this executor is from
+        # Two threads may notice at the same time that the pool was replaced. Each then acquires the new one. The use
+        # that is dropped has a finalizer, which releases the pool when the dispatcher goes away.
+        if pool is not self._use.pool:  # the shared one has failed, or ended with the call that this executor came from
             self._use.end()
             self._use = _Use(self, pool)
         callset = LocalCallset(submission.callset, self.storage, pool)
@@ -450,7 +450,7 @@ class LocalDispatcher:
 
 
 class _Use:
-    """The fact that a dispatcher uses a pool, until ``end`` is called or the dispatcher is gone."""
+    """Records that a dispatcher uses a pool, until ``end`` is called or the dispatcher is gone."""
 
     def __init__(self, user: LocalDispatcher, pool: LocalPool) -> None:
         self.pool = pool

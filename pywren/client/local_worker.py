@@ -1,11 +1,11 @@
-"""Staged calls that run on this machine: what ``LocalInvoker`` does with a payload, and ``run_payloads``.
+"""Staged calls that run on this machine: ``LocalWorker`` serves ``LocalInvoker``; ``run_payloads`` serves programs.
 
 The route is ``Route.STAGED_HERE``: functions, arguments and statuses are in a storage, and a ``Container`` takes each
 payload through the worker's handler, as on Lambda.
 
-Any thread of the program submits payloads. ``LocalWorker`` has at most one thread for each processor; they take
-payloads off ``_waiting``. ``_lock`` guards that queue and the number of threads. A thread that finds the queue empty
-ends, and counts itself out under the same lock, so no payload is ever left without a thread.
+Any thread of the program may submit payloads. ``LocalWorker`` has at most one thread per processor; the threads take
+payloads from ``_waiting``. ``_lock`` guards that queue and the number of threads. A thread that finds the queue empty
+ends, and decrements the number under the same lock, so no payload is ever left without a thread.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ Payload = Mapping[str, Any]
 
 
 class LocalWorker:
-    """Takes payloads through a container, on threads that live only while there are any.
+    """Takes payloads through a container, on threads that live only while there are payloads.
 
-    They are daemons: the program may end while calls run, and a thread that ends when it finds nothing to do leaves
-    nothing behind.
+    The threads are daemons: the program may end while calls run.
 
     Args:
-        pool: returns the pool that runs the calls; asked for each call, as the shared pool may end and come again.
+        pool: returns the pool that runs the calls. It is called for each call, as the shared pool may end and be
+            replaced.
         environment: the environment variables that calls see.
     """
 
     def __init__(self, pool: Callable[[], LocalPool], environment: Mapping[str, str]) -> None:
-        from pywren.worker.handler import Container  # which calls in memory never need
+        from pywren.worker.handler import Container  # imported here, as calls in memory never need it
 
         context = {"invoker": "LocalInvoker", "jobnum": str(os.getpid())}
         self._container = Container(_PoolRunner(pool, environment), context=context)
@@ -50,7 +50,7 @@ class LocalWorker:
         self._lock = threading.Lock()
 
     def submit(self, payload: Payload) -> None:
-        """Run one call when a thread is free."""
+        """Run one call as soon as a thread is free."""
         with self._lock:
             self._waiting.append(payload)
             if self._running >= self._limit:
@@ -59,7 +59,7 @@ class LocalWorker:
             self._running += 1
 
     def close(self) -> None:
-        """Forget the calls that have not started."""
+        """Drop the calls that have not started."""
         with self._lock:
             self._waiting.clear()
         self._container.close()
@@ -73,13 +73,13 @@ class LocalWorker:
                 payload = self._waiting.popleft()
             try:
                 self._container.handle(payload)
-            except Exception as error:  # noqa: BLE001 -- a thread that ended here would stay counted, and its calls would wait
-                # as on Lambda: what could be told to the client was written to the call's status
+            except Exception as error:  # noqa: BLE001 -- a thread that ended here would still be counted, and calls would wait for it
+                # As on Lambda: everything that the client could be told was written to the call's status.
                 logger.warning("a local call ended without a status: %s", error)
 
 
 class _PoolRunner:
-    """A ``Runner`` over a pool that others use too."""
+    """A ``Runner`` that uses a shared pool."""
 
     def __init__(self, pool: Callable[[], LocalPool], environment: Mapping[str, str]) -> None:
         self._pool = pool
@@ -89,21 +89,21 @@ class _PoolRunner:
         return self._pool().run(task, stopped=stopped, environment=self._environment)
 
     def end_waiting(self) -> None:
-        pass  # a pool keeps no process waiting for a particular call
+        pass  # a pool reserves no process for a particular call
 
     def close(self) -> None:
-        pass  # the pool is not ours alone
+        pass  # others use the pool too
 
 
 def run_payloads(payloads: Sequence[Payload], *, context: Mapping[str, Any] | None = None) -> None:
-    """Run calls one after the other, in child processes of this machine, and return when these have ended.
+    """Run calls one after the other in child processes of this machine, and return when all have ended.
 
     Args:
         payloads: the calls.
-        context: what is known about these invocations; its texts become members of the statuses.
+        context: what is known about these invocations; its strings become members of the statuses.
 
     Raises:
-        DecodeError: a payload was not valid; the others have been run.
+        DecodeError: a payload was not valid; the other calls have run.
     """
     from pywren.worker.handler import Container
 

@@ -1,8 +1,8 @@
-"""``Monitor``: polls each callset in a storage that has outstanding futures, one after the other.
+"""``Monitor``: polls, one after the other, the callsets in a storage that have outstanding futures.
 
-Any thread may call ``watch``. One daemon thread, ``pywren-monitor``, calls ``examine``; it lives while something is
-due. ``_changed`` guards what is due and which thread there is. No thread calls ``examine`` under it, because that sends
-requests and takes the locks of the callset, whose threads call ``watch``.
+Any thread may call ``watch``. One daemon thread, ``pywren-monitor``, calls ``examine``; it lives while a poll is due.
+``_changed`` guards the due times and the reference to the thread. ``examine`` is never called under it, because
+``examine`` sends requests and takes the locks of the callset, whose threads call ``watch``.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ FIRST_POLL = 0.02
 """Seconds from submission to the first poll: no worker answers sooner."""
 
 SLOWEST_POLL = 5.0
-"""Seconds between polls at most, however long the wait: a LIST request each is 0.36 cents an hour (S3 prices, 2026)."""
+"""The longest time in seconds between polls, however long the wait: one LIST request for each makes 0.36 cents an hour
+(S3 prices, 2026)."""
 
 
 def poll_delay(idle: float, cost: float) -> float:
     """Return how many seconds to wait before the next poll.
 
-    A result is then noticed within a tenth of the time that it took, and polling takes at most a third of the time.
+    With these delays a result is noticed within a tenth of the time that it took, and polling takes at most a third of
+    the time.
 
     Args:
         idle: seconds since the last result, or since the callset was submitted.
@@ -47,7 +49,7 @@ class Monitor:
     """Polls the callsets of one storage, on a daemon thread that lives while futures are outstanding.
 
     Args:
-        clock: tells the time in seconds, monotonically.
+        clock: returns monotonic seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -62,15 +64,15 @@ class Monitor:
 
         Args:
             watched: the callset.
-            delay: seconds until the first poll. An earlier one that is due already stays.
+            delay: seconds until the first poll. If an earlier poll is due already, it stays.
         """
         with self._changed:
             due = self._clock() + delay
-            # Sooner if asked, never later: another waiter may rely on the earlier time.
+            # Earlier if asked, never later: another waiter may rely on the earlier time.
             self._due[watched] = min(due, self._due.get(watched, due))
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="pywren-monitor", daemon=True)
-                thread.start()  # raises when there are too many threads: the next call of watch() then tries again
+                thread.start()  # raises when there are too many threads; the next call of watch() then tries again
                 self._thread = thread
             self._changed.notify_all()
 
@@ -82,35 +84,35 @@ class Monitor:
             delay = self._examine(watched)
             if delay is not None:
                 self.watch(watched, delay)
-            del watched  # or this would keep a callset that everybody else has forgotten
+            del watched  # otherwise this would keep alive a callset that everything else has dropped
 
     def _examine(self, watched: Watched) -> float | None:
         try:
             return watched.examine()
         except BaseException:
-            # This thread polls for all callsets: if it ended, whoever waits would wait for ever.
+            # This thread polls for all callsets: if it ended, every waiter would wait for ever.
             logger.exception("polling for results failed; trying again in %g s", SLOWEST_POLL)
             return SLOWEST_POLL
 
     def _next(self) -> Watched | None:
-        """Wait until a callset is due and return it; ``None`` ends the thread."""
+        """Wait until a callset is due, and return it; ``None`` ends the thread."""
         with self._changed:
             while self._due:
                 watched = min(self._due, key=lambda item: self._due[item])
                 delay = self._due[watched] - self._clock()
                 if delay <= 0:
-                    # Removed before examine(): a watch() during the poll then counts as a request for another one.
+                    # Remove it before examine(): a watch() during the poll then counts as a request for another poll.
                     del self._due[watched]
                     return watched
                 self._changed.wait(delay)
-            # Under the lock: a thread that calls watch() now starts a new one, and none is lost in between.
+            # Clear it under the lock: a thread that calls watch() after this starts a new one, so no request is lost.
             self._thread = None
             return None
 
     def _restart_in_child(self) -> None:
-        """Begin anew in a forked child, where the thread is gone and the lock may be held by it.
+        """Start over in a forked child, where the thread is gone and may have held the lock.
 
-        A thread starts when somebody in the child asks.
+        A new thread starts when something in the child calls ``watch``.
         """
         self._due = {}
         self._changed = threading.Condition()

@@ -1,6 +1,6 @@
-"""``ExecutorAdapter``: the standard library's ``Executor`` interface over any executor of pywren.
+"""``ExecutorAdapter``: the standard library's ``Executor`` interface, on top of any executor of pywren.
 
-``pywren.PoolExecutor`` is this, with a default for the executor (``pywren.wren``).
+``pywren.PoolExecutor`` is this class with a default executor (``pywren.wren``).
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from pywren.system import shutdown as _shutdown
 from pywren.wait import wait
 
 LAZY_CALLS = 10_000
-"""Calls that ``map`` makes ahead of the results when it does not know how many there will be."""
+"""How many calls ``map`` makes ahead of the results when it does not know how many there will be."""
 
-_MOST_AT_ONCE = 1_000_000  # calls of a map whose length is known that are made at once
+_MOST_AT_ONCE = 1_000_000  # a map with a known number of calls makes up to this many at once
 
 
 class ExecutorAdapter(concurrent.futures.Executor):
-    """A ``concurrent.futures.Executor`` over an executor of pywren.
+    """A ``concurrent.futures.Executor`` on top of an executor of pywren.
 
-    Any thread may submit, shut down and take results. ``_changed`` guards what follows it; a thread that holds it does
-    nothing but bookkeeping. Calls are made without it: that may wait for a future among the arguments, whose callback
-    may submit more.
+    Any thread may submit, shut down and take results. ``_changed`` guards the fields below it; a thread that holds it
+    does only bookkeeping. Calls are made without it: making a call may wait for a future among the arguments, whose
+    callback may submit more.
 
     Args:
         executor: the executor to use.
@@ -68,8 +68,8 @@ class ExecutorAdapter(concurrent.futures.Executor):
             kwargs: its keyword arguments.
 
         Raises:
-            ShutdownError: the executor was shut down, or the program is ending. A ``RuntimeError``.
-            PywrenError: as ``Executor.map`` of pywren.
+            ShutdownError: the executor was shut down, or the program is ending. It is a ``RuntimeError``.
+            PywrenError: as for ``Executor.map`` of pywren.
         """
         return self._start(Application(fn), [(args, kwargs)])[0]
 
@@ -85,26 +85,28 @@ class ExecutorAdapter(concurrent.futures.Executor):
 
         Args:
             fn: takes one item of each iterable.
-            iterables: the shortest one decides. If a length is known, and makes up to a million calls, all are consumed
-                at once. Otherwise, as with generators, enough for ``LAZY_CALLS`` calls, and more as results are taken.
+            iterables: the shortest one decides how many calls there are. If a length is known and gives up to a million
+                calls, all items are consumed at once. Otherwise, as with generators, ``map`` consumes enough items for
+                ``LAZY_CALLS`` calls, and more as results are taken.
             timeout: seconds from now within which every result must arrive; ``None`` sets no limit.
-            chunksize: how many calls of ``fn`` share one call of a worker.
-            buffersize: how many calls of a worker are made ahead of the results taken, as in ``concurrent.futures`` of
+            chunksize: how many calls of ``fn`` to run in one call of a worker.
+            buffersize: how many calls of a worker to make ahead of the results taken, as in ``concurrent.futures`` of
                 Python 3.14; ``None`` decides as described above.
 
         Returns:
+            An iterator over the results, in order. Closing it early cancels the outstanding calls.
             An iterator over the results, in order; it cancels outstanding calls when it is closed early.
 
         Raises:
-            ArgumentError: ``chunksize`` or ``buffersize`` is less than 1. A ``ValueError``.
+            ArgumentError: ``chunksize`` or ``buffersize`` is less than 1. It is a ``ValueError``.
             TypeError: ``buffersize`` is not a number, or one of ``iterables`` is not iterable.
-            ShutdownError: the executor was shut down, or the program is ending. A ``RuntimeError``.
+            ShutdownError: the executor was shut down, or the program is ending. It is a ``RuntimeError``.
         """
         if chunksize < 1:
             raise ArgumentError(f"chunksize is {chunksize}; it must be at least 1")
         ahead = self._calls_ahead(iterables, chunksize) if buffersize is None else _checked_buffersize(buffersize)
         deadline = None if timeout is None else time.monotonic() + timeout
-        tuples = zip(*iterables)  # noqa: B905 -- the shortest decides, as in the standard library
+        tuples = zip(*iterables)  # noqa: B905 -- the shortest one decides, as in the standard library
         calls = _LazyCalls(self, Chunk(fn), iter(lambda: list(islice(tuples, chunksize)), []), ahead)
         self._require_open()
         calls.start(is_accepted=False)
@@ -141,12 +143,12 @@ class ExecutorAdapter(concurrent.futures.Executor):
     def _require_open(self) -> None:
         _shutdown.require_running()
         if self._shut_down:
-            raise ShutdownError("cannot schedule new futures after shutdown")  # the standard library's own words
+            raise ShutdownError("cannot schedule new futures after shutdown")  # the standard library's own wording
 
     def _start(
         self, function: Callable[[Any], Any], items: list[Any], *, is_accepted: bool = False
     ) -> list[ResponseFuture]:
-        """Make calls; after ``shutdown``, only those of a map that was accepted before."""
+        """Make calls. After ``shutdown``, make only those of a map that was accepted before."""
         with self._changed:
             if not is_accepted:
                 self._require_open()
@@ -165,7 +167,7 @@ class ExecutorAdapter(concurrent.futures.Executor):
 
 
 def _has_verbs(executor: object) -> bool:
-    """Tell whether an object has the verbs of an executor of pywren. One that was unpickled is not made for that."""
+    """Tell whether an object has the verbs of a pywren executor. Do not create an unpickled executor just to check."""
     verbs = (getattr(type(executor), name, None) for name in ("map", "call_async"))
     return all(map(callable, verbs))
 
@@ -183,13 +185,13 @@ def _checked_buffersize(buffersize: int) -> int:
 
 
 class _LazyCalls:
-    """The calls of one ``map``, made somewhat ahead of those whose results were taken.
+    """The calls of one ``map``, made somewhat ahead of the results that are taken.
 
     More are made even after ``shutdown``: they belong to a map that was accepted before.
 
     Args:
         pool: makes the calls.
-        function: takes one chunk.
+        function: processes one chunk.
         chunks: the arguments of the calls still to be made.
         ahead: how many calls to make ahead.
     """
@@ -202,7 +204,7 @@ class _LazyCalls:
         self._futures: deque[ResponseFuture] = deque()
 
     def start(self, *, is_accepted: bool = True) -> None:
-        """Make calls until enough are made ahead, or the chunks are used up."""
+        """Make calls until enough are outstanding, or the chunks are used up."""
         items = list(islice(self._chunks, self._ahead - len(self._futures)))
         if items:
             self._futures.extend(self._pool._start(self._function, items, is_accepted=is_accepted))
@@ -212,12 +214,12 @@ class _LazyCalls:
         if not self._futures:
             return None
         future = self._futures.popleft()
-        if len(self._futures) <= self._ahead // 2:  # refill by halves: each submission has a cost of its own
+        if len(self._futures) <= self._ahead // 2:  # refill by halves: each submission has a fixed cost
             self.start()
         return future
 
     def put_back(self, future: ResponseFuture) -> None:
-        """Return a future to the front, to be taken again."""
+        """Put a future back at the front, to be taken again."""
         self._futures.appendleft(future)
 
     def cancel(self) -> None:
@@ -234,7 +236,7 @@ def _results(calls: _LazyCalls, deadline: float | None) -> Iterator[Any]:
             except (WaitTimeoutError, KeyboardInterrupt):
                 calls.put_back(future)
                 raise
-            del future  # or it would keep a result alive that the program has dropped
+            del future  # otherwise it would keep alive a result that the program has dropped
             results.reverse()
             while results:
                 yield results.pop()

@@ -1,4 +1,4 @@
-"""What the parts of the client ask of each other: ``Invoker``, ``Origin``, ``Dispatcher`` and ``Verbs``."""
+"""The interfaces between the parts of the client: ``Invoker``, ``Origin``, ``Dispatcher`` and ``Verbs``."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ if TYPE_CHECKING:
     from pywren.worker.parent.pool import LocalPool
 
 Recipe = tuple["Callset", "Storage", "str | None", "Mapping[str, Any]"]
-"""What another process makes the origin of a pickled future from: the arguments of ``future.attach`` after the call's
-id."""
+"""What another process needs to recreate the origin of a pickled future: the arguments of ``future.attach`` after the
+call's id."""
 
 
 class Invoker:
-    """What starts calls, with the defaults for all that an invoker need not say.
+    """Starts calls. Provides defaults for everything that an invoker may leave out.
 
-    An invoker of 0.4 has ``invoke`` and ``config`` only. ``adapted`` makes it one of these.
+    An invoker of 0.4 has ``invoke`` and ``config`` only; ``adapted`` turns it into an ``Invoker``.
     """
 
     runs_here: bool = False
-    """Whether the worker has the packages of this machine."""
+    """Whether the worker has this machine's packages."""
 
     @property
     def payload_limit(self) -> int | None:
-        """The bytes of JSON that a payload may have; ``None`` sets no limit."""
+        """The largest payload that it accepts, in bytes of JSON; ``None`` sets no limit."""
         return None
 
     @property
     def queue_patience(self) -> float | None:
-        """The seconds that a call may wait before it starts, after which it is lost; ``None`` for ever."""
+        """Seconds that a call may wait before it starts, after which it counts as lost; ``None`` for no limit."""
         return None
 
     @property
     def function_name(self) -> str | None:
-        """The Lambda function whose records tell of failed calls; ``None`` for an invoker of something else."""
+        """The Lambda function whose records report failed calls; ``None`` when calls run elsewhere."""
         return None
 
     @property
     def pool(self) -> LocalPool | None:
-        """The pool of this machine that runs the calls; calls may go straight there and stay in memory."""
+        """The pool of this machine that runs the calls. Calls may go straight there and stay in memory."""
         return None
 
     @property
     def environment(self) -> Mapping[str, str] | None:
-        """The environment variables that calls in ``pool`` see; ``None`` for those that this process has then."""
+        """The environment variables that calls in ``pool`` see; ``None`` for those that this process has by then."""
         return None
 
     def invoke(self, payload: Mapping[str, Any]) -> Any:
@@ -61,26 +61,26 @@ class Invoker:
         raise NotImplementedError
 
     def config(self) -> dict[str, Any]:
-        """Return what ``invoke_status`` says of the invoker."""
+        """Return what ``invoke_status`` reports about the invoker."""
         return {}
 
     def explain_silence(self) -> str | None:
-        """Return why no results come, or ``None`` when the invoker does not know."""
+        """Return why no results arrive, or ``None`` when the invoker does not know."""
         return None
 
 
 def adapted(invoker: Any) -> Invoker:
-    """Return an invoker that answers every question, whatever the program's own one lacks.
+    """Return a complete ``Invoker``, filling in what the program's own invoker lacks.
 
     Args:
-        invoker: an ``Invoker``, or any object with ``invoke(payload)`` and ``config()``, as in 0.4. Other members of
-            ``Invoker`` count where the object has them.
+        invoker: an ``Invoker``, or any object with ``invoke(payload)`` and ``config()``, as in 0.4. Any other members
+            of ``Invoker`` that the object has are used too.
     """
     return invoker if isinstance(invoker, Invoker) else _Adapted(invoker)
 
 
 class _Adapted(Invoker):
-    """A program's own invoker. Every question is put to it when it arises: its answers may change."""
+    """Wraps a program's own invoker. Each member is looked up when it is needed, as its value may change."""
 
     def __init__(self, given: Any) -> None:
         self._given = given
@@ -104,60 +104,60 @@ class Origin(Protocol):
         """``[backend, bucket, prefix]`` of the storage the callset was made with."""
 
     def take(self, futures: Sequence[CallState]) -> None:
-        """Look after futures that were made for this origin."""
+        """Become responsible for futures that were made for this origin."""
 
     def expect(self, futures: Iterable[CallState]) -> None:
-        """Note that somebody waits for these futures, and return at once."""
+        """Record that something waits for these futures, and return immediately."""
 
     def poll(self, futures: Iterable[CallState]) -> None:
         """Find out now which of these futures are done, and settle them.
 
-        When another thread is polling, do not wait for it.
+        If another thread is polling, do not wait for it.
 
         Raises:
-            StorageError: nothing could be found out for a while, and cannot now.
+            StorageError: the storage has not been readable for a while, and still is not.
         """
 
     def trouble(self) -> PywrenError | None:
-        """Return why nothing can be found out at present; ``None`` when all is well."""
+        """Return why the origin cannot learn of outcomes at present; ``None`` when all is well."""
 
     def report_silence(self) -> None:
-        """Log why no results come, if that is worth logging: somebody has waited for a while."""
+        """Log why no results arrive, if that is worth logging. Called when something has waited for a while."""
 
     def cancel(self, future: CallState) -> bool:
-        """Stop the call; returns whether this is what ended it."""
+        """Stop the call. Return whether that is what ended it."""
 
     def run_status(self, future: CallState) -> dict[str, Any] | None:
-        """Make the worker's status, as users see it, from the verdict of a future that is done."""
+        """Return the worker's status in the form that users see, from the verdict of a finished future."""
 
     def invoke_status(self, future: CallState) -> dict[str, Any]:
-        """Make what users see of the client's part in the call."""
+        """Return what users see of the client's part in the call."""
 
     def recipe(self, future: CallState) -> Recipe:
-        """Return what another process makes this future from again."""
+        """Return what another process needs to recreate this future."""
 
 
 class Dispatcher(Protocol):
-    """What takes callsets to where they run."""
+    """Takes callsets to where they run."""
 
     out_of_band: bool
-    """Whether big buffers travel apart from their pickles."""
+    """Whether big buffers are sent separately from their pickles."""
 
     by_reference: bool
-    """Whether a future among the arguments travels as a reference to its stored outcome."""
+    """Whether a future among the arguments is sent as a reference to its stored outcome."""
 
     longest_runtime: float
-    """The seconds that a call may be given at most."""
+    """The longest runtime, in seconds, that a call may be given."""
 
     def dispatch(self, submission: Submission) -> list[ResponseFuture]:
         """Start the calls of a callset and return their futures."""
 
     def close(self) -> None:
-        """Release what only calls to come would need."""
+        """Release what is needed only for further calls."""
 
 
 class Verbs(Protocol):
-    """An executor of pywren, as far as ``PoolExecutor`` uses it."""
+    """An executor of pywren, reduced to what ``PoolExecutor`` uses."""
 
     map_item_limit: int | None
 

@@ -1,4 +1,4 @@
-"""``Route``: the ways that calls take from an executor to what runs them. Here, and only here, is one chosen."""
+"""``Route``: the ways from an executor to what runs its calls. The choice is made in this module only."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ class Route(enum.Enum):
     """A way that calls take."""
 
     IN_MEMORY = "in memory"
-    """To the pool of this machine, and back: nothing is stored. ``local_executor()`` without a bucket."""
+    """To the pool of this machine and back; nothing is stored. ``local_executor()`` without a bucket uses this."""
 
     STAGED_HERE = "staged here"
-    """Through a storage to the pool of this machine: ``local_executor()`` with a bucket, as in 0.4. The invoker's
-    threads (``client.local_worker``) do what the handler does on Lambda."""
+    """Through a storage to the pool of this machine. ``local_executor()`` with a bucket uses this, as in 0.4. The
+    invoker's threads (``client.local_worker``) do the work that the handler does on Lambda."""
 
     STAGED = "staged"
-    """Through a storage to whatever the invoker reaches: Lambda, stand-alone workers, ``run_jobs``."""
+    """Through a storage to whatever the invoker reaches: Lambda, stand-alone workers, or ``run_jobs``."""
 
 
 def choose_route(invoker: Invoker, storage: Storage) -> Route:
-    """Choose the way of an executor's calls: those of this machine stay in memory unless there is a bucket.
+    """Choose the route of an executor's calls: calls on this machine stay in memory unless there is a bucket.
 
     Args:
         invoker: what starts the calls.
@@ -41,13 +41,13 @@ def choose_route(invoker: Invoker, storage: Storage) -> Route:
 def make_dispatcher(
     invoker: Invoker, storage: Storage, runtime: Mapping[str, Any], *, show_output: bool = False
 ) -> Dispatcher:
-    """Make what takes callsets along the chosen route.
+    """Make the dispatcher for the chosen route.
 
     Args:
         invoker: what starts the calls.
         storage: the configured storage.
         runtime: the members of the payload that name the runtime.
-        show_output: whether what calls in memory print is shown as it comes.
+        show_output: whether what calls in memory print is shown as it arrives.
     """
     pool = invoker.pool
     if pool is not None and choose_route(invoker, storage) is Route.IN_MEMORY:

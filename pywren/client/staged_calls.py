@@ -1,22 +1,22 @@
-"""Calls that go through a storage: ``StagedCallset``, the origin of their futures.
+"""Calls that go through a storage: ``StagedCallset`` is the origin of their futures.
 
 Which thread does what, and which lock guards what
 --------------------------------------------------
 A *poll* finds out which calls have ended. It notes what is outstanding, reads (statuses, Lambda's records, outputs),
-decides, writes the ends that the client itself decides on, unpickles, and settles futures. Mostly the monitor's thread
+decides, writes the ends that the client itself decides on, unpickles, and settles futures. Usually the monitor's thread
 polls. A program's own thread polls when it calls ``done()`` or ``wait(…, ALWAYS)``; when its ``cancel()`` comes too
-late, it polls that one call. Helper threads (``for_each``) send requests for the thread that polls, nothing else.
+late, it polls that one call. Helper threads (``for_each``) only send requests for the thread that polls.
 
-- ``StagedCallset._lock`` guards what is known of the callset: futures, whether a poll is under way, when the last one
-  was. A thread holds it for work in memory only: never across a request, another thread's work, unpickling, a callback,
-  or a future's condition. It is an ``RLock`` because dropping a future under it may end a user's object, whose
-  ``__del__`` may ask anything.
+- ``StagedCallset._lock`` guards what is known of the callset: its futures, whether a poll is running, when the last one
+  ran. A thread holds it only for work in memory: never during a request, another thread's work, unpickling, a callback,
+  or while taking a future's condition. It is an ``RLock`` because dropping a future under it may destroy a user's
+  object, whose ``__del__`` may call anything.
 - ``Callset.condition``, shared by the callset's futures, guards their states (``client.call_state``). A thread that
-  holds it may take ``_lock``, and then the monitor's lock: ``add_done_callback`` does. No thread takes them the other
-  way round.
-- One poll at a time. The flag ``_polling`` ensures it, not a lock: a thread that finds a poll under way goes on with
-  what is known, and so waits for no other thread's requests. ``cancel`` polls beside it. Both find the same, and the
-  first verdict of a future counts.
+  holds it may take ``_lock``, and then the monitor's lock: ``add_done_callback`` does. No thread takes them in the
+  opposite order.
+- One poll runs at a time. The flag ``_polling`` ensures this, rather than a lock: a thread that finds a poll running
+  continues with what is known, and so never waits for another thread's requests. ``cancel`` may poll at the same time
+  as another poll. Both find the same, and the first verdict of a future counts.
 """
 
 from __future__ import annotations
@@ -56,26 +56,27 @@ from pywren.wire.status import Status
 logger = logging.getLogger(__name__)
 
 LOST_GRACE = 60.0
-"""Seconds that a status on its way gets before its call is declared lost."""
+"""Seconds that a status may take to arrive before its call is declared lost."""
 
 _FETCH_THREADS = 32
-_DIRECT_READS = 3  # up to so many calls are read without a listing: a GET costs a twelfth of a LIST (S3 prices, 2026)
+_DIRECT_READS = 3  # read up to this many calls without a listing: a GET costs a twelfth of a LIST (S3 prices, 2026)
 
 
 class StagedCallset:
     """The origin of the futures of one callset in a storage.
 
-    It holds its futures weakly, and forgets those that nobody holds; except those with callbacks, which must be called.
+    It holds its futures weakly, and forgets those that nothing else holds. Futures with callbacks are the exception,
+    because their callbacks must be called.
 
     Args:
         callset: the callset.
         storage: where its objects are.
         monitor: polls the callset.
-        client_alive: tells whether the process that runs the calls lives; ``None`` when no single process runs them.
-        explain_silence: tells why no results come, if it knows; ``None`` when nobody can be asked.
-        noted: what callsets of one storage and one function share of Lambda's records.
-        clock: tells the time in seconds since the epoch; by the clock of the storage when not given.
-        timer: monotonic seconds.
+        client_alive: tells whether the process that runs the calls is alive; ``None`` when no single process runs them.
+        explain_silence: returns why no results arrive, if it knows; ``None`` when there is nothing to ask.
+        noted: what is known from Lambda's records; callsets of one storage and one function share it.
+        clock: returns seconds since the epoch; by default by the storage's clock.
+        timer: returns monotonic seconds.
     """
 
     def __init__(
@@ -100,15 +101,15 @@ class StagedCallset:
         self._timer = timer
         self._records_of_failure = self._failure_records(noted)
         self._lock = threading.RLock()
-        # _lock guards everything below
+        # _lock guards everything below.
         self._polling = False
-        self._poll_again = False  # the monitor came while another thread polled, which sends it again
-        # several futures a call: an unpickled copy is one of its own
+        self._poll_again = False  # the monitor came while another thread was polling; that thread calls it back
+        # A call may have several futures: each unpickled copy is one.
         self._futures: dict[str, list[weakref.ref[CallState]]] = {}
         self._with_callbacks: set[CallState] = set()
         self._order: list[str] = []
         self._passed = 0  # how many calls at the beginning of _order have ended
-        self._committed: dict[str, Status] = {}  # believed, with a big output that nobody has asked for
+        self._committed: dict[str, Status] = {}  # believed, with a big output that nothing has asked for
         self._last_progress = timer()
         self._last_poll: float | None = None
         self._poll_cost = 0.0
@@ -122,24 +123,24 @@ class StagedCallset:
 
     @property
     def storage_path(self) -> list[str]:
-        """``[backend, bucket, prefix]``."""
+        """The list ``[backend, bucket, prefix]``."""
         return self.storage.path
 
     def expect(self, futures: Iterable[CallState]) -> None:
-        """Note that somebody waits for these futures, and return at once."""
-        # The caller may hold the futures' condition. Only _lock and the monitor's lock may be taken here.
+        """Record that something waits for these futures, and return immediately."""
+        # The caller may hold the futures' condition. So take only _lock and the monitor's lock here.
         with self._lock:
             self._with_callbacks.update(one for one in futures if call_state.has_callbacks(one))
             recently = self._last_poll is not None and self._timer() - self._last_poll < FIRST_POLL
         self._monitor.watch(self, FIRST_POLL if recently else 0.0)
 
     def poll(self, futures: Iterable[CallState]) -> None:
-        """Find out now which of these futures are done. A poll of a moment ago, or one under way, will do.
+        """Find out now which of these futures are done. A poll that ran a moment ago, or is running, is enough.
 
         Raises:
-            StorageError: one is not done, and nothing could be found out about it for ``trouble.PATIENCE``.
+            StorageError: one is not done, and the storage could not be read for ``trouble.PATIENCE``.
         """
-        # A program may call done() in a loop: polls that it causes take at most a tenth of the time.
+        # A program may call done() in a loop, so the polls that this causes take at most a tenth of the time.
         with self._lock:
             old = self._last_poll is None or self._timer() - self._last_poll > max(FIRST_POLL, 10 * self._poll_cost)
         if old:
@@ -155,15 +156,15 @@ class StagedCallset:
         return self._trouble.error
 
     def report_silence(self) -> None:
-        """Leave it to the polls, which also see calls that nobody waits for."""
+        """Do nothing: the polls report it, and they also see calls that nothing waits for."""
 
     def cancel(self, target: CallState) -> bool:
-        """End the call by being the first to write its status, or the first to write one that can be believed."""
+        """End the call by writing its first status, or the first one that can be believed."""
         call_id, error = target.call_id, CallCancelledError("the call was cancelled")
-        if self._write_end(call_id, error):  # the storage decides the race with the worker: the first status stays
+        if self._write_end(call_id, error):  # the storage decides the race with the worker: the first status wins
             self._settle({call_id: self._verdict_of_error(call_id, error)})
             return True
-        # A status is there already. It may be the worker's, or anything that somebody else has put there.
+        # A status exists already. It may be the worker's, or anything that somebody else has written.
         found = self._find_out([call_id])
         if call_id in found.unbelieved:
             self._write_end(call_id, error, over_what_stands=True)
@@ -177,36 +178,36 @@ class StagedCallset:
         verdict = call_state.verdict_of(target)
         if verdict is not None and isinstance(verdict.source, Status):
             return verdict.source.document()
-        # an unsigned status is no source, but the error that it stands for carries it
+        # An unsigned status is not a source, but the error that was made from it carries it.
         status = None if verdict is None else getattr(verdict.error, "status", None)
         return None if status is None else dict(status)
 
     def invoke_status(self, target: CallState) -> dict[str, Any]:
-        """Return what the client did: for the callset, and for this call."""
+        """Return what the client did for the callset and for this call."""
         record = self._record(target.call_id)
-        # an outcome inside the status needed no download of its own
+        # An outcome inside the status needed no separate download.
         came = {"download_output_timestamp": record.get("status_done_timestamp"), "download_output_time": 0.0}
         return {**self.callset.facts, **came, **record, "status_query_count": target.status_query_count}
 
     def recipe(self, target: CallState) -> Recipe:
-        """Return what makes the future again: the callset with its secret, the storage's configuration."""
+        """Return what recreates the future: the callset with its secret, and the storage's configuration."""
         if self.callset.deletion is not None:
-            self.callset.deletion.detach()  # another process may want the outcome when this one is gone
+            self.callset.deletion.detach()  # another process may want the outcome after this one has ended
         return self.callset, self.storage, None, self._record(target.call_id)
 
     def _record(self, call_id: str) -> dict[str, Any]:
-        """Return what is known of one call: its payload without secrets and argument, and what was done with it."""
+        """Return what is known of one call: its payload without secrets and argument, and the client's actions."""
         record = dict(self.records.get(call_id, {}))
         return {**record.pop("payload", {}), **record}
 
     # -- futures -------------------------------------------------------------------------------------------------
 
     def take(self, futures: Sequence[CallState]) -> None:
-        """Look after more futures."""
+        """Become responsible for more futures."""
         with self._lock:
             for one in futures:
                 self._futures.setdefault(one.call_id, []).append(weakref.ref(one))
-            self._order = []  # made again at the next listing, which may have to begin earlier
+            self._order = []  # rebuilt at the next listing, which may have to begin earlier
 
     def watch(self) -> None:
         """Have the monitor poll the callset from now on."""
@@ -214,13 +215,13 @@ class StagedCallset:
             self._last_progress = self._timer()
         self._monitor.watch(self, FIRST_POLL)
 
-    # Call the next four with the lock held.
+    # The next four must be called with the lock held.
 
     def _living(self, call_id: str) -> list[CallState]:
         return [one for one in (ref() for ref in self._futures.get(call_id, ())) if one is not None]
 
     def _outstanding(self) -> list[str]:
-        """Return the calls whose unfinished futures somebody still holds, in the order of their keys."""
+        """Return the calls whose unfinished futures something still holds, in the order of their keys."""
         for call_id in [c for c in self._futures if not self._living(c)]:
             self._drop(call_id)
         return sorted(self._futures)
@@ -237,29 +238,29 @@ class StagedCallset:
     # -- polling -------------------------------------------------------------------------------------------------
 
     def examine(self) -> float | None:
-        """Poll once; return the seconds until the next poll, or ``None`` when the monitor need not come again.
+        """Poll once. Return the seconds until the next poll, or ``None`` when the monitor need not return.
 
-        It need not when nothing is outstanding. When another thread is polling, that thread sends for it afterwards.
+        It need not return when nothing is outstanding. When another thread is polling, that thread calls it back.
         """
         if self._poll(again=True):
             return self._until_next_poll()
         return None
 
     def _poll(self, *, again: bool = False) -> bool:
-        """Poll once, unless a poll is under way; returns whether this thread polled.
+        """Poll once, unless a poll is running. Return whether this thread polled.
 
         Args:
-            again: have the monitor poll again after the one under way.
+            again: have the monitor poll again after the poll that is running.
         """
         with self._lock:
             if self._polling:
-                # What ended after the poll under way read its status would be missed: somebody has to come again.
+                # The running poll may have read a status just before its call ended, so another poll must follow.
                 self._poll_again = self._poll_again or again
                 return False
             self._polling, self._poll_again = True, False
         try:
             self._poll_now()
-        finally:  # also after Ctrl-C: the flag would keep every later poll away
+        finally:  # also after Ctrl-C: otherwise the flag would block every later poll
             with self._lock:
                 self._polling, again = False, self._poll_again
             delay = self._until_next_poll() if again else None
@@ -268,7 +269,7 @@ class StagedCallset:
         return True
 
     def _poll_now(self) -> None:
-        """Find out, carry out, and note how it went. Trouble is kept for those who ask, and not raised."""
+        """Find out what has ended, act on it, and record how the poll went. Keep errors instead of raising them."""
         started, began = self._timer(), time.monotonic()
         with self._lock:
             outstanding = self._outstanding()
@@ -279,7 +280,7 @@ class StagedCallset:
         trouble: PywrenError | None = None
         calls: frozenset[str] | None = None
         try:
-            # Asked before anything is read: else what the process wrote last, just before it ended, could be missed.
+            # Ask before reading anything: otherwise the last writes before the process ended could be missed.
             client_gone = self._client_alive is not None and bool(unknown) and not self._client_alive()
             found = self._find_out(unknown, client_gone)
             ended = self._carry_out(found)
@@ -291,14 +292,14 @@ class StagedCallset:
                 trouble, calls = next(iter(unfetched.values())), frozenset(unfetched)
         except PywrenError as error:
             trouble = error
-        except Exception as error:  # noqa: BLE001 -- whatever it is, nobody may be left waiting
+        except Exception as error:  # noqa: BLE001 -- whatever it is, nothing may be left waiting
             trouble = unexpected(error)
         self._note_poll(started, ended, trouble, calls)
         with self._lock:
             lasting = self._trouble.lasting(self._timer())
             living = [one for call_id in self._futures for one in self._living(call_id)] if lasting else []
             concerned = self._trouble.concerned(living)
-        if lasting is not None:  # not under the lock: this takes the futures' condition
+        if lasting is not None:  # not under the lock, because this takes the futures' condition
             waiting.report_trouble(concerned, lasting, began)
 
     def _note_poll(
@@ -318,17 +319,17 @@ class StagedCallset:
             if not self._outstanding():
                 return None
             if set(self._futures) <= set(self._committed) and not any(map(self._is_awaited, self._committed)):
-                return None  # what is left are big outputs that nobody has asked for
+                return None  # only big outputs are left that nothing has asked for
             return poll_delay(self._timer() - self._last_progress, self._poll_cost)
 
     def forget_parent_locks(self) -> None:
-        """Replace, in a forked child, what another thread of the parent may have held or left half done."""
-        # Only the forking thread goes on here. Whatever poll was under way is the parent's.
+        """In a forked child, replace what another thread of the parent may have held or left half done."""
+        # Only the forking thread continues here. A poll that was running belongs to the parent.
         self._lock = threading.RLock()
         self._polling = self._poll_again = False
         living = [one for call_id in self._futures for one in self._living(call_id)]
         call_state.forget_parent_threads(self.callset.condition, living)
-        self._with_callbacks.clear()  # the parent calls them
+        self._with_callbacks.clear()  # the parent will call them
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -336,17 +337,17 @@ class StagedCallset:
         """Read the statuses of these calls, then Lambda's records, and decide what to believe.
 
         Raises:
-            StorageError: something could not be read, so it is not known what to believe.
+            StorageError: something could not be read, so there is no telling what to believe.
         """
         read: dict[str, bytes | IntegrityError | None] = dict.fromkeys(unknown)
 
         def read_one(call_id: str) -> None:
             try:
                 read[call_id] = self.storage.read_status(self.callset.id, call_id)
-            except IntegrityError as error:  # bigger than any status: it is not read
+            except IntegrityError as error:  # larger than any status, so it is not read
                 read[call_id] = error
 
-        # Each helper writes another key of ``read``, which has them all already: no lock is needed.
+        # Each helper writes a different key of ``read``, and all keys exist already, so no lock is needed.
         for_each(read_one, self._candidates(unknown), self._threads())
         with self._lock:
             for call_id in unknown:
@@ -355,8 +356,8 @@ class StagedCallset:
         records = self._records_of_failure
         if records is not None:
             now = self._clock()
-            # The order matters: a status forged with a key from a record is written after that record, so records
-            # that are listed after the statuses were read show every key that such a status may be signed with.
+            # The order matters. A status that was forged with a key from a record is written after that record. So a
+            # listing made after the statuses were read shows every record whose key may have signed one of them.
             if any(data is not None for data in read.values()) or (read and records.is_due(now)):
                 records.refresh(now)
             if records.is_empty:
@@ -380,7 +381,7 @@ class StagedCallset:
                 self._order, self._passed = sorted(self._futures), 0
             while self._passed < len(self._order) and self._order[self._passed] < unknown[0]:
                 self._passed += 1
-            # S3 lists keys in order: what comes before the first outstanding call need not be listed again
+            # S3 lists keys in order: keys before the first outstanding call need not be listed again.
             start_after = self._order[self._passed - 1] if self._passed else ""
         wanted = set(unknown)
         return [c for c in self.storage.finished_calls(self.callset.id, start_after) if c in wanted]
@@ -388,7 +389,7 @@ class StagedCallset:
     # -- carrying out -------------------------------------------------------------------------------------------
 
     def _carry_out(self, found: Findings) -> bool:
-        """Settle the calls that have ended, and end those that have died; returns whether there were any."""
+        """Settle the calls that have ended, and end those that have died. Return whether there were any."""
         verdicts = {call_id: Verdict(None, error) for call_id, error in found.failed.items()}
         verdicts.update((call_id, Verdict(None, error)) for call_id, error in found.unbelieved.items())
         for call_id, status in found.believed.items():
@@ -396,7 +397,7 @@ class StagedCallset:
                 verdicts[call_id] = of_status(status, status.outcome, self.callset.id)
         with self._lock:
             for call_id, status in found.believed.items():
-                if call_id not in verdicts and call_id in self._futures:  # else another poll has settled it
+                if call_id not in verdicts and call_id in self._futures:  # otherwise another poll has settled it
                     self._committed[call_id] = status
         self._settle(verdicts)
         ended = self._end_dead(found.dead)
@@ -404,9 +405,9 @@ class StagedCallset:
         return self._fetch_outputs() or ended or lost or bool(verdicts) or bool(found.believed)
 
     def _fetch_outputs(self) -> bool:
-        """Fetch the separate outputs that are small or asked for, and settle their futures.
+        """Fetch the separate outputs that are small or wanted, and settle their futures.
 
-        The failure of one does not keep the others from being fetched.
+        If fetching one fails, the others are fetched all the same.
 
         Raises:
             StorageError: so many could not be fetched that the storage itself must be in trouble.
@@ -425,13 +426,13 @@ class StagedCallset:
                 fetched[call_id] = self._fetch(wanted[call_id])
             except StorageError as error:
                 unfetched[call_id] = error
-                if len(unfetched) >= _FETCH_THREADS:  # the storage is in trouble: trying more would only take time
+                if len(unfetched) >= _FETCH_THREADS:  # the storage is in trouble: trying more would only waste time
                     raise
 
         try:
             for_each(fetch, wanted, self._threads())
         finally:
-            # This thread alone unpickles: a result may hold futures of this very callset, and helpers would meet there.
+            # Only this thread unpickles: a result may contain futures of this callset, and helpers would collide.
             self._settle(
                 {
                     call_id: Verdict(None, data, wanted[call_id])
@@ -445,7 +446,7 @@ class StagedCallset:
         return bool(fetched)
 
     def _fetch(self, status: Status) -> bytes | StorageError:
-        """Return a verified output, or why there will never be one. Errors that may pass are raised."""
+        """Return a verified output, or the reason why there will never be one. Raise errors that may pass."""
         started, began = time.time(), self._timer()
         try:
             data = self.storage.get(status.output_key or "", limit=status.output_size or 0)
@@ -459,25 +460,25 @@ class StagedCallset:
 
     def _settle(self, verdicts: Mapping[str, Verdict]) -> None:
         now = time.time()
-        # The futures are gathered under one lock and settled under the other, never under both (see the top).
+        # Gather the futures under one lock and settle them under the other, never under both (see the top).
         with self._lock:
             batch = [(one, verdict) for call_id, verdict in verdicts.items() for one in self._living(call_id)]
             for call_id in verdicts:
                 self.records.setdefault(call_id, {})["status_done_timestamp"] = now
         call_state.settle(batch)
-        with self._lock:  # last: Ctrl-C before this leaves the futures with the monitor, which settles them again
+        with self._lock:  # last: if Ctrl-C comes before this, the monitor still has the futures and settles them again
             for call_id in verdicts:
                 self._drop(call_id)
 
     # -- ending calls --------------------------------------------------------------------------------------------
 
     def _write_end(self, call_id: str, error: PywrenError, *, over_what_stands: bool = False) -> bool:
-        """Write the status that ends a call with an error; returns whether it was written.
+        """Write the status that ends a call with an error. Return whether it was written.
 
         Args:
             call_id: the call.
             error: the error.
-            over_what_stands: replace a status that was found not to be believed. Otherwise the first one written wins.
+            over_what_stands: replace a status that is not believed. Otherwise the first status written wins.
         """
         status = self._client_status(call_id, error)
         key = self.callset.call_keys(call_id).status
@@ -491,18 +492,18 @@ class StagedCallset:
         return of_status(self._client_status(call_id, error), None, self.callset.id)
 
     def _end_dead(self, dead: Mapping[str, Death]) -> bool:
-        """End calls that have ended according to Lambda, where Lambda is believed rather than the status.
+        """End calls that have ended according to Lambda, when Lambda is believed rather than the status.
 
-        Write the error too, for users who may not read records.
+        The error is also written, for users who may not read records.
         """
-        ended: list[str] = []  # the helpers append to it; this thread settles when they have all returned
+        ended: list[str] = []  # the helpers append to it; this thread settles the calls after all helpers have returned
 
         def write(call_id: str) -> None:
             error, over_what_stands = dead[call_id]
             try:
                 if not self._write_end(call_id, error, over_what_stands=over_what_stands):
-                    return  # a status was committed just now: the next poll decides whether to believe it
-            except StorageError as problem:  # this process knows all the same
+                    return  # a status has just been written: the next poll decides whether to believe it
+            except StorageError as problem:  # this process knows of the end all the same
                 logger.debug("cannot record the death of call %s of callset %s: %s", call_id, self.callset.id, problem)
             ended.append(call_id)
 
@@ -511,7 +512,7 @@ class StagedCallset:
         return bool(ended)
 
     def _end_lost(self, missing: Sequence[str], client_gone: bool) -> bool:
-        """Declare calls lost that can get no status any more. The next poll takes one that got a status just now."""
+        """Declare calls lost that can no longer get a status. The next poll handles one that has just got a status."""
         lost_after = self.callset.lost_after(LOST_GRACE)
         now = self._clock()
         if client_gone:
@@ -524,7 +525,7 @@ class StagedCallset:
             )
         else:
             return False
-        won: list[str] = []  # the helpers append to it; this thread settles when they have all returned
+        won: list[str] = []  # the helpers append to it; this thread settles the calls after all helpers have returned
 
         def end(call_id: str) -> None:
             if self._write_end(call_id, CallLostError(text)):
@@ -539,7 +540,7 @@ class StagedCallset:
     # -- silence -------------------------------------------------------------------------------------------------
 
     def _report_silence(self, missing: int) -> None:
-        """Log once what is known when nothing comes back, and why as soon as the invoker knows."""
+        """When no results arrive, log once what is known, and log the reason as soon as the invoker knows it."""
         with self._lock:
             silent = self._timer() - self._last_progress
             if silent < self._next_question:
@@ -571,7 +572,7 @@ class StagedCallset:
 def _explanation(explain: Callable[[], str | None]) -> str | None:
     try:
         return explain()
-    except Exception as error:  # noqa: BLE001 -- the invoker may be the program's own: its errors are no trouble of the storage
+    except Exception as error:  # noqa: BLE001 -- the invoker may be the program's own: its errors do not concern the storage
         logger.debug("cannot find out why no results arrive: %s", error)
         return None
 

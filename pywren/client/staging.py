@@ -1,7 +1,8 @@
 """``StagedDispatcher``: puts a callset into a storage and invokes its calls.
 
 The program's thread that calls ``map`` does all of it, except that helper threads (``for_each``) store arguments and
-invoke calls, each call on one of them. The monitor begins to poll when all calls are invoked, or somebody asks earlier.
+invoke calls, each call on one of these threads. The monitor begins to poll when all calls are invoked, or earlier on
+request.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from pywren.wrenutil import create_call_id
 logger = logging.getLogger(__name__)
 
 _PAYLOAD_HEADROOM = 2_000
-_NOT_KEPT = frozenset({"attempt_key", "data_inline"})  # of a payload, once its call is invoked
+_NOT_KEPT = frozenset({"attempt_key", "data_inline"})  # members of a payload to drop once its call is invoked
 
 
 class StagedDispatcher:
@@ -56,7 +57,7 @@ class StagedDispatcher:
         runtime: the members of the payload that name the runtime.
     """
 
-    out_of_band = False  # an object holds all bytes of a pickle
+    out_of_band = False  # a pickle and its buffers share one object
     by_reference = True
     longest_runtime = sys.float_info.max  # JSON has no infinity
 
@@ -72,7 +73,7 @@ class StagedDispatcher:
         storage.hold_against(None if function is None else FailureRecords(storage, function, "", 0.0, self._noted))
 
     def close(self) -> None:
-        """Release callsets on this machine; their directories are deleted when their futures are gone."""
+        """Release the callsets on this machine. Their directories are deleted when their futures are gone."""
         self._kept.clear()
 
     def dispatch(self, submission: Submission) -> list[ResponseFuture]:
@@ -82,7 +83,7 @@ class StagedDispatcher:
             ArgumentError: the function or an argument is too large for the storage, or a payload for the invoker;
                 nothing was invoked.
             StorageError: staging failed; nothing was invoked.
-            InvocationError: a call was refused; the calls invoked before it go on.
+            InvocationError: a call was refused; the calls invoked before it continue.
         """
         callset = submission.callset
         self._keep_while_used(callset)
@@ -94,7 +95,7 @@ class StagedDispatcher:
         return self._start(callset, payloads, threads)
 
     def invoke_stored(self, callset: Callset, call: Call, overwrite: Mapping[str, Any]) -> ResponseFuture:
-        """Invoke one call whose function and argument are stored already."""
+        """Invoke one call whose function and argument are already stored."""
         function = self.storage.get(call.func_key)
         data = self.storage.get(call.data_key, call.data_byte_range)
         call = dataclasses.replace(
@@ -112,7 +113,7 @@ class StagedDispatcher:
 
     def _start(self, callset: Callset, payloads: list[dict[str, Any]], threads: int) -> list[ResponseFuture]:
         self._check_payloads(payloads)
-        callset.submitted = self.storage.now()  # by the storage's clock: other machines, whose clocks differ, read it
+        callset.submitted = self.storage.now()  # by the storage's clock, because machines with other clocks read it
         callset.queue_patience = self.invoker.queue_patience
         callset.function = self.invoker.function_name
         explain = self.invoker.explain_silence
@@ -123,7 +124,7 @@ class StagedDispatcher:
         return futures
 
     def _keep_while_used(self, callset: Callset) -> None:
-        """On this machine, delete the callset's directory when neither the executor nor a future needs it any more."""
+        """On this machine, delete the callset's directory when no executor and no future needs it any more."""
         if self.storage.path[0] == "localhost":
             self._kept.append(callset)
             callset.deletion = weakref.finalize(callset, _delete_own, os.getpid(), self.storage, callset.id)
@@ -176,7 +177,7 @@ class StagedDispatcher:
         limit = self.invoker.payload_limit
         if limit is None:
             return
-        # The rest of what differs between the calls of a map fits the headroom: encoding the largest payload is enough.
+        # The other differences between the payloads of a map fit the headroom: encoding the largest one is enough.
         largest = max(payloads, key=_own_size)
         size = len(json.dumps(largest, default=str))
         if size + _PAYLOAD_HEADROOM > limit:
@@ -195,7 +196,7 @@ class StagedDispatcher:
             self.invoker.invoke(payload)
             record["lambda_invoke_timestamp"] = started
             record["lambda_invoke_time"] = time.time() - started
-            # without the argument: ten thousand of them would stay in memory for as long as the futures do
+            # Omit the argument: ten thousand of them would stay in memory as long as the futures do.
             record["payload"] = {name: value for name, value in payload.items() if name not in _NOT_KEPT}
             invoked.append(payload["call_id"])
 
@@ -211,7 +212,7 @@ class StagedDispatcher:
 
 
 class _ArgumentStager:
-    """Decides where each argument of a callset goes, and puts it there."""
+    """Decides where each argument of a callset is stored, and stores it there."""
 
     def __init__(self, storage: Storage, submission: Submission, template: Call) -> None:
         self._storage = storage
@@ -288,11 +289,11 @@ class _ArgumentStager:
         return {"references_sha256": sha256(data), "references_size": len(data)}
 
     def _reference(self, call_id: str, number: int, one: ResponseFuture) -> Reference:
-        """Refer to an outcome where it is in this storage, or store it for this call."""
+        """Return a reference to an outcome. Store a copy for this call if the outcome is not in this storage."""
         verdict = call_state.verdict_of(one) or Verdict()
         status = verdict.source
         if isinstance(status, Status) and status.failure is None and one.storage_path == self._storage.path:
-            self._callset.inputs.append(one)  # keeps the other callset's directory while this one needs it
+            self._callset.inputs.append(one)  # keeps the other callset's directory as long as this one needs it
             if status.output_sha256 is not None and status.output_key:
                 members = status.output_key, status.output_sha256, one.callset_id, one.call_id, status.output_size
                 return Reference(*members)
@@ -317,7 +318,7 @@ def _runtime_members(runtime: Mapping[str, Any]) -> dict[str, Any]:
     """Return the members of the payload that name the user's own runtime.
 
     Raises:
-        ConfigError: its digest is not known, and workers extract nothing that they cannot verify.
+        ConfigError: its digest is unknown, and workers extract nothing that they cannot verify.
     """
     if not has_own_runtime(runtime):
         return {}
@@ -329,14 +330,14 @@ def _runtime_members(runtime: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shards_of(runtime: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return where the calls fetch the runtime in turn: its copies share the load, if its description lists any."""
+    """Return where each call in turn fetches the runtime: copies share the load, if its description lists any."""
     urls = [str(url) for url in runtime.get("urls") or ()] if has_own_runtime(runtime) else []
-    first = random.randrange(len(urls)) if urls else 0  # maps of a single call must not all fetch the same copy
+    first = random.randrange(len(urls)) if urls else 0  # otherwise all maps of a single call would fetch the same copy
     return [{"runtime_url": url} for url in urls[first:] + urls[:first]] or [{}]
 
 
 def _own_size(payload: Mapping[str, Any]) -> int:
-    """Count the characters of what may be big in one payload of a map and small in another."""
+    """Count the characters of the members whose size differs between the payloads of a map."""
     references = payload.get("references") or ()
     return len(payload.get("data_inline") or "") + sum(len(str(part)) for parts in references for part in parts)
 
@@ -346,7 +347,7 @@ def _call_id_of(payload: Mapping[str, Any]) -> str:
 
 
 def agg_data(data_strs: Sequence[bytes]) -> tuple[bytes, list[tuple[int, int]]]:
-    """Join pieces end to end; return the whole, and the first and last offset of each piece, inclusive."""
+    """Join pieces end to end. Return the whole, and the first and last offset (inclusive) of each piece."""
     ranges = []
     position = 0
     for piece in data_strs:

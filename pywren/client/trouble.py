@@ -1,4 +1,4 @@
-"""``Trouble``: why nothing can be found out about the calls of a callset at present, and for how long."""
+"""``Trouble``: why the outcomes of a callset's calls cannot be read at present, and for how long."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pywren.client.call_state import CallState
 from pywren.exceptions import PywrenError
 
 PATIENCE = 60.0
-"""Seconds of unbroken storage errors after which those who wait are told; the futures stay as they are."""
+"""Seconds of continuous storage errors before waiting threads get the error; the futures keep their states."""
 
-_LONGEST_CHAIN = 100  # causes of an error that are followed; a chain may be a circle
+_LONGEST_CHAIN = 100  # how many causes of an error to follow; the chain may be circular
 
 
 class Trouble:
-    """What the last poll failed with. It has no lock of its own: ``StagedCallset._lock`` guards it.
+    """The error of the last poll. It has no lock of its own: ``StagedCallset._lock`` guards it.
 
     Args:
         error: the error; ``None`` when all is well.
@@ -23,15 +23,15 @@ class Trouble:
     def __init__(self) -> None:
         self.error: PywrenError | None = None
         self._since = 0.0
-        self._calls: frozenset[str] | None = None  # the calls that it is about; ``None`` for all
+        self._calls: frozenset[str] | None = None  # the calls that it affects; ``None`` for all
         self._log_again = float("-inf")
 
     def note(self, error: PywrenError | None, calls: frozenset[str] | None, now: float) -> bool:
-        """Note how a poll went; returns whether that is worth a line in the log.
+        """Record how a poll went. Return whether that is worth a line in the log.
 
         Args:
-            error: why it failed; ``None`` when it did not.
-            calls: the calls that the error is about; ``None`` for all.
+            error: why it failed; ``None`` when it succeeded.
+            calls: the calls that the error affects; ``None`` for all.
             now: monotonic seconds.
         """
         begins = error is not None and self.error is None
@@ -39,22 +39,22 @@ class Trouble:
             self._since = now
         log = begins and now >= self._log_again
         if log:
-            self._log_again = now + PATIENCE  # trouble that comes and goes is worth a line a minute
+            self._log_again = now + PATIENCE  # trouble that comes and goes is logged once a minute
         self.error, self._calls = error, calls
         _forget_frames(error)
         return log
 
     def lasting(self, now: float) -> PywrenError | None:
-        """Return the error when polls have failed for ``PATIENCE``."""
+        """Return the error if polls have failed for ``PATIENCE``."""
         return self.error if now - self._since >= PATIENCE else None
 
     def concerned(self, futures: Iterable[CallState]) -> list[CallState]:
-        """Return those futures that the trouble is about."""
+        """Return the futures that the trouble affects."""
         return [one for one in futures if self._calls is None or one.call_id in self._calls]
 
 
 def _forget_frames(error: BaseException | None) -> None:
-    """Drop what an error that is kept holds by its tracebacks: the futures, which would never be forgotten."""
+    """Drop what an error's tracebacks hold. They hold futures, which would otherwise never be freed."""
     for _ in range(_LONGEST_CHAIN):
         if error is None:
             return

@@ -1,7 +1,7 @@
-"""``Verdict``: how a call ended, as its future will say it.
+"""``Verdict``: how a call ended, as its future will report it.
 
-The last stage of an outcome's life. The child makes a ``RunResult``, the worker an ``Outcome`` inside a signed
-``Status``; here the client turns what it has verified into a value or an error.
+This is the last stage in the life of an outcome. The child makes a ``RunResult``, the worker an ``Outcome`` inside a
+signed ``Status``; here the client turns what it has verified into a value or an error.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Verdict(NamedTuple):
     Args:
         value: what the function returned.
         error: what it raised, or why there is no outcome; ``None`` when it returned.
-        source: what ``run_status`` is made from when somebody asks for it: the status of a call in a storage, the
-            result of a call on this machine. ``None`` when nobody reported.
-        known_at: for calls on this machine, when the result came, in seconds since the epoch.
+        source: what ``run_status`` is made from on request: the status of a call in a storage, or the result of a call
+            on this machine. ``None`` when there was no report.
+        known_at: for calls on this machine, when the result arrived, in seconds since the epoch.
     """
 
     value: Any = None
@@ -42,7 +42,7 @@ class Verdict(NamedTuple):
 
 
 def of_status(status: Status, outcome: bytes | None, callset_id: str) -> Verdict:
-    """Load what a believed status reports.
+    """Turn a believed status into a verdict.
 
     Args:
         status: the status.
@@ -57,19 +57,19 @@ def of_status(status: Status, outcome: bytes | None, callset_id: str) -> Verdict
         value, error = _load(decoded.success, Packed(decoded.body), callset_id, call_id, document)
     except DecodeError as problem:
         return Verdict(None, problem, status)
-    except Exception as problem:  # noqa: BLE001 -- of one call: it must not keep the others from their outcomes
+    except Exception as problem:  # noqa: BLE001 -- an error in one call must not cost the others their outcomes
         return Verdict(None, unexpected(problem), status)
     return Verdict(value, error, status)
 
 
 def of_result(result: RunResult, callset_id: str, call_id: str, known_at: float) -> Verdict:
-    """Load what a child process of this machine answered.
+    """Turn the result of a child process on this machine into a verdict.
 
     Args:
-        result: the answer.
+        result: the result.
         callset_id: the callset.
         call_id: the call.
-        known_at: when it came, in seconds since the epoch.
+        known_at: when the result arrived, in seconds since the epoch.
     """
     if result.failure is not None:
         return Verdict(None, result.failure.error(callset_id, call_id, None), result, known_at)
@@ -81,14 +81,14 @@ def of_result(result: RunResult, callset_id: str, call_id: str, known_at: float)
 
 
 def unexpected(error: Exception) -> StorageError:
-    """Return the error to show for one that nobody foresaw, so that no future is left waiting because of it."""
+    """Wrap an unforeseen error in one that the future can raise, so that no future waits for ever because of it."""
     problem = StorageError(f"polling for results failed: {type(error).__name__}: {error}")
     problem.__cause__ = error
     return problem
 
 
 def encoded(verdict: Verdict) -> bytes:
-    """Encode how a call ended, so that it can be handed on."""
+    """Encode how a call ended, so that it can be passed on."""
     if verdict.error is None:
         return Outcome(True, packed.dumps(verdict.value).data).encode()
     return packed_exceptions.dump_exception(verdict.error).encoded_outcome()
@@ -104,7 +104,7 @@ def _load(
         body: the pickled value or exception, verified.
         callset_id: the callset.
         call_id: the call.
-        status: the worker's status, for the error that loading may end in.
+        status: the worker's status, to attach to an error in loading.
     """
     try:
         if success:
@@ -115,7 +115,7 @@ def _load(
     except KeyboardInterrupt as interrupt:
         if threading.current_thread() is threading.main_thread():
             raise
-        # Ctrl-C reaches the main thread only: this one came out of the pickle
+        # Ctrl-C reaches only the main thread, so this KeyboardInterrupt came out of the pickle.
         return None, ResultSerializationError(
             "unpickling the result raised KeyboardInterrupt: " + repr(interrupt),
             call_id=call_id,
@@ -123,15 +123,15 @@ def _load(
             status=status,
         )
     if isinstance(error, FileNotFoundError):
-        with contextlib.suppress(Exception):  # its class is the user's: the hint is not worth an error of its own
+        with contextlib.suppress(Exception):  # the class is the user's: a hint is not worth a further error
             _hint_at_missing_file(error)
     return None, error
 
 
 def _hint_at_missing_file(error: FileNotFoundError) -> None:
-    """Add a hint when the file is one that exists in the client, but not on workers."""
+    """Add a hint when the missing file exists in the client but not on workers."""
     hint = _why_missing(os.fsdecode(error.filename))
-    told = [str(error.strerror), *getattr(error, "__notes__", ())]  # an input's error was here before
+    told = [str(error.strerror), *getattr(error, "__notes__", ())]  # the hint may be there already, from an input
     if hint is None or any(hint in text for text in told):
         return
     if sys.version_info >= (3, 11):
@@ -154,7 +154,7 @@ def _why_missing(path: str) -> str | None:
 
 
 def _why_not_sent(path: str) -> str:
-    from pywren.serialize._held_back import why_path_held_back  # which few programs ever need
+    from pywren.serialize._held_back import why_path_held_back  # imported here, as few programs ever need it
 
     if reason := why_path_held_back(path):
         return (

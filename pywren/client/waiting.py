@@ -1,9 +1,9 @@
-"""Waiting for many calls at once: ``await_all``, and what makes it return.
+"""Waiting for many calls together: ``await_all``, and what makes it return.
 
-Any thread of the program may wait. It adds one ``_Countdown`` to every future it waits for, under the condition of the
-future's callset, and then sleeps on the countdown's gate. The thread that settles the last of them opens the gate; it
-does so under the callset's condition, and takes the countdown's lock inside it. Nobody takes the two the other way
-round.
+Any thread of the program may wait. It adds one ``_Countdown`` to every future that it waits for, under the condition of
+the future's callset, and then sleeps on the countdown's gate. The thread that settles the last of these futures opens
+the gate. It does so under the callset's condition, and takes the countdown's lock inside it. No thread takes the two in
+the opposite order.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SILENCE = 60.0
-"""Seconds without any result after which whoever waits is told what is known and where to look."""
+"""Seconds without any result after which a waiting thread has the reason logged, and where to find out more."""
 
-_NAMED = 5  # so many calls are named in the line that Ctrl-C leaves
+_NAMED = 5  # how many calls to name in the line that Ctrl-C prints
 
 
 class _Countdown:
-    """A waiter in the sense of ``concurrent.futures``: it lets one thread go on after a number of futures."""
+    """A waiter, as ``concurrent.futures`` defines it, that wakes one thread after a number of futures have ended."""
 
     def __init__(self) -> None:
-        self._gate = threading.Lock()  # a bare lock, because an event takes as long as the rest of the waiting
+        self._gate = threading.Lock()  # a bare lock, because an event would double the time that waiting takes
         self._gate.acquire()
-        self._lock = threading.Lock()  # guards what follows: futures of several callsets end on several threads
+        self._lock = threading.Lock()  # guards the fields below: futures of several callsets end on several threads
         self._ended = 0
         self._target: int | None = None
         self.began = time.monotonic()
@@ -43,17 +43,17 @@ class _Countdown:
         self.trouble: PywrenError | None = None
 
     def start(self, target: int) -> None:
-        """Be over once ``target`` futures have ended. Those that ended since installation count."""
+        """Open the gate once ``target`` futures have ended, counting those that ended since installation."""
         with self._lock:
             self._target = target
             self._check()
 
     def wait(self, timeout: float | None) -> bool:
-        """Wait until it is over or there is trouble; returns whether one of the two is true."""
+        """Wait until the countdown ends or there is trouble. Return whether one of the two is true."""
         return self.is_over or self._gate.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
 
     def fail(self, error: PywrenError) -> None:
-        """Let the thread go on because nothing can be found out."""
+        """Wake the thread because the storage cannot be read."""
         with self._lock:
             if not self.is_over and self.trouble is None:
                 self.trouble = error
@@ -69,16 +69,16 @@ class _Countdown:
     def _check(self) -> None:
         if self._target is not None and self._ended >= self._target and not self.is_over:
             self.is_over = True
-            if self.trouble is None:  # else the gate is open already, and a lock cannot be released twice
+            if self.trouble is None:  # otherwise the gate is open already, and a lock cannot be released twice
                 self._gate.release()
 
 
 def await_all(futures: Sequence[CallState], timeout: float | None, at_least: int | None = None) -> bool:
-    """Wait until some futures are done, woken by an event.
+    """Wait until some futures are done. An event wakes the thread.
 
     Args:
         futures: different futures, of any origin.
-        timeout: how many seconds to wait at most; ``None`` for ever.
+        timeout: the longest time to wait, in seconds; ``None`` for no limit.
         at_least: how many must be done; ``None`` means all.
 
     Returns:
@@ -87,14 +87,14 @@ def await_all(futures: Sequence[CallState], timeout: float | None, at_least: int
     Raises:
         StorageError: the storage of some of them could not be reached for a while.
     """
-    # Install first and count afterwards: a future that ends in between is counted by the countdown.
+    # Install first and count afterwards: the countdown then counts a future that ends in between.
     countdown = _Countdown()
     waiting = _install(countdown, futures)
     done = len(futures) - len(waiting)
     countdown.start((len(futures) if at_least is None else at_least) - done)
     try:
         if not countdown.is_over:
-            expect(waiting)  # without any condition: each origin takes locks of its own
+            expect(waiting)  # without holding any condition: each origin takes its own locks
             _wait(countdown, timeout, waiting)
         if countdown.trouble is not None and not countdown.is_over:
             raise copied(countdown.trouble)
@@ -110,13 +110,13 @@ def await_all(futures: Sequence[CallState], timeout: float | None, at_least: int
 
 
 def _install(countdown: _Countdown, futures: Sequence[CallState]) -> list[CallState]:
-    """Add a waiter to the futures that are not done, and return these."""
+    """Add a waiter to the futures that are not done, and return those futures."""
     waiting = []
     for future in futures:
         if future._state in DONE:
             continue
         with future._condition:
-            if future._state not in DONE:  # it may have ended before this thread had the condition
+            if future._state not in DONE:  # it may have ended before this thread got the condition
                 if future._installed is None:
                     future._installed = []
                 future._installed.append(countdown)
@@ -125,7 +125,7 @@ def _install(countdown: _Countdown, futures: Sequence[CallState]) -> list[CallSt
 
 
 def _wait(countdown: _Countdown, timeout: float | None, futures: Sequence[CallState]) -> None:
-    """Wait until it is over. Every ``SILENCE`` seconds, let the origins report what they know of the reason."""
+    """Wait until the countdown ends. Every ``SILENCE`` seconds, let the origins report why no results arrive."""
     left = timeout
     while not countdown.wait(SILENCE if left is None else min(left, SILENCE)):
         if left is not None:
@@ -137,29 +137,29 @@ def _wait(countdown: _Countdown, timeout: float | None, futures: Sequence[CallSt
 
 
 def copied(error: PywrenError) -> PywrenError:
-    """Return a copy of an error that is kept: every thread that raises it needs a traceback of its own."""
+    """Return a copy of an error that is kept: each thread that raises it needs its own traceback."""
     copied: PywrenError = copy.copy(error)
     copied.__cause__ = error.__cause__
     return copied
 
 
 def report_trouble(futures: Sequence[CallState], error: PywrenError, since: float) -> None:
-    """Tell the threads that wait for futures of one callset why nothing can be found out. For origins alone.
+    """Tell the threads that wait for futures of one callset why the storage cannot be read. Only for origins.
 
-    The futures stay as they are. Callbacks, awaiters and the waiters of the standard library hear nothing and go on
-    waiting.
+    The futures keep their states. Callbacks, awaiting coroutines and the standard library's waiters are not notified
+    and continue to wait.
 
     Args:
         futures: the futures.
-        error: why.
-        since: when the poll that failed began, in monotonic seconds. A thread that began to wait after that hears of
-            the next poll instead.
+        error: the reason.
+        since: when the poll that failed began, in monotonic seconds. A thread that began to wait after that gets the
+            result of the next poll instead.
     """
     if not futures:
         return
     with futures[0]._condition:  # the callset's, which guards all these lists
         waiters = {waiter for one in futures for waiter in one._installed or () if isinstance(waiter, _Countdown)}
-    for waiter in waiters:  # a waiter may have gone meanwhile: nobody reads its gate any more
+    for waiter in waiters:  # a waiter may have gone meanwhile; then nothing reads its gate any more
         if waiter.began <= since:
             waiter.fail(error)
 
@@ -175,7 +175,7 @@ def _say_what_runs(futures: Iterable[CallState]) -> None:
 
 
 def expect(futures: Iterable[CallState]) -> None:
-    """Tell the origins of these futures, with one message each, that somebody waits for them."""
+    """Tell the origins of these futures that something waits for them, with one call per origin."""
     for origin, group in _by_origin(futures):
         for future in group:
             future._awaited = True

@@ -1,6 +1,6 @@
-"""Values, functions and exceptions as bytes, on the client and on the worker.
+"""Converts values, functions and exceptions to bytes and back, on the client and on the worker.
 
-``packed`` is the way in. The modules import each other in one direction: ``format``, ``mentions``, ``plain_values`` and
-``remote_errors`` at the bottom, then ``by_value`` and ``pickler``, ``packed``, ``packed_exceptions``,
-``finished_futures``, and ``arguments`` on top.
+``packed`` is the entry point. The modules import each other in one direction only: ``format``, ``mentions``,
+``plain_values`` and ``remote_errors`` are at the bottom; then come ``by_value`` and ``pickler``, ``packed``,
+``packed_exceptions``, ``finished_futures``, and ``arguments`` on top.
 """

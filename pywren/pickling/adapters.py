@@ -1,4 +1,4 @@
-"""Functions of one argument that are made from other functions; workers import this module, so it imports nothing."""
+"""Functions of one argument, made from other functions. Workers import this module, so it imports nothing."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Reduction:
-    """Calls a function with the list of the results of finished futures."""
+    """Calls a function with a list of the results of finished futures."""
 
     function: Callable[[list[Any]], Any]
 
     def __call__(self, futures: Sequence[Any]) -> Any:
-        """Return what the function returns for the results, or raise the exception of the first future that failed."""
+        """Call the function with the results; raise the exception of the first future that failed, if any did."""
         return self.function([future.result() for future in futures])
 
 
 @dataclass(frozen=True)
 class Application:
-    """Calls a function with positional and keyword arguments that travel together."""
+    """Calls a function with positional and keyword arguments that are sent together."""
 
     function: Callable[..., Any]
 

@@ -1,4 +1,4 @@
-"""Functions and arguments as a worker unpickles them: with finished futures, and with objects found by name."""
+"""Unpickles functions and arguments on a worker, with finished futures and with objects that are found by name."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def load_argument(packed: Packed, references: Sequence[bytes] = ()) -> Any:
 
     Args:
         packed: the argument.
-        references: encoded outcomes of earlier calls; each future in the argument is one of them.
+        references: encoded outcomes of earlier calls; each future in the argument stands for one of them.
     """
     return _ArgumentUnpickler(packed, references).load()
 
 
 def load_with_names(packed: Packed, references: Sequence[bytes] = ()) -> tuple[Any, Names]:
-    """Unpickle a function or an argument, and the objects that must be found by name.
+    """Unpickle a function or an argument. Also return the objects in it that must be found by name.
 
     Args:
         packed: the function or argument; if its data ends with ``NAMES_FOLLOW``, it has names.
@@ -33,14 +33,14 @@ def load_with_names(packed: Packed, references: Sequence[bytes] = ()) -> tuple[A
         return load_argument(packed, references) if references else loads(packed), {}
     unpickler = _ArgumentUnpickler(packed, references)
     obj = unpickler.load()
-    from pywren.pickling.by_value._hints import known_hints  # here: a worker loads it when a function needs it
+    from pywren.pickling.by_value._hints import known_hints  # here: a worker loads it only for functions that need it
 
     names: Names = unpickler.load()
     return obj, known_hints(names)
 
 
 class _ArgumentUnpickler(pickle.Unpickler):
-    """Makes finished futures of references; equal references become one future."""
+    """Turns references into finished futures; equal references become the same future."""
 
     def __init__(self, packed: Packed, references: Sequence[bytes]) -> None:
         super().__init__(io.BytesIO(packed.data), buffers=packed.buffers)

@@ -1,4 +1,4 @@
-"""Explains why an object cannot be pickled: finds the part that fails, its path and the reason."""
+"""Explains why an object cannot be pickled: finds the part that fails, where it is, and the reason."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from pywren.pickling.format import PROTOCOL
 
 _MAX_TRIES = 5_000
-"""Most parts that are pickled in the search; then the smallest culprit found so far is blamed."""
+"""The most parts that the search pickles; after that, the smallest culprit found so far is blamed."""
 
 _SDKS = frozenset({"boto3", "botocore", "aioboto3", "aiobotocore", "s3transfer"})
 
@@ -22,7 +22,7 @@ _TOO_DEEP = (
 )
 
 Part = tuple[str, Any]
-"""A step of the path, and the part of the object that it leads to."""
+"""A step of the path, and the part that it leads to."""
 
 
 def explain(
@@ -35,7 +35,7 @@ def explain(
         error: what pickling it raised.
         path: what the object is, such as ``argument 3``.
         dump: pickles a part, or raises.
-        returned: whether the object is a result, for the remedy.
+        returned: whether the object is a result; this decides the remedy.
 
     Returns:
         The path of the culprit (``argument 3.model.lock``), and why it cannot be pickled.
@@ -43,7 +43,7 @@ def explain(
     if _is_too_deep(error):
         return path, _TOO_DEEP
     seen = {id(obj)}
-    kept = [obj]  # parts that are made on the way must live as long as their ids are used
+    kept = [obj]  # parts that are created during the search must live as long as their ids are used
     tries = 0
     while True:
         for name, part in () if _is_client(obj) else _parts(obj):
@@ -61,7 +61,7 @@ def explain(
 
 
 def _is_client(obj: Any) -> bool:
-    """Tell whether an object belongs to an SDK: it has many parts, and none of them tells the user anything."""
+    """Tell whether an object belongs to an SDK. Such objects have many parts, none of which tells the user anything."""
     return str(type(obj).__module__).partition(".")[0] in _SDKS
 
 
@@ -77,7 +77,7 @@ def _is_too_deep(error: BaseException) -> bool:
     return isinstance(error, RecursionError) or isinstance(error.__cause__, RecursionError)
 
 
-# for arguments, and for results; by type, "" for all others
+# For arguments, and for results; keyed by type, with "" for all others.
 _REMEDIES: tuple[dict[str, str], dict[str, str]] = (
     {"": "make it inside the function, on the worker"},
     {
@@ -107,7 +107,7 @@ def _reason(obj: Any, error: Exception, returned: bool) -> str:
 
 
 def _parts(obj: Any) -> Iterator[Part]:
-    """Yield what an object's pickle would hold, with the path as the user would write it."""
+    """Yield the parts that an object's pickle would contain, with the path as the user would write it."""
     if isinstance(obj, dict):
         yield from _items(obj)
     elif isinstance(obj, (list, tuple)):
@@ -178,7 +178,7 @@ def _attributes(obj: Any) -> Iterator[Part]:
             try:
                 named[name] = value.__get__(obj)
             except AttributeError:
-                pass  # a slot that was never set
+                pass  # the slot was never set
     try:
         named.update(object.__getattribute__(obj, "__dict__"))
         reduced = obj.__reduce_ex__(PROTOCOL)

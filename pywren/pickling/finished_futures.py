@@ -1,4 +1,4 @@
-"""``FinishedFuture``: what a future among the arguments of a call is on the worker."""
+"""``FinishedFuture``: what a worker receives for a future among the arguments of a call."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pywren.pickling.packed_exceptions import dump_exception, load_exception
 
 
 class FinishedFuture:
-    """A future among the arguments of a call; it finished before that call began.
+    """A future among the arguments of a call. It finished before that call began.
 
     It has the methods of ``ResponseFuture``. The outcome is unpickled on first use.
 
     Args:
         outcome: the encoded outcome.
-        callset_id: the callset of the call that it stands for.
-        call_id: the call that it stands for.
+        callset_id: the callset of the call that the future belongs to.
+        call_id: the call that the future belongs to.
     """
 
     run_status: Mapping[str, Any] | None = None
@@ -35,7 +35,7 @@ class FinishedFuture:
 
     @classmethod
     def of_value(cls, value: Any, *, callset_id: str | None = None, call_id: str | None = None) -> FinishedFuture:
-        """Make a finished future from what a call returned; it travels by value."""
+        """Make a finished future from a value that a call returned. It is sent by value."""
         future = cls(b"", callset_id=callset_id, call_id=call_id)
         future._settle(value, None)
         return future
@@ -44,7 +44,7 @@ class FinishedFuture:
     def of_exception(
         cls, error: BaseException, *, callset_id: str | None = None, call_id: str | None = None
     ) -> FinishedFuture:
-        """Make a finished future from what a call raised; it travels by value."""
+        """Make a finished future from an exception that a call raised. It is sent by value."""
         future = cls(b"", callset_id=callset_id, call_id=call_id)
         future._settle(None, error)
         return future
@@ -65,10 +65,10 @@ class FinishedFuture:
         self._value, self._error, self._loaded, self._outcome = value, error, True, None
 
     def _load(self) -> None:
-        """Unpickle the outcome, unless that has been done."""
+        """Unpickle the outcome, unless it has been unpickled already."""
         if self._loaded or self._outcome is None:
             return
-        from pywren.wire.outcome import Outcome  # here: a child that is passed no futures never needs it
+        from pywren.wire.outcome import Outcome  # here: a child that receives no futures never needs it
 
         outcome = Outcome.decode(self._outcome)
         encoded, packed = self._outcome, Packed(outcome.body)
@@ -77,7 +77,7 @@ class FinishedFuture:
             self._settle(value, None)
         else:
             self._settle(None, load_exception(packed, call_id=self.call_id, callset_id=self.callset_id))
-        self._outcome = encoded  # if it is pickled again, it travels as it came
+        self._outcome = encoded  # if it is pickled again, it is sent as it arrived
 
     def result(
         self,
@@ -86,13 +86,13 @@ class FinishedFuture:
         throw_except: bool = True,
         storage_handler: Any = None,
     ) -> Any:
-        """Return what the call returned, or raise what it raised. The arguments are 0.4's.
+        """Return what the call returned, or raise what it raised. The arguments are those of 0.4.
 
         Args:
             timeout: ignored, because the call has finished.
-            check_only: return only True: the call has finished.
-            throw_except: whether to raise what the call raised; if not, None is returned for it.
-            storage_handler: ignored, because the future holds its outcome.
+            check_only: just return True, because the call has finished.
+            throw_except: whether to raise what the call raised; if false, return ``None`` instead.
+            storage_handler: ignored, because the future contains its outcome.
         """
         if check_only:
             return True
@@ -107,7 +107,7 @@ class FinishedFuture:
             self = None  # type: ignore[assignment]  # breaks the cycle between error, traceback and frame
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Return what the call raised, or None if it returned."""
+        """Return what the call raised, or ``None`` if it returned."""
         self._load()
         return self._error
 
@@ -140,7 +140,7 @@ class FinishedFuture:
         return self._error is not None
 
     def add_done_callback(self, fn: Callable[[Any], object]) -> None:
-        """Call a function with this future at once."""
+        """Call a function with this future immediately."""
         fn(self)
 
 

@@ -1,4 +1,4 @@
-"""The format of our pickles: what the side that writes them and the side that reads them agree on."""
+"""The format of pywren's pickles, which writers and readers agree on."""
 
 from __future__ import annotations
 
@@ -6,27 +6,28 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 PROTOCOL = 5
-"""The protocol of all pickles: the first with out-of-band buffers (PEP 574), and the highest of Python 3.10."""
+"""The protocol of all pickles: the first with out-of-band buffers (PEP 574), and the highest in Python 3.10."""
 
 FUTURE = "pywren-future"
-"""The first part of the persistent id of a future that is a reference; its place among the references follows."""
+"""The first part of the persistent id of a reference to a future; the second is its index among the references."""
 
 NAMES_FOLLOW = b"pywren-names"
-"""The end of the data of a pickle that is followed by a second one, which holds ``Names``."""
+"""The end of a pickle's data if a second pickle follows, which contains ``Names``."""
 
 Names = dict[tuple[str, str], Any]
-"""What travels by value and must also be found by name, by its module and its qualified name; a module has no name."""
+"""Objects that are sent by value and must also be found by name: by module and qualified name, which is empty for a
+module."""
 
 
 class StandIn(Protocol):
-    """What travels by value in place of a future."""
+    """An object that is sent by value in place of a future."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Return how a pickle rebuilds it."""
 
 
 PersistentId = Callable[[Any], "int | StandIn | None"]
-"""Returns what travels in place of a future: the index of a reference, or a finished future by value.
+"""Returns what to send in place of a future: the index of a reference, or a finished future by value.
 
 It returns ``None`` for every object that is not a future.
 """

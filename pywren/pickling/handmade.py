@@ -1,8 +1,8 @@
-"""Handmade modules: no other process can import them by name, so they and what they define travel by value.
+"""Handmade modules: other processes cannot import them by name, so they and their contents are sent by value.
 
 Programs make such modules with ``types.ModuleType``, with their own loaders (notebooks as modules), under impossible
 names (``runpy`` uses ``<run_path>``), or from files that are gone or are not in the directory of their package. A
-module that was loaded from its path under a name of its own does not count: its file is sent under that name.
+module that was loaded from a path under a name that the program chose does not count: its file is sent under that name.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ def is_handmade(name: object) -> bool:
         return False
     module = sys.modules.get(name)
     if module is None:
-        return False  # what it defines travels by value anyway, because it is not found here
+        return False  # its contents are sent by value anyway, because it is not found here
     if "<" in name or os.sep in name:
         return True  # importing "<run_path>" would run the script
     spec = getattr(module, "__spec__", None)
     spec = spec if isinstance(spec, ModuleSpec) else None
     if spec is not None and os.path.isfile(getattr(spec.loader, "archive", None) or ""):
-        return False  # from a zip file
+        return False  # it comes from a zip file
     file = spec.origin if spec is not None and spec.has_location else getattr(module, "__file__", None)
     if not isinstance(file, str):
         return not getattr(module, "__path__", None) and not _has_maker(name, spec)
     if spec is not None and spec.name != name:
-        return False  # a second name that some other module gives it
+        return False  # a second name for another module
     return not _is_loadable(file, spec) or not _is_where_its_name_says(name, file)
 
 
 def _has_maker(name: str, spec: ModuleSpec | None) -> bool:
-    """Tell whether an import creates a module that has no file: the interpreter itself does, or its package."""
+    """Tell whether an import can create a module that has no file: by the interpreter itself, or by the package."""
     if spec is not None and spec.origin in ("built-in", "frozen"):
         return True
     package = name.rpartition(".")[0]
@@ -91,12 +91,12 @@ def is_importable(module: types.ModuleType) -> bool:
     found = sys.modules.get(name)
     if found is None or is_handmade(name):
         return False
-    # a module may replace itself in sys.modules; importing it does the same there
+    # A module may replace itself in sys.modules; importing it elsewhere does the same.
     return found is module or getattr(found, "__file__", None) == getattr(module, "__file__", "none")
 
 
 def is_of_program(module: str) -> bool:
-    """Tell whether a module is part of the program itself: workers have only those of its objects that travel.
+    """Tell whether a module is part of the program itself. Workers have only those of its objects that are sent.
 
     Args:
         module: the name of the module.
@@ -105,13 +105,13 @@ def is_of_program(module: str) -> bool:
 
 
 def name_here(obj: Any) -> tuple[str, str] | None:
-    """Return the module and the qualified name of an object that travels by value, if they lead to it here.
+    """Return the module and qualified name of an object that is sent by value, if these names lead to it here.
 
-    On the worker, pickles and the processes of ``multiprocessing`` look it up by these. The name of a module is empty.
+    On the worker, pickles and the processes of ``multiprocessing`` look it up by them. A module's own name is empty.
     """
     kind: Any = type(obj)
     if not issubclass(kind, _NAMED) and kind.__module__ not in _NAMED_BY_MODULE:
-        return None  # instances may answer to any attribute
+        return None  # instances may return something for any attribute
     if issubclass(kind, types.ModuleType):
         own: str = obj.__name__
         return (own, "") if sys.modules.get(own) is obj else None

@@ -14,7 +14,7 @@ class Mentions:
         modules: names of the modules in which the reader looks something up.
         code: the code of functions pickled by value, with the package from which their relative imports start.
 
-    ``hinted`` holds the names of modules that only string annotations name: the reader can do without them.
+    ``hinted`` contains modules that only string annotations mention: the reader can do without them.
     """
 
     def __init__(self, modules: Iterable[str] = (), code: Mapping[types.CodeType, str] | None = None) -> None:
@@ -33,7 +33,7 @@ class Mentions:
 
         Args:
             obj: an object in the pickle.
-            by_reference: whether the pickle holds only its name.
+            by_reference: whether the pickle contains only its name.
         """
         if isinstance(obj, types.FunctionType) and not by_reference:
             self.code[obj.__code__] = _package_of(obj.__globals__)
@@ -44,7 +44,7 @@ class Mentions:
             module: Any = obj.__name__
         else:
             named = isinstance(obj, (type, types.FunctionType, types.BuiltinFunctionType))
-            # an instance may reduce to a bare name, which is looked up in the module of its class
+            # An instance may reduce to a bare name, which is looked up in the module of its class.
             module = (obj if named else type(obj)).__module__
         if isinstance(module, str) and module != "builtins":
             self.modules.add(module)

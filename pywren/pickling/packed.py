@@ -1,6 +1,6 @@
-"""``Packed``: one pickled object, as both sides write and read it: by plain pickle if that suffices, else by ours.
+"""``Packed``: one pickled object. Uses plain pickle if that suffices, and pywren's own picklers otherwise.
 
-cloudpickle and tblib are imported on first need, so that ``import pywren`` loads neither.
+cloudpickle and tblib are imported on first use, so that ``import pywren`` loads neither.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pywren.pickling.plain_values import ATOMS, is_plain, scalar_template
 from pywren.pickling.remote_errors import text_of
 
 OUT_OF_BAND_MIN = 64 * 1024
-"""Smallest buffer, in bytes, that is kept out of the pickle; smaller ones are cheaper to copy than to send apart."""
+"""The smallest buffer, in bytes, to keep out of the pickle. Smaller ones cost less to copy than to send separately."""
 
-# as they are before any code of the user's can replace them
+# Saved before any of the user's code can replace them.
 _plain_dumps, _plain_loads = pickle.dumps, pickle.loads
 
 
@@ -38,7 +38,7 @@ class Packed(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of the pickle and of the buffers together."""
+        """The size of the pickle and its buffers together, in bytes."""
         size = len(self.data)
         return size + sum(buffer.raw().nbytes for buffer in self.buffers) if self.buffers else size
 
@@ -55,16 +55,16 @@ def dump(
     mentions: Mentions | None = None,
     returned: bool = False,
 ) -> Packed:
-    """Pickle an object; let any exception through as it is (``dumps`` explains it).
+    """Pickle an object. Exceptions propagate unchanged; ``dumps`` explains them.
 
     Args:
         obj: the object.
         out_of_band: keep big buffers out of the pickle, as views of the object's own memory.
-        persistent_id: returns what travels in place of a future.
-        references: whether futures may become references. If not, only finished futures travel, by value; that is
-            faster to pickle, and ``loads`` suffices to read it.
-        mentions: takes what the pickle mentions.
-        returned: whether the reader is the client that made the call; its classes stay as they are.
+        persistent_id: returns what to send in place of a future.
+        references: whether futures may become references. If not, only finished futures are sent, by value. Such a
+            pickle is faster to write, and ``loads`` can read it.
+        mentions: what the pickle mentions is added to it.
+        returned: whether the reader is the client that made the call; its classes are not changed.
     """
     kind: Any = type(obj)  # Any, because mypy does not take type for hashable
     if type(kind) is type and kind in ATOMS:
@@ -109,10 +109,10 @@ def dumps(
     Args:
         obj: the object.
         out_of_band: keep big buffers out of the pickle, as views of the object's own memory.
-        path: what the object is, for the error, such as ``argument 3``.
-        persistent_id: returns what travels in place of a future.
-        references: whether futures may become references; if not, only finished futures travel, by value.
-        mentions: takes what the pickle mentions.
+        path: what the object is, for the error message, such as ``argument 3``.
+        persistent_id: returns what to send in place of a future.
+        references: whether futures may become references; if not, only finished futures are sent, by value.
+        mentions: what the pickle mentions is added to it.
 
     Raises:
         SerializationError: part of it cannot be pickled; the message names that part and where it is.
@@ -124,13 +124,13 @@ def dumps(
 
 
 def raise_unpicklable(obj: Any, error: Exception, path: str, *, persistent_id: PersistentId | None = None) -> NoReturn:
-    """Raise the ``SerializationError`` that explains why an object did not pickle.
+    """Raise the ``SerializationError`` that explains why an object could not be pickled.
 
     Args:
         obj: the object.
         error: what pickling it raised; becomes the cause.
         path: what the object is, such as ``argument 3``.
-        persistent_id: as it was passed when pickling failed.
+        persistent_id: the one in use when pickling failed.
     """
     from pywren.pickling.explain import explain
 
@@ -160,7 +160,7 @@ def _raise_unreturnable(value: Any, cause: Exception) -> NoReturn:
 
 
 def _collector(buffers: list[pickle.PickleBuffer]) -> Callable[[pickle.PickleBuffer], bool]:
-    """Return pickle's ``buffer_callback`` that keeps big buffers out of the pickle."""
+    """Return a ``buffer_callback`` for pickle that keeps big buffers out of the pickle."""
 
     def collect(buffer: pickle.PickleBuffer) -> bool:
         if memoryview(buffer).nbytes < OUT_OF_BAND_MIN:
@@ -183,7 +183,7 @@ def picklers() -> ModuleType:
 
 
 def loads(packed: Packed) -> Any:
-    """Unpickle an object; let any exception of its own code through."""
+    """Unpickle an object. Exceptions of its own code propagate."""
     return _plain_loads(packed.data, buffers=packed.buffers)
 
 
@@ -198,7 +198,7 @@ def load_result(
 
     Args:
         packed: the result; it must have been verified.
-        call_id: the call, for the error.
+        call_id: the call, for the error message.
         callset_id: its callset.
         status: its status.
 
@@ -209,7 +209,7 @@ def load_result(
         return loads(packed)
     except KeyboardInterrupt:
         raise  # the user's own Ctrl-C
-    except BaseException as error:  # a SystemExit of the result's code must not end the client
+    except BaseException as error:  # a SystemExit raised by the result's code must not end the client
         raise ResultSerializationError(
             f"the result of call {call_id} cannot be unpickled here: {type(error).__name__}: {text_of(error)}",
             call_id=call_id,

@@ -1,7 +1,7 @@
 """``PackedException``: one pickled exception with its causes, and its description in text.
 
-The first pickle holds the exception and its formatted traceback. One pickle for each exception of the chain follows,
-which says what that exception was raised from (``remote_errors.Chain``).
+The first pickle contains the exception and its formatted traceback. It is followed by one pickle for each exception of
+the chain, which says what that exception was raised from (``remote_errors.Chain``).
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from pywren.pickling.remote_errors import (
 )
 
 _MAX_STAND_IN = 8 * 1024  # characters of the description that replaces an exception
-_Unpickler = pickle.Unpickler  # as it is before any code of the user's can replace it
+_Unpickler = pickle.Unpickler  # saved before any of the user's code can replace it
 
 
 class PackedException(NamedTuple):
     """A pickled exception and its description in text.
 
     Args:
-        body: the exception; ``None`` if it cannot be brought back.
+        body: the exception; ``None`` if it cannot be sent back.
         type_name: the name of its type.
         text: its ``str``.
         traceback: its formatted traceback with the chain of causes.
-        error: what the caller gets in its place, if there is no ``body``.
+        error: the error that the caller gets instead, if there is no ``body``.
     """
 
     body: Packed | None
@@ -49,7 +49,7 @@ class PackedException(NamedTuple):
         """Return the body.
 
         Raises:
-            ResultSerializationError: the exception cannot be brought back.
+            ResultSerializationError: the exception cannot be sent back.
         """
         if self.body is None:
             raise self.error or ResultSerializationError("an exception without its pickle")
@@ -59,9 +59,9 @@ class PackedException(NamedTuple):
         """Return the encoded outcome of a call that raised this exception.
 
         Raises:
-            ResultSerializationError: the exception cannot be brought back.
+            ResultSerializationError: the exception cannot be sent back.
         """
-        from pywren.wire.outcome import Outcome  # here: a child that is passed no futures never needs it
+        from pywren.wire.outcome import Outcome  # here: a child that receives no futures never needs it
 
         body = self.required_body().data
         return Outcome(False, body, self.type_name, self.text, self.traceback).encode()
@@ -70,9 +70,9 @@ class PackedException(NamedTuple):
 def dump_exception(error: BaseException) -> PackedException:
     """Pickle an exception with its traceback, causes and notes, and check that it can be unpickled.
 
-    Pywren's own frames above the user's function are left out. A ``ResultSerializationError`` that describes it
-    replaces any cause, or member of a group, that cannot be pickled. Nothing that the exception's own code raises
-    escapes, except ``KeyboardInterrupt``.
+    Pywren's own frames above the user's function are removed. Any cause or group member that cannot be pickled is
+    replaced by a ``ResultSerializationError`` that describes it. Nothing that the exception's own code raises
+    propagates, except ``KeyboardInterrupt``.
     """
     described = PackedException(None, type(error).__name__, text_of(error), format_error(error))
     try:
@@ -92,7 +92,7 @@ def _unreturnable(described: PackedException, problem: BaseException) -> ResultS
 
 
 def _dump_chain(error: BaseException, text: str) -> bytes:
-    """Pickle an exception and its causes; only if that fails, find out which causes must be replaced."""
+    """Pickle an exception and its causes. Only if that fails, find out which causes must be replaced."""
     try:
         return _dump_checked(error, text, Chain())
     except KeyboardInterrupt:
@@ -105,7 +105,7 @@ def _dump_chain(error: BaseException, text: str) -> bytes:
 
 
 def _stand_ins(errors: Iterable[BaseException]) -> dict[int, BaseException]:
-    """Return the replacements of those exceptions that cannot be pickled, by the ``id`` of the original."""
+    """Return replacements for the exceptions that cannot be pickled, keyed by the ``id`` of the original."""
     found: dict[int, BaseException] = {}
     for error in errors:
         try:
@@ -125,16 +125,16 @@ def _stand_ins(errors: Iterable[BaseException]) -> dict[int, BaseException]:
 
 
 def _dump_checked(error: BaseException, text: str, chain: Chain, *, alone: bool = False) -> bytes:
-    """Pickle an exception, then each link to what it was raised from, and unpickle all as a check.
+    """Pickle an exception, then each link to what it was raised from. Unpickle everything as a check.
 
     Args:
         error: the exception.
         text: its formatted traceback.
-        chain: remembers the exceptions that are met, and holds the replacements.
+        chain: remembers the exceptions that it sees, and contains the replacements.
         alone: leave out what it was raised from.
 
     Raises:
-        BaseException: whatever the exception's own code raises in either direction.
+        BaseException: anything that the exception's own code raises, in either direction.
     """
     with io.BytesIO() as file:
         pickler = picklers().UserPickler(file)
@@ -143,7 +143,7 @@ def _dump_checked(error: BaseException, text: str, chain: Chain, *, alone: bool 
         pickler.dump((error, text))
         if not alone:
             for link in chain.links():
-                pickler.dump(link)  # successive pickles share one memo, so a long chain causes no deep recursion
+                pickler.dump(link)  # successive pickles share one memo, so a long chain does not recurse deeply
         data: bytes = file.getvalue()
     back, _ = _load_chain(data)
     if not isinstance(back, (Exception, type(error))):  # its own reduction may choose another type, usually a base
@@ -156,7 +156,7 @@ def _load_chain(data: bytes, lost: list[BaseException] | None = None) -> tuple[B
 
     Args:
         data: the pickles.
-        lost: takes what unpickling a link raised; the links after it are lost too. If ``None``, it is raised.
+        lost: receives what unpickling a link raises; the links after it are lost too. If ``None``, the error is raised.
     """
     file = io.BytesIO(data)
     unpickler = _Unpickler(file)
@@ -175,8 +175,8 @@ def _load_chain(data: bytes, lost: list[BaseException] | None = None) -> tuple[B
             lost.append(problem)
         return error, text
     finally:
-        # Before Python 3.12 the garbage collector does not look into the memo: an exception whose traceback leads to
-        # this frame, and so to the memo that holds the exception, would stay for ever.
+        # Before Python 3.12 the garbage collector does not look into the memo. The exception's traceback leads to this
+        # frame, whose memo holds the exception: without this, it would never be freed.
         unpickler.memo = {}
 
 
@@ -187,14 +187,14 @@ def load_exception(
     callset_id: str | None = None,
     status: Mapping[str, Any] | None = None,
 ) -> BaseException:
-    """Unpickle an exception in the client, so that printing it shows the remote source lines.
+    """Unpickle an exception in the client. Printing it then shows the remote source lines.
 
     If this machine lacks the source of a remote frame, or the class of a cause, the text of the remote traceback
     becomes the last cause. The user's own causes stay.
 
     Args:
         packed: the exception; it must have been verified.
-        call_id: the call, for the error.
+        call_id: the call, for the error message.
         callset_id: its callset.
         status: its status.
 

@@ -1,7 +1,7 @@
 """``UserPickler`` and ``FuturesPickler``: cloudpickle as pywren uses it.
 
-Nothing imports this module when it is loaded itself, because cloudpickle is slow to import: ``packed.picklers`` does,
-for the first object that plain pickle cannot write.
+No module imports this one at load time, because cloudpickle is slow to import. ``packed.picklers`` imports it for the
+first object that plain pickle cannot write.
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ from pywren.pickling.remote_errors import (
 _FUNCTION_PARTS: frozenset[Any] = frozenset(
     {types.FunctionType, types.CodeType, types.CellType, types.BuiltinFunctionType, types.ModuleType, type}
 )
-"""Exact types that need no look at what is special; most objects in a pickled function have one of them."""
+"""Exact types that need no special handling. Most objects in a pickled function have one of them."""
 
 
 class UserPickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """cloudpickle with our own reductions of functions, classes, exceptions and futures.
+    """cloudpickle with pywren's own reductions of functions, classes, exceptions and futures.
 
-    One pickler may write several pickles, which share its memo. It is used by one thread.
+    One pickler may write several pickles, which share its memo. Only one thread may use it.
 
     Args:
-        file: takes the pickle.
-        buffer_callback: takes out-of-band buffers (PEP 574).
+        file: receives the pickle.
+        buffer_callback: receives out-of-band buffers (PEP 574).
     """
 
-    mentions: Mentions | None = None  # takes what the reader must import
+    mentions: Mentions | None = None  # collects what the reader must import
     future_id: PersistentId | None = None
-    chain: Chain | None = None  # for exceptions: remembers them, so that their causes follow
+    chain: Chain | None = None  # for exceptions: remembers them, so that their causes are pickled afterwards
 
     def __init__(self, file: io.BytesIO, buffer_callback: Any = None) -> None:
         super().__init__(file, protocol=PROTOCOL, buffer_callback=buffer_callback)
         self.state = reducers.PickleState()
-        self.usual: set[int] = set()  # ids of types whose instances pickle reduces by itself
+        self.usual: set[int] = set()  # ids of types whose instances pickle reduces without pywren
 
     def reducer_override(self, obj: Any) -> Any:
-        """Return how an object is reduced, or ``NotImplemented`` to leave it to pickle; called for every object."""
+        """Return an object's reduction, or ``NotImplemented`` to leave it to pickle. Called for every object."""
         kind: Any = type(obj)
         if id(kind) in self.usual:
             return NotImplemented
         if kind is types.FunctionType and reducers.is_own(obj):
-            return NotImplemented  # by reference; most objects in a pickled function are these
+            return NotImplemented  # by reference; this covers most objects in a pickled function
         is_part = type(kind) is type and kind in _FUNCTION_PARTS
         reduced = NotImplemented if is_part else self.reduce_special(obj)
         if reduced is not NotImplemented:
@@ -67,12 +67,12 @@ class UserPickler(cloudpickle.Pickler):  # type: ignore[misc]
             reduced = super().reducer_override(obj)
         if self.mentions is not None and kind is not types.CodeType and kind is not types.CellType:
             self.note(self.mentions, obj, by_reference=reducers.is_by_name(reduced))
-        if reduced is NotImplemented and reducers.is_usual(kind, self.state):  # and it is no future either
+        if reduced is NotImplemented and reducers.is_usual(kind, self.state):  # and it is not a future either
             self.usual.add(id(kind))
         return reduced
 
     def note(self, mentions: Mentions, obj: Any, *, by_reference: bool) -> None:
-        """Note what the reader must import for an object, or the name under which it must find the object."""
+        """Record what the reader must import for an object, or the name under which it must find the object."""
         mentions.note(obj, by_reference=by_reference)
         name = None if by_reference else name_here(obj)
         if name is not None:
@@ -98,11 +98,11 @@ class UserPickler(cloudpickle.Pickler):  # type: ignore[misc]
 class FuturesPickler(UserPickler):
     """A ``UserPickler`` for pickles in which futures may be references.
 
-    It is a class of its own because pickle calls ``persistent_id`` for every object.
+    It is a separate class because pickle calls ``persistent_id`` for every object.
     """
 
     def persistent_id(self, obj: Any) -> Any:
-        """Return the persistent id of a future that is a reference, ``None`` for any other object."""
+        """Return the persistent id of a future that becomes a reference; ``None`` for any other object."""
         place = None if self.future_id is None else self.future_id(obj)
         if not isinstance(place, int):
             return None
@@ -110,13 +110,13 @@ class FuturesPickler(UserPickler):
 
 
 def _refuse_file(file: io.TextIOWrapper) -> None:
-    """Refuse an open file; the standard streams pass, since every process has them."""
+    """Refuse an open file. The standard streams are allowed, because every process has them."""
     if is_open_elsewhere(file):
         raise pickle.PicklingError("cannot pickle an open file: send its path or its contents")
 
 
 def outermost(names: Names) -> Names:
-    """Leave out names that are found inside others, such as the methods of a class that travels too."""
+    """Leave out objects that are found inside others, such as the methods of a class that is sent too."""
     return {
         (module, name): value
         for (module, name), value in names.items()

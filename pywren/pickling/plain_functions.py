@@ -1,9 +1,9 @@
-"""Plain functions: their parts can be compared, and copied, in microseconds.
+"""Plain functions: functions whose parts can be compared, and copied, in microseconds.
 
-All that a plain function holds are constants and other plain functions, so that nothing in it can change in place. Both
-sides use that on the warm path, where each saves about 0.1 ms of a call that takes 0.3 ms (``benchmarks/local.py --only
-warm``): the client recognizes a function that it has pickled before (``serialize._repeats``), and a worker copies one
-instead of unpickling it again (``worker.child.snapshot``).
+A plain function refers only to constants and other plain functions, so nothing in it can change in place. Both sides
+use that on the warm path, where each saves about 0.1 ms of a call that takes 0.3 ms (``benchmarks/local.py --only
+warm``). The client recognizes a function that it has pickled before (``serialize._repeats``), and a worker copies a
+function instead of unpickling it again (``worker.child.snapshot``).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from pywren.pickling.by_value._pickle_state import is_sent_whole
 from pywren.pickling.handmade import is_handmade
 
 MOST_FUNCTIONS = 32
-"""Most functions of one pickle that are looked at; looking at more would take as long as pickling or unpickling."""
+"""The most functions of one pickle to examine; examining more would take as long as pickling or unpickling."""
 
 _CONSTANTS = frozenset({int, float, complex, str, bytes, bool, type(None)})
 _EMPTY = object()
 
 
 class Parts(NamedTuple):
-    """What a plain function is made of, besides its globals and its closure.
+    """What a plain function consists of, besides its globals and its closure.
 
     Args:
         code: its code.
@@ -50,7 +50,7 @@ class Parts(NamedTuple):
         )
 
     def are_still_of(self, function: types.FunctionType) -> bool:
-        """Tell whether a function still has these parts, and no others."""
+        """Tell whether a function still has exactly these parts."""
         code, names, defaults, before = self
         if function.__code__ is not code or function.__defaults__ is not defaults:
             return False
@@ -61,11 +61,11 @@ class Parts(NamedTuple):
         now = function.__annotations__
         if not now and not before:
             return True
-        # by identity: values of the user's may compare in any way
+        # Compare by identity: the user's values may define equality in any way.
         return now.keys() == before.keys() and all(map(operator.is_, now.values(), before.values()))
 
     def assemble(self, space: dict[str, Any], closure: tuple[types.CellType, ...] | None) -> types.FunctionType:
-        """Return a new function of these parts with globals and a closure of its own."""
+        """Return a new function with these parts and its own globals and closure."""
         code, names, defaults, annotations = self
         made = types.FunctionType(code, space, names[0], defaults, closure)
         _, made.__qualname__, made.__module__, made.__doc__ = names
@@ -75,7 +75,7 @@ class Parts(NamedTuple):
 
 
 def is_plain(function: Any) -> bool:
-    """Tell whether an object is a function that ``Parts`` describe in full; look at its variables apart."""
+    """Tell whether an object is a function that ``Parts`` describe in full. Check its variables separately."""
     if type(function) is not types.FunctionType or function.__dict__ or function.__kwdefaults__:
         return False
     if getattr(function, "__type_params__", None):  # Python 3.12
@@ -85,7 +85,7 @@ def is_plain(function: Any) -> bool:
 
 
 def _is_plain_annotation(annotation: Any) -> bool:
-    """Tell whether an annotation is a string or is made of built-in types: ``int | None``, ``dict[str, list[int]]``."""
+    """Tell whether an annotation is a string or made of built-in types: ``int | None``, ``dict[str, list[int]]``."""
     kind = type(annotation)
     if kind is types.GenericAlias:
         return _is_plain_annotation(annotation.__origin__) and all(map(_is_plain_annotation, annotation.__args__))
@@ -97,10 +97,10 @@ def _is_plain_annotation(annotation: Any) -> bool:
 
 
 def is_constant(value: Any) -> bool:
-    """Tell whether a value cannot change in place, and is the same in every process: a number, a text, a module …"""
+    """Tell whether a value cannot change in place and is the same in every process: a number, string, module, …"""
     kind = type(value)
     if kind is types.BuiltinFunctionType:
-        return type(value.__self__) is types.ModuleType  # and not a method of a list
+        return type(value.__self__) is types.ModuleType  # not, for example, a method of a list
     if kind is types.ModuleType:
         name = value.__name__
         return sys.modules.get(name) is value and not is_sent_whole(name) and not is_handmade(name)
@@ -108,7 +108,7 @@ def is_constant(value: Any) -> bool:
 
 
 def contents_of(cell: types.CellType) -> Any:
-    """Return what a variable of a closure holds; something that is not a constant if it has no value yet."""
+    """Return the value of a closure variable. If it has none, return something that is not a constant."""
     try:
         return cell.cell_contents
     except ValueError:

@@ -1,4 +1,4 @@
-"""Exceptions that cross between processes: how they and their tracebacks are reduced and rebuilt."""
+"""How exceptions and their tracebacks are sent between processes: how they are reduced and rebuilt."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from pywren.pickling.format import PROTOCOL
 
 _MAX_FRAMES = 200
 _MAX_LINKS = 2_000
-"""Most exceptions of one chain, and of the groups in it, that travel."""
+"""The most exceptions of one chain, including the groups in it, to send."""
 _MAX_TEXT = 64 * 1024
-_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: not built in
-_GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())  # of Python 3.11 and later
-_set = BaseException.__setattr__  # the interpreter's own way: a frozen dataclass refuses any other
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: not a built-in type
+_GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())  # new in Python 3.11
+_set = BaseException.__setattr__  # the interpreter's own method: a frozen dataclass refuses any other
 
-# The interpreter's own descriptors: a class may have something else under these names.
+# The interpreter's own descriptors: a class may define something else under these names.
 _ARGS, _CAUSE, _CONTEXT, _TRACEBACK, _SUPPRESSES = (
     vars(BaseException)[name] for name in ("args", "__cause__", "__context__", "__traceback__", "__suppress_context__")
 )
@@ -35,7 +35,7 @@ Link: TypeAlias = "tuple[BaseException, BaseException | None, BaseException | No
 
 
 class RemoteTraceback(Exception):
-    """The text of a traceback whose source lines this machine lacks; it is the last of the causes."""
+    """The text of a traceback whose source lines this machine lacks. It becomes the last cause."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -49,13 +49,13 @@ class RemoteTraceback(Exception):
 
 
 class Chain:
-    """Reduces the exceptions of one pickle and remembers them, so that their causes can be pickled after it.
+    """Reduces the exceptions of one pickle and remembers them, so that their causes can be pickled afterwards.
 
     If a cause were part of the pickle of its effect, a long chain would exceed the recursion limit, and a cause that
     cannot be pickled would make its effect fail too.
 
     Args:
-        stand_ins: the replacements of exceptions that cannot be pickled, by the ``id`` of the original.
+        stand_ins: the replacements of exceptions that cannot be pickled, keyed by the ``id`` of the original.
     """
 
     def __init__(self, stand_ins: Mapping[int, BaseException] | None = None) -> None:
@@ -63,13 +63,13 @@ class Chain:
         self._stand_ins = stand_ins or {}
 
     def reduce(self, error: BaseException) -> tuple[Any, ...]:
-        """Return how the pickle rebuilds an exception, and remember it."""
+        """Return how the pickle rebuilds an exception. Remember the exception."""
         self.met.append(error)
         return reduce_exception(self._stand_ins.get(id(error), error))
 
     def links(self) -> Iterator[Link]:
-        """Yield what each exception was raised from, including exceptions that are met meanwhile."""
-        for error in self.met:  # grows while the links are pickled
+        """Yield what each exception was raised from, including exceptions that are added during the iteration."""
+        for error in self.met:  # the list grows while the links are pickled
             if len(self.met) > _MAX_LINKS:
                 return
             cause, context = _CAUSE.__get__(error), _CONTEXT.__get__(error)
@@ -82,11 +82,11 @@ def set_link(link: Link) -> None:
     error, cause, context, suppresses = link
     _CAUSE.__set__(error, cause)
     _CONTEXT.__set__(error, context)
-    _SUPPRESSES.__set__(error, suppresses)  # last, because setting a cause sets it too
+    _SUPPRESSES.__set__(error, suppresses)  # set this last, because setting a cause changes it
 
 
 def raised_before(error: BaseException) -> list[BaseException]:
-    """Return all exceptions that an exception was raised from or holds, innermost first, without itself."""
+    """Return all exceptions that an exception was raised from or contains, innermost first, without itself."""
     found: dict[int, BaseException] = {}
     waiting = [error]
     while waiting and len(found) <= _MAX_LINKS:
@@ -115,16 +115,16 @@ def reduce_exception(error: BaseException) -> tuple[Any, ...]:
         state, listitems, dictitems, setter = (*rest, None, None, None, None)[:4]
         return make, args, (context, state, setter), listitems, dictitems, _restore_reduced
     base = _builtin_base(cls)
-    # the built-in __new__ of a group needs these two, whatever the class keeps as args
+    # The built-in __new__ of a group needs these two, whatever the class keeps as args.
     needed = (error.message, error.exceptions) if isinstance(error, _GROUP) else ()
     state = (context, _ARGS.__get__(error), dict(error.__dict__), _members(error))
     return _new_exception, (cls, base, needed), state, None, None, _restore_exception
 
 
 def _own_reduction(cls: type[BaseException]) -> Callable[[BaseException], Any] | None:
-    """Return the reduction that the author of the class wrote, if any."""
+    """Return the reduction that the author of the class wrote, or ``None``."""
     registered = copyreg.dispatch_table.get(cls)
-    # tblib.pickling_support.install() registers one for every exception; it keeps less than ours
+    # tblib.pickling_support.install() registers one for every exception, but it keeps less than pywren's.
     if registered is not None and not str(registered.__module__).startswith("tblib"):
         return registered
     for name in ("__reduce_ex__", "__reduce__", "__setstate__"):
@@ -139,7 +139,7 @@ def _is_builtin(cls: type) -> bool:
 
 
 def _builtin_base(cls: type[BaseException]) -> type[BaseException]:
-    """Return the built-in type that gives instances their layout: the only one whose ``__new__`` makes them.
+    """Return the built-in type that determines the layout of instances. Only its ``__new__`` can make them.
 
     It is not always the first of several built-in bases: ``class NotThere(ValueError, FileNotFoundError)``.
     """
@@ -151,7 +151,7 @@ def _builtin_base(cls: type[BaseException]) -> type[BaseException]:
 
 
 def _members(error: BaseException) -> list[tuple[type, str, Any]]:
-    """Return what the slots hold: those of built-in bases (``errno``, ``start``) and those of classes."""
+    """Return the contents of the slots: those of built-in bases (``errno``, ``start``) and those of classes."""
     members = []
     for owner in type(error).__mro__:
         if owner in (BaseException, object):
@@ -162,17 +162,17 @@ def _members(error: BaseException) -> list[tuple[type, str, Any]]:
             if name in ("__dict__", "__weakref__") or (owner is AttributeError and name == "obj"):
                 continue  # AttributeError.obj may be any object; Python's own pickle leaves it out too
             try:
-                # by the descriptor: the class or a subclass may have something else under this name
+                # Use the descriptor: the class or a subclass may define something else under this name.
                 value = kind.__get__(error)
             except (AttributeError, TypeError):
-                continue  # never set, or from a built-in base whose layout the instance lacks
+                continue  # it was never set, or it belongs to a built-in base whose layout the instance lacks
             if value is not None or not _is_builtin(owner):
                 members.append((owner, name, value))
     return members
 
 
 def _new_exception(cls: type[BaseException], base: type[BaseException], needed: tuple[Any, ...]) -> BaseException:
-    # without __init__: the class's own may take other arguments, and the base's would set attributes of its own
+    # Skip __init__: the class's own may take other arguments, and the base's would set attributes of its own.
     return base.__new__(cls, *needed)
 
 
@@ -183,7 +183,7 @@ def _restore_exception(error: BaseException, state: tuple[Any, ...]) -> None:
         try:
             vars(owner)[name].__set__(error, value)
         except (AttributeError, TypeError, KeyError):
-            pass  # read-only and set by __new__; or the class of this name here has no such slot
+            pass  # it is read-only and set by __new__, or the class of this name here has no such slot
     error.__dict__.update(attributes)
     _restore_context(error, context)
 
@@ -199,7 +199,7 @@ def _restore_reduced(error: BaseException, state: tuple[Any, ...]) -> None:
 
 def _restore_context(error: Any, context: tuple[types.TracebackType | None, Any, bool]) -> None:
     if not isinstance(error, BaseException):
-        return  # its own reduction made another object of it; the check that follows reports that
+        return  # its own reduction turned it into another object; the check that follows reports that
     trace, notes, suppresses = context
     _TRACEBACK.__set__(error, trace)
     _SUPPRESSES.__set__(error, suppresses)
@@ -214,7 +214,7 @@ def is_open_elsewhere(stream: io.IOBase) -> bool:
 
 
 def closed_stream() -> io.BytesIO:
-    """Return what replaces a file or connection that an exception holds, as ``urllib.error.HTTPError`` does."""
+    """Return a replacement for a file or connection that an exception holds, as ``urllib.error.HTTPError`` does."""
     stream = io.BytesIO()
     stream.close()
     return stream
@@ -223,8 +223,8 @@ def closed_stream() -> io.BytesIO:
 # -- tracebacks ----------------------------------------------------------------------------------------------
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_SENT_MODULES = os.sep + "modules-"  # workers' copies of the user's modules, which do not last
-_LINE = "__pywren_line__"  # the local variable in which an unpickled frame keeps its remote source line
+_SENT_MODULES = os.sep + "modules-"  # workers' copies of the user's modules, which are temporary
+_LINE = "__pywren_line__"  # the local variable that holds the remote source line of an unpickled frame
 Frames = list[tuple[str, int, str, str]]
 """The file, line number, function and source line of each frame, outermost first."""
 
@@ -238,14 +238,14 @@ def user_frames(trace: types.TracebackType | None) -> types.TracebackType | None
 
 
 def frames_of(trace: types.TracebackType) -> Frames:
-    """Return a traceback as plain values, without the middle of a very long one."""
-    # flat, because pickling tblib's nested form would recurse too deeply for the traceback of a RecursionError
+    """Return a traceback as plain values. The middle of a very long one is left out."""
+    # A flat list, because pickling tblib's nested form would recurse too deeply for the traceback of a RecursionError.
     frames: Frames = []
     current: types.TracebackType | None = trace
     while current is not None:
         code = current.tb_frame.f_code
         line = linecache.getline(code.co_filename, current.tb_lineno, current.tb_frame.f_globals).strip()
-        line = line or current.tb_frame.f_locals.get(_LINE, "")  # a traceback that was itself unpickled
+        line = line or current.tb_frame.f_locals.get(_LINE, "")  # for a traceback that was itself unpickled
         frames.append((code.co_filename, current.tb_lineno, code.co_name, line))
         current = current.tb_next
     if len(frames) > _MAX_FRAMES:
@@ -255,9 +255,9 @@ def frames_of(trace: types.TracebackType) -> Frames:
 
 def make_traceback(frames: Frames) -> types.TracebackType | None:
     """Make a traceback that Python prints like the original."""
-    # A frame keeps its callers' frames and their variables: here those of the thread that receives results, with its
-    # processes and sockets, for as long as the program keeps the exception. A generator's frame forgets its caller
-    # when the generator pauses, so the chain ends there.
+    # A frame keeps its callers' frames and their variables alive. Here the callers are the thread that receives
+    # results, with its processes and sockets: they would live as long as the program keeps the exception. The frame of
+    # a generator drops its caller when the generator pauses, so the chain ends there.
     return next(_make_traceback(frames))
 
 
@@ -280,7 +280,7 @@ def add_remote_text(error: BaseException, text: str) -> None:
 
 
 def lacks_source(error: BaseException) -> bool:
-    """Tell whether printing the chain here would lack source lines that the worker had."""
+    """Tell whether printing the chain here would show fewer source lines than on the worker."""
     for link in chain_of(error):
         current = _TRACEBACK.__get__(link)
         while current is not None:
@@ -292,7 +292,7 @@ def lacks_source(error: BaseException) -> bool:
 
 
 def chain_of(error: BaseException) -> list[BaseException]:
-    """Return the exceptions that Python prints for one, itself first, up to the text of a remote traceback."""
+    """Return the exceptions that Python prints for an exception, itself first, up to the text of a remote traceback."""
     chain: dict[int, BaseException] = {}
     current: BaseException | None = error
     while current is not None and not isinstance(current, RemoteTraceback) and id(current) not in chain:
@@ -303,7 +303,7 @@ def chain_of(error: BaseException) -> list[BaseException]:
 
 
 def format_error(error: BaseException, *, alone: bool = False) -> str:
-    """Return what Python prints for an exception, shortened if it is very long; never raises.
+    """Return what Python prints for an exception, shortened if it is very long. Never raises.
 
     Args:
         error: the exception.
@@ -319,7 +319,7 @@ def format_error(error: BaseException, *, alone: bool = False) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """Return ``str`` of an exception, shortened if it is very long; never raises."""
+    """Return ``str`` of an exception, shortened if it is very long. Never raises."""
     try:
         return cut_text(str(error))
     except BaseException as problem:  # noqa: BLE001 - the user's __str__ may raise anything, even SystemExit
@@ -327,7 +327,7 @@ def text_of(error: BaseException) -> str:
 
 
 def cut_text(text: str, limit: int = _MAX_TEXT) -> str:
-    """Return a text; if it is too long to travel, only its beginning and its end."""
+    """Return a text. If it is too long to send, return only its beginning and end."""
     if len(text) <= limit:
         return text
     head, tail = text[: limit // 4], text[-limit * 3 // 4 :]

@@ -1,4 +1,4 @@
-"""From functions, arguments and the user's modules to bytes."""
+"""Turns functions, arguments and the user's modules into bytes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("cloudpickle", "default_preinstalls", "util"):  # doors of 0.4; there, importing the package loaded them
+    if name in ("cloudpickle", "default_preinstalls", "util"):  # in 0.4, importing the package loaded these
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

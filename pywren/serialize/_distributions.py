@@ -1,4 +1,4 @@
-"""Installed distributions: which files belong to one, and from which one a module comes."""
+"""Installed distributions: which files belong to each, and which one a module comes from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OF_THIS_MACHINE = frozenset({"INSTALLER", "REQUESTED", "direct_url.json", "uv_ca
 
 _INFO = (".dist-info", ".egg-info")
 _MODULE_SUFFIXES = (".py", *EXTENSION_SUFFIXES)
-_SETTLED_SECONDS = 0.1  # a directory that changed later may change again within one tick of the file system's clock
+_SETTLED_SECONDS = 0.1  # a directory that changed within this time may change again without a new modification time
 
 
 class Requirement(NamedTuple):
@@ -28,7 +28,7 @@ class Requirement(NamedTuple):
 
     Args:
         name: the distribution's name, normalized.
-        conditional: whether it is required on some systems or Pythons only.
+        conditional: whether it is required only on some systems or Pythons.
     """
 
     name: str
@@ -37,14 +37,14 @@ class Requirement(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Installed:
-    """A distribution as it is installed.
+    """An installed distribution.
 
     Args:
         name: its name according to its metadata.
         directory: the directory of its modules and metadata.
         info: the name of its ``.dist-info`` or ``.egg-info`` there; the latter may be a file.
         modules: its top-level modules.
-        source: the directory of the project, if that is imported (``pip install -e``).
+        source: the directory of the project, if modules are imported from there (``pip install -e``).
     """
 
     name: str
@@ -70,11 +70,11 @@ class Installed:
         return tuple(found)
 
     def brings(self, path: str) -> bool:
-        """Tell whether a file, relative to the directory, is one of its own."""
+        """Tell whether a file, given relative to the directory, belongs to the distribution."""
         return path in self.recorded or (not self.recorded and path.partition("/")[0].partition(".")[0] in self.modules)
 
     def metadata_files(self) -> list[str]:
-        """Return the files of its metadata that another machine can use, relative to the directory."""
+        """Return the metadata files that another machine can use, relative to the directory."""
         folder = self._folder
         if not folder.is_dir():
             return [self.info]
@@ -87,15 +87,15 @@ class Installed:
 
 
 def normalized(distribution: str) -> str:
-    """Return a distribution's name in the form in which names are compared: ``Foo.Bar`` and ``foo-bar`` are one."""
+    """Return a distribution's name in its normalized form: ``Foo.Bar`` and ``foo-bar`` become the same name."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
-# -- looking up ----------------------------------------------------------------------------------------------
+# -- finding distributions -----------------------------------------------------------------------------------
 
 
 def find_distribution(name: str) -> Installed | None:
-    """Return the installed distribution of a normalized name, if there is one."""
+    """Return the installed distribution with a normalized name, or ``None``."""
     for index in _indexes_on_path():
         if name in index.by_name:
             return index.by_name[name]
@@ -103,12 +103,12 @@ def find_distribution(name: str) -> Installed | None:
 
 
 def distributions_in(directory: str) -> list[Installed]:
-    """Return the distributions whose metadata are in a directory."""
+    """Return the distributions whose metadata is in a directory."""
     return list(_index_of(directory).by_name.values())
 
 
 def distributions_with(directory: str, path: str) -> list[Installed]:
-    """Return the distributions in a directory that contain a file: several, for an old namespace package.
+    """Return the distributions in a directory that contain a file. Old namespace packages have several.
 
     Args:
         directory: where modules are imported from.
@@ -129,7 +129,7 @@ def distributions_of(top: str) -> list[str]:
 
 
 def installed_modules() -> list[str]:
-    """Return the top-level names of all that is installed for this interpreter."""
+    """Return the top-level names of everything installed for this interpreter."""
     return sorted({name for index in _indexes_on_path() for name in index.by_module})
 
 
@@ -142,7 +142,7 @@ class _Index(NamedTuple):
 
 
 _NOTHING = _Index({}, {})
-_known: dict[str, tuple[int, _Index]] = {}  # by directory; two threads may both make an entry, but then the same one
+_known: dict[str, tuple[int, _Index]] = {}  # by directory; if two threads both make an entry, the entries are equal
 
 
 def _indexes_on_path() -> Iterator[_Index]:
@@ -151,14 +151,14 @@ def _indexes_on_path() -> Iterator[_Index]:
 
 
 def _index_of(directory: str) -> _Index:
-    """Return what is installed in a directory; read it again if something was installed there since."""
+    """Return what is installed in a directory. Read it again if something was installed there since."""
     try:
         changed = os.stat(directory).st_mtime_ns
         known = _known.get(directory)
         if known is not None and known[0] == changed:
             return known[1]
         infos = sorted(name for name in os.listdir(directory) if name.endswith(_INFO))
-    except OSError:  # not there, or a zip file
+    except OSError:  # the directory does not exist, or is a zip file
         return _NOTHING
     index = _Index({}, {})
     for one in filter(None, (_read(directory, info) for info in infos)):
@@ -174,13 +174,13 @@ def _read(directory: str, info: str) -> Installed | None:
     folder = Path(directory, info)
     name = next(iter(_headers(folder, "Name")), None)
     if name is None:
-        return None  # an interrupted installation left it
+        return None  # left by an interrupted installation
     modules = _modules_among(_recorded(folder)) or tuple(_text(folder / "top_level.txt").split())
     return Installed(name, directory, info, modules, _project(_text(folder / "direct_url.json")))
 
 
 def _headers(folder: Path, wanted: str) -> list[str]:
-    """Return the values of a header of the metadata; email.parser would take ten times as long."""
+    """Return the values of a metadata header. Using email.parser would take ten times as long."""
     text = _text(folder / "METADATA") or _text(folder / "PKG-INFO") or _text(folder)
     head = re.split(r"\r?\n\r?\n", text, maxsplit=1)[0]
     return [value.strip() for value in re.findall(rf"^{wanted}:(.*)", head, re.MULTILINE)]
@@ -189,14 +189,14 @@ def _headers(folder: Path, wanted: str) -> list[str]:
 def _recorded(folder: Path) -> Iterator[str]:
     """Yield the paths that a RECORD lists, unchanged."""
     for line in _text(folder / "RECORD").splitlines():
-        # paths with a comma or a quote are quoted
+        # Paths that contain a comma or a quotation mark are quoted.
         path = line[1:].partition('",')[0].replace('""', '"') if line.startswith('"') else line.partition(",")[0]
         if path:
             yield path.replace("\\", "/")
 
 
 def _is_inside(path: str) -> bool:
-    # records list scripts by paths that lead out of the directory; a distribution may list anything
+    # Scripts are listed with paths that lead out of the directory; a distribution may list anything.
     return not path.startswith("/") and not {"", ".", "..", "__pycache__"} & set(path.split("/"))
 
 

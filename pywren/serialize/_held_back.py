@@ -29,10 +29,10 @@ _ENVIRONMENTS = {"pyvenv.cfg": "a virtual environment", "conda-meta": "a conda e
 _CACHE_TAG = b"Signature: 8a477f597d28d172789f06886806bc55"  # https://bford.info/cachedir/
 
 _SECRET_NAMES = (
-    # keys for SSH, TLS and signing, and key stores; for *.pem the content decides
+    # Keys for SSH, TLS and signing, and key stores. For *.pem the content decides.
     *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "*.key", "*.p8", "*.p12", "*.pfx", "*.ppk", "*.jks"),
     *("*.keystore", "*.kdbx", "*.ovpn"),
-    # files from which programs read passwords and tokens
+    # Files from which programs read passwords and tokens.
     *(".env", ".env.*", "*.env", ".envrc", "credentials", "credentials.*", "secrets", "secrets.*", "secret.*"),
     *(".netrc", "_netrc", ".pgpass", "pgpass.conf", ".pypirc", ".npmrc", ".git-credentials", ".htpasswd", ".my.cnf"),
     *("client_secret*.json", "service_account*.json", "service-account*.json", "kubeconfig", ".dockercfg", ".s3cfg"),
@@ -41,7 +41,7 @@ _SECRET_NAMES = (
 )
 _SECRET_FOLDERS = ("secrets", "credentials")
 _LOOKED_INTO = 64 * 1024
-"""Largest file, in bytes, that is searched for a key; no key is bigger."""
+"""The largest file, in bytes, to search for a key; no key is larger."""
 
 _PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY( BLOCK)?-----|PuTTY-User-Key-File-")
 _PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
@@ -49,7 +49,7 @@ _PUBLIC = (b"CERTIFICATE", b"PUBLIC KEY", b"X509 CRL", b"DH PARAMETERS", b"EC PA
 
 
 def why_held_back(name: str, *, is_directory: bool, is_recorded: bool = False) -> str | None:
-    """Return why the name of a file or directory keeps it from being sent; ``None`` if it does not.
+    """Return why a file or directory is not sent, judging by its name; ``None`` if it is sent.
 
     Args:
         name: its last component.
@@ -68,7 +68,7 @@ def why_held_back(name: str, *, is_directory: bool, is_recorded: bool = False) -
 
 
 def why_path_held_back(path: str, *, is_recorded: bool = False) -> str | None:
-    """Return why a file is not sent, by its relative POSIX path; ``None`` if no part of the path forbids it."""
+    """Return why a file is not sent, judging by its relative POSIX path; ``None`` if it is sent."""
     *above, name = path.split("/")
     for part in above:
         if reason := why_held_back(part, is_directory=True, is_recorded=is_recorded):
@@ -77,7 +77,7 @@ def why_path_held_back(path: str, *, is_recorded: bool = False) -> str | None:
 
 
 def why_not_part(directory: str, names: Collection[str]) -> str | None:
-    """Return why a directory is not part of the package around it; ``None`` if it is.
+    """Return why a directory is not part of the package that contains it; ``None`` if it is.
 
     Args:
         directory: the directory.
@@ -102,7 +102,7 @@ def _begins_with(path: str, text: bytes) -> bool:
 
 
 def why_content_held_back(name: str, data: bytes) -> str | None:
-    """Return why the content of a file keeps it from being sent; ``None`` if it does not.
+    """Return why a file is not sent, judging by its content; ``None`` if it is sent.
 
     Args:
         name: its name.
@@ -113,7 +113,7 @@ def why_content_held_back(name: str, data: bytes) -> str | None:
         return None
     if _PRIVATE_KEY.search(data):
         return "it contains a private key"
-    if lower.endswith(".pem"):  # what is not a certificate may be a key of any format
+    if lower.endswith(".pem"):  # anything but a certificate may be a key, in any format
         kinds = _PEM_BLOCK.findall(data)
         if not kinds or not all(kind.endswith(_PUBLIC) for kind in kinds):
             return "it may be a private key"

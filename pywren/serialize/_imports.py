@@ -1,4 +1,4 @@
-"""The imports of a source file or of a compiled function."""
+"""Finds the imports of a source file or of a compiled function."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Import:
         names: the dotted names that it may load: for ``from a import b`` both ``a`` and ``a.b``.
         optional: whether the program may run without it: it is in a function, an ``if``, or a ``try`` that catches
             ``ImportError``.
-        guarded: whether it is in such a ``try``; bytecode does not tell.
+        guarded: whether it is in such a ``try``; for compiled functions this is not known.
     """
 
     names: tuple[str, ...]
@@ -30,11 +30,11 @@ class Import:
     guarded: bool = field(default=False, compare=False)
 
 
-# -- of source -----------------------------------------------------------------------------------------------
+# -- in source -----------------------------------------------------------------------------------------------
 
 
 def imports_of_source(source: bytes, package: str) -> list[Import]:
-    """Return the imports of a source file; none if it is not valid Python.
+    """Return the imports of a source file; an empty list if it is not valid Python.
 
     Args:
         source: its bytes, in the encoding that it declares.
@@ -51,9 +51,9 @@ def imports_of_source(source: bytes, package: str) -> list[Import]:
 
 
 def _parse(source: bytes) -> ast.Module:
-    # under a lock, because catch_warnings changes the whole process
+    # Hold a lock, because catch_warnings affects the whole process.
     with _parsing, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # warnings about the source, such as "\d": they are meant for its author
+        warnings.simplefilter("ignore")  # warnings about the source, such as "\d", are meant for its author
         return ast.parse(source)
 
 
@@ -81,7 +81,7 @@ _CONDITIONAL = (ast.FunctionDef, ast.AsyncFunctionDef, ast.If, ast.Match)
 
 
 def _catches_failure(node: ast.stmt) -> bool:
-    if isinstance(node, (ast.With, ast.AsyncWith)):  # contextlib.suppress, and similar context managers of libraries
+    if isinstance(node, (ast.With, ast.AsyncWith)):  # contextlib.suppress, and similar context managers in libraries
         return any(_may_suppress(item.context_expr) for item in node.items)
     return isinstance(node, ast.Try) and any(_catches_import_error(handler.type) for handler in node.handlers)
 
@@ -111,7 +111,7 @@ def _is_type_checking(test: ast.expr) -> bool:
 
 
 def _calls(tree: ast.AST) -> Iterator[Import]:
-    """Yield what ``importlib.import_module("name")`` and ``__import__("name")`` load."""
+    """Yield the imports made by ``importlib.import_module("name")`` and ``__import__("name")``."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call) or not node.args:
             continue
@@ -130,13 +130,13 @@ def _from_names(module: str, names: Iterable[str], level: int, package: str) -> 
     return (module, *(f"{module}.{name}" for name in names if name != "*")) if module else ()
 
 
-# -- of compiled functions -----------------------------------------------------------------------------------
+# -- in compiled functions -----------------------------------------------------------------------------------
 
 _known: weakref.WeakKeyDictionary[types.CodeType, dict[str, list[Import]]] = weakref.WeakKeyDictionary()
 
 
 def imports_of_code(code: types.CodeType, package: str) -> list[Import]:
-    """Return the imports that a function makes when it runs, including those of its inner functions.
+    """Return the imports that a function makes when it runs, including those of functions inside it.
 
     Args:
         code: the code of the function.
@@ -149,7 +149,7 @@ def imports_of_code(code: types.CodeType, package: str) -> list[Import]:
 
 
 def _code_imports(code: types.CodeType, package: str) -> Iterator[Import]:
-    # bytecode does not tell which try an import is in
+    # Bytecode does not show which try statement an import is in.
     optional = not _IMPORT_ERRORS.isdisjoint(code.co_names)
     loaded: list[object] = []
     for instruction in dis.get_instructions(code):

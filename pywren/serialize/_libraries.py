@@ -1,4 +1,4 @@
-"""The files of a distribution that are shipped, and whether it works without its compiled parts."""
+"""The files of a distribution that are sent, and whether it works without its compiled parts."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Contents:
     """The files of a package or distribution.
 
     Args:
-        files: the files that any system can use.
-        extensions: its C extensions, which fit only this system and Python.
+        files: the files that work on any system.
+        extensions: its C extensions, which work only on this system and Python.
     """
 
     files: list[File]
@@ -37,8 +37,8 @@ class Contents:
     def stands_in_for(self, extension: File) -> bool:
         """Tell whether the other files work without a C extension.
 
-        They do if it is only the compiled form of one of them, or if all imports of it are in a ``try`` that catches
-        ``ImportError``, as is usual for extensions that only make a library faster.
+        They do if the extension is just the compiled form of one of them, or if all imports of it are in a ``try`` that
+        catches ``ImportError``, as is usual for extensions that only make a library faster.
         """
         name = str(extension.extension_name)
         if name.endswith("__mypyc") or any(file.module_name == name for file in self.files):
@@ -57,7 +57,7 @@ def contents_of_distribution(installed: Installed) -> Contents:
     """Return the files of an installed distribution: its modules with their data, and its metadata.
 
     Raises:
-        SerializationError: it cannot be read.
+        SerializationError: the files cannot be read.
     """
     key = _stamp(installed)
     known = _known.get(installed)
@@ -69,7 +69,7 @@ def contents_of_distribution(installed: Installed) -> Contents:
     return contents
 
 
-# The files of an installed distribution do not change, and neither do its modules once they are loaded.
+# The files of an installed distribution do not change, nor do its modules once they are loaded.
 _known: dict[Installed, tuple[tuple[int, int], Contents]] = {}
 
 
@@ -91,7 +91,7 @@ def _files(installed: Installed) -> Iterator[File]:
 
 
 def _files_of_module(installed: Installed, module: str) -> Iterator[File]:
-    """Yield the files of a top-level module, recorded or not: a library may have added data of its own."""
+    """Yield the files of a top-level module, recorded or not: a library may have added data files itself."""
     place = os.path.join(installed.directory, module)
     if installed.brings(f"{module}/__init__.py") and os.path.isfile(os.path.join(place, "__init__.py")):
         yield from files_below(place, module)
@@ -102,7 +102,7 @@ def _files_of_module(installed: Installed, module: str) -> Iterator[File]:
 def _is_shipped(installed: Installed, path: str) -> bool:
     top = path.partition("/")[0]
     if top == installed.info or path.endswith(".pth") or (path.startswith(_SCRIPTS) and top not in installed.modules):
-        return False  # metadata_files() chooses metadata; the rest serves only an interpreter that has them installed
+        return False  # metadata_files() selects metadata; the rest is useful only where the distribution is installed
     return why_path_held_back(path, is_recorded=True) is None
 
 
@@ -124,10 +124,10 @@ _parsed: dict[str, tuple[bytes, list[Import]]] = {}
 
 
 def imports_of_file(file: File) -> list[Import]:
-    """Return the imports of a source file; parse it again if it has changed."""
+    """Return the imports of a source file. Parse it again only if it has changed."""
     source = content_of(file)
     known = _parsed.get(file.shown_path)
-    if known is not None and known[0] is source:  # the same object as long as the file is unchanged
+    if known is not None and known[0] is source:  # the file is unchanged as long as this is the same object
         return known[1]
     name = file.module_name or ""
     package = name if file.relative.endswith("/__init__.py") else name.rpartition(".")[0]

@@ -28,17 +28,17 @@ from pywren.serialize._held_back import (
 )
 
 PACKAGE_LIMIT = 50 * 1024 * 1024
-"""Largest package, in bytes, that is shipped."""
+"""The largest package, in bytes, that is sent."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Module:
-    """What is shipped as a whole: a top-level package or module, or one in a namespace package.
+    """A unit that is sent as a whole: a top-level package or module, or one inside a namespace package.
 
     Args:
-        name: its dotted name; with a dot only in a namespace package.
+        name: its dotted name; it contains a dot only inside a namespace package.
         path: its file, or the directory of a package; in a zip file, its name there.
         is_package: whether ``path`` is a package's directory.
         is_library: whether it is in site-packages.
@@ -59,12 +59,12 @@ class Module:
 
 @dataclass(frozen=True)
 class File:
-    """One file of a module as it is now.
+    """One file of a module, in its present state.
 
     Args:
         relative: where the worker puts it, a POSIX path.
         path: its path here; in a zip file, its name there.
-        stamp: changes when the file does: modification time in nanoseconds and size in bytes.
+        stamp: changes when the file changes: modification time in nanoseconds and size in bytes.
         archive: the zip file that contains it.
     """
 
@@ -80,30 +80,30 @@ class File:
 
     @property
     def module_name(self) -> str | None:
-        """The dotted name of the module, if this is the source of one."""
+        """The dotted name of the module, if this file is its source."""
         if not self.relative.endswith(".py"):
             return None
         return self.relative.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
     @property
     def extension_name(self) -> str | None:
-        """The dotted name of the C extension, if this is one."""
+        """The dotted name of the C extension, if this file is one."""
         if not self.relative.endswith((".so", ".pyd")):
             return None
         folder, slash, name = self.relative.rpartition("/")
-        return f"{folder}{slash}{name.partition('.')[0]}".replace("/", ".")  # its suffix tells for which Python it is
+        return f"{folder}{slash}{name.partition('.')[0]}".replace("/", ".")  # the rest says which Python it is for
 
 
 # -- finding -------------------------------------------------------------------------------------------------
 
 
 def locate(name: str) -> Module | None:
-    """Find what must be shipped for a dotted name: its top-level module, or the module in a namespace package.
+    """Find what must be sent for a dotted name: its top-level module, or the module in a namespace package.
 
-    This runs no code of the user's.
+    This runs none of the user's code.
 
     Returns:
-        The module, or None if it has no file: it is built in, missing, or was made by hand.
+        The module, or ``None`` if it has no file: it is built in, missing, or made by hand.
     """
     parts = name.split(".")
     for count in range(1, len(parts) + 1):
@@ -117,7 +117,7 @@ def locate(name: str) -> Module | None:
 
 
 def loaded_below_namespace(name: str) -> list[str]:
-    """Return the loaded modules below a namespace package; empty if it is something else."""
+    """Return the loaded modules inside a namespace package; empty if the name is something else."""
     spec = _spec_of(name)
     if spec is None or not _is_namespace(spec):
         return []
@@ -149,7 +149,7 @@ def _spec_of_module(name: str, module: types.ModuleType) -> ModuleSpec | None:
 
 
 def _spec_below(name: str, parent: ModuleSpec | None) -> ModuleSpec | None:
-    # importlib.util.find_spec would import the parent
+    # importlib.util.find_spec would import the parent.
     if parent is None or parent.submodule_search_locations is None:
         return None
     for finder in sys.meta_path:
@@ -210,10 +210,10 @@ def _standard_roots() -> tuple[str, ...]:
 
 
 def files_of(module: Module) -> list[File]:
-    """List the files of a module, including the data files of a package, without those that are held back.
+    """List the files of a module, including the data files of a package but not files that are held back.
 
     Raises:
-        SerializationError: they cannot be read.
+        SerializationError: the files cannot be read.
     """
     base = module.name.replace(".", "/")
     folder = base.rpartition("/")[0]
@@ -231,27 +231,27 @@ def files_of(module: Module) -> list[File]:
 
 
 def _file_name(module: Module) -> str:
-    """Return the file name under which the module's name imports it; here the file may have another name."""
+    """Return the file name under which the module is importable by its name. Here its file may have another name."""
     suffixes = (*EXTENSION_SUFFIXES, ".so", ".pyd", *BYTECODE_SUFFIXES)
     suffix = next((suffix for suffix in suffixes if module.path.endswith(suffix)), SOURCE_SUFFIXES[0])
     return module.name.rpartition(".")[2] + suffix
 
 
 def files_below(directory: str, relative: str) -> Iterator[File]:
-    """Yield the files of a directory that are shipped with it.
+    """Yield the files of a directory that are sent with it.
 
     Args:
         directory: the directory.
         relative: where the worker puts it, a POSIX path.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the directory cannot be read.
     """
     return _Walk(directory).files(directory, relative)
 
 
 class _Walk:
-    """A walk over a package's directory that follows links and visits each directory once."""
+    """Walks through a package's directory. Follows links, and visits each directory once."""
 
     def __init__(self, root: str) -> None:
         self._root = os.path.realpath(root)
@@ -271,7 +271,7 @@ class _Walk:
             try:
                 status = entry.stat()
             except OSError:
-                continue  # a dangling link, or removed since
+                continue  # a dangling link, or a file that has just been removed
             is_directory = stat.S_ISDIR(status.st_mode)
             if reason := self._why_held_back(entry, is_directory):
                 _tell(entry.path, reason)
@@ -283,7 +283,7 @@ class _Walk:
     def _why_held_back(self, entry: os.DirEntry[str], is_directory: bool) -> str | None:
         reason = why_held_back(entry.name, is_directory=is_directory)
         if reason is None and entry.is_symlink():
-            # a link must not send ~/.aws/credentials under another name; but many tools link into hidden directories
+            # A link must not send ~/.aws/credentials under another name; but many tools link to hidden directories.
             real = os.path.realpath(entry.path)
             parts = [part for part in os.path.relpath(real, self._root).split(os.sep) if part != ".."]
             return why_path_held_back("/".join(parts), is_recorded=True) if parts and parts != ["."] else None
@@ -291,14 +291,14 @@ class _Walk:
 
 
 def _tell(path: str, reason: str) -> None:
-    if reason != BYTE_CODE:  # very common, and harmless
+    if reason != BYTE_CODE:  # byte code is very common, and harmless
         logger.debug("%s is not sent: %s", path, reason)
 
 
 def _files_in_zip(module: Module, archive: str, folder: str) -> Iterator[File]:
     changed = os.stat(archive).st_mtime_ns
     above = module.path.rpartition("/")[0]
-    from zipfile import ZipFile  # importing it takes 10 ms, and hardly anyone needs it
+    from zipfile import ZipFile  # imported here: it takes 10 ms, and few programs need it
 
     with ZipFile(archive) as opened:
         for item in opened.infolist():
@@ -317,7 +317,7 @@ def file_at(path: str, relative: str) -> File:
     """Return the file at a path.
 
     Raises:
-        OSError: there is no such file.
+        OSError: the file does not exist.
     """
     return File(relative, path, _stamp(os.stat(path)))
 
@@ -343,7 +343,7 @@ def check_size(files: Iterable[File], name: str, path: str) -> None:
 
 
 def unreadable(name: str, path: str, error: Exception) -> SerializationError:
-    """Return the error for files that cannot be read."""
+    """Return the error to raise for files that cannot be read."""
     return SerializationError(
         f"the module {name} cannot be shipped: {path} cannot be read ({error}); "
         f"make it readable, or leave it out with exclude_modules",
@@ -355,11 +355,11 @@ def unreadable(name: str, path: str, error: Exception) -> SerializationError:
 
 _CACHED_FILE_LIMIT = 1024 * 1024
 _CACHE_LIMIT = 64 * 1024 * 1024
-_SETTLED_SECONDS = 0.1  # a file that changed later may change again within one tick of the file system's clock
+_SETTLED_SECONDS = 0.1  # a file that changed within this time may change again without a new modification time
 
 
 class _Contents:
-    """The contents of files by path; a file that has changed is read again."""
+    """The contents of files by path. A file is read again after it has changed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -393,7 +393,7 @@ class _Contents:
 
 
 def _read_from_zip(archive: str, name: str) -> bytes:
-    # the importer has read the archive's directory already; its path separator is the system's
+    # The importer has already read the archive's directory. It uses the system's path separator.
     data: bytes = zipimport.zipimporter(archive).get_data(os.path.join(archive, *name.split("/")))
     return data
 
@@ -402,19 +402,19 @@ _contents = _Contents()
 
 
 def content_of(file: File) -> bytes:
-    """Return the bytes of a file as they are now.
+    """Return the present content of a file as bytes.
 
     Raises:
-        SerializationError: it cannot be read.
+        SerializationError: the file cannot be read.
     """
     return _contents.read(file)
 
 
 def contents_of(files: Iterable[File]) -> dict[str, bytes]:
-    """Return the bytes of files by their paths on the worker, without those that hold secrets.
+    """Return the contents of files, keyed by their paths on the worker. Files that contain secrets are left out.
 
     Raises:
-        SerializationError: one cannot be read.
+        SerializationError: a file cannot be read.
     """
     contents = {}
     for file in files:

@@ -1,7 +1,7 @@
 """``Repeats``: the pickle of the last function, for programs that map the same function again and again.
 
-A function pickled by value gives the same bytes as before if nothing has changed that goes into the pickle. That is
-decided here only where it takes microseconds: for plain functions whose variables hold constants or other plain
+A function pickled by value gives the same bytes again if nothing that goes into the pickle has changed. This module
+checks that only where the check takes microseconds: for plain functions whose variables are constants or other plain
 functions (``pickling.plain_functions``).
 """
 
@@ -17,16 +17,16 @@ from pywren.pickling.mentions import Mentions
 from pywren.pickling.packed import Packed
 from pywren.pickling.plain_functions import MOST_FUNCTIONS, Parts, contents_of, is_constant, is_plain
 
-_ABSENT = object()  # what a global variable holds that does not exist
+_ABSENT = object()  # the value of a global variable that does not exist
 
 _Seen = tuple["weakref.ref[types.FunctionType]", Parts, list[tuple[str, Any]], list[Any]]
-"""A function as it was: its parts, and what its globals and its closure hold; weak references in place of functions."""
+"""A function's earlier state: its parts, and the values of its globals and closure (functions as weak references)."""
 
 
 class Repeats:
     """Remembers the pickle of one function and what it mentions, without keeping the user's objects alive.
 
-    Threads share it without a lock: ``_last`` is one reference, which is read once and replaced as a whole.
+    Threads share it without a lock: ``_last`` is a single reference, which is read once and replaced as a whole.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Repeats:
         self._alive: weakref.ref[Any] | None = None
 
     def find(self, function: Any, mentions: Mentions) -> Packed | None:
-        """Return the pickle of a function if it has not changed since, and add what it mentions."""
+        """Return the remembered pickle of a function, if it has not changed since, and add what the pickle mentions."""
         last = self._last
         if last is None or not last[0].is_that_of(function):
             return None
@@ -46,8 +46,8 @@ class Repeats:
 
         Args:
             function: the function.
-            state: its state from before it was pickled; ``None`` if its changes cannot be seen.
-            packed: the pickle; one with buffers is not remembered, because they are views of the user's memory.
+            state: its state before it was pickled; ``None`` if changes to it cannot be detected.
+            packed: the pickle; one with buffers is not remembered, because buffers are views of the user's memory.
             mentions: what the pickle mentions.
         """
         if state is not None and not packed.buffers:
@@ -61,7 +61,7 @@ class Repeats:
 
 
 class State:
-    """A function, and all functions that it refers to, as they were; made by ``of`` before they are pickled."""
+    """The state of a function and of all functions that it refers to. ``of`` records it before they are pickled."""
 
     def __init__(self) -> None:
         self._functions: list[_Seen] = []
@@ -71,16 +71,16 @@ class State:
 
     @classmethod
     def of(cls, function: Any) -> State | None:
-        """Return the state of a function; ``None`` if the function could change in ways that are not seen here."""
+        """Return the state of a function, or ``None`` if it could change in ways that cannot be detected here."""
         state = cls()
         met = [function]
-        for one in met:  # grows while more are met
+        for one in met:  # the list grows during the loop
             if len(met) > MOST_FUNCTIONS or not state._add(one, met):
                 return None
         return state
 
     def is_that_of(self, function: Any) -> bool:
-        """Tell whether this is the same function, and nothing has changed that its pickle depends on."""
+        """Tell whether this is the same function, and nothing that its pickle depends on has changed."""
         if self._functions[0][0]() is not function:
             return False
         for seen in self._functions:
@@ -91,19 +91,19 @@ class State:
     def _modules_are_unchanged(self) -> bool:
         if _registered_by_value() != self._by_value:
             return False
-        if len(sys.modules) != self._module_count:  # submodules that were imported since travel too
+        if len(sys.modules) != self._module_count:  # submodules imported since then are sent too
             return False
         return all(sys.modules.get(module.__name__) is module for module in self._modules)
 
     def _add(self, function: Any, met: list[Any]) -> bool:
-        """Add a function and append those that it holds to ``met``; return False if it could change unseen."""
+        """Add a function, and append those it refers to to ``met``. Return False if it could change undetected."""
         if not is_plain(function):
             return False
         if function.__module__ != "__main__" and "<locals>" not in function.__qualname__:
-            return False  # pickled by name: the worker uses what it finds under that name then
+            return False  # it is pickled by name, and the worker uses whatever has that name at the time
         code, space = function.__code__, function.__globals__
         if types.CodeType in map(type, code.co_consts):
-            return False  # only the names that this code itself uses are looked at
+            return False  # only the names that this code itself uses are checked
         parts = Parts.of(function)
         hinted = names_in(parts.annotations.values(), space) if parts.annotations else ()
         used = dict.fromkeys([*code.co_names, *hinted]) if hinted else code.co_names
@@ -155,7 +155,7 @@ def _registered_by_value() -> set[str]:
     """Return the modules that the user has registered with ``cloudpickle.register_pickle_by_value``."""
     if "cloudpickle" not in sys.modules:
         return set()
-    import cloudpickle  # waits if another thread is still importing it
+    import cloudpickle  # this waits if another thread is still importing it
 
     registered: set[str] = cloudpickle.list_registry_pickle_by_value()
     return registered
@@ -166,5 +166,5 @@ def _weakly(value: Any) -> Any:
 
 
 def _is_function(expected: Any, found: Any) -> bool:
-    """Tell whether a remembered value is a reference to the function that is found now."""
+    """Tell whether a remembered value is a reference to the function that is there now."""
     return type(expected) is weakref.ref and expected() is found and found is not None

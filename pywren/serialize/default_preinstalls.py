@@ -1,4 +1,4 @@
-"""A door of PyWren 0.4: the modules that a worker has without a runtime."""
+"""Kept for PyWren 0.4: the modules that a worker has without a runtime."""
 
 import os
 import pkgutil

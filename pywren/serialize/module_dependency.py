@@ -1,17 +1,17 @@
-"""Finds the modules of the user's that a pickle needs on the worker.
+"""Finds the user's modules that a pickle needs on the worker.
 
 A module is one of four things::
 
     the worker's own    standard library, pywren, what the worker has installed   nothing to do
-    the user's          outside site-packages                                     shipped, its imports followed
-    a library           in site-packages, but not on the worker                   shipped when it is pure Python
-    missing             not here either                                           left to the worker's ImportError
+    the user's          outside site-packages                                     sent; its imports are followed
+    a library           in site-packages, but not on the worker                   sent if it is pure Python
+    missing             not on this machine either                                left to the worker's ImportError
 
-A package of the user's is shipped whole, with the metadata of the distribution that it belongs to. Its imports are
-followed from those of its modules that are reached or loaded. A library is shipped as the distribution that was
-installed: all its modules and its metadata, and the distributions that it requires. Imports that the program may do
-without (in a function, in ``try … except ImportError``) are followed as long as the modules can be shipped, and are
-never an error.
+A package of the user's is sent as a whole, with the metadata of the distribution that it belongs to. Its imports are
+followed from those of its modules that are imported or loaded. A library is sent as its installed distribution: all its
+modules and metadata, and the distributions that it requires. The program may be able to do without some imports: those
+in a function, or in ``try … except ImportError``. They are followed as long as the modules can be sent, and are never
+an error.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ _WORKERS_OWN = frozenset({"__main__", "__mp_main__", "pywren", "cloudpickle", "t
 
 class _ThisInterpreter(Container[str]):
     def __contains__(self, name: object) -> bool:
-        return False  # only its site-packages, which are recognized by their path
+        return False  # only its site-packages, which are recognized by path
 
 
 THIS_INTERPRETER: Container[str] = _ThisInterpreter()
-"""The preinstalled modules of a worker that shares this interpreter: everything in its site-packages. The user's own C
-extensions work there too."""
+"""The preinstalled modules of a worker that shares this interpreter: everything in its site-packages. The user's own
+C extensions work there too."""
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """One dotted name on its way through the analysis."""
+    """One dotted name to be analysed."""
 
     name: str
     required: bool
@@ -69,11 +69,11 @@ class _Wanted:
 
 
 class ModuleDependencyAnalyzer:
-    """Finds the modules to ship; 0.4's class, with its ``add``, ``ignore`` and ``get_and_clear_paths``.
+    """Finds the modules to send. This is 0.4's class, with its ``add``, ``ignore`` and ``get_and_clear_paths``.
 
     Args:
         preinstalls: top-level names that the worker has installed, or ``THIS_INTERPRETER``.
-        exclude: modules whose file path contains one of these strings are not shipped.
+        exclude: modules whose file path contains one of these strings are not sent.
     """
 
     def __init__(self, preinstalls: Container[str] = frozenset(), exclude: Collection[str] = ()) -> None:
@@ -91,12 +91,12 @@ class ModuleDependencyAnalyzer:
         self._metadata: dict[Installed, list[File]] = {}
 
     def ignore(self, module_name: str | Iterable[str]) -> None:
-        """Treat one or several modules, by their top-level names, as installed on the worker."""
+        """Treat one or several modules, given by their top-level names, as installed on the worker."""
         names = [module_name] if isinstance(module_name, str) else module_name
         self._ignored.update(name.partition(".")[0] for name in names)
 
     def add(self, module_name: str) -> None:
-        """Ship a module and what it imports.
+        """Send a module and what it imports.
 
         Args:
             module_name: its dotted name.
@@ -104,7 +104,7 @@ class ModuleDependencyAnalyzer:
         self._want(module_name, True, "the function or an argument refers to it")
 
     def add_hint(self, module_name: str) -> None:
-        """Ship a module of the user's that only annotations name; no library is sent for that.
+        """Send a module of the user's that only annotations mention. Libraries are not sent for annotations.
 
         Args:
             module_name: its dotted name.
@@ -114,7 +114,7 @@ class ModuleDependencyAnalyzer:
             self._want(module_name, False, "an annotation names it")
 
     def add_code(self, code: types.CodeType, package: str) -> None:
-        """Ship what a function imports that is itself pickled by value.
+        """Send what a function imports that is itself pickled by value.
 
         Args:
             code: the function's code.
@@ -124,10 +124,10 @@ class ModuleDependencyAnalyzer:
             self._want_import(item, f"{code.co_name}() imports it", required=True)
 
     def files(self) -> list[File]:
-        """Return the files of all modules to ship.
+        """Return the files of all modules to send.
 
         Raises:
-            SerializationError: a module cannot be shipped: it has a C extension, is too big or cannot be read.
+            SerializationError: a module cannot be sent: it has a C extension, is too big or cannot be read.
         """
         while self._queue:
             self._visit(self._queue.pop())
@@ -137,9 +137,9 @@ class ModuleDependencyAnalyzer:
         return found
 
     def get_and_clear_paths(self) -> set[str]:
-        """Return the paths of the modules to ship, and start over; for a package, its directory.
+        """Return the paths of the modules to send, and start over. For a package, this is its directory.
 
-        They include directories of metadata.
+        Directories of metadata are included.
         """
         self.files()
         paths = {_root_of(module) for module in self._modules.values()}
@@ -180,11 +180,11 @@ class ModuleDependencyAnalyzer:
             return True
         if top not in sys.stdlib_module_names:
             return False
-        shadow = locate(top)  # a file of the user's with the name of a standard module
+        shadow = locate(top)  # one of the user's files with the name of a standard module
         return shadow is None or is_standard_path(shadow.shown_path) or shadow.is_library
 
     def _is_preinstalled(self, name: str) -> bool:
-        """Tell whether the worker has a module or a package above it; it may have only parts of a namespace package."""
+        """Tell whether the worker has a module or a package above it. It may have only parts of a namespace package."""
         while name not in self._preinstalls:
             name = name.rpartition(".")[0]
             if not name:
@@ -202,7 +202,7 @@ class ModuleDependencyAnalyzer:
     # -- one module
 
     def _take(self, module: Module, wanted: _Wanted) -> bool:
-        """Add the files of a module, unless it cannot be shipped and the program can do without it."""
+        """Add the files of a module. Skip a module that cannot be sent if the program can do without it."""
         contents = self._shippable(Contents.of(files_of(module)), module.name, module.shown_path, wanted)
         if contents is None:
             return False
@@ -213,7 +213,7 @@ class ModuleDependencyAnalyzer:
         return True
 
     def _shippable(self, contents: Contents, name: str, path: str, wanted: _Wanted) -> list[File] | None:
-        """Return the files to ship; ``None`` if they cannot be shipped and the program can do without them."""
+        """Return the files to send; ``None`` if they cannot be sent and the program can do without them."""
         files = [file for file in contents.files if not self._is_left_out(file)]
         extensions = [file for file in contents.extensions if not self._is_left_out(file)]
         try:
@@ -239,10 +239,10 @@ class ModuleDependencyAnalyzer:
         root = _root_of(module)
         directory, name = os.path.split(root)
         found = distributions_with(directory, f"{name}/__init__.py" if module.is_package else name)
-        if self._preinstalls is not THIS_INTERPRETER:  # its site-packages have the metadata of links
+        if self._preinstalls is not THIS_INTERPRETER:  # that one's site-packages contain the metadata of links
             real = os.path.realpath(root) + os.sep
             links = [one for one in editable_installs() if one.source and real.startswith(one.source + os.sep)]
-            found += sorted(links, key=lambda one: len(one.source or ""))[-1:]  # a project within a project
+            found += sorted(links, key=lambda one: len(one.source or ""))[-1:]  # nested projects: the innermost
         return found
 
     def _follow(self, module: Module, wanted: _Wanted) -> None:
@@ -261,7 +261,7 @@ class ModuleDependencyAnalyzer:
     # -- one library
 
     def _take_library(self, installed: Installed, wanted: _Wanted) -> None:
-        """Add a distribution and those that it requires, as far as they can be shipped."""
+        """Add a distribution and the distributions that it requires, as far as they can be sent."""
         waiting = [(installed, wanted)]
         while waiting:
             installed, wanted = waiting.pop()
@@ -270,9 +270,9 @@ class ModuleDependencyAnalyzer:
             contents = contents_of_distribution(installed)
             files = self._shippable(contents, _shown_name(installed), installed.directory, wanted)
             if files is None or (installed.modules and all(file.relative.startswith(installed.info) for file in files)):
-                continue  # only now is it known what the worker has of a namespace package
+                continue  # only now is it known which parts of a namespace package the worker has
             self._libraries[installed] = files
-            # by its declared requirements: reading all sources of a library would take seconds
+            # Use its declared requirements: reading all sources of a library would take seconds.
             for requirement in installed.requires:
                 required = find_distribution(requirement.name)
                 if required is not None:
@@ -296,7 +296,7 @@ def _distributions_of(module: Module) -> list[Installed]:
 
 
 def _shown_name(installed: Installed) -> str:
-    """Return the module that names a distribution in messages: the one with its name, or a public one."""
+    """Return the module that stands for a distribution in messages: the one with its name, or a public one."""
     names = sorted(installed.modules, key=lambda name: (normalized(name) != normalized(installed.name), name[0] == "_"))
     return next(iter(names), installed.name)
 
@@ -315,7 +315,7 @@ def _root_of(module: Module) -> str:
 
 
 def _check_extensions(extensions: Iterable[File], contents: Contents, name: str, because: str) -> None:
-    """Check that a package works without its C extensions: they fit only this system, so they are not sent."""
+    """Check that a package works without its C extensions. They fit only this system, so they are not sent."""
     extension = next((file for file in extensions if not contents.stands_in_for(file)), None)
     if extension is None:
         return

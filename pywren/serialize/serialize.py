@@ -18,7 +18,7 @@ from pywren.wrenutil import bytes_to_b64str
 
 
 class PackedCalls(NamedTuple):
-    """A map as bytes.
+    """A map, converted to bytes.
 
     Args:
         func: the function.
@@ -37,7 +37,7 @@ class Serializer:
     Args:
         preinstalls: the top-level names of modules that the worker has besides the standard library and pywren; by
             default, the worker shares this interpreter and its site-packages.
-        exclude: modules whose file path contains one of these strings are never shipped.
+        exclude: modules whose file path contains one of these strings are never sent.
     """
 
     def __init__(self, preinstalls: Container[str] = THIS_INTERPRETER, exclude: Collection[str] = ()) -> None:
@@ -59,15 +59,15 @@ class Serializer:
 
         Args:
             func: the function.
-            items: one argument per call; taken one at a time, after the function.
+            items: one argument per call; they are taken one at a time, after the function.
             out_of_band: keep big buffers out of the pickles, as views of the objects' own memory.
-            persistent_id: returns what travels in place of a future; for the function, which is pickled first, only
-                finished futures by value.
-            exclude_modules: modules whose file path contains one of these strings are not shipped this time.
-            mentions: takes what the pickles mention; all modules that it holds in the end are shipped.
+            persistent_id: returns what to send in place of a future. For the function, which is pickled first, it may
+                return only finished futures by value.
+            exclude_modules: modules whose file path contains one of these strings are not sent with this map.
+            mentions: what the pickles mention is added to it; all modules that it then contains are sent.
 
         Raises:
-            SerializationError: an object cannot be pickled, or a module cannot be shipped; the message names it.
+            SerializationError: an object cannot be pickled, or a module cannot be sent; the message names it.
         """
         mentions = Mentions() if mentions is None else mentions
         packed_func = self._pack_function(func, out_of_band, persistent_id, mentions)
@@ -85,7 +85,7 @@ class Serializer:
             packed = dumps(
                 func, out_of_band=out_of_band, path=name, persistent_id=persistent_id, references=False, mentions=own
             )
-            # code without imports needs no modules
+            # Code without imports needs no modules.
             own.code = {code: package for code, package in own.code.items() if imports_of_code(code, package)}
             self._repeats.keep(func, state, packed, own)
             mentions.add(own)
@@ -155,10 +155,10 @@ class SerializeIndependent:
             exclude_modules: modules whose file path contains one of these strings are left out.
 
         Returns:
-            The pickles, and the paths of the modules to ship: files and the directories of packages.
+            The pickles, and the paths of the modules to send: files and the directories of packages.
 
         Raises:
-            SerializationError: an object cannot be pickled, or a module cannot be shipped.
+            SerializationError: an object cannot be pickled, or a module cannot be sent.
         """
         mentions = Mentions()
         packed = [dumps(obj, path=f"object {index}", mentions=mentions).data for index, obj in enumerate(list_of_objs)]
@@ -168,13 +168,13 @@ class SerializeIndependent:
 
 
 def create_mod_data(mod_paths: Iterable[str]) -> dict[str, str]:
-    """Read modules: 0.4's function.
+    """Read modules. This is 0.4's function.
 
     Args:
         mod_paths: paths of files, and of the directories of packages.
 
     Returns:
-        The contents as base64 text, by POSIX path relative to the directory that belongs on ``sys.path``.
+        The contents in base64, keyed by POSIX path relative to the directory that belongs on ``sys.path``.
 
     Raises:
         SerializationError: a package is too big or cannot be read.

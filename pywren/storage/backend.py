@@ -1,4 +1,4 @@
-"""``Backend``: what a storage backend provides: four methods on objects, and a clock."""
+"""``Backend``: what a storage backend provides: four methods for objects, and a clock."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pywren.exceptions import IntegrityError, StorageError, StorageNoSuchKeyErro
 
 
 class Backend(Protocol):
-    """Objects by key, strongly consistent and written atomically.
+    """Stores objects by key, strongly consistent and written atomically.
 
-    Every method raises an error of the ``StorageError`` branch, never one of the underlying library. Threads may share
-    a backend.
+    Every method raises a ``StorageError`` or a subclass, never an error of the underlying library. Threads may share a
+    backend.
     """
 
     def put(self, key: str, data: bytes | bytearray | memoryview, *, if_absent: bool = False) -> bool:
@@ -32,29 +32,29 @@ class Backend(Protocol):
 
         Args:
             key: the object's key.
-            byte_range: the first and the last offset, both included; the object may end before the last.
-            limit: the most bytes to accept; no more is read of a bigger object.
+            byte_range: the first and last offset, both inclusive; the object may end before the last one.
+            limit: the most bytes to accept; of a bigger object, no more than this is read.
 
         Raises:
-            StorageNoSuchKeyError: there is no such object.
-            IntegrityError: the object has more bytes than ``limit``.
+            StorageNoSuchKeyError: the object does not exist.
+            IntegrityError: the object has more than ``limit`` bytes.
         """
 
     def list(self, prefix: str, start_after: str = "") -> list[str]:
         """Return the keys that start with a prefix and sort after ``start_after``, in order."""
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete objects; missing ones are not an error."""
+        """Delete objects. Objects that do not exist are not an error."""
 
     def now(self) -> float:
         """Return the time of the clock that stamps the storage's objects, in seconds since the epoch."""
 
     def close(self) -> None:
-        """Close connections; the backend is not used afterwards."""
+        """Close the connections. The backend must not be used afterwards."""
 
 
 class NamesOf04:
-    """The methods of PyWren 0.4's backends, over those of ``Backend``."""
+    """The methods of PyWren 0.4's backends, on top of those of ``Backend``."""
 
     def put_object(self: Backend, key: str, data: bytes | str) -> None:
         """Store an object."""
@@ -64,12 +64,12 @@ class NamesOf04:
         """Return an object's bytes.
 
         Raises:
-            StorageNoSuchKeyError: there is no such object.
+            StorageNoSuchKeyError: the object does not exist.
         """
         return self.get(key)
 
     def key_exists(self: Backend, key: str) -> bool:
-        """Tell whether there is an object under a key."""
+        """Tell whether an object exists under a key."""
         try:
             self.get(key)
         except StorageNoSuchKeyError:
@@ -82,12 +82,12 @@ class NamesOf04:
 
 
 def as_bytes(data: bytes | str) -> bytes:
-    """Return an object's content as bytes: 0.4 also stored text, as UTF-8."""
+    """Return an object's content as bytes. 0.4 also stored strings, as UTF-8."""
     return data.encode() if isinstance(data, str) else data
 
 
 def check_range(key: str, byte_range: tuple[int, int] | None) -> None:
-    """Check a byte range before it is sent: S3 ignores an invalid one and returns the whole object (RFC 9110).
+    """Check a byte range before sending it: S3 ignores an invalid one and returns the whole object (RFC 9110).
 
     Raises:
         StorageError: the range is not valid.
@@ -97,15 +97,15 @@ def check_range(key: str, byte_range: tuple[int, int] | None) -> None:
 
 
 def read_at_most(read: Callable[[int], bytes], limit: int, key: str) -> bytes:
-    """Read a stream to its end, within a limit: whoever can write an object can make it any size.
+    """Read a stream to its end, within a limit. Anyone who can write an object can make it any size.
 
     Args:
         read: reads a number of bytes; returns fewer only near the end, and none at the end.
         limit: the most bytes to accept.
-        key: the object's key, for the error.
+        key: the object's key, for the error message.
 
     Raises:
-        IntegrityError: the stream is longer. One byte beyond the limit was read to find out.
+        IntegrityError: the stream is longer. To find out, one byte beyond the limit was read.
     """
     pieces, size = [], 0
     while size <= limit and (piece := read(limit + 1 - size)):

@@ -1,4 +1,4 @@
-"""0.4's door to the errors of the storage, which live in ``pywren.exceptions``."""
+"""Kept for PyWren 0.4: the storage errors, which are now defined in ``pywren.exceptions``."""
 
 from pywren.exceptions import StorageConfigMismatchError, StorageNoSuchKeyError, StorageOutputNotFoundError
 

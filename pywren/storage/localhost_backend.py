@@ -1,8 +1,8 @@
-"""``LocalhostBackend``: objects as files below one directory of this machine.
+"""``LocalhostBackend``: objects as files in one directory of this machine.
 
 Processes share the directory without locks. A write goes to a temporary file, which ``link`` or ``replace`` then moves
-into place in one step: readers see the old object or the new one, and of two writers with ``if_absent`` one wins.
-Directories come and go with their files, so each step expects another process to have removed what it needs.
+into place in one step: readers see either the old object or the new one, and if two writers use ``if_absent``, one
+wins. Directories come and go with their files, so at each step another process may have removed what the step needs.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from pywren.system.home import home
 from pywren.system.private_files import make_directories, open_file, temporary_file
 
 KEEP_SECONDS = 7 * 86400.0
-"""Age in seconds at which a callset that its executor left behind is deleted."""
+"""The age in seconds at which a callset that its executor left behind is deleted."""
 
 KEEP_BYTES = 5 * 10**9
-"""Bytes that all callsets may take together; above that the oldest are deleted sooner."""
+"""The bytes that all callsets may occupy together; beyond that, the oldest are deleted sooner."""
 
 YOUNG_SECONDS = 86400.0
-"""Age in seconds up to which no callset is deleted to save space: its calls may still run."""
+"""The age in seconds below which no callset is deleted to save space: its calls may still be running."""
 
 EXPIRE_INTERVAL = 3600.0
-"""Seconds between two searches for such callsets, by any process."""
+"""Seconds between two searches for such callsets, whichever process makes them."""
 
 _INCOMING = ".pywren-incoming"
 _EXPIRED = ".pywren-expired"
@@ -42,12 +42,12 @@ _RACES = 20
 
 
 class LocalhostBackend(NamesOf04):
-    """Objects as files, each written under a temporary name and then moved into place.
+    """Stores objects as files. Each is written under a temporary name and then moved into place.
 
     Unlike in S3, a key cannot be both an object and the beginning of other keys (``a`` and ``a/b``).
 
     Args:
-        root: the directory; by default ``jobs`` in pywren's own. The first write creates it, with mode 0700.
+        root: the directory; by default ``jobs`` in pywren's own directory. The first write creates it, with mode 0700.
     """
 
     def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
@@ -57,7 +57,7 @@ class LocalhostBackend(NamesOf04):
         return f"LocalhostBackend({str(self.root)!r})"
 
     def put(self, key: str, data: bytes | bytearray | memoryview, *, if_absent: bool = False) -> bool:
-        """Store an object; see ``Backend.put``."""
+        """Store an object. See ``Backend.put``."""
         path = self._path(key)
         with _translated(f"write {path}"):
             temporary = self._write_temporary(data)
@@ -83,16 +83,16 @@ class LocalhostBackend(NamesOf04):
         return temporary
 
     def get(self, key: str, byte_range: tuple[int, int] | None = None, *, limit: int | None = None) -> bytes:
-        """Return an object's bytes, or some of them; see ``Backend.get``."""
+        """Return an object's bytes, or a range of them. See ``Backend.get``."""
         check_range(key, byte_range)
         path = self._path(key)
         try:
             with _translated(f"read {path}"), open(path, "rb") as file:
                 if byte_range is not None:
-                    return _read_range(file.fileno(), key, *byte_range)  # the range is a limit itself
+                    return _read_range(file.fileno(), key, *byte_range)  # the range itself limits the size
                 if limit is None:
                     return file.read()
-                size = os.fstat(file.fileno()).st_size  # Python allocates the requested size before it reads
+                size = os.fstat(file.fileno()).st_size  # needed because Python allocates the requested size first
                 return read_at_most(lambda most: file.read(min(most, size + 1)), limit, key)
         except StorageError as error:
             if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError | IsADirectoryError):
@@ -100,7 +100,7 @@ class LocalhostBackend(NamesOf04):
             raise
 
     def list(self, prefix: str, start_after: str = "") -> list[str]:
-        """Return keys in order; see ``Backend.list``."""
+        """Return keys in order. See ``Backend.list``."""
         folder = prefix.rpartition("/")[0]
         base = self._path(folder) if folder else self.root
         with _translated(f"list {base}"):
@@ -108,7 +108,7 @@ class LocalhostBackend(NamesOf04):
             return sorted(key for key in keys if key > start_after)
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete objects, and directories that become empty; see ``Backend.delete``."""
+        """Delete objects, and directories that become empty. See ``Backend.delete``."""
         folders = set()
         for key in keys:
             path = self._path(key)
@@ -122,7 +122,7 @@ class LocalhostBackend(NamesOf04):
         while folder != self.root:
             try:
                 folder.rmdir()
-            except OSError:  # not empty, or another process removed it first
+            except OSError:  # it is not empty, or another process removed it first
                 return
             folder = folder.parent
 
@@ -146,9 +146,9 @@ class LocalhostBackend(NamesOf04):
 
         Args:
             max_age_seconds: delete a callset whose newest file is older than this.
-            max_bytes: the total size to allow; above it, callsets older than ``YOUNG_SECONDS`` are deleted too.
+            max_bytes: the total size to allow; beyond it, callsets older than ``YOUNG_SECONDS`` are deleted too.
             now: returns seconds since the epoch.
-            budget_seconds: search for half of this time, delete until it is over, and leave the rest to the next run.
+            budget_seconds: search for half of this time, then delete until it is over; the next run does the rest.
             clock: returns monotonic seconds.
 
         Returns:
@@ -174,7 +174,7 @@ class LocalhostBackend(NamesOf04):
         return deleted
 
     def expire_if_due(self, *, now: Callable[[], float] = time.time) -> None:
-        """Run ``expire`` unless some process did within the last hour; called at the start of a program."""
+        """Run ``expire`` unless some process ran it within the last hour. Called when a program starts."""
         marker = self.root / _EXPIRED
         try:
             if abs(now() - marker.stat().st_mtime) < EXPIRE_INTERVAL:
@@ -184,7 +184,7 @@ class LocalhostBackend(NamesOf04):
                 return
         except OSError:
             return
-        with contextlib.suppress(OSError):  # a directory that this user cannot write holds nothing of ours
+        with contextlib.suppress(OSError):  # a directory that this user cannot write contains nothing of the user's
             os.close(open_file(marker))
             os.utime(marker, (now(), now()))
             self.expire(now=now)
@@ -225,7 +225,7 @@ def _move(temporary: str, path: Path, if_absent: bool) -> bool:
         except FileExistsError:
             return False
         except FileNotFoundError:
-            # No directory yet, or a concurrent delete has just removed the empty one: create it and try again.
+            # There is no directory yet, or a concurrent delete has just removed it: create it and try again.
             make_directories(path.parent)
     raise FileNotFoundError(f"something keeps removing the directory {path.parent}")
 
@@ -240,7 +240,7 @@ def _read_range(handle: int, key: str, first: int, last: int) -> bytes:
 
 
 def _keys_below(folder: Path, key: str, prefix: str) -> Iterator[str]:
-    """Yield the keys of all files below a directory, skipping subdirectories that cannot match the prefix."""
+    """Yield the keys of all files in a directory tree, skipping subdirectories that cannot match the prefix."""
     try:
         entries = os.scandir(folder)
     except (FileNotFoundError, NotADirectoryError):
@@ -273,7 +273,7 @@ class _Age(NamedTuple):
 
     Args:
         newest: when its newest file was written, in seconds since the epoch.
-        size: the bytes of all its files.
+        size: the total size of its files, in bytes.
         callset: its directory.
     """
 
@@ -314,7 +314,7 @@ def is_locked(path: str | os.PathLike[str]) -> bool:
     """Tell whether a living process holds a lock on a file."""
     try:
         with open(path, "rb") as file:
-            import fcntl  # Windows lacks it, but also has no such lock files: open() has failed by now
+            import fcntl  # Windows lacks it, but has no such lock files either: open() has failed by now
 
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:

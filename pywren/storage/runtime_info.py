@@ -1,4 +1,4 @@
-"""The description of a runtime, ``.meta.json`` beside its tarball in S3, and whether calls can use the runtime."""
+"""A runtime's description, ``.meta.json`` beside its tarball in S3, and whether calls can use the runtime."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pywren.system.threads import for_each
 from pywren.wrenutil import split_s3_url
 
 PUBLIC_BUCKETS = "pywren-runtimes-public-"
-"""The start of the names of 0.4's public buckets. They are gone, and a stranger could register them."""
+"""What the names of 0.4's public buckets start with. The buckets are gone, and a stranger could register them."""
 
 LAMBDA_PREINSTALLS = (
     "awslambdaric",
@@ -31,7 +31,7 @@ LAMBDA_PREINSTALLS = (
     "tblib",
     "urllib3",
 )
-"""Top-level modules of a deployed function without a runtime: Lambda's own, and the bundle's."""
+"""The top-level modules of a deployed function without a runtime: those of Lambda and those of the bundle."""
 
 
 def has_own_runtime(runtime_config: Mapping[str, Any] | None) -> bool:
@@ -42,7 +42,7 @@ def has_own_runtime(runtime_config: Mapping[str, Any] | None) -> bool:
 
 
 def check_named(runtime_config: Mapping[str, Any]) -> None:
-    """Check that a ``runtime`` section is complete or empty: an incomplete one would be ignored silently.
+    """Check that a ``runtime`` section is complete or empty. Otherwise an incomplete one would be silently ignored.
 
     Raises:
         ConfigError: a key is missing.
@@ -64,7 +64,7 @@ def required_sha256(runtime_config: Mapping[str, Any]) -> str:
     """Return the SHA-256 of the tarball of a ``runtime`` section, in lower case.
 
     Raises:
-        ConfigError: the section has no valid one.
+        ConfigError: the section has no valid SHA-256.
     """
     digest = str(runtime_config.get("sha256") or "").lower()
     if not re.fullmatch("[0-9a-f]{64}", digest):
@@ -87,11 +87,11 @@ def get_runtime_info(runtime_config: Mapping[str, Any] | None) -> dict[str, Any]
 
     Args:
         runtime_config: the configuration's ``runtime`` section: ``s3_bucket`` and ``s3_key`` of the tarball, and
-            ``preinstalls``, further modules of the worker, from a layer or an image.
+            ``preinstalls``: further modules that the worker has from a layer or an image.
 
     Returns:
-        ``python_ver`` ("3.12"), ``preinstalls`` ([module, whether it is a package], …) and ``pkg_ver_list``; without
-        a runtime those of the worker's own Python.
+        ``python_ver`` ("3.12"), ``preinstalls`` ([module, whether it is a package], …) and ``pkg_ver_list``. Without a
+        runtime, these describe the worker's own Python.
 
     Raises:
         ConfigError: the section is incomplete, or the runtime does not exist or is not valid.
@@ -114,10 +114,10 @@ def check_runtime(runtime_meta: Mapping[str, Any], architecture: str | None = No
 
     Args:
         runtime_meta: what ``get_runtime_info`` returns.
-        architecture: the workers', ``x86_64`` or ``arm64``; ``None`` when unknown.
+        architecture: the architecture of the workers, ``x86_64`` or ``arm64``; ``None`` when unknown.
 
     Raises:
-        ConfigError: one of them differs.
+        ConfigError: the Python or the architecture differs.
     """
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     if runtime_meta.get("python_ver") != here:
@@ -142,8 +142,8 @@ def check_tarballs(runtime_config: Mapping[str, Any], runtime_meta: Mapping[str,
         runtime_meta: what ``get_runtime_info`` returns.
 
     Raises:
-        ConfigError: one does not exist.
-        StorageError: one cannot be read.
+        ConfigError: a tarball does not exist.
+        StorageError: a tarball cannot be read.
     """
     from pywren.storage.s3_backend import S3Backend
 
@@ -159,13 +159,13 @@ def check_tarballs(runtime_config: Mapping[str, Any], runtime_meta: Mapping[str,
 
 
 META_LIMIT = 16 * 1024 * 1024
-"""Bytes of a description to read at most; one of 10,000 modules takes 1 MB."""
+"""The most bytes of a description to read; the description of 10,000 modules takes 1 MB."""
 
 _FIRST_BYTE = (0, 0)
 
 
 def _read(runtime_config: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return the description, and the first byte of the tarball unless it is missing, by their keys."""
+    """Return the description, and the first byte of the tarball unless it is missing, keyed by object key."""
     from pywren.storage.s3_backend import S3Backend
 
     key, found = runtime_config["s3_key"], dict[str, bytes]()
@@ -182,11 +182,11 @@ def _read(runtime_config: Mapping[str, Any]) -> dict[str, bytes]:
             found[key] = backend.get(key, _FIRST_BYTE)
         except StorageNoSuchKeyError:
             pass
-        except StorageError:  # workers may have the permission that this program lacks
+        except StorageError:  # workers may have a permission that this program lacks
             found[key] = b""
 
     try:
-        # At the same time: the executor is made while both are on their way.
+        # Send both requests at the same time, as creating the executor waits for them.
         for_each(lambda request: request(), (read_description, look_for_tarball), threads=2)
     finally:
         backend.close()

@@ -1,6 +1,6 @@
 """``S3Backend``: objects in a bucket of S3, or of a server that speaks its protocol.
 
-Any thread may call any method: botocore's clients are thread-safe, its sessions are not, so each backend has its own
+Any thread may call any method. botocore's clients are thread-safe but its sessions are not. So each backend has its own
 session, and only ``PerProcess`` and ``Renewals`` create clients, one at a time. S3 is strongly consistent and its
 conditional writes are atomic ("Amazon S3 data consistency model", Amazon S3 User Guide): a call's first status wins.
 """
@@ -25,15 +25,15 @@ from pywren.storage.backend import NamesOf04, check_range, read_at_most
 Answer = TypeVar("Answer")
 
 DELETE_BATCH = 1000
-"""Keys that one DeleteObjects accepts (Amazon S3 API reference)."""
+"""The most keys that one DeleteObjects accepts (Amazon S3 API reference)."""
 
 
 class S3Backend(NamesOf04):
-    """Objects in one bucket. Nothing is sent, and botocore is not imported, before the first request.
+    """Stores objects in one bucket. botocore is imported only when the first request is sent.
 
     Args:
         s3config: the bucket's name; or 0.4's dict, with ``bucket`` and optionally ``region``.
-        region: its region; by default that of the profile or environment.
+        region: the bucket's region; by default the region of the profile or environment.
         profile: a profile of ``~/.aws/config``; by default ``AWS_PROFILE`` or the default profile.
         retry: repeats requests after temporary failures.
 
@@ -42,7 +42,7 @@ class S3Backend(NamesOf04):
     """
 
     object_limit = 5 * 1024**3
-    """Bytes that one PutObject accepts, 5 GB ("Uploading objects", Amazon S3 User Guide, 2026)."""
+    """The most bytes that one PutObject accepts: 5 GB ("Uploading objects", Amazon S3 User Guide, 2026)."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class S3Backend(NamesOf04):
         return f"S3Backend({self.bucket!r}, {self.region!r})"
 
     def put(self, key: str, data: bytes | bytearray | memoryview, *, if_absent: bool = False) -> bool:
-        """Store an object; see ``Backend.put``."""
+        """Store an object. See ``Backend.put``."""
         body = data if isinstance(data, bytes) else bytes(data)  # botocore does not accept memory views
         if if_absent:
             return self._put_if_absent(key, body)
@@ -90,23 +90,23 @@ class S3Backend(NamesOf04):
 
         written = self._send(key, request, "write", "s3:PutObject")
         if refused and (tries > 1 or was_repeated(refused[0])):
-            # An earlier try may have succeeded and only its response got lost. Then the refusal is of our own object.
+            # An earlier try may have succeeded and only its response was lost. Then the object that exists is our own.
             return self._holds(key, body)
         return written
 
     def _holds(self, key: str, body: bytes) -> bool:
         try:
             return self.get(key, limit=len(body)) == body
-        except IntegrityError:  # the object is longer, so not ours
+        except IntegrityError:  # the object is larger, so it is not ours
             return False
 
     def get(self, key: str, byte_range: tuple[int, int] | None = None, *, limit: int | None = None) -> bytes:
-        """Return an object's bytes, or some of them; see ``Backend.get``."""
+        """Return an object's bytes, or a range of them. See ``Backend.get``."""
         check_range(key, byte_range)
         ranged = {} if byte_range is None else {"Range": f"bytes={byte_range[0]}-{byte_range[1]}"}
 
         def request(s3: Any) -> bytes:
-            # Read within the retry: a connection may break in the middle of the body.
+            # Read the body inside the retry, because the connection may break in the middle of it.
             with closing(s3.get_object(Bucket=self.bucket, Key=key, **ranged)["Body"]) as body:
                 data: bytes = body.read() if limit is None else read_at_most(body.read, limit, key)
             return data
@@ -114,7 +114,7 @@ class S3Backend(NamesOf04):
         return self._send(key, request, "read", "s3:GetObject", _READ_HINT)
 
     def list(self, prefix: str, start_after: str = "") -> list[str]:
-        """Return keys in order; see ``Backend.list``."""
+        """Return keys in order. See ``Backend.list``."""
         return [item["Key"] for page in self._pages(prefix, start_after) for item in page.get("Contents", ())]
 
     def _pages(self, prefix: str, start_after: str) -> Iterator[dict[str, Any]]:
@@ -131,7 +131,7 @@ class S3Backend(NamesOf04):
         return page
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete objects; see ``Backend.delete``."""
+        """Delete objects. See ``Backend.delete``."""
         for batch in _batches(keys, DELETE_BATCH):
             self._send(batch[0], functools.partial(self._delete_batch, batch), "delete", "s3:DeleteObject")
 
@@ -139,12 +139,12 @@ class S3Backend(NamesOf04):
         objects = {"Objects": [{"Key": key} for key in batch], "Quiet": True}
         answer = s3.delete_objects(Bucket=self.bucket, Delete=objects)
         for refused in answer.get("Errors", ())[:1]:
-            # DeleteObjects answers 200 and lists failures. Raise what a request for this key alone would have raised.
+            # DeleteObjects answers 200 and lists failures. Raise what a request for just this key would have raised.
             metadata = {**answer.get("ResponseMetadata", {}), "HTTPStatusCode": 0}
             raise s3.exceptions.ClientError({"Error": refused, "ResponseMetadata": metadata}, "DeleteObjects")
 
     def now(self) -> float:
-        """Return the service's time; see ``Backend.now``."""
+        """Return the service's time. See ``Backend.now``."""
         return self._clock.now()
 
     # -- names of 0.4 --------------------------------------------------------------------------------------
@@ -156,11 +156,11 @@ class S3Backend(NamesOf04):
 
     @property
     def s3client(self) -> Any:
-        """botocore's client of S3."""
+        """botocore's S3 client."""
         return self._client.get()
 
     def key_exists(self, key: str) -> bool:
-        """Tell whether there is an object under a key, without fetching it."""
+        """Tell whether an object exists under a key, without fetching it."""
         try:
             self._send(key, lambda s3: s3.head_object(Bucket=self.bucket, Key=key), "find", "s3:GetObject", _READ_HINT)
         except StorageNoSuchKeyError:
@@ -170,7 +170,7 @@ class S3Backend(NamesOf04):
     # -- sending -----------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close connections."""
+        """Close the connections."""
         client = self._client.peek()
         self._client.forget()
         if client is not None:
@@ -189,7 +189,7 @@ class S3Backend(NamesOf04):
             return self._retry.run(functools.partial(self._try, request))
 
     def _try(self, request: Callable[[Any], Answer]) -> Answer:
-        """Send a request; once more when its credentials are refused and their source has newer ones."""
+        """Send a request. If its credentials are refused and their source has newer ones, send it once more."""
         client = self._client.get()
         try:
             return request(client)
@@ -199,7 +199,7 @@ class S3Backend(NamesOf04):
         return request(self._client.get())
 
     def _renew(self, client: Any, refusal: BaseException) -> bool:
-        if self._client.peek() is not client:  # another thread has renewed it
+        if self._client.peek() is not client:  # another thread has replaced it
             return True
         return self._renewals.get().renew(client, refusal)
 
@@ -231,7 +231,7 @@ def _batches(keys: Iterable[str], size: int) -> Iterator[list[str]]:
 
 
 def _client_of(session: Any, region: str | None, clock: ServiceClock) -> Any:
-    # Most of what is parsed are listings, and two thirds of that time went into timestamps that nobody reads.
+    # Most answers are listings. Two thirds of the time for parsing them went into timestamps that are never read.
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=lambda text: text)
     client = make_client(session, "s3", region)
     client.meta.events.register("after-call.s3", clock.note_answer)  # errors carry the date too

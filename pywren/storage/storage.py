@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 class KeyRecords(Protocol):
-    """Lambda's records of failed calls: they reveal the keys of dead attempts, which prove nothing any more."""
+    """Lambda's records of failed calls. They reveal the keys of dead attempts, which then prove nothing any more."""
 
     def refresh(self, now: float) -> None:
         """Read the new records; ``now`` is the storage's time, in seconds since the epoch."""
@@ -47,16 +47,16 @@ class KeyRecords(Protocol):
 
 
 class Storage:
-    """The objects of callsets in one storage. Threads may share it; it pickles as its configuration.
+    """The objects of callsets in one storage. Threads may share it. It is pickled as its configuration.
 
-    Creating one is cheap: it sends nothing, and imports nothing big, before the first request.
+    Creating one is cheap: until the first request it sends nothing and imports nothing big.
 
     Args:
-        config: ``{storage_backend, storage_prefix, backend_config}``, as
-            ``wrenconfig.extract_storage_config`` makes it and payloads carry it.
+        config: ``{storage_backend, storage_prefix, backend_config}``, as made by
+            ``wrenconfig.extract_storage_config`` and sent in payloads.
 
     Raises:
-        ConfigError: the dict lacks something, or its backend does not exist.
+        ConfigError: the dict is incomplete, or its backend does not exist.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -64,7 +64,7 @@ class Storage:
         self.backend = make_backend(config)
         self.prefix: str = config["storage_prefix"]
         self._key_records: KeyRecords | None = None
-        self._knows_records = self.path[0] != "s3"  # other storages have no records
+        self._knows_records = self.path[0] != "s3"  # for other storages there are no records
 
     def hold_against(self, records: KeyRecords | None) -> None:
         """Make ``get_call_output`` reject statuses whose keys these records reveal; ``None`` means no records."""
@@ -78,7 +78,7 @@ class Storage:
 
     @property
     def path(self) -> list[str]:
-        """``[backend, bucket or directory, prefix]``."""
+        """The list ``[backend, bucket or directory, prefix]``."""
         return get_storage_path(self.storage_config)
 
     def keys(self, callset_id: str) -> CallsetKeys:
@@ -92,17 +92,17 @@ class Storage:
 
         Args:
             key: the object's key.
-            byte_range: the first and the last offset, both included.
-            limit: the most bytes to accept; no more is read of a bigger object.
+            byte_range: the first and last offset, both inclusive.
+            limit: the most bytes to accept; of a bigger object, no more than this is read.
 
         Raises:
-            StorageNoSuchKeyError: there is no such object.
-            IntegrityError: the object has more bytes than ``limit``.
+            StorageNoSuchKeyError: the object does not exist.
+            IntegrityError: the object has more than ``limit`` bytes.
         """
         return self.backend.get(key, byte_range, limit=limit)
 
     def put(self, key: str, data: bytes | bytearray | memoryview, *, if_absent: bool = False) -> bool:
-        """Store an object; return False only with ``if_absent``, when one existed already."""
+        """Store an object. Return False only if ``if_absent`` is set and one existed already."""
         return self.backend.put(key, data, if_absent=if_absent)
 
     # -- callsets and calls --------------------------------------------------------------------------------
@@ -115,12 +115,12 @@ class Storage:
             data: the encoded ``Status``.
 
         Returns:
-            Whether this status is the one that stands.
+            Whether this status is now the call's status.
         """
         return self.backend.put(key, data, if_absent=True)
 
     def read_status(self, callset_id: str, call_id: str) -> bytes | None:
-        """Return the bytes of a call's status, ``None`` while it has none.
+        """Return the bytes of a call's status, or ``None`` while it has none.
 
         Raises:
             IntegrityError: the object is too big to be a status.
@@ -149,12 +149,12 @@ class Storage:
     def now(self) -> float:
         """Return the storage's time, in seconds since the epoch.
 
-        S3's clock is known from its answers; before the first one this is the machine's time.
+        S3's clock is known from its answers; before the first one, this is the machine's time.
         """
         return self.backend.now()
 
     def close(self) -> None:
-        """Close connections."""
+        """Close the connections."""
         self.backend.close()
 
     # -- names of 0.4 --------------------------------------------------------------------------------------
@@ -182,12 +182,12 @@ class Storage:
         self.backend.put(key, func)
 
     def put_cancelled(self, callset_id: str, call_id: str, cancelled_data: bytes | str = b"CANCEL") -> None:
-        """Cancel a call, even a running one: write 0.4's mark, and a status unless the call has one.
+        """Cancel a call, even a running one: write 0.4's marker, and a status unless the call has one.
 
         Args:
             callset_id: the callset.
             call_id: the call.
-            cancelled_data: the content of the mark; nothing reads it.
+            cancelled_data: the content of the marker; nothing reads it.
         """
         keys = self.keys(callset_id).call(call_id)
         self.backend.put(keys.cancel, as_bytes(cancelled_data))
@@ -199,7 +199,7 @@ class Storage:
         return self.finished_calls(callset_id)
 
     def get_call_status(self, callset_id: str, call_id: str) -> dict[str, Any] | None:
-        """Return a call's status as a dict, ``None`` while it has none. Do not trust it: its signature is not verified.
+        """Return a call's status as a dict; ``None`` while it has none. Its signature is not verified: do not trust it.
 
         Raises:
             DecodeError: the object is not a status.
@@ -218,17 +218,17 @@ class Storage:
     def get_call_output(self, callset_id: str, call_id: str) -> bytes:
         """Return a call's output as PyWren 0.4 stored it.
 
-        A small output takes one request. On Lambda a second one lists the records of dead calls, which an executor's
-        storage knows how to find; any other storage over S3 warns once that it does not.
+        A small output takes one request. On Lambda a second request lists the records of dead calls. An executor's
+        storage knows how to find them; any other storage on S3 warns once that it does not.
 
         Returns:
-            A pickle of a dict, verified: ``success``, and ``result``, what the function returned or raised; after an
-            exception also ``exc_type``, ``exc_value`` and ``exc_traceback``.
+            A verified pickle of a dict with ``success``, and ``result``: what the function returned or raised. After an
+            exception it also has ``exc_type``, ``exc_value`` and ``exc_traceback``.
 
         Raises:
             StorageOutputNotFoundError: the call has not ended, or has ended without an output.
-            IntegrityError: no worker of this user's calls signed the output, or its worker died and others may have
-                the key.
+            IntegrityError: the output was not signed by a worker of this user's calls, or its worker died and others
+                may have the key.
             DecodeError: the object is not a status, or not an output.
         """
         data = self.read_status(callset_id, call_id)
@@ -247,7 +247,7 @@ class Storage:
         return pickle.dumps(_OutputOf04(Outcome.decode(self._outcome(status))), PROTOCOL)
 
     def _check_key(self, status: Status, key: bytes) -> None:
-        """Reject a status whose key the records reveal. Records are read after it, as a forger needs a record first."""
+        """Reject a status whose key the records reveal. Read the records after it: a forger needs a record first."""
         if not self._knows_records:
             self._knows_records = True
             logger.warning(
@@ -278,7 +278,7 @@ class Storage:
 
 
 class _OutputOf04:
-    """Pickles as a call that builds the dict, so that the value is unpickled only where the pickle is loaded."""
+    """An object whose pickle is a call that builds the dict. The value is unpickled only when that is loaded."""
 
     def __init__(self, outcome: Outcome) -> None:
         self._outcome = outcome
@@ -288,7 +288,7 @@ class _OutputOf04:
 
 
 def _output_of_0_4(success: bool, body: bytes) -> dict[str, Any]:
-    """Build the dict of 0.4's output from a verified pickle of a value or exception."""
+    """Build 0.4's output dict from a verified pickle of a value or exception."""
     load = load_result if success else load_exception
     return output_of_0_4(success, load(Packed(body)))
 
@@ -310,7 +310,7 @@ def make_backend(config: Mapping[str, Any]) -> Backend:
     """Return the backend of a ``storage_config``.
 
     Raises:
-        ConfigError: the dict lacks something, or its backend does not exist.
+        ConfigError: the dict is incomplete, or its backend does not exist.
     """
     kind = config.get("storage_backend")
     options = config.get("backend_config") or {}

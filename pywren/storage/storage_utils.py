@@ -1,4 +1,4 @@
-"""0.4's functions for object keys, over ``pywren.wire``, and for comparing storages."""
+"""0.4's functions that make object keys, on top of ``pywren.wire``, and that compare storages."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ def create_status_key(prefix: str, callset_id: str, call_id: str) -> str:
 
 
 def create_cancel_key(prefix: str, callset_id: str, call_id: str) -> str:
-    """Return the key of 0.4's mark of a cancelled call."""
+    """Return the key of 0.4's marker of a cancelled call."""
     return CallsetKeys(prefix, callset_id).call(call_id).cancel
 
 
 def create_keys(prefix: str, callset_id: str, call_id: str) -> tuple[str, str, str, str]:
-    """Return a call's keys of argument, output, status and cancel mark."""
+    """Return the keys of a call's argument, output, status and cancel marker."""
     keys = CallsetKeys(prefix, callset_id).call(call_id)
     return keys.data, keys.output, keys.status, keys.cancel
 
 
 def get_storage_path(config: Mapping[str, Any]) -> list[str]:
-    """Return where a storage is: ``[backend, bucket or directory, prefix]``.
+    """Return the location of a storage: ``[backend, bucket or directory, prefix]``.
 
     Args:
         config: a ``storage_config``, as ``wrenconfig.extract_storage_config`` makes it.
@@ -72,7 +72,7 @@ def get_storage_path(config: Mapping[str, Any]) -> list[str]:
 
 
 def check_storage_path(config: Mapping[str, Any], prev_path: Sequence[str]) -> None:
-    """Check that a storage is the one that an object was made with.
+    """Check that a storage is the one that an object was created with.
 
     Raises:
         StorageConfigMismatchError: it is a different one.

@@ -1,1 +1,1 @@
-"""Gaps of Python and the operating system: private files, this machine's directory, threads, the end of the program."""
+"""What Python and the operating system lack: private files, pywren's own directory, threads, the program's end."""

@@ -1,11 +1,11 @@
-"""``Callbacks``: the threads that run the done callbacks of futures; nothing else depends on these threads.
+"""``Callbacks``: the threads that run the done callbacks of futures. Nothing else depends on these threads.
 
 The threads that learn of outcomes (the pump of the local pool, the monitor of a storage) only queue callbacks here. So
 a callback may wait for other futures, make calls, or never return, and outcomes still arrive.
 
-Callbacks run one at a time, in the order of the outcomes. One that takes longer than ``PATIENCE_SECONDS`` no longer
-holds up the others: they go on in another thread. The lock of ``_changed`` guards all attributes, and is never held
-while a callback runs or a thread is started.
+Callbacks run one at a time, in the order of the outcomes. A callback that takes longer than ``PATIENCE_SECONDS`` no
+longer delays the others: they continue in another thread. The lock of ``_changed`` guards all attributes. It is never
+held while a callback runs or a thread is started.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 0.1
-"""How long a callback may run, in seconds, before the next one runs beside it."""
+"""How long a callback may run, in seconds, before the next one runs in parallel."""
 
 EXIT_SECONDS = 10.0
-"""How long the end of the program waits for callbacks that still run, in seconds."""
+"""How long the end of the program waits for running callbacks, in seconds."""
 
 _LINGER_SECONDS = 5.0  # how long an idle thread waits for a callback before it ends
-_STANDING_BY = 2  # one thread that runs callbacks, and one that takes over if a callback takes long
+_STANDING_BY = 2  # one thread that runs callbacks, and one that takes over when a callback takes long
 
 
 class Callbacks:
-    """A queue of callbacks and the daemon threads that run them; none exist before ``expect``."""
+    """A queue of callbacks and the daemon threads that run them. No thread exists before ``expect``."""
 
     def __init__(self) -> None:
         self._reset()
@@ -43,20 +43,20 @@ class Callbacks:
         self._queue: deque[Callable[[], None]] = deque()
         self._expected: weakref.WeakSet[Any] = (
             weakref.WeakSet()
-        )  # futures whose callbacks were announced but not queued yet
+        )  # futures whose callbacks were announced but are not queued yet
         self._idle = 0  # threads that wait for a callback
         self._running: dict[object, float] = {}  # when each running callback began
-        self._current: object = None  # the running callback for which the queue waits
+        self._current: object = None  # the running callback that the queue waits for
 
     def expect(self, owner: Any) -> None:
-        """Announce the callback of a future: threads start now, because none can start at the end of the program."""
+        """Announce the callback of a future. This starts threads, because none can start at the end of the program."""
         with self._changed:
             self._expected.add(owner)
             missing = self._reserve(_STANDING_BY - len(self._running))
         self._start(missing)
 
     def run(self, owner: Any, callback: Callable[[], None]) -> None:
-        """Queue the callback of a future; return at once."""
+        """Queue the callback of a future, and return immediately."""
         with self._changed:
             self._expected.discard(owner)
             self._queue.append(callback)
@@ -65,7 +65,7 @@ class Callbacks:
         self._start(missing)
 
     def finish(self, timeout: float) -> int:
-        """Wait until all callbacks have returned; return how many have not within the time."""
+        """Wait until all callbacks have returned. Return how many have not returned in time."""
         with self._changed:
             self._changed.wait_for(lambda: not self._queue and not self._running, timeout)
             return len(self._queue) + len(self._running)
@@ -73,7 +73,7 @@ class Callbacks:
     # -- the threads -------------------------------------------------------------------------------------------------
 
     def _reserve(self, wanted: int) -> int:
-        """Return how many threads must be started; count them as idle now, because they start without the lock."""
+        """Return how many threads must be started. Count them as idle now: they are started without the lock."""
         missing = max(0, wanted - self._idle)
         self._idle += missing
         return missing
@@ -82,12 +82,12 @@ class Callbacks:
         for started in range(count):
             try:
                 threading.Thread(target=self._serve, name="pywren-callbacks", daemon=True).start()
-            except RuntimeError:  # there are too many threads, or the interpreter shuts down
+            except RuntimeError:  # there are too many threads, or the interpreter is shutting down
                 self._do_without(count - started)
                 return
 
     def _do_without(self, count: int) -> None:
-        """Discount threads that could not be started; if none are left, run the callbacks in this thread."""
+        """Subtract threads that could not be started. If none are left, run the callbacks in this thread."""
         with self._changed:
             self._idle -= count
             left = [] if self._idle or self._running else list(self._queue)
@@ -106,11 +106,11 @@ class Callbacks:
             try:
                 callback()
             finally:
-                del callback, taken  # they may hold the last reference to a big result
+                del callback, taken  # these may hold the last reference to a big result
                 self._end(token)
 
     def _take(self) -> tuple[object, Callable[[], None], int] | None:
-        """Wait for a callback that may run; return it and how many threads to start, or ``None`` to end the thread."""
+        """Wait for a callback that may run. Return it and how many threads to start; ``None`` ends the thread."""
         with self._changed:
             while not self._queue or self._seconds_to_wait() > 0:
                 woken = self._changed.wait(self._seconds_to_wait() if self._queue else _LINGER_SECONDS)
@@ -125,7 +125,7 @@ class Callbacks:
             return token, callback, self._reserve(1) if self._queue else 0
 
     def _seconds_to_wait(self) -> float:
-        """Return for how many seconds the next callback must still wait for the current one."""
+        """Return how many more seconds the next callback must wait for the current one."""
         began = self._running.get(self._current)
         return 0.0 if began is None else began + PATIENCE_SECONDS - time.monotonic()
 
@@ -137,11 +137,11 @@ class Callbacks:
 
 
 callbacks = Callbacks()
-"""The one queue of this process."""
+"""The only queue of this process."""
 
 
 def _finish_at_exit() -> None:
-    """Wait for the callbacks of finished calls: they run in daemon threads, for which Python does not wait."""
+    """Wait for the callbacks of finished calls. They run in daemon threads, for which Python does not wait."""
     try:
         left = callbacks.finish(EXIT_SECONDS)
     except KeyboardInterrupt:
@@ -150,7 +150,7 @@ def _finish_at_exit() -> None:
         logger.warning("%d done callback(s) of futures had not returned when the program ended", left)
 
 
-# Registered before any pool registers its own end, so it runs after that: all outcomes have arrived by then.
+# Registered before any pool registers its own end, so it runs after it: by then all outcomes have arrived.
 atexit.register(_finish_at_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=callbacks._reset)

@@ -1,4 +1,4 @@
-"""Files and directories that only this user can access, whatever the umask: it may even deny the owner access."""
+"""Files and directories that only this user can access, whatever the umask, which may even deny the owner access."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _DIRECTORY_MODE, _FILE_MODE = 0o700, 0o600
 
 
 def make_directories(path: str | Path) -> None:
-    """Make a directory and the missing ones above it, each with mode 0700.
+    """Create a directory and any missing parent directories, each with mode 0700.
 
-    Existing directories stay as they are. Other processes may make or remove some at the same time.
+    Existing directories are not changed. Other processes may create or remove some at the same time.
 
     Raises:
-        OSError: a directory cannot be made.
+        OSError: a directory cannot be created.
     """
     with contextlib.suppress(FileExistsError):
         try:
@@ -31,12 +31,12 @@ def make_directories(path: str | Path) -> None:
 
 def _make_directory(path: str | Path) -> None:
     os.mkdir(path, _DIRECTORY_MODE)
-    os.chmod(path, _DIRECTORY_MODE)  # mkdir has applied the umask
+    os.chmod(path, _DIRECTORY_MODE)  # needed because mkdir applies the umask
 
 
 def temporary_file(directory: str | Path, prefix: str = "tmp") -> tuple[int, str]:
-    """Make a new file of mode 0600; return its descriptor, which can be read and written, and its path."""
-    import tempfile  # here: every worker loads this module, but few make a file
+    """Create a new file of mode 0600. Return its descriptor, open for reading and writing, and its path."""
+    import tempfile  # imported here: every worker loads this module, but few create a file
 
     descriptor, path = tempfile.mkstemp(dir=directory, prefix=prefix)
     _own(descriptor)
@@ -44,12 +44,12 @@ def temporary_file(directory: str | Path, prefix: str = "tmp") -> tuple[int, str
 
 
 def open_file(path: str | Path) -> int:
-    """Open a file for reading and writing, and return its descriptor; make it with mode 0600 if it does not exist."""
+    """Open a file for reading and writing, and return its descriptor. Create it with mode 0600 if necessary."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), _FILE_MODE)
     _own(descriptor)
     return descriptor
 
 
 def _own(descriptor: int) -> None:
-    if hasattr(os, "fchmod"):  # Windows has neither this nor such modes
+    if hasattr(os, "fchmod"):  # Windows has neither fchmod nor such modes
         os.fchmod(descriptor, _FILE_MODE)

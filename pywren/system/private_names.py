@@ -1,7 +1,7 @@
-"""All private names of Python and of libraries that pywren uses; no other module may use one.
+"""All private names of Python and of libraries that pywren uses. No other module may use one.
 
-If a new release moves a name, mend it here. ``tests/system/test_private_names.py`` tries each name by itself and tells
-which release has moved it.
+If a new release moves a name, fix it here. ``tests/system/test_private_names.py`` tries each name separately and shows
+which ones a release has moved.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ class FutureStates(NamedTuple):
 
 
 FUTURE_ATTRIBUTES = ("_condition", "_state", "_result", "_exception", "_waiters", "_done_callbacks")
-"""The attributes that those functions and asyncio read; ``ResponseFuture`` has them under the same names."""
+"""The attributes that those functions and asyncio read. ``ResponseFuture`` defines them under the same names."""
 
 
 def future_states() -> FutureStates:
     """Return the states of a future."""
-    from concurrent.futures import _base  # here: workers load this module, but do not need it
+    from concurrent.futures import _base  # imported here: workers load this module, but do not need it
 
     return FutureStates(_base.PENDING, _base.RUNNING, _base.CANCELLED, _base.CANCELLED_AND_NOTIFIED, _base.FINISHED)
 
 
 def futures_logger() -> logging.Logger:
-    """Return the logger that reports exceptions of callbacks."""
+    """Return the logger that reports exceptions raised by callbacks."""
     from concurrent.futures import _base
 
     return _base.LOGGER
@@ -54,7 +54,7 @@ def futures_logger() -> logging.Logger:
 
 
 def policy_statement(statement: Any) -> dict[str, Any]:
-    """Return the JSON of a statement of a policy, from moto's object for it."""
+    """Return the JSON of a policy statement, given moto's object for it."""
     json: dict[str, Any] = statement._statement
     return json
 
@@ -63,9 +63,9 @@ def policy_statement(statement: Any) -> dict[str, Any]:
 
 
 def interactive_lines(code: types.CodeType) -> list[str]:
-    """Return the source lines of code that was typed in, or given with ``-c``.
+    """Return the source lines of code that was typed interactively or given with ``-c``.
 
-    Since Python 3.13 ``linecache`` may keep them by the code object, where ``linecache.getlines`` does not look.
+    Since Python 3.13 ``linecache`` may store them by code object, where ``linecache.getlines`` does not find them.
     """
     lines: Any = getattr(linecache, "_getlines_from_code", None)
     return list(lines(code)) if lines is not None else []
@@ -81,16 +81,16 @@ def registered_subclasses(cls: Any) -> list[type]:
 
 
 def make_abstract(cls: Any) -> None:
-    """Make a class that ``type`` has made abstract, as ``ABCMeta`` does, without calling another metaclass."""
+    """Make a class abstract as ``ABCMeta`` does, without calling another metaclass. ``type`` has made the class."""
     import abc
 
     abc._abc_init(cls)  # type: ignore[attr-defined]
 
 
 def annotations_of(cls: type) -> dict[str, Any]:
-    """Return the annotations of a class on Python 3.14, which evaluates them on demand.
+    """Return the annotations of a class on Python 3.14, which evaluates them lazily.
 
-    If one of them cannot be evaluated yet, all are returned as strings.
+    If any of them cannot be evaluated yet, all are returned as strings.
     """
     import annotationlib  # type: ignore[import-not-found,unused-ignore]
 
@@ -103,15 +103,15 @@ def annotations_of(cls: type) -> dict[str, Any]:
 
 
 def semaphore_value(semaphore: Any) -> int:
-    """Return the initial value of a semaphore, or the current value of one that does not record it."""
+    """Return the initial value of a semaphore, or its current value if it does not record the initial one."""
     value: int = getattr(semaphore, "_initial_value", semaphore._value)
     return value
 
 
 def forget_spent_event_loop() -> None:
-    """Let asyncio make a new event loop for this thread if its loop is closed or was removed.
+    """Let asyncio make a new event loop for this thread if the thread's loop is closed or was removed.
 
-    The public functions can only remove a loop, and then Python does not make another by itself.
+    The public functions can only remove a loop; after that, Python does not make a new one automatically.
     """
     import asyncio
 
@@ -128,18 +128,18 @@ def environment_data() -> dict[Any, Any]:
 
 
 count_threads = _thread._count
-"""Returns how many threads run besides the main one, including those that ``threading`` does not know."""
+"""Returns how many threads run besides the main one, including those that ``threading`` does not know about."""
 
 
 def at_end_of_threads(function: Callable[[], object]) -> None:
     """Call a function at the end of the program, before Python waits for threads and runs ``atexit`` functions.
 
-    This does nothing on a Python without such a list, or if the end has begun.
+    On a Python version without such a hook, or once the end has begun, this does nothing.
     """
     with contextlib.suppress(AttributeError, RuntimeError):
         threading._register_atexit(function)  # type: ignore[attr-defined]
 
 
 def base_executable() -> str:
-    """Return the interpreter that made this virtual environment; before Python 3.11 it may be a link to it."""
+    """Return the interpreter that created this virtual environment. Before Python 3.11 it may be a link to it."""
     return getattr(sys, "_base_executable", None) or sys.executable

@@ -1,9 +1,9 @@
-"""The end of the program: from then on new calls are refused, as in ``concurrent.futures``.
+"""The end of the program: new calls are refused from then on, as in ``concurrent.futures``.
 
-Python waits for threads that are not daemons, and those may still make calls. ``atexit`` functions and daemon threads
-may not, because nothing would wait for their calls. Calls that were made before are waited for.
+Python waits for non-daemon threads, and those may still make calls. ``atexit`` functions and daemon threads may not,
+because nothing would wait for their calls. The end of the program waits for calls that were made earlier.
 
-``_has_begun`` needs no lock: only the main thread sets it, once; a forked child starts with False.
+``_has_begun`` needs no lock: only the main thread sets it, once. A forked child starts with False.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def begin() -> None:
 
 
 def require_running() -> None:
-    """Refuse a call at the end of the program.
+    """Refuse a call if the program is ending.
 
     Raises:
         ShutdownError: the interpreter is shutting down.
@@ -37,7 +37,7 @@ def require_running() -> None:
 
 
 def _begin_first() -> None:
-    atexit.register(begin)  # functions run in reverse order of registration
+    atexit.register(begin)  # atexit functions run in reverse order of registration
 
 
 def _forget() -> None:

@@ -1,7 +1,7 @@
-"""``for_each``: many short requests at once, in threads that do not outlive the call.
+"""``for_each``: sends many short requests in parallel, in threads that end before it returns.
 
 The caller's thread works too. All threads take items from one iterator under one lock, which is not held while an item
-is worked on.
+is being processed.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import TypeVar
 _Item = TypeVar("_Item")
 
 MOST_AT_ONCE = 256
-"""Most requests at once, and the connections that a client keeps for them.
+"""The most requests in parallel, and the number of connections that a client keeps for them.
 
-With more requests than connections, urllib3 would connect again for every request, and warn each time.
+With more requests than connections, urllib3 would reconnect for every request, and warn each time.
 """
 
 
 def for_each(function: Callable[[_Item], object], items: Iterable[_Item], threads: int) -> None:
-    """Call a function for every item in several threads; return when all calls have returned.
+    """Call a function for every item in several threads, and return when all calls have returned.
 
-    After the first exception no more items are taken; it is raised when the running calls have returned. The same holds
-    for an exception in the caller's own thread, such as ``KeyboardInterrupt``.
+    After the first exception no more items are taken. The exception is raised when the running calls have returned. An
+    exception in the caller's own thread, such as ``KeyboardInterrupt``, is treated the same way.
 
     Args:
-        function: the function of one item; any of the threads calls it.
+        function: takes one item; any of the threads may call it.
         items: the items, taken in order.
         threads: the most threads, up to ``MOST_AT_ONCE``; with one thread or one item, only the caller's thread
             works.
@@ -46,7 +46,7 @@ def for_each(function: Callable[[_Item], object], items: Iterable[_Item], thread
         for _ in range(min(threads, len(todo), MOST_AT_ONCE) - 1)
     ]
     try:
-        with contextlib.suppress(RuntimeError):  # no more threads can be started: fewer will do
+        with contextlib.suppress(RuntimeError):  # if no more threads can be started, make do with fewer
             for helper in helpers:
                 helper.start()
         crew.work()
@@ -62,7 +62,7 @@ def for_each(function: Callable[[_Item], object], items: Iterable[_Item], thread
 
 
 class _Crew:
-    """The threads of one ``for_each``: they take items from one iterator until it ends or a call fails."""
+    """The threads of one ``for_each``. They take items from one iterator until it ends or a call fails."""
 
     def __init__(self, function: Callable[[_Item], object], items: Iterator[_Item]) -> None:
         self.error: BaseException | None = None

@@ -1,4 +1,4 @@
-"""``Call``: one item of a map, as the payload that is sent to a worker."""
+"""``Call``: one item of a map, in the form of the payload that is sent to a worker."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pywren.wire.reading import Reader, load_object, to_base64
 from pywren.wire.references import Reference, decode_reference, reference_lists
 
 ASYNC_PAYLOAD_LIMIT = 1_000_000
-"""Largest payload of an asynchronous Lambda invocation in bytes: 1 MB (AWS Lambda quotas, 2026)."""
+"""The largest payload of an asynchronous Lambda invocation, in bytes: 1 MB (AWS Lambda quotas, 2026)."""
 
 INLINE_ARGUMENT_LIMIT = 128 * 1024
-"""Largest pickled argument, in bytes, that travels inside the payload."""
+"""The largest pickled argument, in bytes, that is sent inside the payload."""
 
 
 def _payload_object(payload: object) -> dict[str, Any]:
-    """Return the payload as a dict: Lambda delivers a dict, queues and 0.4's tools deliver JSON."""
+    """Return the payload as a dict. Lambda delivers a dict; queues and 0.4's tools deliver JSON."""
     if isinstance(payload, (str, bytes)):
         return load_object(payload, "the payload")
     if isinstance(payload, (bytearray, memoryview)):
@@ -30,7 +30,7 @@ def _payload_object(payload: object) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Envelope:
-    """The part of a payload that every version of pywren can read: where to report, and who sent it."""
+    """The part of a payload that every version of pywren can read: where to report, and which client sent it."""
 
     storage_config: Mapping[str, Any]
     callset_id: str
@@ -46,7 +46,7 @@ class Envelope:
         """Read a payload's envelope.
 
         Raises:
-            DecodeError: it is not the payload of any version.
+            DecodeError: it is not a payload of any version.
         """
         reader = Reader("the payload", _payload_object(payload))
         return cls(
@@ -63,11 +63,12 @@ class Envelope:
 
 @dataclass(frozen=True)
 class Call:
-    """One item of a map, as it is sent to a worker: the payload.
+    """One item of a map, in the form of the payload that is sent to a worker.
 
-    The fields are the payload's JSON keys; ``extra`` holds all other keys (``extra_meta``). ``data_byte_range``
-    includes both ends. ``attempt_key`` signs the status of this attempt. The payload gives the size of each object
-    beside its digest, and the worker reads no more than that: anyone who can write to the bucket could enlarge them.
+    The fields are the payload's JSON keys; ``extra`` contains all other keys (``extra_meta``). ``data_byte_range``
+    includes both ends. ``attempt_key`` signs the status of this attempt. The payload contains the digest and the size
+    of each object, and the worker reads no more than the size: anyone who can write to the bucket could enlarge an
+    object.
     """
 
     storage_config: Mapping[str, Any]
@@ -86,7 +87,7 @@ class Call:
     pywren_version: str = ""
     extra_env: Mapping[str, str] | None = None
     host_submit_time: float = 0.0
-    # not in 0.4
+    # The following are not in 0.4.
     python_version: str | None = None
     attempt: int = 1
     attempt_key: bytes | None = field(default=None, repr=False)
@@ -104,7 +105,7 @@ class Call:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def encode(self) -> dict[str, Any]:
-        """Return the payload: a dict that JSON can hold, without the optional keys that are ``None``."""
+        """Return the payload as a dict that JSON can encode, without the optional keys that are ``None``."""
         document: dict[str, Any] = {
             item.name: getattr(self, item.name)
             for item in fields(self)
@@ -173,7 +174,7 @@ _ENCODED_APART = frozenset(
     {"extra", "data_byte_range", "runtime", "runtime_url", "attempt_key", "data_inline", "references"}
 )
 CALL_FIELDS = frozenset(item.name for item in fields(Call)) - {"extra"}
-"""The keys of a payload; ``extra_meta`` must not use them."""
+"""The keys of a payload. ``extra_meta`` must not use them."""
 
 
 def _texts(value: dict[str, Any] | None) -> dict[str, str] | None:

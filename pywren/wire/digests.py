@@ -1,7 +1,7 @@
 """Digests and signatures, which prove that bytes from a storage are the user's own.
 
-Keys are derived, never stored: user key → callset secret → attempt key. Only the attempt key leaves the client, inside
-the payload. With it, a worker signs the one status of one attempt of one call.
+Keys are derived, never stored: the user key gives the callset secret, which gives the attempt key. Only the attempt key
+leaves the client, inside the payload. With it, a worker signs the only status of one attempt of one call.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ def verify_sha256(data: bytes | bytearray | memoryview, expected: str | None, wh
     """Check bytes against the expected digest.
 
     Args:
-        data: the bytes as they were read.
+        data: the bytes that were read.
         expected: 64 hexadecimal digits; ``None`` never matches.
-        what: a name for the error, such as the object's key.
+        what: a name for the error message, such as the object's key.
 
     Raises:
         IntegrityError: the digests differ; the bytes must not be unpickled.
@@ -41,7 +41,7 @@ def callset_secret(key: bytes, callset_id: str) -> bytes:
 
 
 def attempt_key(secret: bytes, call_id: str, attempt: int) -> bytes:
-    """Derive the key with which a worker signs the status of one attempt of one call."""
+    """Derive the key with which a worker signs the status of one attempt of a call."""
     return hmac.digest(secret, f"attempt:{call_id}:{attempt}".encode(), "sha256")
 
 
@@ -51,5 +51,5 @@ def signature(key: bytes, message: bytes) -> str:
 
 
 def signature_matches(key: bytes, message: bytes, claimed: str) -> bool:
-    """Tell whether a signature belongs to a message, in a time that reveals nothing about the right one."""
+    """Tell whether a signature belongs to a message. The time that it takes reveals nothing about the right one."""
     return hmac.compare_digest(signature(key, message), claimed)

@@ -13,7 +13,7 @@ _CODES = {
     "CallCancelledError": "CANCELLED",
     "VersionMismatchError": "WRONGVERSION",
 }
-"""0.4's codes by the class of today's error; 0.4's workers wrote them first among ``exception_args``."""
+"""0.4's codes, keyed by the class of today's error. 0.4's workers put them first in ``exception_args``."""
 
 
 class Failure(NamedTuple):
@@ -22,7 +22,7 @@ class Failure(NamedTuple):
     Args:
         kind: the name of the error's class.
         message: what happened and what to do.
-        details: the further ``args`` of the error.
+        details: the remaining ``args`` of the error.
     """
 
     kind: str
@@ -31,14 +31,14 @@ class Failure(NamedTuple):
 
     @classmethod
     def of(cls, error: PywrenError) -> Failure:
-        """Make the failure that stands for an error."""
+        """Make the failure that represents an error."""
         message = str(error.args[0]) if error.args else ""
         return cls(type(error).__name__, message, tuple(error.args[1:]))
 
     def args_of_0_4(self) -> tuple[Any, ...] | None:
-        """Return the ``exception_args`` of PyWren 0.4, which begin with its code if it had one for this error.
+        """Return PyWren 0.4's ``exception_args``, which begin with its code if it had one for this error.
 
-        ``None`` for an outcome that could not be pickled: 0.4 blamed the function for it, not the worker.
+        Return ``None`` for an outcome that could not be pickled: 0.4 blamed the function for that, not the worker.
         """
         if self.kind == "ResultSerializationError":
             return None
@@ -48,7 +48,7 @@ class Failure(NamedTuple):
         return (self.message, *self.details) if code is None else (code, self.message, *self.details)
 
     def error(self, callset_id: str, call_id: str, status: Mapping[str, Any] | None = None) -> PywrenError:
-        """Make the error that this failure stands for, and set ``callset_id``, ``call_id`` and ``status`` on it."""
+        """Make the error that this failure represents, and set ``callset_id``, ``call_id`` and ``status`` on it."""
         return rebuild(
             WORKER_ERRORS.get(self.kind, CallError),
             (self.message, *self.details),

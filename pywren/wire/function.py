@@ -1,4 +1,4 @@
-"""``StagedFunction``: a function and the user's modules, as the object that a worker fetches."""
+"""``StagedFunction``: a function and the user's modules, in the form of the object that a worker fetches."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pywren.wire.reading import dump, split_header
 
 @dataclass(frozen=True)
 class StagedFunction:
-    """The object under ``func_key``: the pickled function and the user's modules it needs.
+    """The object under ``func_key``: the pickled function and the user's modules that it needs.
 
     Args:
         pickle: the pickled function.
-        modules: the contents of sources and data files by relative POSIX path; the worker writes them to a
-            directory of their own.
+        modules: the contents of source and data files, keyed by relative POSIX path; the worker writes them to a
+            separate directory.
     """
 
     pickle: bytes

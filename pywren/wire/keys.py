@@ -13,12 +13,12 @@ CANCEL_SUFFIX = "cancel"
 
 
 def failure_prefix(function: str) -> str:
-    """Return the prefix of the keys under which Lambda records a function's failed invocations; AWS defines it."""
+    """Return the prefix of the keys under which Lambda records a function's failed invocations. AWS defines it."""
     return f"aws/lambda/async/{function}"
 
 
 def function_name(name_or_arn: str) -> str:
-    """Return the name of a Lambda function from its name or ARN, with or without a qualifier."""
+    """Return the name of a Lambda function, given its name or ARN, with or without a qualifier."""
     _, arn, name = name_or_arn.rpartition(":function:")
     return (name if arn else name_or_arn).partition(":")[0]
 
@@ -37,20 +37,20 @@ class CallsetKeys:
 
     @property
     def func(self) -> str:
-        """The function and its modules."""
+        """The key of the function and its modules."""
         return self.root + FUNC_SUFFIX
 
     @property
     def aggdata(self) -> str:
-        """Many small arguments, one after the other."""
+        """The key of many small arguments, joined end to end."""
         return self.root + AGG_DATA_SUFFIX
 
     def call(self, call_id: str) -> CallKeys:
-        """The keys of one call."""
+        """Return the keys of one call."""
         return CallKeys(f"{self.root}{call_id}/")
 
     def call_id_of_status(self, key: str) -> str | None:
-        """Return the ID of the call whose ``status.json`` this key is, or ``None`` for any other object."""
+        """Return the id of the call whose ``status.json`` has this key, or ``None`` for any other object."""
         if not key.startswith(self.root):
             return None
         call_id, _, name = key[len(self.root) :].partition("/")
@@ -65,37 +65,37 @@ class CallKeys:
 
     @property
     def data(self) -> str:
-        """The argument, if it has an object of its own."""
+        """The key of the argument, if it has its own object."""
         return self.root + DATA_SUFFIX
 
     @property
     def output(self) -> str:
-        """The outcome, if it is too big for the status."""
+        """The key of the outcome, if it is too big for the status."""
         return self.root + OUTPUT_SUFFIX
 
     @property
     def status(self) -> str:
-        """The one final status; whoever writes it first ends the call."""
+        """The key of the final status. Writing it first is what ends the call."""
         return self.root + STATUS_SUFFIX
 
     @property
     def cancel(self) -> str:
-        """0.4's marker of a cancelled call."""
+        """The key of 0.4's marker of a cancelled call."""
         return self.root + CANCEL_SUFFIX
 
     def attempt(self, attempt: int) -> str:
-        """The status of a failed attempt after which the call may be tried again."""
+        """Return the key of the status of a failed attempt after which the call may be tried again."""
         return f"{self.root}attempts/{attempt}.json"
 
     def spare_output(self, attempt: int, sha256: str) -> str:
-        """The outcome, if ``output`` already exists: Lambda may deliver a call twice."""
+        """Return the key of the outcome in case ``output`` already exists: Lambda may deliver a call twice."""
         return f"{self.root}attempts/{attempt}-{sha256[:16]}.pickle"
 
     @property
     def references(self) -> str:
-        """The list of references, if it is too long for the payload."""
+        """The key of the list of references, if it is too long for the payload."""
         return self.root + "references.json"
 
     def input(self, index: int) -> str:
-        """A copy of an outcome that an argument refers to and that this storage does not hold elsewhere."""
+        """Return the key of a copy of an outcome that an argument refers to and this storage lacks otherwise."""
         return f"{self.root}inputs/{index}.pickle"

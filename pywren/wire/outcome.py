@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from pywren.wire.reading import dump, split_header
 
 INLINE_OUTCOME_LIMIT = 256 * 1024
-"""Largest encoded outcome, in bytes, that travels inside ``status.json``."""
+"""The largest encoded outcome, in bytes, that is sent inside ``status.json``."""
 
 EAGER_OUTPUT_LIMIT = 1024 * 1024
-"""Largest separate output, in bytes, that the client fetches before anyone asks for it."""
+"""The largest separate output, in bytes, that the client fetches before anything asks for it."""
 
-_SUCCESS_LINE = b'{"success":true}\n'  # spares the most frequent outcome a JSON parser
+_SUCCESS_LINE = b'{"success":true}\n'  # decoding the most frequent line this way needs no JSON parser
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the child reports about a call: the value that the function returned, or the exception that it raised.
+    """What the child reports about a call: the value that the function returned or the exception that it raised.
 
     Args:
         success: whether the function returned.

@@ -1,4 +1,4 @@
-"""Reading and writing the JSON of messages; anyone may have written the bytes."""
+"""Reads and writes the JSON of messages. Anyone may have written the bytes that are read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def load_object(data: bytes | str, what: str) -> dict[str, Any]:
 
     Args:
         data: the JSON.
-        what: what it should be, for the error: ``the payload``.
+        what: what it should be, for the error message: ``the payload``.
 
     Raises:
         DecodeError: the data is not JSON, or not an object.
@@ -33,14 +33,14 @@ def load_json(data: bytes | str, what: str) -> Any:
 
     Args:
         data: the JSON.
-        what: what it should be, for the error.
+        what: what it should be, for the error message.
 
     Raises:
         DecodeError: the data is not JSON.
     """
     try:
         return json.loads(data)
-    except (ValueError, RecursionError) as error:  # deep nesting exhausts the parser's stack
+    except (ValueError, RecursionError) as error:  # deeply nested JSON exhausts the parser's stack
         raise DecodeError(f"{what} is not valid JSON: {error}") from error
 
 
@@ -49,13 +49,13 @@ def split_header(data: bytes, what: str) -> tuple[Reader, int]:
 
     Args:
         data: the line and the binary data.
-        what: what it should be, for errors.
+        what: what it should be, for error messages.
 
     Returns:
         A reader of the line, and the offset at which the binary data starts.
 
     Raises:
-        DecodeError: the data has no such line.
+        DecodeError: the data does not begin with such a line.
     """
     start = data.find(b"\n") + 1
     if not start:
@@ -64,13 +64,13 @@ def split_header(data: bytes, what: str) -> tuple[Reader, int]:
 
 
 class Reader:
-    """Takes typed fields out of a JSON object; a field of the wrong type is a ``DecodeError`` that names it.
+    """Takes typed fields out of a JSON object. A field of the wrong type raises a ``DecodeError`` that names it.
 
     Args:
-        what: what the object should be, for errors.
+        what: what the object should be, for error messages.
         document: the object.
 
-    ``rest`` holds the fields that have not been taken yet. JSON's ``null`` counts as a missing field.
+    ``rest`` contains the fields that have not been taken yet. JSON's ``null`` counts as a missing field.
     """
 
     def __init__(self, what: str, document: Mapping[str, Any]) -> None:
@@ -78,19 +78,19 @@ class Reader:
         self.rest = dict(document)
 
     def take(self, name: str, kind: type[Any] | tuple[type[Any], ...], default: Any = ...) -> Any:
-        """Take a field of a type; without a default it is required."""
+        """Take a field of a type. Without a default the field is required."""
         value = self.rest.pop(name, None)
         if value is None:
             if default is ...:
                 raise DecodeError(f"{self.what} has no {name!r}")
             return default
-        # isinstance() takes a bool for an int, but JSON's true is not a number
+        # isinstance() accepts a bool as an int, but JSON's true is not a number.
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise DecodeError(f"{self.what}: {name!r} is a {type(value).__name__}")
         return value
 
     def take_number(self, name: str, default: Any = ...) -> float:
-        """Take a finite number: Python's JSON also accepts NaN, infinities and integers that no float can hold."""
+        """Take a finite number. Python's JSON also accepts NaN, infinities and integers too big for a float."""
         value: float = self.take(name, (int, float), default)
         try:
             finite = math.isfinite(value)
@@ -101,7 +101,7 @@ class Reader:
         return value
 
     def take_attempt(self) -> int:
-        """Take the number of an attempt, 1 if it is missing."""
+        """Take the number of an attempt; 1 if it is missing."""
         attempt: int = self.take("attempt", int, 1)
         if attempt < 1:
             raise DecodeError(f"{self.what}: 'attempt' is {attempt}, but attempts count from 1")
@@ -128,7 +128,7 @@ class Reader:
             raise DecodeError(f"{self.what}: {name!r} is not hexadecimal") from error
 
     def take_range(self, name: str) -> tuple[int, int] | None:
-        """Take the first and the last offset of a range of bytes."""
+        """Take the first and last offset of a range of bytes."""
         value = self.take(name, (list, tuple), None)
         if value is None:
             return None
@@ -145,10 +145,10 @@ def _from_base64(text: str, what: str) -> bytes:
 
 
 def to_base64(data: bytes) -> str:
-    """Return bytes as JSON can hold them."""
+    """Return bytes in base64, which JSON can encode."""
     return base64.b64encode(data).decode("ascii")
 
 
 def dump(document: Mapping[str, Any]) -> bytes:
-    """Return an object as compact JSON."""
+    """Encode an object as compact JSON."""
     return json.dumps(document, separators=(",", ":")).encode()

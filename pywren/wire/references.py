@@ -1,4 +1,4 @@
-"""``Reference``: the outcome of an earlier call among the arguments of a call."""
+"""``Reference``: an argument of a call that refers to the outcome of an earlier call."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pywren.exceptions import DecodeError
 from pywren.wire.reading import load_json
 
 INLINE_REFERENCES = 200
-"""Most references that travel inside the payload; a longer list is stored as an object of its own."""
+"""The most references that are sent inside the payload. A longer list is stored as a separate object."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The outcome of an earlier call, whose future is among the arguments; the handler fetches and verifies it.
+    """The outcome of an earlier call whose future is among the arguments. The handler fetches and verifies it.
 
     Args:
-        key: the object that holds the encoded outcome: an output, or a status with the outcome inside.
+        key: the object that contains the encoded outcome: an output, or a status with the outcome inside.
         sha256: the digest of the encoded outcome, which the client has verified.
         callset_id: the callset of the earlier call.
         call_id: the earlier call.
-        size: the length of the encoded outcome in bytes, the most that is read; ``None`` if it is unknown.
+        size: the length of the encoded outcome in bytes; no more is read. ``None`` if it is unknown.
     """
 
     key: str
@@ -34,12 +34,12 @@ class Reference:
 
 
 def encode_references(references: Iterable[Reference]) -> bytes:
-    """Return references as the object that holds them when they are too many for the payload."""
+    """Encode references as a separate object, for when there are too many for the payload."""
     return json.dumps(reference_lists(references)).encode()
 
 
 def decode_references(data: bytes) -> tuple[Reference, ...]:
-    """Read what ``encode_references`` wrote.
+    """Decode what ``encode_references`` returned.
 
     Raises:
         DecodeError: the bytes are not a list of references.
@@ -51,12 +51,12 @@ def decode_references(data: bytes) -> tuple[Reference, ...]:
 
 
 def reference_lists(references: Iterable[Reference]) -> list[list[Any]]:
-    """Return references as JSON can hold them."""
+    """Return references in a form that JSON can encode."""
     return [[r.key, r.sha256, r.callset_id, r.call_id, *([] if r.size is None else [r.size])] for r in references]
 
 
 def decode_reference(item: Any) -> Reference:
-    """Read one item of what ``reference_lists`` returned.
+    """Decode one item of what ``reference_lists`` returned.
 
     Raises:
         DecodeError: the item is not a reference.

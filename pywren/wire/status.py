@@ -14,18 +14,18 @@ from pywren.wire.failure import Failure
 from pywren.wire.reading import Reader, dump, load_object, to_base64
 
 STATUS_LIMIT = 4 * 1024 * 1024
-"""Largest encoded status in bytes. The largest outcome inside takes a twelfth of it; texts and outputs take less."""
+"""The largest encoded status, in bytes. The largest inline outcome takes a twelfth of it; texts and outputs less."""
 
 
 @dataclass(frozen=True)
 class Status:
     """What the worker reports about one attempt of a call.
 
-    An attempt that failed has ``failure``. Any other has an outcome: either in ``outcome``, encoded, or in the object
+    A failed attempt has ``failure``. Any other has an outcome: either encoded in ``outcome``, or in the object
     ``output_key``, whose digest is ``output_sha256`` and whose length is ``output_size`` bytes.
-    ``exception_traceback`` is the formatted remote traceback if the function raised. ``info`` holds 0.4's other
+    ``exception_traceback`` is the formatted remote traceback if the function raised. ``info`` contains 0.4's other
     keys: times in seconds since the epoch, log names, ``stdout``, ``stderr``, ``server_info`` and so on.
-    ``signed`` is set by ``verify`` alone.
+    Only ``verify`` sets ``signed``.
     """
 
     callset_id: str
@@ -41,7 +41,7 @@ class Status:
     signed: bool = False
 
     def document(self) -> dict[str, Any]:
-        """Return the dict that users see as ``run_status``; it lacks the outcome itself."""
+        """Return the dict that users see as ``run_status``. It does not contain the outcome itself."""
         document: dict[str, Any] = {str(name): value for name, value in self.info.items() if name not in _STATUS_OWN}
         document.update(
             callset_id=self.callset_id,
@@ -59,7 +59,7 @@ class Status:
         return document
 
     def _exception_of_0_4(self) -> dict[str, Any]:
-        """Return 0.4's three exception keys, which its programs take for a failure of the worker."""
+        """Return 0.4's three exception keys, which programs written for it read as a failure of the worker."""
         if self.failure is None:
             return {"exception": None, "exception_args": None, "exception_traceback": self.exception_traceback}
         args = self.failure.args_of_0_4()
@@ -73,10 +73,10 @@ class Status:
         """Return ``status.json``.
 
         Args:
-            key: the attempt's key; ``None`` leaves the status unsigned, and the client then takes it for an error.
+            key: the attempt's key; ``None`` leaves the status unsigned, and the client then treats it as an error.
 
         The signature is the last member and has a fixed length. So the signed bytes are exactly those before it, and
-        the whole remains plain JSON.
+        the whole is still plain JSON.
         """
         document = self.document()
         if self.outcome is not None:
@@ -89,7 +89,7 @@ class Status:
 
     @classmethod
     def decode(cls, data: bytes) -> Status:
-        """Read a status without checking its signature: ``signed`` is False.
+        """Read a status without checking its signature; ``signed`` is False.
 
         Raises:
             DecodeError: the bytes are not a status.
@@ -114,9 +114,9 @@ class Status:
 
     @classmethod
     def verify(cls, data: bytes, secret: bytes, callset_id: str, call_id: str) -> Status:
-        """Read the status of a call and check its signature; ``signed`` then tells whether to believe it.
+        """Read the status of a call and check its signature. Then ``signed`` tells whether to believe the status.
 
-        A status is not believed if its signature is wrong, or if it belongs to another call.
+        A status is not believed if its signature is wrong or if it belongs to another call.
 
         Args:
             data: the bytes of ``status.json``.
@@ -155,7 +155,7 @@ _STATUS_OWN = frozenset(
 
 
 def _plain(value: Any, depth: int = 8) -> Any:
-    """Return a value as JSON can hold it; what JSON cannot hold becomes text, and so does what nests too deeply."""
+    """Return a value in a form that JSON can encode. Anything else, or anything nested too deeply, becomes a string."""
     if value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
         return value
     if isinstance(value, str):
@@ -171,7 +171,7 @@ _SIGNATURE = re.compile(rb',"signature":"([0-9a-f]{64})"\}\Z')
 
 
 def _text(value: Any) -> str | None:
-    # 0.4 also wrote lists and other values here; only humans read them
+    # 0.4 also wrote lists and other values here, but only people read them.
     return value if value is None or isinstance(value, str) else str(value)
 
 

@@ -1,9 +1,9 @@
-"""The bundle: which files a worker needs, and the zip that is deployed to Lambda.
+"""The bundle: the files that a worker needs, and the zip that is deployed to Lambda.
 
-This is the only such list. The bundle is a real ``pywren`` package, because users' functions import it too, with the
-client's own versions of cloudpickle and tblib beside it, so that the worker can read what the client pickles. It leaves
-out what only a client runs: the commands, and the mocked and emulated AWS. The same files always give the same bytes:
-an unchanged worker has an unchanged hash and is not deployed again.
+Only this module lists the files. The bundle is a real ``pywren`` package, because users' functions import it too. It
+includes the client's own versions of cloudpickle and tblib, so that the worker can read what the client pickles. It
+leaves out what only a client runs: the commands, and the mocked and emulated AWS. The same files always give the same
+bytes, so an unchanged worker has an unchanged hash and is not deployed again.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pathlib import Path
 from pywren.exceptions import DeploymentError
 
 PACKAGES = ("pywren", "cloudpickle", "tblib")
-"""The packages that a worker loads beside the standard library. Lambda provides boto3; instances install it."""
+"""The packages that a worker loads besides the standard library. Lambda provides boto3; instances install it."""
 
 LEFT_OUT = ("pywren.scripts", "pywren.testing")
-"""Packages that stay on the client, so that a change there does not change the deployed function."""
+"""Packages that stay on the client, so that a change in them does not change the deployed function."""
 
 HANDLER = "pywren.wrenhandler.aws_lambda_handler"
 """The function that Lambda calls."""
@@ -32,7 +32,7 @@ _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def package_directory(name: str) -> Path:
-    """Return the directory of one of the packages.
+    """Return the directory of one of these packages.
 
     Raises:
         DeploymentError: it is missing, or not installed as plain files.
@@ -48,7 +48,7 @@ def package_directory(name: str) -> Path:
 
 
 def worker_files() -> dict[str, bytes]:
-    """Return every file that a worker needs: contents by relative POSIX path, sorted by path.
+    """Return every file that a worker needs: contents keyed by relative POSIX path, sorted by path.
 
     Raises:
         DeploymentError: a package is missing.
@@ -58,7 +58,7 @@ def worker_files() -> dict[str, bytes]:
     return dict(sorted(files.items()))
 
 
-# Users' modules travel whole, and one that imports pywren.testing at its top fails on the worker: it is told why.
+# Users' modules are sent whole. One that imports pywren.testing at its top fails on the worker; this says why.
 _PLACEHOLDER = '''\
 """{name} is not on workers."""
 raise ImportError("{name} is not on workers: import it inside the functions that need it", name=__name__)
@@ -84,7 +84,7 @@ def build_zip(files: Mapping[str, bytes] | None = None) -> bytes:
     """Return the files as a zip with fixed times, modes and order, so that equal files give equal bytes.
 
     Args:
-        files: contents by relative path; by default ``worker_files()``.
+        files: contents keyed by relative path; by default ``worker_files()``.
 
     Raises:
         DeploymentError: a package is missing.
@@ -94,7 +94,7 @@ def build_zip(files: Mapping[str, bytes] | None = None) -> bytes:
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for path, data in sorted(files.items()):
             entry = zipfile.ZipInfo(path, date_time=_ZIP_EPOCH)
-            entry.create_system = 3  # Unix, also when built on Windows: it decides how readers take the mode
+            entry.create_system = 3  # Unix, even if built on Windows: it determines how readers interpret the mode
             entry.external_attr = 0o100644 << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, data)

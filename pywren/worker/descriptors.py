@@ -1,7 +1,7 @@
-"""File descriptors of our own, kept away from the numbers that programs close, open again or take for granted.
+"""Keeps pywren's file descriptors away from the numbers that programs close, reopen or take for granted.
 
-Libraries and child processes write to descriptors 1 and 2 whatever is there, and daemons close the low numbers in bulk.
-So the client's side stays above the standard streams, and a child moves what it needs to high numbers.
+Libraries and child processes write to descriptors 1 and 2, whatever these are, and daemons close the low numbers in
+bulk. So the client's descriptors stay above the standard streams, and a child moves the ones it needs to high numbers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import socket
 from collections.abc import Set
 
 LONGEST_POLL = 86_400_000.0
-"""Milliseconds to wait at once: ``poll`` takes at most 2**31 - 1 (25 days), and calls may have longer."""
+"""The longest single wait, in milliseconds: ``poll`` accepts at most 2**31 - 1 (25 days), and calls may run longer."""
 
 _LAST_STANDARD = 2
 
@@ -26,19 +26,19 @@ def high_descriptor(descriptor: int, *, inheritable: bool = False) -> int:
         try:
             moved = fcntl.fcntl(descriptor, command, lowest)
         except OSError:
-            continue  # the limit on descriptors (RLIMIT_NOFILE) is lower than that
+            continue  # the limit on descriptors (RLIMIT_NOFILE) is lower
         os.close(descriptor)
         return moved
     return descriptor
 
 
 def above_standard(descriptor: int) -> int:
-    """Move a descriptor of ours that got the number of a standard stream because the client has closed that stream."""
+    """Move one of our descriptors if it got the number of a standard stream that the client has closed."""
     return high_descriptor(descriptor) if descriptor <= _LAST_STANDARD else descriptor
 
 
 def pipe() -> tuple[int, int]:
-    """Open a pipe whose ends are above the standard streams, and return its read end and its write end."""
+    """Open a pipe whose ends are above the standard streams. Return its read end and its write end."""
     read, write = os.pipe()
     return above_standard(read), above_standard(write)
 
@@ -56,12 +56,12 @@ def _above_standard(sock: socket.socket) -> socket.socket:
 
 
 def close_all_but(kept: Set[int]) -> None:
-    """Close every descriptor of this process except the kept ones."""
+    """Close every descriptor of this process except the given ones."""
     for entry in ("/proc/self/fd", "/dev/fd"):
         try:
             numbers = [int(name) for name in os.listdir(entry)]
         except OSError:
-            continue  # not on this platform, or not mounted in this container
+            continue  # it does not exist on this platform, or is not mounted in this container
         for number in numbers:
             if number not in kept:
                 _close(number)
@@ -76,7 +76,7 @@ def _close(number: int) -> None:
 
 
 def wait_readable(descriptor: int, seconds: float) -> bool:
-    """Wait until a descriptor is readable; returns whether it is. One that was closed counts as readable."""
+    """Wait until a descriptor is readable, and return whether it is. A closed descriptor counts as readable."""
     if descriptor < 0:
         return True
     poll = select.poll()
@@ -85,7 +85,7 @@ def wait_readable(descriptor: int, seconds: float) -> bool:
 
 
 def drain(descriptor: int) -> None:
-    """Read and drop whatever is in a pipe that does not block."""
+    """Read and discard everything in a non-blocking pipe."""
     try:
         while os.read(descriptor, 512):
             pass

@@ -1,7 +1,7 @@
-"""Directories for the temporary files of worker processes: made, held while in use, and removed.
+"""Directories for the temporary files of worker processes: created, locked while in use, and removed.
 
-A worker holds a lock on its directory for as long as it lives, and worker processes end with their client, however
-the client ends. So a directory that nobody has locked belongs to nobody, and any later client may remove it.
+A worker locks its directory while it lives, and worker processes end with their client, however the client ends. So a
+directory that is not locked is abandoned, and any later client may remove it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _OPEN_DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_N
 
 
 def private_directory() -> str:
-    """Return the path of a new private directory for temporary files; the child makes it."""
+    """Return a path for a new private directory for temporary files. The child creates it."""
     return os.path.join(_temporary_directory(), f"pywren-{os.getpid()}-{os.urandom(8).hex()}")
 
 
 def _temporary_directory() -> str:
-    """Return what ``tempfile.gettempdir()`` usually returns, without its import, which would delay the first result."""
+    """Return what ``tempfile.gettempdir()`` usually returns. Importing ``tempfile`` would delay the first result."""
     for place in (os.environ.get("TMPDIR"), "/tmp"):
         if place and os.path.isabs(place) and os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK):
             return place
@@ -36,9 +36,9 @@ def _temporary_directory() -> str:
 
 
 def hold_directory(path: str) -> None:
-    """Make a private directory that is locked for as long as this process lives.
+    """Create a private directory and lock it while this process lives.
 
-    It gets its name once it is locked; before that, another process could take it for an abandoned one.
+    It gets its name once it is locked. Before that, another process could take it for an abandoned one.
     """
     import fcntl
 
@@ -52,9 +52,9 @@ def hold_directory(path: str) -> None:
 
 @contextlib.contextmanager
 def own_umask() -> Iterator[None]:
-    """Make files private to this user, whatever umask the client or a call has set.
+    """Create files that are private to this user, whatever umask the client or a call has set.
 
-    The umask belongs to the whole process, so this is for processes with one thread.
+    The umask belongs to the whole process, so use this only in processes with one thread.
     """
     saved = os.umask(0o077)
     try:
@@ -67,11 +67,11 @@ def own_umask() -> Iterator[None]:
 
 
 def remove_directory(path: str) -> None:
-    """Remove a directory of temporary files, whatever calls have done to it; leave what cannot be removed."""
+    """Remove a directory of temporary files, whatever calls have done to it. What cannot be removed stays."""
     try:
         directory = _open_directory(path)
     except OSError:
-        return  # it was never made, or was removed
+        return  # it was never created, or has been removed
     try:
         _remove_opened(path, directory)
     finally:
@@ -79,22 +79,22 @@ def remove_directory(path: str) -> None:
 
 
 def remove_abandoned_directories(older_than: float = 86_400.0) -> None:
-    """Remove the directories that killed clients left: those of this user whose lock nobody holds.
+    """Remove the directories that killed clients left: those of this user that are not locked.
 
     Args:
-        older_than: seconds. A younger directory may be in use where locks say nothing: while it is just being made,
-            and on a file system without locks, where another container may use it.
+        older_than: the minimum age in seconds. A younger directory may be in use although it is not locked: while it is
+            being created, and on a file system without locks, where another container may use it.
     """
     parent = _temporary_directory()
     for name in os.listdir(parent):
         match = _NAME.fullmatch(name)
         if match:
-            with contextlib.suppress(OSError):  # another user's, a link, or gone
+            with contextlib.suppress(OSError):  # it belongs to another user, is a link, or is gone
                 _remove_if_abandoned(os.path.join(parent, name), int(match[1]), older_than)
 
 
 def _remove_if_abandoned(path: str, pid: int, older_than: float) -> None:
-    # Everything is done to the opened directory, not to its name: anybody may put a link there meanwhile.
+    # Use the opened directory for everything, not its name: anyone may put a link there meanwhile.
     directory = os.open(path, _OPEN_DIRECTORY)
     try:
         if os.fstat(directory).st_uid == os.getuid() and _is_abandoned(path, directory, pid, older_than):
@@ -132,7 +132,7 @@ def _remove_opened(path: str, directory: int) -> None:
 
 
 def _open_directory(name: str, parent: int | None = None) -> int:
-    """Open a directory, even if a call took away its owner's rights, but never through a link."""
+    """Open a directory, even if a call took away its owner's permissions, but never through a link."""
     try:
         return os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
     except PermissionError:
@@ -145,8 +145,8 @@ def _open_directory(name: str, parent: int | None = None) -> int:
 def _empty(top: int) -> None:
     """Remove everything in an open directory.
 
-    The content of each inner directory is moved up to the top first, so that deep nesting costs neither stack nor
-    descriptors.
+    The contents of each inner directory are moved to the top first, so that deep nesting uses up neither the stack nor
+    the descriptors.
     """
     waiting = _remove_entries(top)
     mark, count = os.urandom(8).hex(), 0
@@ -168,7 +168,7 @@ def _empty(top: int) -> None:
 
 
 def _remove_entries(directory: int) -> list[str]:
-    """Remove files, links and empty directories, and return the names of the rest."""
+    """Remove files, links and empty directories. Return the names of what remains."""
     left = []
     for name in os.listdir(directory):
         try:
@@ -185,7 +185,7 @@ def _lift(name: str, inner: int, lifted: str, top: int) -> None:
     """Move a directory from an inner one to the top."""
     try:
         os.rename(name, lifted, src_dir_fd=inner, dst_dir_fd=top)
-    except PermissionError:  # moving a directory writes its "..", for which its owner needs the rights
+    except PermissionError:  # moving a directory changes its "..", which requires write permission on it
         os.close(_open_directory(name, inner))
         with contextlib.suppress(OSError):
             os.rename(name, lifted, src_dir_fd=inner, dst_dir_fd=top)

@@ -1,8 +1,8 @@
-"""The safe extraction of a tarball that nobody vouches for.
+"""Extracts an untrusted tarball safely.
 
-Its digest has been verified, but whoever made it may have put anything into it. The filter ``data`` of ``tarfile``
-exists only from Python 3.10.12 and 3.11.4 on. So this module checks every member itself, and enforces the limits that
-keep an archive from filling memory or disk.
+Its digest has been verified, but its author may have put anything into it. The filter ``data`` of ``tarfile`` exists
+only since Python 3.10.12 and 3.11.4. So this module checks every member itself, and enforces limits that keep an
+archive from filling the memory or the disk.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ ERROR = "RUNTIME_ERROR"
 """``RuntimeSetupError.args[1]`` for a runtime that cannot be used as it is."""
 
 MEMBER_LIMIT = 1_000_000
-"""How many members an archive may have."""
+"""The most members that an archive may have."""
 
 HEADER_LIMIT = 1024 * 1024
-"""Bytes that may precede a member's content: its header, with long names and extended attributes."""
+"""The most bytes that may precede a member's content: its header, with long names and extended attributes."""
 
 BLOCK_BYTES = 4096
-"""Bytes of disk that the smallest file or directory takes."""
+"""The disk space in bytes that the smallest file or directory takes."""
 
 _TAR_BLOCK_BYTES = 512
 
@@ -70,7 +70,7 @@ def _members(tar: TarFile) -> Iterator[TarInfo]:
 
 
 def _bounded_tarinfo() -> type[TarInfo]:
-    """Return tarfile's class of members with a limit on headers, which tarfile reads whole, however big they are."""
+    """Return tarfile's class of members with a limit on headers, which tarfile reads whole however big they are."""
     import tarfile
 
     class BoundedTarInfo(tarfile.TarInfo):
@@ -79,7 +79,7 @@ def _bounded_tarinfo() -> type[TarInfo]:
         @classmethod
         def fromtarfile(cls, tarfile: Any) -> Any:
             file = tarfile.fileobj
-            if isinstance(file, _HeaderBytes):  # a header that extends the next one, and counts with it
+            if isinstance(file, _HeaderBytes):  # a header that extends the next one; the two share the limit
                 return super().fromtarfile(tarfile)
             tarfile.fileobj = _HeaderBytes(file)
             try:
@@ -91,7 +91,7 @@ def _bounded_tarinfo() -> type[TarInfo]:
 
 
 class _HeaderBytes:
-    """The archive, while one member's header is read from it.
+    """Wraps the archive while one member's header is read from it.
 
     Args:
         file: the archive.
@@ -129,17 +129,17 @@ def _extract_member(tar: TarFile, member: TarInfo, target: str, take: Callable[[
         raise _unsafe(member, "has a negative size")
     if not parts:
         return
-    take(member.size + BLOCK_BYTES)  # before anything is written: a bomb must not fill the disk first
+    take(member.size + BLOCK_BYTES)  # before anything is written, so that a bomb does not fill the disk first
     _check_parents(member, target, parts)
     path = os.path.join(target, *parts)
     if os.path.islink(path) or (os.path.lexists(path) and not member.isdir()):
-        os.unlink(path)  # the last of two members with one name wins, and is never written through a link
+        os.unlink(path)  # of two members with the same name the last one wins, and it is never written through a link
     if member.issym():
         _check_symlink(member, parts)
     if member.islnk():
         _check_hardlink(member, target)
     member = _without_privileges(member)
-    # tarfile's own filter comes on top where it exists: two checks by different authors.
+    # Use tarfile's own filter too, where it exists: two checks by different authors.
     if hasattr(tarfile, "data_filter"):  # from Python 3.10.12 and 3.11.4 on
         tar.extract(member, target, filter="data")
     else:
@@ -156,7 +156,7 @@ def _safe_parts(member: TarInfo, name: str) -> list[str]:
 
 
 def _check_parents(member: TarInfo, target: str, parts: list[str]) -> None:
-    """Refuse to write through a link, wherever it leads."""
+    """Refuse to write through a link, wherever it points."""
     path = target
     for part in parts[:-1]:
         path = os.path.join(path, part)
@@ -165,7 +165,7 @@ def _check_parents(member: TarInfo, target: str, parts: list[str]) -> None:
 
 
 def _check_symlink(member: TarInfo, parts: list[str]) -> None:
-    """Accept only links that go up first, never above the top, and then down: these stay inside, even through links."""
+    """Accept only links that go up first, never above the top, and then down. These stay inside, even through links."""
     steps = [part for part in member.linkname.split("/") if part not in ("", ".")]
     ups = next((index for index, step in enumerate(steps) if step != ".."), len(steps))
     if member.linkname.startswith("/") or ups > len(parts) - 1 or ".." in steps[ups:]:
@@ -192,7 +192,7 @@ def _without_privileges(member: TarInfo) -> TarInfo:
 
 
 def _check_end(tar: TarFile) -> None:
-    """Check for the block of zeros that ends an archive: tarfile accepts one that was cut off between two members."""
+    """Check for the zero block that ends an archive: tarfile accepts one that was cut off between two members."""
     file: Any = tar.fileobj
     file.seek(tar.offset)
     if file.read(_TAR_BLOCK_BYTES) != bytes(_TAR_BLOCK_BYTES):

@@ -1,17 +1,17 @@
-"""Frames on a stream socket between a child and its parent: both ends. ``protocol`` says what they mean.
+"""Frames on a stream socket between a child and its parent, for both ends. ``protocol`` defines what they mean.
 
 ::
 
     frame = header, sizes of the segments, meta, payload
 
 The header is fixed (``_HEADER``). The *segments* are a pickle and its out-of-band buffers; together they are the
-payload. A payload of up to 64 KiB stands in the frame. A bigger one crosses as an unlinked file, whose descriptor
-travels with the frame (SCM_RIGHTS) and which the receiver maps copy-on-write, so that its arrays are writable and
-nobody copies them. *Meta* is a pickle on the way to the child and JSON on the way back: the parent unpickles nothing of
-a child's.
+payload. A payload of up to 64 KiB is part of the frame. A bigger one is sent as an unlinked file, whose descriptor is
+sent with the frame (SCM_RIGHTS). The receiver maps the file copy-on-write, so that its arrays are writable without
+being copied. *Meta* is a pickle on the way to the child and JSON on the way back, because the parent unpickles nothing
+that comes from a child.
 
-The child's end blocks and belongs to its main thread. The parent's end never blocks; the pool's lock, or ``Process``'s
-for the fork server, keeps the frames of two threads apart.
+The child's end blocks and belongs to its main thread. The parent's end never blocks. A lock keeps the frames of two
+threads apart: the pool's lock or, for the fork server, that of ``Process``.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from typing import Any, NamedTuple
 from pywren.worker.descriptors import above_standard
 
 INLINE_LIMIT = 64 * 1024
-"""Bytes up to which a payload stands in the frame itself."""
+"""The largest payload, in bytes, that is part of the frame itself."""
 
-# What the parent says.
+# Sent by the parent.
 FUNCTION = 1  # number: key; segments: modules and runtime, then its pickle and buffers
 ARGUMENTS = 2  # number: batch; meta: (terms, {ticket: argument}), see below
 ARENA = 3  # number: arena; the file holds many big arguments
-FORGET = 5  # meta: (batches, arenas, function keys) that are no longer needed
+FORGET = 5  # meta: the (batches, arenas, function keys) that are no longer needed
 SHOW = 6  # two descriptors: where shown output goes
 FORK = 7  # number: call; descriptors: call socket, stdout, stderr, status pipe; meta: scratch directory
-KILL = 8  # number: call whose process group is to be killed
-TASK = 9  # segments: a head, the function if it is new, the argument: what a forked child runs next
+KILL = 8  # number: the call whose process group to kill
+TASK = 9  # segments: a head, the function if it is new, the argument; the next task for a forked child
 # The terms of a batch come with its first arguments: (function key, load_anew, extra_env, show_output); then None.
 # An argument is a pickle, or (list of segments, references) or ((arena, offset, sizes), references).
-# What the child says.
+# Sent by the child.
 READY = 20
 RESULT = 21  # number: ticket; first, second: setup and execution seconds; segments: value or exception
 
@@ -54,7 +54,7 @@ RAISED = 4
 LEFTOVERS = 8  # the call left threads or child processes: kill this child's group
 STAYS = 16  # the process waits for another call of the same function
 SPENT = 32  # the call changed its process for good: kill it
-NOT_BEGUN = 64  # an earlier call did, and this one could not begin: run it in another process, and kill this one
+NOT_BEGUN = 64  # an earlier call spent the process and this one could not begin: run it in another, and kill this one
 
 _HEADER = struct.Struct("<BBHIQddQ")  # kind, flags, segments, bytes of meta, number, first, second, bytes of payload
 _SIZE = struct.Struct("<Q")
@@ -69,7 +69,7 @@ Buffer = bytes | bytearray | memoryview
 
 
 class UnlinkedFile:
-    """A file without a name: memory on Linux, an unlinked temporary file elsewhere. Its last reference closes it."""
+    """A file without a name: in memory on Linux, an unlinked temporary file elsewhere. Its last reference closes it."""
 
     __slots__ = ("__weakref__", "descriptor", "size")
 
@@ -83,14 +83,14 @@ class UnlinkedFile:
             self.descriptor = -1
 
     def append(self, segments: Sequence[Buffer]) -> int:
-        """Write segments at the end, each at an aligned offset, and return the offset of the first."""
+        """Write segments at the end, each at an aligned offset. Return the offset of the first."""
         start = _aligned(self.size, mmap.ALLOCATIONGRANULARITY)
         offset = start
         for segment in segments:
             _write_all(self.descriptor, segment, offset)
             offset = _aligned(offset + memoryview(segment).nbytes)
         self.size = offset
-        os.truncate(self.descriptor, offset)  # reserve the padding, too: the next segment starts after it
+        os.truncate(self.descriptor, offset)  # reserve the padding too: the next segment starts after it
         return start
 
     def read(self, offset: int, size: int) -> bytes:
@@ -99,21 +99,21 @@ class UnlinkedFile:
         if len(data) == size:
             return data
         parts = [data]
-        while data:  # Linux reads at most 2 GB at once (read(2))
+        while data:  # Linux reads at most 2 GB in one read (read(2))
             offset, size = offset + len(data), size - len(data)
             data = os.pread(self.descriptor, size, offset)
             parts.append(data)
         return b"".join(parts)
 
     def map(self, offset: int, size: int) -> memoryview:
-        """Map bytes of the file copy-on-write: the memory is writable, and nobody else sees what is written."""
+        """Map bytes of the file copy-on-write: the memory is writable, and writes to it are private."""
         extra = offset % mmap.ALLOCATIONGRANULARITY
         options: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
         mapped = mmap.mmap(self.descriptor, size + extra, access=mmap.ACCESS_COPY, offset=offset - extra, **options)
         return memoryview(mapped)[extra:]
 
     def tail(self, limit: int) -> bytes:
-        """Return the last bytes of the file; other processes may have written them."""
+        """Return the last bytes of the file, which other processes may have written."""
         size = os.fstat(self.descriptor).st_size
         return os.pread(self.descriptor, limit, max(0, size - limit))
 
@@ -140,14 +140,14 @@ def _aligned(offset: int, alignment: int = _ALIGNMENT) -> int:
 
 
 def offsets(sizes: Iterable[int], start: int = 0) -> Iterable[tuple[int, int]]:
-    """Yield offset and size of each segment that ``append`` wrote, the first at ``start``."""
+    """Yield the offset and size of each segment that ``append`` wrote; the first is at ``start``."""
     for size in sizes:
         yield start, size
         start = _aligned(start + size)
 
 
 class Frame(NamedTuple):
-    """One frame as it was received."""
+    """One received frame."""
 
     kind: int
     flags: int
@@ -175,7 +175,7 @@ class Frame(NamedTuple):
 
 
 def read_segments(file: UnlinkedFile, sizes: Sequence[int], start: int = 0) -> list[Buffer]:
-    """Return segments of a file: the first, a pickle, as bytes; of the others big ones mapped, small ones copied."""
+    """Return segments of a file: the first, a pickle, as bytes; the others mapped if they are big, else copied."""
     found: list[Buffer] = []
     for offset, size in offsets(sizes, start):
         if not found:
@@ -188,7 +188,7 @@ def read_segments(file: UnlinkedFile, sizes: Sequence[int], start: int = 0) -> l
 
 
 class _Mapped:
-    """Counts the maps in use: before Python 3.13 each holds a descriptor, of which a process may have few."""
+    """Counts the maps in use. Before Python 3.13 each map holds a descriptor, of which a process may have few."""
 
     def __init__(self) -> None:
         self.alive = 0
@@ -220,7 +220,7 @@ _MAPPED = _Mapped()
 
 
 class Outgoing(NamedTuple):
-    """One encoded frame, with the descriptors and the file that must stay open until it is sent."""
+    """An encoded frame, with the descriptors and the file that must stay open until it is sent."""
 
     data: bytes
     descriptors: Sequence[int] = ()
@@ -242,7 +242,7 @@ def encode(
 ) -> Outgoing:
     """Encode a frame.
 
-    A payload over 64 KiB goes to a file of its own, unless the caller gives a file that holds segments of these sizes.
+    A payload over 64 KiB goes to its own file, unless the caller gives a file that contains segments of these sizes.
     """
     if file is None:
         sizes = [memoryview(segment).nbytes for segment in segments]
@@ -262,12 +262,12 @@ def encode(
 
 
 def encode_plain_result(flags: int, ticket: int, setup: float, execution: float, pickle: bytes) -> bytes:
-    """Encode the result that most calls have: one small pickle and no notes."""
+    """Encode the most common result: one small pickle and no notes."""
     return _HEADER.pack(RESULT, flags, 1, 0, ticket, setup, execution, len(pickle)) + pickle
 
 
 def encode_note(kind: int, meta: bytes, number: int = 0) -> Outgoing:
-    """Encode a frame that is nothing but its meta, like most that a parent sends."""
+    """Encode a frame that consists only of its meta. Most frames that a parent sends are like this."""
     return Outgoing(_HEADER.pack(kind, 0, 0, len(meta), number, 0.0, 0.0, 0) + meta)
 
 
@@ -279,9 +279,9 @@ class FrameReader:
         self._descriptors: deque[int] = deque()
 
     def feed(self, data: bytes, descriptors: Iterable[int] = ()) -> list[Frame]:
-        """Take what arrived, and return the frames that are complete now.
+        """Add what arrived. Return the frames that are now complete.
 
-        Descriptors arrive with the first byte of their frame (unix(7)), so they are here before it is complete.
+        Descriptors arrive with the first byte of their frame (unix(7)), so they are here before the frame is complete.
         """
         self._descriptors.extend(descriptors)
         if self._rest:
@@ -320,7 +320,7 @@ class FrameReader:
 class Channel:
     """One end of the data socket.
 
-    The parent's end never blocks: what does not fit into the socket waits in a queue until ``flush`` finds room.
+    The parent's end never blocks: what does not fit into the socket is queued until ``flush`` finds room.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -333,7 +333,7 @@ class Channel:
         return self.socket.fileno()
 
     def close(self) -> None:
-        """Close the socket, and drop whatever was not sent."""
+        """Close the socket. Drop whatever has not been sent."""
         self._outgoing.clear()
         self._reader.close()
         self.socket.close()
@@ -343,7 +343,7 @@ class Channel:
 
         Raises:
             EOFError: the other end is closed.
-            BlockingIOError: nothing has come, on an end that does not block.
+            BlockingIOError: nothing has arrived, on a non-blocking end.
         """
         try:
             data, control, _, _ = self.socket.recvmsg(_RECEIVE_BYTES, _RECEIVE_CONTROL, _CLOEXEC_FLAG)
@@ -355,17 +355,17 @@ class Channel:
 
     @property
     def waiting(self) -> bool:
-        """Whether something waits for room in the socket."""
+        """Whether anything is waiting for room in the socket."""
         return bool(self._outgoing)
 
     def send(self, frame: Outgoing) -> None:
-        """Send a frame: wait for room if this end blocks, queue the rest if it does not."""
+        """Send a frame. If the socket is full, a blocking end waits; a non-blocking one queues the rest."""
         self._outgoing.append(frame)
         if len(self._outgoing) == 1:
             self.flush()
 
     def send_whole(self, frame: Outgoing) -> None:
-        """Send a frame on an end that does not block, and return when all of it is sent."""
+        """Send a frame on a non-blocking end, and return when all of it has been sent."""
         self.send(frame)
         if self.flush():
             return
@@ -375,17 +375,17 @@ class Channel:
             poll.poll()
 
     def queue(self, frame: Outgoing) -> None:
-        """Leave a frame to the next ``flush``, which sends it together with those around it."""
+        """Queue a frame. The next ``flush`` sends it together with those around it."""
         self._outgoing.append(frame)
 
     def send_now(self, data: bytes) -> None:
-        """Send a frame without descriptors, on an end that blocks."""
+        """Send a frame without descriptors, on a blocking end."""
         sent = self.socket.send(data)
         if sent < len(data):
             self.socket.sendall(data[sent:])
 
     def flush(self) -> bool:
-        """Send what is queued, and return whether all of it is sent; a closed other end counts as having taken it."""
+        """Send what is queued. Return whether all of it was sent; this is also true if the other end is closed."""
         queue = self._outgoing
         while queue:
             if len(queue) > 1:
@@ -395,7 +395,7 @@ class Channel:
                 sent = self._send_some(frame)
             except BlockingIOError:
                 return False
-            except OSError:  # the other end is gone; whoever owns this one learns that by ``receive``
+            except OSError:  # the other end is gone; the owner of this one learns that from ``receive``
                 queue.clear()
                 return True
             if sent < len(frame.data):
@@ -405,7 +405,7 @@ class Channel:
         return True
 
     def _gather(self) -> None:
-        """Merge the first frames, up to the next one with descriptors: one write, and one wake-up of the reader."""
+        """Merge the first frames, up to the next one with descriptors: one write wakes the reader only once."""
         queue = self._outgoing
         plain = []
         while queue and not queue[0].descriptors:

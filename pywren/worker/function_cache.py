@@ -10,14 +10,14 @@ from pywren.wire.digests import verify_sha256
 from pywren.wire.function import StagedFunction
 
 LIMIT = 128 * 1024 * 1024
-"""Bytes of staged functions that a warm worker keeps."""
+"""The most bytes of staged functions that a warm worker keeps."""
 
 
 class FunctionCache:
-    """Keeps the staged functions used last, verified, up to a total size. Threads may share it.
+    """Keeps the most recently used staged functions, verified, up to a total size. Threads may share it.
 
     Args:
-        limit: bytes to keep; a bigger function is fetched for every call.
+        limit: the most bytes to keep; a bigger function is fetched for every call.
     """
 
     def __init__(self, limit: int = LIMIT) -> None:
@@ -38,7 +38,7 @@ class FunctionCache:
             IntegrityError: the object is not the one that the payload names.
             StorageError: it cannot be read.
         """
-        # Held while fetching, on purpose: the calls that wait mostly belong to one map and want this same object.
+        # The lock is held while fetching on purpose: calls that wait mostly belong to one map and need the same object.
         with self._lock:
             if (key, digest) in self._entries:
                 self._entries.move_to_end((key, digest))

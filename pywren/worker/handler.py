@@ -6,12 +6,13 @@
             ─ run in a child, and check now and then whether the call was ended elsewhere
             ─ big outcome to its own object ─ status, signed, first commit wins
 
-The handler unpickles nothing: the child does, and only what was verified here. It never imports the client.
+The handler unpickles nothing. The child does that, but only with what was verified here. The handler never imports the
+client.
 
 Threads: on Lambda one thread handles one call at a time; a stand-alone worker and the mock call ``Container.handle``
 from several threads. While a call runs, a thread ``pywren-status-watch`` checks for its status. The container's lock
 guards its storages and its runner, and is never held during a request. ``warm``, ``callset_id`` and
-``looked_in_vain`` are hints that threads overwrite without a lock: a lost update costs a request or a process.
+``looked_in_vain`` are hints that threads overwrite without a lock: a lost update only costs a request or a process.
 """
 
 from __future__ import annotations
@@ -60,38 +61,38 @@ from pywren.worker.task import Function, Runner, RunResult, Stop, Task
 logger = logging.getLogger(__name__)
 
 LATE_START = 5.0
-"""A call that starts this many seconds after its submission checks first whether it was ended meanwhile."""
+"""A call that starts this many seconds after its submission first checks whether it has been ended meanwhile."""
 
 LATE_LOOK_PAUSE = 1.0
-"""Seconds for which the next late calls skip that check after one that found nothing. When a map queues up, all of
-its calls start late; one request for each would cost more than the second of calls that may run in vain."""
+"""Seconds for which late calls skip that check after one that found nothing. When a map queues up, all of its calls
+start late; one request for each would cost more than the second of calls that may run in vain."""
 
 FIRST_LOOK = 2.0
-"""Seconds of running after which the handler first checks whether the call was ended elsewhere."""
+"""Seconds that a call runs before the handler first checks whether the call was ended elsewhere."""
 
 LOOK_INTERVAL = 3.0
-"""Seconds from one such check to the next."""
+"""Seconds between two of these checks."""
 
 PLATFORM_MARGIN = 3.0
-"""Seconds to keep for reporting before the platform stops the worker."""
+"""Seconds to reserve for reporting before the platform stops the worker."""
 
 REFERENCE_THREADS = 16
-"""Threads that fetch the results which an argument refers to."""
+"""How many threads fetch the results that an argument refers to."""
 
 
 class Container:
     """What a warm worker keeps between calls: storages, children, functions, runtimes.
 
-    Several threads may handle calls at once, if the runner allows it.
+    Several threads may handle calls at the same time, if the runner allows it.
 
     Args:
-        runner: runs the children; by default the container's own fork server, closed with it.
+        runner: runs the child processes; by default the container's own fork server, which closes with it.
         environment: environment variables for every call; a call's own ``extra_env`` takes precedence.
         context: what is known about every invocation; the context given to ``handle`` takes precedence.
         make_storage: makes a storage from a ``storage_config``.
         clock: returns seconds since the epoch.
-        runtimes: extracts the users' runtimes; by default the container's own, closed with it.
-        first_look: seconds of running before the first check whether a call was ended elsewhere.
+        runtimes: extracts the users' runtimes; by default the container's own cache, which closes with it.
+        first_look: seconds that a call runs before the first check whether it was ended elsewhere.
         look_interval: seconds between later checks.
     """
 
@@ -131,8 +132,8 @@ class Container:
         self.close()
 
     def close(self) -> None:
-        """Stop the children, unless the runner was given, and close connections."""
-        # Taken away under the lock, closed without it: closing waits for processes.
+        """Stop the child processes, unless the runner was given, and close the connections."""
+        # Take them under the lock, but close them without it: closing waits for processes.
         with self._lock:
             runner = self._runner if self._owns_runner else None
             if self._owns_runner:
@@ -147,7 +148,7 @@ class Container:
 
     @property
     def runner(self) -> Runner:
-        """The runner of the children, made on first use."""
+        """The runner of the child processes, created on first use."""
         with self._lock:
             if self._runner is None:
                 from pywren.worker.parent.fork_server import ForkServer
@@ -156,11 +157,11 @@ class Container:
             return self._runner
 
     def storage(self, config: Mapping[str, Any]) -> Storage:
-        """Return the storage of a ``storage_config``, the same one every time, so that connections are reused."""
+        """Return the storage of a ``storage_config``. It is the same one every time, so that connections are reused."""
         name = repr(sorted((key, repr(value)) for key, value in config.items()))
         with self._lock:
             if name not in self._storages:
-                self._storages[name] = self._make_storage(dict(config))  # cheap: it sends nothing yet
+                self._storages[name] = self._make_storage(dict(config))  # cheap, because it sends nothing yet
             return self._storages[name]
 
     def handle(self, payload: Mapping[str, Any], context: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
@@ -196,7 +197,7 @@ class Container:
     def _refuse_unreadable(
         self, envelope: Envelope, context: Mapping[str, Any], started: float, error: DecodeError
     ) -> dict[str, Any]:
-        """End a call that this version cannot read: the payload is another version's, or broken."""
+        """End a call whose payload this version cannot read: it belongs to another version, or is broken."""
         storage, mismatch = self.storage(envelope.storage_config), _version_mismatch(envelope)
         if mismatch is not None:
             return _refuse(envelope, storage, context, started, mismatch)
@@ -204,7 +205,7 @@ class Container:
         raise error
 
     def refuse(self, payload: Mapping[str, Any], error: CallError) -> None:
-        """End a call with an error, without running it, unless it has a status already.
+        """End a call with an error without running it, unless it has a status already.
 
         Args:
             payload: what the client sent.
@@ -219,7 +220,7 @@ class Container:
 
 
 def _version_mismatch(envelope: Envelope | Call) -> VersionMismatchError | None:
-    """Return the error of a client with another version: its pickles may fail to load, or behave differently."""
+    """Return the error for a client with another version, whose pickles may fail to load or behave differently."""
     ours = (__version__, f"{sys.version_info.major}.{sys.version_info.minor}")
     theirs = (envelope.pywren_version, envelope.python_version or ours[1])
     if ours == theirs:
@@ -236,7 +237,7 @@ def _version_mismatch(envelope: Envelope | Call) -> VersionMismatchError | None:
 def _refuse(
     envelope: Envelope | Call, storage: Storage, context: Mapping[str, Any], started: float, error: PywrenError
 ) -> dict[str, Any]:
-    """End a call without running it. The status is unsigned when the payload has no key to sign it with."""
+    """End a call without running it. The status is unsigned if the payload has no key to sign it with."""
     status = Status(
         callset_id=envelope.callset_id,
         call_id=envelope.call_id,
@@ -263,13 +264,13 @@ class _Attempt:
         self.info = self._first_info()
 
     def run(self) -> Status | None:
-        """Run the steps; return the status that was written, ``None`` when the call had another already."""
+        """Run the steps. Return the status that was written, or ``None`` when the call had another already."""
         if self._starts_late() and self._ended_before():
             logger.info("call %s of %s was ended before it started", self.call.call_id, self.call.callset_id)
             return None
         try:
             status = self._execute()
-        except Exception as error:  # whatever the handler survives becomes the call's outcome
+        except Exception as error:  # any error that the handler survives becomes the call's outcome
             logger.warning("call %s of %s failed on the worker", self.call.call_id, self.call.callset_id, exc_info=True)
             status = self._failed(_failure(error))
         return None if status is None else self._commit(status)
@@ -278,7 +279,7 @@ class _Attempt:
         return self.started - self.call.host_submit_time > LATE_START
 
     def _ended_before(self) -> bool:
-        """Check whether the call was ended before it started, unless a late call just checked and found nothing."""
+        """Check whether the call was ended before it started. Skip this if a late call has just checked in vain."""
         if 0 <= self.started - self.container.looked_in_vain < LATE_LOOK_PAUSE:
             return False
         stands = self._status_stands()
@@ -292,13 +293,13 @@ class _Attempt:
             return self._run()
         used = {"runtime_s3_bucket_used": archive.bucket, "runtime_s3_key_used": archive.key, "runtime_cached": False}
         self.info.update(used)
-        # The lease lasts as long as the call: nobody removes the runtime while the child imports from it.
+        # The lease lasts as long as the call, so the runtime is not removed while the child imports from it.
         with self.container.runtimes.lease(archive, fresh=not self.call.use_cached_runtime) as lease:
             self.info["runtime_cached"] = lease.cached
             return self._run(lease.path)
 
     def _end_other_callsets(self) -> None:
-        """Stop processes that wait for calls of another map: this one needs their memory and their runtimes' disk."""
+        """Stop processes that wait for calls of another map, to free their memory and their runtimes' disk space."""
         if self.container.callset_id != self.call.callset_id or not self.call.use_cached_runtime:
             self.container.callset_id = self.call.callset_id
             self.container.runner.end_waiting()
@@ -318,7 +319,7 @@ class _Attempt:
         watch = StatusWatch(self._status_stands, self.container.first_look, self.container.look_interval)
         with watch:
             result = self._run_child(task, watch.stopped)
-        # Stopped means that the call has a status already: this attempt has nothing to add.
+        # If the watch has stopped the call, it has a status already, so this attempt has nothing to add.
         return None if watch.stopped.is_set() else self._status(result)
 
     def _run_child(self, task: Task, stopped: Stop) -> RunResult:
@@ -337,7 +338,7 @@ class _Attempt:
         limit = self.call.func_size
         staged = self.container.functions.get(key, digest, lambda: self.storage.get(key, limit=limit))
         self.info["func_download_time"] = self.container.clock() - begun
-        # The callset is in the name: a map gets the function as sent, not as the calls of an earlier map changed it.
+        # The name contains the callset: a map gets the function as sent, not as an earlier map's calls changed it.
         name = f"{self.call.callset_id} {digest} {runtime_path}"
         return Function(name, Packed(staged.pickle), staged.modules, runtime_path)
 
@@ -377,7 +378,7 @@ class _Attempt:
         remaining = self.context.get("remaining_seconds")
         if remaining is None:
             return self.call.job_max_runtime
-        # Lambda kills without notice at the function's time-out, and then nobody could report.
+        # At the function's time-out Lambda kills the worker without notice, and then nothing could report.
         left = float(remaining) - PLATFORM_MARGIN - (self.container.clock() - self.started)
         return max(0.0, min(self.call.job_max_runtime, left))
 
@@ -387,7 +388,7 @@ class _Attempt:
         except StorageNoSuchKeyError:
             return False
         except StorageError as error:
-            # Running on costs at most a run in vain; the first commit wins anyway.
+            # If the call runs on, the worst case is a run in vain; the first commit wins anyway.
             logger.warning("cannot check for a status at %s: %s", self.call.status_key, error)
             return False
         return True
@@ -416,8 +417,8 @@ class _Attempt:
         begun = self.container.clock()
         key = self.call.output_key
         if not self.storage.put(key, outcome, if_absent=True):
-            # Another attempt wrote it, or Lambda delivered this one twice (it does so at least once). Overwriting could
-            # replace what the other's status has signed; and the object there is unverified.
+            # Another attempt wrote it, or Lambda delivered this one twice (it delivers at least once). Overwriting
+            # could replace what the other's status has signed, and the object there is unverified.
             key = self.keys.spare_output(self.call.attempt, sha256(outcome))
             self.storage.put(key, outcome)
         self.info["output_upload_time"] = self.container.clock() - begun
@@ -441,14 +442,14 @@ class _Attempt:
 
     def _commit(self, status: Status) -> Status | None:
         body = status.encode(self.call.attempt_key)
-        if len(body) > STATUS_LIMIT:  # clients read no further
+        if len(body) > STATUS_LIMIT:  # clients would not read beyond it
             text = f"the status of the call would have {len(body):,} bytes, but the limit is {STATUS_LIMIT:,}"
             status = Status(status.callset_id, status.call_id, status.attempt, Failure(CallError.__name__, text))
             body = status.encode(self.call.attempt_key)
         if self.call.retryable and _may_be_retried(status.failure):
             self.storage.put(self.keys.attempt(self.call.attempt), body, if_absent=True)
             return status
-        # Conditional: a canceller, another attempt or a second delivery may have ended the call first.
+        # The write is conditional: a canceller, another attempt or a second delivery may have ended the call first.
         if self.storage.commit_status(self.call.status_key, body):
             return status
         logger.info("call %s of %s was ended elsewhere while it ran", self.call.call_id, self.call.callset_id)
@@ -468,11 +469,11 @@ class _Attempt:
 
 
 class StatusWatch:
-    """Checks regularly whether a running call was ended elsewhere, and stops it then.
+    """Checks regularly whether a running call was ended elsewhere, and if so stops it.
 
     Args:
         stands: tells whether the call has a status.
-        first_look: seconds before the first check; a quicker call costs no request.
+        first_look: seconds before the first check; a faster call costs no request.
         interval: seconds between later checks.
     """
 
@@ -489,7 +490,7 @@ class StatusWatch:
 
     def __exit__(self, *exc_info: object) -> None:
         self._over.set()
-        self._thread.join()  # a check in flight may still set ``stopped``, which the caller reads after this
+        self._thread.join()  # a check in progress may still set ``stopped``, which the caller reads after this
 
     def _look(self) -> None:
         first, interval = self._pauses
@@ -502,7 +503,7 @@ class StatusWatch:
 
 
 def _failure(error: Exception) -> Failure:
-    """Turn an error of the handler into the failure that travels to the client."""
+    """Turn an error of the handler into the failure that is sent to the client."""
     if isinstance(error, PywrenError):
         return Failure.of(error)
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
@@ -510,7 +511,7 @@ def _failure(error: Exception) -> Failure:
 
 
 def _may_be_retried(failure: Failure | None) -> bool:
-    """Tell whether an attempt failed for reasons outside the call: its process or its worker vanished."""
+    """Tell whether an attempt failed for reasons outside the call: its process or its worker disappeared."""
     if failure is None:
         return False
     vanished = failure.kind == WorkerCrashedError.__name__ and failure.details[:1] == (None,)
@@ -523,7 +524,7 @@ def _in_band(packed: Packed) -> bytes:
 
 
 class _Joined:
-    """Pickles as ``pickle.loads(data, buffers=…)``, which can be read without pywren."""
+    """An object whose pickle is a call of ``pickle.loads(data, buffers=…)``, which can be read without pywren."""
 
     def __init__(self, packed: Packed) -> None:
         self._packed = packed

@@ -1,11 +1,11 @@
 """The processes below a process, including those that left its process group and session as daemons do (Linux).
 
 A worker process is a *subreaper* (prctl(2), PR_SET_CHILD_SUBREAPER): orphans among its descendants become its own
-children, so everything that its call has started is below it as long as it lives. Once it has died, its daemons are
-found by a mark in the environment, which each worker process has and everything that it starts inherits.
+children. So everything that its call has started is below it as long as it lives. After its death, its daemons are
+found by a mark in the environment, which each worker process has and all of its descendants inherit.
 
-These functions act on numbers of processes. A number is safe as long as its process is not reaped; so ``pid`` is always
-an unreaped child of the caller, or one that a pidfd refers to.
+These functions act on process ids. An id is safe as long as its process is not reaped. So ``pid`` must always be an
+unreaped child of the caller, or a process that a pidfd refers to.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ MARK = "PYWREN_WORKER"
 """The environment variable that names the directories of the worker processes above a process."""
 
 _PR_SET_CHILD_SUBREAPER = 36
-_END_SECONDS = 1.0  # for killed processes to end
-_ROUNDS = 100  # of killing what was started meanwhile
+_END_SECONDS = 1.0  # how long to wait for killed processes to end
+_ROUNDS = 100  # the most rounds of killing what was started meanwhile
 
 
 def mark(environment: dict[str, str], directory: str) -> None:
@@ -31,7 +31,7 @@ def mark(environment: dict[str, str], directory: str) -> None:
 
 
 def load_prctl() -> Callable[..., int] | None:
-    """Return the C function ``prctl``; ``None`` where there is none."""
+    """Return the C function ``prctl``, or ``None`` on systems without it."""
     if sys.platform != "linux":
         return None
     try:
@@ -43,7 +43,7 @@ def load_prctl() -> Callable[..., int] | None:
 
 
 def adopt_orphans(prctl: Callable[..., int] | None) -> bool:
-    """Make this process the parent of the orphans among its descendants (Linux); return whether it is."""
+    """Make this process the parent of the orphans among its descendants (Linux). Return whether it is."""
     return prctl is not None and prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 
 
@@ -53,11 +53,11 @@ def kill_group(pid: int) -> None:
 
 
 def _signal_group(pid: int, number: int) -> None:
-    for kill in (os.killpg, os.kill):  # in its first moment a process has no group of its own yet
+    for kill in (os.killpg, os.kill):  # in its first moment a process does not have its own group yet
         try:
             kill(pid, number)
         except (ProcessLookupError, PermissionError):
-            continue  # nothing is left of it (macOS answers EPERM for a group of zombies)
+            continue  # nothing is left of it (macOS returns EPERM for a group of zombies)
 
 
 def kill_tree(pid: int) -> None:
@@ -67,13 +67,13 @@ def kill_tree(pid: int) -> None:
 
 
 def kill_descendants(pid: int) -> bool:
-    """Kill everything below an unreaped process, and wait until it has ended.
+    """Kill everything below an unreaped process, and wait until all of it has ended.
 
-    The process is stopped first, for good. So it starts nothing more, and orphans come to it, where the next round
-    finds them.
+    The process is stopped first, for good. So it starts nothing more, and orphans become its children, where the next
+    round finds them.
 
     Returns:
-        Whether everything is gone: False if the process has died already, because what it left is no longer below it.
+        Whether everything is gone; False if the process has died already, because what it left is no longer below it.
     """
     _signal_group(pid, signal.SIGSTOP)
     for _ in range(_ROUNDS):
@@ -121,7 +121,7 @@ def _running_below(pid: int) -> list[int]:
 
 
 def _kill_and_wait(pids: Iterable[int]) -> bool:
-    """Kill processes and wait until they have ended; return whether they did within ``_END_SECONDS``."""
+    """Kill processes and wait until they have ended. Return whether they ended within ``_END_SECONDS``."""
     poll = select.poll()
     descriptors = []
     for pid in pids:
@@ -152,7 +152,7 @@ def _is_running(pid: int) -> bool:
 
 
 def _stat(pid: int) -> list[str]:
-    """Return the fields of ``/proc/<pid>/stat`` from the state on; none when the process is gone."""
+    """Return the fields of ``/proc/<pid>/stat`` from the state on; an empty list when the process is gone."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             return file.read().rpartition(")")[2].split()

@@ -1,11 +1,11 @@
-"""What a child and its parent say to each other: both ends of every message, over ``frames``.
+"""The messages between a child and its parent: both ends of every message, on top of ``frames``.
 
 ======== ================ ==============================================================================================
 message  from → to        content
 ======== ================ ==============================================================================================
 function parent → child   ``Function``: modules and runtime in a pickle, then the function's own pickle and its buffers
 task     parent → child   ``Task``: references and environment in a pickle, the function if it is new, the argument
-result   child → parent   ``RunResult``: body in segments; whatever else there is to tell as JSON
+result   child → parent   ``RunResult``: the body in segments; everything else as JSON
 status   server → parent  ``STATUS`` on a pipe for each forked child: its pid, and how it ended
 ======== ================ ==============================================================================================
 
@@ -26,7 +26,7 @@ from pywren.worker import frames
 from pywren.worker.frames import Buffer, Channel, Frame, Outgoing
 from pywren.worker.task import Function, RunResult, Task
 
-# The user's function may replace any of these under their public names, and the child calls them after it.
+# The user's function may replace any of these under its public name, and the child calls them after it.
 _loads = pickle.loads
 _quoted = json.encoder.encode_basestring_ascii  # ``json.dumps`` itself calls functions that the user can replace
 _PickleBuffer = pickle.PickleBuffer
@@ -35,19 +35,19 @@ TICKET = struct.Struct("<Q")
 """A ticket on the ticket pipe: the number of a batch, shifted by ``TICKET_SHIFT``, and the index of a call in it."""
 
 TICKET_SHIFT = 32
-"""Bits of a ticket for the index of the call: a batch has fewer calls than that."""
+"""How many bits of a ticket are for the index of the call. A batch has fewer calls than these can count."""
 
 STATUS = struct.Struct("<qq")
-"""What stands on a forked child's status pipe: its pid, and ``RUNNING`` or its exit code.
+"""The format of a forked child's status pipe: its pid, and ``RUNNING`` or its exit code.
 
-The child writes the first one itself, the fork server the second.
+The child itself writes the first message, the fork server the second.
 """
 
 RUNNING = 1 << 32
-"""In place of an exit code: the child has begun. No exit code of an operating system is as large."""
+"""Means, instead of an exit code, that the child has begun. No operating system has exit codes as large as this."""
 
 TAIL_LIMIT = 64 * 1024
-"""Bytes of each stream's output that go into a result, the last ones."""
+"""How many of the last bytes of each output stream go into a result."""
 
 _NOTHING_BESIDE = pickle.dumps(({}, None), 5)  # no modules, no runtime
 
@@ -72,7 +72,7 @@ def packed_from(segments: Sequence[Buffer]) -> Packed:
 
 
 def function_segments(function: Function) -> list[Buffer]:
-    """Return what a child needs of a function. Its ``id`` stays here: a child knows functions by the parent's keys."""
+    """Return what a child needs of a function. Its ``id`` is not sent: a child knows functions by the parent's keys."""
     beside = _NOTHING_BESIDE
     if function.modules or function.runtime_path is not None:
         beside = pickle.dumps((dict(function.modules), function.runtime_path), 5)
@@ -80,11 +80,11 @@ def function_segments(function: Function) -> list[Buffer]:
 
 
 def function_from(segments: Sequence[Buffer], key: int = 0) -> Function:
-    """Build a function from the segments that ``function_segments`` made.
+    """Build a function from the segments that ``function_segments`` returned.
 
     Args:
         segments: the segments.
-        key: what the parent calls the function; it becomes the ``id``.
+        key: the parent's key of the function; it becomes the ``id``.
     """
     modules, runtime_path = _loads(segments[0])
     return Function(str(key), packed_from(segments[1:]), modules, runtime_path)
@@ -95,7 +95,7 @@ def encode_task(task: Task, *, with_function: bool) -> Outgoing:
 
     Args:
         task: the task.
-        with_function: whether the function goes along; a child keeps the one that came with its first task.
+        with_function: whether to include the function; a child keeps the one that came with its first task.
     """
     function = function_segments(task.function) if with_function else []
     head = pickle.dumps((len(function), task.references, dict(task.extra_env)), 5)
@@ -103,7 +103,7 @@ def encode_task(task: Task, *, with_function: bool) -> Outgoing:
 
 
 def decode_task(frame: Frame, known: Function | None) -> Task:
-    """Decode a task; its function is the known one unless another came along. Time-outs are the parent's affair."""
+    """Decode a task. Its function is the known one unless it includes another. The parent handles time-outs."""
     segments = frame.segments()
     count, references, extra_env = _loads(segments[0])
     function = function_from(segments[1 : count + 1]) if known is None else known
@@ -122,16 +122,16 @@ def send_result(
         channel: the child's end of the channel, which blocks.
         ticket: the call.
         result: how it ended; its own output fields are ignored.
-        tails: the last of what the call wrote to stdout and stderr.
+        tails: the tails of what the call wrote to stdout and stderr.
         left: what it left running; empty for nothing.
-        flags: what becomes of the process: ``frames.STAYS`` or ``frames.SPENT``.
+        flags: what happens to the process: ``frames.STAYS`` or ``frames.SPENT``.
     """
     body, info = result.body, result.info
     if result.success is not None:
         flags |= frames.SUCCESS if result.success else frames.RAISED
     has_notes = result.exception is not None or result.failure is not None or left or tails[0] or tails[1]
     if body is not None and not has_notes and not body.buffers and len(body.data) <= frames.INLINE_LIMIT:
-        # Most results are like this, and one write without a queue is all that they take.
+        # Most results are like this, and take only one write without a queue.
         setup_time, exec_time = info["setup_time"], info["exec_time"]
         channel.send_now(frames.encode_plain_result(flags, ticket, setup_time, exec_time, body.data))
         return
@@ -148,7 +148,7 @@ def send_result(
 
 
 def _encode_notes(result: RunResult, tails: tuple[str, str], left: str) -> bytes:
-    """Encode whatever there is to tell beside the body as JSON, without ``json.dumps``: a call may have broken it."""
+    """Encode everything except the body as JSON, without ``json.dumps``, because a call may have broken it."""
     texts = {"stdout": tails[0], "stderr": tails[1], "leftovers": left}
     members = [f'"{name}":{_quoted(text)}' for name, text in texts.items() if text]
     if result.exception is not None:
@@ -163,7 +163,7 @@ def decode_result(frame: Frame, stdout: str = "", stderr: str = "") -> RunResult
 
     Args:
         frame: the frame.
-        stdout: the tail of the call's output, where the parent has read it; otherwise the child sent it.
+        stdout: the tail of the call's output, if the parent has read it; otherwise the child sent it.
         stderr: the tail of its error output.
     """
     info: dict[str, Any] = {"setup_time": frame.first, "exec_time": frame.second}

@@ -1,4 +1,4 @@
-"""What ``run_status`` says of a call besides its outcome: 0.4's keys, put together here for every executor.
+"""What ``run_status`` reports about a call besides its outcome: 0.4's keys, put together here for every executor.
 
 ``Status`` carries them as ``info``, and ``Status.document`` adds the call's identity and its failure. Times are in
 seconds since the epoch, durations in seconds.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pywren.worker.task import RunResult
 
 TAIL_LIMIT = 32 * 1024
-"""Characters of output, text or traceback that a status carries: it is listed and fetched often."""
+"""The most characters of output, text or traceback in a status, because statuses are listed and fetched often."""
 
 
 def first_info(
@@ -38,9 +38,9 @@ def first_info(
         data_key: where its argument is.
         status_key: where its status goes.
         host_submit_time: when the client invoked it.
-        start_time: when the worker began with it.
+        start_time: when the worker started to handle it.
         runtime_cached: whether the worker was warm.
-        context: what the platform says about the invocation; its texts become members, the rest does not.
+        context: what the platform reports about the invocation; only its strings are included.
     """
     return {
         "start_time": start_time,
@@ -65,12 +65,12 @@ def first_info(
 
 
 def add_result(info: dict[str, Any], result: RunResult, limit: int | None = TAIL_LIMIT) -> None:
-    """Add what the child process says: times, exit code, the tails of its output.
+    """Add what the child process reports: times, exit code, the tails of its output.
 
     Args:
-        info: what ``first_info`` returned. Its ``setup_time`` is the handler's, to which the child's is added.
-        result: the child's answer.
-        limit: how many characters of each output to keep; ``None`` keeps what the child sent.
+        info: what ``first_info`` returned. Its ``setup_time`` is the handler's; the child's is added to it.
+        result: the child's result.
+        limit: how many characters of each output to keep; ``None`` keeps everything that the child sent.
     """
     fetching = info["setup_time"]
     info.update(result.info)
@@ -83,7 +83,7 @@ def add_result(info: dict[str, Any], result: RunResult, limit: int | None = TAIL
 
 
 def texts(context: Mapping[str, Any]) -> dict[str, str]:
-    """Return what of the platform's context goes into the status."""
+    """Return the part of the platform's context that goes into the status."""
     return {key: value for key, value in context.items() if isinstance(value, str)}
 
 
@@ -95,12 +95,12 @@ def tail(text: str | None, limit: int | None = TAIL_LIMIT) -> str | None:
 
 
 def server_info() -> dict[str, Any]:
-    """Describe this machine: system, Python, processors, memory in bytes; and the files of ``/proc`` 0.4 sent."""
+    """Describe this machine: system, Python, processors, memory in bytes, and the files of ``/proc`` that 0.4 sent."""
     return {**_machine(), **_proc_file("/proc/meminfo")}
 
 
 def _proc_file(path: str) -> dict[str, str]:
-    """Return the beginning of a file as 0.4's ``server_info`` had it, where the file exists: on Linux."""
+    """Return the beginning of a file in the form of 0.4's ``server_info``, if the file exists (on Linux)."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return {path: file.read(TAIL_LIMIT)}

@@ -3,13 +3,13 @@
 A runtime is a tarball in S3. Its SHA-256 is verified before anything is extracted, and it never writes outside its own
 directory::
 
-    <temporary directory>/pywren-runtimes-<uid>/      0700; whoever adds or removes a runtime holds its flock
+    <temporary directory>/pywren-runtimes-<uid>/      0700; a process that adds or removes a runtime holds its flock
         new/                                          under construction; without that flock, left by a dead worker
         <sha256>-<time>/                              complete; each call that uses it holds its flock, shared
 
-Threads and processes share the directory, so the locks are ``flock``s of descriptors, which the system releases when a
-process dies. Each thread opens its own descriptor, so they exclude threads of one process too. The root's flock is held
-while a runtime downloads, on purpose: the others most likely want the same one, and the disk has room for few.
+Threads and processes share the directory. So the locks are ``flock``s of descriptors, which the system releases when a
+process dies. Each thread opens its own descriptor, so they also exclude threads of the same process. The root's flock
+is held while a runtime downloads, on purpose: the others most likely want the same one, and the disk has room for few.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from pywren.wrenutil import split_s3_url
 logger = logging.getLogger(__name__)
 
 TOO_BIG, READ_ERROR = "RUNTIME_TOO_BIG", "RUNTIME_READ_ERROR"
-"""What ``RuntimeSetupError.args[1]`` may be beside ``ERROR``."""
+"""The other values that ``RuntimeSetupError.args[1]`` may have besides ``ERROR``."""
 
 RESERVE = 16 * 1024 * 1024
-"""Bytes of disk that a runtime must leave free for the call itself."""
+"""The disk space, in bytes, that a runtime must leave free for the call itself."""
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -56,7 +56,7 @@ class Archive:
         bucket: its bucket.
         key: its key.
         sha256: its digest, 64 lower-case hexadecimal digits.
-        region: the bucket's region, ``None`` when unknown.
+        region: the bucket's region; ``None`` when unknown.
         size: its length in bytes, beyond which nothing is read; ``None`` when unknown.
     """
 
@@ -68,12 +68,12 @@ class Archive:
 
     @property
     def url(self) -> str:
-        """``s3://bucket/key``."""
+        """The URL ``s3://bucket/key``."""
         return f"s3://{self.bucket}/{self.key}"
 
     @classmethod
     def of_call(cls, call: Call) -> Archive | None:
-        """Return the runtime that a call asks for; ``None`` for the worker's own Python.
+        """Return the runtime that a call requires, or ``None`` for the worker's own Python.
 
         Raises:
             RuntimeSetupError: the payload lacks its URL or its digest.
@@ -102,7 +102,7 @@ def _region(call: Call) -> str | None:
 
 
 def fetch(archive: Archive, piece_bytes: int = _PIECE_BYTES) -> Iterator[bytes]:
-    """Read a tarball from S3 piece by piece, as it may be larger than the worker's memory.
+    """Read a tarball from S3 piece by piece, because it may be larger than the worker's memory.
 
     Args:
         archive: the tarball.
@@ -125,7 +125,7 @@ def fetch(archive: Archive, piece_bytes: int = _PIECE_BYTES) -> Iterator[bytes]:
             if len(piece) < wanted:
                 return
     except StorageError as error:
-        if error_code(error.__cause__ or error) != "InvalidRange":  # the last piece was a whole one
+        if error_code(error.__cause__ or error) != "InvalidRange":  # otherwise the tarball ended with the last piece
             raise
     finally:
         backend.close()
@@ -137,10 +137,10 @@ def free_disk_bytes(directory: str) -> int:
 
 
 def disk_bytes(sizes: Iterable[int]) -> int:
-    """Return the bytes of free disk that a worker needs to extract a runtime.
+    """Return how much free disk space, in bytes, a worker needs to extract a runtime.
 
     Args:
-        sizes: the bytes of its archive and of each of its members.
+        sizes: the sizes in bytes of its archive and of each of its members.
     """
     return RESERVE + sum(_whole_blocks(size + BLOCK_BYTES) for size in sizes)
 
@@ -150,7 +150,7 @@ def _whole_blocks(size: int) -> int:
 
 
 class Lease(NamedTuple):
-    """A runtime while a call uses it.
+    """A runtime that a call is using.
 
     Args:
         path: its directory.
@@ -200,7 +200,7 @@ class RuntimeCache:
             cached = path is not None
             if path is None:
                 path = self._make(archive)
-            # Taken before the root's lock is released: nobody can remove the directory in between.
+            # Take this lock before releasing the root's, so that the directory cannot be removed in between.
             in_use = _lock_directory(path, shared=True)
         try:
             yield Lease(path, cached)
@@ -251,7 +251,7 @@ class RuntimeCache:
                     return descriptor
             except FileNotFoundError:
                 pass
-            os.close(descriptor)  # removed, and perhaps made again, while this waited for the lock
+            os.close(descriptor)  # it was removed, and perhaps created again, while this waited for the lock
 
     # -- with the lock held ----------------------------------------------------------------------------------
 
@@ -266,7 +266,7 @@ class RuntimeCache:
         shutil.rmtree(new, ignore_errors=True)
         try:
             self._fill(new, archive)
-            # A new name each time: what runs from an older copy never sees its files change.
+            # Use a new name each time: programs that run from an older copy never see its files change.
             name = f"{archive.sha256}-{time.time_ns():020d}"
             os.rename(new, os.path.join(self.root, name))
         finally:
@@ -315,7 +315,7 @@ class RuntimeCache:
         return sorted(name for name in os.listdir(self.root) if name != _NEW and "-" in name)
 
     def _remove_all_idle(self) -> bool:
-        """Remove the runtimes that no call uses; return whether there were any."""
+        """Remove the runtimes that no call uses. Return whether there were any."""
         return [self._remove_idle(name) for name in self._names()].count(True) > 0
 
     def _remove_idle(self, name: str) -> bool:
@@ -352,7 +352,7 @@ class _Room:
 
     Args:
         free: returns the free bytes on the disk.
-        make_room: removes runtimes that are not in use; returns whether there were any.
+        make_room: removes runtimes that are not in use, and returns whether there were any.
     """
 
     def __init__(self, free: Callable[[], int], make_room: Callable[[], bool]) -> None:
@@ -365,10 +365,10 @@ class _Room:
         """Account for bytes that are about to be written.
 
         Args:
-            size: how many.
+            size: how many bytes.
 
         Raises:
-            RuntimeSetupError: they do not fit.
+            RuntimeSetupError: they do not fit on the disk.
         """
         whole = _whole_blocks(size)
         self._taken += whole
@@ -391,10 +391,10 @@ class _Room:
 
 
 def check_python(path: str) -> None:
-    """Check that an extracted runtime is for the worker's Python, for which functions are pickled.
+    """Check that an extracted runtime has the worker's version of Python, because functions are pickled for that one.
 
     Raises:
-        RuntimeSetupError: it is for another Python, or its own interpreter does not run.
+        RuntimeSetupError: it has another version of Python, or its own interpreter does not run.
     """
     interpreter = os.path.join(path, "condaruntime", "bin", "python")
     found = [_version_of(interpreter)] if os.path.lexists(interpreter) else _versions_of_packages(path)

@@ -1,4 +1,4 @@
-"""What a worker process is asked and what it answers, between the handler or the pool and its children."""
+"""The tasks of worker processes and their results, exchanged between the handler or the pool and its children."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Function(NamedTuple):
-    """What a child loads once and then calls many times.
+    """A function that a child loads once and then calls many times.
 
     Args:
-        id: equal ids mean the same function: a child keeps what it loaded under this. A small function's pickle will
-            do.
+        id: equal ids mean the same function. A child keeps what it loaded under its id. For a small function its pickle
+            can serve as the id.
         pickle: the pickled function, with its big closure variables out of band.
-        modules: the user's modules and data files that it needs: contents by relative POSIX path.
+        modules: the user's modules and data files that it needs: contents keyed by relative POSIX path.
         runtime_path: the directory of an extracted runtime, whose packages (and interpreter, if it has
             one) the child uses.
-        load_anew: whether each submission loads it again, for an id that stands for more than one callset: the
-            calls of one callset must not see what those of another did to the function's variables.
+        load_anew: whether each submission loads it again. This is for an id that several callsets use: the calls of one
+            callset must not see how those of another changed the function's variables.
     """
 
     id: str | bytes
@@ -43,8 +43,8 @@ class Task(NamedTuple):
         function: the function.
         data: the pickled argument.
         references: encoded outcomes of earlier calls, in the order of the futures in the argument that they replace.
-        extra_env: environment variables of this call alone.
-        timeout: seconds after which the child's process group is killed; ``None`` for never.
+        extra_env: environment variables of just this call.
+        timeout: seconds after which the child's process group is killed; ``None`` for no limit.
     """
 
     function: Function
@@ -57,17 +57,17 @@ class Task(NamedTuple):
 class RunResult(NamedTuple):
     """How a task ended: with an outcome of the function, or with a failure around it.
 
-    The child makes it for a call that its process survives, the parent for any other.
+    The child makes the result of a call that its process survives, the parent that of any other.
 
     Args:
-        success: True when the function returned, False when it raised, None when there is no outcome.
-        body: the pickled value or exception; None when there is no outcome.
+        success: True when the function returned, False when it raised, ``None`` when there is no outcome.
+        body: the pickled value or exception; ``None`` when there is no outcome.
         exception: the name of the exception's type, its text and its formatted traceback.
         failure: why there is no outcome: a time-out, a crash, a cancellation, a result that cannot be pickled.
-        returncode: the child's exit code, 0 for an outcome; negative for a signal, None when unknown.
+        returncode: the child's exit code: 0 for an outcome, negative for a signal, ``None`` when unknown.
         stdout: the tail of what the call wrote to file descriptor 1, decoded with replacement.
         stderr: the tail of what it wrote to file descriptor 2.
-        info: ``setup_time`` and ``exec_time`` in seconds, and ``leftovers``: what the call left running, as words.
+        info: ``setup_time`` and ``exec_time`` in seconds, and ``leftovers``: what the call left running, in words.
         begun: whether the function was called; False when it, or its argument, could not be loaded.
     """
 
@@ -83,7 +83,7 @@ class RunResult(NamedTuple):
 
 
 class Stop:
-    """A request to end a running call, made once, from any thread."""
+    """A request to end a running call. Any thread may make it; it cannot be undone."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -91,8 +91,8 @@ class Stop:
         self._asked = False
 
     def set(self) -> None:
-        """Kill the call's process group; the call then ends as cancelled, unless its result was there first."""
-        with self._lock:  # held during the call of the listener, so that none is under way after ``listen(None)``
+        """Kill the call's process group. The call then ends as cancelled, unless its result arrived first."""
+        with self._lock:  # held while the listener runs, so that none is running after ``listen(None)``
             self._asked = True
             listener, self._listener = self._listener, None
             if listener is not None:
@@ -103,9 +103,9 @@ class Stop:
         return self._asked
 
     def listen(self, listener: Callable[[], object] | None) -> None:
-        """Call a function, once, when the call is asked to end; at once if it was asked already.
+        """Call a function once, when the call is asked to end; immediately if it has been asked already.
 
-        Whoever runs the call uses this, and passes ``None`` when the call has ended.
+        The code that runs the call uses this. It passes ``None`` when the call has ended.
         """
         with self._lock:
             asked = self._asked
@@ -115,10 +115,10 @@ class Stop:
 
 
 class Runner(Protocol):
-    """Something that runs tasks in child processes: the fork server, or the local pool."""
+    """Runs tasks in child processes: the fork server, or the local pool."""
 
     def run(self, task: Task, *, stopped: Stop | None = None) -> RunResult:
-        """Run one task to its end and return how it ended; never raise for what the task does."""
+        """Run one task to its end, and return how it ended. Never raise for what the task does."""
 
     def end_waiting(self) -> None:
         """End processes that only wait for another call, to free their memory and files."""
@@ -154,8 +154,8 @@ def crash_failure(returncode: int | None, stdout: str = "", stderr: str = "", *,
         returncode: its exit code; negative for a signal, ``None`` when it is not known.
         stdout: the tail of its output.
         stderr: the tail of its error output.
-        was_lost: whether its connection ended before it did: a killed process and one that closed its connection
-            look alike then.
+        was_lost: whether its connection closed before the process ended; then a killed process and one that closed its
+            connection look alike.
     """
     how = _how_it_ended(returncode, was_lost=was_lost)
     return Failure("WorkerCrashedError", how + _last_lines(stdout, stderr), (returncode,))
@@ -181,7 +181,7 @@ def _how_it_ended(returncode: int | None, *, was_lost: bool) -> str:
 
 
 def _memory() -> str:
-    """Return a clause that says how much memory this worker has; empty where nobody chose it."""
+    """Return a clause that says how much memory this worker has; empty if the size was not configured."""
     size = os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE")
     return f"the function has {size} MB ('memory' in the section 'lambda'); " if size else ""
 
@@ -195,7 +195,7 @@ def signal_name(number: int) -> str:
 
 
 def _last_lines(stdout: str, stderr: str) -> str:
-    """Return the last lines of what a call wrote, ready to be appended to a message."""
+    """Return the last lines of what a call wrote, ready to append to a message."""
     parts = []
     for name, text in (("stderr", stderr), ("stdout", stdout)):
         lines = text.rstrip().splitlines()[-_TAIL_LINES:]

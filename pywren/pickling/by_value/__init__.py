@@ -1,4 +1,4 @@
-"""Functions and classes that the reader cannot import: how a pickle rebuilds them.
+"""How pickles rebuild functions and classes that the reader cannot import.
 
 These modules serve both directions: what a client sends to its workers, and what workers return. The halves that read
 import nothing heavy, because every worker loads them before its first call.

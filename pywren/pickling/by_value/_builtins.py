@@ -1,4 +1,4 @@
-"""Built-in objects that ``pickle`` refuses, or looks up by a name that a script's objects do not have on a worker."""
+"""Built-in objects that ``pickle`` refuses, or finds by a name that only exists in the client's script."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CachedFunction: Any = type(functools.lru_cache(lambda: None))
 
 
 def reduce_cached(cached: Any) -> Any:
-    """Return how a pickle rebuilds a function with a cache; the cache is empty, and has the same size."""
+    """Return how a pickle rebuilds a cached function. The new cache has the same size, and is empty."""
     if is_importable(cached):
         return NotImplemented
     state = cached.__wrapped__, dict(vars(cached))
@@ -27,7 +27,7 @@ def reduce_cached(cached: Any) -> Any:
 
 
 def make_cached(maxsize: int | None, typed: bool) -> Any:
-    """Make a function with a cache; its own function comes later, because it may refer to the cached one."""
+    """Make a cached function. The function inside is filled in later, because it may refer to the cached one."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         return cached.__wrapped__(*args, **kwargs)
@@ -37,7 +37,7 @@ def make_cached(maxsize: int | None, typed: bool) -> Any:
 
 
 def fill_cached(cached: Any, state: tuple[Any, dict[str, Any]]) -> None:
-    """Give a function with a cache its function and attributes."""
+    """Give a cached function its inner function and attributes."""
     function, attributes = state
     functools.update_wrapper(cached, function)
     vars(cached).update(attributes)
@@ -47,19 +47,19 @@ def fill_cached(cached: Any, state: tuple[Any, dict[str, Any]]) -> None:
 
 
 def reduce_property(prop: property) -> tuple[Any, ...]:
-    """Return how a pickle rebuilds a property, including those of the user's own classes."""
+    """Return how a pickle rebuilds a property, or an object of a user's subclass of ``property``."""
     state = (prop.fget, prop.fset, prop.fdel, prop.__doc__), _own_attributes(prop)
     return new_by, (property, type(prop)), state, None, None, fill_property
 
 
 def reduce_method(method: Any) -> tuple[Any, ...]:
-    """Return how a pickle rebuilds a class or static method, including those of the user's own classes."""
+    """Return how a pickle rebuilds a class or static method, or an object of a user's subclass of either."""
     native = classmethod if isinstance(method, classmethod) else staticmethod
     return new_by, (native, type(method)), (native, method.__func__, _own_attributes(method)), None, None, fill_method
 
 
 def _own_attributes(descriptor: Any) -> dict[str, Any] | None:
-    # attributes that the function has as well are copied from it
+    # Attributes that the function also has are copied from it.
     own = dict(getattr(descriptor, "__dict__", {}))
     function = getattr(descriptor, "__func__", None)
     for name in (*functools.WRAPPER_ASSIGNMENTS, "__wrapped__", "__annotate__", "__annotations__"):
@@ -69,7 +69,7 @@ def _own_attributes(descriptor: Any) -> dict[str, Any] | None:
 
 
 def new_by(native: Any, kind: Any) -> Any:
-    """Make an empty object of a class with the constructor of the built-in type below it."""
+    """Make an empty object of a class with the constructor of the built-in type that the class extends."""
     return native.__new__(kind)
 
 
@@ -90,14 +90,14 @@ def fill_method(method: Any, state: tuple[Any, ...]) -> None:
 
 
 def reduce_cached_property(prop: Any) -> tuple[Any, ...]:
-    """Return how a pickle rebuilds a cached property; before Python 3.12 it has a lock, which cannot be pickled."""
+    """Return how a pickle rebuilds a cached property. Before Python 3.12 it has a lock, which cannot be pickled."""
     kind = type(prop)
     attributes = {name: value for name, value in vars(prop).items() if name not in ("lock", "func")}
     return make_cached_property, (kind,), (prop.func, attributes), None, None, fill_cached_property
 
 
 def make_cached_property(kind: Any) -> Any:
-    """Make a cached property, whose function comes later."""
+    """Make a cached property; its function is filled in later."""
     return kind(make_cached_property)
 
 
@@ -121,7 +121,7 @@ def _attributes(weak: Any) -> dict[str, Any] | None:
 
 
 def reduce_reference(reference: Any) -> tuple[Any, ...]:
-    """Return how a pickle rebuilds a weak reference; it is dead if the reader has no other reference to its object."""
+    """Return how a pickle rebuilds a weak reference. It is dead if the reader does not otherwise hold its object."""
     target = reference()
     return (make_dead_reference, ()) if target is None else (type(reference), (target,))
 
@@ -142,18 +142,18 @@ def reduce_proxy(proxy: Any) -> tuple[Any, ...]:
     return weakref.proxy, (proxy.__repr__.__self__,)
 
 
-# -- others --------------------------------------------------------------------------------------------------
+# -- other objects -------------------------------------------------------------------------------------------
 
 
 def reduce_mapping_proxy(proxy: types.MappingProxyType[Any, Any]) -> tuple[Any, ...]:
-    """Return how a pickle rebuilds a read-only view: of the same dictionary, if that is sent too."""
+    """Return how a pickle rebuilds a read-only view. If its dictionary is sent too, it is a view of that one."""
     seen = [held for held in gc.get_referents(proxy) if isinstance(held, Mapping)]
     return types.MappingProxyType, (seen[0] if seen else dict(proxy),)
 
 
 @functools.cache
 def _dataclass_marks() -> dict[int, str]:
-    """Return the names of the markers that ``dataclasses`` compares by identity, by their ``id``."""
+    """Return the names of the markers that ``dataclasses`` compares by identity, keyed by ``id``."""
     import dataclasses
 
     return {
@@ -162,7 +162,7 @@ def _dataclass_marks() -> dict[int, str]:
 
 
 def reduce_dataclass_mark(obj: Any) -> Any:
-    """Return the name of a marker of ``dataclasses``, such as ``MISSING``, by which pickle looks it up."""
+    """Return the name by which pickle finds a marker of ``dataclasses``, such as ``MISSING``."""
     name = _dataclass_marks().get(id(obj)) if "dataclasses" in sys.modules else None
     return NotImplemented if name is None else name
 
@@ -181,17 +181,17 @@ _REDUCERS: Mapping[Any, Callable[[Any], Any]] = {
     weakref.CallableProxyType: reduce_proxy,
     types.MappingProxyType: reduce_mapping_proxy,
 }
-_BY_IDENTITY = {id(kind): reducer for kind, reducer in _REDUCERS.items()}  # metaclasses may compare in any way
+_BY_IDENTITY = {id(kind): reducer for kind, reducer in _REDUCERS.items()}  # by id: metaclasses may redefine equality
 _EXACT = frozenset({id(weakref.ReferenceType), id(types.MappingProxyType)})
 _REDUCTIONS = ("__reduce__", "__reduce_ex__", "__getstate__")
 
 
 def reducer_of(kind: type) -> Callable[[Any], Any] | None:
-    """Return the reducer for objects of a class or of one of its bases; ``None`` if there is none here."""
+    """Return the reducer for objects of a class or one of its bases; ``None`` if this module has none."""
     for base in kind.__mro__:
         reducer = _BY_IDENTITY.get(id(base))
         if reducer is not None:
             return reducer if base is kind or id(base) not in _EXACT else None
         if base is not object and any(name in vars(base) for name in _REDUCTIONS):
-            return None  # its author defines how to pickle it
+            return None  # the class defines how to pickle it
     return None

@@ -1,12 +1,12 @@
-"""Classes: rebuilt as they are, without running what ran when they were defined.
+"""Rebuilds classes as they are, without repeating what ran when they were defined.
 
 ``__init_subclass__``, ``__set_name__`` and the metaclass left their results in the class when its ``class`` statement
-ran, perhaps with keywords that nobody remembers. They do not run again: the innermost built-in type of its metaclass
-makes an empty class, and its attributes are set as they are. Only an ``__init_subclass__`` that the reader imports and
-that needs no keyword is called, because it may keep a register of subclasses in its module.
+ran, perhaps with keywords that were not kept. They do not run again: the innermost built-in type of its metaclass makes
+an empty class, whose attributes are then set as they are. There is one exception: an ``__init_subclass__`` that the
+reader imports and that needs no keyword is called, because it may register subclasses in its module.
 
-Each class has one name under which it crosses (``_tracker``). The client never changes a class that it already has. A
-worker resets a class to the state in which it arrives again, even a class that a call there defined and returned.
+Each class is sent under one unique name (``_tracker``). The client never changes a class that it already has. A worker
+resets a class to the state in which it arrives again, even a class that a call there defined and returned.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from pywren.pickling.by_value._pickle_state import PickleState, is_importable, i
 from pywren.pickling.handmade import is_of_program
 from pywren.system import private_names
 
-_SLOT_KINDS = (types.MemberDescriptorType, types.GetSetDescriptorType)  # these for __dict__ and __weakref__
+_SLOT_KINDS = (types.MemberDescriptorType, types.GetSetDescriptorType)  # the second for __dict__ and __weakref__
 _MADE_ANEW = frozenset({"__dict__", "__weakref__", "_abc_impl", "__module__", "__slots__", "__slotnames__"})
 _IDENTITY = ("__name__", "__qualname__", "__bases__")
 _LAZY_ANNOTATIONS = frozenset({"__annotate__", "__annotate_func__", "__annotations_cache__"})  # Python 3.14
 
 
 class ClassRecipe(NamedTuple):
-    """What an empty class is made of.
+    """What an empty class is made from.
 
     Args:
-        name: the name under which it crosses.
+        name: the unique name under which it is sent.
         metaclass: its type.
         class_name: ``__name__``.
         bases: ``__bases__``.
@@ -85,11 +85,11 @@ def _namespace(cls: type) -> dict[str, Any]:
     namespace: dict[str, Any] = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
     own = vars(cls)
     if "__slots__" in own:
-        # from the descriptors: __slots__ itself holds private names unmangled, and may have been replaced
+        # Use the descriptors: __slots__ itself contains private names unmangled, and may have been replaced.
         kinds = [kind for kind in own.values() if isinstance(kind, _SLOT_KINDS) and kind.__objclass__ is cls]
         namespace["__slots__"] = tuple(sorted({kind.__name__ for kind in kinds}))
     if "__dict__" in own and not isinstance(own["__dict__"], types.GetSetDescriptorType):
-        namespace["__dict__"] = own["__dict__"]  # a property of the user's
+        namespace["__dict__"] = own["__dict__"]  # a property that the user defined
     return namespace
 
 
@@ -102,7 +102,7 @@ def _attributes(cls: type, state: PickleState) -> dict[str, Any]:
             continue
         attributes[name] = fresh_if_lock(value, state)
     slots = vars(cls).get("__slots__")
-    if isinstance(slots, (str, tuple, list, dict, set, frozenset)):  # else it is an iterator, which is exhausted
+    if isinstance(slots, (str, tuple, list, dict, set, frozenset)):  # otherwise it is an iterator that is exhausted
         attributes["__slots__"] = slots
     if isinstance(cls, enum.EnumMeta):
         attributes.pop("_member_map_", None)  # make_members() makes it
@@ -123,11 +123,11 @@ def _hints(cls: type, state: PickleState) -> dict[str, Any] | None:
 
 # -- reading -------------------------------------------------------------------------------------------------
 
-_unfilled: dict[int, type] = {}  # classes that were made but do not have their attributes yet
+_unfilled: dict[int, type] = {}  # classes that were made but have no attributes yet
 
 
 def make_class(*recipe: Any) -> type:
-    """Return the class that crosses under a name; make an empty one if it is new here. Takes the fields of a recipe."""
+    """Return the class that was sent under a name, or make an empty one. The arguments are the fields of a recipe."""
     plan = ClassRecipe(*recipe)
     known = _tracker.known_as(plan.name)
     if known is None:
@@ -157,9 +157,9 @@ def _make_empty(plan: ClassRecipe) -> type:
 
 
 def _native_metaclass(metaclass: type) -> Any:
-    """Return the innermost type that makes classes of a metaclass; it is written in C, so it runs no Python code.
+    """Return the innermost type that makes the classes of a metaclass. It is written in C, so it runs no Python code.
 
-    ``abc.ABCMeta`` does not qualify: it calls the metaclass that follows it.
+    ``abc.ABCMeta`` does not qualify, because it calls the next metaclass.
     """
     for base in metaclass.__mro__:
         own = vars(base)
@@ -171,7 +171,7 @@ def _native_metaclass(metaclass: type) -> Any:
 
 
 class _Quiet:
-    """Replaces ``__init_subclass__`` while a class is made: does nothing in the thread that makes it."""
+    """Replaces ``__init_subclass__`` while a class is made. It does nothing in the thread that makes the class."""
 
     def __init__(self, original: Any) -> None:
         self._original = original
@@ -185,7 +185,7 @@ class _Quiet:
 
 _hooks_lock = threading.RLock()
 # Held while the __init_subclass__ of a base is replaced, so that two threads never restore each other's replacement.
-# No code but that of types can run meanwhile.
+# Only code of ``type`` itself can run while it is held.
 
 
 @contextlib.contextmanager
@@ -199,7 +199,7 @@ def _without_hooks(bases: Sequence[type]) -> Iterator[None]:
                 try:
                     type.__setattr__(definer, "__init_subclass__", _Quiet(hook))
                 except TypeError:
-                    continue  # built in
+                    continue  # a built-in type
                 replaced.append((definer, hook))
             yield
         finally:
@@ -212,7 +212,7 @@ def _hook_definer(base: type) -> type:
 
 
 def fill_class(cls: type, parts: tuple[Any, ...]) -> None:
-    """Reset a class on a worker to the state in which it arrived, unless it was defined here."""
+    """Reset a class on a worker to the state in which it arrived, unless it was defined there."""
     if id(cls) in _unfilled:
         _fill(cls, parts)
     elif _tracker.noted(cls) is not None:
@@ -241,7 +241,7 @@ def _put_back(cls: type, parts: tuple[Any, ...]) -> None:
         if not name.startswith("__"):  # an earlier call has added it
             delete(cls, name)
     for name, value in zip(_IDENTITY, parts[-1], strict=True):
-        if type.__getattribute__(cls, name) != value:  # Python may refuse to set even the same bases again
+        if type.__getattribute__(cls, name) != value:  # Python may refuse to set the bases even if they are equal
             type.__setattr__(cls, name, value)
     _restore(cls, parts)
 
@@ -255,12 +255,12 @@ def _restore(cls: type, parts: tuple[Any, ...]) -> None:
     for subclass in registered:
         abc.ABCMeta.register(cls, subclass)  # type: ignore[arg-type]
     module = sys.modules.get(cls.__module__)
-    if hints and module is not None:  # before a hook of its base needs them
+    if hints and module is not None:  # before a hook of a base class needs them
         vars(module).update(known_hints(hints))
 
 
 def _has_open_hook(cls: type) -> bool:
-    """Tell whether an importable base must be told of its subclass, and takes no keywords for that."""
+    """Tell whether an importable base has a hook that must hear of the subclass and needs no keywords."""
     definer = next(base for base in cls.__mro__[1:] if "__init_subclass__" in vars(base))
     hook = vars(definer)["__init_subclass__"]
     function = getattr(hook, "__func__", None)

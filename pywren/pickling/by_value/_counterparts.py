@@ -1,7 +1,7 @@
-"""Objects that have a counterpart in every process: the pickle says where to find it, and holds no copy.
+"""Objects that exist in every process: the pickle says where to find them instead of containing a copy.
 
 The functions of ``random`` and ``numpy.random`` are methods of one hidden generator each. A plain pickle of such a
-method holds the generator's state, so that every call would draw the same numbers. Users mean the worker's generator.
+method contains the generator's state, so every call would draw the same numbers. Users mean the worker's generator.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 _SHARED_GENERATORS = (("random", "_inst"), ("numpy.random.mtrand", "_rand"))
-"""Module and name of the generators whose methods are the functions of ``random`` and ``numpy.random``."""
+"""Module and name of each generator whose methods are the functions of ``random`` or ``numpy.random``."""
 
 
 def counterpart_reducer(kind: type) -> Callable[[Any], Any] | None:
-    """Return the reducer for random generators of a class; ``None`` for other classes."""
+    """Return the reducer for random generators of a class, or ``None`` for other classes."""
     random = sys.modules.get("random")
     if random is not None and issubclass(kind, random.SystemRandom):
         return _reduce_stateless  # it draws from the operating system; ``secrets`` has one
@@ -30,4 +30,4 @@ def _reduce_generator(obj: Any) -> Any:
     for owner, name in _SHARED_GENERATORS:
         if owner in sys.modules and vars(sys.modules[owner]).get(name) is obj:
             return getattr, (sys.modules[owner], name)
-    return NotImplemented  # a generator of the user's
+    return NotImplemented  # a generator that the user made

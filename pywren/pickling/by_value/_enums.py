@@ -1,6 +1,6 @@
-"""Enumerations: the built-in type below them makes their members, which then get their attributes.
+"""Enumerations: the built-in type that they extend makes their members, which then get their attributes.
 
-Calling the class or its ``__new__`` with the values would fail for members that are made with more than their value,
+Calling the class or its ``__new__`` with the values would fail for members that are made from more than their value,
 and for aliases and flags.
 """
 
@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 
 class MemberRecipe(NamedTuple):
-    """What one member is made of.
+    """What one member is made from.
 
     Args:
         places: the indexes of its name and its aliases among all names; empty for a combination of flags.
         value: the value of a combination of flags.
-        arguments: what the built-in type takes, such as the number of a member of an ``IntEnum``.
+        arguments: the arguments for the built-in type, such as the number of a member of an ``IntEnum``.
     """
 
     places: tuple[int, ...]
@@ -27,7 +27,7 @@ class MemberRecipe(NamedTuple):
 
 
 EnumRecipe = tuple[tuple[str, ...], tuple[tuple[Any, ...], ...]]
-"""The names of all members in the order in which they were defined, and a recipe for each member."""
+"""The names of all members in the order of their definition, and a recipe for each member."""
 
 MemberState = tuple[Any, Any, dict[str, Any], dict[str, Any]]
 """A member, its contents if it is a list or another container, its attributes, and its slots."""
@@ -44,7 +44,7 @@ def reduce_member(member: enum.Enum) -> tuple[Any, ...]:
 
 
 def enum_recipe(cls: Any) -> EnumRecipe:
-    """Return what the members of an enumeration are made of."""
+    """Return the recipes of an enumeration's members."""
     native = _native_type(cls)
     places: dict[int, list[int]] = {}
     for place, member in enumerate(cls._member_map_.values()):
@@ -61,7 +61,7 @@ def enum_recipe(cls: Any) -> EnumRecipe:
 
 
 def member_states(cls: Any) -> tuple[MemberState, ...]:
-    """Return what the members of an enumeration hold."""
+    """Return the contents of an enumeration's members."""
     native = _native_type(cls)
     copy = {list: list, dict: dict, set: set, bytearray: bytes}.get(native, _nothing)
     return tuple((member, copy(member), dict(vars(member)), _slots(member)) for member in _members(cls))
@@ -73,7 +73,7 @@ def _nothing(_: Any) -> None:
 
 def _members(cls: Any) -> list[Any]:
     found = {id(member): member for member in cls._member_map_.values()}
-    for member in cls._value2member_map_.values():  # the combinations of flags that have been used
+    for member in cls._value2member_map_.values():  # the combinations of flags that were used so far
         found.setdefault(id(member), member)
     return list(found.values())
 
@@ -84,7 +84,7 @@ def _native_type(cls: type) -> Any:
 
 def _native_arguments(native: Any, member: Any) -> tuple[Any, ...]:
     if native in (object, list, dict, set, bytearray):
-        return ()  # its contents come later
+        return ()  # its contents are restored later
     if hasattr(native, "__getnewargs__"):
         arguments: tuple[Any, ...] = native.__getnewargs__(member)
     else:
@@ -100,7 +100,7 @@ def _slots(member: Any) -> dict[str, Any]:
                 try:
                     found[name] = kind.__get__(member)
                 except AttributeError:
-                    pass  # it was never set
+                    pass  # the slot was never set
     return found
 
 
@@ -108,7 +108,7 @@ def _slots(member: Any) -> dict[str, Any]:
 
 
 def find_member(cls: Any, name: str | None, value: Any) -> Any:
-    """Return a member: by name, or the combination of flags with a value."""
+    """Return a member: by name, or the combination of flags that has a value."""
     if name is not None:
         return cls._member_map_[name]
     known = cls._value2member_map_.get(value)

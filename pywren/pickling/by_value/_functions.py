@@ -21,10 +21,10 @@ _OPS = frozenset(
     if name in opcode.opmap
 )
 _LOAD_GLOBAL = opcode.opmap["LOAD_GLOBAL"]
-_SHIFT = 1 if sys.version_info >= (3, 11) else 0  # since Python 3.11 the lowest bit has another meaning
+_SHIFT = 1 if sys.version_info >= (3, 11) else 0  # since Python 3.11 the lowest bit means something else
 _EXTENDED_ARG = opcode.opmap["EXTENDED_ARG"]
 
-# in the order in which types.CodeType takes them
+# In the order of the parameters of types.CodeType.
 _CODE_ATTRIBUTES = tuple(
     f"co_{name}"
     for name in (
@@ -44,12 +44,12 @@ _HAS_ANNOTATE = sys.version_info >= (3, 14)
 
 
 def reduce_code(code: types.CodeType) -> tuple[Any, ...]:
-    """Return how a pickle rebuilds a code object: completely, with the name of its file."""
+    """Return how a pickle rebuilds a code object, including the name of its file."""
     return types.CodeType, tuple([getattr(code, name) for name in _CODE_ATTRIBUTES])
 
 
 def reduce_cell(cell: types.CellType) -> tuple[Any, ...]:
-    """Return how a pickle rebuilds a variable of a closure; functions that share one still do."""
+    """Return how a pickle rebuilds a closure variable. Functions that share one share the new one too."""
     try:
         value = cell.cell_contents
     except ValueError:
@@ -57,7 +57,7 @@ def reduce_cell(cell: types.CellType) -> tuple[Any, ...]:
     kind: Any = type(value)
     if type(kind) is type and kind in _ATOMS:
         return types.CellType, (value,)
-    # the value comes after the cell: it may be the function that the cell belongs to
+    # Pickle the value after the cell: it may be the function that the cell belongs to.
     return types.CellType, (), (value,), None, None, fill_cell
 
 
@@ -92,7 +92,7 @@ def reduce_function(function: types.FunctionType, state: PickleState) -> tuple[A
 
 
 def _inner_annotations(code: types.CodeType) -> list[str]:
-    """Return the string annotations of the classes and functions in a function, and some other strings."""
+    """Return the string annotations of the classes and functions inside a function, and some other strings."""
     found: list[str] = []
     for constant in code.co_consts:
         if type(constant) is tuple and code.co_flags & _FUTURE_ANNOTATIONS:
@@ -110,7 +110,7 @@ def _annotate(function: Any) -> Any:
 
 def _source(function: types.FunctionType, state: PickleState) -> str | None:
     if is_of_stdlib(function.__globals__.get("__name__")):
-        return None  # a decorator has made it; its lines tell the user nothing
+        return None  # a decorator made it, so its lines tell the user nothing
     source = source_of(function.__code__, function.__globals__)
     if not source or len(source) > state.source_left:
         return None
@@ -155,7 +155,7 @@ def _submodules(function: types.FunctionType, variables: Mapping[str, Any]) -> t
     found = {}
     for package in packages:
         prefix = package.__name__ + "."
-        for name, module in list(sys.modules.items()):  # a copy: other threads import
+        for name, module in list(sys.modules.items()):  # a copy, because other threads may import
             is_used = name.startswith(prefix) and used.issuperset(name[len(prefix) :].split("."))
             if is_used and isinstance(module, types.ModuleType):
                 found[name] = module
@@ -181,12 +181,12 @@ def _contents(cell: types.CellType) -> Any:
 
 
 def make_function(*parts: Any) -> types.FunctionType:
-    """Make a function on a worker from its code, globals, name, closure and source; ``fill_function`` does the rest."""
+    """Make a function on a worker from its code, globals, name, closure and source. ``fill_function`` does the rest."""
     return _make_function(*parts, replace=True)
 
 
 def make_returned_function(*parts: Any) -> types.FunctionType:
-    """Make a function that a call returned; the client's own source files win over the source that came with it."""
+    """Make a function that a call returned. If the client has the source file, that wins over the source sent along."""
     return _make_function(*parts, replace=False)
 
 
@@ -206,7 +206,7 @@ def _make_function(
 
 
 def fill_function(function: types.FunctionType, parts: tuple[Any, ...]) -> None:
-    """Set the globals and attributes with which a function was sent."""
+    """Set the globals and attributes that were sent with a function."""
     variables, more, attributes, _, hints = parts
     if hints:
         variables = {**known_hints(hints), **variables}
@@ -218,5 +218,5 @@ def fill_function(function: types.FunctionType, parts: tuple[Any, ...]) -> None:
 
 
 def fill_cell(cell: types.CellType, state: tuple[Any]) -> None:
-    """Set a variable of a closure."""
+    """Set the value of a closure variable."""
     cell.cell_contents = state[0]

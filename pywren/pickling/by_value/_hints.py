@@ -1,7 +1,7 @@
 """The names in string annotations, which ``typing.get_type_hints`` looks up.
 
-The code of a function does not mention them. They travel with the function or class that is annotated, but no call
-needs them: the reader leaves out what it cannot import.
+The code of a function does not mention these names. Their objects are sent with the annotated function or class, but no
+call needs them: the reader leaves out what it cannot import.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class _Absent:
 
 
 class _Hint:
-    """Something that the reader may do without.
+    """An object that the reader may do without.
 
     Args:
         module: the module that contains it, or the module itself.
@@ -44,14 +44,14 @@ def hints_of(annotations: Iterable[Any], space: Mapping[str, Any], state: Pickle
     Args:
         annotations: the annotations; only strings count, including strings inside other annotations.
         space: the globals in which they are looked up.
-        state: the state of the pickle; takes the modules that are worth sending.
+        state: the state of the pickle; modules that are worth sending are added to it.
     """
     names = names_in(annotations, space)
     return {name: _hint(space[name], state) for name in names if _is_for_annotations(space.get(name))} or None
 
 
 def note_hints(hints: Mapping[str, Any] | None, module: str, state: PickleState) -> None:
-    """Also make hints available in their module, where Python looks for the hints of classes that a call defines.
+    """Make hints available in their module too, where Python looks up the hints of classes that a call defines.
 
     Args:
         hints: the objects that the names in annotations refer to.
@@ -64,7 +64,7 @@ def note_hints(hints: Mapping[str, Any] | None, module: str, state: PickleState)
 
 
 def names_in(annotations: Iterable[Any], space: Mapping[str, Any]) -> dict[str, None]:
-    """Return all names in string annotations, and in the string annotations that these names refer to.
+    """Return all names in string annotations, and in further string annotations that these names refer to.
 
     Args:
         annotations: the annotations.
@@ -72,7 +72,7 @@ def names_in(annotations: Iterable[Any], space: Mapping[str, Any]) -> dict[str, 
     """
     names: dict[str, None] = {}
     texts = [text for annotation in annotations for text in _texts(annotation)]
-    for text in texts:  # grows
+    for text in texts:  # the list grows during the loop
         for name in _IDENTIFIER.findall(text):
             if name not in names:
                 names[name] = None

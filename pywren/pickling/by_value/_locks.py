@@ -1,4 +1,4 @@
-"""Locks that are attributes of a class: each process has its own, as it would after importing the class."""
+"""Locks that are attributes of a class. Each process has its own, as it would after importing the class."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pywren.system import private_names
 
 
 class _Fresh:
-    """Pickles as a call that makes a new object.
+    """An object whose pickle is a call that makes a new object.
 
     Args:
         make: the callable.
@@ -32,11 +32,11 @@ _KINDS = (_thread.LockType, _RLOCK, *_SIMPLE, *_SEMAPHORES, threading.Barrier)
 
 
 def fresh_if_lock(value: Any, state: PickleState) -> Any:
-    """Return what travels for an attribute of a class: the attribute, or the recipe for a new lock of its kind.
+    """Return what to send for an attribute of a class: the attribute, or the recipe for a new lock of its kind.
 
     Args:
         value: the attribute.
-        state: the state of the pickle, in which the same lock has the same recipe.
+        state: the state of the pickle; in it, the same lock always has the same recipe.
     """
     if not any(type(value) is kind for kind in _KINDS):
         return value

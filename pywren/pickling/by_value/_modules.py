@@ -1,4 +1,4 @@
-"""Modules: by their name if the reader can import them, otherwise with all their contents."""
+"""Modules: found by name if the reader can import them, otherwise sent with all their contents."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NOT_SENT = frozenset({"__builtins__", "__cached__", "__loader__", "__spec__"})
 
 
 class Namespace:
-    """Stands for the globals of a module; the reader finds them in its own module.
+    """Stands for the globals of a module. The reader replaces it with the globals of its own module.
 
     Args:
         module: the module.
@@ -33,14 +33,14 @@ def _variables() -> Any:
     yield
 
 
-_FRAME_LOCALS: Any = type(_variables().gi_frame.f_locals)  # a dict until Python 3.12, and that can be pickled
+_FRAME_LOCALS: Any = type(_variables().gi_frame.f_locals)  # until Python 3.12 a dict, which can be pickled
 
 
 def holder_reducer(kind: type) -> Callable[[Any], Any] | None:
     """Return the reducer for objects in which decorators keep the namespaces of annotations; ``None`` for others.
 
-    These are a named tuple with the globals of a module (``pydantic.validate_call``), and the local variables of a
-    running function.
+    Such an object is a named tuple with the globals of a module (``pydantic.validate_call``), or the local variables of
+    a running function.
     """
     if kind is _FRAME_LOCALS and kind is not dict:
         return _reduce_frame_locals
@@ -48,12 +48,12 @@ def holder_reducer(kind: type) -> Callable[[Any], Any] | None:
 
 
 def _reduce_frame_locals(variables: Any) -> tuple[Any, ...]:
-    return dict, (dict(variables),)  # as they are now
+    return dict, (dict(variables),)  # a copy of their present values
 
 
 def _reduce_named_tuple(obj: Any) -> Any:
-    # with the globals, everything in a script would travel, including locks and open files; so the globals of the
-    # reader's module replace them
+    # Sending the globals would send everything in a script, including locks and open files. The globals of the
+    # reader's module replace them.
     items = [_namespace_of(item) or item for item in obj]
     if all(item is other for item, other in zip(obj, items, strict=True)):
         return NotImplemented
@@ -72,7 +72,7 @@ def reduce_module(module: types.ModuleType, state: PickleState) -> tuple[Any, ..
 
     Args:
         module: the module.
-        state: the state of the pickle; functions that follow get the globals of the module itself.
+        state: the state of the pickle; later functions of the module get the globals of the module itself.
     """
     if handmade.is_importable(module) and not is_sent_whole(module.__name__):
         return import_named, (module.__name__,)

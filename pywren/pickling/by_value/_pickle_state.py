@@ -1,4 +1,4 @@
-"""``PickleState``: what the reducers of one pickle remember; whether the reader can import an object by its name."""
+"""``PickleState``: what the reducers of one pickle remember. ``is_importable``: whether the reader finds an object."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from typing import Any
 from pywren.pickling.handmade import is_handmade
 
 MAX_SOURCE = 1024 * 1024
-"""Most characters of source lines in one pickle."""
+"""The most characters of source code in one pickle."""
 
 _MISSING = object()
-_SCRIPTS = ("__main__", "__mp_main__")  # the second in processes that multiprocessing has started
+_SCRIPTS = ("__main__", "__mp_main__")  # the second is for processes that multiprocessing has started
 
 
 class PickleState:
     """What the reducers of one pickle remember.
 
-    ``returned`` tells that the reader is the client that made the call. The client keeps the classes that it already
-    has, whereas a worker resets them to what arrives.
+    ``returned`` means that the reader is the client that made the call. The client keeps the classes that it already
+    has, whereas a worker resets them to the state that arrives.
     """
 
     def __init__(self) -> None:
         self.returned = False
         self.source_left = MAX_SOURCE
-        # by id; the value keeps the object alive, so that no other object gets its id
+        # Keyed by id; the value keeps the object alive, so that no other object gets its id.
         self.spaces: dict[int, tuple[dict[str, Any], Any]] = {}
         self.replaced: dict[int, tuple[Any, Any]] = {}
-        self.reducers: dict[int, Any] = {}  # of the types met so far
-        self.hinted: set[str] = set()  # modules that only annotations name
+        self.reducers: dict[int, Any] = {}  # of the types seen so far
+        self.hinted: set[str] = set()  # modules that only annotations mention
         self.names: dict[tuple[str, str], Any] = {}  # what the reader must find by module and qualified name
 
 
 def find(module: Any, qualname: str) -> Any:
-    """Return what a module holds under a dotted name; a sentinel of this module if it holds nothing."""
+    """Return what a module has under a dotted name, or a sentinel of this module if there is nothing."""
     found = module
     for part in qualname.split("."):
         found = getattr(found, part, _MISSING)
@@ -43,7 +43,7 @@ def find(module: Any, qualname: str) -> Any:
 
 
 def is_importable(obj: Any, name: str | None = None) -> bool:
-    """Tell whether the reader finds an object by its module and name.
+    """Tell whether the reader can find an object by its module and name.
 
     Args:
         obj: the object.
@@ -60,7 +60,7 @@ def is_importable(obj: Any, name: str | None = None) -> bool:
 
 
 def is_sent_whole(module_name: str) -> bool:
-    """Tell whether the user has registered a module, or a package that it is in, to be pickled by value."""
+    """Tell whether the user has registered a module, or a package that contains it, to be pickled by value."""
     cloudpickle = sys.modules.get("cloudpickle")
     names = cloudpickle.list_registry_pickle_by_value() if cloudpickle is not None else ()
     return any(module_name == name or module_name.startswith(f"{name}.") for name in names)

@@ -1,7 +1,7 @@
 """The source lines of functions, so that tracebacks and ``inspect`` show them on the other side.
 
-Only the lines of the functions themselves travel. The reader keeps them in ``linecache``, where tracebacks, debuggers
-and ``inspect.getsource`` look.
+Only the lines of the functions themselves are sent. The reader adds them to ``linecache``, where tracebacks, debuggers
+and ``inspect.getsource`` find them.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 from pywren.system import private_names
 
 _MAX_CHARACTERS = 64 * 1024
-"""Most characters of one function's source; the rest is cut off."""
+"""The most characters of one function's source to send; the rest is cut off."""
 
 _MAX_LINE = 200_000
-"""The last line of a file that is kept: ``linecache`` needs a list as long as the file."""
+"""The last line of a file to keep: ``linecache`` needs a list as long as the file."""
 
 _MAX_FILES = 256
-"""Most files whose lines are kept; the oldest is forgotten."""
+"""The most files whose lines are kept; the oldest is dropped first."""
 
 _SECOND, _THIRD = operator.itemgetter(1), operator.itemgetter(2)
 
@@ -36,10 +36,10 @@ def source_of(code: types.CodeType, space: dict[str, Any]) -> str:
 
     Args:
         code: the code of the function.
-        space: its globals, which may hold the loader of its file.
+        space: its globals, which may contain the loader of its file.
     """
     filename, source = _known.get(code, ("", ""))
-    if filename != code.co_filename:  # which comparing code ignores
+    if filename != code.co_filename:  # comparing code objects ignores this
         source = _read_source(code, space)
         _known[code] = code.co_filename, source
     return source
@@ -65,7 +65,7 @@ def _lines_of(code: types.CodeType, space: dict[str, Any]) -> list[str]:
 
 
 def _last_line(code: types.CodeType) -> int:
-    positions = getattr(code, "co_positions", None)  # Python 3.11: a statement may end below the line it begins on
+    positions = getattr(code, "co_positions", None)  # new in Python 3.11: a statement may span several lines
     lines: set[Any] = set(map(_THIRD, code.co_lines()) if positions is None else map(_SECOND, positions()))
     lines.discard(None)
     inner = [_last_line(constant) for constant in code.co_consts if type(constant) is types.CodeType]
@@ -74,7 +74,7 @@ def _last_line(code: types.CodeType) -> int:
 
 
 def _end_of_block(lines: list[str], first: int, last: int) -> int:
-    """Return the last line of a block, which may lie beyond its code: comments, docstrings, closing brackets."""
+    """Return the last line of a block, which may come after its code: comments, docstrings, closing brackets."""
     indent = _indent(lines[first])
     end = place = max(last, first + 1)
     while place < len(lines) and (not lines[place].strip() or _indent(lines[place]) > indent):
@@ -95,7 +95,7 @@ def remember_source(code: types.CodeType, source: str, *, replace: bool) -> None
     Args:
         code: the code of the function.
         source: its lines.
-        replace: whether they win over a local file of this name. On a worker they do, because it may have another
+        replace: whether they replace a local file of the same name. They do on a worker, because it may have another
             version of the script.
     """
     filename, first = code.co_filename, code.co_firstlineno - 1
@@ -117,12 +117,12 @@ def remember_source(code: types.CodeType, source: str, *, replace: bool) -> None
 
 
 def _split(source: str) -> list[str]:
-    # str.splitlines also splits at characters that end no line in a file
+    # str.splitlines also splits at characters that do not end a line of a file.
     return [line + "\n" for line in source.removesuffix("\n").split("\n")]
 
 
 def _keep(filename: str, lines: list[str]) -> None:
-    # without a modification time, linecache.checkcache keeps the entry even if there is no such file
+    # Without a modification time, linecache.checkcache keeps the entry even if the file does not exist.
     entry: Any = (sum(map(len, lines)), None, lines, filename)
     _kept.pop(filename, None)
     _kept[filename] = linecache.cache[filename] = entry

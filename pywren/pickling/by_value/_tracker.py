@@ -1,4 +1,4 @@
-"""The names under which classes and type variables cross: they tell which class here is which class there."""
+"""The unique names under which classes and type variables are sent. They tell which class here is which class there."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-_lock = threading.Lock()  # guards the tables below; only code of this module runs under it
+_lock = threading.Lock()  # guards the tables below; only code of this module runs while it is held
 _by_id: dict[str, Callable[[], Any]] = {}
-_ids: dict[int, str] = {}  # by id: a metaclass may compare and hash its classes in any way
+_ids: dict[int, str] = {}  # keyed by id, because a metaclass may compare and hash its classes in any way
 _watched: dict[int, Any] = {}
 _notes: dict[int, Any] = {}
 
 
 def id_of(obj: Any) -> str:
-    """Return the name under which an object crosses: the one with which it came, or a new one."""
+    """Return the unique name of an object: the one under which it arrived, or a new one."""
     with _lock:
         known = _ids.get(id(obj))
         if known is None:
@@ -26,13 +26,13 @@ def id_of(obj: Any) -> str:
 
 
 def known_as(name: str) -> Any:
-    """Return the object that crosses under a name; ``None`` if this process does not have it."""
+    """Return the object with a unique name, or ``None`` if this process does not have it."""
     reference = _by_id.get(name)
     return None if reference is None else reference()
 
 
 def track(name: str, obj: Any) -> Any:
-    """Record that an object came under a name, and return it; or the one that another thread recorded first."""
+    """Record the unique name of an object that arrived. Return it, or the object that another thread recorded first."""
     with _lock:
         known = known_as(name)
         if known is not None:
@@ -45,8 +45,8 @@ def _track(name: str, obj: Any) -> None:
     key = id(obj)
 
     def forget(_: Any = None, by_id: Any = _by_id, others: Any = (_ids, _watched, _notes)) -> None:
-        # The garbage collector calls this, perhaps in a thread that holds the lock: so only single, atomic
-        # operations. It also runs when the interpreter ends and the module's own names are gone.
+        # The garbage collector calls this, perhaps in a thread that holds the lock, so use only single, atomic
+        # operations. It also runs at interpreter exit, when the module's own names are gone.
         if by_id.get(name) is reference:
             del by_id[name]
             for other in others:
@@ -55,7 +55,7 @@ def _track(name: str, obj: Any) -> None:
     reference: Callable[[], Any]
     try:
         reference = weakref.ref(obj, forget)
-    except TypeError:  # type aliases take no weak references; programs have few of them
+    except TypeError:  # type aliases do not support weak references; programs have few of them
 
         def reference() -> Any:
             return obj
@@ -64,10 +64,10 @@ def _track(name: str, obj: Any) -> None:
 
 
 def note(obj: Any, value: Any) -> None:
-    """Remember something about a tracked object for as long as the object lives."""
+    """Remember something about a tracked object while the object lives."""
     _notes[id(obj)] = value
 
 
 def noted(obj: Any) -> Any:
-    """Return what was remembered about a tracked object; ``None`` if nothing was."""
+    """Return what is remembered about a tracked object, or ``None`` if nothing is."""
     return _notes.get(id(obj))

@@ -1,6 +1,6 @@
 """Named objects of ``typing``: type variables, new types, and aliases that the ``type`` statement makes.
 
-They pickle themselves by name, and a worker cannot find a script's objects by name.
+They pickle themselves by name, and a worker cannot find the objects of a script by name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FLAGS = ("covariant", "contravariant", "infer_variance")
 
 
 def reduce_typing(obj: Any) -> Any:
-    """Return how a pickle rebuilds a named object of ``typing``; ``NotImplemented`` for everything else."""
+    """Return how a pickle rebuilds a named object of ``typing``; ``NotImplemented`` for anything else."""
     kind = type(obj)
     if kind.__module__ not in _MODULES:
         return NotImplemented
@@ -40,7 +40,7 @@ def reduce_typing(obj: Any) -> Any:
 
 
 def _options(variable: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the constraints and the keywords that a variable is made with."""
+    """Return the constraints and the keywords for making a variable."""
     options: dict[str, Any] = {flag: True for flag in _FLAGS if getattr(variable, f"__{flag}__", False)}
     for option in ("bound", "default"):
         value = _evaluated(variable, f"__{option}__")
@@ -57,7 +57,7 @@ def _evaluated(variable: Any, name: str) -> Any:
 
 
 def _parameter(variable: Any) -> tuple[str, str, int]:
-    """Return a parameter of an alias: the name under which it crosses, its declaration, its number of constraints."""
+    """Return a type parameter of an alias: its unique name, its declaration, and its number of constraints."""
     stars = {"TypeVarTuple": "*", "ParamSpec": "**"}.get(type(variable).__name__, "")
     return _tracker.id_of(variable), stars + variable.__name__, len(_options(variable)[0])
 
@@ -68,13 +68,13 @@ def _parameter(variable: Any) -> tuple[str, str, int]:
 def make_variable(
     name: str, kind: Any, variable_name: str, module: str, constraints: tuple[Any, ...], options: dict[str, Any]
 ) -> Any:
-    """Return the type variable that crosses under a name; make it if it is new here."""
+    """Return the type variable with a unique name; make it if it is new here."""
     known = _tracker.known_as(name)
     if known is not None:
         return known
     try:
         made = kind(variable_name, *constraints, **options)
-    except TypeError:  # a default that typing_extensions added on a Python that has no defaults
+    except TypeError:  # typing_extensions added a default, which this version of Python does not support
         default = options.pop("default")
         made = kind(variable_name, *constraints, **options)
         made.__default__ = default
@@ -83,7 +83,7 @@ def make_variable(
 
 
 def make_new_type(name: str, kind: Any, type_name: str, supertype: Any) -> Any:
-    """Return the new type that crosses under a name; make it if it is new here."""
+    """Return the new type with a unique name; make it if it is new here."""
     known = _tracker.known_as(name)
     return _tracker.track(name, kind(type_name, supertype)) if known is None else known
 
@@ -95,10 +95,10 @@ def fill_new_type(new_type: Any, attributes: dict[str, Any]) -> None:
 
 
 def make_alias(name: str, kind: Any, alias_name: str, module: str, parameters: tuple[tuple[str, str, int], ...]) -> Any:
-    """Return the alias that crosses under a name; make it if it is new here.
+    """Return the alias with a unique name; make it if it is new here.
 
-    Its value comes later, because it may refer to the alias. So a ``type`` statement makes it, which evaluates the
-    value on first use.
+    Its value is filled in later, because it may refer to the alias. That is why a ``type`` statement makes the
+    alias: it evaluates the value on first use.
     """
     known = _tracker.known_as(name)
     if known is not None:

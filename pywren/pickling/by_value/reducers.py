@@ -1,4 +1,4 @@
-"""``reduce``: how a pickle rebuilds functions, classes and other objects that the reader cannot import."""
+"""``reduce``: how pickles rebuild functions, classes and other objects that the reader cannot import."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pywren.pickling.format import PROTOCOL
 __all__ = ["STREAM", "PickleState", "is_by_name", "is_own", "is_usual", "reduce"]
 
 STREAM: Any = io.BytesIO.__mro__[-2]
-"""The base of all streams; ``isinstance`` with ``io.IOBase`` would hash their classes, and not all have a hash."""
+"""The base of all streams. Testing ``isinstance`` with ``io.IOBase`` would hash classes that may not be hashable."""
 _IMMUTABLE_TYPE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE
-_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: not built in
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: not a built-in type
 _OWN = frozenset(
     value
     for module in (_builtins, _classes, _enums, _evasive, _functions, _modules, _typing)
@@ -27,12 +27,12 @@ _OWN = frozenset(
 
 
 def is_own(function: types.FunctionType) -> bool:
-    """Tell whether a function is one of those here that rebuild objects; most functions in a pickle are."""
+    """Tell whether a function is one of pywren's that rebuild objects. Most functions in a pickle are."""
     return function in _OWN
 
 
 def reduce(obj: Any, state: PickleState) -> Any:
-    """Return how a pickle rebuilds an object, or ``NotImplemented`` if that is not decided here.
+    """Return how a pickle rebuilds an object, or ``NotImplemented`` to leave that to others.
 
     Args:
         obj: the object.
@@ -57,12 +57,12 @@ def reduce(obj: Any, state: PickleState) -> Any:
 
 
 def is_by_name(reduced: Any) -> bool:
-    """Tell from its reduction whether the reader imports an object by its name."""
+    """Tell from an object's reduction whether the reader imports it by name."""
     return reduced is NotImplemented or reduced[0] is _modules.import_named
 
 
 def is_usual(kind: type, state: PickleState) -> bool:
-    """Tell whether a class is written in Python, and whether all its instances are reduced like this one.
+    """Tell whether a class is written in Python, and all its instances are reduced like this one.
 
     Args:
         kind: the class of an instance that is left to ``pickle``.
@@ -86,7 +86,7 @@ def _reducer_by_module(kind: Any) -> Callable[[Any], Any] | None:
 
 
 def _reduce_unhashable(obj: Any) -> Any:
-    return obj.__reduce_ex__(PROTOCOL)  # pickle itself looks types up in a table
+    return obj.__reduce_ex__(PROTOCOL)  # pickle itself looks types up in its dispatch table
 
 
 _UNSEEN = object()
@@ -103,4 +103,4 @@ _FINDERS: tuple[Callable[[Any], Callable[[Any], Any] | None], ...] = (
     _evasive.evasive_reducer,
     _modules.holder_reducer,
 )
-"""Each returns the reducer for a class, or ``None``; the first reducer counts."""
+"""Each returns the reducer for a class, or ``None``; the first reducer that is returned is used."""

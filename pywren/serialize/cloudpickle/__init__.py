@@ -1,4 +1,4 @@
-"""A door of PyWren 0.4, which had a copy of cloudpickle; it opens to the installed one."""
+"""Replaces the copy of cloudpickle that PyWren 0.4 contained with the installed one."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The side that runs the call: the program of a worker process."""
+"""The program of a worker process, which runs the calls."""

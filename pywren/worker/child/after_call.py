@@ -1,7 +1,7 @@
-"""What happens in a child between the end of a call and its result: find what it left, and end the process if need be.
+"""What happens in a child between the end of a call and its result: find what the call left, and exit if need be.
 
 Everything here runs on the main thread, in a process to which a call may have done anything. So each step must work
-with a broken standard library, and where it does not, ``Condition.restore`` comes first.
+with a broken standard library. Where a step cannot, ``Condition.restore`` comes first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _exit = os._exit  # the user's function may replace it
 
 
 def what_is_left(output: Output, condition: Condition, *, is_sound: bool) -> tuple[str, tuple[str, str], bool]:
-    """Close what the call opened, and look at the rest.
+    """Close what the call opened, and check what else it left.
 
     Args:
         output: where the call wrote.
@@ -28,27 +28,27 @@ def what_is_left(output: Output, condition: Condition, *, is_sound: bool) -> tup
         is_sound: whether the process has been found sound.
 
     Returns:
-        What the call left running, as words; the tails of its output; and whether the process is still sound.
+        A description of what the call left running; the tails of its output; and whether the process is still sound.
     """
     if not is_sound:
-        condition.restore()  # the process runs no more calls, but the steps below need the standard library
+        condition.restore()  # the process runs no more calls, but the next steps need the standard library
     try:
         return (*_left_and_tails(output), is_sound and output.has_descriptors())
-    except Exception:  # noqa: BLE001 -- something is broken that no check finds; the call has ended, and is reported
+    except Exception:  # noqa: BLE001 -- something is broken that no check finds; report the call all the same
         condition.restore()
         return (*_left_and_tails(output), False)
 
 
 def _left_and_tails(output: Output) -> tuple[str, tuple[str, str]]:
-    call_resources.close_all()  # first: the processes of a nested pool are not leftovers
+    call_resources.close_all()  # do this first: the processes of a nested pool are not leftovers
     output.flush()
     return leftovers(), output.tails()
 
 
 def end_process(error: BaseException, output: Output) -> NoReturn:
-    """End this process as Python does when nobody catches this exception."""
+    """End this process as Python does when an exception is not caught."""
     if isinstance(error, KeyboardInterrupt):
-        # Python ends itself by the signal, so that the parent sees SIGINT and not an exit code.
+        # Python ends itself with the signal, so that the parent sees SIGINT instead of an exit code.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         output.flush()
         os.kill(os.getpid(), signal.SIGINT)
@@ -58,7 +58,7 @@ def end_process(error: BaseException, output: Output) -> NoReturn:
 
 
 def exit_code(error: BaseException) -> int:
-    """Return the exit code of a process that ends with this exception, and print what Python would print."""
+    """Return the exit code of a process that this exception ends, and print what Python would print."""
     if isinstance(error, SystemExit):
         if error.code is None:
             return 0

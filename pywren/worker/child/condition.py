@@ -1,10 +1,11 @@
-"""``Condition``: whether a process that has run a call can run the next one, which must not fail because of the first.
+"""``Condition``: tells whether a process that has run a call can run the next one without making it fail.
 
-``place`` restores what can be restored. For the rest there is a check after every call, and the process is replaced if
-it is not as it was. The quick check takes some microseconds and covers what no process can do without: built-ins,
-modules, and the names that run calls and import modules. The thorough check takes a hundred microseconds and covers
-every function of the standard library. It is due once calls have run for long beside that, and after errors that such
-damage causes. Changes that cannot be seen afterwards, such as an audit hook, are noted when they are made.
+``place`` restores what can be restored. For everything else there is a check after every call, and the process is
+replaced if it is not as it was. The quick check takes a few microseconds and covers what no process can do without:
+built-ins, modules, and the names that run calls and import modules. The thorough check takes a hundred microseconds and
+covers every function of the standard library. It is due when calls have run long enough to make its cost negligible,
+and after errors that such damage causes. Changes that cannot be seen afterwards, such as an audit hook, are recorded
+when they are made.
 
 Everything runs on the child's main thread, after code that may have replaced anything. So names that are needed after a
 call are bound before it, and a check that raises counts as failed.
@@ -37,13 +38,13 @@ from typing import Any
 
 from pywren.system import private_names
 
-_DEEP_LOOK_SECONDS = 0.01  # seconds of calls after which the thorough check is due: it takes 1 % of their time then
-_CALL_SECONDS = 2e-5  # the least that a call takes, with everything around it
+_DEEP_LOOK_SECONDS = 0.01  # seconds of calls after which the thorough check is due: it then takes 1 % of their time
+_CALL_SECONDS = 2e-5  # the least time that a call takes, including its overhead
 _ERRORS_OF_DAMAGE = frozenset({"ImportError", "ModuleNotFoundError", "NameError", "AttributeError"})
 
 
 def _core() -> tuple[object, ...]:
-    """Return what no process can do without; written out, as that is the fastest way to read attributes of modules."""
+    """Return what no process can do without. It is written out because this reads attributes of modules the fastest."""
     return (
         sys.modules, sys.meta_path, sys.path_hooks, sys.path_importer_cache, sys.addaudithook, sys.settrace,
         sys.setprofile,
@@ -77,14 +78,14 @@ _NOTED = {
 }
 _READABLE = frozenset(name for names in _NOTED.values() for name in names) - {"addaudithook", "chroot", "unshare"}
 _LIMITS = tuple(getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_"))
-_read_mask = signal.pthread_sigmask  # bound before its calls are noted
+_read_mask = signal.pthread_sigmask  # bound before calls of it are recorded
 _READERS = tuple(
     getattr(os, name)
     for name in ("getsid", "getpgid", "sched_getaffinity", "getresuid", "getresgid", "getgroups", "getuid", "getgid")
     if hasattr(os, name)
 )
 
-# Names of the standard library that exist to be replaced, for example by ``logging.captureWarnings``.
+# Names of the standard library that are meant to be replaced, for example by ``logging.captureWarnings``.
 _REPLACEABLE = frozenset(
     {
         *("excepthook", "unraisablehook", "displayhook", "breakpointhook", "showwarning"),
@@ -97,7 +98,7 @@ _CALLABLE = (FunctionType, BuiltinFunctionType, type)
 
 
 class Condition:
-    """This process as it is before it runs a call; made once, before any code of the user's runs."""
+    """The state of this process before it runs a call. Created once, before any of the user's code runs."""
 
     def __init__(self) -> None:
         self._done: list[str] = []
@@ -106,13 +107,13 @@ class Condition:
             for name in names:
                 self._note_calls(sys.modules[module], name)
         self._unlooked = 0.0
-        self.trace, self._profile = sys.gettrace(), sys.getprofile()  # set where a tool measures test coverage
+        self.trace, self._profile = sys.gettrace(), sys.getprofile()  # set if a tool measures test coverage
         self._values = builtins.__dict__.values
         self._restore_builtins = builtins.__dict__.update
         self.adopt()
 
     def adopt(self) -> None:
-        """Take the present state for the right one: imports have changed it, and Python does not repeat them."""
+        """Accept the present state as the right one: imports have changed it, and Python does not repeat them."""
         self._builtins = dict(builtins.__dict__)
         self._builtin_values = [*self._values()]
         self._modules = sys.modules
@@ -129,13 +130,13 @@ class Condition:
         self.count_modules()
 
     def count_modules(self) -> None:
-        """Take the modules that are loaded now as those that must stay."""
+        """Record the modules that are loaded now as those that must stay."""
         self._loaded = dict(sys.modules)
         self._module_values = [*self._loaded.values()]
         self._count = len(self._loaded)
 
     def _note_calls(self, module: ModuleType, name: str) -> None:
-        """Replace a function by one that notes its calls."""
+        """Replace a function with one that records its calls."""
         original: Callable[..., Any] | None = getattr(module, name, None)
         if original is None:
             return
@@ -149,10 +150,10 @@ class Condition:
         setattr(module, name, noted)
 
     def mend(self) -> None:
-        """Restore deleted and replaced built-ins and modules, before anything else happens after a call."""
+        """Restore deleted and replaced built-ins and modules. Called first of all after a call."""
         try:
             are_same = [*self._values()] == self._builtin_values
-        except _Exception:  # an object with an ``__eq__`` of its own is among them now
+        except _Exception:  # the call put an object with its own ``__eq__`` among them
             are_same = False
         if not are_same:
             self._mend_builtins()
@@ -167,19 +168,19 @@ class Condition:
         now = builtins.__dict__
         for name, value in self._builtins.items():
             if name not in now or now[name] is not value:
-                # A library that did this with its import expects it to stay, so this process runs no more calls.
+                # If a library's import did this, the library expects it to stay, so this process runs no more calls.
                 self._done.append("builtins")
                 break
         self._restore_builtins(self._builtins)
         self._builtin_values = [*self._values()]  # additions stay, and calls may replace them
 
     def restore(self) -> None:
-        """Restore the whole standard library: this process runs no more calls, but must report the last one."""
+        """Restore the whole standard library. This process runs no more calls, but must report the last one."""
         for now, before in self._all:
             now.update(before)
 
     def is_sound_after(self, seconds: float, error: str | None, *, begun: bool) -> bool:
-        """Tell whether the process can run another call, by the check that is due; never raise.
+        """Tell whether the process can run another call, by whichever check is due. Never raise.
 
         Args:
             seconds: how long the call ran.
@@ -193,10 +194,10 @@ class Condition:
         return self.is_sound(thoroughly=thoroughly)
 
     def is_sound(self, *, thoroughly: bool = False) -> bool:
-        """Tell whether the process can run another call; never raise."""
+        """Tell whether the process can run another call. Never raise."""
         try:
             return self._is_sound() and not (thoroughly and self._is_something_replaced())
-        except Exception:  # noqa: BLE001 -- anything may be where a module of the standard library should be
+        except Exception:  # noqa: BLE001 -- anything may have replaced a module of the standard library
             return False
 
     def _is_sound(self) -> bool:
@@ -218,25 +219,25 @@ class Condition:
         return sys.getprofile() is self._profile
 
     def _put_settings_back(self) -> None:
-        """Restore settings that a call may make only once in a process, or that make other calls fail."""
+        """Restore settings that a process allows only once, or that make other calls fail."""
         if gc.isenabled() is not self._is_garbage_collected:
             (gc.enable if self._is_garbage_collected else gc.disable)()
         if socket.getdefaulttimeout() != self._socket_timeout:
             socket.setdefaulttimeout(self._socket_timeout)
-        if _start_method() != self._start_method:  # making a pool sets it, too
+        if _start_method() != self._start_method:  # making a pool sets it too
             sys.modules["multiprocessing"].set_start_method(self._start_method, force=True)
         if "asyncio.events" in sys.modules:
             private_names.forget_spent_event_loop()
 
     def _is_undone(self) -> bool:
-        """Tell whether the noted settings are as before: many programs set what is set already, or restore it."""
+        """Tell whether the recorded settings are as before. Many programs restore them, or set what is already set."""
         if not _READABLE.issuperset(self._done) or _state() != self._state:
             return False
         self._done.clear()
         return True
 
     def _is_module_replaced(self) -> bool:
-        """Tell whether a module can no longer be imported; only modules that are not part of Python may be reloaded."""
+        """Tell whether a module can no longer be imported. Only modules that are not part of Python may be reloaded."""
         for name, module in self._modules.items():
             before = self._loaded.get(name, module)
             if module is not before and _is_of_python(name):
@@ -256,7 +257,7 @@ class Condition:
 
 
 def _start_method() -> str | None:
-    """Return how ``multiprocessing`` starts processes here; ``None`` while it is not settled."""
+    """Return how ``multiprocessing`` starts processes here; ``None`` if that has not been decided yet."""
     multiprocessing: Any = sys.modules.get("multiprocessing")
     known = None if multiprocessing is None else multiprocessing.get_start_method(allow_none=True)
     return known if isinstance(known, str) else None
@@ -267,7 +268,7 @@ def _is_of_python(name: str) -> bool:
 
 
 def _state() -> tuple[object, ...]:
-    """Return the settings whose changes are noted, as far as they can be read."""
+    """Return the settings whose changes are recorded, as far as they can be read."""
     limits = [resource.getrlimit(number) for number in _LIMITS]
     ids = [read(0) if read.__name__ in ("getsid", "getpgid", "sched_getaffinity") else read() for read in _READERS]
     return _read_mask(signal.SIG_BLOCK, ()), os.getpriority(os.PRIO_PROCESS, 0), limits, ids
@@ -290,14 +291,14 @@ _REACHING_OUT = frozenset(
     for name, number in opcode.opmap.items()
     if name.startswith(("IMPORT_", "STORE_ATTR", "DELETE_ATTR", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_BUILD_CLASS"))
 )
-_INTO_FRAMES = ("_", "f_", "gi_", "cr_", "ag_", "tb_")  # attributes that lead from a generator to everything else
+_INTO_FRAMES = ("_", "f_", "gi_", "cr_", "ag_", "tb_")  # prefixes of attributes that lead from a generator to frames
 
 
 def is_inert(function: object) -> bool:
     """Tell whether a function cannot change its process when it is called with plain data.
 
-    Such a function refers only to numbers and texts, to built-ins that compute, to the functions of ``math``, to other
-    such functions, and to attributes of its argument. So it can only compute.
+    Such a function refers only to numbers and strings, to built-ins that compute, to the functions of ``math``, to
+    other functions of this kind, and to attributes of its argument. So it can only compute.
     """
     return _is_inert(function, set())
 
@@ -325,7 +326,7 @@ def _names_only_inert(code: CodeType, variables: Mapping[str, Any], met: set[int
             return False
         value = variables.get(name, builtins.__dict__.get(name))
         if type(value) in _PLAIN or (type(value) in (type, BuiltinFunctionType) and value in _HARMLESS):
-            continue  # some of these names are only attributes; checking them, too, is harmless
+            continue  # some of these names are only attributes; checking those too does no harm
         if type(value) is ModuleType:
             if value.__name__ not in _HARMLESS_MODULES:
                 return False

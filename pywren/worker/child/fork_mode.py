@@ -1,16 +1,16 @@
-"""Fork mode: a small server forks a process for each function and environment, and that runs calls one after the other.
+"""Fork mode: a small server forks a process for each function and environment, which runs calls one after the other.
 
 Three processes take part:
 
-- The *parent* (``parent/fork_server``) asks over the server's channel for a fork, and hands over four descriptors with
-  that: the call's own socket, its stdout, its stderr and its status pipe.
+- The *parent* (``parent/fork_server``) requests a fork over the server's channel. With the request it passes four
+  descriptors: the call's own socket, its stdout, its stderr and its status pipe.
 - The *server*, ``ForkLoop``, runs none of the user's code. It has one thread, which waits in ``poll`` for the channel,
-  the lifeline and SIGCHLD (a wake-up pipe); it forks, kills and reaps. One thread matters: only what the forking thread
-  holds is consistent in the child.
-- The *forked process* runs calls that it reads from its socket, and says with each result whether it stays.
+  the lifeline and SIGCHLD (a wake-up pipe); it forks, kills and reaps. It must have only one thread, because after a
+  fork only what the forking thread holds is consistent in the child.
+- The *forked process* runs calls that it reads from its socket. With each result it says whether it will run more.
 
-The server is a subreaper. Daemons that a call started outside its group become the server's children when the forked
-process ends, and die before the parent reads on the status pipe that the call has ended.
+The server is a subreaper. Daemons that a call started outside its process group become the server's children when the
+forked process ends. They die before the parent learns from the status pipe that the call has ended.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from pywren.worker.frames import Channel, Frame
 from pywren.worker.protocol import RUNNING, STATUS, decode_task, send_result
 from pywren.worker.task import Function, Task
 
-# The user's function may replace any of these under their public names.
+# The user's function may replace any of these under its public name.
 _exit, _getpid, _setpgid = os._exit, os.getpid, os.setpgid
 
 _USUAL_MEGABYTES = 2048
-_LIGHT_SHARE = 0.25  # of the memory that there is
+_LIGHT_SHARE = 0.25  # a share of the available memory
 
 
 class _ForkedProcess:
     """One process that the server forked.
 
     Args:
-        number: what the parent calls it.
-        pid: its process id, and its group's.
+        number: the number that the parent gave it.
+        pid: its process id, which is also the id of its process group.
         status: the write end of its status pipe.
     """
 
@@ -61,15 +61,15 @@ class _ForkedProcess:
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
-            pass  # nothing is left of it (macOS answers EPERM for a group of zombies)
+            pass  # nothing is left of it (macOS returns EPERM for a group of zombies)
 
 
 class ForkLoop:
-    """The server's one loop; cloudpickle and tblib are loaded before it forks, and so are loaded in every fork.
+    """The server's only loop. cloudpickle and tblib are loaded before it forks, so every fork has them.
 
     Args:
         channel: this end of the parent's channel; it blocks.
-        lifeline: a pipe that ends with the parent.
+        lifeline: a pipe that closes when the parent ends.
         root: the private directory of this process and of its forks.
     """
 
@@ -82,7 +82,7 @@ class ForkLoop:
         watch_threads(root)
         self.condition = Condition()
         gc.collect()
-        gc.freeze()  # a collection in a fork would write to, and so copy, every page with an object of the server
+        gc.freeze()  # otherwise a collection in a fork would copy every page with an object of the server
 
         self.channel = channel
         self.lifeline = lifeline
@@ -107,7 +107,7 @@ class ForkLoop:
         while True:
             ready = {number for number, _ in poll.poll()}
             if wake_in in ready:
-                drain(wake_in)  # first: a child that ends while others are reaped must wake this loop again
+                drain(wake_in)  # do this first: a child that ends during the reaping must wake this loop again
                 self._reap()
             if self.lifeline in ready:
                 self._end()
@@ -133,12 +133,12 @@ class ForkLoop:
             pid = os.fork()
         except OSError:
             for number in frame.descriptors:
-                os.close(number)  # the parent reads the end of the status pipe without a status
+                os.close(number)  # the parent then reads end of file from the status pipe, without a status
             return
         if pid == 0:
             self._become_call(frame)
         try:
-            _setpgid(pid, pid)  # both sides do this, so that the group exists whichever runs first
+            _setpgid(pid, pid)  # both sides do this, so that the group exists whichever one runs first
         except OSError:
             pass  # the child has ended already
         for number in (call, out, err):
@@ -148,14 +148,14 @@ class ForkLoop:
     def _become_call(self, frame: Frame) -> NoReturn:
         call, out, err, status = frame.descriptors
         _setpgid(0, 0)
-        # The parent knows whom to kill before any code of the user's runs, even if that code kills the server.
+        # The parent must know which process to kill before any of the user's code runs, as that may kill the server.
         _report(status, os.getpid(), RUNNING)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.dup2(out, 1)
         os.dup2(err, 2)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=high_descriptor(call))
-        close_all_but({0, 1, 2, sock.fileno()})  # the status pipe too: only the server tells the end
+        close_all_but({0, 1, 2, sock.fileno()})  # the status pipe too: only the server reports the end
         may_stay = process_tree.adopt_orphans(self._prctl)
         scratch = os.fsdecode(frame.meta)
         _run_calls(Channel(sock), self.root, scratch, self.condition, may_stay=may_stay)
@@ -166,12 +166,12 @@ class ForkLoop:
             if status is None:
                 continue
             del self.forked[pid]
-            self._end_orphans()  # first: when the parent learns of the end, nothing of the call is left
+            self._end_orphans()  # do this first: when the parent learns of the end, nothing of the call may be left
             _report(forked.status, pid, os.waitstatus_to_exitcode(status))
             os.close(forked.status)
 
     def _end_orphans(self) -> None:
-        """Kill the orphans that this subreaper inherited: calls that ended left them outside their process groups."""
+        """Kill the orphans that this subreaper inherited. Finished calls left them outside their process groups."""
         while orphans := [pid for pid in process_tree.children_of(self.pid) if pid not in self.forked]:
             for pid in orphans:
                 os.kill(pid, signal.SIGKILL)
@@ -185,17 +185,17 @@ class ForkLoop:
 
 
 def _reaped(forked: _ForkedProcess) -> int | None:
-    """Reap a forked process that has ended, and kill what it left; ``None`` as long as it runs."""
+    """Reap a forked process that has ended, and kill what it left. Return ``None`` while it is still running."""
     if hasattr(os, "waitid"):
         if os.waitid(os.P_PID, forked.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return None
-        forked.kill()  # while it is a zombie, no other process or group can get its number
+        forked.kill()  # while it is a zombie, no other process or group can have its number
     pid, status = os.waitpid(forked.pid, os.WNOHANG)
     return status if pid else None
 
 
 def _report(descriptor: int, pid: int, returncode: int) -> None:
-    """Write to a status pipe; a write this small is atomic."""
+    """Write to a status pipe. A write this small is atomic."""
     try:
         os.write(descriptor, STATUS.pack(pid, returncode))
     except OSError:
@@ -203,10 +203,10 @@ def _report(descriptor: int, pid: int, returncode: int) -> None:
 
 
 def _run_calls(channel: Channel, root: str, scratch: str, condition: Condition, *, may_stay: bool) -> NoReturn:
-    """Run calls of one function, one after the other, for as long as each leaves nothing behind."""
+    """Run calls of one function, one after the other, as long as each leaves nothing behind."""
     output = Output(captured=False)
     task = _receive_task(channel, None)
-    os.environ.update(task.extra_env)  # the same for all calls of this process, see the parent's ``ForkServer``
+    os.environ.update(task.extra_env)  # the same for all calls of this process; see the parent's ``ForkServer``
     runner = TaskRunner(root, scratch, condition)
     function = LoadedFunction(task.function, runner, root)
     pid = os.getpid()
@@ -215,13 +215,13 @@ def _run_calls(channel: Channel, root: str, scratch: str, condition: Condition, 
     while True:
         try:
             result = runner.run(function.load, task.data, task.references, {})
-        except BaseException as error:  # noqa: BLE001 -- sys.exit() and the like end this process, as they would anywhere
+        except BaseException as error:  # noqa: BLE001 -- sys.exit() and the like end this process, as anywhere
             end_process(error, output)
         if _getpid() != pid:
             _exit(0)  # the user's function forked, and this is the second process to return
         is_sound = runner.condition.is_sound(thoroughly=True)
         if not (result.begun or is_sound) and has_run:
-            # An earlier call is to blame: this one is for another process.
+            # An earlier call is to blame: this call must run in another process.
             channel.send(frames.encode(frames.RESULT, flags=frames.NOT_BEGUN))
             _exit(0)
         has_run = True
@@ -231,14 +231,14 @@ def _run_calls(channel: Channel, root: str, scratch: str, condition: Condition, 
         send_result(channel, 0, result, ("", ""), left, frames.STAYS if stays else 0)
         if not stays:
             _exit(0)
-        del task, result  # they may be big, and those of the next call come beside them
+        del task, result  # they may be big, and the next call's are created before they would be replaced
         output.restore()
         runner.place.leave(output.streams)
         task = _receive_task(channel, function.source)
 
 
 def _receive_task(channel: Channel, known: Function | None) -> Task:
-    """Wait for the next task, the only thing that a parent sends to a forked child."""
+    """Wait for the next task, which is all that a parent sends to a forked child."""
     received: list[Frame] = []
     try:
         while not received:
@@ -249,7 +249,7 @@ def _receive_task(channel: Channel, known: Function | None) -> Task:
 
 
 def _limits() -> tuple[object, ...]:
-    """Return the limits and the priority of this process, which a call may lower and nobody can raise again."""
+    """Return the limits and the priority of this process. A call may lower them, but nothing can raise them again."""
     import resource
 
     kinds = ("AS", "CORE", "CPU", "DATA", "FSIZE", "MEMLOCK", "NOFILE", "NPROC", "STACK")
@@ -259,7 +259,7 @@ def _limits() -> tuple[object, ...]:
 
 
 def _is_light() -> bool:
-    """Tell whether this process has always taken so little memory that it may keep what it has.
+    """Tell whether this process has never used much memory, so that it may keep what it has.
 
     ``ru_maxrss`` is in bytes on macOS and in KiB elsewhere (getrusage(2)).
     """

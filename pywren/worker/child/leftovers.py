@@ -1,11 +1,11 @@
-"""What a call has left running in its process or below it.
+"""What a call has left running in its process, or as child processes.
 
 Threads that a library keeps for itself may stay: a progress bar's monitor, the idle workers of a pool. They serve the
-next call as they served this one. A thread is the call's own, and ends with the process, if the user's code started
-it or is on its stack, or if it is busy.
+next call as they served this one. A thread counts as the call's own if the user's code started it or is on its stack,
+or if it is busy. Such threads end with the process.
 
-The checks run on the main thread while the other threads go on: a thread may end or start between two lines. Each
-answer is therefore a moment's, and a doubtful thread counts as the call's own.
+The checks run on the main thread while the other threads continue: a thread may end or start between two lines. So each
+answer is true only for a moment, and in case of doubt a thread counts as the call's own.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import Any
 from pywren.system import private_names
 
 MOST_THREADS = 32
-"""How many library threads may stay; more mean that every call leaves some."""
+"""How many library threads may stay. More would mean that every call leaves some."""
 
-_STATES = 3  # samples of a thread's state, all of which must show it running
+_STATES = 3  # samples of a thread's state; a thread is busy if all of them show it running
 _STATE_SECONDS = 0.002  # between two samples
 
 _start, _start_bare = threading.Thread.start, _thread.start_new_thread
@@ -37,16 +37,16 @@ def _note_who_starts(thread: threading.Thread) -> None:
 
 
 def _note_bare(*arguments: Any, **keywords: Any) -> int:
-    # CPython counts a thread once it has begun, and nobody tells when that is: note it now.
+    # CPython counts a thread once it has begun, but gives no notice of that: record it now.
     _bare.append(True)
     return _start_bare(*arguments, **keywords)
 
 
 def watch_threads(directory: str) -> None:
-    """Note from now on whose code starts threads.
+    """Record from now on whose code starts threads.
 
     Args:
-        directory: where the users' modules are written, which do not count as libraries.
+        directory: where the users' modules are written; these do not count as libraries.
     """
     global _users
     _users = directory + os.sep
@@ -58,7 +58,7 @@ _users = os.sep
 
 
 def leftovers() -> str:
-    """Return what a call left running in this process or below it, as words; empty if nothing must end."""
+    """Return a description of what a call left running here or as child processes; empty if nothing must end."""
     threads = private_names.count_threads()
     if threads or _bare:
         threads = _own_threads(threads)
@@ -73,7 +73,7 @@ def _own_threads(count: int) -> int:
     """Return how many of the threads must end."""
     known = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
     if _bare or count > len(known) or count > MOST_THREADS:
-        return max(count, 1)  # some were started without ``threading``, or nobody can look at so many
+        return max(count, 1)  # some were started without ``threading``, or there are too many to examine
     return len([thread for thread in known if _must_end(thread)])
 
 
@@ -89,7 +89,7 @@ def _must_end(thread: threading.Thread) -> bool:
 
 
 def _is_busy(thread: threading.Thread) -> bool:
-    """Tell whether a thread keeps using a processor (Linux). The kernel shows only the present state: sample it."""
+    """Tell whether a thread keeps using a processor (Linux). The kernel shows only the present state, so sample it."""
     for _ in range(_STATES):
         try:
             with open(f"/proc/self/task/{thread.native_id}/stat", "rb") as file:
@@ -102,7 +102,7 @@ def _is_busy(thread: threading.Thread) -> bool:
 
 
 def _is_library(frame: FrameType) -> bool:
-    """Tell whether a function belongs to a module that is installed here, not to one that came with a call."""
+    """Tell whether a function belongs to a module that is installed here, not to one that was sent with a call."""
     variables = frame.f_globals
     name = variables.get("__name__")
     module = sys.modules.get(name) if isinstance(name, str) else None

@@ -1,4 +1,4 @@
-"""``LoadedFunction``: a function as a child holds it, from its arrival to the last call."""
+"""``LoadedFunction``: a function in a child process, from its arrival to its last call."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from pywren.worker.task import Function
 
 
 class LoadedFunction:
-    """A function that this child was given, and what came of loading it.
+    """A function that this child received, and the result of loading it.
 
-    It is loaded by its first call, not when it arrives: loading runs the user's imports, and whatever they raise is
-    the outcome of that call.
+    It is loaded by its first call, not when it arrives: loading runs the user's imports, and whatever they raise is the
+    outcome of that call.
 
     Args:
         source: the function as it arrived.
         runner: runs its calls.
         root: the child's private directory.
-        digest: the ``modules_digest`` of its modules, where it is known.
+        digest: the ``modules_digest`` of its modules, if it is known.
 
     Attributes:
-        is_inert: whether the function can only compute, so that a call on plain data changes nothing in its process;
+        is_inert: whether the function can only compute, so that a call with plain data changes nothing in its process;
             False until it is loaded.
     """
 
@@ -42,19 +42,19 @@ class LoadedFunction:
         self._snapshot: Snapshot | None = None
 
     def load(self) -> Callable[[Any], Any]:
-        """Make the function's modules importable and return it; the first call loads it."""
+        """Make the function's modules importable and return it. The first call loads it."""
         self._runner.activate(self.source, self._digest, self._program)
         if self._loaded is None:
             self._loaded, names = load_with_names(self.source.pickle)
             self._program.add(names)
-            self._program.enter()  # again, as there is more to find now
-            # Both before the first call, which may change the function's variables.
+            self._program.enter()  # enter it again, because it now contains more
+            # Do both before the first call, which may change the function's variables.
             self._snapshot = Snapshot.take(self._loaded, names)
             self.is_inert = is_inert(self._loaded)
         return self._loaded
 
     def unchanged(self) -> LoadedFunction:
-        """Return this function as no call has changed it: a copy of its snapshot, or one that is loaded again."""
+        """Return this function without the changes that calls made: a copy of its snapshot, or loaded again."""
         fresh = LoadedFunction(self.source, self._runner, self._root, self._digest)
         if self._snapshot is not None:
             fresh._loaded, names = self._snapshot.copy_with_names()

@@ -1,9 +1,9 @@
-"""The program of a worker process, in two modes: *pool* runs calls itself, *fork* forks a process for each function.
+"""The program of a worker process. In *pool* mode it runs calls itself; in *fork* mode it forks for each function.
 
-It is a fresh interpreter that loads nothing of the client's: neither its main script nor its directory. It imports the
-worker, the wire and the pickling of pywren, cloudpickle and tblib. This module prepares the process before any code of
-the user's runs: session, ``sys.path``, descriptors, private directory, and its end with the parent. The modes follow in
-``pool_mode`` and ``fork_mode``.
+It is a fresh interpreter that loads nothing of the client's: neither its main script nor its directory. It imports
+pywren's worker, wire and pickling packages, cloudpickle and tblib. This module prepares the process before any of the
+user's code runs: its session, ``sys.path``, descriptors, private directory, and its end with the parent. The modes
+follow in ``pool_mode`` and ``fork_mode``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pywren.worker.descriptors import close_all_but, high_descriptor
 from pywren.worker.directories import hold_directory
 from pywren.worker.frames import Channel
 
-_SETSIG = 10  # F_SETSIG, which the fcntl module does not know before Python 3.14
+_SETSIG = 10  # F_SETSIG, which the fcntl module lacks before Python 3.14
 _CHANNEL, _LIFELINE, _TICKETS = 3, 4, 5
 
 
@@ -29,8 +29,8 @@ def main(arguments: Sequence[str]) -> NoReturn:
     """Run the program.
 
     Args:
-        arguments: the mode, ``pool`` or ``fork``; the private directory; directories that only the client imports
-            from.
+        arguments: the mode, ``pool`` or ``fork``; then the private directory; then the directories from which only the
+            client imports.
     """
     mode, root, *unwanted = arguments
     sys.argv = [""]
@@ -45,13 +45,13 @@ def main(arguments: Sequence[str]) -> NoReturn:
 
 
 def _leave_the_clients_session() -> None:
-    """Leave the session: Ctrl-C at the client's terminal and a kill of its group are not meant for this process."""
+    """Leave the session. Ctrl-C at the client's terminal and a kill of its group are not meant for this process."""
     if os.getsid(0) != os.getpid():
-        os.setsid()  # fails for the leader of a group, which a process fresh from posix_spawn is not
+        os.setsid()  # this fails for a group leader, but a process fresh from posix_spawn is not one
 
 
 def _tidy_path(unwanted: Sequence[str]) -> None:
-    """Move the entries of ``PYTHONPATH`` to the end of ``sys.path``, without the client's own directories."""
+    """Move the entries of ``PYTHONPATH`` to the end of ``sys.path``, and remove the client's own directories."""
     named = [_absolute(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     own = {_absolute(entry) for entry in unwanted}
     fixed = [entry for entry in sys.path if entry and _absolute(entry) not in named]
@@ -60,7 +60,7 @@ def _tidy_path(unwanted: Sequence[str]) -> None:
 
 
 def _path_on_lambda() -> list[str]:
-    """Return what Lambda puts on its own process's path but not into ``PYTHONPATH``: the deployed code and layers."""
+    """Return what Lambda adds to its own process's path but not to ``PYTHONPATH``: the deployed code and layers."""
     code = os.environ.get("LAMBDA_TASK_ROOT")
     if not code:
         return []
@@ -70,12 +70,12 @@ def _path_on_lambda() -> list[str]:
 def _absolute(path: str) -> str:
     try:
         return os.path.abspath(path)
-    except FileNotFoundError:  # the client's working directory is gone, and the path is relative to it
+    except FileNotFoundError:  # the client's working directory, to which the path is relative, is gone
         return path
 
 
 def _take_descriptors(*, has_tickets: bool) -> tuple[Channel, int, int]:
-    """Move the channels to numbers that programs do not close in bulk, and close everything else inherited."""
+    """Move the channels to numbers that programs do not close in bulk, and close everything else that was inherited."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=high_descriptor(_CHANNEL))
     lifeline = high_descriptor(_LIFELINE)
     tickets = high_descriptor(_TICKETS) if has_tickets else -1
@@ -86,12 +86,12 @@ def _take_descriptors(*, has_tickets: bool) -> tuple[Channel, int, int]:
 def _die_with_parent(lifeline: int) -> None:
     """Have the kernel kill this process group when the parent is gone, however it ended (Linux).
 
-    Nothing is ever written to the lifeline, so the only event on it is the end of the parent's side. The owner is the
-    process group (a negative number), and the signal is SIGKILL instead of SIGIO. Elsewhere the child notices the end
-    of file between calls.
+    Nothing is ever written to the lifeline, so the only event on it is that the parent's side closes. The owner is the
+    process group (a negative number), and the signal is SIGKILL instead of SIGIO. On other systems the child notices
+    the end of file between calls.
 
-    The fork server does not use this: it runs no user's code, sees the end of the lifeline itself, and must first kill
-    the groups of the processes that it forked.
+    The fork server does not use this: it runs none of the user's code, notices the end of the lifeline itself, and must
+    first kill the groups of the processes that it forked.
     """
     if sys.platform != "linux":
         return

@@ -1,9 +1,9 @@
-"""``ShippedModules``: the user's modules that arrived with functions; those of one function are importable at a time.
+"""``ShippedModules``: the user's modules that were sent with functions. Only those of one function are importable.
 
-Two functions may bring different modules of the same name. Each set stands in a directory of its own, named by the
-set's digest, which is on ``sys.path`` while one of its functions runs. The modules that a function has loaded leave
-``sys.modules`` when another set becomes active, and return with their own: a function that is kept must find the same
-module objects again, or its classes would no longer be the classes of its modules.
+Two functions may bring different modules of the same name. Each set of modules has its own directory, named by the
+set's digest, which is on ``sys.path`` while one of its functions runs. When another set becomes active, the modules
+that a function has loaded are removed from ``sys.modules``. They return when their own set does: a function that is
+kept must find the same module objects again, or its classes would no longer be the classes of its modules.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from types import ModuleType
 from pywren.worker.directories import own_umask, remove_directory
 from pywren.worker.task import Function
 
-_KEPT_SETS = 4  # modules set aside; an older set is imported again when its function returns
+_KEPT_SETS = 4  # sets of modules to keep; an older set is imported again when its function returns
 _sha256 = hashlib.sha256  # the user's function may replace it
 
 
 def modules_digest(modules: Mapping[str, bytes]) -> str:
-    """Return the name of a set of modules: equal for equal paths and contents, empty for no modules."""
+    """Return the name of a set of modules. Equal paths and contents give equal names; no modules give an empty one."""
     if not modules:
         return ""
     digest = _sha256()
@@ -34,10 +34,10 @@ def modules_digest(modules: Mapping[str, bytes]) -> str:
 
 
 class ShippedModules:
-    """Makes the modules of one function importable, and of no other.
+    """Makes the modules of one function importable, and those of no other.
 
     Args:
-        root: the directory in which each set of modules gets a directory of its own.
+        root: the directory in which each set of modules gets its own directory.
     """
 
     def __init__(self, root: str) -> None:
@@ -56,14 +56,14 @@ class ShippedModules:
         return os.path.join(self._root, f"modules-{digest}")
 
     def activate(self, function: Function, digest: str) -> bool:
-        """Make one function's modules importable, and no other's.
+        """Make one function's modules importable, and those of no other.
 
         Args:
             function: the function, with its modules and its runtime.
             digest: the ``modules_digest`` of its modules.
 
         Returns:
-            Whether anything changed: False when these modules were active already.
+            Whether anything changed; False when these modules were active already.
         """
         if digest == self._active and function.runtime_path == self._runtime:
             return False
@@ -93,9 +93,9 @@ class ShippedModules:
 
 
 def runtime_directories(runtime: str) -> list[str]:
-    """Return the directories of an extracted runtime from which packages are imported, unless the path has them.
+    """Return the directories of an extracted runtime from which packages are imported, unless they are on the path.
 
-    The path has some of them when the runtime's own interpreter runs this.
+    Some of them are on the path when the runtime's own interpreter runs this.
     """
     packages = os.path.join("lib", f"python{sys.version_info[0]}.{sys.version_info[1]}", "site-packages")
     places = (os.path.join("condaruntime", packages), packages, "site-packages")
@@ -104,13 +104,13 @@ def runtime_directories(runtime: str) -> list[str]:
 
 
 def _modules_in(directory: str) -> list[str]:
-    """Return the names of the loaded modules whose files or packages are below a directory."""
+    """Return the names of the loaded modules whose files or packages are in a directory."""
     found = []
     for name, module in list(sys.modules.items()):
         places = [getattr(module, "__file__", None)]
         try:
             places += list(getattr(module, "__path__", None) or ())
-        except Exception:  # noqa: BLE001 -- odd objects live in sys.modules, and computing a __path__ may import
+        except Exception:  # noqa: BLE001 -- sys.modules may contain odd objects, and computing a __path__ may import
             pass
         if any(isinstance(place, str) and (place + os.sep).startswith(directory) for place in places):
             found.append(name)
@@ -118,7 +118,7 @@ def _modules_in(directory: str) -> list[str]:
 
 
 def _write_modules(directory: str, modules: Mapping[str, bytes]) -> None:
-    """Write modules; the directory gets its name once it is complete, so that nobody imports half of it."""
+    """Write modules. The directory gets its name once it is complete, so that no process imports half of it."""
     if os.path.isdir(directory):
         return
     temporary = f"{directory}.{os.getpid()}"
@@ -131,6 +131,6 @@ def _write_modules(directory: str, modules: Mapping[str, bytes]) -> None:
     try:
         os.rename(temporary, directory)
     except OSError:
-        if not os.path.isdir(directory):  # else another process below the same root was faster
+        if not os.path.isdir(directory):  # otherwise another process with the same root was faster
             raise
         remove_directory(temporary)

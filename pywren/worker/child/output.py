@@ -1,4 +1,4 @@
-"""``Output``: where a child's calls write, and the last of what they wrote."""
+"""``Output``: where a child's calls write their output, and the tails of what they wrote."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pywren.worker.protocol import TAIL_LIMIT
 
 
 class Output:
-    """File descriptors 1 and 2 of a child, and the text streams over them.
+    """File descriptors 1 and 2 of a child, and the text streams on top of them.
 
     Args:
         captured: True when they are files whose tails this object reads, False when they are pipes to the parent.
@@ -19,8 +19,8 @@ class Output:
 
     def __init__(self, *, captured: bool) -> None:
         self._captured = captured
-        # The interpreter's own streams may lie over something else. These write line by line, so that a crash loses
-        # nothing, and take any text, surrogates included.
+        # The interpreter's own streams may be on top of something else. These write line by line, so that a crash loses
+        # nothing, and accept any text, including surrogates.
         self._streams = self._open_streams()
         self._null = high_descriptor(os.dup(0))
         self._targets = (high_descriptor(os.dup(1)), high_descriptor(os.dup(2)))
@@ -29,29 +29,29 @@ class Output:
         self._most = first + max(0, _most_descriptors() - first) // 2
 
     def has_descriptors(self) -> bool:
-        """Tell whether this process may still open at least half of the descriptors that it could at first."""
+        """Tell whether this process may still open at least half of the descriptors that it could open at first."""
         try:
             return self._lowest_free() < self._most
         except OSError:
             return False
 
     def _lowest_free(self) -> int:
-        number = os.dup(self._null)  # the kernel gives the lowest; this process keeps its own far above
+        number = os.dup(self._null)  # the kernel returns the lowest free one; this process keeps its own far above
         os.close(number)
         return number
 
     def show(self, descriptors: tuple[int, int]) -> None:
-        """Take the pipes for output that the parent shows as it comes."""
+        """Take the pipes for output that the parent shows as it arrives."""
         self._shown = descriptors
 
     def begin(self, *, shown: bool) -> None:
-        """Point the descriptors at the pipes for the next call, or at the files."""
+        """Point the descriptors at the pipes, or at the files, for the next call."""
         targets = self._shown if shown and self._shown is not None else self._targets
         os.dup2(targets[0], 1)
         os.dup2(targets[1], 2)
 
     def flush(self) -> None:
-        """Flush the streams; a call may have closed them, or the descriptors below."""
+        """Flush the streams. A call may have closed them, or the descriptors below."""
         for stream in self._streams:
             try:
                 stream.flush()
@@ -59,7 +59,7 @@ class Output:
                 continue
 
     def restore(self) -> None:
-        """Restore the standard streams that the call closed or redirected."""
+        """Restore the standard streams if the call closed or redirected them."""
         os.dup2(self._null, 0)
         os.dup2(self._targets[0], 1)
         os.dup2(self._targets[1], 2)
@@ -77,11 +77,11 @@ class Output:
 
     @property
     def streams(self) -> tuple[TextIO, TextIO]:
-        """The text streams over descriptors 1 and 2."""
+        """The text streams on top of descriptors 1 and 2."""
         return self._streams
 
     def tails(self) -> tuple[str, str]:
-        """Return the last of what the call wrote to stdout and stderr, and forget it."""
+        """Return the tails of what the call wrote to stdout and stderr, and drop them."""
         if not self._captured:
             return "", ""
         out, err = self._targets

@@ -1,7 +1,7 @@
-"""``Place``: the state of a process that every call finds alike and may change: environment, paths, directory, signals.
+"""``Place``: the process state that every call finds the same and may change: environment, paths, directory, signals.
 
-A call leaves these as it likes, and ``Place`` restores them before the next one. What cannot be restored is the matter
-of ``condition``, after whose verdict the process is replaced.
+A call may leave these in any state, and ``Place`` restores them before the next one. If something cannot be restored,
+``condition`` notices, and the process is replaced.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _RESTORED_SIGNALS = tuple(
     if hasattr(_signal, name)
 )
 _TIMERS = tuple(getattr(_signal, name) for name in ("ITIMER_REAL", "ITIMER_VIRTUAL", "ITIMER_PROF"))
-_UNUSED_TIME = 0  # the scratch directory's time of modification as long as nothing was written there
+_UNUSED_TIME = 0  # the modification time of the scratch directory until something is written to it
 
 
 class Place:
-    """What a call finds in its process and may change, saved when this object is made.
+    """What a call finds in its process and may change. It is saved when this object is created.
 
     Args:
-        scratch: the directory in which calls run; made with the first one.
+        scratch: the directory in which calls run; created for the first one.
     """
 
     def __init__(self, scratch: str) -> None:
@@ -53,7 +53,7 @@ class Place:
         self._first = self._saved_environment, self._handlers, self._recursion_limit
 
     def enter(self, extra_env: Mapping[str, str | None]) -> None:
-        """Enter an empty directory and set the call's environment variables; ``None`` removes one."""
+        """Enter an empty directory and set the call's environment variables. ``None`` removes a variable."""
         if self._scratch_descriptor is None:
             self._make_scratch()
         if extra_env:
@@ -63,18 +63,18 @@ class Place:
                 else:
                     self._environment[name] = value
             if "TZ" in extra_env:
-                time.tzset()  # the C library reads TZ only once by itself
+                time.tzset()  # otherwise the C library reads TZ only once
 
     def start_over(self) -> None:
-        """Take the very first state for the one to restore: modules that are no longer active changed it since."""
+        """From now on, restore the very first state. Modules that are no longer active have changed it since."""
         self._saved_environment, self._handlers, self._recursion_limit = self._first
         self._saved_path = list(sys.path)
 
     def adopt(self, extra_env: Mapping[str, str | None]) -> None:
-        """Take the present state for the one to restore.
+        """From now on, restore the present state.
 
-        Imports have changed it, and Python does not repeat them for the next call. The variables of this call alone
-        are not part of that state.
+        Imports have changed it, and Python does not repeat them for the next call. This call's own variables are not
+        part of that state.
 
         Args:
             extra_env: the variables of this call.
@@ -90,7 +90,7 @@ class Place:
         self._recursion_limit = sys.getrecursionlimit()
 
     def is_as_found(self, streams: tuple[TextIO, TextIO]) -> bool:
-        """Tell whether the call changed nothing but the content of its directory.
+        """Tell whether the call changed nothing but the contents of its directory.
 
         Args:
             streams: what ``sys.stdout`` and ``sys.stderr`` were before the call.
@@ -108,13 +108,13 @@ class Place:
         )
 
     def leave(self, streams: tuple[TextIO, TextIO]) -> None:
-        """Restore what the call changed; this takes a few microseconds when it changed nothing.
+        """Restore what the call changed. If it changed nothing, this takes a few microseconds.
 
         Args:
             streams: what ``sys.stdout`` and ``sys.stderr`` become.
         """
         if os.environ is not self._environment:
-            os.environ = self._environment  # noqa: B003 -- the very object, whose content is restored next
+            os.environ = self._environment  # noqa: B003 -- the original object; its content is restored next
         if self._environment_data != self._saved_environment:
             self._restore_environment()
         if sys.path is not self._path or sys.path != self._saved_path:
@@ -144,13 +144,13 @@ class Place:
     def _make_scratch(self) -> None:
         with own_umask():
             os.makedirs(self._scratch)
-        os.utime(self._scratch, ns=(_UNUSED_TIME, _UNUSED_TIME))  # any entry that a call makes here sets a later one
+        os.utime(self._scratch, ns=(_UNUSED_TIME, _UNUSED_TIME))  # any entry that a call creates here sets a later one
         descriptor = os.open(self._scratch, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
         self._scratch_descriptor = high_descriptor(descriptor)
         os.fchdir(self._scratch_descriptor)
 
     def _restore_directory(self) -> None:
-        """Return to the scratch directory if it is unused; otherwise replace it by an empty one."""
+        """Return to the scratch directory if it is unused; otherwise replace it with an empty one."""
         descriptor = self._scratch_descriptor
         if descriptor is None:
             return

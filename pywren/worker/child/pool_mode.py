@@ -1,12 +1,12 @@
 """Pool mode: a child of the local pool runs calls itself, one after the other, on its main thread.
 
-The parent writes eight-byte tickets into a pipe, and the functions and arguments of the calls into the channel. The
-child takes *one* ticket, runs that call and flushes its result before it takes the next. Whatever is still in the pipe
-the parent can take back: to cancel it, or to give it to an idle process. So the kernel, by making each read of eight
-bytes atomic, decides whose a ticket is, and no lock spans the two processes.
+The parent writes eight-byte tickets to a pipe, and the functions and arguments of the calls to the channel. The child
+takes *one* ticket, runs that call and flushes its result before it takes the next. The parent can take back tickets
+that are still in the pipe, to cancel them or to give them to an idle process. A read of eight bytes is atomic, so the
+kernel decides which side gets a ticket, and the two processes need no common lock.
 
-A call that left threads, child processes or lasting changes ends its process: the child sends the result with that
-flag and waits to be killed, so that the parent kills everything below it at once.
+A call that left threads, child processes or lasting changes ends its process. The child sets a flag in the result and
+waits to be killed, so that the parent kills everything below it at once.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from pywren.worker.frames import Channel, Frame, UnlinkedFile
 from pywren.worker.protocol import TICKET, TICKET_SHIFT, function_from, packed_from, send_result
 from pywren.worker.task import RunResult
 
-# The user's function may replace any of these under their public names.
+# The user's function may replace any of these under its public name.
 _loads = pickle.loads
 _exit, _getpid, _kill, _read, _pause = os._exit, os.getpid, os.kill, os.read, signal.pause
 
-_NAMES = pickle.STACK_GLOBAL  # a pickle without this opcode makes plain data: numbers, texts, lists and so on
+_NAMES = pickle.STACK_GLOBAL  # a pickle without this opcode makes plain data: numbers, strings, lists and so on
 _NO_OUTPUT = ("", "")
 
 
 class PoolChild:
-    """Runs the calls whose tickets it takes.
+    """Runs the calls whose tickets it takes from the pipe.
 
     Args:
         channel: this end of the channel; it blocks.
-        tickets: the read end of the ticket pipe. The parent holds the same end and set it not to block.
+        tickets: the read end of the ticket pipe. The parent has the same end, and has made it non-blocking.
         root: the private directory of this process.
     """
 
@@ -77,15 +77,15 @@ class PoolChild:
             except OSError as error:
                 if error.errno != errno.EBADF:
                     raise
-                # The call closed descriptors of this process. The parent may see the closed channel and kill it
-                # before it gets here; end the same way, so that the error says the same.
+                # The call closed descriptors of this process. The parent may notice the closed channel and kill this
+                # process before it gets here. End the same way, so that the error is the same in both cases.
                 _kill(_getpid(), signal.SIGKILL)
 
     def _take_ticket(self) -> int:
         while True:
             try:
                 data = _read(self.tickets, TICKET.size)
-            except BlockingIOError:  # "does not block" belongs to the open pipe, so it holds for both processes
+            except BlockingIOError:  # "non-blocking" is a property of the open pipe, so it applies to both processes
                 self.poll.poll()
                 continue
             if not data:  # the parent has closed the pipe: no more calls
@@ -94,7 +94,7 @@ class PoolChild:
 
     def _run(self, ticket: int) -> None:
         while ticket not in self.arguments:
-            # The parent writes tickets once arguments are queued; a full socket may hold these back for a while.
+            # The parent writes tickets once arguments are queued, but a full socket may delay the arguments.
             for frame in self.channel.receive():
                 self._take_frame(frame)
         entry = self.arguments.pop(ticket)
@@ -102,11 +102,11 @@ class PoolChild:
         function, extra_env, shown = self.batches[ticket >> TICKET_SHIFT]
         if shown:
             self.output.begin(shown=True)
-        # Such a call can have changed nothing, printed nothing and left nothing; most short calls are like this.
+        # Such a call cannot have changed, printed or left anything. Most short calls are like this.
         nothing_to_mend = function.is_inert and type(entry) is bytes and not (_NAMES in entry or shown or extra_env)
         try:
             result = self.runner.run(function.load, argument, references, extra_env, mend=not nothing_to_mend)
-        except BaseException as error:  # noqa: BLE001 -- sys.exit() and the like end this process, as they would anywhere
+        except BaseException as error:  # noqa: BLE001 -- sys.exit() and the like end this process, as anywhere
             if _getpid() != self.pid:
                 _exit(0)
             end_process(error, self.output)
@@ -119,17 +119,17 @@ class PoolChild:
         self._end_call(ticket, result)
 
     def _end_call(self, ticket: int, result: RunResult) -> None:
-        """Send a result, and prepare this process for the next call if it is fit for one."""
+        """Send a result, and prepare this process for the next call if it is fit to run one."""
         is_sound = self._is_sound(result)
         if not (result.begun or is_sound) and self.has_run:
-            # An earlier call is to blame: this one is for another process.
+            # An earlier call is to blame: this call must run in another process.
             self.channel.send(frames.encode(frames.RESULT, flags=frames.NOT_BEGUN, number=ticket))
             _wait_to_be_killed()
         self.has_run = True
         left, tails, is_sound = what_is_left(self.output, self.runner.condition, is_sound=is_sound)
         send_result(self.channel, ticket, result, tails, left, 0 if is_sound else frames.SPENT)
         if left or not is_sound:
-            # The result is on its way, and the flag with it: the parent kills this process and whatever it left.
+            # The result is on its way with the flag set: the parent kills this process and whatever it left.
             _wait_to_be_killed()
         self.output.restore()
         self.runner.place.leave(self.output.streams)
@@ -139,7 +139,7 @@ class PoolChild:
         return self.runner.condition.is_sound_after(result.info["exec_time"], error, begun=result.begun)
 
     def _argument(self, entry: Any) -> tuple[Packed, Sequence[bytes]]:
-        """Return an argument that is not a plain pickle, and the references it makes."""
+        """Return an argument that is not a plain pickle, and the references in it."""
         where, references = entry
         if isinstance(where, list):
             return packed_from([where[0], *(bytearray(part) for part in where[1:])]), references
@@ -152,15 +152,15 @@ class PoolChild:
             if terms is not None:
                 key, load_anew, extra_env, shown = terms
                 function = self.functions[key]
-                if load_anew:  # this key is for several callsets, and the earlier ones may have changed its variables
+                if load_anew:  # several callsets use this key, and the earlier ones may have changed its variables
                     function = self.functions[key] = function.unchanged()
                 self.batches[frame.number] = (function, extra_env, shown)
-            self.arguments.update(arguments)  # of several calls: their tickets follow in the pipe, or are taken back
+            self.arguments.update(arguments)  # for several calls: their tickets follow in the pipe, or are taken back
         elif frame.kind == frames.FUNCTION:
             source = function_from(frame.segments(), frame.number)
             self.functions[frame.number] = LoadedFunction(source, self.runner, self.root)
         elif frame.kind == frames.ARENA and isinstance(frame.payload, UnlinkedFile):
-            # The file object would close the low number; the descriptor moves up, and a new object owns it there.
+            # The file object would close the low number. The descriptor moves up, and a new object owns it there.
             arena, frame.payload.descriptor = frame.payload.descriptor, -1
             self.arenas[frame.number] = UnlinkedFile(high_descriptor(arena))
         elif frame.kind == frames.SHOW:
@@ -178,10 +178,10 @@ class PoolChild:
             self.functions.pop(function, None)
         gone = set(batches)
         for ticket in [ticket for ticket in self.arguments if ticket >> TICKET_SHIFT in gone]:
-            del self.arguments[ticket]  # a cancelled call: its ticket was taken back, its argument was here already
+            del self.arguments[ticket]  # a cancelled call: its ticket was taken back after its argument had arrived
 
 
 def _wait_to_be_killed() -> NoReturn:
-    """Do nothing until the parent kills this process and what is below it."""
+    """Do nothing until the parent kills this process and its child processes."""
     while True:
         _pause()  # it returns after a signal that has a handler

@@ -1,8 +1,8 @@
-"""``Program``: the modules of the client's program that workers cannot import, as far as calls brought them along.
+"""``Program``: the modules of the client's program that workers cannot import, as far as they were sent with calls.
 
-Functions and classes of a script name ``__main__`` as their module. On a worker, ``__main__`` is another program; so
-each function has a ``__main__`` of its own here, with whatever came along. ``pickle``, ``multiprocessing`` and everyone
-else who looks things up by module and name find them there. The same holds for modules made by hand.
+Functions and classes of a script name ``__main__`` as their module. On a worker, ``__main__`` is another program. So
+each function has its own ``__main__`` here, with everything that was sent. ``pickle``, ``multiprocessing`` and other
+code that looks things up by module and name find them there. The same applies to handmade modules.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ globals().update(_program.read({path!r}))
 
 
 class Program:
-    """The modules of one function that came to this process.
+    """The modules of one function that were sent to this process.
 
     Args:
         root: a private directory, for files that processes started by a call must read.
@@ -41,7 +41,7 @@ class Program:
         self._script = 0, ""
 
     def add(self, names: Names) -> None:
-        """Take objects by module and qualified name; an empty name means the module itself. ``enter`` must follow."""
+        """Add objects by module and qualified name; an empty name is the module itself. Call ``enter`` afterwards."""
         if names and not self._names:
             self._modules[_MAIN] = _Main(self)
         self._names.update(names)
@@ -52,7 +52,7 @@ class Program:
                 self._modules[module] = value
 
     def enter(self) -> None:
-        """Enter the modules into ``sys.modules``."""
+        """Add the modules to ``sys.modules``."""
         if not self._modules:
             sys.modules[_MAIN] = _empty_main()
         sys.modules.update(self._modules)
@@ -71,14 +71,14 @@ class Program:
     def script(self) -> str:
         """Return the path of a script that rebuilds the modules in another process.
 
-        Processes that ``multiprocessing`` spawns, as opposed to forks, run the script of ``__main__`` first.
+        Processes that ``multiprocessing`` spawns, rather than forks, run the script of ``__main__`` first.
 
         Raises:
-            PywrenError: something in them cannot be pickled.
-            OSError: it cannot be written.
+            PywrenError: something in the modules cannot be pickled.
+            OSError: the script cannot be written.
         """
         count, path = self._script
-        if count != len(self._names):  # they only grow
+        if count != len(self._names):  # names are only ever added
             count = len(self._names)
             base = os.path.join(self._root, f"main-{os.getpid()}-{id(self):x}-{count}")
             path = f"{base}.py"
@@ -93,23 +93,23 @@ _NAMES_OF_EVERY_MODULE = len(vars(_empty[0]))
 
 
 def _empty_main() -> types.ModuleType:
-    """Return the ``__main__`` of functions that brought nothing: one for all, as long as nobody changes it."""
+    """Return the ``__main__`` of functions that brought nothing. They share one as long as nothing changes it."""
     if len(vars(_empty[0])) != _NAMES_OF_EVERY_MODULE:
         _empty[0] = types.ModuleType(_MAIN)
     return _empty[0]
 
 
 class _Main(types.ModuleType):
-    """A ``__main__`` whose script is written when someone asks for its path."""
+    """A ``__main__`` whose script is written when something asks for its path."""
 
     __slots__ = ("_program_of_client",)
 
     def __init__(self, program: Program) -> None:
         super().__init__(_MAIN)
-        # Weakly, as every map begins with a program of its own, and should leave no cycle to the garbage collector.
+        # A weak reference, because every map begins with a new program and should leave no reference cycle.
         self._program_of_client = weakref.ref(program)
 
-    def __getattr__(self, name: str) -> str:  # called for what the module does not hold
+    def __getattr__(self, name: str) -> str:  # called for names that the module lacks
         program = self._program_of_client()
         if name == "__file__" and program is not None and program.main_names():
             try:
@@ -123,7 +123,7 @@ def read(path: str) -> dict[str, Any]:
     """Rebuild the modules in another process, and return what its ``__main__`` should hold.
 
     Args:
-        path: the pickle beside the script; both stand in a directory that is private to the worker.
+        path: the pickle beside the script; both are in a private directory of the worker.
     """
     with open(path, "rb") as file:
         names: Names = loads(Packed(file.read()))
@@ -138,7 +138,7 @@ def _put(module: types.ModuleType, name: str, value: Any) -> None:
     place: Any = module
     for holder in holders:
         if not hasattr(place, holder):
-            setattr(place, holder, types.SimpleNamespace())  # its class did not come along
+            setattr(place, holder, types.SimpleNamespace())  # its class was not sent
         place = getattr(place, holder)
     setattr(place, last, value)
 

@@ -1,7 +1,7 @@
 """``TaskRunner``: runs one task after the other in a child, each as if it were the first.
 
-Everything here happens on the child's main thread. The function is the user's and may replace whatever it can reach;
-so the names that this module needs *after* a call are bound when it is loaded, and ``Condition.mend`` and
+Everything here runs on the child's main thread. The user's function may replace anything that it can reach. So the
+names that this module needs *after* a call are bound when it is loaded, and ``Condition.mend`` and
 ``_restore_pickle`` run before anything else does.
 """
 
@@ -23,7 +23,7 @@ from pywren.worker.child.place import Place
 from pywren.worker.child.program import Program
 from pywren.worker.task import Function, RunResult
 
-# The user's function may replace any of these under their public names.
+# The user's function may replace any of these under its public name.
 _perf_counter = time.perf_counter
 _gettrace, _settrace = sys.gettrace, sys.settrace
 _dump_result, _dump_exception = packed.dump_result, packed_exceptions.dump_exception
@@ -38,8 +38,8 @@ class TaskRunner:
     """Runs one task after the other in this process.
 
     Args:
-        root: a private directory, for the users' modules and for scratch directories.
-        scratch: the directory in which calls run; made with the first one.
+        root: a private directory for the users' modules and for scratch directories.
+        scratch: the directory in which calls run; created for the first one.
         condition: the process as it was before any call; by default, as it is now.
     """
 
@@ -50,12 +50,12 @@ class TaskRunner:
         self._program = Program(root)
 
     def activate(self, function: Function, digest: str, program: Program) -> None:
-        """Make one function's modules importable, and no other's.
+        """Make one function's modules importable, and those of no other.
 
         Args:
             function: the function.
             digest: the ``modules_digest`` of its modules.
-            program: holds the modules that its pickle defines.
+            program: contains the modules that its pickle defines.
         """
         if self.modules.activate(function, digest):
             self.place.start_over()
@@ -77,11 +77,11 @@ class TaskRunner:
         """Run one call.
 
         Args:
-            load: returns the function; called with the call's environment in place, as it runs the user's imports.
+            load: returns the function; called in the call's environment, because it runs the user's imports.
             argument: its pickled argument.
             references: encoded outcomes that the argument refers to.
             extra_env: environment variables of this call; ``None`` hides a variable from it.
-            mend: False when the call cannot have changed what its result is pickled with.
+            mend: False when the call cannot have changed anything that is needed to pickle its result.
 
         Returns:
             The outcome, without output. ``begun`` is False when loading the function or its argument failed.
@@ -93,7 +93,7 @@ class TaskRunner:
         called = ended = None
         try:
             self.place.enter(extra_env)
-            imported = len(sys.modules)  # a count, as comparing names would cost more than a small call
+            imported = len(sys.modules)  # a count, because comparing the names would cost more than a small call
             function = load()
             value = self._load_argument(argument, references)
             if len(sys.modules) != imported:
@@ -111,19 +111,19 @@ class TaskRunner:
             return RunResult(True, body, info={"setup_time": called - started, "exec_time": ended - called})
         except _Exception as error:
             now = _perf_counter()
-            # The exception may come from the damage that the function did: mend first, then look at anything.
+            # The exception may be due to damage that the function did: mend it before doing anything else.
             if _gettrace() is not self.condition.trace:
                 _settrace(self.condition.trace)
             self.condition.mend()
             _restore_pickle()
             if called is None:
-                # The function was not called: what it or its argument imports has failed.
+                # The function was not called: an import that it or its argument needs has failed.
                 return _raised(error, {"setup_time": now - started, "exec_time": 0.0})._replace(begun=False)
             info = {"setup_time": called - started, "exec_time": (ended or now) - called}
             return _raised(error, info) if ended is None else _not_pickled(error, info)
 
     def _load_argument(self, argument: Packed, references: Sequence[bytes]) -> Any:
-        """Unpickle an argument the quickest way that does: most hold neither futures nor names."""
+        """Unpickle an argument in the quickest way that works: most contain neither futures nor names."""
         if argument.data.endswith(NAMES_FOLLOW):
             value, names = _load_with_names(argument, references)
             self._program.add(names)
@@ -134,7 +134,7 @@ class TaskRunner:
 
 
 def _restore_pickle() -> None:
-    """Restore the names of ``pickle`` that results are pickled with, which the user's function may have replaced."""
+    """Restore the names of ``pickle`` that are used to pickle results, which the user's function may have replaced."""
     for name, original in _PICKLE:
         if getattr(pickle, name) is not original:
             setattr(pickle, name, original)

@@ -1,7 +1,7 @@
 """``Snapshot``: a loaded function as it was before its first call, from which fresh copies are made.
 
 Every map begins with a function that no earlier call has changed. Unpickling it again takes ten times as long as
-copying it. A copy is as good where all that the function refers to are constants and other plain functions
+copying it. A copy is just as good if the function refers only to constants and other plain functions
 (``pickling.plain_functions``).
 """
 
@@ -17,16 +17,16 @@ from pywren.pickling.plain_functions import MOST_FUNCTIONS, Parts, contents_of, 
 
 
 class _Variables(NamedTuple):
-    """Variables by name: the constants that they hold, and the places of the functions that they hold."""
+    """Variables by name: constants with their values, and functions with their places."""
 
     values: dict[Any, Any]
     functions: list[tuple[Any, int]]
 
 
 class Snapshot:
-    """A function, and the functions that it refers to, as they are now; made by ``take``.
+    """The present state of a function and of the functions that it refers to. Created by ``take``.
 
-    Functions that were pickled together share their globals, and closures may share a variable: so do the copies.
+    Functions that were pickled together share their globals, and closures may share a variable. The copies do too.
     """
 
     def __init__(self, graph: _Graph, names: Names) -> None:
@@ -37,11 +37,11 @@ class Snapshot:
 
     @classmethod
     def take(cls, function: Any, names: Names | None = None) -> Snapshot | None:
-        """Return a snapshot of what was loaded; ``None`` if a copy would not be as good as loading it again.
+        """Return a snapshot of what was loaded, or ``None`` if a copy would not be as good as loading it again.
 
         Args:
             function: what was loaded.
-            names: what was loaded with it and is found by name.
+            names: what was loaded with it and can be found by name.
         """
         if type(function) is not types.FunctionType:
             return None
@@ -55,11 +55,11 @@ class Snapshot:
             return None
 
     def copy(self) -> types.FunctionType:
-        """Return a function like the one that was loaded, with variables of its own."""
+        """Return a function like the one that was loaded, with its own variables."""
         return self._copies()[0]
 
     def copy_with_names(self) -> tuple[types.FunctionType, Names]:
-        """Return such a function, and those of the copies that are found by name."""
+        """Return a copy of the function, and the copies of what can be found by name."""
         functions = self._copies()
         values, holders = self._names
         names = values.copy()
@@ -68,7 +68,7 @@ class Snapshot:
         return functions[0], names
 
     def _copies(self) -> list[types.FunctionType]:
-        """Return copies of all functions, in order; each copy refers to the others, as the originals do."""
+        """Return copies of all functions, in order. The copies refer to each other as the originals do."""
         spaces = [values.copy() for values, _ in self._spaces]
         cells = [types.CellType(values[""]) for values, _ in self._cells]
         functions = [
@@ -85,11 +85,11 @@ class Snapshot:
 
 
 class _CannotCopyError(Exception):
-    """Something was met that could be changed in place."""
+    """Something was found that could be changed in place."""
 
 
 class _Graph:
-    """A function and all that it reaches, each once, in the order in which it is met.
+    """A function and everything that it reaches, each once, in the order of discovery.
 
     The place of a function, of globals or of a cell is its index in the list of its kind.
     """
@@ -101,7 +101,7 @@ class _Graph:
         self._places: dict[int, int] = {}
 
     def meet(self, value: Any) -> None:
-        """Add a value and all that it reaches.
+        """Add a value and everything that it reaches.
 
         Raises:
             _CannotCopyError: the value, or something that it reaches, cannot be copied.
@@ -140,8 +140,8 @@ class _Graph:
 
 
 def _can_be_copied(value: Any) -> bool:
-    """Tell whether a value is a plain function that came with the pickle, apart from its variables."""
+    """Tell whether a value is a plain function that was part of the pickle, leaving aside its variables."""
     if not is_plain(value) or not all(map(is_constant, value.__defaults__ or ())):
         return False
     module = sys.modules.get(value.__module__)
-    return module is None or module.__dict__ is not value.__globals__  # else it was imported: there is only one of it
+    return module is None or module.__dict__ is not value.__globals__  # otherwise it was imported, and must stay unique

@@ -1,1 +1,1 @@
-"""The side that holds worker processes: the fork server, the pool of this machine, its members."""
+"""The parent's side of worker processes: the fork server, the pool of this machine, and its members."""

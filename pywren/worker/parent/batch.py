@@ -1,7 +1,7 @@
 """``Batch``: the calls of one ``submit`` to the local pool, with snapshots of everything that they need.
 
-A batch has no lock of its own. ``add`` runs on the submitting thread before anybody else knows the batch; everything
-else happens with the pool's lock held.
+A batch has no lock of its own. ``add`` runs on the submitting thread before any other thread knows the batch.
+Everything else happens with the pool's lock held.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pywren.worker.protocol import function_segments, packed_segments
 from pywren.worker.task import Function, RunResult
 
 Entry = Any
-"""An argument as it crosses to a child: the pickle, or ``(segments or (arena, offset, sizes), references)``."""
+"""An argument as it is sent to a child: the pickle, or ``(segments or (arena, offset, sizes), references)``."""
 
 OnStart = Callable[[int], None]
 OnResults = Callable[[list[tuple[int, RunResult]]], None]
@@ -27,21 +27,21 @@ _keys = itertools.count(1)
 
 _ARENA_BYTES = 64 * 1024 * 1024
 _INLINE_AHEAD_BYTES = 128 * 1024
-_BIG_ENTRY_BYTES = 1024  # what a big argument counts for: its place in an arena
+_BIG_ENTRY_BYTES = 1024  # the size that a big argument counts as: only its place in an arena is sent
 
 
 class Batch:
-    """The calls of one ``submit``; made and used by the pool alone.
+    """The calls of one ``submit``. Only the pool makes and uses it.
 
     Args:
         function: the function that all of them call.
-        function_key: what the function is called on the channels to children.
+        function_key: the number that identifies the function on the channels to children.
         function_frame: gives a child the function under that key.
         extra_env: environment variables of these calls; ``None`` hides a variable from them.
         timeout: seconds after which a call is killed.
-        show_output: whether what they print is shown as it comes.
-        on_start: called with the index of a call that runs.
-        on_results: called with results as they come.
+        show_output: whether what they print is shown as it arrives.
+        on_start: called with the index of a call that is running.
+        on_results: called with results as they arrive.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Batch:
         on_results: OnResults,
     ) -> None:
         self.number = 0
-        # The function itself is not kept: its arrays may be big, and the frame has a snapshot of them.
+        # The function itself is not kept, because its arrays may be big. The frame has a snapshot of them.
         self.function_id, self.load_anew = function.id, function.load_anew
         self.function_key, self.function_frame = function_key, function_frame
         self.extra_env = dict(extra_env)
@@ -71,10 +71,10 @@ class Batch:
         self.cancelled: set[int] = set()
         self.collected: list[tuple[int, RunResult]] = []
         self._cursor = 0  # the first call that was never given to a child
-        self._returned: deque[int] = deque()  # calls that were taken back from one
+        self._returned: deque[int] = deque()  # calls that were taken back from a child
 
     def add(self, arguments: Sequence[Packed], references: Sequence[Sequence[bytes]] | None) -> None:
-        """Add the calls, with snapshots of their arguments: their owners may change them afterwards."""
+        """Add the calls, with snapshots of their arguments, because the arguments may change afterwards."""
         limit = frames.INLINE_LIMIT
         self.entries = [
             packed.data if not packed.buffers and len(packed.data) <= limit else self._snapshot(packed)
@@ -101,7 +101,7 @@ class Batch:
         return (arena, arena.file.append(segments), sizes), ()
 
     def arena_of(self, index: int) -> Arena | None:
-        """Return the arena in which the argument of a call is."""
+        """Return the arena that contains the argument of a call."""
         entry = self.entries[index]
         if type(entry) is bytes or entry is None or type(entry[0]) is list:
             return None
@@ -109,7 +109,7 @@ class Batch:
         return arena
 
     def entry(self, index: int) -> Entry:
-        """Return the argument of a call as it crosses."""
+        """Return the argument of a call in the form that is sent."""
         entry = self.entries[index]
         arena = self.arena_of(index)
         if arena is None:
@@ -119,7 +119,7 @@ class Batch:
 
     @property
     def waiting(self) -> int:
-        """How many calls no child holds, at most: cancelled ones count until ``take`` passes over them."""
+        """The most calls that are not held by a child. Cancelled ones count until ``take`` skips them."""
         return len(self._returned) + len(self.entries) - self._cursor
 
     def give_back(self, indices: Sequence[int]) -> None:
@@ -127,7 +127,7 @@ class Batch:
         self._returned.extendleft(reversed(indices))
 
     def take(self, count: int) -> list[int]:
-        """Take calls to give to a child: those that came back first, and not too many bytes at once."""
+        """Take calls to give to a child: first those that were returned, and not too many bytes together."""
         indices: list[int] = []
         while self._returned and len(indices) < count:
             index = self._returned.popleft()
@@ -144,7 +144,7 @@ class Batch:
 
 
 class Arena:
-    """One unlinked file with many big arguments: a file each would use up the descriptors."""
+    """One unlinked file for many big arguments. A file for each would use up the descriptors."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -153,9 +153,9 @@ class Arena:
 
 
 class EncodedFunctions:
-    """Encodes functions for children; the last one is kept, as maps often repeat it.
+    """Encodes functions for children. It keeps the last one, because maps often repeat it.
 
-    Any thread may use it, without a lock: what is kept is replaced in one step.
+    Any thread may use it without a lock: what it keeps is replaced in one step.
     """
 
     def __init__(self) -> None:
@@ -164,7 +164,7 @@ class EncodedFunctions:
     def encode(self, function: Function) -> tuple[int, Outgoing]:
         """Return a key for a function, and the frame that gives a child the function under that key.
 
-        The frame is a snapshot, and can be sent to any number of children. A big function stands in a file, which all
+        The frame is a snapshot, and can be sent to any number of children. A big function is put in a file, which all
         of them map.
         """
         last = self._last
@@ -175,5 +175,5 @@ class EncodedFunctions:
         return last[1], last[2]
 
     def forget(self) -> None:
-        """Drop the function that is kept; it may be big."""
+        """Drop the function that is kept, because it may be big."""
         self._last = None

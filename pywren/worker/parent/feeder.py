@@ -1,8 +1,8 @@
-"""``Feeder``: gives calls to the members of the local pool, and takes back what they answer or no longer should run.
+"""``Feeder``: gives calls to the members of the local pool, receives their results, and takes calls back.
 
-All of it happens with the pool's lock held, on the pump's thread or a caller's. A member's tickets are a queue of two
-parts: those in the pipe, which both processes can read, and the one that its process has read, which runs. Reading the
-pipe empty therefore decides a race with the child: what this side reads never runs, and what it does not find there
+All of this happens with the pool's lock held, on the pump's thread or a caller's. The tickets of a member are in two
+places: some in the pipe, which both processes can read, and one that its process has read and is running. So emptying
+the pipe decides a race with the child: what this side reads never runs in the child, and what it does not find there
 has begun.
 """
 
@@ -43,7 +43,7 @@ class Feeder:
             now: the monotonic time.
 
         Returns:
-            The calls that run now and whose start somebody wants to know, for ``ledger.announce``.
+            The calls that are running now and that have an ``on_start`` callback, for ``ledger.announce``.
         """
         queue, members = self._ledger.queue, self._members
         while queue:
@@ -60,15 +60,15 @@ class Feeder:
                     if not waiting:
                         break
             if not waiting:
-                queue.popleft()  # it returns when calls are taken back (``Ledger.requeue``)
-            elif not gave and batch.waiting:  # else all that waited had been cancelled: on to the next batch
+                queue.popleft()  # it comes back when calls are taken back (``Ledger.requeue``)
+            elif not gave and batch.waiting:  # otherwise all waiting calls had been cancelled: go on to the next batch
                 break
         return self._starts()
 
     def _starts(self) -> list[tuple[OnStart, int]]:
         found = []
         for member in self._members:
-            # The head may still be in the pipe, as when its process is starting; it counts as running all the same.
+            # The head may still be in the pipe, for example while its process is starting. It counts as running anyway.
             head = member.tickets[0] if member.tickets else -1
             if head != member.announced:
                 member.announced = head
@@ -78,23 +78,23 @@ class Feeder:
         return found
 
     def balance(self, now: float) -> None:
-        """Take back calls that wait behind a slow one while another member has nothing to do."""
+        """Take back calls that wait behind a slow one while another member is idle."""
         stalled = [member for member in self._members if member.could_share and now - member.last >= STALL_SECONDS]
         if not stalled or any(batch.waiting for batch in self._ledger.queue):
             return
         if self._members.has_idle():
             for member in stalled:
-                member.window = 1  # its calls are slow, whatever the earlier ones were
+                member.window = 1  # its calls are slow now, whatever the earlier ones were like
                 self._ledger.requeue(member.take_back())
 
-    # -- taking results ----------------------------------------------------------------------------------------
+    # -- receiving results -------------------------------------------------------------------------------------
 
     def receive(self, member: Member, *, everything: bool = True) -> None:
-        """Take what a member has sent.
+        """Process what a member has sent.
 
         Args:
             member: the member.
-            everything: False where the pump's ``poll`` tells again when there is more: one read is enough then.
+            everything: False if the pump's ``poll`` will report again when there is more; one read is enough then.
         """
         count = 0
         try:
@@ -104,25 +104,25 @@ class Feeder:
                 if not everything:
                     break
         except BlockingIOError:
-            pass  # nothing more has come
+            pass  # nothing more has arrived
         except EOFError:
-            member.lose()  # ``pidfd`` tells of its end; until then it may only have closed the socket
+            member.lose()  # ``pidfd`` will report its end; so far it may only have closed the socket
         if count:
             member.progressed(count, time.monotonic())
 
     def _take_frame(self, member: Member, frame: Frame) -> int:
-        """Take one frame, and return how many calls it ends."""
+        """Process one frame, and return how many calls it ends."""
         if frame.kind == frames.READY:
             self._members.note_ready(member)
             return 0
         ticket = frame.number
         if frame.kind != frames.RESULT or not member.tickets or member.tickets[0] != ticket:
-            member.lose()  # the user's code has written to the channel: nothing more from it can be trusted
+            member.lose()  # the user's code has written to the channel: nothing else from it can be trusted
             return 0
         member.tickets.popleft()
         batch = self._ledger.batch_of(ticket)
         if frame.flags & frames.NOT_BEGUN:
-            self._ledger.requeue([ticket])  # an earlier call has damaged the process: another one runs it
+            self._ledger.requeue([ticket])  # an earlier call has damaged the process, so another one runs this call
         elif batch is not None:
             self._ledger.finish(batch, ticket & INDEX_MASK, decode_result(frame, *member.shown_tails()))
         if frame.flags & (frames.LEFTOVERS | frames.SPENT | frames.NOT_BEGUN):
@@ -130,14 +130,14 @@ class Feeder:
         return 1
 
     def settle_dead(self, member: Member) -> int | None:
-        """Settle what a process that has ended was given: its results, the call that ran, and those that waited.
+        """Settle the calls of a process that has ended: those with results, the one that ran, and those that waited.
 
         Returns:
             The exit code of the process.
         """
         self.receive(member)
-        returncode = member.process.wait()  # returns at once: ``pidfd`` has told that it has ended
-        # Everything that is still in the pipe never ran. Of the rest, which the process had read, the first ran.
+        returncode = member.process.wait()  # this returns immediately: ``pidfd`` has reported its end
+        # Everything that is still in the pipe never ran. Of the others, which the process had read, the first one ran.
         taken = member.take_back()
         member.dying = True
         if member.tickets:
@@ -146,13 +146,13 @@ class Feeder:
         return returncode
 
     def _end_head(self, member: Member, returncode: int | None) -> None:
-        """End the call that ran when its process ended."""
+        """End the call that was running when its process ended."""
         ticket = member.tickets.popleft()
         ending, member.ending = member.ending, None
         stdout, stderr = member.tails()
         failure = crash_failure(returncode, stdout, stderr, was_lost=member.was_lost)
         if ending is not None and ending[0] == ticket:
-            failure = ending[1]  # it died because its call was cancelled or out of time
+            failure = ending[1]  # it died because its call was cancelled or timed out
         batch = self._ledger.batch_of(ticket)
         if batch is not None:
             result = RunResult(None, None, failure=failure, returncode=returncode, stdout=stdout, stderr=stderr)
@@ -161,9 +161,9 @@ class Feeder:
     # -- ending calls ------------------------------------------------------------------------------------------
 
     def cancel(self, batch: Batch, index: int) -> bool:
-        """Cancel a call, and return whether it is cancelled: False when it had ended.
+        """Cancel a call. Return whether it is cancelled; False if it had ended.
 
-        One that waits is finished here. One that runs is finished when its process, condemned here, has died.
+        A waiting call is finished here. A running call is finished when its process, which is condemned here, has died.
         """
         if self._ledger.has_ended(batch, index):
             return False
@@ -172,7 +172,7 @@ class Feeder:
         running = False
         if holder is not None:
             taken = holder.take_back()
-            self.receive(holder)  # after that: a result that came before the pipe was read is not lost
+            self.receive(holder)  # in this order, so that a result that arrived before the pipe was read is not lost
             if batch.done[index]:
                 holder.put_back(taken)
                 return False
@@ -180,7 +180,7 @@ class Feeder:
             holder.put_back([other for other in taken if other != ticket])
         if holder is not None and running:
             holder.kill((ticket, cancelled_failure(running=True)))
-            batch.cancelled.add(index)  # so that a result that comes before the kill does not count
+            batch.cancelled.add(index)  # so that a result that arrives before the kill does not count
         else:
             self._ledger.finish(batch, index, failed(cancelled_failure(running=False)))
         return True
@@ -197,14 +197,14 @@ class Feeder:
                 member.kill((head, timeout_failure(timeout)))
 
     def _timeout_of(self, member: Member) -> float | None:
-        """Return the seconds that the call at a member's head may run, if it does and they are limited."""
+        """Return the time limit of the call at a member's head, in seconds, if it is running and has a limit."""
         if not member.tickets or not member.ready or member.dying:
             return None
         batch = self._ledger.batch_of(member.tickets[0])
         return None if batch is None else batch.timeout
 
     def next_time(self) -> float:
-        """Return the monotonic time at which a call runs out of time or a member counts as stalled."""
+        """Return the monotonic time when the next call runs out of time or the next member counts as stalled."""
         earliest = _NEVER
         for member in self._members:
             if not member.tickets:

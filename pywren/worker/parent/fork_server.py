@@ -1,16 +1,16 @@
 """``ForkServer``: runs tasks in processes that a small server forks, one for each function and environment.
 
-Who runs where:
+Which thread does what:
 
-- The thread that calls ``run`` does everything for its task: it asks the server for a fork, sends the task, passes
-  output on, waits and decodes the result. Several threads may run tasks at once, each with a ``ForkedChild`` of its
-  own.
-- Another thread may ask for the end of a task (``Stop``). It only writes a byte into the child's stop pipe; the running
-  thread, which waits for that pipe too, kills the child. So one thread alone touches a ``ForkedChild``.
-- ``close`` and ``end_waiting`` end children that wait for a call, which no thread holds.
+- The thread that calls ``run`` does everything for its task: it requests a fork from the server, sends the task, passes
+  output on, waits, and decodes the result. Several threads may run tasks at the same time, each with its own
+  ``ForkedChild``.
+- Another thread may request the end of a task (``Stop``). It only writes a byte to the child's stop pipe. The running
+  thread, which waits for that pipe too, kills the child. So only one thread touches a ``ForkedChild``.
+- ``close`` and ``end_waiting`` end children that wait for a call. No thread holds these.
 
 ``_lock`` guards the lists of servers and of waiting children. It is held while a server or a child is started, so that
-two threads do not start two servers; it is not held while a child ends, which may take seconds.
+two threads do not start two servers. It is not held while a child ends, which may take seconds.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from pywren.worker.task import RunResult, Stop, Task, cancelled_failure
 
 _FORK_ATTEMPTS = 3
 _FORK_PAUSE_SECONDS = 1.0
-_END_SECONDS = 5.0  # for a server that was told to end
+_END_SECONDS = 5.0  # how long to wait for a server to end
 
 
 class ForkServer:
-    """Runs each function in processes of its own, forked from a small server that has cloudpickle loaded.
+    """Runs each function in its own processes, forked from a small server that has loaded cloudpickle.
 
-    A process that a call has left as it was waits for the next call of the same function with the same environment;
-    what the function has imported is there already. It ends as soon as another function comes. Several threads may
-    run tasks at once, each in a process of its own. The server starts with the first task, or with ``start``; each
-    runtime with an interpreter of its own has another server.
+    A process that a call has left unchanged waits for the next call of the same function with the same environment. The
+    function's imports are loaded there already. The process ends as soon as another function comes. Several threads may
+    run tasks at the same time, each in its own process. The server starts with the first task, or with ``start``. Each
+    runtime that has its own interpreter has its own server.
 
     Args:
         on_output: called with ``stdout`` or ``stderr`` and text, as calls write it; by default the text goes to this
@@ -69,15 +69,15 @@ class ForkServer:
         self.close()
 
     def start(self) -> None:
-        """Start the server for functions without a runtime of their own, so that the first task finds it running."""
+        """Start the server for functions without their own runtime, so that it is running before the first task."""
         with self._lock:
             if not self._closed:
                 self._server(None)
 
     def run(self, task: Task, *, stopped: Stop | None = None) -> RunResult:
-        """Run one task to its end and return how it ended; never raise for what the task does.
+        """Run one task to its end, and return how it ended. Never raise for what the task does.
 
-        A task that comes after ``close`` ends with a ``CallCancelledError``.
+        After ``close``, a task ends with a ``CallCancelledError``.
 
         Args:
             task: the task.
@@ -100,7 +100,7 @@ class ForkServer:
                 return result
             if process.pid is not None:
                 continue  # an earlier call has damaged the process
-            # Either the server is just ending, or the machine is short of processes: then this wait is the pause.
+            # Either the server is just ending, or the machine has no room for processes: then this wait is the pause.
             wait_readable(process.server.pidfd, _FORK_PAUSE_SECONDS)
         message = "no process could be forked for the call: the machine has run out of processes or memory"
         return RunResult(None, None, failure=Failure("WorkerCrashedError", message, (None,)), returncode=None)
@@ -108,9 +108,9 @@ class ForkServer:
     def _process(self, python: str | None, task: Task) -> ForkedChild | None:
         """Return a process that waits for calls of this function, or a new one, and end those for other functions.
 
-        ``None`` after ``close``.
+        Return ``None`` after ``close``.
         """
-        # The environment is part of the purpose: a forked child sets it once, before it runs any code of the user's.
+        # The environment is part of the purpose: a forked child sets it once, before any of the user's code runs.
         purpose = python, task.function.id, dict(task.extra_env)
         self._end_waiting(lambda one: one.purpose != purpose or not one.can_run())
         with self._lock:
@@ -121,7 +121,7 @@ class ForkServer:
                 if one.purpose == purpose:
                     self._waiting.remove(one)
                     return one
-            self._processes += 1  # never used twice: the server may still know an earlier one
+            self._processes += 1  # a number is never used twice, because the server may still know an earlier process
             made = ForkedChild(server, self._processes, purpose, self._on_output)
             try:
                 made.start()
@@ -131,7 +131,7 @@ class ForkServer:
             return made
 
     def end_waiting(self) -> None:
-        """End the processes that wait for calls, to free the memory and the files that they hold."""
+        """End the processes that wait for calls, to free the memory and files that they hold."""
         self._end_waiting(lambda _: True)
 
     def _end_waiting(self, is_unwanted: Callable[[ForkedChild], bool]) -> None:
@@ -146,7 +146,7 @@ class ForkServer:
     def _take_back(self, process: ForkedChild) -> None:
         """Keep a process that stays for the next call; close any other."""
         with self._lock:
-            # ``close`` may have come while the task ran, or the client forked within a callback of the output.
+            # While the task ran, ``close`` may have been called, or the client may have forked in an output callback.
             kept = process.stays and not self._closed and self._pid == os.getpid()
             if kept:
                 self._waiting.append(process)
@@ -154,13 +154,13 @@ class ForkServer:
             process.close()
 
     def _server(self, python: str | None) -> Process:
-        """Return the running server of an interpreter, or start one; with the lock held."""
+        """Return the running server of an interpreter, or start one. Call this with the lock held."""
         if self._pid != os.getpid():
             self._forget()
         server = self._servers.get(python)
         if server is not None and not server.has_ended():
             return server
-        # A removed runtime takes its interpreter along; its server must not keep the files open.
+        # When a runtime is removed, its interpreter is too. Its server must not keep the files open.
         for gone in [path for path in self._servers if path == python or not _is_there(path)]:
             self._servers.pop(gone).close()
         try:
@@ -172,7 +172,7 @@ class ForkServer:
         return server
 
     def _forget(self) -> None:
-        """Let go of servers and children after a fork: they belong to the other process."""
+        """Drop servers and children after a fork: they belong to the other process."""
         for one in self._waiting:
             one.forget()
         for server in self._servers.values():
@@ -186,14 +186,14 @@ class ForkServer:
         with self._lock:
             if self._pid != os.getpid():
                 self._forget()
-            self._closed = True  # tasks that run go on: their threads close their children
+            self._closed = True  # running tasks continue, and their threads close their children
             waiting, servers = self._waiting, list(self._servers.values())
             self._waiting = []
             self._servers.clear()
         for one in waiting:
             one.close()
         for server in servers:
-            # The server reads the end of its channel, kills what it forked, and ends.
+            # The server sees that its channel is closed, kills what it forked, and ends.
             try:
                 server.channel.socket.shutdown(socket.SHUT_WR)
             except OSError:
@@ -211,5 +211,5 @@ def _runtime_python(runtime_path: str | None) -> str | None:
 
 
 def _is_there(python: str | None) -> bool:
-    """Tell whether an interpreter still exists: a runtime may be removed while its server lives."""
+    """Tell whether an interpreter still exists. A runtime may be removed while its server lives."""
     return python is None or os.path.exists(python)

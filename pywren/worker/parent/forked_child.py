@@ -1,7 +1,7 @@
 """``ForkedChild``: one process that a fork server forked: its socket, its output, and the pipe with its status.
 
-One thread at a time has it: the one that runs a task in it, or, while it waits for a call, the one that ends it. Only
-``Stop`` reaches in from elsewhere, through a pipe.
+One thread at a time uses it: the one that runs a task in it, or, while it waits for a call, the one that ends it. Only
+``Stop`` may act from another thread, through a pipe.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from pywren.worker.parent.process import Process
 from pywren.worker.protocol import RUNNING, STATUS, decode_result, encode_task
 from pywren.worker.task import RunResult, Stop, Task, cancelled_failure, crash_failure, timeout_failure
 
-_END_SECONDS = 5.0  # for a killed process to end
+_END_SECONDS = 5.0  # how long to wait for a killed process to end
 
 
 class ForkedChild:
-    """One forked process: its socket, its output, and the pipe on which the server tells how it ended.
+    """One forked process: its socket, its output, and the pipe on which the server reports how it ended.
 
     Args:
         server: the server that forks it.
-        number: the server's name for it.
-        purpose: interpreter, function and environment; a process serves one purpose only.
+        number: the number by which the server knows it.
+        purpose: interpreter, function and environment; a process serves only one purpose.
         sink: called with the name of a stream and text that calls write to it.
 
     Attributes:
-        stays: whether it waits for another call, after ``run``.
+        stays: after ``run``, whether it waits for another call.
         pid: its process id; ``None`` until it runs.
     """
 
@@ -69,18 +69,18 @@ class ForkedChild:
         self.stop_in, self.stop_out = pipe()  # both ends are ours: ``Stop`` writes, the running thread polls
 
     def start(self) -> None:
-        """Ask the server to fork."""
+        """Request a fork from the server."""
         meta = os.fsencode(self.scratch)
         frame = frames.encode(frames.FORK, number=self.number, meta=meta, descriptors=self._theirs)
         self.server.send(frame)
-        # The kernel keeps copies in the socket until the server takes them. Ours must go: a pipe ends for its reader
+        # The kernel keeps copies in the socket until the server takes them. Close ours: a pipe ends for its reader
         # when the last write end is closed.
         for descriptor in self._theirs:
             os.close(descriptor)
         self._theirs.clear()
 
     def run(self, task: Task, stopped: Stop | None) -> RunResult | None:
-        """Run a task, and return how it ended; ``None`` if it never began, as no process was there or a damaged one."""
+        """Run a task, and return how it ended; ``None`` if it never began, because there was no sound process."""
         self._send(task)
         if stopped is not None:
             stopped.listen(self._ask_to_stop)
@@ -89,10 +89,10 @@ class ForkedChild:
         finally:
             if stopped is not None:
                 stopped.listen(None)
-        self._receive()  # the end of the process may have been read before its result
+        self._receive()  # the end of the process may have been seen before its result was read
         self.stays = self._said_it_stays() and not self.ended and not wait_readable(self.stop_in, 0.0)
         stdout, stderr = (tail.take() for tail in self.tails)
-        frame, self.frame = self.frame, None  # it may be big, and this object may be kept for long
+        frame, self.frame = self.frame, None  # it may be big, and this object may be kept for a long time
         if frame is not None and frame.flags & frames.NOT_BEGUN:
             return None
         if frame is not None:
@@ -108,11 +108,11 @@ class ForkedChild:
         self._knows_function = True
 
     def _ask_to_stop(self) -> None:
-        """Have the running thread kill the child; called by another thread."""
+        """Have the running thread kill the child. Another thread calls this."""
         os.write(self.stop_out, b"s")
 
     def can_run(self) -> bool:
-        """Tell whether the process still waits for a call: something may have killed it since the last one."""
+        """Tell whether the process still waits for a call. Something may have killed it since the last one."""
         ended = self.server.has_ended() or any(wait_readable(end, 0.0) for end in (self.status, self.channel.fileno()))
         return not ended
 
@@ -120,7 +120,7 @@ class ForkedChild:
         return self.frame is not None and bool(self.frame.flags & frames.STAYS) and not self.killed
 
     def _wait(self, timeout: float | None) -> None:
-        """Serve output and socket until the call has ended, mostly with its process; kill it when its time is up."""
+        """Serve output and socket until the call has ended, usually with its process. Kill it when its time is up."""
         deadline = None if timeout is None else time.monotonic() + timeout
         actions: dict[int, Callable[[], bool]] = {
             self.channel.fileno(): self._receive,
@@ -138,7 +138,7 @@ class ForkedChild:
                 deadline = None
                 self._give_up(timeout_failure(timeout or 0.0))
             for descriptor, _ in ready:
-                # An action returns False at the end of its stream, which would be readable for ever.
+                # An action returns False at the end of its stream, which would otherwise be readable for ever.
                 if not actions[descriptor]():
                     poll.unregister(descriptor)
 
@@ -147,22 +147,22 @@ class ForkedChild:
         return False
 
     def _give_up(self, failure: Failure) -> None:
-        """Kill the child; the call ends with the failure, unless its result has come."""
+        """Kill the child. The call ends with the failure, unless its result has arrived."""
         self._receive()
-        if self.frame is None and self.failure is None:  # a result that came first stands
+        if self.frame is None and self.failure is None:  # a result that arrived first is kept
             self.failure = failure
         self._kill()
 
     def _kill(self) -> None:
         self.killed = True
-        # The server kills, as it reaps: it knows that the number is still that of its child.
+        # The server does the killing because it does the reaping: it knows that the number is still that of its child.
         if not self.server.has_ended():
             self.server.send(frames.encode(frames.KILL, number=self.number))
         elif self.pid is not None:
-            process_tree.kill_tree(self.pid)  # nobody else will: the server is the child's parent
+            process_tree.kill_tree(self.pid)  # nothing else would: the server was the child's parent
 
     def _receive(self) -> bool:
-        """Take the result if it has come; return False at the end of the socket."""
+        """Read the result if it has arrived. Return False at the end of the socket."""
         while True:
             try:
                 received = self.channel.receive()
@@ -175,14 +175,14 @@ class ForkedChild:
                     self.frame = frame
 
     def _read_status(self) -> bool:
-        """Take what stands on the status pipe; return False at its end."""
+        """Read the status pipe. Return False at its end."""
         data = os.read(self.status, STATUS.size)  # writes to a pipe of up to PIPE_BUF bytes are atomic
-        if not data:  # the server could not fork, or is gone and nobody will tell how the child ended
+        if not data:  # the server could not fork, or is gone, so there will be no report of how the child ended
             self.ended = True
             if self.pid is not None:
                 process_tree.kill_tree(self.pid)
             return False
-        # Twice in the life of a child: from itself when it begins, from the server once it and its daemons are gone.
+        # This happens twice: the child writes when it begins, the server when the child and its daemons are gone.
         self.pid, returncode = STATUS.unpack(data)
         if returncode != RUNNING:
             self.returncode, self.ended = returncode, True
@@ -198,7 +198,7 @@ class ForkedChild:
             self.close()
 
     def close(self) -> None:
-        """Kill the process if it runs, close all descriptors, and remove the scratch directory."""
+        """Kill the process if it is running, close all descriptors, and remove the scratch directory."""
         if not self.ended:
             self._kill()
         self.forget()

@@ -1,8 +1,8 @@
-"""``Ledger``: the batches of the local pool that have not ended, the order in which they wait, and their results.
+"""``Ledger``: the unfinished batches of the local pool, the order in which they wait, and their results.
 
-Everything but ``hand_over`` happens with the pool's lock held. Results are *collected* with the lock and *handed over*
-without it, by the pump alone, as the callbacks of others run then. A result moves from one place to the next in one
-step, so an error in between loses none.
+Everything except ``hand_over`` happens with the pool's lock held. Results are *collected* with the lock and *handed
+over* without it, and only by the pump, because handing over runs the callbacks of programs. A result moves from one
+place to the next in one step, so an error in between loses none.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from pywren.worker.task import RunResult, cancelled_failure
 logger = logging.getLogger(__name__)
 
 INDEX_MASK = (1 << TICKET_SHIFT) - 1
-"""The bits of a ticket that are the index of the call in its batch."""
+"""The bits of a ticket that contain the index of the call in its batch."""
 
 
 class Ledger:
-    """The calls that the pool has taken and not yet answered.
+    """The calls that the pool has accepted and not yet answered.
 
     Args:
-        lock: the pool's.
+        lock: the pool's lock.
         members: the processes that may hold something of a batch.
 
     Attributes:
         queue: batches with calls that no process holds, in the order in which they are given out.
         outstanding: how many calls have no result.
-        ended_at: the monotonic time at which the last batch ended.
+        ended_at: the monotonic time when the last batch ended.
         waiters: how many threads wait in ``wait``.
     """
 
@@ -52,10 +52,10 @@ class Ledger:
         self.waiters = 0
 
     def add(self, batch: Batch) -> None:
-        """Take a batch; its calls wait behind all others."""
+        """Add a batch. Its calls wait behind all others."""
         self._numbers += 1
         batch.number = self._numbers
-        for arena in batch.arenas:  # one row of numbers serves batches and arenas: children keep them apart by kind
+        for arena in batch.arenas:  # batches and arenas are numbered together: children tell them apart by kind
             self._numbers += 1
             arena.number = self._numbers
         self.outstanding += batch.remaining
@@ -64,7 +64,7 @@ class Ledger:
             self.queue.append(batch)
 
     def batch_of(self, ticket: int) -> Batch | None:
-        """Return the batch of a ticket; ``None`` when all of its calls have ended."""
+        """Return the batch of a ticket, or ``None`` when all of its calls have ended."""
         return self._batches.get(ticket >> TICKET_SHIFT)
 
     def has_ended(self, batch: Batch, index: int) -> bool:
@@ -72,25 +72,25 @@ class Ledger:
         return batch.number not in self._batches or bool(batch.done[index])
 
     def requeue(self, tickets: Sequence[int]) -> None:
-        """Have calls wait again, before all others, that were taken back from a process."""
+        """Queue calls again that were taken back from a process, in front of all others."""
         by_batch: dict[int, list[int]] = {}
         for ticket in tickets:
             by_batch.setdefault(ticket >> TICKET_SHIFT, []).append(ticket & INDEX_MASK)
         for number, indices in by_batch.items():
             batch = self._batches.get(number)
             if batch is not None:
-                batch.give_back(indices)  # ``Batch.take`` passes over those that have a result
+                batch.give_back(indices)  # ``Batch.take`` skips those that have a result
                 if batch not in self.queue:
                     self.queue.appendleft(batch)
 
     # -- results -----------------------------------------------------------------------------------------------
 
     def finish(self, batch: Batch, index: int, result: RunResult) -> None:
-        """Take the result of a call, unless it has one."""
+        """Record the result of a call, unless it has one already."""
         if batch.done[index]:
             return
         if index in batch.cancelled and result.failure is None:
-            # ``cancel`` has said that the call is cancelled; its result was just under way.
+            # ``cancel`` has reported the call as cancelled while its result was on its way.
             result = failed(cancelled_failure(running=True))
         batch.done[index] = 1
         arena = batch.arena_of(index) if batch.arenas else None
@@ -102,7 +102,7 @@ class Ledger:
         if arena is not None:
             arena.calls -= 1
             if not arena.calls:
-                # The file is closed with its last reference; children have a descriptor each, and are told to drop it.
+                # The file closes with its last reference. Each child has a descriptor, and is told to close it.
                 batch.arenas.remove(arena)
                 for member in self._members:
                     member.forget_arena(arena.number)
@@ -122,44 +122,44 @@ class Ledger:
 
     @property
     def has_results(self) -> bool:
-        """Whether results have come since the last ``collect``."""
+        """Whether results have arrived since the last ``collect``."""
         return bool(self._touched)
 
     def collect(self) -> None:
-        """Prepare the results that have come for ``hand_over``; nothing after this may lose them."""
+        """Prepare the results that have arrived for ``hand_over``. Nothing after this may lose them."""
         for batch in self._touched.values():
             self._collected.append((batch.on_results, batch.collected))
             batch.collected = []
         self._touched.clear()
 
     def hand_over(self) -> None:
-        """Pass the collected results on; without the lock, and by the pump alone."""
-        while self._collected:  # popped first: a callback that raises loses its own results only
+        """Pass on the collected results. Only the pump calls this, without the lock."""
+        while self._collected:  # removed before the call, so that a callback that raises loses only its own results
             _call_back(*self._collected.popleft())
 
     # -- waiting for all ---------------------------------------------------------------------------------------
 
     def wait(self, timeout: float | None) -> bool:
-        """Wait until no call is outstanding; returns whether that is so."""
-        self.waiters += 1  # so that the pump need not take the lock when nobody waits
+        """Wait until no call is outstanding. Return whether that is the case."""
+        self.waiters += 1  # so that the pump need not take the lock when no thread waits
         try:
             return self._finished.wait_for(lambda: not self.outstanding, timeout)
         finally:
             self.waiters -= 1
 
     def tell_waiters(self) -> None:
-        """Wake whoever waits for the last call, whose result has been handed over."""
+        """Wake the threads that wait for the last call, after its result has been handed over."""
         if not self.outstanding:
             self._finished.notify_all()
 
 
 def failed(failure: Failure, returncode: int | None = None) -> RunResult:
-    """Return the result of a call that has no outcome."""
+    """Return the result for a call that has no outcome."""
     return RunResult(None, None, failure=failure, returncode=returncode)
 
 
 def announce(starts: Sequence[tuple[OnStart, int]]) -> None:
-    """Tell those who asked for it which calls run now; without the lock."""
+    """Call the ``on_start`` callbacks of calls that are running now. Do this without the lock."""
     for on_start, index in starts:
         _call_back(on_start, index)
 
@@ -168,5 +168,5 @@ def _call_back(function: Callable[..., None], argument: object) -> None:
     try:
         function(argument)
     except Exception:
-        # The pump serves every executor: the mistake of one must not end the calls of the others.
+        # The pump serves every executor: a mistake in one must not end the calls of the others.
         logger.exception("a callback of the local pool raised")

@@ -1,8 +1,8 @@
-"""``Lifetime``: for how long a local pool is needed, and what ends it with the program.
+"""``Lifetime``: how long a local pool is needed, and what ends it with the program.
 
-A pool lives while executors use it or calls run, and for a while after. Three events need hooks: the end of a program
-(``atexit``); the end of a process of multiprocessing, which skips ``atexit`` and runs finalizers; and a fork, whose new
-process must not touch the children of the old one.
+A pool lives while executors use it or calls run, and for some seconds after. Three events need hooks: the end of a
+program (``atexit``); the end of a process of multiprocessing, which skips ``atexit`` and runs finalizers; and a fork,
+whose new process must not touch the children of the old one.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import Protocol
 from pywren.system import shutdown
 
 LINGER_SECONDS = 5.0
-"""How long the children of a pool stay when no executor uses it."""
+"""How long the children of a pool stay when no executor uses it, in seconds."""
 
 
 class Lifetime:
-    """Who uses a pool, and until when it lingers. It is used with the pool's lock held.
+    """The users of a pool, and how long it lingers. Use it with the pool's lock held.
 
     Args:
-        linger: seconds for which processes stay when nobody uses the pool.
+        linger: seconds for which processes stay when nothing uses the pool.
 
     Attributes:
         users: how many executors use the pool.
-        closed: whether it takes no more calls, for good.
+        closed: whether it permanently refuses calls.
     """
 
     def __init__(self, linger: float) -> None:
@@ -37,20 +37,20 @@ class Lifetime:
         self._released_at = time.monotonic()
 
     def acquire(self) -> None:
-        """Count an executor."""
+        """Add an executor to the count."""
         self.users += 1
 
     def release(self) -> None:
-        """Count an executor less."""
+        """Remove an executor from the count."""
         self.users -= 1
         self.linger_anew()
 
     def linger_anew(self) -> None:
-        """Linger from now on, if nobody uses the pool."""
+        """Restart the linger period, if nothing uses the pool."""
         self._released_at = time.monotonic()
 
     def ends_at(self, last_call: float) -> float:
-        """Return the monotonic time at which the processes of a pool without calls end; infinity while it is used.
+        """Return the monotonic time when the processes of a pool without calls end; infinity while it is in use.
 
         Args:
             last_call: when the last call ended.
@@ -67,7 +67,7 @@ class Endable(Protocol):
         """Wait for outstanding calls, then end everything."""
 
     def forget_after_fork(self) -> None:
-        """Become a pool without processes, in a process that was forked."""
+        """Become a pool without processes, after a fork, in the new process."""
 
 
 _open: set[Endable] = set()
@@ -76,23 +76,23 @@ _ends_with_multiprocessing = False
 
 
 def end_with_program(pool: Endable) -> None:
-    """Have a pool finished at the end of the program, unless it is closed before."""
+    """Finish a pool at the end of the program, unless it is closed before."""
     global _is_hooked
     if not _is_hooked:
         _is_hooked = True
         atexit.register(_at_exit)
         os.register_at_fork(after_in_child=_after_fork)
-    _open.add(pool)  # strongly: calls may be outstanding when nobody else holds the pool any more
+    _open.add(pool)  # a strong reference: calls may be outstanding when nothing else holds the pool any more
 
 
 def forget_closed() -> None:
-    """Drop the pools that are closed."""
+    """Drop the closed pools."""
     for pool in [pool for pool in _open if pool.lifetime.closed]:
         _open.discard(pool)
 
 
 def end_with_multiprocessing() -> None:
-    """Have pools end with a process that multiprocessing has made: it runs nothing that was registered with atexit."""
+    """End pools with a process that multiprocessing has created, because such a process skips ``atexit`` functions."""
     global _ends_with_multiprocessing
     if _ends_with_multiprocessing or "multiprocessing.process" not in sys.modules:
         return
@@ -106,8 +106,8 @@ def end_with_multiprocessing() -> None:
 
 
 def _at_exit() -> None:
-    shutdown.begin()  # a process of multiprocessing comes here without running what was registered with atexit
-    for pool in list(_open):  # a copy: a pool that is closed leaves the set
+    shutdown.begin()  # needed because a process of multiprocessing has skipped the atexit functions
+    for pool in list(_open):  # a copy, because closing a pool removes it from the set
         pool.finish_at_exit()
 
 

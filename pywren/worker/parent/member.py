@@ -1,8 +1,8 @@
-"""``Member``: one worker process of the local pool, what it knows, and the calls that it holds.
+"""``Member``: one worker process of the local pool, what that process knows, and the calls that it holds.
 
 A member has no lock of its own: everything here happens with the pool's lock held, and nothing here waits. Frames that
-do not fit into the socket are queued, and the pump sends the rest. Killing may take long, so a member that is to be
-killed is *condemned*, and the pump kills it without the lock.
+do not fit into the socket are queued, and the pump sends the rest. Killing may take long. So a member that must be
+killed is *condemned*, and the pump kills it without holding the lock.
 """
 
 from __future__ import annotations
@@ -25,35 +25,35 @@ from pywren.worker.parent.process import Process
 from pywren.worker.protocol import TAIL_LIMIT, TICKET, TICKET_SHIFT
 
 STALL_SECONDS = 0.002
-"""Seconds without a result after which the pool takes back whatever waits behind a member's call."""
+"""Seconds without a result after which the pool takes back the calls that wait behind a member's current one."""
 
-_MAX_TICKETS = 512  # 4,096 bytes: what one write puts into a pipe whole
-_WORK_AHEAD_SECONDS = 0.01  # of calls in the pipe: enough to hide the pump's latency, little to take back
+_MAX_TICKETS = 512  # 4,096 bytes: as much as one write puts into a pipe atomically
+_WORK_AHEAD_SECONDS = 0.01  # seconds of calls to keep in the pipe: enough to hide the pump's latency
 _KEPT_FUNCTIONS, _MOST_FUNCTIONS = 4, 8
-_FORGET_AFTER = 16  # ended batches that are forgotten in one message
+_FORGET_AFTER = 16  # how many ended batches to forget in one message
 
 
 class Member:
     """One worker process as the pool sees it.
 
-    Results come in the order of the tickets, so the first ticket without a result, the *head*, is the call that
-    runs, unless it is still in the pipe.
+    Results arrive in the order of the tickets. So the first ticket without a result, the *head*, is the call that is
+    running, unless it is still in the pipe.
 
     Args:
         environment: the process's environment variables.
 
     Attributes:
-        ready: whether it has said that it can run calls.
+        ready: whether the process has reported that it can run calls.
         dying: whether it gets no more calls.
-        killed: whether the pool wanted its end, as opposed to ``was_lost``: its channel ended or was misused.
-        condemned: whether the pump is still to kill it.
+        killed: whether the pool wanted its end, as opposed to ``was_lost``: its channel closed or was misused.
+        condemned: whether the pump has yet to kill it.
         tickets: the calls that it was given and has not answered, in order.
         announced: the last ticket whose start was announced.
-        window: how many calls it should hold, by how quick the last ones were.
+        window: how many calls it should hold, judging by how quick the last ones were.
         last: the monotonic time of its last result; ``started`` is when its head began, as far as the pool knows.
-        ending: the ticket that this end is for, and the failure that it gets.
-        shown: its output, once a call wanted to have it shown as it comes; ``exclusive`` while such a call is held.
-        watched, watched_for: the pump's record of what it watches, and why.
+        ending: the ticket that the process is killed for, and the failure that the ticket gets.
+        shown: its output, once a call has asked to show it as it arrives; ``exclusive`` while it holds such a call.
+        watched, watched_for: what the pump watches of it, and why.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -79,14 +79,14 @@ class Member:
 
     @property
     def idle(self) -> bool:
-        """Whether it could run a call at once."""
+        """Whether it could run a call immediately."""
         return self.ready and not self.dying and not self.tickets
 
     def room(self, batch: Batch) -> int:
         """Return how many calls of a batch it should be given now."""
         held = len(self.tickets)
-        # A member without a ticket does not read its socket, so waiting until its socket has room could take for ever:
-        # the calls that filled it may have been cancelled. A member with a ticket reads on until its argument comes.
+        # A member without a ticket does not read its socket. If calls that were cancelled have filled it, it would
+        # never have room, so do not wait for that. A member with a ticket reads until its argument arrives.
         if self.dying or (held and (self.process.channel.waiting or batch.show_output or self.exclusive)):
             return 0
         if batch.show_output:
@@ -95,7 +95,7 @@ class Member:
         return window - held if held <= window // 2 else 0
 
     def give(self, batch: Batch, indices: Sequence[int], now: float) -> None:
-        """Send calls, and whatever they need that the process does not know yet."""
+        """Send calls, and whatever they need that the process does not have yet."""
         if not self.tickets:
             self.last = self.started = now
         terms = None if batch.number in self._batches else self._introduce(batch)
@@ -104,8 +104,8 @@ class Member:
             if arena is not None and arena.number not in self._arenas:
                 self._arenas.add(arena.number)
                 self._queue(frames.encode(frames.ARENA, number=arena.number, sizes=(0,), file=arena.file))
-        # Arguments before tickets: a child that reads a ticket then waits on the socket for its argument, and never on
-        # the pipe for something that was not written.
+        # Send arguments before tickets: a child that has read a ticket waits on the socket for its argument, and never
+        # on the pipe for something that has not been written.
         base = batch.number << TICKET_SHIFT
         tickets = [base | index for index in indices]
         if batch.arenas:
@@ -119,14 +119,14 @@ class Member:
         self._write_tickets(tickets)
 
     def _write_tickets(self, tickets: Sequence[int]) -> None:
-        """Write tickets; at most ``_MAX_TICKETS`` are in the pipe, so this neither blocks nor writes a part."""
+        """Write tickets. At most ``_MAX_TICKETS`` are in the pipe, so this neither blocks nor writes only a part."""
         try:
             os.write(self.process.tickets_out, struct.pack(f"<{len(tickets)}Q", *tickets))
         except BrokenPipeError:
-            pass  # never, because this process holds a read end too
+            pass  # this never happens, because this process has a read end too
 
     def _introduce(self, batch: Batch) -> tuple[int, bool, Mapping[str, str | None], bool]:
-        """Send what all calls of a batch need, and return the terms that go along with its first calls."""
+        """Send what all calls of a batch need, and return the terms that are sent with its first calls."""
         key = self._functions.get(batch.function_id)
         if key is None:
             key = self._functions[batch.function_id] = batch.function_key
@@ -141,7 +141,7 @@ class Member:
         return key, batch.load_anew, batch.extra_env, batch.show_output
 
     def _forget_functions(self) -> None:
-        """Let the process drop functions that were used long ago, some at a time, as each time takes a message."""
+        """Let the process drop functions that were used long ago. Each message drops several."""
         if len(self._functions) <= _MOST_FUNCTIONS:
             return
         functions = [self._functions.popitem(last=False)[1] for _ in range(_MOST_FUNCTIONS - _KEPT_FUNCTIONS)]
@@ -156,7 +156,7 @@ class Member:
         pipes = [pipe(), pipe()]
         self._shown_ends = [
             write for _, write in pipes
-        ]  # they stay open here until the frame is sent, which may have to wait
+        ]  # these stay open here until the frame is sent, which may take a while
         self._queue(frames.encode(frames.SHOW, descriptors=self._shown_ends))
         self.shown = (
             OutputTail(pipes[0][0], "stdout", write_through),
@@ -167,9 +167,9 @@ class Member:
         self.process.channel.queue(frame)
 
     def take_back(self) -> list[int]:
-        """Take every ticket out of the pipe and return them; the call that runs is not among them.
+        """Take every ticket out of the pipe and return them. The call that is running is not among them.
 
-        The kernel makes each read atomic: a ticket goes to this process or to the child, never to both.
+        The kernel makes each read atomic: a ticket goes either to this process or to the child, never to both.
         """
         taken: list[int] = []
         while True:
@@ -179,17 +179,17 @@ class Member:
                 break
             taken.extend(struct.unpack(f"<{len(data) // TICKET.size}Q", data))
         for _ in taken:
-            self.tickets.pop()  # a pipe keeps order, so what was in it are the last tickets
+            self.tickets.pop()  # a pipe keeps its order, so the tickets that were in it are the last ones
         return taken
 
     def put_back(self, tickets: Sequence[int]) -> None:
-        """Write tickets again; the process has their arguments already."""
+        """Write tickets again. The process has their arguments already."""
         self.tickets.extend(tickets)
         if tickets:
             self._write_tickets(tickets)
 
     def forget(self, batch: Batch) -> None:
-        """Let the process drop what it has of a batch that has ended: arenas at once, small things later."""
+        """Let the process drop what it has of a batch that has ended: arenas immediately, small things later."""
         if batch.number not in self._batches or self.dying:
             return
         self._batches.discard(batch.number)
@@ -201,35 +201,35 @@ class Member:
             self._arenas.difference_update(arenas)
 
     def forget_arena(self, number: int) -> None:
-        """Let the process drop an arena all of whose calls have ended."""
+        """Let the process drop an arena whose calls have all ended."""
         if number in self._arenas and not self.dying:
             self._arenas.discard(number)
             self._queue_forget([number], [])
             self.process.channel.flush()
 
     def progressed(self, count: int, now: float) -> None:
-        """Note that some calls have ended, and set the window to some milliseconds of work."""
+        """Record that some calls have ended, and set the window to a few milliseconds of work."""
         each = max((now - self.last) / count, 1e-6)
-        self.last = self.started = now  # the next call has begun by now: the child takes it without being asked
-        # It grows by a factor of four at most: one quick call does not yet mean that the others are.
+        self.last = self.started = now  # the next call has begun by now: the child takes it by itself
+        # It grows at most fourfold: one quick call does not yet mean that the others are quick.
         self.window = max(1, min(int(_WORK_AHEAD_SECONDS / each), self.window * 4, _MAX_TICKETS))
 
     def kill(self, ending: tuple[int, Failure] | None = None) -> None:
-        """Condemn the process; the ticket in ``ending`` gets its failure, the others run elsewhere."""
-        self.ending = self.ending or ending  # the first reason stands
+        """Condemn the process. The ticket in ``ending`` gets its failure; the other calls run elsewhere."""
+        self.ending = self.ending or ending  # keep the first reason
         self.killed = True
         self.lose()
 
     def lose(self) -> None:
         """Condemn a process without a usable channel: it died, or the user's code closed or misused the channel.
 
-        The pump kills it soon, without the pool's lock, as it may have to wait for what the call has started.
+        The pump kills it soon, without the pool's lock, as that may have to wait for processes that the call started.
         """
         self.dying = self.condemned = True
         self.was_lost = not self.killed
 
     def shown_tails(self) -> tuple[str, str]:
-        """Return the tails of what the call that just ended has shown."""
+        """Return the tails of the shown output of the call that has just ended."""
         if self.shown is None or not self.exclusive:
             return "", ""
         return self.shown[0].take(), self.shown[1].take()
@@ -251,11 +251,11 @@ class Member:
 
     @property
     def watch_for(self) -> tuple[bool, bool, bool]:
-        """The state on which ``events`` depends: while it is equal, the pump need not look."""
+        """The state that ``events`` depends on. While it stays equal, the pump need not call ``events`` again."""
         return self.dying, self.process.channel.waiting, self.shown is not None
 
     def events(self) -> dict[int, int]:
-        """Return the descriptors to watch, each with its events for ``poll``."""
+        """Return the descriptors to watch, each with its ``poll`` events."""
         channel = self.process.channel
         found = {self.process.pidfd: select.POLLIN}
         if not self.dying:
@@ -265,7 +265,7 @@ class Member:
         return found
 
     def load(self) -> tuple[int, bool]:
-        """Return a sort key, the least loaded first: how many calls it holds, and whether it is still starting."""
+        """Return a sort key, with the least loaded first: how many calls it holds, and whether it is still starting."""
         return len(self.tickets), not self.ready
 
     @property

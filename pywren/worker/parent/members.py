@@ -1,6 +1,6 @@
 """``Members``: the processes of the local pool, how many there should be, and when the next ones start.
 
-All of it happens with the pool's lock held, on the pump's thread or a caller's.
+All of this happens with the pool's lock held, on the pump's thread or a caller's.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from pywren.worker.parent.member import Member
 logger = logging.getLogger(__name__)
 
 GROW_SECONDS = 0.2
-"""Seconds after the first process is ready at which the others start, though there is no second call yet."""
+"""Seconds after the first process is ready when the others start, even if there has been no second call."""
 
-_MAX_FAILED_ROUNDS = 3  # rounds in which no process came up, one after the other, before calls fail
+_MAX_FAILED_ROUNDS = 3  # how many rounds in a row may start no process before calls fail
 _MOST_START_DELAY = 10.0
 
 
 class Members:
     """The processes of a pool.
 
-    The first process starts alone: interpreters that start at once are in each other's way, and the first result needs
-    only one. The others start with the second call, or ``GROW_SECONDS`` after the first process is ready.
+    The first process starts alone: interpreters that start at the same time slow each other down, and the first result
+    needs only one. The others start with the second call, or ``GROW_SECONDS`` after the first process is ready.
 
     Args:
-        size: how many there should be at most.
+        size: the most processes that there should be.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._members: list[Member] = []
-        # All processes start with one environment; whatever else a call is to see travels with it.
+        # All processes start with the same environment. Other variables that a call should see are sent with the call.
         self._environment: Mapping[str, str] = {}
-        self._equal_environment: Mapping[str, str] | None = None  # another that is equal, and never changes
-        # Processes that ended before they were ready: their number since the last one that was, and the rounds of them
-        # after which none was left. The next start waits longer after each, while there is another process to go on.
+        self._equal_environment: Mapping[str, str] | None = None  # another one that is equal, and never changes
+        # Processes that ended before they were ready: how many there were since one became ready, and in how many
+        # rounds none was left. The next start waits longer after each, while there is another process to run calls.
         self._failed_starts = self._failed_rounds = 0
         self._starts_at = 0.0
         self._wanted = 1
@@ -56,28 +56,28 @@ class Members:
         return len([member for member in self._members if not member.dying])
 
     def has_idle(self) -> bool:
-        """Tell whether any process could run a call at once."""
+        """Tell whether any process could run a call immediately."""
         return any(member.idle for member in self._members)
 
     # -- starting ----------------------------------------------------------------------------------------------
 
     def start_missing(self, outstanding: int, coming: int = 0) -> bool:
-        """Start processes until there are enough; one is enough to go on with.
+        """Start processes until there are enough. One is enough to continue.
 
         Args:
             outstanding: calls without a result.
             coming: calls that are about to be added.
 
         Returns:
-            Whether any was missing, and its start not put off.
+            Whether any was missing and its start was not delayed.
 
         Raises:
-            OSError: none can be started, and none is there.
+            OSError: no process can be started, and there is none.
         """
         if outstanding + coming > 1:
             self._wanted = self._size
         if not self._members and not outstanding:
-            # Only now: the variables of calls that already wait were compared with the earlier environment.
+            # Only now, because calls that already wait were compared with the earlier environment.
             self._environment, self._equal_environment = dict(os.environ), None
         alive = self.alive()
         if alive and time.monotonic() < self._starts_at:
@@ -86,7 +86,7 @@ class Members:
         for _ in range(missing):
             try:
                 self._members.append(Member(self._environment))
-            except OSError:  # the machine is short of processes, memory or descriptors
+            except OSError:  # the machine has no more processes, memory or descriptors
                 if not self.alive():
                     raise
                 self._delay_starts()
@@ -95,29 +95,29 @@ class Members:
         return missing > 0
 
     def _delay_starts(self) -> None:
-        """Put the next start off: it takes memory and time from the processes that run calls."""
+        """Delay the next start, because it takes memory and time from the processes that run calls."""
         self._starts_at = time.monotonic() + min(GROW_SECONDS * 2**self._failed_starts, _MOST_START_DELAY)
         self._failed_starts += 1
 
     def note_ready(self, member: Member) -> None:
-        """Note that a process has come up."""
+        """Record that a process is ready."""
         member.ready = True
         member.last = member.started = time.monotonic()
         self._failed_starts = self._failed_rounds = 0
         self._starts_at = 0.0
-        # Counted from here, not from the start: on a slow machine an interpreter may take longer than that to boot.
+        # Count from here, not from the start: on a slow machine an interpreter may take longer than that to start.
         if self._wanted < self._size:
             self._grows_at = member.started + GROW_SECONDS
 
     def next_start(self) -> float:
-        """Return the monotonic time at which processes are to be started; infinity when none are."""
+        """Return the monotonic time when the next processes must be started; infinity when none must be."""
         return min(self._grows_at, self._starts_at) if self._is_missing_some() else self._grows_at
 
     def start_due(self, outstanding: int) -> None:
         """Start the processes whose time has come.
 
         Raises:
-            OSError: none can be started, and none is there.
+            OSError: no process can be started, and there is none.
         """
         now = time.monotonic()
         if now >= self._grows_at:
@@ -127,24 +127,24 @@ class Members:
             self.start_missing(outstanding)
 
     def _is_missing_some(self) -> bool:
-        """Whether processes are still to be started whose start was put off."""
+        """Whether there are processes whose start was delayed and is still to come."""
         return bool(self._starts_at) and self.alive() < self._wanted
 
     # -- ending ------------------------------------------------------------------------------------------------
 
     def remove(self, member: Member) -> None:
-        """Take out a process that has ended, and put off the next start if it never came up."""
+        """Remove a process that has ended. Delay the next start if this one never became ready."""
         self._members.remove(member)
         if member.ready or member.killed:
             return
         self._delay_starts()
         if not self.alive():
-            # Those that start together may be too many for this machine's memory: the next one starts alone.
+            # This machine may not have enough memory for those that start together, so the next one starts alone.
             self._failed_rounds += 1
             self._wanted = 1
 
     def give_up(self, last: Failure) -> Failure | None:
-        """Return why no process comes up once that is certain, and start to count anew; otherwise ``None``.
+        """Once it is certain that no process can start, return why and start counting again; otherwise ``None``.
 
         Args:
             last: how the last process ended.
@@ -156,27 +156,27 @@ class Members:
         return last._replace(message=f"{text}. The last time {last.message}")
 
     def kill(self) -> None:
-        """Condemn all processes; the next use starts with one again."""
+        """Condemn all processes. The next use starts with one again."""
         self._wanted, self._grows_at = 1, float("inf")
         for member in self._members:
             member.kill()
 
     def take_condemned(self) -> list[Member]:
-        """Return the processes that are to be killed, each once."""
+        """Return each process that must be killed, once."""
         found = [member for member in self._members if member.condemned]
         for member in found:
             member.condemned = False
         return found
 
     def close(self) -> None:
-        """Kill all processes, and wait for their ends."""
+        """Kill all processes, and wait until they have ended."""
         for member in self._members:
             member.process.close()
             member.close_shown()
         self._members.clear()
 
     def forget_after_fork(self) -> None:
-        """Let go of the processes in a process that was forked: they belong to the other one."""
+        """Drop the processes after a fork, in the new process: they belong to the old one."""
         for member in self._members:
             member.process.forget()
             member.close_shown()
@@ -184,15 +184,15 @@ class Members:
     # -- environment -------------------------------------------------------------------------------------------
 
     def environment_changes(self, environment: Mapping[str, str] | None) -> dict[str, str | None]:
-        """Return the variables by which an environment differs from that of the processes; ``None`` for missing ones.
+        """Return the variables in which an environment differs from that of the processes; ``None`` marks missing ones.
 
         Args:
-            environment: the environment, never changed afterwards; ``None`` for that of the processes.
+            environment: the environment, which must never change afterwards; ``None`` for that of the processes.
         """
         if environment is None or environment is self._equal_environment:
             return {}
         if environment == self._environment:
-            self._equal_environment = environment  # comparing takes as long as running a small call
+            self._equal_environment = environment  # because comparing takes as long as running a small call
             return {}
         before = self._environment
         changed: dict[str, str | None] = {

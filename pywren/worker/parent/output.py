@@ -1,4 +1,4 @@
-"""``OutputTail``: one stream of a call, passed on as it comes, of which the last bytes are kept."""
+"""``OutputTail``: passes one stream of a call on as it arrives, and keeps its last bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _READ_BYTES = 64 * 1024
 
 
 def write_through(stream: str, text: str) -> None:
-    """Write what a call printed to this process's own stream of the same name."""
+    """Write what a call printed to the same stream of this process."""
     target = getattr(sys, stream)
     if target is None:
         return
@@ -21,14 +21,14 @@ def write_through(stream: str, text: str) -> None:
         target.write(text)
         target.flush()
     except (OSError, ValueError):
-        pass  # a stream that the client has closed must not cost the call its result
+        pass  # if the client has closed the stream, the call must not lose its result because of that
 
 
 class OutputTail:
-    """Passes one stream of a call on as it comes, and keeps its last bytes. One thread at a time uses it.
+    """Passes one stream of a call on as it arrives, and keeps its last bytes. One thread at a time uses it.
 
     Args:
-        descriptor: the read end of a pipe; owned by this object.
+        descriptor: the read end of a pipe; this object owns it.
         name: ``stdout`` or ``stderr``.
         sink: called with the name and each piece of text.
     """
@@ -42,7 +42,7 @@ class OutputTail:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def pump(self) -> bool:
-        """Pass on what has come; returns False at the end of the stream."""
+        """Pass on what has arrived. Return False at the end of the stream."""
         while True:
             try:
                 data = os.read(self.descriptor, _READ_BYTES)
@@ -56,7 +56,7 @@ class OutputTail:
                 self._sink(self.name, text)
 
     def take(self) -> str:
-        """Return the tail of what came since the last time."""
+        """Return the tail of what has arrived since the last time."""
         self.pump()
         text = self._tail.decode("utf-8", "replace")
         self._tail.clear()

@@ -7,30 +7,31 @@
                   ◀──── taken back: cancelled, stalled behind a slow call, or the process has died
 
 ========== ===========================================================================================================
-part       noun
+part       purpose
 ========== ===========================================================================================================
 Members    the processes, how many there should be, and when the next ones start
 Ledger     the calls that have no result yet, and the results to be handed over
 Feeder     moves calls between the two: gives, takes back, cancels, ends
 Watch      the descriptors that the pump waits for
-Pump       the one thread
-Lifetime   for how long the pool is needed; the end of the program, and forks
+Pump       the pool's thread
+Lifetime   how long the pool is needed; the end of the program, and forks
 ========== ===========================================================================================================
 
-Who runs where:
+Which thread does what:
 
-- The *caller's thread*, in ``submit``, packs the arguments, then writes straight to members that have room, so a single
-  call on an idle pool meets one thread switch. It only *condemns* a process that is to be killed, in ``cancel`` or
-  ``close``.
-- The *pump* reads everything that children say, buries those that have ended, starts others, and lets time pass:
-  time-outs, stalls, the linger, starts that had to wait.
-- What takes long, or runs the code of others, happens without the lock: the pump hands results over, kills the
-  condemned with everything that they have started, and removes what the dead left; whoever feeds announces starts.
+- The *caller's thread*, in ``submit``, packs the arguments, then writes directly to members that have room, so a single
+  call on an idle pool needs only one thread switch. In ``cancel`` and ``close`` it only *condemns* processes that must
+  be killed.
+- The *pump* reads everything that children send, buries those that have ended, starts others, and handles everything
+  that depends on time: time-outs, stalls, the linger period, delayed starts.
+- Anything that takes long, or runs foreign code, happens without the lock. The pump hands results over, kills the
+  condemned processes with everything that they have started, and removes what the dead left. The thread that feeds
+  announces starts.
 
 One reentrant lock guards all state of the pool and its parts. It is reentrant because an executor that is
-garbage-collected releases the pool, in any thread and at any moment. The lock is innermost: with it held nobody takes
-another lock but a process's own, and nobody calls a callback; only shown output is written to the client's streams with
-the lock held. ``LocalPool._shared_lock`` is outermost.
+garbage-collected releases the pool, in any thread and at any moment. The lock is innermost: a thread that holds it
+takes no other lock except that of a process, and calls no callback; only shown output is written to the client's
+streams with the lock held. ``LocalPool._shared_lock`` is outermost.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ from pywren.worker.task import Function, RunResult, Stop, Task
 logger = logging.getLogger(__name__)
 
 PROCESSES_VARIABLE = "PYWREN_LOCAL_PROCESSES"
-"""The environment variable that sets how many processes the local pool has; by default one a usable processor."""
+"""The environment variable that sets how many processes the local pool has; by default one per usable processor."""
 
 _EXIT_WARNING_SECONDS = 2.0
 
@@ -69,21 +70,21 @@ _EXIT_WARNING_SECONDS = 2.0
 class LocalPool:
     """Worker processes of this machine that run calls.
 
-    The first starts when the pool is made. Executors share one pool, ``LocalPool.shared()``; it ends its processes some
-    seconds after the last executor released it, and starts them again when it is used again. At the end of the program
-    it waits for the calls that still run. A pool that was closed, or has failed, takes no more calls; the shared one
-    has a successor then.
+    The first process starts when the pool is created. Executors share one pool, ``LocalPool.shared()``. It ends its
+    processes some seconds after the last executor has released it, and starts them again when it is used again. At the
+    end of the program it waits for the calls that are still running. A pool that was closed, or has failed, takes no
+    more calls; if it was the shared one, the next use creates another.
 
     Args:
         processes: how many; by default as many as there are processors that this process may use.
-        show_output: whether what calls print is written to this process's own streams as it comes, unless the
+        show_output: whether what calls print is written to this process's own streams as it arrives, unless the
             batch says otherwise.
         linger: seconds for which processes stay when no executor uses the pool.
 
     Raises:
         ConfigError: this is neither Linux nor macOS.
         OSError: no process can be started.
-        ShutdownError: the program is at its end.
+        ShutdownError: the program is ending.
     """
 
     _shared: ClassVar[LocalPool | None] = None
@@ -103,7 +104,7 @@ class LocalPool:
             self._start_missing()
 
     def _reset(self) -> None:
-        """Take the state of a pool without processes; also in a process that was forked from the client."""
+        """Enter the state of a pool without processes; also used in a process that was forked from the client."""
         self._lock = threading.RLock()
         self._members = Members(self._size)
         self._ledger = Ledger(self._lock, self._members)
@@ -116,15 +117,15 @@ class LocalPool:
 
     @classmethod
     def shared(cls) -> LocalPool:
-        """Return the pool of this process; it is made the first time."""
+        """Return the pool of this process. Create it the first time."""
         with cls._shared_lock:
-            if cls._shared is None or cls._shared.lifetime.closed:  # closed by hand, or failed
+            if cls._shared is None or cls._shared.lifetime.closed:  # it was closed by the program, or failed
                 cls._shared = cls()
             return cls._shared
 
     @classmethod
     def close_shared(cls) -> None:
-        """End the pool of this process, if there is one; calls under way end as cancelled."""
+        """End the pool of this process, if there is one. Its unfinished calls end as cancelled."""
         with cls._shared_lock:
             pool, cls._shared = cls._shared, None
         if pool is not None:
@@ -132,24 +133,24 @@ class LocalPool:
 
     @classmethod
     def _renew_shared_lock(cls) -> None:
-        """In a process that was forked: another thread of the old process may have held the lock."""
+        """Renew the lock in a forked process: a thread of the old process may have held it."""
         cls._shared_lock = threading.Lock()
 
     def acquire(self) -> None:
-        """Count an executor that uses the pool, and start the processes if they have ended."""
+        """Record that an executor uses the pool, and start the processes if they have ended."""
         with self._lock:
             self.lifetime.acquire()
             self._require_open()
             self._start_missing()
 
     def release(self) -> None:
-        """Count an executor less; some seconds after the last one the processes end."""
+        """Record that an executor no longer uses the pool. Some seconds after the last one, the processes end."""
         with self._lock:
             self.lifetime.release()
             self._pump.wake()
 
     def close(self) -> None:
-        """End every child process and the pump; calls under way end as cancelled."""
+        """End every child process and the pump. Unfinished calls end as cancelled."""
         with self._lock:
             if not self.lifetime.closed:
                 self.lifetime.closed = True
@@ -160,7 +161,7 @@ class LocalPool:
             thread = self._pump.thread
             self._pump.wake()
         lifetime.forget_closed()
-        # Without the lock, which the pump needs to end. A callback may close the pool, on the pump's own thread.
+        # Do this without the lock, which the pump needs to end. A callback may close the pool on the pump's own thread.
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
@@ -179,30 +180,30 @@ class LocalPool:
         references: Sequence[Sequence[bytes]] | None = None,
         show_output: bool | None = None,
     ) -> Batch:
-        """Call a function for every argument; return at once.
+        """Call a function for every argument, and return immediately.
 
-        Arguments and function are snapshots: the caller may change arrays afterwards.
+        Snapshots are taken of the arguments and the function: the caller may change arrays afterwards.
 
         Args:
             function: the function.
-            args: one packed argument a call.
-            on_results: called on the pump's thread with ``[(index, result), …]``, whatever has come together;
-                exactly one result for every call. It must not block.
-            on_start: called with the index of a call that runs, on the pump's or the submitting thread. Quick calls
-                may end without it, and the call may already have ended.
+            args: one packed argument per call.
+            on_results: called on the pump's thread with ``[(index, result), …]``, for as many as have arrived together.
+                There is exactly one result for every call. It must not block.
+            on_start: called with the index of a call that is running, on the pump's or the submitting thread. Quick
+                calls may end without it, and the call may already have ended.
             extra_env: environment variables of these calls.
-            environment: every other variable that they see, never changed afterwards; ``None`` for the variables that
-                the processes were started with.
-            timeout: seconds after which a call that runs is killed; ``None`` for never.
-            references: for each call the encoded outcomes that the futures in its argument stand for.
-            show_output: whether output is shown as it comes; by default, what the pool was made with.
+            environment: all other variables that they see, which must never change afterwards; ``None`` for the
+                variables that the processes were started with.
+            timeout: seconds after which a running call is killed; ``None`` for no limit.
+            references: for each call, the encoded outcomes that the futures in its argument stand for.
+            show_output: whether output is shown as it arrives; by default, as the pool was created.
 
         Raises:
             OSError: no process can be started, or there is no room for the arguments.
-            ShutdownError: the pool is closed, or the program at its end.
+            ShutdownError: the pool is closed, or the program is ending.
         """
         shown = self._show_output if show_output is None else show_output
-        # Snapshots are taken before the lock: copying big arguments must hold up neither the pump nor other callers.
+        # Take snapshots before taking the lock: copying big arguments must delay neither the pump nor other callers.
         key, frame = self._functions.encode(function)
         batch = Batch(function, key, frame, extra_env or {}, timeout, shown, on_start, on_results)
         batch.add(args, references)
@@ -212,17 +213,17 @@ class LocalPool:
             if changes := self._members.environment_changes(environment):
                 batch.extra_env = {**changes, **batch.extra_env}
             self._ledger.add(batch)
-            # Fed here, not by the pump: the call is with its process one thread switch earlier.
+            # Feed here rather than in the pump: this way the call reaches its process one thread switch earlier.
             starts = self._feeder.feed(time.monotonic())
             self._pump.wake_if_late()
-        announce(starts)  # without the lock: the callbacks are others' code
+        announce(starts)  # without the lock, because the callbacks are foreign code
         return batch
 
     def cancel(self, batch: Batch, index: int) -> bool:
-        """Cancel a call: one that waits never runs, one that runs is killed with its process.
+        """Cancel a call. A waiting call never runs; a running call is killed with its process.
 
         Returns:
-            Whether it is cancelled; its result is then a ``CallCancelledError``. False when it had ended.
+            Whether it is cancelled; its result is then a ``CallCancelledError``. False if it had ended.
         """
         with self._lock:
             is_cancelled = self._feeder.cancel(batch, index)
@@ -232,17 +233,17 @@ class LocalPool:
     def run(
         self, task: Task, *, stopped: Stop | None = None, environment: Mapping[str, str] | None = None
     ) -> RunResult:
-        """Run one task to its end and say how it ended; never raises for what the task does.
+        """Run one task to its end, and return how it ended. Never raise for what the task does.
 
         Args:
             task: the task.
             stopped: kills the task when it is set; the task then ends with a ``CallCancelledError``.
-            environment: every variable that it sees besides ``extra_env``; ``None`` for those that the processes were
+            environment: all variables that it sees besides ``extra_env``; ``None`` for those that the processes were
                 started with.
 
         Raises:
             OSError: no process can be started.
-            ShutdownError: the pool is closed, or the program at its end.
+            ShutdownError: the pool is closed, or the program is ending.
         """
         ended = threading.Event()
         results: list[RunResult] = []
@@ -264,7 +265,7 @@ class LocalPool:
             stopped.listen(lambda: self.cancel(batch, 0))
         try:
             ended.wait()
-        except BaseException:  # Ctrl-C: the call must not go on without anyone who waits for it
+        except BaseException:  # Ctrl-C: the call must not continue when nothing waits for it
             self.cancel(batch, 0)
             raise
         finally:
@@ -276,7 +277,7 @@ class LocalPool:
         """Do nothing: processes of the pool wait for calls of any function."""
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until no call is outstanding; return whether that is so."""
+        """Wait until no call is outstanding. Return False if the time runs out first."""
         with self._lock:
             return self._ledger.wait(timeout)
 
@@ -311,7 +312,7 @@ class LocalPool:
             remove_abandoned_directories()
 
     def forget_after_fork(self) -> None:
-        """Become a pool without processes, in a process that was forked: children and pump are the other one's."""
+        """Become a pool without processes, after a fork, in the new process: the old one owns children and pump."""
         self._members.forget_after_fork()
         self._pump.forget_after_fork()
         self._reset()
@@ -323,11 +324,11 @@ def _usable_processors() -> int:
         if not asked.isdecimal() or not int(asked):
             raise ConfigError(f"{PROCESSES_VARIABLE} is {asked!r}; set it to a number of processes, or unset it")
         return int(asked)
-    if hasattr(os, "sched_getaffinity"):  # in a container often fewer than the machine has
+    if hasattr(os, "sched_getaffinity"):  # in a container, often fewer than the machine has
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-call_resources.close_after_call(LocalPool.close_shared)  # a pool that a call makes in a worker ends with the call
+call_resources.close_after_call(LocalPool.close_shared)  # a pool that a call creates in a worker ends with the call
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=LocalPool._renew_shared_lock)

@@ -1,12 +1,12 @@
 """``Process``: the parent's handle of one child process, from its start to the removal of what it left.
 
-Any thread may kill a child while another waits for it. Signals go to numbers, and the kernel may reuse a number as soon
-as its process is *reaped*. So ``_lock`` covers the check of ``reaped`` together with the signal, and the reaping
-together with setting ``reaped``; nobody waits while holding it. ``_sending`` keeps frames of several threads whole; it
-is held while the socket takes a frame.
+Any thread may kill a child while another waits for it. Signals are sent to process ids, and the kernel may reuse an id
+as soon as its process is *reaped*. So ``_lock`` covers the check of ``reaped`` together with the signal, and the
+reaping together with setting ``reaped``. No thread waits while holding it. ``_sending`` keeps the frames of several
+threads whole; it is held while a frame is written to the socket.
 
-The end of a child is seen on ``pidfd``, which is a descriptor of the kernel's or, where that is missing, a pipe that a
-thread closes when ``waitpid`` returns.
+The end of a child is noticed on ``pidfd``. This is a descriptor from the kernel or, where the kernel has none, a pipe
+that a thread closes when ``waitpid`` returns.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ONE_THREAD = dict.fromkeys(
 )
 
 # The child finds pywren, cloudpickle and tblib where the parent has them, but nothing else there: these directories
-# are the user's. The empty entry of ``sys.path`` is the client's working directory.
+# belong to the user. The empty entry of ``sys.path`` is the client's working directory.
 _BOOTSTRAP = """\
 import sys
 from importlib.machinery import PathFinder
@@ -50,7 +50,7 @@ main(sys.argv[count:])
 
 
 def check_platform() -> None:
-    """Check that this platform can run child processes as pywren needs them.
+    """Check that this platform can run child processes in the way pywren needs.
 
     Raises:
         ConfigError: this is neither Linux nor macOS.
@@ -63,7 +63,7 @@ def check_platform() -> None:
 
 
 class Process:
-    """One child process: a fresh interpreter that runs ``pywren.worker.child.main`` in a session of its own.
+    """One child process: a fresh interpreter that runs ``pywren.worker.child.main`` in its own session.
 
     Args:
         mode: ``pool`` or ``fork``.
@@ -72,14 +72,14 @@ class Process:
         environment: its environment variables; ``None`` for this process's own.
 
     Attributes:
-        pid: its process id, and its group's.
+        pid: its process id, which is also the id of its process group.
         pidfd: a descriptor that becomes readable when it has ended; -1 once closed.
-        root: its private directory, which the child makes.
+        root: its private directory, which the child creates.
         channel: this end of the data socket; it does not block.
-        lifeline: the write end of a pipe that ends with this process, however this process ends.
-        tickets_in: the read end of the ticket pipe, to take tickets back; it does not block.
+        lifeline: the write end of a pipe that closes with this process, however this process ends.
+        tickets_in: the read end of the ticket pipe, for taking tickets back; it does not block.
         tickets_out: its write end.
-        returncode: the exit code; negative for a signal, ``None`` while the child runs or when nobody knows.
+        returncode: the exit code; negative for a signal, ``None`` while the child runs or if it is unknown.
         reaped: whether its process id may already belong to another process.
 
     Raises:
@@ -106,7 +106,7 @@ class Process:
         lifeline, self.lifeline = pipe()
         self.tickets_in, self.tickets_out = pipe()
         parent.setblocking(False)
-        # High numbers: the low ones are where the child expects these, and one must not overwrite another on the way.
+        # Use high numbers: the child expects its ends at low ones, and one must not overwrite another on the way.
         self.channel = Channel(parent)
         theirs = [high_descriptor(child.detach()), high_descriptor(lifeline), high_descriptor(os.dup(self.tickets_in))]
         try:
@@ -115,10 +115,10 @@ class Process:
             self._close_descriptors()
             raise
         finally:
-            # Only the child may hold its ends: the lifeline must end with this process, the channel with either.
+            # Only the child may have its ends: the lifeline must close with this process, the channel with either.
             for descriptor in theirs:
                 os.close(descriptor)
-        # After the start, as the flag is of the open pipe: both sides have it from now on, which the child expects.
+        # After the start, because the flag belongs to the open pipe: now both sides have it, as the child expects.
         os.set_blocking(self.tickets_in, False)
         self._watch_end()
 
@@ -129,7 +129,7 @@ class Process:
                 self.pidfd = above_standard(os.pidfd_open(self.pid))
                 return
             except OSError:
-                pass  # a kernel before Linux 5.3, or a sandbox without the call
+                pass  # a kernel before Linux 5.3, or a sandbox that lacks the call
         self.pidfd, ended = pipe()
         threading.Thread(target=self._wait, args=(ended,), name="pywren-wait", daemon=True).start()
 
@@ -142,13 +142,13 @@ class Process:
         return self.reaped or wait_readable(self.pidfd, 0.0)
 
     def send(self, frame: Outgoing) -> None:
-        """Send a whole frame; several threads may do so at once."""
+        """Send a whole frame. Several threads may do so at the same time."""
         with self._sending:
             self.channel.send_whole(frame)
 
     def kill(self) -> None:
-        """Kill the process and everything below it. This may take a second; ``pidfd`` tells when it has ended."""
-        if self.reaped:  # without the lock: the number is checked again right before the signal to the group
+        """Kill the process and everything below it. This may take a second; ``pidfd`` shows when it has ended."""
+        if self.reaped:  # read without the lock: it is checked again right before the signal to the group
             return
         self._killed = process_tree.kill_descendants(self.pid)
         self._kill_group()
@@ -164,26 +164,26 @@ class Process:
         return self.returncode
 
     def _reap(self) -> None:
-        """Wait for the end, and reap the process once, although several threads may wait."""
+        """Wait for the end, and reap the process once, even if several threads wait."""
         try:
             if hasattr(os, "waitid"):
                 os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-                self._kill_group()  # while it is a zombie, no other process or group can get its number
-                # Reaping and noting it are one step: between them another thread would signal a stranger's group.
+                self._kill_group()  # while it is a zombie, no other process or group can have its number
+                # Reap it and record that in one step: in between, another thread would signal a stranger's group.
                 with self._lock:
                     if not self.reaped:
                         self._take_status(os.waitpid(self.pid, 0)[1])
             else:  # macOS before Python 3.13
                 self._take_status(os.waitpid(self.pid, 0)[1])
         except ChildProcessError:
-            self.reaped = True  # the user's program reaps every child itself, or ignores SIGCHLD
+            self.reaped = True  # the user's program reaps all children itself, or ignores SIGCHLD
 
     def _take_status(self, status: int) -> None:
         self.reaped = True
         self.returncode = os.waitstatus_to_exitcode(status)
 
     def close(self) -> None:
-        """Kill the process if it still runs, wait for its end, and release everything it held."""
+        """Kill the process if it is still running, wait for its end, and release everything it held."""
         self.kill()
         self.end()
         self.remove_traces()
@@ -195,12 +195,12 @@ class Process:
 
     def remove_traces(self) -> None:
         """Remove what an ended process left behind: its private directory, and processes outside its group."""
-        if not self._killed:  # it died by itself, so nobody has killed what was below it
+        if not self._killed:  # it died by itself, so what was below it has not been killed
             process_tree.kill_marked(self.root)
         remove_directory(self.root)
 
     def forget(self) -> None:
-        """Close the descriptors after a fork: the process belongs to the process that this one was forked from."""
+        """Close the descriptors after a fork, in the new process: the child belongs to the old one."""
         self._close_descriptors()
 
     def _close_descriptors(self) -> None:
@@ -262,14 +262,14 @@ def _spawn(
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
     ]
     if output is None:
-        # Where this process has closed a standard stream, the child must not get another file under its number.
+        # If this process has closed a standard stream, the child must not get another file under its number.
         for target in filter(_is_closed, (1, 2)):
             actions.append((os.POSIX_SPAWN_OPEN, target, os.devnull, os.O_WRONLY, 0))
     for target, file in enumerate(output or (), 1):
         actions.append((os.POSIX_SPAWN_DUP2, file.descriptor, target))
     for target, descriptor in enumerate(theirs, 3):
         actions.append((os.POSIX_SPAWN_DUP2, descriptor, target))
-    # One BLAS thread each, unless the client says otherwise: the pool has a process for every processor already.
+    # One BLAS thread each, unless the client says otherwise: the pool already has a process for every processor.
     variables = {**_ONE_THREAD, **(os.environ if environment is None else environment)}
     process_tree.mark(variables, root)
     defaults = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGQUIT]

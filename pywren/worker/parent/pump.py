@@ -1,12 +1,12 @@
-"""``Pump``: the one thread of the local pool; whatever happens by itself happens here.
+"""``Pump``: the only thread of the local pool. Everything that no caller triggers happens here.
 
-A *turn* reads what members have sent, buries those that have ended, starts others, does what is due (time-outs, stalls,
-the end of the linger) and gives out calls; all of it with the pool's lock held. Between two turns, without the lock, it
-does what takes long or runs the code of others: handing results over, killing the condemned with everything that they
-started, and removing what the dead left.
+In a *turn* it reads what members have sent, buries those that have ended, starts others, does what is due (time-outs,
+stalls, the end of the linger period) and gives out calls. All of this happens with the pool's lock held. Between two
+turns, without the lock, it does what takes long or runs foreign code: it hands results over, kills the condemned
+processes with everything that they started, and removes what the dead left.
 
-Callers wake the pump when it would sleep past something new. It need not be woken for a quick call: the result does
-that.
+Callers wake the pump if it would otherwise sleep past something new. For a quick call there is no need to: the result
+wakes it.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ logger = logging.getLogger(__name__)
 
 _NEVER = float("inf")
 _GATHER_SECONDS = 0.0003
-_GATHER_FROM = 64  # so many calls ahead of a member, and as many outstanding, mean that calls take microseconds
+_GATHER_FROM = 64  # this many calls given ahead to a member, and as many outstanding, mean that calls take microseconds
 
 
 class Pump:
     """Runs a pool as long as it has members, calls or results to hand over.
 
     Args:
-        lock: the pool's; it guards everything here but the poll itself.
-        lifetime: for how long the pool is needed.
+        lock: the pool's lock; it guards everything here except the poll itself.
+        lifetime: how long the pool is needed.
         members: its processes.
         ledger: its calls.
         feeder: moves calls between the two.
@@ -74,7 +74,7 @@ class Pump:
     # -- for callers, with the lock held -----------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the thread if the pool has processes and no thread; otherwise wake it, as processes are new."""
+        """Start the thread if the pool has processes and no thread; otherwise wake it, because processes are new."""
         if self.thread is not None or not len(self._members):
             self._watch.wake()
             return
@@ -89,23 +89,23 @@ class Pump:
         self._watch.wake()
 
     def wake_if_late(self) -> None:
-        """Wake the thread only when it would sleep too long."""
-        # A wake-up costs a thread switch, more than a quick call itself. What cannot wait is a time that has moved
-        # forward, and a frame that did not fit into its socket: only the pump watches for room.
+        """Wake the thread only if it would sleep too long."""
+        # A wake-up costs a thread switch, more than a quick call itself. Two things cannot wait: a time that has moved
+        # forward, and a frame that did not fit into its socket, because only the pump watches for room.
         if self._next_time() < self._wakes_at or any(member.process.channel.waiting for member in self._members):
             self._watch.wake()
 
     def forget_after_fork(self) -> None:
-        """Close this process's ends of the pipe; the thread is in the other process."""
+        """Close this process's ends of the pipe. The thread is in the other process."""
         self._watch.close()
 
     # -- the thread --------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        """Serve; whatever goes wrong here, nobody may be left waiting for a result."""
+        """Serve the pool. Whatever goes wrong here, no thread may be left waiting for a result."""
         try:
             self._serve()
-        except BaseException as error:  # threading swallows a SystemExit without a word
+        except BaseException as error:  # threading would silently ignore a SystemExit
             logger.exception("the local pool has failed")
             self._fail(error)
 
@@ -120,23 +120,23 @@ class Pump:
                 if has_ended:
                     self._end()
                 else:
-                    # Before results are handed over, so that this thread sleeps right after: whoever waits for them
-                    # needs the GIL.
+                    # Do this before handing results over, so that this thread sleeps right after: the threads that
+                    # wait for them need the GIL.
                     timeout = self._prepare_to_wait()
-                # The condemned and the dead leave the shared state here, so this thread alone has them below.
+                # The condemned and the dead leave the shared state here, so only this thread has them from now on.
                 dead, self._dead = self._dead, []
                 condemned = self._members.take_condemned()
                 self._ledger.collect()
             announce(starts)
             self._hand_over()
             for member in condemned:
-                member.process.kill()  # up to a second for each round of what the call has started
+                member.process.kill()  # this takes up to a second for each round of what the call has started
             for process in dead:
-                process.remove_traces()  # walks through /proc and the scratch directory
+                process.remove_traces()  # this walks through /proc and the scratch directory
             if has_ended:
                 return
             if self._ledger.outstanding >= _GATHER_FROM and has_results and self._is_streaming():
-                time.sleep(_GATHER_SECONDS)  # a turn costs as much as ten results: they are taken together
+                time.sleep(_GATHER_SECONDS)  # a turn costs as much as ten results, so gather several for one turn
 
     def _hand_over(self) -> None:
         self._ledger.hand_over()
@@ -154,7 +154,7 @@ class Pump:
             text = f"the local pool has failed ({error!r}) and ended its processes: make the call again"
             self._ledger.fail_all(Failure("WorkerCrashedError", text, (None,)))
             self._ledger.collect()
-        self._hand_over()  # before the processes end, which may take long: nobody should wait for that
+        self._hand_over()  # before the processes end, which may take long: no thread should wait for that
         with self._lock:
             self._members.close()
             self._end()
@@ -164,20 +164,20 @@ class Pump:
         self._watch.close()
 
     def _is_streaming(self) -> bool:
-        """Whether results come faster than it is worth waking up for each."""
+        """Whether results arrive too fast to be worth waking up for each."""
         return all(len(member.tickets) >= _GATHER_FROM for member in self._members)
 
     # -- one turn ----------------------------------------------------------------------------------------------
 
     def _turn(self, ready: Sequence[tuple[int, int]]) -> list[tuple[OnStart, int]]:
-        """Take what has come, and do what is due; returns the calls whose start is to be announced."""
+        """Process what has arrived, and do what is due. Return the calls whose start must be announced."""
         dead = []
         for descriptor, _ in ready:
             member = self._watch.member_of(descriptor)
             if member is None:
                 continue
             if descriptor == member.process.pidfd:
-                dead.append(member)  # last: what it has sent before it died comes first
+                dead.append(member)  # handle it last: what it sent before it died comes first
             elif member.shown is not None and descriptor in (tail.descriptor for tail in member.shown):
                 for tail in member.shown:
                     tail.pump()
@@ -190,7 +190,7 @@ class Pump:
         if not self._lifetime.closed:
             self._members.start_due(self._ledger.outstanding)
         if not (self._ledger.outstanding or self._ledger.queue) and self._lifetime.users:
-            return []  # nothing is due, and whoever waits for the last result needs the GIL
+            return []  # nothing is due, and a thread that waits for the last result needs the GIL
         now = time.monotonic()
         self._feeder.expire(now)
         self._end_if_unused(now)
@@ -198,9 +198,9 @@ class Pump:
         return self._feeder.feed(now)
 
     def _bury(self, member: Member) -> None:
-        """Settle what a process that has ended leaves, and replace it."""
+        """Settle the calls of a process that has ended, and replace the process."""
         returncode = self._feeder.settle_dead(member)
-        tails = member.tails()  # for the message, before the files are closed
+        tails = member.tails()  # for the message; read before the files are closed
         self._watch.forget(member)
         self._members.remove(member)
         member.close_shown()
@@ -218,7 +218,7 @@ class Pump:
             self._ledger.fail_all(failure)
 
     def _end_if_unused(self, now: float) -> None:
-        """Condemn all processes when the pool has lingered for long enough."""
+        """Condemn all processes when the pool has lingered long enough."""
         if not self._ledger.outstanding and now >= self._lifetime.ends_at(self._ledger.ended_at):
             self._functions.forget()
             self._members.kill()
@@ -226,22 +226,22 @@ class Pump:
     # -- sleeping ----------------------------------------------------------------------------------------------
 
     def _prepare_to_wait(self) -> float | None:
-        """Watch what is to be watched, and return the milliseconds to wait at most."""
+        """Set up what to watch, and return the longest time to wait, in milliseconds."""
         self._watch.update(self._members)
         if not len(self._members):
             return 0
         now = time.monotonic()
-        # A time that is still to come stays, although its reason may be gone: one turn too many does no harm, and
+        # A time that is still to come is kept, even if its reason may be gone: one turn too many does no harm, and
         # callers compare with it (``wake_if_late``).
         known = self._wakes_at if self._wakes_at > now else _NEVER
         self._wakes_at = min(known, self._next_time())
         if self._wakes_at == _NEVER:
             return None
-        # Rounded up: ``poll`` counts whole milliseconds, and a turn too early would be followed by many more.
+        # Round up: ``poll`` counts whole milliseconds, and a turn that is too early would be followed by many more.
         return min(max(0.0, (self._wakes_at - now) * 1000 + 1), LONGEST_POLL)
 
     def _next_time(self) -> float:
-        """Return when the pump must act by itself: for a start, a time-out, a stalled member, the end of the linger."""
+        """Return when the pump must next act without being woken: a start, time-out, stalled member or linger's end."""
         earliest = _NEVER if self._lifetime.closed else self._members.next_start()
         if self._ledger.outstanding:
             return min(earliest, self._feeder.next_time())

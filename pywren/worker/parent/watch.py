@@ -1,7 +1,7 @@
 """``Watch``: the descriptors that the pump waits for: one wake-up pipe, and those of each member.
 
-The pump alone calls ``wait``, without the pool's lock; everything else happens with the lock held, but for ``wake``,
-which any thread calls at any time.
+Only the pump calls ``wait``, without the pool's lock. ``wake`` may be called by any thread at any time. Everything else
+happens with the lock held.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pywren.worker.parent.members import Members
 
 
 class Watch:
-    """What the pump waits for. It is closed until ``open``."""
+    """What the pump waits for. It is closed until ``open`` is called."""
 
     def __init__(self) -> None:
         self._poll = select.poll()
@@ -23,10 +23,10 @@ class Watch:
         self._wake_in = self._wake_out = -1
 
     def open(self) -> None:
-        """Make the wake-up pipe."""
+        """Create the wake-up pipe."""
         self._wake_in, self._wake_out = pipe()
         for descriptor in (self._wake_in, self._wake_out):
-            os.set_blocking(descriptor, False)  # a full pipe is as good as one byte in it
+            os.set_blocking(descriptor, False)  # a full pipe serves as well as one with a single byte
         self._poll.register(self._wake_in, select.POLLIN)
 
     def close(self) -> None:
@@ -45,18 +45,18 @@ class Watch:
             pass  # the pipe is full, so the pump wakes anyway; or the pump has ended
 
     def wait(self, milliseconds: float | None) -> list[tuple[int, int]]:
-        """Wait for a descriptor or the time; return the descriptors that are ready, and their events."""
+        """Wait for a descriptor or until the time is up. Return the descriptors that are ready, with their events."""
         return self._poll.poll(milliseconds)
 
     def member_of(self, descriptor: int) -> Member | None:
-        """Return whose descriptor is ready; ``None`` for the wake-up pipe, which is emptied."""
+        """Return the member whose descriptor is ready; ``None`` for the wake-up pipe, which is then emptied."""
         if descriptor == self._wake_in:
             drain(descriptor)
             return None
         return self._owners[descriptor]
 
     def update(self, members: Members) -> None:
-        """Watch what each member is to be watched for now, and nothing else of it."""
+        """Watch exactly what each member needs to have watched now."""
         for member in members:
             if member.watched_for != member.watch_for:
                 self._update(member)
@@ -74,7 +74,7 @@ class Watch:
                 self._owners[descriptor] = member
 
     def forget(self, member: Member) -> None:
-        """Watch nothing of a member, whose descriptors are about to be closed."""
+        """Stop watching a member whose descriptors are about to be closed."""
         for descriptor in [number for number, owner in self._owners.items() if owner is member]:
             self._poll.unregister(descriptor)
             del self._owners[descriptor]

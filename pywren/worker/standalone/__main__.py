@@ -1,4 +1,4 @@
-"""``python -m pywren.worker.standalone``: the stand-alone worker as instances run it, without click."""
+"""``python -m pywren.worker.standalone``: the stand-alone worker, as instances run it, without click."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read the options, which are the fields of ``Settings``, and serve.
 
     Args:
-        arguments: the command line; by default this process's.
+        arguments: the command line; by default that of this process.
 
     Raises:
-        SystemExit: with 2 for a wrong command line, with one line for an error of pywren's.
+        SystemExit: with code 2 for a wrong command line; with a one-line message for a pywren error.
     """
     defaults = Settings()
     parser = argparse.ArgumentParser(prog="python -m pywren.worker.standalone", description=serve.__doc__)

@@ -1,4 +1,4 @@
-"""When a stand-alone worker ends: by its rule, or because a service has been in trouble for too long."""
+"""When a stand-alone worker ends: by its rule, or because a service has failed for too long."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ LONGEST_PAUSE = 30.0
 
 @dataclass(frozen=True)
 class EndRule:
-    """When a worker ends by itself. Without any of these it never does.
+    """When a worker ends by itself. If none of these is set, it never does.
 
     Args:
         max_idle_time: seconds without a call after which it ends.
-        granularity: seconds of a billing period. An idle worker ends only near the end of such a period of the
-            machine's uptime, for clouds that bill whole hours; 0 lets it end at any time.
+        granularity: the length of a billing period in seconds. An idle worker ends only near the end of such a period
+            of the machine's uptime, for clouds that bill whole hours; 0 lets it end at any time.
         max_life_time: seconds after which it takes no more calls.
-        max_calls: number of calls after which it takes no more.
+        max_calls: how many calls it takes at most.
     """
 
     max_idle_time: float | None = None
@@ -46,7 +46,7 @@ class EndRule:
         return self.granularity <= 0 or self.granularity - uptime % self.granularity <= self._window()
 
     def _window(self) -> float:
-        """Return how many seconds before the end of a period an idle worker may end: enough for several checks."""
+        """Return how many seconds before the end of a period an idle worker may end. This allows for several checks."""
         return max(0.05 * self.granularity, 60.0)
 
     def is_over(self, ran: float, calls: int) -> bool:
@@ -54,7 +54,7 @@ class EndRule:
 
         Args:
             ran: seconds since the worker started.
-            calls: number of calls it has taken.
+            calls: how many calls it has taken.
         """
         out_of_time = self.max_life_time is not None and ran >= self.max_life_time
         return out_of_time or (self.max_calls is not None and calls >= self.max_calls)
@@ -73,11 +73,11 @@ class EndRule:
         # A worker past its idle time waits for the end of the period instead, in polls of full length.
         if self.max_idle_time is not None and (idle < self.max_idle_time or self.granularity <= self._window()):
             left.append(self.max_idle_time - idle)
-        return max(1, math.ceil(min(left)))  # a shorter wait is a short poll, which asks only some of SQS's servers
+        return max(1, math.ceil(min(left)))  # a shorter wait is a short poll, which queries only some of SQS's servers
 
 
 NEVER = EndRule()
-"""The rule of a worker that goes on until it is stopped."""
+"""The rule of a worker that runs until it is stopped."""
 
 
 class Trouble:
@@ -86,14 +86,14 @@ class Trouble:
     Args:
         patience: seconds without a success after which the error is raised.
         clock: returns monotonic seconds.
-        first_patience: the same, until the first success.
+        first_patience: the same, before the first success.
     """
 
     def __init__(self, patience: float, clock: Callable[[], float], first_patience: float | None = None) -> None:
         self._patience = patience if first_patience is None else first_patience
         self._later_patience = patience
         self._clock = clock
-        self._lock = threading.Lock()  # guards the fields below: call threads report, the polling thread asks
+        self._lock = threading.Lock()  # guards the fields below: call threads write them, the polling thread reads them
         self._errors = 0
         self._last: PywrenError | None = None
         self._since = 0.0
@@ -114,10 +114,10 @@ class Trouble:
             self._patience = self._later_patience
 
     def pause(self) -> float:
-        """Return how many seconds to wait before the next request; 0 without trouble.
+        """Return how many seconds to wait before the next request; 0 if there is no trouble.
 
         Raises:
-            PywrenError: the last error, when the trouble has lasted too long.
+            PywrenError: the last error, if the trouble has lasted too long.
         """
         with self._lock:
             if self._last is None:

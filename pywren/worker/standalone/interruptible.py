@@ -1,7 +1,7 @@
-"""``InterruptibleRunner``: a runner whose calls can all be killed at once, because their worker must end.
+"""``InterruptibleRunner``: a runner whose calls can all be killed together, when their worker must end.
 
-Each call's thread is inside ``run``; ``interrupt`` comes from another thread. The lock guards the set of running calls
-and is never held while one runs.
+Each call's thread is inside ``run``; another thread calls ``interrupt``. The lock guards the set of running calls and
+is never held while one runs.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from pywren.exceptions import WorkerCrashedError
 from pywren.worker.task import Runner, RunResult, Stop, Task, cancelled_failure
 
 SIGNAL_GRACE = 1.0
-"""Seconds to wait for this process's own signal. systemd signals all processes of a control group at once, and the
-signals arrive in any order."""
+"""Seconds to wait for this process's own signal. systemd signals all processes of a control group together, but the
+signals may arrive in any order."""
 
 
 class InterruptibleRunner:
     """Runs tasks until it is interrupted. Then it kills the running ones and starts no more.
 
     Args:
-        runner: runs the tasks; closed with this.
+        runner: runs the tasks; it is closed together with this object.
     """
 
     def __init__(self, runner: Runner) -> None:
@@ -36,7 +36,7 @@ class InterruptibleRunner:
         with self._lock:
             self._running.add(stopped)
         try:
-            # Checked after the call is in the set: ``interrupt`` either finds it there or was seen here.
+            # Check this after adding the call to the set: ``interrupt`` either finds it there or is noticed here.
             if self._interrupted.is_set():
                 stopped.set()
                 return _cancelled(running=False)
@@ -52,8 +52,8 @@ class InterruptibleRunner:
             if not self._interrupted.wait(SIGNAL_GRACE):
                 raise
             result = _cancelled(running=True)
-        # The signal that ends this worker may have reached the call's process a moment earlier. The call did not
-        # crash then: another worker must run it.
+        # The signal that ends this worker may have reached the call's process a moment earlier. Then the call did not
+        # crash, and another worker must run it.
         if _was_killed(result) and self._interrupted.wait(SIGNAL_GRACE):
             stopped.set()
         return result
@@ -80,6 +80,6 @@ def _cancelled(*, running: bool) -> RunResult:
 
 
 def _was_killed(result: RunResult) -> bool:
-    """Tell whether a signal from outside may have ended a call, rather than the call itself."""
+    """Tell whether a signal from outside, rather than the call itself, may have ended the call."""
     crashed = result.failure is not None and result.failure.kind == WorkerCrashedError.__name__
     return crashed and result.returncode in (None, -signal.SIGTERM, -signal.SIGINT, -getattr(signal, "SIGKILL", 9))

@@ -1,8 +1,8 @@
-"""``MessagesUnderWork``: the messages of the calls that run, which a heartbeat hides from other workers.
+"""``MessagesUnderWork``: the messages whose calls are running. A heartbeat hides them from other workers.
 
 Threads: the polling thread adds messages and waits for room, each call's thread removes its own, and one thread,
-``pywren-queue-heartbeat``, extends the visibility of all of them. One condition guards the table; no request is sent
-while it is held.
+``pywren-queue-heartbeat``, extends the visibility time-out of all of them. One condition guards the table; no request
+is sent while it is held.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ logger = logging.getLogger(__name__)
 
 
 class MessagesUnderWork:
-    """The messages whose calls run, and the thread that keeps them hidden.
+    """The messages whose calls are running, and the thread that keeps the messages hidden.
 
     Args:
         hide: hides a message for some more time.
-        interval: seconds from one extension to the next.
+        interval: seconds between two extensions.
         clock: returns monotonic seconds.
     """
 
@@ -34,7 +34,7 @@ class MessagesUnderWork:
         self._interval = interval
         self._clock = clock
         self._messages: dict[str, Message] = {}
-        self._not_kept: set[str] = set()  # receipts whose trouble has been logged; it repeats at every beat
+        self._not_kept: set[str] = set()  # receipts whose errors have been logged already; they repeat with every beat
         self._changed = threading.Condition()
         self._idle_since = clock()
         self._being_hidden: str | None = None  # the receipt in the heartbeat's current request
@@ -45,7 +45,7 @@ class MessagesUnderWork:
         self._thread.start()
 
     def __exit__(self, *exc_info: object) -> None:
-        self._over.set()  # the calls have ended: the pool of their threads was left before this
+        self._over.set()  # the calls have ended: the pool of their threads was closed before this
         self._thread.join()
 
     def __len__(self) -> int:
@@ -53,7 +53,7 @@ class MessagesUnderWork:
 
     @property
     def idle(self) -> float | None:
-        """Seconds since the last message was removed, ``None`` while there are messages."""
+        """Seconds since the last message was removed; ``None`` while there are messages."""
         with self._changed:
             return None if self._messages else self._clock() - self._idle_since
 
@@ -63,7 +63,7 @@ class MessagesUnderWork:
             self._messages[message.receipt] = message
 
     def remove(self, message: Message) -> None:
-        """Stop hiding a message. No request of the heartbeat touches it after this returns."""
+        """Stop hiding a message. After this returns, no request of the heartbeat affects it."""
         with self._changed:
             # An extension that arrived after the message was given back would hide it from every worker.
             self._changed.wait_for(lambda: self._being_hidden != message.receipt)
@@ -73,7 +73,7 @@ class MessagesUnderWork:
             self._changed.notify_all()
 
     def wait_for_room(self, limit: int, over: threading.Event) -> None:
-        """Wait until there are fewer messages than the limit, or until ``over`` is set and ``wake`` called."""
+        """Wait until there are fewer messages than the limit, or until ``over`` is set and ``wake`` is called."""
         with self._changed:
             self._changed.wait_for(lambda: len(self._messages) < limit or over.is_set())
 
@@ -92,7 +92,7 @@ class MessagesUnderWork:
         with self._changed:
             message = self._messages.get(receipt)
             if message is None:
-                return  # removed since the beat began
+                return  # it was removed after the beat began
             self._being_hidden = receipt
         try:
             self._keep(message)
@@ -105,9 +105,9 @@ class MessagesUnderWork:
         try:
             self._hide(message)
         except PywrenError as error:
-            # At worst another worker runs the call as well; the first status stands.
+            # At worst another worker runs the call too; the first status wins.
             if message.receipt not in self._not_kept:
                 logger.warning("cannot keep a message hidden from other workers: %s", error)
             self._not_kept.add(message.receipt)
-        except Exception:  # whatever it is, the heartbeat must go on for the other messages
+        except Exception:  # whatever it is, the heartbeat must continue for the other messages
             logger.exception("cannot keep a message hidden from other workers")

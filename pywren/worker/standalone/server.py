@@ -1,7 +1,7 @@
 """The process of a stand-alone worker: its settings, its directory, and the signals that end it.
 
 Two commands start it: ``python -m pywren.worker.standalone`` on instances, which have only the bundle and boto3, and
-``pywren-server`` (``pywren.scripts.standalone``), which people type.
+``pywren-server`` (``pywren.scripts.standalone``) for people.
 """
 
 from __future__ import annotations
@@ -27,18 +27,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Settings:
-    """What a stand-alone worker is told on its command line. Each is an option of that name.
+    """The settings of a stand-alone worker. Each is a command-line option with the same name.
 
     Args:
         aws_region: the queue's region.
         sqs_queue_name: the queue that calls come from.
-        parallelism: how many calls to run at once.
-        max_run_time: seconds after which a call is stopped at the latest.
+        parallelism: how many calls to run in parallel.
+        max_run_time: the longest time in seconds that a call may run.
         max_life_time: seconds after which the worker takes no more calls.
         max_idle_time: seconds without a call after which the worker ends.
-        idle_terminate_granularity: seconds of a period of the machine's uptime; an idle worker ends only near its end.
+        idle_terminate_granularity: the length in seconds of a period of the machine's uptime; an idle worker ends only
+            near the end of a period.
         queue_receive_message_timeout: seconds that one request waits for calls, 1 to 20.
-        run_dir: directory in which each call gets one of its own.
+        run_dir: the directory in which each call gets its own directory.
     """
 
     aws_region: str = wrenconfig.AWS_REGION_DEFAULT
@@ -56,11 +57,11 @@ def serve(settings: Settings) -> None:
     """Take calls from the queue and run them in this process's children, until idle or signalled.
 
     Raises:
-        ConfigError: ``run_dir`` cannot be made.
-        InvocationError: there is no such queue.
-        PywrenError: SQS or the storage has been in trouble for too long.
+        ConfigError: ``run_dir`` cannot be created.
+        InvocationError: the queue does not exist.
+        PywrenError: SQS or the storage has failed for too long.
     """
-    if "PYWREN_LOGLEVEL" not in os.environ:  # with it, importing pywren has configured logging
+    if "PYWREN_LOGLEVEL" not in os.environ:  # if it is set, importing pywren has configured logging
         wrenlogging.default_config()
     if settings.run_dir is not None:
         _work_in(settings.run_dir)
@@ -88,7 +89,7 @@ def serve(settings: Settings) -> None:
 
 
 def _work_in(directory: str) -> None:
-    """Make a directory and put temporary files, and so the directories of calls, there."""
+    """Create a directory and put temporary files there, including the directories of calls."""
     directory = os.path.abspath(directory)
     try:
         os.makedirs(directory, exist_ok=True)
@@ -99,13 +100,13 @@ def _work_in(directory: str) -> None:
 
 @contextmanager
 def _stopped_by_signals(worker: QueueWorker) -> Iterator[None]:
-    """Stop a worker gently at the first SIGTERM or Ctrl-C; a second one ends the process at once."""
+    """Stop a worker gracefully at the first SIGTERM or Ctrl-C. A second one ends the process immediately."""
     threads: list[threading.Thread] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
         for one in _SIGNALS:
             signal.signal(one, signal.SIG_DFL)
-        # A handler runs in the middle of the main thread's work, which may hold the very locks that ``stop`` takes.
+        # A handler interrupts the main thread's work, which may hold the very locks that ``stop`` takes.
         thread = threading.Thread(target=worker.stop, name="pywren-server-stop")
         thread.start()
         threads.append(thread)

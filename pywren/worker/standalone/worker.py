@@ -1,4 +1,4 @@
-"""``QueueWorker``: takes calls from an SQS queue and runs them on this machine, several at once.
+"""``QueueWorker``: takes calls from an SQS queue and runs them on this machine, several in parallel.
 
 ::
 
@@ -6,13 +6,13 @@
        │              ▲ one heartbeat keeps all messages under work hidden from other workers
        └ end rule     └ stop(): children killed, messages given back
 
-A worker deletes a message only once a status of its call stands. Whatever happens to the worker before that, SQS shows
-the message again and another worker takes the call.
+A worker deletes a message only after its call has a status. Whatever happens to the worker before that, SQS shows the
+message again and another worker takes the call.
 
 Threads: ``run`` polls the queue in its caller's thread, each call runs in a thread ``pywren-queue-call``, and
-``MessagesUnderWork`` has the heartbeat's. ``stop`` may come from any thread, but not from a signal handler: it takes
-locks that the interrupted thread may hold. The polling thread alone writes ``_url``, ``_asks_until``, ``_in_vain`` and
-``taken``; call threads read the first two.
+``MessagesUnderWork`` has the heartbeat's thread. ``stop`` may be called from any thread, but not from a signal handler,
+because it takes locks that the interrupted thread may hold. Only the polling thread writes ``_url``, ``_asks_until``,
+``_in_vain`` and ``taken``; call threads read the first two.
 """
 
 from __future__ import annotations
@@ -41,36 +41,36 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 VISIBILITY = 60
-"""Seconds for which each heartbeat hides a message under work."""
+"""Seconds for which each heartbeat hides the messages of running calls."""
 
 HEARTBEAT = 20.0
-"""Seconds from one heartbeat to the next: two may fail before a message shows up again."""
+"""Seconds between two heartbeats. Two may fail before a message becomes visible again."""
 
 MOST_DELIVERIES = 5
-"""How many workers may take a call. A call that kills its worker may take the machine with it, so this must be few;
-but a worker that is taken away, or killed by another of its calls, counts as well."""
+"""How many workers may take a call. A call that kills its worker may take down the machine too, so this must be small.
+But a worker that is taken away, or killed by another of its calls, counts too."""
 
 MOST_MESSAGES = 10
-"""Messages that one ReceiveMessage returns at most (Amazon SQS API reference)."""
+"""The most messages that one ReceiveMessage returns (Amazon SQS API reference)."""
 
 PATIENCE = 3600.0
-"""Seconds of unbroken trouble after which a worker ends."""
+"""Seconds of continuous trouble after which a worker ends."""
 
 FIRST_PATIENCE = 60.0
-"""The same before SQS has ever answered. IAM is eventually consistent: a new role needs some seconds."""
+"""The same before SQS has ever answered. IAM is eventually consistent: a new role takes some seconds to work."""
 
 LONG_POLL = 20
-"""Seconds that one ReceiveMessage waits at most (Amazon SQS API reference)."""
+"""The longest time in seconds that one ReceiveMessage waits (Amazon SQS API reference)."""
 
 
 class QueueWorker:
-    """Takes calls from a queue and runs them, several at once, until a rule or ``stop`` ends it.
+    """Takes calls from a queue and runs them, several in parallel, until a rule or ``stop`` ends it.
 
     Args:
         aws: sends the requests.
         queue_name: the queue.
-        container: handles the calls. By default the worker makes one, whose calls ``stop`` can kill.
-        parallelism: how many calls to run at once.
+        container: handles the calls. By default the worker creates one, whose calls ``stop`` can kill.
+        parallelism: how many calls to run in parallel.
         rule: when to end.
         max_run_time: seconds after which a call is stopped, if its own ``job_max_runtime`` is longer.
         poll: seconds that one request waits for calls, 1 to 20.
@@ -91,7 +91,7 @@ class QueueWorker:
         poll: int = LONG_POLL,
         patience: float = PATIENCE,
         heartbeat: float = HEARTBEAT,
-        clock: Callable[[], float] = time.monotonic,  # on Linux and macOS it counts from the machine's start
+        clock: Callable[[], float] = time.monotonic,  # on Linux and macOS this counts from the start of the machine
     ) -> None:
         self.queue_name = queue_name
         self.parallelism = parallelism
@@ -135,25 +135,25 @@ class QueueWorker:
         """Take calls until the worker must end, wait for the running ones, and return how many it took.
 
         Raises:
-            InvocationError: there is no such queue.
-            PywrenError: SQS or the storage has been in trouble for too long.
+            InvocationError: the queue does not exist.
+            PywrenError: SQS or the storage has failed for too long.
         """
         with self._under_work, ThreadPoolExecutor(self.parallelism, "pywren-queue-call") as threads:
             try:
                 while self._goes_on():
                     self._take(threads)
             except KeyboardInterrupt:
-                self.stop()  # leaving this block waits for the running calls, however long they take
+                self.stop()  # otherwise leaving this block would wait for the running calls, however long they take
                 raise
-        # The last calls may have met trouble after the loop's last check: raise it if it has lasted too long.
+        # The last calls may have had trouble after the loop's last check. Raise it if it has lasted too long.
         for trouble in (self._queue_trouble, self._storage_trouble):
             trouble.pause()
         return self.taken
 
     def stop(self) -> None:
-        """Take no more calls, kill the running ones, and give them back to the queue for another worker."""
+        """Take no more calls. Kill the running ones, and give them back to the queue for another worker."""
         logger.info("stopping within %d s; calls given back to the queue: %d", self._poll, len(self._under_work))
-        # In this order: a call that ends because of the interrupt must find ``_over`` set, to be given back.
+        # In this order: a call that ends because of the interrupt must find ``_over`` set, so that it is given back.
         self._over.set()
         if self._runner is not None:
             self._runner.interrupt()
@@ -162,12 +162,12 @@ class QueueWorker:
     # -- taking calls ------------------------------------------------------------------------------------------
 
     def _goes_on(self) -> bool:
-        """Wait until there is room for a call; tell whether to take one."""
+        """Wait until there is room for a call, and return whether to take one."""
         self._under_work.wait_for_room(self.parallelism, self._over)
         now = self._clock()
         if self._over.is_set() or self.rule.is_over(now - self._started, self.taken):
             return False
-        # Calls may have arrived while others ran: only a request that found nothing shows that the worker is idle.
+        # Calls may have arrived while others ran. Only a request that found nothing shows that the worker is idle.
         idle = self._under_work.idle if self._in_vain else None
         if idle is None or not self.rule.is_idle_too_long(idle, now):
             return True
@@ -177,13 +177,13 @@ class QueueWorker:
     def _take(self, threads: ThreadPoolExecutor) -> None:
         received = self._receive()
         for message in received:
-            self._under_work.add(message)  # before its thread runs, which removes it
+            self._under_work.add(message)  # before its thread starts, because that removes it
             threads.submit(self._work, message)
         self.taken += len(received)
         self._in_vain = not received
 
     def _receive(self) -> list[Message]:
-        """Return the next messages; an empty list when none came, or when SQS or the storage is in trouble."""
+        """Return the next messages. The list is empty if none arrived, or if SQS or the storage is in trouble."""
         pause = max(self._queue_trouble.pause(), self._storage_trouble.pause())
         if self._over.wait(pause):
             return []
@@ -194,7 +194,7 @@ class QueueWorker:
             received = self._aws.receive(self._url, wait_seconds=seconds, most=self._most(), visibility=VISIBILITY)
         except PywrenError as error:
             if is_missing_queue(error):
-                raise  # deleted: no patience brings it back
+                raise  # the queue was deleted, and waiting does not bring it back
             self._queue_trouble.note(error)
             return []
         finally:
@@ -216,11 +216,11 @@ class QueueWorker:
         fate = _Fate.COMES_BACK
         try:
             fate = self._handle(message)
-            if fate is _Fate.DONE:  # while the heartbeat still hides it: no other worker gets it in between
+            if fate is _Fate.DONE:  # delete it while the heartbeat still hides it, so that no other worker gets it
                 self._let_go(self._aws.delete_message, self._url, message)
         except StorageError as error:
             self._storage_trouble.note(error)
-        except Exception:  # whatever it is, the message comes back and other calls go on
+        except Exception:  # whatever it is, the message comes back and other calls continue
             logger.exception("could not handle a call")
         finally:
             self._under_work.remove(message)
@@ -231,7 +231,7 @@ class QueueWorker:
         try:
             request(*arguments)
         except PywrenError as error:
-            # SQS will deliver it again; a call whose status stands is not run twice.
+            # SQS will deliver it again; a call that has a status is not run twice.
             logger.warning("a message will be delivered again: %s", error)
 
     def _handle(self, message: Message) -> _Fate:
@@ -245,25 +245,25 @@ class QueueWorker:
             else:
                 status = self._container.handle(payload, self._context())
         except DecodeError as error:
-            # It would come back forever. A client that could be told has been told.
+            # It would come back forever. If the client could be told, it has been.
             logger.warning("dropped a message that is not a call: %s", error)
             return _Fate.DONE
         self._storage_trouble.passed()
-        # Without a status the call was ended elsewhere, or killed by ``stop``; after ``stop`` it may be either. Given
-        # back, it is safe in both cases: the first status stands.
+        # Without a status the call was ended elsewhere, or killed by ``stop``; after ``stop`` it may be either. Giving
+        # it back is safe in both cases: the first status wins.
         interrupted = status is None and self._over.is_set()
         return _Fate.GIVEN_BACK if interrupted else _Fate.DONE
 
     def _context(self) -> Mapping[str, Any]:
-        """Return what Lambda's context would say: the remaining time, with the margin that the handler subtracts."""
+        """Return what Lambda's context would contain: the remaining time, plus the margin that the handler deducts."""
         from pywren.worker.handler import PLATFORM_MARGIN
 
         return {} if self.max_run_time is None else {"remaining_seconds": self.max_run_time + PLATFORM_MARGIN}
 
     def _rest_of_request(self) -> int:
-        """Return how many seconds this worker's own open request could still receive a message that is given back.
+        """Return for how many seconds this worker's own open request could still receive a message that is given back.
 
-        It would not run the call any more, and each delivery counts towards ``MOST_DELIVERIES``.
+        The worker would no longer run the call, and each delivery counts towards ``MOST_DELIVERIES``.
         """
         return math.ceil(max(0.0, self._asks_until - self._clock()))
 
@@ -272,7 +272,7 @@ class QueueWorker:
 
 
 class _Fate(enum.Enum):
-    """What becomes of a message."""
+    """What happens to a message."""
 
     DONE = "deleted: its call has a status"
     GIVEN_BACK = "another worker takes it, at once or when this one no longer polls"
@@ -294,6 +294,6 @@ def _decode(body: str) -> Any:
 
 
 def _threads_of_libraries(parallelism: int) -> Mapping[str, str]:
-    """Return variables that share the processors among the calls that run at once."""
+    """Return variables that divide the processors among the calls that run in parallel."""
     share = str(max(1, (os.cpu_count() or 1) // parallelism))
     return dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), share)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pywren.cloud.instances import Instance, ask_ec2
 from pywren.cloud.names import OWNER_TAG, QUEUE_TAG, Names
 from pywren.exceptions import ArgumentError, DeploymentError, PywrenError
 from pywren.storage.s3_backend import S3Backend
+from pywren.version import PYTHON
 from pywren.worker.bundle import build_zip
 
 logger = logging.getLogger(__name__)
@@ -176,7 +176,7 @@ class Launcher:
         architectures, processors = self._type(wish.kind)
         own_image = wrenconfig.setting(self._config, "standalone.target_ami")
         if not own_image:
-            check_packaged(_here())
+            check_packaged(PYTHON)
             own_image = self._latest_image("arm64" if "x86_64" not in architectures else "x86_64")
         image = self._image(own_image)
         if image.architecture not in architectures:
@@ -305,7 +305,7 @@ class Launcher:
             sha256=sha256,
             region=self.names.region,
             queue=self.names.queue,
-            python=_here(),
+            python=PYTHON,
             requirements=client_requirements(),
             parallelism=wish.parallelism,
             max_idle_time=wish.max_idle_time,
@@ -346,10 +346,6 @@ def check_packaged(python: str) -> None:
             f"{' or '.join(sorted(PACKAGED_PYTHONS))}, or set standalone: target_ami in the configuration to your own "
             f"image with python{python} and pip"
         )
-
-
-def _here() -> str:
-    return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def _disk(image: Image, *, fast: bool) -> dict[str, Any]:

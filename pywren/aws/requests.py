@@ -34,6 +34,9 @@ LONG_POLL_SECONDS = 20
 FUNCTION_CHANGE_PATIENCE = 60.0
 """Seconds to wait for a function that is being changed, or for a new role or instance profile to reach all of AWS."""
 
+MISSING_QUEUE = ("AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist")
+"""The error codes of SQS, in its older and its newer protocol, for a queue that does not exist."""
+
 
 @dataclass(frozen=True)
 class FunctionSpec:
@@ -688,10 +691,7 @@ _ROLE_TOO_NEW = ("cannot be assumed", "role does not have permissions")
 
 def is_missing_queue(error: PywrenError) -> bool:
     """Tell whether a request failed because there is no such queue."""
-    return service_code(error) in _MISSING_QUEUE
-
-
-_MISSING_QUEUE = ("AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist")
+    return service_code(error) in MISSING_QUEUE
 
 
 def _message(item: Mapping[str, Any]) -> Message:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pywren import wrenconfig
-from pywren.aws.errors import error_code
+from pywren.aws.errors import service_code
 from pywren.aws.requests import AWS
 from pywren.cloud._user_data import Boot, client_requirements
 from pywren.cloud.instances import Instance, ask_ec2
@@ -199,7 +199,7 @@ class Launcher:
         try:
             return Launched(self._run(count, count, arguments))
         except PywrenError as error:
-            if count == 1 or error.__cause__ is None or error_code(error.__cause__) not in ON_SCARCITY:
+            if count == 1 or service_code(error) not in ON_SCARCITY:
                 raise
             logger.info("%s; asking for fewer", error)
             return Launched(self._run(1, count - 1, arguments), why_fewer=str(error))

@@ -25,7 +25,7 @@ from pywren.exceptions import ConfigError
 from pywren.wire.failure import Failure
 from pywren.worker.descriptors import wait_readable
 from pywren.worker.parent.forked_child import ForkedChild
-from pywren.worker.parent.output import write_through
+from pywren.worker.parent.output import Sink, write_through
 from pywren.worker.parent.process import Process, check_platform
 from pywren.worker.task import RunResult, Stop, Task, cancelled_failure
 
@@ -50,7 +50,7 @@ class ForkServer:
         ConfigError: this is neither Linux nor macOS.
     """
 
-    def __init__(self, on_output: Callable[[str, str], None] = write_through) -> None:
+    def __init__(self, on_output: Sink = write_through) -> None:
         check_platform()
         self._on_output = on_output
         self._lock = threading.Lock()

@@ -35,6 +35,7 @@ class Members:
     def __init__(self, size: int) -> None:
         self._size = size
         self._members: list[Member] = []
+        self._shown: list[tuple[str, str]] = []
         # All processes start with one environment; whatever else a call is to see travels with it.
         self._environment: Mapping[str, str] = {}
         self._equal_environment: Mapping[str, str] | None = None  # another that is equal, and never changes
@@ -85,7 +86,7 @@ class Members:
         missing = self._wanted - alive
         for _ in range(missing):
             try:
-                self._members.append(Member(self._environment))
+                self._members.append(Member(self._environment, self._show))
             except OSError:  # the machine is short of processes, memory or descriptors
                 if not self.alive():
                     raise
@@ -182,6 +183,16 @@ class Members:
         for member in self._members:
             member.process.forget()
             member.close_shown()
+
+    # -- shown output ------------------------------------------------------------------------------------------
+
+    def _show(self, stream: str, text: str) -> None:
+        self._shown.append((stream, text))
+
+    def take_shown(self) -> list[tuple[str, str]]:
+        """Return the output that is to be shown, each piece once: the name of its stream, and the text."""
+        shown, self._shown = self._shown, []
+        return shown
 
     # -- environment -------------------------------------------------------------------------------------------
 

@@ -24,13 +24,14 @@ Who runs where:
   ``close``.
 - The *pump* reads everything that children say, buries those that have ended, starts others, and lets time pass:
   time-outs, stalls, the linger, starts that had to wait.
-- What takes long, or runs the code of others, happens without the lock: the pump hands results over, kills the
-  condemned with everything that they have started, and removes what the dead left; whoever feeds announces starts.
+- What takes long, or runs the code of others, happens without the lock: the pump writes shown output, hands results
+  over, kills the condemned with everything that they have started, and removes what the dead left; whoever feeds
+  announces starts.
 
 One reentrant lock guards all state of the pool and its parts. It is reentrant because an executor that is
 garbage-collected releases the pool, in any thread and at any moment. The lock is innermost: with it held nobody takes
-another lock but a process's own, and nobody calls a callback; only shown output is written to the client's streams with
-the lock held. ``LocalPool._shared_lock`` is outermost.
+another lock but a process's own, nobody calls a callback, and nobody writes to the client's streams: shown output is
+queued in ``Members``, and the pump writes it. ``LocalPool._shared_lock`` is outermost.
 """
 
 from __future__ import annotations

@@ -625,7 +625,6 @@ class AWS:
         streams: list[str] | None = None,
         start_ms: int | None = None,
         end_ms: int | None = None,
-        pattern: str = "",
     ) -> Iterator[dict[str, Any]]:
         """Yield a log group's events in order of time, as FilterLogEvents describes them.
 
@@ -634,13 +633,11 @@ class AWS:
             streams: only these log streams.
             start_ms: only events from this time on, in milliseconds since the epoch.
             end_ms: only events before this time.
-            pattern: a filter pattern of CloudWatch.
         """
         chosen = {
             "logStreamNames": streams,
             "startTime": start_ms,
             "endTime": end_ms,
-            "filterPattern": pattern or None,
         }
         for page in self.pages(
             "logs",
@@ -653,8 +650,8 @@ class AWS:
         ):
             yield from page.get("events", ())
 
-    def latest_log_streams(self, group: str, most: int = 1) -> list[str]:
-        """Return the names of a log group's most recently written streams, the latest first."""
+    def latest_log_stream(self, group: str) -> str | None:
+        """Return the name of a log group's most recently written stream; ``None`` without any."""
         page = self.find(
             "logs",
             "describe_log_streams",
@@ -662,9 +659,9 @@ class AWS:
             logGroupName=group,
             orderBy="LastEventTime",
             descending=True,
-            limit=most,
+            limit=1,
         )
-        return [stream["logStreamName"] for stream in (page or {}).get("logStreams", ())]
+        return next((str(stream["logStreamName"]) for stream in (page or {}).get("logStreams", ())), None)
 
 
 _DEPLOY = "deploy it with: pywren deploy_lambda"

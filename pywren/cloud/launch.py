@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -147,24 +147,12 @@ class Launcher:
         config: the configuration.
         names: what everything is called.
         aws: the account and region.
-        archive: the bundle that they run; by default this machine's.
-        new_token: returns a unique string.
     """
 
-    def __init__(
-        self,
-        config: Mapping[str, Any],
-        names: Names,
-        aws: AWS,
-        *,
-        archive: bytes | None = None,
-        new_token: Callable[[], str] = lambda: str(uuid.uuid4()),
-    ) -> None:
+    def __init__(self, config: Mapping[str, Any], names: Names, aws: AWS) -> None:
         self.names = names
         self._config = config
         self._aws = aws
-        self._archive = archive
-        self._new_token = new_token
 
     def order(self, wish: Wish) -> Order:
         """Look up everything that a launch needs.
@@ -262,7 +250,7 @@ class Launcher:
 
         Each launch writes it again: the bucket's lifecycle deletes old objects, and a booting instance must find it.
         """
-        archive = self._archive or build_zip()
+        archive = build_zip()
         sha256 = hashlib.sha256(archive).hexdigest()
         backend = S3Backend(self.names.bucket, self.names.region)
         try:
@@ -326,7 +314,7 @@ class Launcher:
             **arguments,
             MinCount=least,
             MaxCount=most,
-            ClientToken=self._new_token(),
+            ClientToken=str(uuid.uuid4()),
         )
         return [Instance.read(item) for item in answer["Instances"]]
 

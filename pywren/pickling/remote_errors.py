@@ -23,7 +23,6 @@ _MAX_LINKS = 2_000
 _MAX_TEXT = 64 * 1024
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: not built in
 _GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())  # of Python 3.11 and later
-_set = BaseException.__setattr__  # the interpreter's own way: a frozen dataclass refuses any other
 
 # The interpreter's own descriptors: a class may have something else under these names.
 _ARGS, _CAUSE, _CONTEXT, _TRACEBACK, _SUPPRESSES = (

@@ -438,7 +438,7 @@ def test_log_events_over_pages(stubbed: Callable[[str], Stubbed]) -> None:
 def test_a_log_that_does_not_exist_yet(mocked: AWS) -> None:
     """A function that never ran has no log, which is not an error."""
     assert list(mocked.log_events("/aws/lambda/f")) == []
-    assert mocked.latest_log_streams("/aws/lambda/f") == []
+    assert mocked.latest_log_stream("/aws/lambda/f") is None
 
 
 def test_errors_pickle(stubbed: Callable[[str], Stubbed]) -> None:

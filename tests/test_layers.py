@@ -19,7 +19,7 @@ DOORS = {  # names of 0.4 that belong to the layer of what they open to
     "pywren": "scripts",
     "pywren.wrenhandler": "worker",
     "pywren.local": "client",
-    "pywren.ec2standalone": "scripts",
+    "pywren.ec2standalone": "cloud",
 }
 MOST_FILES = 17
 """Files in ``pywren/`` beside its folders."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from pywren import wrenconfig
 from pywren.aws.requests import AWS
-from pywren.cloud.instances import LAUNCH_POLICY, Instance, Instances, ask_ec2
+from pywren.cloud.instances import LAUNCH_POLICY, Instance, Instances, described
 from pywren.cloud.launch import Launcher, Order, Wish
 from pywren.cloud.resources import Resources, check_account
 from pywren.exceptions import ConfigError
@@ -109,20 +109,15 @@ def _launch(config: wrenconfig.Config, wish: Wish, aws: AWS, gigabytes: int) -> 
 
 def list_instances(aws_region: str, instance_name: str) -> list[Named]:
     """Return the running instances of a region whose name contains a string."""
-    running = [{"Name": "instance-state-name", "Values": ["running"]}]
     found: list[Named] = []
     with closing(AWS(aws_region)) as aws:
-        ec2, position = aws.resource("ec2"), dict[str, Any]()
-        while True:
-            page = ask_ec2(aws, "describe_instances", "list the instances", Filters=running, **position)
-            for item in [item for group in page["Reservations"] for item in group["Instances"]]:
-                name = tags_to_dict(item.get("Tags")).get("Name")
-                if name is not None and instance_name in name:
-                    found.append((name, ec2.Instance(item["InstanceId"])))
-                    found[-1][1].meta.data = item  # otherwise boto3 sends a request for each instance
-            if not page.get("NextToken"):
-                return found
-            position = {"NextToken": page["NextToken"]}
+        ec2 = aws.resource("ec2")
+        for item in described(aws, {"instance-state-name": ["running"]}):
+            name = tags_to_dict(item.get("Tags")).get("Name")
+            if name is not None and instance_name in name:
+                found.append((name, ec2.Instance(item["InstanceId"])))
+                found[-1][1].meta.data = item  # or boto3 sends a request for each
+    return found
 
 
 def terminate_instances(instance_list: Iterable[Named]) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pywren.storage.runtime_info import check_runtime, get_runtime_info
+from pywren.version import PYTHON
 
 __all__ = ["check_runtime", "get_runtime_info", "runtime_valid", "version_str"]
 
@@ -26,4 +26,4 @@ def runtime_valid(runtime_meta: Mapping[str, Any]) -> bool:
     Args:
         runtime_meta: what ``get_runtime_info`` returns.
     """
-    return bool(runtime_meta.get("python_ver") == version_str(sys.version_info))
+    return bool(runtime_meta.get("python_ver") == PYTHON)

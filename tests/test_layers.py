@@ -19,7 +19,7 @@ DOORS = {  # names of 0.4, which belong to the layer of the modules that they lo
     "pywren": "scripts",
     "pywren.wrenhandler": "worker",
     "pywren.local": "client",
-    "pywren.ec2standalone": "scripts",
+    "pywren.ec2standalone": "cloud",
 }
 MOST_FILES = 17
 """The most files that ``pywren/`` may have beside its folders."""

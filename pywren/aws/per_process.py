@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
+
+from pywren.system.forks import in_each_child
 
 Value = TypeVar("Value")
 
@@ -50,12 +51,4 @@ class PerProcess(Generic[Value]):
 
 
 _everyone: weakref.WeakSet[PerProcess[Any]] = weakref.WeakSet()
-
-
-def _forget_all() -> None:
-    for holder in list(_everyone):
-        holder.forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)
+in_each_child(_everyone, PerProcess.forget)

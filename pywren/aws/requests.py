@@ -34,6 +34,9 @@ LONG_POLL_SECONDS = 20
 FUNCTION_CHANGE_PATIENCE = 60.0
 """Seconds to wait while a function is being changed, or while a new role or instance profile spreads through AWS."""
 
+MISSING_QUEUE = ("AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist")
+"""The error codes of SQS, in its older and its newer protocol, for a queue that does not exist."""
+
 
 @dataclass(frozen=True)
 class FunctionSpec:
@@ -623,7 +626,6 @@ class AWS:
         streams: list[str] | None = None,
         start_ms: int | None = None,
         end_ms: int | None = None,
-        pattern: str = "",
     ) -> Iterator[dict[str, Any]]:
         """Yield a log group's events in chronological order, in the format of FilterLogEvents.
 
@@ -632,13 +634,11 @@ class AWS:
             streams: only these log streams.
             start_ms: only events from this time on, in milliseconds since the epoch.
             end_ms: only events before this time.
-            pattern: a CloudWatch filter pattern.
         """
         chosen = {
             "logStreamNames": streams,
             "startTime": start_ms,
             "endTime": end_ms,
-            "filterPattern": pattern or None,
         }
         for page in self.pages(
             "logs",
@@ -651,8 +651,8 @@ class AWS:
         ):
             yield from page.get("events", ())
 
-    def latest_log_streams(self, group: str, most: int = 1) -> list[str]:
-        """Return the names of a log group's most recently written streams, the latest first."""
+    def latest_log_stream(self, group: str) -> str | None:
+        """Return the name of a log group's most recently written stream; ``None`` without any."""
         page = self.find(
             "logs",
             "describe_log_streams",
@@ -660,9 +660,9 @@ class AWS:
             logGroupName=group,
             orderBy="LastEventTime",
             descending=True,
-            limit=most,
+            limit=1,
         )
-        return [stream["logStreamName"] for stream in (page or {}).get("logStreams", ())]
+        return next((str(stream["logStreamName"]) for stream in (page or {}).get("logStreams", ())), None)
 
 
 _DEPLOY = "deploy it with: pywren deploy_lambda"
@@ -688,11 +688,8 @@ _ROLE_TOO_NEW = ("cannot be assumed", "role does not have permissions")
 
 
 def is_missing_queue(error: PywrenError) -> bool:
-    """Tell whether a request failed because the queue does not exist."""
-    return service_code(error) in _MISSING_QUEUE
-
-
-_MISSING_QUEUE = ("AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist")
+    """Tell whether a request failed because there is no such queue."""
+    return service_code(error) in MISSING_QUEUE
 
 
 def _message(item: Mapping[str, Any]) -> Message:

@@ -43,6 +43,7 @@ from pywren.exceptions import (
 )
 from pywren.future import ResponseFuture, futures_of
 from pywren.storage import Storage
+from pywren.system.forks import in_each_child
 from pywren.system.private_files import make_directories, open_file
 from pywren.version import __version__
 from pywren.wire.call import Call
@@ -390,15 +391,7 @@ def _hold_lock(path: Path) -> Any:
 
 
 _callsets: weakref.WeakSet[LocalCallset] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for callset in list(_callsets):
-        callset.lose_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+in_each_child(_callsets, LocalCallset.lose_in_child)
 
 
 def _function_of(submission: Submission) -> Function:

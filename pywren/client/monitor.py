@@ -8,12 +8,13 @@ Any thread may call ``watch``. One daemon thread, ``pywren-monitor``, calls ``ex
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 import weakref
 from collections.abc import Callable
 from typing import Protocol
+
+from pywren.system.forks import in_each_child
 
 logger = logging.getLogger(__name__)
 
@@ -120,12 +121,4 @@ class Monitor:
 
 
 _monitors: weakref.WeakSet[Monitor] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for monitor in list(_monitors):
-        monitor._restart_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+in_each_child(_monitors, Monitor._restart_in_child)

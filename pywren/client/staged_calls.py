@@ -22,7 +22,6 @@ late, it polls that one call. Helper threads (``for_each``) only send requests f
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 import weakref
@@ -47,6 +46,7 @@ from pywren.exceptions import (
     StorageNoSuchKeyError,
 )
 from pywren.storage import Storage
+from pywren.system.forks import in_each_child
 from pywren.system.threads import for_each
 from pywren.wire.digests import verify_sha256
 from pywren.wire.failure import Failure
@@ -578,12 +578,4 @@ def _explanation(explain: Callable[[], str | None]) -> str | None:
 
 
 _callsets: weakref.WeakSet[StagedCallset] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for origin in list(_callsets):
-        origin.forget_parent_locks()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+in_each_child(_callsets, StagedCallset.forget_parent_locks)

@@ -29,11 +29,10 @@ from pywren.client.verdict import Verdict, encoded
 from pywren.exceptions import ArgumentError
 from pywren.future import ResponseFuture, futures_of
 from pywren.pickling.packed import Packed
-from pywren.runtime import version_str
 from pywren.storage import Storage
 from pywren.storage.runtime_info import has_own_runtime, required_sha256
 from pywren.system.threads import for_each
-from pywren.version import __version__
+from pywren.version import PYTHON, __version__
 from pywren.wire.call import INLINE_ARGUMENT_LIMIT, Call
 from pywren.wire.digests import sha256
 from pywren.wire.function import StagedFunction
@@ -101,7 +100,7 @@ class StagedDispatcher:
         call = dataclasses.replace(
             call,
             pywren_version=__version__,
-            python_version=version_str(sys.version_info),
+            python_version=PYTHON,
             attempt_key=callset.attempt_key(call.call_id, call.attempt),
             func_sha256=sha256(function),
             func_size=len(function),
@@ -151,7 +150,7 @@ class StagedDispatcher:
             job_max_runtime=callset.job_max_runtime,
             use_cached_runtime=options.get("use_cached_runtime", True),
             pywren_version=__version__,
-            python_version=version_str(sys.version_info),
+            python_version=PYTHON,
             func_sha256=sha256(staged),
             func_size=len(staged),
             extra_env=submission.extra_env,

@@ -78,9 +78,7 @@ class Instances:
 
     def living(self) -> list[Instance]:
         """Return the instances that exist and are not terminating, the oldest first."""
-        filters = {**self._filters, "instance-state-name": list(_LIVING)}
-        pages = self._pages(Filters=[{"Name": name, "Values": values} for name, values in filters.items()])
-        found = [Instance.read(item) for page in pages for group in page["Reservations"] for item in group["Instances"]]
+        found = map(Instance.read, described(self._aws, {**self._filters, "instance-state-name": _LIVING}))
         return sorted(found, key=lambda instance: (instance.launched, instance.id))
 
     def plan(self) -> list[Step]:
@@ -100,19 +98,11 @@ class Instances:
     def _filters(self) -> dict[str, Sequence[str]]:
         return {f"tag:{key}": [value] for key, value in (OWNER_TAG, (QUEUE_TAG, self.names.queue))}
 
-    def _pages(self, **arguments: Any) -> Iterator[dict[str, Any]]:
-        while True:
-            page = self._ask("describe_instances", "list the instances", **arguments)
-            yield page
-            if not page.get("NextToken"):
-                return
-            arguments["NextToken"] = page["NextToken"]
-
     def _terminate(self, ids: Sequence[str]) -> None:
         doing = f"terminate {', '.join(ids)}"
         batches = [ids[first : first + _BATCH] for first in range(0, len(ids), _BATCH)]
         for batch in batches:
-            self._ask("terminate_instances", doing, InstanceIds=batch)
+            ask_ec2(self._aws, "terminate_instances", doing, InstanceIds=batch)
         for batch in batches:
             self._aws.wait(
                 "ec2",
@@ -122,11 +112,30 @@ class Instances:
                 InstanceIds=batch,
             )
 
-    def _ask(self, operation: str, doing: str, **arguments: Any) -> dict[str, Any]:
-        return ask_ec2(self._aws, operation, doing, **arguments)
+
+def described(aws: AWS, filters: Mapping[str, Sequence[str]]) -> Iterator[dict[str, Any]]:
+    """Yield the items of DescribeInstances that match every filter.
+
+    Args:
+        aws: the account and region.
+        filters: the accepted values of each of EC2's filters, such as ``instance-state-name``.
+    """
+    for page in aws.pages(
+        "ec2",
+        "describe_instances",
+        tokens={"NextToken": "NextToken"},
+        doing="look at the instances",
+        permission=_permission("describe_instances"),
+        Filters=[{"Name": name, "Values": list(values)} for name, values in filters.items()],
+    ):
+        for reservation in page["Reservations"]:
+            yield from reservation["Instances"]
 
 
 def ask_ec2(aws: AWS, operation: str, doing: str, **arguments: Any) -> dict[str, Any]:
-    """Send a request to EC2. If it is denied, the error says which policy allows it."""
-    permission = f"ec2:{operation.title().replace('_', '')}; {LAUNCH_POLICY}"
-    return aws.request("ec2", operation, doing=doing, permission=permission, **arguments)
+    """Send a request to EC2; the error of a denied one says which policy allows it."""
+    return aws.request("ec2", operation, doing=doing, permission=_permission(operation), **arguments)
+
+
+def _permission(operation: str) -> str:
+    return f"ec2:{operation.title().replace('_', '')}; {LAUNCH_POLICY}"

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import sys
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pywren import wrenconfig
-from pywren.aws.errors import error_code
+from pywren.aws.errors import service_code
 from pywren.aws.requests import AWS
 from pywren.cloud._user_data import Boot, client_requirements
 from pywren.cloud.instances import Instance, ask_ec2
 from pywren.cloud.names import OWNER_TAG, QUEUE_TAG, Names
 from pywren.exceptions import ArgumentError, DeploymentError, PywrenError
 from pywren.storage.s3_backend import S3Backend
+from pywren.version import PYTHON
 from pywren.worker.bundle import build_zip
 
 logger = logging.getLogger(__name__)
@@ -148,24 +148,12 @@ class Launcher:
         config: the configuration.
         names: the names of all resources.
         aws: the account and region.
-        archive: the bundle that they run; by default this machine's.
-        new_token: returns a unique string.
     """
 
-    def __init__(
-        self,
-        config: Mapping[str, Any],
-        names: Names,
-        aws: AWS,
-        *,
-        archive: bytes | None = None,
-        new_token: Callable[[], str] = lambda: str(uuid.uuid4()),
-    ) -> None:
+    def __init__(self, config: Mapping[str, Any], names: Names, aws: AWS) -> None:
         self.names = names
         self._config = config
         self._aws = aws
-        self._archive = archive
-        self._new_token = new_token
 
     def order(self, wish: Wish) -> Order:
         """Return an order for a wish, after looking up everything that a launch needs.
@@ -177,7 +165,7 @@ class Launcher:
         architectures, processors = self._type(wish.kind)
         own_image = wrenconfig.setting(self._config, "standalone.target_ami")
         if not own_image:
-            check_packaged(_here())
+            check_packaged(PYTHON)
             own_image = self._latest_image("arm64" if "x86_64" not in architectures else "x86_64")
         image = self._image(own_image)
         if image.architecture not in architectures:
@@ -200,7 +188,7 @@ class Launcher:
         try:
             return Launched(self._run(count, count, arguments))
         except PywrenError as error:
-            if count == 1 or error.__cause__ is None or error_code(error.__cause__) not in ON_SCARCITY:
+            if count == 1 or service_code(error) not in ON_SCARCITY:
                 raise
             logger.info("%s; asking for fewer", error)
             return Launched(self._run(1, count - 1, arguments), why_fewer=str(error))
@@ -263,7 +251,7 @@ class Launcher:
 
         Each launch uploads it again: the bucket's lifecycle deletes old objects, and a booting instance must find it.
         """
-        archive = self._archive or build_zip()
+        archive = build_zip()
         sha256 = hashlib.sha256(archive).hexdigest()
         backend = S3Backend(self.names.bucket, self.names.region)
         try:
@@ -306,7 +294,7 @@ class Launcher:
             sha256=sha256,
             region=self.names.region,
             queue=self.names.queue,
-            python=_here(),
+            python=PYTHON,
             requirements=client_requirements(),
             parallelism=wish.parallelism,
             max_idle_time=wish.max_idle_time,
@@ -327,7 +315,7 @@ class Launcher:
             **arguments,
             MinCount=least,
             MaxCount=most,
-            ClientToken=self._new_token(),
+            ClientToken=str(uuid.uuid4()),
         )
         return [Instance.read(item) for item in answer["Instances"]]
 
@@ -347,10 +335,6 @@ def check_packaged(python: str) -> None:
             f"command with {' or '.join(sorted(PACKAGED_PYTHONS))}, or set standalone: target_ami in the configuration "
             f"to your own image with python{python} and pip"
         )
-
-
-def _here() -> str:
-    return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def _disk(image: Image, *, fast: bool) -> dict[str, Any]:

@@ -59,10 +59,10 @@ def call_logs(aws: AWS, run_status: Mapping[str, Any]) -> list[tuple[int, str]]:
 
 
 def latest_log(aws: AWS, names: Names) -> Iterator[tuple[int, str]]:
-    """Yield the log of the container with the latest output, as ``(timestamp in milliseconds, message)``."""
-    streams = aws.latest_log_streams(names.log_group)
-    if streams:
-        yield from _lines(aws.log_events(names.log_group, streams=streams))
+    """Yield the log of the container that wrote last, as ``(timestamp in milliseconds, message)``."""
+    stream = aws.latest_log_stream(names.log_group)
+    if stream is not None:
+        yield from _lines(aws.log_events(names.log_group, streams=[stream]))
 
 
 def recent_log(aws: AWS, names: Names, *, start_ms: int) -> Iterator[tuple[int, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from pywren.aws.requests import AWS
+from pywren.aws.requests import AWS, MISSING_QUEUE
 from pywren.cloud.names import OWNER_TAG, Names
 from pywren.cloud.plan import Step, differing
 from pywren.cloud.policies import tls_only
@@ -15,9 +15,6 @@ RETENTION_SECONDS = 14 * 86_400
 
 MESSAGE_BYTES = 1024 * 1024
 """The largest message that SQS accepts, in bytes (Amazon SQS quotas)."""
-
-_MISSING = ("AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist")
-
 
 _SPOKEN = {
     "VisibilityTimeout": "visibility",
@@ -149,7 +146,7 @@ class Queue:
         return self._aws.find(
             "sqs",
             operation,
-            absent=_MISSING,
+            absent=MISSING_QUEUE,
             doing=f"{'delete' if operation.startswith('delete') else 'look up'} {self.title}",
             permission=f"sqs:{operation.title().replace('_', '')} on {self.names.queue_arn}",
             **arguments,

@@ -9,6 +9,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from pywren.pickling.by_value._functions import global_names
 from pywren.pickling.format import PROTOCOL
 
 _MAX_TRIES = 5_000
@@ -145,7 +146,7 @@ def _function_parts(function: types.FunctionType) -> Iterator[Part]:
             yield f" (closure variable {name!r})", cell.cell_contents
         except ValueError:
             pass  # an empty cell
-    for name in sorted(_global_names(function.__code__)):
+    for name in sorted(global_names(function.__code__)):
         if name in function.__globals__:
             yield f" (global variable {name!r})", function.__globals__[name]
     for index, default in enumerate(function.__defaults__ or ()):
@@ -153,14 +154,6 @@ def _function_parts(function: types.FunctionType) -> Iterator[Part]:
     for name, default in (function.__kwdefaults__ or {}).items():
         yield f" (default value of {name!r})", default
     yield from ((f".{name}", value) for name, value in vars(function).items())
-
-
-def _global_names(code: types.CodeType) -> set[str]:
-    names = set(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            names |= _global_names(constant)
-    return names
 
 
 def _class_parts(cls: type) -> Iterator[Part]:

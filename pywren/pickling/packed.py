@@ -209,10 +209,18 @@ def load_result(
         return loads(packed)
     except KeyboardInterrupt:
         raise  # the user's own Ctrl-C
-    except BaseException as error:  # a SystemExit raised by the result's code must not end the client
-        raise ResultSerializationError(
-            f"the result of call {call_id} cannot be unpickled here: {type(error).__name__}: {text_of(error)}",
-            call_id=call_id,
-            callset_id=callset_id,
-            status=status,
-        ) from error
+    except BaseException as error:  # a SystemExit of the result's code must not end the client
+        call = {"call_id": call_id, "callset_id": callset_id, "status": status}
+        raise not_loaded(f"the result of call {call_id}", error, **call) from error
+
+
+def not_loaded(what: str, problem: BaseException, **call: Any) -> ResultSerializationError:
+    """Return the error for something of a call that the client cannot unpickle.
+
+    Args:
+        what: the subject of the message.
+        problem: why; the caller makes it the cause.
+        **call: ``call_id``, ``callset_id`` and ``status``.
+    """
+    said = f"{what} cannot be unpickled here: {type(problem).__name__}: {text_of(problem)}"
+    return ResultSerializationError(said, **call)

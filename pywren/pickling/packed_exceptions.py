@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from pywren.exceptions import ResultSerializationError
-from pywren.pickling.packed import Packed, picklers
+from pywren.pickling.packed import Packed, not_loaded, picklers
 from pywren.pickling.remote_errors import (
     Chain,
     add_remote_text,
@@ -207,13 +207,8 @@ def load_exception(
     except KeyboardInterrupt:
         raise  # the user's own Ctrl-C
     except BaseException as problem:  # noqa: BLE001 - a SystemExit in its code must not end the client
-        failure = ResultSerializationError(
-            f"the exception that call {call_id} raised cannot be unpickled here: "
-            f"{type(problem).__name__}: {text_of(problem)}",
-            call_id=call_id,
-            callset_id=callset_id,
-            status=status,
-        )
+        call = {"call_id": call_id, "callset_id": callset_id, "status": status}
+        failure = not_loaded(f"the exception that call {call_id} raised", problem, **call)
         failure.__cause__ = problem
         return failure
     if lost or lacks_source(error):

@@ -21,9 +21,8 @@ _MAX_FRAMES = 200
 _MAX_LINKS = 2_000
 """The most exceptions of one chain, including the groups in it, to send."""
 _MAX_TEXT = 64 * 1024
-_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: not a built-in type
-_GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())  # new in Python 3.11
-_set = BaseException.__setattr__  # the interpreter's own method: a frozen dataclass refuses any other
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: not built in
+_GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())  # of Python 3.11 and later
 
 # The interpreter's own descriptors: a class may define something else under these names.
 _ARGS, _CAUSE, _CONTEXT, _TRACEBACK, _SUPPRESSES = (

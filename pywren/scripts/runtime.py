@@ -12,9 +12,10 @@ import click
 
 from pywren import wrenconfig
 from pywren.aws.requests import AWS
-from pywren.cloud import runtimes
+from pywren.cloud import runtime_builder
 from pywren.cloud._config_file import change_section, section_text
-from pywren.cloud.runtimes import Built, Disk, RuntimeStore, Target
+from pywren.cloud.runtime_builder import Built, Disk, Target
+from pywren.cloud.runtime_store import RuntimeStore
 from pywren.exceptions import ConfigError
 from pywren.scripts._console import NO_CONFIGURATION, confirm, dry_run_option, yes_option
 from pywren.version import PYTHON
@@ -52,6 +53,9 @@ def runtime() -> None:
     type=click.Choice(sorted(runtimes.ARCHITECTURES)),
     help="The function's architecture.  [default: from the configuration]",
 )
+@click.option(
+    "--arch", type=click.Choice(sorted(runtime_builder.ARCHITECTURES)), help="[default: from the configuration]"
+)
 @click.option("--bucket", help="Store the runtime in this bucket, and print what to write into a configuration.")
 @click.option("--prefix", help="The key prefix in the bucket.  [default: from the configuration]")
 @dry_run_option
@@ -75,7 +79,7 @@ def build(
     with _store(config, bucket, prefix) as store, tempfile.TemporaryDirectory(prefix="pywren-runtime-") as directory:
         built = _build(requirements, from_prefix, target, Path(directory))
         click.echo(f"runtime {built}")
-        runtimes.check_fits(built, lambda: _disk(config))
+        runtime_builder.check_fits(built, lambda: _disk(config))
         _keep(built, store, None if bucket else filename, dry_run)
     if target.python != PYTHON:
         click.echo(f"only programs on Python {target.python} can use it; this is Python {PYTHON}")
@@ -125,10 +129,10 @@ def _record(filename: str | None, section: Mapping[str, str | None]) -> None:
 
 def _build(requirements: tuple[Path, ...], from_prefix: Path | None, target: Target, directory: Path) -> Built:
     if from_prefix is not None:
-        return runtimes.build_from_prefix(from_prefix, target, directory, click.echo)
+        return runtime_builder.build_from_prefix(from_prefix, target, directory, click.echo)
     if requirements:
-        return runtimes.build_from_requirements(requirements, target, directory, click.echo)
-    return runtimes.build_from_environment(target, directory, click.echo)
+        return runtime_builder.build_from_requirements(requirements, target, directory, click.echo)
+    return runtime_builder.build_from_environment(target, directory, click.echo)
 
 
 @runtime.command("list")

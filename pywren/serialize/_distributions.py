@@ -102,11 +102,6 @@ def find_distribution(name: str) -> Installed | None:
     return None
 
 
-def distributions_in(directory: str) -> list[Installed]:
-    """Return the distributions whose metadata is in a directory."""
-    return list(_index_of(directory).by_name.values())
-
-
 def distributions_with(directory: str, path: str) -> list[Installed]:
     """Return the distributions in a directory that contain a file. Old namespace packages have several.
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from pywren.exceptions import ConfigError, StorageError, StorageNoSuchKeyError
 from pywren.system.threads import for_each
+from pywren.version import PYTHON
 from pywren.wrenutil import split_s3_url
 
 PUBLIC_BUCKETS = "pywren-runtimes-public-"
@@ -51,11 +51,10 @@ def check_named(runtime_config: Mapping[str, Any]) -> None:
     missing = [name for name in ("s3_bucket", "s3_key") if not runtime_config.get(name)]
     if not given or not missing or is_public(runtime_config):
         return
-    here = f"{sys.version_info.major}.{sys.version_info.minor}"
     raise ConfigError(
         f"the configuration's runtime: {given[0]} is {runtime_config[given[0]]!r}, but there is no runtime: "
         f"{missing[0]}, and PyWren 0.4's public buckets are gone: set both to a runtime of your own for this python "
-        f"version, {here} (`pywren runtime build` builds one and writes them), or remove {given[0]} to use the "
+        f"version, {PYTHON} (`pywren runtime build` builds one and writes them), or remove {given[0]} to use the "
         "worker's own Python"
     )
 
@@ -119,11 +118,10 @@ def check_runtime(runtime_meta: Mapping[str, Any], architecture: str | None = No
     Raises:
         ConfigError: the Python or the architecture differs.
     """
-    here = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if runtime_meta.get("python_ver") != here:
+    if runtime_meta.get("python_ver") != PYTHON:
         raise ConfigError(
-            f"the runtime's python version is {runtime_meta.get('python_ver')}, but this program runs on {here}: "
-            f"build a runtime for Python {here} (docs/runtimes.md), or run this program on the runtime's Python"
+            f"the runtime's python version is {runtime_meta.get('python_ver')}, but this program runs on {PYTHON}: "
+            f"build a runtime for Python {PYTHON} (docs/runtimes.md), or run this program on the runtime's Python"
         )
     arch = runtime_meta.get("arch")
     if None not in (arch, architecture) and arch != architecture:
@@ -213,7 +211,7 @@ def meta_key(tarball_key: str) -> str:
 
 def _workers_own(runtime_config: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "python_ver": f"{sys.version_info.major}.{sys.version_info.minor}",
+        "python_ver": PYTHON,
         "preinstalls": [[name, True] for name in (*LAMBDA_PREINSTALLS, *(runtime_config.get("preinstalls") or ()))],
         "pkg_ver_list": [],
     }

@@ -17,14 +17,13 @@ LONGEST_POLL = 86_400_000.0
 _LAST_STANDARD = 2
 
 
-def high_descriptor(descriptor: int, *, inheritable: bool = False) -> int:
+def high_descriptor(descriptor: int) -> int:
     """Move a descriptor out of the low numbers, which programs close in bulk, and return the new number."""
     import fcntl
 
-    command = fcntl.F_DUPFD if inheritable else fcntl.F_DUPFD_CLOEXEC
     for lowest in (256, 64, 16):
         try:
-            moved = fcntl.fcntl(descriptor, command, lowest)
+            moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, lowest)
         except OSError:
             continue  # the limit on descriptors (RLIMIT_NOFILE) is lower
         os.close(descriptor)

@@ -73,9 +73,9 @@ class UnlinkedFile:
 
     __slots__ = ("__weakref__", "descriptor", "size")
 
-    def __init__(self, descriptor: int | None = None, size: int = 0) -> None:
+    def __init__(self, descriptor: int | None = None) -> None:
         self.descriptor = _unlinked() if descriptor is None else descriptor
-        self.size = size
+        self.size = 0
 
     def __del__(self) -> None:
         if self.descriptor >= 0:

@@ -13,8 +13,15 @@ LIMIT = 128 * 1024 * 1024
 """The most bytes of staged functions that a warm worker keeps."""
 
 
+_Name = tuple[str, str | None]
+"""The key of a function's object, and its digest."""
+
+
 class FunctionCache:
     """Keeps the most recently used staged functions, verified, up to a total size. Threads may share it.
+
+    The lock guards the tables only. One thread fetches a function; others that want the same one wait for its
+    ``_Fetch``, without the lock, and threads that want another function are not held up.
 
     Args:
         limit: the most bytes to keep; a bigger function is fetched for every call.
@@ -22,8 +29,9 @@ class FunctionCache:
 
     def __init__(self, limit: int = LIMIT) -> None:
         self._limit = limit
-        self._entries: OrderedDict[tuple[str, str | None], tuple[StagedFunction, int]] = OrderedDict()
+        self._entries: OrderedDict[_Name, tuple[StagedFunction, int]] = OrderedDict()
         self._size = 0
+        self._fetches: dict[_Name, _Fetch] = {}
         self._lock = threading.Lock()
 
     def get(self, key: str, digest: str | None, fetch: Callable[[], bytes]) -> StagedFunction:
@@ -38,18 +46,39 @@ class FunctionCache:
             IntegrityError: the object is not the one that the payload names.
             StorageError: it cannot be read.
         """
-        # The lock is held while fetching on purpose: calls that wait mostly belong to one map and need the same object.
-        with self._lock:
-            if (key, digest) in self._entries:
-                self._entries.move_to_end((key, digest))
-                return self._entries[key, digest][0]
+        name = key, digest
+        while True:
+            with self._lock:
+                if name in self._entries:
+                    self._entries.move_to_end(name)
+                    return self._entries[name][0]
+                theirs = self._fetches.get(name)
+                if theirs is None:
+                    ours = self._fetches[name] = _Fetch()
+            if theirs is None:
+                return self._fetch(name, ours, fetch)
+            theirs.ended.wait()
+            if theirs.function is not None:
+                return theirs.function
+            # That fetch failed. Its error may have been that call's own, so each call that waited tries again.
+
+    def _fetch(self, name: _Name, under_way: _Fetch, fetch: Callable[[], bytes]) -> StagedFunction:
+        key, digest = name
+        try:
             data = fetch()
             verify_sha256(data, digest, key)
             function = StagedFunction.decode(data)
-            self._keep((key, digest), function, len(data))
+            under_way.function = function
+            with self._lock:
+                self._keep(name, function, len(data))
             return function
+        finally:
+            # First out of the table, then the event: a thread that wakes up must not find this fetch again.
+            with self._lock:
+                del self._fetches[name]
+            under_way.ended.set()
 
-    def _keep(self, name: tuple[str, str | None], function: StagedFunction, size: int) -> None:
+    def _keep(self, name: _Name, function: StagedFunction, size: int) -> None:
         if size > self._limit:
             return
         self._entries[name] = function, size
@@ -57,3 +86,16 @@ class FunctionCache:
         while self._size > self._limit:
             _, (_, dropped) = self._entries.popitem(last=False)
             self._size -= dropped
+
+
+class _Fetch:
+    """A fetch under way.
+
+    Attributes:
+        ended: set when it has ended, however it did.
+        function: what it brought; ``None`` if it failed.
+    """
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+        self.function: StagedFunction | None = None

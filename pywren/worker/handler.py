@@ -21,7 +21,6 @@ import functools
 import logging
 import math
 import pickle
-import sys
 import threading
 import time
 import traceback
@@ -44,7 +43,7 @@ from pywren.exceptions import (
 from pywren.pickling.format import PROTOCOL
 from pywren.pickling.packed import Packed
 from pywren.storage import Storage
-from pywren.version import __version__
+from pywren.version import PYTHON, __version__
 from pywren.wire.call import Call, Envelope
 from pywren.wire.digests import sha256, verify_sha256
 from pywren.wire.failure import Failure
@@ -220,8 +219,8 @@ class Container:
 
 
 def _version_mismatch(envelope: Envelope | Call) -> VersionMismatchError | None:
-    """Return the error for a client with another version, whose pickles may fail to load or behave differently."""
-    ours = (__version__, f"{sys.version_info.major}.{sys.version_info.minor}")
+    """Return the error of a client with another version: its pickles may fail to load, or behave differently."""
+    ours = (__version__, PYTHON)
     theirs = (envelope.pywren_version, envelope.python_version or ours[1])
     if ours == theirs:
         return None

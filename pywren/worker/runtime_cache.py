@@ -19,7 +19,6 @@ import hashlib
 import logging
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,6 +28,7 @@ from typing import IO, Any, NamedTuple
 
 from pywren.exceptions import RuntimeSetupError, StorageError
 from pywren.system.private_files import make_directories
+from pywren.version import PYTHON
 from pywren.wire.call import Call
 from pywren.worker.extraction import BLOCK_BYTES, ERROR, extract
 from pywren.wrenutil import split_s3_url
@@ -40,8 +40,6 @@ TOO_BIG, READ_ERROR = "RUNTIME_TOO_BIG", "RUNTIME_READ_ERROR"
 
 RESERVE = 16 * 1024 * 1024
 """The disk space, in bytes, that a runtime must leave free for the call itself."""
-
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 _PIECE_BYTES = 16 * 1024 * 1024
 _NEW = "new"

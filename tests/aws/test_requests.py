@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import botocore.exceptions
@@ -36,7 +36,7 @@ def clients() -> Iterator[dict[str, Any]]:
     """Return real clients to stub; creating them takes a while."""
     session = botocore.session.Session()
     session.set_credentials("testing", "testing")
-    made = {name: session.create_client(name, REGION) for name in ("lambda", "sqs", "logs", "sts")}
+    made = {name: session.create_client(name, REGION) for name in ("lambda", "sqs", "logs", "sts", "s3")}
     yield made
     for client in made.values():
         client.close()
@@ -385,6 +385,40 @@ def test_messages_are_values() -> None:
     assert Message("a", "r") == Message("a", "r")
 
 
+# -- answers in pages ----------------------------------------------------------------------------------------
+
+
+def _listed(aws: AWS, absent: Collection[str] = ()) -> Iterator[dict[str, Any]]:
+    tokens = {"ContinuationToken": "NextContinuationToken"}
+    return aws.pages("s3", "list_objects_v2", tokens=tokens, absent=absent, doing="list the bucket", Bucket="bucket")
+
+
+@pytest.mark.parametrize("last", [{}, {"IsTruncated": False, "NextContinuationToken": "more"}])
+def test_pages_end_with_the_last(stubbed: Callable[[str], Stubbed], last: dict[str, Any]) -> None:
+    """Each page asks for the next. The last one has no token, or says that it is the last although it has one."""
+    it = stubbed("s3")
+    it.stub.add_response("list_objects_v2", {"IsTruncated": True, "NextContinuationToken": "t"}, {"Bucket": "bucket"})
+    it.stub.add_response("list_objects_v2", last, {"Bucket": "bucket", "ContinuationToken": "t"})
+    assert [page.get("NextContinuationToken") for page in _listed(it.aws)] == ["t", last.get("NextContinuationToken")]
+
+
+def test_pages_are_requested_when_they_are_needed(stubbed: Callable[[str], Stubbed]) -> None:
+    """A caller that has found what it wants on the first page does not pay for the second."""
+    it = stubbed("s3")
+    it.stub.add_response("list_objects_v2", {"IsTruncated": True, "NextContinuationToken": "t"}, {"Bucket": "bucket"})
+    assert next(_listed(it.aws))["NextContinuationToken"] == "t"
+
+
+def test_pages_of_an_absent_thing(stubbed: Callable[[str], Stubbed]) -> None:
+    """Something absent has no pages where the caller allows for it, and is an error elsewhere."""
+    it = stubbed("s3")
+    for _ in range(2):
+        it.stub.add_client_error("list_objects_v2", "NoSuchBucket", http_status_code=404)
+    assert list(_listed(it.aws, absent=["NoSuchBucket"])) == []
+    with pytest.raises(DeploymentError, match="cannot list the bucket"):
+        list(_listed(it.aws))
+
+
 # -- logs ----------------------------------------------------------------------------------------------------
 
 
@@ -404,7 +438,7 @@ def test_log_events_over_pages(stubbed: Callable[[str], Stubbed]) -> None:
 def test_a_log_that_does_not_exist_yet(mocked: AWS) -> None:
     """A function that has never run has no log, which is not an error."""
     assert list(mocked.log_events("/aws/lambda/f")) == []
-    assert mocked.latest_log_streams("/aws/lambda/f") == []
+    assert mocked.latest_log_stream("/aws/lambda/f") is None
 
 
 def test_errors_pickle(stubbed: Callable[[str], Stubbed]) -> None:

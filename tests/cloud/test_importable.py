@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from wheelhouse import Wheelhouse, make_the_index
 
-from pywren.cloud import _wheels, runtimes
+from pywren.cloud import _wheels, runtime_builder
 from pywren.cloud._wheels import Installer, Target
 from pywren.exceptions import DeploymentError
 
@@ -39,7 +39,7 @@ def build(tmp_path: Path, requirements: str, target: Target, tool: str = "uv" if
     command = UV if tool == "uv" else PIP
     assert command
     tools = [Installer(target, tool, command)]
-    built = runtimes.build_from_requirements([file], target, directory, said.append, installers=tools)
+    built = runtime_builder.build_from_requirements([file], target, directory, said.append, installers=tools)
     return {name for name, _ in built.meta["pkg_ver_list"]}, said
 
 

@@ -29,8 +29,8 @@ def nothing_was_made(account):
 
 
 def test_amazon_linux_has_no_such_python(ready, pywren, monkeypatch):
-    """Row 160: the error comes before anything is created; a user's own image is not checked."""
-    monkeypatch.setattr("pywren.cloud.launch._here", lambda: "3.10")
+    """Row 160: the error comes before anything is created; the user's own image is trusted."""
+    monkeypatch.setattr("pywren.cloud.launch.PYTHON", "3.10")
     monkeypatch.setattr("pywren.cloud.launch.PACKAGED_PYTHONS", frozenset({"3.11", "3.12"}))
     refused(
         pywren("standalone", "launch_instances"), "has no Python 3.10", "3.11 or 3.12", "set standalone: target_ami"

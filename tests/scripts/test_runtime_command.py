@@ -20,7 +20,7 @@ import pywren
 import pywren.testing
 from pywren import wrenconfig
 from pywren.aws.requests import AWS
-from pywren.cloud import _wheels, runtimes
+from pywren.cloud import _wheels, runtime_builder
 from pywren.cloud.doctor import Doctor, _guarded
 from pywren.exceptions import StorageError
 from pywren.scripts import _console
@@ -218,7 +218,7 @@ def test_a_runtime_that_is_too_big(
     """Row 216: the error gives both sizes, the biggest packages and the remedy; nothing is uploaded or written."""
     wheels.add("big_one", files={"big_one/__init__.py": "", "big_one/data.txt": "x" * 3_000_000})
     (path := config_file.parent / "r.txt").write_text("big_one\ntiny_from_wheel\n")
-    monkeypatch.setattr(runtimes, "disk_bytes", lambda sizes: 600 * 2**20)
+    monkeypatch.setattr(runtime_builder, "disk_bytes", lambda sizes: 600 * 2**20)
     code, output = run("build", "-r", path)
     assert code == 1
     function = wrenconfig.load(config_file)["lambda"]["function_name"]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from wire_values import CALLSET
+
 from pywren.exceptions import CallError, RuntimeSetupError, WorkerCrashedError
 from pywren.wire.failure import Failure
-
-CALLSET = "6f3cf9f0-3c5e-4c3e-9f2b-2f8a0d9c1e77"
 
 
 def test_an_unknown_kind_of_failure_is_a_call_error() -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
+from wire_values import CALLSET, golden
 
 from pywren.wire.keys import CallsetKeys
 
-GOLDEN = Path(__file__).parents[1] / "golden"
-CALLSET = "6f3cf9f0-3c5e-4c3e-9f2b-2f8a0d9c1e77"
-PAYLOAD: dict[str, Any] = json.loads((GOLDEN / "payload_0.4.json").read_bytes())
+PAYLOAD: dict[str, Any] = json.loads(golden("payload_0.4.json"))
 
 
 def test_the_keys_of_0_4() -> None:

@@ -21,7 +21,6 @@ from pywren.wire.keys import CallsetKeys
 from pywren.wire.outcome import INLINE_OUTCOME_LIMIT, Outcome
 from pywren.wire.references import Reference, encode_references
 from pywren.wire.status import STATUS_LIMIT, Status
-from pywren.worker.function_cache import FunctionCache
 from pywren.worker.handler import Container, _in_band
 from pywren.worker.parent.fork_server import ForkServer
 from pywren.worker.task import RunResult
@@ -459,33 +458,7 @@ def test_a_kept_function_is_not_fetched_again(container, client):
     assert client.result("00001") == 4
 
 
-def test_the_function_cache_is_bounded():
-    """New functions displace old ones, and one that exceeds the limit is not kept."""
-    functions = {name: StagedFunction(name.encode() * 100).encode() for name in "abcde"}
-    big = StagedFunction(b"x" * 1000).encode()
-    fetched = []
-
-    def get(name, data):
-        def fetch():
-            fetched.append(name)
-            return data
-
-        return cache.get(name, digests.sha256(data), fetch)
-
-    cache = FunctionCache(limit=3 * len(functions["a"]))
-    for name in "abcdea":
-        get(name, functions[name])
-    assert fetched == list("abcdea")
-    get("a", functions["a"])
-    get("e", functions["e"])
-    assert fetched == list("abcdea")
-    get("big", big)
-    get("big", big)
-    get("e", functions["e"])
-    assert fetched == [*"abcdea", "big", "big"]
-
-
-# -- refused payloads ----------------------------------------------------------------------------------------
+# -- what a worker refuses -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("changes", [{"pywren_version": "0.4.0"}, {"python_version": "2.7"}])

@@ -36,7 +36,7 @@ def reduce_typing(obj: Any) -> Any:
         return make_new_type, (name, kind, obj.__name__, obj.__supertype__), dict(vars(obj)), None, None, fill_new_type
     parameters = tuple([_parameter(variable) for variable in obj.__type_params__])
     contents = [obj.__value__, *(_options(variable) for variable in obj.__type_params__)]
-    return make_alias, (name, kind, obj.__name__, obj.__module__, parameters), contents, None, None, fill_alias
+    return make_alias, (name, obj.__name__, obj.__module__, parameters), contents, None, None, fill_alias
 
 
 def _options(variable: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -94,8 +94,8 @@ def fill_new_type(new_type: Any, attributes: dict[str, Any]) -> None:
         setattr(new_type, attribute, value)
 
 
-def make_alias(name: str, kind: Any, alias_name: str, module: str, parameters: tuple[tuple[str, str, int], ...]) -> Any:
-    """Return the alias with a unique name; make it if it is new here.
+def make_alias(name: str, alias_name: str, module: str, parameters: tuple[tuple[str, str, int], ...]) -> Any:
+    """Return the alias that crosses under a name; make it if it is new here.
 
     Its value is filled in later, because it may refer to the alias. That is why a ``type`` statement makes the
     alias: it evaluates the value on first use.

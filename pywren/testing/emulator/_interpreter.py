@@ -14,13 +14,14 @@ from importlib.metadata import Distribution, PackageNotFoundError
 from importlib.util import cache_from_source
 from pathlib import Path
 
+from pywren import version
 from pywren.system import private_names
 
 PACKAGES = ("awslambdaric", "boto3")
 """The distributions to link, along with everything they require."""
 
-PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
-"""The only runtime available, under Lambda's name for it."""
+PYTHON = f"python{version.PYTHON}"
+"""The one runtime there is, by Lambda's name for it."""
 
 _REQUIREMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -42,8 +43,8 @@ def make_interpreter(directory: Path) -> Path:
     binaries, packages = directory / "bin", site_packages(directory)
     binaries.mkdir(parents=True)
     packages.mkdir(parents=True)
-    version = ".".join(map(str, sys.version_info[:3]))
-    settings = f"home = {base.parent}\ninclude-system-site-packages = false\nversion = {version}\n"
+    full = ".".join(map(str, sys.version_info[:3]))
+    settings = f"home = {base.parent}\ninclude-system-site-packages = false\nversion = {full}\n"
     (directory / "pyvenv.cfg").write_text(settings, encoding="utf-8")
     for name in (PYTHON, "python3", "python"):
         (binaries / name).symlink_to(base)

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from pywren.version import PYTHON
 from pywren.worker.child.fork_mode import ForkLoop
 from pywren.worker.child.pool_mode import PoolChild
 from pywren.worker.descriptors import close_all_but, high_descriptor
@@ -64,7 +65,7 @@ def _path_on_lambda() -> list[str]:
     code = os.environ.get("LAMBDA_TASK_ROOT")
     if not code:
         return []
-    return [code, f"/opt/python/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages", "/opt/python"]
+    return [code, f"/opt/python/lib/python{PYTHON}/site-packages", "/opt/python"]
 
 
 def _absolute(path: str) -> str:

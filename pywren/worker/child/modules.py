@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping
 from types import ModuleType
 
+from pywren.version import PYTHON
 from pywren.worker.directories import own_umask, remove_directory
 from pywren.worker.task import Function
 
@@ -97,7 +98,7 @@ def runtime_directories(runtime: str) -> list[str]:
 
     Some of them are on the path when the runtime's own interpreter runs this.
     """
-    packages = os.path.join("lib", f"python{sys.version_info[0]}.{sys.version_info[1]}", "site-packages")
+    packages = os.path.join("lib", f"python{PYTHON}", "site-packages")
     places = (os.path.join("condaruntime", packages), packages, "site-packages")
     directories = [*(os.path.join(runtime, place) for place in places), runtime]
     return [directory for directory in directories if directory not in sys.path and os.path.isdir(directory)]

@@ -9,8 +9,9 @@ Which thread does what:
   thread, which waits for that pipe too, kills the child. So only one thread touches a ``ForkedChild``.
 - ``close`` and ``end_waiting`` end children that wait for a call. No thread holds these.
 
-``_lock`` guards the lists of servers and of waiting children. It is held while a server or a child is started, so that
-two threads do not start two servers. It is not held while a child ends, which may take seconds.
+``_lock`` guards the lists of servers and of waiting children, and nothing starts or ends with it held. ``_starting``
+names the interpreters whose server is on its way: one thread starts it, and others that want the same one wait on
+``_started``. Whoever starts a server closes it again if ``close`` came meanwhile.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from pywren.exceptions import ConfigError
 from pywren.wire.failure import Failure
 from pywren.worker.descriptors import wait_readable
 from pywren.worker.parent.forked_child import ForkedChild
-from pywren.worker.parent.output import write_through
+from pywren.worker.parent.output import Sink, write_through
 from pywren.worker.parent.process import Process, check_platform
 from pywren.worker.task import RunResult, Stop, Task, cancelled_failure
 
@@ -50,10 +51,12 @@ class ForkServer:
         ConfigError: this is neither Linux nor macOS.
     """
 
-    def __init__(self, on_output: Callable[[str, str], None] = write_through) -> None:
+    def __init__(self, on_output: Sink = write_through) -> None:
         check_platform()
         self._on_output = on_output
         self._lock = threading.Lock()
+        self._started = threading.Condition(self._lock)
+        self._starting: set[str | None] = set()
         self._servers: dict[str | None, Process] = {}
         self._waiting: list[ForkedChild] = []
         self._pid = os.getpid()
@@ -69,10 +72,8 @@ class ForkServer:
         self.close()
 
     def start(self) -> None:
-        """Start the server for functions without their own runtime, so that it is running before the first task."""
-        with self._lock:
-            if not self._closed:
-                self._server(None)
+        """Start the server for functions without a runtime of their own, so that the first task finds it running."""
+        self._server(None)
 
     def run(self, task: Task, *, stopped: Stop | None = None) -> RunResult:
         """Run one task to its end, and return how it ended. Never raise for what the task does.
@@ -113,22 +114,24 @@ class ForkServer:
         # The environment is part of the purpose: a forked child sets it once, before any of the user's code runs.
         purpose = python, task.function.id, dict(task.extra_env)
         self._end_waiting(lambda one: one.purpose != purpose or not one.can_run())
+        server = self._server(python)
+        if server is None:
+            return None
         with self._lock:
-            if self._closed:
-                return None
-            server = self._server(python)
             for one in self._waiting:
                 if one.purpose == purpose:
                     self._waiting.remove(one)
                     return one
-            self._processes += 1  # a number is never used twice, because the server may still know an earlier process
-            made = ForkedChild(server, self._processes, purpose, self._on_output)
-            try:
-                made.start()
-            except BaseException:
-                made.close()
-                raise
-            return made
+            self._processes += 1  # never used twice: the server may still know an earlier one
+            number = self._processes
+        # After a ``close`` in between the child never begins, and ``run`` comes here again.
+        made = ForkedChild(server, number, purpose, self._on_output)
+        try:
+            made.start()
+        except BaseException:
+            made.close()
+            raise
+        return made
 
     def end_waiting(self) -> None:
         """End the processes that wait for calls, to free the memory and files that they hold."""
@@ -153,23 +156,42 @@ class ForkServer:
         if not kept:
             process.close()
 
-    def _server(self, python: str | None) -> Process:
-        """Return the running server of an interpreter, or start one. Call this with the lock held."""
-        if self._pid != os.getpid():
-            self._forget()
-        server = self._servers.get(python)
-        if server is not None and not server.has_ended():
-            return server
-        # When a runtime is removed, its interpreter is too. Its server must not keep the files open.
-        for gone in [path for path in self._servers if path == python or not _is_there(path)]:
-            self._servers.pop(gone).close()
+    def _server(self, python: str | None) -> Process | None:
+        """Return the running server of an interpreter, started if there is none; ``None`` after ``close``."""
+        with self._lock:
+            if self._pid != os.getpid():
+                self._forget()
+            while python in self._starting:
+                self._started.wait()
+            if self._closed:
+                return None
+            server = self._servers.get(python)
+            if server is not None and not server.has_ended():
+                return server
+            # A removed runtime takes its interpreter along; its server must not keep the files open.
+            gone = [path for path in self._servers if path == python or not _is_there(path)]
+            ended = [self._servers.pop(path) for path in gone]
+            self._starting.add(python)
+        return self._start_server(python, ended)
+
+    def _start_server(self, python: str | None, ended: Sequence[Process]) -> Process | None:
+        """Close servers that are not wanted any more, and start one for an interpreter that is in ``_starting``."""
+        made = None
         try:
-            server = self._servers[python] = Process("fork", executable=python)
-        except OSError as error:
-            if python is None:
-                raise
-            raise ConfigError(f"the runtime's interpreter {python} cannot be started: {error}") from error
-        return server
+            for one in ended:
+                one.close()
+            made = _new_server(python)
+        finally:
+            with self._lock:
+                closed = self._closed
+                if made is not None and not closed:
+                    self._servers[python] = made
+                self._starting.discard(python)
+                self._started.notify_all()  # also after a failure: the next thread tries
+        if closed:
+            made.close()
+            return None
+        return made
 
     def _forget(self) -> None:
         """Drop servers and children after a fork: they belong to the other process."""
@@ -179,6 +201,7 @@ class ForkServer:
             server.forget()
         self._waiting.clear()
         self._servers.clear()
+        self._starting.clear()  # the threads that start them are in the other process
         self._pid = os.getpid()
 
     def close(self) -> None:
@@ -201,6 +224,15 @@ class ForkServer:
             if wait_readable(server.pidfd, _END_SECONDS):
                 server.wait()
             server.close()
+
+
+def _new_server(python: str | None) -> Process:
+    try:
+        return Process("fork", executable=python)
+    except OSError as error:
+        if python is None:
+            raise
+        raise ConfigError(f"the runtime's interpreter {python} cannot be started: {error}") from error
 
 
 def _runtime_python(runtime_path: str | None) -> str | None:

@@ -16,7 +16,7 @@ from pywren.worker import frames, process_tree
 from pywren.worker.descriptors import LONGEST_POLL, pipe, socket_pair, wait_readable
 from pywren.worker.directories import remove_directory
 from pywren.worker.frames import Channel, Frame
-from pywren.worker.parent.output import OutputTail
+from pywren.worker.parent.output import OutputTail, Sink
 from pywren.worker.parent.process import Process
 from pywren.worker.protocol import RUNNING, STATUS, decode_result, encode_task
 from pywren.worker.task import RunResult, Stop, Task, cancelled_failure, crash_failure, timeout_failure
@@ -29,18 +29,16 @@ class ForkedChild:
 
     Args:
         server: the server that forks it.
-        number: the number by which the server knows it.
-        purpose: interpreter, function and environment; a process serves only one purpose.
-        sink: called with the name of a stream and text that calls write to it.
+        number: the server's name for it.
+        purpose: interpreter, function and environment; a process serves one purpose only.
+        sink: takes the text that calls write.
 
     Attributes:
         stays: after ``run``, whether it waits for another call.
         pid: its process id; ``None`` until it runs.
     """
 
-    def __init__(
-        self, server: Process, number: int, purpose: tuple[object, ...], sink: Callable[[str, str], None]
-    ) -> None:
+    def __init__(self, server: Process, number: int, purpose: tuple[object, ...], sink: Sink) -> None:
         self.server = server
         self.number = number
         self.purpose = purpose

@@ -153,9 +153,9 @@ class Ledger:
             self._finished.notify_all()
 
 
-def failed(failure: Failure, returncode: int | None = None) -> RunResult:
-    """Return the result for a call that has no outcome."""
-    return RunResult(None, None, failure=failure, returncode=returncode)
+def failed(failure: Failure) -> RunResult:
+    """Return the result of a call that has no outcome."""
+    return RunResult(None, None, failure=failure, returncode=None)
 
 
 def announce(starts: Sequence[tuple[OnStart, int]]) -> None:

@@ -20,7 +20,7 @@ from pywren.worker import frames
 from pywren.worker.descriptors import pipe
 from pywren.worker.frames import UnlinkedFile
 from pywren.worker.parent.batch import Batch
-from pywren.worker.parent.output import OutputTail, write_through
+from pywren.worker.parent.output import OutputTail, Sink
 from pywren.worker.parent.process import Process
 from pywren.worker.protocol import TAIL_LIMIT, TICKET, TICKET_SHIFT
 
@@ -41,6 +41,7 @@ class Member:
 
     Args:
         environment: the process's environment variables.
+        sink: takes the text that its calls show, with the pool's lock held; so it must not write it anywhere.
 
     Attributes:
         ready: whether the process has reported that it can run calls.
@@ -56,7 +57,8 @@ class Member:
         watched, watched_for: what the pump watches of it, and why.
     """
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], sink: Sink) -> None:
+        self._sink = sink
         self.output = (UnlinkedFile(), UnlinkedFile())
         self.process = Process("pool", output=self.output, environment=environment)
         self.ready = False
@@ -158,10 +160,7 @@ class Member:
             write for _, write in pipes
         ]  # these stay open here until the frame is sent, which may take a while
         self._queue(frames.encode(frames.SHOW, descriptors=self._shown_ends))
-        self.shown = (
-            OutputTail(pipes[0][0], "stdout", write_through),
-            OutputTail(pipes[1][0], "stderr", write_through),
-        )
+        self.shown = (OutputTail(pipes[0][0], "stdout", self._sink), OutputTail(pipes[1][0], "stderr", self._sink))
 
     def _queue(self, frame: frames.Outgoing) -> None:
         self.process.channel.queue(frame)

@@ -35,7 +35,8 @@ class Members:
     def __init__(self, size: int) -> None:
         self._size = size
         self._members: list[Member] = []
-        # All processes start with the same environment. Other variables that a call should see are sent with the call.
+        self._shown: list[tuple[str, str]] = []
+        # All processes start with one environment; whatever else a call is to see travels with it.
         self._environment: Mapping[str, str] = {}
         self._equal_environment: Mapping[str, str] | None = None  # another one that is equal, and never changes
         # Processes that ended before they were ready: how many there were since one became ready, and in how many
@@ -85,8 +86,8 @@ class Members:
         missing = self._wanted - alive
         for _ in range(missing):
             try:
-                self._members.append(Member(self._environment))
-            except OSError:  # the machine has no more processes, memory or descriptors
+                self._members.append(Member(self._environment, self._show))
+            except OSError:  # the machine is short of processes, memory or descriptors
                 if not self.alive():
                     raise
                 self._delay_starts()
@@ -180,6 +181,16 @@ class Members:
         for member in self._members:
             member.process.forget()
             member.close_shown()
+
+    # -- shown output ------------------------------------------------------------------------------------------
+
+    def _show(self, stream: str, text: str) -> None:
+        self._shown.append((stream, text))
+
+    def take_shown(self) -> list[tuple[str, str]]:
+        """Return the output that is to be shown, each piece once: the name of its stream, and the text."""
+        shown, self._shown = self._shown, []
+        return shown
 
     # -- environment -------------------------------------------------------------------------------------------
 

@@ -19,19 +19,19 @@ Lifetime   how long the pool is needed; the end of the program, and forks
 
 Which thread does what:
 
-- The *caller's thread*, in ``submit``, packs the arguments, then writes directly to members that have room, so a single
-  call on an idle pool needs only one thread switch. In ``cancel`` and ``close`` it only *condemns* processes that must
-  be killed.
-- The *pump* reads everything that children send, buries those that have ended, starts others, and handles everything
-  that depends on time: time-outs, stalls, the linger period, delayed starts.
-- Anything that takes long, or runs foreign code, happens without the lock. The pump hands results over, kills the
-  condemned processes with everything that they have started, and removes what the dead left. The thread that feeds
+- The *caller's thread*, in ``submit``, packs the arguments, then writes straight to members that have room, so a single
+  call on an idle pool meets one thread switch. It only *condemns* a process that is to be killed, in ``cancel`` or
+  ``close``.
+- The *pump* reads everything that children say, buries those that have ended, starts others, and lets time pass:
+  time-outs, stalls, the linger, starts that had to wait.
+- What takes long, or runs the code of others, happens without the lock: the pump writes shown output, hands results
+  over, kills the condemned with everything that they have started, and removes what the dead left; whoever feeds
   announces starts.
 
 One reentrant lock guards all state of the pool and its parts. It is reentrant because an executor that is
-garbage-collected releases the pool, in any thread and at any moment. The lock is innermost: a thread that holds it
-takes no other lock except that of a process, and calls no callback; only shown output is written to the client's
-streams with the lock held. ``LocalPool._shared_lock`` is outermost.
+garbage-collected releases the pool, in any thread and at any moment. The lock is innermost: with it held nobody takes
+another lock but a process's own, nobody calls a callback, and nobody writes to the client's streams: shown output is
+queued in ``Members``, and the pump writes it. ``LocalPool._shared_lock`` is outermost.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """``Pump``: the only thread of the local pool. Everything that no caller triggers happens here.
 
-In a *turn* it reads what members have sent, buries those that have ended, starts others, does what is due (time-outs,
-stalls, the end of the linger period) and gives out calls. All of this happens with the pool's lock held. Between two
-turns, without the lock, it does what takes long or runs foreign code: it hands results over, kills the condemned
-processes with everything that they started, and removes what the dead left.
+A *turn* reads what members have sent, buries those that have ended, starts others, does what is due (time-outs, stalls,
+the end of the linger) and gives out calls; all of it with the pool's lock held. Between two turns, without the lock, it
+does what takes long or runs the code of others: writing shown output to the client's streams, handing results over,
+killing the condemned with everything that they started, and removing what the dead left.
 
 Callers wake the pump if it would otherwise sleep past something new. For a quick call there is no need to: the result
 wakes it.
@@ -25,6 +25,7 @@ from pywren.worker.parent.ledger import Ledger, announce
 from pywren.worker.parent.lifetime import Lifetime
 from pywren.worker.parent.member import Member
 from pywren.worker.parent.members import Members
+from pywren.worker.parent.output import write_through
 from pywren.worker.parent.process import Process
 from pywren.worker.parent.watch import Watch
 from pywren.worker.task import crash_failure
@@ -126,7 +127,9 @@ class Pump:
                 # The condemned and the dead leave the shared state here, so only this thread has them from now on.
                 dead, self._dead = self._dead, []
                 condemned = self._members.take_condemned()
+                shown = self._members.take_shown()
                 self._ledger.collect()
+            _show(shown)  # before the results: whoever has a result has seen what its call printed
             announce(starts)
             self._hand_over()
             for member in condemned:
@@ -157,7 +160,9 @@ class Pump:
         self._hand_over()  # before the processes end, which may take long: no thread should wait for that
         with self._lock:
             self._members.close()
+            shown = self._members.take_shown()
             self._end()
+        _show(shown)
 
     def _end(self) -> None:
         self.thread = None
@@ -246,3 +251,9 @@ class Pump:
         if self._ledger.outstanding:
             return min(earliest, self._feeder.next_time())
         return min(earliest, self._lifetime.ends_at(self._ledger.ended_at)) if len(self._members) else earliest
+
+
+def _show(shown: Sequence[tuple[str, str]]) -> None:
+    """Write output to the client's streams. A slow terminal or a file of the user's own may take long over it."""
+    for stream, text in shown:
+        write_through(stream, text)

@@ -23,9 +23,10 @@ from pywren.exceptions import ConfigError
 from pywren.pickling.packed import Packed, dumps
 from pywren.pickling.packed_exceptions import load_exception
 from pywren.wire.digests import sha256
-from pywren.worker.parent import process
+from pywren.worker.parent import fork_server, process
 from pywren.worker.parent.fork_server import ForkServer
 from pywren.worker.parent.pool import LocalPool
+from pywren.worker.parent.process import Process
 from pywren.worker.task import Function, RunResult, Stop, Task
 
 pytestmark = pytest.mark.usefixtures("by_value")
@@ -442,6 +443,75 @@ def test_close_ends_calls_and_leaves_nothing(tmp_path: Path) -> None:
     late = run(server, len, "x").failure
     assert late is not None
     assert late.kind == "CallCancelledError"
+    assert psutil.Process().children() == others
+
+
+class SlowStarts:
+    """Makes servers in the place of ``Process``: the first one when it is let go, or not at all.
+
+    Args:
+        error: what the first start raises; ``None`` for a start that succeeds.
+    """
+
+    def __init__(self, error: OSError | None = None) -> None:
+        self.began, self.let_go = threading.Event(), threading.Event()
+        self.starts = 0
+        self._error = error
+
+    def __call__(self, mode: str, **options: Any) -> Process:
+        self.starts += 1
+        if self.starts == 1:
+            self.began.set()
+            assert self.let_go.wait(WAIT), "nobody may wait for this start"
+            if self._error is not None:
+                raise self._error
+        return Process(mode, **options)
+
+
+@pytest.fixture
+def slow_starts(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> SlowStarts:
+    """The first server starts slowly, or fails with the fixture's parameter."""
+    slow = SlowStarts(getattr(request, "param", None))
+    monkeypatch.setattr(fork_server, "Process", slow)
+    return slow
+
+
+def test_threads_wait_for_one_server(slow_starts: SlowStarts) -> None:
+    """One thread starts the server for all, and nothing else is held up until it runs."""
+    with ForkServer() as server, ThreadPoolExecutor(3) as threads:
+        calls = [threads.submit(run, server, lambda x: x, n) for n in range(3)]
+        assert slow_starts.began.wait(WAIT)
+        server.end_waiting()  # takes the lock
+        slow_starts.let_go.set()
+        assert [value(call.result(WAIT)) for call in calls] == [0, 1, 2]
+    assert slow_starts.starts == 1
+
+
+@pytest.mark.parametrize("slow_starts", [OSError("no more processes")], indirect=True)
+def test_the_next_call_starts_the_server_that_could_not_be_started(slow_starts: SlowStarts) -> None:
+    """Only the call that tried gets the error."""
+    with ForkServer() as server, ThreadPoolExecutor(2) as threads:
+        first = threads.submit(run, server, len, "x")
+        assert slow_starts.began.wait(WAIT)
+        second = threads.submit(run, server, len, "xy")
+        slow_starts.let_go.set()
+        with pytest.raises(OSError, match="no more processes"):
+            first.result(WAIT)
+        assert value(second.result(WAIT)) == 2
+
+
+def test_closing_while_the_server_starts(slow_starts: SlowStarts) -> None:
+    """``close`` does not wait for the start; the call is cancelled, and the server does not stay."""
+    others = psutil.Process().children()
+    server = ForkServer()
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(run, server, len, "x")
+        assert slow_starts.began.wait(WAIT)
+        server.close()
+        slow_starts.let_go.set()
+        failure = call.result(WAIT).failure
+    assert failure is not None
+    assert failure.kind == "CallCancelledError"
     assert psutil.Process().children() == others
 
 

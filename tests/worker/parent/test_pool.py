@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -703,7 +704,35 @@ def test_a_batch_decides_whether_its_output_is_shown(pool: LocalPool, capsys: py
     assert sorted(capsys.readouterr().out.splitlines()) == sorted(f"shown {x}" for x in range(20))
 
 
-# -- start and end ---------------------------------------------------------------------------------------------
+class SlowTerminal(io.StringIO):
+    """A stream whose writer waits until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began, self.let_go = threading.Event(), threading.Event()
+
+    def write(self, text: str) -> int:
+        self.began.set()
+        assert self.let_go.wait(WAIT), "nobody may wait for this write"
+        return super().write(text)
+
+
+def test_a_slow_terminal_holds_up_no_caller(pool: LocalPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While shown output is written, other threads submit and cancel calls; the result comes after the output."""
+    terminal = SlowTerminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    printing = Calls(pool, lambda x: print("shown", x), [1], show_output=True)
+    assert terminal.began.wait(WAIT)
+    other = Calls(pool, lambda x: x, [1])
+    pool.cancel(other.batch, 0)
+    assert not printing.results
+    terminal.let_go.set()
+    assert printing.all()[0].stdout == "shown 1\n"
+    assert terminal.getvalue() == "shown 1\n"
+    other.all()
+
+
+# -- life ------------------------------------------------------------------------------------------------------
 
 
 def run_client(script: str, *, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:

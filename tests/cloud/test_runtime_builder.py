@@ -9,9 +9,8 @@ import json
 import subprocess
 import sys
 import tarfile
-import time
 import venv
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,11 @@ import pytest
 from wheelhouse import Wheelhouse, make_the_index
 
 from pywren.aws.requests import AWS
-from pywren.cloud import _wheels, runtimes
+from pywren.cloud import _wheels, runtime_builder
 from pywren.cloud._environment import Pin, install_nearest, installed
 from pywren.cloud._wheels import Installer, Target, find_installers
-from pywren.cloud.runtimes import Built, Disk, RuntimeStore
-from pywren.exceptions import DeploymentError, StorageError, StorageNoSuchKeyError
+from pywren.cloud.runtime_builder import Built, Disk
+from pywren.exceptions import DeploymentError
 from pywren.worker.extraction import extract
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -61,7 +60,7 @@ def build(tmp_path: Path, requirements: str, target: Target = AL2023, tool: str 
     said: list[str] = []
     (directory := tmp_path / f"build-{len(list(tmp_path.iterdir()))}").mkdir()
     tools = [installer(target, tool)]
-    built = runtimes.build_from_requirements([file], target, directory, said.append, installers=tools)
+    built = runtime_builder.build_from_requirements([file], target, directory, said.append, installers=tools)
     return built, said
 
 
@@ -314,10 +313,12 @@ def test_from_the_environment(tmp_path: Path, wheels: Wheelhouse, monkeypatch: p
     """Row 218: a line names the version without a wheel and the one that is used instead."""
     wheels.add("one", "0.9")
     wheels.add("two", "2.0")
-    monkeypatch.setattr(runtimes, "installed", lambda say: [Pin("one", "1.0"), Pin("two", "2.0")])
+    monkeypatch.setattr(runtime_builder, "installed", lambda say: [Pin("one", "1.0"), Pin("two", "2.0")])
     said: list[str] = []
     (directory := tmp_path / "work").mkdir()
-    built = runtimes.build_from_environment(AL2023, directory, said.append, installers=[installer(AL2023, QUICK)])
+    built = runtime_builder.build_from_environment(
+        AL2023, directory, said.append, installers=[installer(AL2023, QUICK)]
+    )
     assert built.meta["pkg_ver_list"] == [["one", "0.9"], ["two", "2.0"]]
     (line,) = said
     assert "one 1.0, which is installed here, has no wheel for Python 3.12 on x86_64 (glibc 2.34)" in line
@@ -329,10 +330,10 @@ def test_wheels_that_only_pip_knows(tmp_path: Path, wheels: Wheelhouse, monkeypa
     """Row 218: for Amazon Linux 2 pip is asked too, and a line says what it may get wrong."""
     wheels.add("one", "1.0", tag="py3-none-manylinux2014_x86_64")
     wheels.add("one", "2.0", tag="py3-none-manylinux_2_24_x86_64")
-    monkeypatch.setattr(runtimes, "installed", lambda say: [Pin("one", "2.0")])
+    monkeypatch.setattr(runtime_builder, "installed", lambda say: [Pin("one", "2.0")])
     said: list[str] = []
     (directory := tmp_path / "work").mkdir()
-    built = runtimes.build_from_environment(AL2, directory, said.append)
+    built = runtime_builder.build_from_environment(AL2, directory, said.append)
     assert built.meta["pkg_ver_list"] == [["one", "2.0"]]
     warned = ["pip collected these packages, but evaluates markers for this machine"]
     assert [line.partition(", not for")[0] for line in said] == ([] if AL2.is_here else warned)
@@ -426,7 +427,7 @@ def from_prefix(prefix: Path, target: Target, directory: Path) -> tuple[Built, l
     """Build from an environment, and return the runtime and the lines for the user."""
     said: list[str] = []
     directory.mkdir()
-    return runtimes.build_from_prefix(prefix, target, directory, said.append), said
+    return runtime_builder.build_from_prefix(prefix, target, directory, said.append), said
 
 
 def test_a_virtual_environment(environment: Path, tmp_path: Path) -> None:
@@ -464,7 +465,7 @@ def _target_of_this_machine() -> Target:
     class Anywhere(Target):
         glibc = 99
 
-    return Anywhere(HERE, next(arch for arch, name in runtimes.ARCHITECTURES.items() if name == _machine()))
+    return Anywhere(HERE, next(arch for arch, name in runtime_builder.ARCHITECTURES.items() if name == _machine()))
 
 
 def _machine() -> str:
@@ -510,7 +511,7 @@ def test_a_prefix_that_does_not_fit(environment: Path, tmp_path: Path) -> None:
         from_prefix(environment, Target(other), tmp_path / "second")
 
 
-# -- size, and the bucket ------------------------------------------------------------------------------------
+# -- size ---------------------------------------------------------------------------------------------------
 
 
 def test_the_size_is_what_the_worker_counts(tmp_path: Path, wheels: Wheelhouse) -> None:
@@ -526,11 +527,11 @@ def test_the_size_is_what_the_worker_counts(tmp_path: Path, wheels: Wheelhouse) 
     def never() -> Disk:
         raise AssertionError("every function has the disk for a small one")
 
-    runtimes.check_fits(built, never)
+    runtime_builder.check_fits(built, never)
     bigger = replace(built, needed=600 * 2**20)
-    runtimes.check_fits(bigger, lambda: Disk(600, "the function f has", 512))
+    runtime_builder.check_fits(bigger, lambda: Disk(600, "the function f has", 512))
     with pytest.raises(DeploymentError, match=r"need 600 MB .* f has 512 MB .*ephemeral_storage to 600 .*one 0 MB"):
-        runtimes.check_fits(bigger, lambda: Disk(512, "the function f has", 512))
+        runtime_builder.check_fits(bigger, lambda: Disk(512, "the function f has", 512))
 
 
 @pytest.mark.parametrize(
@@ -566,70 +567,10 @@ def test_whose_disk_it_is(tmp_path: Path, found: Any, config: dict[str, Any] | N
 
     built = Built(tmp_path, "", {}, 600 * 2**20, [])
     if says is None:
-        runtimes.check_fits(built, ask)
+        runtime_builder.check_fits(built, ask)
         return
     with pytest.raises(DeploymentError, match=says):
-        runtimes.check_fits(built, ask)
-
-
-class Objects:
-    """A bucket in memory."""
-
-    def __init__(self) -> None:
-        self.objects: dict[str, bytes] = {}
-        self.puts: list[str] = []
-        self.broken: str | None = None
-
-    def put(self, key: str, data: Any, *, if_absent: bool = False) -> bool:
-        if self.broken and key.endswith(self.broken):
-            raise StorageError("broken")
-        self.puts.append(key)
-        self.objects[key] = bytes(data)
-        return True
-
-    def now(self) -> float:
-        return time.time()
-
-    def get(self, key: str, byte_range: tuple[int, int] | None = None, *, limit: int | None = None) -> bytes:
-        if key not in self.objects:
-            raise StorageNoSuchKeyError(key)
-        return self.objects[key]
-
-    def list(self, prefix: str, start_after: str = "") -> list[str]:
-        return sorted(key for key in self.objects if key.startswith(prefix))
-
-    def delete(self, keys: Iterator[str]) -> None:
-        for key in keys:
-            self.objects.pop(key, None)
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-def test_the_store(tmp_path: Path, wheels: Wheelhouse) -> None:
-    """A runtime is uploaded once, description last; found by name, key and URL; and deleted completely."""
-    wheels.add("one")
-    built, _ = build(tmp_path, "one\n")
-    bucket = Objects()
-    store = RuntimeStore("mine", "/p/", backend=bucket)
-    bucket.broken = ".meta.json"
-    with pytest.raises(StorageError):
-        store.upload(built)
-    assert store.list()[0].meta == {}
-    assert not store.holds(built)
-    bucket.broken = None
-    assert not store.upload(built)
-    assert store.holds(built)
-    assert not store.upload(built)
-    tarball = f"p/runtimes/{built.name}.tar.gz"
-    assert bucket.puts == [tarball, f"p/runtimes/{built.name}.meta.json"]
-    assert store.section(built) == {"s3_bucket": "mine", "s3_key": tarball, "sha256": built.sha256}
-    for name in (built.name, built.name[:-5], tarball, f"s3://mine/{tarball}"):
-        assert store.find(name).meta == built.meta
-    bucket.objects["p/runtimes/mine/of-somebody"] = b""
-    assert len(store.list()) == 1
-    store.delete(store.find(built.name))
-    assert list(bucket.objects) == ["p/runtimes/mine/of-somebody"]
+        runtime_builder.check_fits(built, ask)
 
 
 # -- from the real index -------------------------------------------------------------------------------------
@@ -642,7 +583,7 @@ def test_real_wheels_for_another_machine(tmp_path: Path, monkeypatch: pytest.Mon
     file = tmp_path / "requirements.txt"
     file.write_text("numpy\ntoolz\n")
     (directory := tmp_path / "work").mkdir()
-    built = runtimes.build_from_requirements([file], target, directory, lambda line: None)
+    built = runtime_builder.build_from_requirements([file], target, directory, lambda line: None)
     versions = dict(built.meta["pkg_ver_list"])
     assert tuple(map(int, versions["numpy"].split(".")[:2])) < (2, 3)
     assert "toolz" in versions

@@ -1,14 +1,12 @@
-"""Runtimes: tarballs of packages for the worker, built from wheels and stored in the bucket under their digest.
+"""``Built``: a runtime, which is a tarball of packages for the worker, built on this machine.
 
-A build fills a directory, describes it and packs it; a store uploads and lists runtimes. To make interruptions
-harmless, the tarball is written first, then its description, and then the configuration that names it.
+A build fills a directory, removes what does not belong in a runtime, describes the rest and packs it.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,18 +32,14 @@ from pywren.cloud._packing import (
 from pywren.cloud._prefix import copy_prefix, is_conda
 from pywren.cloud._requirements import Requirements
 from pywren.cloud._wheels import ARCHITECTURES, Installer, Say, Target, find_installers, install_with_any
-from pywren.exceptions import ArgumentError, DeploymentError, IntegrityError
-from pywren.storage.backend import Backend
-from pywren.storage.runtime_info import LAMBDA_PREINSTALLS, META_LIMIT, meta_key
+from pywren.exceptions import DeploymentError
+from pywren.storage.runtime_info import LAMBDA_PREINSTALLS
 from pywren.worker.runtime_cache import disk_bytes
 
-__all__ = ["ARCHITECTURES", "Built", "RuntimeStore", "Stored", "Target", "build_from_environment", "build_from_prefix"]
-__all__ += ["Disk", "build_from_requirements", "check_fits"]
+__all__ = ["ARCHITECTURES", "Built", "Disk", "Target", "build_from_environment", "build_from_prefix"]
+__all__ += ["build_from_requirements", "check_fits"]
 
 logger = logging.getLogger(__name__)
-
-FOLDER = "runtimes"
-"""The folder of runtimes below the configuration's prefix, which the function's role may read."""
 
 SMALLEST_DISK = 512
 """The megabytes of ephemeral storage that every function has ("Lambda quotas", AWS Lambda Developer Guide)."""
@@ -266,6 +260,9 @@ def _sha256(pieces: Iterator[bytes]) -> str:
     return digest.hexdigest()
 
 
+# -- whether it fits ----------------------------------------------------------------------------------------
+
+
 class Disk(NamedTuple):
     """The disk of a worker.
 
@@ -325,123 +322,3 @@ def check_fits(built: Built, ask: Callable[[], Disk]) -> None:
         f"{disk.megabytes:,} MB of ephemeral storage: {remedy}, or name fewer packages with -r. "
         f"The biggest: {biggest}. Nothing was uploaded"
     )
-
-
-# -- the bucket ----------------------------------------------------------------------------------------------
-
-
-class Stored(NamedTuple):
-    """A runtime in the bucket.
-
-    Args:
-        name: its name.
-        key: the key of its tarball.
-        meta: its description; empty if its upload was interrupted.
-    """
-
-    name: str
-    key: str
-    meta: Mapping[str, Any]
-
-
-class RuntimeStore:
-    """The runtimes in a bucket.
-
-    Args:
-        bucket: the bucket.
-        prefix: pywren's key prefix in the bucket.
-        region: the bucket's region; by default that of the profile or the environment.
-        backend: reads and writes objects; by default in S3.
-    """
-
-    def __init__(self, bucket: str, prefix: str, region: str | None = None, *, backend: Backend | None = None) -> None:
-        from pywren.storage.s3_backend import S3Backend
-
-        self.bucket = bucket
-        self.folder = f"{prefix.strip('/')}/{FOLDER}/".lstrip("/")
-        self._backend: Backend = backend or S3Backend(bucket, region)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._backend.close()
-
-    def section(self, built: Built) -> dict[str, str | None]:
-        """Return the configuration's ``runtime`` section that selects a runtime."""
-        return {"s3_bucket": self.bucket, "s3_key": self._key(built.name), "sha256": built.sha256}
-
-    def upload(self, built: Built) -> bool:
-        """Upload a runtime unless it is already stored; return whether the tarball was uploaded.
-
-        Raises:
-            StorageError: the bucket cannot be written to.
-        """
-        key, there = self._key(built.name), self._there(built)
-        if key not in there:
-            self._backend.put(key, built.path.read_bytes())
-        if meta_key(key) not in there:
-            self._backend.put(meta_key(key), json.dumps(built.meta, indent=1).encode())
-        return key not in there
-
-    def holds(self, built: Built) -> bool:
-        """Tell whether a runtime is completely stored.
-
-        Raises:
-            StorageError: the bucket cannot be read.
-        """
-        key = self._key(built.name)
-        return {key, meta_key(key)} <= self._there(built)
-
-    def _there(self, built: Built) -> set[str]:
-        return set(self._backend.list(f"{self.folder}{built.name}"))
-
-    def list(self) -> list[Stored]:
-        """Return the stored runtimes, sorted by name.
-
-        Raises:
-            StorageError: the bucket cannot be read.
-        """
-        keys = self._backend.list(self.folder)
-        names = {key.removesuffix(_SUFFIX).removesuffix(_META_SUFFIX)[len(self.folder) :] for key in keys}
-        return [self._stored(name, keys) for name in sorted(names) if "/" not in name]
-
-    def find(self, name: str) -> Stored:
-        """Return a runtime by its name, the start of its name, its key or its URL.
-
-        Raises:
-            ArgumentError: no runtime matches, or more than one.
-        """
-        wanted = name.removeprefix(f"s3://{self.bucket}/").removeprefix(self.folder).removesuffix(_SUFFIX)
-        there = self.list()
-        found = [item for item in there if item.name == wanted] or [
-            item for item in there if wanted and item.name.startswith(wanted)
-        ]
-        if len(found) == 1:
-            return found[0]
-        names = ", ".join(item.name for item in (found or there)) or "none"
-        what = "more than one runtime matches" if found else "there is no runtime"
-        which = "matches" if found else "runtimes"
-        raise ArgumentError(f"{what} {name!r} in s3://{self.bucket}/{self.folder}; {which}: {names}")
-
-    def delete(self, stored: Stored) -> None:
-        """Delete a runtime.
-
-        Raises:
-            StorageError: the bucket cannot be written to.
-        """
-        self._backend.delete([meta_key(stored.key), stored.key])
-
-    def _key(self, name: str) -> str:
-        return f"{self.folder}{name}{_SUFFIX}"
-
-    def _stored(self, name: str, keys: Sequence[str]) -> Stored:
-        key = self._key(name)
-        meta: Any = {}
-        if meta_key(key) in keys and key in keys:
-            try:
-                meta = json.loads(self._backend.get(meta_key(key), limit=META_LIMIT))
-            except (ValueError, IntegrityError) as error:
-                logger.debug("%s does not describe a runtime: %s", meta_key(key), error)
-        return Stored(name, key, meta if isinstance(meta, dict) else {})
-
-
-_SUFFIX, _META_SUFFIX = ".tar.gz", ".meta.json"

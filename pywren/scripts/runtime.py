@@ -50,11 +50,8 @@ def runtime() -> None:
 )
 @click.option(
     "--arch",
-    type=click.Choice(sorted(runtimes.ARCHITECTURES)),
+    type=click.Choice(sorted(runtime_builder.ARCHITECTURES)),
     help="The function's architecture.  [default: from the configuration]",
-)
-@click.option(
-    "--arch", type=click.Choice(sorted(runtime_builder.ARCHITECTURES)), help="[default: from the configuration]"
 )
 @click.option("--bucket", help="Store the runtime in this bucket, and print what to write into a configuration.")
 @click.option("--prefix", help="The key prefix in the bucket.  [default: from the configuration]")

@@ -12,7 +12,7 @@ import pickle
 import sys
 import traceback
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from pywren.pickling.format import PROTOCOL
@@ -256,11 +256,16 @@ def make_traceback(frames: Frames) -> types.TracebackType | None:
     """Make a traceback that Python prints like the original."""
     # A frame keeps its callers' frames and their variables alive. Here the callers are the thread that receives
     # results, with its processes and sockets: they would live as long as the program keeps the exception. The frame of
-    # a generator drops its caller when the generator pauses, so the chain ends there.
-    return next(_make_traceback(frames))
+    # a generator drops its caller when the generator pauses, so the chain ends there. The generator must stay paused:
+    # from Python 3.11 on, a generator that is closed links its frame to the frames that it is closed under. So it holds
+    # itself, until the garbage collector finds it together with the traceback.
+    maker = _make_traceback(frames)
+    next(maker)
+    return maker.send(maker)
 
 
-def _make_traceback(frames: Frames) -> Iterator[types.TracebackType | None]:
+def _make_traceback(frames: Frames) -> Generator[types.TracebackType | None, Any, None]:
+    _itself = yield None
     import tblib
 
     node: Any = None

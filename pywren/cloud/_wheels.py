@@ -26,7 +26,7 @@ Say = Callable[[str], None]
 ARCHITECTURES: Mapping[str, str] = {"x86_64": "x86_64", "arm64": "aarch64"}
 """The names of the architectures on Lambda, and in the tags of wheels."""
 
-_AMAZON_LINUX_2, _AMAZON_LINUX_2023 = 26, 34  # the minor versions of their glibc 2
+_AMAZON_LINUX_2, _AMAZON_LINUX_2023 = 26, 34  # the minor versions of glibc 2 on these systems
 _OLDEST_GLIBC = 17
 _LEGACY_PLATFORMS = {"x86_64": ("manylinux2014", "manylinux2010", "manylinux1"), "aarch64": ("manylinux2014",)}
 
@@ -37,7 +37,7 @@ class Target:
 
     Args:
         python: the version of Python, such as ``"3.12"``.
-        arch: Lambda's name of the architecture, ``x86_64`` or ``arm64``.
+        arch: Lambda's name for the architecture, ``x86_64`` or ``arm64``.
     """
 
     python: str
@@ -48,7 +48,7 @@ class Target:
 
     @property
     def machine(self) -> str:
-        """The name of the architecture in the tags of wheels."""
+        """The name of the architecture in wheel tags."""
         return ARCHITECTURES[self.arch]
 
     @property
@@ -64,7 +64,7 @@ class Target:
 
     @property
     def is_here(self) -> bool:
-        """Whether it has this program's Python, system and architecture; pip evaluates environment markers on those."""
+        """Whether this program has the target's Python and system, so that pip's environment markers hold for both."""
         here = PYTHON, sys.platform, platform.machine()
         return here == (self.python, "linux", self.machine)
 
@@ -91,7 +91,7 @@ class Installer:
             directory: the directory.
 
         Raises:
-            DeploymentError: some have no wheel, or they conflict with each other; the message quotes the tool.
+            DeploymentError: some requirements have no wheel or conflict with each other; the message quotes the tool.
         """
         done = self._run([*self._options(directory), *arguments])
         if done.returncode:

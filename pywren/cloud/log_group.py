@@ -1,4 +1,4 @@
-"""``LogGroup``: the log group of the function's output. The function's role may write to it, but not create it."""
+"""``LogGroup``: the log group for the function's output. The function's role may write to the group, not create it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class LogGroup:
 
     @property
     def title(self) -> str:
-        """The kind and the name: ``the log group NAME``."""
+        """The kind and name of the resource, such as ``the log group NAME``."""
         return f"the log group {self.names.log_group}"
 
     def plan(self) -> list[Step]:

@@ -99,7 +99,7 @@ def user_policy(names: Names) -> Policy:
 
 
 def setup_policy(names: Names, *, layers: Sequence[str] = ()) -> Policy:
-    """Return the policy for people who create and delete the resources; to test them they also need ``user_policy``.
+    """Return the policy for people who create and delete the resources; testing them also needs ``user_policy``.
 
     Args:
         names: the names of all resources.

@@ -26,7 +26,7 @@ _CHANGES = (
     "change_message_visibility_batch",
     "purge_queue",
 )
-_POLL_SECONDS = 1.0  # moto's queue signals new messages, but not hidden ones that become visible again
+_POLL_SECONDS = 1.0  # moto's queue signals new messages, but not that hidden messages have become visible again
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def atomic_s3() -> Iterator[None]:
 
 @contextmanager
 def atomic_sqs() -> Iterator[None]:
-    """Handle one request to moto's SQS at a time while the context lasts; receivers wait for messages without the lock.
+    """Handle one request to moto's SQS at a time while the context lasts; receivers release the lock while they wait.
 
     A receiver that held the lock while it waited would block the very sender that it waits for.
     """

@@ -1,4 +1,4 @@
-"""The mocked AWS over HTTP, for functions that use AWS themselves: they run in other processes.
+"""Serves the mocked AWS over HTTP to functions that use AWS themselves, because they run in other processes.
 
 Importing this module imports moto.
 """
@@ -18,7 +18,7 @@ from moto.iam.models import iam_backends
 
 from pywren.testing._guard import guarded, request_handler
 
-_POLL_SECONDS = 0.05  # how long leaving the context may wait for the server to notice
+_POLL_SECONDS = 0.05  # how soon the server notices that the context ends
 
 
 @contextmanager
@@ -62,7 +62,7 @@ _KEY = re.compile(r"(?:Credential=|AWSAccessKeyId=|AWS )([^/&:,\s]+)")
 
 
 def _is_signed(asked: Mapping[str, Any], access_key: str) -> bool:
-    """Tell whether a request uses a key that we issued. moto verifies no signatures, so the key is the secret."""
+    """Tell whether a request uses a key of the mocked AWS; moto verifies no signatures, so the key is the secret."""
     found = _KEY.search(asked.get("HTTP_AUTHORIZATION", "") or asked.get("QUERY_STRING", ""))
     if found is None:
         return False

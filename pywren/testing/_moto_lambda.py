@@ -47,7 +47,7 @@ def invocations(functions: Mapping[str, MockFunction]) -> Iterator[None]:
         response_headers: dict[str, Any],
     ) -> str | bytes | None:
         function = functions.get(unquote(function_name).rpartition(":")[2])
-        configuration = self.get_function(function_name, qualifier)  # raises Lambda's error if it does not exist
+        configuration = self.get_function(function_name, qualifier)  # raises Lambda's error if there is no function
         if function is None:
             return echo(self, function_name, qualifier, body, headers, response_headers)  # type: ignore[no-any-return]
         payload = body.encode() if isinstance(body, str) else bytes(body or b"")

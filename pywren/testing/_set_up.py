@@ -24,11 +24,11 @@ def configuration(
     """Return a configuration whose resources are all called ``name``.
 
     Args:
-        name: the name of bucket, role, function and queue.
+        name: the name of the bucket, the role, the function and the queue.
         region: their region.
         memory: the function's memory in megabytes.
         timeout: the function's time-out in seconds.
-        preinstalls: top-level modules that the function has in addition to a deployed worker's.
+        preinstalls: top-level modules that the function has in addition to those of a deployed worker.
     """
     return {
         "account": {"aws_account_id": ACCOUNT_ID, "aws_lambda_role": name, "aws_region": region},
@@ -44,7 +44,7 @@ def create_bucket(config: Mapping[str, Any], aws: AWS) -> None:
     """Create the bucket of a configuration."""
     region = config["account"]["aws_region"]
     where: dict[str, Any] = {"CreateBucketConfiguration": {"LocationConstraint": region}}
-    if region == "us-east-1":  # the default, which S3 refuses as an explicit location
+    if region == "us-east-1":  # the default region, which S3 refuses as an explicit location
         where = {}
     aws.request("s3", "create_bucket", doing="set up the bucket", Bucket=config["s3"]["bucket"], **where)
 
@@ -69,7 +69,7 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
     """Replace AWS's settings in the environment (profiles, keys, endpoints) while the context lasts.
 
     Args:
-        variables: the variables to set meanwhile; they need not be AWS's.
+        variables: the variables to set while the context lasts; AWS's or any others.
     """
     mine = [name for name in os.environ if _is_aws(name) or name in variables]
     saved = {name: os.environ.pop(name) for name in mine}

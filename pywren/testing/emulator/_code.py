@@ -1,4 +1,4 @@
-"""``Code``: a zip that is unzipped as on Lambda: checked before anything is written, and read-only afterwards.
+"""``Code``: an unzipped zip. As on Lambda, the zip is checked before it is unzipped, and the files are read-only.
 
 The function has the permissions that a file's mode grants to *others*, because Lambda runs it as a user who owns none
 of the files. A zip whose files have mode 0600, as ``ZipFile.writestr`` creates them, fails with "Permission denied" on
@@ -55,7 +55,8 @@ def unpack(archive: bytes, directory: Path, most: int) -> Code:
         The code, whose files and directories are read-only.
 
     Raises:
-        Refusal: it is not a zip, would write outside the directory, or is too big; no directory is left behind.
+        Refusal: the archive is not a zip, contains paths outside the directory, or is too big; no directory is left
+            behind.
     """
     if not archive:
         raise Refusal("InvalidParameterValueException", "Uploaded file must be a non-empty zip")
@@ -80,8 +81,8 @@ def unpack(archive: bytes, directory: Path, most: int) -> Code:
 
 
 def remove(directory: Path) -> None:
-    """Remove a directory that may contain read-only code; ignore what cannot be removed."""
-    with contextlib.suppress(OSError):  # something else may be removing it too
+    """Remove a directory that may contain read-only code; ignore files that cannot be removed."""
+    with contextlib.suppress(OSError):  # another thread or process may be removing the directory too
         for path in _directories(directory):
             path.chmod(0o700)
     shutil.rmtree(directory, ignore_errors=True)
@@ -142,7 +143,7 @@ def _extract(opened: zipfile.ZipFile, members: Iterable[_Member], directory: Pat
         with opened.open(member.entry) as source, target.open("wb") as file:
             shutil.copyfileobj(source, file, 1 << 20)
         modes[target] = member.mode
-    # create links last, so that nothing is written through one
+    # create links last, so that no file is written through a link
     for target, destination in links.items():
         target.symlink_to(destination)
     _set_modes(directory, modes)

@@ -1,4 +1,4 @@
-"""Error responses in the format of each AWS protocol, from which clients read the error code."""
+"""Error responses in the format of each AWS protocol, so that clients can read the error code."""
 
 from __future__ import annotations
 

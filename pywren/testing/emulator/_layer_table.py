@@ -22,7 +22,7 @@ class LayerVersion:
         layer_arn: the layer's ARN, without the version.
         number: the version number.
         code: the layer's code.
-        created: the time of its publication, in AWS's format.
+        created: the time when the version was published, in AWS's format.
         details: ``Description``, ``LicenseInfo``, ``CompatibleRuntimes``, ``CompatibleArchitectures`` as published.
     """
 
@@ -78,7 +78,7 @@ class LayerTable:
         return version
 
     def get(self, name_or_arn: str, number: int) -> LayerVersion:
-        """Return a version; raise ``Refusal`` (``ResourceNotFoundException``) if it does not exist."""
+        """Return a version; raise ``Refusal`` (``ResourceNotFoundException``) if the version does not exist."""
         version = self._versions.get(self._layer_arn(name_or_arn), {}).get(number)
         if version is None:
             raise Refusal("ResourceNotFoundException", "The resource you requested does not exist.")
@@ -114,7 +114,7 @@ class LayerTable:
             most: the maximum number of layers.
 
         Raises:
-            Refusal: there are too many, one does not exist, or two are versions of the same layer.
+            Refusal: there are too many layers, a version does not exist, or two versions are of the same layer.
         """
         wanted = list(arns)
         if len(wanted) > most:

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 
 
 class Refusal(Exception):
-    """Lambda's refusal of a request; an answer, not a failure of the emulator.
+    """Lambda's refusal of a request. A refusal is an answer, not a failure of the emulator.
 
     Args:
         code: the error's name in Lambda's model, such as ``ResourceConflictException``.
@@ -42,7 +42,7 @@ class Answer(NamedTuple):
 RETRY_AFTER_SECONDS = "1"
 """The ``Retry-After`` header of a throttled request."""
 
-_UNMODELED_STATUS = {  # AWS's front end gives these answers itself, so no service model contains them
+_UNMODELED_STATUS = {  # the service model does not contain these answers, because AWS's front end gives them
     "NotImplemented": 501,
     "PreconditionFailedException": 412,
     "UnknownOperationException": 404,
@@ -81,7 +81,7 @@ def decode(
 
 
 class _Places:
-    """The places where one request may have arguments: path, query, headers and JSON body."""
+    """The places in a request that may contain arguments: path, query, headers and JSON body."""
 
     def __init__(self, path: Mapping[str, str], query: str, headers: Mapping[str, str], body: bytes) -> None:
         self._path = path

@@ -42,8 +42,8 @@ class Obstacle(NamedTuple):
 class ImportCheck:
     """Follows the imports in a directory of packages as Python would, but without running any code.
 
-    It follows only unconditional imports, that is, imports at the top level of modules that are neither in ``try …
-    except ImportError`` nor under a condition.
+    It follows only unconditional imports, that is, imports at the top level of modules that are not in a ``try``
+    statement with ``except ImportError`` nor under a condition.
 
     Args:
         site: the directory.

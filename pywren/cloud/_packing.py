@@ -63,7 +63,7 @@ class Distribution:
 
     @property
     def preinstalls(self) -> dict[str, bool]:
-        """The modules that clients need not send, and whether each is a package; for a namespace, those in it."""
+        """The modules that clients need not send, and whether each is a package; for a namespace, those below it."""
         present = set(self.files)
         found: dict[str, bool] = {}
         for file in self.files:

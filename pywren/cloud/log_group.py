@@ -25,7 +25,7 @@ class LogGroup:
     Args:
         names: the names of all resources.
         aws: the account and region.
-        function: the function that writes to it.
+        function: the function that writes to the log group.
     """
 
     def __init__(self, names: Names, aws: AWS, function: LambdaFunction) -> None:

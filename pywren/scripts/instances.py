@@ -121,7 +121,7 @@ def instance_uptime(ctx: click.Context) -> None:
 @yes_option
 @click.pass_context
 def terminate_instances(ctx: click.Context, dry_run: bool, yes: bool) -> None:
-    """Terminate all instances that work for the queue. Calls that they were running return to the queue."""
+    """Terminate all instances that work for the queue, and wait for that. Their running calls return to the queue."""
     with open_account(_config(ctx)) as account:
         remove([account.resources.instances], dry_run=dry_run, yes=yes)
 

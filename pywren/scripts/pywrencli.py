@@ -118,7 +118,7 @@ def _examine(filename: str | None) -> None:
 
 
 def _region_without_config() -> str:
-    """Return the region that AWS's own tools use, or PyWren 0.4's default; any region can look up credentials."""
+    """Return the region that AWS's own tools use, or PyWren 0.4's default; every region knows the account."""
     from pywren.aws.requests import AWS
 
     return os.environ.get("AWS_REGION") or AWS().configured_region() or wrenconfig.AWS_REGION_DEFAULT

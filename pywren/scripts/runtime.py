@@ -26,7 +26,7 @@ _KEYS = ("s3_bucket", "s3_key", "sha256")
 
 @click.group()
 def runtime() -> None:
-    """Give the workers your own packages."""
+    """Build and manage runtimes, which give the workers your own packages."""
 
 
 @runtime.command("build")

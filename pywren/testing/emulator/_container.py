@@ -6,8 +6,8 @@ would. A time-out or crash *resets* the environment: the process restarts, and `
 
 Where the kernel allows it (``unshare``), the environment has its own user, mount and process namespaces: a private
 ``/tmp`` of ``EphemeralStorage`` size, the code read-only at ``/var/task``, layers at ``/opt``, no ``/dev/shm``, and no
-home directory. No process outlives the environment. Where the kernel does not allow it, ``TMPDIR`` names a directory,
-and the environment's first process kills the others.
+home directory. No process outlives the environment. Where the kernel does not allow namespaces, ``TMPDIR`` names a
+directory, and the environment's first process kills the others.
 
 Between invocations all processes in the container are stopped, as on Lambda. This happens after a short delay, so that
 a container that is reused immediately does not have to be resumed.
@@ -492,7 +492,7 @@ def _error(kind: str, message: str) -> bytes:
 
 
 def _error_type(posted: bytes) -> str:
-    """Return the type of the error in the text that a runtime client posted; the text need not be valid."""
+    """Return the type of the error in the text that a runtime client posted; the text need not be valid JSON."""
     try:
         found = json.loads(posted)
     except ValueError:

@@ -252,7 +252,7 @@ _probing = threading.Lock()
 
 
 def can_isolate() -> bool:
-    """Tell whether this machine allows namespaces, by creating them and starting Python in them."""
+    """Tell whether this machine allows namespaces; to find out, create namespaces and start Python in them."""
     with _probing:  # the first containers ask at the same time, but one probe is enough
         return _probe()
 

@@ -95,10 +95,10 @@ class Function:
         self.revision_id = str(uuid.uuid4())
 
     def configuration(self, revision: Revision | None = None, *, states: bool = True) -> dict[str, Any]:
-        """Return AWS's ``FunctionConfiguration``. During an update it describes the upcoming revision.
+        """Return the function's configuration in AWS's format, ``FunctionConfiguration``.
 
         Args:
-            revision: the revision to describe; by default as above.
+            revision: the revision to describe; by default the upcoming revision, or else the current one.
             states: whether to include the states, which AWS omits in lists.
         """
         shown = revision or self.upcoming or self.current
@@ -243,7 +243,7 @@ class FunctionTable:
             qualifier: a version or alias; only ``$LATEST`` exists.
 
         Raises:
-            Refusal: there is no such function or version (``ResourceNotFoundException``).
+            Refusal: the function or the version does not exist (``ResourceNotFoundException``).
         """
         function = self._functions.get(name_or_arn)  # the fast path: usually the argument is the bare name
         if function is not None and qualifier in (None, LATEST):

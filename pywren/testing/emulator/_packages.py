@@ -19,7 +19,7 @@ class Layer(NamedTuple):
 
     Args:
         archive: the zip.
-        modules: the top-level modules in it.
+        modules: the top-level modules in the layer.
     """
 
     archive: bytes

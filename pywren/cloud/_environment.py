@@ -101,7 +101,7 @@ _CONDA = re.compile(r"^file://.*/(croot|feedstock_root|conda-bld)/")  # the dire
 
 
 def install_nearest(pins: Sequence[Pin], installers: Sequence[Installer], directory: Path, say: Say) -> None:
-    """Install these versions, or the nearest ones that have wheels for the target.
+    """Install these versions of packages, or the nearest versions that have wheels for the target.
 
     Args:
         pins: the wanted versions.

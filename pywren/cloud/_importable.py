@@ -1,4 +1,4 @@
-"""Checks whether the requested packages can be imported from a runtime, on its Python and system."""
+"""Checks whether the requested packages can be imported from a runtime, with the runtime's Python and system."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class ImportCheck:
         self._loaded: dict[str, Obstacle | None] = {}
 
     def obstacle(self, module: str) -> Obstacle | None:
-        """Return the reason why a module cannot be imported; ``None`` when there is no known reason."""
+        """Return the reason why a module cannot be imported; ``None`` if none was found."""
         if module not in self._loaded:
             self._loaded[module] = None  # stops the recursion at circular imports
             self._loaded[module] = self._load(module)

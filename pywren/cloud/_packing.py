@@ -258,7 +258,7 @@ def check_modules(distribution: Distribution) -> None:
 
 
 def sizes(tree: Path) -> Mapping[str, int]:
-    """Return the size in bytes of each file, and 0 for each directory, by relative path."""
+    """Return the size of each file in a directory, in bytes by relative path; directories have size 0."""
     return {path.relative_to(tree).as_posix(): _size(path) for path in tree.rglob("*")}
 
 

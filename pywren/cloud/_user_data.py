@@ -105,7 +105,7 @@ class Boot:
 
 
 def client_requirements() -> tuple[str, ...]:
-    """Return the packages that a worker needs in addition to the bundle, in this machine's versions."""
+    """Return requirements for the packages that the worker needs besides the bundle, in this machine's versions."""
     return tuple(f"{name}=={metadata.version(name)}" for name in _REQUIREMENTS)
 
 
@@ -259,6 +259,6 @@ if not os.path.isdir(TARGET):
 
 
 def _systemd_quote(word: str) -> str:
-    """Quote a word for a unit file, so that no part of it is read as a specifier, a variable or a separator."""
+    """Quote a word for a unit file, so that systemd reads no part of the word as a specifier, variable or separator."""
     escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
     return f'"{escaped}"' if set(word) & set(" \t'\"\\;") else escaped

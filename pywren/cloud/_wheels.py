@@ -100,7 +100,7 @@ class Installer:
             raise self._refusal((conflict[0] if conflict else "") + done.stderr)
 
     def obtainable(self, requirements: Sequence[str], directory: Path) -> bool:
-        """Tell whether every requirement has a wheel; their dependencies do not matter.
+        """Tell whether every requirement has a wheel; whether the requirements' dependencies have one does not matter.
 
         Raises:
             DeploymentError: the tool cannot tell, because it cannot reach the index or fails for another reason.
@@ -193,7 +193,7 @@ def _says(pattern: re.Pattern[str], output: str) -> bool:
 
 
 def find_installers(target: Target) -> list[Installer]:
-    """Return the installed tools: first the preferred one, then one that finds more wheels.
+    """Return the installed tools: first the preferred tool, then a tool that may find more wheels.
 
     Raises:
         DeploymentError: neither uv nor pip is installed.
@@ -221,7 +221,7 @@ def install_with_any(installers: Sequence[Installer], arguments: Sequence[str], 
         say: shows the user one line if the target may need more packages than were installed.
 
     Raises:
-        DeploymentError: no tool succeeds; the message quotes the last one.
+        DeploymentError: no tool succeeds; the message quotes the last tool.
     """
     first, *others = installers
     try:

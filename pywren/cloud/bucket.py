@@ -269,7 +269,7 @@ class Bucket:
             )
 
     def delete_keys(self, keys: list[str]) -> None:
-        """Delete objects by key. In a versioned bucket this only adds delete markers; S3 expires the old versions."""
+        """Delete objects by key. In a versioned bucket this only adds delete markers; S3 deletes old versions later."""
         for start in range(0, len(keys), DELETE_BATCH):
             self._delete_batch([{"Key": key} for key in keys[start : start + DELETE_BATCH]])
 

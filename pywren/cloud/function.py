@@ -24,7 +24,7 @@ _HANDLERS = (HANDLER, "wrenhandler.aws_lambda_handler")
 
 
 class Owner(enum.Enum):
-    """The owner of the function; ``NOBODY`` if it does not exist."""
+    """The owner of the function; ``NOBODY`` if the function does not exist."""
 
     PYWREN = "pywren"
     SOMEBODY_ELSE = "somebody else"
@@ -32,7 +32,7 @@ class Owner(enum.Enum):
 
 
 class LambdaFunction:
-    """The function of a configuration. pywren never touches a function with a handler other than its own.
+    """The function of a configuration. pywren never touches a function whose handler is not pywren's.
 
     Args:
         config: the configuration.

@@ -39,7 +39,7 @@ class LogGroup:
         return f"the log group {self.names.log_group}"
 
     def plan(self) -> list[Step]:
-        """Return the steps that create the log group and let old lines expire."""
+        """Return the steps that create the log group and limit how long it keeps lines."""
         if self._function.owner() is Owner.SOMEBODY_ELSE:
             return [Step("keep", f"{self.title}: {_THEIRS}")]
         found = self._found()

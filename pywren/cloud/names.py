@@ -231,7 +231,7 @@ def suffixed(path: str, name: str, separator: str, suffix: str) -> str:
 
 
 def _made_valid(text: str, separator: str, most: int, is_valid: Callable[[str], bool]) -> str:
-    """Return a valid name made from a text; different texts give different names. A valid name is returned unchanged.
+    """Return a valid name for a text: the text itself if it is valid, otherwise a name that differs for each text.
 
     Args:
         text: the wanted name.

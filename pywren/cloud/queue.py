@@ -105,7 +105,7 @@ class Queue:
         return Size(found.get(waiting, 0) + found.get(delayed, 0), found.get(taken, 0))
 
     def purge(self) -> None:
-        """Delete all calls in the queue. SQS takes up to a minute, and accepts one purge a minute.
+        """Delete all calls in the queue. SQS takes up to a minute, and accepts only one purge a minute.
 
         Raises:
             DeploymentError: the queue does not exist, or another purge is in progress.

@@ -43,7 +43,7 @@ class _Entity:
     def find(
         self, operation: str, *, absent: tuple[str, ...] = _MISSING, permission: str = "", **arguments: Any
     ) -> dict[str, Any] | None:
-        """Send a request; return ``None`` when IAM answers with one of the codes in ``absent``."""
+        """Send a request; return ``None`` if IAM answers with one of the error codes in ``absent``."""
         verbs = {"get": "look up", "list": "look up", "create": "create", "delete": "delete"}
         return self._aws.find(
             "iam",
@@ -160,7 +160,7 @@ class RoleInUse(Role):
     """
 
     def plan(self) -> list[Step]:
-        """Return the steps that create or update the role; only a ``keep`` step if the credentials may not read it."""
+        """Return the steps that create or update the role; a ``keep`` step if the credentials may not read the role."""
         try:
             return super().plan()
         except DeploymentError as error:

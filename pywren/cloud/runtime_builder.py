@@ -280,7 +280,7 @@ class Disk(NamedTuple):
 
     @classmethod
     def configured(cls, config: Mapping[str, Any]) -> Disk:
-        """Return the disk that the configuration sets, or Lambda's default."""
+        """Return the disk that the configuration sets, or else the smallest disk, which is Lambda's default."""
         megabytes = int(wrenconfig.setting(config, "lambda.ephemeral_storage"))
         return cls(megabytes, "the configuration says" if config else "by default a function has", 0)
 

@@ -102,7 +102,7 @@ class RuntimeStore:
         """Return a runtime by its name, the start of its name, its key or its URL.
 
         Raises:
-            ArgumentError: no runtime matches, or more than one.
+            ArgumentError: no runtime matches, or several match.
         """
         wanted = name.removeprefix(f"s3://{self.bucket}/").removeprefix(self.folder).removesuffix(_SUFFIX)
         there = self.list()

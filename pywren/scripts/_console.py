@@ -42,7 +42,7 @@ def one_line_errors() -> Iterator[None]:
 
 
 def option(name: str, *more: str, **settings: Any) -> Decorator:
-    """Declare an option that accepts dashes or underscores in its name, and the names in ``more``."""
+    """Declare an option whose name may have dashes or underscores, and which may have the further names ``more``."""
     spellings = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}", *more])
     settings.setdefault("show_default", not settings.get("is_flag"))
     return click.option(*spellings, name, **settings)
@@ -67,7 +67,7 @@ yes_option = option("yes", is_flag=True, help="Do not ask for confirmation.")
 
 
 def load_config(filename: str | None) -> wrenconfig.Config:
-    """Return the configuration in a file; without a file, the configuration that a program would find."""
+    """Return the configuration in a file; without a file name, the configuration that a program would find."""
     filename = filename or wrenconfig.get_default_config_filename()
     if filename is None:
         raise click.ClickException(NO_CONFIGURATION)
@@ -90,7 +90,7 @@ class Account(NamedTuple):
 
 @contextmanager
 def open_account(config: wrenconfig.Config, *, force: bool = False) -> Iterator[Account]:
-    """Yield the account of a configuration after checking that the credentials belong to it."""
+    """Yield the ``Account`` of a configuration, after a check that the credentials belong to that account."""
     aws = AWS(wrenconfig.require(config, "account.aws_region"))
     try:
         Resources(config, aws, account_id="0" * 12)  # this checks the names before any request is sent

@@ -102,7 +102,7 @@ def config_text(
 
 
 def _scalar(value: str) -> str:
-    """Return YAML for a text, with quotes if needed: YAML would read ``no`` and ``1e5`` as other types."""
+    """Return a text as YAML, in quotes if needed: without quotes, ``no`` and ``1e5`` would not be text."""
     is_plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9_./-]{3,}", value) and value.lower() not in ("true", "false", "null")
     return value if is_plain else json.dumps(value)
 

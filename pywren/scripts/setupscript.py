@@ -198,7 +198,7 @@ def _report_kept_file(path: Path, config: wrenconfig.Config, proposed: Answers, 
 
 
 def _ask_file(questions: Questions, proposed: Path) -> tuple[Path, bool]:
-    """Return the configuration file, and whether to keep the existing one."""
+    """Return the path of the configuration file, and whether to keep the file that exists there."""
 
     def check(answer: str) -> None:
         path = Path(answer).expanduser()

@@ -1,4 +1,4 @@
-"""``mock_aws``: moto's S3, Lambda, IAM, SQS and logs, with a bucket and a function that really runs."""
+"""``mock_aws``: the S3, Lambda, IAM, SQS and logs of moto, with a bucket and with a function that really runs."""
 
 from __future__ import annotations
 

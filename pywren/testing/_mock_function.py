@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class MockFunction:
-    """Runs the invocations of one function; asynchronous ones run on its own threads.
+    """Runs the invocations of one function; asynchronous invocations run on the function's own threads.
 
     Args:
         name: the function's name.
@@ -96,7 +96,7 @@ class MockFunction:
         return str(self._streams.name)
 
     def _log(self, context: _LambdaContext, begun: float, output: str) -> None:
-        """Write Lambda's lines to CloudWatch: START, the output, END, REPORT."""
+        """Write an invocation's log to CloudWatch as Lambda does: START, the output, END, REPORT."""
         from moto.backends import get_backend
 
         request, milliseconds = context.aws_request_id, (time.time() - begun) * 1000

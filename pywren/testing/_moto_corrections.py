@@ -1,8 +1,8 @@
 """Patches for the differences between moto and AWS that affect pywren.
 
-moto handles each request in the thread that sends it. It reads state and then changes it, without a lock. With workers
-in several threads, two conditional puts could both succeed, and two receivers could get the same message. One lock per
-service therefore makes each request finish before the next one starts.
+moto handles each request in the thread that sends it. Each request reads state and then changes this state, without a
+lock. With workers in several threads, two conditional puts could both succeed, and two receivers could get the same
+message. One lock per service therefore makes each request finish before the next one starts.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ def http_server(access_key: str) -> Iterator[str | None]:
     process.
 
     Args:
-        access_key: the server answers requests signed with this key, or with a key that the mocked IAM created. It
-            refuses all others, because anyone who can invoke a function can run code as this user.
+        access_key: the server answers requests signed with this key, or with a key that the mocked IAM created. The
+            server refuses all other requests, because anyone who can invoke a function can run code as this user.
 
     Yields:
         The endpoint's URL, or ``None`` if Flask, which moto's server needs, is not installed.
@@ -44,7 +44,7 @@ def http_server(access_key: str) -> Iterator[str | None]:
 
     requests = logging.getLogger("werkzeug")
     level = requests.level
-    requests.setLevel(logging.ERROR)  # at lower levels it prints a line for every request
+    requests.setLevel(logging.ERROR)  # at lower levels the logger prints a line for every request
     application = guarded(DomainDispatcherApplication(create_backend_app), lambda asked: _is_signed(asked, access_key))
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=request_handler())
     thread = threading.Thread(target=server.serve_forever, args=(_POLL_SECONDS,), name="pywren-mock-aws", daemon=True)
@@ -72,5 +72,5 @@ def _is_signed(asked: Mapping[str, Any], access_key: str) -> bool:
 
 def _is_of_iam(key: str) -> bool:
     """Tell whether the mocked IAM created this key."""
-    accounts = list(iam_backends.values())  # copy them, because other threads add accounts and regions
+    accounts = list(iam_backends.values())  # copy the mappings, because other threads add accounts and regions
     return any(key in backend.access_keys for account in accounts for backend in list(account.values()))

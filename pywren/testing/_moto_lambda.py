@@ -31,7 +31,8 @@ def _payload_too_large(size: int) -> Exception:
 def invocations(functions: Mapping[str, MockFunction]) -> Iterator[None]:
     """Run invocations of these functions while the context lasts; moto answers invocations of all other functions.
 
-    Synchronous invocations run on the thread that handles the request, asynchronous ones on the function's own threads.
+    Synchronous invocations run on the thread that handles the request, asynchronous invocations on the function's own
+    threads.
 
     Args:
         functions: the functions by name; the mapping may change while the context lasts.

@@ -25,7 +25,7 @@ def configuration(
 
     Args:
         name: the name of the bucket, the role, the function and the queue.
-        region: their region.
+        region: the region of the resources.
         memory: the function's memory in megabytes.
         timeout: the function's time-out in seconds.
         preinstalls: top-level modules that the function has in addition to those of a deployed worker.
@@ -50,7 +50,7 @@ def create_bucket(config: Mapping[str, Any], aws: AWS) -> None:
 
 
 def create_resources(config: Mapping[str, Any], aws: AWS, *, archive: bytes) -> None:
-    """Create the queue of a configuration, and create its role and function as pywren's commands do.
+    """Create the queue, the role and the function of a configuration, as pywren's commands do.
 
     Args:
         config: the configuration; its bucket exists.
@@ -84,7 +84,7 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 def no_proxy_here() -> dict[str, str]:
     """Return environment variables that make requests to this machine bypass the user's proxies."""
-    # some tools read the upper-case name, others the lower-case one
+    # some tools read the upper-case name, others the lower-case name
     mine = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     hosts = [*filter(None, mine.split(",")), *(host for host in _HERE if host not in mine.split(","))]
     return dict.fromkeys(("NO_PROXY", "no_proxy"), ",".join(hosts))
@@ -94,7 +94,7 @@ _HERE = ("127.0.0.1", "localhost")
 
 
 def without_aws(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables without AWS's settings."""
+    """Return environment variables without those that are settings of AWS."""
     return {name: value for name, value in variables.items() if not _is_aws(name)}
 
 

@@ -234,7 +234,7 @@ class SeaweedFS:
         ports = [
             f"-{name}.port{kind}={self._ports[index * 2 + (kind != '')]}"
             for index, name in enumerate(_PORTS)
-            for kind in ("", ".grpc")  # the default is the port + 10,000, which may be out of range
+            for kind in ("", ".grpc")  # by default it is the port + 10,000, which may be out of range
         ]
         return [
             "-logtostderr", "server", "-dir=data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", *ports,

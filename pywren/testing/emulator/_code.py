@@ -31,7 +31,7 @@ class Code:
     """An unzipped function or layer; it never changes.
 
     Args:
-        directory: the directory that it was extracted to.
+        directory: the directory that the zip was extracted to.
         sha256: the SHA-256 of the zip in base64, as in ``CodeSha256``.
         size: the size of the zip in bytes.
         unzipped: the size of the extracted files in bytes.
@@ -99,7 +99,7 @@ _NOT_A_ZIP = (
     EOFError,
     ValueError,
     NotImplementedError,
-    # one member is a file where another needs a directory, or vice versa
+    # the next three: one member is a file where another member needs a directory, or vice versa
     FileExistsError,
     NotADirectoryError,
     IsADirectoryError,
@@ -150,7 +150,7 @@ def _extract(opened: zipfile.ZipFile, members: Iterable[_Member], directory: Pat
 
 
 def _set_modes(directory: Path, modes: dict[Path, int]) -> None:
-    """Make everything read-only, the innermost entries first."""
+    """Make all files and directories read-only, the innermost first."""
     for path in _directories(directory):
         modes.setdefault(path, 0o555)
     for path in sorted(modes, key=lambda path: len(path.parts), reverse=True):
@@ -158,7 +158,7 @@ def _set_modes(directory: Path, modes: dict[Path, int]) -> None:
 
 
 def _directories(top: Path) -> Iterator[Path]:
-    """Yield a directory and those below it, the outermost first, without following links."""
+    """Yield a directory and all directories below it, the outermost first, without following links."""
     if not top.is_dir() or top.is_symlink():
         return
     yield top

@@ -85,7 +85,7 @@ class Reply:
         payload: what the function returned, or Lambda's JSON for the error (``errorType``, ``errorMessage``, …).
         error: ``Handled`` or ``Unhandled`` as in ``X-Amz-Function-Error``; ``""`` without an error.
         duration_ms: the time from the moment when the process gets the event until its answer.
-        billed_ms: the billed time, rounded up, with the init phase.
+        billed_ms: the billed time, rounded up, including the init phase.
         init_ms: the duration of the init phase of a cold start; ``None`` when warm.
         max_memory_mb: the most memory that the environment used.
         log_tail: the last 4 KiB of the log.
@@ -112,7 +112,7 @@ class _Ending:
         outcome: as in ``Reply``.
         payload: as in ``Reply``.
         error_type: Lambda's name for the error; ``""`` without an error, or when the function reported it itself.
-        lines: the lines that Lambda writes to the log about it.
+        lines: the lines that Lambda writes to the log about this.
     """
 
     outcome: str
@@ -186,7 +186,7 @@ class Container:
         return await self._finish(invocation, ending, duration_ms, init_ms)
 
     def cut_off(self) -> bool:
-        """Kill the container if a fault is to kill it while it runs; tell whether it was killed.
+        """Kill the container if a fault is to kill it while it runs; tell whether this happened.
 
         The gateway calls this before a write to S3, which would outlive the container.
         """
@@ -221,7 +221,7 @@ class Container:
         self._environment = environment
 
     def _plan(self, isolated: bool, address: str) -> Plan:
-        """Create the directories, and return the plan of the environment."""
+        """Create the directories of the environment, and return its ``Plan``."""
         revision = self._revision
         self._directory.mkdir(parents=True, exist_ok=True)
         layers = _merge_layers([layer.directory for layer in revision.layers], self._directory / "opt")
@@ -246,7 +246,7 @@ class Container:
         return Plan(True, command, env, TASK_ROOT, memory, size, str(root), binds, links)
 
     def _variables(self, address: str, code: str, layers: str) -> dict[str, str]:
-        """Return all environment variables of the function: Lambda's defaults, its own, and the reserved ones."""
+        """Return the function's environment variables: Lambda's defaults, its own variables, and reserved variables."""
         settings = self._revision.settings
         own = dict(settings.get("Environment", {}).get("Variables", {}))
         path = [code, f"{layers}/python/lib/{PYTHON}/site-packages", f"{layers}/python"]
@@ -277,7 +277,8 @@ class Container:
             "AWS_ACCESS_KEY_ID": key,
             "AWS_SECRET_ACCESS_KEY": secret,
             "AWS_SESSION_TOKEN": token,
-            # Lambda does not set these: they direct the function's requests here, and not to the user's own account.
+            # Lambda does not set these variables: they direct the function's requests here, not to the user's own
+            # account.
             "AWS_ENDPOINT_URL": self._endpoint,
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
@@ -501,7 +502,7 @@ def _error_type(posted: bytes) -> str:
 
 
 def _merge_layers(layers: list[Path], directory: Path) -> Path | None:
-    """Return a directory with hard links to the files of all layers; later layers replace files of earlier ones."""
+    """Return a directory with hard links to the files of all layers; later layers replace files of earlier layers."""
     if len(layers) < 2:
         return layers[0] if layers else None
     for layer in reversed(layers):

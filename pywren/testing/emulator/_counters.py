@@ -1,4 +1,7 @@
-"""``Counters``: the requests to the emulated AWS, and the executions of its functions. Standard library only."""
+"""``Counters``: counts the requests to the emulated AWS and the executions of its functions.
+
+This module needs only the standard library.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ class RequestKind(NamedTuple):
 
     Args:
         caller: ``client``, or ``function:NAME`` for a request from a deployed function.
-        service: botocore's name of the service: ``s3``, ``lambda``, …
+        service: botocore's name for the service: ``s3``, ``lambda``, …
         operation: the operation, such as ``PutObject``.
     """
 
@@ -98,8 +101,8 @@ class Execution:
     Args:
         function: the function's name.
         request_id: the invocation's id, which retries share.
-        container: the number of the container that ran it.
-        cold: whether the container was started for it.
+        container: the number of the container that ran the execution.
+        cold: whether the container was started for this execution.
         duration_ms: the time from the moment when the process gets the event until its answer, not rounded.
         billed_ms: the billed time, rounded up.
         init_ms: the time from the start of the process to its first request for an event; ``None`` when warm.
@@ -123,7 +126,7 @@ class Execution:
 
     @classmethod
     def decode(cls, fields: Mapping[str, Any]) -> Execution:
-        """Return the object that ``encode`` turned into these fields."""
+        """Return the ``Execution`` that ``encode`` turned into these fields."""
         return cls(**fields)
 
 
@@ -186,7 +189,7 @@ class Counters:
 
     @classmethod
     def decode(cls, fields: Mapping[str, Any]) -> Counters:
-        """Return the object that ``encode`` turned into these fields."""
+        """Return the ``Counters`` that ``encode`` turned into these fields."""
         return cls(
             traffic={RequestKind(*row[:3]): Traffic(*row[3:]) for row in fields["traffic"]},
             executions={name: Executions(**executions) for name, executions in fields["executions"].items()},

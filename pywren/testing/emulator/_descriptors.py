@@ -12,7 +12,7 @@ from pywren.exceptions import ArgumentError, EmulatorError
 
 logger = logging.getLogger(__name__)
 
-_OF_A_CONTAINER = 10  # pipes and sockets to its processes, and connections to S3 through the gateway
+_OF_A_CONTAINER = 10  # pipes and sockets to the container's processes, and its connections to S3 through the gateway
 _OF_ALL_ELSE = 256  # the backends, a client with 64 threads, and 64 connections to S3
 _UNLIMITED = 10_240  # macOS accepts no more, even when it reports no limit
 
@@ -44,7 +44,7 @@ def _most() -> int:
 
 
 class Descriptors:
-    """Detects that the running event loop cannot accept a connection because no descriptor is free.
+    """Detects when the running event loop cannot accept a connection because no file descriptor is free.
 
     By default the event loop would retry forever and log each attempt.
     """

@@ -20,7 +20,7 @@ def own_directory() -> Iterator[Path]:
     """Create a directory for this process, and remove it at the end; first remove directories of killed emulators."""
     sweep()
     directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    # lock the file before renaming it: sweep() then never sees it unlocked while this process lives
+    # lock the file before renaming it, so that sweep() never sees the file unlocked while this process lives
     with (directory / f"{_LOCK}.new").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         (directory / f"{_LOCK}.new").rename(directory / _LOCK)

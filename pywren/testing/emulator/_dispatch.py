@@ -284,7 +284,7 @@ class Dispatcher:
         self._pump()
 
     def _why_throttled(self, lane: _Lane) -> str:
-        """Return Lambda's reason for not starting another invocation now; ``""`` when it may start."""
+        """Return Lambda's reason why another invocation may not start now; ``""`` if the invocation may start."""
         reserved = lane.function.reserved_concurrency
         if reserved is not None:
             if lane.in_flight >= reserved:

@@ -227,7 +227,7 @@ def emulate(**settings: Any) -> Iterator[Emulator]:
 
 
 def start(settings: Settings) -> Emulator:
-    """Start an emulator without changing the environment. Call its ``close`` to end it.
+    """Start an emulator without changing the environment. The caller must end the emulator with its ``close``.
 
     Raises:
         ArgumentError: this machine cannot run so many containers.
@@ -243,7 +243,7 @@ def start(settings: Settings) -> Emulator:
 
 
 def _check_keys(settings: Mapping[str, Any]) -> None:
-    """Check that these are keys of a configuration's section ``lambda``."""
+    """Check that all names in ``settings`` are keys of the configuration's section ``lambda``."""
     known = [path.removeprefix("lambda.") for path in KEYS if path.startswith("lambda.")]
     for name in settings:
         if name not in known:
@@ -343,7 +343,7 @@ class _Server:
         return Ready(**said)
 
     def _said(self) -> dict[str, Any] | None:
-        """Return the process's next message, or ``None`` at the end of its output; raise the error that it reports."""
+        """Return the process's next message, or ``None`` at the end of its output; if it reports an error, raise it."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:

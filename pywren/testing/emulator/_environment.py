@@ -131,7 +131,7 @@ class Environment(asyncio.Protocol):
             self._transport.write(word.encode() + b"\n")
 
     async def kill(self) -> None:
-        """Kill every process except the first, and wait until they have ended."""
+        """Kill all processes except the first, and wait until they have ended."""
         if self.running:
             self.send("kill")
             await asyncio.wait({self.exited})
@@ -200,7 +200,7 @@ def end_first(process: subprocess.Popen[bytes]) -> None:
 
 
 def base_python() -> str:
-    """Return the interpreter that this virtual environment was created from."""
+    """Return the path of the interpreter that this process's virtual environment was created from."""
     return os.path.realpath(private_names.base_executable())
 
 

@@ -97,7 +97,7 @@ class Faults:
 
     @classmethod
     def decode(cls, fields: Mapping[str, Any]) -> Faults:
-        """Return the object that ``encode`` turned into these fields.
+        """Return the ``Faults`` that ``encode`` turned into these fields.
 
         Raises:
             ArgumentError: a name is unknown, a share is not between 0 and 1, or a number is negative.

@@ -1,4 +1,4 @@
-"""``FunctionTable``: the functions and layers of the emulated account, and their changes of state."""
+"""``FunctionTable``: the functions and layers in the emulated account, and how their states change."""
 
 from __future__ import annotations
 
@@ -383,7 +383,7 @@ class FunctionTable:
         task.add_done_callback(self._transitions.discard)
 
     async def _settle(self, function: Function, upcoming: Revision) -> None:
-        """Make an upcoming revision current after the transition time."""
+        """Wait for the transition time, and then make an upcoming revision the current one."""
         await self._sleep(self.settings.transition_seconds)
         if function.upcoming is not upcoming:  # the function was deleted
             return
@@ -495,7 +495,7 @@ class FunctionTable:
 
 
 def _changed(settings: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings as changed by a request, except for its layers."""
+    """Return the settings as a request changes them; the request's layers are not among these changes."""
     given = {name: request[name] for name in _SETTINGS if name in request and name != "Layers"}
     if "LoggingConfig" in given:
         given["LoggingConfig"] = {**settings["LoggingConfig"], **given["LoggingConfig"]}

@@ -346,7 +346,7 @@ async def _fields(request: web.BaseRequest) -> dict[str, Any]:
 
 
 async def _read(request: web.BaseRequest) -> bytes | None:
-    """Return the request's body; ``None`` when it is longer than AWS ever accepts."""
+    """Return the body of a request; ``None`` if the body is longer than any that AWS accepts."""
     if not request.body_exists:
         return b""
     if (request.content_length or 0) > _LONGEST_BODY:

@@ -1,4 +1,4 @@
-"""Lambda's API: the control plane and ``Invoke``, as REST-JSON that follows botocore's service model.
+"""Lambda's API: ``Invoke`` and the operations on functions and layers, following botocore's service model.
 
 Each operation is a coroutine method with its name (``create_function``). It takes the decoded arguments and returns
 the fields of the answer; decoding, status codes and errors are generic. ``Invoke``, which is called most often, has its
@@ -208,7 +208,7 @@ class LambdaApi:
     # -- concurrency ---------------------------------------------------------------------------------------
 
     async def put_function_concurrency(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Reserve concurrency, which reduces the concurrency that other functions share."""
+        """Reserve concurrency for a function; this reduces the concurrency that other functions share."""
         return _concurrency(self._table.reserve(request["FunctionName"], request["ReservedConcurrentExecutions"]))
 
     async def get_function_concurrency(self, request: dict[str, Any]) -> dict[str, Any]:

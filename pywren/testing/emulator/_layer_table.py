@@ -67,7 +67,7 @@ class LayerTable:
         self._last: dict[str, int] = {}
 
     async def publish(self, request: Mapping[str, Any]) -> LayerVersion:
-        """PublishLayerVersion: return the new version. Numbers of deleted versions are never reused."""
+        """PublishLayerVersion: return the new version. Its number is never that of a deleted version."""
         arn = self._layer_arn(request["LayerName"])
         code = await self._unpack(request["Content"])
         number = self._last.get(arn, 0) + 1
@@ -85,7 +85,7 @@ class LayerTable:
         return version
 
     def get_by_arn(self, version_arn: str) -> LayerVersion:
-        """Return a version by its ARN; raise ``Refusal`` (``ResourceNotFoundException``) if it does not exist."""
+        """Return the version with this ARN; raise ``Refusal`` (``ResourceNotFoundException``) if there is none."""
         found = _ARN.fullmatch(version_arn)
         return self.get(found["layer"] if found else "", int((found and found["version"]) or 0))
 

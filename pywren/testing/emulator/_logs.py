@@ -46,7 +46,7 @@ class LogShipper:
         self._thread.start()
 
     def stream(self, group: str, stream: str) -> None:
-        """Create a stream, and its group if necessary, as Lambda does for roles that allow it."""
+        """Create a log stream, and its group if necessary, as Lambda does if the function's role allows this."""
         with self._changed:
             self._streams.append((group, stream))
             self._changed.notify_all()

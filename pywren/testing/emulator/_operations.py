@@ -67,7 +67,7 @@ class Operation(NamedTuple):
     """The operation that a request asks for.
 
     Args:
-        service: botocore's name of the service.
+        service: botocore's name for the service.
         name: the operation's name; ``""`` when no operation of the model matches.
         path_arguments: the arguments in the path: ``{"Bucket": …, "Key": …}``.
     """
@@ -88,7 +88,7 @@ class Scope(NamedTuple):
     Args:
         access_key: the access key id; ``""`` when the request is not signed.
         region: the region.
-        service: botocore's name of the service.
+        service: botocore's name for the service.
     """
 
     access_key: str
@@ -147,7 +147,7 @@ def operation_of(
     """Return the operation that a request asks for.
 
     Args:
-        service: botocore's name of the service.
+        service: botocore's name for the service.
         method: the HTTP method.
         path: the path in the request line, not decoded and without the query.
         query: the query string.
@@ -170,7 +170,7 @@ def operation_of(
 
 
 def resource_of(operation: Operation, region: str, account: str, body: bytes) -> str:
-    """Return the ARN of a request's resource, as a policy must name it; ``*`` when it is not known.
+    """Return the ARN of a request's resource, as a policy must name it; ``*`` when the resource is not known.
 
     Args:
         operation: the operation.
@@ -366,7 +366,7 @@ _RESOURCES: Mapping[str, Callable[[Operation, str, bytes], str]] = {
 
 
 def _json_field(body: bytes, name: str) -> str:
-    """Return a text field of a JSON object; ``""`` if it is missing or the body is not JSON."""
+    """Return a text field of the JSON object in a body; ``""`` if the field is missing or the body is not JSON."""
     try:
         fields = json.loads(body)
     except ValueError:

@@ -1,4 +1,4 @@
-"""``Output``: sends a container's output and Lambda's own lines to the log, and keeps the last lines."""
+"""``Output``: sends a container's output and Lambda's own lines to the log, and keeps the end of the log."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class BackendError(Exception):
 
 
 class Proxy:
-    """Keeps connections to a server behind the gateway. Create it in a running event loop.
+    """Keeps connections to a server behind the gateway. It must be created in a running event loop.
 
     Args:
         door: the door to the server.

@@ -141,7 +141,7 @@ _JSON_TYPES: dict[str, Any] = {
 
 
 def _from_json(shape: Any, value: Any, path: str) -> Any:
-    """Return a value from a JSON body; ``None`` is kept, because AWS treats null as absent."""
+    """Return a value from a JSON body in the type of its shape; ``None``, which AWS treats as absent, is kept."""
     if value is None:
         return None
     kind = shape.type_name
@@ -203,7 +203,7 @@ def _violations(shape: Any, value: Any, path: str) -> Iterator[str]:
 
 
 def _broken(shape: Any, value: Any) -> Iterator[str]:
-    """Yield the constraints of a shape that a value does not satisfy."""
+    """Yield the descriptions of a shape's constraints that a value does not satisfy."""
     least, most = shape.metadata.get("min"), shape.metadata.get("max")
     number = shape.type_name in ("integer", "long", "double")
     measured, what = (value, "value") if number else (_length(value), "length")

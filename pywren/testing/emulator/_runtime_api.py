@@ -106,7 +106,7 @@ class RuntimeApi:
         self._connections.add(connection)
 
     def lost(self, connection: _Connection) -> None:
-        """Unregister a connection; a process that has disconnected no longer waits for an event."""
+        """Unregister a connection; if a process was waiting on it for an event, it no longer is."""
         self._connections.discard(connection)
         if self._waiting is connection:
             self._waiting = None
@@ -249,7 +249,7 @@ class _Connection(asyncio.Protocol):
 
 
 def _unchunk(buffer: bytearray, start: int) -> tuple[bytearray, int] | None:
-    """Return a chunked body and the position of its end; ``None`` while it is incomplete."""
+    """Return a chunked body and the position of its end; ``None`` while the body is incomplete."""
     body, position = bytearray(), start
     while True:
         end = buffer.find(b"\r\n", position)
@@ -269,7 +269,7 @@ def _error(kind: str, message: str) -> bytes:
 
 
 def _is_own(peer: tuple[str, int] | None) -> bool:
-    """Tell whether a local connection comes from a process of this user; true where the system cannot tell."""
+    """Tell whether a local connection comes from a process of this user; true if the system does not say."""
     if sys.platform != "linux" or peer is None:
         return True
     # The table is not read atomically, so an entry may be missed while others come and go. If several attempts miss the

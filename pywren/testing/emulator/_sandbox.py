@@ -1,4 +1,4 @@
-"""The first process of an execution environment: sets up namespaces, starts the runtime, and kills all processes.
+"""The first process of an execution environment: sets it up, starts the runtime, and finally kills all processes.
 
 It is a separate program that runs without pywren on its path (see ``sandbox_command``), because every cold start waits
 for it. Its standard input is a socket to the emulator. The first line says what to set up; one-word commands follow.
@@ -337,7 +337,7 @@ def _pages_kib(pid: int) -> dict[bytes, int]:
 
 
 def _build_root(plan: dict[str, Any]) -> None:
-    """Build a root with only what the environment may see, read-only except for ``/tmp``, and switch to it.
+    """Build a root that has only what the environment may see, and switch to this root; only ``/tmp`` is writable.
 
     It is a new root, not mounts over the old one: the interpreter and the emulator's directory may be below ``/tmp``,
     ``/opt`` or ``/var``, and users other than root cannot create ``/var/task``.

@@ -65,7 +65,7 @@ class Buckets:
             self._made.pop(bucket, None)
 
     def region(self, bucket: str) -> str:
-        """Return the region of a bucket; ``""`` if it does not exist."""
+        """Return the region of a bucket; ``""`` if the bucket does not exist."""
         return self._made.get(bucket, ("", ""))[0]
 
     def answer(self, operation: str, arguments: Mapping[str, str]) -> bytes | None:

@@ -148,7 +148,7 @@ def _load() -> None:
 
 
 class _Parts:
-    """The parts that run in this process: functions, dispatcher, containers and gateway, wired together.
+    """The parts that run in this process: functions, dispatcher, containers and gateway, connected with each other.
 
     Args:
         settings: the emulator's settings.
@@ -180,7 +180,7 @@ class _Parts:
         }
 
     async def ended(self) -> EmulatorError:
-        """Wait until the dispatcher cannot continue, and return the reason."""
+        """Wait until the dispatcher cannot continue, and return the error that is the reason."""
         return await self._dispatcher.ended()
 
     async def __aenter__(self) -> _Parts:

@@ -36,7 +36,7 @@ class _Answer(NamedTuple):
 
 
 class Services:
-    """Sends Lambda's requests to SeaweedFS and moto. Create it in a running event loop.
+    """Sends Lambda's requests to SeaweedFS and moto. It must be created in a running event loop.
 
     Args:
         s3: the door to SeaweedFS.

@@ -100,7 +100,7 @@ _Figures = TypeVar("_Figures", Limits, Settings)
 
 
 def _checked(cls: type[_Figures], fields: Mapping[str, Any]) -> _Figures:
-    """Return settings or limits with these fields; each value must have the type of its default."""
+    """Return ``Settings`` or ``Limits`` with these fields; each value must have the same type as its default."""
     known = {item.name for item in dataclasses.fields(cls)}
     unknown = sorted(set(fields) - known)
     if unknown:

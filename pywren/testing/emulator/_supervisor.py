@@ -1,4 +1,4 @@
-"""The supervisor of one child process, which ensures that the child and its descendants do not outlive the emulator.
+"""The supervisor of one child process. It ensures that the child and its descendants do not outlive the emulator.
 
 ``supervised(command)`` starts the command under this module, in a process between the emulator and the command. The
 supervisor adopts orphaned descendants (it is their subreaper). It kills all descendants when its standard input ends,
@@ -89,7 +89,7 @@ def _start(command: Sequence[str]) -> int:
 
 
 def _watch(command: int, wakeup: int) -> int:
-    """Reap children until the command or the standard input ends; return the exit code to use."""
+    """Reap children until the command or the standard input ends; return the exit code for the supervisor."""
     while True:
         readable, _, _ = select.select([0, wakeup], [], [])
         if wakeup in readable:

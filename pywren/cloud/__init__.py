@@ -1,1 +1,1 @@
-"""The resources in an AWS account: plans to create and delete them, policies, runtimes, logs and diagnosis."""
+"""Manages pywren's resources in an AWS account: creation and deletion, policies, runtimes, logs and diagnosis."""

@@ -20,24 +20,24 @@ Values = Mapping[str, str | None]
 
 
 def section_text(section: str, values: Values, newline: str = "\n") -> str:
-    """Return the text of a section."""
+    """Return a section with these keys and values as YAML text."""
     lines = [f"{section}:", *(f"  {key}: {json.dumps(value)}" for key, value in values.items() if value is not None)]
     return newline.join([*lines, ""])
 
 
 def change_section(path: str | os.PathLike[str], section: str, values: Values) -> None:
-    """Change keys of one section of a YAML file; keep its comments, its order and the file's mode.
+    """Change keys in one section of a YAML file; keep the file's comments, its order of keys and its mode.
 
     The file is replaced in one step, so readers see either the old file or the new one.
 
     Args:
         path: the file.
         section: the section; added if it is missing.
-        values: the keys to change.
+        values: the new values by key; a key whose value is ``None`` is removed.
 
     Raises:
-        ConfigError: the file cannot be read or written, or cannot be changed safely; the message says what to write by
-            hand.
+        ConfigError: the file cannot be read or written, or cannot be changed safely; the message names the keys to
+            change by hand.
     """
     real = Path(os.path.realpath(path))  # replaces the target of a symbolic link, not the link
     try:
@@ -55,7 +55,7 @@ def change_section(path: str | os.PathLike[str], section: str, values: Values) -
 
 
 def changed_text(text: str, section: str, values: Values) -> str | None:
-    """Return a YAML document with keys of one section changed; ``None`` when that cannot be done safely."""
+    """Return a YAML document with new values in one section; ``None`` when the document cannot be changed safely."""
     import yaml
 
     try:
@@ -68,13 +68,13 @@ def changed_text(text: str, section: str, values: Values) -> str | None:
         return None
     kept = {key: value for key, value in (before.get(section) or {}).items() if key not in values}
     wanted = {**kept, **{key: value for key, value in values.items() if value is not None}}
-    # The edits do not cover all of YAML: parse the result, and reject it unless it is exactly as intended.
+    # The edits do not cover all of YAML: parse the changed text, and reject it unless it has exactly the wanted values.
     same_elsewhere = {**before, section: None} == {**after, section: None}
     return changed if same_elsewhere and (after.get(section) or {}) == wanted else None
 
 
 class _Edit(NamedTuple):
-    """A piece of the text, and its replacement."""
+    """A part of a document, given by its start and end, and the text that replaces this part."""
 
     start: int
     end: int
@@ -134,7 +134,7 @@ def _value_of(root: MappingNode, section: str) -> Node | None:
 
 
 def _end_of(pair: tuple[Any, Any]) -> int:
-    """Return where a key's value ends. PyYAML's own end mark of a block is the start of the next token."""
+    """Return the position at which a key's value ends. For a block, PyYAML's own end mark is at the next token."""
     key, value = pair
     last = value
     while getattr(last, "value", None) and isinstance(last.value, list) and not last.flow_style:

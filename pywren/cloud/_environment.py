@@ -1,4 +1,4 @@
-"""``Pin``: the packages in this program's environment, and the nearest versions that a function can use."""
+"""Finds the packages in this program's environment (``Pin``), and the nearest versions that a function can use."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Pin:
-    """A distribution at one version.
+    """One version of a distribution.
 
     Args:
         name: its normalized name.
@@ -69,7 +69,7 @@ def installed(say: Say, distributions: Iterable[Distribution] | None = None) -> 
     for distribution in distributions:
         name = normalized(str(distribution.metadata["Name"] or ""))
         if not name or name in pins or name in WORKERS_OWN | LAMBDAS_OWN | INSTALLERS:
-            continue  # Python imports the first of two packages with the same name on the path
+            continue  # if two packages on the path have the same name, Python imports the first
         origin = _origin(distribution)
         if origin is None:
             pins[name] = Pin(name, distribution.version)
@@ -84,7 +84,7 @@ def installed(say: Say, distributions: Iterable[Distribution] | None = None) -> 
 
 
 def _origin(distribution: Distribution) -> str | None:
-    """Return where a distribution was installed from; ``None`` for an index, a wheel or a conda build."""
+    """Return the URL that a distribution was installed from; ``None`` for an index, a wheel or a conda build."""
     try:
         document: Any = json.loads(distribution.read_text("direct_url.json") or "null")
     except ValueError:
@@ -101,7 +101,7 @@ _CONDA = re.compile(r"^file://.*/(croot|feedstock_root|conda-bld)/")  # the dire
 
 
 def install_nearest(pins: Sequence[Pin], installers: Sequence[Installer], directory: Path, say: Say) -> None:
-    """Install these versions, or the nearest ones that have wheels for the target.
+    """Install these versions of packages, or the nearest versions that have wheels for the target.
 
     Args:
         pins: the wanted versions.
@@ -125,7 +125,7 @@ def install_nearest(pins: Sequence[Pin], installers: Sequence[Installer], direct
         else:
             wanted.append(nearest)
     if not missing or not _install_exactly(wanted, installers, directory, say):
-        # if a requirement needs another version, the package that requires it may too
+        # a package that requires one of the replaced packages may itself have to be of a lower version
         install_with_any(installers, [pin.requirement_below for pin in wanted], directory, say)
 
 
@@ -139,7 +139,7 @@ def _install_exactly(pins: Sequence[Pin], installers: Sequence[Installer], direc
 
 
 def _unobtainable(pins: list[Pin], installer: Installer, directory: Path) -> list[Pin]:
-    """Return the pins without a wheel. Halving the list saves queries, which are slow: most pins have a wheel."""
+    """Return the pins that have no wheel. Queries are slow, so query all pins together first, then each half."""
     if not pins or installer.obtainable([pin.requirement for pin in pins], directory):
         return []
     if len(pins) == 1:
@@ -149,7 +149,7 @@ def _unobtainable(pins: list[Pin], installer: Installer, directory: Path) -> lis
 
 
 def _nearest(pin: Pin, installers: Sequence[Installer], directory: Path) -> Pin | None:
-    """Return the highest lower version that has a wheel, or else the lowest higher one."""
+    """Return the highest lower version that has a wheel, or else the lowest higher version that has one."""
     for installer in reversed(installers):
         if version := installer.choose(pin.requirement_below, directory):
             return Pin(pin.name, version)

@@ -1,4 +1,4 @@
-"""Checks whether the requested packages can be imported from a runtime, on its Python and system."""
+"""Checks whether the requested packages can be imported from a runtime, with the runtime's Python and system."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Obstacle(NamedTuple):
     """The reason why an import fails.
 
     Args:
-        text: the reason, and where it occurs.
+        text: the reason, after the names of the modules that lead to the failing import.
         missing: the top-level module that is missing; empty for other reasons.
     """
 
@@ -42,8 +42,8 @@ class Obstacle(NamedTuple):
 class ImportCheck:
     """Follows the imports in a directory of packages as Python would, but without running any code.
 
-    It follows only unconditional imports: those at the top level of modules, outside ``try … except ImportError`` and
-    conditions.
+    It follows only unconditional imports, that is, imports at the top level of modules that are not in a ``try``
+    statement with ``except ImportError`` nor under a condition.
 
     Args:
         site: the directory.
@@ -60,7 +60,7 @@ class ImportCheck:
         self._loaded: dict[str, Obstacle | None] = {}
 
     def obstacle(self, module: str) -> Obstacle | None:
-        """Return the reason why a module cannot be imported; ``None`` when there is no known reason."""
+        """Return the reason why a module cannot be imported; ``None`` if none was found."""
         if module not in self._loaded:
             self._loaded[module] = None  # stops the recursion at circular imports
             self._loaded[module] = self._load(module)
@@ -84,7 +84,7 @@ class ImportCheck:
         return None
 
     def _certain(self, item: Import) -> Iterator[str]:
-        """Yield the modules that an import is certain to load: in ``from a import b``, b need not be a module."""
+        """Yield the modules that an import is certain to load. In ``from a import b``, ``b`` need not be a module."""
         for name in item.names:
             if not name.startswith(f"{item.names[0]}.") or self._is_there(name):
                 yield name
@@ -96,14 +96,14 @@ class ImportCheck:
     def _obstacle_of_import(self, name: str, importer: str) -> Obstacle | None:
         top = name.partition(".")[0]
         if self._is_there(top):
-            # packages may create submodules at run time
+            # packages may create submodules when they run
             return self.obstacle(name) if self._is_there(name) else None
         if top in self._elsewhere or top in self._names_below(importer.partition(".")[0]):
             return None
         return Obstacle(f"No module named {top!r}", top)
 
     def _names_below(self, package: str) -> set[str]:
-        """Return the names of all modules in a package, since some (setuptools) put inner directories on the path."""
+        """Return the names of all modules in a package, at any depth: setuptools puts inner directories on the path."""
         if package not in self._below:
             names = self._below[package] = set()
             for _, folders, files in os.walk(self._site / package):
@@ -152,7 +152,7 @@ def check_importable(
         for module in own:
             found = check.obstacle(module)
             if found is None or (found.missing and target.is_here):
-                owners[module] = item  # import it below, since packages may create modules at run time
+                owners[module] = item  # import the module below, since packages may create modules when they run
             else:
                 _refuse_or_tell(item, module, found, say, places)
     for module, (kind, found) in _failing(list(owners), site).items() if target.is_here else ():
@@ -169,9 +169,10 @@ def _refuse_or_tell(item: Distribution, module: str, found: Obstacle, say: Say, 
 
 
 def _is_missed_here(item: Distribution, found: Obstacle) -> bool:
-    """Tell whether the same version is installed here without the module, so that no program here can use it.
+    """Tell whether the missing module is also missing on this machine, where the same version is installed.
 
-    ``pip freeze`` lists such distributions: IPython installs matplotlib_inline without matplotlib.
+    No program on this machine can use such a distribution, but ``pip freeze`` lists it. For example, IPython installs
+    matplotlib_inline without matplotlib.
     """
     if not found.missing or importlib.util.find_spec(found.missing) is not None:
         return False
@@ -218,7 +219,7 @@ os._exit(0)
 
 
 def _failing(modules: Sequence[str], site: Path) -> dict[str, tuple[str, Obstacle]]:
-    """Import modules in another process that has a worker's modules; return the error type and text of each failure."""
+    """Import modules in another process with a worker's modules; return the type and text of each error, by module."""
     failing: dict[str, tuple[str, Obstacle]] = {}
     waiting = list(modules)
     while waiting:

@@ -1,6 +1,6 @@
 """``SitePackages``: a directory of installed distributions that becomes a runtime's tarball.
 
-The same distributions always give the same bytes, so an unchanged runtime is not uploaded again.
+The same distributions always give a tarball with the same bytes, so an unchanged runtime is not uploaded again.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Distribution:
 
     @property
     def preinstalls(self) -> dict[str, bool]:
-        """The modules that clients need not send, and whether each is a package; for a namespace, the modules in it."""
+        """The modules that clients need not send, and whether each is a package; for a namespace, those below it."""
         present = set(self.files)
         found: dict[str, bool] = {}
         for file in self.files:
@@ -76,7 +76,7 @@ class Distribution:
 
     @property
     def brings_anything(self) -> bool:
-        """Whether it contains files other than its metadata."""
+        """Whether the distribution contains files other than its metadata."""
         return any(not file.startswith(f"{self.folder.name}/") for file in self.files)
 
 
@@ -186,7 +186,7 @@ def _is_script(path: Path) -> bool:
 
 
 def reason_to_leave_out(distribution: Distribution, wanted: Collection[str] = ()) -> str | None:
-    """Return why a distribution does not belong in a runtime; ``None`` when it does.
+    """Return why a distribution does not belong in a runtime; ``None`` if it belongs there.
 
     Args:
         distribution: the distribution.
@@ -244,7 +244,7 @@ def check_modules(distribution: Distribution) -> None:
     """Check that a distribution does not contain any of the worker's own modules.
 
     Raises:
-        DeploymentError: it contains one.
+        DeploymentError: the distribution contains such a module.
     """
     taken = sorted(WORKERS_OWN.intersection(distribution.modules))
     if taken:
@@ -258,7 +258,7 @@ def check_modules(distribution: Distribution) -> None:
 
 
 def sizes(tree: Path) -> Mapping[str, int]:
-    """Return the size in bytes of each file, and 0 for each directory, by relative path."""
+    """Return the size of each file in a directory, in bytes by relative path; directories have size 0."""
     return {path.relative_to(tree).as_posix(): _size(path) for path in tree.rglob("*")}
 
 
@@ -270,7 +270,7 @@ def write_tarball(tree: Path, file: IO[bytes]) -> None:
     """Write a directory as a tarball whose bytes depend only on names, contents and execute permissions.
 
     Raises:
-        DeploymentError: it contains something other than files, directories and links.
+        DeploymentError: the directory contains something other than files, directories and links.
     """
     with (
         gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=6) as packed,

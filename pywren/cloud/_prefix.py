@@ -1,4 +1,4 @@
-"""Copies a prefix, that is, a virtual or conda environment, into a runtime unchanged."""
+"""Copies a prefix (a virtual or conda environment) into a runtime unchanged."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def copy_prefix(prefix: Path, target: Target, tree: Path) -> Path:
         The directory of packages in the tree.
 
     Raises:
-        DeploymentError: it is not an environment, or it is for another Python or system.
+        DeploymentError: the directory is not an environment, or the environment is for another version of Python or
+            another system.
     """
     packages = _packages(prefix, target)
     _check_extensions(prefix / packages, target)
@@ -78,15 +79,15 @@ def _check_extensions(directory: Path, target: Target) -> None:
         compiled_for = match["python"]
         if compiled_for and compiled_for != target.python.replace(".", ""):
             raise DeploymentError(f"{path} is for Python 3.{compiled_for[1:]}, not for {target}")
-        if compiled_for or match[1]:  # packages may also contain libraries for other systems, which are not checked
+        if compiled_for or match[1]:  # other libraries are not checked: they may be meant for other systems
             check_binary(path, target)
 
 
 def check_binary(path: Path, target: Target) -> None:
-    """Check that an extension or interpreter is for a target's system.
+    """Check that a binary, which is an extension module or an interpreter, runs on a target's system.
 
     Raises:
-        DeploymentError: it is for another machine or C library, or needs a newer one.
+        DeploymentError: the binary is for another machine or C library, or needs a newer C library.
     """
     data = path.read_bytes()
     machine = _MACHINES.get(int.from_bytes(data[18:20], "little"), "another machine")
@@ -110,7 +111,7 @@ def _files(directory: Path) -> Iterator[Path]:
 
 
 def _drop_strange_links(root: Path, prefix: Path) -> None:
-    """Replace links that are absolute or leave the tree with their target files, since workers refuse such links."""
+    """Replace links that are absolute or leave the tree with copies of their targets: workers refuse such links."""
     for path in [path for path in root.rglob("*") if path.is_symlink()]:
         leads_to = Path(os.readlink(path))
         inside = not leads_to.is_absolute() and Path(os.path.normpath(path.parent / leads_to)).is_relative_to(root)

@@ -66,7 +66,7 @@ class Requirements:
 
         Args:
             file: a file or a pipe, which can be read only once.
-            where: the directory that paths in it are relative to; by default its own.
+            where: the directory that relative paths in the file start from; by default the directory of the file.
 
         Raises:
             DeploymentError: a file cannot be read, or a requirement cannot be part of a runtime.
@@ -115,7 +115,7 @@ class Requirements:
         return str(path)
 
     def _requirement(self, line: str, place: str) -> list[str]:
-        """Return the lines for the installer; none for a distribution that is sent with each map."""
+        """Return the installer's lines for a requirement; none if the distribution's modules are sent with each map."""
         wheel = _wheel_in(line)
         match = _NAME.match(line)
         if match is None or _URL.match(line) or line[len(match[1]) :].startswith(("/", "\\")):
@@ -130,14 +130,14 @@ class Requirements:
         return [line]
 
     def _at_url(self, line: str, item: Requirement, url: str, wheel: tuple[str, str] | None) -> list[str]:
-        """Return the lines for ``name @ URL``: a wheel, or a distribution from a directory or a repository."""
+        """Return the installer's lines for ``name @ URL``; the URL is that of a wheel, a directory or a repository."""
         address = urlsplit(os.path.expandvars(url))
         is_gone = address.scheme == "file" and not os.path.exists(unquote(address.path))
         version = _version_here(item.name)
         if wheel is not None and not is_gone:
             self.named.append(item)
             return [line]
-        if is_gone and (wheel is not None or version is not None):  # conda names its build directory as the URL
+        if is_gone and (wheel is not None or version is not None):  # conda gives its build directory as the URL
             version = wheel[1] if wheel is not None else version
             self.say(f"{item.name}: {_shown(url)} does not exist; using {item.name}=={version} instead")
             self.named.append(item)
@@ -155,7 +155,7 @@ class Requirements:
 
 
 def _say_nothing(_: str) -> None:
-    """Do nothing: no message is needed, since a constraint leaves no package out of a runtime."""
+    """Ignore a message about a requirement that is left out: a constraint leaves no package out of a runtime."""
 
 
 def _text_of(file: Path) -> str:
@@ -170,7 +170,7 @@ def _text_of(file: Path) -> str:
 
 
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the non-blank lines and their numbers, joined as pip joins them: a backslash continues a line."""
+    """Yield the number and text of each line that is not blank; as in pip, a backslash continues a line."""
     pending, first = "", 0
     for number, line in enumerate([*text.splitlines(), ""], start=1):
         first = first if pending else number
@@ -230,11 +230,11 @@ def environment_of(target: Target) -> Mapping[str, str]:
 
 
 def holds(marker: str, environment: Mapping[str, str]) -> bool:
-    """Tell whether a marker is true. One that cannot be parsed counts as true, so that the installer decides.
+    """Tell whether a marker is true. A marker that cannot be parsed counts as true, so that the installer decides.
 
     Args:
         marker: a marker such as ``python_version < "3.11" and sys_platform == "linux"``.
-        environment: the values of the variables in it.
+        environment: the values of the variables that markers may contain.
     """
     tokens = _TOKEN.findall(marker)
     if "".join(tokens).replace(" ", "") != marker.replace(" ", ""):

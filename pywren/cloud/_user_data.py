@@ -1,8 +1,8 @@
 """``Boot``: the script that an instance runs at its first boot; EC2 passes it as user data.
 
 The script only writes three files and starts a systemd unit; the unit does everything else. This way systemd ensures
-that no instance costs money without working: however the worker ends, and even if it fails or hangs while starting, the
-machine powers off, and EC2 terminates an instance that powers itself off.
+that no instance costs money without working. However the worker ends, and even if the worker fails or hangs while
+starting, the machine powers off. EC2 terminates an instance that powers itself off.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ class Boot:
     Args:
         bucket: the bundle's bucket.
         key: the bundle's key.
-        sha256: the bundle's SHA-256 in hexadecimal; an instance refuses any other bundle.
+        sha256: the bundle's SHA-256 in hexadecimal; an instance refuses a bundle with any other SHA-256.
         region: the region of the bucket and the queue.
         queue: the queue to take calls from.
         python: the version of Python, such as ``3.12``.
         requirements: the requirements that pip installs in addition to the bundle.
         parallelism: how many calls to run at once.
         max_idle_time: seconds without a call after which the worker ends.
-        idle_terminate_granularity: the length of a billing period in seconds; an idle worker ends only near the end of
-            a period.
+        idle_terminate_granularity: the length of a billing period in seconds; an idle worker ends only shortly before
+            the end of such a period.
     """
 
     bucket: str
@@ -83,7 +83,7 @@ class Boot:
         """Return the text of the script.
 
         Raises:
-            DeploymentError: it is longer than EC2 accepts.
+            DeploymentError: the script is longer than EC2 accepts.
         """
         text = _USER_DATA.format(
             home=HOME,
@@ -105,7 +105,7 @@ class Boot:
 
 
 def client_requirements() -> tuple[str, ...]:
-    """Return the packages that a worker needs in addition to the bundle, in this machine's versions."""
+    """Return requirements for the packages that the worker needs besides the bundle, in this machine's versions."""
     return tuple(f"{name}=={metadata.version(name)}" for name in _REQUIREMENTS)
 
 
@@ -146,10 +146,10 @@ def _unit(boot: Boot) -> str:
     )
 
 
-# Output goes to the journal, and only its end to the console, which EC2 keeps: the console is as slow as a serial line
-# and would delay functions that print a lot. OOMPolicy: if a call uses all memory, that call fails, not the worker.
-# KillMode: systemd signals the worker, which stops its calls and returns them to the queue. [Install]: after a reboot,
-# the machine must not stay on without a worker.
+# All output goes to the journal. Only the end of the output goes to the console, whose text EC2 keeps: the console is
+# as slow as a serial line and would delay functions that print a lot. OOMPolicy: if a call uses all memory, that call
+# fails, but the worker goes on. KillMode: systemd signals only the worker, which stops its calls and returns them to
+# the queue. [Install]: the unit starts after a reboot too, so that the machine does not stay on without a worker.
 _UNIT = """\
 [Unit]
 Description=Worker of pywren for the queue {queue}
@@ -189,8 +189,9 @@ def _prepare_script(boot: Boot) -> str:
 
 
 # PIP_BREAK_SYSTEM_PACKAGES: some Linux distributions protect their packages (PEP 668), but only the worker uses this
-# machine. HOME and cd: systemd starts root in the worker's directory, where calls may have left a pip or a pip.conf
-# before a reboot. `again` retries temporary failures: the network, a mirror, a role that was just created.
+# machine. HOME and cd: systemd starts the script as root in the worker's directory, where calls may have left a module
+# named pip or a pip.conf before a reboot. `again` retries, since some failures are temporary: the network, a mirror, a
+# role that was just created.
 _PREPARE = """\
 #!/bin/bash
 # Turns this machine into a worker; may run again.
@@ -258,6 +259,6 @@ if not os.path.isdir(TARGET):
 
 
 def _systemd_quote(word: str) -> str:
-    """Quote a word for a unit file, so that no part of it is read as a specifier, a variable or a separator."""
+    """Quote a word for a unit file, so that systemd reads no part of the word as a specifier, variable or separator."""
     escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
     return f'"{escaped}"' if set(word) & set(" \t'\"\\;") else escaped

@@ -26,7 +26,7 @@ Say = Callable[[str], None]
 ARCHITECTURES: Mapping[str, str] = {"x86_64": "x86_64", "arm64": "aarch64"}
 """The names of the architectures on Lambda, and in the tags of wheels."""
 
-_AMAZON_LINUX_2, _AMAZON_LINUX_2023 = 26, 34  # the minor versions of their glibc 2
+_AMAZON_LINUX_2, _AMAZON_LINUX_2023 = 26, 34  # the minor versions of glibc 2 on these systems
 _OLDEST_GLIBC = 17
 _LEGACY_PLATFORMS = {"x86_64": ("manylinux2014", "manylinux2010", "manylinux1"), "aarch64": ("manylinux2014",)}
 
@@ -37,7 +37,7 @@ class Target:
 
     Args:
         python: the version of Python, such as ``"3.12"``.
-        arch: Lambda's name of the architecture, ``x86_64`` or ``arm64``.
+        arch: Lambda's name for the architecture, ``x86_64`` or ``arm64``.
     """
 
     python: str
@@ -48,7 +48,7 @@ class Target:
 
     @property
     def machine(self) -> str:
-        """The name of the architecture in the tags of wheels."""
+        """The name of the architecture in wheel tags."""
         return ARCHITECTURES[self.arch]
 
     @property
@@ -64,7 +64,7 @@ class Target:
 
     @property
     def is_here(self) -> bool:
-        """Whether it has this program's Python, system and architecture; pip evaluates environment markers on those."""
+        """Whether this program has the target's Python and system, so that pip's environment markers hold for both."""
         here = PYTHON, sys.platform, platform.machine()
         return here == (self.python, "linux", self.machine)
 
@@ -91,7 +91,7 @@ class Installer:
             directory: the directory.
 
         Raises:
-            DeploymentError: some have no wheel, or they conflict with each other; the message quotes the tool.
+            DeploymentError: some requirements have no wheel or conflict with each other; the message quotes the tool.
         """
         done = self._run([*self._options(directory), *arguments])
         if done.returncode:
@@ -100,7 +100,7 @@ class Installer:
             raise self._refusal((conflict[0] if conflict else "") + done.stderr)
 
     def obtainable(self, requirements: Sequence[str], directory: Path) -> bool:
-        """Tell whether every requirement has a wheel; their dependencies do not matter.
+        """Tell whether every requirement has a wheel; whether the requirements' dependencies have one does not matter.
 
         Raises:
             DeploymentError: the tool cannot tell, because it cannot reach the index or fails for another reason.
@@ -193,7 +193,7 @@ def _says(pattern: re.Pattern[str], output: str) -> bool:
 
 
 def find_installers(target: Target) -> list[Installer]:
-    """Return the installed tools: first the preferred one, then one that finds more wheels.
+    """Return the installed tools: first the preferred tool, then a tool that may find more wheels.
 
     Raises:
         DeploymentError: neither uv nor pip is installed.
@@ -221,7 +221,7 @@ def install_with_any(installers: Sequence[Installer], arguments: Sequence[str], 
         say: shows the user one line if the target may need more packages than were installed.
 
     Raises:
-        DeploymentError: no tool succeeds; the message quotes the last one.
+        DeploymentError: no tool succeeds; the message quotes the last tool.
     """
     first, *others = installers
     try:

@@ -1,6 +1,6 @@
-"""``Bucket``: the bucket that calls are staged in: private, over TLS only; S3 itself deletes old calls.
+"""``Bucket``: the private bucket in which calls are staged. It requires TLS, and S3 deletes old calls from it.
 
-In a bucket that pywren did not create, it changes only settings that concern its own keys.
+In a bucket that pywren did not create, pywren changes only settings that concern its own keys.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ class Bucket:
 
     @property
     def title(self) -> str:
-        """The kind and the name: ``the bucket NAME``."""
+        """The kind and name of the resource, such as ``the bucket NAME``."""
         return f"the bucket {self.names.bucket}"
 
     @functools.cached_property
     def prefixes(self) -> tuple[str, ...]:
-        """The prefixes of pywren's keys; records of somebody else's function with the same name do not count."""
+        """The prefixes of pywren's keys. Records of failed calls are pywren's only if the function is."""
         calls, failures = self.names.prefixes
         return (calls,) if self._function.owner() is Owner.SOMEBODY_ELSE else (calls, failures)
 
@@ -116,7 +116,7 @@ class Bucket:
         # us-east-1 is the default, which S3 refuses as a LocationConstraint
         region = self.names.region
         where = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
-        # another set-up was faster, or the response to an earlier attempt was lost
+        # BucketAlreadyOwnedByYou: another set-up was faster, or the response to an earlier attempt was lost
         self._find("create_bucket", ("BucketAlreadyOwnedByYou",), **where)
         self._aws.wait(
             "s3",
@@ -179,7 +179,7 @@ class Bucket:
         return "PywrenTlsOnly" + hashlib.sha256(self.names.prefix.encode()).hexdigest()[:8]
 
     def _statements(self, policy: dict[str, Any]) -> tuple[list[Any], list[Any]]:
-        """Return a policy's statements in two lists: other people's, and ours."""
+        """Return two lists of a policy's statements: those of other people, and those of pywren."""
         statements = policy.get("Statement") or []
         statements = statements if isinstance(statements, list) else [statements]
         ours = [statement for statement in statements if statement.get("Sid") == self._sid]
@@ -198,7 +198,7 @@ class Bucket:
         return [self._put("put_bucket_lifecycle_configuration", what, **_lifecycle(found or {}, [*others, *wanted]))]
 
     def _rules(self, lifecycle: dict[str, Any]) -> tuple[list[Any], list[Any]]:
-        """Return lifecycle rules in two lists: other people's, and ours."""
+        """Return two lists of lifecycle rules: those of other people, and those of pywren."""
         rules = lifecycle.get("Rules", [])
         own = {rule["ID"] for rule in _expiry_rules(self.names, self.expiry_days)}
         return [rule for rule in rules if rule.get("ID") not in own], [rule for rule in rules if rule.get("ID") in own]
@@ -269,7 +269,7 @@ class Bucket:
             )
 
     def delete_keys(self, keys: list[str]) -> None:
-        """Delete objects by key. In a versioned bucket this only adds delete markers; S3 expires the old versions."""
+        """Delete objects by key. In a versioned bucket this only adds delete markers; S3 deletes old versions later."""
         for start in range(0, len(keys), DELETE_BATCH):
             self._delete_batch([{"Key": key} for key in keys[start : start + DELETE_BATCH]])
 
@@ -294,11 +294,11 @@ class Bucket:
         return answer.get("Status") in ("Enabled", "Suspended")
 
     def _first_foreign_key(self) -> str | None:
-        """Return the first key outside our prefixes; ``None`` when there is none."""
+        """Return the first key that has none of pywren's prefixes; ``None`` when there is no such key."""
         if self._keeps_versions():
             keys = (item["Key"] for item in self._objects(""))
             return next((key for key in keys if not key.startswith(self.prefixes)), None)
-        after = ""  # one request skips each of our prefixes, however many keys it has
+        after = ""  # one request skips all keys with one of pywren's prefixes, however many there are
         while (key := self._first_key(after=after)) is not None:
             ours = [prefix for prefix in self.prefixes if key.startswith(prefix)]
             if not ours:
@@ -327,7 +327,7 @@ class Bucket:
         return f"{_VERBS.get(operation, operation.replace('_', ' '))} {self.title}"
 
     def _find(self, operation: str, absent: tuple[str, ...], **arguments: Any) -> dict[str, Any] | None:
-        """Send a request; return ``None`` for a missing thing, ``_UNSUPPORTED`` if the server lacks the operation."""
+        """Send a request; return ``None`` for an error in ``absent``, ``_UNSUPPORTED`` for an unsupported operation."""
         try:
             return self._request(operation, **arguments)
         except DeploymentError as error:
@@ -356,8 +356,8 @@ _VERBS = {"head_bucket": "check", "create_bucket": "create", "delete_bucket": "d
 def _expiry_rules(names: Names, days: int) -> list[dict[str, Any]]:
     """Return the lifecycle rules of a configuration.
 
-    Runtimes have the same prefix as callsets but must not expire. Callsets are UUIDs, so there is one rule for each
-    possible first digit.
+    Runtimes have the same prefix as callsets but must not expire. The ids of callsets are UUIDs, so there is one rule
+    for each hexadecimal digit that an id can start with.
     """
     prefixes = {f"pywren {names.prefix} {digit}": f"{names.prefix}/{digit}" for digit in "0123456789abcdef"}
     prefixes[f"pywren {names.prefix} failures of {names.function}"] = f"{names.failure_prefix}/"
@@ -379,6 +379,6 @@ def _rule_id(rule: dict[str, Any]) -> str:
 
 
 def _lifecycle(found: dict[str, Any], rules: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the request arguments that set these rules and keep the other settings."""
+    """Return the request arguments that set these lifecycle rules and keep the other lifecycle settings."""
     kept = {name: found[name] for name in ("TransitionDefaultMinimumObjectSize",) if name in found}
     return {"LifecycleConfiguration": {"Rules": rules}, **kept}

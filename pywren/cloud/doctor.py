@@ -46,7 +46,7 @@ class Finding(NamedTuple):
     Args:
         verdict: ``ok``, ``wrong``, or ``note`` for something that may be intended.
         what: the thing that was checked.
-        said: its state, and the remedy if it is wrong.
+        said: the state of that thing, and what to do if it is wrong.
     """
 
     verdict: str
@@ -58,7 +58,7 @@ class Finding(NamedTuple):
 
 
 class Doctor:
-    """Checks a configuration. It writes only one small object, which it deletes again.
+    """Checks a configuration. The only thing that the checks write is one small object, which they delete again.
 
     Args:
         config: the configuration; ``None`` to check only the credentials.
@@ -144,7 +144,8 @@ class Doctor:
     def _may_exist(self, resources: Resources) -> bool:
         """Tell whether the bucket may exist.
 
-        Credentials that only run calls may lack permission to check; reading and writing an object then decides.
+        The answer is also true if the credentials may not look: people who only run calls may lack that permission. A
+        later check, which writes and reads an object, then decides.
         """
         try:
             return resources.bucket.exists()
@@ -251,7 +252,7 @@ class Doctor:
 
 
 def _compare_quietly(bucket: Resource) -> Iterator[Finding]:
-    """Report missing settings of the bucket only as notes, because calls run without them."""
+    """Report missing settings of the bucket only as notes, because calls run without these settings."""
     for step in bucket.plan():
         yield Finding("note", _PROTECTION, f"`pywren create_bucket` {step.planned}")
 
@@ -270,7 +271,7 @@ def _compare(what: str, resource: Resource, command: str) -> Iterator[Finding]:
 
 
 def _guarded(what: str, examine: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """Turn an error of a check into a finding; a check that is not permitted yields only a note."""
+    """Turn an error in a check into a finding; a check that the credentials do not permit yields only a note."""
     try:
         yield from examine()
     except PywrenError as error:

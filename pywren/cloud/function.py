@@ -1,4 +1,4 @@
-"""``LambdaFunction``: the function, which runs the bundle of this machine's pywren, and records of failed calls."""
+"""``LambdaFunction``: the Lambda function, which runs this machine's pywren, and its records of failed calls."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HANDLERS = (HANDLER, "wrenhandler.aws_lambda_handler")
 
 
 class Owner(enum.Enum):
-    """The owner of the function; ``NOBODY`` if it does not exist."""
+    """The owner of the function; ``NOBODY`` if the function does not exist."""
 
     PYWREN = "pywren"
     SOMEBODY_ELSE = "somebody else"
@@ -32,7 +32,7 @@ class Owner(enum.Enum):
 
 
 class LambdaFunction:
-    """The function of a configuration. pywren never touches a function with a handler other than its own.
+    """The function of a configuration. pywren never touches a function whose handler is not pywren's.
 
     Args:
         config: the configuration.
@@ -49,7 +49,7 @@ class LambdaFunction:
 
     @property
     def title(self) -> str:
-        """The kind and the name: ``the function NAME``."""
+        """The kind and name of the resource, such as ``the function NAME``."""
         return f"the function {self.names.function}"
 
     def plan(self) -> list[Step]:
@@ -117,7 +117,7 @@ class LambdaFunction:
 
     def _plan_update(self, spec: FunctionSpec, archive: bytes, existing: Mapping[str, Any]) -> list[Step]:
         steps = []
-        # Only UpdateFunctionCode can change the architecture, which belongs to the code.
+        # Only UpdateFunctionCode can change the architecture, which Lambda treats as part of the code.
         same_architecture = list(existing.get("Architectures") or ["x86_64"]) == [spec.architecture]
         if existing.get("CodeSha256") != code_sha256(archive) or not same_architecture:
             steps.append(Step("update", f"{self.title}: its code", lambda: self._update_code(spec, archive)))
@@ -133,7 +133,7 @@ class LambdaFunction:
 
     @contextmanager
     def _code(self, archive: bytes) -> Iterator[dict[str, Any]]:
-        """Yield the arguments with the code: in the request itself, or in the bucket while the context lasts."""
+        """Yield the request arguments for the code: the zip itself, or a temporary object in the bucket."""
         if len(archive) <= DIRECT_LIMIT:
             yield {"ZipFile": archive}
             return

@@ -26,7 +26,7 @@ class Instance(NamedTuple):
         name: the value of its tag ``Name``.
         launched: when it was launched.
         zone: its availability zone.
-        address: its public name or address, empty without one.
+        address: its public host name or IP address; empty if it has neither.
         spot: whether it is a spot instance, which is cheaper, but which AWS may interrupt.
     """
 
@@ -41,7 +41,7 @@ class Instance(NamedTuple):
 
     @classmethod
     def read(cls, item: Mapping[str, Any]) -> Instance:
-        """Return the instance that an item of DescribeInstances or RunInstances describes."""
+        """Return the instance that an item in an answer of DescribeInstances or RunInstances describes."""
         tags = {tag["Key"]: tag["Value"] for tag in item.get("Tags") or ()}
         return cls(
             id=item["InstanceId"],
@@ -55,7 +55,7 @@ class Instance(NamedTuple):
         )
 
     def uptime(self, now: datetime.datetime) -> datetime.timedelta:
-        """Return how long ago it was launched, in whole seconds."""
+        """Return how long ago the instance was launched, in whole seconds."""
         return datetime.timedelta(seconds=max(0, int((now - self.launched).total_seconds())))
 
 
@@ -73,7 +73,7 @@ class Instances:
 
     @property
     def title(self) -> str:
-        """The kind and the name: ``the stand-alone worker of the queue NAME``."""
+        """The kind and name of the resource, such as ``the stand-alone worker of the queue NAME``."""
         return f"the stand-alone worker of the queue {self.names.queue}"
 
     def living(self) -> list[Instance]:
@@ -86,7 +86,7 @@ class Instances:
         return []
 
     def plan_removal(self) -> list[Step]:
-        """Return the step that terminates every instance and waits for it."""
+        """Return the step that terminates all instances and waits until they have ended."""
         ids = [instance.id for instance in self.living()]
         if not ids:
             return []
@@ -114,7 +114,7 @@ class Instances:
 
 
 def described(aws: AWS, filters: Mapping[str, Sequence[str]]) -> Iterator[dict[str, Any]]:
-    """Yield the items of DescribeInstances that match every filter.
+    """Yield the instances that match every filter, as DescribeInstances describes them.
 
     Args:
         aws: the account and region.
@@ -133,7 +133,7 @@ def described(aws: AWS, filters: Mapping[str, Sequence[str]]) -> Iterator[dict[s
 
 
 def ask_ec2(aws: AWS, operation: str, doing: str, **arguments: Any) -> dict[str, Any]:
-    """Send a request to EC2; the error of a denied one says which policy allows it."""
+    """Send a request to EC2; the error for a denied request says which policy allows the request."""
     return aws.request("ec2", operation, doing=doing, permission=_permission(operation), **arguments)
 
 

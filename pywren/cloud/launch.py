@@ -59,8 +59,8 @@ class Wish:
         kind: their type.
         parallelism: how many calls each instance runs at once.
         max_idle_time: seconds without a call after which a worker ends.
-        idle_terminate_granularity: the length of a billing period in seconds; an idle worker ends only near the end of
-            a period.
+        idle_terminate_granularity: the length of a billing period in seconds; an idle worker ends only shortly before
+            the end of such a period.
         spot_price: the highest price for spot instances, in dollars per hour; ``None`` for on-demand instances.
     """
 
@@ -73,7 +73,7 @@ class Wish:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], count: int = 1, **chosen: Any) -> Wish:
-        """Return a wish that takes its unset values (``None``) from the configuration.
+        """Return a ``Wish`` with the chosen values; those that are ``None`` or missing come from the configuration.
 
         Raises:
             ArgumentError: ``count`` is less than 1.
@@ -94,8 +94,8 @@ class Image(NamedTuple):
     Args:
         id: its id, such as ``ami-0123456789abcdef0``.
         architecture: ``x86_64`` or ``arm64``.
-        root: the device of its root disk; empty if that is not an EBS volume.
-        gigabytes: the size of its disk.
+        root: the device name of its root disk; empty if the root disk is not an EBS volume.
+        gigabytes: the size of its root disk.
     """
 
     id: str
@@ -131,7 +131,7 @@ class Launched(NamedTuple):
 
     Args:
         instances: the new instances.
-        why_fewer: the reason why there are fewer than requested; empty if there are not.
+        why_fewer: the reason why there are fewer instances than requested; empty if all were launched.
     """
 
     instances: list[Instance]
@@ -156,7 +156,7 @@ class Launcher:
         self._aws = aws
 
     def order(self, wish: Wish) -> Order:
-        """Return an order for a wish, after looking up everything that a launch needs.
+        """Look up everything that a launch needs, and return the ``Order`` for a ``Wish``.
 
         Raises:
             DeploymentError: something is missing or incompatible.
@@ -177,7 +177,7 @@ class Launcher:
         return Order(wish, image, processors, self.names.queue)
 
     def launch(self, order: Order) -> Launched:
-        """Upload the bundle and launch instances; launch fewer if EC2 does not have enough.
+        """Upload the bundle and launch the instances, or fewer if EC2 does not have enough capacity.
 
         Raises:
             StorageError: the bundle could not be written.
@@ -196,7 +196,7 @@ class Launcher:
     # -- looking up ------------------------------------------------------------------------------------------
 
     def _check_queue_and_profile(self) -> None:
-        """Check that what an instance needs exists, before anyone pays for the instance."""
+        """Check, before an instance costs money, that the queue and the instance profile exist."""
         self._aws.queue_url(self.names.queue)
         profile = self.names.instance_profile
         found = self._aws.find(
@@ -265,7 +265,7 @@ class Launcher:
             "ImageId": order.image.id,
             "InstanceType": order.wish.kind,
             "IamInstanceProfile": {"Name": self.names.instance_profile},
-            "InstanceInitiatedShutdownBehavior": "terminate",  # a worker powers off at its end, which ends the cost
+            "InstanceInitiatedShutdownBehavior": "terminate",  # a machine powers off when its worker ends
             "MetadataOptions": {"HttpEndpoint": "enabled", "HttpTokens": "required", "HttpPutResponseHopLimit": 1},
             "UserData": self._boot(order.wish, sha256).user_data(),
             "TagSpecifications": self._tags(["instance", "volume"]),
@@ -307,8 +307,8 @@ class Launcher:
         return [{"ResourceType": kind, "Tags": listed} for kind in kinds]
 
     def _run(self, least: int, most: int, arguments: Mapping[str, Any]) -> list[Instance]:
-        # With a token EC2 launches only once, however often a lost answer makes us repeat the request ("Ensuring
-        # idempotency", Amazon EC2 API reference).
+        # With a token EC2 launches only once, however often pywren repeats the request because an answer was lost
+        # ("Ensuring idempotency", Amazon EC2 API reference).
         answer = self._ask(
             "run_instances",
             f"launch {most} {arguments['InstanceType']}",
@@ -324,10 +324,10 @@ class Launcher:
 
 
 def check_packaged(python: str) -> None:
-    """Check that Amazon Linux 2023 packages a version of Python.
+    """Check that Amazon Linux 2023 has packages for a version of Python.
 
     Raises:
-        DeploymentError: it does not package this version.
+        DeploymentError: Amazon Linux 2023 does not have this version.
     """
     if python not in PACKAGED_PYTHONS:
         raise DeploymentError(

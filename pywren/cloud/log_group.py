@@ -1,4 +1,4 @@
-"""``LogGroup``: the log group of the function's output. The function's role may write to it, but not create it."""
+"""``LogGroup``: the log group for the function's output. The function's role may write to the group, not create it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LogGroup:
     Args:
         names: the names of all resources.
         aws: the account and region.
-        function: the function that writes to it.
+        function: the function that writes to the log group.
     """
 
     def __init__(self, names: Names, aws: AWS, function: LambdaFunction) -> None:
@@ -35,11 +35,11 @@ class LogGroup:
 
     @property
     def title(self) -> str:
-        """The kind and the name: ``the log group NAME``."""
+        """The kind and name of the resource, such as ``the log group NAME``."""
         return f"the log group {self.names.log_group}"
 
     def plan(self) -> list[Step]:
-        """Return the steps that create the log group and let old lines expire."""
+        """Return the steps that create the log group and limit how long it keeps lines."""
         if self._function.owner() is Owner.SOMEBODY_ELSE:
             return [Step("keep", f"{self.title}: {_THEIRS}")]
         found = self._found()

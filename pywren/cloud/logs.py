@@ -31,7 +31,7 @@ def call_logs(aws: AWS, run_status: Mapping[str, Any]) -> list[tuple[int, str]]:
         run_status: the call's status.
 
     Returns:
-        ``(timestamp in milliseconds, message)``, in order.
+        The lines in order, each as ``(timestamp in milliseconds, message)``.
 
     Raises:
         ArgumentError: the call did not run on Lambda.
@@ -59,14 +59,14 @@ def call_logs(aws: AWS, run_status: Mapping[str, Any]) -> list[tuple[int, str]]:
 
 
 def latest_log(aws: AWS, names: Names) -> Iterator[tuple[int, str]]:
-    """Yield the log of the container that wrote last, as ``(timestamp in milliseconds, message)``."""
+    """Yield the lines of the container that wrote last, each as ``(timestamp in milliseconds, message)``."""
     stream = aws.latest_log_stream(names.log_group)
     if stream is not None:
         yield from _lines(aws.log_events(names.log_group, streams=[stream]))
 
 
 def recent_log(aws: AWS, names: Names, *, start_ms: int) -> Iterator[tuple[int, str]]:
-    """Yield the lines of all containers since a time, as ``(timestamp in milliseconds, message)``.
+    """Yield the lines of all containers since a time, each as ``(timestamp in milliseconds, message)``.
 
     Args:
         aws: the account and region.
@@ -107,5 +107,5 @@ def log_url(names: Names) -> str:
     """Return the address of the function's log in the AWS console."""
     domains = {"aws-cn": "console.amazonaws.cn", "aws-us-gov": "console.amazonaws-us-gov.com"}
     domain = domains.get(names.partition, f"{names.region}.console.aws.amazon.com")
-    group = names.log_group.replace("/", "$252F")  # the console expects it URL-encoded twice, with $ for %
+    group = names.log_group.replace("/", "$252F")  # the console expects the name URL-encoded twice, with $ instead of %
     return f"https://{domain}/cloudwatch/home?region={names.region}#logsV2:log-groups/log-group/{group}"

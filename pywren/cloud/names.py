@@ -32,7 +32,7 @@ _RULES: Mapping[str, tuple[str, str]] = {
     "standalone.instance_profile_name": (r"(?a:[\w+=,.@-]{1,64})", "up to 64 letters, digits and any of +=,.@-_"),
     # "Tag restrictions", Amazon EC2 User Guide, 2026: letters of any language
     "standalone.instance_name": (r"[\w +=.:/@-]{1,128}", "up to 128 letters, digits, spaces and any of +-=._:/@"),
-    # the prefix is part of policies, where IAM would read other characters as wildcards and variables
+    # the prefix is part of policies, in which IAM would read some other characters as wildcards or variables
     "s3.pywren_prefix": (r"[A-Za-z0-9!_.()/-]{1,200}", "up to 200 letters, digits and any of !-_.()/"),
 }
 """The names that AWS allows, by the key of the configuration: a pattern, and its description."""
@@ -132,7 +132,7 @@ class Names:
 
     def bundle_key(self, sha256: str) -> str:
         """Return the key of the bundle that stand-alone workers fetch and run."""
-        # "b" is a hexadecimal digit, as callsets start with: the bucket's expiry rules for callsets delete old bundles
+        # "bundles" starts with a hexadecimal digit, so the bucket's expiry rules for callsets delete old bundles too
         return f"{self.prefix}/bundles/{sha256}.zip"
 
     @property
@@ -175,7 +175,7 @@ def check_bucket_name(bucket: str) -> None:
     Source: "General purpose bucket naming rules", Amazon S3 User Guide, 2026.
 
     Raises:
-        ConfigError: S3 does not accept it; the message states the rules.
+        ConfigError: S3 does not accept the name; the message states the rules.
     """
     well_formed = re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket) and ".." not in bucket
     if not well_formed or re.fullmatch(r"\d+\.\d+\.\d+\.\d+", bucket):
@@ -231,7 +231,7 @@ def suffixed(path: str, name: str, separator: str, suffix: str) -> str:
 
 
 def _made_valid(text: str, separator: str, most: int, is_valid: Callable[[str], bool]) -> str:
-    """Return a valid name made from a text; different texts give different names. A valid name is returned unchanged.
+    """Return a valid name for a text: the text itself if it is valid, otherwise a name that differs for each text.
 
     Args:
         text: the wanted name.
@@ -262,7 +262,7 @@ _DEFAULTS = dict.fromkeys(("standalone.instance_profile_name", "standalone.insta
 def _checked(config: Mapping[str, Any], path: str) -> str:
     value = str(wrenconfig.setting(config, path) or _DEFAULTS.get(path, ""))
     pattern, description = _RULES[path]
-    # an empty prefix gets its own message
+    # an empty prefix is reported elsewhere, with its own message
     if (value or path != "s3.pywren_prefix") and not re.fullmatch(pattern, value):
         section, _, key = path.partition(".")
         raise ConfigError(f"the configuration's {section}: {key} is {value!r}: write {description}")

@@ -13,7 +13,7 @@ class Step(NamedTuple):
     """One change.
 
     Args:
-        verb: ``create``, ``update``, ``delete``, ``terminate``, or ``keep`` for a thing that does not change.
+        verb: ``create``, ``update``, ``delete``, ``terminate``, or ``keep`` for a thing that is left as it is.
         what: the thing and its new state; for ``keep``, the thing and the reason.
         run: makes the change.
     """
@@ -41,7 +41,7 @@ class Resource(Protocol):
 
     @property
     def title(self) -> str:
-        """The kind and the name, such as ``the queue pywren-jobs-1``."""
+        """The kind and name of the resource, such as ``the queue pywren-jobs-1``."""
 
     def plan(self) -> list[Step]:
         """Return the steps that create the resource, or change the settings that differ."""
@@ -76,5 +76,5 @@ def create_all(resources: Iterable[Resource]) -> None:
 
 
 def differing(wanted: Mapping[str, Any], found: Mapping[str, Any] | None) -> list[str]:
-    """Return the names whose actual value differs from the wanted one."""
+    """Return the names of the settings whose value differs from the wanted value."""
     return [name for name, value in wanted.items() if (found or {}).get(name) != value]

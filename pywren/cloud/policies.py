@@ -39,7 +39,7 @@ def _trust(service: str) -> Policy:
 
 
 def execution_policy(names: Names) -> Policy:
-    """Return the policy of the function, which may read and write under its prefix, and write its own log."""
+    """Return the policy of the function, which may read and write objects under the prefix, and write its own log."""
     return _policy(
         _worker_objects(names),
         # Lambda itself writes the records; it assumes this role to do so
@@ -54,7 +54,7 @@ def execution_policy(names: Names) -> Policy:
 
 
 def instance_policy(names: Names) -> Policy:
-    """Return the policy of stand-alone workers, which may read and write under the prefix and take calls."""
+    """Return the policy of stand-alone workers, which may read and write objects under the prefix, and take calls."""
     return _policy(
         _worker_objects(names),
         _listing(names, f"{names.prefix}/*"),
@@ -79,7 +79,7 @@ def _listing(names: Names, *prefixes: str) -> Policy:
 
 
 def user_policy(names: Names) -> Policy:
-    """Return the policy for people who run calls: it allows them to stage, invoke and collect, and to read the log."""
+    """Return the policy for people who run calls: staging and invoking calls, collecting results, reading the log."""
     return _policy(
         _allow(
             "StagedObjects",
@@ -99,7 +99,7 @@ def user_policy(names: Names) -> Policy:
 
 
 def setup_policy(names: Names, *, layers: Sequence[str] = ()) -> Policy:
-    """Return the policy for people who create and delete the resources; to test them they also need ``user_policy``.
+    """Return the policy for people who create and delete the resources; testing them also needs ``user_policy``.
 
     Args:
         names: the names of all resources.

@@ -45,7 +45,7 @@ def _calls(number: int) -> str:
 
 
 class Queue:
-    """The queue of a configuration. pywren can use a queue that it did not create, but never changes or deletes it.
+    """The queue of a configuration. pywren can use a queue that others created, but never changes or deletes it.
 
     Args:
         names: the names of all resources.
@@ -64,11 +64,11 @@ class Queue:
 
     @property
     def title(self) -> str:
-        """The kind and the name: ``the queue NAME``."""
+        """The kind and name of the resource, such as ``the queue NAME``."""
         return f"the queue {self.names.queue}"
 
     def plan(self) -> list[Step]:
-        """Return the steps that create or update the queue; they keep other people's policy on it."""
+        """Return the steps that create or update the queue; they do not change a policy that the queue already has."""
         url = self._url()
         if url is None:
             return [Step("create", self.title, self._create)]
@@ -98,17 +98,17 @@ class Queue:
         """Return the number of calls in the queue.
 
         Raises:
-            DeploymentError: there is no such queue.
+            DeploymentError: the queue does not exist.
         """
         waiting, delayed, taken = (f"ApproximateNumberOfMessages{kind}" for kind in ("", "Delayed", "NotVisible"))
         found = self._aws.queue_numbers(self._aws.queue_url(self.names.queue), waiting, delayed, taken)
         return Size(found.get(waiting, 0) + found.get(delayed, 0), found.get(taken, 0))
 
     def purge(self) -> None:
-        """Delete all calls in the queue. SQS takes up to a minute, and accepts one purge a minute.
+        """Delete all calls in the queue. SQS takes up to a minute, and accepts only one purge a minute.
 
         Raises:
-            DeploymentError: there is no such queue, or a purge is in progress.
+            DeploymentError: the queue does not exist, or another purge is in progress.
         """
         self._aws.request(
             "sqs",

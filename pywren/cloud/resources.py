@@ -28,7 +28,7 @@ class Resources:
     Args:
         config: the configuration.
         aws: the account and region.
-        account_id: the account; by default the configuration's, or else that of the credentials.
+        account_id: the account; by default the account in the configuration, or else that of the credentials.
         archive: the zip to deploy; by default this machine's bundle.
         force: delete the bucket with all objects in it, even those of other people.
 
@@ -69,7 +69,7 @@ class Resources:
 
     @property
     def for_deployment(self) -> Sequence[Resource]:
-        """The resources that ``deploy_lambda`` creates or updates, even with credentials that may not read roles."""
+        """The resources that ``deploy_lambda`` creates or updates, even if the credentials may not read the role."""
         return self._role_in_use, self.log_group, self.function
 
     @property
@@ -79,13 +79,13 @@ class Resources:
 
     @property
     def for_removal(self) -> Sequence[Resource]:
-        """All resources, in the order of deletion: writers before the resources that they write to."""
+        """All resources in the order of deletion: a resource is deleted before those that it writes to."""
         workers = self.instances, self.function, self.log_group
         return *workers, self.queue, self.instance_profile, self.role, self.bucket
 
 
 def written_account(config: Mapping[str, Any]) -> str | None:
-    """Return the account in a configuration, with the leading zeros that YAML drops; ``None`` if it has none."""
+    """Return the account in a configuration, with the leading zeros that YAML drops; ``None`` if there is none."""
     written = (config.get("account") or {}).get("aws_account_id")
     return str(written).zfill(12) if written and str(written).isdigit() else None
 

@@ -43,7 +43,7 @@ class _Entity:
     def find(
         self, operation: str, *, absent: tuple[str, ...] = _MISSING, permission: str = "", **arguments: Any
     ) -> dict[str, Any] | None:
-        """Send a request; return ``None`` when IAM answers with one of the codes in ``absent``."""
+        """Send a request; return ``None`` if IAM answers with one of the error codes in ``absent``."""
         verbs = {"get": "look up", "list": "look up", "create": "create", "delete": "delete"}
         return self._aws.find(
             "iam",
@@ -83,7 +83,7 @@ class Role:
 
     @property
     def title(self) -> str:
-        """The kind and the name: ``the role NAME``."""
+        """The kind and name of the resource, such as ``the role NAME``."""
         return f"the role {self.name}"
 
     def plan(self) -> list[Step]:
@@ -106,7 +106,8 @@ class Role:
         """Return the steps that delete the role.
 
         Args:
-            goes_before: an instance profile that is deleted before the role.
+            goes_before: the name of an instance profile that will be deleted before the role, so its use does not
+                count.
         """
         role = self._found()
         if role is None:
@@ -144,7 +145,7 @@ class Role:
         self._entity.find("put_role_policy", absent=(), PolicyName=POLICY_NAME, PolicyDocument=document)
 
     def _delete(self) -> None:
-        """Delete the role and all its policies, even other people's: IAM deletes only roles without policies."""
+        """Delete the role and all its policies, even those of other people: IAM deletes only roles without policies."""
         for name in (self._entity.find("list_role_policies") or {}).get("PolicyNames", ()):
             self._entity.find("delete_role_policy", PolicyName=name)
         for policy in (self._entity.find("list_attached_role_policies") or {}).get("AttachedPolicies", ()):
@@ -153,13 +154,13 @@ class Role:
 
 
 class RoleInUse(Role):
-    """The role for ``deploy_lambda``, which uses a role unchanged if the credentials may not read it.
+    """The role as ``deploy_lambda`` treats it: if the credentials may not read the role, it is used as it is.
 
-    People who deploy often lack permission to read roles; somebody else then created the role for them.
+    People who deploy often lack permission to read roles, because somebody else created the role for them.
     """
 
     def plan(self) -> list[Step]:
-        """Return the steps that create or update the role; only a ``keep`` step if the credentials may not read it."""
+        """Return the steps that create or update the role; a ``keep`` step if the credentials may not read the role."""
         try:
             return super().plan()
         except DeploymentError as error:
@@ -185,7 +186,7 @@ class InstanceProfile:
 
     @property
     def title(self) -> str:
-        """The kind and the name: ``the instance profile NAME``."""
+        """The kind and name of the resource, such as ``the instance profile NAME``."""
         return f"the instance profile {self.name}"
 
     def plan(self) -> list[Step]:

@@ -56,7 +56,7 @@ class Built:
 
     Args:
         path: its tarball.
-        sha256: the tarball's digest.
+        sha256: the tarball's SHA-256 in hexadecimal.
         meta: its description, which is stored next to the tarball.
         needed: the bytes of disk space that a worker needs to extract it.
         biggest: its largest distributions, as ``(name, bytes)``.
@@ -109,7 +109,7 @@ def build_from_requirements(
 
 
 def build_from_environment(target: Target, directory: Path, say: Say, *, installers: Sequence[Installer] = ()) -> Built:
-    """Build a runtime from the packages of this interpreter, in the same versions if those have wheels.
+    """Build a runtime from this interpreter's packages, in the same versions if these versions have wheels.
 
     Args:
         target: the system to build for.
@@ -144,7 +144,8 @@ def build_from_prefix(prefix: Path, target: Target, directory: Path, say: Say) -
         say: shows lines to the user.
 
     Raises:
-        DeploymentError: it is not an environment, or it is for another Python or system.
+        DeploymentError: the directory is not an environment, or the environment is for another version of Python or
+            another system.
     """
     with _building(directory):
         site = copy_prefix(prefix, target, directory / "tree")
@@ -180,7 +181,7 @@ def _finish(
 ) -> Built:
     """Remove files that do not belong in a runtime, check that the rest is as requested, then describe and pack it.
 
-    ``wanted`` maps the names of requested distributions to the places that name them.
+    ``wanted`` maps the names of the requested distributions to the places where they were requested.
     """
     packages = SitePackages(site)
     left_out: set[str] = set()
@@ -214,7 +215,7 @@ def _finish(
 
 
 def _remove_hiding(packages: SitePackages, item: Distribution, hiding: Sequence[str], say: Say) -> None:
-    """Remove modules that would hide standard library modules; remove the whole distribution if it has no others."""
+    """Remove modules that would hide standard library modules; remove the distribution if none are left."""
     reason = f"its {hiding[0]} would hide the standard library's"
     if set(hiding) == set(item.modules):
         say(f"{item.name} {item.version} is left out: {reason}")
@@ -269,7 +270,8 @@ class Disk(NamedTuple):
     Args:
         megabytes: its ephemeral storage, in Lambda's megabytes.
         told: the words before "… megabytes" in messages, such as ``the function NAME has``.
-        to_come: the megabytes that it will have after the next deployment; 0 without a deployment to compare with.
+        to_come: the megabytes that the next deployment gives the function; 0 if ``megabytes`` is already the configured
+            size.
     """
 
     megabytes: int
@@ -278,13 +280,13 @@ class Disk(NamedTuple):
 
     @classmethod
     def configured(cls, config: Mapping[str, Any]) -> Disk:
-        """Return the disk that the configuration sets, or Lambda's default."""
+        """Return the disk that the configuration sets, or else the smallest disk, which is Lambda's default."""
         megabytes = int(wrenconfig.setting(config, "lambda.ephemeral_storage"))
         return cls(megabytes, "the configuration says" if config else "by default a function has", 0)
 
     @classmethod
     def of_function(cls, config: Mapping[str, Any], aws: AWS) -> Disk:
-        """Return the disk of the deployed function, or the configuration's if the function cannot be read."""
+        """Return the disk of the deployed function, or the configured disk if the function cannot be read."""
         configured, name = cls.configured(config), wrenconfig.setting(config, "lambda.function_name")
         try:
             existing = aws.function_config(name)
@@ -305,7 +307,7 @@ def check_fits(built: Built, ask: Callable[[], Disk]) -> None:
         ask: returns the function's disk; not called for a runtime that fits every function.
 
     Raises:
-        DeploymentError: it does not; the message states both sizes, the largest packages and the remedy.
+        DeploymentError: the disk is too small; the message states both sizes, the largest packages and what to do.
     """
     megabytes = -(-built.needed // _MIB)
     if megabytes <= SMALLEST_DISK or megabytes <= (disk := ask()).megabytes:

@@ -30,7 +30,7 @@ class Stored(NamedTuple):
     Args:
         name: its name.
         key: the key of its tarball.
-        meta: its description; empty when its upload was interrupted.
+        meta: its description; empty when the upload of the runtime was interrupted.
     """
 
     name: str
@@ -44,8 +44,8 @@ class RuntimeStore:
     Args:
         bucket: the bucket.
         prefix: pywren's key prefix in the bucket.
-        region: its region; by default that of the profile or the environment.
-        backend: reads and writes objects; by default in S3.
+        region: the bucket's region; by default the region in the AWS profile or the environment.
+        backend: reads and writes objects; by default an S3 backend.
     """
 
     def __init__(self, bucket: str, prefix: str, region: str | None = None, *, backend: Backend | None = None) -> None:
@@ -64,7 +64,7 @@ class RuntimeStore:
         return {"s3_bucket": self.bucket, "s3_key": self._key(built.name), "sha256": built.sha256}
 
     def upload(self, built: Built) -> bool:
-        """Store a runtime unless it is already there, and return whether its tarball was uploaded.
+        """Store a runtime unless it is already in the bucket; return whether the tarball was uploaded.
 
         Raises:
             StorageError: the bucket cannot be written.
@@ -102,7 +102,7 @@ class RuntimeStore:
         """Return a runtime by its name, the start of its name, its key or its URL.
 
         Raises:
-            ArgumentError: no runtime matches, or more than one.
+            ArgumentError: no runtime matches, or several match.
         """
         wanted = name.removeprefix(f"s3://{self.bucket}/").removeprefix(self.folder).removesuffix(_SUFFIX)
         there = self.list()

@@ -1,4 +1,4 @@
-"""Code that all commands share: options in two spellings, one-line errors, and plans to show or carry out."""
+"""Code that all commands share: options in two spellings, errors on one line, and plans that are shown or executed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def one_line_errors() -> Iterator[None]:
 
 
 def option(name: str, *more: str, **settings: Any) -> Decorator:
-    """Declare an option that accepts dashes or underscores in its name, and the names in ``more``."""
+    """Declare an option whose name may have dashes or underscores, and which may have the further names ``more``."""
     spellings = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}", *more])
     settings.setdefault("show_default", not settings.get("is_flag"))
     return click.option(*spellings, name, **settings)
@@ -67,7 +67,7 @@ yes_option = option("yes", is_flag=True, help="Do not ask for confirmation.")
 
 
 def load_config(filename: str | None) -> wrenconfig.Config:
-    """Return the configuration in a file; without a file, the configuration that a program would find."""
+    """Return the configuration in a file; without a file name, the configuration that a program would find."""
     filename = filename or wrenconfig.get_default_config_filename()
     if filename is None:
         raise click.ClickException(NO_CONFIGURATION)
@@ -90,10 +90,10 @@ class Account(NamedTuple):
 
 @contextmanager
 def open_account(config: wrenconfig.Config, *, force: bool = False) -> Iterator[Account]:
-    """Yield the account of a configuration after checking that the credentials belong to it."""
+    """Yield the ``Account`` of a configuration, after a check that the credentials belong to that account."""
     aws = AWS(wrenconfig.require(config, "account.aws_region"))
     try:
-        Resources(config, aws, account_id="0" * 12)  # checks the names before any request is sent
+        Resources(config, aws, account_id="0" * 12)  # this checks the names before any request is sent
         account_id = check_account(config, aws)
         yield Account(config, aws, Resources(config, aws, account_id=account_id, force=force))
     finally:
@@ -112,7 +112,7 @@ def create(resources: Sequence[Resource], *, dry_run: bool) -> None:
 
 
 def remove(resources: Sequence[Resource], *, dry_run: bool, yes: bool) -> None:
-    """Delete resources and print each step. One that cannot be deleted does not stop the others.
+    """Delete resources and print each step. If one resource cannot be deleted, the others still are.
 
     Args:
         resources: the resources to delete.
@@ -120,7 +120,7 @@ def remove(resources: Sequence[Resource], *, dry_run: bool, yes: bool) -> None:
         yes: do not ask for confirmation.
 
     Raises:
-        ClickException: something could not be deleted.
+        ClickException: a resource could not be deleted.
     """
     failures: list[str] = []
     plans = [steps for resource in resources if (steps := _removal(resource, failures)) is not None]
@@ -148,7 +148,7 @@ def _removal(resource: Resource, failures: list[str]) -> list[Step] | None:
 
 
 def confirm(changes: Sequence[str], yes: bool) -> None:
-    """Ask the user at the terminal to confirm changes. Programs are not asked, as in 0.4."""
+    """Ask the user at the terminal to confirm changes. Without a terminal, do not ask, as in PyWren 0.4."""
     if yes or not _at_terminal():
         return
     for change in changes:

@@ -102,7 +102,7 @@ def config_text(
 
 
 def _scalar(value: str) -> str:
-    """Return YAML for a text, with quotes if needed: YAML would read ``no`` and ``1e5`` as other types."""
+    """Return a text as YAML, in quotes if needed: without quotes, ``no`` and ``1e5`` would not be text."""
     is_plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9_./-]{3,}", value) and value.lower() not in ("true", "false", "null")
     return value if is_plain else json.dumps(value)
 
@@ -136,16 +136,16 @@ def write_config(path: Path, text: str, *, force: bool) -> None:
         force: replace an existing file.
 
     Raises:
-        ConfigError: the file exists and ``force`` is false, or it cannot be written.
+        ConfigError: the file exists and ``force`` is false, or the file cannot be written.
     """
-    real = Path(os.path.realpath(path))  # replaces the target of a symbolic link, not the link
+    real = Path(os.path.realpath(path))  # replaces the target of a symbolic link, not the link itself
     try:
         temporary = _write_beside(real, text)
         try:
             if force:
                 os.replace(temporary, real)
             else:
-                os.link(temporary, real)  # unlike replace, this fails if the file exists
+                os.link(temporary, real)  # unlike os.replace, this fails if the file exists
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)

@@ -1,4 +1,4 @@
-"""The commands ``pywren standalone``: they manage workers on EC2 and the queue that these take calls from."""
+"""The commands ``pywren standalone …``: they manage workers on EC2 and the queue that the workers take calls from."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def launch_instances(
 ) -> None:
     """Launch NUMBER instances (default: 1) that take calls from the queue until it stays empty.
 
-    The configuration's section standalone provides the defaults of the options.
+    The defaults of the options come from the section standalone in the configuration.
     """
     if pywren_git_branch or pywren_git_commit:
         click.echo("--pywren_git_branch and --pywren_git_commit are ignored: workers run this pywren", err=True)
@@ -121,7 +121,7 @@ def instance_uptime(ctx: click.Context) -> None:
 @yes_option
 @click.pass_context
 def terminate_instances(ctx: click.Context, dry_run: bool, yes: bool) -> None:
-    """Terminate all instances that work for the queue, and wait. Other workers repeat their running calls."""
+    """Terminate all instances that work for the queue, and wait for that. Their running calls return to the queue."""
     with open_account(_config(ctx)) as account:
         remove([account.resources.instances], dry_run=dry_run, yes=yes)
 
@@ -140,7 +140,7 @@ def queue_size(ctx: click.Context) -> None:
 @yes_option
 @click.pass_context
 def purge_queue(ctx: click.Context, dry_run: bool, yes: bool) -> None:
-    """Delete the calls in the queue. They will never return results."""
+    """Delete all calls in the queue. Deleted calls never return a result."""
     with open_account(_config(ctx)) as account:
         queue = account.resources.queue
         what = f"the calls in {queue.title}: {queue.size()}"

@@ -81,12 +81,12 @@ def create_config(filename: str | None, /, pythonver: str | None, force: bool, *
 
 
 def new_config_path(filename: str | None) -> Path:
-    """Return the path of a new configuration: the given file, or a place where programs find it."""
+    """Return the path for a new configuration: the given file, or a path where programs look for a configuration."""
     return Path(filename or os.environ.get(wrenconfig.CONFIG_VARIABLE) or wrenconfig.get_default_home_filename())
 
 
 def _account_id_if_known(region: str) -> str | None:
-    """Return the account of the credentials; ``None`` without credentials or if AWS cannot be reached."""
+    """Return the account of the credentials; ``None`` if there are no credentials or AWS cannot be reached."""
     from pywren.aws.requests import AWS
 
     with contextlib.closing(AWS(region)) as aws:
@@ -97,7 +97,7 @@ def _account_id_if_known(region: str) -> str | None:
 
 
 def _config_if_any(filename: str | None) -> wrenconfig.Config | None:
-    """Return the configuration; ``None`` if there is none yet, even if the user gave a file."""
+    """Return the configuration; ``None`` if there is no configuration yet, even if the user named a file."""
     path = filename or os.environ.get(wrenconfig.CONFIG_VARIABLE) or wrenconfig.get_default_config_filename()
     return wrenconfig.load(path) if path and os.path.lexists(path) else None
 
@@ -118,7 +118,7 @@ def _examine(filename: str | None) -> None:
 
 
 def _region_without_config() -> str:
-    """Return the region of AWS's own tools, or 0.4's default: credentials can be looked up in any region."""
+    """Return the region that AWS's own tools use, or PyWren 0.4's default; every region knows the account."""
     from pywren.aws.requests import AWS
 
     return os.environ.get("AWS_REGION") or AWS().configured_region() or wrenconfig.AWS_REGION_DEFAULT
@@ -149,7 +149,7 @@ def get_aws_account_id(filename: str | None, verbose: bool = True) -> str:
         region = wrenconfig.setting(_config_if_any(filename) or {}, "account.aws_region")
     with contextlib.closing(AWS(region or _region_without_config())) as aws:
         account_id = aws.account_id()
-    if verbose:  # programs written for 0.4 call the command for its return value
+    if verbose:  # programs written for PyWren 0.4 call this function for its return value
         click.echo(f"The AWS account ID is {account_id}")
     return account_id
 

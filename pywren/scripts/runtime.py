@@ -1,4 +1,4 @@
-"""The commands ``pywren runtime``: they put your own packages on the worker."""
+"""The commands ``pywren runtime …``: they build, list and delete runtimes, which give workers your own packages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _KEYS = ("s3_bucket", "s3_key", "sha256")
 
 @click.group()
 def runtime() -> None:
-    """Put your own packages on the worker."""
+    """Build and manage runtimes, which give the workers your own packages."""
 
 
 @runtime.command("build")
@@ -98,7 +98,7 @@ def _disk(config: Mapping[str, Any]) -> Disk:
 
 
 def _keep(built: Built, store: RuntimeStore, filename: str | None, dry_run: bool) -> None:
-    """Upload a runtime, and add it to the configuration."""
+    """Upload a runtime, and add the runtime to the configuration."""
     section = store.section(built)
     place = f"s3://{section['s3_bucket']}/{section['s3_key']}"
     if dry_run:
@@ -111,7 +111,7 @@ def _keep(built: Built, store: RuntimeStore, filename: str | None, dry_run: bool
 
 
 def _record(filename: str | None, section: Mapping[str, str | None]) -> None:
-    """Add a runtime to the configuration; if that is not possible, print the lines to add."""
+    """Add a runtime to the configuration; if the file cannot be changed, print the lines to add."""
     told = f"write this into the configuration:\n{section_text('runtime', section)}"
     if filename is None:
         click.echo(told, nl=False)
@@ -135,7 +135,7 @@ def _build(requirements: tuple[Path, ...], from_prefix: Path | None, target: Tar
 @runtime.command("list")
 @click.pass_context
 def list_runtimes(ctx: click.Context) -> None:
-    """List the runtimes in the bucket. A star marks the one in use."""
+    """List the runtimes in the bucket. A star marks the runtime in use."""
     _, config = _configuration(ctx)
     with _store(config) as store:
         stored = store.list()

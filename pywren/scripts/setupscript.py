@@ -1,4 +1,4 @@
-"""The command ``pywren-setup``: leads from an AWS account to a first call on Lambda, with a few questions."""
+"""The command ``pywren-setup``: asks a few questions, sets pywren up in an AWS account, and makes a first call."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PATIENCE = (30.0, 30.0, 60.0)
 @option("suffix", default="", show_default=False, help="Text to append to the proposed names.")
 @option("yes", is_flag=True, help="Accept every default without asking.")
 def interactive_setup(dry_run: bool, suffix: str, yes: bool) -> None:
-    """Set pywren up on AWS Lambda: a configuration file, a bucket, a role and the function."""
+    """Set pywren up on AWS Lambda: create a configuration file, a bucket, a role and the function."""
     with one_line_errors():
         click.echo("Sets pywren up on AWS Lambda. Press Enter to accept the default in brackets.")
         questions = Questions(silent=yes)
@@ -53,7 +53,7 @@ def interactive_setup(dry_run: bool, suffix: str, yes: bool) -> None:
 
 
 class Questions:
-    """Asks the user. Enter accepts the default; the end of the input accepts it for this and all later questions.
+    """Asks the user. Enter accepts the default; when the input ends, this and all later questions get their defaults.
 
     Args:
         silent: accept every default without asking.
@@ -169,14 +169,14 @@ def _ask_region(questions: Questions) -> str:
 
 
 def _proposed_file(proposed: Answers, suffix: str) -> Path:
-    """Return the proposed configuration file. A second set-up gets its own file next to the first."""
+    """Return the proposed path of the configuration file. A second set-up gets its own file next to the first one."""
     path = new_config_path(None)
     if not suffix or not path.exists() or _function_of(path) == proposed.function:
         return path
     return path.with_name(f"{path.name}_{re.sub('[^A-Za-z0-9_.-]', '-', suffix)[:_LONGEST_ENDING]}")
 
 
-_LONGEST_ENDING = 100  # characters; most file systems allow names of 255 bytes
+_LONGEST_ENDING = 100  # in characters; most file systems allow names of 255 bytes
 
 
 def _function_of(path: Path) -> str | None:
@@ -198,7 +198,7 @@ def _report_kept_file(path: Path, config: wrenconfig.Config, proposed: Answers, 
 
 
 def _ask_file(questions: Questions, proposed: Path) -> tuple[Path, bool]:
-    """Return the configuration file, and whether to keep the existing one."""
+    """Return the path of the configuration file, and whether to keep the file that exists there."""
 
     def check(answer: str) -> None:
         path = Path(answer).expanduser()

@@ -1,4 +1,4 @@
-"""The command ``pywren-server`` under its path in PyWren 0.4; it calls ``pywren.worker.standalone``."""
+"""The command ``pywren-server`` in the module where PyWren 0.4 had it; it calls ``pywren.worker.standalone``."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _SECONDS = Number(min=0, min_open=True)
 )
 @option("run_dir", type=click.Path(file_okay=False), help="Directory in which to create each call's working directory.")
 def server(**options: Any) -> None:
-    """Take calls from the queue of remote_executor, and run them on this machine until idle or signalled."""
+    """Take calls from the queue of remote_executor, and run them on this machine until it is idle or gets a signal."""
     with one_line_errors():
         serve(Settings(**options))
 

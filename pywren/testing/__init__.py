@@ -1,4 +1,4 @@
-"""Mocked AWS for the tests of programs that use pywren: no account, no network, real worker processes.
+"""A mocked AWS for testing programs that use pywren: no account, no network, but real worker processes.
 
 ::
 

@@ -1,4 +1,4 @@
-"""``guarded``: a WSGI application that answers only known callers; every user of a machine can reach its ports."""
+"""``guarded``: makes a WSGI application refuse unknown callers, since every user of the machine can reach its port."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _REFUSAL = (
 
 
 def request_handler() -> Any:
-    """Return the request handler class for moto's server: moto's own since 5.2.5, werkzeug's before.
+    """Return the request handler class for moto's server: moto's own since moto 5.2.5, before that werkzeug's.
 
     Raises:
         ImportError: Flask, which the server needs, is not installed.
@@ -26,7 +26,7 @@ def request_handler() -> Any:
 
 
 def guarded(application: Application, admits: Callable[[Mapping[str, Any]], bool]) -> Application:
-    """Return an application that refuses requests from unknown callers before it reads them.
+    """Return an application that refuses requests from unknown callers before it reads their bodies.
 
     Args:
         application: the application that answers the admitted requests.
@@ -36,7 +36,7 @@ def guarded(application: Application, admits: Callable[[Mapping[str, Any]], bool
     def answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if admits(environ):
             return application(environ, start_response)
-        # the body is still unread, so no other request can follow on this connection
+        # the request's body is still unread, so no other request can follow on this connection
         headers = [("Content-Type", "text/xml"), ("Content-Length", str(len(_REFUSAL))), ("Connection", "close")]
         start_response("403 Forbidden", headers)
         return [_REFUSAL]

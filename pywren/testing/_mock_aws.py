@@ -1,4 +1,4 @@
-"""``mock_aws``: moto's S3, Lambda, IAM, SQS and logs, with a bucket and a function that really runs."""
+"""``mock_aws``: the S3, Lambda, IAM, SQS and logs of moto, with a bucket and with a function that really runs."""
 
 from __future__ import annotations
 
@@ -38,11 +38,12 @@ def mock_aws(*, concurrency: int = CONCURRENCY, lambda_timeout: int = 300) -> It
     boto3 or pywren, reach the same mocked AWS.
 
     Contexts may be nested, follow each other, or be open in several threads. Each has its own bucket, function and
-    queue; all share one moto, which ends with the last context. Meanwhile the environment contains no AWS credentials
-    or settings of the user, and requests to this machine bypass proxies. The last context restores the environment.
+    queue; all share one moto, which ends with the last context. While a context is open, the environment contains none
+    of the user's AWS credentials and settings, and requests to this machine bypass proxies. The end of the last context
+    restores the environment.
 
     Args:
-        concurrency: how many invocations run at once; others wait.
+        concurrency: how many invocations run at the same time; the others wait.
         lambda_timeout: seconds after which Lambda kills a call, 1 to 900.
 
     Yields:
@@ -70,7 +71,7 @@ def mock_aws(*, concurrency: int = CONCURRENCY, lambda_timeout: int = 300) -> It
 
 
 def _set_up(name: str, lambda_timeout: int) -> dict[str, Any]:
-    """Create bucket, queue, role and function, and return their configuration."""
+    """Create a bucket, a queue, a role and a function, and return the configuration that names them."""
     # the children of the mocked function share this interpreter's packages
     config = configuration(f"pywren-mock-{name}", timeout=lambda_timeout, preinstalls=installed_modules())
     aws = AWS(REGION)
@@ -90,7 +91,8 @@ def _archive() -> bytes:
 class _World(AbstractContextManager["_World"]):
     """The state that all open contexts of the process share: moto, its patches, and the environment.
 
-    ``_lock`` guards the number of open contexts. The first starts moto while the others wait; the last stops it.
+    ``_lock`` guards the number of open contexts. The first context starts moto while the others wait; the last stops
+    it.
     """
 
     def __init__(self) -> None:

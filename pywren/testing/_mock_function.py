@@ -1,8 +1,8 @@
-"""``MockFunction``: the worker's real handler behind a mocked Lambda function.
+"""``MockFunction``: a mocked Lambda function that runs the worker's real handler.
 
 The handler runs on threads of this process. Asynchronous invocations run on the function's own threads; synchronous
-ones run on the thread that handles the request. Each thread has its own log stream, as each environment has on Lambda.
-The calls run in child processes of the ``ForkServer`` that the threads share.
+ones run on the thread that handles the request. Each thread has its own log stream, as each execution environment has
+on Lambda. The calls run in child processes of a ``ForkServer`` that all threads share.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ logger = logging.getLogger(__name__)
 
 
 class MockFunction:
-    """Runs the invocations of one function; asynchronous ones run on its own threads.
+    """Runs the invocations of one function; asynchronous invocations run on the function's own threads.
 
     Args:
         name: the function's name.
         account_id: the mocked account.
         region: the mocked region.
-        concurrency: how many asynchronous invocations run at once.
+        concurrency: how many asynchronous invocations run at the same time.
         endpoint: the URL at which functions reach the mocked AWS.
         access_key: the key with which functions sign their requests.
     """
@@ -55,7 +55,7 @@ class MockFunction:
         self._streams = threading.local()
 
     def invoke_later(self, payload: bytes, timeout: float) -> None:
-        """Queue an asynchronous invocation. If it raises, the exception is only logged, as on Lambda."""
+        """Queue an asynchronous invocation. An exception that it raises is only logged, as on Lambda."""
         self._threads.submit(self.invoke_now, payload, timeout)
 
     def invoke_now(self, payload: bytes, timeout: float) -> tuple[Any, bool]:
@@ -63,10 +63,10 @@ class MockFunction:
 
         Args:
             payload: the event as JSON.
-            timeout: seconds after which Lambda would kill it.
+            timeout: seconds after which Lambda would kill the invocation.
 
         Returns:
-            The handler's result, or Lambda's description of its exception; and whether it raised.
+            The handler's result, or Lambda's description of the exception that it raised; and whether it raised one.
         """
         context = _LambdaContext(self.name, self._log_stream(), timeout)
         begun = time.time()
@@ -90,13 +90,13 @@ class MockFunction:
         self._container.close()
 
     def _log_stream(self) -> str:
-        """Return this thread's log stream: Lambda has one per environment."""
+        """Return the name of this thread's log stream; Lambda has one per execution environment."""
         if not hasattr(self._streams, "name"):
             self._streams.name = f"{time.strftime('%Y/%m/%d')}/[$LATEST]{uuid.uuid4().hex}"
         return str(self._streams.name)
 
     def _log(self, context: _LambdaContext, begun: float, output: str) -> None:
-        """Write Lambda's lines to CloudWatch: START, the output, END, REPORT."""
+        """Write an invocation's log to CloudWatch as Lambda does: START, the output, END, REPORT."""
         from moto.backends import get_backend
 
         request, milliseconds = context.aws_request_id, (time.time() - begun) * 1000

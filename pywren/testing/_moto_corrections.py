@@ -1,8 +1,8 @@
 """Patches for the differences between moto and AWS that affect pywren.
 
-moto handles each request in the thread that sends it. It reads state and then changes it, without a lock. With workers
-in several threads, two conditional puts could both succeed, and two receivers could get the same message. One lock per
-service therefore makes each request finish before the next one starts.
+moto handles each request in the thread that sends it. Each request reads state and then changes this state, without a
+lock. With workers in several threads, two conditional puts could both succeed, and two receivers could get the same
+message. One lock per service therefore makes each request finish before the next one starts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CHANGES = (
     "change_message_visibility_batch",
     "purge_queue",
 )
-_POLL_SECONDS = 1.0  # moto's queue signals new messages, but not hidden ones that become visible again
+_POLL_SECONDS = 1.0  # moto's queue signals new messages, but not that hidden messages have become visible again
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def atomic_s3() -> Iterator[None]:
 
 @contextmanager
 def atomic_sqs() -> Iterator[None]:
-    """Handle one request to moto's SQS at a time while the context lasts; receivers wait for messages without the lock.
+    """Handle one request to moto's SQS at a time while the context lasts; receivers release the lock while they wait.
 
     A receiver that held the lock while it waited would block the very sender that it waits for.
     """

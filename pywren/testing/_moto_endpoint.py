@@ -1,4 +1,4 @@
-"""The mocked AWS over HTTP, for functions that use AWS themselves: they run in other processes.
+"""Serves the mocked AWS over HTTP to functions that use AWS themselves, because they run in other processes.
 
 Importing this module imports moto.
 """
@@ -18,7 +18,7 @@ from moto.iam.models import iam_backends
 
 from pywren.testing._guard import guarded, request_handler
 
-_POLL_SECONDS = 0.05  # how long leaving the context may wait for the server to notice
+_POLL_SECONDS = 0.05  # how soon the server notices that the context ends
 
 
 @contextmanager
@@ -29,8 +29,8 @@ def http_server(access_key: str) -> Iterator[str | None]:
     process.
 
     Args:
-        access_key: the server answers requests signed with this key, or with a key that the mocked IAM created. It
-            refuses all others, because anyone who can invoke a function can run code as this user.
+        access_key: the server answers requests signed with this key, or with a key that the mocked IAM created. The
+            server refuses all other requests, because anyone who can invoke a function can run code as this user.
 
     Yields:
         The endpoint's URL, or ``None`` if Flask, which moto's server needs, is not installed.
@@ -44,7 +44,7 @@ def http_server(access_key: str) -> Iterator[str | None]:
 
     requests = logging.getLogger("werkzeug")
     level = requests.level
-    requests.setLevel(logging.ERROR)  # at lower levels it prints a line for every request
+    requests.setLevel(logging.ERROR)  # at lower levels the logger prints a line for every request
     application = guarded(DomainDispatcherApplication(create_backend_app), lambda asked: _is_signed(asked, access_key))
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=request_handler())
     thread = threading.Thread(target=server.serve_forever, args=(_POLL_SECONDS,), name="pywren-mock-aws", daemon=True)
@@ -62,7 +62,7 @@ _KEY = re.compile(r"(?:Credential=|AWSAccessKeyId=|AWS )([^/&:,\s]+)")
 
 
 def _is_signed(asked: Mapping[str, Any], access_key: str) -> bool:
-    """Tell whether a request uses a key that we issued. moto verifies no signatures, so the key is the secret."""
+    """Tell whether a request uses a key of the mocked AWS; moto verifies no signatures, so the key is the secret."""
     found = _KEY.search(asked.get("HTTP_AUTHORIZATION", "") or asked.get("QUERY_STRING", ""))
     if found is None:
         return False
@@ -72,5 +72,5 @@ def _is_signed(asked: Mapping[str, Any], access_key: str) -> bool:
 
 def _is_of_iam(key: str) -> bool:
     """Tell whether the mocked IAM created this key."""
-    accounts = list(iam_backends.values())  # copy them, because other threads add accounts and regions
+    accounts = list(iam_backends.values())  # copy the mappings, because other threads add accounts and regions
     return any(key in backend.access_keys for account in accounts for backend in list(account.values()))

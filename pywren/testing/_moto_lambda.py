@@ -31,7 +31,8 @@ def _payload_too_large(size: int) -> Exception:
 def invocations(functions: Mapping[str, MockFunction]) -> Iterator[None]:
     """Run invocations of these functions while the context lasts; moto answers invocations of all other functions.
 
-    Synchronous invocations run on the thread that handles the request, asynchronous ones on the function's own threads.
+    Synchronous invocations run on the thread that handles the request, asynchronous invocations on the function's own
+    threads.
 
     Args:
         functions: the functions by name; the mapping may change while the context lasts.
@@ -47,7 +48,7 @@ def invocations(functions: Mapping[str, MockFunction]) -> Iterator[None]:
         response_headers: dict[str, Any],
     ) -> str | bytes | None:
         function = functions.get(unquote(function_name).rpartition(":")[2])
-        configuration = self.get_function(function_name, qualifier)  # raises Lambda's error if it does not exist
+        configuration = self.get_function(function_name, qualifier)  # raises Lambda's error if there is no function
         if function is None:
             return echo(self, function_name, qualifier, body, headers, response_headers)  # type: ignore[no-any-return]
         payload = body.encode() if isinstance(body, str) else bytes(body or b"")

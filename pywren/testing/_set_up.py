@@ -24,11 +24,11 @@ def configuration(
     """Return a configuration whose resources are all called ``name``.
 
     Args:
-        name: the name of bucket, role, function and queue.
-        region: their region.
+        name: the name of the bucket, the role, the function and the queue.
+        region: the region of the resources.
         memory: the function's memory in megabytes.
         timeout: the function's time-out in seconds.
-        preinstalls: top-level modules that the function has in addition to a deployed worker's.
+        preinstalls: top-level modules that the function has in addition to those of a deployed worker.
     """
     return {
         "account": {"aws_account_id": ACCOUNT_ID, "aws_lambda_role": name, "aws_region": region},
@@ -44,13 +44,13 @@ def create_bucket(config: Mapping[str, Any], aws: AWS) -> None:
     """Create the bucket of a configuration."""
     region = config["account"]["aws_region"]
     where: dict[str, Any] = {"CreateBucketConfiguration": {"LocationConstraint": region}}
-    if region == "us-east-1":  # the default, which S3 refuses as an explicit location
+    if region == "us-east-1":  # the default region, which S3 refuses as an explicit location
         where = {}
     aws.request("s3", "create_bucket", doing="set up the bucket", Bucket=config["s3"]["bucket"], **where)
 
 
 def create_resources(config: Mapping[str, Any], aws: AWS, *, archive: bytes) -> None:
-    """Create the queue of a configuration, and create its role and function as pywren's commands do.
+    """Create the queue, the role and the function of a configuration, as pywren's commands do.
 
     Args:
         config: the configuration; its bucket exists.
@@ -69,7 +69,7 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
     """Replace AWS's settings in the environment (profiles, keys, endpoints) while the context lasts.
 
     Args:
-        variables: the variables to set meanwhile; they need not be AWS's.
+        variables: the variables to set while the context lasts; AWS's or any others.
     """
     mine = [name for name in os.environ if _is_aws(name) or name in variables]
     saved = {name: os.environ.pop(name) for name in mine}
@@ -84,7 +84,7 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 def no_proxy_here() -> dict[str, str]:
     """Return environment variables that make requests to this machine bypass the user's proxies."""
-    # some tools read the upper-case name, others the lower-case one
+    # some tools read the upper-case name, others the lower-case name
     mine = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     hosts = [*filter(None, mine.split(",")), *(host for host in _HERE if host not in mine.split(","))]
     return dict.fromkeys(("NO_PROXY", "no_proxy"), ",".join(hosts))
@@ -94,7 +94,7 @@ _HERE = ("127.0.0.1", "localhost")
 
 
 def without_aws(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables without AWS's settings."""
+    """Return environment variables without those that are settings of AWS."""
     return {name: value for name, value in variables.items() if not _is_aws(name)}
 
 

@@ -1,7 +1,7 @@
 """AWS on one machine: real S3, moto's services, and Lambda that executes the deployed zip under Lambda's rules.
 
-Use ``mock_aws`` for unit tests, and the emulator as the dress rehearsal: functions run in separate processes under the
-official runtime client, with time-outs, memory limits, throttling and faults. Needs
+Use ``mock_aws`` for unit tests, and the emulator for a dress rehearsal of a whole job: functions run in separate
+processes under the official runtime client, with time-outs, memory limits, throttling and faults. Needs
 ``pip install 'pywren[emulator]'``.
 """
 

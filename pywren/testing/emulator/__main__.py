@@ -1,4 +1,4 @@
-"""``python -m pywren.testing.emulator -- CMD …``: runs a command under the emulated AWS, and prints what it used."""
+"""``python -m pywren.testing.emulator -- CMD …``: runs a command under the emulated AWS, and counts its requests."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def _refuse(program: str) -> None:
 
 
 def _faults(given: Sequence[str], seed: int) -> Faults:
-    """Return the faults that the options describe. An option that names no field of a fault sets its share."""
+    """Return the faults that the options describe. ``NAME=VALUE`` for a fault sets the field ``share`` of the fault."""
     fields: dict[str, Any] = {"seed": seed}
     for text in given:
         path, separator, value = text.partition("=")
@@ -131,7 +131,7 @@ def _faults(given: Sequence[str], seed: int) -> Faults:
 
 
 def _number(text: str) -> float | str:
-    """Return the number in a text, or the text itself if it is none; ``Faults`` checks the values."""
+    """Return a text as a number, or unchanged if it is not a number; ``Faults`` checks the values."""
     try:
         return float(text)
     except ValueError:
@@ -150,7 +150,7 @@ def _written(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return this process's environment with these variables, without those that point away from the emulated AWS."""
+    """Return the command's environment: this process's variables without those in ``_elsewhere``, and ``variables``."""
     executor = os.environ.get(_EXECUTOR)
     if executor:
         click.echo(f"{_EXECUTOR}={executor} is unset for the command: its calls go to the emulated Lambda", err=True)
@@ -158,7 +158,7 @@ def _environment(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def _elsewhere() -> set[str]:
-    """Return the variables of this process's environment that point away from the emulated AWS."""
+    """Return the names of this process's variables that would lead the command away from the emulated AWS."""
     return (set(os.environ) - set(_set_up.without_aws(os.environ))) | ({_EXECUTOR} & set(os.environ))
 
 
@@ -174,7 +174,7 @@ def _run_command(command: Sequence[str], variables: Mapping[str, str]) -> int:
         stack.enter_context(_handled(signal.SIGINT, lambda *_: None))
         try:
             process = stack.enter_context(subprocess.Popen(command, env=variables))
-        except OSError as error:  # the file exists but is not a program, or its interpreter is missing
+        except OSError as error:  # the file exists but is not a program, or the interpreter that it names is missing
             click.echo(f"{command[0]}: cannot be executed: {error.strerror}", err=True)
             return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
         for number in (signal.SIGTERM, signal.SIGHUP):

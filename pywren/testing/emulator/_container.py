@@ -6,8 +6,8 @@ would. A time-out or crash *resets* the environment: the process restarts, and `
 
 Where the kernel allows it (``unshare``), the environment has its own user, mount and process namespaces: a private
 ``/tmp`` of ``EphemeralStorage`` size, the code read-only at ``/var/task``, layers at ``/opt``, no ``/dev/shm``, and no
-home directory. No process outlives the environment. Elsewhere ``TMPDIR`` names a directory, and the environment's first
-process kills the others.
+home directory. No process outlives the environment. Where the kernel does not allow namespaces, ``TMPDIR`` names a
+directory, and the environment's first process kills the others.
 
 Between invocations all processes in the container are stopped, as on Lambda. This happens after a short delay, so that
 a container that is reused immediately does not have to be resumed.
@@ -55,7 +55,7 @@ __all__ = ["Container", "Invocation", "Reply", "can_isolate"]
 
 _FREEZE_SECONDS = 0.05
 _WATCH_SECONDS = 0.02
-_NO_HOME = "/home/sbx_user1051"  # the value on Lambda, where the directory does not exist either
+_NO_HOME = "/home/sbx_user1051"  # HOME has this value on Lambda, where the directory does not exist either
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class Invocation:
     Args:
         request_id: the request's id.
         payload: the event as JSON.
-        kill_at: a fault: when to kill the container: ``start``, ``running``, ``before_response``; ``None`` for never.
-        kill_after: with ``running``, seconds after the event at which the container is killed at the latest.
-        start_delay: a fault: the seconds to add to a cold start.
+        kill_at: when a fault kills the container: ``start``, ``running`` or ``before_response``; ``None`` for never.
+        kill_after: with ``running``, the container is killed at most this number of seconds after the event.
+        start_delay: the seconds that a fault adds to a cold start.
     """
 
     request_id: str
@@ -84,8 +84,8 @@ class Reply:
     Args:
         payload: what the function returned, or Lambda's JSON for the error (``errorType``, ``errorMessage``, …).
         error: ``Handled`` or ``Unhandled`` as in ``X-Amz-Function-Error``; ``""`` without an error.
-        duration_ms: the time from handing over the event to the answer.
-        billed_ms: the billed time, rounded up, with the init phase.
+        duration_ms: the time from the moment when the process gets the event until its answer.
+        billed_ms: the billed time, rounded up, including the init phase.
         init_ms: the duration of the init phase of a cold start; ``None`` when warm.
         max_memory_mb: the most memory that the environment used.
         log_tail: the last 4 KiB of the log.
@@ -112,7 +112,7 @@ class _Ending:
         outcome: as in ``Reply``.
         payload: as in ``Reply``.
         error_type: Lambda's name for the error; ``""`` without an error, or when the function reported it itself.
-        lines: the lines that Lambda writes to the log about it.
+        lines: the lines that Lambda writes to the log about this.
     """
 
     outcome: str
@@ -160,7 +160,7 @@ class Container:
         self._freezing: asyncio.TimerHandle | None = None
 
     async def run(self, invocation: Invocation) -> Reply:
-        """Run one invocation, starting the process if necessary; failures of the function are in the reply.
+        """Run one invocation, and start the process if necessary; the reply also reports failures of the function.
 
         On a cold start the init phase comes first. Up to ``init_seconds``, it does not count towards the time-out.
 
@@ -186,7 +186,7 @@ class Container:
         return await self._finish(invocation, ending, duration_ms, init_ms)
 
     def cut_off(self) -> bool:
-        """Kill the container if a fault is to kill it while it runs; tell whether it was killed.
+        """Kill the container if a fault is to kill it while it runs; tell whether this happened.
 
         The gateway calls this before a write to S3, which would outlive the container.
         """
@@ -221,7 +221,7 @@ class Container:
         self._environment = environment
 
     def _plan(self, isolated: bool, address: str) -> Plan:
-        """Create the directories, and return the plan of the environment."""
+        """Create the directories of the environment, and return its ``Plan``."""
         revision = self._revision
         self._directory.mkdir(parents=True, exist_ok=True)
         layers = _merge_layers([layer.directory for layer in revision.layers], self._directory / "opt")
@@ -246,7 +246,7 @@ class Container:
         return Plan(True, command, env, TASK_ROOT, memory, size, str(root), binds, links)
 
     def _variables(self, address: str, code: str, layers: str) -> dict[str, str]:
-        """Return all environment variables of the function: Lambda's defaults, its own, and the reserved ones."""
+        """Return the function's environment variables: Lambda's defaults, its own variables, and reserved variables."""
         settings = self._revision.settings
         own = dict(settings.get("Environment", {}).get("Variables", {}))
         path = [code, f"{layers}/python/lib/{PYTHON}/site-packages", f"{layers}/python"]
@@ -277,7 +277,8 @@ class Container:
             "AWS_ACCESS_KEY_ID": key,
             "AWS_SECRET_ACCESS_KEY": secret,
             "AWS_SESSION_TOKEN": token,
-            # Lambda does not set these: they direct the function's requests here, and not to the user's own account.
+            # Lambda does not set these variables: they direct the function's requests here, not to the user's own
+            # account.
             "AWS_ENDPOINT_URL": self._endpoint,
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
@@ -286,7 +287,7 @@ class Container:
         }
 
     async def _first_init(self) -> float:
-        """Run the init phase of a cold start, and return its duration; if it fails, the invocation repeats it."""
+        """Run the init phase of a cold start and return its duration; if the phase fails, the invocation repeats it."""
         arn = f"arn:aws:lambda:{self._settings.region}::runtime:{hashlib.sha256(PYTHON.encode()).hexdigest()}"
         self._output.say(
             f"INIT_START Runtime Version: {PYTHON.replace('python', 'python:')}.v1\tRuntime Version ARN: {arn}"
@@ -299,7 +300,7 @@ class Container:
         return took
 
     async def _init(self, seconds: float, request_id: str = "") -> _Ending | None:
-        """Start the process, and wait until it asks for an event. Return ``None``, or how the start failed."""
+        """Start the process, and wait until it asks for an event; return ``None``, or how the start failed."""
         environment = self._running_environment()
         self._api.reset()
         environment.launch()
@@ -334,7 +335,7 @@ class Container:
         return failure
 
     async def _make_ready(self, request_id: str) -> _Ending | None:
-        """Wait until the process asks for an event. After a reset, start it; this counts towards the time-out."""
+        """Wait until the process asks for an event; after a reset, start it first, within the invocation's time-out."""
         environment = self._running_environment()
         timeout = self._revision.timeout
         if environment.running and not self._api.asked.done():
@@ -455,7 +456,7 @@ class Container:
 
 
 async def _first_of(*futures: asyncio.Future[Any], seconds: float) -> None:
-    """Wait until one of the futures is done or the time is over; the caller checks which it was."""
+    """Wait until one of the futures is done or the time is over; the caller must check which of these happened."""
     await asyncio.wait(futures, timeout=max(seconds, 0.0), return_when=asyncio.FIRST_COMPLETED)
 
 
@@ -492,7 +493,7 @@ def _error(kind: str, message: str) -> bytes:
 
 
 def _error_type(posted: bytes) -> str:
-    """Return the type of an error that a runtime client posted; the posted text may be anything."""
+    """Return the type of the error in the text that a runtime client posted; the text need not be valid JSON."""
     try:
         found = json.loads(posted)
     except ValueError:
@@ -501,7 +502,7 @@ def _error_type(posted: bytes) -> str:
 
 
 def _merge_layers(layers: list[Path], directory: Path) -> Path | None:
-    """Return a directory with hard links to the files of all layers; later layers replace files of earlier ones."""
+    """Return a directory with hard links to the files of all layers; later layers replace files of earlier layers."""
     if len(layers) < 2:
         return layers[0] if layers else None
     for layer in reversed(layers):

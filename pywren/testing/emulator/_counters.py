@@ -1,4 +1,7 @@
-"""``Counters``: the requests to the emulated AWS, and the executions of its functions. Standard library only."""
+"""``Counters``: counts the requests to the emulated AWS and the executions of its functions.
+
+This module needs only the standard library.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ class RequestKind(NamedTuple):
 
     Args:
         caller: ``client``, or ``function:NAME`` for a request from a deployed function.
-        service: botocore's name of the service: ``s3``, ``lambda``, …
+        service: botocore's name for the service: ``s3``, ``lambda``, …
         operation: the operation, such as ``PutObject``.
     """
 
@@ -55,7 +58,7 @@ class Executions:
         invocations: executions that ended, including retries.
         errors: executions that ended with an error of the function, a time-out or a kill.
         cold_starts: containers that were started.
-        throttles: invocations refused or delayed by the concurrency limit or the scaling rate.
+        throttles: invocations that the concurrency limit or the scaling rate refused or delayed.
         accepted: asynchronous events that were answered with 202.
         retried: events that ran again after a function error.
         expired: events dropped because of their age.
@@ -86,7 +89,7 @@ class Executions:
     running: int = 0
 
     def __sub__(self, earlier: Executions) -> Executions:
-        """Return the increase; ``waiting``, ``running`` and ``most_at_once`` are not sums and stay as they are."""
+        """Return the increase since ``earlier``; ``waiting``, ``running`` and ``most_at_once`` keep their values."""
         grown = {name: getattr(self, name) - getattr(earlier, name) for name in _SUMS}
         return Executions(**grown, **{name: getattr(self, name) for name in _STATES})
 
@@ -98,9 +101,9 @@ class Execution:
     Args:
         function: the function's name.
         request_id: the invocation's id, which retries share.
-        container: the number of the container that ran it.
-        cold: whether the container was started for it.
-        duration_ms: the time from handing over the event to the answer, not rounded.
+        container: the number of the container that ran the execution.
+        cold: whether the container was started for this execution.
+        duration_ms: the time from the moment when the process gets the event until its answer, not rounded.
         billed_ms: the billed time, rounded up.
         init_ms: the time from the start of the process to its first request for an event; ``None`` when warm.
         max_memory_mb: the most memory that the environment used.
@@ -123,7 +126,7 @@ class Execution:
 
     @classmethod
     def decode(cls, fields: Mapping[str, Any]) -> Execution:
-        """Return the object that ``encode`` turned into these fields."""
+        """Return the ``Execution`` that ``encode`` turned into these fields."""
         return cls(**fields)
 
 
@@ -144,7 +147,8 @@ class Counters:
         executions: the executions, by function name.
         faults: how often each kind of fault struck.
         actions: the distinct ``(caller, IAM action, resource ARN, condition)`` of all requests, which a policy must
-            allow; the condition is the prefix of ``s3:ListBucket``. A difference has only the new ones.
+            allow; the condition is the prefix of ``s3:ListBucket``. A difference between two ``Counters`` has only the
+            new actions.
     """
 
     traffic: Mapping[RequestKind, Traffic] = field(default_factory=dict)
@@ -153,7 +157,7 @@ class Counters:
     actions: frozenset[tuple[str, str, str, str]] = frozenset()
 
     def count(self, *, caller: str | None = None, service: str | None = None, operation: str | None = None) -> Traffic:
-        """Return the sum of the kinds that match all arguments given; ``caller='function'`` matches every function."""
+        """Return the total of all kinds that match the arguments; ``caller='function'`` matches every function."""
         matching = (
             traffic
             for kind, traffic in self.traffic.items()
@@ -185,7 +189,7 @@ class Counters:
 
     @classmethod
     def decode(cls, fields: Mapping[str, Any]) -> Counters:
-        """Return the object that ``encode`` turned into these fields."""
+        """Return the ``Counters`` that ``encode`` turned into these fields."""
         return cls(
             traffic={RequestKind(*row[:3]): Traffic(*row[3:]) for row in fields["traffic"]},
             executions={name: Executions(**executions) for name, executions in fields["executions"].items()},
@@ -250,7 +254,7 @@ def _size(count: int) -> str:
 
 
 class Tally:
-    """The counts in the server. Only the event loop's thread writes to it."""
+    """The counts while the emulator's process runs. Only the event loop's thread changes them."""
 
     def __init__(self) -> None:
         self._traffic: dict[RequestKind, list[int]] = {}
@@ -272,7 +276,7 @@ class Tally:
             self._actions.add((kind.caller, *action))
 
     def execution(self, ended: Execution, *, memory_mb: int, at_once: int) -> None:
-        """Count one ended execution, and keep it; the last 100,000 are kept."""
+        """Count one ended execution, and keep it; only the last 100,000 executions are kept."""
         self._ended.append(ended)
         counts = self._of(ended.function)
         counts["invocations"] += 1

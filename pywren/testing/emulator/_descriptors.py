@@ -1,4 +1,4 @@
-"""The file descriptors of the emulator's process: raises the limit, and reports an error when none are left."""
+"""Raises the limit of file descriptors in the emulator's process, and reports when no descriptor is free."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pywren.exceptions import ArgumentError, EmulatorError
 
 logger = logging.getLogger(__name__)
 
-_OF_A_CONTAINER = 10  # pipes and sockets to its processes, and connections to S3 through the gateway
-_OF_ALL_ELSE = 256  # the backends, a client with 64 threads, and as many connections to S3
+_OF_A_CONTAINER = 10  # pipes and sockets to the container's processes, and its connections to S3 through the gateway
+_OF_ALL_ELSE = 256  # the backends, a client with 64 threads, and 64 connections to S3
 _UNLIMITED = 10_240  # macOS accepts no more, even when it reports no limit
 
 
 def check_descriptors(containers: int) -> None:
-    """Check that this machine allows this number of containers at once.
+    """Check that this machine allows enough open files for this number of containers.
 
     Raises:
         ArgumentError: this process, whose limit the emulator inherits, may not open enough files.
@@ -32,7 +32,7 @@ def check_descriptors(containers: int) -> None:
 
 
 def raise_limit() -> None:
-    """Raise this process's limit to the highest value allowed; containers' processes get Lambda's limit instead."""
+    """Raise this process's limit to the highest allowed value; the processes in containers get Lambda's limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < _most():
         resource.setrlimit(resource.RLIMIT_NOFILE, (_most(), hard))
@@ -44,9 +44,9 @@ def _most() -> int:
 
 
 class Descriptors:
-    """Detects that the running event loop cannot accept a connection because no descriptor is free.
+    """Detects when the running event loop cannot accept a connection because no file descriptor is free.
 
-    By default the loop would retry forever and log each attempt.
+    By default the event loop would retry forever and log each attempt.
     """
 
     def __init__(self) -> None:

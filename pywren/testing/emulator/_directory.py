@@ -1,4 +1,4 @@
-"""The directory for all files that the emulator writes. This emulator removes it at its end, or else the next one."""
+"""The directory for all files that the emulator writes. If the emulator is killed, the next one removes it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _LOCK = "lock"
 
 @contextmanager
 def own_directory() -> Iterator[Path]:
-    """Create a directory for this process, and remove it at the end. First remove those of killed emulators."""
+    """Create a directory for this process, and remove it at the end; first remove directories of killed emulators."""
     sweep()
     directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    # lock the file before renaming it: sweep() then never sees it unlocked while this process lives
+    # lock the file before renaming it, so that sweep() never sees the file unlocked while this process lives
     with (directory / f"{_LOCK}.new").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         (directory / f"{_LOCK}.new").rename(directory / _LOCK)
@@ -33,7 +33,7 @@ def own_directory() -> Iterator[Path]:
 def sweep() -> None:
     """Remove the directories of emulators that no longer run."""
     for directory in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError), (directory / _LOCK).open("rb") as lock:  # in use, or not ready yet
+        with contextlib.suppress(OSError), (directory / _LOCK).open("rb") as lock:  # it is in use, or not ready yet
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _remove_sockets(directory)
             _remove(directory)
@@ -48,10 +48,10 @@ def _remove_sockets(directory: Path) -> None:
 
 
 def _remove(directory: Path) -> None:
-    """Remove a directory, including read-only code and whatever functions left there."""
+    """Remove a directory, including read-only code and the files that functions left there."""
     for above, names, _ in os.walk(directory):
         for path in (os.path.join(above, name) for name in names):
             with contextlib.suppress(OSError):
-                if not os.path.islink(path):  # the interpreter's packages are links to the user's own
+                if not os.path.islink(path):  # never change the user's own packages, which are linked here
                     os.chmod(path, 0o700)
     shutil.rmtree(directory, ignore_errors=True)

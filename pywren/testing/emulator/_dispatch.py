@@ -1,13 +1,14 @@
-"""``Dispatcher``: decides when and where each invocation runs: warm reuse, concurrency, scaling rate, event queue.
+"""``Dispatcher``: decides when and in which container each invocation runs, within the limits of AWS and the machine.
 
-The dispatcher accepts an asynchronous event (202), and holds it while its function is at its limit. It retries after a
-function error up to ``MaximumRetryAttempts``, and gives up at ``MaximumEventAgeInSeconds``. It then sends a record to
-the on-failure destination (S3 or SQS). Waiting events run in the order of arrival as soon as there is capacity; AWS
-polls instead, first after 1 s and then less and less often.
+The dispatcher accepts an asynchronous event (202), and holds it while its function is at its limit. After a function
+error, it runs the event again, up to ``MaximumRetryAttempts`` times. It gives up an event that is older than
+``MaximumEventAgeInSeconds`` or has no retries left, and sends a record of the event to the on-failure destination (S3
+or SQS). Waiting events run in the order of arrival as soon as there is capacity; AWS polls instead, first after 1 s and
+then less and less often.
 
 There are two kinds of limits. Beyond AWS's limits (concurrency, scaling rate) a synchronous invocation is refused, and
-an event waits. Beyond this machine's limit (``Settings.containers``) both wait. If the machine cannot create a
-container at all, the emulator ends, because Lambda has no such error.
+an event waits. Beyond this machine's limit (``Settings.containers``) synchronous invocations wait too. If the machine
+cannot create a container at all, the emulator ends, because Lambda has no error for this.
 
 Everything here runs on the event loop's thread: other tasks run only at an ``await``, so there are no locks.
 """
@@ -52,7 +53,7 @@ _SCALING = "FunctionInvocationRateLimitExceeded"
 
 @dataclass(eq=False)
 class _Job:
-    """One accepted invocation. A synchronous one has an ``answer``; an asynchronous event has none."""
+    """One accepted invocation; a synchronous invocation has an ``answer``, an asynchronous event does not."""
 
     order: int
     payload: bytes
@@ -76,7 +77,7 @@ class _Lane:
 
     @property
     def in_flight(self) -> int:
-        """The concurrency as AWS would count it: synchronous calls that wait here would be running there."""
+        """The concurrency as AWS would count it: synchronous invocations that wait on this machine would run on AWS."""
         return self.running + len(self.calls)
 
 
@@ -86,12 +87,13 @@ class Dispatcher:
     Args:
         make_container: creates a container for a function.
         tally: counts executions.
-        find: returns a function by name: an event runs the revision that is current when it starts, not the one when
-            it was accepted.
-        send_record: sends an on-failure record to a destination ARN; counted as the caller ``lambda``.
+        find: returns a function by name, because an event runs the revision that is current when the event starts, not
+            when it was accepted.
+        send_record: sends an on-failure record to a destination ARN; its requests are counted for the caller
+            ``lambda``.
         settings: the emulator's settings; the number of containers and the limits apply here.
-        unreserved: returns the concurrency that functions without a reservation share; by default, the account's
-            limit less the reservations of the functions seen here.
+        unreserved: returns the concurrency that functions without a reservation share; by default, the account's limit
+            minus the reservations of the functions that this dispatcher has seen.
         clock: returns monotonic seconds.
     """
 
@@ -133,7 +135,7 @@ class Dispatcher:
     # -- accepting -------------------------------------------------------------------------------------------
 
     async def run(self, function: Function, payload: bytes, request_id: str, plan: FaultPlan) -> Reply:
-        """Run a synchronous invocation; raise ``Refusal`` (``TooManyRequestsException``) at the limit."""
+        """Run a synchronous invocation; at AWS's limit, raise ``Refusal`` (``TooManyRequestsException``)."""
         lane = self._lane(function)
         reason = self._why_throttled(lane)
         if reason:
@@ -169,7 +171,7 @@ class Dispatcher:
         self._pump()
 
     async def retire(self, function: Function) -> None:
-        """End the idle containers of outdated revisions and deleted functions; busy ones end after their call."""
+        """End the idle containers of outdated revisions and deleted functions; busy containers end after their call."""
         lane = self._lanes.get(function.name)
         if lane is not None and self._current(function.name) is None:
             self._forget_events(lane)
@@ -209,7 +211,7 @@ class Dispatcher:
         self._tell_waiters()
 
     async def ended(self) -> EmulatorError:
-        """Wait until this machine cannot run an invocation, an error that Lambda does not have; return the error."""
+        """Wait until this machine fails to run an invocation, and return the error; Lambda has no such error."""
         await self._failed.wait()
         return self._fault
 
@@ -226,7 +228,7 @@ class Dispatcher:
         return iter(sorted(waiting, key=lambda entry: entry[1][0].order))
 
     def _advance(self, lane: _Lane, queue: deque[_Job]) -> bool:
-        """Start or discard the first invocation of a queue; tell whether it left the queue."""
+        """Start or discard the first invocation in a queue; tell whether it left the queue."""
         job = queue[0]
         if job.answer is None and self._is_over(lane, job):
             self._unqueue(lane)
@@ -252,7 +254,7 @@ class Dispatcher:
         return True
 
     def _is_over(self, lane: _Lane, job: _Job) -> bool:
-        """Give up an event that is too old, or whose function has a concurrency of 0; tell whether it was given up."""
+        """Give up an event that is too old, or whose function has a concurrency of 0; tell whether this happened."""
         function = self._current(lane.function.name)
         if function is None:
             return False
@@ -282,7 +284,7 @@ class Dispatcher:
         self._pump()
 
     def _why_throttled(self, lane: _Lane) -> str:
-        """Return Lambda's reason for not starting another invocation now; ``""`` when it may start."""
+        """Return Lambda's reason why another invocation may not start now; ``""`` if the invocation may start."""
         reserved = lane.function.reserved_concurrency
         if reserved is not None:
             if lane.in_flight >= reserved:
@@ -314,7 +316,7 @@ class Dispatcher:
         cold, at_once, reply, error = member.cold, lane.running, None, None
         try:
             reply = await member.run(self._invocation(job, cold=cold))
-        except Exception as caught:  # always the emulator's own failure, which ends the emulator
+        except Exception as caught:  # a failure of the emulator itself, never of the function; it ends the emulator
             error = caught
             logger.exception("invocation %s of %s could not be run", job.request_id, lane.function.name)
         finally:
@@ -356,7 +358,7 @@ class Dispatcher:
         self._tally.execution(ended, memory_mb=member.revision.memory_mb, at_once=at_once)
 
     def _retry(self, lane: _Lane, job: _Job, reply: Reply) -> None:
-        """Schedule a retry of a failed event; give it up if the function's current settings allow no more retries."""
+        """Schedule a retry of a failed event, or give the event up if the function's settings allow no more retries."""
         function = self._current(lane.function.name)
         if function is None:
             return
@@ -398,7 +400,7 @@ class Dispatcher:
             self._tally.event(function.name, "records")
 
     def _refuse_missing(self, lane: _Lane, queue: deque[_Job]) -> None:
-        """Discard the first invocation of a queue whose function was deleted."""
+        """Discard the first invocation in the queue of a deleted function."""
         if queue[0].answer is None:
             self._unqueue(lane)
             return

@@ -1,4 +1,4 @@
-"""``Door``: how to connect to a server behind the gateway, as only the emulator's own processes can."""
+"""``Door``: how the emulator's own processes, and no others, connect to a server behind the gateway."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Door(NamedTuple):
         return {SECRET_HEADER: self.secret} if self.secret else {}
 
     def session(self, **options: Any) -> aiohttp.ClientSession:
-        """Return an aiohttp session that connects through this door. Call this in a running event loop."""
+        """Return an aiohttp session that connects to the server. Call this method in a running event loop."""
         import aiohttp
 
         if self.socket:

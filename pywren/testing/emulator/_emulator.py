@@ -57,7 +57,7 @@ class Emulator:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """The environment variables that make boto3 and pywren use this emulator, and nothing else of AWS.
+        """The environment variables that make boto3 and pywren use this emulator instead of AWS.
 
         All other variables that begin with ``AWS_`` must be unset, as they are within ``emulate()``.
         """
@@ -84,7 +84,7 @@ class Emulator:
         layers: Sequence[str] = (),
         **settings: Any,
     ) -> dict[str, Any]:
-        """Create bucket, role, queue and function as pywren does on AWS, and return the configuration.
+        """Create a bucket, role, queue and function as pywren does on AWS, and return the configuration.
 
         The function has the same modules as a deployed worker. Your own modules are sent with each map. A package with
         compiled parts is refused at ``map``, unless it is among ``packages``.
@@ -94,9 +94,9 @@ class Emulator:
             timeout: the function's time-out in seconds.
             packages: installed distributions, such as ``numpy``, to put into a layer of the function, together with
                 their requirements.
-            files: files to add to the worker's zip, or to replace in it; contents by relative path.
-            layers: ARNs of existing layers to add.
-            **settings: more keys of the section ``lambda``.
+            files: the contents of files to add to the worker's zip or to replace in it, by relative path.
+            layers: the ARNs of existing layers to add to the function.
+            **settings: more keys for the configuration's section ``lambda``.
 
         Raises:
             ArgumentError: a package is not installed, or a key is unknown.
@@ -120,7 +120,7 @@ class Emulator:
         return config
 
     def _session(self) -> Any:
-        """Return a botocore session that uses this emulator, whatever the environment of other threads says."""
+        """Return a botocore session that uses this emulator, whatever the current environment variables say."""
         import botocore.config
         import botocore.session
 
@@ -145,13 +145,13 @@ class Emulator:
         return session
 
     def _layer(self, packages: tuple[str, ...]) -> tuple[str, Layer]:
-        """Return the ARN of a layer, ``""`` before it is published, and the layer."""
+        """Return the ARN of the layer with these packages (``""`` until it is published), and the layer itself."""
         if packages not in self._layers:
             self._layers[packages] = ("", layer_of(packages))
         return self._layers[packages]
 
     def _publish(self, packages: tuple[str, ...], config: Mapping[str, Any], aws: AWS) -> str:
-        """Publish a layer unless it is published. Upload it to a bucket, since direct uploads are limited to 50 MB."""
+        """Publish the layer with these packages, unless it is published already, and return its ARN."""
         arn, layer = self._layer(packages)
         if arn:
             return arn
@@ -177,7 +177,7 @@ class Emulator:
         return Counters.decode(self._server.ask("GET", "counters"))
 
     def executions(self, function: str | None = None) -> list[Execution]:
-        """Return the executions of one function, or of all, that have ended, oldest first."""
+        """Return the executions that have ended, of one function or of all functions, the oldest first."""
         found = [Execution.decode(fields) for fields in self._server.ask("GET", "executions")]
         return [each for each in found if function in (None, each.function)]
 
@@ -185,29 +185,31 @@ class Emulator:
         """Wait until no event is waiting or running, and the log is written.
 
         Raises:
-            EmulatorError: this took longer than ``timeout`` seconds.
+            EmulatorError: the wait took longer than ``timeout`` seconds.
         """
         self._server.ask("POST", "wait-idle", {"timeout": timeout}, patience=timeout + _CONTROL_SECONDS)
 
     def close(self) -> None:
-        """End the emulator and everything it started."""
+        """End the emulator and all processes that it started."""
         self._server.close()
 
 
 @contextmanager
 def emulate(**settings: Any) -> Iterator[Emulator]:
-    """Run an emulated AWS while the context lasts, and point this process's environment at it.
+    """Run an emulated AWS while the context lasts, and set this process's environment to use it.
 
-    Meanwhile your own AWS account is out of reach: AWS's variables, configuration files and boto3's default session are
-    not used, and ``PYWREN_CONFIG_FILE`` is unset. All of this is restored at the end. Contexts may be nested.
+    Within the context, your own AWS account is out of reach: your variables and configuration files for AWS and boto3's
+    default session are not used, and ``PYWREN_CONFIG_FILE`` is unset. The end of the context restores all of this.
+    Contexts may be nested.
 
     Args:
         **settings: the arguments of ``Settings``.
 
     Raises:
-        ArgumentError: a setting is unknown or its value is not valid, or this machine cannot run so many containers.
+        ArgumentError: a setting is unknown or has a value that is not valid, or this machine cannot run so many
+            containers.
         ImportError: a part is not installed; the message names the extra ``pywren[emulator]``.
-        EmulatorError: a part did not start, or the emulator ended and the code in the context failed because of that.
+        EmulatorError: a part did not start, or the emulator ended early and this made the code in the context fail.
     """
     with ExitStack() as stack:
         emulator = start(Settings.decode(settings))
@@ -220,12 +222,12 @@ def emulate(**settings: Any) -> Iterator[Emulator]:
         except EmulatorError:
             raise
         except Exception:
-            emulator.counters()  # if the emulator has ended, this raises the reason: the real cause of this failure
+            emulator.counters()  # if the emulator has ended, this raises the reason, the cause of this failure
             raise
 
 
 def start(settings: Settings) -> Emulator:
-    """Start an emulator without changing the environment. Call its ``close`` to end it.
+    """Start an emulator without changing the environment. The caller must end the emulator with its ``close``.
 
     Raises:
         ArgumentError: this machine cannot run so many containers.
@@ -241,7 +243,7 @@ def start(settings: Settings) -> Emulator:
 
 
 def _check_keys(settings: Mapping[str, Any]) -> None:
-    """Check that these are keys of a configuration's section ``lambda``."""
+    """Check that all names in ``settings`` are keys of the configuration's section ``lambda``."""
     known = [path.removeprefix("lambda.") for path in KEYS if path.startswith("lambda.")]
     for name in settings:
         if name not in known:
@@ -288,14 +290,14 @@ def _set_default_session(session: Any) -> None:
 
 
 class Ready(NamedTuple):
-    """The message of the emulator's process when it is ready.
+    """The message that the emulator's process sends when it is ready.
 
     Args:
         endpoint: the emulator's URL.
         access_key_id: the client's access key id.
         secret_access_key: the client's secret access key.
         control_token: the token for requests to ``/_emulator``.
-        directory: the directory with all files of the emulator.
+        directory: the directory of all files that the emulator writes.
     """
 
     endpoint: str
@@ -308,7 +310,8 @@ class Ready(NamedTuple):
 class _Server:
     """The emulator's process, and the requests to its control interface.
 
-    Its standard input is the lifeline: only this process holds the other end, so the input ends with this process.
+    The standard input of the emulator's process is the lifeline: a pipe whose other end only this process holds, so
+    that the input ends when this process ends.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -319,7 +322,7 @@ class _Server:
             stdout=subprocess.PIPE,
             stderr=self._log,
             env=_set_up.without_aws(os.environ),
-            start_new_session=True,  # only this process handles Ctrl-C
+            start_new_session=True,  # only the user's process handles Ctrl-C, not the emulator's
         )
         self._reason: EmulatorError | None = None
         _lifelines.add(self)
@@ -331,7 +334,7 @@ class _Server:
 
     def _started(self, settings: Settings) -> Ready:
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # if it has ended, its output says why
+        with contextlib.suppress(BrokenPipeError):  # if the emulator's process has ended, its output says why
             self._process.stdin.write(json.dumps(settings.encode()).encode() + b"\n")
             self._process.stdin.flush()
         said = self._said()
@@ -340,7 +343,7 @@ class _Server:
         return Ready(**said)
 
     def _said(self) -> dict[str, Any] | None:
-        """Return the process's next message, or ``None`` at the end of its output; raise the error that it reports."""
+        """Return the process's next message, or ``None`` at the end of its output; if it reports an error, raise it."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -360,7 +363,7 @@ class _Server:
         """Send a request to the control interface, and return the answer.
 
         Raises:
-            EmulatorError: the process has ended, or refuses the request.
+            EmulatorError: the emulator's process has ended, or it refuses the request.
         """
         if self._process.stdin is None or self._process.stdin.closed:
             raise EmulatorError("the emulated AWS is closed")
@@ -382,7 +385,7 @@ class _Server:
         return json.loads(data) if data.strip() else None
 
     def _gone(self, error: Exception) -> EmulatorError:
-        """Return the error to report when the process does not answer: it prints the reason before it ends."""
+        """Return the error to report when the emulator's process does not answer; its output may give the reason."""
         try:
             self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
@@ -413,7 +416,7 @@ class _Server:
         self._log.close()
 
     def let_go(self) -> None:
-        """Close the lifeline in a forked child of this process, or the emulator would live as long as the child."""
+        """Close the lifeline in a forked child of this process; otherwise the emulator would outlive this process."""
         if self._process.stdin is not None:
             with contextlib.suppress(OSError), open(os.devnull, "rb") as nothing:
                 os.dup2(nothing.fileno(), self._process.stdin.fileno())

@@ -1,4 +1,4 @@
-"""``Environment``: controls a container's processes and namespaces from the emulator; ``_sandbox`` runs inside."""
+"""``Environment``: controls a container's processes from the emulator's process; ``_sandbox`` runs in the container."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _KIB_PER_MB = 1024
 
 @dataclass(frozen=True)
 class Plan:
-    """How to set up an environment; sent to its first process as JSON.
+    """How to set up an environment. The plan is sent to the first process of the environment as JSON.
 
     Args:
         isolated: whether the environment has its own namespaces and its own root directory.
@@ -47,11 +47,11 @@ class Plan:
         env: the runtime's environment variables.
         cwd: the runtime's working directory.
         memory_kib: the memory limit of all processes together.
-        tmp_bytes: the size of ``/tmp`` (isolated).
-        root: an empty directory that the new root is mounted on (isolated).
-        binds: pairs of a path and the place where it is mounted read-only (isolated).
-        links: pairs of a symbolic link's target and its path (isolated).
-        uid: the user id that the runtime runs as (isolated).
+        tmp_bytes: the size of ``/tmp`` (only if isolated).
+        root: an empty directory that the new root is mounted on (only if isolated).
+        binds: pairs of a path and the path where it is mounted read-only (only if isolated).
+        links: pairs of a symbolic link's target and its path (only if isolated).
+        uid: the user id that the runtime runs as (only if isolated).
     """
 
     isolated: bool
@@ -71,7 +71,7 @@ class Plan:
 
 
 class Environment(asyncio.Protocol):
-    """The processes of one container, controlled through the first one.
+    """The processes of one container, which are controlled through the first process.
 
     Args:
         plan: how to set it up.
@@ -131,13 +131,13 @@ class Environment(asyncio.Protocol):
             self._transport.write(word.encode() + b"\n")
 
     async def kill(self) -> None:
-        """Kill every process except the first, and wait until they have ended."""
+        """Kill all processes except the first, and wait until they have ended."""
         if self.running:
             self.send("kill")
             await asyncio.wait({self.exited})
 
     async def rest(self) -> None:
-        """Stop watching the memory, and wait for the measured maximum."""
+        """Stop watching the memory, and wait until the first process has reported the maximum."""
         self._measured = asyncio.get_running_loop().create_future()
         self.send("rest")
         either: tuple[asyncio.Future[Any], ...] = (self._measured, self.exited)
@@ -158,7 +158,7 @@ class Environment(asyncio.Protocol):
             self._reported(word, argument)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Note that the first process, and with it all others, has ended."""
+        """Record that the first process, and with it all other processes, has ended."""
         self.lost = True
         if not self._ready.done():
             self._ready.set_result("its first process ended at once")
@@ -191,7 +191,7 @@ def start_first(isolated: bool, channel: socket.socket, output: int) -> subproce
 
 
 def end_first(process: subprocess.Popen[bytes]) -> None:
-    """Wait until the first process has ended, after its channel was closed; kill it if it takes too long."""
+    """Wait until the first process, whose channel was closed, has ended; kill it if this takes too long."""
     try:
         process.wait(_CLOSE_SECONDS)
     except subprocess.TimeoutExpired:
@@ -200,12 +200,12 @@ def end_first(process: subprocess.Popen[bytes]) -> None:
 
 
 def base_python() -> str:
-    """Return the interpreter that this virtual environment was created from."""
+    """Return the path of the interpreter that this process's virtual environment was created from."""
     return os.path.realpath(private_names.base_executable())
 
 
 def system_view() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Return the binds and links for the system and the interpreter, without the user's own files."""
+    """Return the binds and links that show the system and the interpreter, but not the user's own files."""
     binds: list[tuple[str, str]] = []
     links: list[tuple[str, str]] = []
     for name in _SYSTEM:
@@ -252,8 +252,8 @@ _probing = threading.Lock()
 
 
 def can_isolate() -> bool:
-    """Tell whether this machine allows namespaces, by creating them and starting Python in them."""
-    with _probing:  # the first containers ask at the same time
+    """Tell whether this machine allows namespaces; to find out, create namespaces and start Python in them."""
+    with _probing:  # the first containers ask at the same time, but one probe is enough
         return _probe()
 
 
@@ -270,7 +270,7 @@ def _probe() -> bool:
 
 
 def _try_isolated(directory: str) -> str:
-    """Set up an isolated environment and start Python in it; return what went wrong, or ``""``."""
+    """Set up an isolated environment and start Python in it; return what went wrong, or ``""`` if nothing did."""
     binds, links = system_view()
     command = [base_python(), "-I", "-c", "pass"]
     plan = Plan(True, command, {}, "/", memory_kib=2**30, tmp_bytes=2**20, root=directory, binds=binds, links=links)
@@ -295,5 +295,5 @@ def _try_isolated(directory: str) -> str:
 
 
 def memory_kib(memory_mb: int) -> int:
-    """Return a function's ``MemorySize`` in KiB, the kernel's unit."""
+    """Convert a function's ``MemorySize`` from megabytes to KiB, the kernel's unit."""
     return memory_mb * _KIB_PER_MB

@@ -1,4 +1,4 @@
-"""Error responses in the format of each AWS protocol, from which clients read the error code."""
+"""Error responses in the format of each AWS protocol, so that clients can read the error code."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def error_answer(service: str, content_type: str, status: int, code: str, messag
     """Return an error response that the clients of a service understand.
 
     Args:
-        service: botocore's name of the service; an unknown service gets S3's format.
+        service: botocore's name for the service; an unknown service gets S3's format.
         content_type: the request's content type, which distinguishes the query protocol from JSON.
         status: the HTTP status.
         code: the error code, for programs.

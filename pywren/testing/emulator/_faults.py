@@ -1,4 +1,4 @@
-"""``Faults``: what goes wrong in the emulated AWS, how often, and with which seed. Standard library only."""
+"""``Faults``: what goes wrong in the emulated AWS, and how often. This module needs only the standard library."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Fault:
     """One kind of fault.
 
     Args:
-        share: the share of occasions on which it strikes, 0 to 1.
-        most: the maximum number of times it strikes; ``None`` for no limit.
+        share: the share of occasions on which the fault strikes, 0 to 1.
+        most: the maximum number of times that the fault strikes; ``None`` for no limit.
 
     Raises:
         ArgumentError: the share is not between 0 and 1, or ``most`` is not a whole number of at least 0.
@@ -47,11 +47,12 @@ class Faults:
     """The faults that the emulator simulates; by default none.
 
     Args:
-        seed: the seed of the random choices. Seed, kind and n decide whether the n-th occasion of a kind strikes.
+        seed: the seed of the random choices. Whether a fault strikes on its n-th occasion depends only on the seed, the
+            kind of fault and n.
         kill_container: the container is killed in the middle of a call.
-        kill_at: when it is killed: ``start`` (the event was handed to the runtime client), ``running`` (at a random
-            moment within the next second, or earlier when the function is about to write to S3 or to answer) or
-            ``before_response`` (the function has ended, but its answer is not accepted).
+        kill_at: when ``kill_container`` kills: ``start`` (the event was handed to the runtime client), ``running`` (at
+            a random moment within the next second, or earlier when the function is about to write to S3 or to answer)
+            or ``before_response`` (the function has ended, but its answer is not accepted).
         drop_event: an accepted asynchronous event never runs, and no error is reported.
         repeat_event: an accepted event runs twice.
         throttle_invoke: ``Invoke`` answers 429 ``TooManyRequestsException``.
@@ -96,7 +97,7 @@ class Faults:
 
     @classmethod
     def decode(cls, fields: Mapping[str, Any]) -> Faults:
-        """Return the object that ``encode`` turned into these fields.
+        """Return the ``Faults`` that ``encode`` turned into these fields.
 
         Raises:
             ArgumentError: a name is unknown, a share is not between 0 and 1, or a number is negative.
@@ -128,7 +129,7 @@ def _check_names(given: Any, known: tuple[str, ...], where: str) -> None:
 
 
 class FaultPlan:
-    """Decides in the server when faults strike. A new plan replaces it when the user sets other faults.
+    """Decides in the emulator's process when faults strike. A new plan replaces it when the user sets other faults.
 
     Args:
         faults: the faults that the user set.
@@ -140,7 +141,7 @@ class FaultPlan:
         self._strikes: Counter[str] = Counter()
 
     def strikes(self, kind: str) -> bool:
-        """Tell whether the fault of this name, a field of ``Faults``, strikes now.
+        """Tell whether a fault strikes now; ``kind`` is the name of a field of ``Faults``.
 
         The plan counts strikes only to enforce ``most``; the caller must report them to ``Tally.fault``.
         """
@@ -151,12 +152,13 @@ class FaultPlan:
         self._occasions[kind] += 1
         if fault.most is not None and self._strikes[kind] >= fault.most:
             return False
-        # One random generator per occasion: other kinds, and the order of occasions, do not affect the result.
+        # Each occasion has its own random generator, so other kinds and the order of occasions do not affect the
+        # result.
         if random.Random(f"{self.faults.seed}/{kind}/{occasion}").random() >= fault.share:
             return False
         self._strikes[kind] += 1
         return True
 
     def moment(self) -> float:
-        """Return how many seconds after the event to kill the container that ``kill_container`` has just struck."""
+        """Return after how many seconds to kill the container, once the fault ``kill_container`` has struck."""
         return random.Random(f"{self.faults.seed}/moment/{self._strikes['kill_container']}").random()

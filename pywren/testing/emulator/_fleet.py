@@ -1,4 +1,4 @@
-"""``Fleet``: the containers of all functions: keeps them warm, limits their number, and makes room for new ones."""
+"""``Fleet``: keeps the containers of all functions warm, limits their number, and makes room for new containers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ logger = logging.getLogger(__name__)
 
 
 class Member:
-    """One container, created when it runs its first invocation.
+    """One container, which is created when the member runs its first invocation.
 
     Args:
         number: the container's number.
         function: the function that it runs.
         revision: the function's revision that it runs.
         make: creates the container.
-        victim: the member that it replaces, which is ended first.
+        victim: the member that this one replaces; it is ended before this member's container is created.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Member:
         return await self._container.run(invocation)
 
     async def close(self) -> None:
-        """End the container; do nothing if it was ended before."""
+        """End the container; do nothing if the container has already been ended."""
         if self._closed:
             return
         self._closed = True
@@ -64,7 +64,7 @@ class Member:
         if self._container is not None:
             try:
                 await self._container.close()
-            except OSError as error:  # its directory cannot be removed, or a process has already ended
+            except OSError as error:  # the directory cannot be removed, or a process has already ended
                 logger.warning("container %d of %s did not end cleanly: %s", self.number, self.function.name, error)
 
 
@@ -103,7 +103,7 @@ class Fleet:
         return any(member.revision is revision for member in self._idle)
 
     def take(self, function: Function, revision: Revision) -> Member | None:
-        """Return the most recently used idle container, or else a new one; ``None`` when all are busy."""
+        """Return the idle container that was used last, or else a new container; ``None`` when all are busy."""
         for member in reversed(self._idle):
             if member.revision is revision:
                 self._unidle(member)
@@ -120,7 +120,7 @@ class Fleet:
         return member
 
     def give_back(self, member: Member, *, alive: bool) -> None:
-        """Keep a container warm after a call, or end it if it is dead or its revision is outdated."""
+        """Keep a container warm after a call, or end the container if it is dead or its revision is outdated."""
         self._busy.discard(member)
         member.cold = False
         if not alive or not self._is_current(member.function, member.revision):
@@ -155,7 +155,7 @@ class Fleet:
         self._end(member)
 
     def _end(self, member: Member) -> asyncio.Task[None]:
-        """End a container in the background. It counts as one of ``most`` until it has ended."""
+        """End a container in the background. The container counts towards ``most`` until it has ended."""
         task = asyncio.get_running_loop().create_task(member.close())
         self._ending.add(task)
         task.add_done_callback(self._ended)

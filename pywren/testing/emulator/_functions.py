@@ -1,4 +1,4 @@
-"""``FunctionTable``: the functions and layers of the emulated account, and their changes of state."""
+"""``FunctionTable``: the functions and layers in the emulated account, and how their states change."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Revision:
         number: increases with every update; containers of older revisions accept no more invocations.
         settings: the configuration under AWS's own keys (``Runtime``, ``Role``, ``Handler``, ``Timeout``,
             ``MemorySize``, ``EphemeralStorage``, ``Environment``, ``Layers``, ``Architectures``, …).
-        code: the function's code.
-        layers: the layers' code, in order.
+        code: the function's unzipped code.
+        layers: the unzipped code of the layers, in the layers' order.
     """
 
     number: int
@@ -55,17 +55,18 @@ class Revision:
 class Function:
     """One function, with ``$LATEST`` as its only version.
 
-    While an update is in progress, ``current`` still runs, as on AWS.
+    While an update is in progress, invocations still run the revision ``current``, as on AWS.
 
     Args:
         name: its name.
         arn: its ARN.
-        current: the revision that runs; ``None`` until the function is first Active, and after it is deleted.
-        upcoming: the revision that an update in progress will make current.
+        current: the revision that invocations run; ``None`` before the function is first Active, and after it is
+            deleted.
+        upcoming: the revision that will be current when the update in progress ends; ``None`` without an update.
         access_key: the random key id of its containers' credentials.
         state: ``Pending``, ``Active`` or ``Failed``; ``Deleting`` after it is removed from the table.
         last_update: ``InProgress``, ``Successful`` or ``Failed``.
-        reserved_concurrency: its reserved concurrency; with ``None`` it shares the account's.
+        reserved_concurrency: its reserved concurrency; with ``None``, the function shares the account's concurrency.
         event_invoke: ``MaximumRetryAttempts``, ``MaximumEventAgeInSeconds``, ``DestinationConfig``.
         event_invoke_modified: when ``event_invoke`` was changed, in seconds since the epoch.
         revision_id: a random id that changes with each update.
@@ -90,15 +91,15 @@ class Function:
     statements: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def touch(self) -> None:
-        """Change the revision id."""
+        """Give the function a new revision id."""
         self.revision_id = str(uuid.uuid4())
 
     def configuration(self, revision: Revision | None = None, *, states: bool = True) -> dict[str, Any]:
-        """Return AWS's ``FunctionConfiguration``. During an update it describes the upcoming revision.
+        """Return the function's configuration in AWS's format, ``FunctionConfiguration``.
 
         Args:
-            revision: the revision to describe instead.
-            states: whether to include the states, which lists do not have.
+            revision: the revision to describe; by default the upcoming revision, or else the current one.
+            states: whether to include the states, which AWS omits in lists.
         """
         shown = revision or self.upcoming or self.current
         if shown is None:
@@ -204,7 +205,7 @@ class FunctionTable:
         check_role: raises ``Refusal`` if a role does not exist, does not trust Lambda or is too new.
         fetch_object: returns an object from S3 (bucket, key, version) for ``Code.S3Bucket``/``S3Key``; raises
             ``Refusal`` with S3's code (``NoSuchKey``) and message.
-        callers: the gateway's table of access keys, which gets the key of each function.
+        callers: the gateway's table of access keys, to which each function's key is added.
         on_retired: awaited with each function that was updated or deleted, to end its outdated containers.
         sleep: waits a number of seconds.
     """
@@ -242,9 +243,9 @@ class FunctionTable:
             qualifier: a version or alias; only ``$LATEST`` exists.
 
         Raises:
-            Refusal: there is no such function or version (``ResourceNotFoundException``).
+            Refusal: the function or the version does not exist (``ResourceNotFoundException``).
         """
-        function = self._functions.get(name_or_arn)  # the fast path: usually it is the bare name
+        function = self._functions.get(name_or_arn)  # the fast path: usually the argument is the bare name
         if function is not None and qualifier in (None, LATEST):
             return function
         name, named = self._parse(name_or_arn)
@@ -291,7 +292,7 @@ class FunctionTable:
         self._refuse_existing(name)
         settings, layers = self._with_layers(settings, request.get("Layers", ()))
         revision = self._revision(settings, await self._unpack(request["Code"]), layers)
-        self._refuse_existing(name)  # another request may have created it while the zip was extracted
+        self._refuse_existing(name)  # another request may have created the function while the zip was extracted
         access_key = f"ASIA{secrets.token_hex(8).upper()}"
         function = Function(name, self._arn(name), None, revision, access_key, tags=dict(request.get("Tags", {})))
         function.last_modified = _timestamp()
@@ -301,7 +302,7 @@ class FunctionTable:
         return function
 
     async def update_code(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """UpdateFunctionCode: return the new configuration. Uploading the same code counts as an update too."""
+        """UpdateFunctionCode: return the new configuration. An upload of the same code counts as an update too."""
         function, current = self._changeable(request)
         settings = dict(current.settings)
         if "Architectures" in request:
@@ -312,11 +313,11 @@ class FunctionTable:
         return self._update(function, upcoming, request)
 
     async def update_configuration(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """UpdateFunctionConfiguration: return the new configuration. Settings that are not given do not change."""
+        """UpdateFunctionConfiguration: return the new configuration. Settings that the request omits do not change."""
         function, current = self._changeable(request)
         settings, layers = _changed(current.settings, request), current.layers
         await self._check(settings, request)
-        if "Layers" in request:  # otherwise it keeps its layers, even deleted versions
+        if "Layers" in request:  # otherwise the function keeps its layers, even deleted versions
             settings, layers = self._with_layers(settings, request["Layers"])
         return self._update(function, self._revision(settings, current.code, layers), request)
 
@@ -326,12 +327,12 @@ class FunctionTable:
             raise _invalid("$LATEST version cannot be deleted without deleting the function.")
         function = self.find(name_or_arn, qualifier)
         del self._functions[function.name]
-        # its access key stays valid, for calls that are still running
+        # the function's access key stays valid, for calls that are still running
         function.state, function.current, function.upcoming = "Deleting", None, None
         await self._on_retired(function)
 
     def reserve(self, name_or_arn: str, concurrency: int | None) -> Function:
-        """PutFunctionConcurrency, or with ``None`` DeleteFunctionConcurrency."""
+        """PutFunctionConcurrency, or DeleteFunctionConcurrency if ``concurrency`` is ``None``."""
         function = self.find(name_or_arn)
         _refuse_unsettled(function)
         least = self.settings.limits.unreserved
@@ -345,7 +346,7 @@ class FunctionTable:
         return function
 
     async def close(self) -> None:
-        """Cancel the transitions in progress."""
+        """Cancel the transitions that are in progress."""
         for task in self._transitions:
             task.cancel()
         await asyncio.gather(*self._transitions, return_exceptions=True)
@@ -382,7 +383,7 @@ class FunctionTable:
         task.add_done_callback(self._transitions.discard)
 
     async def _settle(self, function: Function, upcoming: Revision) -> None:
-        """Make an upcoming revision current after the transition time."""
+        """Wait for the transition time, and then make an upcoming revision the current one."""
         await self._sleep(self.settings.transition_seconds)
         if function.upcoming is not upcoming:  # the function was deleted
             return
@@ -390,14 +391,14 @@ class FunctionTable:
         function.current, function.upcoming = upcoming, None
         function.state, function.last_update = "Active", "Successful"
         function.touch()
-        del upcoming  # code is removed with the last reference to it
+        del upcoming  # the code's directory is removed with the last reference to the code
         if updated:
             await self._on_retired(function)
 
     # -- checking ------------------------------------------------------------------------------------------
 
     async def _check(self, settings: Mapping[str, Any], request: Mapping[str, Any]) -> None:
-        """Refuse settings that the model allows but Lambda does not."""
+        """Refuse settings that botocore's model allows but Lambda does not."""
         for name in _NOT_EMULATED:
             if any(request[name].values() if isinstance(request.get(name), dict) else [request.get(name)]):
                 raise _not_emulated(name)
@@ -442,13 +443,13 @@ class FunctionTable:
     # -- code ----------------------------------------------------------------------------------------------
 
     async def _unpack(self, source: Mapping[str, Any]) -> Code:
-        """Extract the ``ZipFile`` or ``S3Bucket``/``S3Key`` of a request in a thread, and return the code."""
+        """Extract a request's zip (``ZipFile``, or ``S3Bucket`` and ``S3Key``) in a thread, and return the code."""
         if source.get("ImageUri"):
             raise _not_emulated("ImageUri")
         archive = await self._archive(source)
         directory = self._directory / uuid.uuid4().hex
         code = await asyncio.to_thread(unpack, archive, directory, self.settings.limits.unzipped)
-        # containers of an old revision may still run it: remove the files with the last reference to the code
+        # containers of an old revision may still run the code: remove its files with the last reference to it
         removal = weakref.finalize(code, _remove_in_thread, asyncio.get_running_loop(), directory)
         removal.atexit = False  # at exit, the emulator's whole directory is removed
         return code
@@ -494,7 +495,7 @@ class FunctionTable:
 
 
 def _changed(settings: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings as changed by a request, except for its layers."""
+    """Return the settings as a request changes them; the request's layers are not among these changes."""
     given = {name: request[name] for name in _SETTINGS if name in request and name != "Layers"}
     if "LoggingConfig" in given:
         given["LoggingConfig"] = {**settings["LoggingConfig"], **given["LoggingConfig"]}
@@ -526,7 +527,7 @@ def _refuse_unsettled(function: Function) -> None:
 
 
 def pending(function: Function) -> Refusal:
-    """Return the refusal of invocations while a function is Pending."""
+    """Return the refusal that invocations get while the function is Pending."""
     return Refusal(
         "ResourceConflictException",
         "The operation cannot be performed at this time. The function is currently in the following state: "
@@ -560,7 +561,7 @@ def _timestamp() -> str:
 def _remove_in_thread(loop: asyncio.AbstractEventLoop, directory: Path) -> None:
     """Remove a directory in another thread.
 
-    The garbage collector calls this: in any thread, and even after the loop has ended.
+    The garbage collector calls this function in any thread, and even after the loop has ended.
     """
 
     def start() -> None:

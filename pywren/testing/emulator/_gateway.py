@@ -49,7 +49,7 @@ CONTROL_PATH = "/_emulator"
 _LONGEST_BODY = 128 * 1024 * 1024
 _LONGEST_LINE = 64 * 1024
 _CLOSE_SECONDS = 0.2
-_LINGER_SECONDS = 2.0  # time to read the rest of a refused body: closing at once would lose the answer
+_LINGER_SECONDS = 2.0  # time to read the rest of a refused body: without reading it, closing would lose the answer
 _BACKLOG = 1024
 _STRANGER = RequestKind("unknown", "", "")
 _NEW_KEYS = frozenset({"AssumeRole", "CreateAccessKey", "GetFederationToken", "GetSessionToken"})
@@ -58,7 +58,7 @@ _NEW_KEY = re.compile(rb"<AccessKeyId>([^<]+)</AccessKeyId>")
 
 
 class _Asked(NamedTuple):
-    """A request from a known caller."""
+    """A request whose caller is known by its access key."""
 
     request: web.BaseRequest
     path: str
@@ -79,13 +79,14 @@ class Gateway:
         s3: the door to SeaweedFS.
         moto: the door to moto's server.
         functions: answers requests to Lambda.
-        callers: the caller by access key: ``client`` or ``function:NAME``; the gateway adds the keys that moto issues.
+        callers: the caller for each access key: ``client`` or ``function:NAME``; the gateway adds the keys that moto
+            issues.
         tally: counts requests and faults.
         plan: the faults; replaced by ``PUT /_emulator/faults``.
         token: the bearer token of control requests.
-        wait_idle: waits at most this number of seconds until nothing runs, and tells whether that happened.
-        cut_off: kills the container with this session token if a fault is to kill it before it writes; tells whether it
-            was killed.
+        wait_idle: waits until nothing runs, for at most the given number of seconds; tells whether that happened.
+        cut_off: kills the container with the given session token if a fault is to kill it before it writes; tells
+            whether the container was killed.
     """
 
     def __init__(
@@ -170,7 +171,7 @@ class Gateway:
         return await self._answer_others(asked)
 
     def _refuse_stranger(self, request: web.BaseRequest, scope: Scope) -> web.Response:
-        """Refuse a request that has no key, or an unknown one, without revealing anything else."""
+        """Refuse a request that has no key or an unknown key, without revealing anything else."""
         logger.debug("refused a request for %s: its access key is not ours", scope.service or "an unknown service")
         if not scope.access_key:
             code, message = "AccessDenied", "Access Denied: the request has no access key"
@@ -211,7 +212,7 @@ class Gateway:
         return exchange
 
     async def _answer_others(self, asked: _Asked) -> web.StreamResponse:
-        """Answer a request to any service except S3. The body names the operation, and fits into memory."""
+        """Answer a request to any service except S3. Its body, which may name the operation, fits into memory."""
         request = asked.request
         await _let_body_come(request)
         body = await _read(request)
@@ -274,7 +275,7 @@ class Gateway:
         return struck
 
     def _learn_keys(self, asked: _Asked, operation: Operation, response: web.StreamResponse) -> None:
-        """Add the access keys that moto issues; requests with them count as those of the same caller."""
+        """Add the access keys in moto's answer; requests with these keys count for the same caller."""
         if operation.name in _NEW_KEYS and isinstance(response, web.Response) and isinstance(response.body, bytes):
             # Some of moto's answers contain the example key from AWS's documentation, which everyone knows.
             response.body = response.body.replace(_KNOWN_KEY, f"ASIA{secrets.token_hex(8).upper()}".encode())
@@ -284,7 +285,7 @@ class Gateway:
     # --- control requests
 
     async def _control(self, request: web.BaseRequest, path: str) -> web.Response:
-        """Answer a control request, which only the user's own process can make."""
+        """Answer a control request, which only the process that started the emulator can make."""
         given = request.headers.get("Authorization", "").encode(errors="replace")
         if not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
             return _closing(_json({"message": "control requests need the emulator's token"}, status=403))
@@ -345,7 +346,7 @@ async def _fields(request: web.BaseRequest) -> dict[str, Any]:
 
 
 async def _read(request: web.BaseRequest) -> bytes | None:
-    """Return the request's body; ``None`` when it is longer than AWS ever accepts."""
+    """Return the body of a request; ``None`` if the body is longer than any that AWS accepts."""
     if not request.body_exists:
         return b""
     if (request.content_length or 0) > _LONGEST_BODY:
@@ -360,10 +361,10 @@ async def _read(request: web.BaseRequest) -> bytes | None:
 
 
 async def _let_body_come(request: web.BaseRequest) -> None:
-    """Tell a client that waits before it sends its body, as boto3 does for S3, to send it."""
+    """Tell a client to send its body, if the client waits for that, as boto3 does for S3."""
     if request.headers.get("Expect", "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # otherwise aiohttp assumes that the answer has begun
+        request.writer.output_size = 0  # otherwise aiohttp would assume that the answer has begun
 
 
 def _error(request: web.BaseRequest, service: str, status: int, code: str, message: str) -> web.Response:

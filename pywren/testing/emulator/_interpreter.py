@@ -1,7 +1,8 @@
 """Creates the Python for containers: a virtual environment with only the packages of Lambda's managed runtime.
 
 These are the runtime client awslambdaric, boto3, botocore and their requirements, linked from the packages of the
-interpreter that runs the emulator. Its other packages (numpy, pywren itself) are not visible, as on Lambda.
+interpreter that runs the emulator. The other packages of that interpreter (numpy, pywren itself) are not visible, as on
+Lambda.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def make_interpreter(directory: Path) -> Path:
         directory: the directory of the environment; created if it does not exist.
 
     Returns:
-        The path of ``bin/python3.x``, a link to the interpreter that runs this.
+        The path of ``bin/python3.x``, a link to the interpreter that runs this program.
 
     Raises:
         ImportError: awslambdaric or boto3 is not installed; the message names the extra to install.
@@ -54,12 +55,12 @@ def make_interpreter(directory: Path) -> Path:
 
 
 def site_packages(directory: Path) -> Path:
-    """Return the directory of an environment's packages."""
+    """Return the directory of the packages in a virtual environment."""
     return directory / "lib" / PYTHON / "site-packages"
 
 
 def _entries() -> Iterator[Path]:
-    """Yield the files and directories directly below ``site-packages`` that belong to the distributions."""
+    """Yield the paths, directly below ``site-packages``, of the packages that Lambda's managed runtime has."""
     for distribution in _distributions():
         names = {file.parts[0] for file in distribution.files or () if file.parts}
         for name in sorted(names - {"..", "__pycache__"}):
@@ -67,7 +68,7 @@ def _entries() -> Iterator[Path]:
 
 
 def _distributions() -> Iterator[Distribution]:
-    """Yield the required distributions. Requirements that are not installed apply only to other platforms."""
+    """Yield the distributions of Lambda's managed runtime. Missing requirements apply only to other platforms."""
     seen: set[str] = set()
     wanted = list(PACKAGES)
     while wanted:
@@ -89,19 +90,19 @@ def _distributions() -> Iterator[Distribution]:
 
 
 def _required(text: str) -> re.Match[str] | None:
-    """Return the match of a requirement's name; ``None`` for a requirement of an extra."""
+    """Match the name at the start of a requirement. Return ``None`` if only an optional extra needs it."""
     return None if "extra ==" in text else _REQUIREMENT_NAME.match(text)
 
 
 def _link(entry: Path, packages: Path) -> None:
-    """Link a package. Copy a single module along with its byte code, since Python looks for that next to the link."""
+    """Link a package; copy a module that is one file, with its byte code, which Python looks for next to the link."""
     if entry.suffix != ".py":
         (packages / entry.name).symlink_to(entry.resolve())
         return
     copy = packages / entry.name
     shutil.copy2(entry, copy)  # keeps the modification time, which must match the byte code
     compiled = Path(cache_from_source(str(entry)))
-    if compiled.exists():  # next to the module or under PYTHONPYCACHEPREFIX, which is not set in containers
+    if compiled.exists():  # it is next to the module, or under PYTHONPYCACHEPREFIX, which is not set in containers
         kept = packages / "__pycache__"
         kept.mkdir(exist_ok=True)
         shutil.copy2(compiled, kept / compiled.name)

@@ -1,8 +1,8 @@
-"""Lambda's API: the control plane and ``Invoke``, as REST-JSON that follows botocore's service model.
+"""Lambda's API: ``Invoke`` and the operations on functions and layers, following botocore's service model.
 
 Each operation is a coroutine method with its name (``create_function``). It takes the decoded arguments and returns
-the fields of the answer; decoding, status codes and errors are generic. ``Invoke`` is called most, and has a faster
-path.
+the fields of the answer; decoding, status codes and errors are generic. ``Invoke``, which is called most often, has its
+own, faster code.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class LambdaApi:
     async def answer(
         self, operation: Operation, query: str, headers: Mapping[str, str], body: bytes, plan: FaultPlan
     ) -> Answer:
-        """Answer one request; a refusal is an answer too."""
+        """Answer one request; if the request is refused, the refusal is the answer."""
         request_id = str(uuid.uuid4())
         try:
             if operation.name == "Invoke":
@@ -175,7 +175,7 @@ class LambdaApi:
         return answer | ({"Concurrency": found} if (found := _concurrency(function)) else {})
 
     async def get_function_configuration(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Return the configuration with its states; during an update, the upcoming one."""
+        """Return the configuration with its states; during an update, return the upcoming configuration."""
         return self._find(request).configuration()
 
     async def list_functions(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -190,7 +190,7 @@ class LambdaApi:
         return {"Versions": [version]}
 
     async def get_account_settings(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Return the account's limits and its usage."""
+        """Return the limits of the account and how much of them is used."""
         functions = self._table.functions()
         sizes = [function.configuration()["CodeSize"] for function in functions]
         limits = {
@@ -208,11 +208,11 @@ class LambdaApi:
     # -- concurrency ---------------------------------------------------------------------------------------
 
     async def put_function_concurrency(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Reserve concurrency, which reduces the concurrency that other functions share."""
+        """Reserve concurrency for a function; this reduces the concurrency that other functions share."""
         return _concurrency(self._table.reserve(request["FunctionName"], request["ReservedConcurrentExecutions"]))
 
     async def get_function_concurrency(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Return the reserved concurrency; empty without a reservation."""
+        """Return the reserved concurrency; the answer is empty if there is no reservation."""
         return _concurrency(self._find(request))
 
     async def delete_function_concurrency(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -223,7 +223,7 @@ class LambdaApi:
     # -- asynchronous invocation ---------------------------------------------------------------------------
 
     async def put_function_event_invoke_config(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Replace the settings for asynchronous invocations; those not given return to their defaults."""
+        """Replace the settings for asynchronous invocations; settings that are not given return to their defaults."""
         return self._set_event_invoke(request, {})
 
     async def update_function_event_invoke_config(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -235,7 +235,7 @@ class LambdaApi:
         return _event_invoke(self._configured(request))
 
     async def delete_function_event_invoke_config(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Return to Lambda's defaults for asynchronous invocations."""
+        """Delete the settings for asynchronous invocations, so that Lambda's defaults apply again."""
         self._configured(request).event_invoke = {}
         return {}
 
@@ -297,7 +297,7 @@ class LambdaApi:
         return {"Layers": layers} | more
 
     async def delete_layer_version(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Delete a version of a layer; functions that use it keep it."""
+        """Delete a version of a layer; functions that use the version keep it."""
         self._table.layers.delete(request["LayerName"], request["VersionNumber"])
         return {}
 
@@ -433,7 +433,7 @@ def _statement(function: Function, request: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _page(items: Sequence[Item], request: Mapping[str, Any]) -> tuple[Sequence[Item], dict[str, str]]:
-    """Return one page of a listing, and the marker of the next page, if there is one."""
+    """Return one page of a listing, and the marker for the next page if there is a next page."""
     marker = request.get("Marker", "0")
     if not marker.isdecimal():
         raise _invalid(f"{marker!r} is not a marker that a listing returned")

@@ -22,7 +22,7 @@ class LayerVersion:
         layer_arn: the layer's ARN, without the version.
         number: the version number.
         code: the layer's code.
-        created: the time of its publication, in AWS's format.
+        created: the time when the version was published, in AWS's format.
         details: ``Description``, ``LicenseInfo``, ``CompatibleRuntimes``, ``CompatibleArchitectures`` as published.
     """
 
@@ -67,7 +67,7 @@ class LayerTable:
         self._last: dict[str, int] = {}
 
     async def publish(self, request: Mapping[str, Any]) -> LayerVersion:
-        """PublishLayerVersion: return the new version. Numbers of deleted versions are never reused."""
+        """PublishLayerVersion: return the new version. Its number is never that of a deleted version."""
         arn = self._layer_arn(request["LayerName"])
         code = await self._unpack(request["Content"])
         number = self._last.get(arn, 0) + 1
@@ -78,14 +78,14 @@ class LayerTable:
         return version
 
     def get(self, name_or_arn: str, number: int) -> LayerVersion:
-        """Return a version; raise ``Refusal`` (``ResourceNotFoundException``) if it does not exist."""
+        """Return a version; raise ``Refusal`` (``ResourceNotFoundException``) if the version does not exist."""
         version = self._versions.get(self._layer_arn(name_or_arn), {}).get(number)
         if version is None:
             raise Refusal("ResourceNotFoundException", "The resource you requested does not exist.")
         return version
 
     def get_by_arn(self, version_arn: str) -> LayerVersion:
-        """Return a version by its ARN; raise ``Refusal`` (``ResourceNotFoundException``) if it does not exist."""
+        """Return the version with this ARN; raise ``Refusal`` (``ResourceNotFoundException``) if there is none."""
         found = _ARN.fullmatch(version_arn)
         return self.get(found["layer"] if found else "", int((found and found["version"]) or 0))
 
@@ -114,7 +114,7 @@ class LayerTable:
             most: the maximum number of layers.
 
         Raises:
-            Refusal: there are too many, one does not exist, or two are versions of the same layer.
+            Refusal: there are too many layers, a version does not exist, or two versions are of the same layer.
         """
         wanted = list(arns)
         if len(wanted) > most:

@@ -1,7 +1,7 @@
 """``LogShipper``: sends the output of containers to moto's CloudWatch Logs, in batches.
 
-The event loop's thread adds lines and never waits; the shipper's own thread sends them. ``_changed`` guards all state
-that both use, and is not held during a request.
+The event loop's thread adds lines and never waits; the shipper's own thread sends the lines. ``_changed`` guards all
+state that both threads use, and is not held during a request.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PAUSE_SECONDS = 0.1
 
 _BATCH_LINES = 10_000
 _BATCH_BYTES = 1_048_576
-_LINE_OVERHEAD = 26  # CloudWatch adds this to the size of each event
+_LINE_OVERHEAD = 26  # CloudWatch adds this number of bytes to the size of each event
 _QUEUE_LINES = 400_000
 _CLOSE_SECONDS = 5.0
 
@@ -46,13 +46,13 @@ class LogShipper:
         self._thread.start()
 
     def stream(self, group: str, stream: str) -> None:
-        """Create a stream, and its group if necessary, as Lambda does for roles that allow it."""
+        """Create a log stream, and its group if necessary, as Lambda does if the function's role allows this."""
         with self._changed:
             self._streams.append((group, stream))
             self._changed.notify_all()
 
     def write(self, group: str, stream: str, timestamp_ms: int, line: str) -> None:
-        """Add one line and return immediately. If the queue is full, drop the line and count it."""
+        """Add one line and return immediately. If the queue is full, drop the line and count it as dropped."""
         with self._changed:
             if len(self._lines) >= _QUEUE_LINES:
                 self._lost += 1
@@ -62,14 +62,14 @@ class LogShipper:
                 self._changed.notify_all()
 
     def flush(self, timeout: float = _CLOSE_SECONDS) -> bool:
-        """Send all queued lines; tell whether this took at most ``timeout`` seconds."""
+        """Wait until all queued lines are sent, at most ``timeout`` seconds; tell whether they were."""
         with self._changed:
             self._hurry = True
             self._changed.notify_all()
             return self._changed.wait_for(lambda: not (self._lines or self._streams or self._sending), timeout)
 
     def close(self) -> None:
-        """Send the remaining lines, and end the thread. Do not wait long for a server that does not answer."""
+        """Send the remaining lines, and end the thread; do not wait long for a server that does not answer."""
         self.flush()
         with self._changed:
             self._closed = True
@@ -122,7 +122,8 @@ def batches(lines: list[tuple[int, str]]) -> list[list[dict[str, Any]]]:
     """Return the lines of a stream as the events of one or more requests within CloudWatch's limits.
 
     Args:
-        lines: pairs of time in milliseconds and text. CloudWatch refuses empty events: an empty line becomes a space.
+        lines: pairs of time in milliseconds and text. An empty line becomes a space, because CloudWatch refuses empty
+            events.
     """
     found: list[list[dict[str, Any]]] = []
     size = 0
@@ -145,7 +146,7 @@ def _create(client: Any, group: str, stream: str) -> None:
     ):
         try:
             create(**names)
-        except exists:  # the deployment or an earlier container created it
+        except exists:  # the deployment or an earlier container has created it
             pass
 
 

@@ -1,6 +1,6 @@
 """The program that serves moto's IAM, STS, SQS, logs, EC2 and SSM; ``_backends`` runs it.
 
-The server handles each connection in its own thread; ``atomic_sqs`` prevents races between them in a queue.
+The server handles each connection in its own thread; ``atomic_sqs`` prevents races between these threads in SQS.
 """
 
 from __future__ import annotations

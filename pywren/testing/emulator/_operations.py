@@ -67,7 +67,7 @@ class Operation(NamedTuple):
     """The operation that a request asks for.
 
     Args:
-        service: botocore's name of the service.
+        service: botocore's name for the service.
         name: the operation's name; ``""`` when no operation of the model matches.
         path_arguments: the arguments in the path: ``{"Bucket": …, "Key": …}``.
     """
@@ -78,7 +78,7 @@ class Operation(NamedTuple):
 
     @property
     def action(self) -> str:
-        """The required IAM action: ``Invoke`` needs ``lambda:InvokeFunction``, ``ListObjectsV2`` ``s3:ListBucket``."""
+        """The IAM action that the operation requires, such as ``lambda:InvokeFunction`` for ``Invoke``."""
         return f"{self.service}:{_OTHER_ACTIONS.get(self.service, {}).get(self.name, self.name)}"
 
 
@@ -88,7 +88,7 @@ class Scope(NamedTuple):
     Args:
         access_key: the access key id; ``""`` when the request is not signed.
         region: the region.
-        service: botocore's name of the service.
+        service: botocore's name for the service.
     """
 
     access_key: str
@@ -147,7 +147,7 @@ def operation_of(
     """Return the operation that a request asks for.
 
     Args:
-        service: botocore's name of the service.
+        service: botocore's name for the service.
         method: the HTTP method.
         path: the path in the request line, not decoded and without the query.
         query: the query string.
@@ -170,7 +170,7 @@ def operation_of(
 
 
 def resource_of(operation: Operation, region: str, account: str, body: bytes) -> str:
-    """Return the ARN of a request's resource, as a policy must name it; ``*`` when it is not known.
+    """Return the ARN of a request's resource, as a policy must name it; ``*`` when the resource is not known.
 
     Args:
         operation: the operation.
@@ -183,7 +183,7 @@ def resource_of(operation: Operation, region: str, account: str, body: bytes) ->
 
 
 def condition_of(operation: Operation, query: str) -> str:
-    """Return the prefix of an S3 listing, which policies restrict with ``s3:prefix``; ``""`` for other operations."""
+    """Return the prefix in an S3 listing, which policies restrict by ``s3:prefix``; ``""`` for other operations."""
     if operation.service != "s3" or operation.name not in _LISTINGS:
         return ""
     return _parse_query(query).get("prefix", "")
@@ -223,7 +223,7 @@ def _named_operation(path: str, query: str, headers: Mapping[str, str], body: by
 
 
 class _Candidate(NamedTuple):
-    """An operation with a path template, and what distinguishes it from others with the same template."""
+    """An operation with a path template, and what distinguishes it from other operations with the same template."""
 
     name: str
     query: Mapping[str, str]
@@ -238,7 +238,7 @@ class _Candidate(NamedTuple):
 
     @property
     def order(self) -> tuple[int, bool, str]:
-        """The sort key: operations with the most conditions first, deprecated ones after others."""
+        """The sort key: operations with the most conditions come first, deprecated operations after others."""
         return -len(self.query) - len(self.headers), self.deprecated, self.name
 
 
@@ -272,9 +272,9 @@ def _templates(service: str) -> Mapping[str, tuple[_Template, ...]]:
 
 
 def _candidate(operation: Any, query: str) -> _Candidate:
-    """Return an operation with its conditions: the template's query and the required arguments."""
+    """Return an operation with its conditions, which are the template's query and the required arguments."""
     must = dict(parse_qsl(query, keep_blank_values=True))
-    must.pop("x-id", None)  # only distinguishes operations in documentation; clients may omit it
+    must.pop("x-id", None)  # x-id only distinguishes operations in the documentation; clients may omit it
     headers = []
     shape = operation.input_shape
     for member in shape.required_members if shape else ():
@@ -295,7 +295,7 @@ def _path_pattern(path: str) -> re.Pattern[str]:
 
 
 def _path_order(path: str) -> tuple[int, int, int]:
-    """Return the sort key of a template: those with fewer variables, and longer ones, are tried first."""
+    """Return the sort key of a template; templates with fewer variables come first, then longer templates."""
     return path.count("+}"), path.count("{"), -len(path)
 
 
@@ -317,7 +317,7 @@ def _s3_resource(operation: Operation, place: str, body: bytes) -> str:
     bucket, key = operation.path_arguments.get("Bucket"), operation.path_arguments.get("Key")
     if not bucket:
         return ""
-    if operation.name == "DeleteObjects":  # deletes any number of keys, so a policy must allow all of them
+    if operation.name == "DeleteObjects":  # a request deletes any number of keys, so a policy must allow all keys
         key = "*"
     return f"arn:aws:s3:::{bucket}/{key}" if key else f"arn:aws:s3:::{bucket}"
 
@@ -327,7 +327,7 @@ def _lambda_resource(operation: Operation, place: str, body: bytes) -> str:
     if "LayerName" in labels:
         return f"arn:aws:lambda:{place}:layer:{labels['LayerName']}"
     if operation.name == "CreateFunction":
-        found = _FUNCTION_NAME.search(body)  # not decoded, because the body may also contain 67 MB of code
+        found = _FUNCTION_NAME.search(body)  # the body is not decoded, because it may also contain 67 MB of code
         name = found[1].decode() if found else ""
     else:
         name = labels.get("FunctionName") or labels.get("Resource", "")
@@ -366,7 +366,7 @@ _RESOURCES: Mapping[str, Callable[[Operation, str, bytes], str]] = {
 
 
 def _json_field(body: bytes, name: str) -> str:
-    """Return a text field of a JSON object; ``""`` if it is missing or the body is not JSON."""
+    """Return a text field of the JSON object in a body; ``""`` if the field is missing or the body is not JSON."""
     try:
         fields = json.loads(body)
     except ValueError:

@@ -1,4 +1,4 @@
-"""``Output``: sends a container's output and Lambda's own lines to the log, and keeps the last lines."""
+"""``Output``: sends a container's output and Lambda's own lines to the log, and keeps the end of the log."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Output:
         asyncio.get_running_loop().add_reader(self._reading, self._read, _READ_BYTES)
 
     def begin(self) -> None:
-        """Start a new tail for an invocation."""
+        """Start to collect the end of the log for a new invocation."""
         self._tail.clear()
 
     @property
     def tail(self) -> bytes:
-        """The end of the log since ``begin``."""
+        """The end of the part of the log that was written since ``begin``."""
         return bytes(self._tail[-self._limit :])
 
     def say(self, line: str) -> None:
@@ -50,7 +50,7 @@ class Output:
         """Read the current contents of the pipe; an incomplete last line counts as a line."""
         waiting = array.array("i", [0])
         fcntl.ioctl(self._reading, termios.FIONREAD, waiting)
-        if waiting[0]:  # read no more than that: a process may print endlessly
+        if waiting[0]:  # read no more than what is in the pipe now: a process may print endlessly
             self._read(waiting[0])
         if self._partial:
             self._line(self._partial)

@@ -19,7 +19,7 @@ class Layer(NamedTuple):
 
     Args:
         archive: the zip.
-        modules: the top-level modules in it.
+        modules: the top-level modules in the layer.
     """
 
     archive: bytes
@@ -37,11 +37,11 @@ def layer_of(packages: Iterable[str]) -> Layer:
     """
     modules: set[str] = set()
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:  # never leaves this machine
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:  # the zip never leaves this machine
         for distribution in _with_requirements(packages):
             for file in distribution.files or ():
                 if ".." in file.parts or "__pycache__" in file.parts:
-                    continue  # programs and byte code
+                    continue  # leaves out programs and byte code
                 archive.write(str(file.locate()), f"python/{file.as_posix()}")
                 modules.update(_module(file.parts))
     return Layer(buffer.getvalue(), tuple(sorted(modules)))
@@ -54,7 +54,7 @@ def _module(parts: tuple[str, ...]) -> Iterator[str]:
 
 
 def _with_requirements(packages: Iterable[str]) -> list[Distribution]:
-    """Return distributions and their requirements. Those that are not installed apply only to other platforms."""
+    """Return distributions and their requirements; requirements that are not installed are for other platforms."""
     found: dict[str, Distribution] = {}
     wanted = [(name, True) for name in packages]
     while wanted:

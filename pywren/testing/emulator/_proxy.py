@@ -18,7 +18,7 @@ from pywren.testing.emulator._door import Door
 from pywren.testing.emulator._seaweed import is_aws_chunked, read_frames, without_framing
 
 _IN_ONE_PIECE = 1024 * 1024
-_HOP_BY_HOP = (  # these describe one of the two connections, and are not forwarded
+_HOP_BY_HOP = (  # these headers describe one of the two connections, and are not forwarded
     "Connection",
     "Keep-Alive",
     "Proxy-Authenticate",
@@ -37,7 +37,7 @@ class Exchange(NamedTuple):
     """An answered request.
 
     Args:
-        response: the answer; all but the end of a streamed one has been sent.
+        response: the answer; if it is streamed, all of it except its end has been sent.
         bytes_in: the size of the request's body.
         bytes_out: the size of the answer's body.
     """
@@ -48,11 +48,11 @@ class Exchange(NamedTuple):
 
 
 class BackendError(Exception):
-    """The server behind the gateway did not answer, or broke off: it has died or is about to."""
+    """The server behind the gateway did not answer, or disconnected: it has ended or is about to end."""
 
 
 class Proxy:
-    """Keeps connections to a server behind the gateway. Create it in a running event loop.
+    """Keeps connections to a server behind the gateway. It must be created in a running event loop.
 
     Args:
         door: the door to the server.
@@ -134,7 +134,7 @@ def _is_long(request: web.BaseRequest) -> bool:
 
 
 async def _pass_back(request: web.BaseRequest, answer: aiohttp.ClientResponse) -> tuple[web.StreamResponse, int]:
-    """Return the answer, and the size of its body."""
+    """Pass the server's answer on to the client; return the answer and the size of its body."""
     headers = _without_hops(answer.headers)
     length = answer.content_length
     if request.method == "HEAD" or (length is not None and length <= _IN_ONE_PIECE):
@@ -154,12 +154,12 @@ async def _pass_back(request: web.BaseRequest, answer: aiohttp.ClientResponse) -
 
 
 class _Streamed(web.StreamResponse):
-    """A streamed answer. Its end is sent only after it is counted, so a client with the whole answer sees the count."""
+    """A streamed answer. It is counted before its end is sent: clients that have received it find it in the counts."""
 
     _last = b""
 
     async def write_but_last(self, chunk: bytes) -> None:
-        """Write the previous chunk, and keep this one."""
+        """Write the previous chunk, and keep this chunk for later."""
         if self._last:
             await self.write(self._last)
         self._last = chunk
@@ -171,7 +171,7 @@ class _Streamed(web.StreamResponse):
 
 
 def _without_hops(headers: CIMultiDictProxy[str], *more: str) -> CIMultiDict[str]:
-    """Return the headers to forward, without those about the connection."""
+    """Return the headers to forward, without the headers that describe the connection."""
     copy = headers.copy()
     for name in (*_HOP_BY_HOP, *more):
         copy.popall(name, None)

@@ -22,10 +22,10 @@ class Loss(NamedTuple):
 
     Args:
         request_id: the event's id.
-        condition: why it was given up: one of the three constants above.
+        condition: why the event was given up; one of the three constants above.
         payload: the event as JSON.
-        attempts: how often it ran.
-        reply: the last reply; ``None`` when it never ran.
+        attempts: how often the event ran.
+        reply: the reply of the last attempt; ``None`` if the event never ran.
     """
 
     request_id: str
@@ -36,7 +36,7 @@ class Loss(NamedTuple):
 
 
 def on_failure_destination(function: Function) -> str:
-    """Return the ARN of the destination for a function's records; ``""`` when there is none."""
+    """Return the ARN of the destination for a function's records; ``""`` when it has no destination."""
     destinations = function.event_invoke.get("DestinationConfig") or {}
     return str((destinations.get("OnFailure") or {}).get("Destination") or "")
 

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 
 
 class Refusal(Exception):
-    """Lambda's refusal of a request; an answer, not a failure of the emulator.
+    """Lambda's refusal of a request. A refusal is an answer, not a failure of the emulator.
 
     Args:
         code: the error's name in Lambda's model, such as ``ResourceConflictException``.
@@ -42,7 +42,7 @@ class Answer(NamedTuple):
 RETRY_AFTER_SECONDS = "1"
 """The ``Retry-After`` header of a throttled request."""
 
-_UNMODELED_STATUS = {  # AWS's front end gives these answers itself, so no service model contains them
+_UNMODELED_STATUS = {  # the service model does not contain these answers, because AWS's front end gives them
     "NotImplemented": 501,
     "PreconditionFailedException": 412,
     "UnknownOperationException": 404,
@@ -81,7 +81,7 @@ def decode(
 
 
 class _Places:
-    """The places where one request may have arguments: path, query, headers and JSON body."""
+    """The places in a request that may contain arguments: path, query, headers and JSON body."""
 
     def __init__(self, path: Mapping[str, str], query: str, headers: Mapping[str, str], body: bytes) -> None:
         self._path = path
@@ -141,7 +141,7 @@ _JSON_TYPES: dict[str, Any] = {
 
 
 def _from_json(shape: Any, value: Any, path: str) -> Any:
-    """Return a value from a JSON body; ``None`` is kept, because AWS treats null as absent."""
+    """Return a value from a JSON body in the type of its shape; ``None``, which AWS treats as absent, is kept."""
     if value is None:
         return None
     kind = shape.type_name
@@ -203,7 +203,7 @@ def _violations(shape: Any, value: Any, path: str) -> Iterator[str]:
 
 
 def _broken(shape: Any, value: Any) -> Iterator[str]:
-    """Yield the constraints of a shape that a value does not satisfy."""
+    """Yield the descriptions of a shape's constraints that a value does not satisfy."""
     least, most = shape.metadata.get("min"), shape.metadata.get("max")
     number = shape.type_name in ("integer", "long", "double")
     measured, what = (value, "value") if number else (_length(value), "length")

@@ -37,7 +37,7 @@ class Answer(NamedTuple):
 
     Args:
         kind: ``response``, ``error``, or ``large`` for a response beyond the limit.
-        body: the posted body; empty for a ``large`` one.
+        body: the posted body; empty for a ``large`` answer.
         size: the size of the posted body.
     """
 
@@ -51,7 +51,8 @@ class RuntimeApi:
 
     Args:
         limit: the size in bytes of the largest accepted response.
-        takes_answer: called when an answer is complete; if it returns false, a fault, the answer gets no reply.
+        takes_answer: called when an answer is complete; it returns false if a fault prevents the answer, which then
+            gets no reply.
     """
 
     def __init__(self, *, limit: int, takes_answer: Callable[[], bool] = lambda: True) -> None:
@@ -64,7 +65,7 @@ class RuntimeApi:
         self.reset()
 
     def reset(self) -> None:
-        """Discard the state of the last process before another one starts."""
+        """Discard the state of the previous process before another process starts."""
         loop = asyncio.get_running_loop()
         for connection in list(self._connections):
             connection.abort()
@@ -105,14 +106,14 @@ class RuntimeApi:
         self._connections.add(connection)
 
     def lost(self, connection: _Connection) -> None:
-        """Unregister a connection; a process that has disconnected no longer waits for an event."""
+        """Unregister a connection; if a process was waiting on it for an event, it no longer is."""
         self._connections.discard(connection)
         if self._waiting is connection:
             self._waiting = None
             self.asked = asyncio.get_running_loop().create_future()
 
     def received(self, connection: _Connection, method: str, path: str, body: bytes, size: int) -> None:
-        """Answer a complete request; ``body`` is empty when ``size`` is beyond the limit."""
+        """Answer a complete request; ``body`` is empty when its ``size`` is beyond the limit."""
         if (method, path) == ("GET", f"{_VERSION}/invocation/next"):
             self._next(connection)
         elif (method, path) == ("POST", f"{_VERSION}/init/error"):
@@ -159,7 +160,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self, api: RuntimeApi) -> None:
         self._api = api
         self._buffer = bytearray()
-        self._needed = 0  # the size of head and body together, known when the head is complete
+        self._needed = 0  # the size of head and body together, which is known when the head is complete
         self._head = 0
         self._dropped = 0
         self._chunked = False
@@ -196,7 +197,7 @@ class _Connection(asyncio.Protocol):
         self._transport.abort()
 
     def _advance(self) -> bool:
-        """Continue parsing; tell whether a request was answered and another may follow."""
+        """Continue to parse; tell whether a request was answered and another request may follow."""
         if not self._head and not self._parse_head():
             return False
         if self._chunked:
@@ -209,7 +210,7 @@ class _Connection(asyncio.Protocol):
         size = self._needed - self._head
         if self._api.too_large(size):
             arrived = self._dropped + len(self._buffer)
-            if arrived < self._needed:  # read it to its end, as the client expects, but do not keep it
+            if arrived < self._needed:  # read the body to its end, as the client expects, but do not keep it
                 self._dropped = arrived - self._head
                 del self._buffer[self._head :]
                 return False
@@ -248,7 +249,7 @@ class _Connection(asyncio.Protocol):
 
 
 def _unchunk(buffer: bytearray, start: int) -> tuple[bytearray, int] | None:
-    """Return a chunked body and the position of its end; ``None`` while it is incomplete."""
+    """Return a chunked body and the position of its end; ``None`` while the body is incomplete."""
     body, position = bytearray(), start
     while True:
         end = buffer.find(b"\r\n", position)
@@ -268,11 +269,11 @@ def _error(kind: str, message: str) -> bytes:
 
 
 def _is_own(peer: tuple[str, int] | None) -> bool:
-    """Tell whether a local connection comes from a process of this user; true where the system cannot tell."""
+    """Tell whether a local connection comes from a process of this user; true if the system does not say."""
     if sys.platform != "linux" or peer is None:
         return True
-    # The table is not read atomically, so an entry may be missed while others come and go. If several attempts miss it,
-    # the other end has already closed the connection, and there is nobody to answer.
+    # The table is not read atomically, so an entry may be missed while others come and go. If several attempts miss the
+    # entry, the other end has already closed the connection, and nobody waits for an answer.
     try:
         return any(_owner(peer) == os.getuid() for _ in range(_LOOKS))
     except OSError:  # the system has no such table
@@ -284,7 +285,7 @@ _ESTABLISHED = "01"  # the table shows closed connections as owned by root
 
 
 def _owner(peer: tuple[str, int]) -> int | None:
-    """Return the user id that owns the other end of a connection; ``None`` when it is closed."""
+    """Return the id of the user who owns the other end of a connection; ``None`` when that end is closed."""
     local = "".join(f"{int(part):02X}" for part in reversed(peer[0].split("."))) + f":{peer[1]:04X}"
     with open("/proc/net/tcp", encoding="ascii") as table:
         for line in table:

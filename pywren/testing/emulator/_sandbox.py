@@ -1,4 +1,4 @@
-"""The first process of an execution environment: sets up namespaces, starts the runtime, and kills all processes.
+"""The first process of an execution environment: sets it up, starts the runtime, and finally kills all processes.
 
 It is a separate program that runs without pywren on its path (see ``sandbox_command``), because every cold start waits
 for it. Its standard input is a socket to the emulator. The first line says what to set up; one-word commands follow.
@@ -6,8 +6,8 @@ When the input ends, the whole environment ends. In an isolated environment this
 ``unshare`` created; otherwise it is the subreaper of all its descendants.
 
 Commands: ``start`` the runtime, ``kill`` everything except this process, ``watch`` the memory until ``rest``, ``stop``
-and ``cont`` (continue) everything. Reports: ``ready``, ``failed WHY``, ``exit CODE`` (negative for a signal; no other
-process is left then), ``memory KIB`` (the maximum so far).
+and ``cont`` (continue) everything. Reports: ``ready``, ``failed WHY``, ``exit CODE`` (negative for a signal; all other
+processes have ended by then), ``memory KIB`` (the maximum so far).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ATTR_RDONLY, _ATTR_NOSUID = 0x1, 0x2
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 _MNT_DETACH = 2
 _CLONE_NEWUSER = 0x10000000
-_MOUNT_SETATTR = 442  # the system call has this number on every architecture
+_MOUNT_SETATTR = 442  # the system call mount_setattr has this number on every architecture
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _DEVICE_LINKS = {"fd": "fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
@@ -58,7 +58,7 @@ def sandbox_command(python: str, *, isolated: bool) -> list[str]:
 
 
 def main() -> None:
-    """Set up the environment, and serve the emulator's commands until it ends."""
+    """Set up the environment, and carry out the emulator's commands until the environment ends."""
     channel = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 3)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 class _Lines:
-    """The commands from a descriptor."""
+    """Reads the emulator's commands from a descriptor, one command a line."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -106,14 +106,14 @@ class _Lines:
         return lines if more or lines else None
 
     def waiting(self) -> list[str]:
-        """Return the complete lines that were already read."""
+        """Return the complete lines among the data that was already read."""
         *lines, self._rest = self._rest.split(b"\n")
         return [line.decode() for line in lines]
 
     def _fill(self) -> bool:
         try:
             data = os.read(self.descriptor, 65536)
-        except OSError:  # the other end was closed before it read all our reports
+        except OSError:  # the other end was closed before it had read all reports
             return False
         self._rest += data
         return bool(data)
@@ -163,7 +163,7 @@ class _Environment:
                 self._look_at = time.monotonic() + WATCH_SECONDS
 
     def kill(self) -> None:
-        """Kill all processes except this one, and reap them."""
+        """Kill all other processes in the environment, and reap them."""
         while True:
             self._signal(signal.SIGKILL)
             try:
@@ -179,7 +179,7 @@ class _Environment:
             self.kill()
         elif word in ("watch", "rest"):
             self._watching = word == "watch"
-            self._look_at = time.monotonic() + WATCH_SECONDS  # shorter calls are measured at their end
+            self._look_at = time.monotonic() + WATCH_SECONDS  # calls that end sooner are measured only at their end
             if not self._watching:
                 self._check_memory()
                 _report(self._channel, f"memory {self._most_kib}")
@@ -191,7 +191,7 @@ class _Environment:
             if self._isolated:
                 os.kill(-1, number)  # every process in the namespace except this one
                 return
-        if sys.platform != "linux" and self._group:  # without /proc, only its process group can be found
+        if sys.platform != "linux" and self._group:  # without /proc, only the runtime's process group can be found
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._group, number)
         for pid in self._processes():
@@ -234,7 +234,7 @@ class _Environment:
             self._ended(pid, status)
 
     def _ended(self, pid: int, status: int) -> None:
-        """Handle the end of a process. If it was the runtime, kill all others before reporting it."""
+        """Handle the end of a process. If it was the runtime, kill all other processes and then report the end."""
         if pid == self._dying:
             self._dying = None
         if pid != self._runtime:
@@ -246,11 +246,11 @@ class _Environment:
         _report(self._channel, f"exit {os.waitstatus_to_exitcode(status)}")
 
     def _check_memory(self) -> None:
-        """Check the memory use. Beyond the limit, kill the process that uses the most, as the kernel would.
+        """Check the memory use. Beyond the limit, kill the process that uses most memory, as the kernel would.
 
-        Each check reads the resident sizes. They count shared pages once for each process, so the real use is never
-        higher. The kernel must walk through all pages to report the real use; it is read only when the resident sizes
-        have grown or are beyond the limit.
+        Each check reads the resident sizes. These count shared pages once for each process, so the real use is never
+        higher. To report the real use, the kernel must walk through all pages; the real use is therefore read only when
+        the resident sizes have grown or are beyond the limit.
         """
         resident = {pid: _resident_kib(pid) for pid in self._processes()}
         total = sum(resident.values())
@@ -260,7 +260,7 @@ class _Environment:
         self._looked_kib = total
         self._most_kib = max(self._most_kib, _used_kib(resident))
         if self._most_kib > self._plan["memory_kib"] and self._dying not in resident:
-            self._most_kib = self._plan["memory_kib"]  # a control group would not have allowed more
+            self._most_kib = self._plan["memory_kib"]  # a control group, as on Lambda, would not have allowed more
             self._dying = max(resident, key=resident.__getitem__)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._dying, signal.SIGKILL)
@@ -281,7 +281,7 @@ def _wakeup_pipe() -> int:
     os.set_blocking(reading, False)
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)  # Python writes to the pipe only if the signal has a Python handler
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # only signals with a Python handler are written to the pipe
     return reading
 
 
@@ -291,7 +291,7 @@ def _report(channel: int, text: str) -> None:
 
 
 def _children(pid: int) -> list[int]:
-    """Return the children of a process, whichever thread created them; empty without ``/proc``."""
+    """Return the ids of a process's children, whichever thread created them; empty without ``/proc``."""
     found: list[int] = []
     try:
         for thread in os.listdir(f"/proc/{pid}/task"):
@@ -311,10 +311,11 @@ def _resident_kib(pid: int) -> int:
 
 
 def _used_kib(resident: dict[int, int]) -> int:
-    """Return the memory that the processes use together, as if no other container shared it, as on Lambda.
+    """Return the memory that the processes use together. As on Lambda, no other container counts as sharing it.
 
     Anonymous pages count by each process's proportional share. Pages of files are shared with other containers too,
-    which lowers this share, so they count at least as much as those of the process with the most.
+    which lowers their proportional share. Therefore all pages of files together count at least as much as the pages of
+    files in the process that has most of them.
     """
     own = files = most_files = 0
     for pid, kib in resident.items():
@@ -336,7 +337,7 @@ def _pages_kib(pid: int) -> dict[bytes, int]:
 
 
 def _build_root(plan: dict[str, Any]) -> None:
-    """Build a root with only what the environment may see, read-only except for ``/tmp``, and switch to it.
+    """Build a root that has only what the environment may see, and switch to this root; only ``/tmp`` is writable.
 
     It is a new root, not mounts over the old one: the interpreter and the emulator's directory may be below ``/tmp``,
     ``/opt`` or ``/var``, and users other than root cannot create ``/var/task``.
@@ -394,7 +395,7 @@ def _set_attributes(path: str, attributes: int, flags: int = 0) -> None:
 
 
 def _become(uid: int) -> None:
-    """Become an unprivileged user, as on Lambda, through a namespace that maps this process's user to that id."""
+    """Become an unprivileged user, as on Lambda, through a namespace that maps this process's user to ``uid``."""
     own_uid, own_gid = os.getuid(), os.getgid()
     _check(_libc.unshare(_CLONE_NEWUSER), "unshare")
     for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {own_uid} 1"), ("gid_map", f"{uid} {own_gid} 1")):

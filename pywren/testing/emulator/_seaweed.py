@@ -1,8 +1,8 @@
 """The differences between SeaweedFS and S3 that the gateway corrects.
 
 SeaweedFS mistakes some unknown requests for known ones: ``DELETE /bucket?website`` deletes the bucket. It lists only
-the caller's own buckets, but cannot identify callers here. It has no regions. It decodes ``aws-chunked`` bodies only if
-it verifies their signature, which it does not do here.
+the caller's own buckets, but cannot identify callers here. It has no regions. It decodes ``aws-chunked`` bodies only
+when it verifies signatures, which is turned off here.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Buckets:
         self._made: dict[str, tuple[str, str]] = {}
 
     def note(self, operation: str, bucket: str, region: str) -> None:
-        """Record an operation that succeeded."""
+        """Record the effect of a successful operation."""
         if operation == "CreateBucket":
             now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z")
             self._made.setdefault(bucket, (region, now))
@@ -65,7 +65,7 @@ class Buckets:
             self._made.pop(bucket, None)
 
     def region(self, bucket: str) -> str:
-        """Return the region of a bucket; ``""`` if it does not exist."""
+        """Return the region of a bucket; ``""`` if the bucket does not exist."""
         return self._made.get(bucket, ("", ""))[0]
 
     def answer(self, operation: str, arguments: Mapping[str, str]) -> bytes | None:
@@ -94,7 +94,7 @@ class Buckets:
 
 
 def is_aws_chunked(headers: Mapping[str, str]) -> bool:
-    """Tell whether a body has S3's own framing, which puts signatures or a checksum between or after the data."""
+    """Tell whether a body has S3's own framing, which adds signatures or a checksum to the data."""
     return headers.get("X-Amz-Content-Sha256", "").startswith("STREAMING-")
 
 
@@ -115,7 +115,7 @@ async def read_frames(content: StreamReader) -> AsyncIterator[bytes]:
     """Yield the data of an ``aws-chunked`` body, without its signatures and its trailing checksum.
 
     Raises:
-        ConnectionResetError: the framing is broken, or the body is not complete.
+        ConnectionResetError: the framing is not valid, or the body is not complete.
     """
     held = b""  # hold back the last piece until the end is seen, so that a server never accepts a truncated body
     while True:

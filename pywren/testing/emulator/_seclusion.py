@@ -1,8 +1,8 @@
-"""Runs a program where no other user of the machine can reach it; ``_backends`` runs this file by its path.
+"""Runs a program so that no other user of the machine can reach it; ``_backends`` runs this file by its path.
 
-SeaweedFS does not authenticate its clients, and its parts communicate over local ports and sockets in ``/tmp``. Here it
-gets its own network namespace, and its own mount namespace with an empty ``/tmp``. It can be reached only through a
-Unix socket in the working directory, which is the emulator's directory and open only to its owner.
+SeaweedFS does not authenticate its clients, and its parts communicate over local ports and sockets in ``/tmp``. Here
+SeaweedFS gets its own network namespace, and its own mount namespace with an empty ``/tmp``. It can be reached only
+through a Unix socket in the working directory, which is the emulator's directory and open only to its owner.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FAILED = 125
 
 
 def secluded(command: Sequence[str]) -> list[str]:
-    """Return the command line that runs a command in seclusion, where its working directory has another path."""
+    """Return the command line that runs a command in seclusion. There, its working directory has another path."""
     return [sys.executable, "-I", "-S", str(Path(__file__).resolve()), *command]
 
 
@@ -40,14 +40,14 @@ def main() -> None:
 
 
 def _seclude(path: str) -> int:
-    """Create namespaces and enter them; return a descriptor of the program, because its path may no longer exist."""
+    """Create namespaces and enter them. Return an open descriptor of the program, whose path may be gone by then."""
     parent, uid, gid = os.getppid(), os.getuid(), os.getgid()
     libc = ctypes.CDLL(None, use_errno=True)
     _check(libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS | _CLONE_NEWNET), "unshare")
     for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
         with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
             file.write(text)
-    # A new user namespace clears the request to die with the parent, so repeat it.
+    # A new user namespace clears this process's request to be killed when the parent ends, so repeat the request.
     libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), *[ctypes.c_ulong(0)] * 3)
     if os.getppid() != parent:
         os._exit(FAILED)
@@ -59,7 +59,7 @@ def _seclude(path: str) -> int:
     os.close(home)
     os.chdir(_HOME)
     _raise_loopback()
-    os.set_inheritable(program, True)  # if it is a script, its interpreter opens it again
+    os.set_inheritable(program, True)  # if the program is a script, its interpreter opens it again
     return program
 
 

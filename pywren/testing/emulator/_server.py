@@ -1,8 +1,8 @@
 """The emulator's process: it starts the parts, reports on standard output, and serves until its standard input ends.
 
 The standard input is a pipe that the parent holds. However the parent ends, the pipe closes, and the emulator and all
-its children end too. Its first line holds the settings. The first line of the standard output holds what the client
-needs to know, or the error.
+its children end too. The first line of the standard input holds the settings. The first line of the standard output
+holds what the client needs to know, or the error.
 
 Who runs where:
 
@@ -75,7 +75,7 @@ async def _serve(settings: Settings, directory: Path) -> None:
     starting = asyncio.ensure_future(_run(settings, directory, end))
     await asyncio.wait([starting, end], return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
-        starting.cancel()  # cancelling runs its clean-up, which ends the children
+        starting.cancel()  # cancelling runs the task's clean-up, which ends the children
         with contextlib.suppress(asyncio.CancelledError):
             await starting
     else:
@@ -120,7 +120,7 @@ async def _run(settings: Settings, directory: Path, end: asyncio.Future[None]) -
 
 @asynccontextmanager
 async def _backends(directory: Path) -> AsyncIterator[tuple[list[Door], list[Backend]]]:
-    """Start SeaweedFS and moto side by side, and import the rest of the emulator meanwhile."""
+    """Start SeaweedFS and moto at the same time, and meanwhile import the rest of the emulator."""
     homes = [directory / "s3", directory / "moto"]
     for home in homes:
         home.mkdir()
@@ -148,7 +148,7 @@ def _load() -> None:
 
 
 class _Parts:
-    """The parts that run in this process: functions, dispatcher, containers and gateway, wired together.
+    """The parts that run in this process: functions, dispatcher, containers and gateway, connected with each other.
 
     Args:
         settings: the emulator's settings.
@@ -180,7 +180,7 @@ class _Parts:
         }
 
     async def ended(self) -> EmulatorError:
-        """Wait until the dispatcher cannot continue, and return the reason."""
+        """Wait until the dispatcher cannot continue, and return the error that is the reason."""
         return await self._dispatcher.ended()
 
     async def __aenter__(self) -> _Parts:
@@ -241,7 +241,7 @@ class _Parts:
         stack.push_async_callback(gateway.close)
 
     async def _wait_idle(self, seconds: float) -> bool:
-        """Wait until no event is waiting or running and the log is written; tell whether that happened in time."""
+        """Wait until no event is waiting or running and the log is written; tell whether ``seconds`` were enough."""
         try:
             await asyncio.wait_for(self._dispatcher.wait_idle(), seconds)
         except asyncio.TimeoutError:

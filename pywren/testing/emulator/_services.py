@@ -1,4 +1,4 @@
-"""``Services``: Lambda's own requests to other services: IAM roles, code in S3, on-failure destinations."""
+"""``Services``: Lambda's own requests to other services, for IAM roles, code in S3 and on-failure destinations."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _Answer(NamedTuple):
 
 
 class Services:
-    """Sends Lambda's requests to SeaweedFS and moto. Create it in a running event loop.
+    """Sends Lambda's requests to SeaweedFS and moto. It must be created in a running event loop.
 
     Args:
         s3: the door to SeaweedFS.
@@ -68,7 +68,7 @@ class Services:
         """Check that Lambda may assume a role.
 
         Raises:
-            Refusal: it does not exist, does not trust Lambda, or is younger than ``role_seconds``.
+            Refusal: the role does not exist, does not trust Lambda, or was created less than ``role_seconds`` ago.
         """
         name = arn.rpartition("/")[2]
         body = urlencode({"Action": "GetRole", "Version": "2010-05-08", "RoleName": name}).encode()
@@ -88,7 +88,7 @@ class Services:
         """Return an object that contains a zip.
 
         Raises:
-            Refusal: it cannot be read; the code and message are S3's.
+            Refusal: the object cannot be read; the code and the message are S3's.
         """
         query = f"?versionId={quote(version)}" if version else ""
         answer = await self._ask_s3("GET", bucket, f"{quote(key)}{query}")
@@ -112,7 +112,7 @@ class Services:
             record: the record as JSON.
 
         Raises:
-            DestinationError: the destination refused it, or is of a kind that is not emulated.
+            DestinationError: the destination refused the record, or is of a kind that the emulator does not support.
         """
         service, _, name = destination.split(":", 2)[2].partition(":")
         if service == "s3":

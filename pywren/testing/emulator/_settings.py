@@ -1,4 +1,4 @@
-"""``Settings`` and ``Limits``: an emulator's options, and AWS's own quotas. Standard library only.
+"""``Settings`` and ``Limits``: an emulator's options, and AWS's quotas. Needs only the standard library.
 
 Sources: [quotas] docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html, [async]
 …/invocation-async-error-handling.html, [scaling] …/scaling-behavior.html,
@@ -29,13 +29,14 @@ class Limits:
         layers: the number of a function's layers [quotas].
         environment: bytes in all environment variables [quotas].
         concurrency: the account's concurrency limit [quotas].
-        unreserved: the concurrency that reservations must leave for functions without one [reserved].
+        unreserved: the concurrency that reservations must leave for functions without a reservation [reserved].
         scaling_environments: the number of environments that a function may start in ``scaling_seconds`` [scaling].
         scaling_seconds: the period for ``scaling_environments`` [scaling].
         retry_delays: seconds before the first and the second retry of a failed event [async].
-        init_seconds: seconds after which the init phase is aborted, and repeated within the call's time-out [runtime].
+        init_seconds: seconds after which Lambda aborts the init phase and repeats it within the call's time-out
+            [runtime].
         log_tail: bytes of the log that ``LogType=Tail`` returns.
-        event_age_scale: a factor for ``MaximumEventAgeInSeconds``, for tests, since AWS accepts no less than 60 s.
+        event_age_scale: a factor that tests apply to ``MaximumEventAgeInSeconds``, since AWS accepts no less than 60 s.
     """
 
     synchronous_payload: int = 6 * 1024 * 1024
@@ -56,16 +57,16 @@ class Limits:
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of an emulator; sent to its process as JSON.
+    """The options of an emulator, which are sent to its process as JSON.
 
     Args:
         region: the region to emulate.
-        containers: the maximum number of containers on this machine, whatever AWS would allow; further invocations
-            wait, and are not throttled.
+        containers: the maximum number of containers on this machine, whatever AWS would allow; further invocations wait
+            instead of being throttled.
         transition_seconds: how long a function stays Pending, or an update InProgress.
-        role_seconds: how long after its creation Lambda cannot assume a role.
+        role_seconds: how long Lambda cannot assume a role after the role was created.
         idle_seconds: the idle time after which a container is ended.
-        isolated: whether containers have their own namespaces; with ``None``, they do where the machine allows it.
+        isolated: whether containers have their own namespaces; ``None``: only if the machine allows namespaces.
         limits: Lambda's limits.
     """
 
@@ -99,7 +100,7 @@ _Figures = TypeVar("_Figures", Limits, Settings)
 
 
 def _checked(cls: type[_Figures], fields: Mapping[str, Any]) -> _Figures:
-    """Return settings or limits with these fields; each value must have the type of its default."""
+    """Return ``Settings`` or ``Limits`` with these fields; each value must have the same type as its default."""
     known = {item.name for item in dataclasses.fields(cls)}
     unknown = sorted(set(fields) - known)
     if unknown:

@@ -1,4 +1,4 @@
-"""The supervisor of one child process, which ensures that the child and its descendants do not outlive the emulator.
+"""The supervisor of one child process. It ensures that the child and its descendants do not outlive the emulator.
 
 ``supervised(command)`` starts the command under this module, in a process between the emulator and the command. The
 supervisor adopts orphaned descendants (it is their subreaper). It kills all descendants when its standard input ends,
@@ -58,13 +58,13 @@ def main() -> None:
 
 
 def _wakeup_pipe() -> int:
-    """Return a descriptor that becomes readable when a child ends or this process is asked to end."""
+    """Return a descriptor that becomes readable when a child ends or a signal asks this process to end."""
     reading, writing = os.pipe()
     for end in (reading, writing):
         os.set_blocking(end, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)  # Python writes to the pipe only if the signal has a Python handler
+        signal.signal(number, lambda *_: None)  # Python writes to the pipe only for signals that have a Python handler
     return reading
 
 
@@ -89,7 +89,7 @@ def _start(command: Sequence[str]) -> int:
 
 
 def _watch(command: int, wakeup: int) -> int:
-    """Reap children until the command or the standard input ends; return the exit code to use."""
+    """Reap children until the command or the standard input ends; return the exit code for the supervisor."""
     while True:
         readable, _, _ = select.select([0, wakeup], [], [])
         if wakeup in readable:
@@ -119,7 +119,7 @@ def _reap(command: int) -> int | None:
 
 
 def _kill_all(command: int) -> None:
-    """Kill all descendants, even those that left the process group: this process adopts orphans, round after round."""
+    """Kill all descendants, even those that left the process group: kill and adopt orphans until none is left."""
     with contextlib.suppress(OSError):
         os.killpg(command, signal.SIGKILL)
     while True:
@@ -152,7 +152,7 @@ def _processes() -> list[int]:
 def _parent(pid: int) -> int | None:
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return int(file.read().rpartition(")")[2].split()[1])  # the name before it may contain anything
+            return int(file.read().rpartition(")")[2].split()[1])  # the name before ")" may contain any text
     except OSError:
         return None
 

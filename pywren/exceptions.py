@@ -80,7 +80,7 @@ class PywrenError(Exception):
     """The base class of every error that pywren itself raises."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # BaseException is pickled as the call ``cls(*args)``. It fails for a subclass whose constructor takes anything
+        # BaseException is pickled as the call ``cls(*args)``, which fails if the constructor of ``cls`` takes anything
         # besides the message.
         return rebuild, (type(self), self.args, dict(self.__dict__))
 

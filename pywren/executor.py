@@ -393,7 +393,7 @@ class Executor:
 
 
 def _made_later(cls: type[Executor], *recipe: Any) -> Executor:
-    """Unpickle an executor without initializing it. Its first use does that, as most unpickled ones are never used."""
+    """Unpickle an executor. It is initialized on first use, because most unpickled executors are never used."""
     executor = cls.__new__(cls)
     executor.__dict__["_recipe"] = recipe
     return executor

@@ -93,7 +93,7 @@ def make_resource(session: Any, service: str, region: str | None) -> Any:
 
 @contextlib.contextmanager
 def _setting_errors(service: str = "") -> Iterator[None]:
-    """Turn exceptions that wrong settings cause in modules such as ``int`` and ``json`` into ``SetUpError``."""
+    """Turn exceptions that wrong settings cause, such as those of ``int`` and ``json``, into ``SetUpError``."""
     try:
         yield
     except Exception as error:

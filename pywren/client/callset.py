@@ -50,7 +50,7 @@ class Callset:
     inputs: list[Any] = field(default_factory=list, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Pickle the secret too, because another user cannot derive it. Leave out what only this process can use.
+        # Pickle the secret too, because another user cannot derive it. Leave out the condition and finalizer.
         return dict(self.__dict__, secret=self.known_secret(), condition=None, deletion=None)
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:

@@ -38,7 +38,7 @@ class Inputs:
     def persistent_id(self, obj: Any) -> int | FinishedFuture | None:
         """Return what to send in place of a future; return ``None`` for any other object.
 
-        A future is replaced by the number of a reference or by a finished future that contains the value. The latter is
+        A future is replaced by the number of a reference or by a finished future that contains the value. The value is
         sent for futures that the function itself refers to, and for all futures if the calls run on this machine.
         """
         if not isinstance(obj, ResponseFuture):

@@ -396,7 +396,7 @@ in_each_child(_callsets, LocalCallset.lose_in_child)
 
 
 def _function_of(submission: Submission) -> Function:
-    """Return the function in the pool's form. The name of a small function is its pickle, so workers recognize it."""
+    """Return the function as the pool takes it. A small function is named by its pickle, so workers recognize it."""
     pickle = submission.function
     if submission.modules or pickle.buffers or len(pickle.data) > _KNOWN_AGAIN_BYTES:
         return Function(submission.callset.id, pickle, submission.modules)

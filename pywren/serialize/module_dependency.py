@@ -184,7 +184,10 @@ class ModuleDependencyAnalyzer:
         return shadow is None or is_standard_path(shadow.shown_path) or shadow.is_library
 
     def _is_preinstalled(self, name: str) -> bool:
-        """Tell whether a module, or a package that contains it, is preinstalled. Parts of a namespace may be."""
+        """Tell whether the worker has a module, or a package that contains the module.
+
+        Of a namespace package, the worker may have only some modules.
+        """
         while name not in self._preinstalls:
             name = name.rpartition(".")[0]
             if not name:
@@ -296,7 +299,7 @@ def _distributions_of(module: Module) -> list[Installed]:
 
 
 def _shown_name(installed: Installed) -> str:
-    """Return the module that messages name for a distribution: one with the same name, or else a public one."""
+    """Return the name that messages use for a distribution: a module with the same name, or else a public module."""
     names = sorted(installed.modules, key=lambda name: (normalized(name) != normalized(installed.name), name[0] == "_"))
     return next(iter(names), installed.name)
 

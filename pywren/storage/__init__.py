@@ -1,4 +1,4 @@
-"""``Storage``, where callsets are stored, its backends, and the descriptions of runtimes."""
+"""The storage of callsets (``Storage`` and its backends), and the descriptions of runtimes."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ class S3Backend(NamesOf04):
 
         written = self._send(key, request, "write", "s3:PutObject")
         if refused and (tries > 1 or was_repeated(refused[0])):
-            # An earlier try may have succeeded, and only its response was lost. Then this method wrote the object.
+            # An earlier try may have succeeded, and only its response was lost. Then this call wrote the object.
             return self._holds(key, body)
         return written
 

@@ -52,7 +52,7 @@ __all__ = [
 SOURCE_DIR = os.path.dirname(os.path.abspath(__file__))
 """The directory that holds the package's files."""
 
-# Imported on first use, so that ``import pywren`` stays light and a worker loads only what it needs.
+# These names are imported on first use, so that ``import pywren`` is fast and a worker loads only what it needs.
 _LAZY = {
     "ALL_COMPLETED": "wait",
     "ALWAYS": "wait",
@@ -92,10 +92,10 @@ _SUBMODULES = frozenset(
 
 
 class _Package(types.ModuleType):
-    """The package, whose attribute ``wait`` is the function rather than the module of the same name."""
+    """The type of the package ``pywren``. Its attribute ``wait`` is the function, not the module of the same name."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by name, as modules do. Functions that refer to the global ``pywren`` rely on this."""
+        """Pickle the package by its name. Functions that refer to the global variable ``pywren`` need this."""
         import importlib
 
         return importlib.import_module, (self.__name__,)
@@ -109,7 +109,7 @@ class _Package(types.ModuleType):
 
     @wait.setter
     def wait(self, module: object) -> None:
-        """Ignore the assignment: the import system sets every submodule as an attribute of its package."""
+        """Ignore the assignment that the import system makes when it imports the submodule ``pywren.wait``."""
 
 
 def __getattr__(name: str) -> Any:
@@ -133,7 +133,7 @@ def _submodule(name: str) -> types.ModuleType:
     except ImportError as error:
         if error.name != name:
             raise
-        # Workers have no pywren.testing. ``hasattr`` and ``inspect.getmembers`` expect an AttributeError in that case.
+        # Workers have no pywren.testing. ``hasattr`` and ``inspect.getmembers`` then expect an AttributeError.
         raise AttributeError(str(error), name=name.rpartition(".")[2]) from error
 
 

@@ -1,6 +1,7 @@
 """PyWren 0.4's functions for workers on EC2, on top of ``pywren.cloud.instances`` and ``pywren.cloud.launch``.
 
-As in 0.4, an instance is a pair of its name and boto3's object. New programs should use the classes.
+As in 0.4, an instance is represented by a pair of its name and its boto3 object. New programs should use the classes
+in those two modules.
 """
 
 from __future__ import annotations
@@ -44,30 +45,30 @@ def launch_instances(
     parallelism: int = 1,
     pywren_git_commit: str | None = None,
 ) -> list[Named]:
-    """Launch instances that take calls from a queue, and wait until they run. The configuration gives the bucket.
+    """Launch instances that take calls from a queue, and wait until they run. The configuration names the bucket.
 
     Args:
-        number: how many to launch.
-        tgt_ami: the image that they boot from; ``None`` for Amazon Linux 2023.
+        number: how many instances to launch.
+        tgt_ami: the machine image that the instances boot from; ``None`` for Amazon Linux 2023.
         aws_region: the region.
-        my_aws_key: the key pair; ``None`` for instances without one.
-        instance_type: their type, such as ``m5.large``.
-        instance_name: their tag ``Name``.
-        instance_profile_name: their instance profile.
+        my_aws_key: the name of the SSH key pair; ``None`` for no key pair.
+        instance_type: the type of the instances, such as ``m5.large``.
+        instance_name: the value of the instances' tag ``Name``.
+        instance_profile_name: the instance profile.
         sqs_queue_name: the queue.
-        default_volume_size: the size of a fast disk, in gigabytes.
+        default_volume_size: the size of the disk in gigabytes if ``fast_io`` is set.
         max_idle_time: seconds without a call after which a worker ends.
         idle_terminate_granularity: the length of a billing period in seconds; an idle worker ends only near the end of
             a period.
-        pywren_git_branch: ignored; accepted because 0.4 did. Workers get this pywren.
+        pywren_git_branch: ignored; kept for 0.4. Workers get the pywren that runs here.
         spot_price: the most to pay for spot instances, in dollars per hour; ``None`` for on-demand instances.
         availability_zone: a zone of the region; ``None`` for any.
-        fast_io: whether their disk is fast.
+        fast_io: whether the instances have a fast disk.
         parallelism: how many calls each instance runs in parallel.
-        pywren_git_commit: ignored; accepted because 0.4 did. Workers get this pywren.
+        pywren_git_commit: ignored; kept for 0.4. Workers get the pywren that runs here.
 
     Returns:
-        The instances; fewer than ``number`` when EC2 has no more.
+        The instances; fewer than ``number`` if EC2 has no more of them.
 
     Raises:
         ConfigError: there is no configuration with a bucket.
@@ -108,7 +109,7 @@ def _launch(config: wrenconfig.Config, wish: Wish, aws: AWS, gigabytes: int) -> 
 
 
 def list_instances(aws_region: str, instance_name: str) -> list[Named]:
-    """Return the running instances of a region whose name contains a string."""
+    """Return the running instances in a region whose names contain ``instance_name``."""
     found: list[Named] = []
     with closing(AWS(aws_region)) as aws:
         ec2 = aws.resource("ec2")
@@ -116,7 +117,7 @@ def list_instances(aws_region: str, instance_name: str) -> list[Named]:
             name = tags_to_dict(item.get("Tags")).get("Name")
             if name is not None and instance_name in name:
                 found.append((name, ec2.Instance(item["InstanceId"])))
-                found[-1][1].meta.data = item  # or boto3 sends a request for each
+                found[-1][1].meta.data = item  # otherwise boto3 sends a request for each instance
     return found
 
 
@@ -127,7 +128,7 @@ def terminate_instances(instance_list: Iterable[Named]) -> None:
 
 
 def create_instance_profile(instance_profile_name: str) -> None:
-    """Create or update the workers' instance profile with its role.
+    """Create or update the workers' instance profile and its role.
 
     Raises:
         ConfigError: there is no configuration with a bucket and a region.
@@ -159,7 +160,7 @@ def prettyprint_instance_uptimes(inst_list: Iterable[Named]) -> None:
 
 
 def tags_to_dict(d: Iterable[Mapping[str, str]] | None) -> dict[str, str]:
-    """Return AWS's list of tags as a dict."""
+    """Return a list of tags, in the format that AWS uses, as a dict."""
     return {tag["Key"]: tag["Value"] for tag in d or ()}
 
 

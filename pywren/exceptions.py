@@ -4,8 +4,8 @@
 
     PywrenError
     ├── ArgumentError (ValueError)      a function or method got an argument it does not accept
-    ├── ConfigError (ValueError)        the configuration: which file, which key, what to write there
-    ├── SerializationError              an object could not be pickled: which one, at which attribute
+    ├── ConfigError (ValueError)        the configuration is missing, unreadable or wrong
+    ├── SerializationError              a function, an argument or a module cannot be sent
     ├── DecodeError (ValueError)        bytes are not a valid pywren message
     ├── InvocationError                 the service refused to start a call
     │   └── ShutdownError (RuntimeError)    the executor was shut down, or the program is exiting
@@ -15,10 +15,10 @@
     │   ├── StorageNoSuchKeyError
     │   ├── StorageOutputNotFoundError
     │   ├── StorageConfigMismatchError
-    │   ├── StorageSetupError (ConfigError)  this machine's credentials, profile, region or endpoint
+    │   ├── StorageSetupError (ConfigError)  this machine's credentials, profile, region or endpoint are wrong
     │   └── IntegrityError              a digest or a signature does not match: nothing was unpickled
     ├── WaitTimeoutError (TimeoutError) *you* stopped waiting; the call is still running
-    │   └── StorageTimeoutError (StorageError) … and the storage could not be reached
+    │   └── StorageTimeoutError (StorageError)  the same, and the storage could not be reached
     └── CallError                       a call failed outside the user's own function
         ├── VersionMismatchError
         ├── RuntimeSetupError
@@ -28,8 +28,8 @@
         ├── CallLostError
         └── ResultSerializationError
 
-An exception that the user's function raises, or that is raised while the function is unpickled on the worker, comes
-back with its own type. Every class here survives ``pickle``.
+An exception that the user's function raises, or that is raised while the function is unpickled on the worker, is raised
+in the client with its own type. All classes in this module can be pickled.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class PywrenError(Exception):
     """The base class of every error that pywren itself raises."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # BaseException reduces to ``cls(*args)``, which fails for every subclass whose constructor takes anything
+        # BaseException is pickled as the call ``cls(*args)``, which fails if the constructor of ``cls`` takes anything
         # besides the message.
         return rebuild, (type(self), self.args, dict(self.__dict__))
 
@@ -90,15 +90,15 @@ class ArgumentError(PywrenError, ValueError):
 
 
 class ConfigError(PywrenError, ValueError):
-    """The configuration is missing, unreadable or wrong; the message names the file, the key and what to write."""
+    """The configuration is missing, unreadable or wrong. The message names the file and the key, and what to write."""
 
 
 class SerializationError(PywrenError):
     """A function, an argument or a module cannot be sent to the worker.
 
     Args:
-        message: what could not be pickled and what to do about it.
-        path: where the offending object is, for example ``argument 3.model.lock``.
+        message: what cannot be sent and what to do about it.
+        path: where the object is that cannot be pickled, for example ``argument 3.model.lock``.
     """
 
     def __init__(self, message: str, *, path: str = "") -> None:
@@ -134,7 +134,7 @@ class DeploymentError(PywrenError):
 
 
 class EmulatorError(PywrenError):
-    """A part of the emulated AWS (``pywren.testing.emulator``) failed to start, or stopped. The message has its log."""
+    """A part of the emulated AWS (``pywren.testing.emulator``) failed to start or stopped. The message has its log."""
 
 
 class StorageError(PywrenError):
@@ -185,7 +185,7 @@ class StorageConfigMismatchError(StorageError):
 
 
 class StorageSetupError(StorageError, ConfigError):
-    """This machine is not set up to reach the storage: credentials, profile, region or endpoint."""
+    """The credentials, profile, region or endpoint of this machine are wrong, so it cannot reach the storage."""
 
 
 class IntegrityError(StorageError):
@@ -194,7 +194,7 @@ class IntegrityError(StorageError):
 
 if sys.version_info >= (3, 11):
     _BothTimeoutErrors = TimeoutError
-else:  # Python 3.10 has two classes, and programs catch either
+else:  # Python 3.10 has two different classes, and programs catch either of them
 
     class _BothTimeoutErrors(concurrent.futures.TimeoutError, TimeoutError):
         pass
@@ -203,7 +203,7 @@ else:  # Python 3.10 has two classes, and programs catch either
 class WaitTimeoutError(PywrenError, _BothTimeoutErrors):
     """The caller's own ``timeout`` expired; the call itself is still running.
 
-    On every version of Python it is both the built-in ``TimeoutError`` and ``concurrent.futures.TimeoutError``.
+    With every version of Python it is a subclass of both ``TimeoutError`` and ``concurrent.futures.TimeoutError``.
     """
 
 
@@ -215,9 +215,9 @@ class CallError(PywrenError):
     """A call failed outside the user's own function.
 
     Args:
-        message: what happened, to which call, and what to do.
-        call_id: the call; ``None`` when it is not known.
-        callset_id: its callset.
+        message: what happened to which call, and what to do about it.
+        call_id: the call; ``None`` if it is not known.
+        callset_id: the call's callset.
         status: the status that the worker wrote, as a dict; ``None`` when there is none.
     """
 
@@ -253,7 +253,7 @@ class RuntimeSetupError(CallError):
 class CallTimeoutError(CallError):
     """The call was stopped at ``job_max_runtime``.
 
-    It is not a ``TimeoutError``: that would mean that *you* stopped waiting.
+    This class is not a ``TimeoutError``, because a ``TimeoutError`` means that *you* stopped waiting.
     """
 
 
@@ -264,12 +264,12 @@ class CallCancelledError(CallError, concurrent.futures.CancelledError):
 class WorkerCrashedError(CallError):
     """The process that ran the function exited without an outcome.
 
-    ``args[1]`` is the exit code: negative for a signal, ``None`` when it is not known.
+    ``args[1]`` is the exit code: negative if a signal killed the process, ``None`` if the exit code is not known.
     """
 
     @property
     def returncode(self) -> int | None:
-        """The exit code of the process: negative for a signal, ``None`` when it is not known."""
+        """The exit code of the process: negative if a signal killed it, ``None`` if the exit code is not known."""
         code = self.args[1] if len(self.args) > 1 else None
         return code if isinstance(code, int) else None
 
@@ -307,4 +307,4 @@ WORKER_ERRORS: Mapping[str, type[PywrenError]] = {
         StorageOutputNotFoundError,
     )
 }
-"""The errors that a worker may report, by the name that the status gives them."""
+"""The errors that a worker may report, keyed by the names that statuses use for them."""

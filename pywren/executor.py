@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SHOW_OUTPUT_VARIABLE = "PYWREN_SHOW_OUTPUT"
-"""If set to anything, show what local calls print as it arrives, as with ``local: show_output``."""
+"""The environment variable that, set to any value, shows the output of local calls, as ``local: show_output`` does."""
 
 
 _NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
@@ -42,7 +42,7 @@ _NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 class Executor:
     """Maps functions over data on the workers that its invoker reaches.
 
-    Usually created by ``pywren.default_executor()``. Threads may share it, and it is a context manager.
+    Usually ``pywren.default_executor()`` creates it. Threads may share an executor. It is also a context manager.
 
     Args:
         invoker: starts the calls: an object with ``invoke(payload)`` and ``config()``.
@@ -63,7 +63,7 @@ class Executor:
         wrenconfig.warn_of_public_runtime(config)
         runtime_config = config.get("runtime") or {}
         self.runtime_meta_info = get_runtime_info(runtime_config)
-        self._calls_to = adapted(invoker)  # ``invoker`` itself stays what the program passed
+        self._calls_to = adapted(invoker)  # ``self.invoker`` remains the object that the program passed
         check_runtime(self.runtime_meta_info, _architecture_of_workers(self._calls_to, config))
         self._runtime = {**runtime_config, "urls": self.runtime_meta_info.get("urls")}
         shown = bool(os.environ.get(SHOW_OUTPUT_VARIABLE)) or wrenconfig.setting(config, "local.show_output")
@@ -73,29 +73,29 @@ class Executor:
         self.serializer = _make_serializer(self._calls_to, self.runtime_meta_info)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Pickle a recipe, so that objects that hold an executor can be sent to a worker, and can call map there.
+        # Pickle only how to make the executor, so that objects that hold one can be sent to workers and use it there.
         return _made_later, (type(self), self.invoker, self.config, self._job_max_runtime)
 
     def __getattr__(self, name: str) -> Any:
-        # Python calls this for missing attributes: an executor that was just unpickled lacks all of them.
+        # Python calls this for a missing attribute. An executor that was just unpickled lacks all attributes.
         recipe = self.__dict__.get("_recipe")
         if recipe is None or name.startswith("__"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        # Two threads may both do this; each finds a complete executor afterwards. A lock would be held during requests.
+        # Two threads may both do this; both then have a complete executor. A lock would be held during requests.
         self.__init__(*recipe)  # type: ignore[misc]
         self.__dict__.pop("_recipe", None)
         return getattr(self, name)
 
     @property
     def job_max_runtime(self) -> float:
-        """Seconds after which a call is stopped; may be infinite for calls on this machine."""
+        """How many seconds a call may run before it is stopped; may be infinite for calls on this machine."""
         return self._job_max_runtime
 
     @job_max_runtime.setter
     def job_max_runtime(self, seconds: float) -> None:
         self._job_max_runtime = arguments.checked_runtime(seconds, self._dispatcher.longest_runtime)
 
-    # -- the verbs ---------------------------------------------------------------------------------------------
+    # -- making calls ------------------------------------------------------------------------------------------
 
     def map(
         self,
@@ -113,23 +113,23 @@ class Executor:
 
         Args:
             func: takes one item.
-            iterdata: the items: anything that ``iter()`` accepts. It is consumed before anything is invoked. A future
-                inside an item is waited for, and arrives on the worker as a finished future.
+            iterdata: the items: anything that ``iter()`` accepts. All items are taken before anything is invoked. If an
+                item contains a future, ``map`` waits for it, and the worker receives a finished future.
             extra_env: environment variables for the calls.
             extra_meta: further members for the payloads; must be encodable as JSON.
             invoke_pool_threads: how many calls to invoke in parallel, at most 256.
-            data_all_as_one: store small arguments together; with False each gets its own object.
+            data_all_as_one: store small arguments together; with False each argument gets its own object.
             use_cached_runtime: let a worker use the runtime that it extracted for an earlier call.
-            overwrite_invoke_args: members of the payload to replace at the very end; for tests.
-            exclude_modules: strings; a module is not sent when its file's path contains one of them.
+            overwrite_invoke_args: members of the payload to replace just before the call is invoked; for tests.
+            exclude_modules: strings; a module is not sent if the path of its file contains one of them.
 
         Returns:
             One future for each item, in order; ``[]`` for no items.
 
         Raises:
             ArgumentError: there are more items than ``scheduler.map_item_limit`` or 10,000,000, ``extra_meta``
-                clashes with a member of the payload or cannot be encoded as JSON, or a payload is too large. It is a
-                ``ValueError``; nothing was invoked.
+                clashes with a member of the payload or cannot be encoded as JSON, or a payload is too large. This error
+                is a ``ValueError``; nothing was invoked.
             SerializationError: the function or an item cannot be sent; nothing was invoked.
             StorageError: something could not be stored; nothing was invoked.
             InvocationError: a call was refused.
@@ -154,7 +154,7 @@ class Executor:
 
         Args:
             func: takes ``data``.
-            data: its argument.
+            data: the argument of ``func``.
             extra_env: environment variables for the call.
             extra_meta: further members for the payload.
 
@@ -172,8 +172,8 @@ class Executor:
     ) -> ResponseFuture:
         """Wait for all futures, then call a function once, on a worker, with the list of their results.
 
-        If the workers can read the results where they are, these do not pass through this process. If one of the calls
-        failed, the new call raises the same error.
+        If the workers can read the results from the storage, the results do not pass through this process. If one of
+        the calls failed, the new call raises the same error.
 
         Args:
             function: takes the list of results.
@@ -193,14 +193,14 @@ class Executor:
         """Return what a finished call wrote to the log of the Lambda function.
 
         Args:
-            future: the future of one of this executor's calls. If the call has not finished, this waits for it.
-            verbose: print the log too.
+            future: the future of one of this executor's calls. ``get_logs`` waits until the call has finished.
+            verbose: whether to print the log as well.
 
         Returns:
             Pairs ``(milliseconds since the epoch, message)`` in order, from START to REPORT.
 
         Raises:
-            ArgumentError: the call did not run on Lambda, so it has no log there.
+            ArgumentError: the call did not run on Lambda, so it has no log on Lambda.
         """
         from pywren.aws.requests import AWS
         from pywren.cloud.logs import call_logs
@@ -230,10 +230,10 @@ class Executor:
         """Store a pickled argument. Kept for programs written for 0.4.
 
         Args:
-            data_key: its key.
-            data_str: its bytes.
-            callset_id: the callset it is for.
-            call_id: the call it is for.
+            data_key: the key under which to store the argument.
+            data_str: the pickled argument.
+            callset_id: the callset of the call that takes the argument.
+            call_id: the call that takes the argument.
         """
         self.storage.put_data(data_key, data_str)
         logger.debug("stored %d bytes for call %s of callset %s", len(data_str), call_id, callset_id)
@@ -258,19 +258,19 @@ class Executor:
         """Invoke one call whose function and argument the program itself has stored. Kept for programs written for 0.4.
 
         This method reads the function and the argument once to compute their digests, because workers unpickle nothing
-        without them.
+        without a digest.
 
         Args:
             func_key: where the function is, as ``map`` stores it.
             data_key: where the argument is.
-            output_key: where a big outcome goes.
-            status_key: where the status goes.
-            cancel_key: where 0.4 marked a call as cancelled.
+            output_key: where the worker writes a big outcome.
+            status_key: where the worker writes the status.
+            cancel_key: where PyWren 0.4 marked a call as cancelled.
             callset_id: the callset.
             call_id: the call.
             extra_env: environment variables for the call.
             extra_meta: further members for the payload.
-            data_byte_range: the first and last offset of the argument in its object; ``None`` for all of it.
+            data_byte_range: the first and last offset of the argument in its object; ``None`` for the whole object.
             use_cached_runtime: let the worker use a runtime that it has extracted already.
             host_job_meta: further members of ``invoke_status``.
             job_max_runtime: seconds after which the call is stopped.
@@ -309,17 +309,17 @@ class Executor:
         """Join byte strings end to end.
 
         Args:
-            data_strs: the pieces.
+            data_strs: the byte strings.
 
         Returns:
-            The whole, and the first and last offset (inclusive) of each piece in it.
+            The joined bytes, and the first and last offset (both inclusive) of each byte string in them.
         """
         return agg_data(data_strs)
 
     # -- closing -------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Release what the executor holds; its futures remain usable. Garbage collection does this too."""
+        """Release the executor's resources; its futures remain usable. Garbage collection closes an executor too."""
         self._dispatcher.close()
         if self._stager is not None:
             self._stager.close()
@@ -351,7 +351,7 @@ class Executor:
         arguments.check_meta(extra_meta)
         if not items:
             return []
-        # Only a staged call has a payload to change.
+        # Only staged calls have payloads, whose members can be replaced.
         dispatcher = self._stage_calls() if options.get("overwrite_invoke_args") else self._dispatcher
         mentions = Mentions()
         inputs = Inputs(by_reference=dispatcher.by_reference, mentions=mentions)
@@ -363,7 +363,7 @@ class Executor:
             exclude_modules=arguments.checked_excludes(exclude_modules),
             mentions=mentions,
         )
-        if not self._dispatcher.out_of_band:  # otherwise the calls run here, with the packages that are installed here
+        if not self._dispatcher.out_of_band:  # otherwise calls run here, with this machine's packages
             warn_of_skew(mentions, self.runtime_meta_info)
         callset = self._new_callset(modules, min(self.job_max_runtime, dispatcher.longest_runtime))
         return dispatcher.dispatch(
@@ -380,7 +380,7 @@ class Executor:
         )
 
     def _stage_calls(self) -> StagedDispatcher:
-        """Return a dispatcher that stages calls, even if calls otherwise stay in memory."""
+        """Return a dispatcher that stages calls, even if the calls of this executor usually stay in memory."""
         if self._stager is None:
             self._stager = StagedDispatcher(self.storage, self._calls_to, self._runtime)
         return self._stager
@@ -393,20 +393,20 @@ class Executor:
 
 
 def _made_later(cls: type[Executor], *recipe: Any) -> Executor:
-    """Unpickle an executor. It is created on first use, as most executors that are sent along are never used."""
+    """Unpickle an executor. It is initialized on first use, because most unpickled executors are never used."""
     executor = cls.__new__(cls)
     executor.__dict__["_recipe"] = recipe
     return executor
 
 
 def _architecture_of_workers(invoker: Invoker, config: Mapping[str, Any]) -> str | None:
-    """Return the architecture of the workers if the configuration sets it: on Lambda."""
+    """Return the architecture of the workers on Lambda, as configured; ``None`` for workers elsewhere."""
     on_lambda = invoker.function_name is not None
     return str(wrenconfig.setting(config, "lambda.architecture")) if on_lambda else None
 
 
 def _make_serializer(invoker: Invoker, runtime_meta: Mapping[str, Any]) -> Serializer:
-    """Make the serializer. On this machine it sends no installed packages, elsewhere none that the runtime lists."""
+    """Make the serializer. It sends no packages that workers have: all of this machine's, or those of the runtime."""
     if invoker.runs_here:
         return Serializer()
     return Serializer({name for name, _ in runtime_meta["preinstalls"]})

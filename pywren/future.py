@@ -1,8 +1,8 @@
 """``ResponseFuture``: the outcome of one call, which may not have arrived yet.
 
-``client.call_state`` contains the state machine, and says which thread changes a state under which lock;
-``client.waiting`` defines how a thread waits. This module defines what a program asks a future, and how a future is
-sent to another process.
+``client.call_state`` contains the state machine, and explains which thread changes a state under which lock;
+``client.waiting`` defines how a thread waits. This module contains the methods that programs call, and defines how a
+future is sent to another process.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ class JobState(enum.Enum):
 class ResponseFuture(CallState):
     """The outcome of one call.
 
-    ``Executor.map`` and ``call_async`` create it. It can be pickled. Unpickled in another process, it continues to wait
-    for the same call. On another machine it does so if its storage can be reached from there.
+    ``Executor.map`` and ``call_async`` create futures. A future can be pickled. If it is unpickled in another process,
+    it waits for the same call there. On another machine this works if that machine can reach the storage.
 
     Args:
         call_id: the call within its callset.
         callset_id: the callset, one for each map.
-        invoke_metadata: what ``invoke_status`` returns; ``None`` leaves the future *new*.
+        invoke_metadata: the dict that ``invoke_status`` returns; ``None`` for a future whose call was never invoked.
         storage_path: ``[backend, bucket, prefix]`` of the storage that holds the outcome.
     """
 
@@ -95,7 +95,7 @@ class ResponseFuture(CallState):
             self._condition = threading.Condition()
 
     def _join(self, storage_path: Sequence[str], facts: dict[str, Any]) -> None:
-        """Wait for the call where its outcome will be stored. A program written for 0.4 made this future by hand."""
+        """Attach this future, which a program written for 0.4 made by hand, to the call in the storage."""
         from pywren.client.elsewhere import origin_at  # here: workers unpickle futures but do not need it
 
         origin = origin_at(storage_path, self.callset_id, facts)
@@ -115,19 +115,20 @@ class ResponseFuture(CallState):
 
         Args:
             timeout: the longest time to wait, in seconds; ``None`` waits until the call has ended.
-            check_only: return immediately whether the call has ended.
+            check_only: do not wait, but return whether the call has ended.
             throw_except: with False, return ``None`` for a call that failed instead of raising.
             storage_handler: kept for 0.4; it must be the storage that the future was made with.
 
         Returns:
-            The function's value; with ``check_only`` a bool.
+            The value that the function returned; with ``check_only`` a bool.
 
         Raises:
-            WaitTimeoutError: the call had not ended after ``timeout`` seconds. It is a ``TimeoutError``. If the storage
-                cannot be reached at that moment it is a ``StorageTimeoutError``, which says why.
-            StorageError: the storage could not be reached for a minute. The call continues; ask again.
+            WaitTimeoutError: the call had not ended after ``timeout`` seconds. This error is a ``TimeoutError``. If the
+                storage cannot be reached at that time, it is a ``StorageTimeoutError``, which says why.
+            StorageError: the storage could not be reached for a minute. The call continues; ``result`` may be called
+                again.
             CallCancelledError: the call was cancelled.
-            CallError: the call failed outside the function; the subclass says how.
+            CallError: the call failed outside the function. The subclass shows how it failed.
             ArgumentError: the call was never invoked.
             BaseException: the function's own exception, with its own type and the remote traceback.
         """
@@ -144,18 +145,19 @@ class ResponseFuture(CallState):
         try:
             raise self._exception
         finally:
-            # The traceback holds this frame, and the frame would hold the future: break the cycle.
+            # The traceback holds this frame, and the frame would hold the future. Break this reference cycle.
             del self
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Wait for the call and return what it raised, or ``None`` when it returned.
+        """Wait for the call and return the exception with which it ended, or ``None`` if the function returned.
 
         Args:
             timeout: the longest time to wait, in seconds; ``None`` waits until the call has ended.
 
         Raises:
             WaitTimeoutError: the call had not ended after ``timeout`` seconds.
-            StorageError: the storage could not be reached for a minute. The call continues; ask again.
+            StorageError: the storage could not be reached for a minute. The call continues; ``exception`` may be called
+                again.
             CallCancelledError: the call was cancelled.
             ArgumentError: the call was never invoked.
         """
@@ -166,7 +168,7 @@ class ResponseFuture(CallState):
         return self._exception
 
     def done(self) -> bool:
-        """Poll, and return whether the call has ended: with a value, with an error or by being cancelled.
+        """Check now, and return whether the call has ended: with a value, with an error or by being cancelled.
 
         Raises:
             StorageError: the storage could not be reached for a minute.
@@ -190,11 +192,11 @@ class ResponseFuture(CallState):
         return self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
 
     def succeeded(self) -> bool:
-        """Tell whether the program already knows that the call returned a value. It sends no request."""
+        """Tell whether the program has received the outcome of the call, and it is a value. This sends no request."""
         return self._collected and self._state == FINISHED and self._exception is None
 
     def errored(self) -> bool:
-        """Tell whether the program already knows that the call failed. It sends no request."""
+        """Tell whether the program has received the outcome of the call, and it is an error. This sends no request."""
         return self._collected and self._state in DONE and self._exception is not None
 
     def cancel(self, storage_handler: Storage | None = None) -> bool:
@@ -204,7 +206,7 @@ class ResponseFuture(CallState):
             storage_handler: kept for 0.4; it must be the storage that the future was made with.
 
         Returns:
-            Whether a cancellation, this one or an earlier one, ended the call; False when it had ended by itself.
+            Whether the call was ended by this or an earlier cancellation; False if it had ended by itself.
 
         Raises:
             ArgumentError: the call was never invoked.
@@ -218,8 +220,9 @@ class ResponseFuture(CallState):
         """Call a function with this future once it is done, or immediately if it is done already.
 
         Args:
-            fn: runs in a thread that is reserved for such functions, one after the other. What it raises is logged. It
-                may take its time, wait for other futures and make calls without delaying anything else.
+            fn: takes this future. It runs in a thread that is reserved for such functions and runs them one after the
+                other. Exceptions that ``fn`` raises are logged. It may run long, wait for other futures and make calls:
+                outcomes still arrive meanwhile.
         """
         with self._condition:
             is_first, is_done = self._callbacks is None, self._state in DONE
@@ -236,7 +239,7 @@ class ResponseFuture(CallState):
     def __await__(self) -> Generator[Any, None, Any]:
         """Wait for the call in a coroutine: ``value = await future``.
 
-        Cancelling the waiting task cancels the call too. The event loop does not wait for that.
+        Cancelling the task that waits also cancels the call, and the event loop is not blocked meanwhile.
         """
         import asyncio
 
@@ -247,7 +250,7 @@ class ResponseFuture(CallState):
             try:
                 loop.call_soon_threadsafe(woken.set)
             except RuntimeError:
-                pass  # the loop was closed meanwhile: nothing waits any more
+                pass  # the event loop was closed meanwhile, so nothing waits any more
 
         tell_when_done(self, wake)
         try:
@@ -262,7 +265,7 @@ class ResponseFuture(CallState):
 
     @property
     def run_status(self) -> dict[str, Any] | None:
-        """The worker's report on the call (times in seconds); ``None`` until the program knows the outcome."""
+        """The worker's report on the call (times in seconds); ``None`` until the program has received the outcome."""
         if not self._collected or self._origin is None:
             return None
         if self._view is None:
@@ -271,7 +274,7 @@ class ResponseFuture(CallState):
 
     @property
     def invoke_status(self) -> dict[str, Any] | None:
-        """What the client did for the call (times in seconds); ``None`` until the program knows the outcome."""
+        """What the client did for the call (times in seconds); ``None`` until the program has received the outcome."""
         return None if not self._collected or self._origin is None else self._origin.invoke_status(self)
 
     @property
@@ -281,7 +284,7 @@ class ResponseFuture(CallState):
 
     @property
     def job_state(self) -> JobState:
-        """The state of the call as far as it is known here. Reading it sends no request."""
+        """The state of the call, as far as this process knows it. Reading the state sends no request."""
         if self._origin is None:
             return JobState.new
         if self._state in DONE:
@@ -324,7 +327,7 @@ class ResponseFuture(CallState):
     # -- names kept only for programs written for 0.4 --------------------------------------------------------------
 
     GET_RESULT_SLEEP_SECS = 4
-    """Has no effect: nothing here sleeps."""
+    """Kept only for programs that read it; it has no effect."""
 
     @property
     def _error(self) -> BaseException | None:
@@ -332,18 +335,18 @@ class ResponseFuture(CallState):
 
     @property
     def _traceback(self) -> tuple[type[BaseException], BaseException, TracebackType | None] | None:
-        """The type, value and traceback of what the call raised, once the program knows it."""
+        """The type, value and traceback of the call's exception; ``None`` until the program has received it."""
         error = self._error
         return None if error is None else (type(error), error, error.__traceback__)
 
     @property
     def _return_val(self) -> Any:
-        """What the function returned, once the program knows it."""
+        """The value that the function returned; ``None`` until the program has received it."""
         return self._result if self._collected and self._state == FINISHED else None
 
     @property
     def _call_invoker_result(self) -> dict[str, Any] | None:
-        """What the function returned or raised, as 0.4's worker stored it, once the program knows it."""
+        """The output as PyWren 0.4's worker stored it; ``None`` until the program has received the outcome."""
         from pywren.storage.storage import output_of_0_4
 
         error = self._error
@@ -355,7 +358,7 @@ class ResponseFuture(CallState):
         return output
 
     def _is_workers(self, error: BaseException | None) -> bool:
-        """Tell whether an error comes from the worker and not from the function: for those, 0.4 stored no result."""
+        """Tell whether the worker and not the function raised an error. For such errors 0.4 stored no output."""
         if not isinstance(error, PywrenError) or isinstance(error, ResultSerializationError):
             return False
         ids = getattr(error, "callset_id", None), getattr(error, "call_id", None)
@@ -363,7 +366,7 @@ class ResponseFuture(CallState):
 
     @property
     def _invoke_metadata(self) -> dict[str, Any]:
-        """What ``invoke_status`` will return, as far as it is known now."""
+        """The dict that ``invoke_status`` will return, as far as it is known now."""
         return dict(self._metadata or {}) if self._origin is None else self._origin.invoke_status(self)
 
     def _set_state(self, new_state: JobState) -> None:
@@ -395,14 +398,14 @@ def attach(
     client: str | None = None,
     record: Mapping[str, Any] | None = None,
 ) -> ResponseFuture:
-    """Make another future of a call, by unpickling one from this or another process.
+    """Make a future of a call that exists already. Unpickling a future from this or another process calls this.
 
     Args:
         call_id: the call.
         callset: its callset.
         storage: where its objects are.
-        client: for calls in another process's pool, the file that the process keeps locked while it lives.
-        record: what ``invoke_status`` returns for this call only.
+        client: for calls in the pool of another process, the file that the other process keeps locked while it lives.
+        record: the members of ``invoke_status`` that only this call has.
     """
     from pywren.client.elsewhere import origin_for  # here: workers unpickle futures but do not need it
 

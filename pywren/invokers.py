@@ -1,7 +1,8 @@
 """Invokers start calls: ``LambdaInvoker``, ``DummyInvoker`` and ``LocalInvoker``.
 
-An invoker is any object with ``invoke(payload)``, which starts one call and returns, and ``config()``, which describes
-the invoker. It may define other members of ``Invoker`` (``pywren.client.protocols``), which has defaults for them.
+An invoker is any object that has ``invoke(payload)``, which starts one call and returns, and ``config()``, which
+describes the invoker. An invoker may also define the other members of ``Invoker`` (``pywren.client.protocols``); if it
+does not, it gets the defaults of that class.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 EVENT_AGE_LIMIT = 21_600
 """The longest time in seconds that Lambda keeps an asynchronous call: 6 hours (Lambda quotas, 2026)."""
 
-# Kept for programs written for 0.4, whose workers ran in this directory. Now every call has its own directory.
+# Kept for programs written for 0.4, whose calls ran in this directory. Now every call has its own directory.
 SOURCE_DIR = os.path.dirname(os.path.abspath(__file__))
 LOCAL_DIR = tempfile.gettempdir()
 LOCAL_RUN_DIR = os.path.join(LOCAL_DIR, "task")
@@ -44,7 +45,7 @@ class LambdaInvoker(Invoker):
 
     Args:
         region_name: the function's region.
-        lambda_function_name: its name or ARN.
+        lambda_function_name: the function's name or ARN.
         aws: sends the requests; by default the invoker creates its own.
         queue_patience: how many seconds Lambda keeps a call that it cannot start (``lambda: event_age``).
     """
@@ -80,7 +81,7 @@ class LambdaInvoker(Invoker):
         return function_name(self.lambda_function_name)
 
     def invoke(self, payload: Payload) -> str:
-        """Start one call. While Lambda throttles or has errors of its own, wait and try again.
+        """Start one call. While Lambda throttles requests or fails internally, wait and try again.
 
         Returns:
             Lambda's request id.
@@ -103,7 +104,7 @@ class LambdaInvoker(Invoker):
     # -- names kept only for programs written for 0.4 --------------------------------------------------------------
 
     TIME_LIMIT = True
-    """Whether the service that runs the calls stops them itself after some time."""
+    """Whether the service that runs the calls itself stops a call after some time."""
 
     @property
     def lambclient(self) -> Any:
@@ -112,7 +113,7 @@ class LambdaInvoker(Invoker):
 
 
 class DummyInvoker(Invoker):
-    """Keeps calls until ``run_jobs`` runs them, in child processes of this machine."""
+    """Keeps calls until ``run_jobs`` runs them in child processes on this machine."""
 
     runs_here = True
 
@@ -123,7 +124,7 @@ class DummyInvoker(Invoker):
         self.thread: threading.Thread | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), ()  # the copy starts empty
+        return type(self), ()  # the unpickled copy has no calls
 
     def __repr__(self) -> str:
         return f"<DummyInvoker with {len(self.payloads)} calls>"
@@ -137,7 +138,7 @@ class DummyInvoker(Invoker):
         return {}
 
     def explain_silence(self) -> str | None:
-        """Return why no results arrive, if nothing has run the calls."""
+        """Return a text saying that ``run_jobs`` must run the calls, or ``None`` if no call is kept."""
         if not self.payloads:
             return None
         kept = "1 call is waiting" if len(self.payloads) == 1 else f"{len(self.payloads)} calls are waiting"
@@ -158,7 +159,7 @@ class DummyInvoker(Invoker):
     def run_jobs_threaded(self, MAXJOBS: int = -1, run_dir: str = LOCAL_RUN_DIR) -> None:
         """Start ``run_jobs`` in a thread, ``self.thread``, and return immediately.
 
-        The program ends only after the thread has ended. A running call may be cancelled meanwhile.
+        The program ends only after the thread has ended. Calls can be cancelled while the thread runs them.
 
         Args:
             MAXJOBS: how many calls to run; -1 runs all.
@@ -169,7 +170,7 @@ class DummyInvoker(Invoker):
 
     def _take(self, most: int) -> list[Payload]:
         taken: list[Payload] = []
-        with suppress(IndexError):  # one at a time: several threads may take calls, and pop() gives each call to one
+        with suppress(IndexError):  # one call at a time: pop() gives each call to only one of several threads
             while len(taken) != most:
                 taken.append(self.payloads.pop(0))
         return taken
@@ -180,10 +181,10 @@ class LocalInvoker(Invoker):
 
     Args:
         run_dir: has no effect; kept for 0.4, as every call has its own directory.
-        pool: the pool; by default the shared one.
+        pool: the pool; by default the shared pool.
 
     Attributes:
-        environment: the environment variables that calls see: those that this process had when the invoker was made.
+        environment: the environment variables of calls: those that this process had when the invoker was made.
     """
 
     runs_here = True
@@ -195,7 +196,7 @@ class LocalInvoker(Invoker):
         self.run_dir = run_dir
         self.environment = MappingProxyType(dict(os.environ))
         self._given_pool = pool
-        # One for each process: a forked child has none of the parent's threads.
+        # Each process has its own LocalWorker, because the parent's threads do not exist in a forked child.
         self._worker: PerProcess[LocalWorker] = PerProcess(lambda: LocalWorker(lambda: self.pool, self.environment))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -214,7 +215,7 @@ class LocalInvoker(Invoker):
         return LocalPool.shared()
 
     def invoke(self, payload: Payload) -> None:
-        """Start one call. It waits for its turn while all child processes are busy."""
+        """Start one call and return. The call waits while all child processes are busy."""
         self._worker.get().submit(payload)
 
     def config(self) -> dict[str, Any]:
@@ -222,7 +223,7 @@ class LocalInvoker(Invoker):
         return {}
 
     def close(self) -> None:
-        """Drop the calls that have not started."""
+        """Discard the calls that have not started."""
         worker = self._worker.peek()
         if worker is not None:
             worker.close()

@@ -46,11 +46,11 @@ def run_generic_handler(
     run_dir: str,
     extra_context: Mapping[str, Any] | None,
 ) -> None:
-    """Run one call under a job id, which the status contains as ``jobnum``.
+    """Run one call in a child process. Its status contains the job id as ``jobnum``.
 
     Args:
         job: the payload of the call.
-        job_id: the id.
+        job_id: the job id.
         original_dir: has no effect; kept for 0.4, as nothing changes the working directory.
         run_dir: has no effect; kept for 0.4, as every call has its own directory.
         extra_context: strings to add to the status.

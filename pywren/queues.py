@@ -1,4 +1,4 @@
-"""Calls through an SQS queue: ``SQSInvoker`` sends them, and ``sqs_run_local`` receives some and runs them here."""
+"""Calls through an SQS queue: ``SQSInvoker`` sends calls, and ``sqs_run_local`` runs calls on this machine."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ MESSAGE_LIMIT = 1024 * 1024
 """The most bytes of an SQS message: 1 MiB (Amazon SQS quotas, 2026)."""
 
 LONGEST_RETENTION = 14 * 86_400
-"""The longest time in seconds that SQS keeps a message: 14 days; 4 days unless configured (Amazon SQS quotas, 2026)."""
+"""The longest time in seconds for which SQS can keep a message: 14 days (Amazon SQS quotas, 2026)."""
 
 EMPTY_WAIT = 1
-"""Seconds to wait for a message before a queue counts as empty. With 1 or more, SQS queries all its servers."""
+"""Seconds to wait for a message before the queue counts as empty. If this is 1 or more, SQS asks all its servers."""
 
 _RETENTION = "MessageRetentionPeriod"
 _WAITING = "ApproximateNumberOfMessages"
@@ -39,7 +39,7 @@ class SQSInvoker(Invoker):
 
     Args:
         region_name: the queue's region.
-        sqs_queue_name: its name.
+        sqs_queue_name: the queue's name.
         aws: sends the requests; by default the invoker creates its own.
     """
 
@@ -79,7 +79,7 @@ class SQSInvoker(Invoker):
             The message id.
 
         Raises:
-            ArgumentError: the payload is larger than a message may be.
+            ArgumentError: the payload is larger than an SQS message may be.
             InvocationError: the queue refused the message.
         """
         body = encode_payload(payload, MESSAGE_LIMIT, "an SQS message")
@@ -87,7 +87,7 @@ class SQSInvoker(Invoker):
 
     @property
     def queue_patience(self) -> float:
-        """The seconds for which the queue keeps a call that no worker takes. They are requested from SQS only once.
+        """How many seconds the queue keeps a call that no worker takes. SQS is asked for this number only once.
 
         Raises:
             InvocationError: the queue does not exist.
@@ -102,7 +102,7 @@ class SQSInvoker(Invoker):
         return self._retention
 
     def explain_silence(self) -> str | None:
-        """Return why no results arrive, if no worker takes calls from the queue."""
+        """Return why no results arrive if no worker takes calls from the queue; otherwise return ``None``."""
         try:
             found = self.aws.queue_numbers(self.queue_url, _WAITING, _TAKEN)
         except PywrenError as error:
@@ -117,7 +117,7 @@ class SQSInvoker(Invoker):
         )
 
     def config(self) -> dict[str, Any]:
-        """Return what ``invoke_status`` reports about this invoker. The key is spelled as in 0.4."""
+        """Return what ``invoke_status`` reports about this invoker. The spelling of the key is that of PyWren 0.4."""
         return {"sqs_queue_name_name": self.sqs_queue_name, "region_name": self.region_name}
 
     def close(self) -> None:
@@ -127,7 +127,7 @@ class SQSInvoker(Invoker):
     # -- names kept only for programs written for 0.4 --------------------------------------------------------------
 
     TIME_LIMIT = False
-    """Whether the service that runs the calls stops them itself after some time."""
+    """Whether the service that runs the calls itself stops a call after some time."""
 
     @property
     def queue(self) -> Any:
@@ -154,11 +154,11 @@ def sqs_run_local(
 
     Args:
         region_name: the queue's region.
-        sqs_queue_name: its name.
+        sqs_queue_name: the queue's name.
         job_num: the most calls to run.
         run_dir: has no effect; kept for 0.4, as every call has its own directory.
-        aws: sends the requests; by default a new one is created.
-        container: a warm worker; by default one is created, and closed at the end.
+        aws: sends the requests; by default a new ``AWS`` is created.
+        container: a warm worker; by default a new ``Container`` is created, and closed at the end.
 
     Returns:
         How many calls were run.

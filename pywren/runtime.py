@@ -1,4 +1,4 @@
-"""Runtimes: whether the Python on the worker matches the one here."""
+"""Checks whether the Python of a runtime is the Python of this program."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def version_str(version_info: Sequence[Any]) -> str:
 
 
 def runtime_valid(runtime_meta: Mapping[str, Any]) -> bool:
-    """Tell whether a runtime has the same Python as this program.
+    """Tell whether a runtime has the same version of Python as this program.
 
     Args:
-        runtime_meta: what ``get_runtime_info`` returns.
+        runtime_meta: the description of the runtime that ``get_runtime_info`` returns.
     """
     return bool(runtime_meta.get("python_ver") == PYTHON)

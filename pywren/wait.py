@@ -28,15 +28,16 @@ def wait(
         fs: the futures.
         return_when: ``ALL_COMPLETED``, ``ANY_COMPLETED`` (at least one), or ``ALWAYS`` (poll once, do not wait).
         THREADPOOL_SIZE: has no effect; kept for 0.4.
-        WAIT_DUR_SEC: has no effect; kept for 0.4, as an event wakes the waiting thread.
+        WAIT_DUR_SEC: has no effect; kept for 0.4, which polled at this interval.
         timeout: the longest time to wait, in seconds; ``None`` for no limit.
 
     Returns:
         ``(done, not_done)``, both lists in the order of ``fs``.
 
     Raises:
-        ArgumentError: ``return_when`` is not one of the three, or an item of ``fs`` is not a future.
-        StorageError: the storage of some futures could not be reached for a minute. The calls continue; ask again.
+        ArgumentError: ``return_when`` is not one of the three values, or an item of ``fs`` is not a future.
+        StorageError: the storage of some futures could not be reached for a minute. The calls continue; ``wait`` may be
+            called again.
     """
     futures = list_of(fs, "wait()")
     distinct = list({id(item): item for item in futures}.values())
@@ -75,7 +76,7 @@ def list_of(fs: Iterable[ResponseFuture], taker: str) -> list[ResponseFuture]:
 
     Args:
         fs: the futures.
-        taker: the name of the function that takes them, for the error message.
+        taker: the name of the function that the program called, for the error message.
 
     Raises:
         ArgumentError: ``fs`` is not iterable, or contains something other than futures of invoked calls.

@@ -1,4 +1,4 @@
-"""Factories of executors, which determine where calls run."""
+"""Functions that make executors. Each executor determines where its calls run."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ EXECUTOR_VARIABLE = "PYWREN_EXECUTOR"
 def default_executor(**kwargs: Any) -> Executor:
     """Make the executor that the environment selects.
 
-    ``PYWREN_EXECUTOR`` names it: ``lambda``, ``remote`` (or ``standalone``), ``dummy`` or ``local``. If it is not set,
-    calls go to AWS Lambda when there is a configuration. They run on this machine when there is none, or when it
-    contains ``storage_backend: localhost``.
+    The environment variable ``PYWREN_EXECUTOR`` names the executor: ``lambda``, ``remote`` (or ``standalone``),
+    ``dummy`` or ``local``. If this variable is not set, calls go to AWS Lambda if there is a configuration. They run on
+    this machine if there is no configuration, or if the configuration contains ``storage_backend: localhost``.
 
     Args:
-        kwargs: the factory's arguments: ``config``, ``job_max_runtime``.
+        kwargs: passed to the function that makes the executor: ``config`` and ``job_max_runtime``.
 
     Raises:
         ConfigError: ``PYWREN_EXECUTOR`` has another value, or the configuration is missing or wrong.
@@ -57,7 +57,7 @@ def default_executor(**kwargs: Any) -> Executor:
     kwargs["config"] = checked = _checked(kwargs.get("config"))
     if not checked.stays_here:
         return lambda_executor(**kwargs)
-    if checked.source.path is None:  # a user who has written it into a file knows
+    if checked.source.path is None:  # a user who has written this setting into a file knows it
         _say_where()
     return local_executor(**kwargs)
 
@@ -86,7 +86,7 @@ def dummy_executor(config: Mapping[str, Any] | None = None, job_max_runtime: flo
     """Make an executor that keeps its calls until ``executor.invoker.run_jobs()`` runs them on this machine.
 
     Args:
-        config: the configuration; ``None`` reads the file, or stages on this machine when there is none.
+        config: the configuration; ``None`` reads the file. If there is no file, calls are staged on this machine.
         job_max_runtime: seconds after which a call is stopped.
 
     Raises:
@@ -124,8 +124,8 @@ def local_executor(
 ) -> Executor:
     """Make an executor whose calls run on this machine, in separate processes.
 
-    Without a configuration everything stays in memory. If the configuration has a bucket, calls are staged there, as in
-    0.4. Calls see the environment variables that this process has now, even if they change later.
+    Without a configuration everything stays in memory. If the configuration has a bucket, calls are staged in the
+    bucket, as in 0.4. Calls get the environment variables that this process has now, even if it changes them later.
 
     Args:
         invoker_object: an invoker to use instead of a new ``LocalInvoker``.
@@ -139,7 +139,7 @@ def local_executor(
     if invoker_object is None:
         from pywren.worker.parent.pool import LocalPool
 
-        LocalPool.shared()  # its first process starts while this one is still importing
+        LocalPool.shared()  # the first process of the pool starts while this process is still importing
         from pywren.invokers import LOCAL_RUN_DIR, LocalInvoker
 
         invoker_object = LocalInvoker(run_dir=wrenconfig.setting(config, "local_run_dir") or LOCAL_RUN_DIR)
@@ -190,12 +190,12 @@ class _Checked(NamedTuple):
 
     @property
     def stays_here(self) -> bool:
-        """Whether calls can only run here, because only this machine can reach the place where they are staged."""
+        """Whether calls can run only on this machine, because they are staged where no other machine can read."""
         return bool(wrenconfig.setting(self.config, "storage_backend") == "localhost")
 
 
 def _checked(config: Mapping[str, Any] | _Checked | None) -> _Checked:
-    """Check a configuration that was passed in, or read the default one."""
+    """Check the configuration that was passed as an argument, or read the default configuration."""
     if isinstance(config, _Checked):  # ``default_executor`` has already read it
         return config
     source = wrenconfig.find_source(config)
@@ -210,7 +210,7 @@ def _checked(config: Mapping[str, Any] | _Checked | None) -> _Checked:
 
 
 def _config_for_aws(config: Mapping[str, Any] | None, who: str) -> Mapping[str, Any]:
-    """Return the configuration for an executor whose workers are other machines. It always contains a region."""
+    """Return the configuration for an executor whose workers are other machines. The result always has a region."""
     checked = _checked(config)
     if checked.source.embedded:
         raise ConfigError(
@@ -230,10 +230,10 @@ def _config_for_aws(config: Mapping[str, Any] | None, who: str) -> Mapping[str, 
 
 
 def _region_of_environment(source: wrenconfig.Source) -> str:
-    """Return the region that AWS's own tools would use, for a configuration without one."""
+    """Return the region that AWS's own tools would use. It is needed if the configuration has no region."""
     from pywren.aws.requests import AWS
 
-    region = os.environ.get("AWS_REGION")  # botocore ignores this, but other tools prefer it
+    region = os.environ.get("AWS_REGION")  # botocore ignores this variable, but other tools prefer it
     region = region or os.environ.get("AWS_DEFAULT_REGION") or AWS().configured_region()
     if not region:
         raise ConfigError(

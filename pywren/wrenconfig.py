@@ -31,7 +31,7 @@ AWS_LAMBDA_FUNCTION_NAME_DEFAULT = "pywren_1"
 AWS_SQS_QUEUE_DEFAULT = "pywren-jobs-1"
 AWS_EC2_INSTANCE_TYPE_DEFAULT = "m5.large"
 
-# Names kept only for programs written for 0.4, with today's values.
+# Names kept only for programs written for 0.4. The values are those that pywren uses now.
 GENERIC_HANDLER_NAME = "pywren.wrenhandler.generic_handler"
 AWS_LAMBDA_HANDLER_NAME = "pywren.wrenhandler.aws_lambda_handler"
 PACKAGE_FILE = "deploy.zip"
@@ -40,7 +40,7 @@ TIMEOUT = 300
 DEFAULT_KEY_NAME = "PYWREN_DEFAULT_KEY"
 
 default_runtime = {version: f"pywren.runtimes/default_{version}.tar.gz" for version in ("3.10", "3.11", "3.12", "3.13")}
-"""The keys of runtimes in the user's own bucket, by Python version."""
+"""The S3 keys of runtimes in the user's own bucket, by Python version."""
 
 CONFIG_VARIABLE = "PYWREN_CONFIG_FILE"
 _FILE_NAME = ".pywren_config"
@@ -64,7 +64,7 @@ class Source(NamedTuple):
 
     @property
     def embedded(self) -> bool:
-        """Whether no configuration was found. Then everything runs on this machine."""
+        """Whether no configuration was found. If so, everything runs on this machine."""
         return self.kind == "embedded"
 
     def __str__(self) -> str:
@@ -78,7 +78,7 @@ def find_source(config: Mapping[str, Any] | None = None) -> Source:
         config: a configuration that was passed as an argument; it takes precedence.
 
     Raises:
-        ConfigError: ``PYWREN_CONFIG_FILE`` names a file that does not exist; pywren never silently uses another.
+        ConfigError: ``PYWREN_CONFIG_FILE`` names a file that does not exist. No other file is used instead.
     """
     if config is not None:
         return Source("argument")
@@ -102,7 +102,7 @@ def get_default_home_filename() -> str:
 
 
 def get_default_config_filename() -> str | None:
-    """Return the file that ``default`` reads, or ``None`` when no file exists.
+    """Return the path of the configuration file that ``default`` reads, or ``None`` if no file exists.
 
     Raises:
         ConfigError: ``PYWREN_CONFIG_FILE`` names a file that does not exist.
@@ -111,17 +111,17 @@ def get_default_config_filename() -> str | None:
 
 
 def embedded() -> Config:
-    """Return the configuration that needs no account: storage and workers are on this machine."""
+    """Return the configuration for a user without an AWS account: storage and workers are on this machine."""
     return {
         "storage_backend": "localhost",
         "storage_prefix": AWS_S3_PREFIX_DEFAULT,
         "runtime": {},
-        "scheduler": {"map_item_limit": None},  # programs written for 0.4 set this
+        "scheduler": {"map_item_limit": None},  # this key exists because programs written for 0.4 set it
     }
 
 
 def default() -> Config:
-    """Return the configuration from the first file that exists, or the embedded one.
+    """Return the configuration from the first file that exists, or the embedded configuration if there is no file.
 
     The files are ``$PYWREN_CONFIG_FILE``, ``./.pywren_config`` and ``~/.pywren_config``.
 
@@ -185,11 +185,11 @@ def _drop_public_runtime(config: Config, source: str) -> None:
 
 
 def warn_of_public_runtime(config: Mapping[str, Any], source: str = "the config argument") -> None:
-    """Warn, once per source, that pywren ignores a runtime in one of 0.4's public buckets.
+    """If the runtime is in one of 0.4's public buckets, warn once per source that pywren ignores this runtime.
 
     Args:
         config: the configuration.
-        source: the file or other place that it comes from.
+        source: where the configuration comes from: a file or something else.
     """
     runtime = config.get("runtime")
     if runtime and is_public(runtime):
@@ -210,14 +210,14 @@ def _warn_of_public_runtime(source: str, bucket: str) -> None:
 
 
 class Key(NamedTuple):
-    """What values a key accepts.
+    """Which values a key of the configuration accepts.
 
     Args:
-        kinds: the types; ``float`` accepts whole numbers too.
+        kinds: the accepted types; ``float`` accepts whole numbers too.
         default: the value when the key is missing; ``None`` when there is no default.
         low: the smallest number.
         high: the largest number.
-        hint: what to write, if the types do not say enough.
+        hint: what to write, for error messages, if the types do not say enough.
         fits: tells whether a value of the right type is valid.
     """
 
@@ -237,17 +237,17 @@ _LAYER_VERSION = re.compile(r"arn:[a-z-]+:lambda:[a-z0-9-]*:(\d{12})?:(layer:[\w
 
 
 def _is_account(value: int | str) -> bool:
-    # 0.4 wrote a number, and YAML drops its leading zeros.
+    # PyWren 0.4 wrote a number, and YAML drops the leading zeros of numbers.
     return 0 < value < 10**12 if isinstance(value, int) else bool(re.fullmatch("[0-9]{12}", value))
 
 
 def _is_region(value: str) -> bool:
-    # AWS adds regions, and other servers may use any name: accept whatever botocore accepts.
+    # AWS adds regions, and other servers may use any region name, so accept whatever botocore accepts.
     return bool(re.fullmatch("(?![0-9]+$)(?!-)[A-Za-z0-9-]{1,63}(?<!-)", value))
 
 
 def _is_bucket(value: str) -> bool:
-    # This is looser than the rules for new buckets: some buckets in us-east-1 from before March 2018 have such names.
+    # New buckets must obey stricter rules, but buckets made in us-east-1 before March 2018 may have such names.
     return bool(re.fullmatch("[A-Za-z0-9][A-Za-z0-9._-]{2,254}", value))
 
 
@@ -292,7 +292,7 @@ KEYS: Mapping[str, Key] = {
     "storage_prefix": Key(default=AWS_S3_PREFIX_DEFAULT),
     "local_run_dir": Key(hint="a directory"),
 }
-"""Every key, by its path: the section, a dot and the key."""
+"""All keys of the configuration, by their paths: the section, a dot and the key."""
 
 _SECTIONS = frozenset(path.partition(".")[0] for path in KEYS if "." in path)
 
@@ -329,11 +329,11 @@ def require(config: Mapping[str, Any], path: str) -> Any:
 
 
 def validate(config: Mapping[str, Any], source: str = "the config argument") -> None:
-    """Check a configuration. An unknown key only causes a warning, so that files of any version load.
+    """Check a configuration. An unknown key causes only a warning, so that files for any version can be read.
 
     Args:
         config: the configuration.
-        source: the file or other place that it comes from, for messages.
+        source: where the configuration comes from, for messages: a file or something else.
 
     Raises:
         ConfigError: a value is wrong; the message names the file, the key and what to write.
@@ -369,8 +369,8 @@ def check_value(path: str, value: Any, source: str) -> None:
 
     Args:
         path: the section and the key, such as ``"scheduler.retries"``.
-        value: its value.
-        source: the file or other place that it comes from, for messages.
+        value: the key's value.
+        source: where the configuration comes from, for messages: a file or something else.
 
     Raises:
         ConfigError: the value is wrong; the message names the source, the key and what to write.
@@ -412,7 +412,7 @@ def _spoken(path: str) -> str:
 
 
 def _warn_of_unknown(path: str, source: str) -> None:
-    import difflib  # imported here, as only mistakes need it
+    import difflib  # imported here, because it is needed only after a mistake
 
     near = difflib.get_close_matches(path, KEYS, n=1, cutoff=0.75)
     hint = f": did you mean {_spoken(near[0])}?" if near else ""
@@ -423,7 +423,7 @@ def _warn_of_unknown(path: str, source: str) -> None:
 
 
 def patch_storage_config(config_data: Config) -> Config:
-    """Fill in where callsets and runtimes are stored, which files of 0.4 omit, and return the same dict."""
+    """Add the keys about storage that configuration files for 0.4 omit. Change ``config_data`` itself and return it."""
     defaults = {"storage_backend": "s3", "storage_prefix": setting(config_data, "s3.pywren_prefix")}
     config_data.update({key: value for key, value in defaults.items() if config_data.get(key) is None})
     runtime = config_data.get("runtime")
@@ -435,7 +435,7 @@ def extract_storage_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the ``storage_config`` that ``Storage`` takes and that payloads contain.
 
     Raises:
-        ConfigError: the bucket is missing, or is still the placeholder.
+        ConfigError: the bucket is missing, or is still the placeholder of the template.
     """
     whole = patch_storage_config(copy.deepcopy(dict(config)))
     _check_storage(whole, "the configuration")

@@ -27,23 +27,23 @@ __all__ = [
 ]
 
 LAMBDA_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
-"""Environment variables of every function on Lambda, where most functions have less than one core."""
+"""Environment variables that calls on Lambda get, because most Lambda functions have less than one core."""
 
 _warm: list[Container] = []
-"""The container of this process, kept between invocations. Lambda runs one at a time, so no lock is needed."""
+"""The container of this process, kept between invocations. There is one invocation at a time, so no lock is needed."""
 
 
 def aws_lambda_handler(event: Mapping[str, Any], context: Any) -> dict[str, Any] | None:
-    """Run one call. Lambda invokes this function.
+    """Run one call. This is the function that Lambda invokes.
 
     Args:
         event: the payload.
         context: Lambda's context object.
 
     Returns:
-        The status, for callers that wait for it; ``None`` when the call was ended elsewhere.
+        The status, for callers that wait for it; ``None`` if the call was already ended by something else.
     """
-    if "AWS_LAMBDA_FUNCTION_NAME" not in os.environ:  # not on Lambda, so leave no process behind
+    if "AWS_LAMBDA_FUNCTION_NAME" not in os.environ:  # this is not Lambda, so leave no process behind
         with Container(environment=LAMBDA_ENVIRONMENT) as container:
             return handle_on_lambda(container, event, context)
     if not _warm:
@@ -52,7 +52,7 @@ def aws_lambda_handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]
 
 
 def handle_on_lambda(container: Container, event: Mapping[str, Any], context: Any) -> dict[str, Any] | None:
-    """Run one call in a container, with data about the invocation from Lambda's context object."""
+    """Run one call in a container. The status gets data about the invocation from Lambda's context object."""
     return container.handle(
         event,
         {
@@ -75,13 +75,13 @@ def generic_handler(
 
     Args:
         event: the payload.
-        context_dict: what is known about this invocation; its strings go into the status.
-        custom_handler_env: environment variables of the call; its own ``extra_env`` takes precedence. Ignored with
-            ``container``, which has its own.
-        container: a warm worker; by default one is created for this call and closed after it.
+        context_dict: data about this invocation; the strings in it are added to the status.
+        custom_handler_env: environment variables of the call; the call's own ``extra_env`` takes precedence. Ignored if
+            there is a ``container``, which has its own variables.
+        container: a warm worker; by default a new ``Container`` is created for this call and closed after it.
 
     Returns:
-        The status, or ``None`` when the call was ended elsewhere.
+        The status, or ``None`` if the call was already ended by something else.
     """
     if container is not None:
         return container.handle(event, context_dict)
@@ -113,17 +113,17 @@ def get_key_size(s3client: Any, bucket: str, key: str) -> int | None:
 
 
 def key_exists(s3client: Any, bucket: str, key: str) -> bool:
-    """Tell whether an object exists under a key. See ``get_key_size``."""
+    """Tell whether an object exists under a key. The arguments are those of ``get_key_size``."""
     return get_key_size(s3client, bucket, key) is not None
 
 
 def free_disk_space(dirname: str) -> int:
-    """Return the free bytes on the disk of a directory."""
+    """Return how many bytes are free on the disk that contains a directory."""
     return shutil.disk_usage(dirname).free
 
 
 def file_lock(fd: IO[Any]) -> None:
-    """Lock an open file for this process. Wait until no other process has it locked."""
+    """Lock an open file for this process. If another process has locked the file, wait until it unlocks it."""
     if sys.platform == "win32":
         import msvcrt
 

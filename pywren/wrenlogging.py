@@ -11,9 +11,9 @@ _NOISY = ("boto", "boto3", "botocore", "s3transfer", "urllib3")
 
 
 def default_config(log_level: str | int = "INFO") -> None:
-    """Write log messages to stderr, unless the program has set up handlers itself, and quiet boto.
+    """Write log messages to stderr, unless the program has set up handlers itself, and silence most messages of boto.
 
-    A program without handlers then also sees its own messages of this level and above, as with 0.4.
+    A program without handlers then also gets its own messages of this level and above on stderr, as with PyWren 0.4.
 
     Args:
         log_level: the name of a level of the ``logging`` module, in upper or lower case, or its number.

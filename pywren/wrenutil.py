@@ -18,11 +18,11 @@ SOURCE_DIR = os.path.dirname(os.path.abspath(__file__))
 
 
 def iterate(items: Iterable[Any], wanted: str, remedy: str = "") -> Iterator[Any]:
-    """Return ``iter(items)``. This accepts more than an ``Iterable``: also objects that only have ``__getitem__``.
+    """Return ``iter(items)``. Objects that have only ``__getitem__`` are accepted too.
 
     Args:
         items: the items.
-        wanted: what is expected, for the error message: ``map() takes an iterable of items``.
+        wanted: what is expected, for the error message, such as ``map() takes an iterable of items``.
         remedy: what to do instead, for the error message.
 
     Raises:
@@ -36,7 +36,7 @@ def iterate(items: Iterable[Any], wanted: str, remedy: str = "") -> Iterator[Any
 
 def uuid_str() -> str:
     """Return a new random UUID as a string."""
-    digits = os.urandom(16).hex()  # what uuid4() does, in a third of the time
+    digits = os.urandom(16).hex()  # this does the same as uuid4() in a third of the time
     variant = "89ab"[int(digits[16], 16) & 3]
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
@@ -47,7 +47,7 @@ def create_callset_id() -> str:
 
 
 def create_call_id(index: int | None = None) -> str:
-    """Return the id of the call at an index of its map, with five digits or more; without an index, a random UUID."""
+    """Return the id of a call: its index in its map, with at least five digits; without an index, a random UUID."""
     return uuid_str() if index is None else f"{index:05d}"
 
 
@@ -87,11 +87,11 @@ def sdb_to_dict(item: dict[str, Any]) -> dict[str, str]:
 
 
 class WrappedStreamingBody:
-    """A file-like view of a botocore streaming body, which knows its length.
+    """A file-like object that reads from a botocore streaming body of known length.
 
     Args:
-        sb: the body to read from; other attributes are looked up on it.
-        size: its length in bytes.
+        sb: the body to read from. Attributes that this class lacks are looked up on the body.
+        size: the length of the body in bytes.
     """
 
     def __init__(self, sb: BinaryIO, size: int) -> None:
@@ -104,7 +104,7 @@ class WrappedStreamingBody:
         return self.pos
 
     def read(self, n: int | None = None) -> bytes:
-        """Return up to ``n`` bytes, or all that are left."""
+        """Return up to ``n`` bytes; without ``n``, return all remaining bytes."""
         data = self.sb.read() if n is None else self.sb.read(n)
         self.pos += len(data)
         return data
@@ -119,12 +119,12 @@ class WrappedStreamingBody:
         return bytes(line)
 
     def __getattr__(self, attr: str) -> Any:
-        if attr == "sb":  # not set yet: an instance that is being copied
+        if attr == "sb":  # ``sb`` is not set yet in an instance that is being copied
             raise AttributeError(attr)
         return getattr(self.sb, attr)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Accept the seeks that ``tarfile`` and ``zipfile`` make on a stream: those that do not move the position.
+        """Accept a seek that does not move the position, as ``tarfile`` and ``zipfile`` make on a stream.
 
         Raises:
             ArgumentError: the position would change, which a stream cannot do.

@@ -1,1 +1,1 @@
-"""Requests to AWS: sessions, credentials, retries, and one table of errors."""
+"""Sends requests to AWS: sessions, credentials, retries, and one table of errors."""

@@ -1,7 +1,7 @@
-"""``Renewals``: get new credentials for clients whose own were refused.
+"""``Renewals``: gets new credentials for clients whose own credentials were refused.
 
-A botocore session reads its profile, environment or sign-in once. When a service refuses what it read, only a new
-session can find out whether the source now has something newer.
+A botocore session reads its profile, environment or sign-in only once. If a service refuses these credentials, only a
+new session can find out whether their source now has newer ones.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ _sessions: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()  # 
 
 
 def remember_session(client: Any, session: Any) -> None:
-    """Record which session made a client."""
+    """Remember which session made a client."""
     _sessions[client] = session
 
 
 class Renewals:
-    """Renews the credentials of one sender of requests, once for all threads that are refused at the same time.
+    """Renews the credentials of one ``AWS`` or ``S3Backend``, once for all threads that are refused at the same time.
 
-    Reading credentials may run a user's program, query a service, or take a minute. So one thread reads them without
-    holding the lock, and the others wait for its result.
+    Reading credentials may run a user's program, query a service, or take a minute. So one thread reads the credentials
+    without holding the lock, and the other threads wait for its result.
 
     Args:
         make_session: makes a session that has read nothing yet.
-        take: receives the new session, to use for later requests.
+        take: called with the new session, which is to be used for later requests.
     """
 
     def __init__(self, make_session: Callable[[], Any], take: Callable[[Any], None]) -> None:
         self._make_session = make_session
         self._take = take
-        self._lock = threading.Lock()  # guards the field below; held only to read or set it
+        self._lock = threading.Lock()  # guards the next field; held only to read or set that field
         self._under_way: concurrent.futures.Future[bool] | None = None
 
     def renew(self, client: Any, refusal: BaseException) -> bool:
-        """Check for credentials newer than a client's. Take any that are found, and return whether there were any.
+        """Look for credentials that are newer than a client's. If there are any, use them from now on and return True.
 
         Args:
             client: a botocore client whose credentials were refused.
@@ -88,7 +88,7 @@ def renewed_session(client: Any, refusal: BaseException, make_session: Callable[
     found = _credentials(fresh)
     if found is None:
         return None
-    # A session without credentials searches again each time it is asked, so it cannot tell what its client had.
+    # A session without credentials searches again whenever it is asked, so it cannot tell what its client used.
     had_none = type(refusal).__name__ == "NoCredentialsError"
     return fresh if had_none or found != _refused(session) else None
 

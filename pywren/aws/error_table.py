@@ -1,7 +1,7 @@
-"""The table of errors: what each botocore class and each error code of a service means, and its remedy.
+"""The table of errors: what each exception class of botocore and each error code of AWS means, and what to do about it.
 
-Errors are listed by name, so that nothing here imports botocore. The codes come from the services' API references,
-botocore's own retry rules, and S3-compatible servers.
+Errors are listed by name, so that this module does not import botocore. The codes come from the API references of the
+services, from botocore's own retry rules, and from S3-compatible servers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Meaning:
     Args:
         text: a sentence with the placeholders ``{permission}``, ``{missing}``, ``{login}``, ``{aws_login}``, ``{aws}``
             and ``{region}``.
-        setup: whether the cause is this machine's set-up rather than a decision of the service.
+        setup: whether the cause is the set-up of this machine rather than a decision of the service.
     """
 
     text: str
@@ -131,11 +131,11 @@ BY_CLASS: Mapping[str, Meaning] = {
             "WaiterConfigError",
             INSTALLATION,
         ),
-        ("ClientError", REFUSED),  # the service answered; its code says more
+        ("ClientError", REFUSED),  # the service answered; its error code says more
     )
     for name in names.split()
 }
-"""What each botocore class means, by its name."""
+"""What each exception class of botocore means, by the name of the class."""
 
 BUSY_CODES = frozenset(
     {
@@ -171,7 +171,7 @@ BUSY_CODES = frozenset(
         "TransactionInProgressException",
     }
 )
-"""Error codes of a service that is overloaded or failing: the same request may succeed later."""
+"""Error codes that an overloaded or failing service sends. The same request may succeed later."""
 
 _EC2 = (
     (
@@ -358,7 +358,7 @@ BY_CODE: Mapping[str, Meaning] = {
     )
     for name in names.split()
 }
-"""What a service's error code means."""
+"""What each error code of a service means."""
 
 NO_CONDITIONS = Meaning("the S3 server does not support conditional writes (If-None-Match), which pywren needs")
 
@@ -370,7 +370,7 @@ KMS = Meaning(
 # -- codes grouped by what can be done about them --------------------------------------------------------------
 
 BUSY_STATUSES = (429, 500, 502, 503, 504)
-"""HTTP statuses of a service that is overloaded or failing."""
+"""HTTP statuses that an overloaded or failing service sends."""
 
 CREDENTIAL_CODES = frozenset(
     {
@@ -387,7 +387,7 @@ CREDENTIAL_CODES = frozenset(
         "UnrecognizedClientException",
     }
 )
-"""Error codes that newer credentials from the same source may cure."""
+"""Error codes of requests that may succeed with newer credentials from the same source."""
 
 DENIALS = frozenset({"403", "AccessDenied", "AccessDeniedException", "AllAccessDisabled", "UnauthorizedAccess"})
-"""Error codes of a service that denies a request permanently."""
+"""Error codes with which a service denies a request permanently."""

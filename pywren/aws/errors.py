@@ -1,7 +1,7 @@
-"""Errors of AWS and botocore: what they are, what they mean, and the boundary that turns them into pywren's own.
+"""Errors from AWS and botocore: tells what they mean, and turns them into pywren's own errors (``Boundary``).
 
-Errors are recognized by name, so that nothing here imports botocore: the local path never loads it. Their meanings are
-in ``error_table``; a test fails when botocore adds a class that the table lacks.
+Errors are recognized by name, so that this module does not import botocore, which calls on this machine do not need.
+The meanings are in ``error_table``; a test fails when botocore adds an exception class that the table lacks.
 """
 
 from __future__ import annotations
@@ -42,13 +42,14 @@ from pywren.exceptions import ConfigError, InvocationError, PywrenError, Storage
 
 
 class SetUpError(Exception):
-    """Something on this machine prevents requests from being sent: a credential source, or a setting.
+    """A credential source or a setting on this machine prevents requests from being sent.
 
-    It replaces foreign exceptions that escape from botocore while it reads the user's files or runs programs.
+    This error replaces exceptions of other modules that botocore does not catch while it reads the user's files or runs
+    the user's programs.
 
     Args:
-        what: a sentence with the source and the remedy, as in ``Meaning``.
-        said: the original error's text, on one line and without secrets.
+        what: a sentence that names the source and the remedy; it may contain the placeholders of ``Meaning``.
+        said: the text of the original error, on one line and without secrets.
     """
 
     def __init__(self, what: str, said: str) -> None:
@@ -58,7 +59,7 @@ class SetUpError(Exception):
 
 
 def is_aws_error(error: BaseException) -> bool:
-    """Tell whether an exception comes from botocore, or replaces one that escaped from it."""
+    """Tell whether an exception comes from botocore, or is a ``SetUpError``."""
     return isinstance(error, SetUpError) or _is_stale(error) or any(_is_botocore(cls) for cls in type(error).__mro__)
 
 
@@ -67,33 +68,33 @@ def _is_botocore(cls: type) -> bool:
 
 
 def _is_stale(error: BaseException) -> bool:
-    # botocore raises a plain RuntimeError when a source returns credentials that have already expired
+    # botocore raises a plain RuntimeError if a source returns credentials that have already expired
     return type(error) is RuntimeError and "refreshed credentials are still expired" in str(error)
 
 
 def response(error: BaseException) -> Mapping[str, Any]:
-    """Return the service's response; empty when there is none."""
+    """Return the service's response to the failed request; empty if there was no response."""
     answer = getattr(error, "response", None)
     return answer if is_aws_error(error) and isinstance(answer, dict) else {}
 
 
 def error_code(error: BaseException) -> str:
-    """Return the service's error code, such as ``NoSuchKey``; empty when the service did not answer."""
+    """Return the error code from the service, such as ``NoSuchKey``; empty if the service did not answer."""
     return str(response(error).get("Error", {}).get("Code", ""))
 
 
 def service_code(error: PywrenError) -> str:
-    """Return the service's code behind one of our errors; empty when no service answered."""
+    """Return the service's error code that caused a ``PywrenError``; empty if no service answered."""
     return "" if error.__cause__ is None else error_code(error.__cause__)
 
 
 def request_id(error: BaseException) -> str:
-    """Return the service's id for the failed request; empty when the service did not answer."""
+    """Return the id that the service gave the failed request; empty if the service did not answer."""
     return str(_metadata(error).get("RequestId", ""))
 
 
 def was_repeated(error: BaseException) -> bool:
-    """Tell whether botocore retried the request: an earlier try may have succeeded although its answer was lost."""
+    """Tell whether botocore sent the request more than once. If so, an earlier try may have succeeded unnoticed."""
     return int(_metadata(error).get("RetryAttempts", 0)) > 0
 
 
@@ -105,7 +106,7 @@ def _metadata(error: BaseException) -> Mapping[str, Any]:
 def is_throttling(error: BaseException) -> bool:
     """Tell whether the service was overloaded or failing, so that the same request may succeed later."""
     code, status = error_code(error), _metadata(error).get("HTTPStatusCode", 0)
-    # Lambda also answers 502 for permanent errors: a broken function, a KMS key that denies access
+    # Lambda also answers 502 for permanent errors, such as a broken function or a KMS key that denies access.
     known_refusal = code in BY_CODE or code.startswith("KMS")
     return code in BUSY_CODES or (status in BUSY_STATUSES and not known_refusal)
 
@@ -121,7 +122,7 @@ def is_certificate_error(error: BaseException) -> bool:
 
 
 def concerns_credentials(error: BaseException) -> bool:
-    """Tell whether newer credentials from the same source may resolve an error."""
+    """Tell whether a request that failed with this error may succeed with newer credentials from the same source."""
     code = error_code(error)
     if code:
         return code in CREDENTIAL_CODES
@@ -130,7 +131,7 @@ def concerns_credentials(error: BaseException) -> bool:
 
 
 def was_denied(error: PywrenError) -> bool:
-    """Tell whether one of pywren's errors means that these credentials lack the permission."""
+    """Tell whether a ``PywrenError`` means that the credentials lack a permission."""
     return error_code(error.__cause__ or error) in DENIALS
 
 
@@ -155,13 +156,13 @@ def meaning(error: BaseException) -> Meaning:
 
 
 def _meaning_of_tls(error: BaseException) -> Meaning | None:
-    """Return what a TLS error means: botocore wraps all of ``ssl``'s errors in one class."""
+    """Return what a TLS error means, judging by the cause: botocore wraps all errors of ``ssl`` in one class."""
     if "SSLError" not in {cls.__name__ for cls in type(error).__mro__ if _is_botocore(cls)}:
         return None
     inner = getattr(error, "kwargs", {}).get("error")
     while isinstance(inner, BaseException) and inner.args and isinstance(inner.args[0], BaseException):
-        inner = inner.args[0]  # botocore's error wraps urllib3's, which wraps ssl's
-    if isinstance(inner, ValueError):  # ssl.SSLCertVerificationError, and urllib3's for a name that does not match
+        inner = inner.args[0]  # botocore's error wraps an error of urllib3, which wraps one of ssl
+    if isinstance(inner, ValueError):  # SSLCertVerificationError, or urllib3's error for a name that does not match
         return CERTIFICATE
     if isinstance(inner, _NO_FILE) or getattr(inner, "library", None) in ("X509", "PEM"):
         return CA_BUNDLE
@@ -176,10 +177,10 @@ def remedy_of_source(error: BaseException, otherwise: str) -> str | None:
 
     Args:
         error: what the source raised.
-        otherwise: the source's general remedy, for errors without their own.
+        otherwise: the general remedy for this source, for errors without a remedy of their own.
 
     Returns:
-        ``None`` when the fault lies not with the source but with the network, a busy service, the profile or its files.
+        The remedy; ``None`` if the cause is not the source but the network, a busy service, the profile or its files.
     """
     if not is_aws_error(error):
         return otherwise
@@ -190,7 +191,7 @@ def remedy_of_source(error: BaseException, otherwise: str) -> str | None:
 
 
 def meaning_of_class(kind: type[BaseException]) -> Meaning | None:
-    """Return what a botocore exception class means: its own entry in the table, or that of its nearest base."""
+    """Return what an exception class of botocore means: its entry in the table, or that of its nearest base class."""
     for cls in kind.__mro__:
         if _is_botocore(cls) and cls.__name__ in BY_CLASS:
             return BY_CLASS[cls.__name__]
@@ -206,11 +207,11 @@ class Boundary:
 
     Args:
         doing: completes "cannot …" in messages, such as ``read s3://bucket/key``.
-        refused: the class to raise when the service refuses.
-        permission: the IAM permission that the request needs, and the resource it applies to.
-        missing: what to do when the resource does not exist.
+        refused: the class of the error to raise if the service refuses the request.
+        permission: the IAM permission that the request needs, and the resource that it applies to.
+        missing: what to do if the resource does not exist.
         profile: the AWS profile in use.
-        special: may return a more specific error.
+        special: takes the error and may return a more specific error of pywren.
     """
 
     doing: str
@@ -230,7 +231,7 @@ class Boundary:
             raise self.special(error) or self.translate(error) from error
 
     def translate(self, error: BaseException) -> PywrenError:
-        """Return pywren's error for one of botocore's."""
+        """Return the error of pywren that replaces an error of botocore."""
         what = meaning(error)
         message = f"cannot {self.doing}: {what.text.format(**self._words(error))} ({_said(error)})"
         if issubclass(self.refused, StorageError):
@@ -275,7 +276,7 @@ def _said(error: BaseException) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return the beginning of a text, on one line."""
+    """Return the beginning of a text without line breaks."""
     words = " ".join(text.split())
     return words if len(words) <= _LONGEST_SAID else words[:_LONGEST_SAID] + " …"
 

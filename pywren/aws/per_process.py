@@ -16,7 +16,7 @@ class PerProcess(Generic[Value]):
     """Holds a value that threads share but forked processes must not, such as a client with open connections.
 
     Args:
-        make: makes the value. If it raises, the caller gets the exception and the next use tries again.
+        make: makes the value. If it raises, ``get`` raises the same exception, and the next ``get`` tries again.
     """
 
     def __init__(self, make: Callable[[], Value]) -> None:
@@ -26,7 +26,7 @@ class PerProcess(Generic[Value]):
         _everyone.add(self)
 
     def get(self) -> Value:
-        """Return the value, making it on first use. The lock is held meanwhile: other threads need the value anyway."""
+        """Return the value, making it on first use. Other threads that need the value wait meanwhile."""
         made = self._made
         if made is None:
             with self._lock:
@@ -36,16 +36,16 @@ class PerProcess(Generic[Value]):
         return made[0]
 
     def peek(self) -> Value | None:
-        """Return the value, or ``None`` before the first use."""
+        """Return the value, or ``None`` if it has not been made yet."""
         return None if self._made is None else self._made[0]
 
     def put(self, value: Value) -> None:
-        """Replace the value. Code that holds the earlier one may go on using it."""
+        """Replace the value. Code that already has the earlier value may continue to use it."""
         self._made = (value,)
 
     def forget(self) -> None:
-        """Drop the value: the next use makes a new one."""
-        # A new lock too: after a fork, the old one may be held by a thread that the child does not have.
+        """Drop the value. The next use makes a new value."""
+        # Make a new lock too: after a fork, a thread that exists only in the parent may hold the old lock.
         self._lock = threading.Lock()
         self._made = None
 

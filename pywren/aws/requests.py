@@ -1,10 +1,10 @@
-"""``AWS``: all of pywren's requests except those to the storage, named by intent.
+"""``AWS``: sends all of pywren's requests to AWS except those to the storage.
 
-They raise pywren's errors: ``InvocationError`` when starting a call fails, ``DeploymentError`` when creating or reading
-something fails, ``ConfigError`` when this machine's credentials, profile, region or endpoint are wrong.
+Its methods raise pywren's errors: ``InvocationError`` if starting a call fails, ``DeploymentError`` if creating or
+reading something fails, and ``ConfigError`` if this machine's credentials, profile, region or endpoint are wrong.
 
-Any thread may send: botocore's clients are thread-safe. Its sessions are not, so a lock guards the session while a
-client is made from it. After ``os.fork`` each process makes its own clients (``PerProcess``).
+Any thread may send requests, because botocore's clients are thread-safe. botocore's sessions are not, so a lock guards
+the session while a client is made from it. After ``os.fork`` each process makes its own clients (``PerProcess``).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pywren.exceptions import ArgumentError, DeploymentError, InvocationError, P
 Answer = TypeVar("Answer")
 
 HANDLER = "pywren.wrenhandler.aws_lambda_handler"
-"""The entry point of a deployed function."""
+"""The entry point of a deployed Lambda function."""
 
 LONG_POLL_SECONDS = 20
 """The longest time in seconds that one ReceiveMessage can wait (Amazon SQS API reference)."""
@@ -35,7 +35,7 @@ FUNCTION_CHANGE_PATIENCE = 60.0
 """Seconds to wait while a function is being changed, or while a new role or instance profile spreads through AWS."""
 
 MISSING_QUEUE = ("AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist")
-"""The error codes of SQS, in its older and its newer protocol, for a queue that does not exist."""
+"""The error codes that SQS sends for a queue that does not exist, in its older and its newer protocol."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,16 @@ class FunctionSpec:
     """The desired settings of a Lambda function.
 
     Args:
-        name: its name.
-        role_arn: the role it runs as.
-        runtime: such as ``python3.12``.
-        memory: megabytes.
-        timeout: seconds.
-        ephemeral_storage: megabytes of ``/tmp``.
+        name: the function's name.
+        role_arn: the role that the function has when it runs.
+        runtime: Lambda's name of the runtime, such as ``python3.12``.
+        memory: the memory in megabytes.
+        timeout: the longest time in seconds that an invocation may run.
+        ephemeral_storage: the size of ``/tmp`` in megabytes.
         architecture: ``x86_64`` or ``arm64``.
         layers: ARNs of layer versions, in order.
-        environment: its environment variables; ``None`` leaves them unchanged.
-        handler: its entry point.
+        environment: the function's environment variables; ``None`` leaves them unchanged.
+        handler: the function's entry point.
     """
 
     name: str
@@ -82,7 +82,7 @@ class FunctionSpec:
         return settings
 
     def changes(self, existing: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the settings that differ from an existing function's, so that an update changes nothing else.
+        """Return the settings that differ from those of the existing function, so that an update changes nothing else.
 
         Args:
             existing: the answer of GetFunctionConfiguration.
@@ -101,9 +101,9 @@ class Message:
     """A message received from a queue.
 
     Args:
-        body: its text; omitted from ``repr``, because a payload contains a key.
-        receipt: the handle for deleting the message or extending its time.
-        deliveries: how many times it was received, including this time; SQS counts approximately.
+        body: the text of the message; omitted from ``repr``, because a payload contains a key.
+        receipt: the handle for deleting the message or for changing how long it stays hidden.
+        deliveries: how many times the message was received, including this time; SQS counts approximately.
     """
 
     body: str = field(repr=False)
@@ -112,7 +112,7 @@ class Message:
 
 
 class AWS:
-    """One account in one region. botocore is imported only when the first request is sent.
+    """Sends requests to one account in one region. botocore is imported only when the first request is sent.
 
     Args:
         region: by default the region of the profile or environment.
@@ -150,12 +150,12 @@ class AWS:
         """Return the botocore client of a service, creating it on first use. Threads may share it."""
         holder = self._clients.get(service)
         if holder is None:
-            # setdefault is atomic: threads that race here get the same holder
+            # setdefault is atomic: if several threads get here, all of them get the same holder.
             holder = self._clients.setdefault(service, PerProcess(lambda: self._make_client(service)))
         return holder.get()
 
     def resource(self, service: str) -> Any:
-        """Return boto3's resource of a service, for programs written for 0.4. Threads must not share it."""
+        """Return boto3's resource for a service, for programs written for 0.4. Threads must not share the resource."""
         with self._own_session(f"create a boto3 resource for {service}") as session:
             return make_resource(session, service, self.region)
 
@@ -172,7 +172,7 @@ class AWS:
 
     @contextmanager
     def _own_session(self, doing: str) -> Iterator[Any]:
-        """Give the session to one thread at a time, and translate errors of the profile and region."""
+        """Yield the session to one thread at a time, and turn errors in the profile or region into pywren's errors."""
         with self._session_lock.get(), self._boundary(doing, "", "", DeploymentError):
             yield self._session.get()
 
@@ -195,8 +195,8 @@ class AWS:
             doing: completes "cannot …" in messages.
             permission: the IAM permission that the request needs, and on which resource; by default derived from the
                 operation's name.
-            missing: what to do when the resource does not exist.
-            refused: the error to raise when the service refuses.
+            missing: what to do if the resource does not exist.
+            refused: the class of the error to raise if the service refuses the request.
             **arguments: the operation's arguments.
         """
         needed = permission or f"{service}:{operation.title().replace('_', '')}"
@@ -218,7 +218,7 @@ class AWS:
         Args:
             service: botocore's name of the service.
             operation: the client's method.
-            absent: the service's error codes that mean that the resource does not exist.
+            absent: the service's error codes for a resource that does not exist.
             doing: completes "cannot …" in messages.
             **arguments: as for ``request``.
 
@@ -247,7 +247,7 @@ class AWS:
         Args:
             service: botocore's name of the service.
             operation: the client's method.
-            tokens: maps each argument that requests the next page to the member of the answer that it is copied from.
+            tokens: the arguments that request the next page, each with the member of the answer that has its value.
             absent: the service's error codes that mean that there is nothing to list.
             doing: completes "cannot …" in messages.
             **arguments: as for ``request``.
@@ -263,7 +263,7 @@ class AWS:
             arguments.update({argument: page[member] for argument, member in tokens.items() if page.get(member)})
 
     def _try(self, service: str, operation: str, arguments: Mapping[str, Any]) -> Any:
-        """Send a request. If its credentials are refused and their source has newer ones, send it once more."""
+        """Send a request. If its credentials are refused and their source has newer ones, send the request again."""
         client = self.client(service)
         try:
             return getattr(client, operation)(**arguments)
@@ -276,7 +276,7 @@ class AWS:
         if self._given_session:
             return False
         holder = self._clients.get(service)
-        if holder is None or holder.peek() is not client:  # another thread has replaced it
+        if holder is None or holder.peek() is not client:  # another thread has replaced the client
             return True
         return self._renewals.get().renew(client, refusal)
 
@@ -291,7 +291,7 @@ class AWS:
             service: botocore's name of the service.
             waiter: the waiter's name.
             doing: completes "cannot …" in messages.
-            permission: the IAM permission that it needs, and on which resource.
+            permission: the IAM permission that the waiter needs, and on which resource.
             **arguments: the arguments of the operation that the waiter repeats.
         """
         with self._boundary(doing, permission, "", DeploymentError):
@@ -317,24 +317,24 @@ class AWS:
     # -- identity -------------------------------------------------------------------------------------------
 
     def account_id(self) -> str:
-        """Return the 12-digit id of the account that the credentials belong to."""
+        """Return the 12-digit id of the AWS account that the credentials belong to."""
         return str(self.request("sts", "get_caller_identity", doing="find out whose credentials these are")["Account"])
 
     def regions(self) -> frozenset[str]:
-        """Return the regions that have Lambda, as far as this machine's botocore knows."""
+        """Return the names of the regions that have Lambda, as far as this machine's botocore knows."""
         with self._own_session("look up the regions of AWS") as session:
             partitions = session.get_available_partitions()
             found = [session.get_available_regions("lambda", partition_name=partition) for partition in partitions]
         return frozenset(region for regions in found for region in regions)
 
     def configured_region(self) -> str | None:
-        """Return the region that the environment or the profile sets."""
+        """Return the region that the environment or the profile sets; ``None`` if neither sets a region."""
         with self._own_session("find out the region") as session:
             region = session.get_config_variable("region")
         return None if region is None else str(region)
 
     def has_region(self) -> bool:
-        """Tell whether the region exists. A server that is not AWS accepts any."""
+        """Tell whether the region exists. If requests go to a server other than AWS, any region name is accepted."""
         return self.region in self.regions() or ".amazonaws.com" not in str(self.client("lambda").meta.endpoint_url)
 
     # -- Lambda: calls --------------------------------------------------------------------------------------
@@ -343,11 +343,11 @@ class AWS:
         """Start a Lambda function without waiting for it.
 
         Args:
-            function_name: name or ARN.
-            payload: JSON, up to 1 MB.
+            function_name: the function's name or ARN.
+            payload: the payload as JSON, up to 1 MB.
 
         Returns:
-            The id of the request.
+            The id that Lambda gave the request.
 
         Raises:
             InvocationError: Lambda refused the request, or stayed too busy.
@@ -364,7 +364,7 @@ class AWS:
             Payload=payload,
         )
         if "Payload" in answer:
-            answer["Payload"].read()  # otherwise the connection does not return to the pool
+            answer["Payload"].read()  # otherwise the connection does not return to the connection pool
         request_id = str(answer.get("ResponseMetadata", {}).get("RequestId", ""))
         if answer.get("StatusCode") != 202:
             raise InvocationError(
@@ -390,7 +390,7 @@ class AWS:
 
         Args:
             spec: the desired settings.
-            code: ``ZipFile``, or ``S3Bucket`` and ``S3Key``.
+            code: a dict with ``ZipFile``, or with ``S3Bucket`` and ``S3Key``.
             tags: the function's tags.
         """
         answer = self.request(
@@ -408,7 +408,7 @@ class AWS:
         return str(answer["FunctionArn"])
 
     def update_function_code(self, name: str, code: Mapping[str, Any], *, architecture: str = "x86_64") -> None:
-        """Replace a function's code and wait until it is active. The arguments are those of ``create_function``."""
+        """Replace a function's code and wait until the new code is active. For ``code`` see ``create_function``."""
         self.request(
             "lambda",
             "update_function_code",
@@ -421,7 +421,7 @@ class AWS:
         self._wait_for_function("function_updated_v2", name)
 
     def update_function_configuration(self, spec: FunctionSpec, changes: Mapping[str, Any] | None = None) -> None:
-        """Change a function's configuration and wait until it is active.
+        """Change a function's configuration and wait until the new configuration is active.
 
         Args:
             spec: the desired settings.
@@ -439,7 +439,7 @@ class AWS:
         self._wait_for_function("function_updated_v2", spec.name)
 
     def settled_function(self, name: str) -> dict[str, Any] | None:
-        """Return a function's configuration once no change is in progress, or ``None`` when it does not exist.
+        """Wait until no change of a function is in progress. Return its configuration; ``None`` if it does not exist.
 
         During a change Lambda refuses updates, but already reports the new settings as if they were active ("Lambda
         function states", AWS Lambda Developer Guide).
@@ -497,7 +497,7 @@ class AWS:
         Args:
             name: the function.
             event_age: seconds after which Lambda drops a call that could not start, 60 to 21,600.
-            on_failure: ARN of the bucket or queue that receives a record of the failure.
+            on_failure: the ARN of the bucket or queue that receives a record of each failed call.
             retries: how many times Lambda itself retries the call, 0 to 2.
         """
         settings: dict[str, Any] = {
@@ -557,7 +557,7 @@ class AWS:
         """Send a message to a queue and return its id.
 
         Raises:
-            InvocationError: the queue refused it.
+            InvocationError: the queue refused the message.
         """
         answer = self.request(
             "sqs",
@@ -572,11 +572,11 @@ class AWS:
     def receive(
         self, queue_url: str, *, wait_seconds: int = LONG_POLL_SECONDS, most: int = 1, visibility: int | None = None
     ) -> list[Message]:
-        """Receive messages from a queue, waiting until there is one.
+        """Receive messages from a queue. If the queue is empty, wait for a message.
 
         Args:
             queue_url: the queue.
-            wait_seconds: how long to wait, up to 20.
+            wait_seconds: how many seconds to wait for a message, up to 20.
             most: how many messages to take, up to 10.
             visibility: seconds to hide the messages from other receivers; by default the queue's own setting.
         """
@@ -597,7 +597,7 @@ class AWS:
         return [_message(item) for item in answer.get("Messages", ())]
 
     def extend_message(self, queue_url: str, message: Message, visibility: int) -> None:
-        """Hide a received message for a number of seconds from now; 0 returns it to the queue."""
+        """Hide a received message for ``visibility`` seconds from now; 0 makes it visible to all receivers again."""
         self.request(
             "sqs",
             "change_message_visibility",
@@ -631,9 +631,9 @@ class AWS:
 
         Args:
             group: the log group, ``/aws/lambda/<function>``; yields nothing when it does not exist.
-            streams: only these log streams.
-            start_ms: only events from this time on, in milliseconds since the epoch.
-            end_ms: only events before this time.
+            streams: yield only events from these log streams.
+            start_ms: yield only events from this time on, in milliseconds since the epoch.
+            end_ms: yield only events before this time, in milliseconds since the epoch.
         """
         chosen = {
             "logStreamNames": streams,
@@ -652,7 +652,7 @@ class AWS:
             yield from page.get("events", ())
 
     def latest_log_stream(self, group: str) -> str | None:
-        """Return the name of a log group's most recently written stream; ``None`` without any."""
+        """Return the name of the log stream that was written last in a log group; ``None`` if there is none."""
         page = self.find(
             "logs",
             "describe_log_streams",
@@ -672,7 +672,7 @@ _OLDEST_PYTHON_MINOR = 10
 
 
 def _patience(error: BaseException) -> float:
-    """Return how long to retry after an error, also while a function changes or while IAM spreads a change."""
+    """Return for how many seconds to retry after an error. Errors while AWS still applies a change are retried too."""
     code, text = error_code(error), str(response(error).get("Error", {}).get("Message", "")).lower()
     if code == "InvalidParameterValueException" and any(words in text for words in _ROLE_TOO_NEW):
         return FUNCTION_CHANGE_PATIENCE
@@ -688,7 +688,7 @@ _ROLE_TOO_NEW = ("cannot be assumed", "role does not have permissions")
 
 
 def is_missing_queue(error: PywrenError) -> bool:
-    """Tell whether a request failed because there is no such queue."""
+    """Tell whether a request failed because the queue does not exist."""
     return service_code(error) in MISSING_QUEUE
 
 
@@ -698,7 +698,7 @@ def _message(item: Mapping[str, Any]) -> Message:
 
 
 def _why_failed(error: DeploymentError) -> str:
-    """Return the reason that Lambda gives for a function's failed state; empty when there is none."""
+    """Return the reason that Lambda gives for the failed state of a function; empty if Lambda gives none."""
     answer = getattr(error.__cause__, "last_response", None)
     told = answer.get("Configuration", {}) if isinstance(answer, dict) else {}
     return str(told.get("LastUpdateStatusReason") or told.get("StateReason") or "")

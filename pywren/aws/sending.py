@@ -20,18 +20,18 @@ CLIENT_OPTIONS: Mapping[str, Any] = {
     "tcp_keepalive": True,
     "connect_timeout": 10,
     "read_timeout": 60,
-    # Set explicitly, as the default mode differs between versions. All threads of a client share its retry quota,
-    # which a burst of refusals uses up ("Retries", boto3 guide). That is why `Retry` wraps it.
+    # The mode is set because the default differs between versions. All threads of a client share its retry quota,
+    # which a burst of refusals uses up ("Retries", boto3 guide). So `Retry` retries too.
     "retries": {"mode": "standard", "total_max_attempts": 3},
-    # Validation takes a third of the CPU time of a small request; our arguments are typed and tested.
+    # Validation takes a third of the CPU time of a small request; pywren's arguments are typed and tested.
     "parameter_validation": False,
-    # Some S3-compatible servers refuse botocore's own checksums. Payloads and statuses carry the digests pywren needs.
+    # Some S3-compatible servers refuse botocore's own checksums. Payloads and statuses have the digests pywren needs.
     "request_checksum_calculation": "when_required",
     "response_checksum_validation": "when_required",
-    # botocore composes its own user agent for every request: a tenth of the CPU time of a small one.
+    # Composing botocore's own user agent would take a tenth of the CPU time of a small request.
     "user_agent": f"pywren/{__version__}",
 }
-"""The arguments for ``botocore.config.Config``."""
+"""The arguments for ``botocore.config.Config``, which all clients share."""
 
 THROTTLING_PATIENCE = 120.0
 """Seconds for which to retry a service that is overloaded or failing."""
@@ -43,15 +43,15 @@ NETWORK_PATIENCE = 5.0
 def compute_backoff(
     attempt: int, *, base: float = 0.1, ceiling: float = 10.0, jitter: Callable[[], float] = random.random
 ) -> float:
-    """Return how many seconds to wait before the next try: between half of this try's longest wait and all of it.
+    """Return how many seconds to wait before the next try: between half of the longest wait and the longest wait.
 
-    The random half prevents clients that were refused together from returning together ("Exponential Backoff and
-    Jitter", AWS Architecture Blog, "equal jitter").
+    The random part prevents clients that were refused at the same time from trying again at the same time
+    ("Exponential Backoff and Jitter", AWS Architecture Blog, "equal jitter").
 
     Args:
-        attempt: how many tries came before this one, from 0.
-        base: the longest first wait, in seconds; it doubles with every attempt.
-        ceiling: the longest wait of all, in seconds.
+        attempt: the number of the wait, from 0.
+        base: the longest wait for attempt 0, in seconds; it doubles with every attempt.
+        ceiling: the longest wait for any attempt, in seconds.
         jitter: returns a number in [0, 1).
     """
     longest = min(ceiling, base * 2.0 ** min(attempt, 32))
@@ -59,7 +59,7 @@ def compute_backoff(
 
 
 def patience(error: BaseException) -> float:
-    """Return for how many seconds to retry a request that failed with this error; 0 when it was refused."""
+    """Return for how many seconds to retry a request that failed with this error; 0 if the service refused it."""
     if is_throttling(error):
         return THROTTLING_PATIENCE
     return NETWORK_PATIENCE if is_network_error(error) else 0.0

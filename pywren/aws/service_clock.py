@@ -1,4 +1,4 @@
-"""``ServiceClock``: the time of a service's clock, taken from the dates of its answers."""
+"""``ServiceClock``: tells the time by a service's clock, using the dates in the service's answers."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from datetime import timezone
 from typing import Any
 
 RENEWAL = 60.0
-"""Seconds for which one answer's date is used: clocks drift, but parsing a date takes time."""
+"""Seconds for which the date of one answer is used. Clocks drift, but parsing every date would take time."""
 
 DRIFT = 2.0
-"""Seconds by which this machine's two clocks may diverge in that time; dates have whole seconds only."""
+"""Seconds by which this machine's two clocks may diverge before a new date is used. Dates have only whole seconds."""
 
 
 class ServiceClock:
     """Returns the time of a service, even when this machine's clock is wrong.
 
-    Between answers it counts with the monotonic clock, which nobody sets. The monotonic clock may stop while the
+    Between answers this class uses the monotonic clock, which is never set. The monotonic clock may stop while the
     machine sleeps. Then this machine's two clocks diverge, and the date of the next answer is used. Threads share the
     object without a lock, because its state is one tuple that is replaced as a whole.
 
     Args:
-        monotonic: returns seconds of a clock that is never set.
-        own: returns seconds since the epoch by this machine's clock, used until the first answer.
+        monotonic: returns the seconds of a clock that is never set.
+        own: returns this machine's time in seconds since the epoch, which is used until the first answer.
     """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic, own: Callable[[], float] | None = None) -> None:
@@ -54,12 +54,12 @@ class ServiceClock:
         return time.time() if self._own is None else self._own()
 
     def note_answer(self, parsed: Mapping[str, Any] | None = None, **_: object) -> None:
-        """Set the time from an answer. This handles botocore's ``after-call`` event."""
+        """Set the time from an answer. This is a handler for botocore's ``after-call`` event."""
         headers = ((parsed or {}).get("ResponseMetadata") or {}).get("HTTPHeaders") or {}
         self.note(headers.get("date"))
 
 
 def _is_fresh(noted: float, own_noted: float, moment: float, own: float) -> bool:
-    """Tell whether a recorded time is still usable: it is recent, and the machine has not slept since."""
+    """Tell whether the noted time is still usable: it is recent, and the machine has not slept since then."""
     passed = moment - noted
     return passed < RENEWAL and abs(own - own_noted - passed) < DRIFT

@@ -1,12 +1,12 @@
-"""botocore's sessions and clients: the only module that imports botocore.
+"""Makes botocore's sessions and clients. This is the only module that imports botocore.
 
-A credential source is foreign code and foreign files: a program may print no JSON, a cache may be truncated, a key may
-have been pasted with its newline. botocore then lets the exceptions of ``json``, ``int`` or ``subprocess`` escape. This
-module wraps each source and turns its errors into ``SetUpError``, which names the source and the remedy but never shows
-what the source returned.
+Credential sources are programs and files of the user: a program may print something other than JSON, a cache may be
+truncated, a key may have been pasted with a newline. botocore does not catch the exceptions of ``json``, ``int`` or
+``subprocess`` that this causes. This module wraps each source and turns its errors into ``SetUpError``, which names the
+source and the remedy but never shows what the source returned.
 
 Threads: a source that may hang is read in a daemon thread ``pywren-credentials``, and the caller waits for a limited
-time. The thread cannot be stopped; ``_Patience`` limits how many may hang at once.
+time. The thread cannot be stopped; ``_Patience`` limits how many of these threads may hang at the same time.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from pywren.aws.sending import CLIENT_OPTIONS
 Value = TypeVar("Value")
 
 SOURCE_SECONDS = 60.0
-"""Seconds that a credential source may take: its program may be waiting for a password that nobody types."""
+"""Seconds that a credential source may take. A program may be waiting for a password that nobody types."""
 
 
 def make_session(profile: str | None = None, *, source_seconds: float = SOURCE_SECONDS) -> Any:
-    """Return a botocore session whose credential sources report what is wrong with them.
+    """Return a botocore session whose credential sources raise ``SetUpError`` if something is wrong with them.
 
     Args:
         profile: a profile of ``~/.aws/config``; by default ``AWS_PROFILE`` or the default profile.
@@ -55,7 +55,7 @@ def make_session(profile: str | None = None, *, source_seconds: float = SOURCE_S
 
 
 def make_client(session: Any, service: str, region: str | None) -> Any:
-    """Return a client of a service. Threads may share it.
+    """Return a client for a service. Threads may share the client.
 
     Args:
         session: a botocore session.
@@ -67,9 +67,9 @@ def make_client(session: Any, service: str, region: str | None) -> Any:
     with _setting_errors(service):
         client = session.create_client(service, region_name=region, config=botocore.config.Config(**CLIENT_OPTIONS))
     events = client.meta.events
-    # First: botocore's own handler would retry an untrusted certificate three times, seconds apart.
+    # This handler must be first: botocore's own would retry three times, seconds apart, if a certificate is untrusted.
     events.register_first("needs-retry.*", _give_up_on_certificates)
-    # Last: the request is logged as it is after the other handlers.
+    # This handler must be last: botocore logs the request as it is after all handlers.
     events.register_last("before-call.*", _hush_request)
     if service == "s3":
         events.register_first("before-sign.s3.*", _use_content_md5)
@@ -78,7 +78,7 @@ def make_client(session: Any, service: str, region: str | None) -> Any:
 
 
 def make_resource(session: Any, service: str, region: str | None) -> Any:
-    """Return boto3's resource of a service, for programs written for 0.4. Threads must not share it.
+    """Return boto3's resource for a service, for programs written for 0.4. Threads must not share the resource.
 
     Args:
         session: a botocore session.
@@ -93,7 +93,7 @@ def make_resource(session: Any, service: str, region: str | None) -> Any:
 
 @contextlib.contextmanager
 def _setting_errors(service: str = "") -> Iterator[None]:
-    """Turn foreign exceptions that settings cause, such as those of ``int`` and ``json``, into ``SetUpError``."""
+    """Turn exceptions that wrong settings cause, such as those of ``int`` and ``json``, into ``SetUpError``."""
     try:
         yield
     except Exception as error:
@@ -112,7 +112,7 @@ class _Source(NamedTuple):
 
     Args:
         name: completes "the AWS credentials from …".
-        remedy: what to do, in the imperative; may contain ``{login}`` and the other placeholders of ``Meaning``.
+        remedy: what to do if the source fails; may contain ``{login}`` and the other placeholders of ``Meaning``.
     """
 
     name: str
@@ -147,11 +147,11 @@ _SOURCES = {
 
 
 class _Provider:
-    """Wraps one credential source of a session's chain.
+    """Wraps one of the credential sources that a session tries in turn.
 
     Args:
-        provider: botocore's provider.
-        files: paths of AWS's files, by botocore's name of the setting.
+        provider: botocore's provider, which reads the source.
+        files: the paths of AWS's files, by botocore's names of the settings.
         patience: waits for the source.
     """
 
@@ -167,19 +167,19 @@ class _Provider:
         self._source = _Source(name.format(**known), remedy.format(**known))
 
     def load(self) -> _Credentials | None:
-        """Return the source's credentials, or ``None`` when it has none."""
+        """Return the credentials from the source, or ``None`` if it has none."""
         with _source_errors(self._source):
             found = self._patience.wait_for(self._provider.load)
         return None if found is None else _Credentials(found, self._source, self._patience)
 
 
 class _Credentials:
-    """Wraps botocore's credentials, which may refresh themselves.
+    """Wraps botocore's credentials, which may refresh themselves from their source.
 
     Args:
         credentials: botocore's credentials.
-        source: where they come from.
-        patience: waits for a refresh.
+        source: where the credentials come from.
+        patience: waits while the credentials refresh themselves.
     """
 
     def __init__(self, credentials: Any, source: _Source, patience: _Patience) -> None:
@@ -196,8 +196,8 @@ class _Credentials:
             return getattr(self._credentials, name)
 
     def get_frozen_credentials(self) -> Any:
-        """Return a consistent access key, secret key and token. botocore calls this to sign every request."""
-        if self._needs_renewal is None:  # fixed keys: nothing can fail, and this runs for every request
+        """Return an access key, secret key and token that belong together. botocore calls this for every request."""
+        if self._needs_renewal is None:  # fixed keys need no wait, and this code runs for every request
             frozen = self._credentials.get_frozen_credentials()
         else:
             with _source_errors(self._source):
@@ -215,23 +215,23 @@ class _Credentials:
 
 @contextlib.contextmanager
 def _source_errors(source: _Source) -> Iterator[None]:
-    """Turn a source's errors into ``SetUpError``, except errors of the network or in the choice of profile."""
+    """Turn errors of a source into ``SetUpError``, except errors of the network or in the choice of the profile."""
     try:
         yield
     except Exception as error:
         remedy = remedy_of_source(error, source.remedy)
         if remedy is None:
             raise
-        # From None: the text of the error's cause, or of that one's cause, may show what the source returned.
+        # Raise "from None": the text of any error in the chain of causes may show what the source returned.
         raise SetUpError(f"the AWS credentials from {source.name} cannot be used: {remedy}", _said(error)) from None
 
 
 class _Patience:
-    """Waits for a source that may never answer. Asks a hanging source again only after growing pauses.
+    """Waits for a credential source that may never answer. Such a source is asked again only after growing pauses.
 
-    Each session that needs renewed credentials asks the same source. A question without an answer keeps a thread, and
-    perhaps a user's program, running. The pause doubles with each question, so that few hang at a time but a source
-    that works again is noticed.
+    All sessions that need renewed credentials ask the same source. Each question without an answer keeps a thread, and
+    perhaps a user's program, running. The pause doubles with each such question. So few questions hang at a time, but
+    pywren notices when the source works again.
 
     Args:
         seconds: how long to wait for an answer.
@@ -243,8 +243,8 @@ class _Patience:
         self._hanging = _hanging.setdefault(source, [])
 
     def wait_for(self, read: Callable[[], Value]) -> Value:
-        """Call the function in a thread and return its result."""
-        # No lock: concurrent threads may each ask once, and each replaces the list's content in one step.
+        """Call a function in a daemon thread and return its result, or raise an error if it takes too long."""
+        # No lock: several threads may each ask once, and each thread replaces the list's content in one step.
         still = [each for each in self._hanging if not each.answer.done()]
         began = time.monotonic()
         if not still or began >= max(each.began for each in still) + self._seconds * 2 ** len(still):
@@ -257,10 +257,10 @@ class _Patience:
 
 
 class _Hanging(NamedTuple):
-    """A question that was not answered in time.
+    """A question to a credential source that was not answered in time.
 
     Args:
-        answer: becomes done if the answer arrives after all.
+        answer: a future that becomes done if the answer arrives after all.
         began: when the question was asked, in monotonic seconds.
     """
 
@@ -301,12 +301,12 @@ class _SourceHangsError(Exception):
 
 
 _IN_A_HEADER = re.compile(r"[!-~]+")
-# Secrets are only hashed, never sent. A private S3 server may accept spaces in a secret.
+# Secret keys are only hashed, never sent. A private S3 server may accept spaces in a secret key.
 _SECRET = re.compile(r"[!-~]([ -~]*[!-~])?")
 
 
 def _check_keys(frozen: Any, source: _Source) -> None:
-    """Check the characters of keys. http.client raises an error that shows the key, and no server accepts such keys."""
+    """Check the characters of keys. No server accepts other characters, and http.client's error would show the key."""
     for name, value, rule in (
         ("access key", frozen.access_key, _IN_A_HEADER),
         ("secret key", frozen.secret_key, _SECRET),
@@ -321,7 +321,7 @@ def _check_keys(frozen: Any, source: _Source) -> None:
 
 
 def _fault(value: object, rule: re.Pattern[str]) -> str:
-    """Return what is wrong with a key, without showing it; empty when the key is fine."""
+    """Return what is wrong with a key, without showing the key; empty if nothing is wrong."""
     if not isinstance(value, str):
         return "is not text"
     if not value.strip():
@@ -339,7 +339,7 @@ _LIKE_A_KEY = re.compile(r"[A-Za-z0-9/+=_-]{32,}")
 
 
 def _said(error: Exception) -> str:
-    """Return an error's text on one line, without anything that may be a key: programs print all sorts of things."""
+    """Return an error's text on one line, without anything that may be a key, because programs may print keys."""
     return one_line(f"{type(error).__name__}: {_LIKE_A_KEY.sub('…', str(error))}".removeprefix("_SourceHangsError: "))
 
 
@@ -347,7 +347,7 @@ def _said(error: Exception) -> str:
 
 
 def _give_up_on_certificates(caught_exception: BaseException | None = None, **_: object) -> None:
-    """Raise certificate errors immediately: no retry fixes them, but the handlers after this one would retry."""
+    """Raise certificate errors immediately. No retry fixes them, but botocore's own handlers would retry."""
     if caught_exception is not None and is_certificate_error(caught_exception):
         raise caught_exception
 
@@ -355,21 +355,21 @@ def _give_up_on_certificates(caught_exception: BaseException | None = None, **_:
 def _use_content_md5(request: Any, **_: object) -> None:
     """Replace botocore's newer checksums with Content-MD5, which every S3 server accepts.
 
-    AWS accepts any checksum. MinIO before 2025, PowerScale, Google and others support only this one, and some refuse
+    AWS accepts any checksum. MinIO before 2025, PowerScale, Google and others support only Content-MD5, and some refuse
     unknown headers ("Checking object integrity in Amazon S3", Amazon S3 User Guide, 2026). Only requests that require a
-    checksum carry one: DeleteObjects and bucket settings.
+    checksum have one: DeleteObjects and requests that change bucket settings.
     """
     newer = [name for name in request.headers if name.lower().startswith("x-amz-checksum-")]
     body = request.body
     if newer and isinstance(body, (bytes, bytearray)):
         for name in (*newer, "x-amz-sdk-checksum-algorithm"):
-            del request.headers[name]  # these are email's headers: deleting a missing one is not an error
+            del request.headers[name]  # deleting a header that does not exist is not an error
         digest = hashlib.md5(body, usedforsecurity=False).digest()
         request.headers["Content-MD5"] = base64.b64encode(digest).decode("ascii")
 
 
 class _Hushed(bytes):
-    """A body whose ``repr`` hides its content: payloads contain keys that sign results."""
+    """The body of a message. Its ``repr`` hides the content, because payloads contain keys that sign results."""
 
     def __repr__(self) -> str:
         return f"<{len(self)} bytes>"
@@ -382,7 +382,7 @@ _LOGGERS = [logging.getLogger(name) for name in ("botocore.endpoint", "botocore.
 
 
 def _hush(message: dict[str, Any]) -> None:
-    """Make logs show the length of a body instead of the body. Copy it only if a logger is at debug level."""
+    """Make logs show the length of a body instead of the body. Copy the body only if a logger is at debug level."""
     body = message.get("body")
     if isinstance(body, (bytes, bytearray, str)) and any(each.isEnabledFor(logging.DEBUG) for each in _LOGGERS):
         message["body"] = _Hushed(body.encode() if isinstance(body, str) else body)
@@ -393,7 +393,7 @@ def _hush_request(params: dict[str, Any], **_: object) -> None:
 
 
 class _Parsers:
-    """Wraps the parsers of a session, which log what they parse.
+    """Wraps the parser factory of a session, so that its parsers do not log the bodies that they parse.
 
     Args:
         factory: botocore's parser factory.
@@ -403,21 +403,21 @@ class _Parsers:
         self._factory = factory
 
     def set_parser_defaults(self, **defaults: Any) -> None:
-        """Set the defaults for parsing parts of answers."""
+        """Pass default settings for new parsers on to botocore's factory."""
         self._factory.set_parser_defaults(**defaults)
 
     def create_parser(self, protocol_name: str) -> _Parser:
-        """Return the parser for a protocol."""
+        """Return a wrapped parser for answers in one of AWS's protocols, such as ``json`` or ``rest-xml``."""
         return _Parser(self._factory.create_parser(protocol_name))
 
 
 class _Parser:
-    """One of botocore's parsers. The bodies it receives do not show in logs."""
+    """Wraps one of botocore's parsers, so that logs do not show the bodies of answers."""
 
     def __init__(self, parser: Any) -> None:
         self._parser = parser
 
     def parse(self, response: dict[str, Any], shape: Any) -> Any:
-        """Return the parsed answer."""
+        """Parse an answer and return it as a dict."""
         _hush(response)
         return self._parser.parse(response, shape)

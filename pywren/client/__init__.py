@@ -1,1 +1,1 @@
-"""The life of calls in the client: staging, invoking, monitoring, and deciding which results to believe."""
+"""What the client does with calls: it stages, invokes and monitors them, and decides which results to believe."""

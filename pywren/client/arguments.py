@@ -1,4 +1,4 @@
-"""Checks the arguments of an executor's verbs before anything is sent."""
+"""Checks the arguments of an executor's methods, such as ``map``, before anything is sent."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pywren.wire.call import CALL_FIELDS
 from pywren.wrenutil import iterate
 
 MOST_ITEMS = 10_000_000
-"""The most items that one map accepts when no limit is configured. The futures of more would fill a machine's memory,
-and an iterable that yields more is most likely infinite."""
+"""The most items that one map accepts when no limit is configured. The futures of more items would fill a machine's
+memory, and an iterable that yields more items is most likely infinite."""
 
 
 def consume(iterdata: Iterable[Any], limit: int | None) -> list[Any]:
     """Return all items of a map as a list.
 
     Args:
-        iterdata: what the program passed.
-        limit: how many there may be (``scheduler.map_item_limit``); ``None`` allows ``MOST_ITEMS``.
+        iterdata: the iterable that the program passed.
+        limit: the most items allowed (``scheduler.map_item_limit``); ``None`` allows ``MOST_ITEMS``.
 
     Raises:
         ArgumentError: ``iterdata`` is not iterable, or has too many items.
@@ -37,11 +37,11 @@ def consume(iterdata: Iterable[Any], limit: int | None) -> list[Any]:
 
 
 def checked_runtime(seconds: float, longest: float) -> float:
-    """Return ``job_max_runtime`` as a number of Python's own types.
+    """Check ``job_max_runtime`` and return it as an ``int`` or ``float``, even if the program passed a NumPy number.
 
     Args:
-        seconds: what the program passed.
-        longest: the longest runtime that is allowed.
+        seconds: the ``job_max_runtime`` that the program passed.
+        longest: the longest runtime that is allowed, in seconds.
 
     Raises:
         ArgumentError: ``seconds`` is not a positive number, or exceeds ``longest``.
@@ -89,9 +89,9 @@ def checked_excludes(exclude_modules: Iterable[str] | None) -> Sequence[str]:
     """Return ``exclude_modules`` as a sequence.
 
     Raises:
-        ArgumentError: it is a single string.
+        ArgumentError: ``exclude_modules`` is a single string.
     """
-    if isinstance(exclude_modules, str):  # otherwise each letter would count as a path
+    if isinstance(exclude_modules, str):  # otherwise each letter would be taken for a string to exclude
         raise ArgumentError(f"exclude_modules is the string {exclude_modules!r}; pass a list: [{exclude_modules!r}]")
     return tuple(exclude_modules or ())
 
@@ -113,7 +113,7 @@ def checked_env(extra_env: Mapping[str, str] | None) -> Mapping[str, str] | None
     """Return ``extra_env`` unchanged if it is valid.
 
     Raises:
-        ArgumentError: the environment of a process cannot hold it.
+        ArgumentError: ``extra_env`` contains something that the environment of a process cannot contain.
     """
     if extra_env is not None and not isinstance(extra_env, Mapping):
         raise ArgumentError(

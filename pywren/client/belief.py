@@ -1,7 +1,7 @@
-"""``weigh``: decides which statuses to believe. It only decides: it sends no request and changes nothing.
+"""``weigh``: decides which statuses to believe. This module sends no requests and changes nothing.
 
-Anyone with write access to the bucket can put anything at a status key. A status is believed when it is signed with the
-key of its attempt and no record of Lambda shows that key (``client.failure_records`` says why).
+Anyone with write access to the bucket can write anything under a status key. A status is believed if it is signed with
+the key of its attempt and no record from Lambda shows that key (``client.failure_records`` explains why).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _FIRST_ATTEMPT = 1  # pywren does not retry calls yet
 
 
 class Death(NamedTuple):
-    """The end of a call according to Lambda.
+    """Why a call ended, according to a record from Lambda.
 
     Args:
         error: why the call ended.
-        over_what_stands: whether to replace a status that exists already, or arrives meanwhile, as it is not believed.
+        over_what_stands: whether to overwrite the call's present status, because that status is not believed.
     """
 
     error: CallError
@@ -33,12 +33,12 @@ class Findings(NamedTuple):
     """What one poll found out about some calls. Each call is in at most one of the first five fields.
 
     Args:
-        believed: statuses signed with a key that nobody else had.
-        failed: the errors that unsigned statuses report. An unsigned status can never report a value.
-        unbelieved: for each call whose status was not written by its worker, how that is known.
-        dead: calls that have ended according to Lambda.
-        missing: calls without a status.
-        client_gone: whether the process that ran the calls had ended before anything was read.
+        believed: the statuses that are signed with a key that only the worker and the client had.
+        failed: the errors that unsigned statuses report. An unsigned status cannot report a value.
+        unbelieved: for each call whose status was not written by its worker, an error that says how this is known.
+        dead: the calls that have ended according to Lambda's records.
+        missing: the calls without a status.
+        client_gone: whether the process that ran the calls had ended before the statuses were read.
     """
 
     believed: dict[str, Status]
@@ -59,8 +59,8 @@ def weigh(
 
     Args:
         callset: the callset.
-        read: what was read at the status key of each call; ``None`` when there was nothing.
-        records: Lambda's records, listed after the statuses were read; ``None`` when no records are written.
+        read: the bytes read from the status key of each call; ``None`` if there was no object.
+        records: Lambda's records, listed after the statuses were read; ``None`` if Lambda writes no records.
         client_gone: see ``Findings``.
     """
     found = Findings({}, {}, {}, {}, [], client_gone)
@@ -94,7 +94,7 @@ def _death(
     shown = records.of_key(callset.attempt_key(call_id, attempt))
     if shown is not None:
         return Death(shown, over_what_stands=True)
-    # A record that names the call without showing its key has revealed nothing: the signature is still proof.
+    # A record that names the call but does not show the key has not revealed the key: a signature is still proof.
     told = None if signed else records.of_call(call_id)
     return None if told is None else Death(told, over_what_stands=status is not None)
 

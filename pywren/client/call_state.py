@@ -3,20 +3,21 @@
     new ──▶ invoked (PENDING) ──▶ running (RUNNING) ──▶ success, error (FINISHED)
                     └──────────────────┴──────────────▶ error (CANCELLED_AND_NOTIFIED)
 
-The words in brackets are those of ``concurrent.futures``, whose ``Future`` this extends: the standard library's
-``wait``, ``as_completed`` and ``asyncio.wrap_future`` work on it. ``pywren.future`` adds the methods that programs use;
-``client.waiting`` adds how threads wait.
+The words in brackets are the states of ``concurrent.futures``. ``CallState`` extends ``concurrent.futures.Future``, so
+that the standard library's ``wait``, ``as_completed`` and ``asyncio.wrap_future`` accept it. ``pywren.future`` adds the
+methods that programs use; ``client.waiting`` lets threads wait for many calls.
 
 Which thread does what, and which lock guards what
 --------------------------------------------------
-The future's *origin* learns the outcomes. Only the origin settles futures, many at a time. For calls in a storage it
-does so on the monitor's thread or on the thread of a program that polls; for calls of this machine on the pool's
-thread; for cancelled calls on the thread that cancels.
+The *origin* of a future learns the outcome of its call. Only the origin settles futures, many at a time. It settles
+calls in a storage on the monitor's thread or on a thread of the program that polls; calls on this machine on the pool's
+thread; and cancelled calls on the thread that cancels them.
 
 All futures of a callset share one condition, ``Callset.condition``. It guards their states and their lists of waiters:
-hold it to change a state or to add a waiter. Reading ``_state`` needs no lock, because a final state never changes and
-is assigned last. The condition is held only for work in memory. Waiters are notified under it, so a waiter must neither
-wait nor raise. Callbacks are a program's code: they run without it, on the thread of ``system.callbacks``.
+a thread must hold the condition to change a state or to add a waiter. Reading ``_state`` needs no lock, because a final
+state never changes and is assigned last. The condition is held only for work in memory. Waiters are notified while the
+condition is held, so a waiter must neither wait nor raise. Callbacks are the program's code: they run without the
+condition, on a thread of ``system.callbacks``.
 """
 
 from __future__ import annotations
@@ -52,18 +53,18 @@ class CallState(concurrent.futures.Future[Any]):
     callset_id: str
     status_query_count = 0
 
-    # The base class's fields, with defaults on the class: ten thousand futures are made at once, and a lock and two
-    # lists each would be most of the cost.
+    # The fields of the base class, with defaults in this class. A map may make ten thousand futures, and most of the
+    # time would be spent on making a lock and two lists for each of them.
     _state = PENDING
     _result: Any = None
     _exception: BaseException | None = None
     _installed: list[Any] | None = None  # the base class's ``_waiters``
     _callbacks: list[Callable[[Any], object]] | None = None  # the base class's ``_done_callbacks``
-    # Our own.
+    # Fields that the base class does not have.
     _origin: Origin | None = None
     _verdict: Verdict | None = None
     _collected = False  # whether the program has received the outcome
-    _awaited = False  # whether anything has asked for it; if so, a big output is fetched
+    _awaited = False  # whether anything has asked for the outcome; only then is a big output fetched
 
     def _expect(self) -> None:
         """Tell the origin that something waits for this call."""
@@ -73,7 +74,7 @@ class CallState(concurrent.futures.Future[Any]):
 
     @property
     def _waiters(self) -> list[Any]:  # type: ignore[override]
-        # The standard library appends its waiters here. Code that reads this wants the outcome.
+        # The standard library appends its waiters to this list. Code that reads the list wants the outcome.
         if self._installed is None:
             self._installed = []
         self._expect()
@@ -90,7 +91,8 @@ class CallState(concurrent.futures.Future[Any]):
 def settle(verdicts: Sequence[tuple[CallState, Verdict]]) -> None:
     """Give futures of one callset their verdicts. A future that already has a verdict keeps it.
 
-    Waiters are notified under the callset's condition. Callbacks run on a thread of their own.
+    The waiters are notified while the callset's condition is held. Callbacks run later, on a thread of
+    ``system.callbacks``.
     """
     if not verdicts:
         return
@@ -98,11 +100,11 @@ def settle(verdicts: Sequence[tuple[CallState, Verdict]]) -> None:
     condition = verdicts[0][0]._condition
     with condition:
         for future, verdict in verdicts:
-            if future._state in DONE:  # two polls, or a poll and cancel(), found the same end: the first one counts
+            if future._state in DONE:  # two polls, or a poll and cancel(), settle one call: the first counts
                 continue
             error = verdict.error
             future._result, future._exception, future._verdict = verdict.value, error, verdict
-            # Set the state last: other threads read it without the condition, and then read the other fields.
+            # Set the state last: other threads read the state without the condition, and then read the other fields.
             future._state = CANCELLED_AND_NOTIFIED if isinstance(error, CallCancelledError) else FINISHED
             if future._installed is not None:
                 for waiter in future._installed:
@@ -133,8 +135,8 @@ def mark_running(future: CallState) -> None:
 
 
 def forget_parent_threads(condition: threading.Condition, futures: Iterable[CallState]) -> None:
-    """In a forked child, drop everything that only threads of the parent would release, wait for or call."""
-    # Re-initialize it in place, because all futures of the callset share it. A thread that is missing here may hold it.
+    """In a forked child, drop the locks, waiters and callbacks that belong to threads of the parent process."""
+    # Re-initialize the condition in place: all futures share it, and a thread of the parent may have held it.
     threading.Condition.__init__(condition)
     for future in futures:
         future._installed = future._callbacks = None
@@ -149,40 +151,40 @@ def is_done(future: CallState) -> bool:
 
 
 def verdict_of(future: CallState) -> Verdict | None:
-    """Return how a call ended, without raising; ``None`` when that is not yet known."""
+    """Return how a call ended; ``None`` if this process does not know yet. Never raise the error of the call."""
     return future._verdict
 
 
 def has_callbacks(future: CallState) -> bool:
-    """Tell whether a future has callbacks, so that it must not be forgotten."""
+    """Tell whether a future has callbacks. If so, its origin must keep the future until it has called them."""
     return bool(future._callbacks)
 
 
 def is_awaited(future: CallState) -> bool:
-    """Tell whether anything has asked for this future, so that its output is worth fetching."""
+    """Tell whether anything has asked for the outcome of this future, so that a big output is worth fetching."""
     return future._awaited
 
 
 def modules_sent_for(future: CallState) -> frozenset[str]:
-    """Return the names of the user's modules that were sent with the call: its outcome may refer to them."""
+    """Return the names of the user's modules that were sent with the call, because its outcome may refer to them."""
     return frozenset() if future._origin is None else future._origin.callset.modules
 
 
 def mark_collected(futures: Iterable[CallState]) -> None:
-    """Record that the program has received these finished futures. ``succeeded`` may then report their outcome."""
+    """Record that the program has received these finished futures. From then on ``succeeded`` reports their outcome."""
     for future in futures:
         future._collected = True
 
 
 def call_back(future: CallState, functions: Sequence[Callable[[Any], object]]) -> None:
-    """Call a program's functions with a finished future."""
+    """Call the program's callback functions with a finished future."""
     future._collected = True
     for function in functions:
         try:
             function(future)
         except BaseException as error:
-            # Log exceptions, as concurrent.futures does. Non-Exceptions propagate only in the main thread, where Ctrl-C
-            # arrives: elsewhere a SystemExit would end the thread that runs all other callbacks.
+            # Log exceptions, as concurrent.futures does. SystemExit and its like propagate only in the main thread,
+            # where Ctrl-C arrives: elsewhere SystemExit would end the thread that runs all other callbacks.
             if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
                 raise
             private_names.futures_logger().exception("exception calling callback for %r", future)
@@ -196,10 +198,10 @@ class _Teller:
 
 
 def tell_when_done(future: CallState, function: Callable[[CallState], object]) -> None:
-    """Call one of pywren's own functions once, when a future is done; immediately if it is done already.
+    """Call one of pywren's own functions once a future is done, or immediately if the future is done already.
 
-    Unlike a callback, this needs no switch to another thread. The thread that settles the future calls the function
-    under the callset's condition, so the function must neither wait nor raise.
+    Unlike a callback, the function is called by the thread that settles the future. That thread holds the callset's
+    condition, so the function must neither wait nor raise.
     """
     with future._condition:
         if future._state not in DONE:

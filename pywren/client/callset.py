@@ -1,4 +1,4 @@
-"""``Callset``: one map, and what all its calls share."""
+"""``Callset``: what all calls of one map share."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from pywren.wrenutil import create_callset_id
 
 @dataclass(eq=False)
 class Callset:
-    """One map: its id, its secret, and where its objects are.
+    """The calls of one map: their id, their secret, and where their objects are.
 
     Args:
         prefix: the storage's prefix.
         id: a UUID.
-        secret: the keys of its attempts are derived from this; ``None`` derives it from the user key when it is first
-            needed.
-        submitted: when the map was made, in seconds since the epoch.
+        secret: the keys that sign statuses are derived from this secret. If it is ``None``, the secret is derived from
+            the user key when it is first needed.
+        submitted: when ``map`` was called, in seconds since the epoch.
         job_max_runtime: seconds that each call may run.
         queue_patience: seconds that a call may wait before it starts; ``None`` for no limit.
-        function: the Lambda function whose records report failed calls; ``None`` when its calls run elsewhere.
-        facts: the members that ``invoke_status`` has in common for all calls.
-        modules: top-level names of the user's modules that were sent; reading an outcome may need them.
-        condition: guards the states of all its futures (``client.call_state``).
-        inputs: the futures whose stored outcomes its calls refer to.
+        function: the Lambda function whose records report failed calls; ``None`` when the calls run elsewhere.
+        facts: the members of ``invoke_status`` that are the same for all calls.
+        modules: top-level names of the user's modules that were sent; unpickling an outcome may need these modules.
+        condition: guards the states of all futures of the callset (``client.call_state``).
+        inputs: the futures whose stored outcomes are arguments of the calls.
         deletion: the finalizer that deletes the callset's directory on this machine, if there is one.
     """
 
@@ -50,7 +50,7 @@ class Callset:
     inputs: list[Any] = field(default_factory=list, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Include the secret, which another user cannot derive. The condition and finalizer are this process's own.
+        # Pickle the secret too, because another user cannot derive it. Leave out the condition and finalizer.
         return dict(self.__dict__, secret=self.known_secret(), condition=None, deletion=None)
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
@@ -66,7 +66,7 @@ class Callset:
         return self.keys.call(call_id)
 
     def known_secret(self) -> bytes:
-        """Return the callset's secret, derived from the user key unless it came with a pickled future."""
+        """Return the callset's secret. Derive it from the user key, unless it came with a pickled future."""
         if self.secret is None:
             self.secret = digests.callset_secret(user_key(), self.id)
         return self.secret
@@ -76,7 +76,7 @@ class Callset:
         return digests.attempt_key(self.known_secret(), call_id, attempt)
 
     def lost_after(self, grace: float) -> float | None:
-        """Return the time when a call without a status counts as lost, in seconds since the epoch; ``None`` for never.
+        """Return when a call without a status counts as lost, in seconds since the epoch; ``None`` means never.
 
         Args:
             grace: extra seconds for a status to arrive.
@@ -87,14 +87,14 @@ class Callset:
 
 
 class Submission(NamedTuple):
-    """The data of one map, as it is handed to a dispatcher.
+    """The data of one map, as an executor passes it to a dispatcher.
 
     Args:
         callset: the callset.
         function: the pickled function.
         modules: the user's modules and data files, by relative path.
         arguments: the pickled arguments, one per call.
-        inputs: the finished futures in each argument, in the order of their persistent ids.
+        inputs: for each argument, the finished futures in it, in the order of their persistent ids.
         extra_env: environment variables of the calls.
         extra_meta: further members of the payload.
         options: ``invoke_pool_threads``, ``data_all_as_one``, ``use_cached_runtime`` and

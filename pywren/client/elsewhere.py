@@ -1,8 +1,9 @@
-"""The origins of futures from elsewhere: ``origin_for`` is for unpickled ones, ``origin_at`` for hand-made ones.
+"""Origins of futures that no executor here made: ``origin_for`` for unpickled and ``origin_at`` for hand-made futures.
 
-Any thread may unpickle futures, even while it unpickles others. ``_attaching`` guards the tables of what such origins
-share. It is an ``RLock``: an allocation under it may trigger the garbage collector, and a ``__del__`` that runs then
-may unpickle futures too. Never make a ``Storage`` while holding it: that reads and writes files.
+Any thread may unpickle futures, even while it is unpickling others. ``_attaching`` guards the tables of the objects
+that such origins share. ``_attaching`` is an ``RLock``: while a thread holds it, the garbage collector may run a
+``__del__`` method that unpickles futures too. Never make a ``Storage`` while holding ``_attaching``, because making one
+reads and writes files.
 """
 
 from __future__ import annotations
@@ -25,21 +26,21 @@ from pywren.wire.keys import function_name
 _CLOCKS_WRONG = 86_400.0  # seconds by which a client's clock may be wrong
 
 _attaching = threading.RLock()
-# One origin for all futures of a callset that are unpickled here, kept while one of them lives.
+# All unpickled futures of a callset share one origin, which is kept as long as one of these futures lives.
 _attached: weakref.WeakValueDictionary[tuple[Any, ...], StagedCallset] = weakref.WeakValueDictionary()
-# Such callsets share one Storage each: thousands of futures may come from as many callsets.
+# All callsets in one storage share one Storage object: thousands of futures may come from thousands of callsets.
 _storages: weakref.WeakValueDictionary[tuple[Any, ...], Storage] = weakref.WeakValueDictionary()
 _monitors: weakref.WeakValueDictionary[tuple[Any, ...], Monitor] = weakref.WeakValueDictionary()
 _noted: weakref.WeakValueDictionary[tuple[Any, ...], Noted] = weakref.WeakValueDictionary()
 
 
 def origin_for(callset: Callset, storage: Storage, client: str | None = None) -> StagedCallset:
-    """Return the origin of the futures of a callset that are unpickled in this process.
+    """Return the origin that all unpickled futures of a callset share in this process.
 
     Args:
         callset: the callset.
         storage: where its objects are.
-        client: for calls in another process's pool, the file that the process keeps locked while it lives.
+        client: for calls in the pool of another process, the file that the other process keeps locked while it lives.
     """
     alive = None if client is None else functools.partial(is_locked, client)
     key = (os.getpid(), *storage.path, callset.id)  # includes the process: a forked child has its own monitor
@@ -56,7 +57,7 @@ def origin_at(storage_path: Sequence[str], callset_id: str, facts: dict[str, Any
     Args:
         storage_path: ``[backend, bucket, prefix]``.
         callset_id: the callset.
-        facts: what ``invoke_status`` returns; the region, the function and the time of the call are read from it.
+        facts: the dict that ``invoke_status`` returns. It gives the region, the function and the time of the call.
     """
     backend, place, prefix = storage_path
     settings = {"root": place} if backend == "localhost" else {"bucket": place, "region": facts.get("region")}
@@ -65,13 +66,13 @@ def origin_at(storage_path: Sequence[str], callset_id: str, facts: dict[str, Any
     callset = Callset(
         prefix,
         callset_id,
-        # By the clock of the client that submitted it. If a call does not give a time, all records are read.
+        # The time is by the clock of the client that submitted the call. If there is no time, all records are read.
         submitted=submitted - _CLOCKS_WRONG if isinstance(submitted, int | float) else 0.0,
         function=function_name(function) if isinstance(function, str) else None,
         facts=facts,
     )
     key = (os.getpid(), *storage_path, settings.get("region"))
-    storage = _storages.get(key) or Storage(config)  # not under the lock: a local one deletes old files
+    storage = _storages.get(key) or Storage(config)  # not under the lock: a local storage deletes old files first
     with _attaching:
         storage = _storages.setdefault(key, storage)
         return _new_origin(callset, storage)
@@ -97,7 +98,7 @@ def _new_origin(callset: Callset, storage: Storage, alive: Callable[[], bool] | 
 
 def _after_fork() -> None:
     global _attaching
-    _attaching = threading.RLock()  # a thread of the parent may have held the old one
+    _attaching = threading.RLock()  # a thread of the parent process may have held the old lock
 
 
 if hasattr(os, "register_at_fork"):

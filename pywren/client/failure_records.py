@@ -1,13 +1,13 @@
-"""``FailureRecords``: what Lambda writes about calls whose worker left no status.
+"""``FailureRecords``: the records that Lambda writes about calls whose worker left no status.
 
-A worker leaves no status if it is killed, runs out of time or memory as a whole, or never starts. But the calls' bucket
-is the function's on-failure destination, and Lambda writes a record of such a call there
+A worker leaves no status if it is killed, if the whole worker exceeds its time or memory, or if it never starts. But
+the bucket is the on-failure destination of the Lambda function, and Lambda writes a record of such a call into it
 (docs.aws.amazon.com/lambda/latest/dg/invocation-async-retain-records.html).
 
-A record contains the payload, and with it the key that signs the status of that attempt. From then on anyone who can
-read records can sign, so a status signed with that key is no longer believed. S3 is consistent: when a status was
-forged from a record, that record is visible before the status is. Hence a status is believed when a listing made
-*after* the status was read shows no record with its key.
+A record contains the payload of the call, and so the key that signs the status of that attempt. Once the record exists,
+anyone who can read it can sign a status, so a status signed with that key is no longer believed. S3 is consistent: if a
+status was forged with a key from a record, that record is visible before the forged status is. So a status is believed
+if a listing made *after* the status was read shows no record with its key.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ logger = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
 
 FIRST_LISTING = 5.0
-"""Seconds from submission to the first listing for calls without a status: few need one, and it is a LIST request."""
+"""Seconds from submission to the first listing of records. Few maps need a listing, and each one is a LIST request."""
 
 SLOWEST_LISTING = 60.0
-"""The longest time in seconds between such listings: one LIST request a minute costs 0.03 cents an hour (S3 prices,
-2026)."""
+"""The longest time in seconds between two listings of records: one LIST request a minute costs 0.03 cents an hour (S3
+prices, 2026)."""
 
 ASK_AGAIN = 60.0
-"""Seconds after which a denied request is sent again: permissions may change."""
+"""Seconds after which a denied request is sent again, because permissions may have changed."""
 
 RECORD_LIMIT = 16 * 1024 * 1024
-"""The most bytes of a record to read: an invocation has up to 1 MB of payload and 6 MB of answer (Lambda quotas,
-2026)."""
+"""The most bytes of a record to read. The payload of an invocation has up to 1 MB and its answer up to 6 MB (Lambda
+quotas, 2026)."""
 
 CLOCKS_APART = 300.0
 """Seconds by which the clocks of two AWS services may differ."""
@@ -60,28 +60,28 @@ _KEY = re.compile(r"(?<![0-9a-fA-F])[0-9a-fA-F]{64}(?![0-9a-fA-F])")  # an attem
 
 
 class Noted:
-    """What is known from the records of one function. Callsets share it, so that each record is read once.
+    """What is known from the records of one function. Callsets share this object, so that each record is read once.
 
-    Threads share it without a lock. A record counts as read only when everything in it has been recorded. Threads that
-    refresh at the same time may therefore read a record twice; both then record the same facts.
+    Threads share it without a lock. A record counts as read only when all its facts have been noted here. So threads
+    that refresh at the same time may both read the same record; they then note the same facts.
     """
 
     def __init__(self) -> None:
-        self.read: set[str] = set()  # keys of records
-        self.by_call: dict[tuple[str, str], CallError] = {}  # by callset and call
-        self.by_key: dict[str, CallError] = {}  # by attempts' keys, and other digests of payloads, in hexadecimal
-        self.denied: dict[str, float] = {}  # what may not be listed or read, and when to try again
+        self.read: set[str] = set()  # the keys of the records that were read
+        self.by_call: dict[tuple[str, str], CallError] = {}  # why calls ended, by callset id and call id
+        self.by_key: dict[str, CallError] = {}  # why attempts ended, by any hexadecimal key or digest in a record
+        self.denied: dict[str, float] = {}  # for each denied listing or read, when to try it again
         self.denial: StorageError | None = None
         self.warned = False
         self._listing = "", float("-inf")
 
     def note_listing(self, after: str, now: float) -> None:
-        """Remember that the records from a key on were listed. A recent listing from an earlier key still counts."""
+        """Note that the records after a key were listed, unless a recent listing that began earlier covers them."""
         if after <= self._listing[0] or not self.is_listed(self._listing[0], now):
             self._listing = after, now
 
     def is_listed(self, after: str, now: float) -> bool:
-        """Tell whether records from this key on, or from an earlier one, were listed a moment ago."""
+        """Tell whether all records after a key were listed a moment ago."""
         begin, when = self._listing
         return begin <= after and 0.0 <= now - when < FIRST_LISTING
 
@@ -95,7 +95,7 @@ class FailureRecords:
         callset_id: the callset.
         since: when the callset was submitted, by the storage's clock in seconds since the epoch; earlier records are
             skipped.
-        noted: what is known already; all callsets of this function and storage share it.
+        noted: what is known from records that were read before; all callsets of this function and storage share it.
     """
 
     def __init__(
@@ -111,26 +111,26 @@ class FailureRecords:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no record says anything about a call."""
+        """Whether no record that was read says anything about any call."""
         return not self._noted.by_key and not self._noted.by_call
 
     def is_due(self, now: float) -> bool:
-        """Tell whether listing the records for calls without a status is due, and no other callset has just done it."""
+        """Tell whether to list the records now: a listing is due, and no other callset has just made one."""
         return now >= self._due and not self._noted.is_listed(self._after, now)
 
     def refresh(self, now: float) -> None:
-        """List the records, and read the new ones.
+        """List the records, and read those that were not read before.
 
         Args:
             now: the time by the storage's clock, in seconds since the epoch.
 
         Raises:
-            StorageError: the records could not be listed or read just now, so no status may be believed. A missing
-                permission raises nothing: one warning says what is believed instead.
+            StorageError: the records cannot be listed or read at present, so no status may be believed. If only a
+                permission is missing, nothing is raised: one warning says what pywren believes without the records.
         """
         self._due = now + min(SLOWEST_LISTING, max(FIRST_LISTING, 0.1 * (now - self._since)))
         prefix = f"{self._prefix}/"
-        # Always start at the submission: a record may arrive later than the time in its key.
+        # Always list from the time of submission: a record may become visible later than the time in its key.
         listed = self._ask(prefix, now, lambda: self._storage.backend.list(prefix, self._after)) or []
         new = [key for key in listed if key not in self._noted.read]
         for_each(lambda key: self._read(key, now), new, _THREADS)
@@ -146,19 +146,19 @@ class FailureRecords:
             )
 
     def of_key(self, key: bytes) -> CallError | None:
-        """Return why an attempt ended if a record shows its key; no status signed with that key is believed then.
+        """Return why an attempt ended if a record shows its key: a status signed with that key is no longer believed.
 
         Args:
-            key: the attempt's key. It counts anywhere in a record, whichever call the record names.
+            key: the attempt's key. It may be anywhere in any record, even in a record that names another call.
         """
         return self._noted.by_key.get(key.hex()) if self._noted.by_key else None
 
     def of_call(self, call_id: str) -> CallError | None:
-        """Return why a call ended if a record names the call, whether or not it shows the key."""
+        """Return why a call ended if a record names the call, even if the record does not show the call's key."""
         return self._noted.by_call.get((self._callset_id, call_id))
 
     def _ask(self, what: str, now: float, request: Callable[[], _Answer]) -> _Answer | None:
-        """Send a request. Return ``None`` if it is denied, or was denied a moment ago."""
+        """Send a request and return its answer; ``None`` if the request is denied, or was denied a moment ago."""
         if now < self._noted.denied.get(what, now):
             return None
         try:
@@ -174,7 +174,7 @@ class FailureRecords:
             data = self._ask(key, now, lambda: self._beginning(key))
         except StorageNoSuchKeyError:  # the record has expired since the listing
             return
-        if data is None:  # skip a record that we may not read; others may still help
+        if data is None:  # this record may not be read or has expired; other records may still help
             return
         self._note(data)
         self._noted.read.add(key)
@@ -200,7 +200,7 @@ class FailureRecords:
 
 
 def _all_values(value: Any) -> Iterator[Any]:
-    """Yield every value inside a decoded JSON value, at any depth: an event may contain several payloads."""
+    """Yield every value inside a decoded JSON value, at any depth, because an event may contain several payloads."""
     rest = [value]
     while rest:
         value = rest.pop()
@@ -213,7 +213,7 @@ def _all_values(value: Any) -> Iterator[Any]:
 
 
 def error_of(record: Mapping[str, Any]) -> CallError:
-    """Turn a record into the error of its call, which names the cause and the remedy."""
+    """Return the error with which a record's call ended. The error names the cause and the remedy."""
     condition = _member(record, "requestContext", "condition")
     kind = _member(record, "responsePayload", "errorType")
     said = _member(record, "responsePayload", "errorMessage") or kind or condition or "Lambda's record does not say why"
@@ -250,7 +250,7 @@ def _member(record: Mapping[str, Any], *path: str) -> str:
 
 
 def _decoded(data: bytes) -> Mapping[str, Any]:
-    """Decode a record. It may contain anything, because others can write to the bucket."""
+    """Decode a record. Its bytes may be anything, because other users can write to the bucket."""
     try:
         record = json.loads(data)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""``Inputs``: finds the futures among a map's arguments while these are pickled, and waits for them."""
+"""``Inputs``: finds the futures in a map's arguments while the arguments are pickled, and waits for these futures."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pywren.wait import wait
 
 
 class Inputs:
-    """Decides how each future among the arguments is sent: as a reference to its stored outcome, or as its value.
+    """Decides how each future in the arguments is sent: as a reference to its stored outcome, or as its value.
 
     Args:
         by_reference: whether the workers can read stored outcomes.
-        mentions: what the pickles mention; outcomes need the modules that were sent with their own calls.
+        mentions: what the pickles mention. The modules that were sent with the futures' own calls are added to it.
     """
 
     def __init__(self, *, by_reference: bool, mentions: Mentions) -> None:
@@ -28,7 +28,7 @@ class Inputs:
         self._found: list[dict[ResponseFuture, int]] = []
 
     def watch(self, items: Iterable[Any]) -> Iterable[Any]:
-        """Yield the items, recording which one is being pickled."""
+        """Yield the items of a map, and record which item is being pickled."""
         for item in items:
             if self._by_reference:
                 self._current = {}
@@ -36,10 +36,10 @@ class Inputs:
             yield item
 
     def persistent_id(self, obj: Any) -> int | FinishedFuture | None:
-        """Return what to send in place of a future; ``None`` for other objects.
+        """Return what to send in place of a future; return ``None`` for any other object.
 
-        This is either the number of a reference, or a finished future that contains the value. The value is sent for
-        futures that the function itself refers to, and for all futures when the calls run on this machine.
+        A future is replaced by the number of a reference or by a finished future that contains the value. The value is
+        sent for futures that the function itself refers to, and for all futures if the calls run on this machine.
         """
         if not isinstance(obj, ResponseFuture):
             return None
@@ -54,7 +54,7 @@ class Inputs:
         return FinishedFuture.of_exception(verdict.error, **ids)
 
     def by_argument(self, count: int) -> Sequence[Sequence[ResponseFuture]]:
-        """Return the futures of each argument, in the order of their references."""
+        """Return, for each argument, the futures in it that are sent as references, in the order of their numbers."""
         if not any(self._found):
             return ()
         return [list(found) for found in self._found[:count]]

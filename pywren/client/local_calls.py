@@ -1,19 +1,20 @@
 """Calls that run on this machine and whose outcomes stay in memory.
 
-``LocalDispatcher`` hands callsets to the pool; ``LocalCallset`` is the origin of their futures. An outcome is stored
-only when its future is pickled. It goes to this machine's storage, where another process finds it.
+``LocalDispatcher`` submits callsets to the pool; ``LocalCallset`` is the origin of their futures. An outcome is stored
+only if its future is pickled. The outcome then goes to this machine's storage, where another process can read it.
 
 Which thread does what, and which lock guards what
 --------------------------------------------------
-- A thread of the program submits, cancels, pickles futures and waits. ``cancel`` settles the future on that thread.
-- The pool's pump calls ``_on_results`` and so settles all other futures. The pump or the submitting thread calls
-  ``_on_start``. Neither holds a lock of the pool at that moment. But the pump serves every callset, so what it does
-  here must not wait for another thread.
-- ``_futures`` has no lock. Its ``pop`` is atomic, so only one of a result and a cancellation of the same call finds the
-  future, and ``settle`` lets the first one count.
-- ``_sharing`` guards which calls other processes may collect, and which of those are stored. A thread holds it only for
-  work in memory and to create the first lock file, never while it pickles a result: the result may contain futures of
-  this very callset, and pickling those takes ``_sharing`` again.
+- The program's threads submit and cancel calls, pickle futures and wait. ``cancel`` settles the future on the thread
+  that called it.
+- The pool's pump calls ``_on_results``, which settles all other futures. ``_on_start`` is called by the pump or by the
+  thread that submits. Neither thread holds a lock of the pool at that moment. But the pump serves every callset, so the
+  code that it runs here must not wait for another thread.
+- ``_futures`` has no lock. Its ``pop`` is atomic: if a result and a cancellation of the same call arrive together, only
+  one of them finds the future, and ``settle`` lets the first verdict count.
+- ``_sharing`` guards which outcomes other processes may collect, and which of those outcomes are stored. A thread holds
+  ``_sharing`` only for work in memory and to create the lock file, never while it pickles a result: the result may
+  contain futures of the same callset, and pickling these futures takes ``_sharing`` again.
 """
 
 from __future__ import annotations
@@ -62,11 +63,11 @@ logger = logging.getLogger(__name__)
 
 
 _KNOWN_AGAIN_BYTES = 64 * 1024
-"""The size of a pickled function, in bytes, up to which it is worth checking whether the workers know it already."""
+"""The largest pickled function, in bytes, for which it is worth checking whether the workers have it already."""
 
 
 class _Sent(NamedTuple):
-    """What ``invoke_status`` returns for a submission. It is put together on request, as few programs ask for it."""
+    """The figures of a submission from which ``invoke_status`` is made on request, as few programs ask for it."""
 
     data_bytes: int
     function_bytes: int
@@ -76,7 +77,7 @@ class _Sent(NamedTuple):
 
     @classmethod
     def of(cls, submission: Submission) -> _Sent:
-        """Copy the figures of a submission, without keeping its arguments alive."""
+        """Copy the figures of a submission, so that the arguments themselves need not be kept in memory."""
         return cls(
             sum([packed.size for packed in submission.arguments]),
             submission.function.size + sum(map(len, submission.modules.values())),
@@ -91,7 +92,7 @@ class LocalCallset:
 
     Args:
         callset: the callset.
-        storage: where outcomes go when their futures are pickled.
+        storage: where an outcome is stored when its future is pickled.
         pool: runs the calls.
     """
 
@@ -113,7 +114,7 @@ class LocalCallset:
     def submit(
         self, submission: Submission, show_output: bool, environment: Mapping[str, str] | None
     ) -> list[ResponseFuture]:
-        """Hand the calls to the pool and return their futures."""
+        """Submit the calls to the pool and return their futures."""
         futures = futures_of(self, map(create_call_id, range(len(submission.arguments))))
         self._batch = self._pool.submit(
             _function_of(submission),
@@ -125,11 +126,11 @@ class LocalCallset:
             on_results=self._on_results,
             show_output=show_output,
         )
-        self._sent = _Sent.of(submission)  # done last, because the calls are running meanwhile
+        self._sent = _Sent.of(submission)  # done last, because the calls are already running
         return futures
 
     def _note_facts(self) -> None:
-        """Collect for ``invoke_status`` what a callset in a storage would have: payload, sizes and times."""
+        """Collect the members of ``invoke_status`` that a callset in a storage also has: payload, sizes and times."""
         sent = self._sent
         if sent is None:
             return
@@ -179,19 +180,19 @@ class LocalCallset:
             if one is not None:  # otherwise cancel() on another thread came first
                 verdicts.append((one, of_result(result, self.callset.id, one.call_id, now)))
         if not self._futures:
-            self._batch = None  # it refers back to this object; breaking the cycle frees all with the last future
-        if self._shared:  # store before settling: once a wait() returns, other processes may collect
+            self._batch = None  # the batch refers to this object; breaking the cycle frees both with the last future
+        if self._shared:  # store before settling: when a wait() returns, other processes may collect
             for one, verdict in verdicts:
                 self._store_if_shared(one.call_id, verdict)
         call_state.settle(verdicts)
-        if self._shared:  # and again after it: a future that was not yet done may have been pickled meanwhile
+        if self._shared:  # store again after settling: an unfinished future may have been pickled meanwhile
             for one, verdict in verdicts:
                 self._store_if_shared(one.call_id, verdict)
 
     # -- Origin ------------------------------------------------------------------------------------------------
 
     def take(self, futures: Sequence[CallState]) -> None:
-        """Become the origin of the futures of all calls, given in order."""
+        """Become the origin of these futures: one for every call of the callset, in order."""
         self._futures = dict(enumerate(futures))
 
     @property
@@ -206,10 +207,10 @@ class LocalCallset:
         """Do nothing: the pool reports every outcome."""
 
     def trouble(self) -> None:
-        """Return ``None``: the pool can always be asked."""
+        """Return ``None``: nothing can prevent this origin from learning the outcomes."""
 
     def report_silence(self) -> None:
-        """Log once that no results have arrived for a while, with how many calls are running and waiting."""
+        """Log once that no results have arrived for a while, and how many calls are running and waiting."""
         silent = time.monotonic() - self._last_result
         running = sum(one.running() for one in list(self._futures.values()))
         waiting_calls = len(self._futures) - running
@@ -224,28 +225,28 @@ class LocalCallset:
         )  # fmt: skip
 
     def cancel(self, target: CallState) -> bool:
-        """Withdraw the call from the pool, or have its process killed."""
+        """Remove the call from the pool's queue, or have the pool kill the process that runs the call."""
         index = int(target.call_id)
         batch = self._batch
         if batch is None or not self._pool.cancel(batch, index):
             return False
         error = CallCancelledError("the call was cancelled", call_id=target.call_id, callset_id=self.callset.id)
         result = RunResult(None, None, failure=Failure.of(error), returncode=None)
-        # The pool reports no more of this call, unless it has collected a result already: then settle() decides.
+        # The pool reports nothing more about this call, unless it already has a result: then settle() decides.
         self._futures.pop(index, None)
         call_state.settle([(target, Verdict(None, error, result, time.time()))])
         self._store_if_known(target)
         return target.cancelled()
 
     def run_status(self, target: CallState) -> dict[str, Any] | None:
-        """Return what a worker with a storage would have reported."""
+        """Return the status that a worker would have written to a storage."""
         verdict = call_state.verdict_of(target)
         if verdict is None or verdict.source is None:
             return None
         return self._status(target.call_id, verdict).document()
 
     def invoke_status(self, target: CallState) -> dict[str, Any]:
-        """Return what the client did for the callset. The other steps of 0.4 took no time here."""
+        """Return what the client did for the callset. Steps of PyWren 0.4 that do not exist here have a time of 0."""
         self._note_facts()
         keys = self.callset.call_keys(target.call_id)
         verdict = call_state.verdict_of(target)
@@ -264,7 +265,7 @@ class LocalCallset:
         }
 
     def recipe(self, target: CallState) -> Recipe:
-        """Store the outcome where another process finds it, now or when it arrives."""
+        """Return what another process needs to recreate the future, and have the outcome stored for that process."""
         self._note_facts()
         client = self._share(target)
         return self.callset, self.storage, client, {}
@@ -272,15 +273,15 @@ class LocalCallset:
     # -- sharing with other processes ------------------------------------------------------------------------------
 
     def _share(self, target: CallState) -> str:
-        """Have the outcome stored as soon as it is known. Return the file that is locked while this process lives."""
+        """Have the outcome stored as soon as it is known. Return the file that this process locks while it lives."""
         path = Path(self.storage.path[1], self.callset.keys.root, "client")
         with self._sharing:
             self._shared.add(target.call_id)
             if self._lock_file is None:
-                # Before the future leaves this process: an unlocked file would tell its reader that the client is dead.
+                # Lock the file before the future leaves: an unlocked file tells its reader that this process is dead.
                 self._lock_file = _hold_lock(path)
                 weakref.finalize(self, self._lock_file.close)
-        self._store_if_known(target)  # from here on the call is marked as shared, so the pump stores its result
+        self._store_if_known(target)  # the call is marked as shared now, so the pump stores a later result
         return str(path)
 
     def _store_if_known(self, target: CallState) -> None:
@@ -289,17 +290,17 @@ class LocalCallset:
             self._store_if_shared(target.call_id, verdict)
 
     def _store_if_shared(self, call_id: str, verdict: Verdict) -> None:
-        """Store an outcome that another process may collect, unless another thread has done so or is doing so."""
+        """Store an outcome that another process may collect, unless another thread has stored or is storing it."""
         with self._sharing:
             if call_id not in self._shared or call_id in self._stored:
                 return
-            self._stored.add(call_id)  # before storing: the pump and a pickling thread may both get here
+            self._stored.add(call_id)  # before storing: the pump and a thread that pickles may both get here
         try:
             try:
                 self._store(call_id, verdict)
             except (StorageError, OSError):
                 raise
-            except Exception as error:  # noqa: BLE001 -- whatever pickling a result raises, tell the other processes
+            except Exception as error:  # noqa: BLE001 -- other processes must learn of any error in pickling
                 text = f"the result cannot be stored for other processes: {type(error).__name__}: {error}"
                 self._commit(self._status(call_id, verdict), failure=Failure.of(ResultSerializationError(text)))
         except (PywrenError, OSError) as error:
@@ -322,10 +323,10 @@ class LocalCallset:
         self.storage.commit_status(self.callset.call_keys(status.call_id).status, data)
 
     def _status(self, call_id: str, verdict: Verdict) -> Status:
-        """Make the status that a worker would have written."""
+        """Return the status that a worker would have written for this verdict."""
         if isinstance(verdict.source, RunResult):
             result, known_at = verdict.source, verdict.known_at
-        else:  # there was no report: the program set the state itself
+        else:  # the child process reported nothing: the program set the state itself
             result, known_at = RunResult(None, None), time.time()
         keys = self.callset.call_keys(call_id)
         return Status(
@@ -357,8 +358,8 @@ class LocalCallset:
     # -- after os.fork ---------------------------------------------------------------------------------------------
 
     def lose_in_child(self) -> None:
-        """Settle the futures in a forked child: the pool and its calls belong to the parent."""
-        self._sharing = threading.Lock()  # a thread of the parent may have held the old one
+        """In a forked child, settle the futures with an error: the pool and its calls belong to the parent."""
+        self._sharing = threading.Lock()  # a thread of the parent may have held the old lock
         if self._lock_file is not None:
             self._lock_file.close()  # the lock lasts as long as any process keeps the file open
             self._lock_file = None
@@ -375,7 +376,7 @@ class LocalCallset:
 
 
 def _hold_lock(path: Path) -> Any:
-    """Lock a file while this process lives. The lock shows other processes that the calls still run."""
+    """Lock a file until this process ends. The lock shows other processes that the client is alive."""
     import fcntl  # imported here, as the pool exists on Linux and macOS only
 
     try:
@@ -395,7 +396,7 @@ in_each_child(_callsets, LocalCallset.lose_in_child)
 
 
 def _function_of(submission: Submission) -> Function:
-    """Return the function in the pool's form. A small one is named by its pickle, so that workers recognize it."""
+    """Return the function as the pool takes it. A small function is named by its pickle, so workers recognize it."""
     pickle = submission.function
     if submission.modules or pickle.buffers or len(pickle.data) > _KNOWN_AGAIN_BYTES:
         return Function(submission.callset.id, pickle, submission.modules)
@@ -403,13 +404,13 @@ def _function_of(submission: Submission) -> Function:
 
 
 class LocalDispatcher:
-    """Hands callsets to the pool of this machine, which lives while a dispatcher uses it.
+    """Submits callsets to the pool of this machine. The pool lives as long as a dispatcher uses it.
 
     Args:
-        storage: where outcomes go when their futures are pickled.
-        invoker: its pool runs the calls; it may name another pool when that one has ended.
-        pool: the pool that it has now.
-        show_output: whether what calls print is shown as it arrives.
+        storage: where an outcome is stored when its future is pickled.
+        invoker: its pool runs the calls; when that pool has ended, the invoker may have a new one.
+        pool: the pool that the invoker has now.
+        show_output: whether the output of calls is shown as it arrives.
     """
 
     out_of_band = True
@@ -433,9 +434,9 @@ class LocalDispatcher:
             InvocationError: the pool was closed, and there is no other.
         """
         pool = self._invoker.pool or self._use.pool
-        # Two threads may notice at the same time that the pool was replaced. Each then acquires the new one. The use
-        # that is dropped has a finalizer, which releases the pool when the dispatcher goes away.
-        if pool is not self._use.pool:  # the shared one has failed, or ended with the call that this executor came from
+        # Two threads may notice at the same time that the pool was replaced. Both then acquire the new pool, and one
+        # of the two _Use objects is dropped. Its finalizer releases the pool when the dispatcher is gone.
+        if pool is not self._use.pool:  # the old pool has failed, or ended with the call that unpickled the executor
             self._use.end()
             self._use = _Use(self, pool)
         callset = LocalCallset(submission.callset, self.storage, pool)

@@ -1,7 +1,7 @@
-"""Staged calls that run on this machine: ``LocalWorker`` serves ``LocalInvoker``; ``run_payloads`` serves programs.
+"""Runs staged calls on this machine: ``LocalWorker`` for ``LocalInvoker``, and ``run_payloads`` for programs.
 
-The route is ``Route.STAGED_HERE``: functions, arguments and statuses are in a storage, and a ``Container`` takes each
-payload through the worker's handler, as on Lambda.
+The route is ``Route.STAGED_HERE``: functions, arguments and statuses are in a storage, and a ``Container`` runs the
+worker's handler for each payload, as on Lambda.
 
 Any thread of the program may submit payloads. ``LocalWorker`` has at most one thread per processor; the threads take
 payloads from ``_waiting``. ``_lock`` guards that queue and the number of threads. A thread that finds the queue empty
@@ -29,13 +29,13 @@ Payload = Mapping[str, Any]
 
 
 class LocalWorker:
-    """Takes payloads through a container, on threads that live only while there are payloads.
+    """Runs payloads in a container, on threads that live only while there are payloads.
 
-    The threads are daemons: the program may end while calls run.
+    The threads are daemon threads: the program may end while calls run.
 
     Args:
-        pool: returns the pool that runs the calls. It is called for each call, as the shared pool may end and be
-            replaced.
+        pool: returns the pool that runs the calls. This function is called for each call, because the shared pool may
+            end and be replaced.
         environment: the environment variables that calls see.
     """
 
@@ -59,7 +59,7 @@ class LocalWorker:
             self._running += 1
 
     def close(self) -> None:
-        """Drop the calls that have not started."""
+        """Discard the calls that have not started."""
         with self._lock:
             self._waiting.clear()
         self._container.close()
@@ -73,8 +73,8 @@ class LocalWorker:
                 payload = self._waiting.popleft()
             try:
                 self._container.handle(payload)
-            except Exception as error:  # noqa: BLE001 -- a thread that ended here would still be counted, and calls would wait for it
-                # As on Lambda: everything that the client could be told was written to the call's status.
+            except Exception as error:  # noqa: BLE001 -- an ended thread would still be counted, and calls would wait
+                # As on Lambda: the call's status already contains everything that the client can be told.
                 logger.warning("a local call ended without a status: %s", error)
 
 
@@ -89,10 +89,10 @@ class _PoolRunner:
         return self._pool().run(task, stopped=stopped, environment=self._environment)
 
     def end_waiting(self) -> None:
-        pass  # a pool reserves no process for a particular call
+        pass  # the shared pool reserves no process for a particular call
 
     def close(self) -> None:
-        pass  # others use the pool too
+        pass  # others also use the shared pool
 
 
 def run_payloads(payloads: Sequence[Payload], *, context: Mapping[str, Any] | None = None) -> None:
@@ -100,7 +100,7 @@ def run_payloads(payloads: Sequence[Payload], *, context: Mapping[str, Any] | No
 
     Args:
         payloads: the calls.
-        context: what is known about these invocations; its strings become members of the statuses.
+        context: data about these invocations; the strings in it become members of the statuses.
 
     Raises:
         DecodeError: a payload was not valid; the other calls have run.

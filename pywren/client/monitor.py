@@ -1,8 +1,9 @@
-"""``Monitor``: polls, one after the other, the callsets in a storage that have outstanding futures.
+"""``Monitor``: polls all callsets in a storage that have outstanding futures, one callset after the other.
 
-Any thread may call ``watch``. One daemon thread, ``pywren-monitor``, calls ``examine``; it lives while a poll is due.
-``_changed`` guards the due times and the reference to the thread. ``examine`` is never called under it, because
-``examine`` sends requests and takes the locks of the callset, whose threads call ``watch``.
+Any thread may call ``watch``. One daemon thread, ``pywren-monitor``, calls ``examine``. The thread lives as long as any
+callset is to be polled. ``_changed`` guards the due times and the reference to the thread. No thread holds ``_changed``
+when it calls ``examine``: ``examine`` sends requests and takes locks of the callset, and threads that hold these locks
+call ``watch``.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ FIRST_POLL = 0.02
 """Seconds from submission to the first poll: no worker answers sooner."""
 
 SLOWEST_POLL = 5.0
-"""The longest time in seconds between polls, however long the wait: one LIST request for each makes 0.36 cents an hour
-(S3 prices, 2026)."""
+"""The longest time in seconds between two polls. At this rate, one LIST request per poll costs 0.36 cents an hour (S3
+prices, 2026)."""
 
 
 def poll_delay(idle: float, cost: float) -> float:
     """Return how many seconds to wait before the next poll.
 
-    With these delays a result is noticed within a tenth of the time that it took, and polling takes at most a third of
-    the time.
+    A result that arrives after t seconds of waiting is noticed at most t/10 seconds later if polls are quick. The
+    monitor spends at most a third of its time on polls.
 
     Args:
         idle: seconds since the last result, or since the callset was submitted.
@@ -43,7 +44,7 @@ class Watched(Protocol):
     """A callset that a monitor polls."""
 
     def examine(self) -> float | None:
-        """Poll once; return the seconds until the next poll, or ``None`` when nothing is outstanding."""
+        """Poll once. Return how many seconds later to poll again, or ``None`` when no future is outstanding."""
 
 
 class Monitor:
@@ -61,19 +62,19 @@ class Monitor:
         _monitors.add(self)
 
     def watch(self, watched: Watched, delay: float = 0.0) -> None:
-        """Poll a callset until nothing is outstanding.
+        """Have the monitor's thread poll a callset until none of its futures is outstanding. Return immediately.
 
         Args:
             watched: the callset.
-            delay: seconds until the first poll. If an earlier poll is due already, it stays.
+            delay: seconds until the first poll. If a poll of this callset is due earlier, that time is kept.
         """
         with self._changed:
             due = self._clock() + delay
-            # Earlier if asked, never later: another waiter may rely on the earlier time.
+            # The poll may become due earlier but never later, because another waiter may rely on the earlier time.
             self._due[watched] = min(due, self._due.get(watched, due))
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="pywren-monitor", daemon=True)
-                thread.start()  # raises when there are too many threads; the next call of watch() then tries again
+                thread.start()  # raises if there are too many threads; the next call of watch() then tries again
                 self._thread = thread
             self._changed.notify_all()
 
@@ -85,7 +86,7 @@ class Monitor:
             delay = self._examine(watched)
             if delay is not None:
                 self.watch(watched, delay)
-            del watched  # otherwise this would keep alive a callset that everything else has dropped
+            del watched  # otherwise this variable would keep alive a callset that everything else has dropped
 
     def _examine(self, watched: Watched) -> float | None:
         try:
@@ -102,16 +103,16 @@ class Monitor:
                 watched = min(self._due, key=lambda item: self._due[item])
                 delay = self._due[watched] - self._clock()
                 if delay <= 0:
-                    # Remove it before examine(): a watch() during the poll then counts as a request for another poll.
+                    # Remove the callset before examine(): a watch() during the poll then asks for one more poll.
                     del self._due[watched]
                     return watched
                 self._changed.wait(delay)
-            # Clear it under the lock: a thread that calls watch() after this starts a new one, so no request is lost.
+            # Clear it under the lock: whoever calls watch() after this starts a new thread, so no request is lost.
             self._thread = None
             return None
 
     def _restart_in_child(self) -> None:
-        """Start over in a forked child, where the thread is gone and may have held the lock.
+        """Start over in a forked child: the parent's thread does not exist there, and may have held the lock.
 
         A new thread starts when something in the child calls ``watch``.
         """

@@ -1,6 +1,6 @@
-"""``ExecutorAdapter``: the standard library's ``Executor`` interface, on top of any executor of pywren.
+"""``ExecutorAdapter``: gives any executor of pywren the interface of the standard library's ``Executor``.
 
-``pywren.PoolExecutor`` is this class with a default executor (``pywren.wren``).
+``pywren.PoolExecutor`` is a subclass that uses the default executor unless it is given another (``pywren.wren``).
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from pywren.system import shutdown as _shutdown
 from pywren.wait import wait
 
 LAZY_CALLS = 10_000
-"""How many calls ``map`` makes ahead of the results when it does not know how many there will be."""
+"""How many calls ``map`` makes ahead of the results taken when it does not know how many calls there will be."""
 
-_MOST_AT_ONCE = 1_000_000  # a map with a known number of calls makes up to this many at once
+_MOST_AT_ONCE = 1_000_000  # a map with a known number of calls makes up to this many calls together
 
 
 class ExecutorAdapter(concurrent.futures.Executor):
-    """A ``concurrent.futures.Executor`` on top of an executor of pywren.
+    """A ``concurrent.futures.Executor`` that makes its calls through an executor of pywren.
 
-    Any thread may submit, shut down and take results. ``_changed`` guards the fields below it; a thread that holds it
-    does only bookkeeping. Calls are made without it: making a call may wait for a future among the arguments, whose
-    callback may submit more.
+    Any thread may submit, shut down and take results. ``_changed`` guards the fields that ``__init__`` sets after it. A
+    thread that holds ``_changed`` does only bookkeeping. It does not make calls: making a call may wait for a future in
+    the arguments, and the callback of that future may submit more calls.
 
     Args:
         executor: the executor to use.
-        is_own: whether ``shutdown`` closes it.
+        is_own: whether ``shutdown`` closes ``executor``.
 
     Raises:
         ArgumentError: ``executor`` is something else, such as a number of workers.
@@ -85,17 +85,16 @@ class ExecutorAdapter(concurrent.futures.Executor):
 
         Args:
             fn: takes one item of each iterable.
-            iterables: the shortest one decides how many calls there are. If a length is known and gives up to a million
-                calls, all items are consumed at once. Otherwise, as with generators, ``map`` consumes enough items for
-                ``LAZY_CALLS`` calls, and more as results are taken.
+            iterables: the shortest one determines how many calls there are. If an iterable has a length and there are
+                up to a million calls, ``map`` consumes all items before it returns. Otherwise, as with generators, it
+                consumes enough items for ``LAZY_CALLS`` calls, and more items as results are taken.
             timeout: seconds from now within which every result must arrive; ``None`` sets no limit.
-            chunksize: how many calls of ``fn`` to run in one call of a worker.
-            buffersize: how many calls of a worker to make ahead of the results taken, as in ``concurrent.futures`` of
-                Python 3.14; ``None`` decides as described above.
+            chunksize: how many calls of ``fn`` a worker makes in one pywren call.
+            buffersize: how many pywren calls to make ahead of the results taken, as in ``concurrent.futures`` in Python
+                3.14; with ``None``, as many as described for ``iterables``.
 
         Returns:
-            An iterator over the results, in order. Closing it early cancels the outstanding calls.
-            An iterator over the results, in order; it cancels outstanding calls when it is closed early.
+            An iterator over the results, in order. Closing the iterator early cancels the outstanding calls.
 
         Raises:
             ArgumentError: ``chunksize`` or ``buffersize`` is less than 1. It is a ``ValueError``.
@@ -106,7 +105,7 @@ class ExecutorAdapter(concurrent.futures.Executor):
             raise ArgumentError(f"chunksize is {chunksize}; it must be at least 1")
         ahead = self._calls_ahead(iterables, chunksize) if buffersize is None else _checked_buffersize(buffersize)
         deadline = None if timeout is None else time.monotonic() + timeout
-        tuples = zip(*iterables)  # noqa: B905 -- the shortest one decides, as in the standard library
+        tuples = zip(*iterables)  # noqa: B905 -- stop at the shortest iterable, as the standard library does
         calls = _LazyCalls(self, Chunk(fn), iter(lambda: list(islice(tuples, chunksize)), []), ahead)
         self._require_open()
         calls.start(is_accepted=False)
@@ -148,13 +147,13 @@ class ExecutorAdapter(concurrent.futures.Executor):
     def _start(
         self, function: Callable[[Any], Any], items: list[Any], *, is_accepted: bool = False
     ) -> list[ResponseFuture]:
-        """Make calls. After ``shutdown``, make only those of a map that was accepted before."""
+        """Make calls. After ``shutdown``, make only the calls of a map that was accepted earlier."""
         with self._changed:
             if not is_accepted:
                 self._require_open()
             self._starting += 1
         try:
-            # Not under the lock: this may wait for a future among the arguments, whose callback may submit more.
+            # Not under the lock: this may wait for a future in the arguments, and its callback may submit more calls.
             futures = self._executor.map(function, items)
             self._outstanding.update(futures)
         finally:
@@ -167,7 +166,7 @@ class ExecutorAdapter(concurrent.futures.Executor):
 
 
 def _has_verbs(executor: object) -> bool:
-    """Tell whether an object has the verbs of a pywren executor. Do not create an unpickled executor just to check."""
+    """Tell whether an object has an executor's methods. An unpickled executor is not initialized for this check."""
     verbs = (getattr(type(executor), name, None) for name in ("map", "call_async"))
     return all(map(callable, verbs))
 
@@ -185,14 +184,14 @@ def _checked_buffersize(buffersize: int) -> int:
 
 
 class _LazyCalls:
-    """The calls of one ``map``, made somewhat ahead of the results that are taken.
+    """The calls of one ``map``, which are made somewhat ahead of the results that the program takes.
 
-    More are made even after ``shutdown``: they belong to a map that was accepted before.
+    Calls are made even after ``shutdown``, because they belong to a map that was accepted earlier.
 
     Args:
         pool: makes the calls.
-        function: processes one chunk.
-        chunks: the arguments of the calls still to be made.
+        function: takes one chunk of items.
+        chunks: the arguments of the calls that have not been made yet.
         ahead: how many calls to make ahead.
     """
 
@@ -204,22 +203,22 @@ class _LazyCalls:
         self._futures: deque[ResponseFuture] = deque()
 
     def start(self, *, is_accepted: bool = True) -> None:
-        """Make calls until enough are outstanding, or the chunks are used up."""
+        """Make calls until ``ahead`` calls are outstanding or no chunk is left."""
         items = list(islice(self._chunks, self._ahead - len(self._futures)))
         if items:
             self._futures.extend(self._pool._start(self._function, items, is_accepted=is_accepted))
 
     def take(self) -> ResponseFuture | None:
-        """Return the future of the next call, if there is one."""
+        """Remove the future of the next call and return it; return ``None`` when no call is left."""
         if not self._futures:
             return None
         future = self._futures.popleft()
-        if len(self._futures) <= self._ahead // 2:  # refill by halves: each submission has a fixed cost
+        if len(self._futures) <= self._ahead // 2:  # make many calls together: each submission has a fixed cost
             self.start()
         return future
 
     def put_back(self, future: ResponseFuture) -> None:
-        """Put a future back at the front, to be taken again."""
+        """Put a future back at the front, so that ``take`` returns it again."""
         self._futures.appendleft(future)
 
     def cancel(self) -> None:
@@ -236,7 +235,7 @@ def _results(calls: _LazyCalls, deadline: float | None) -> Iterator[Any]:
             except (WaitTimeoutError, KeyboardInterrupt):
                 calls.put_back(future)
                 raise
-            del future  # otherwise it would keep alive a result that the program has dropped
+            del future  # otherwise this variable would keep alive a result that the program has dropped
             results.reverse()
             while results:
                 yield results.pop()

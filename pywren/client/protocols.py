@@ -19,22 +19,22 @@ call's id."""
 
 
 class Invoker:
-    """Starts calls. Provides defaults for everything that an invoker may leave out.
+    """Starts calls. This base class has defaults for everything that an invoker may leave out.
 
-    An invoker of 0.4 has ``invoke`` and ``config`` only; ``adapted`` turns it into an ``Invoker``.
+    An invoker written for PyWren 0.4 has only ``invoke`` and ``config``; ``adapted`` turns it into an ``Invoker``.
     """
 
     runs_here: bool = False
-    """Whether the worker has this machine's packages."""
+    """Whether the calls run with the Python packages that are installed on this machine."""
 
     @property
     def payload_limit(self) -> int | None:
-        """The largest payload that it accepts, in bytes of JSON; ``None`` sets no limit."""
+        """The largest payload that the invoker accepts, in bytes of JSON; ``None`` sets no limit."""
         return None
 
     @property
     def queue_patience(self) -> float | None:
-        """Seconds that a call may wait before it starts, after which it counts as lost; ``None`` for no limit."""
+        """Seconds that a call may wait before it starts. After that it counts as lost. ``None`` sets no limit."""
         return None
 
     @property
@@ -44,12 +44,12 @@ class Invoker:
 
     @property
     def pool(self) -> LocalPool | None:
-        """The pool of this machine that runs the calls. Calls may go straight there and stay in memory."""
+        """The pool of this machine that runs the calls, if any. Calls may go directly to it, without a storage."""
         return None
 
     @property
     def environment(self) -> Mapping[str, str] | None:
-        """The environment variables that calls in ``pool`` see; ``None`` for those that this process has by then."""
+        """The environment variables of calls in ``pool``; ``None`` means those of this process when a call is made."""
         return None
 
     def invoke(self, payload: Mapping[str, Any]) -> Any:
@@ -70,7 +70,7 @@ class Invoker:
 
 
 def adapted(invoker: Any) -> Invoker:
-    """Return a complete ``Invoker``, filling in what the program's own invoker lacks.
+    """Return a complete ``Invoker``, with defaults for what the program's own invoker lacks.
 
     Args:
         invoker: an ``Invoker``, or any object with ``invoke(payload)`` and ``config()``, as in 0.4. Any other members
@@ -80,7 +80,7 @@ def adapted(invoker: Any) -> Invoker:
 
 
 class _Adapted(Invoker):
-    """Wraps a program's own invoker. Each member is looked up when it is needed, as its value may change."""
+    """Wraps a program's own invoker. Each member is looked up when it is needed, because its value may change."""
 
     def __init__(self, given: Any) -> None:
         self._given = given
@@ -101,7 +101,7 @@ class Origin(Protocol):
 
     @property
     def storage_path(self) -> list[str]:
-        """``[backend, bucket, prefix]`` of the storage the callset was made with."""
+        """``[backend, bucket, prefix]`` of the storage with which the callset was made."""
 
     def take(self, futures: Sequence[CallState]) -> None:
         """Become responsible for futures that were made for this origin."""
@@ -112,39 +112,39 @@ class Origin(Protocol):
     def poll(self, futures: Iterable[CallState]) -> None:
         """Find out now which of these futures are done, and settle them.
 
-        If another thread is polling, do not wait for it.
+        If another thread is polling already, return without waiting for that thread.
 
         Raises:
             StorageError: the storage has not been readable for a while, and still is not.
         """
 
     def trouble(self) -> PywrenError | None:
-        """Return why the origin cannot learn of outcomes at present; ``None`` when all is well."""
+        """Return why the origin cannot learn the outcomes at present; ``None`` when it can."""
 
     def report_silence(self) -> None:
-        """Log why no results arrive, if that is worth logging. Called when something has waited for a while."""
+        """Log why no results arrive, if that is worth logging. A thread that has waited for a while calls this."""
 
     def cancel(self, future: CallState) -> bool:
-        """Stop the call. Return whether that is what ended it."""
+        """Stop the call. Return whether the call ended because it was cancelled."""
 
     def run_status(self, future: CallState) -> dict[str, Any] | None:
-        """Return the worker's status in the form that users see, from the verdict of a finished future."""
+        """Return the worker's status as a dict for users, made from the verdict of a finished future."""
 
     def invoke_status(self, future: CallState) -> dict[str, Any]:
-        """Return what users see of the client's part in the call."""
+        """Return a dict for users about what the client did for the call."""
 
     def recipe(self, future: CallState) -> Recipe:
         """Return what another process needs to recreate this future."""
 
 
 class Dispatcher(Protocol):
-    """Takes callsets to where they run."""
+    """Starts callsets: either in the pool of this machine or through a storage."""
 
     out_of_band: bool
-    """Whether big buffers are sent separately from their pickles."""
+    """Whether big buffers in arguments are sent separately from the pickles."""
 
     by_reference: bool
-    """Whether a future among the arguments is sent as a reference to its stored outcome."""
+    """Whether a future in the arguments is sent as a reference to its stored outcome."""
 
     longest_runtime: float
     """The longest runtime, in seconds, that a call may be given."""
@@ -153,11 +153,11 @@ class Dispatcher(Protocol):
         """Start the calls of a callset and return their futures."""
 
     def close(self) -> None:
-        """Release what is needed only for further calls."""
+        """Release what only new calls would need; futures that exist remain usable."""
 
 
 class Verbs(Protocol):
-    """An executor of pywren, reduced to what ``PoolExecutor`` uses."""
+    """The methods of a pywren executor that ``PoolExecutor`` uses."""
 
     map_item_limit: int | None
 

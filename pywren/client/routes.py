@@ -1,4 +1,4 @@
-"""``Route``: the ways from an executor to what runs its calls. The choice is made in this module only."""
+"""``Route``: the ways from an executor to the workers. Only this module chooses between them."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from pywren.storage import Storage
 
 
 class Route(enum.Enum):
-    """A way that calls take."""
+    """A way that calls take from an executor to what runs them."""
 
     IN_MEMORY = "in memory"
-    """To the pool of this machine and back; nothing is stored. ``local_executor()`` without a bucket uses this."""
+    """Directly to the pool of this machine; nothing is stored. ``local_executor()`` without a bucket uses it."""
 
     STAGED_HERE = "staged here"
-    """Through a storage to the pool of this machine. ``local_executor()`` with a bucket uses this, as in 0.4. The
-    invoker's threads (``client.local_worker``) do the work that the handler does on Lambda."""
+    """Through a storage to the pool of this machine. ``local_executor()`` with a bucket uses this route, as in 0.4.
+    Threads of the invoker (``client.local_worker``) do the work that the handler does on Lambda."""
 
     STAGED = "staged"
     """Through a storage to whatever the invoker reaches: Lambda, stand-alone workers, or ``run_jobs``."""
 
 
 def choose_route(invoker: Invoker, storage: Storage) -> Route:
-    """Choose the route of an executor's calls: calls on this machine stay in memory unless there is a bucket.
+    """Choose the route of an executor's calls. Calls on this machine stay in memory unless there is a bucket.
 
     Args:
-        invoker: what starts the calls.
-        storage: the configured storage; a directory of this machine when no bucket is configured.
+        invoker: starts the calls.
+        storage: the configured storage; a directory on this machine if no bucket is configured.
     """
     if invoker.pool is None:
         return Route.STAGED
@@ -44,10 +44,10 @@ def make_dispatcher(
     """Make the dispatcher for the chosen route.
 
     Args:
-        invoker: what starts the calls.
+        invoker: starts the calls.
         storage: the configured storage.
-        runtime: the members of the payload that name the runtime.
-        show_output: whether what calls in memory print is shown as it arrives.
+        runtime: the ``runtime`` section of the configuration, with the ``urls`` of the runtime's copies.
+        show_output: whether the output of calls in memory is shown as it arrives.
     """
     pool = invoker.pool
     if pool is not None and choose_route(invoker, storage) is Route.IN_MEMORY:

@@ -2,21 +2,22 @@
 
 Which thread does what, and which lock guards what
 --------------------------------------------------
-A *poll* finds out which calls have ended. It notes what is outstanding, reads (statuses, Lambda's records, outputs),
-decides, writes the ends that the client itself decides on, unpickles, and settles futures. Usually the monitor's thread
-polls. A program's own thread polls when it calls ``done()`` or ``wait(…, ALWAYS)``; when its ``cancel()`` comes too
-late, it polls that one call. Helper threads (``for_each``) only send requests for the thread that polls.
+A *poll* finds out which calls have ended. It lists the outstanding calls; reads statuses, Lambda's records and outputs;
+decides which statuses to believe; writes a status for each call that the client itself ends; unpickles outcomes; and
+settles futures. Usually the monitor's thread polls. A thread of the program polls when it calls ``done()`` or
+``wait(…, ALWAYS)``. If ``cancel()`` finds that the call has a status already, it polls that one call. Helper threads
+(``for_each``) only send requests for the thread that polls.
 
-- ``StagedCallset._lock`` guards what is known of the callset: its futures, whether a poll is running, when the last one
-  ran. A thread holds it only for work in memory: never during a request, another thread's work, unpickling, a callback,
-  or while taking a future's condition. It is an ``RLock`` because dropping a future under it may destroy a user's
-  object, whose ``__del__`` may call anything.
+- ``StagedCallset._lock`` guards what is known about the callset: its futures, whether a poll is running, and when the
+  last poll ran. A thread holds ``_lock`` only for work in memory. It never holds ``_lock`` during a request, while it
+  waits for another thread, unpickles or runs a callback, or while it takes the condition of a future. ``_lock`` is an
+  ``RLock`` because dropping a future while holding it may destroy a user's object, whose ``__del__`` may call anything.
 - ``Callset.condition``, shared by the callset's futures, guards their states (``client.call_state``). A thread that
-  holds it may take ``_lock``, and then the monitor's lock: ``add_done_callback`` does. No thread takes them in the
-  opposite order.
-- One poll runs at a time. The flag ``_polling`` ensures this, rather than a lock: a thread that finds a poll running
-  continues with what is known, and so never waits for another thread's requests. ``cancel`` may poll at the same time
-  as another poll. Both find the same, and the first verdict of a future counts.
+  holds the condition may take ``_lock`` and then the monitor's lock, as ``add_done_callback`` does. No thread takes
+  these locks in another order.
+- One poll runs at a time. The flag ``_polling`` ensures this; it is not a lock: a thread that finds a poll running
+  continues with what is known, and so never waits for another thread's requests. Only ``cancel`` may poll at the same
+  time as another poll. Both polls read the same objects, and the first verdict of a future counts.
 """
 
 from __future__ import annotations
@@ -65,17 +66,17 @@ _DIRECT_READS = 3  # read up to this many calls without a listing: a GET costs a
 class StagedCallset:
     """The origin of the futures of one callset in a storage.
 
-    It holds its futures weakly, and forgets those that nothing else holds. Futures with callbacks are the exception,
-    because their callbacks must be called.
+    The origin holds its futures weakly, and forgets futures that nothing else holds. But it keeps futures that have
+    callbacks, because the callbacks must be called.
 
     Args:
         callset: the callset.
         storage: where its objects are.
         monitor: polls the callset.
-        client_alive: tells whether the process that runs the calls is alive; ``None`` when no single process runs them.
-        explain_silence: returns why no results arrive, if it knows; ``None`` when there is nothing to ask.
+        client_alive: tells whether the process that runs the calls is alive; ``None`` if no single process runs them.
+        explain_silence: returns why no results arrive, or ``None`` if the reason is unknown; may itself be ``None``.
         noted: what is known from Lambda's records; callsets of one storage and one function share it.
-        clock: returns seconds since the epoch; by default by the storage's clock.
+        clock: returns seconds since the epoch; by default it is the storage's clock.
         timer: returns monotonic seconds.
     """
 
@@ -103,19 +104,19 @@ class StagedCallset:
         self._lock = threading.RLock()
         # _lock guards everything below.
         self._polling = False
-        self._poll_again = False  # the monitor came while another thread was polling; that thread calls it back
-        # A call may have several futures: each unpickled copy is one.
+        self._poll_again = False  # the monitor found another thread polling; that thread then calls the monitor
+        # A call may have several futures, because each unpickled copy is one more future.
         self._futures: dict[str, list[weakref.ref[CallState]]] = {}
         self._with_callbacks: set[CallState] = set()
         self._order: list[str] = []
         self._passed = 0  # how many calls at the beginning of _order have ended
-        self._committed: dict[str, Status] = {}  # believed, with a big output that nothing has asked for
+        self._committed: dict[str, Status] = {}  # believed statuses whose big outputs have not been fetched
         self._last_progress = timer()
         self._last_poll: float | None = None
         self._poll_cost = 0.0
         self._next_question = waiting.SILENCE
         self._silence_told = False
-        self._unfetched: dict[str, StorageError] = {}  # why the output of a call could not be fetched just now
+        self._unfetched: dict[str, StorageError] = {}  # for each call, why its output cannot be fetched at present
         self._trouble = Trouble()
         _callsets.add(self)
 
@@ -128,19 +129,19 @@ class StagedCallset:
 
     def expect(self, futures: Iterable[CallState]) -> None:
         """Record that something waits for these futures, and return immediately."""
-        # The caller may hold the futures' condition. So take only _lock and the monitor's lock here.
+        # The caller may hold the condition of the futures, so take only _lock and the monitor's lock here.
         with self._lock:
             self._with_callbacks.update(one for one in futures if call_state.has_callbacks(one))
             recently = self._last_poll is not None and self._timer() - self._last_poll < FIRST_POLL
         self._monitor.watch(self, FIRST_POLL if recently else 0.0)
 
     def poll(self, futures: Iterable[CallState]) -> None:
-        """Find out now which of these futures are done. A poll that ran a moment ago, or is running, is enough.
+        """Find out now which of these futures are done, unless a poll ran a moment ago or is running.
 
         Raises:
-            StorageError: one is not done, and the storage could not be read for ``trouble.PATIENCE``.
+            StorageError: a future is not done, and the storage could not be read for ``trouble.PATIENCE`` seconds.
         """
-        # A program may call done() in a loop, so the polls that this causes take at most a tenth of the time.
+        # A program may call done() in a loop, so these polls may take at most a tenth of the time.
         with self._lock:
             old = self._last_poll is None or self._timer() - self._last_poll > max(FIRST_POLL, 10 * self._poll_cost)
         if old:
@@ -152,19 +153,19 @@ class StagedCallset:
             raise waiting.copied(lasting)
 
     def trouble(self) -> PywrenError | None:
-        """Return why the last poll failed, if it did."""
+        """Return the error with which the last poll failed; ``None`` if it succeeded."""
         return self._trouble.error
 
     def report_silence(self) -> None:
-        """Do nothing: the polls report it, and they also see calls that nothing waits for."""
+        """Do nothing: the polls report missing results, even of calls that nothing waits for."""
 
     def cancel(self, target: CallState) -> bool:
-        """End the call by writing its first status, or the first one that can be believed."""
+        """Cancel the call by writing a status for it, unless the call already has a status that can be believed."""
         call_id, error = target.call_id, CallCancelledError("the call was cancelled")
         if self._write_end(call_id, error):  # the storage decides the race with the worker: the first status wins
             self._settle({call_id: self._verdict_of_error(call_id, error)})
             return True
-        # A status exists already. It may be the worker's, or anything that somebody else has written.
+        # A status exists already. It may be the worker's, or something that somebody else has written.
         found = self._find_out([call_id])
         if call_id in found.unbelieved:
             self._write_end(call_id, error, over_what_stands=True)
@@ -178,19 +179,19 @@ class StagedCallset:
         verdict = call_state.verdict_of(target)
         if verdict is not None and isinstance(verdict.source, Status):
             return verdict.source.document()
-        # An unsigned status is not a source, but the error that was made from it carries it.
+        # The verdict has no source if the status was unsigned. Then the error made from the status contains the status.
         status = None if verdict is None else getattr(verdict.error, "status", None)
         return None if status is None else dict(status)
 
     def invoke_status(self, target: CallState) -> dict[str, Any]:
         """Return what the client did for the callset and for this call."""
         record = self._record(target.call_id)
-        # An outcome inside the status needed no separate download.
+        # If the status contains the outcome, nothing was downloaded separately.
         came = {"download_output_timestamp": record.get("status_done_timestamp"), "download_output_time": 0.0}
         return {**self.callset.facts, **came, **record, "status_query_count": target.status_query_count}
 
     def recipe(self, target: CallState) -> Recipe:
-        """Return what recreates the future: the callset with its secret, and the storage's configuration."""
+        """Return what another process needs to recreate the future: the callset with its secret, and the storage."""
         if self.callset.deletion is not None:
             self.callset.deletion.detach()  # another process may want the outcome after this one has ended
         return self.callset, self.storage, None, self._record(target.call_id)
@@ -207,7 +208,7 @@ class StagedCallset:
         with self._lock:
             for one in futures:
                 self._futures.setdefault(one.call_id, []).append(weakref.ref(one))
-            self._order = []  # rebuilt at the next listing, which may have to begin earlier
+            self._order = []  # made again for the next listing, which may have to begin at an earlier call
 
     def watch(self) -> None:
         """Have the monitor poll the callset from now on."""
@@ -215,13 +216,13 @@ class StagedCallset:
             self._last_progress = self._timer()
         self._monitor.watch(self, FIRST_POLL)
 
-    # The next four must be called with the lock held.
+    # The next four methods must be called with the lock held.
 
     def _living(self, call_id: str) -> list[CallState]:
         return [one for one in (ref() for ref in self._futures.get(call_id, ())) if one is not None]
 
     def _outstanding(self) -> list[str]:
-        """Return the calls whose unfinished futures something still holds, in the order of their keys."""
+        """Return, in the order of their keys, the calls that have an unfinished future which something still holds."""
         for call_id in [c for c in self._futures if not self._living(c)]:
             self._drop(call_id)
         return sorted(self._futures)
@@ -238,9 +239,10 @@ class StagedCallset:
     # -- polling -------------------------------------------------------------------------------------------------
 
     def examine(self) -> float | None:
-        """Poll once. Return the seconds until the next poll, or ``None`` when the monitor need not return.
+        """Poll once. Return how many seconds later the monitor must poll again; ``None`` if it need not.
 
-        It need not return when nothing is outstanding. When another thread is polling, that thread calls it back.
+        The monitor need not poll again if no future is outstanding, or if another thread is polling: that thread then
+        calls the monitor.
         """
         if self._poll(again=True):
             return self._until_next_poll()
@@ -250,7 +252,7 @@ class StagedCallset:
         """Poll once, unless a poll is running. Return whether this thread polled.
 
         Args:
-            again: have the monitor poll again after the poll that is running.
+            again: if another thread is polling now, have the monitor poll again afterwards.
         """
         with self._lock:
             if self._polling:
@@ -260,7 +262,7 @@ class StagedCallset:
             self._polling, self._poll_again = True, False
         try:
             self._poll_now()
-        finally:  # also after Ctrl-C: otherwise the flag would block every later poll
+        finally:  # even after Ctrl-C: otherwise the flag would prevent every later poll
             with self._lock:
                 self._polling, again = False, self._poll_again
             delay = self._until_next_poll() if again else None
@@ -269,7 +271,7 @@ class StagedCallset:
         return True
 
     def _poll_now(self) -> None:
-        """Find out what has ended, act on it, and record how the poll went. Keep errors instead of raising them."""
+        """Find out which calls have ended, and settle them. Record an error of the poll instead of raising it."""
         started, began = self._timer(), time.monotonic()
         with self._lock:
             outstanding = self._outstanding()
@@ -280,7 +282,7 @@ class StagedCallset:
         trouble: PywrenError | None = None
         calls: frozenset[str] | None = None
         try:
-            # Ask before reading anything: otherwise the last writes before the process ended could be missed.
+            # Ask before reading anything: otherwise the last statuses written before the process ended could be missed.
             client_gone = self._client_alive is not None and bool(unknown) and not self._client_alive()
             found = self._find_out(unknown, client_gone)
             ended = self._carry_out(found)
@@ -292,14 +294,14 @@ class StagedCallset:
                 trouble, calls = next(iter(unfetched.values())), frozenset(unfetched)
         except PywrenError as error:
             trouble = error
-        except Exception as error:  # noqa: BLE001 -- whatever it is, nothing may be left waiting
+        except Exception as error:  # noqa: BLE001 -- after any error, nothing may wait for ever
             trouble = unexpected(error)
         self._note_poll(started, ended, trouble, calls)
         with self._lock:
             lasting = self._trouble.lasting(self._timer())
             living = [one for call_id in self._futures for one in self._living(call_id)] if lasting else []
             concerned = self._trouble.concerned(living)
-        if lasting is not None:  # not under the lock, because this takes the futures' condition
+        if lasting is not None:  # not under the lock, because this takes the condition of the futures
             waiting.report_trouble(concerned, lasting, began)
 
     def _note_poll(
@@ -319,17 +321,17 @@ class StagedCallset:
             if not self._outstanding():
                 return None
             if set(self._futures) <= set(self._committed) and not any(map(self._is_awaited, self._committed)):
-                return None  # only big outputs are left that nothing has asked for
+                return None  # only big outputs that nothing has asked for are left
             return poll_delay(self._timer() - self._last_progress, self._poll_cost)
 
     def forget_parent_locks(self) -> None:
-        """In a forked child, replace what another thread of the parent may have held or left half done."""
-        # Only the forking thread continues here. A poll that was running belongs to the parent.
+        """In a forked child, replace the locks and flags that other threads of the parent may have held or set."""
+        # Only the thread that forked continues here. A poll that was running belongs to the parent.
         self._lock = threading.RLock()
         self._polling = self._poll_again = False
         living = [one for call_id in self._futures for one in self._living(call_id)]
         call_state.forget_parent_threads(self.callset.condition, living)
-        self._with_callbacks.clear()  # the parent will call them
+        self._with_callbacks.clear()  # the parent will call these callbacks
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -337,17 +339,17 @@ class StagedCallset:
         """Read the statuses of these calls, then Lambda's records, and decide what to believe.
 
         Raises:
-            StorageError: something could not be read, so there is no telling what to believe.
+            StorageError: something could not be read, so it cannot be decided what to believe.
         """
         read: dict[str, bytes | IntegrityError | None] = dict.fromkeys(unknown)
 
         def read_one(call_id: str) -> None:
             try:
                 read[call_id] = self.storage.read_status(self.callset.id, call_id)
-            except IntegrityError as error:  # larger than any status, so it is not read
+            except IntegrityError as error:  # the object is larger than any status, so it is not read
                 read[call_id] = error
 
-        # Each helper writes a different key of ``read``, and all keys exist already, so no lock is needed.
+        # Each helper thread sets a different key of ``read``, and all keys exist already, so no lock is needed.
         for_each(read_one, self._candidates(unknown), self._threads())
         with self._lock:
             for call_id in unknown:
@@ -356,7 +358,7 @@ class StagedCallset:
         records = self._records_of_failure
         if records is not None:
             now = self._clock()
-            # The order matters. A status that was forged with a key from a record is written after that record. So a
+            # The order matters. A status that is forged with a key from a record is written after that record. So a
             # listing made after the statuses were read shows every record whose key may have signed one of them.
             if any(data is not None for data in read.values()) or (read and records.is_due(now)):
                 records.refresh(now)
@@ -389,7 +391,7 @@ class StagedCallset:
     # -- carrying out -------------------------------------------------------------------------------------------
 
     def _carry_out(self, found: Findings) -> bool:
-        """Settle the calls that have ended, and end those that have died. Return whether there were any."""
+        """Settle the calls that a poll found to have ended, to be dead or to be lost. Return whether any were found."""
         verdicts = {call_id: Verdict(None, error) for call_id, error in found.failed.items()}
         verdicts.update((call_id, Verdict(None, error)) for call_id, error in found.unbelieved.items())
         for call_id, status in found.believed.items():
@@ -397,7 +399,7 @@ class StagedCallset:
                 verdicts[call_id] = of_status(status, status.outcome, self.callset.id)
         with self._lock:
             for call_id, status in found.believed.items():
-                if call_id not in verdicts and call_id in self._futures:  # otherwise another poll has settled it
+                if call_id not in verdicts and call_id in self._futures:  # otherwise another poll has settled the call
                     self._committed[call_id] = status
         self._settle(verdicts)
         ended = self._end_dead(found.dead)
@@ -405,12 +407,12 @@ class StagedCallset:
         return self._fetch_outputs() or ended or lost or bool(verdicts) or bool(found.believed)
 
     def _fetch_outputs(self) -> bool:
-        """Fetch the separate outputs that are small or wanted, and settle their futures.
+        """Fetch the separate outputs that are small or that something has asked for, and settle their futures.
 
-        If fetching one fails, the others are fetched all the same.
+        If fetching one output fails, the other outputs are fetched nevertheless.
 
         Raises:
-            StorageError: so many could not be fetched that the storage itself must be in trouble.
+            StorageError: so many outputs could not be fetched that the storage itself must be in trouble.
         """
         with self._lock:
             wanted = {
@@ -426,13 +428,13 @@ class StagedCallset:
                 fetched[call_id] = self._fetch(wanted[call_id])
             except StorageError as error:
                 unfetched[call_id] = error
-                if len(unfetched) >= _FETCH_THREADS:  # the storage is in trouble: trying more would only waste time
+                if len(unfetched) >= _FETCH_THREADS:  # the storage is in trouble: more requests would only waste time
                     raise
 
         try:
             for_each(fetch, wanted, self._threads())
         finally:
-            # Only this thread unpickles: a result may contain futures of this callset, and helpers would collide.
+            # Only this thread unpickles: a result may contain futures of this callset, on which helpers would collide.
             self._settle(
                 {
                     call_id: Verdict(None, data, wanted[call_id])
@@ -446,7 +448,7 @@ class StagedCallset:
         return bool(fetched)
 
     def _fetch(self, status: Status) -> bytes | StorageError:
-        """Return a verified output, or the reason why there will never be one. Raise errors that may pass."""
+        """Return a verified output, or the error if it can never be read. Raise an error that may be temporary."""
         started, began = time.time(), self._timer()
         try:
             data = self.storage.get(status.output_key or "", limit=status.output_size or 0)
@@ -460,25 +462,25 @@ class StagedCallset:
 
     def _settle(self, verdicts: Mapping[str, Verdict]) -> None:
         now = time.time()
-        # Gather the futures under one lock and settle them under the other, never under both (see the top).
+        # Collect the futures under _lock and settle them under their condition, never holding both (see the top).
         with self._lock:
             batch = [(one, verdict) for call_id, verdict in verdicts.items() for one in self._living(call_id)]
             for call_id in verdicts:
                 self.records.setdefault(call_id, {})["status_done_timestamp"] = now
         call_state.settle(batch)
-        with self._lock:  # last: if Ctrl-C comes before this, the monitor still has the futures and settles them again
+        with self._lock:  # last: if Ctrl-C comes before this, the monitor still has the futures and settles them
             for call_id in verdicts:
                 self._drop(call_id)
 
     # -- ending calls --------------------------------------------------------------------------------------------
 
     def _write_end(self, call_id: str, error: PywrenError, *, over_what_stands: bool = False) -> bool:
-        """Write the status that ends a call with an error. Return whether it was written.
+        """Write a status that ends a call with an error. Return whether the status was written.
 
         Args:
             call_id: the call.
             error: the error.
-            over_what_stands: replace a status that is not believed. Otherwise the first status written wins.
+            over_what_stands: overwrite the present status, because it is not believed. Otherwise the first status wins.
         """
         status = self._client_status(call_id, error)
         key = self.callset.call_keys(call_id).status
@@ -492,18 +494,18 @@ class StagedCallset:
         return of_status(self._client_status(call_id, error), None, self.callset.id)
 
     def _end_dead(self, dead: Mapping[str, Death]) -> bool:
-        """End calls that have ended according to Lambda, when Lambda is believed rather than the status.
+        """Settle calls whose workers died according to Lambda's records. Return whether any call was settled.
 
-        The error is also written, for users who may not read records.
+        Each error is also written as the call's status, for users who may not read the records.
         """
-        ended: list[str] = []  # the helpers append to it; this thread settles the calls after all helpers have returned
+        ended: list[str] = []  # helper threads append to it; this thread settles the calls when they have returned
 
         def write(call_id: str) -> None:
             error, over_what_stands = dead[call_id]
             try:
                 if not self._write_end(call_id, error, over_what_stands=over_what_stands):
                     return  # a status has just been written: the next poll decides whether to believe it
-            except StorageError as problem:  # this process knows of the end all the same
+            except StorageError as problem:  # this process knows that the call has ended nevertheless
                 logger.debug("cannot record the death of call %s of callset %s: %s", call_id, self.callset.id, problem)
             ended.append(call_id)
 
@@ -512,7 +514,7 @@ class StagedCallset:
         return bool(ended)
 
     def _end_lost(self, missing: Sequence[str], client_gone: bool) -> bool:
-        """Declare calls lost that can no longer get a status. The next poll handles one that has just got a status."""
+        """Declare calls lost that can no longer get a status. A call that has just got a status is left as it is."""
         lost_after = self.callset.lost_after(LOST_GRACE)
         now = self._clock()
         if client_gone:
@@ -525,7 +527,7 @@ class StagedCallset:
             )
         else:
             return False
-        won: list[str] = []  # the helpers append to it; this thread settles the calls after all helpers have returned
+        won: list[str] = []  # helper threads append to it; this thread settles the calls when all helpers have returned
 
         def end(call_id: str) -> None:
             if self._write_end(call_id, CallLostError(text)):
@@ -540,7 +542,7 @@ class StagedCallset:
     # -- silence -------------------------------------------------------------------------------------------------
 
     def _report_silence(self, missing: int) -> None:
-        """When no results arrive, log once what is known, and log the reason as soon as the invoker knows it."""
+        """If no results arrive, log once how many are missing, and log the reason as soon as the invoker knows it."""
         with self._lock:
             silent = self._timer() - self._last_progress
             if silent < self._next_question:
@@ -572,7 +574,7 @@ class StagedCallset:
 def _explanation(explain: Callable[[], str | None]) -> str | None:
     try:
         return explain()
-    except Exception as error:  # noqa: BLE001 -- the invoker may be the program's own: its errors do not concern the storage
+    except Exception as error:  # noqa: BLE001 -- errors of a program's own invoker do not concern the storage
         logger.debug("cannot find out why no results arrive: %s", error)
         return None
 

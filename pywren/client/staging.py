@@ -1,8 +1,8 @@
 """``StagedDispatcher``: puts a callset into a storage and invokes its calls.
 
-The program's thread that calls ``map`` does all of it, except that helper threads (``for_each``) store arguments and
-invoke calls, each call on one of these threads. The monitor begins to poll when all calls are invoked, or earlier on
-request.
+The program's thread that calls ``map`` does this work. Helper threads (``for_each``) store arguments and invoke calls;
+each call is handled by one of these threads. The monitor begins to poll when all calls are invoked, or earlier if
+something waits for one of them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from pywren.wrenutil import create_call_id
 logger = logging.getLogger(__name__)
 
 _PAYLOAD_HEADROOM = 2_000
-_NOT_KEPT = frozenset({"attempt_key", "data_inline"})  # members of a payload to drop once its call is invoked
+_NOT_KEPT = frozenset({"attempt_key", "data_inline"})  # members of a payload to drop once the call is invoked
 
 
 class StagedDispatcher:
@@ -52,8 +52,8 @@ class StagedDispatcher:
 
     Args:
         storage: where functions, arguments and outcomes are stored.
-        invoker: what starts calls.
-        runtime: the members of the payload that name the runtime.
+        invoker: starts the calls.
+        runtime: the ``runtime`` section of the configuration, with the ``urls`` of the runtime's copies.
     """
 
     out_of_band = False  # a pickle and its buffers share one object
@@ -72,7 +72,7 @@ class StagedDispatcher:
         storage.hold_against(None if function is None else FailureRecords(storage, function, "", 0.0, self._noted))
 
     def close(self) -> None:
-        """Release the callsets on this machine. Their directories are deleted when their futures are gone."""
+        """Release the callsets on this machine. The directory of each is deleted when all its futures are gone."""
         self._kept.clear()
 
     def dispatch(self, submission: Submission) -> list[ResponseFuture]:
@@ -112,7 +112,7 @@ class StagedDispatcher:
 
     def _start(self, callset: Callset, payloads: list[dict[str, Any]], threads: int) -> list[ResponseFuture]:
         self._check_payloads(payloads)
-        callset.submitted = self.storage.now()  # by the storage's clock, because machines with other clocks read it
+        callset.submitted = self.storage.now()  # by the storage's clock: machines with other clocks read this time
         callset.queue_patience = self.invoker.queue_patience
         callset.function = self.invoker.function_name
         explain = self.invoker.explain_silence
@@ -176,7 +176,7 @@ class StagedDispatcher:
         limit = self.invoker.payload_limit
         if limit is None:
             return
-        # The other differences between the payloads of a map fit the headroom: encoding the largest one is enough.
+        # Other differences between the payloads of a map are small, so encoding the largest payload is enough.
         largest = max(payloads, key=_own_size)
         size = len(json.dumps(largest, default=str))
         if size + _PAYLOAD_HEADROOM > limit:
@@ -195,7 +195,7 @@ class StagedDispatcher:
             self.invoker.invoke(payload)
             record["lambda_invoke_timestamp"] = started
             record["lambda_invoke_time"] = time.time() - started
-            # Omit the argument: ten thousand of them would stay in memory as long as the futures do.
+            # Omit the arguments: ten thousand arguments would stay in memory as long as the futures do.
             record["payload"] = {name: value for name, value in payload.items() if name not in _NOT_KEPT}
             invoked.append(payload["call_id"])
 
@@ -288,11 +288,11 @@ class _ArgumentStager:
         return {"references_sha256": sha256(data), "references_size": len(data)}
 
     def _reference(self, call_id: str, number: int, one: ResponseFuture) -> Reference:
-        """Return a reference to an outcome. Store a copy for this call if the outcome is not in this storage."""
+        """Return a reference to a future's outcome. If it is not in this storage, store a copy of it for this call."""
         verdict = call_state.verdict_of(one) or Verdict()
         status = verdict.source
         if isinstance(status, Status) and status.failure is None and one.storage_path == self._storage.path:
-            self._callset.inputs.append(one)  # keeps the other callset's directory as long as this one needs it
+            self._callset.inputs.append(one)  # keeps the directory of the future's callset while this callset needs it
             if status.output_sha256 is not None and status.output_key:
                 members = status.output_key, status.output_sha256, one.callset_id, one.call_id, status.output_size
                 return Reference(*members)
@@ -317,19 +317,19 @@ def _runtime_members(runtime: Mapping[str, Any]) -> dict[str, Any]:
     """Return the members of the payload that name the user's own runtime.
 
     Raises:
-        ConfigError: its digest is unknown, and workers extract nothing that they cannot verify.
+        ConfigError: the SHA-256 of the runtime is unknown. Workers extract nothing that they cannot verify.
     """
     if not has_own_runtime(runtime):
         return {}
     named = {key: value for key, value in runtime.items() if key not in ("preinstalls", "urls")}
     url = f"s3://{runtime['s3_bucket']}/{runtime['s3_key']}"
-    size = runtime.get("archive_size")  # missing from descriptions that pywren did not write
+    size = runtime.get("archive_size")  # descriptions that pywren did not write lack it
     known = {"runtime_size": size} if type(size) is int and size > 0 else {}
     return {"runtime": named, "runtime_url": url, "runtime_sha256": required_sha256(runtime), **known}
 
 
 def _shards_of(runtime: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return where each call in turn fetches the runtime: copies share the load, if its description lists any."""
+    """Return the URLs from which calls fetch the runtime in turn. Any copies in its description share the load."""
     urls = [str(url) for url in runtime.get("urls") or ()] if has_own_runtime(runtime) else []
     first = random.randrange(len(urls)) if urls else 0  # otherwise all maps of a single call would fetch the same copy
     return [{"runtime_url": url} for url in urls[first:] + urls[:first]] or [{}]
@@ -346,7 +346,7 @@ def _call_id_of(payload: Mapping[str, Any]) -> str:
 
 
 def agg_data(data_strs: Sequence[bytes]) -> tuple[bytes, list[tuple[int, int]]]:
-    """Join pieces end to end. Return the whole, and the first and last offset (inclusive) of each piece."""
+    """Join byte strings. Return the joined bytes, and the first and last offset (both inclusive) of each string."""
     ranges = []
     position = 0
     for piece in data_strs:

@@ -1,7 +1,7 @@
-"""``Verdict``: how a call ended, as its future will report it.
+"""``Verdict``: how a call ended, as the future of the call will report it.
 
-This is the last stage in the life of an outcome. The child makes a ``RunResult``, the worker an ``Outcome`` inside a
-signed ``Status``; here the client turns what it has verified into a value or an error.
+This is the last form of an outcome. The child process makes a ``RunResult``; the worker makes an ``Outcome`` inside a
+signed ``Status``. This module turns a verified outcome into a value or an error in the client.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Verdict(NamedTuple):
 
     Args:
         value: what the function returned.
-        error: what it raised, or why there is no outcome; ``None`` when it returned.
+        error: what the function raised, or why there is no outcome; ``None`` if the function returned.
         source: what ``run_status`` is made from on request: the status of a call in a storage, or the result of a call
-            on this machine. ``None`` when there was no report.
+            on this machine; ``None`` if the worker reported nothing.
         known_at: for calls on this machine, when the result arrived, in seconds since the epoch.
     """
 
@@ -57,7 +57,7 @@ def of_status(status: Status, outcome: bytes | None, callset_id: str) -> Verdict
         value, error = _load(decoded.success, Packed(decoded.body), callset_id, call_id, document)
     except DecodeError as problem:
         return Verdict(None, problem, status)
-    except Exception as problem:  # noqa: BLE001 -- an error in one call must not cost the others their outcomes
+    except Exception as problem:  # noqa: BLE001 -- an error in one call must not affect the outcomes of others
         return Verdict(None, unexpected(problem), status)
     return Verdict(value, error, status)
 
@@ -81,14 +81,14 @@ def of_result(result: RunResult, callset_id: str, call_id: str, known_at: float)
 
 
 def unexpected(error: Exception) -> StorageError:
-    """Wrap an unforeseen error in one that the future can raise, so that no future waits for ever because of it."""
+    """Wrap an unforeseen error in a ``StorageError`` that futures can raise, so that nothing waits for ever."""
     problem = StorageError(f"polling for results failed: {type(error).__name__}: {error}")
     problem.__cause__ = error
     return problem
 
 
 def encoded(verdict: Verdict) -> bytes:
-    """Encode how a call ended, so that it can be passed on."""
+    """Encode how a call ended as the bytes of an ``Outcome``, to be stored or sent."""
     if verdict.error is None:
         return Outcome(True, packed.dumps(verdict.value).data).encode()
     return packed_exceptions.dump_exception(verdict.error).encoded_outcome()
@@ -100,11 +100,11 @@ def _load(
     """Unpickle what the function returned or raised.
 
     Args:
-        success: whether it returned.
+        success: whether the function returned.
         body: the pickled value or exception, verified.
         callset_id: the callset.
         call_id: the call.
-        status: the worker's status, to attach to an error in loading.
+        status: the worker's status; it is attached to the error if unpickling fails.
     """
     try:
         if success:
@@ -123,7 +123,7 @@ def _load(
             status=status,
         )
     if isinstance(error, FileNotFoundError):
-        with contextlib.suppress(Exception):  # the class is the user's: a hint is not worth a further error
+        with contextlib.suppress(Exception):  # the error's class is the user's: adding a hint must not fail
             _hint_at_missing_file(error)
     return None, error
 
@@ -131,7 +131,7 @@ def _load(
 def _hint_at_missing_file(error: FileNotFoundError) -> None:
     """Add a hint when the missing file exists in the client but not on workers."""
     hint = _why_missing(os.fsdecode(error.filename))
-    told = [str(error.strerror), *getattr(error, "__notes__", ())]  # the hint may be there already, from an input
+    told = [str(error.strerror), *getattr(error, "__notes__", ())]  # an error from an input may have the hint already
     if hint is None or any(hint in text for text in told):
         return
     if sys.version_info >= (3, 11):

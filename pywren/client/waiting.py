@@ -1,9 +1,9 @@
-"""Waiting for many calls together: ``await_all``, and what makes it return.
+"""``await_all``: waits for many calls together.
 
-Any thread of the program may wait. It adds one ``_Countdown`` to every future that it waits for, under the condition of
-the future's callset, and then sleeps on the countdown's gate. The thread that settles the last of these futures opens
-the gate. It does so under the callset's condition, and takes the countdown's lock inside it. No thread takes the two in
-the opposite order.
+Any thread of the program may wait. It adds one ``_Countdown`` to every future that it waits for, while it holds the
+condition of the future's callset. Then it sleeps until the countdown's gate is opened. The thread that settles the last
+of these futures opens the gate. That thread holds the condition of the callset and then takes the countdown's lock; no
+thread takes these two locks in the opposite order.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SILENCE = 60.0
-"""Seconds without any result after which a waiting thread has the reason logged, and where to find out more."""
+"""Seconds without any result after which a waiting thread has the origins log why no results arrive."""
 
 _NAMED = 5  # how many calls to name in the line that Ctrl-C prints
 
@@ -33,7 +33,7 @@ class _Countdown:
     """A waiter, as ``concurrent.futures`` defines it, that wakes one thread after a number of futures have ended."""
 
     def __init__(self) -> None:
-        self._gate = threading.Lock()  # a bare lock, because an event would double the time that waiting takes
+        self._gate = threading.Lock()  # a bare lock, because threading.Event would double the cost of waiting
         self._gate.acquire()
         self._lock = threading.Lock()  # guards the fields below: futures of several callsets end on several threads
         self._ended = 0
@@ -43,17 +43,17 @@ class _Countdown:
         self.trouble: PywrenError | None = None
 
     def start(self, target: int) -> None:
-        """Open the gate once ``target`` futures have ended, counting those that ended since installation."""
+        """Open the gate once ``target`` futures have ended. Futures that ended before this call count too."""
         with self._lock:
             self._target = target
             self._check()
 
     def wait(self, timeout: float | None) -> bool:
-        """Wait until the countdown ends or there is trouble. Return whether one of the two is true."""
+        """Wait until the countdown ends or ``fail`` is called. Return False if the timeout expires first."""
         return self.is_over or self._gate.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
 
     def fail(self, error: PywrenError) -> None:
-        """Wake the thread because the storage cannot be read."""
+        """Wake the waiting thread because the storage cannot be read."""
         with self._lock:
             if not self.is_over and self.trouble is None:
                 self.trouble = error
@@ -74,20 +74,20 @@ class _Countdown:
 
 
 def await_all(futures: Sequence[CallState], timeout: float | None, at_least: int | None = None) -> bool:
-    """Wait until some futures are done. An event wakes the thread.
+    """Wait until a number of futures are done. The thread sleeps meanwhile instead of polling.
 
     Args:
-        futures: different futures, of any origin.
+        futures: the futures, each only once; they may have different origins.
         timeout: the longest time to wait, in seconds; ``None`` for no limit.
-        at_least: how many must be done; ``None`` means all.
+        at_least: how many futures must be done; ``None`` means all.
 
     Returns:
-        Whether that many are done.
+        Whether that many futures are done.
 
     Raises:
-        StorageError: the storage of some of them could not be reached for a while.
+        StorageError: the storage of some of the futures could not be reached for a while.
     """
-    # Install first and count afterwards: the countdown then counts a future that ends in between.
+    # Install the countdown before counting, so that it counts a future that ends in between.
     countdown = _Countdown()
     waiting = _install(countdown, futures)
     done = len(futures) - len(waiting)
@@ -110,13 +110,13 @@ def await_all(futures: Sequence[CallState], timeout: float | None, at_least: int
 
 
 def _install(countdown: _Countdown, futures: Sequence[CallState]) -> list[CallState]:
-    """Add a waiter to the futures that are not done, and return those futures."""
+    """Add a countdown to the waiters of the futures that are not done, and return those futures."""
     waiting = []
     for future in futures:
         if future._state in DONE:
             continue
         with future._condition:
-            if future._state not in DONE:  # it may have ended before this thread got the condition
+            if future._state not in DONE:  # the call may have ended before this thread got the condition
                 if future._installed is None:
                     future._installed = []
                 future._installed.append(countdown)
@@ -137,7 +137,7 @@ def _wait(countdown: _Countdown, timeout: float | None, futures: Sequence[CallSt
 
 
 def copied(error: PywrenError) -> PywrenError:
-    """Return a copy of an error that is kept: each thread that raises it needs its own traceback."""
+    """Return a copy of an error that several threads may raise, because each thread needs its own traceback."""
     copied: PywrenError = copy.copy(error)
     copied.__cause__ = error.__cause__
     return copied
@@ -152,14 +152,14 @@ def report_trouble(futures: Sequence[CallState], error: PywrenError, since: floa
     Args:
         futures: the futures.
         error: the reason.
-        since: when the poll that failed began, in monotonic seconds. A thread that began to wait after that gets the
-            result of the next poll instead.
+        since: when the poll that failed began, in monotonic seconds. A thread that began to wait after that time is not
+            told; it waits for the next poll.
     """
     if not futures:
         return
-    with futures[0]._condition:  # the callset's, which guards all these lists
+    with futures[0]._condition:  # the callset's condition guards all these lists
         waiters = {waiter for one in futures for waiter in one._installed or () if isinstance(waiter, _Countdown)}
-    for waiter in waiters:  # a waiter may have gone meanwhile; then nothing reads its gate any more
+    for waiter in waiters:  # the thread of a waiter may have stopped waiting; then nothing reads its gate
         if waiter.began <= since:
             waiter.fail(error)
 
@@ -183,7 +183,7 @@ def expect(futures: Iterable[CallState]) -> None:
 
 
 def poll(futures: Iterable[CallState]) -> None:
-    """Have the origins of these futures find out now which are done."""
+    """Have the origins of these futures find out now which of the futures are done."""
     for origin, group in _by_origin(futures):
         origin.poll(group)
 

@@ -1,4 +1,4 @@
-"""Installed distributions: which files belong to each, and which one a module comes from."""
+"""Finds installed distributions, the files of each distribution, and the distribution that a module comes from."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 OF_THIS_MACHINE = frozenset({"INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json", "uv_build.json"})
-"""Files of a ``.dist-info`` that record where and how a distribution was installed; no worker needs them."""
+"""Files in a ``.dist-info`` that record where and how a distribution was installed. No worker needs these files."""
 
 _INFO = (".dist-info", ".egg-info")
 _MODULE_SUFFIXES = (".py", *EXTENSION_SUFFIXES)
-_SETTLED_SECONDS = 0.1  # a directory that changed within this time may change again without a new modification time
+_SETTLED_SECONDS = 0.1  # a directory changed within this time may change again at the same modification time
 
 
 class Requirement(NamedTuple):
-    """What a distribution requires.
+    """A distribution that another distribution requires.
 
     Args:
-        name: the distribution's name, normalized.
-        conditional: whether it is required only on some systems or Pythons.
+        name: the normalized name of the required distribution.
+        conditional: whether it is required only on some systems or versions of Python.
     """
 
     name: str
@@ -40,11 +40,11 @@ class Installed:
     """An installed distribution.
 
     Args:
-        name: its name according to its metadata.
-        directory: the directory of its modules and metadata.
-        info: the name of its ``.dist-info`` or ``.egg-info`` there; the latter may be a file.
-        modules: its top-level modules.
-        source: the directory of the project, if modules are imported from there (``pip install -e``).
+        name: the distribution's name according to its metadata.
+        directory: the directory that contains its modules and metadata.
+        info: the name of its ``.dist-info`` or ``.egg-info`` in that directory; an ``.egg-info`` may be a file.
+        modules: the names of its top-level modules.
+        source: the directory of its project, if the modules are imported from the project (``pip install -e``).
     """
 
     name: str
@@ -55,12 +55,12 @@ class Installed:
 
     @functools.cached_property
     def recorded(self) -> frozenset[str]:
-        """The files that its installer recorded, relative to the directory; empty if it kept no record."""
+        """The paths that the installer recorded, relative to ``directory``; empty if the installer kept no record."""
         return frozenset(path for path in _recorded(self._folder) if _is_inside(path))
 
     @functools.cached_property
     def requires(self) -> tuple[Requirement, ...]:
-        """What it requires, without the requirements of its extras."""
+        """The distributions that this distribution requires, without the requirements of its extras."""
         found = []
         for requirement in _headers(self._folder, "Requires-Dist"):
             wanted, _, marker = requirement.partition(";")
@@ -70,11 +70,11 @@ class Installed:
         return tuple(found)
 
     def brings(self, path: str) -> bool:
-        """Tell whether a file, given relative to the directory, belongs to the distribution."""
+        """Tell whether a file belongs to the distribution. The path is relative to ``directory``."""
         return path in self.recorded or (not self.recorded and path.partition("/")[0].partition(".")[0] in self.modules)
 
     def metadata_files(self) -> list[str]:
-        """Return the metadata files that another machine can use, relative to the directory."""
+        """Return the paths of the metadata files that another machine can use, relative to ``directory``."""
         folder = self._folder
         if not folder.is_dir():
             return [self.info]
@@ -87,7 +87,7 @@ class Installed:
 
 
 def normalized(distribution: str) -> str:
-    """Return a distribution's name in its normalized form: ``Foo.Bar`` and ``foo-bar`` become the same name."""
+    """Return a distribution's name in normalized form: ``Foo.Bar`` and ``foo-bar`` have the same normalized name."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
@@ -95,7 +95,7 @@ def normalized(distribution: str) -> str:
 
 
 def find_distribution(name: str) -> Installed | None:
-    """Return the installed distribution with a normalized name, or ``None``."""
+    """Return the installed distribution with a normalized name, or ``None`` if it is not installed."""
     for index in _indexes_on_path():
         if name in index.by_name:
             return index.by_name[name]
@@ -103,28 +103,28 @@ def find_distribution(name: str) -> Installed | None:
 
 
 def distributions_with(directory: str, path: str) -> list[Installed]:
-    """Return the distributions in a directory that contain a file. Old namespace packages have several.
+    """Return the distributions to which a file belongs. A file of an old namespace package may belong to several.
 
     Args:
-        directory: where modules are imported from.
-        path: the file, relative to it.
+        directory: the directory from which modules are imported.
+        path: the file's path, relative to ``directory``.
     """
     top = path.partition("/")[0].partition(".")[0]
     return [one for one in _index_of(directory).by_module.get(top, ()) if one.brings(path)]
 
 
 def editable_installs() -> list[Installed]:
-    """Return the distributions that were installed as links to their projects."""
+    """Return the distributions that were installed as links to their projects (``pip install -e``)."""
     return [one for index in _indexes_on_path() for one in index.by_name.values() if one.source is not None]
 
 
 def distributions_of(top: str) -> list[str]:
-    """Return the names of the distributions that a top-level module is installed from."""
+    """Return the names of the distributions that install a top-level module."""
     return [one.name for index in _indexes_on_path() for one in index.by_module.get(top, ())]
 
 
 def installed_modules() -> list[str]:
-    """Return the top-level names of everything installed for this interpreter."""
+    """Return the top-level names of all modules that are installed for this interpreter."""
     return sorted({name for index in _indexes_on_path() for name in index.by_module})
 
 
@@ -137,7 +137,7 @@ class _Index(NamedTuple):
 
 
 _NOTHING = _Index({}, {})
-_known: dict[str, tuple[int, _Index]] = {}  # by directory; if two threads both make an entry, the entries are equal
+_known: dict[str, tuple[int, _Index]] = {}  # by directory; if two threads make the same entry, the entries are equal
 
 
 def _indexes_on_path() -> Iterator[_Index]:
@@ -146,7 +146,7 @@ def _indexes_on_path() -> Iterator[_Index]:
 
 
 def _index_of(directory: str) -> _Index:
-    """Return what is installed in a directory. Read it again if something was installed there since."""
+    """Return what is installed in a directory. Read the directory again if it has changed since the previous call."""
     try:
         changed = os.stat(directory).st_mtime_ns
         known = _known.get(directory)
@@ -175,14 +175,14 @@ def _read(directory: str, info: str) -> Installed | None:
 
 
 def _headers(folder: Path, wanted: str) -> list[str]:
-    """Return the values of a metadata header. Using email.parser would take ten times as long."""
+    """Return the values of a header in the metadata. Using email.parser would take ten times as long."""
     text = _text(folder / "METADATA") or _text(folder / "PKG-INFO") or _text(folder)
     head = re.split(r"\r?\n\r?\n", text, maxsplit=1)[0]
     return [value.strip() for value in re.findall(rf"^{wanted}:(.*)", head, re.MULTILINE)]
 
 
 def _recorded(folder: Path) -> Iterator[str]:
-    """Yield the paths that a RECORD lists, unchanged."""
+    """Yield the paths that the file RECORD lists, exactly as listed."""
     for line in _text(folder / "RECORD").splitlines():
         # Paths that contain a comma or a quotation mark are quoted.
         path = line[1:].partition('",')[0].replace('""', '"') if line.startswith('"') else line.partition(",")[0]
@@ -204,7 +204,7 @@ def _modules_among(paths: Iterable[str]) -> tuple[str, ...]:
 
 
 def _project(direct_url: str) -> str | None:
-    """Return the directory that an editable installation leads to."""
+    """Return the project's directory, given the ``direct_url.json`` of an editable installation; otherwise ``None``."""
     if "editable" not in direct_url:
         return None
     try:

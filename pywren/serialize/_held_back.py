@@ -1,12 +1,12 @@
-"""Files of a package's directory that are not sent.
+"""Decides which files in a package's directory are not sent.
 
-There are three rules; docs/modules.md documents them for users:
+There are three kinds of such files; docs/modules.md documents them for users:
 
 hidden      a file or directory whose name begins with a dot, unless the record of an installed distribution lists it
 not part    caches, virtual environments and packages of other languages, recognized by their contents or their names
 secret      keys, passwords and tokens, recognized by their names or their contents
 
-Python files are never secret: a package that lacks one of them would not work as it does here.
+Python files never count as secret, because a package without one of its Python files would not work.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ENVIRONMENTS = {"pyvenv.cfg": "a virtual environment", "conda-meta": "a conda e
 _CACHE_TAG = b"Signature: 8a477f597d28d172789f06886806bc55"  # https://bford.info/cachedir/
 
 _SECRET_NAMES = (
-    # Keys for SSH, TLS and signing, and key stores. For *.pem the content decides.
+    # Keys for SSH, TLS and signing, and key stores. For *.pem files the content is checked.
     *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "*.key", "*.p8", "*.p12", "*.pfx", "*.ppk", "*.jks"),
     *("*.keystore", "*.kdbx", "*.ovpn"),
     # Files from which programs read passwords and tokens.
@@ -41,7 +41,7 @@ _SECRET_NAMES = (
 )
 _SECRET_FOLDERS = ("secrets", "credentials")
 _LOOKED_INTO = 64 * 1024
-"""The largest file, in bytes, to search for a key; no key is larger."""
+"""The largest file, in bytes, in which to look for a key. No file with only a key is larger."""
 
 _PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY( BLOCK)?-----|PuTTY-User-Key-File-")
 _PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
@@ -49,12 +49,12 @@ _PUBLIC = (b"CERTIFICATE", b"PUBLIC KEY", b"X509 CRL", b"DH PARAMETERS", b"EC PA
 
 
 def why_held_back(name: str, *, is_directory: bool, is_recorded: bool = False) -> str | None:
-    """Return why a file or directory is not sent, judging by its name; ``None`` if it is sent.
+    """Return why a file or directory with this name is not sent; ``None`` if its name does not prevent that.
 
     Args:
-        name: its last component.
-        is_directory: whether it is a directory.
-        is_recorded: whether the record of an installed distribution lists it.
+        name: the last component of the path.
+        is_directory: whether the path is that of a directory.
+        is_recorded: whether the record of an installed distribution lists the path.
     """
     if name in _NOT_PART:
         return _NOT_PART[name]
@@ -68,7 +68,7 @@ def why_held_back(name: str, *, is_directory: bool, is_recorded: bool = False) -
 
 
 def why_path_held_back(path: str, *, is_recorded: bool = False) -> str | None:
-    """Return why a file is not sent, judging by its relative POSIX path; ``None`` if it is sent."""
+    """Return why a file with this relative POSIX path is not sent; ``None`` if its path does not prevent that."""
     *above, name = path.split("/")
     for part in above:
         if reason := why_held_back(part, is_directory=True, is_recorded=is_recorded):
@@ -81,7 +81,7 @@ def why_not_part(directory: str, names: Collection[str]) -> str | None:
 
     Args:
         directory: the directory.
-        names: the names in it.
+        names: the names of the files and directories in it.
     """
     for name, what in _ENVIRONMENTS.items():
         if name in names:
@@ -102,18 +102,18 @@ def _begins_with(path: str, text: bytes) -> bool:
 
 
 def why_content_held_back(name: str, data: bytes) -> str | None:
-    """Return why a file is not sent, judging by its content; ``None`` if it is sent.
+    """Return why a file with this content is not sent; ``None`` if its content does not prevent that.
 
     Args:
-        name: its name.
-        data: its content.
+        name: the file's name.
+        data: the file's content.
     """
     lower = name.lower()
     if lower.endswith(_CODE) or (len(data) > _LOOKED_INTO and not lower.endswith(".pem")):
         return None
     if _PRIVATE_KEY.search(data):
         return "it contains a private key"
-    if lower.endswith(".pem"):  # anything but a certificate may be a key, in any format
+    if lower.endswith(".pem"):  # whatever is not a certificate may be a key, in any format
         kinds = _PEM_BLOCK.findall(data)
         if not kinds or not all(kind.endswith(_PUBLIC) for kind in kinds):
             return "it may be a private key"

@@ -16,13 +16,13 @@ _IMPORT_ERRORS = frozenset({"ImportError", "ModuleNotFoundError", "Exception", "
 
 @dataclass(frozen=True)
 class Import:
-    """One import.
+    """One import statement, or one call that imports a module.
 
     Args:
-        names: the dotted names that it may load: for ``from a import b`` both ``a`` and ``a.b``.
-        optional: whether the program may run without it: it is in a function, an ``if``, or a ``try`` that catches
-            ``ImportError``.
-        guarded: whether it is in such a ``try``; for compiled functions this is not known.
+        names: the dotted names that the import may load: for ``from a import b`` both ``a`` and ``a.b``.
+        optional: whether the program may run without the import, because it is in a function, in an ``if``, or in a
+            ``try`` that catches ``ImportError``.
+        guarded: whether the import is in such a ``try``; for compiled functions this is not known.
     """
 
     names: tuple[str, ...]
@@ -34,11 +34,11 @@ class Import:
 
 
 def imports_of_source(source: bytes, package: str) -> list[Import]:
-    """Return the imports of a source file; an empty list if it is not valid Python.
+    """Return the imports of a source file; an empty list if the file is not valid Python.
 
     Args:
-        source: its bytes, in the encoding that it declares.
-        package: the package from which its relative imports start.
+        source: the bytes of the file, in the encoding that the file declares.
+        package: the package from which relative imports start.
     """
     try:
         tree = _parse(source)
@@ -81,7 +81,7 @@ _CONDITIONAL = (ast.FunctionDef, ast.AsyncFunctionDef, ast.If, ast.Match)
 
 
 def _catches_failure(node: ast.stmt) -> bool:
-    if isinstance(node, (ast.With, ast.AsyncWith)):  # contextlib.suppress, and similar context managers in libraries
+    if isinstance(node, (ast.With, ast.AsyncWith)):  # contextlib.suppress and similar context managers
         return any(_may_suppress(item.context_expr) for item in node.items)
     return isinstance(node, ast.Try) and any(_catches_import_error(handler.type) for handler in node.handlers)
 
@@ -140,7 +140,7 @@ def imports_of_code(code: types.CodeType, package: str) -> list[Import]:
 
     Args:
         code: the code of the function.
-        package: the package from which its relative imports start.
+        package: the package from which relative imports start.
     """
     by_package = _known.setdefault(code, {})
     if package not in by_package:

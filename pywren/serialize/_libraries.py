@@ -1,4 +1,4 @@
-"""The files of a distribution that are sent, and whether it works without its compiled parts."""
+"""Finds the files of a distribution that are sent, and whether they work without its C extensions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Contents:
 
     Args:
         files: the files that work on any system.
-        extensions: its C extensions, which work only on this system and Python.
+        extensions: the C extensions, which work only on this system and with this version of Python.
     """
 
     files: list[File]
@@ -28,7 +28,7 @@ class Contents:
 
     @classmethod
     def of(cls, files: Iterable[File]) -> Contents:
-        """Separate files from C extensions."""
+        """Return ``Contents`` in which the C extensions are separate from the other files."""
         contents = cls([], [])
         for file in files:
             (contents.files if file.extension_name is None else contents.extensions).append(file)
@@ -37,8 +37,9 @@ class Contents:
     def stands_in_for(self, extension: File) -> bool:
         """Tell whether the other files work without a C extension.
 
-        They do if the extension is just the compiled form of one of them, or if all imports of it are in a ``try`` that
-        catches ``ImportError``, as is usual for extensions that only make a library faster.
+        They do if the extension is the compiled form of one of these files. They also do if all imports of the
+        extension are in a ``try`` that catches ``ImportError``, as is usual if the extension only makes a library
+        faster.
         """
         name = str(extension.extension_name)
         if name.endswith("__mypyc") or any(file.module_name == name for file in self.files):
@@ -54,7 +55,7 @@ class Contents:
 
 
 def contents_of_distribution(installed: Installed) -> Contents:
-    """Return the files of an installed distribution: its modules with their data, and its metadata.
+    """Return the files of an installed distribution: its modules, the data files in its packages, and its metadata.
 
     Raises:
         SerializationError: the files cannot be read.
@@ -91,7 +92,7 @@ def _files(installed: Installed) -> Iterator[File]:
 
 
 def _files_of_module(installed: Installed, module: str) -> Iterator[File]:
-    """Yield the files of a top-level module, recorded or not: a library may have added data files itself."""
+    """Yield the files of a top-level module, even unrecorded ones: a library may have added data files itself."""
     place = os.path.join(installed.directory, module)
     if installed.brings(f"{module}/__init__.py") and os.path.isfile(os.path.join(place, "__init__.py")):
         yield from files_below(place, module)
@@ -102,7 +103,7 @@ def _files_of_module(installed: Installed, module: str) -> Iterator[File]:
 def _is_shipped(installed: Installed, path: str) -> bool:
     top = path.partition("/")[0]
     if top == installed.info or path.endswith(".pth") or (path.startswith(_SCRIPTS) and top not in installed.modules):
-        return False  # metadata_files() selects metadata; the rest is useful only where the distribution is installed
+        return False  # metadata_files() selects metadata; other files are of use only on this machine
     return why_path_held_back(path, is_recorded=True) is None
 
 
@@ -110,7 +111,7 @@ def metadata_of(installed: Installed) -> list[File]:
     """Return the files of a distribution's metadata, for ``importlib.metadata``.
 
     Raises:
-        SerializationError: they cannot be read.
+        SerializationError: the files cannot be read.
     """
     try:
         return [file_at(os.path.join(installed.directory, path), path) for path in installed.metadata_files()]
@@ -124,10 +125,10 @@ _parsed: dict[str, tuple[bytes, list[Import]]] = {}
 
 
 def imports_of_file(file: File) -> list[Import]:
-    """Return the imports of a source file. Parse it again only if it has changed."""
+    """Return the imports of a source file. The file is parsed again only if it has changed."""
     source = content_of(file)
     known = _parsed.get(file.shown_path)
-    if known is not None and known[0] is source:  # the file is unchanged as long as this is the same object
+    if known is not None and known[0] is source:  # the same bytes object means that the file is unchanged
         return known[1]
     name = file.module_name or ""
     package = name if file.relative.endswith("/__init__.py") else name.rpartition(".")[0]

@@ -1,4 +1,4 @@
-"""Modules as files: where a module is, and which of its files the worker needs."""
+"""Finds the file or directory of a module, and the files that a worker needs from it."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Module:
-    """A unit that is sent as a whole: a top-level package or module, or one inside a namespace package.
+    """A package or module that is sent as a whole. It is at the top level or inside a namespace package.
 
     Args:
-        name: its dotted name; it contains a dot only inside a namespace package.
-        path: its file, or the directory of a package; in a zip file, its name there.
+        name: the dotted name; it contains a dot only if the module is inside a namespace package.
+        path: the module's file or the package's directory; if it is in a zip file, its name in the zip file.
         is_package: whether ``path`` is a package's directory.
-        is_library: whether it is in site-packages.
-        archive: the zip file that contains it.
+        is_library: whether the module is in site-packages.
+        archive: the zip file that contains the module, if there is one.
     """
 
     name: str
@@ -62,10 +62,10 @@ class File:
     """One file of a module, in its present state.
 
     Args:
-        relative: where the worker puts it, a POSIX path.
-        path: its path here; in a zip file, its name there.
-        stamp: changes when the file changes: modification time in nanoseconds and size in bytes.
-        archive: the zip file that contains it.
+        relative: the POSIX path at which the worker stores the file.
+        path: the file's path on this machine; if it is in a zip file, its name in the zip file.
+        stamp: the modification time in nanoseconds and the size in bytes, which tell whether the file has changed.
+        archive: the zip file that contains the file, if there is one.
     """
 
     relative: str
@@ -80,30 +80,30 @@ class File:
 
     @property
     def module_name(self) -> str | None:
-        """The dotted name of the module, if this file is its source."""
+        """The dotted name of the module whose source this file is; ``None`` if it is not the source of a module."""
         if not self.relative.endswith(".py"):
             return None
         return self.relative.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
     @property
     def extension_name(self) -> str | None:
-        """The dotted name of the C extension, if this file is one."""
+        """The dotted name of the C extension in this file; ``None`` if this file is not a C extension."""
         if not self.relative.endswith((".so", ".pyd")):
             return None
         folder, slash, name = self.relative.rpartition("/")
-        return f"{folder}{slash}{name.partition('.')[0]}".replace("/", ".")  # the rest says which Python it is for
+        return f"{folder}{slash}{name.partition('.')[0]}".replace("/", ".")  # the rest shows which Python it is for
 
 
 # -- finding -------------------------------------------------------------------------------------------------
 
 
 def locate(name: str) -> Module | None:
-    """Find what must be sent for a dotted name: its top-level module, or the module in a namespace package.
+    """Find the module to send for a dotted name: its top-level module, or the module in a namespace package.
 
     This runs none of the user's code.
 
     Returns:
-        The module, or ``None`` if it has no file: it is built in, missing, or made by hand.
+        The module, or ``None`` if there is no file because the module is built in, missing, or made by hand.
     """
     parts = name.split(".")
     for count in range(1, len(parts) + 1):
@@ -117,7 +117,7 @@ def locate(name: str) -> Module | None:
 
 
 def loaded_below_namespace(name: str) -> list[str]:
-    """Return the loaded modules inside a namespace package; empty if the name is something else."""
+    """Return the names of the loaded modules inside a namespace package; empty if ``name`` is not such a package."""
     spec = _spec_of(name)
     if spec is None or not _is_namespace(spec):
         return []
@@ -149,7 +149,7 @@ def _spec_of_module(name: str, module: types.ModuleType) -> ModuleSpec | None:
 
 
 def _spec_below(name: str, parent: ModuleSpec | None) -> ModuleSpec | None:
-    # importlib.util.find_spec would import the parent.
+    # importlib.util.find_spec would import the parent package.
     if parent is None or parent.submodule_search_locations is None:
         return None
     for finder in sys.meta_path:
@@ -210,7 +210,7 @@ def _standard_roots() -> tuple[str, ...]:
 
 
 def files_of(module: Module) -> list[File]:
-    """List the files of a module, including the data files of a package but not files that are held back.
+    """List the files of a module. Data files in a package are included, but not files that are held back.
 
     Raises:
         SerializationError: the files cannot be read.
@@ -231,18 +231,18 @@ def files_of(module: Module) -> list[File]:
 
 
 def _file_name(module: Module) -> str:
-    """Return the file name under which the module is importable by its name. Here its file may have another name."""
+    """Return a file name that matches the module's name, for the worker. On this machine the file name may differ."""
     suffixes = (*EXTENSION_SUFFIXES, ".so", ".pyd", *BYTECODE_SUFFIXES)
     suffix = next((suffix for suffix in suffixes if module.path.endswith(suffix)), SOURCE_SUFFIXES[0])
     return module.name.rpartition(".")[2] + suffix
 
 
 def files_below(directory: str, relative: str) -> Iterator[File]:
-    """Yield the files of a directory that are sent with it.
+    """Yield the files in a directory that are sent with the directory.
 
     Args:
         directory: the directory.
-        relative: where the worker puts it, a POSIX path.
+        relative: the POSIX path at which the worker stores the directory.
 
     Raises:
         OSError: the directory cannot be read.
@@ -251,7 +251,7 @@ def files_below(directory: str, relative: str) -> Iterator[File]:
 
 
 class _Walk:
-    """Walks through a package's directory. Follows links, and visits each directory once."""
+    """Walks through a package's directory, follows symbolic links, and visits each directory only once."""
 
     def __init__(self, root: str) -> None:
         self._root = os.path.realpath(root)
@@ -271,7 +271,7 @@ class _Walk:
             try:
                 status = entry.stat()
             except OSError:
-                continue  # a dangling link, or a file that has just been removed
+                continue  # a broken link, or a file that has just been removed
             is_directory = stat.S_ISDIR(status.st_mode)
             if reason := self._why_held_back(entry, is_directory):
                 _tell(entry.path, reason)
@@ -283,7 +283,7 @@ class _Walk:
     def _why_held_back(self, entry: os.DirEntry[str], is_directory: bool) -> str | None:
         reason = why_held_back(entry.name, is_directory=is_directory)
         if reason is None and entry.is_symlink():
-            # A link must not send ~/.aws/credentials under another name; but many tools link to hidden directories.
+            # No link may cause ~/.aws/credentials to be sent, but many tools link to hidden directories.
             real = os.path.realpath(entry.path)
             parts = [part for part in os.path.relpath(real, self._root).split(os.sep) if part != ".."]
             return why_path_held_back("/".join(parts), is_recorded=True) if parts and parts != ["."] else None
@@ -327,10 +327,10 @@ def _stamp(status: os.stat_result) -> tuple[int, int]:
 
 
 def check_size(files: Iterable[File], name: str, path: str) -> None:
-    """Check that a package or distribution is not too big to be sent with each map.
+    """Check that the files of a package or distribution are not too big to be sent with each map.
 
     Raises:
-        SerializationError: it exceeds ``PACKAGE_LIMIT``; the message has its name, its size and the remedy.
+        SerializationError: the files exceed ``PACKAGE_LIMIT``. The message names the package, its size and the remedy.
     """
     size = sum(file.stamp[1] for file in files)
     if size > PACKAGE_LIMIT:
@@ -355,11 +355,11 @@ def unreadable(name: str, path: str, error: Exception) -> SerializationError:
 
 _CACHED_FILE_LIMIT = 1024 * 1024
 _CACHE_LIMIT = 64 * 1024 * 1024
-_SETTLED_SECONDS = 0.1  # a file that changed within this time may change again without a new modification time
+_SETTLED_SECONDS = 0.1  # a file changed within this time may change again at the same modification time
 
 
 class _Contents:
-    """The contents of files by path. A file is read again after it has changed."""
+    """A cache of the contents of files, by path. A file is read again after it has changed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

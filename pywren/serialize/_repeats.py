@@ -1,7 +1,7 @@
-"""``Repeats``: the pickle of the last function, for programs that map the same function again and again.
+"""``Repeats``: keeps the pickle of the last function, for programs that map the same function again and again.
 
 A function pickled by value gives the same bytes again if nothing that goes into the pickle has changed. This module
-checks that only where the check takes microseconds: for plain functions whose variables are constants or other plain
+checks this only if the check takes microseconds: for plain functions whose variables are constants or other plain
 functions (``pickling.plain_functions``).
 """
 
@@ -20,13 +20,13 @@ from pywren.pickling.plain_functions import MOST_FUNCTIONS, Parts, contents_of, 
 _ABSENT = object()  # the value of a global variable that does not exist
 
 _Seen = tuple["weakref.ref[types.FunctionType]", Parts, list[tuple[str, Any]], list[Any]]
-"""A function's earlier state: its parts, and the values of its globals and closure (functions as weak references)."""
+"""A function's recorded state: its parts, and the values of its globals and closure (functions as weak references)."""
 
 
 class Repeats:
-    """Remembers the pickle of one function and what it mentions, without keeping the user's objects alive.
+    """Remembers the pickle of one function and what the pickle mentions, without keeping the user's objects alive.
 
-    Threads share it without a lock: ``_last`` is a single reference, which is read once and replaced as a whole.
+    Threads share this object without a lock: ``_last`` is one reference, which is read once and replaced as a whole.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Repeats:
         self._alive: weakref.ref[Any] | None = None
 
     def find(self, function: Any, mentions: Mentions) -> Packed | None:
-        """Return the remembered pickle of a function, if it has not changed since, and add what the pickle mentions."""
+        """Return the remembered pickle of a function that has not changed, and add what the pickle mentions."""
         last = self._last
         if last is None or not last[0].is_that_of(function):
             return None
@@ -46,8 +46,8 @@ class Repeats:
 
         Args:
             function: the function.
-            state: its state before it was pickled; ``None`` if changes to it cannot be detected.
-            packed: the pickle; one with buffers is not remembered, because buffers are views of the user's memory.
+            state: the function's state before it was pickled; ``None`` if changes to the function cannot be detected.
+            packed: the pickle. It is not remembered if it has buffers, because buffers are views of the user's memory.
             mentions: what the pickle mentions.
         """
         if state is not None and not packed.buffers:
@@ -55,13 +55,13 @@ class Repeats:
             self._alive = weakref.ref(function, self._forget)
 
     def _forget(self, gone: weakref.ref[Any]) -> None:
-        """Drop the pickle of a function that no longer exists, unless another one has been remembered since."""
+        """Drop the pickle of a function that no longer exists, unless another function's pickle has replaced it."""
         if self._alive is gone:
             self._last = None
 
 
 class State:
-    """The state of a function and of all functions that it refers to. ``of`` records it before they are pickled."""
+    """The state of a function and of all functions that it refers to, recorded before these functions are pickled."""
 
     def __init__(self) -> None:
         self._functions: list[_Seen] = []
@@ -71,7 +71,7 @@ class State:
 
     @classmethod
     def of(cls, function: Any) -> State | None:
-        """Return the state of a function, or ``None`` if it could change in ways that cannot be detected here."""
+        """Return the state of a function, or ``None`` if the function could change in ways that cannot be detected."""
         state = cls()
         met = [function]
         for one in met:  # the list grows during the loop
@@ -80,7 +80,7 @@ class State:
         return state
 
     def is_that_of(self, function: Any) -> bool:
-        """Tell whether this is the same function, and nothing that its pickle depends on has changed."""
+        """Tell whether this is the state of ``function``, and nothing that its pickle depends on has changed."""
         if self._functions[0][0]() is not function:
             return False
         for seen in self._functions:
@@ -96,11 +96,11 @@ class State:
         return all(sys.modules.get(module.__name__) is module for module in self._modules)
 
     def _add(self, function: Any, met: list[Any]) -> bool:
-        """Add a function, and append those it refers to to ``met``. Return False if it could change undetected."""
+        """Add a function, and append the functions it uses to ``met``. Return False if it could change undetected."""
         if not is_plain(function):
             return False
         if function.__module__ != "__main__" and "<locals>" not in function.__qualname__:
-            return False  # it is pickled by name, and the worker uses whatever has that name at the time
+            return False  # it is pickled by name: the worker uses what has this name there
         code, space = function.__code__, function.__globals__
         if types.CodeType in map(type, code.co_consts):
             return False  # only the names that this code itself uses are checked
@@ -152,7 +152,7 @@ def _is_unchanged(
 
 
 def _registered_by_value() -> set[str]:
-    """Return the modules that the user has registered with ``cloudpickle.register_pickle_by_value``."""
+    """Return the names of the modules that the user registered with ``cloudpickle.register_pickle_by_value``."""
     if "cloudpickle" not in sys.modules:
         return set()
     import cloudpickle  # this waits if another thread is still importing it
@@ -166,5 +166,5 @@ def _weakly(value: Any) -> Any:
 
 
 def _is_function(expected: Any, found: Any) -> bool:
-    """Tell whether a remembered value is a reference to the function that is there now."""
+    """Tell whether the remembered value is a weak reference to the function that the variable has now."""
     return type(expected) is weakref.ref and expected() is found and found is not None

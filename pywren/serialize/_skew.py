@@ -1,4 +1,4 @@
-"""Version skew: the runtime and this machine have different versions of a library that pickles use."""
+"""Warns if the runtime and this machine have different versions of a library that pickles use."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ logger = logging.getLogger(__name__)
 
 
 def warn_of_skew(mentions: Mentions, runtime_meta: Mapping[str, Any]) -> None:
-    """Warn, once per library, if its version in the runtime differs from the one that made the pickles here.
+    """Warn, once per library, if the version of a library in the runtime differs from the version on this machine.
 
     Args:
         mentions: what the pickles of a map mention.
-        runtime_meta: what ``get_runtime_info`` returns; if it has no ``pkg_ver_list``, nothing is checked.
+        runtime_meta: the dict that ``get_runtime_info`` returns. If it has no ``pkg_ver_list``, nothing is checked.
     """
     listed = runtime_meta.get("pkg_ver_list")
     if not listed:

@@ -13,4 +13,4 @@ def _standard_library() -> list[tuple[str, bool]]:
 
 
 modules: list[tuple[str, bool]] = sorted([*_standard_library(), *((name, True) for name in LAMBDA_PREINSTALLS)])
-"""Pairs of a name and whether it is a package: the standard library, and the packages of every deployed function."""
+"""Pairs of a module's name and whether it is a package: the standard library and what every deployed function has."""

@@ -2,16 +2,16 @@
 
 A module is one of four things::
 
-    the worker's own    standard library, pywren, what the worker has installed   nothing to do
+    the worker's own    standard library, pywren, what the worker has installed   not sent
     the user's          outside site-packages                                     sent; its imports are followed
     a library           in site-packages, but not on the worker                   sent if it is pure Python
-    missing             not on this machine either                                left to the worker's ImportError
+    missing             neither on the worker nor on this machine                 the worker raises ImportError
 
-A package of the user's is sent as a whole, with the metadata of the distribution that it belongs to. Its imports are
-followed from those of its modules that are imported or loaded. A library is sent as its installed distribution: all its
-modules and metadata, and the distributions that it requires. The program may be able to do without some imports: those
-in a function, or in ``try … except ImportError``. They are followed as long as the modules can be sent, and are never
-an error.
+A user's package is sent as a whole, with the metadata of the distribution that it belongs to. If one of its modules is
+imported or loaded, the imports of that module are followed. A library is sent as its installed distribution: all its
+modules and metadata, and the distributions that it requires. The program may not need some imports: those in a
+function, or in ``try … except ImportError``. They are followed too, but if such a module cannot be sent, that is not an
+error.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ _WORKERS_OWN = frozenset({"__main__", "__mp_main__", "pywren", "cloudpickle", "t
 
 class _ThisInterpreter(Container[str]):
     def __contains__(self, name: object) -> bool:
-        return False  # only its site-packages, which are recognized by path
+        return False  # modules in its site-packages are recognized by their paths
 
 
 THIS_INTERPRETER: Container[str] = _ThisInterpreter()
-"""The preinstalled modules of a worker that shares this interpreter: everything in its site-packages. The user's own
-C extensions work there too."""
+"""Stands for the preinstalled modules of a worker that shares this interpreter: everything in its site-packages. The
+user's own C extensions work on such a worker too."""
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """One dotted name to be analysed."""
+    """A dotted name of a module whose files and imports are still to be found."""
 
     name: str
     required: bool
@@ -69,7 +69,7 @@ class _Wanted:
 
 
 class ModuleDependencyAnalyzer:
-    """Finds the modules to send. This is 0.4's class, with its ``add``, ``ignore`` and ``get_and_clear_paths``.
+    """Finds the modules to send. PyWren 0.4's methods ``add``, ``ignore`` and ``get_and_clear_paths`` are kept.
 
     Args:
         preinstalls: top-level names that the worker has installed, or ``THIS_INTERPRETER``.
@@ -96,29 +96,29 @@ class ModuleDependencyAnalyzer:
         self._ignored.update(name.partition(".")[0] for name in names)
 
     def add(self, module_name: str) -> None:
-        """Send a module and what it imports.
+        """Add a module, and the modules that it imports, to the modules to send.
 
         Args:
-            module_name: its dotted name.
+            module_name: the module's dotted name.
         """
         self._want(module_name, True, "the function or an argument refers to it")
 
     def add_hint(self, module_name: str) -> None:
-        """Send a module of the user's that only annotations mention. Libraries are not sent for annotations.
+        """Add a user's module that only annotations mention. Libraries are not sent because of annotations.
 
         Args:
-            module_name: its dotted name.
+            module_name: the module's dotted name.
         """
         module = locate(module_name)
         if module is not None and not module.is_library:
             self._want(module_name, False, "an annotation names it")
 
     def add_code(self, code: types.CodeType, package: str) -> None:
-        """Send what a function imports that is itself pickled by value.
+        """Add the modules that a function imports. The function itself is pickled by value.
 
         Args:
             code: the function's code.
-            package: the package from which its relative imports start.
+            package: the package from which relative imports start.
         """
         for item in imports_of_code(code, package):
             self._want_import(item, f"{code.co_name}() imports it", required=True)
@@ -137,9 +137,9 @@ class ModuleDependencyAnalyzer:
         return found
 
     def get_and_clear_paths(self) -> set[str]:
-        """Return the paths of the modules to send, and start over. For a package, this is its directory.
+        """Return the paths of the modules to send, and forget these modules.
 
-        Directories of metadata are included.
+        The path of a package is its directory. Directories of metadata are included.
         """
         self.files()
         paths = {_root_of(module) for module in self._modules.values()}
@@ -180,11 +180,14 @@ class ModuleDependencyAnalyzer:
             return True
         if top not in sys.stdlib_module_names:
             return False
-        shadow = locate(top)  # one of the user's files with the name of a standard module
+        shadow = locate(top)  # a file of the user with the name of a standard module
         return shadow is None or is_standard_path(shadow.shown_path) or shadow.is_library
 
     def _is_preinstalled(self, name: str) -> bool:
-        """Tell whether the worker has a module or a package above it. It may have only parts of a namespace package."""
+        """Tell whether the worker has a module, or a package that contains the module.
+
+        Of a namespace package, the worker may have only some modules.
+        """
         while name not in self._preinstalls:
             name = name.rpartition(".")[0]
             if not name:
@@ -202,7 +205,7 @@ class ModuleDependencyAnalyzer:
     # -- one module
 
     def _take(self, module: Module, wanted: _Wanted) -> bool:
-        """Add the files of a module. Skip a module that cannot be sent if the program can do without it."""
+        """Add the files of a module. If they cannot be sent, skip an optional module, and raise for a required one."""
         contents = self._shippable(Contents.of(files_of(module)), module.name, module.shown_path, wanted)
         if contents is None:
             return False
@@ -213,7 +216,7 @@ class ModuleDependencyAnalyzer:
         return True
 
     def _shippable(self, contents: Contents, name: str, path: str, wanted: _Wanted) -> list[File] | None:
-        """Return the files to send; ``None`` if they cannot be sent and the program can do without them."""
+        """Return the files to send; ``None`` if they cannot be sent and the program may not need them."""
         files = [file for file in contents.files if not self._is_left_out(file)]
         extensions = [file for file in contents.extensions if not self._is_left_out(file)]
         try:
@@ -233,16 +236,16 @@ class ModuleDependencyAnalyzer:
         return self._is_excluded(file.shown_path) or self._is_known_to_worker(file.relative.replace("/", "."))
 
     def _projects_of(self, module: Module) -> list[Installed]:
-        """Return the distributions that a module of the user's belongs to: next to it, or linked to its project."""
+        """Return the distributions that a user's module belongs to: those installed next to it or as links to it."""
         if module.archive is not None:
             return []
         root = _root_of(module)
         directory, name = os.path.split(root)
         found = distributions_with(directory, f"{name}/__init__.py" if module.is_package else name)
-        if self._preinstalls is not THIS_INTERPRETER:  # that one's site-packages contain the metadata of links
+        if self._preinstalls is not THIS_INTERPRETER:  # THIS_INTERPRETER has the metadata of links
             real = os.path.realpath(root) + os.sep
             links = [one for one in editable_installs() if one.source and real.startswith(one.source + os.sep)]
-            found += sorted(links, key=lambda one: len(one.source or ""))[-1:]  # nested projects: the innermost
+            found += sorted(links, key=lambda one: len(one.source or ""))[-1:]  # the innermost of nested projects
         return found
 
     def _follow(self, module: Module, wanted: _Wanted) -> None:
@@ -251,7 +254,7 @@ class ModuleDependencyAnalyzer:
             self._want(wanted.name.rpartition(".")[0], wanted.required, wanted.because)
         else:
             for name in files:
-                if name in sys.modules:  # it was loaded in a way that no import statement shows
+                if name in sys.modules:  # the module was loaded in a way that no import statement shows
                     self._want(name, False, wanted.because)
         file = files.get(wanted.name)
         if file is not None and file.module_name is not None:
@@ -261,7 +264,7 @@ class ModuleDependencyAnalyzer:
     # -- one library
 
     def _take_library(self, installed: Installed, wanted: _Wanted) -> None:
-        """Add a distribution and the distributions that it requires, as far as they can be sent."""
+        """Add a library's distribution and the distributions that it requires, as far as they can be sent."""
         waiting = [(installed, wanted)]
         while waiting:
             installed, wanted = waiting.pop()
@@ -296,7 +299,7 @@ def _distributions_of(module: Module) -> list[Installed]:
 
 
 def _shown_name(installed: Installed) -> str:
-    """Return the module that stands for a distribution in messages: the one with its name, or a public one."""
+    """Return the name that messages use for a distribution: a module with the same name, or else a public module."""
     names = sorted(installed.modules, key=lambda name: (normalized(name) != normalized(installed.name), name[0] == "_"))
     return next(iter(names), installed.name)
 
@@ -315,7 +318,7 @@ def _root_of(module: Module) -> str:
 
 
 def _check_extensions(extensions: Iterable[File], contents: Contents, name: str, because: str) -> None:
-    """Check that a package works without its C extensions. They fit only this system, so they are not sent."""
+    """Check that a package works without its C extensions, which are not sent because they fit only this system."""
     extension = next((file for file in extensions if not contents.stands_in_for(file)), None)
     if extension is None:
         return

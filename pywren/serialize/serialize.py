@@ -1,4 +1,4 @@
-"""``Serializer``: turns a function, its arguments and the user's modules into bytes."""
+"""``Serializer``: turns a function, the arguments of its calls, and the user's modules into bytes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from pywren.wrenutil import bytes_to_b64str
 
 
 class PackedCalls(NamedTuple):
-    """A map, converted to bytes.
+    """The function, arguments and modules of a map, converted to bytes.
 
     Args:
-        func: the function.
-        items: the arguments, in order.
-        modules: the user's modules and data files, by relative POSIX path.
+        func: the pickled function.
+        items: the pickled arguments, in order.
+        modules: the contents of the user's modules and data files, by relative POSIX path.
     """
 
     func: Packed
@@ -35,8 +35,8 @@ class Serializer:
     """Pickles functions and arguments, and collects the user's modules that they need.
 
     Args:
-        preinstalls: the top-level names of modules that the worker has besides the standard library and pywren; by
-            default, the worker shares this interpreter and its site-packages.
+        preinstalls: the top-level names of modules that the worker has besides the standard library and pywren. By
+            default the worker shares this interpreter and its site-packages.
         exclude: modules whose file path contains one of these strings are never sent.
     """
 
@@ -59,15 +59,16 @@ class Serializer:
 
         Args:
             func: the function.
-            items: one argument per call; they are taken one at a time, after the function.
-            out_of_band: keep big buffers out of the pickles, as views of the objects' own memory.
-            persistent_id: returns what to send in place of a future. For the function, which is pickled first, it may
-                return only finished futures by value.
+            items: one argument per call. The items are taken one at a time, after the function is pickled.
+            out_of_band: keep big buffers outside the pickles, as views of the objects' own memory.
+            persistent_id: returns what to send in place of a future. While the function is pickled, which happens
+                first, it may return only finished futures that contain their values.
             exclude_modules: modules whose file path contains one of these strings are not sent with this map.
-            mentions: what the pickles mention is added to it; all modules that it then contains are sent.
+            mentions: what the pickles mention is added to this object. All modules that it then contains are sent.
 
         Raises:
-            SerializationError: an object cannot be pickled, or a module cannot be sent; the message names it.
+            SerializationError: an object cannot be pickled, or a module cannot be sent. The message names the object or
+                module.
         """
         mentions = Mentions() if mentions is None else mentions
         packed_func = self._pack_function(func, out_of_band, persistent_id, mentions)
@@ -112,7 +113,7 @@ def _pack_items(
     try:
         for item in items:
             kind = type(item)
-            if kind is int or kind is float or kind is str or kind is bool:  # fast, because maps have thousands
+            if kind is int or kind is float or kind is str or kind is bool:  # fast: maps have thousands of items
                 append(Packed(plain(item, PROTOCOL)))
             else:
                 append(dump(item, out_of_band=out_of_band, persistent_id=persistent_id, mentions=mentions))
@@ -134,7 +135,7 @@ def _add_mentions(analyzer: ModuleDependencyAnalyzer, mentions: Mentions) -> Non
 
 
 class SerializeIndependent:
-    """0.4's serializer: pickles objects one by one, and finds the paths of the modules that they need.
+    """PyWren 0.4's serializer: pickles objects one by one, and finds the paths of the modules that the objects need.
 
     Args:
         preinstalled_modules: the modules that the worker has: names, or pairs of a name and whether it is a package.
@@ -168,13 +169,13 @@ class SerializeIndependent:
 
 
 def create_mod_data(mod_paths: Iterable[str]) -> dict[str, str]:
-    """Read modules. This is 0.4's function.
+    """Read the files of modules. Kept for programs written for PyWren 0.4.
 
     Args:
         mod_paths: paths of files, and of the directories of packages.
 
     Returns:
-        The contents in base64, keyed by POSIX path relative to the directory that belongs on ``sys.path``.
+        The contents in base64. The keys are POSIX paths relative to the directory that must be on ``sys.path``.
 
     Raises:
         SerializationError: a package is too big or cannot be read.

@@ -1,4 +1,4 @@
-"""``Backend``: what a storage backend provides: four methods for objects, and a clock."""
+"""``Backend``: the interface of a storage backend, which has four methods for objects, and a clock."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pywren.exceptions import IntegrityError, StorageError, StorageNoSuchKeyErro
 
 
 class Backend(Protocol):
-    """Stores objects by key, strongly consistent and written atomically.
+    """Stores objects under keys. Reads are strongly consistent and writes are atomic.
 
-    Every method raises a ``StorageError`` or a subclass, never an error of the underlying library. Threads may share a
-    backend.
+    If a method fails, it raises a ``StorageError`` or a subclass, never an error of the underlying library. Threads may
+    share a backend.
     """
 
     def put(self, key: str, data: bytes | bytearray | memoryview, *, if_absent: bool = False) -> bool:
         """Store an object.
 
         Args:
-            key: slash-separated, relative to the bucket or directory.
+            key: the object's key: names separated by slashes, relative to the bucket or directory.
             data: the object's bytes.
-            if_absent: leave an existing object as it is.
+            if_absent: if the object exists already, leave it as it is.
 
         Returns:
-            Whether the object was written. False only with ``if_absent``, when one existed already.
+            Whether the object was written; False only if ``if_absent`` is set and the object existed already.
         """
 
     def get(self, key: str, byte_range: tuple[int, int] | None = None, *, limit: int | None = None) -> bytes:
@@ -33,7 +33,7 @@ class Backend(Protocol):
         Args:
             key: the object's key.
             byte_range: the first and last offset, both inclusive; the object may end before the last one.
-            limit: the most bytes to accept; of a bigger object, no more than this is read.
+            limit: the most bytes to accept. Not much more than this is read from a bigger object.
 
         Raises:
             StorageNoSuchKeyError: the object does not exist.
@@ -47,7 +47,7 @@ class Backend(Protocol):
         """Delete objects. Objects that do not exist are not an error."""
 
     def now(self) -> float:
-        """Return the time of the clock that stamps the storage's objects, in seconds since the epoch."""
+        """Return the time by the clock that gives the storage's objects their times, in seconds since the epoch."""
 
     def close(self) -> None:
         """Close the connections. The backend must not be used afterwards."""
@@ -87,7 +87,7 @@ def as_bytes(data: bytes | str) -> bytes:
 
 
 def check_range(key: str, byte_range: tuple[int, int] | None) -> None:
-    """Check a byte range before sending it: S3 ignores an invalid one and returns the whole object (RFC 9110).
+    """Check a byte range before sending it, as S3 ignores an invalid range and returns the whole object (RFC 9110).
 
     Raises:
         StorageError: the range is not valid.
@@ -97,15 +97,15 @@ def check_range(key: str, byte_range: tuple[int, int] | None) -> None:
 
 
 def read_at_most(read: Callable[[int], bytes], limit: int, key: str) -> bytes:
-    """Read a stream to its end, within a limit. Anyone who can write an object can make it any size.
+    """Read a stream to its end, up to a limit, because anyone who can write an object can make it any size.
 
     Args:
-        read: reads a number of bytes; returns fewer only near the end, and none at the end.
+        read: reads a number of bytes from the stream; returns fewer only near the end, and none at the end.
         limit: the most bytes to accept.
         key: the object's key, for the error message.
 
     Raises:
-        IntegrityError: the stream is longer. To find out, one byte beyond the limit was read.
+        IntegrityError: the stream is longer than ``limit``. To find this out, one byte beyond the limit is read.
     """
     pieces, size = [], 0
     while size <= limit and (piece := read(limit + 1 - size)):

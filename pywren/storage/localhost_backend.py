@@ -1,8 +1,9 @@
-"""``LocalhostBackend``: objects as files in one directory of this machine.
+"""``LocalhostBackend``: stores objects as files in one directory on this machine.
 
 Processes share the directory without locks. A write goes to a temporary file, which ``link`` or ``replace`` then moves
-into place in one step: readers see either the old object or the new one, and if two writers use ``if_absent``, one
-wins. Directories come and go with their files, so at each step another process may have removed what the step needs.
+into place in one step: readers see either the old object or the new object, and if two writers use ``if_absent``, only
+one of them writes the object. Directories are created and removed with their files, so at each step another process may
+have removed a directory that the step needs.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ from pywren.system.home import home
 from pywren.system.private_files import make_directories, open_file, temporary_file
 
 KEEP_SECONDS = 7 * 86400.0
-"""The age in seconds at which a callset that its executor left behind is deleted."""
+"""The age in seconds at which a callset is deleted if its executor did not delete it."""
 
 KEEP_BYTES = 5 * 10**9
-"""The bytes that all callsets may occupy together; beyond that, the oldest are deleted sooner."""
+"""The most bytes that all callsets may occupy together. If there are more, the oldest callsets are deleted earlier."""
 
 YOUNG_SECONDS = 86400.0
 """The age in seconds below which no callset is deleted to save space: its calls may still be running."""
 
 EXPIRE_INTERVAL = 3600.0
-"""Seconds between two searches for such callsets, whichever process makes them."""
+"""Seconds between two searches for callsets to delete, in whichever process each search runs."""
 
 _INCOMING = ".pywren-incoming"
 _EXPIRED = ".pywren-expired"
@@ -42,9 +43,9 @@ _RACES = 20
 
 
 class LocalhostBackend(NamesOf04):
-    """Stores objects as files. Each is written under a temporary name and then moved into place.
+    """Stores objects as files. Each file is written under a temporary name and then moved into place.
 
-    Unlike in S3, a key cannot be both an object and the beginning of other keys (``a`` and ``a/b``).
+    Unlike in S3, there cannot be objects under both a key and a longer key below it (``a`` and ``a/b``).
 
     Args:
         root: the directory; by default ``jobs`` in pywren's own directory. The first write creates it, with mode 0700.
@@ -89,10 +90,10 @@ class LocalhostBackend(NamesOf04):
         try:
             with _translated(f"read {path}"), open(path, "rb") as file:
                 if byte_range is not None:
-                    return _read_range(file.fileno(), key, *byte_range)  # the range itself limits the size
+                    return _read_range(file.fileno(), key, *byte_range)  # the range already limits the size
                 if limit is None:
                     return file.read()
-                size = os.fstat(file.fileno()).st_size  # needed because Python allocates the requested size first
+                size = os.fstat(file.fileno()).st_size  # needed because Python allocates the requested size
                 return read_at_most(lambda most: file.read(min(most, size + 1)), limit, key)
         except StorageError as error:
             if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError | IsADirectoryError):
@@ -108,7 +109,7 @@ class LocalhostBackend(NamesOf04):
             return sorted(key for key in keys if key > start_after)
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete objects, and directories that become empty. See ``Backend.delete``."""
+        """Delete objects, and the directories that become empty. See ``Backend.delete``."""
         folders = set()
         for key in keys:
             path = self._path(key)
@@ -122,12 +123,12 @@ class LocalhostBackend(NamesOf04):
         while folder != self.root:
             try:
                 folder.rmdir()
-            except OSError:  # it is not empty, or another process removed it first
+            except OSError:  # the directory is not empty, or another process removed it first
                 return
             folder = folder.parent
 
     def now(self) -> float:
-        """Return this machine's time, which stamps the files."""
+        """Return this machine's time, which also gives the files their times."""
         return time.time()
 
     def close(self) -> None:
@@ -142,13 +143,15 @@ class LocalhostBackend(NamesOf04):
         budget_seconds: float = 0.3,
         clock: Callable[[], float] = time.monotonic,
     ) -> int:
-        """Delete whole callsets, the oldest first, except those that a living client holds.
+        """Delete old callsets, the oldest first, except those that a living client has locked.
 
         Args:
-            max_age_seconds: delete a callset whose newest file is older than this.
-            max_bytes: the total size to allow; beyond it, callsets older than ``YOUNG_SECONDS`` are deleted too.
+            max_age_seconds: delete a callset if its newest file is older than this.
+            max_bytes: the most bytes that callsets may occupy. If they occupy more, the oldest ones that are older than
+                ``YOUNG_SECONDS`` are deleted too.
             now: returns seconds since the epoch.
-            budget_seconds: search for half of this time, then delete until it is over; the next run does the rest.
+            budget_seconds: search for half of this time, and delete for the rest of it. What is left is done by the
+                next run.
             clock: returns monotonic seconds.
 
         Returns:
@@ -174,7 +177,7 @@ class LocalhostBackend(NamesOf04):
         return deleted
 
     def expire_if_due(self, *, now: Callable[[], float] = time.time) -> None:
-        """Run ``expire`` unless some process ran it within the last hour. Called when a program starts."""
+        """Run ``expire`` unless some process has run it within ``EXPIRE_INTERVAL``. Called when a program starts."""
         marker = self.root / _EXPIRED
         try:
             if abs(now() - marker.stat().st_mtime) < EXPIRE_INTERVAL:
@@ -184,13 +187,13 @@ class LocalhostBackend(NamesOf04):
                 return
         except OSError:
             return
-        with contextlib.suppress(OSError):  # a directory that this user cannot write contains nothing of the user's
+        with contextlib.suppress(OSError):  # if this user cannot write here, no files are this user's
             os.close(open_file(marker))
             os.utime(marker, (now(), now()))
             self.expire(now=now)
 
     def _drop_leftovers(self, limit: float) -> None:
-        """Delete the temporary files of writers that were killed."""
+        """Delete the temporary files that writers left behind when they were killed."""
         with contextlib.suppress(OSError), os.scandir(self.root / _INCOMING) as entries:
             for entry in entries:
                 if entry.stat().st_mtime < limit:
@@ -218,14 +221,14 @@ def _move(temporary: str, path: Path, if_absent: bool) -> bool:
     for _ in range(_RACES):
         try:
             if if_absent:
-                os.link(temporary, path)  # fails when the object exists, unlike rename
+                os.link(temporary, path)  # unlike rename, link fails if the object exists
             else:
                 os.replace(temporary, path)
             return True
         except FileExistsError:
             return False
         except FileNotFoundError:
-            # There is no directory yet, or a concurrent delete has just removed it: create it and try again.
+            # The directory does not exist yet, or another process has just removed it: create it and try again.
             make_directories(path.parent)
     raise FileNotFoundError(f"something keeps removing the directory {path.parent}")
 
@@ -240,7 +243,7 @@ def _read_range(handle: int, key: str, first: int, last: int) -> bytes:
 
 
 def _keys_below(folder: Path, key: str, prefix: str) -> Iterator[str]:
-    """Yield the keys of all files in a directory tree, skipping subdirectories that cannot match the prefix."""
+    """Yield the keys of all files below a directory. Skip subdirectories in which no key starts with the prefix."""
     try:
         entries = os.scandir(folder)
     except (FileNotFoundError, NotADirectoryError):
@@ -272,9 +275,9 @@ class _Age(NamedTuple):
     """The age and size of a callset.
 
     Args:
-        newest: when its newest file was written, in seconds since the epoch.
-        size: the total size of its files, in bytes.
-        callset: its directory.
+        newest: when the newest file of the callset was written, in seconds since the epoch.
+        size: the total size of the callset's files, in bytes.
+        callset: the callset's directory.
     """
 
     newest: float
@@ -285,7 +288,7 @@ class _Age(NamedTuple):
 def _age(callset: Path) -> _Age:
     try:
         newest, size = _measured(callset)
-    except FileNotFoundError:  # another process is deleting it
+    except FileNotFoundError:  # another process is deleting the callset
         newest, size = math.inf, 0
     return _Age(newest, size, callset)
 
@@ -314,7 +317,7 @@ def is_locked(path: str | os.PathLike[str]) -> bool:
     """Tell whether a living process holds a lock on a file."""
     try:
         with open(path, "rb") as file:
-            import fcntl  # Windows lacks it, but has no such lock files either: open() has failed by now
+            import fcntl  # Windows lacks fcntl, but has no lock files either: open() has failed before this
 
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A runtime's description, ``.meta.json`` beside its tarball in S3, and whether calls can use the runtime."""
+"""Reads the description of a runtime (``.meta.json`` next to its tarball in S3), and checks whether it can be used."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pywren.version import PYTHON
 from pywren.wrenutil import split_s3_url
 
 PUBLIC_BUCKETS = "pywren-runtimes-public-"
-"""What the names of 0.4's public buckets start with. The buckets are gone, and a stranger could register them."""
+"""How the names of 0.4's public buckets begin. The buckets no longer exist, and a stranger could register the names."""
 
 LAMBDA_PREINSTALLS = (
     "awslambdaric",
@@ -31,7 +31,7 @@ LAMBDA_PREINSTALLS = (
     "tblib",
     "urllib3",
 )
-"""The top-level modules of a deployed function without a runtime: those of Lambda and those of the bundle."""
+"""The top-level modules of a deployed function without a runtime: those of Lambda and those deployed with pywren."""
 
 
 def has_own_runtime(runtime_config: Mapping[str, Any] | None) -> bool:
@@ -42,7 +42,7 @@ def has_own_runtime(runtime_config: Mapping[str, Any] | None) -> bool:
 
 
 def check_named(runtime_config: Mapping[str, Any]) -> None:
-    """Check that a ``runtime`` section is complete or empty. Otherwise an incomplete one would be silently ignored.
+    """Check that a ``runtime`` section is complete or empty, because an incomplete section would otherwise be ignored.
 
     Raises:
         ConfigError: a key is missing.
@@ -112,11 +112,11 @@ def check_runtime(runtime_meta: Mapping[str, Any], architecture: str | None = No
     """Check that a runtime matches this program's Python and the workers' architecture.
 
     Args:
-        runtime_meta: what ``get_runtime_info`` returns.
+        runtime_meta: the description of the runtime that ``get_runtime_info`` returns.
         architecture: the architecture of the workers, ``x86_64`` or ``arm64``; ``None`` when unknown.
 
     Raises:
-        ConfigError: the Python or the architecture differs.
+        ConfigError: the version of Python or the architecture differs.
     """
     if runtime_meta.get("python_ver") != PYTHON:
         raise ConfigError(
@@ -133,11 +133,11 @@ def check_runtime(runtime_meta: Mapping[str, Any], architecture: str | None = No
 
 
 def check_tarballs(runtime_config: Mapping[str, Any], runtime_meta: Mapping[str, Any]) -> None:
-    """Check that the tarball, or each of its copies, can be read.
+    """Check that the tarball of a runtime, or each of its copies, can be read.
 
     Args:
         runtime_config: the configuration's ``runtime`` section.
-        runtime_meta: what ``get_runtime_info`` returns.
+        runtime_meta: the description of the runtime that ``get_runtime_info`` returns.
 
     Raises:
         ConfigError: a tarball does not exist.
@@ -157,13 +157,13 @@ def check_tarballs(runtime_config: Mapping[str, Any], runtime_meta: Mapping[str,
 
 
 META_LIMIT = 16 * 1024 * 1024
-"""The most bytes of a description to read; the description of 10,000 modules takes 1 MB."""
+"""The most bytes of a description to read. A description that lists 10,000 modules takes 1 MB."""
 
 _FIRST_BYTE = (0, 0)
 
 
 def _read(runtime_config: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return the description, and the first byte of the tarball unless it is missing, keyed by object key."""
+    """Return the bytes of the description and the first byte of the tarball, by key. A missing tarball is left out."""
     from pywren.storage.s3_backend import S3Backend
 
     key, found = runtime_config["s3_key"], dict[str, bytes]()
@@ -184,7 +184,7 @@ def _read(runtime_config: Mapping[str, Any]) -> dict[str, bytes]:
             found[key] = b""
 
     try:
-        # Send both requests at the same time, as creating the executor waits for them.
+        # Send both requests at the same time, because creating an executor waits for them.
         for_each(lambda request: request(), (read_description, look_for_tarball), threads=2)
     finally:
         backend.close()
@@ -205,7 +205,7 @@ _REMEDY = (
 
 
 def meta_key(tarball_key: str) -> str:
-    """Return the key of a runtime's description, given the key of its tarball."""
+    """Return the S3 key of a runtime's description, given the S3 key of the runtime's tarball."""
     return tarball_key.removesuffix(".tar.gz") + ".meta.json"
 
 

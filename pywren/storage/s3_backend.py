@@ -1,8 +1,9 @@
-"""``S3Backend``: objects in a bucket of S3, or of a server that speaks its protocol.
+"""``S3Backend``: stores objects in a bucket in S3, or on a server with the same protocol.
 
 Any thread may call any method. botocore's clients are thread-safe but its sessions are not. So each backend has its own
 session, and only ``PerProcess`` and ``Renewals`` create clients, one at a time. S3 is strongly consistent and its
-conditional writes are atomic ("Amazon S3 data consistency model", Amazon S3 User Guide): a call's first status wins.
+conditional writes are atomic ("Amazon S3 data consistency model", Amazon S3 User Guide). So if several processes write
+a status for a call, the first status wins.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class S3Backend(NamesOf04):
     """Stores objects in one bucket. botocore is imported only when the first request is sent.
 
     Args:
-        s3config: the bucket's name; or 0.4's dict, with ``bucket`` and optionally ``region``.
+        s3config: the bucket's name, or a dict as in 0.4, with ``bucket`` and optionally ``region``.
         region: the bucket's region; by default the region of the profile or environment.
         profile: a profile of ``~/.aws/config``; by default ``AWS_PROFILE`` or the default profile.
         retry: repeats requests after temporary failures.
@@ -90,14 +91,14 @@ class S3Backend(NamesOf04):
 
         written = self._send(key, request, "write", "s3:PutObject")
         if refused and (tries > 1 or was_repeated(refused[0])):
-            # An earlier try may have succeeded and only its response was lost. Then the object that exists is our own.
+            # An earlier try may have succeeded, and only its response was lost. Then this call wrote the object.
             return self._holds(key, body)
         return written
 
     def _holds(self, key: str, body: bytes) -> bool:
         try:
             return self.get(key, limit=len(body)) == body
-        except IntegrityError:  # the object is larger, so it is not ours
+        except IntegrityError:  # the object is larger, so this method did not write it
             return False
 
     def get(self, key: str, byte_range: tuple[int, int] | None = None, *, limit: int | None = None) -> bytes:
@@ -139,12 +140,12 @@ class S3Backend(NamesOf04):
         objects = {"Objects": [{"Key": key} for key in batch], "Quiet": True}
         answer = s3.delete_objects(Bucket=self.bucket, Delete=objects)
         for refused in answer.get("Errors", ())[:1]:
-            # DeleteObjects answers 200 and lists failures. Raise what a request for just this key would have raised.
+            # DeleteObjects answers 200 and lists failures. Raise what a request for only this key would have raised.
             metadata = {**answer.get("ResponseMetadata", {}), "HTTPStatusCode": 0}
             raise s3.exceptions.ClientError({"Error": refused, "ResponseMetadata": metadata}, "DeleteObjects")
 
     def now(self) -> float:
-        """Return the service's time. See ``Backend.now``."""
+        """Return the time by S3's clock. See ``Backend.now``."""
         return self._clock.now()
 
     # -- names of 0.4 --------------------------------------------------------------------------------------
@@ -160,7 +161,7 @@ class S3Backend(NamesOf04):
         return self._client.get()
 
     def key_exists(self, key: str) -> bool:
-        """Tell whether an object exists under a key, without fetching it."""
+        """Tell whether an object exists under a key, without fetching the object."""
         try:
             self._send(key, lambda s3: s3.head_object(Bucket=self.bucket, Key=key), "find", "s3:GetObject", _READ_HINT)
         except StorageNoSuchKeyError:
@@ -189,7 +190,7 @@ class S3Backend(NamesOf04):
             return self._retry.run(functools.partial(self._try, request))
 
     def _try(self, request: Callable[[Any], Answer]) -> Answer:
-        """Send a request. If its credentials are refused and their source has newer ones, send it once more."""
+        """Send a request. If its credentials are refused and their source has newer ones, send the request again."""
         client = self._client.get()
         try:
             return request(client)
@@ -199,7 +200,7 @@ class S3Backend(NamesOf04):
         return request(self._client.get())
 
     def _renew(self, client: Any, refusal: BaseException) -> bool:
-        if self._client.peek() is not client:  # another thread has replaced it
+        if self._client.peek() is not client:  # another thread has replaced the client
             return True
         return self._renewals.get().renew(client, refusal)
 
@@ -231,8 +232,8 @@ def _batches(keys: Iterable[str], size: int) -> Iterator[list[str]]:
 
 
 def _client_of(session: Any, region: str | None, clock: ServiceClock) -> Any:
-    # Most answers are listings. Two thirds of the time for parsing them went into timestamps that are never read.
+    # Most answers are listings. Two thirds of the time for parsing them would go into timestamps that are never read.
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=lambda text: text)
     client = make_client(session, "s3", region)
-    client.meta.events.register("after-call.s3", clock.note_answer)  # errors carry the date too
+    client.meta.events.register("after-call.s3", clock.note_answer)  # errors have a date too
     return client

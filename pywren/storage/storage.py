@@ -1,4 +1,4 @@
-"""``Storage``: what pywren stores and reads, by callset and call."""
+"""``Storage``: stores and reads the objects of callsets and calls."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ logger = logging.getLogger(__name__)
 
 
 class KeyRecords(Protocol):
-    """Lambda's records of failed calls. They reveal the keys of dead attempts, which then prove nothing any more."""
+    """Lambda's records of failed calls. A record reveals the key of an attempt, so the key proves nothing any more."""
 
     def refresh(self, now: float) -> None:
-        """Read the new records; ``now`` is the storage's time, in seconds since the epoch."""
+        """Read the records that were not read before; ``now`` is the storage's time, in seconds since the epoch."""
 
     def of_key(self, key: bytes) -> PywrenError | None:
-        """Return why an attempt ended, if a record reveals its key."""
+        """Return why an attempt ended if a record reveals the attempt's key; otherwise return ``None``."""
 
 
 class Storage:
-    """The objects of callsets in one storage. Threads may share it. It is pickled as its configuration.
+    """Stores and reads the objects of callsets. Threads may share a ``Storage``. Its pickle contains its configuration.
 
-    Creating one is cheap: until the first request it sends nothing and imports nothing big.
+    Creating a ``Storage`` is cheap: it sends nothing and imports no big modules before the first request.
 
     Args:
-        config: ``{storage_backend, storage_prefix, backend_config}``, as made by
-            ``wrenconfig.extract_storage_config`` and sent in payloads.
+        config: a dict with ``storage_backend``, ``storage_prefix`` and ``backend_config``, which
+            ``wrenconfig.extract_storage_config`` makes and payloads contain.
 
     Raises:
         ConfigError: the dict is incomplete, or its backend does not exist.
@@ -64,7 +64,7 @@ class Storage:
         self.backend = make_backend(config)
         self.prefix: str = config["storage_prefix"]
         self._key_records: KeyRecords | None = None
-        self._knows_records = self.path[0] != "s3"  # for other storages there are no records
+        self._knows_records = self.path[0] != "s3"  # only calls in S3 have records
 
     def hold_against(self, records: KeyRecords | None) -> None:
         """Make ``get_call_output`` reject statuses whose keys these records reveal; ``None`` means no records."""
@@ -93,7 +93,7 @@ class Storage:
         Args:
             key: the object's key.
             byte_range: the first and last offset, both inclusive.
-            limit: the most bytes to accept; of a bigger object, no more than this is read.
+            limit: the most bytes to accept. Not much more than this is read from a bigger object.
 
         Raises:
             StorageNoSuchKeyError: the object does not exist.
@@ -102,13 +102,13 @@ class Storage:
         return self.backend.get(key, byte_range, limit=limit)
 
     def put(self, key: str, data: bytes | bytearray | memoryview, *, if_absent: bool = False) -> bool:
-        """Store an object. Return False only if ``if_absent`` is set and one existed already."""
+        """Store an object. Return False only if ``if_absent`` is set and the object existed already."""
         return self.backend.put(key, data, if_absent=if_absent)
 
     # -- callsets and calls --------------------------------------------------------------------------------
 
     def commit_status(self, key: str, data: bytes) -> bool:
-        """End a call by writing its status, unless it has one already.
+        """End a call by writing its status, unless the call already has a status.
 
         Args:
             key: the call's status key.
@@ -120,7 +120,7 @@ class Storage:
         return self.backend.put(key, data, if_absent=True)
 
     def read_status(self, callset_id: str, call_id: str) -> bytes | None:
-        """Return the bytes of a call's status, or ``None`` while it has none.
+        """Return the bytes of a call's status, or ``None`` while the call has no status.
 
         Raises:
             IntegrityError: the object is too big to be a status.
@@ -131,11 +131,11 @@ class Storage:
             return None
 
     def finished_calls(self, callset_id: str, start_after: str = "") -> list[str]:
-        """Return the calls of a callset that have a status, in order.
+        """Return the ids of the calls in a callset that have a status, in order.
 
         Args:
             callset_id: the callset.
-            start_after: a call id; lists only the calls after it.
+            start_after: a call id; only the calls after this one are listed.
         """
         keys = self.keys(callset_id)
         begin = keys.call(start_after).status if start_after else ""
@@ -149,7 +149,7 @@ class Storage:
     def now(self) -> float:
         """Return the storage's time, in seconds since the epoch.
 
-        S3's clock is known from its answers; before the first one, this is the machine's time.
+        S3's time is known from its answers; before the first answer, this is the time of this machine.
         """
         return self.backend.now()
 
@@ -166,7 +166,7 @@ class Storage:
 
     @property
     def backend_handler(self) -> Any:
-        """The backend, which has 0.4's methods too."""
+        """The backend, which also has the methods of PyWren 0.4's backends."""
         return self.backend
 
     def get_storage_config(self) -> dict[str, Any]:
@@ -182,7 +182,7 @@ class Storage:
         self.backend.put(key, func)
 
     def put_cancelled(self, callset_id: str, call_id: str, cancelled_data: bytes | str = b"CANCEL") -> None:
-        """Cancel a call, even a running one: write 0.4's marker, and a status unless the call has one.
+        """Cancel a call, even if it is running: write PyWren 0.4's marker, and a status unless the call has a status.
 
         Args:
             callset_id: the callset.
@@ -195,11 +195,13 @@ class Storage:
         self.commit_status(keys.status, Status(callset_id, call_id, failure=failure).encode(None))
 
     def get_callset_status(self, callset_id: str) -> list[str]:
-        """Return the calls of a callset that have a status."""
+        """Return the ids of the calls in a callset that have a status."""
         return self.finished_calls(callset_id)
 
     def get_call_status(self, callset_id: str, call_id: str) -> dict[str, Any] | None:
-        """Return a call's status as a dict; ``None`` while it has none. Its signature is not verified: do not trust it.
+        """Return a call's status as a dict, or ``None`` while the call has no status.
+
+        The signature of the status is not verified, so do not trust its content.
 
         Raises:
             DecodeError: the object is not a status.
@@ -218,8 +220,8 @@ class Storage:
     def get_call_output(self, callset_id: str, call_id: str) -> bytes:
         """Return a call's output as PyWren 0.4 stored it.
 
-        A small output takes one request. On Lambda a second request lists the records of dead calls. An executor's
-        storage knows how to find them; any other storage on S3 warns once that it does not.
+        A small output takes one request. For calls on Lambda a second request lists the records of failed calls. The
+        storage of an executor knows how to find these records; any other ``Storage`` in S3 warns once that it does not.
 
         Returns:
             A verified pickle of a dict with ``success``, and ``result``: what the function returned or raised. After an
@@ -227,8 +229,8 @@ class Storage:
 
         Raises:
             StorageOutputNotFoundError: the call has not ended, or has ended without an output.
-            IntegrityError: the output was not signed by a worker of this user's calls, or its worker died and others
-                may have the key.
+            IntegrityError: the output was not signed by a worker of this user's calls, or its worker died and other
+                users may have read the key.
             DecodeError: the object is not a status, or not an output.
         """
         data = self.read_status(callset_id, call_id)
@@ -247,7 +249,10 @@ class Storage:
         return pickle.dumps(_OutputOf04(Outcome.decode(self._outcome(status))), PROTOCOL)
 
     def _check_key(self, status: Status, key: bytes) -> None:
-        """Reject a status whose key the records reveal. Read the records after it: a forger needs a record first."""
+        """Reject a status if Lambda's records reveal the key that signed it.
+
+        The records must be read after the status: a status can be forged only after a record has revealed the key.
+        """
         if not self._knows_records:
             self._knows_records = True
             logger.warning(
@@ -266,7 +271,7 @@ class Storage:
             )
 
     def _outcome(self, status: Status) -> bytes:
-        """Return the encoded outcome of a call with a verified status."""
+        """Return the encoded outcome to which a verified status refers."""
         if status.output_sha256 is None:
             return status.outcome or b""
         try:
@@ -278,7 +283,7 @@ class Storage:
 
 
 class _OutputOf04:
-    """An object whose pickle is a call that builds the dict. The value is unpickled only when that is loaded."""
+    """An object whose pickle, when loaded, gives the dict that 0.4 stored. Only then is the value inside unpickled."""
 
     def __init__(self, outcome: Outcome) -> None:
         self._outcome = outcome
@@ -288,7 +293,7 @@ class _OutputOf04:
 
 
 def _output_of_0_4(success: bool, body: bytes) -> dict[str, Any]:
-    """Build 0.4's output dict from a verified pickle of a value or exception."""
+    """Return the dict that 0.4's workers stored as an output, given a verified pickle of a value or exception."""
     load = load_result if success else load_exception
     return output_of_0_4(success, load(Packed(body)))
 
@@ -298,7 +303,7 @@ def output_of_0_4(success: bool, value: Any) -> dict[str, Any]:
 
     Args:
         success: whether the function returned.
-        value: what it returned, or raised.
+        value: what the function returned or raised.
     """
     output = {"success": success, "result": value}
     if not success:

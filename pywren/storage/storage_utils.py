@@ -1,4 +1,4 @@
-"""0.4's functions that make object keys, on top of ``pywren.wire``, and that compare storages."""
+"""PyWren 0.4's functions that make object keys (using ``pywren.wire``) and that compare storages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def create_func_key(prefix: str, callset_id: str) -> str:
 
 
 def create_agg_data_key(prefix: str, callset_id: str) -> str:
-    """Return the key of a callset's joined arguments."""
+    """Return the key of the object that contains the arguments of a callset."""
     return CallsetKeys(prefix, callset_id).aggdata
 
 
@@ -72,10 +72,10 @@ def get_storage_path(config: Mapping[str, Any]) -> list[str]:
 
 
 def check_storage_path(config: Mapping[str, Any], prev_path: Sequence[str]) -> None:
-    """Check that a storage is the one that an object was created with.
+    """Check that a storage configuration describes the storage with which an object was created.
 
     Raises:
-        StorageConfigMismatchError: it is a different one.
+        StorageConfigMismatchError: the configuration describes a different storage.
     """
     current_path = get_storage_path(config)
     if current_path != list(prev_path):

@@ -1,1 +1,1 @@
-"""What Python and the operating system lack: private files, pywren's own directory, threads, the program's end."""
+"""Helpers around Python and the operating system: private files, pywren's directory, threads, the program's end."""

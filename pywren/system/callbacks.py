@@ -1,11 +1,11 @@
 """``Callbacks``: the threads that run the done callbacks of futures. Nothing else depends on these threads.
 
-The threads that learn of outcomes (the pump of the local pool, the monitor of a storage) only queue callbacks here. So
-a callback may wait for other futures, make calls, or never return, and outcomes still arrive.
+The threads that learn the outcomes of calls (the pump of the local pool, the monitor of a storage) only queue callbacks
+here. So even if a callback waits for other futures, makes calls, or never returns, outcomes still arrive.
 
-Callbacks run one at a time, in the order of the outcomes. A callback that takes longer than ``PATIENCE_SECONDS`` no
-longer delays the others: they continue in another thread. The lock of ``_changed`` guards all attributes. It is never
-held while a callback runs or a thread is started.
+Callbacks run one at a time, in the order of the outcomes. If a callback takes longer than ``PATIENCE_SECONDS``, the
+callbacks after it run in another thread. The lock of ``_changed`` guards all attributes. No thread holds this lock
+while it runs a callback or starts a thread.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 0.1
-"""How long a callback may run, in seconds, before the next one runs in parallel."""
+"""How long a callback may run, in seconds, before the next callback runs in parallel."""
 
 EXIT_SECONDS = 10.0
-"""How long the end of the program waits for running callbacks, in seconds."""
+"""How many seconds a program waits at its end for callbacks that have not returned."""
 
 _LINGER_SECONDS = 5.0  # how long an idle thread waits for a callback before it ends
 _STANDING_BY = 2  # one thread that runs callbacks, and one that takes over when a callback takes long
@@ -49,7 +49,7 @@ class Callbacks:
         self._current: object = None  # the running callback that the queue waits for
 
     def expect(self, owner: Any) -> None:
-        """Announce the callback of a future. This starts threads, because none can start at the end of the program."""
+        """Announce the callback of a future. This starts threads, because no thread can start at the program's end."""
         with self._changed:
             self._expected.add(owner)
             missing = self._reserve(_STANDING_BY - len(self._running))
@@ -65,7 +65,7 @@ class Callbacks:
         self._start(missing)
 
     def finish(self, timeout: float) -> int:
-        """Wait until all callbacks have returned. Return how many have not returned in time."""
+        """Wait at most ``timeout`` seconds for all callbacks to return. Return how many have not returned by then."""
         with self._changed:
             self._changed.wait_for(lambda: not self._queue and not self._running, timeout)
             return len(self._queue) + len(self._running)
@@ -73,7 +73,7 @@ class Callbacks:
     # -- the threads -------------------------------------------------------------------------------------------------
 
     def _reserve(self, wanted: int) -> int:
-        """Return how many threads must be started. Count them as idle now: they are started without the lock."""
+        """Return how many threads must be started so that ``wanted`` threads are idle. Count these as idle already."""
         missing = max(0, wanted - self._idle)
         self._idle += missing
         return missing
@@ -87,7 +87,7 @@ class Callbacks:
                 return
 
     def _do_without(self, count: int) -> None:
-        """Subtract threads that could not be started. If none are left, run the callbacks in this thread."""
+        """Stop counting threads that could not be started. If no thread is left, run the callbacks in this thread."""
         with self._changed:
             self._idle -= count
             left = [] if self._idle or self._running else list(self._queue)
@@ -110,7 +110,10 @@ class Callbacks:
                 self._end(token)
 
     def _take(self) -> tuple[object, Callable[[], None], int] | None:
-        """Wait for a callback that may run. Return it and how many threads to start; ``None`` ends the thread."""
+        """Wait for a callback that may run. Return a token for it, the callback, and how many threads to start.
+
+        ``None`` means that this thread is not needed any more.
+        """
         with self._changed:
             while not self._queue or self._seconds_to_wait() > 0:
                 woken = self._changed.wait(self._seconds_to_wait() if self._queue else _LINGER_SECONDS)
@@ -125,7 +128,7 @@ class Callbacks:
             return token, callback, self._reserve(1) if self._queue else 0
 
     def _seconds_to_wait(self) -> float:
-        """Return how many more seconds the next callback must wait for the current one."""
+        """Return how many more seconds the next callback must wait for the callback that is running."""
         began = self._running.get(self._current)
         return 0.0 if began is None else began + PATIENCE_SECONDS - time.monotonic()
 
@@ -141,7 +144,7 @@ callbacks = Callbacks()
 
 
 def _finish_at_exit() -> None:
-    """Wait for the callbacks of finished calls. They run in daemon threads, for which Python does not wait."""
+    """At the program's end, wait for callbacks: they run in daemon threads, for which Python itself does not wait."""
     try:
         left = callbacks.finish(EXIT_SECONDS)
     except KeyboardInterrupt:
@@ -150,7 +153,7 @@ def _finish_at_exit() -> None:
         logger.warning("%d done callback(s) of futures had not returned when the program ended", left)
 
 
-# Registered before any pool registers its own end, so it runs after it: by then all outcomes have arrived.
+# This is registered before any pool registers its own end, so it runs after that: by then all outcomes have arrived.
 atexit.register(_finish_at_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=callbacks._reset)

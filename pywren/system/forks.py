@@ -1,4 +1,4 @@
-"""What happens first in a child that a program forks: its objects let go of threads and locks of the parent."""
+"""``in_each_child``: lets objects replace the parent's locks and threads when the program forks a child process."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _Item = TypeVar("_Item")
 
 
 def in_each_child(objects: weakref.WeakSet[_Item], restart: Callable[[_Item], object]) -> None:
-    """Have every forked child call a function with each object of a set, in the thread that forked.
+    """Have every forked child process call a function with each object in a set.
 
-    Other threads of the parent do not exist there, and the locks that they held stay locked.
+    The other threads of the parent do not exist in the child, and locks that these threads held remain locked there.
 
     Args:
-        objects: the objects; those that still live at the fork count.
-        restart: called with each.
+        objects: the set; the function is called with the objects that are still in it when the program forks.
+        restart: called in the child with each object.
     """
 
     def restart_all() -> None:
-        for item in list(objects):  # a copy: an object may go meanwhile
+        for item in list(objects):  # a copy, because an object may be destroyed meanwhile
             restart(item)
 
     if hasattr(os, "register_at_fork"):

@@ -1,4 +1,4 @@
-"""Pywren's directory on this machine, and the user's secret key in it."""
+"""The directory of pywren on this machine, and the user's secret key in this directory."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def home_path() -> Path:
     Raises:
         ConfigError: this user has no home directory, and ``PYWREN_HOME`` is not set.
     """
-    from pathlib import Path  # imported here: workers load this module, but have no home
+    from pathlib import Path  # imported here: workers load this module, but have no home directory
 
     try:
         return Path(os.environ.get("PYWREN_HOME") or Path.home() / ".pywren").absolute()
@@ -48,15 +48,15 @@ def home_path() -> Path:
 def _make_home() -> Path:
     path = home_path()
     make_directories(path)
-    _refuse_foreign(path, 0o022, "chmod go-w")  # anyone who can plant a key can have their code unpickled here
+    _refuse_foreign(path, 0o022, "chmod go-w")  # whoever can put a key here can have code unpickled
     return path
 
 
 def user_key() -> bytes:
-    """Return this user's secret key, a file of mode 0600 in ``home()``. Create it on first use.
+    """Return this user's secret key, which is in a file with mode 0600 in ``home()``. Create the file on first use.
 
-    To attach to calls that were made on another machine, copy the file from there. If the file cannot be written, as on
-    a worker, this process makes a key for itself.
+    To wait for calls that were made on another machine, a user copies the file from that machine. If the file cannot be
+    written, as on a worker, this process makes a key for itself.
 
     Raises:
         ConfigError: the file does not contain a key, or others can read or write it.
@@ -77,12 +77,12 @@ def user_key() -> bytes:
 
 
 def _refuse_foreign(path: Path, shared: int, remedy: str) -> None:
-    """Refuse a file or directory that belongs to another user, or that others can access.
+    """Raise an error if a file or directory belongs to another user, or if others can access it.
 
     Args:
         path: the file or directory.
         shared: the mode bits that must not be set.
-        remedy: the command that removes the access; the path is appended to it.
+        remedy: the command that removes the access, without the path, for the error message.
     """
     if not hasattr(os, "getuid"):
         return
@@ -91,7 +91,7 @@ def _refuse_foreign(path: Path, shared: int, remedy: str) -> None:
         raise ConfigError(
             f"{path} belongs to another user. Make it yours alone, or set PYWREN_HOME to a directory of your own"
         )
-    # As in ssh, a file that root provides for this user may be readable by a group, but not writable by anyone else.
+    # As with ssh, a file that root provides for this user may be readable by a group, but not writable by anyone else.
     if status.st_mode & (shared if status.st_uid == me else 0o022):
         can = "read or write" if shared & 0o044 else "write to"
         raise ConfigError(f"others can {can} {path}: run `{remedy} {path}`, or set PYWREN_HOME to another directory")
@@ -101,7 +101,7 @@ _key_of_this_process: list[bytes] = []
 
 
 def _process_key(reason: str) -> bytes:
-    """Return a key for this process only. Warn when it is made."""
+    """Return a secret key that only this process uses. Log a warning when the key is made."""
     if not _key_of_this_process:
         _key_of_this_process.append(os.urandom(_KEY_BYTES))
         logging.getLogger(__name__).warning(
@@ -111,13 +111,13 @@ def _process_key(reason: str) -> bytes:
 
 
 def _make_user_key(path: Path) -> None:
-    """Create the key file. If several processes do so at the same time, they all end up with the same key."""
+    """Create the key file. If several processes create the file at the same time, they all get the same key."""
     handle, temporary = temporary_file(path.parent, ".key-")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(os.urandom(_KEY_BYTES))
         os.link(temporary, path)
     except FileExistsError:
-        pass  # another process was first, and its key is used
+        pass  # another process was first; its key is used
     finally:
         os.unlink(temporary)

@@ -1,4 +1,4 @@
-"""Files and directories that only this user can access, whatever the umask, which may even deny the owner access."""
+"""Makes files and directories that this user, and nobody else, can access, whatever the umask is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DIRECTORY_MODE, _FILE_MODE = 0o700, 0o600
 def make_directories(path: str | Path) -> None:
     """Create a directory and any missing parent directories, each with mode 0700.
 
-    Existing directories are not changed. Other processes may create or remove some at the same time.
+    Existing directories are not changed. Other processes may create or remove these directories at the same time.
 
     Raises:
         OSError: a directory cannot be created.
@@ -31,7 +31,7 @@ def make_directories(path: str | Path) -> None:
 
 def _make_directory(path: str | Path) -> None:
     os.mkdir(path, _DIRECTORY_MODE)
-    os.chmod(path, _DIRECTORY_MODE)  # needed because mkdir applies the umask
+    os.chmod(path, _DIRECTORY_MODE)  # needed because mkdir applies the umask, which may deny even the owner access
 
 
 def temporary_file(directory: str | Path, prefix: str = "tmp") -> tuple[int, str]:
@@ -44,7 +44,7 @@ def temporary_file(directory: str | Path, prefix: str = "tmp") -> tuple[int, str
 
 
 def open_file(path: str | Path) -> int:
-    """Open a file for reading and writing, and return its descriptor. Create it with mode 0600 if necessary."""
+    """Open a file for reading and writing, and return its descriptor. Create the file with mode 0600 if necessary."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), _FILE_MODE)
     _own(descriptor)
     return descriptor

@@ -1,7 +1,7 @@
-"""All private names of Python and of libraries that pywren uses. No other module may use one.
+"""All private names of Python and of libraries that pywren uses. No other module may use private names.
 
-If a new release moves a name, fix it here. ``tests/system/test_private_names.py`` tries each name separately and shows
-which ones a release has moved.
+If a new release moves a name, only this module must change. ``tests/system/test_private_names.py`` tries each name
+separately and shows which names a release has moved.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class FutureStates(NamedTuple):
-    """The states of a future, which ``concurrent.futures.wait`` and ``as_completed`` read."""
+    """The possible states of a future, which ``concurrent.futures.wait`` and ``as_completed`` compare with."""
 
     pending: str
     running: str
@@ -33,18 +33,18 @@ class FutureStates(NamedTuple):
 
 
 FUTURE_ATTRIBUTES = ("_condition", "_state", "_result", "_exception", "_waiters", "_done_callbacks")
-"""The attributes that those functions and asyncio read. ``ResponseFuture`` defines them under the same names."""
+"""The attributes of futures that ``concurrent.futures`` and asyncio read. ``ResponseFuture`` has them too."""
 
 
 def future_states() -> FutureStates:
-    """Return the states of a future."""
+    """Return the possible states of a future."""
     from concurrent.futures import _base  # imported here: workers load this module, but do not need it
 
     return FutureStates(_base.PENDING, _base.RUNNING, _base.CANCELLED, _base.CANCELLED_AND_NOTIFIED, _base.FINISHED)
 
 
 def futures_logger() -> logging.Logger:
-    """Return the logger that reports exceptions raised by callbacks."""
+    """Return the logger with which ``concurrent.futures`` reports exceptions that callbacks raise."""
     from concurrent.futures import _base
 
     return _base.LOGGER
@@ -54,7 +54,7 @@ def futures_logger() -> logging.Logger:
 
 
 def policy_statement(statement: Any) -> dict[str, Any]:
-    """Return the JSON of a policy statement, given moto's object for it."""
+    """Return a policy statement as the dict that its JSON contains, given moto's object for the statement."""
     json: dict[str, Any] = statement._statement
     return json
 
@@ -65,7 +65,7 @@ def policy_statement(statement: Any) -> dict[str, Any]:
 def interactive_lines(code: types.CodeType) -> list[str]:
     """Return the source lines of code that was typed interactively or given with ``-c``.
 
-    Since Python 3.13 ``linecache`` may store them by code object, where ``linecache.getlines`` does not find them.
+    Since Python 3.13 ``linecache`` may store these lines by code object, where ``linecache.getlines`` does not look.
     """
     lines: Any = getattr(linecache, "_getlines_from_code", None)
     return list(lines(code)) if lines is not None else []
@@ -81,16 +81,16 @@ def registered_subclasses(cls: Any) -> list[type]:
 
 
 def make_abstract(cls: Any) -> None:
-    """Make a class abstract as ``ABCMeta`` does, without calling another metaclass. ``type`` has made the class."""
+    """Make a class abstract as ``ABCMeta`` does. The class exists already: ``type`` made it."""
     import abc
 
     abc._abc_init(cls)  # type: ignore[attr-defined]
 
 
 def annotations_of(cls: type) -> dict[str, Any]:
-    """Return the annotations of a class on Python 3.14, which evaluates them lazily.
+    """Return the annotations of a class in Python 3.14, which evaluates annotations lazily.
 
-    If any of them cannot be evaluated yet, all are returned as strings.
+    If any annotation cannot be evaluated yet, all annotations are returned as strings.
     """
     import annotationlib  # type: ignore[import-not-found,unused-ignore]
 
@@ -103,15 +103,15 @@ def annotations_of(cls: type) -> dict[str, Any]:
 
 
 def semaphore_value(semaphore: Any) -> int:
-    """Return the initial value of a semaphore, or its current value if it does not record the initial one."""
+    """Return the initial value of a semaphore, or the current value if the initial value is not recorded."""
     value: int = getattr(semaphore, "_initial_value", semaphore._value)
     return value
 
 
 def forget_spent_event_loop() -> None:
-    """Let asyncio make a new event loop for this thread if the thread's loop is closed or was removed.
+    """Let asyncio make a new event loop for this thread if the thread's event loop is closed or was removed.
 
-    The public functions can only remove a loop; after that, Python does not make a new one automatically.
+    The public functions can only remove an event loop. After that, Python does not make a new loop automatically.
     """
     import asyncio
 
@@ -122,24 +122,27 @@ def forget_spent_event_loop() -> None:
 
 
 def environment_data() -> dict[Any, Any]:
-    """Return the dictionary inside ``os.environ``, which can be compared and copied ten times as fast."""
+    """Return the dict inside ``os.environ``. It can be compared and copied ten times as fast as ``os.environ``."""
     data: dict[Any, Any] = os.environ._data  # type: ignore[attr-defined]
     return data
 
 
 count_threads = _thread._count
-"""Returns how many threads run besides the main one, including those that ``threading`` does not know about."""
+"""Returns how many threads run besides the main thread, including threads that ``threading`` does not know."""
 
 
 def at_end_of_threads(function: Callable[[], object]) -> None:
     """Call a function at the end of the program, before Python waits for threads and runs ``atexit`` functions.
 
-    On a Python version without such a hook, or once the end has begun, this does nothing.
+    This does nothing if this version of Python has no such hook, or if the end of the program has begun.
     """
     with contextlib.suppress(AttributeError, RuntimeError):
         threading._register_atexit(function)  # type: ignore[attr-defined]
 
 
 def base_executable() -> str:
-    """Return the interpreter that created this virtual environment. Before Python 3.11 it may be a link to it."""
+    """Return the path of the interpreter that created this virtual environment.
+
+    Before Python 3.11 the path may be that of a link to the interpreter.
+    """
     return getattr(sys, "_base_executable", None) or sys.executable

@@ -1,7 +1,8 @@
-"""The end of the program: new calls are refused from then on, as in ``concurrent.futures``.
+"""Refuses new calls once the program is ending, as ``concurrent.futures`` does.
 
-Python waits for non-daemon threads, and those may still make calls. ``atexit`` functions and daemon threads may not,
-because nothing would wait for their calls. The end of the program waits for calls that were made earlier.
+At its end, a program waits for non-daemon threads, and these threads may still make calls. After that calls are
+refused: ``atexit`` functions and daemon threads may not make calls, because nothing would wait for them. The program
+still waits for the calls that were made earlier.
 
 ``_has_begun`` needs no lock: only the main thread sets it, once. A forked child starts with False.
 """
@@ -18,13 +19,13 @@ _has_begun = False
 
 
 def begin() -> None:
-    """Refuse calls from now on."""
+    """Refuse new calls from now on."""
     global _has_begun
     _has_begun = True
 
 
 def require_running() -> None:
-    """Refuse a call if the program is ending.
+    """Raise an error if the program is ending, so that no new call is made.
 
     Raises:
         ShutdownError: the interpreter is shutting down.

@@ -1,7 +1,7 @@
 """``for_each``: sends many short requests in parallel, in threads that end before it returns.
 
-The caller's thread works too. All threads take items from one iterator under one lock, which is not held while an item
-is being processed.
+The thread that calls ``for_each`` works too. All threads take items from one iterator under one lock. No thread holds
+this lock while it processes an item.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TypeVar
 _Item = TypeVar("_Item")
 
 MOST_AT_ONCE = 256
-"""The most requests in parallel, and the number of connections that a client keeps for them.
+"""The most requests in parallel, and the number of connections that a client keeps open for them.
 
 With more requests than connections, urllib3 would reconnect for every request, and warn each time.
 """
@@ -23,17 +23,17 @@ With more requests than connections, urllib3 would reconnect for every request, 
 def for_each(function: Callable[[_Item], object], items: Iterable[_Item], threads: int) -> None:
     """Call a function for every item in several threads, and return when all calls have returned.
 
-    After the first exception no more items are taken. The exception is raised when the running calls have returned. An
-    exception in the caller's own thread, such as ``KeyboardInterrupt``, is treated the same way.
+    After the first exception no more items are taken. The exception is raised when the running calls have returned. The
+    same applies to an exception in the thread that calls ``for_each``, such as ``KeyboardInterrupt``.
 
     Args:
         function: takes one item; any of the threads may call it.
         items: the items, taken in order.
-        threads: the most threads, up to ``MOST_AT_ONCE``; with one thread or one item, only the caller's thread
-            works.
+        threads: the most threads to use, up to ``MOST_AT_ONCE``; with one thread or one item, only the thread that
+            calls ``for_each`` works.
 
     Raises:
-        BaseException: whatever the first failing call raised.
+        BaseException: whatever the first call that failed raised.
     """
     todo = list(items)
     if threads <= 1 or len(todo) <= 1:
@@ -46,7 +46,7 @@ def for_each(function: Callable[[_Item], object], items: Iterable[_Item], thread
         for _ in range(min(threads, len(todo), MOST_AT_ONCE) - 1)
     ]
     try:
-        with contextlib.suppress(RuntimeError):  # if no more threads can be started, make do with fewer
+        with contextlib.suppress(RuntimeError):  # if no more threads can be started, use fewer
             for helper in helpers:
                 helper.start()
         crew.work()
@@ -85,7 +85,7 @@ class _Crew:
                     return
             try:
                 self._function(item)
-            except BaseException as error:  # noqa: BLE001 -- for_each() raises it in the caller's thread, whatever it is
+            except BaseException as error:  # noqa: BLE001 -- for_each() raises it in the thread of its caller
                 with self._lock:
                     self.error = self.error or error
                     self._stopped = True

@@ -1,4 +1,4 @@
-"""Replaces the copy of cloudpickle that PyWren 0.4 contained with the installed one."""
+"""Kept for PyWren 0.4, which contained a copy of cloudpickle. This package gives the installed cloudpickle instead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kept for PyWren 0.4: everything in the installed cloudpickle, such as ``dumps``, ``loads`` and ``CloudPickler``."""
+"""Kept for PyWren 0.4: all names of the installed cloudpickle, such as ``dumps``, ``loads`` and ``CloudPickler``."""
 
 from __future__ import annotations
 

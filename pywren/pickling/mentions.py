@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Mentions:
-    """What pickles mention and the reader must import.
+    """The modules that pickles mention, so that the reader must import them.
 
     Args:
         modules: names of the modules in which the reader looks something up.

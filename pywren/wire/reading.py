@@ -17,7 +17,7 @@ def load_object(data: bytes | str, what: str) -> dict[str, Any]:
 
     Args:
         data: the JSON.
-        what: what it should be, for the error message: ``the payload``.
+        what: what it should be, for the error message, such as ``the payload``.
 
     Raises:
         DecodeError: the data is not JSON, or not an object.
@@ -78,7 +78,7 @@ class Reader:
         self.rest = dict(document)
 
     def take(self, name: str, kind: type[Any] | tuple[type[Any], ...], default: Any = ...) -> Any:
-        """Take a field of a type. Without a default the field is required."""
+        """Take a field that must have a certain type. Without a default the field is required."""
         value = self.rest.pop(name, None)
         if value is None:
             if default is ...:

@@ -1,7 +1,7 @@
 """Keeps pywren's file descriptors away from the numbers that programs close, reopen or take for granted.
 
 Libraries and child processes write to descriptors 1 and 2, whatever these are, and daemons close the low numbers in
-bulk. So the client's descriptors stay above the standard streams, and a child moves the ones it needs to high numbers.
+bulk. So pywren's descriptors in the client stay above the standard streams, and a child moves its own to high numbers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def high_descriptor(descriptor: int) -> int:
 
 
 def above_standard(descriptor: int) -> int:
-    """Move one of our descriptors if it got the number of a standard stream that the client has closed."""
+    """Move a descriptor if it got the number of a standard stream that the client had closed. Return its new number."""
     return high_descriptor(descriptor) if descriptor <= _LAST_STANDARD else descriptor
 
 
@@ -60,7 +60,7 @@ def close_all_but(kept: Set[int]) -> None:
         try:
             numbers = [int(name) for name in os.listdir(entry)]
         except OSError:
-            continue  # it does not exist on this platform, or is not mounted in this container
+            continue  # this directory does not exist on this platform, or is not mounted in this container
         for number in numbers:
             if number not in kept:
                 _close(number)
@@ -71,7 +71,7 @@ def _close(number: int) -> None:
     try:
         os.close(number)
     except OSError:
-        pass  # the descriptor of the listing itself
+        pass  # the descriptor with which the directory was listed
 
 
 def wait_readable(descriptor: int, seconds: float) -> bool:

@@ -1,4 +1,4 @@
-"""Wraps functions in callables that take one argument. Workers import this module, so it imports little."""
+"""Wraps functions in callables that take one argument. Workers import this module, so it imports almost nothing."""
 
 from __future__ import annotations
 

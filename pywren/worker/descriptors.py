@@ -75,7 +75,7 @@ def _close(number: int) -> None:
 
 
 def wait_readable(descriptor: int, seconds: float) -> bool:
-    """Wait until a descriptor is readable, and return whether it is. A closed descriptor counts as readable."""
+    """Wait some seconds for a descriptor to become readable. Return whether it is; if closed, it counts as readable."""
     if descriptor < 0:
         return True
     poll = select.poll()

@@ -3,8 +3,7 @@
 A runtime is a tarball in S3. Its SHA-256 is verified before anything is extracted, and nothing is ever extracted
 outside its own directory::
 
-    <temporary directory>/pywren-runtimes-<uid>/      mode 0700; a process that adds or removes a runtime holds its
-    flock
+    <temporary directory>/pywren-runtimes-<uid>/      0700; a process that adds or removes a runtime holds its flock
         new/                                          under construction; without that flock, left by a dead worker
         <sha256>-<time>/                              complete; each call that uses it holds its flock, shared
 
@@ -351,7 +350,7 @@ class _Room:
     """The disk space that one runtime may still take.
 
     Args:
-        free: returns the free bytes on the disk.
+        free: returns the number of free bytes on the disk.
         make_room: removes runtimes that are not in use, and returns whether any were removed.
     """
 

@@ -42,7 +42,7 @@ class Task(NamedTuple):
     Args:
         function: the function.
         data: the pickled argument.
-        references: encoded outcomes of earlier calls, in the order of the futures in the argument that they replace.
+        references: encoded outcomes of earlier calls, in the order of the futures that they replace in the argument.
         extra_env: environment variables for this call only.
         timeout: seconds after which the child's process group is killed; ``None`` for no limit.
     """

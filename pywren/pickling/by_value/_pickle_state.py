@@ -33,7 +33,7 @@ class PickleState:
 
 
 def find(module: Any, qualname: str) -> Any:
-    """Return the object with a dotted name in a module; if there is none, return this file's sentinel."""
+    """Return the object with a dotted name in a module, or a sentinel if there is no such object."""
     found = module
     for part in qualname.split("."):
         found = getattr(found, part, _MISSING)

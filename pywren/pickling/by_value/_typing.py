@@ -1,6 +1,6 @@
 """Named objects of ``typing``: type variables, new types, and aliases that the ``type`` statement makes.
 
-They reduce themselves to their names, and a worker cannot find the objects of a script by name.
+Plain ``pickle`` writes only their names, and a worker cannot find the objects of a script by name.
 """
 
 from __future__ import annotations

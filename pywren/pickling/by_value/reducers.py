@@ -27,7 +27,7 @@ _OWN = frozenset(
 
 
 def is_own(function: types.FunctionType) -> bool:
-    """Tell whether a function is one of pywren's own that rebuild objects, as most functions in a pickle are."""
+    """Tell whether a function is pywren's own and rebuilds objects, like most functions in a pickle."""
     return function in _OWN
 
 

@@ -1,4 +1,4 @@
-"""What a child does after a call, before it sends the result: find what the call left, and exit if necessary.
+"""What a child does after a call, before it sends the result: it checks what the call left, and may exit.
 
 Everything here runs on the main thread, in a process to which a call may have done anything. So each step must work
 with a broken standard library. Before a step that cannot, ``Condition.restore`` repairs the library.

@@ -3,12 +3,11 @@
 Three processes take part:
 
 - The *parent* (``parent/fork_server``) requests a fork over the server's channel. With the request it passes four
-descriptors: the call's socket, stdout, stderr and status pipe. - The *server*, ``ForkLoop``, runs none of the user's
-code. It has one thread, which waits in ``poll`` for the channel,
+  descriptors: the call's socket, stdout, stderr and status pipe.
+- The *server*, ``ForkLoop``, runs none of the user's code. It has one thread, which waits in ``poll`` for the channel,
   the lifeline and SIGCHLD (a wake-up pipe); it forks, kills and reaps. It must have only one thread, because a fork
   copies only the forking thread: what other threads held would stay locked or half changed in the child.
-- The *forked process* runs calls that it reads from its socket. Each result says whether the process will run more
-calls.
+- The *forked process* runs calls that it reads from its socket. Each result says whether the process will run more.
 
 The server is a subreaper. Daemons that a call started outside its process group become the server's children when the
 forked process ends. The server kills them before the parent learns from the status pipe that the call has ended.
@@ -47,7 +46,7 @@ class _ForkedProcess:
     """One process that the server forked.
 
     Args:
-        number: the number that the parent gave it.
+        number: the number that the parent gave the process.
         pid: the process id, which is also the id of the process group.
         status: the write end of its status pipe.
     """
@@ -260,7 +259,7 @@ def _limits() -> tuple[object, ...]:
 
 
 def _is_light() -> bool:
-    """Tell whether this process has never used much memory, so that it may wait for the next call with what it has.
+    """Tell whether this process has never used much memory, so that it may keep its memory until the next call.
 
     ``ru_maxrss`` is in bytes on macOS and in KiB elsewhere (getrusage(2)).
     """

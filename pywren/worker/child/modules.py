@@ -36,7 +36,7 @@ def modules_digest(modules: Mapping[str, bytes]) -> str:
 
 
 class ShippedModules:
-    """Makes the modules of one function importable, and those of all other functions not.
+    """Makes only one function's modules importable.
 
     Args:
         root: the directory in which each set of modules gets its own directory.
@@ -58,7 +58,7 @@ class ShippedModules:
         return os.path.join(self._root, f"modules-{digest}")
 
     def activate(self, function: Function, digest: str) -> bool:
-        """Make one function's modules importable, and those of all other functions not.
+        """Make only one function's modules importable.
 
         Args:
             function: the function, with its modules and its runtime.

@@ -50,7 +50,7 @@ class TaskRunner:
         self._program = Program(root)
 
     def activate(self, function: Function, digest: str, program: Program) -> None:
-        """Make one function's modules importable, and those of all other functions not.
+        """Make only one function's modules importable.
 
         Args:
             function: the function.

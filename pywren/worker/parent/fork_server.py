@@ -6,8 +6,8 @@ Which thread does what:
   output on, waits, and decodes the result. Several threads may run tasks at the same time, each with its own
   ``ForkedChild``.
 - Another thread may request the end of a task (``Stop``). It only writes a byte to the child's stop pipe. The thread in
-``run``, which also waits for that pipe, kills the child. So only one thread touches a ``ForkedChild``. - ``close`` and
-``end_waiting`` end children that wait for a call. No other thread uses these children.
+  ``run``, which also waits for that pipe, kills the child. So only one thread touches a ``ForkedChild``.
+- ``close`` and ``end_waiting`` end children that wait for a call. No other thread uses these children.
 
 ``_lock`` guards the lists of servers and of waiting children. No process is started or ended while it is held.
 ``_starting`` names the interpreters whose servers are starting: one thread starts the server, and other threads that
@@ -108,7 +108,7 @@ class ForkServer:
         return RunResult(None, None, failure=Failure("WorkerCrashedError", message, (None,)), returncode=None)
 
     def _process(self, python: str | None, task: Task) -> ForkedChild | None:
-        """Return a process that waits for calls of this function, or a new one; end those that wait for others.
+        """Return a process that waits for calls of this function, or a new one; end those for other functions.
 
         Return ``None`` after ``close``.
         """

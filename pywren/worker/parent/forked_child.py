@@ -118,7 +118,7 @@ class ForkedChild:
         return self.frame is not None and bool(self.frame.flags & frames.STAYS) and not self.killed
 
     def _wait(self, timeout: float | None) -> None:
-        """Read output and result until the call has ended, usually with its process. Kill it at the time limit."""
+        """Read output and result until the call has ended, usually with its process. At the time limit, kill it."""
         deadline = None if timeout is None else time.monotonic() + timeout
         actions: dict[int, Callable[[], bool]] = {
             self.channel.fileno(): self._receive,

@@ -59,7 +59,7 @@ class Lifetime:
 
 
 class Endable(Protocol):
-    """What the hooks need of a pool."""
+    """The part of a pool that the hooks use."""
 
     lifetime: Lifetime
 

@@ -20,12 +20,13 @@ Lifetime   how long the pool is needed; the end of the program, and forks
 Which thread does what:
 
 - The *caller's thread*, in ``submit``, packs the arguments, then writes directly to members that have room, so a single
-call on an idle pool needs only one thread switch. In ``cancel`` and ``close``, this thread does not kill a process but
-only *condemns* it. - The *pump* reads everything that children send, buries children that have ended, starts new ones,
-and does what is due at a certain time: time-outs, stalls, the end of the linger, delayed starts. - What takes long, or
-runs other people's code, happens without the lock: the pump writes shown output, hands results over, kills condemned
-processes with everything that they have started, and removes what dead processes left. The thread that gives out calls
-announces their starts.
+  call on an idle pool needs only one thread switch. In ``cancel`` and ``close``, this thread only *condemns* a process,
+  and does not kill it.
+- The *pump* reads everything that children send, buries children that have ended, starts new ones, and does what is due
+  at a certain time: time-outs, stalls, the end of the linger, delayed starts.
+- What takes long, or runs other people's code, happens without the lock: the pump writes shown output, hands results
+  over, kills condemned processes with everything that they have started, and removes what dead processes left. The
+  thread that gives out calls announces their starts.
 
 One reentrant lock guards all state of the pool and its parts. It is reentrant because an executor that is
 garbage-collected releases the pool, in any thread and at any moment. The lock is innermost: a thread that holds it

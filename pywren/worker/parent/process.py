@@ -203,7 +203,7 @@ class Process:
         remove_directory(self.root)
 
     def forget(self) -> None:
-        """Close the descriptors in a process that was forked from this one, because the child is not that process's."""
+        """In a process that was forked from this one, close the descriptors: the child belongs to the original."""
         self._close_descriptors()
 
     def _close_descriptors(self) -> None:

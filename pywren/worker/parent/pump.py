@@ -102,7 +102,7 @@ class Pump:
     # -- the thread --------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        """Serve the pool until nothing is left to do. After an error, end all calls, so that no thread waits on them."""
+        """Serve the pool until nothing is left to do. After an error, end all calls, so no thread waits in vain."""
         try:
             self._serve()
         except BaseException as error:  # threading would silently ignore a SystemExit

@@ -81,6 +81,6 @@ def _cancelled(*, running: bool) -> RunResult:
 
 
 def _was_killed(result: RunResult) -> bool:
-    """Tell whether a signal from outside may have ended the call, rather than the call itself."""
+    """Tell whether a signal from outside, not the call's own code, may have ended the call."""
     crashed = result.failure is not None and result.failure.kind == WorkerCrashedError.__name__
     return crashed and result.returncode in (None, -signal.SIGTERM, -signal.SIGINT, -getattr(signal, "SIGKILL", 9))

@@ -63,7 +63,7 @@ def dump(
         persistent_id: returns what to send in place of a future.
         references: whether futures may become references. If not, only finished futures are sent, by value. Such a
             pickle is faster to write, and ``loads`` can read it.
-        mentions: what the pickle mentions is added to it.
+        mentions: receives what the pickle mentions.
         returned: whether the reader is the client that made the call. If so, unpickling does not change the reader's
             classes.
     """
@@ -113,7 +113,7 @@ def dumps(
         path: what the object is, for the error message, such as ``argument 3``.
         persistent_id: returns what to send in place of a future.
         references: whether futures may become references; if not, only finished futures are sent, by value.
-        mentions: what the pickle mentions is added to it.
+        mentions: receives what the pickle mentions.
 
     Raises:
         SerializationError: part of it cannot be pickled; the message names that part and where it is.
@@ -200,8 +200,8 @@ def load_result(
     Args:
         packed: the result; it must have been verified.
         call_id: the call, for the error message.
-        callset_id: its callset.
-        status: its status.
+        callset_id: the callset of the call.
+        status: the status of the call.
 
     Raises:
         ResultSerializationError: unpickling raised an exception, exited or recursed too deeply.

@@ -33,9 +33,9 @@ class PackedException(NamedTuple):
 
     Args:
         body: the exception; ``None`` if it cannot be sent back.
-        type_name: the name of its type.
-        text: its ``str``.
-        traceback: its formatted traceback with the chain of causes.
+        type_name: the name of the exception's type.
+        text: the ``str`` of the exception.
+        traceback: the formatted traceback of the exception and its causes.
         error: the error that the caller gets instead, if there is no ``body``.
     """
 
@@ -195,8 +195,8 @@ def load_exception(
     Args:
         packed: the exception; it must have been verified.
         call_id: the call, for the error message.
-        callset_id: its callset.
-        status: its status.
+        callset_id: the callset of the call.
+        status: the status of the call.
 
     Returns:
         The exception, or a ``ResultSerializationError`` that explains why it cannot be unpickled.

@@ -37,13 +37,13 @@ def above_standard(descriptor: int) -> int:
 
 
 def pipe() -> tuple[int, int]:
-    """Open a pipe whose ends are above the standard streams. Return its read end and its write end."""
+    """Open a pipe whose descriptors are above the standard streams. Return the read end and the write end."""
     read, write = os.pipe()
     return above_standard(read), above_standard(write)
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:
-    """Open a pair of stream sockets above the standard streams."""
+    """Open a pair of stream sockets whose descriptors are above the standard streams."""
     one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     return _above_standard(one), _above_standard(other)
 

@@ -83,7 +83,7 @@ class UnlinkedFile:
             self.descriptor = -1
 
     def append(self, segments: Sequence[Buffer]) -> int:
-        """Write segments at the end, each at an aligned offset. Return the offset of the first."""
+        """Write segments at the end of the file, each at an aligned offset. Return the offset of the first segment."""
         start = _aligned(self.size, mmap.ALLOCATIONGRANULARITY)
         offset = start
         for segment in segments:
@@ -94,7 +94,7 @@ class UnlinkedFile:
         return start
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return bytes of the file."""
+        """Return some bytes of the file, beginning at an offset."""
         data = os.pread(self.descriptor, size, offset)
         if len(data) == size:
             return data
@@ -220,7 +220,7 @@ _MAPPED = _Mapped()
 
 
 class Outgoing(NamedTuple):
-    """An encoded frame, with the descriptors and the file that must stay open until it is sent."""
+    """An encoded frame, with the descriptors and the file that must stay open until the frame is sent."""
 
     data: bytes
     descriptors: Sequence[int] = ()
@@ -360,7 +360,7 @@ class Channel:
         return bool(self._outgoing)
 
     def send(self, frame: Outgoing) -> None:
-        """Send a frame. If the socket is full, a blocking end waits; a non-blocking one queues the rest."""
+        """Send a frame. If the socket is full, a blocking end waits, and a non-blocking end queues the rest."""
         self._outgoing.append(frame)
         if len(self._outgoing) == 1:
             self.flush()

@@ -132,7 +132,7 @@ class Container:
 
     def close(self) -> None:
         """Stop the child processes, unless the caller provided the runner, and close the connections."""
-        # Take them under the lock, but close them without it: closing waits for processes.
+        # Take these objects under the lock, but close them without it, because closing waits for processes.
         with self._lock:
             runner = self._runner if self._owns_runner else None
             if self._owns_runner:

@@ -139,7 +139,7 @@ def disk_bytes(sizes: Iterable[int]) -> int:
     """Return how much free disk space, in bytes, a worker needs to extract a runtime.
 
     Args:
-        sizes: the sizes in bytes of its archive and of each of its members.
+        sizes: the sizes in bytes of the archive and of each of its members.
     """
     return RESERVE + sum(_whole_blocks(size + BLOCK_BYTES) for size in sizes)
 

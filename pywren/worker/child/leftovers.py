@@ -37,7 +37,7 @@ def _note_who_starts(thread: threading.Thread) -> None:
 
 
 def _note_bare(*arguments: Any, **keywords: Any) -> int:
-    # CPython counts a thread once it has begun, but gives no notice of that: record it now.
+    # CPython counts a thread when it has begun, but does not report this: record the thread now.
     _bare.append(True)
     return _start_bare(*arguments, **keywords)
 

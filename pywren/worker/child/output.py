@@ -52,7 +52,7 @@ class Output:
         os.dup2(targets[1], 2)
 
     def flush(self) -> None:
-        """Flush the streams. A call may have closed them, or the descriptors below."""
+        """Flush the streams. Ignore streams that a call has closed, or whose descriptors a call has closed."""
         for stream in self._streams:
             try:
                 stream.flush()

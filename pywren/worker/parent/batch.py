@@ -36,7 +36,7 @@ class Batch:
     Args:
         function: the function that all calls of the batch run.
         function_key: the number that identifies the function on the channels to children.
-        function_frame: gives a child the function under that key.
+        function_frame: the frame that gives a child the function under that key.
         extra_env: environment variables of these calls; ``None`` hides a variable from them.
         timeout: seconds after which a call is killed.
         show_output: whether what these calls print is shown as it arrives.

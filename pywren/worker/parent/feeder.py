@@ -40,7 +40,7 @@ class Feeder:
         """Give calls to members that have room.
 
         Args:
-            now: the monotonic time.
+            now: the present monotonic time.
 
         Returns:
             The calls that are running now and that have an ``on_start`` callback, for ``ledger.announce``.

@@ -127,7 +127,7 @@ class Ledger:
         return bool(self._touched)
 
     def collect(self) -> None:
-        """Prepare the results that have arrived for ``hand_over``. After this, no error can lose them."""
+        """Prepare the results that have arrived for ``hand_over``. After that, no error can lose these results."""
         for batch in self._touched.values():
             self._collected.append((batch.on_results, batch.collected))
             batch.collected = []

@@ -138,7 +138,7 @@ class ForkLoop:
         if pid == 0:
             self._become_call(frame)
         try:
-            _setpgid(pid, pid)  # both sides do this, so that the group exists whichever one runs first
+            _setpgid(pid, pid)  # both processes do this, so that the group exists no matter which runs first
         except OSError:
             pass  # the child has ended already
         for number in (call, out, err):

@@ -90,7 +90,7 @@ class Ledger:
         if batch.done[index]:
             return
         if index in batch.cancelled and result.failure is None:
-            # ``cancel`` has reported the call as cancelled while its result was on its way.
+            # ``cancel`` reported the call as cancelled before its result arrived.
             result = failed(cancelled_failure(running=True))
         batch.done[index] = 1
         arena = batch.arena_of(index) if batch.arenas else None

@@ -1,4 +1,4 @@
-"""Functions of one argument, made from other functions. Workers import this module, so it imports nothing."""
+"""Wraps functions in callables that take one argument. Workers import this module, so it imports almost nothing."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ class Chunk:
     function: Callable[..., Any]
 
     def __call__(self, chunk: Sequence[Sequence[Any]]) -> list[Any]:
-        """Return the results in order."""
+        """Call the function with each tuple of arguments, and return the results in order."""
         return [self.function(*arguments) for arguments in chunk]

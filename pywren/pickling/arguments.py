@@ -1,4 +1,4 @@
-"""Unpickles functions and arguments on a worker, with finished futures and with objects that are found by name."""
+"""Unpickles functions and arguments on a worker, with the futures in them and the objects that are found by name."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def load_with_names(packed: Packed, references: Sequence[bytes] = ()) -> tuple[A
 
 
 class _ArgumentUnpickler(pickle.Unpickler):
-    """Turns references into finished futures; equal references become the same future."""
+    """Unpickles an argument and turns its references into finished futures; equal references become the same future."""
 
     def __init__(self, packed: Packed, references: Sequence[bytes]) -> None:
         super().__init__(io.BytesIO(packed.data), buffers=packed.buffers)

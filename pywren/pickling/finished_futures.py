@@ -12,7 +12,7 @@ from pywren.pickling.packed_exceptions import dump_exception, load_exception
 class FinishedFuture:
     """A future among the arguments of a call. It finished before that call began.
 
-    It has the methods of ``ResponseFuture``. The outcome is unpickled on first use.
+    It has the methods of ``ResponseFuture``. The outcome is unpickled when it is first used.
 
     Args:
         outcome: the encoded outcome.
@@ -35,7 +35,7 @@ class FinishedFuture:
 
     @classmethod
     def of_value(cls, value: Any, *, callset_id: str | None = None, call_id: str | None = None) -> FinishedFuture:
-        """Make a finished future from a value that a call returned. It is sent by value."""
+        """Make a finished future from a value that a call returned. The future is sent by value."""
         future = cls(b"", callset_id=callset_id, call_id=call_id)
         future._settle(value, None)
         return future
@@ -44,7 +44,7 @@ class FinishedFuture:
     def of_exception(
         cls, error: BaseException, *, callset_id: str | None = None, call_id: str | None = None
     ) -> FinishedFuture:
-        """Make a finished future from an exception that a call raised. It is sent by value."""
+        """Make a finished future from an exception that a call raised. The future is sent by value."""
         future = cls(b"", callset_id=callset_id, call_id=call_id)
         future._settle(None, error)
         return future
@@ -77,7 +77,7 @@ class FinishedFuture:
             self._settle(value, None)
         else:
             self._settle(None, load_exception(packed, call_id=self.call_id, callset_id=self.callset_id))
-        self._outcome = encoded  # if it is pickled again, it is sent as it arrived
+        self._outcome = encoded  # if this future is pickled again, the outcome is sent as it arrived
 
     def result(
         self,
@@ -86,7 +86,7 @@ class FinishedFuture:
         throw_except: bool = True,
         storage_handler: Any = None,
     ) -> Any:
-        """Return what the call returned, or raise what it raised. The arguments are those of 0.4.
+        """Return what the call returned, or raise what it raised. The parameters are the same as in PyWren 0.4.
 
         Args:
             timeout: ignored, because the call has finished.

@@ -23,7 +23,7 @@ class StandIn(Protocol):
     """An object that is sent by value in place of a future."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Return how a pickle rebuilds it."""
+        """Return how a pickle rebuilds this object."""
 
 
 PersistentId = Callable[[Any], "int | StandIn | None"]

@@ -31,7 +31,7 @@ def is_handmade(name: object) -> bool:
         return False
     module = sys.modules.get(name)
     if module is None:
-        return False  # its contents are sent by value anyway, because it is not found here
+        return False  # its contents are sent by value anyway, because no module of this name is found here
     if "<" in name or os.sep in name:
         return True  # importing "<run_path>" would run the script
     spec = getattr(module, "__spec__", None)
@@ -47,7 +47,7 @@ def is_handmade(name: object) -> bool:
 
 
 def _has_maker(name: str, spec: ModuleSpec | None) -> bool:
-    """Tell whether an import can create a module that has no file: by the interpreter itself, or by the package."""
+    """Tell whether importing a module that has no file works, because the interpreter or its package creates it."""
     if spec is not None and spec.origin in ("built-in", "frozen"):
         return True
     package = name.rpartition(".")[0]
@@ -96,7 +96,7 @@ def is_importable(module: types.ModuleType) -> bool:
 
 
 def is_of_program(module: str) -> bool:
-    """Tell whether a module is part of the program itself. Workers have only those of its objects that are sent.
+    """Tell whether a module is part of the program itself. Workers have only those objects of the module that are sent.
 
     Args:
         module: the name of the module.
@@ -107,7 +107,8 @@ def is_of_program(module: str) -> bool:
 def name_here(obj: Any) -> tuple[str, str] | None:
     """Return the module and qualified name of an object that is sent by value, if these names lead to it here.
 
-    On the worker, pickles and the processes of ``multiprocessing`` look it up by them. A module's own name is empty.
+    On the worker, pickles and the processes of ``multiprocessing`` look the object up by these names. If the object is
+    a module, the qualified name is empty.
     """
     kind: Any = type(obj)
     if not issubclass(kind, _NAMED) and kind.__module__ not in _NAMED_BY_MODULE:

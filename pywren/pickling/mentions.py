@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Mentions:
-    """What pickles mention and the reader must import.
+    """The modules and the code that pickles mention, which tell what the reader must import.
 
     Args:
         modules: names of the modules in which the reader looks something up.

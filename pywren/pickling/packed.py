@@ -30,7 +30,7 @@ class Packed(NamedTuple):
 
     Args:
         data: the pickle; if there are ``buffers``, it can be read only together with them (PEP 574).
-        buffers: the out-of-band buffers in order, which are views of the owner's memory.
+        buffers: the out-of-band buffers in order, which are views of the memory of the objects that were pickled.
     """
 
     data: bytes
@@ -63,10 +63,11 @@ def dump(
         persistent_id: returns what to send in place of a future.
         references: whether futures may become references. If not, only finished futures are sent, by value. Such a
             pickle is faster to write, and ``loads`` can read it.
-        mentions: what the pickle mentions is added to it.
-        returned: whether the reader is the client that made the call; its classes are not changed.
+        mentions: receives what the pickle mentions.
+        returned: whether the reader is the client that made the call. If so, unpickling does not change the reader's
+            classes.
     """
-    kind: Any = type(obj)  # Any, because mypy does not take type for hashable
+    kind: Any = type(obj)  # Any, because mypy does not treat type as hashable
     if type(kind) is type and kind in ATOMS:
         return Packed(_plain_dumps(obj, PROTOCOL))
     if kind.__module__ == "numpy":
@@ -89,7 +90,7 @@ def dump(
         if mentions is not None:
             names = pickler.state.names
             if names:
-                pickler.dump(ours.outermost(names))  # a second pickle with the memo of the first: little but names
+                pickler.dump(ours.outermost(names))  # a second pickle; it shares the first one's memo, so it is small
                 file.write(NAMES_FOLLOW)
             mentions.hinted |= pickler.state.hinted
         return Packed(file.getvalue(), tuple(buffers))
@@ -112,7 +113,7 @@ def dumps(
         path: what the object is, for the error message, such as ``argument 3``.
         persistent_id: returns what to send in place of a future.
         references: whether futures may become references; if not, only finished futures are sent, by value.
-        mentions: what the pickle mentions is added to it.
+        mentions: receives what the pickle mentions.
 
     Raises:
         SerializationError: part of it cannot be pickled; the message names that part and where it is.
@@ -130,7 +131,7 @@ def raise_unpicklable(obj: Any, error: Exception, path: str, *, persistent_id: P
         obj: the object.
         error: what pickling it raised; becomes the cause.
         path: what the object is, such as ``argument 3``.
-        persistent_id: the one in use when pickling failed.
+        persistent_id: the function that was in use when pickling failed.
     """
     from pywren.pickling.explain import explain
 
@@ -164,7 +165,7 @@ def _collector(buffers: list[pickle.PickleBuffer]) -> Callable[[pickle.PickleBuf
 
     def collect(buffer: pickle.PickleBuffer) -> bool:
         if memoryview(buffer).nbytes < OUT_OF_BAND_MIN:
-            return True  # pickle it in band
+            return True  # pickle this buffer in band
         buffers.append(buffer)
         return False
 
@@ -183,7 +184,7 @@ def picklers() -> ModuleType:
 
 
 def loads(packed: Packed) -> Any:
-    """Unpickle an object. Exceptions of its own code propagate."""
+    """Unpickle an object. Exceptions that the object's own code raises propagate."""
     return _plain_loads(packed.data, buffers=packed.buffers)
 
 
@@ -199,27 +200,27 @@ def load_result(
     Args:
         packed: the result; it must have been verified.
         call_id: the call, for the error message.
-        callset_id: its callset.
-        status: its status.
+        callset_id: the callset of the call.
+        status: the status of the call.
 
     Raises:
-        ResultSerializationError: unpickling raised, exited or recursed too deeply.
+        ResultSerializationError: unpickling raised an exception, exited or recursed too deeply.
     """
     try:
         return loads(packed)
     except KeyboardInterrupt:
         raise  # the user's own Ctrl-C
-    except BaseException as error:  # a SystemExit of the result's code must not end the client
+    except BaseException as error:  # a SystemExit that the result's own code raises must not end the client
         call = {"call_id": call_id, "callset_id": callset_id, "status": status}
         raise not_loaded(f"the result of call {call_id}", error, **call) from error
 
 
 def not_loaded(what: str, problem: BaseException, **call: Any) -> ResultSerializationError:
-    """Return the error for something of a call that the client cannot unpickle.
+    """Return the error for a result or an exception that the client cannot unpickle.
 
     Args:
-        what: the subject of the message.
-        problem: why; the caller makes it the cause.
+        what: the result or exception, as the subject of the message.
+        problem: what unpickling raised; the caller makes it the cause of the error.
         **call: ``call_id``, ``callset_id`` and ``status``.
     """
     said = f"{what} cannot be unpickled here: {type(problem).__name__}: {text_of(problem)}"

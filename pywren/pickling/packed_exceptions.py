@@ -1,6 +1,6 @@
 """``PackedException``: one pickled exception with its causes, and its description in text.
 
-The first pickle contains the exception and its formatted traceback. It is followed by one pickle for each exception of
+The first pickle contains the exception and its formatted traceback. It is followed by one pickle for each exception in
 the chain, which says what that exception was raised from (``remote_errors.Chain``).
 """
 
@@ -33,9 +33,9 @@ class PackedException(NamedTuple):
 
     Args:
         body: the exception; ``None`` if it cannot be sent back.
-        type_name: the name of its type.
-        text: its ``str``.
-        traceback: its formatted traceback with the chain of causes.
+        type_name: the name of the exception's type.
+        text: the ``str`` of the exception.
+        traceback: the formatted traceback of the exception and its causes.
         error: the error that the caller gets instead, if there is no ``body``.
     """
 
@@ -131,7 +131,7 @@ def _dump_checked(error: BaseException, text: str, chain: Chain, *, alone: bool 
         error: the exception.
         text: its formatted traceback.
         chain: remembers the exceptions that it sees, and contains the replacements.
-        alone: leave out what it was raised from.
+        alone: leave out what the exception was raised from.
 
     Raises:
         BaseException: anything that the exception's own code raises, in either direction.
@@ -146,7 +146,7 @@ def _dump_checked(error: BaseException, text: str, chain: Chain, *, alone: bool 
                 pickler.dump(link)  # successive pickles share one memo, so a long chain does not recurse deeply
         data: bytes = file.getvalue()
     back, _ = _load_chain(data)
-    if not isinstance(back, (Exception, type(error))):  # its own reduction may choose another type, usually a base
+    if not isinstance(back, (Exception, type(error))):  # its reduction may choose another type, usually a base class
         raise pickle.UnpicklingError(f"unpickling it returns a {type(back).__name__}")
     return data
 
@@ -195,8 +195,8 @@ def load_exception(
     Args:
         packed: the exception; it must have been verified.
         call_id: the call, for the error message.
-        callset_id: its callset.
-        status: its status.
+        callset_id: the callset of the call.
+        status: the status of the call.
 
     Returns:
         The exception, or a ``ResultSerializationError`` that explains why it cannot be unpickled.

@@ -57,7 +57,7 @@ class UserPickler(cloudpickle.Pickler):  # type: ignore[misc]
         if id(kind) in self.usual:
             return NotImplemented
         if kind is types.FunctionType and reducers.is_own(obj):
-            return NotImplemented  # by reference; this covers most objects in a pickled function
+            return NotImplemented  # pickled by reference, like most objects in a pickled function
         is_part = type(kind) is type and kind in _FUNCTION_PARTS
         reduced = NotImplemented if is_part else self.reduce_special(obj)
         if reduced is not NotImplemented:
@@ -67,7 +67,7 @@ class UserPickler(cloudpickle.Pickler):  # type: ignore[misc]
             reduced = super().reducer_override(obj)
         if self.mentions is not None and kind is not types.CodeType and kind is not types.CellType:
             self.note(self.mentions, obj, by_reference=reducers.is_by_name(reduced))
-        if reduced is NotImplemented and reducers.is_usual(kind, self.state):  # and it is not a future either
+        if reduced is NotImplemented and reducers.is_usual(kind, self.state):  # so the object is not a future either
             self.usual.add(id(kind))
         return reduced
 

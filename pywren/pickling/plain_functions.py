@@ -25,7 +25,7 @@ _EMPTY = object()
 
 
 class Parts(NamedTuple):
-    """What a plain function consists of, besides its globals and its closure.
+    """What a plain function consists of, apart from its globals and its closure.
 
     Args:
         code: its code.
@@ -65,7 +65,7 @@ class Parts(NamedTuple):
         return now.keys() == before.keys() and all(map(operator.is_, now.values(), before.values()))
 
     def assemble(self, space: dict[str, Any], closure: tuple[types.CellType, ...] | None) -> types.FunctionType:
-        """Return a new function with these parts and its own globals and closure."""
+        """Return a new function with these parts and the given globals and closure."""
         code, names, defaults, annotations = self
         made = types.FunctionType(code, space, names[0], defaults, closure)
         _, made.__qualname__, made.__module__, made.__doc__ = names
@@ -75,7 +75,7 @@ class Parts(NamedTuple):
 
 
 def is_plain(function: Any) -> bool:
-    """Tell whether an object is a function that ``Parts`` describe in full. Check its variables separately."""
+    """Tell whether ``Parts`` can describe an object fully. The function's variables must be checked separately."""
     if type(function) is not types.FunctionType or function.__dict__ or function.__kwdefaults__:
         return False
     if getattr(function, "__type_params__", None):  # Python 3.12

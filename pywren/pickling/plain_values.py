@@ -47,7 +47,7 @@ def is_plain(obj: Any, depth: int = 0) -> bool:
 
 
 def _holds_plain(items: Iterable[Any], depth: int) -> bool:
-    """Tell whether all items of a container are plain. Containers of many numbers are judged by the items' types."""
+    """Tell whether all items of a container are plain. If all are numbers or strings, only their types are checked."""
     try:
         others = set(map(type, items)) - ATOMS
     except TypeError:  # a metaclass whose classes have no hash

@@ -67,7 +67,7 @@ class Chain:
         return reduce_exception(self._stand_ins.get(id(error), error))
 
     def links(self) -> Iterator[Link]:
-        """Yield what each exception was raised from, including exceptions that are added during the iteration."""
+        """Yield what each remembered exception was raised from. Exceptions may be added during the iteration."""
         for error in self.met:  # the list grows while the links are pickled
             if len(self.met) > _MAX_LINKS:
                 return
@@ -77,7 +77,7 @@ class Chain:
 
 
 def set_link(link: Link) -> None:
-    """Set the cause and the context of a rebuilt exception."""
+    """Set the cause and the context of an exception that has been rebuilt."""
     error, cause, context, suppresses = link
     _CAUSE.__set__(error, cause)
     _CONTEXT.__set__(error, context)
@@ -85,7 +85,7 @@ def set_link(link: Link) -> None:
 
 
 def raised_before(error: BaseException) -> list[BaseException]:
-    """Return all exceptions that an exception was raised from or contains, innermost first, without itself."""
+    """Return all other exceptions that an exception was raised from or contains, innermost first."""
     found: dict[int, BaseException] = {}
     waiting = [error]
     while waiting and len(found) <= _MAX_LINKS:
@@ -138,7 +138,7 @@ def _is_builtin(cls: type) -> bool:
 
 
 def _builtin_base(cls: type[BaseException]) -> type[BaseException]:
-    """Return the built-in type that determines the layout of instances. Only its ``__new__`` can make them.
+    """Return the built-in base that determines the layout of instances. Only its ``__new__`` can make instances.
 
     It is not always the first of several built-in bases: ``class NotThere(ValueError, FileNotFoundError)``.
     """
@@ -150,7 +150,7 @@ def _builtin_base(cls: type[BaseException]) -> type[BaseException]:
 
 
 def _members(error: BaseException) -> list[tuple[type, str, Any]]:
-    """Return the contents of the slots: those of built-in bases (``errno``, ``start``) and those of classes."""
+    """Return the values in the slots that the built-in bases (``errno``, ``start``) and the classes define."""
     members = []
     for owner in type(error).__mro__:
         if owner in (BaseException, object):
@@ -164,7 +164,7 @@ def _members(error: BaseException) -> list[tuple[type, str, Any]]:
                 # Use the descriptor: the class or a subclass may define something else under this name.
                 value = kind.__get__(error)
             except (AttributeError, TypeError):
-                continue  # it was never set, or it belongs to a built-in base whose layout the instance lacks
+                continue  # the slot was never set, or it belongs to a built-in base whose layout the instance lacks
             if value is not None or not _is_builtin(owner):
                 members.append((owner, name, value))
     return members
@@ -198,7 +198,7 @@ def _restore_reduced(error: BaseException, state: tuple[Any, ...]) -> None:
 
 def _restore_context(error: Any, context: tuple[types.TracebackType | None, Any, bool]) -> None:
     if not isinstance(error, BaseException):
-        return  # its own reduction turned it into another object; the check that follows reports that
+        return  # the class's own reduction made another object; the check that follows reports that
     trace, notes, suppresses = context
     _TRACEBACK.__set__(error, trace)
     _SUPPRESSES.__set__(error, suppresses)
@@ -237,7 +237,7 @@ def user_frames(trace: types.TracebackType | None) -> types.TracebackType | None
 
 
 def frames_of(trace: types.TracebackType) -> Frames:
-    """Return a traceback as plain values. The middle of a very long one is left out."""
+    """Return a traceback as plain values. The middle of a very long traceback is left out."""
     # A flat list, because pickling tblib's nested form would recurse too deeply for the traceback of a RecursionError.
     frames: Frames = []
     current: types.TracebackType | None = trace
@@ -254,9 +254,9 @@ def frames_of(trace: types.TracebackType) -> Frames:
 
 def make_traceback(frames: Frames) -> types.TracebackType | None:
     """Make a traceback that Python prints like the original."""
-    # A frame keeps its callers' frames and their variables alive. Here the callers are the thread that receives
-    # results, with its processes and sockets: they would live as long as the program keeps the exception. The frame of
-    # a generator drops its caller when the generator pauses, so the chain ends there. The generator must stay paused:
+    # A frame keeps its callers' frames and their variables alive. Here the callers belong to the thread that receives
+    # results, and refer to its processes and sockets, which would live as long as the program keeps the exception. The
+    # frame of a generator drops its caller when the generator pauses, so the chain ends there. The generator must stay paused:
     # from Python 3.11 on, a generator that is closed links its frame to the frames that it is closed under. So it holds
     # itself, until the garbage collector finds it together with the traceback.
     maker = _make_traceback(frames)
@@ -296,7 +296,7 @@ def lacks_source(error: BaseException) -> bool:
 
 
 def chain_of(error: BaseException) -> list[BaseException]:
-    """Return the exceptions that Python prints for an exception, itself first, up to the text of a remote traceback."""
+    """Return the exceptions that Python prints for an exception. It comes first; a ``RemoteTraceback`` is left out."""
     chain: dict[int, BaseException] = {}
     current: BaseException | None = error
     while current is not None and not isinstance(current, RemoteTraceback) and id(current) not in chain:

@@ -67,8 +67,8 @@ class Call:
 
     The fields are the payload's JSON keys; ``extra`` contains all other keys (``extra_meta``). ``data_byte_range``
     includes both ends. ``attempt_key`` signs the status of this attempt. The payload contains the digest and the size
-    of each object, and the worker reads no more than the size: anyone who can write to the bucket could enlarge an
-    object.
+    of each object. The worker reads no more bytes than the size, because anyone who can write to the bucket could
+    enlarge an object.
     """
 
     storage_config: Mapping[str, Any]

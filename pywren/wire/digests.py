@@ -1,7 +1,8 @@
 """Digests and signatures, which prove that bytes from a storage are the user's own.
 
 Keys are derived, never stored: the user key gives the callset secret, which gives the attempt key. Only the attempt key
-leaves the client, inside the payload. With it, a worker signs the only status of one attempt of one call.
+leaves the client, inside the payload. With that key, a worker can sign the status of one attempt of one call, and no
+other status.
 """
 
 from __future__ import annotations
@@ -51,5 +52,5 @@ def signature(key: bytes, message: bytes) -> str:
 
 
 def signature_matches(key: bytes, message: bytes, claimed: str) -> bool:
-    """Tell whether a signature belongs to a message. The time that it takes reveals nothing about the right one."""
+    """Tell whether a signature belongs to a message. The time that this takes reveals nothing about the signature."""
     return hmac.compare_digest(signature(key, message), claimed)

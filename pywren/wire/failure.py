@@ -36,7 +36,7 @@ class Failure(NamedTuple):
         return cls(type(error).__name__, message, tuple(error.args[1:]))
 
     def args_of_0_4(self) -> tuple[Any, ...] | None:
-        """Return PyWren 0.4's ``exception_args``, which begin with its code if it had one for this error.
+        """Return PyWren 0.4's ``exception_args``, which begin with 0.4's code for this error if there was one.
 
         Return ``None`` for an outcome that could not be pickled: 0.4 blamed the function for that, not the worker.
         """

@@ -13,7 +13,7 @@ CANCEL_SUFFIX = "cancel"
 
 
 def failure_prefix(function: str) -> str:
-    """Return the prefix of the keys under which Lambda records a function's failed invocations. AWS defines it."""
+    """Return the prefix of the keys under which Lambda records failed invocations of a function; AWS defines it."""
     return f"aws/lambda/async/{function}"
 
 
@@ -75,7 +75,7 @@ class CallKeys:
 
     @property
     def status(self) -> str:
-        """The key of the final status. Writing it first is what ends the call."""
+        """The key of the final status. The first write of this object ends the call."""
         return self.root + STATUS_SUFFIX
 
     @property
@@ -88,7 +88,7 @@ class CallKeys:
         return f"{self.root}attempts/{attempt}.json"
 
     def spare_output(self, attempt: int, sha256: str) -> str:
-        """Return the key of the outcome in case ``output`` already exists: Lambda may deliver a call twice."""
+        """Return the key for an outcome if ``output`` already exists, because Lambda may deliver a call twice."""
         return f"{self.root}attempts/{attempt}-{sha256[:16]}.pickle"
 
     @property
@@ -97,5 +97,5 @@ class CallKeys:
         return self.root + "references.json"
 
     def input(self, index: int) -> str:
-        """Return the key of a copy of an outcome that an argument refers to and this storage lacks otherwise."""
+        """Return the key for a copy of an outcome. An argument refers to the outcome, and this storage lacked it."""
         return f"{self.root}inputs/{index}.pickle"

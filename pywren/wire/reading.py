@@ -17,7 +17,7 @@ def load_object(data: bytes | str, what: str) -> dict[str, Any]:
 
     Args:
         data: the JSON.
-        what: what it should be, for the error message: ``the payload``.
+        what: what it should be, for the error message, such as ``the payload``.
 
     Raises:
         DecodeError: the data is not JSON, or not an object.
@@ -78,7 +78,7 @@ class Reader:
         self.rest = dict(document)
 
     def take(self, name: str, kind: type[Any] | tuple[type[Any], ...], default: Any = ...) -> Any:
-        """Take a field of a type. Without a default the field is required."""
+        """Take a field that must have a certain type. Without a default the field is required."""
         value = self.rest.pop(name, None)
         if value is None:
             if default is ...:
@@ -90,7 +90,7 @@ class Reader:
         return value
 
     def take_number(self, name: str, default: Any = ...) -> float:
-        """Take a finite number. Python's JSON also accepts NaN, infinities and integers too big for a float."""
+        """Take a field that must be a finite number. Python's JSON also accepts NaN, infinities and huge integers."""
         value: float = self.take(name, (int, float), default)
         try:
             finite = math.isfinite(value)
@@ -101,26 +101,26 @@ class Reader:
         return value
 
     def take_attempt(self) -> int:
-        """Take the number of an attempt; 1 if it is missing."""
+        """Take the field with the number of the attempt; 1 if it is missing."""
         attempt: int = self.take("attempt", int, 1)
         if attempt < 1:
             raise DecodeError(f"{self.what}: 'attempt' is {attempt}, but attempts count from 1")
         return attempt
 
     def take_size(self, name: str) -> int | None:
-        """Take a number of bytes."""
+        """Take a field that contains a number of bytes; ``None`` if it is missing."""
         size: int | None = self.take(name, int, None)
         if size is not None and size < 0:
             raise DecodeError(f"{self.what}: {name!r} is {size}")
         return size
 
     def take_bytes(self, name: str) -> bytes | None:
-        """Take bytes that are encoded as base64."""
+        """Take a field that contains bytes in base64, and decode them; ``None`` if it is missing."""
         text = self.take(name, str, None)
         return None if text is None else _from_base64(text, f"{self.what}: {name!r}")
 
     def take_hex(self, name: str) -> bytes | None:
-        """Take bytes that are encoded as hexadecimal digits."""
+        """Take a field that contains bytes in hexadecimal digits, and decode them; ``None`` if it is missing."""
         text = self.take(name, str, None)
         try:
             return None if text is None else bytes.fromhex(text)
@@ -128,7 +128,7 @@ class Reader:
             raise DecodeError(f"{self.what}: {name!r} is not hexadecimal") from error
 
     def take_range(self, name: str) -> tuple[int, int] | None:
-        """Take the first and last offset of a range of bytes."""
+        """Take a field that contains the first and the last offset of a range of bytes; ``None`` if it is missing."""
         value = self.take(name, (list, tuple), None)
         if value is None:
             return None

@@ -23,7 +23,7 @@ class Reference:
         sha256: the digest of the encoded outcome, which the client has verified.
         callset_id: the callset of the earlier call.
         call_id: the earlier call.
-        size: the length of the encoded outcome in bytes; no more is read. ``None`` if it is unknown.
+        size: the length of the encoded outcome in bytes, which limits what is read; ``None`` if it is unknown.
     """
 
     key: str
@@ -34,7 +34,7 @@ class Reference:
 
 
 def encode_references(references: Iterable[Reference]) -> bytes:
-    """Encode references as a separate object, for when there are too many for the payload."""
+    """Encode references as a separate object, which is used if there are too many for the payload."""
     return json.dumps(reference_lists(references)).encode()
 
 

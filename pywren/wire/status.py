@@ -59,7 +59,7 @@ class Status:
         return document
 
     def _exception_of_0_4(self) -> dict[str, Any]:
-        """Return 0.4's three exception keys, which programs written for it read as a failure of the worker."""
+        """Return three exception keys, which programs for PyWren 0.4 read as a failure of the worker."""
         if self.failure is None:
             return {"exception": None, "exception_args": None, "exception_traceback": self.exception_traceback}
         args = self.failure.args_of_0_4()
@@ -75,8 +75,8 @@ class Status:
         Args:
             key: the attempt's key; ``None`` leaves the status unsigned, and the client then treats it as an error.
 
-        The signature is the last member and has a fixed length. So the signed bytes are exactly those before it, and
-        the whole is still plain JSON.
+        The signature is the last member and has a fixed length. So the signed bytes are exactly those before the
+        signature, and the whole is still plain JSON.
         """
         document = self.document()
         if self.outcome is not None:
@@ -171,7 +171,7 @@ _SIGNATURE = re.compile(rb',"signature":"([0-9a-f]{64})"\}\Z')
 
 
 def _text(value: Any) -> str | None:
-    # 0.4 also wrote lists and other values here, but only people read them.
+    # PyWren 0.4 also wrote lists and other values here, but only people read them.
     return value if value is None or isinstance(value, str) else str(value)
 
 

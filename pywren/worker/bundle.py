@@ -1,9 +1,9 @@
 """The bundle: the files that a worker needs, and the zip that is deployed to Lambda.
 
-Only this module lists the files. The bundle is a real ``pywren`` package, because users' functions import it too. It
+No other module lists these files. The bundle is a real ``pywren`` package, because users' functions import it too. It
 includes the client's own versions of cloudpickle and tblib, so that the worker can read what the client pickles. It
-leaves out what only a client runs: the commands, and the mocked and emulated AWS. The same files always give the same
-bytes, so an unchanged worker has an unchanged hash and is not deployed again.
+leaves out what runs only on a client: the commands, and the mocked and emulated AWS. The same files always give the
+same bytes, so an unchanged worker has an unchanged hash and is not deployed again.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def package_directory(name: str) -> Path:
-    """Return the directory of one of these packages.
+    """Return the directory of a package that belongs to the bundle.
 
     Raises:
-        DeploymentError: it is missing, or not installed as plain files.
+        DeploymentError: the package is missing, or is not installed as plain files.
     """
     spec = importlib.util.find_spec(name)
     locations = list(spec.submodule_search_locations or ()) if spec is not None else []
@@ -58,7 +58,7 @@ def worker_files() -> dict[str, bytes]:
     return dict(sorted(files.items()))
 
 
-# Users' modules are sent whole. One that imports pywren.testing at its top fails on the worker; this says why.
+# Users' modules are sent whole. One that imports pywren.testing at its top fails on the worker, and this text says why.
 _PLACEHOLDER = '''\
 """{name} is not on workers."""
 raise ImportError("{name} is not on workers: import it inside the functions that need it", name=__name__)
@@ -94,7 +94,7 @@ def build_zip(files: Mapping[str, bytes] | None = None) -> bytes:
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for path, data in sorted(files.items()):
             entry = zipfile.ZipInfo(path, date_time=_ZIP_EPOCH)
-            entry.create_system = 3  # Unix, even if built on Windows: it determines how readers interpret the mode
+            entry.create_system = 3  # Unix, even if built on Windows: this determines how readers interpret the mode
             entry.external_attr = 0o100644 << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, data)

@@ -1,7 +1,7 @@
-"""What a call may open in its process, so that the process closes it when the call has ended: a nested local pool.
+"""Closes what a call opened in its process (a nested local pool) when the call has ended.
 
 The module that opens such a resource registers a function that closes it. The child's program calls these functions
-after each call. So neither needs to import the other. In the client nothing ever calls ``close_all``.
+after each call. So neither of the two needs to import the other. In the client nothing ever calls ``close_all``.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ _closers: list[Callable[[], None]] = []
 
 
 def close_after_call(close: Callable[[], None]) -> None:
-    """Register a function to be called after every call of this process. If nothing is open, it must do nothing."""
+    """Register a function that is called after every call in this process. It must do nothing if nothing is open."""
     _closers.append(close)
 
 
 def close_all() -> None:
-    """Close everything that the last call opened."""
+    """Call all registered functions, which close what the last call opened."""
     for close in _closers:
         close()

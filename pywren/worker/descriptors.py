@@ -1,7 +1,7 @@
 """Keeps pywren's file descriptors away from the numbers that programs close, reopen or take for granted.
 
 Libraries and child processes write to descriptors 1 and 2, whatever these are, and daemons close the low numbers in
-bulk. So the client's descriptors stay above the standard streams, and a child moves the ones it needs to high numbers.
+bulk. So pywren's descriptors in the client stay above the standard streams, and a child moves its own to high numbers.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ def high_descriptor(descriptor: int) -> int:
 
 
 def above_standard(descriptor: int) -> int:
-    """Move one of our descriptors if it got the number of a standard stream that the client has closed."""
+    """Move a descriptor if it got the number of a standard stream that the client had closed. Return its new number."""
     return high_descriptor(descriptor) if descriptor <= _LAST_STANDARD else descriptor
 
 
 def pipe() -> tuple[int, int]:
-    """Open a pipe whose ends are above the standard streams. Return its read end and its write end."""
+    """Open a pipe whose descriptors are above the standard streams. Return the read end and the write end."""
     read, write = os.pipe()
     return above_standard(read), above_standard(write)
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:
-    """Open a pair of stream sockets above the standard streams."""
+    """Open a pair of stream sockets whose descriptors are above the standard streams."""
     one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     return _above_standard(one), _above_standard(other)
 
@@ -60,7 +60,7 @@ def close_all_but(kept: Set[int]) -> None:
         try:
             numbers = [int(name) for name in os.listdir(entry)]
         except OSError:
-            continue  # it does not exist on this platform, or is not mounted in this container
+            continue  # this directory does not exist on this platform, or is not mounted in this container
         for number in numbers:
             if number not in kept:
                 _close(number)
@@ -71,11 +71,11 @@ def _close(number: int) -> None:
     try:
         os.close(number)
     except OSError:
-        pass  # the descriptor of the listing itself
+        pass  # the descriptor with which the directory was listed
 
 
 def wait_readable(descriptor: int, seconds: float) -> bool:
-    """Wait until a descriptor is readable, and return whether it is. A closed descriptor counts as readable."""
+    """Wait some seconds for a descriptor to become readable. Return whether it is; if closed, it counts as readable."""
     if descriptor < 0:
         return True
     poll = select.poll()

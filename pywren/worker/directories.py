@@ -1,7 +1,7 @@
 """Directories for the temporary files of worker processes: created, locked while in use, and removed.
 
-A worker locks its directory while it lives, and worker processes end with their client, however the client ends. So a
-directory that is not locked is abandoned, and any later client may remove it.
+A worker keeps its directory locked while it runs, and worker processes end with their client, however the client ends.
+So a directory that is not locked is abandoned, and any later client may remove it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _OPEN_DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_N
 
 
 def private_directory() -> str:
-    """Return a path for a new private directory for temporary files. The child creates it."""
+    """Return a path for a new private directory for temporary files. The child creates the directory."""
     return os.path.join(_temporary_directory(), f"pywren-{os.getpid()}-{os.urandom(8).hex()}")
 
 
@@ -36,9 +36,10 @@ def _temporary_directory() -> str:
 
 
 def hold_directory(path: str) -> None:
-    """Create a private directory and lock it while this process lives.
+    """Create a private directory, and keep it locked until this process ends.
 
-    It gets its name once it is locked. Before that, another process could take it for an abandoned one.
+    The directory gets its name only when it is locked: another process would take an unlocked directory for an
+    abandoned one.
     """
     import fcntl
 
@@ -52,7 +53,7 @@ def hold_directory(path: str) -> None:
 
 @contextlib.contextmanager
 def own_umask() -> Iterator[None]:
-    """Create files that are private to this user, whatever umask the client or a call has set.
+    """While the context lasts, create files that are private to this user, whatever umask the client or a call has set.
 
     The umask belongs to the whole process, so use this only in processes with one thread.
     """
@@ -67,11 +68,11 @@ def own_umask() -> Iterator[None]:
 
 
 def remove_directory(path: str) -> None:
-    """Remove a directory of temporary files, whatever calls have done to it. What cannot be removed stays."""
+    """Remove a directory of temporary files, whatever calls have done to it. Files that cannot be removed stay."""
     try:
         directory = _open_directory(path)
     except OSError:
-        return  # it was never created, or has been removed
+        return  # the directory was never created, or has been removed
     try:
         _remove_opened(path, directory)
     finally:
@@ -79,22 +80,22 @@ def remove_directory(path: str) -> None:
 
 
 def remove_abandoned_directories(older_than: float = 86_400.0) -> None:
-    """Remove the directories that killed clients left: those of this user that are not locked.
+    """Remove the directories that killed clients left: this user's directories that are not locked.
 
     Args:
-        older_than: the minimum age in seconds. A younger directory may be in use although it is not locked: while it is
-            being created, and on a file system without locks, where another container may use it.
+        older_than: the minimum age in seconds. A younger directory may be in use although it is not locked: it may be
+            under construction, or another container may use it on a file system without locks.
     """
     parent = _temporary_directory()
     for name in os.listdir(parent):
         match = _NAME.fullmatch(name)
         if match:
-            with contextlib.suppress(OSError):  # it belongs to another user, is a link, or is gone
+            with contextlib.suppress(OSError):  # the directory belongs to another user, is a link, or no longer exists
                 _remove_if_abandoned(os.path.join(parent, name), int(match[1]), older_than)
 
 
 def _remove_if_abandoned(path: str, pid: int, older_than: float) -> None:
-    # Use the opened directory for everything, not its name: anyone may put a link there meanwhile.
+    # Use the opened directory for everything, not its name: anyone may replace the name with a link meanwhile.
     directory = os.open(path, _OPEN_DIRECTORY)
     try:
         if os.fstat(directory).st_uid == os.getuid() and _is_abandoned(path, directory, pid, older_than):
@@ -127,12 +128,12 @@ def _is_abandoned(path: str, directory: int, pid: int, older_than: float) -> boo
 
 def _remove_opened(path: str, directory: int) -> None:
     _empty(directory)
-    with contextlib.suppress(OSError):  # something could not be removed, or the name belongs to another file by now
+    with contextlib.suppress(OSError):  # something could not be removed, or the name now belongs to another file
         os.rmdir(path)
 
 
 def _open_directory(name: str, parent: int | None = None) -> int:
-    """Open a directory, even if a call took away its owner's permissions, but never through a link."""
+    """Open a directory, even if a call removed its owner's permissions, but never through a link."""
     try:
         return os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
     except PermissionError:
@@ -155,7 +156,7 @@ def _empty(top: int) -> None:
         try:
             inner = _open_directory(name, top)
         except OSError:
-            continue  # it cannot be removed
+            continue  # this entry cannot be removed
         try:
             for entry in _remove_entries(inner):
                 count += 1
@@ -168,7 +169,7 @@ def _empty(top: int) -> None:
 
 
 def _remove_entries(directory: int) -> list[str]:
-    """Remove files, links and empty directories. Return the names of what remains."""
+    """Remove files, links and empty directories from a directory. Return the names of the entries that remain."""
     left = []
     for name in os.listdir(directory):
         try:
@@ -182,7 +183,7 @@ def _remove_entries(directory: int) -> list[str]:
 
 
 def _lift(name: str, inner: int, lifted: str, top: int) -> None:
-    """Move a directory from an inner one to the top."""
+    """Move a directory from an inner directory to the top directory."""
     try:
         os.rename(name, lifted, src_dir_fd=inner, dst_dir_fd=top)
     except PermissionError:  # moving a directory changes its "..", which requires write permission on it

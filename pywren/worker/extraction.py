@@ -1,7 +1,7 @@
 """Extracts an untrusted tarball safely.
 
-Its digest has been verified, but its author may have put anything into it. The filter ``data`` of ``tarfile`` exists
-only since Python 3.10.12 and 3.11.4. So this module checks every member itself, and enforces limits that keep an
+The tarball's digest has been verified, but its author may have put anything into it. The filter ``data`` of ``tarfile``
+exists only since Python 3.10.12 and 3.11.4. So this module checks every member itself, and enforces limits that keep an
 archive from filling the memory or the disk.
 """
 
@@ -70,7 +70,7 @@ def _members(tar: TarFile) -> Iterator[TarInfo]:
 
 
 def _bounded_tarinfo() -> type[TarInfo]:
-    """Return tarfile's class of members with a limit on headers, which tarfile reads whole however big they are."""
+    """Return a subclass of ``TarInfo`` that limits the size of headers. ``TarInfo`` reads headers of any size."""
     import tarfile
 
     class BoundedTarInfo(tarfile.TarInfo):
@@ -79,7 +79,7 @@ def _bounded_tarinfo() -> type[TarInfo]:
         @classmethod
         def fromtarfile(cls, tarfile: Any) -> Any:
             file = tarfile.fileobj
-            if isinstance(file, _HeaderBytes):  # a header that extends the next one; the two share the limit
+            if isinstance(file, _HeaderBytes):  # this header extends the next one, and both share the limit
                 return super().fromtarfile(tarfile)
             tarfile.fileobj = _HeaderBytes(file)
             try:
@@ -129,18 +129,18 @@ def _extract_member(tar: TarFile, member: TarInfo, target: str, take: Callable[[
         raise _unsafe(member, "has a negative size")
     if not parts:
         return
-    take(member.size + BLOCK_BYTES)  # before anything is written, so that a bomb does not fill the disk first
+    take(member.size + BLOCK_BYTES)  # before anything is written, so that a tar bomb does not fill the disk first
     _check_parents(member, target, parts)
     path = os.path.join(target, *parts)
     if os.path.islink(path) or (os.path.lexists(path) and not member.isdir()):
-        os.unlink(path)  # of two members with the same name the last one wins, and it is never written through a link
+        os.unlink(path)  # if two members have the same name, the last one wins, and it is never written through a link
     if member.issym():
         _check_symlink(member, parts)
     if member.islnk():
         _check_hardlink(member, target)
     member = _without_privileges(member)
-    # Use tarfile's own filter too, where it exists: two checks by different authors.
-    if hasattr(tarfile, "data_filter"):  # from Python 3.10.12 and 3.11.4 on
+    # Where tarfile's own filter exists, use it too: two checks by different authors are safer than one.
+    if hasattr(tarfile, "data_filter"):  # since Python 3.10.12 and 3.11.4
         tar.extract(member, target, filter="data")
     else:
         tar.extract(member, target)
@@ -176,7 +176,7 @@ def _check_hardlink(member: TarInfo, target: str) -> None:
     parts = _safe_parts(member, member.linkname)
     _check_parents(member, target, parts)
     path = os.path.join(target, *parts)
-    # Linking to a link or to a file outside would let a later member write through it.
+    # A hard link to a symbolic link or to a file outside would let a later member write through it.
     if os.path.islink(path) or not os.path.isfile(path):
         raise _unsafe(member, f"is a link to {member.linkname!r}, which is not an earlier file of the archive")
 
@@ -192,7 +192,7 @@ def _without_privileges(member: TarInfo) -> TarInfo:
 
 
 def _check_end(tar: TarFile) -> None:
-    """Check for the zero block that ends an archive: tarfile accepts one that was cut off between two members."""
+    """Check for the zero block that ends an archive: tarfile accepts archives that were cut off between two members."""
     file: Any = tar.fileobj
     file.seek(tar.offset)
     if file.read(_TAR_BLOCK_BYTES) != bytes(_TAR_BLOCK_BYTES):

@@ -1,4 +1,4 @@
-"""Frames on a stream socket between a child and its parent, for both ends. ``protocol`` defines what they mean.
+"""Frames on a stream socket between a child and its parent, for both ends. ``protocol`` defines their meaning.
 
 ::
 
@@ -6,12 +6,12 @@
 
 The header is fixed (``_HEADER``). The *segments* are a pickle and its out-of-band buffers; together they are the
 payload. A payload of up to 64 KiB is part of the frame. A bigger one is sent as an unlinked file, whose descriptor is
-sent with the frame (SCM_RIGHTS). The receiver maps the file copy-on-write, so that its arrays are writable without
-being copied. *Meta* is a pickle on the way to the child and JSON on the way back, because the parent unpickles nothing
-that comes from a child.
+sent with the frame (SCM_RIGHTS). The receiver maps the file copy-on-write, so that the arrays in it are writable
+without being copied. *Meta* is a pickle on the way to the child and JSON on the way back, because the parent unpickles
+nothing that comes from a child.
 
 The child's end blocks and belongs to its main thread. The parent's end never blocks. A lock keeps the frames of two
-threads apart: the pool's lock or, for the fork server, that of ``Process``.
+threads apart: the lock of the pool or, for the fork server, the lock of ``Process``.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ INLINE_LIMIT = 64 * 1024
 FUNCTION = 1  # number: key; segments: modules and runtime, then its pickle and buffers
 ARGUMENTS = 2  # number: batch; meta: (terms, {ticket: argument}), see below
 ARENA = 3  # number: arena; the file holds many big arguments
-FORGET = 5  # meta: the (batches, arenas, function keys) that are no longer needed
+FORGET = 5  # meta: (batches, arenas, function keys) that are no longer needed
 SHOW = 6  # two descriptors: where shown output goes
 FORK = 7  # number: call; descriptors: call socket, stdout, stderr, status pipe; meta: scratch directory
 KILL = 8  # number: the call whose process group to kill
-TASK = 9  # segments: a head, the function if it is new, the argument; the next task for a forked child
+TASK = 9  # the next task for a forked child; segments: a head, the function if it is new, the argument
 # The terms of a batch come with its first arguments: (function key, load_anew, extra_env, show_output); then None.
 # An argument is a pickle, or (list of segments, references) or ((arena, offset, sizes), references).
 # Sent by the child.
@@ -53,8 +53,8 @@ SUCCESS = 2
 RAISED = 4
 LEFTOVERS = 8  # the call left threads or child processes: kill this child's group
 STAYS = 16  # the process waits for another call of the same function
-SPENT = 32  # the call changed its process for good: kill it
-NOT_BEGUN = 64  # an earlier call spent the process and this one could not begin: run it in another, and kill this one
+SPENT = 32  # the call changed its process permanently: kill the process
+NOT_BEGUN = 64  # an earlier call spoiled the process: run this call in another process, and kill this one
 
 _HEADER = struct.Struct("<BBHIQddQ")  # kind, flags, segments, bytes of meta, number, first, second, bytes of payload
 _SIZE = struct.Struct("<Q")
@@ -69,7 +69,7 @@ Buffer = bytes | bytearray | memoryview
 
 
 class UnlinkedFile:
-    """A file without a name: in memory on Linux, an unlinked temporary file elsewhere. Its last reference closes it."""
+    """A file without a name: in memory on Linux, an unlinked temporary file elsewhere. The last reference closes it."""
 
     __slots__ = ("__weakref__", "descriptor", "size")
 
@@ -83,18 +83,18 @@ class UnlinkedFile:
             self.descriptor = -1
 
     def append(self, segments: Sequence[Buffer]) -> int:
-        """Write segments at the end, each at an aligned offset. Return the offset of the first."""
+        """Write segments at the end of the file, each at an aligned offset. Return the offset of the first segment."""
         start = _aligned(self.size, mmap.ALLOCATIONGRANULARITY)
         offset = start
         for segment in segments:
             _write_all(self.descriptor, segment, offset)
             offset = _aligned(offset + memoryview(segment).nbytes)
         self.size = offset
-        os.truncate(self.descriptor, offset)  # reserve the padding too: the next segment starts after it
+        os.truncate(self.descriptor, offset)  # reserve the padding too: the next segment starts after the padding
         return start
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return bytes of the file."""
+        """Return some bytes of the file, beginning at an offset."""
         data = os.pread(self.descriptor, size, offset)
         if len(data) == size:
             return data
@@ -175,7 +175,7 @@ class Frame(NamedTuple):
 
 
 def read_segments(file: UnlinkedFile, sizes: Sequence[int], start: int = 0) -> list[Buffer]:
-    """Return segments of a file: the first, a pickle, as bytes; the others mapped if they are big, else copied."""
+    """Return segments of a file: the first one, a pickle, as bytes; the others as maps if they are big, or copies."""
     found: list[Buffer] = []
     for offset, size in offsets(sizes, start):
         if not found:
@@ -188,7 +188,7 @@ def read_segments(file: UnlinkedFile, sizes: Sequence[int], start: int = 0) -> l
 
 
 class _Mapped:
-    """Counts the maps in use. Before Python 3.13 each map holds a descriptor, of which a process may have few."""
+    """Counts the maps in use. Before Python 3.13 each map holds a descriptor, and descriptors may be scarce."""
 
     def __init__(self) -> None:
         self.alive = 0
@@ -220,7 +220,7 @@ _MAPPED = _Mapped()
 
 
 class Outgoing(NamedTuple):
-    """An encoded frame, with the descriptors and the file that must stay open until it is sent."""
+    """An encoded frame, with the descriptors and the file that must stay open until the frame is sent."""
 
     data: bytes
     descriptors: Sequence[int] = ()
@@ -242,7 +242,8 @@ def encode(
 ) -> Outgoing:
     """Encode a frame.
 
-    A payload over 64 KiB goes to its own file, unless the caller gives a file that contains segments of these sizes.
+    A payload over 64 KiB is written to its own file, unless the caller gives a file that already contains the segments,
+    which have the given sizes.
     """
     if file is None:
         sizes = [memoryview(segment).nbytes for segment in segments]
@@ -267,7 +268,7 @@ def encode_plain_result(flags: int, ticket: int, setup: float, execution: float,
 
 
 def encode_note(kind: int, meta: bytes, number: int = 0) -> Outgoing:
-    """Encode a frame that consists only of its meta. Most frames that a parent sends are like this."""
+    """Encode a frame that has meta but no payload, like most frames that a parent sends."""
     return Outgoing(_HEADER.pack(kind, 0, 0, len(meta), number, 0.0, 0.0, 0) + meta)
 
 
@@ -279,7 +280,7 @@ class FrameReader:
         self._descriptors: deque[int] = deque()
 
     def feed(self, data: bytes, descriptors: Iterable[int] = ()) -> list[Frame]:
-        """Add what arrived. Return the frames that are now complete.
+        """Add bytes and descriptors that arrived. Return the frames that are now complete.
 
         Descriptors arrive with the first byte of their frame (unix(7)), so they are here before the frame is complete.
         """
@@ -318,7 +319,7 @@ class FrameReader:
 
 
 class Channel:
-    """One end of the data socket.
+    """One end of the data socket between a child and its parent.
 
     The parent's end never blocks: what does not fit into the socket is queued until ``flush`` finds room.
     """
@@ -333,7 +334,7 @@ class Channel:
         return self.socket.fileno()
 
     def close(self) -> None:
-        """Close the socket. Drop whatever has not been sent."""
+        """Close the socket. Drop the frames that have not been sent."""
         self._outgoing.clear()
         self._reader.close()
         self.socket.close()
@@ -359,13 +360,13 @@ class Channel:
         return bool(self._outgoing)
 
     def send(self, frame: Outgoing) -> None:
-        """Send a frame. If the socket is full, a blocking end waits; a non-blocking one queues the rest."""
+        """Send a frame. If the socket is full, a blocking end waits, and a non-blocking end queues the rest."""
         self._outgoing.append(frame)
         if len(self._outgoing) == 1:
             self.flush()
 
     def send_whole(self, frame: Outgoing) -> None:
-        """Send a frame on a non-blocking end, and return when all of it has been sent."""
+        """Send a frame on a non-blocking end, and return when the whole frame has been sent."""
         self.send(frame)
         if self.flush():
             return
@@ -375,7 +376,7 @@ class Channel:
             poll.poll()
 
     def queue(self, frame: Outgoing) -> None:
-        """Queue a frame. The next ``flush`` sends it together with those around it."""
+        """Queue a frame. The next ``flush`` sends it together with the frames that were queued before and after it."""
         self._outgoing.append(frame)
 
     def send_now(self, data: bytes) -> None:
@@ -385,7 +386,7 @@ class Channel:
             self.socket.sendall(data[sent:])
 
     def flush(self) -> bool:
-        """Send what is queued. Return whether all of it was sent; this is also true if the other end is closed."""
+        """Send the queued frames. Return True if all of them were sent or if the other end is closed."""
         queue = self._outgoing
         while queue:
             if len(queue) > 1:
@@ -395,7 +396,7 @@ class Channel:
                 sent = self._send_some(frame)
             except BlockingIOError:
                 return False
-            except OSError:  # the other end is gone; the owner of this one learns that from ``receive``
+            except OSError:  # the other end is closed; the owner of this end learns that from ``receive``
                 queue.clear()
                 return True
             if sent < len(frame.data):
@@ -405,7 +406,7 @@ class Channel:
         return True
 
     def _gather(self) -> None:
-        """Merge the first frames, up to the next one with descriptors: one write wakes the reader only once."""
+        """Merge the first queued frames, up to one with descriptors: a single write wakes the reader only once."""
         queue = self._outgoing
         plain = []
         while queue and not queue[0].descriptors:

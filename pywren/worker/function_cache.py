@@ -20,11 +20,11 @@ _Name = tuple[str, str | None]
 class FunctionCache:
     """Keeps the most recently used staged functions, verified, up to a total size. Threads may share it.
 
-    The lock guards the tables only. One thread fetches a function; others that want the same one wait for its
-    ``_Fetch``, without the lock, and threads that want another function are not held up.
+    The lock guards the tables only. One thread fetches a function. Other threads that need the same function wait for
+    its ``_Fetch`` without the lock, and threads that need another function are not held up.
 
     Args:
-        limit: the most bytes to keep; a bigger function is fetched for every call.
+        limit: the most bytes to keep; a function that is bigger than this is fetched for every call.
     """
 
     def __init__(self, limit: int = LIMIT) -> None:
@@ -38,13 +38,13 @@ class FunctionCache:
         """Return a function, from the cache or by fetching and verifying it.
 
         Args:
-            key: the key of its object.
-            digest: its SHA-256, from the payload.
+            key: the key of the function's object.
+            digest: the object's SHA-256, from the payload.
             fetch: reads the object.
 
         Raises:
             IntegrityError: the object is not the one that the payload names.
-            StorageError: it cannot be read.
+            StorageError: the object cannot be read.
         """
         name = key, digest
         while True:
@@ -60,7 +60,7 @@ class FunctionCache:
             theirs.ended.wait()
             if theirs.function is not None:
                 return theirs.function
-            # That fetch failed. Its error may have been that call's own, so each call that waited tries again.
+            # The other thread's fetch failed, perhaps because of its own call. So each call that waited tries again.
 
     def _fetch(self, name: _Name, under_way: _Fetch, fetch: Callable[[], bytes]) -> StagedFunction:
         key, digest = name
@@ -73,7 +73,7 @@ class FunctionCache:
                 self._keep(name, function, len(data))
             return function
         finally:
-            # First out of the table, then the event: a thread that wakes up must not find this fetch again.
+            # First clear the table, then set the event: a thread that wakes up must not find this fetch again.
             with self._lock:
                 del self._fetches[name]
             under_way.ended.set()
@@ -89,11 +89,11 @@ class FunctionCache:
 
 
 class _Fetch:
-    """A fetch under way.
+    """A fetch of a function that is in progress.
 
     Attributes:
-        ended: set when it has ended, however it did.
-        function: what it brought; ``None`` if it failed.
+        ended: set when the fetch has succeeded or failed.
+        function: the function that was fetched; ``None`` if the fetch failed.
     """
 
     def __init__(self) -> None:

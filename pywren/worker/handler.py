@@ -1,4 +1,4 @@
-"""The handler: takes one call through a worker, from its payload to its committed status.
+"""The handler: runs one call on a worker, from its payload to its committed status.
 
 ::
 
@@ -6,8 +6,8 @@
             ─ run in a child, and check now and then whether the call was ended elsewhere
             ─ big outcome to its own object ─ status, signed, first commit wins
 
-The handler unpickles nothing. The child does that, but only with what was verified here. The handler never imports the
-client.
+The handler unpickles nothing. The child unpickles, but only what the handler has verified. The handler never imports
+the client.
 
 Threads: on Lambda one thread handles one call at a time; a stand-alone worker and the mock call ``Container.handle``
 from several threads. While a call runs, a thread ``pywren-status-watch`` checks for its status. The container's lock
@@ -80,17 +80,17 @@ REFERENCE_THREADS = 16
 
 
 class Container:
-    """What a warm worker keeps between calls: storages, children, functions, runtimes.
+    """What a warm worker keeps between calls: storages, child processes, functions and runtimes.
 
     Several threads may handle calls at the same time, if the runner allows it.
 
     Args:
-        runner: runs the child processes; by default the container's own fork server, which closes with it.
+        runner: runs the child processes; by default the container's own fork server, which closes with the container.
         environment: environment variables for every call; a call's own ``extra_env`` takes precedence.
         context: what is known about every invocation; the context given to ``handle`` takes precedence.
         make_storage: makes a storage from a ``storage_config``.
         clock: returns seconds since the epoch.
-        runtimes: extracts the users' runtimes; by default the container's own cache, which closes with it.
+        runtimes: extracts the users' runtimes; by default the container's own cache, which closes with the container.
         first_look: seconds that a call runs before the first check whether it was ended elsewhere.
         look_interval: seconds between later checks.
     """
@@ -131,8 +131,8 @@ class Container:
         self.close()
 
     def close(self) -> None:
-        """Stop the child processes, unless the runner was given, and close the connections."""
-        # Take them under the lock, but close them without it: closing waits for processes.
+        """Stop the child processes, unless the caller provided the runner, and close the connections."""
+        # Take these objects under the lock, but close them without it, because closing waits for processes.
         with self._lock:
             runner = self._runner if self._owns_runner else None
             if self._owns_runner:
@@ -156,7 +156,7 @@ class Container:
             return self._runner
 
     def storage(self, config: Mapping[str, Any]) -> Storage:
-        """Return the storage of a ``storage_config``. It is the same one every time, so that connections are reused."""
+        """Return the storage for a ``storage_config``: the same object every time, so that connections are reused."""
         name = repr(sorted((key, repr(value)) for key, value in config.items()))
         with self._lock:
             if name not in self._storages:
@@ -173,7 +173,7 @@ class Container:
                 which the platform stops the worker.
 
         Returns:
-            The status as a dict, or ``None`` when the call was ended elsewhere.
+            The status as a dict, or ``None`` if the call was ended elsewhere.
 
         Raises:
             DecodeError: the payload is not valid.
@@ -196,7 +196,7 @@ class Container:
     def _refuse_unreadable(
         self, envelope: Envelope, context: Mapping[str, Any], started: float, error: DecodeError
     ) -> dict[str, Any]:
-        """End a call whose payload this version cannot read: it belongs to another version, or is broken."""
+        """End a call whose payload this version of pywren cannot read: another version made it, or it is damaged."""
         storage, mismatch = self.storage(envelope.storage_config), _version_mismatch(envelope)
         if mismatch is not None:
             return _refuse(envelope, storage, context, started, mismatch)
@@ -208,7 +208,7 @@ class Container:
 
         Args:
             payload: what the client sent.
-            error: the call's outcome.
+            error: the error that becomes the call's outcome.
 
         Raises:
             DecodeError: the payload is not valid.
@@ -219,7 +219,7 @@ class Container:
 
 
 def _version_mismatch(envelope: Envelope | Call) -> VersionMismatchError | None:
-    """Return the error of a client with another version: its pickles may fail to load, or behave differently."""
+    """Return an error if the client has another version, because its pickles may fail to load or behave differently."""
     ours = (__version__, PYTHON)
     theirs = (envelope.pywren_version, envelope.python_version or ours[1])
     if ours == theirs:
@@ -263,7 +263,7 @@ class _Attempt:
         self.info = self._first_info()
 
     def run(self) -> Status | None:
-        """Run the steps. Return the status that was written, or ``None`` when the call had another already."""
+        """Run all steps of the call. Return the status that was written; ``None`` if the call already had a status."""
         if self._starts_late() and self._ended_before():
             logger.info("call %s of %s was ended before it started", self.call.call_id, self.call.callset_id)
             return None
@@ -278,7 +278,7 @@ class _Attempt:
         return self.started - self.call.host_submit_time > LATE_START
 
     def _ended_before(self) -> bool:
-        """Check whether the call was ended before it started. Skip this if a late call has just checked in vain."""
+        """Tell whether the call was ended before it started; False if a recent check for another call found nothing."""
         if 0 <= self.started - self.container.looked_in_vain < LATE_LOOK_PAUSE:
             return False
         stands = self._status_stands()
@@ -318,7 +318,7 @@ class _Attempt:
         watch = StatusWatch(self._status_stands, self.container.first_look, self.container.look_interval)
         with watch:
             result = self._run_child(task, watch.stopped)
-        # If the watch has stopped the call, it has a status already, so this attempt has nothing to add.
+        # If the watch has stopped the call, the call has a status already, so this attempt has nothing to add.
         return None if watch.stopped.is_set() else self._status(result)
 
     def _run_child(self, task: Task, stopped: Stop) -> RunResult:
@@ -337,7 +337,7 @@ class _Attempt:
         limit = self.call.func_size
         staged = self.container.functions.get(key, digest, lambda: self.storage.get(key, limit=limit))
         self.info["func_download_time"] = self.container.clock() - begun
-        # The name contains the callset: a map gets the function as sent, not as an earlier map's calls changed it.
+        # The name contains the callset: a map gets the function as it was sent, not as an earlier map changed it.
         name = f"{self.call.callset_id} {digest} {runtime_path}"
         return Function(name, Packed(staged.pickle), staged.modules, runtime_path)
 
@@ -387,7 +387,7 @@ class _Attempt:
         except StorageNoSuchKeyError:
             return False
         except StorageError as error:
-            # If the call runs on, the worst case is a run in vain; the first commit wins anyway.
+            # If the call continues to run, at worst it runs in vain; the first commit wins anyway.
             logger.warning("cannot check for a status at %s: %s", self.call.status_key, error)
             return False
         return True
@@ -416,8 +416,9 @@ class _Attempt:
         begun = self.container.clock()
         key = self.call.output_key
         if not self.storage.put(key, outcome, if_absent=True):
-            # Another attempt wrote it, or Lambda delivered this one twice (it delivers at least once). Overwriting
-            # could replace what the other's status has signed, and the object there is unverified.
+            # Another attempt wrote the object, or Lambda delivered this attempt twice (it delivers at least once).
+            # Overwriting could replace what the other attempt's status has signed, and the existing object is
+            # unverified.
             key = self.keys.spare_output(self.call.attempt, sha256(outcome))
             self.storage.put(key, outcome)
         self.info["output_upload_time"] = self.container.clock() - begun
@@ -441,7 +442,7 @@ class _Attempt:
 
     def _commit(self, status: Status) -> Status | None:
         body = status.encode(self.call.attempt_key)
-        if len(body) > STATUS_LIMIT:  # clients would not read beyond it
+        if len(body) > STATUS_LIMIT:  # clients read no more than this
             text = f"the status of the call would have {len(body):,} bytes, but the limit is {STATUS_LIMIT:,}"
             status = Status(status.callset_id, status.call_id, status.attempt, Failure(CallError.__name__, text))
             body = status.encode(self.call.attempt_key)
@@ -468,10 +469,10 @@ class _Attempt:
 
 
 class StatusWatch:
-    """Checks regularly whether a running call was ended elsewhere, and if so stops it.
+    """Checks regularly whether a running call was ended elsewhere, and if so, stops the call.
 
     Args:
-        stands: tells whether the call has a status.
+        stands: tells whether the call already has a status.
         first_look: seconds before the first check; a faster call costs no request.
         interval: seconds between later checks.
     """
@@ -502,7 +503,7 @@ class StatusWatch:
 
 
 def _failure(error: Exception) -> Failure:
-    """Turn an error of the handler into the failure that is sent to the client."""
+    """Turn an error in the handler into the failure that is sent to the client."""
     if isinstance(error, PywrenError):
         return Failure.of(error)
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
@@ -518,12 +519,12 @@ def _may_be_retried(failure: Failure | None) -> bool:
 
 
 def _in_band(packed: Packed) -> bytes:
-    """Return a pickled object as one pickle, without unpickling it."""
+    """Return a pickled object and its out-of-band buffers as one pickle, without unpickling them."""
     return pickle.dumps(_Joined(packed), PROTOCOL) if packed.buffers else packed.data
 
 
 class _Joined:
-    """An object whose pickle is a call of ``pickle.loads(data, buffers=…)``, which can be read without pywren."""
+    """An object that is pickled as a call of ``pickle.loads(data, buffers=…)``, which can be read without pywren."""
 
     def __init__(self, packed: Packed) -> None:
         self._packed = packed

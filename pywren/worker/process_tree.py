@@ -1,7 +1,7 @@
-"""The processes below a process, including those that left its process group and session as daemons do (Linux).
+"""The processes below a process, including daemons, which have left its process group and session (Linux).
 
 A worker process is a *subreaper* (prctl(2), PR_SET_CHILD_SUBREAPER): orphans among its descendants become its own
-children. So everything that its call has started is below it as long as it lives. After its death, its daemons are
+children. So everything that its call has started is below it as long as it lives. After it has died, its daemons are
 found by a mark in the environment, which each worker process has and all of its descendants inherit.
 
 These functions act on process ids. An id is safe as long as its process is not reaped. So ``pid`` must always be an
@@ -21,12 +21,12 @@ MARK = "PYWREN_WORKER"
 """The environment variable that names the directories of the worker processes above a process."""
 
 _PR_SET_CHILD_SUBREAPER = 36
-_END_SECONDS = 1.0  # how long to wait for killed processes to end
-_ROUNDS = 100  # the most rounds of killing what was started meanwhile
+_END_SECONDS = 1.0  # seconds to wait for killed processes to end
+_ROUNDS = 100  # the most rounds of killing processes that were started meanwhile
 
 
 def mark(environment: dict[str, str], directory: str) -> None:
-    """Mark the environment of a worker process that is about to start."""
+    """Add the mark to the environment of a worker process that is about to start."""
     environment[MARK] = os.pathsep.join(filter(None, (environment.get(MARK), directory)))
 
 
@@ -43,7 +43,7 @@ def load_prctl() -> Callable[..., int] | None:
 
 
 def adopt_orphans(prctl: Callable[..., int] | None) -> bool:
-    """Make this process the parent of the orphans among its descendants (Linux). Return whether it is."""
+    """Make this process the parent of the orphans among its descendants (Linux). Return whether that succeeded."""
     return prctl is not None and prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 
 
@@ -53,7 +53,7 @@ def kill_group(pid: int) -> None:
 
 
 def _signal_group(pid: int, number: int) -> None:
-    for kill in (os.killpg, os.kill):  # in its first moment a process does not have its own group yet
+    for kill in (os.killpg, os.kill):  # at first a process does not have its own group
         try:
             kill(pid, number)
         except (ProcessLookupError, PermissionError):
@@ -69,11 +69,12 @@ def kill_tree(pid: int) -> None:
 def kill_descendants(pid: int) -> bool:
     """Kill everything below an unreaped process, and wait until all of it has ended.
 
-    The process is stopped first, for good. So it starts nothing more, and orphans become its children, where the next
-    round finds them.
+    The process is stopped first, and is never continued. So it starts nothing more, and orphans become its children,
+    where the next round finds them.
 
     Returns:
-        Whether everything is gone; False if the process has died already, because what it left is no longer below it.
+        Whether everything has ended; False if the process itself has already died, because then what it left is no
+        longer below it.
     """
     _signal_group(pid, signal.SIGSTOP)
     for _ in range(_ROUNDS):
@@ -86,7 +87,7 @@ def kill_descendants(pid: int) -> bool:
 
 
 def kill_marked(directory: str) -> None:
-    """Kill what a dead worker process left in other process groups: the processes with its mark."""
+    """Kill the processes that a dead worker process left in other process groups. Its mark identifies them."""
     needle = os.fsencode(directory)
     for _ in range(_ROUNDS):
         found = [pid for pid in _all_processes() if needle in _marks_of(pid) and _is_running(pid)]
@@ -99,7 +100,7 @@ def children_of(pid: int) -> list[int]:
     try:
         return [child for task in os.listdir(f"/proc/{pid}/task") for child in _children_of_task(pid, task)]
     except FileNotFoundError:
-        pass  # the process is gone, or this kernel has no such lists (CONFIG_PROC_CHILDREN)
+        pass  # the process no longer exists, or this kernel has no such lists (CONFIG_PROC_CHILDREN)
     if not os.path.exists("/proc/self/stat") or os.path.exists(f"/proc/{os.getpid()}/task/{os.getpid()}/children"):
         return []
     return [other for other in _all_processes() if _stat(other)[1:2] == [str(pid)]]
@@ -152,7 +153,7 @@ def _is_running(pid: int) -> bool:
 
 
 def _stat(pid: int) -> list[str]:
-    """Return the fields of ``/proc/<pid>/stat`` from the state on; an empty list when the process is gone."""
+    """Return the fields of ``/proc/<pid>/stat``, beginning with the state; an empty list if the process is gone."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             return file.read().rpartition(")")[2].split()
@@ -171,7 +172,7 @@ def _marks_of(pid: int) -> bytes:
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             variables = file.read(_MOST_ENVIRONMENT).split(b"\0")
-    except OSError:  # it belongs to another user, or is gone
+    except OSError:  # the process belongs to another user, or no longer exists
         return b""
     return b"".join(variable for variable in variables if variable.startswith(_MARK_PREFIX))
 

@@ -1,4 +1,4 @@
-"""The messages between a child and its parent: both ends of every message, on top of ``frames``.
+"""The messages between a child and its parent: how both ends encode and decode them, on top of ``frames``.
 
 ======== ================ ==============================================================================================
 message  from → to        content
@@ -26,7 +26,7 @@ from pywren.worker import frames
 from pywren.worker.frames import Buffer, Channel, Frame, Outgoing
 from pywren.worker.task import Function, RunResult, Task
 
-# The user's function may replace any of these under its public name, and the child calls them after it.
+# The user's function may replace any of these under its public name, and the child calls them after that function.
 _loads = pickle.loads
 _quoted = json.encoder.encode_basestring_ascii  # ``json.dumps`` itself calls functions that the user can replace
 _PickleBuffer = pickle.PickleBuffer
@@ -56,12 +56,12 @@ _NOTHING_BESIDE = pickle.dumps(({}, None), 5)  # no modules, no runtime
 
 
 def packed_segments(packed: Packed) -> list[Buffer]:
-    """Return a pickle and its buffers as plain memory."""
+    """Return the pickle and its buffers as a list of segments of plain memory."""
     return [packed.data, *(buffer.raw() for buffer in packed.buffers)]
 
 
 def packed_from(segments: Sequence[Buffer]) -> Packed:
-    """Build a pickle and its buffers from the segments of a frame."""
+    """Return the ``Packed`` whose pickle and buffers are the segments of a frame."""
     data = segments[0]
     return Packed(
         data if isinstance(data, bytes) else bytes(data), tuple(_PickleBuffer(segment) for segment in segments[1:])
@@ -72,7 +72,7 @@ def packed_from(segments: Sequence[Buffer]) -> Packed:
 
 
 def function_segments(function: Function) -> list[Buffer]:
-    """Return what a child needs of a function. Its ``id`` is not sent: a child knows functions by the parent's keys."""
+    """Return the segments that send a function to a child. They lack the ``id``: a child uses the parent's keys."""
     beside = _NOTHING_BESIDE
     if function.modules or function.runtime_path is not None:
         beside = pickle.dumps((dict(function.modules), function.runtime_path), 5)
@@ -84,7 +84,7 @@ def function_from(segments: Sequence[Buffer], key: int = 0) -> Function:
 
     Args:
         segments: the segments.
-        key: the parent's key of the function; it becomes the ``id``.
+        key: the parent's key for the function, which becomes the ``id``.
     """
     modules, runtime_path = _loads(segments[0])
     return Function(str(key), packed_from(segments[1:]), modules, runtime_path)
@@ -95,7 +95,7 @@ def encode_task(task: Task, *, with_function: bool) -> Outgoing:
 
     Args:
         task: the task.
-        with_function: whether to include the function; a child keeps the one that came with its first task.
+        with_function: whether to include the function; a child keeps the function that came with its first task.
     """
     function = function_segments(task.function) if with_function else []
     head = pickle.dumps((len(function), task.references, dict(task.extra_env)), 5)
@@ -103,7 +103,7 @@ def encode_task(task: Task, *, with_function: bool) -> Outgoing:
 
 
 def decode_task(frame: Frame, known: Function | None) -> Task:
-    """Decode a task. Its function is the known one unless it includes another. The parent handles time-outs."""
+    """Decode a task. If it does not include a function, it gets the known one. The parent handles time-outs."""
     segments = frame.segments()
     count, references, extra_env = _loads(segments[0])
     function = function_from(segments[1 : count + 1]) if known is None else known
@@ -121,9 +121,9 @@ def send_result(
     Args:
         channel: the child's end of the channel, which blocks.
         ticket: the call.
-        result: how it ended; its own output fields are ignored.
+        result: how the call ended; the output fields of this object are ignored.
         tails: the tails of what the call wrote to stdout and stderr.
-        left: what it left running; empty for nothing.
+        left: what the call left running; empty for nothing.
         flags: what happens to the process: ``frames.STAYS`` or ``frames.SPENT``.
     """
     body, info = result.body, result.info
@@ -131,7 +131,7 @@ def send_result(
         flags |= frames.SUCCESS if result.success else frames.RAISED
     has_notes = result.exception is not None or result.failure is not None or left or tails[0] or tails[1]
     if body is not None and not has_notes and not body.buffers and len(body.data) <= frames.INLINE_LIMIT:
-        # Most results are like this, and take only one write without a queue.
+        # Most results are like this. They take only one write, without a queue.
         setup_time, exec_time = info["setup_time"], info["exec_time"]
         channel.send_now(frames.encode_plain_result(flags, ticket, setup_time, exec_time, body.data))
         return
@@ -163,8 +163,8 @@ def decode_result(frame: Frame, stdout: str = "", stderr: str = "") -> RunResult
 
     Args:
         frame: the frame.
-        stdout: the tail of the call's output, if the parent has read it; otherwise the child sent it.
-        stderr: the tail of its error output.
+        stdout: the tail of the call's output, if the parent has read it; otherwise it is in the frame.
+        stderr: the tail of the call's error output, likewise.
     """
     info: dict[str, Any] = {"setup_time": frame.first, "exec_time": frame.second}
     if frame.flags & ~(frames.STAYS | frames.SPENT) == frames.SUCCESS and not frame.meta:  # most results

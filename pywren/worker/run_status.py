@@ -1,7 +1,7 @@
-"""What ``run_status`` reports about a call besides its outcome: 0.4's keys, put together here for every executor.
+"""What ``run_status`` reports about a call besides its outcome: the keys of PyWren 0.4, for every executor.
 
-``Status`` carries them as ``info``, and ``Status.document`` adds the call's identity and its failure. Times are in
-seconds since the epoch, durations in seconds.
+``Status`` contains these keys as ``info``, and ``Status.document`` adds the call's identity and its failure. Times are
+in seconds since the epoch, durations in seconds.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def first_info(
     runtime_cached: bool,
     context: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return what is known of a call before it runs.
+    """Return what is known about a call before it runs.
 
     Args:
-        func_key: where its function is.
-        data_key: where its argument is.
-        status_key: where its status goes.
-        host_submit_time: when the client invoked it.
-        start_time: when the worker started to handle it.
+        func_key: the key of the object with the function.
+        data_key: the key of the object with the argument.
+        status_key: the key under which the status will be written.
+        host_submit_time: when the client invoked the call.
+        start_time: when the worker started to handle the call.
         runtime_cached: whether the worker was warm.
         context: what the platform reports about the invocation; only its strings are included.
     """
@@ -68,7 +68,7 @@ def add_result(info: dict[str, Any], result: RunResult, limit: int | None = TAIL
     """Add what the child process reports: times, exit code, the tails of its output.
 
     Args:
-        info: what ``first_info`` returned. Its ``setup_time`` is the handler's; the child's is added to it.
+        info: what ``first_info`` returned. It contains the handler's ``setup_time``, to which the child's is added.
         result: the child's result.
         limit: how many characters of each output to keep; ``None`` keeps everything that the child sent.
     """
@@ -108,7 +108,7 @@ def _proc_file(path: str) -> dict[str, str]:
         return {}
 
 
-@functools.cache  # these do not change, and reading /proc/cpuinfo takes milliseconds on machines with many processors
+@functools.cache  # they do not change, and reading /proc/cpuinfo takes milliseconds on machines with many processors
 def _machine() -> Mapping[str, Any]:
     system = (platform.system(), platform.node(), platform.release(), platform.version(), platform.machine())
     info: dict[str, Any] = {

@@ -1,15 +1,16 @@
 """``RuntimeCache``: the users' runtimes on this worker, each fetched, verified and extracted once.
 
-A runtime is a tarball in S3. Its SHA-256 is verified before anything is extracted, and it never writes outside its own
-directory::
+A runtime is a tarball in S3. Its SHA-256 is verified before anything is extracted, and nothing is ever extracted
+outside its own directory::
 
     <temporary directory>/pywren-runtimes-<uid>/      0700; a process that adds or removes a runtime holds its flock
         new/                                          under construction; without that flock, left by a dead worker
         <sha256>-<time>/                              complete; each call that uses it holds its flock, shared
 
 Threads and processes share the directory. So the locks are ``flock``s of descriptors, which the system releases when a
-process dies. Each thread opens its own descriptor, so they also exclude threads of the same process. The root's flock
-is held while a runtime downloads, on purpose: the others most likely want the same one, and the disk has room for few.
+process dies. Each thread opens its own descriptor, so these locks also exclude threads of the same process. The flock
+of the root is deliberately held while a runtime is downloaded: other threads most likely need the same runtime, and the
+disk has room for only a few.
 """
 
 from __future__ import annotations
@@ -48,14 +49,14 @@ _INTERPRETER_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Archive:
-    """A runtime's tarball, as a payload names it.
+    """The tarball of a runtime, as it is named in a payload.
 
     Args:
-        bucket: its bucket.
-        key: its key.
-        sha256: its digest, 64 lower-case hexadecimal digits.
-        region: the bucket's region; ``None`` when unknown.
-        size: its length in bytes, beyond which nothing is read; ``None`` when unknown.
+        bucket: the bucket that contains the tarball.
+        key: the key of the tarball.
+        sha256: the SHA-256 of the tarball, 64 lower-case hexadecimal digits.
+        region: the bucket's region; ``None`` if it is unknown.
+        size: the length of the tarball in bytes, beyond which nothing is read; ``None`` if it is unknown.
     """
 
     bucket: str
@@ -74,7 +75,7 @@ class Archive:
         """Return the runtime that a call requires, or ``None`` for the worker's own Python.
 
         Raises:
-            RuntimeSetupError: the payload lacks its URL or its digest.
+            RuntimeSetupError: the payload lacks the URL or the digest of the runtime.
         """
         if call.runtime_url is None and call.runtime_sha256 is None:
             return None
@@ -107,7 +108,7 @@ def fetch(archive: Archive, piece_bytes: int = _PIECE_BYTES) -> Iterator[bytes]:
         piece_bytes: the length of a piece in bytes.
 
     Raises:
-        StorageError: it cannot be read.
+        StorageError: the tarball cannot be read.
     """
     from pywren.aws.errors import error_code
     from pywren.storage.s3_backend import S3Backend
@@ -130,7 +131,7 @@ def fetch(archive: Archive, piece_bytes: int = _PIECE_BYTES) -> Iterator[bytes]:
 
 
 def free_disk_bytes(directory: str) -> int:
-    """Return the free bytes on the disk of a directory."""
+    """Return the number of free bytes on the disk that contains a directory."""
     return shutil.disk_usage(directory).free
 
 
@@ -138,7 +139,7 @@ def disk_bytes(sizes: Iterable[int]) -> int:
     """Return how much free disk space, in bytes, a worker needs to extract a runtime.
 
     Args:
-        sizes: the sizes in bytes of its archive and of each of its members.
+        sizes: the sizes in bytes of the archive and of each of its members.
     """
     return RESERVE + sum(_whole_blocks(size + BLOCK_BYTES) for size in sizes)
 
@@ -151,8 +152,8 @@ class Lease(NamedTuple):
     """A runtime that a call is using.
 
     Args:
-        path: its directory.
-        cached: whether an earlier call extracted it.
+        path: the directory of the runtime.
+        cached: whether an earlier call extracted the runtime.
     """
 
     path: str
@@ -160,12 +161,12 @@ class Lease(NamedTuple):
 
 
 class RuntimeCache:
-    """The runtimes extracted on this worker. Threads and processes share them.
+    """The runtimes that were extracted on this worker. Threads and processes share them.
 
     Args:
-        root: their directory; by default each user has one under the temporary directory.
+        root: the directory of all runtimes; by default each user has one under the temporary directory.
         fetch: reads a tarball piece by piece.
-        free_disk: returns the free bytes on the disk of a directory.
+        free_disk: returns the number of free bytes on the disk that contains a directory.
     """
 
     def __init__(
@@ -186,11 +187,11 @@ class RuntimeCache:
         """Extract a runtime if necessary, and keep it from being removed while the context lasts.
 
         Args:
-            archive: its tarball.
-            fresh: extract it again even if it is there.
+            archive: the tarball of the runtime.
+            fresh: whether to extract the runtime again even if it exists.
 
         Raises:
-            RuntimeSetupError: it cannot be fetched, its digest differs, or it does not fit.
+            RuntimeSetupError: the runtime cannot be fetched, its digest differs, or it does not fit on the disk.
         """
         with self._locked():
             self._used = True
@@ -198,7 +199,7 @@ class RuntimeCache:
             cached = path is not None
             if path is None:
                 path = self._make(archive)
-            # Take this lock before releasing the root's, so that the directory cannot be removed in between.
+            # Take this lock before releasing that of the root, so that the directory cannot be removed in between.
             in_use = _lock_directory(path, shared=True)
         try:
             yield Lease(path, cached)
@@ -206,7 +207,7 @@ class RuntimeCache:
             os.close(in_use)
 
     def close(self) -> None:
-        """Remove what this process extracted, unless a call of another process uses it."""
+        """Remove the runtimes that this process extracted, unless a call in another process uses them."""
         if not self._used or not os.path.isdir(self.root):
             return
         self._used = False
@@ -221,7 +222,7 @@ class RuntimeCache:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep other threads and processes from adding or removing runtimes."""
+        """While the context lasts, keep other threads and processes from adding or removing runtimes."""
         descriptor = self._lock_root()
         try:
             yield
@@ -249,7 +250,7 @@ class RuntimeCache:
                     return descriptor
             except FileNotFoundError:
                 pass
-            os.close(descriptor)  # it was removed, and perhaps created again, while this waited for the lock
+            os.close(descriptor)  # the directory was removed, perhaps also created again, during the wait for the lock
 
     # -- with the lock held ----------------------------------------------------------------------------------
 
@@ -258,7 +259,7 @@ class RuntimeCache:
         return os.path.join(self.root, max(names)) if names else None
 
     def _make(self, archive: Archive) -> str:
-        """Fetch, verify and extract a runtime, and remove older copies of it that no call uses."""
+        """Fetch, verify and extract a runtime. Remove older copies of the runtime that no call uses."""
         started = time.monotonic()
         new = os.path.join(self.root, _NEW)
         shutil.rmtree(new, ignore_errors=True)
@@ -293,7 +294,7 @@ class RuntimeCache:
             raise _about(archive, told) from error
 
     def _download(self, archive: Archive, tarball: IO[bytes], room: _Room) -> None:
-        """Write the tarball to a file and verify it."""
+        """Download the tarball of a runtime into a file, and verify its digest."""
         digest = hashlib.sha256()
         try:
             for piece in self._fetch(archive):
@@ -313,7 +314,7 @@ class RuntimeCache:
         return sorted(name for name in os.listdir(self.root) if name != _NEW and "-" in name)
 
     def _remove_all_idle(self) -> bool:
-        """Remove the runtimes that no call uses. Return whether there were any."""
+        """Remove the runtimes that no call uses. Return whether any were removed."""
         return [self._remove_idle(name) for name in self._names()].count(True) > 0
 
     def _remove_idle(self, name: str) -> bool:
@@ -321,7 +322,7 @@ class RuntimeCache:
         try:
             os.close(_lock_directory(path, blocking=False))
         except OSError:
-            return False  # in use, or already removed
+            return False  # the runtime is in use, or already removed
         logger.info("removing the runtime %s", path)
         shutil.rmtree(path, ignore_errors=True)
         self._made.discard(name)
@@ -349,8 +350,8 @@ class _Room:
     """The disk space that one runtime may still take.
 
     Args:
-        free: returns the free bytes on the disk.
-        make_room: removes runtimes that are not in use, and returns whether there were any.
+        free: returns the number of free bytes on the disk.
+        make_room: removes runtimes that are not in use, and returns whether any were removed.
     """
 
     def __init__(self, free: Callable[[], int], make_room: Callable[[], bool]) -> None:
@@ -363,10 +364,10 @@ class _Room:
         """Account for bytes that are about to be written.
 
         Args:
-            size: how many bytes.
+            size: how many bytes are about to be written.
 
         Raises:
-            RuntimeSetupError: they do not fit on the disk.
+            RuntimeSetupError: the bytes do not fit on the disk.
         """
         whole = _whole_blocks(size)
         self._taken += whole
@@ -377,7 +378,7 @@ class _Room:
             raise self.too_big()
 
     def too_big(self) -> RuntimeSetupError:
-        """Return the error for a runtime that does not fit."""
+        """Return the error for a runtime that does not fit on the disk."""
         return RuntimeSetupError(
             f"it does not fit: with its archive it needs more than {self._taken / 1e6:,.0f} MB, and the worker's disk "
             f"has {self._free() / 1e6:,.0f} MB free. Give the function more ephemeral storage or shrink the runtime",
@@ -389,10 +390,10 @@ class _Room:
 
 
 def check_python(path: str) -> None:
-    """Check that an extracted runtime has the worker's version of Python, because functions are pickled for that one.
+    """Check that an extracted runtime has the worker's version of Python, for which functions are pickled.
 
     Raises:
-        RuntimeSetupError: it has another version of Python, or its own interpreter does not run.
+        RuntimeSetupError: the runtime has another version of Python, or its own interpreter does not run.
     """
     interpreter = os.path.join(path, "condaruntime", "bin", "python")
     found = [_version_of(interpreter)] if os.path.lexists(interpreter) else _versions_of_packages(path)

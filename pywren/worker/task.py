@@ -1,4 +1,4 @@
-"""The tasks of worker processes and their results, exchanged between the handler or the pool and its children."""
+"""Tasks for worker processes, and their results: what the handler or the local pool and its children exchange."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Function(NamedTuple):
     """A function that a child loads once and then calls many times.
 
     Args:
-        id: equal ids mean the same function. A child keeps what it loaded under its id. For a small function its pickle
-            can serve as the id.
+        id: equal ids mean the same function. A child keeps a loaded function under its id. For a small function, the
+            pickle can serve as the id.
         pickle: the pickled function, with its big closure variables out of band.
-        modules: the user's modules and data files that it needs: contents keyed by relative POSIX path.
+        modules: the user's modules and data files that the function needs: contents keyed by relative POSIX path.
         runtime_path: the directory of an extracted runtime, whose packages (and interpreter, if it has
             one) the child uses.
-        load_anew: whether each submission loads it again. This is for an id that several callsets use: the calls of one
-            callset must not see how those of another changed the function's variables.
+        load_anew: whether each submission loads the function again. This is for an id that several callsets use: calls
+            of one callset must not see the changes that calls of another made to the function's variables.
     """
 
     id: str | bytes
@@ -42,8 +42,8 @@ class Task(NamedTuple):
     Args:
         function: the function.
         data: the pickled argument.
-        references: encoded outcomes of earlier calls, in the order of the futures in the argument that they replace.
-        extra_env: environment variables of just this call.
+        references: encoded outcomes of earlier calls, in the order of the futures that they replace in the argument.
+        extra_env: environment variables for this call only.
         timeout: seconds after which the child's process group is killed; ``None`` for no limit.
     """
 
@@ -55,9 +55,9 @@ class Task(NamedTuple):
 
 
 class RunResult(NamedTuple):
-    """How a task ended: with an outcome of the function, or with a failure around it.
+    """How a task ended: with the outcome of the function, or with a failure of the process that ran it.
 
-    The child makes the result of a call that its process survives, the parent that of any other.
+    The child makes the result if its process survives the call; otherwise the parent makes it.
 
     Args:
         success: True when the function returned, False when it raised, ``None`` when there is no outcome.
@@ -66,7 +66,7 @@ class RunResult(NamedTuple):
         failure: why there is no outcome: a time-out, a crash, a cancellation, a result that cannot be pickled.
         returncode: the child's exit code: 0 for an outcome, negative for a signal, ``None`` when unknown.
         stdout: the tail of what the call wrote to file descriptor 1, decoded with replacement.
-        stderr: the tail of what it wrote to file descriptor 2.
+        stderr: the tail of what the call wrote to file descriptor 2.
         info: ``setup_time`` and ``exec_time`` in seconds, and ``leftovers``: what the call left running, in words.
         begun: whether the function was called; False when it, or its argument, could not be loaded.
     """
@@ -83,7 +83,7 @@ class RunResult(NamedTuple):
 
 
 class Stop:
-    """A request to end a running call. Any thread may make it; it cannot be undone."""
+    """A request to end a running call. Any thread may make the request, which cannot be undone."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -92,7 +92,7 @@ class Stop:
 
     def set(self) -> None:
         """Kill the call's process group. The call then ends as cancelled, unless its result arrived first."""
-        with self._lock:  # held while the listener runs, so that none is running after ``listen(None)``
+        with self._lock:  # held while the listener runs, so that no listener runs after ``listen(None)`` returns
             self._asked = True
             listener, self._listener = self._listener, None
             if listener is not None:
@@ -103,9 +103,9 @@ class Stop:
         return self._asked
 
     def listen(self, listener: Callable[[], object] | None) -> None:
-        """Call a function once, when the call is asked to end; immediately if it has been asked already.
+        """Set the function that is called once when ``set`` is called; call it now if ``set`` was called already.
 
-        The code that runs the call uses this. It passes ``None`` when the call has ended.
+        The code that runs the call uses this method. It passes ``None`` when the call has ended.
         """
         with self._lock:
             asked = self._asked
@@ -118,10 +118,10 @@ class Runner(Protocol):
     """Runs tasks in child processes: the fork server, or the local pool."""
 
     def run(self, task: Task, *, stopped: Stop | None = None) -> RunResult:
-        """Run one task to its end, and return how it ended. Never raise for what the task does."""
+        """Run one task to its end, and return how it ended. Nothing that the task does makes this method raise."""
 
     def end_waiting(self) -> None:
-        """End processes that only wait for another call, to free their memory and files."""
+        """End the processes that only wait for another call, to free their memory and open files."""
 
     def close(self) -> None:
         """End every child process."""
@@ -133,7 +133,7 @@ _TAIL_LINES = 10
 
 
 def timeout_failure(seconds: float) -> Failure:
-    """Return the failure of a call that was stopped at ``job_max_runtime``."""
+    """Return the failure of a call that was stopped because it ran longer than ``job_max_runtime``."""
     return Failure(
         "CallTimeoutError",
         f"the call ran out of time: it was stopped after {seconds:g} s. "
@@ -151,11 +151,11 @@ def crash_failure(returncode: int | None, stdout: str = "", stderr: str = "", *,
     """Return the failure of a call whose process ended without an outcome.
 
     Args:
-        returncode: its exit code; negative for a signal, ``None`` when it is not known.
-        stdout: the tail of its output.
-        stderr: the tail of its error output.
-        was_lost: whether its connection closed before the process ended; then a killed process and one that closed its
-            connection look alike.
+        returncode: the exit code of the process; negative for a signal, ``None`` if it is unknown.
+        stdout: the tail of the call's output.
+        stderr: the tail of the call's error output.
+        was_lost: whether the connection closed before the process ended. If so, a process that was killed cannot be
+            told from one that closed its connection.
     """
     how = _how_it_ended(returncode, was_lost=was_lost)
     return Failure("WorkerCrashedError", how + _last_lines(stdout, stderr), (returncode,))
@@ -181,7 +181,7 @@ def _how_it_ended(returncode: int | None, *, was_lost: bool) -> str:
 
 
 def _memory() -> str:
-    """Return a clause that says how much memory this worker has; empty if the size was not configured."""
+    """Return a clause that says how much memory this worker has; an empty text if the size was not configured."""
     size = os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE")
     return f"the function has {size} MB ('memory' in the section 'lambda'); " if size else ""
 

@@ -1,4 +1,4 @@
-"""Built-in objects that ``pickle`` refuses, or finds by a name that only exists in the client's script."""
+"""Built-in objects that ``pickle`` refuses, or looks up by a name that exists only in the client's script."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CachedFunction: Any = type(functools.lru_cache(lambda: None))
 
 
 def reduce_cached(cached: Any) -> Any:
-    """Return how a pickle rebuilds a cached function. The new cache has the same size, and is empty."""
+    """Return how a pickle rebuilds a cached function. The new cache has the same maximum size, and is empty."""
     if is_importable(cached):
         return NotImplemented
     state = cached.__wrapped__, dict(vars(cached))
@@ -27,7 +27,7 @@ def reduce_cached(cached: Any) -> Any:
 
 
 def make_cached(maxsize: int | None, typed: bool) -> Any:
-    """Make a cached function. The function inside is filled in later, because it may refer to the cached one."""
+    """Make a cached function. Its inner function is set later, because it may refer to the cached function."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         return cached.__wrapped__(*args, **kwargs)
@@ -53,13 +53,13 @@ def reduce_property(prop: property) -> tuple[Any, ...]:
 
 
 def reduce_method(method: Any) -> tuple[Any, ...]:
-    """Return how a pickle rebuilds a class or static method, or an object of a user's subclass of either."""
+    """Return how a pickle rebuilds a class method, a static method, or an object of a user's subclass of these."""
     native = classmethod if isinstance(method, classmethod) else staticmethod
     return new_by, (native, type(method)), (native, method.__func__, _own_attributes(method)), None, None, fill_method
 
 
 def _own_attributes(descriptor: Any) -> dict[str, Any] | None:
-    # Attributes that the function also has are copied from it.
+    # Attributes that the function also has were copied from the function.
     own = dict(getattr(descriptor, "__dict__", {}))
     function = getattr(descriptor, "__func__", None)
     for name in (*functools.WRAPPER_ASSIGNMENTS, "__wrapped__", "__annotate__", "__annotations__"):
@@ -90,14 +90,14 @@ def fill_method(method: Any, state: tuple[Any, ...]) -> None:
 
 
 def reduce_cached_property(prop: Any) -> tuple[Any, ...]:
-    """Return how a pickle rebuilds a cached property. Before Python 3.12 it has a lock, which cannot be pickled."""
+    """Return how a pickle rebuilds a cached property. Before Python 3.12, it contains a lock that cannot be pickled."""
     kind = type(prop)
     attributes = {name: value for name, value in vars(prop).items() if name not in ("lock", "func")}
     return make_cached_property, (kind,), (prop.func, attributes), None, None, fill_cached_property
 
 
 def make_cached_property(kind: Any) -> Any:
-    """Make a cached property; its function is filled in later."""
+    """Make a cached property whose function is set later."""
     return kind(make_cached_property)
 
 
@@ -121,13 +121,13 @@ def _attributes(weak: Any) -> dict[str, Any] | None:
 
 
 def reduce_reference(reference: Any) -> tuple[Any, ...]:
-    """Return how a pickle rebuilds a weak reference. It is dead if the reader does not otherwise hold its object."""
+    """Return how a pickle rebuilds a weak reference. The new reference is dead unless the reader keeps the object."""
     target = reference()
     return (make_dead_reference, ()) if target is None else (type(reference), (target,))
 
 
 def make_dead_reference() -> weakref.ref[Any]:
-    """Return a weak reference whose object is gone."""
+    """Return a weak reference to an object that no longer exists."""
     return weakref.ref(set())
 
 
@@ -146,14 +146,14 @@ def reduce_proxy(proxy: Any) -> tuple[Any, ...]:
 
 
 def reduce_mapping_proxy(proxy: types.MappingProxyType[Any, Any]) -> tuple[Any, ...]:
-    """Return how a pickle rebuilds a read-only view. If its dictionary is sent too, it is a view of that one."""
+    """Return how a pickle rebuilds a read-only view. If its dictionary is sent too, the view shows that dictionary."""
     seen = [held for held in gc.get_referents(proxy) if isinstance(held, Mapping)]
     return types.MappingProxyType, (seen[0] if seen else dict(proxy),)
 
 
 @functools.cache
 def _dataclass_marks() -> dict[int, str]:
-    """Return the names of the markers that ``dataclasses`` compares by identity, keyed by ``id``."""
+    """Return the names of the markers that ``dataclasses`` compares by identity, keyed by the ``id`` of the marker."""
     import dataclasses
 
     return {

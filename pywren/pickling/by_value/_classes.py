@@ -1,12 +1,14 @@
 """Rebuilds classes as they are, without repeating what ran when they were defined.
 
 ``__init_subclass__``, ``__set_name__`` and the metaclass left their results in the class when its ``class`` statement
-ran, perhaps with keywords that were not kept. They do not run again: the innermost built-in type of its metaclass makes
-an empty class, whose attributes are then set as they are. There is one exception: an ``__init_subclass__`` that the
-reader imports and that needs no keyword is called, because it may register subclasses in its module.
+ran, perhaps with keywords that were not kept. They do not run again: the innermost built-in type that the metaclass
+extends makes an empty class, whose attributes are then set as they are. There is one exception: an
+``__init_subclass__`` that the reader imports and that needs no keyword is called, because it may register subclasses in
+the module that defines it.
 
-Each class is sent under one unique name (``_tracker``). The client never changes a class that it already has. A worker
-resets a class to the state in which it arrives again, even a class that a call there defined and returned.
+Each class is sent under one unique name (``_tracker``). The client never changes a class that it already has. If a
+class arrives again, a worker resets it to the state in which it arrives, even if a call on that worker defined and
+returned the class.
 """
 
 from __future__ import annotations
@@ -34,22 +36,22 @@ from pywren.pickling.by_value._pickle_state import PickleState, is_importable, i
 from pywren.pickling.handmade import is_of_program
 from pywren.system import private_names
 
-_SLOT_KINDS = (types.MemberDescriptorType, types.GetSetDescriptorType)  # the second for __dict__ and __weakref__
+_SLOT_KINDS = (types.MemberDescriptorType, types.GetSetDescriptorType)  # the second: __dict__ and __weakref__
 _MADE_ANEW = frozenset({"__dict__", "__weakref__", "_abc_impl", "__module__", "__slots__", "__slotnames__"})
 _IDENTITY = ("__name__", "__qualname__", "__bases__")
 _LAZY_ANNOTATIONS = frozenset({"__annotate__", "__annotate_func__", "__annotations_cache__"})  # Python 3.14
 
 
 class ClassRecipe(NamedTuple):
-    """What an empty class is made from.
+    """What the reader makes an empty class from.
 
     Args:
-        name: the unique name under which it is sent.
-        metaclass: its type.
+        name: the unique name under which the class is sent.
+        metaclass: the type of the class.
         class_name: ``__name__``.
         bases: ``__bases__``.
-        namespace: what it must contain from the beginning.
-        members: the members, if it is an enumeration.
+        namespace: the attributes that the class must have from the beginning.
+        members: the members, if the class is an enumeration.
     """
 
     name: str
@@ -77,7 +79,7 @@ def reduce_class(cls: type, state: PickleState) -> tuple[Any, ...]:
     identity = cls.__name__, cls.__qualname__, cls.__bases__
     parts = (_attributes(cls, state), registered, states, _hints(cls, state), identity)
     if state.returned and _tracker.noted(cls) is None:
-        _tracker.note(cls, frozenset(vars(cls)))  # a call has defined it; from now on it belongs to the client
+        _tracker.note(cls, frozenset(vars(cls)))  # a call has defined this class; from now on it belongs to the client
     return make_class, tuple(recipe), parts, None, None, fill_returned_class if state.returned else fill_class
 
 
@@ -102,10 +104,10 @@ def _attributes(cls: type, state: PickleState) -> dict[str, Any]:
             continue
         attributes[name] = fresh_if_lock(value, state)
     slots = vars(cls).get("__slots__")
-    if isinstance(slots, (str, tuple, list, dict, set, frozenset)):  # otherwise it is an iterator that is exhausted
+    if isinstance(slots, (str, tuple, list, dict, set, frozenset)):  # anything else is an exhausted iterator
         attributes["__slots__"] = slots
     if isinstance(cls, enum.EnumMeta):
-        attributes.pop("_member_map_", None)  # make_members() makes it
+        attributes.pop("_member_map_", None)  # make_members() makes this one
     if any(name in vars(cls) for name in _LAZY_ANNOTATIONS):
         attributes["__annotations__"] = private_names.annotations_of(cls)
     return attributes
@@ -127,7 +129,7 @@ _unfilled: dict[int, type] = {}  # classes that were made but have no attributes
 
 
 def make_class(*recipe: Any) -> type:
-    """Return the class that was sent under a name, or make an empty one. The arguments are the fields of a recipe."""
+    """Return the class that was sent under a name, or make an empty one. The arguments are the fields of the recipe."""
     plan = ClassRecipe(*recipe)
     known = _tracker.known_as(plan.name)
     if known is None:
@@ -137,7 +139,7 @@ def make_class(*recipe: Any) -> type:
         if known is made:
             _tracker.note(made, frozenset(vars(made)))
         else:
-            del _unfilled[id(made)]  # another thread was faster
+            del _unfilled[id(made)]  # another thread has made the class first
     cls: type = known
     return cls
 
@@ -150,14 +152,14 @@ def _make_empty(plan: ClassRecipe) -> type:
         native.__init__(made, plan.class_name, plan.bases, namespace)
     if isinstance(made, abc.ABCMeta):
         private_names.make_abstract(made)
-        type.__setattr__(made, "__abstractmethods__", frozenset())  # depends on the methods, which come later
+        type.__setattr__(made, "__abstractmethods__", frozenset())  # it depends on the methods, which are set later
     if plan.members is not None:
         make_members(made, plan.members)
     return made
 
 
 def _native_metaclass(metaclass: type) -> Any:
-    """Return the innermost type that makes the classes of a metaclass. It is written in C, so it runs no Python code.
+    """Return the innermost built-in type that a metaclass extends. Making a class with it runs no Python code.
 
     ``abc.ABCMeta`` does not qualify, because it calls the next metaclass.
     """
@@ -171,7 +173,7 @@ def _native_metaclass(metaclass: type) -> Any:
 
 
 class _Quiet:
-    """Replaces ``__init_subclass__`` while a class is made. It does nothing in the thread that makes the class."""
+    """Replaces ``__init_subclass__`` while a class is made. In the thread that makes the class, a call does nothing."""
 
     def __init__(self, original: Any) -> None:
         self._original = original
@@ -185,7 +187,7 @@ class _Quiet:
 
 _hooks_lock = threading.RLock()
 # Held while the __init_subclass__ of a base is replaced, so that two threads never restore each other's replacement.
-# Only code of ``type`` itself can run while it is held.
+# Only code of ``type`` itself can run while the lock is held.
 
 
 @contextlib.contextmanager
@@ -212,7 +214,7 @@ def _hook_definer(base: type) -> type:
 
 
 def fill_class(cls: type, parts: tuple[Any, ...]) -> None:
-    """Reset a class on a worker to the state in which it arrived, unless it was defined there."""
+    """Set the attributes of a class that arrived on a worker. A class that the worker already has is reset to them."""
     if id(cls) in _unfilled:
         _fill(cls, parts)
     elif _tracker.noted(cls) is not None:
@@ -220,7 +222,7 @@ def fill_class(cls: type, parts: tuple[Any, ...]) -> None:
 
 
 def fill_returned_class(cls: type, parts: tuple[Any, ...]) -> None:
-    """Set the attributes of a class that a call returned, unless the client already has it."""
+    """Set the attributes of a class that a call returned, unless the client already has the class."""
     if id(cls) in _unfilled:
         _fill(cls, parts)
 
@@ -238,7 +240,7 @@ def _put_back(cls: type, parts: tuple[Any, ...]) -> None:
     made_with: frozenset[str] = _tracker.noted(cls)
     delete = _native_metaclass(type(cls)).__delattr__
     for name in set(vars(cls)) - set(parts[0]) - made_with:
-        if not name.startswith("__"):  # an earlier call has added it
+        if not name.startswith("__"):  # an earlier call has added this attribute
             delete(cls, name)
     for name, value in zip(_IDENTITY, parts[-1], strict=True):
         if type.__getattribute__(cls, name) != value:  # Python may refuse to set the bases even if they are equal
@@ -255,12 +257,12 @@ def _restore(cls: type, parts: tuple[Any, ...]) -> None:
     for subclass in registered:
         abc.ABCMeta.register(cls, subclass)  # type: ignore[arg-type]
     module = sys.modules.get(cls.__module__)
-    if hints and module is not None:  # before a hook of a base class needs them
+    if hints and module is not None:  # do this before a hook of a base class needs the hints
         vars(module).update(known_hints(hints))
 
 
 def _has_open_hook(cls: type) -> bool:
-    """Tell whether an importable base has a hook that must hear of the subclass and needs no keywords."""
+    """Tell whether an importable base class has an ``__init_subclass__`` that must be called and needs no keywords."""
     definer = next(base for base in cls.__mro__[1:] if "__init_subclass__" in vars(base))
     hook = vars(definer)["__init_subclass__"]
     function = getattr(hook, "__func__", None)

@@ -1,7 +1,8 @@
 """Objects that exist in every process: the pickle says where to find them instead of containing a copy.
 
-The functions of ``random`` and ``numpy.random`` are methods of one hidden generator each. A plain pickle of such a
-method contains the generator's state, so every call would draw the same numbers. Users mean the worker's generator.
+Each of the modules ``random`` and ``numpy.random`` has one hidden generator, whose methods are the module's functions.
+A plain pickle of such a method contains the generator's state, so every call would draw the same numbers. Users mean
+the worker's generator.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ def counterpart_reducer(kind: type) -> Callable[[Any], Any] | None:
     """Return the reducer for random generators of a class, or ``None`` for other classes."""
     random = sys.modules.get("random")
     if random is not None and issubclass(kind, random.SystemRandom):
-        return _reduce_stateless  # it draws from the operating system; ``secrets`` has one
+        return _reduce_stateless  # it gets its numbers from the operating system; ``secrets`` contains such a generator
     return _reduce_generator if any(kind.__module__ == owner for owner, _ in _SHARED_GENERATORS) else None
 
 

@@ -1,7 +1,7 @@
-"""Enumerations: the built-in type that they extend makes their members, which then get their attributes.
+"""Enumerations: the built-in type that an enumeration extends makes the members, whose attributes are set afterwards.
 
-Calling the class or its ``__new__`` with the values would fail for members that are made from more than their value,
-and for aliases and flags.
+Calling the enumeration or its ``__new__`` with the values would fail for members that are made from more than their
+value, and for aliases and flags.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 
 class MemberRecipe(NamedTuple):
-    """What one member is made from.
+    """What one member of an enumeration is made from.
 
     Args:
-        places: the indexes of its name and its aliases among all names; empty for a combination of flags.
+        places: the indexes of the member's name and aliases in the list of all names; empty for a combination of flags.
         value: the value of a combination of flags.
         arguments: the arguments for the built-in type, such as the number of a member of an ``IntEnum``.
     """
@@ -61,7 +61,7 @@ def enum_recipe(cls: Any) -> EnumRecipe:
 
 
 def member_states(cls: Any) -> tuple[MemberState, ...]:
-    """Return the contents of an enumeration's members."""
+    """Return the contents, attributes and slots of an enumeration's members, for ``restore_members``."""
     native = _native_type(cls)
     copy = {list: list, dict: dict, set: set, bytearray: bytes}.get(native, _nothing)
     return tuple((member, copy(member), dict(vars(member)), _slots(member)) for member in _members(cls))
@@ -88,7 +88,7 @@ def _native_arguments(native: Any, member: Any) -> tuple[Any, ...]:
     if hasattr(native, "__getnewargs__"):
         arguments: tuple[Any, ...] = native.__getnewargs__(member)
     else:
-        arguments = native.__reduce__(member)[1]  # dates, for example
+        arguments = native.__reduce__(member)[1]  # members that are dates, for example
     return arguments
 
 
@@ -108,7 +108,7 @@ def _slots(member: Any) -> dict[str, Any]:
 
 
 def find_member(cls: Any, name: str | None, value: Any) -> Any:
-    """Return a member: by name, or the combination of flags that has a value."""
+    """Return the member with the given name; if the name is ``None``, the combination of flags with the given value."""
     if name is not None:
         return cls._member_map_[name]
     known = cls._value2member_map_.get(value)

@@ -1,6 +1,6 @@
 """Objects whose ``__getattr__`` fails when pickle asks a new, still empty object for ``__setstate__``.
 
-Such a ``__getattr__`` uses another attribute, which the empty object lacks, so it calls itself endlessly.
+Such a ``__getattr__`` uses another attribute, which the empty object lacks. So ``__getattr__`` calls itself endlessly.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pywren.pickling.format import PROTOCOL
 
 
 def evasive_reducer(cls: Any) -> Callable[[Any], Any] | None:
-    """Return a reducer that never calls the ``__getattr__`` of such objects; ``None`` for other classes."""
+    """Return a reducer for a class with such a ``__getattr__``, which it never calls; ``None`` for other classes."""
     if not hasattr(cls, "__getattr__") or hasattr(cls, "__setstate__") or cls in copyreg.dispatch_table:
         return None
     if cls.__reduce__ is not object.__reduce__ or cls.__reduce_ex__ is not object.__reduce_ex__:
@@ -35,7 +35,7 @@ def _reduce_by_attributes(obj: Any) -> tuple[Any, ...]:
 
 
 def _state_of(obj: Any) -> Any:
-    """Return an object's state, as ``object.__getstate__`` does, which is new in Python 3.11."""
+    """Return an object's state, as ``object.__getstate__`` does in Python 3.11 and later."""
     has_attributes = type(obj).__dictoffset__ != 0
     state: Any = object.__getattribute__(obj, "__dict__") if has_attributes else None
     slots = {}
@@ -49,7 +49,7 @@ def _state_of(obj: Any) -> Any:
 
 
 def _set_state(obj: Any, state: Any) -> None:
-    """Do what unpickling does to an object without ``__setstate__``."""
+    """Set an object's state, as ``pickle`` does for an object without ``__setstate__``."""
     slots = None
     if isinstance(state, tuple) and len(state) == 2:
         state, slots = state

@@ -49,7 +49,7 @@ def reduce_code(code: types.CodeType) -> tuple[Any, ...]:
 
 
 def reduce_cell(cell: types.CellType) -> tuple[Any, ...]:
-    """Return how a pickle rebuilds a closure variable. Functions that share one share the new one too."""
+    """Return how a pickle rebuilds a closure variable. Functions that share a variable also share the rebuilt one."""
     try:
         value = cell.cell_contents
     except ValueError:
@@ -92,11 +92,11 @@ def reduce_function(function: types.FunctionType, state: PickleState) -> tuple[A
 
 
 def _inner_annotations(code: types.CodeType) -> list[str]:
-    """Return the string annotations of the classes and functions inside a function, and some other strings."""
+    """Return the string annotations of classes and functions that a function defines, and some other strings."""
     found: list[str] = []
     for constant in code.co_consts:
         if type(constant) is tuple and code.co_flags & _FUTURE_ANNOTATIONS:
-            found += [text for text in constant if type(text) is str]  # names and annotations alternate
+            found += [text for text in constant if type(text) is str]  # it contains names and annotations in turn
         elif type(constant) is types.CodeType:
             found += _inner_annotations(constant)
             if "__annotations__" in constant.co_names:  # the body of a class
@@ -110,7 +110,7 @@ def _annotate(function: Any) -> Any:
 
 def _source(function: types.FunctionType, state: PickleState) -> str | None:
     if is_of_stdlib(function.__globals__.get("__name__")):
-        return None  # a decorator made it, so its lines tell the user nothing
+        return None  # a decorator made this function, so its lines tell the user nothing
     source = source_of(function.__code__, function.__globals__)
     if not source or len(source) > state.source_left:
         return None
@@ -122,7 +122,7 @@ _names_of_code: weakref.WeakKeyDictionary[types.CodeType, dict[str, None]] = wea
 
 
 def global_names(code: types.CodeType) -> Mapping[str, None]:
-    """Return the names of the global variables that code uses, including those of the functions and classes in it."""
+    """Return the names of the global variables that code uses, including those that functions and classes in it use."""
     names = _names_of_code.get(code)
     if names is None:
         names = dict.fromkeys(_walk(code))
@@ -186,7 +186,7 @@ def make_function(*parts: Any) -> types.FunctionType:
 
 
 def make_returned_function(*parts: Any) -> types.FunctionType:
-    """Make a function that a call returned. If the client has the source file, that wins over the source sent along."""
+    """Make a function that a call returned. If the client has the source file, the source that was sent is ignored."""
     return _make_function(*parts, replace=False)
 
 

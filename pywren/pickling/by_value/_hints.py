@@ -24,11 +24,11 @@ class _Absent:
 
 
 class _Hint:
-    """An object that the reader may do without.
+    """An object that an annotation refers to, and that the reader can do without.
 
     Args:
-        module: the module that contains it, or the module itself.
-        name: its name in that module; empty for the module itself.
+        module: the module that contains the object, or the object itself if it is a module.
+        name: the object's name in that module; empty if the object is the module itself.
     """
 
     def __init__(self, module: str, name: str) -> None:
@@ -51,7 +51,7 @@ def hints_of(annotations: Iterable[Any], space: Mapping[str, Any], state: Pickle
 
 
 def note_hints(hints: Mapping[str, Any] | None, module: str, state: PickleState) -> None:
-    """Make hints available in their module too, where Python looks up the hints of classes that a call defines.
+    """Also make hints available in their module, where Python looks up the hints of classes that a call defines.
 
     Args:
         hints: the objects that the names in annotations refer to.

@@ -1,4 +1,4 @@
-"""Locks that are attributes of a class. Each process has its own, as it would after importing the class."""
+"""Locks that are attributes of a class. Each process has its own lock, as it would after importing the class."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pywren.system import private_names
 
 
 class _Fresh:
-    """An object whose pickle is a call that makes a new object.
+    """An object that is pickled as a call; unpickling makes the call, which returns a new object.
 
     Args:
         make: the callable.
@@ -32,7 +32,7 @@ _KINDS = (_thread.LockType, _RLOCK, *_SIMPLE, *_SEMAPHORES, threading.Barrier)
 
 
 def fresh_if_lock(value: Any, state: PickleState) -> Any:
-    """Return what to send for an attribute of a class: the attribute, or the recipe for a new lock of its kind.
+    """Return what to send for an attribute of a class: the attribute, or if it is a lock, a recipe for a new lock.
 
     Args:
         value: the attribute.

@@ -16,7 +16,7 @@ _NOT_SENT = frozenset({"__builtins__", "__cached__", "__loader__", "__spec__"})
 
 
 class Namespace:
-    """Stands for the globals of a module. The reader replaces it with the globals of its own module.
+    """Stands for the globals of a module. The reader replaces it with the globals of that module in its own process.
 
     Args:
         module: the module.
@@ -33,7 +33,7 @@ def _variables() -> Any:
     yield
 
 
-_FRAME_LOCALS: Any = type(_variables().gi_frame.f_locals)  # until Python 3.12 a dict, which can be pickled
+_FRAME_LOCALS: Any = type(_variables().gi_frame.f_locals)  # until Python 3.12 this is dict, which can be pickled
 
 
 def holder_reducer(kind: type) -> Callable[[Any], Any] | None:
@@ -48,7 +48,7 @@ def holder_reducer(kind: type) -> Callable[[Any], Any] | None:
 
 
 def _reduce_frame_locals(variables: Any) -> tuple[Any, ...]:
-    return dict, (dict(variables),)  # a copy of their present values
+    return dict, (dict(variables),)  # a copy of the variables' present values
 
 
 def _reduce_named_tuple(obj: Any) -> Any:
@@ -72,7 +72,8 @@ def reduce_module(module: types.ModuleType, state: PickleState) -> tuple[Any, ..
 
     Args:
         module: the module.
-        state: the state of the pickle; later functions of the module get the globals of the module itself.
+        state: the state of the pickle; functions of the module that are pickled later get the globals of the rebuilt
+            module.
     """
     if handmade.is_importable(module) and not is_sent_whole(module.__name__):
         return import_named, (module.__name__,)
@@ -88,7 +89,7 @@ def import_named(name: str) -> types.ModuleType:
 
 def _new_module(cls: type[types.ModuleType], name: str) -> types.ModuleType:
     module = types.ModuleType.__new__(cls)
-    types.ModuleType.__init__(module, name)  # the class's own __init__ may take other arguments, or have effects
+    types.ModuleType.__init__(module, name)  # the class's own __init__ may take other arguments, or have side effects
     return module
 
 

@@ -29,11 +29,11 @@ class PickleState:
         self.replaced: dict[int, tuple[Any, Any]] = {}
         self.reducers: dict[int, Any] = {}  # of the types seen so far
         self.hinted: set[str] = set()  # modules that only annotations mention
-        self.names: dict[tuple[str, str], Any] = {}  # what the reader must find by module and qualified name
+        self.names: dict[tuple[str, str], Any] = {}  # objects that the reader must find by module and qualified name
 
 
 def find(module: Any, qualname: str) -> Any:
-    """Return what a module has under a dotted name, or a sentinel of this module if there is nothing."""
+    """Return the object with a dotted name in a module, or a sentinel if there is no such object."""
     found = module
     for part in qualname.split("."):
         found = getattr(found, part, _MISSING)

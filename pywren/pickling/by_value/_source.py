@@ -1,4 +1,4 @@
-"""The source lines of functions, so that tracebacks and ``inspect`` show them on the other side.
+"""The source lines of functions, which are sent so that tracebacks and ``inspect`` can show them to the reader.
 
 Only the lines of the functions themselves are sent. The reader adds them to ``linecache``, where tracebacks, debuggers
 and ``inspect.getsource`` find them.
@@ -32,14 +32,14 @@ _known: weakref.WeakKeyDictionary[types.CodeType, tuple[str, str]] = weakref.Wea
 
 
 def source_of(code: types.CodeType, space: dict[str, Any]) -> str:
-    """Return the source lines of a function as they were at the first request; empty if there are none.
+    """Return the source lines of a function as they were when first requested; an empty string if there are none.
 
     Args:
         code: the code of the function.
         space: its globals, which may contain the loader of its file.
     """
     filename, source = _known.get(code, ("", ""))
-    if filename != code.co_filename:  # comparing code objects ignores this
+    if filename != code.co_filename:  # comparing code objects ignores the file name
         source = _read_source(code, space)
         _known[code] = code.co_filename, source
     return source
@@ -51,7 +51,7 @@ def _read_source(code: types.CodeType, space: dict[str, Any]) -> str:
     if not 0 <= first < len(lines):
         return ""
     last = min(_last_line(code), len(lines))
-    if code.co_name != "<lambda>":  # the rest of the statement around it may follow
+    if code.co_name != "<lambda>":  # after a lambda, the rest of the statement around it may follow
         last = _end_of_block(lines, first, last)
     return "".join(lines[first:last])[:_MAX_CHARACTERS]
 
@@ -74,7 +74,7 @@ def _last_line(code: types.CodeType) -> int:
 
 
 def _end_of_block(lines: list[str], first: int, last: int) -> int:
-    """Return the last line of a block, which may come after its code: comments, docstrings, closing brackets."""
+    """Return the number of a block's last line, which may follow its code: a comment, docstring or closing bracket."""
     indent = _indent(lines[first])
     end = place = max(last, first + 1)
     while place < len(lines) and (not lines[place].strip() or _indent(lines[place]) > indent):
@@ -94,9 +94,9 @@ def remember_source(code: types.CodeType, source: str, *, replace: bool) -> None
 
     Args:
         code: the code of the function.
-        source: its lines.
-        replace: whether they replace a local file of the same name. They do on a worker, because it may have another
-            version of the script.
+        source: the source lines of the function.
+        replace: whether these lines replace a local file of the same name. They do so on a worker, which may have
+            another version of the script.
     """
     filename, first = code.co_filename, code.co_firstlineno - 1
     new = source.splitlines(keepends=True) if "\r" not in source and "\f" not in source else _split(source)

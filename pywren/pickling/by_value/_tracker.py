@@ -1,4 +1,4 @@
-"""The unique names under which classes and type variables are sent. They tell which class here is which class there."""
+"""Unique names under which classes and type variables are sent, so that each process recognizes the other's classes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-_lock = threading.Lock()  # guards the tables below; only code of this module runs while it is held
+_lock = threading.Lock()  # guards the tables below; only code of this module runs while the lock is held
 _by_id: dict[str, Callable[[], Any]] = {}
 _ids: dict[int, str] = {}  # keyed by id, because a metaclass may compare and hash its classes in any way
 _watched: dict[int, Any] = {}
@@ -64,10 +64,10 @@ def _track(name: str, obj: Any) -> None:
 
 
 def note(obj: Any, value: Any) -> None:
-    """Remember something about a tracked object while the object lives."""
+    """Remember a value that belongs to a tracked object, for as long as the object exists."""
     _notes[id(obj)] = value
 
 
 def noted(obj: Any) -> Any:
-    """Return what is remembered about a tracked object, or ``None`` if nothing is."""
+    """Return the value that ``note`` remembered for a tracked object, or ``None`` if there is none."""
     return _notes.get(id(obj))

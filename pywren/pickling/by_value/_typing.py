@@ -1,6 +1,6 @@
 """Named objects of ``typing``: type variables, new types, and aliases that the ``type`` statement makes.
 
-They pickle themselves by name, and a worker cannot find the objects of a script by name.
+Plain ``pickle`` writes only their names, and a worker cannot find the objects of a script by name.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def reduce_typing(obj: Any) -> Any:
 
 
 def _options(variable: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the constraints and the keywords for making a variable."""
+    """Return the constraints and the keyword arguments with which a type variable is made."""
     options: dict[str, Any] = {flag: True for flag in _FLAGS if getattr(variable, f"__{flag}__", False)}
     for option in ("bound", "default"):
         value = _evaluated(variable, f"__{option}__")
@@ -52,7 +52,7 @@ def _options(variable: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def _evaluated(variable: Any, name: str) -> Any:
     try:
         return getattr(variable, name, None)
-    except Exception:  # noqa: BLE001 - evaluated now for the first time: it may use names that are not there yet
+    except Exception:  # noqa: BLE001 - first evaluated here: it may use names that do not exist yet
         return None
 
 
@@ -68,7 +68,7 @@ def _parameter(variable: Any) -> tuple[str, str, int]:
 def make_variable(
     name: str, kind: Any, variable_name: str, module: str, constraints: tuple[Any, ...], options: dict[str, Any]
 ) -> Any:
-    """Return the type variable with a unique name; make it if it is new here."""
+    """Return the type variable with a unique name; make it if this process does not have it yet."""
     known = _tracker.known_as(name)
     if known is not None:
         return known
@@ -83,22 +83,22 @@ def make_variable(
 
 
 def make_new_type(name: str, kind: Any, type_name: str, supertype: Any) -> Any:
-    """Return the new type with a unique name; make it if it is new here."""
+    """Return the ``NewType`` with a unique name; make it if this process does not have it yet."""
     known = _tracker.known_as(name)
     return _tracker.track(name, kind(type_name, supertype)) if known is None else known
 
 
 def fill_new_type(new_type: Any, attributes: dict[str, Any]) -> None:
-    """Set the module and the names of a new type."""
+    """Set the module and the names of a ``NewType``."""
     for attribute, value in attributes.items():
         setattr(new_type, attribute, value)
 
 
 def make_alias(name: str, alias_name: str, module: str, parameters: tuple[tuple[str, str, int], ...]) -> Any:
-    """Return the alias that crosses under a name; make it if it is new here.
+    """Return the type alias with a unique name; make it if this process does not have it yet.
 
-    Its value is filled in later, because it may refer to the alias. That is why a ``type`` statement makes the
-    alias: it evaluates the value on first use.
+    The value of the alias is set later, because the value may refer to the alias. That is why a ``type`` statement
+    makes the alias: the statement evaluates the value only on first use.
     """
     known = _tracker.known_as(name)
     if known is not None:
@@ -121,7 +121,7 @@ def _declaration(place: int, _crossing: str, text: str, constraints: int) -> str
 
 
 def fill_alias(alias: Any, contents: list[Any]) -> None:
-    """Set the value of an alias that was made here."""
+    """Set the value of a type alias that ``make_alias`` made."""
     held = _tracker.noted(alias)
     if held is not None:
         held[:] = contents

@@ -27,12 +27,12 @@ _OWN = frozenset(
 
 
 def is_own(function: types.FunctionType) -> bool:
-    """Tell whether a function is one of pywren's that rebuild objects. Most functions in a pickle are."""
+    """Tell whether a function is pywren's own and rebuilds objects, like most functions in a pickle."""
     return function in _OWN
 
 
 def reduce(obj: Any, state: PickleState) -> Any:
-    """Return how a pickle rebuilds an object, or ``NotImplemented`` to leave that to others.
+    """Return how a pickle rebuilds an object, or ``NotImplemented`` to leave the object to other reducers.
 
     Args:
         obj: the object.
@@ -57,12 +57,12 @@ def reduce(obj: Any, state: PickleState) -> Any:
 
 
 def is_by_name(reduced: Any) -> bool:
-    """Tell from an object's reduction whether the reader imports it by name."""
+    """Tell from an object's reduction whether the reader imports the object by name."""
     return reduced is NotImplemented or reduced[0] is _modules.import_named
 
 
 def is_usual(kind: type, state: PickleState) -> bool:
-    """Tell whether a class is written in Python, and all its instances are reduced like this one.
+    """Tell whether a class is written in Python and all its instances are left to ``pickle``, as one of them was.
 
     Args:
         kind: the class of an instance that is left to ``pickle``.

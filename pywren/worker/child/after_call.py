@@ -1,7 +1,7 @@
-"""What happens in a child between the end of a call and its result: find what the call left, and exit if need be.
+"""What a child does after a call, before it sends the result: it checks what the call left, and may exit.
 
 Everything here runs on the main thread, in a process to which a call may have done anything. So each step must work
-with a broken standard library. Where a step cannot, ``Condition.restore`` comes first.
+with a broken standard library. Before a step that cannot, ``Condition.restore`` repairs the library.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ _exit = os._exit  # the user's function may replace it
 
 
 def what_is_left(output: Output, condition: Condition, *, is_sound: bool) -> tuple[str, tuple[str, str], bool]:
-    """Close what the call opened, and check what else it left.
+    """Close what the call opened, and check what else the call left behind.
 
     Args:
         output: where the call wrote.
-        condition: the process as it was.
+        condition: the state of the process before the call.
         is_sound: whether the process has been found sound.
 
     Returns:
-        A description of what the call left running; the tails of its output; and whether the process is still sound.
+        A description of what the call left running, the tails of its output, and whether the process is still sound.
     """
     if not is_sound:
         condition.restore()  # the process runs no more calls, but the next steps need the standard library
     try:
         return (*_left_and_tails(output), is_sound and output.has_descriptors())
-    except Exception:  # noqa: BLE001 -- something is broken that no check finds; report the call all the same
+    except Exception:  # noqa: BLE001 -- something is broken that no check finds; report the result anyway
         condition.restore()
         return (*_left_and_tails(output), False)
 
@@ -58,7 +58,7 @@ def end_process(error: BaseException, output: Output) -> NoReturn:
 
 
 def exit_code(error: BaseException) -> int:
-    """Return the exit code of a process that this exception ends, and print what Python would print."""
+    """Print what Python prints for an uncaught exception, and return the exit code with which Python would end."""
     if isinstance(error, SystemExit):
         if error.code is None:
             return 0

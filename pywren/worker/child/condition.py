@@ -1,10 +1,10 @@
 """``Condition``: tells whether a process that has run a call can run the next one without making it fail.
 
-``place`` restores what can be restored. For everything else there is a check after every call, and the process is
-replaced if it is not as it was. The quick check takes a few microseconds and covers what no process can do without:
-built-ins, modules, and the names that run calls and import modules. The thorough check takes a hundred microseconds and
-covers every function of the standard library. It is due when calls have run long enough to make its cost negligible,
-and after errors that such damage causes. Changes that cannot be seen afterwards, such as an audit hook, are recorded
+``place`` restores what can be restored. Everything else is checked after every call, and the process is replaced if its
+state has changed. The quick check takes a few microseconds and covers what no process can do without: built-ins,
+modules, and the names that run calls and import modules. The thorough check takes a hundred microseconds and covers
+every function of the standard library. It is due when calls have run long enough to make its cost negligible, and after
+errors that damage to the library can cause. Changes that cannot be seen afterwards, such as an audit hook, are recorded
 when they are made.
 
 Everything runs on the child's main thread, after code that may have replaced anything. So names that are needed after a
@@ -44,7 +44,7 @@ _ERRORS_OF_DAMAGE = frozenset({"ImportError", "ModuleNotFoundError", "NameError"
 
 
 def _core() -> tuple[object, ...]:
-    """Return what no process can do without. It is written out because this reads attributes of modules the fastest."""
+    """Return the objects that no process can do without. Writing the tuple out is the fastest way to read them."""
     return (
         sys.modules, sys.meta_path, sys.path_hooks, sys.path_importer_cache, sys.addaudithook, sys.settrace,
         sys.setprofile,
@@ -93,12 +93,12 @@ _REPLACEABLE = frozenset(
     }
 )
 _PLAIN = frozenset({int, float, complex, str, bytes, bool, type(None)})
-_Exception = Exception  # the user's function may replace it under its public name
+_Exception = Exception  # the user's function may replace the public name
 _CALLABLE = (FunctionType, BuiltinFunctionType, type)
 
 
 class Condition:
-    """The state of this process before it runs a call. Created once, before any of the user's code runs."""
+    """The state of this process before its first call. It is recorded once, before any of the user's code runs."""
 
     def __init__(self) -> None:
         self._done: list[str] = []
@@ -113,7 +113,7 @@ class Condition:
         self.adopt()
 
     def adopt(self) -> None:
-        """Accept the present state as the right one: imports have changed it, and Python does not repeat them."""
+        """Accept the present state as the right one: imports have changed it, and Python does not repeat imports."""
         self._builtins = dict(builtins.__dict__)
         self._builtin_values = [*self._values()]
         self._modules = sys.modules
@@ -150,10 +150,10 @@ class Condition:
         setattr(module, name, noted)
 
     def mend(self) -> None:
-        """Restore deleted and replaced built-ins and modules. Called first of all after a call."""
+        """Restore deleted and replaced built-ins and modules. After a call, this runs before anything else."""
         try:
             are_same = [*self._values()] == self._builtin_values
-        except _Exception:  # the call put an object with its own ``__eq__`` among them
+        except _Exception:  # the call replaced one with an object that has its own ``__eq__``
             are_same = False
         if not are_same:
             self._mend_builtins()
@@ -168,23 +168,23 @@ class Condition:
         now = builtins.__dict__
         for name, value in self._builtins.items():
             if name not in now or now[name] is not value:
-                # If a library's import did this, the library expects it to stay, so this process runs no more calls.
+                # If a library's import did this, the library relies on it, so this process runs no more calls.
                 self._done.append("builtins")
                 break
         self._restore_builtins(self._builtins)
         self._builtin_values = [*self._values()]  # additions stay, and calls may replace them
 
     def restore(self) -> None:
-        """Restore the whole standard library. This process runs no more calls, but must report the last one."""
+        """Restore the whole standard library. This process runs no more calls, but must still report the last call."""
         for now, before in self._all:
             now.update(before)
 
     def is_sound_after(self, seconds: float, error: str | None, *, begun: bool) -> bool:
-        """Tell whether the process can run another call, by whichever check is due. Never raise.
+        """Tell whether the process can run another call, using the check that is due: quick or thorough. Never raise.
 
         Args:
             seconds: how long the call ran.
-            error: the name of the exception that it raised; ``None`` if it returned.
+            error: the name of the exception that the call raised; ``None`` if the call returned.
             begun: whether the function was called.
         """
         self._unlooked += seconds + _CALL_SECONDS
@@ -219,25 +219,25 @@ class Condition:
         return sys.getprofile() is self._profile
 
     def _put_settings_back(self) -> None:
-        """Restore settings that a process allows only once, or that make other calls fail."""
+        """Restore settings that can be set only once in a process, or that make other calls fail."""
         if gc.isenabled() is not self._is_garbage_collected:
             (gc.enable if self._is_garbage_collected else gc.disable)()
         if socket.getdefaulttimeout() != self._socket_timeout:
             socket.setdefaulttimeout(self._socket_timeout)
-        if _start_method() != self._start_method:  # making a pool sets it too
+        if _start_method() != self._start_method:  # creating a multiprocessing pool also sets it
             sys.modules["multiprocessing"].set_start_method(self._start_method, force=True)
         if "asyncio.events" in sys.modules:
             private_names.forget_spent_event_loop()
 
     def _is_undone(self) -> bool:
-        """Tell whether the recorded settings are as before. Many programs restore them, or set what is already set."""
+        """Tell whether the recorded settings are as before. Many programs restore them, or set the values they have."""
         if not _READABLE.issuperset(self._done) or _state() != self._state:
             return False
         self._done.clear()
         return True
 
     def _is_module_replaced(self) -> bool:
-        """Tell whether a module can no longer be imported. Only modules that are not part of Python may be reloaded."""
+        """Tell whether a module was removed or replaced. Modules that are not part of Python may be reloaded."""
         for name, module in self._modules.items():
             before = self._loaded.get(name, module)
             if module is not before and _is_of_python(name):
@@ -257,7 +257,7 @@ class Condition:
 
 
 def _start_method() -> str | None:
-    """Return how ``multiprocessing`` starts processes here; ``None`` if that has not been decided yet."""
+    """Return the method with which ``multiprocessing`` starts processes here; ``None`` if none has been chosen yet."""
     multiprocessing: Any = sys.modules.get("multiprocessing")
     known = None if multiprocessing is None else multiprocessing.get_start_method(allow_none=True)
     return known if isinstance(known, str) else None
@@ -268,7 +268,7 @@ def _is_of_python(name: str) -> bool:
 
 
 def _state() -> tuple[object, ...]:
-    """Return the settings whose changes are recorded, as far as they can be read."""
+    """Return the values of the settings whose changes are recorded, as far as the values can be read."""
     limits = [resource.getrlimit(number) for number in _LIMITS]
     ids = [read(0) if read.__name__ in ("getsid", "getpgid", "sched_getaffinity") else read() for read in _READERS]
     return _read_mask(signal.SIG_BLOCK, ()), os.getpriority(os.PRIO_PROCESS, 0), limits, ids
@@ -326,7 +326,7 @@ def _names_only_inert(code: CodeType, variables: Mapping[str, Any], met: set[int
             return False
         value = variables.get(name, builtins.__dict__.get(name))
         if type(value) in _PLAIN or (type(value) in (type, BuiltinFunctionType) and value in _HARMLESS):
-            continue  # some of these names are only attributes; checking those too does no harm
+            continue  # some of these names are only attributes; checking these too does no harm
         if type(value) is ModuleType:
             if value.__name__ not in _HARMLESS_MODULES:
                 return False

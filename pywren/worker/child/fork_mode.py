@@ -1,16 +1,16 @@
-"""Fork mode: a small server forks a process for each function and environment, which runs calls one after the other.
+"""Fork mode: a small server forks a process for each function and environment. That process runs calls one by one.
 
 Three processes take part:
 
 - The *parent* (``parent/fork_server``) requests a fork over the server's channel. With the request it passes four
-  descriptors: the call's own socket, its stdout, its stderr and its status pipe.
+  descriptors: the call's socket, stdout, stderr and status pipe.
 - The *server*, ``ForkLoop``, runs none of the user's code. It has one thread, which waits in ``poll`` for the channel,
-  the lifeline and SIGCHLD (a wake-up pipe); it forks, kills and reaps. It must have only one thread, because after a
-  fork only what the forking thread holds is consistent in the child.
-- The *forked process* runs calls that it reads from its socket. With each result it says whether it will run more.
+  the lifeline and SIGCHLD (a wake-up pipe); it forks, kills and reaps. It must have only one thread, because a fork
+  copies only the forking thread: what other threads held would stay locked or half changed in the child.
+- The *forked process* runs calls that it reads from its socket. Each result says whether the process will run more.
 
 The server is a subreaper. Daemons that a call started outside its process group become the server's children when the
-forked process ends. They die before the parent learns from the status pipe that the call has ended.
+forked process ends. The server kills them before the parent learns from the status pipe that the call has ended.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from pywren.worker.task import Function, Task
 _exit, _getpid, _setpgid = os._exit, os.getpid, os.setpgid
 
 _USUAL_MEGABYTES = 2048
-_LIGHT_SHARE = 0.25  # a share of the available memory
+_LIGHT_SHARE = 0.25  # fraction of the available memory
 
 
 class _ForkedProcess:
     """One process that the server forked.
 
     Args:
-        number: the number that the parent gave it.
-        pid: its process id, which is also the id of its process group.
+        number: the number that the parent gave the process.
+        pid: the process id, which is also the id of the process group.
         status: the write end of its status pipe.
     """
 
@@ -57,20 +57,20 @@ class _ForkedProcess:
         self.status = status
 
     def kill(self) -> None:
-        """Kill its process group."""
+        """Kill the process group of the forked process."""
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
-            pass  # nothing is left of it (macOS returns EPERM for a group of zombies)
+            pass  # the group no longer exists (macOS returns EPERM for a group of zombies)
 
 
 class ForkLoop:
-    """The server's only loop. cloudpickle and tblib are loaded before it forks, so every fork has them.
+    """The server's only loop. The server loads cloudpickle and tblib before it forks, so every fork has them.
 
     Args:
-        channel: this end of the parent's channel; it blocks.
+        channel: the server's end of the channel to the parent; it blocks.
         lifeline: a pipe that closes when the parent ends.
-        root: the private directory of this process and of its forks.
+        root: the private directory of the server and its forks.
     """
 
     def __init__(self, channel: Channel, lifeline: int, root: str) -> None:
@@ -93,7 +93,7 @@ class ForkLoop:
         process_tree.adopt_orphans(self._prctl)
 
     def serve(self) -> NoReturn:
-        """Fork, reap and kill until the parent is gone."""
+        """Fork, reap and kill processes until the parent has ended."""
         wake_in, wake_out = os.pipe()
         wake_in, wake_out = high_descriptor(wake_in), high_descriptor(wake_out)
         os.set_blocking(wake_in, False)
@@ -138,7 +138,7 @@ class ForkLoop:
         if pid == 0:
             self._become_call(frame)
         try:
-            _setpgid(pid, pid)  # both sides do this, so that the group exists whichever one runs first
+            _setpgid(pid, pid)  # both processes do this, so that the group exists no matter which runs first
         except OSError:
             pass  # the child has ended already
         for number in (call, out, err):
@@ -148,14 +148,14 @@ class ForkLoop:
     def _become_call(self, frame: Frame) -> NoReturn:
         call, out, err, status = frame.descriptors
         _setpgid(0, 0)
-        # The parent must know which process to kill before any of the user's code runs, as that may kill the server.
+        # Before any of the user's code runs, the parent must know which process to kill: that code may kill the server.
         _report(status, os.getpid(), RUNNING)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.dup2(out, 1)
         os.dup2(err, 2)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=high_descriptor(call))
-        close_all_but({0, 1, 2, sock.fileno()})  # the status pipe too: only the server reports the end
+        close_all_but({0, 1, 2, sock.fileno()})  # closes the status pipe too: only the server reports the end
         may_stay = process_tree.adopt_orphans(self._prctl)
         scratch = os.fsdecode(frame.meta)
         _run_calls(Channel(sock), self.root, scratch, self.condition, may_stay=may_stay)
@@ -166,7 +166,7 @@ class ForkLoop:
             if status is None:
                 continue
             del self.forked[pid]
-            self._end_orphans()  # do this first: when the parent learns of the end, nothing of the call may be left
+            self._end_orphans()  # do this first: when the parent learns of the end, nothing of the call may remain
             _report(forked.status, pid, os.waitstatus_to_exitcode(status))
             os.close(forked.status)
 
@@ -185,17 +185,17 @@ class ForkLoop:
 
 
 def _reaped(forked: _ForkedProcess) -> int | None:
-    """Reap a forked process that has ended, and kill what it left. Return ``None`` while it is still running."""
+    """Reap a forked process that has ended, kill what it left, and return its status; ``None`` if it still runs."""
     if hasattr(os, "waitid"):
         if os.waitid(os.P_PID, forked.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return None
-        forked.kill()  # while it is a zombie, no other process or group can have its number
+        forked.kill()  # while the process is a zombie, no other process or group can have its number
     pid, status = os.waitpid(forked.pid, os.WNOHANG)
     return status if pid else None
 
 
 def _report(descriptor: int, pid: int, returncode: int) -> None:
-    """Write to a status pipe. A write this small is atomic."""
+    """Write a process id and an exit code to a status pipe. Such a small write is atomic."""
     try:
         os.write(descriptor, STATUS.pack(pid, returncode))
     except OSError:
@@ -203,7 +203,7 @@ def _report(descriptor: int, pid: int, returncode: int) -> None:
 
 
 def _run_calls(channel: Channel, root: str, scratch: str, condition: Condition, *, may_stay: bool) -> NoReturn:
-    """Run calls of one function, one after the other, as long as each leaves nothing behind."""
+    """Run calls of one function, one after the other, until one leaves something behind."""
     output = Output(captured=False)
     task = _receive_task(channel, None)
     os.environ.update(task.extra_env)  # the same for all calls of this process; see the parent's ``ForkServer``
@@ -221,7 +221,7 @@ def _run_calls(channel: Channel, root: str, scratch: str, condition: Condition, 
             _exit(0)  # the user's function forked, and this is the second process to return
         is_sound = runner.condition.is_sound(thoroughly=True)
         if not (result.begun or is_sound) and has_run:
-            # An earlier call is to blame: this call must run in another process.
+            # An earlier call damaged the process: this call must run in another process.
             channel.send(frames.encode(frames.RESULT, flags=frames.NOT_BEGUN))
             _exit(0)
         has_run = True
@@ -231,14 +231,14 @@ def _run_calls(channel: Channel, root: str, scratch: str, condition: Condition, 
         send_result(channel, 0, result, ("", ""), left, frames.STAYS if stays else 0)
         if not stays:
             _exit(0)
-        del task, result  # they may be big, and the next call's are created before they would be replaced
+        del task, result  # they may be big, and would otherwise be freed only after the next task and result exist
         output.restore()
         runner.place.leave(output.streams)
         task = _receive_task(channel, function.source)
 
 
 def _receive_task(channel: Channel, known: Function | None) -> Task:
-    """Wait for the next task, which is all that a parent sends to a forked child."""
+    """Wait for the next task. A parent sends nothing else to a forked child."""
     received: list[Frame] = []
     try:
         while not received:
@@ -259,7 +259,7 @@ def _limits() -> tuple[object, ...]:
 
 
 def _is_light() -> bool:
-    """Tell whether this process has never used much memory, so that it may keep what it has.
+    """Tell whether this process has never used much memory, so that it may keep its memory until the next call.
 
     ``ru_maxrss`` is in bytes on macOS and in KiB elsewhere (getrusage(2)).
     """

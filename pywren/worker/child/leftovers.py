@@ -1,8 +1,8 @@
-"""What a call has left running in its process, or as child processes.
+"""Finds what a call has left running: threads in its process, and child processes.
 
 Threads that a library keeps for itself may stay: a progress bar's monitor, the idle workers of a pool. They serve the
-next call as they served this one. A thread counts as the call's own if the user's code started it or is on its stack,
-or if it is busy. Such threads end with the process.
+next call as they served this one. A thread counts as the call's own if the user's code started the thread or is on its
+stack, or if the thread is busy. Such threads end with the process.
 
 The checks run on the main thread while the other threads continue: a thread may end or start between two lines. So each
 answer is true only for a moment, and in case of doubt a thread counts as the call's own.
@@ -24,7 +24,7 @@ MOST_THREADS = 32
 """How many library threads may stay. More would mean that every call leaves some."""
 
 _STATES = 3  # samples of a thread's state; a thread is busy if all of them show it running
-_STATE_SECONDS = 0.002  # between two samples
+_STATE_SECONDS = 0.002  # seconds between two samples
 
 _start, _start_bare = threading.Thread.start, _thread.start_new_thread
 _bare: list[bool] = []
@@ -37,16 +37,16 @@ def _note_who_starts(thread: threading.Thread) -> None:
 
 
 def _note_bare(*arguments: Any, **keywords: Any) -> int:
-    # CPython counts a thread once it has begun, but gives no notice of that: record it now.
+    # CPython counts a thread when it has begun, but does not report this: record the thread now.
     _bare.append(True)
     return _start_bare(*arguments, **keywords)
 
 
 def watch_threads(directory: str) -> None:
-    """Record from now on whose code starts threads.
+    """From now on, record for each new thread whether the user's code or a library started it.
 
     Args:
-        directory: where the users' modules are written; these do not count as libraries.
+        directory: the directory of the users' modules, which do not count as libraries.
     """
     global _users
     _users = directory + os.sep
@@ -58,7 +58,7 @@ _users = os.sep
 
 
 def leftovers() -> str:
-    """Return a description of what a call left running here or as child processes; empty if nothing must end."""
+    """Describe the threads and child processes that a call left and that must end; return "" if there are none."""
     threads = private_names.count_threads()
     if threads or _bare:
         threads = _own_threads(threads)
@@ -70,7 +70,7 @@ def leftovers() -> str:
 
 
 def _own_threads(count: int) -> int:
-    """Return how many of the threads must end."""
+    """Return how many of this process's threads must end."""
     known = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
     if _bare or count > len(known) or count > MOST_THREADS:
         return max(count, 1)  # some were started without ``threading``, or there are too many to examine
@@ -89,20 +89,20 @@ def _must_end(thread: threading.Thread) -> bool:
 
 
 def _is_busy(thread: threading.Thread) -> bool:
-    """Tell whether a thread keeps using a processor (Linux). The kernel shows only the present state, so sample it."""
+    """Tell whether a thread keeps using a processor (Linux). This takes several samples of the thread's state."""
     for _ in range(_STATES):
         try:
             with open(f"/proc/self/task/{thread.native_id}/stat", "rb") as file:
                 if file.read().rpartition(b")")[2].split()[0] != b"R":
                     return False
         except OSError:
-            return False  # it has just ended, or this is not Linux
+            return False  # the thread has just ended, or this is not Linux
         time.sleep(_STATE_SECONDS)
     return True
 
 
 def _is_library(frame: FrameType) -> bool:
-    """Tell whether a function belongs to a module that is installed here, not to one that was sent with a call."""
+    """Tell whether a frame's function belongs to a module that is installed here and was not sent with a call."""
     variables = frame.f_globals
     name = variables.get("__name__")
     module = sys.modules.get(name) if isinstance(name, str) else None
@@ -112,7 +112,7 @@ def _is_library(frame: FrameType) -> bool:
 
 
 def _has_children() -> bool:
-    """Tell whether child processes run, and reap those that have ended."""
+    """Reap the child processes that have ended, and tell whether others are still running."""
     while True:
         try:
             pid, _ = os.waitpid(-1, os.WNOHANG)

@@ -1,4 +1,4 @@
-"""``LoadedFunction``: a function in a child process, from its arrival to its last call."""
+"""``LoadedFunction``: a function in a child process, from the time it arrives until its last call."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from pywren.worker.task import Function
 
 
 class LoadedFunction:
-    """A function that this child received, and the result of loading it.
+    """A function that this child received. After its first call it is loaded.
 
-    It is loaded by its first call, not when it arrives: loading runs the user's imports, and whatever they raise is the
-    outcome of that call.
+    The function is loaded by its first call, not when it arrives: loading runs the user's imports, and whatever these
+    raise is the outcome of that call.
 
     Args:
-        source: the function as it arrived.
-        runner: runs its calls.
+        source: the pickled function as it arrived.
+        runner: runs the function's calls.
         root: the child's private directory.
-        digest: the ``modules_digest`` of its modules, if it is known.
+        digest: the ``modules_digest`` of the function's modules, if it is known.
 
     Attributes:
         is_inert: whether the function can only compute, so that a call with plain data changes nothing in its process;
@@ -42,19 +42,19 @@ class LoadedFunction:
         self._snapshot: Snapshot | None = None
 
     def load(self) -> Callable[[Any], Any]:
-        """Make the function's modules importable and return it. The first call loads it."""
+        """Make the function's modules importable and return the function. The first call loads it."""
         self._runner.activate(self.source, self._digest, self._program)
         if self._loaded is None:
             self._loaded, names = load_with_names(self.source.pickle)
             self._program.add(names)
-            self._program.enter()  # enter it again, because it now contains more
-            # Do both before the first call, which may change the function's variables.
+            self._program.enter()  # enter the program again, because it now contains more modules
+            # Do both of these before the first call, which may change the function's variables.
             self._snapshot = Snapshot.take(self._loaded, names)
             self.is_inert = is_inert(self._loaded)
         return self._loaded
 
     def unchanged(self) -> LoadedFunction:
-        """Return this function without the changes that calls made: a copy of its snapshot, or loaded again."""
+        """Return this function without the changes that calls made: copied from its snapshot, or to be loaded again."""
         fresh = LoadedFunction(self.source, self._runner, self._root, self._digest)
         if self._snapshot is not None:
             fresh._loaded, names = self._snapshot.copy_with_names()

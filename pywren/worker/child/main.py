@@ -1,9 +1,9 @@
-"""The program of a worker process. In *pool* mode it runs calls itself; in *fork* mode it forks for each function.
+"""The program of a worker process. In *pool* mode it runs calls; in *fork* mode it forks a process for each function.
 
-It is a fresh interpreter that loads nothing of the client's: neither its main script nor its directory. It imports
-pywren's worker, wire and pickling packages, cloudpickle and tblib. This module prepares the process before any of the
-user's code runs: its session, ``sys.path``, descriptors, private directory, and its end with the parent. The modes
-follow in ``pool_mode`` and ``fork_mode``.
+The program is a fresh interpreter that loads neither the client's main script nor anything from its directory. It
+imports pywren's worker, wire and pickling packages, cloudpickle and tblib. Before any of the user's code runs, this
+module sets up the session, ``sys.path``, the descriptors and the private directory, and makes sure that the process
+ends with its parent. Then ``pool_mode`` or ``fork_mode`` takes over.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def main(arguments: Sequence[str]) -> NoReturn:
 
 
 def _leave_the_clients_session() -> None:
-    """Leave the session. Ctrl-C at the client's terminal and a kill of its group are not meant for this process."""
+    """Start a new session: Ctrl-C at the client's terminal, or a kill of its group, must not reach this process."""
     if os.getsid(0) != os.getpid():
-        os.setsid()  # this fails for a group leader, but a process fresh from posix_spawn is not one
+        os.setsid()  # this fails for the leader of a process group, but a new process from posix_spawn is not one
 
 
 def _tidy_path(unwanted: Sequence[str]) -> None:
@@ -61,7 +61,7 @@ def _tidy_path(unwanted: Sequence[str]) -> None:
 
 
 def _path_on_lambda() -> list[str]:
-    """Return what Lambda adds to its own process's path but not to ``PYTHONPATH``: the deployed code and layers."""
+    """Return what Lambda adds to its process's ``sys.path`` but not to ``PYTHONPATH``: the deployed code and layers."""
     code = os.environ.get("LAMBDA_TASK_ROOT")
     if not code:
         return []
@@ -71,12 +71,12 @@ def _path_on_lambda() -> list[str]:
 def _absolute(path: str) -> str:
     try:
         return os.path.abspath(path)
-    except FileNotFoundError:  # the client's working directory, to which the path is relative, is gone
+    except FileNotFoundError:  # the client's working directory, to which the path is relative, no longer exists
         return path
 
 
 def _take_descriptors(*, has_tickets: bool) -> tuple[Channel, int, int]:
-    """Move the channels to numbers that programs do not close in bulk, and close everything else that was inherited."""
+    """Move the inherited channels to numbers that programs do not close in bulk. Close all other descriptors."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=high_descriptor(_CHANNEL))
     lifeline = high_descriptor(_LIFELINE)
     tickets = high_descriptor(_TICKETS) if has_tickets else -1
@@ -85,11 +85,11 @@ def _take_descriptors(*, has_tickets: bool) -> tuple[Channel, int, int]:
 
 
 def _die_with_parent(lifeline: int) -> None:
-    """Have the kernel kill this process group when the parent is gone, however it ended (Linux).
+    """Have the kernel kill this process group when the parent has ended, for whatever reason (Linux).
 
-    Nothing is ever written to the lifeline, so the only event on it is that the parent's side closes. The owner is the
-    process group (a negative number), and the signal is SIGKILL instead of SIGIO. On other systems the child notices
-    the end of file between calls.
+    Nothing is ever written to the lifeline, so the only event on it is that the parent's side closes. The kernel sends
+    the signal to the lifeline's owner. Here the owner is the process group (a negative number), and the signal is
+    SIGKILL instead of SIGIO. On other systems the child notices the end of file between calls.
 
     The fork server does not use this: it runs none of the user's code, notices the end of the lifeline itself, and must
     first kill the groups of the processes that it forked.

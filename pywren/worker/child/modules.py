@@ -1,9 +1,10 @@
-"""``ShippedModules``: the user's modules that were sent with functions. Only those of one function are importable.
+"""``ShippedModules``: the user's modules that were sent with functions. Only one function's modules are importable.
 
-Two functions may bring different modules of the same name. Each set of modules has its own directory, named by the
-set's digest, which is on ``sys.path`` while one of its functions runs. When another set becomes active, the modules
-that a function has loaded are removed from ``sys.modules``. They return when their own set does: a function that is
-kept must find the same module objects again, or its classes would no longer be the classes of its modules.
+Two functions may bring different modules of the same name. Each set of modules has its own directory, whose name is the
+digest of the set. The directory is on ``sys.path`` while a function of this set runs. When another set becomes active,
+the modules that a function has loaded are removed from ``sys.modules``. They return when their own set becomes active
+again: a function that was kept must find the same module objects, or its classes would no longer be the classes of its
+modules.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from pywren.version import PYTHON
 from pywren.worker.directories import own_umask, remove_directory
 from pywren.worker.task import Function
 
-_KEPT_SETS = 4  # sets of modules to keep; an older set is imported again when its function returns
+_KEPT_SETS = 4  # sets of modules to keep; the modules of an older set are imported again when they are needed
 _sha256 = hashlib.sha256  # the user's function may replace it
 
 
 def modules_digest(modules: Mapping[str, bytes]) -> str:
-    """Return the name of a set of modules. Equal paths and contents give equal names; no modules give an empty one."""
+    """Return a name for a set of modules. Equal sets have equal names; the name of an empty set is empty."""
     if not modules:
         return ""
     digest = _sha256()
@@ -35,7 +36,7 @@ def modules_digest(modules: Mapping[str, bytes]) -> str:
 
 
 class ShippedModules:
-    """Makes the modules of one function importable, and those of no other.
+    """Makes only one function's modules importable.
 
     Args:
         root: the directory in which each set of modules gets its own directory.
@@ -57,7 +58,7 @@ class ShippedModules:
         return os.path.join(self._root, f"modules-{digest}")
 
     def activate(self, function: Function, digest: str) -> bool:
-        """Make one function's modules importable, and those of no other.
+        """Make only one function's modules importable.
 
         Args:
             function: the function, with its modules and its runtime.
@@ -94,9 +95,9 @@ class ShippedModules:
 
 
 def runtime_directories(runtime: str) -> list[str]:
-    """Return the directories of an extracted runtime from which packages are imported, unless they are on the path.
+    """Return the directories in an extracted runtime that contain packages and are not yet on ``sys.path``.
 
-    Some of them are on the path when the runtime's own interpreter runs this.
+    Some of them are already on the path when the runtime's own interpreter runs this.
     """
     packages = os.path.join("lib", f"python{PYTHON}", "site-packages")
     places = (os.path.join("condaruntime", packages), packages, "site-packages")
@@ -105,7 +106,7 @@ def runtime_directories(runtime: str) -> list[str]:
 
 
 def _modules_in(directory: str) -> list[str]:
-    """Return the names of the loaded modules whose files or packages are in a directory."""
+    """Return the names of the loaded modules whose file or package is in a directory."""
     found = []
     for name, module in list(sys.modules.items()):
         places = [getattr(module, "__file__", None)]
@@ -119,7 +120,7 @@ def _modules_in(directory: str) -> list[str]:
 
 
 def _write_modules(directory: str, modules: Mapping[str, bytes]) -> None:
-    """Write modules. The directory gets its name once it is complete, so that no process imports half of it."""
+    """Write modules to a directory. It gets its name when it is complete, so that no process imports half of it."""
     if os.path.isdir(directory):
         return
     temporary = f"{directory}.{os.getpid()}"
@@ -132,6 +133,6 @@ def _write_modules(directory: str, modules: Mapping[str, bytes]) -> None:
     try:
         os.rename(temporary, directory)
     except OSError:
-        if not os.path.isdir(directory):  # otherwise another process with the same root was faster
+        if not os.path.isdir(directory):  # otherwise another process with the same root has just created it
             raise
         remove_directory(temporary)

@@ -1,4 +1,4 @@
-"""``Output``: where a child's calls write their output, and the tails of what they wrote."""
+"""``Output``: where the calls in a child write their output, and the tails of what they wrote."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ class Output:
     """File descriptors 1 and 2 of a child, and the text streams on top of them.
 
     Args:
-        captured: True when they are files whose tails this object reads, False when they are pipes to the parent.
+        captured: True if the descriptors are files whose tails this object reads, False if they are pipes to the
+            parent.
     """
 
     def __init__(self, *, captured: bool) -> None:
         self._captured = captured
-        # The interpreter's own streams may be on top of something else. These write line by line, so that a crash loses
-        # nothing, and accept any text, including surrogates.
+        # The interpreter's own streams may be on top of something else. These streams write line by line, so that a
+        # crash loses nothing, and accept any text, including surrogates.
         self._streams = self._open_streams()
         self._null = high_descriptor(os.dup(0))
         self._targets = (high_descriptor(os.dup(1)), high_descriptor(os.dup(2)))
@@ -36,22 +37,22 @@ class Output:
             return False
 
     def _lowest_free(self) -> int:
-        number = os.dup(self._null)  # the kernel returns the lowest free one; this process keeps its own far above
+        number = os.dup(self._null)  # the kernel returns the lowest free number; pywren's own are far above
         os.close(number)
         return number
 
     def show(self, descriptors: tuple[int, int]) -> None:
-        """Take the pipes for output that the parent shows as it arrives."""
+        """Accept the pipes for output that the parent shows as it arrives."""
         self._shown = descriptors
 
     def begin(self, *, shown: bool) -> None:
-        """Point the descriptors at the pipes, or at the files, for the next call."""
+        """Before the next call, connect the descriptors to the pipes if the output is shown, otherwise to the files."""
         targets = self._shown if shown and self._shown is not None else self._targets
         os.dup2(targets[0], 1)
         os.dup2(targets[1], 2)
 
     def flush(self) -> None:
-        """Flush the streams. A call may have closed them, or the descriptors below."""
+        """Flush the streams. Ignore streams that a call has closed, or whose descriptors a call has closed."""
         for stream in self._streams:
             try:
                 stream.flush()
@@ -81,7 +82,7 @@ class Output:
         return self._streams
 
     def tails(self) -> tuple[str, str]:
-        """Return the tails of what the call wrote to stdout and stderr, and drop them."""
+        """Return the tails of what the call wrote to stdout and stderr, and empty the files."""
         if not self._captured:
             return "", ""
         out, err = self._targets

@@ -1,12 +1,12 @@
-"""``Place``: the process state that every call finds the same and may change: environment, paths, directory, signals.
+"""``Place``: the process state that calls may change, restored for every call: environment, paths, signals, …
 
-A call may leave these in any state, and ``Place`` restores them before the next one. If something cannot be restored,
-``condition`` notices, and the process is replaced.
+A call may leave these in any state, and ``Place`` restores them before the next call. If something cannot be restored,
+``condition`` notices that, and the process is replaced.
 """
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # without the enums of signal, which cost microseconds
+import _signal  # type: ignore[import-not-found]  # unlike signal it has no enums, which cost microseconds
 import builtins
 import os
 import sys
@@ -30,10 +30,10 @@ _UNUSED_TIME = 0  # the modification time of the scratch directory until somethi
 
 
 class Place:
-    """What a call finds in its process and may change. It is saved when this object is created.
+    """What a call finds in its process and may change. It is recorded when this object is created.
 
     Args:
-        scratch: the directory in which calls run; created for the first one.
+        scratch: the directory in which calls run; created for the first call.
     """
 
     def __init__(self, scratch: str) -> None:
@@ -66,18 +66,18 @@ class Place:
                 time.tzset()  # otherwise the C library reads TZ only once
 
     def start_over(self) -> None:
-        """From now on, restore the very first state. Modules that are no longer active have changed it since."""
+        """From now on, restore the very first state. Modules that are not active now have changed the present one."""
         self._saved_environment, self._handlers, self._recursion_limit = self._first
         self._saved_path = list(sys.path)
 
     def adopt(self, extra_env: Mapping[str, str | None]) -> None:
         """From now on, restore the present state.
 
-        Imports have changed it, and Python does not repeat them for the next call. This call's own variables are not
-        part of that state.
+        Imports have changed the state, and Python does not repeat imports for the next call. The environment variables
+        of this call alone are not part of the state.
 
         Args:
-            extra_env: the variables of this call.
+            extra_env: the environment variables of this call alone.
         """
         environment = dict(self._environment_data)
         for name in map(os.fsencode, extra_env):
@@ -144,13 +144,13 @@ class Place:
     def _make_scratch(self) -> None:
         with own_umask():
             os.makedirs(self._scratch)
-        os.utime(self._scratch, ns=(_UNUSED_TIME, _UNUSED_TIME))  # any entry that a call creates here sets a later one
+        os.utime(self._scratch, ns=(_UNUSED_TIME, _UNUSED_TIME))  # any file that a call creates here sets a later time
         descriptor = os.open(self._scratch, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
         self._scratch_descriptor = high_descriptor(descriptor)
         os.fchdir(self._scratch_descriptor)
 
     def _restore_directory(self) -> None:
-        """Return to the scratch directory if it is unused; otherwise replace it with an empty one."""
+        """Return to the scratch directory. If it has been used, replace it with an empty directory."""
         descriptor = self._scratch_descriptor
         if descriptor is None:
             return
@@ -164,7 +164,7 @@ class Place:
             pass  # the call closed descriptors, or removed the directory
         self._scratch_descriptor = None
         remove_directory(self._scratch)
-        if os.path.exists(self._scratch):  # the call made something that cannot be removed
+        if os.path.exists(self._scratch):  # the call created something that cannot be removed
             self._scratch += "+"
         self._make_scratch()
 

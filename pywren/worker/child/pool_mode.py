@@ -2,11 +2,11 @@
 
 The parent writes eight-byte tickets to a pipe, and the functions and arguments of the calls to the channel. The child
 takes *one* ticket, runs that call and flushes its result before it takes the next. The parent can take back tickets
-that are still in the pipe, to cancel them or to give them to an idle process. A read of eight bytes is atomic, so the
-kernel decides which side gets a ticket, and the two processes need no common lock.
+that are still in the pipe, to cancel the calls or to give them to an idle process. A read of eight bytes is atomic, so
+the kernel decides which side gets a ticket, and the two processes need no common lock.
 
 A call that left threads, child processes or lasting changes ends its process. The child sets a flag in the result and
-waits to be killed, so that the parent kills everything below it at once.
+waits to be killed, so that the parent kills the child and everything below it together.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from pywren.worker.task import RunResult
 _loads = pickle.loads
 _exit, _getpid, _kill, _read, _pause = os._exit, os.getpid, os.kill, os.read, signal.pause
 
-_NAMES = pickle.STACK_GLOBAL  # a pickle without this opcode makes plain data: numbers, strings, lists and so on
+_NAMES = pickle.STACK_GLOBAL  # a pickle without this opcode contains only plain data: numbers, strings, lists and so on
 _NO_OUTPUT = ("", "")
 
 
@@ -43,8 +43,8 @@ class PoolChild:
     """Runs the calls whose tickets it takes from the pipe.
 
     Args:
-        channel: this end of the channel; it blocks.
-        tickets: the read end of the ticket pipe. The parent has the same end, and has made it non-blocking.
+        channel: the child's end of the channel; it blocks.
+        tickets: the read end of the ticket pipe. The parent also has this end, and has made it non-blocking.
         root: the private directory of this process.
     """
 
@@ -78,7 +78,7 @@ class PoolChild:
                 if error.errno != errno.EBADF:
                     raise
                 # The call closed descriptors of this process. The parent may notice the closed channel and kill this
-                # process before it gets here. End the same way, so that the error is the same in both cases.
+                # process before it reaches this line. End as if killed, so that the error is the same in both cases.
                 _kill(_getpid(), signal.SIGKILL)
 
     def _take_ticket(self) -> int:
@@ -122,14 +122,14 @@ class PoolChild:
         """Send a result, and prepare this process for the next call if it is fit to run one."""
         is_sound = self._is_sound(result)
         if not (result.begun or is_sound) and self.has_run:
-            # An earlier call is to blame: this call must run in another process.
+            # An earlier call damaged the process: this call must run in another process.
             self.channel.send(frames.encode(frames.RESULT, flags=frames.NOT_BEGUN, number=ticket))
             _wait_to_be_killed()
         self.has_run = True
         left, tails, is_sound = what_is_left(self.output, self.runner.condition, is_sound=is_sound)
         send_result(self.channel, ticket, result, tails, left, 0 if is_sound else frames.SPENT)
         if left or not is_sound:
-            # The result is on its way with the flag set: the parent kills this process and whatever it left.
+            # The result has been sent with the flag set: the parent kills this process and whatever the call left.
             _wait_to_be_killed()
         self.output.restore()
         self.runner.place.leave(self.output.streams)
@@ -139,7 +139,7 @@ class PoolChild:
         return self.runner.condition.is_sound_after(result.info["exec_time"], error, begun=result.begun)
 
     def _argument(self, entry: Any) -> tuple[Packed, Sequence[bytes]]:
-        """Return an argument that is not a plain pickle, and the references in it."""
+        """Return an argument that is not a plain pickle, and the encoded outcomes that its references stand for."""
         where, references = entry
         if isinstance(where, list):
             return packed_from([where[0], *(bytearray(part) for part in where[1:])]), references
@@ -152,15 +152,15 @@ class PoolChild:
             if terms is not None:
                 key, load_anew, extra_env, shown = terms
                 function = self.functions[key]
-                if load_anew:  # several callsets use this key, and the earlier ones may have changed its variables
+                if load_anew:  # callsets share this key, and an earlier one may have changed the function's variables
                     function = self.functions[key] = function.unchanged()
                 self.batches[frame.number] = (function, extra_env, shown)
-            self.arguments.update(arguments)  # for several calls: their tickets follow in the pipe, or are taken back
+            self.arguments.update(arguments)  # of several calls: their tickets follow in the pipe, or are taken back
         elif frame.kind == frames.FUNCTION:
             source = function_from(frame.segments(), frame.number)
             self.functions[frame.number] = LoadedFunction(source, self.runner, self.root)
         elif frame.kind == frames.ARENA and isinstance(frame.payload, UnlinkedFile):
-            # The file object would close the low number. The descriptor moves up, and a new object owns it there.
+            # The file object would close the low number. So the descriptor moves up, where a new object owns it.
             arena, frame.payload.descriptor = frame.payload.descriptor, -1
             self.arenas[frame.number] = UnlinkedFile(high_descriptor(arena))
         elif frame.kind == frames.SHOW:
@@ -178,10 +178,10 @@ class PoolChild:
             self.functions.pop(function, None)
         gone = set(batches)
         for ticket in [ticket for ticket in self.arguments if ticket >> TICKET_SHIFT in gone]:
-            del self.arguments[ticket]  # a cancelled call: its ticket was taken back after its argument had arrived
+            del self.arguments[ticket]  # a cancelled call: its ticket was taken back after the argument had arrived
 
 
 def _wait_to_be_killed() -> NoReturn:
     """Do nothing until the parent kills this process and its child processes."""
     while True:
-        _pause()  # it returns after a signal that has a handler
+        _pause()  # this returns after a signal that has a handler

@@ -1,8 +1,9 @@
-"""``Program``: the modules of the client's program that workers cannot import, as far as they were sent with calls.
+"""``Program``: the modules of the client's program that workers cannot import, with those objects that were sent.
 
 Functions and classes of a script name ``__main__`` as their module. On a worker, ``__main__`` is another program. So
-each function has its own ``__main__`` here, with everything that was sent. ``pickle``, ``multiprocessing`` and other
-code that looks things up by module and name find them there. The same applies to handmade modules.
+each function has its own ``__main__`` here, which contains everything that was sent with the function. ``pickle``,
+``multiprocessing`` and other code that looks things up by module and name find them there. The same applies to handmade
+modules.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Program:
         self._script = 0, ""
 
     def add(self, names: Names) -> None:
-        """Add objects by module and qualified name; an empty name is the module itself. Call ``enter`` afterwards."""
+        """Add objects by module and qualified name; an empty name means the module itself. ``enter`` must follow."""
         if names and not self._names:
             self._modules[_MAIN] = _Main(self)
         self._names.update(names)
@@ -93,14 +94,14 @@ _NAMES_OF_EVERY_MODULE = len(vars(_empty[0]))
 
 
 def _empty_main() -> types.ModuleType:
-    """Return the ``__main__`` of functions that brought nothing. They share one as long as nothing changes it."""
+    """Return the ``__main__`` of functions that were sent without one. They share it until something changes it."""
     if len(vars(_empty[0])) != _NAMES_OF_EVERY_MODULE:
         _empty[0] = types.ModuleType(_MAIN)
     return _empty[0]
 
 
 class _Main(types.ModuleType):
-    """A ``__main__`` whose script is written when something asks for its path."""
+    """A ``__main__`` whose script is written when its path is first requested."""
 
     __slots__ = ("_program_of_client",)
 
@@ -120,10 +121,10 @@ class _Main(types.ModuleType):
 
 
 def read(path: str) -> dict[str, Any]:
-    """Rebuild the modules in another process, and return what its ``__main__`` should hold.
+    """Rebuild the modules in another process, and return what that process's ``__main__`` should contain.
 
     Args:
-        path: the pickle beside the script; both are in a private directory of the worker.
+        path: the path of the pickle, which is beside the script in a private directory of the worker.
     """
     with open(path, "rb") as file:
         names: Names = loads(Packed(file.read()))
@@ -138,7 +139,7 @@ def _put(module: types.ModuleType, name: str, value: Any) -> None:
     place: Any = module
     for holder in holders:
         if not hasattr(place, holder):
-            setattr(place, holder, types.SimpleNamespace())  # its class was not sent
+            setattr(place, holder, types.SimpleNamespace())  # the object's class was not sent
         place = getattr(place, holder)
     setattr(place, last, value)
 

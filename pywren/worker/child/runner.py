@@ -1,4 +1,4 @@
-"""``TaskRunner``: runs one task after the other in a child, each as if it were the first.
+"""``TaskRunner``: runs one task after the other in a child, each as if it were the first task.
 
 Everything here runs on the child's main thread. The user's function may replace anything that it can reach. So the
 names that this module needs *after* a call are bound when it is loaded, and ``Condition.mend`` and
@@ -39,8 +39,8 @@ class TaskRunner:
 
     Args:
         root: a private directory for the users' modules and for scratch directories.
-        scratch: the directory in which calls run; created for the first one.
-        condition: the process as it was before any call; by default, as it is now.
+        scratch: the directory in which calls run; created for the first call.
+        condition: the state of the process before any call; by default, its present state.
     """
 
     def __init__(self, root: str, scratch: str, condition: Condition | None = None) -> None:
@@ -50,12 +50,12 @@ class TaskRunner:
         self._program = Program(root)
 
     def activate(self, function: Function, digest: str, program: Program) -> None:
-        """Make one function's modules importable, and those of no other.
+        """Make only one function's modules importable.
 
         Args:
             function: the function.
             digest: the ``modules_digest`` of its modules.
-            program: contains the modules that its pickle defines.
+            program: contains the modules that the function's pickle defines.
         """
         if self.modules.activate(function, digest):
             self.place.start_over()
@@ -77,14 +77,15 @@ class TaskRunner:
         """Run one call.
 
         Args:
-            load: returns the function; called in the call's environment, because it runs the user's imports.
-            argument: its pickled argument.
+            load: returns the function; called in the call's environment, because loading runs the user's imports.
+            argument: the pickled argument of the call.
             references: encoded outcomes that the argument refers to.
             extra_env: environment variables of this call; ``None`` hides a variable from it.
             mend: False when the call cannot have changed anything that is needed to pickle its result.
 
         Returns:
-            The outcome, without output. ``begun`` is False when loading the function or its argument failed.
+            The outcome, without the call's output. ``begun`` is False if the function or its argument could not be
+            loaded.
 
         Raises:
             BaseException: the call raised something that is not an ``Exception``, which ends the process.
@@ -111,7 +112,7 @@ class TaskRunner:
             return RunResult(True, body, info={"setup_time": called - started, "exec_time": ended - called})
         except _Exception as error:
             now = _perf_counter()
-            # The exception may be due to damage that the function did: mend it before doing anything else.
+            # The exception may be due to damage that the function did: repair the damage before doing anything else.
             if _gettrace() is not self.condition.trace:
                 _settrace(self.condition.trace)
             self.condition.mend()
@@ -123,7 +124,7 @@ class TaskRunner:
             return _raised(error, info) if ended is None else _not_pickled(error, info)
 
     def _load_argument(self, argument: Packed, references: Sequence[bytes]) -> Any:
-        """Unpickle an argument in the quickest way that works: most contain neither futures nor names."""
+        """Unpickle an argument in the quickest way that works: most arguments contain neither futures nor names."""
         if argument.data.endswith(NAMES_FOLLOW):
             value, names = _load_with_names(argument, references)
             self._program.add(names)
@@ -134,7 +135,7 @@ class TaskRunner:
 
 
 def _restore_pickle() -> None:
-    """Restore the names of ``pickle`` that are used to pickle results, which the user's function may have replaced."""
+    """Restore the names in ``pickle`` that are needed to pickle results. The user's function may have replaced them."""
     for name, original in _PICKLE:
         if getattr(pickle, name) is not original:
             setattr(pickle, name, original)

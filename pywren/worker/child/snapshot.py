@@ -1,7 +1,7 @@
 """``Snapshot``: a loaded function as it was before its first call, from which fresh copies are made.
 
-Every map begins with a function that no earlier call has changed. Unpickling it again takes ten times as long as
-copying it. A copy is just as good if the function refers only to constants and other plain functions
+Every map begins with a function that no earlier call has changed. Unpickling the function again takes ten times as long
+as copying it. A copy is just as good if the function refers only to constants and other plain functions
 (``pickling.plain_functions``).
 """
 
@@ -17,7 +17,7 @@ from pywren.pickling.plain_functions import MOST_FUNCTIONS, Parts, contents_of, 
 
 
 class _Variables(NamedTuple):
-    """Variables by name: constants with their values, and functions with their places."""
+    """The variables of a function: constants by name with their values, and functions by name with their places."""
 
     values: dict[Any, Any]
     functions: list[tuple[Any, int]]
@@ -26,7 +26,7 @@ class _Variables(NamedTuple):
 class Snapshot:
     """The present state of a function and of the functions that it refers to. Created by ``take``.
 
-    Functions that were pickled together share their globals, and closures may share a variable. The copies do too.
+    Functions that were pickled together share their globals, and closures may share a variable. So do the copies.
     """
 
     def __init__(self, graph: _Graph, names: Names) -> None:
@@ -37,11 +37,11 @@ class Snapshot:
 
     @classmethod
     def take(cls, function: Any, names: Names | None = None) -> Snapshot | None:
-        """Return a snapshot of what was loaded, or ``None`` if a copy would not be as good as loading it again.
+        """Return a snapshot of a loaded function, or ``None`` if a copy would not be as good as loading it again.
 
         Args:
-            function: what was loaded.
-            names: what was loaded with it and can be found by name.
+            function: the loaded function.
+            names: objects that were loaded with the function and can be found by name.
         """
         if type(function) is not types.FunctionType:
             return None
@@ -55,11 +55,11 @@ class Snapshot:
             return None
 
     def copy(self) -> types.FunctionType:
-        """Return a function like the one that was loaded, with its own variables."""
+        """Return a copy of the function, which has its own variables."""
         return self._copies()[0]
 
     def copy_with_names(self) -> tuple[types.FunctionType, Names]:
-        """Return a copy of the function, and the copies of what can be found by name."""
+        """Return a copy of the function, and copies of the objects that can be found by name."""
         functions = self._copies()
         values, holders = self._names
         names = values.copy()
@@ -85,11 +85,11 @@ class Snapshot:
 
 
 class _CannotCopyError(Exception):
-    """Something was found that could be changed in place."""
+    """The function refers to something that could be changed in place."""
 
 
 class _Graph:
-    """A function and everything that it reaches, each once, in the order of discovery.
+    """A function and everything that it refers to, directly or not, each once and in the order of discovery.
 
     The place of a function, of globals or of a cell is its index in the list of its kind.
     """
@@ -101,10 +101,10 @@ class _Graph:
         self._places: dict[int, int] = {}
 
     def meet(self, value: Any) -> None:
-        """Add a value and everything that it reaches.
+        """Add a value and everything that it refers to.
 
         Raises:
-            _CannotCopyError: the value, or something that it reaches, cannot be copied.
+            _CannotCopyError: the value, or something that it refers to, cannot be copied.
         """
         if is_constant(value) or id(value) in self._places:
             return
@@ -131,7 +131,7 @@ class _Graph:
         return self._places[id(function.__globals__)], cells
 
     def variables(self, values: Mapping[Any, Any]) -> _Variables:
-        """Return variables with the places of their functions."""
+        """Return variables in which functions are replaced by their places."""
         functions = [(name, value) for name, value in values.items() if type(value) is types.FunctionType]
         return _Variables(
             values={**values, **{name: None for name, _ in functions}},
@@ -140,7 +140,7 @@ class _Graph:
 
 
 def _can_be_copied(value: Any) -> bool:
-    """Tell whether a value is a plain function that was part of the pickle, leaving aside its variables."""
+    """Tell whether a value is a plain function that was part of the pickle. Its variables are not checked here."""
     if not is_plain(value) or not all(map(is_constant, value.__defaults__ or ())):
         return False
     module = sys.modules.get(value.__module__)

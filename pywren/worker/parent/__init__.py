@@ -1,1 +1,1 @@
-"""The parent's side of worker processes: the fork server, the pool of this machine, and its members."""
+"""The parent's side of worker processes: the fork server, the local pool, and the members of the pool."""

@@ -27,19 +27,19 @@ _keys = itertools.count(1)
 
 _ARENA_BYTES = 64 * 1024 * 1024
 _INLINE_AHEAD_BYTES = 128 * 1024
-_BIG_ENTRY_BYTES = 1024  # the size that a big argument counts as: only its place in an arena is sent
+_BIG_ENTRY_BYTES = 1024  # what a big argument counts as, because only its place in an arena is sent
 
 
 class Batch:
     """The calls of one ``submit``. Only the pool makes and uses it.
 
     Args:
-        function: the function that all of them call.
+        function: the function that all calls of the batch run.
         function_key: the number that identifies the function on the channels to children.
-        function_frame: gives a child the function under that key.
+        function_frame: the frame that gives a child the function under that key.
         extra_env: environment variables of these calls; ``None`` hides a variable from them.
         timeout: seconds after which a call is killed.
-        show_output: whether what they print is shown as it arrives.
+        show_output: whether what these calls print is shown as it arrives.
         on_start: called with the index of a call that is running.
         on_results: called with results as they arrive.
     """
@@ -56,7 +56,7 @@ class Batch:
         on_results: OnResults,
     ) -> None:
         self.number = 0
-        # The function itself is not kept, because its arrays may be big. The frame has a snapshot of them.
+        # The function itself is not kept, because its arrays may be big. The frame contains a snapshot of the arrays.
         self.function_id, self.load_anew = function.id, function.load_anew
         self.function_key, self.function_frame = function_key, function_frame
         self.extra_env = dict(extra_env)
@@ -74,7 +74,7 @@ class Batch:
         self._returned: deque[int] = deque()  # calls that were taken back from a child
 
     def add(self, arguments: Sequence[Packed], references: Sequence[Sequence[bytes]] | None) -> None:
-        """Add the calls, with snapshots of their arguments, because the arguments may change afterwards."""
+        """Add calls to the batch, with snapshots of the arguments, because the caller may change them later."""
         limit = frames.INLINE_LIMIT
         self.entries = [
             packed.data if not packed.buffers and len(packed.data) <= limit else self._snapshot(packed)
@@ -109,7 +109,7 @@ class Batch:
         return arena
 
     def entry(self, index: int) -> Entry:
-        """Return the argument of a call in the form that is sent."""
+        """Return the argument of a call in the form in which it is sent."""
         entry = self.entries[index]
         arena = self.arena_of(index)
         if arena is None:
@@ -119,15 +119,15 @@ class Batch:
 
     @property
     def waiting(self) -> int:
-        """The most calls that are not held by a child. Cancelled ones count until ``take`` skips them."""
+        """How many calls no child holds, at most: cancelled calls are included until ``take`` skips them."""
         return len(self._returned) + len(self.entries) - self._cursor
 
     def give_back(self, indices: Sequence[int]) -> None:
-        """Put calls that were taken back from a child in front of all others."""
+        """Put calls that were taken back from a child in front of all other calls."""
         self._returned.extendleft(reversed(indices))
 
     def take(self, count: int) -> list[int]:
-        """Take calls to give to a child: first those that were returned, and not too many bytes together."""
+        """Take calls to give to a child: first the calls that were taken back, and not too many bytes in total."""
         indices: list[int] = []
         while self._returned and len(indices) < count:
             index = self._returned.popleft()
@@ -144,7 +144,7 @@ class Batch:
 
 
 class Arena:
-    """One unlinked file for many big arguments. A file for each would use up the descriptors."""
+    """One unlinked file for many big arguments. One file for each argument would use up the descriptors."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -153,7 +153,7 @@ class Arena:
 
 
 class EncodedFunctions:
-    """Encodes functions for children. It keeps the last one, because maps often repeat it.
+    """Encodes functions for children. It keeps the last encoded function, because maps often use it again.
 
     Any thread may use it without a lock: what it keeps is replaced in one step.
     """
@@ -164,8 +164,8 @@ class EncodedFunctions:
     def encode(self, function: Function) -> tuple[int, Outgoing]:
         """Return a key for a function, and the frame that gives a child the function under that key.
 
-        The frame is a snapshot, and can be sent to any number of children. A big function is put in a file, which all
-        of them map.
+        The frame is a snapshot, and can be sent to any number of children. A big function is written to a file, which
+        all these children map.
         """
         last = self._last
         if last is None or last[0] != function.id:
@@ -175,5 +175,5 @@ class EncodedFunctions:
         return last[1], last[2]
 
     def forget(self) -> None:
-        """Drop the function that is kept, because it may be big."""
+        """Drop the encoded function that is kept, because it may be big."""
         self._last = None

@@ -1,9 +1,9 @@
 """``Feeder``: gives calls to the members of the local pool, receives their results, and takes calls back.
 
-All of this happens with the pool's lock held, on the pump's thread or a caller's. The tickets of a member are in two
-places: some in the pipe, which both processes can read, and one that its process has read and is running. So emptying
-the pipe decides a race with the child: what this side reads never runs in the child, and what it does not find there
-has begun.
+All of this happens with the pool's lock held, on the pump's thread or a caller's thread. The tickets of a member are in
+two places: some are in the pipe, which the parent and the child can both read, and one is the ticket that the child has
+read and is running. So emptying the pipe decides a race with the child: tickets that the parent reads never run in the
+child, and the calls of all other tickets have begun.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Feeder:
     """Moves calls between the ledger and the members.
 
     Args:
-        members: the processes.
-        ledger: the calls.
+        members: the processes of the pool.
+        ledger: the calls of the pool.
     """
 
     def __init__(self, members: Members, ledger: Ledger) -> None:
@@ -40,7 +40,7 @@ class Feeder:
         """Give calls to members that have room.
 
         Args:
-            now: the monotonic time.
+            now: the present monotonic time.
 
         Returns:
             The calls that are running now and that have an ``on_start`` callback, for ``ledger.announce``.
@@ -50,7 +50,7 @@ class Feeder:
             batch = queue[0]
             waiting = batch.waiting
             gave = False
-            share = -(-waiting // len(members)) if members else 0  # rounded up: no member gets what others could run
+            share = -(-waiting // len(members)) if members else 0  # rounded up; no member gets what others could run
             for member in sorted(members, key=Member.load) if waiting else ():
                 room = min(member.room(batch), share)
                 if room and (indices := batch.take(room)):
@@ -60,7 +60,7 @@ class Feeder:
                     if not waiting:
                         break
             if not waiting:
-                queue.popleft()  # it comes back when calls are taken back (``Ledger.requeue``)
+                queue.popleft()  # the batch returns when calls are taken back (``Ledger.requeue``)
             elif not gave and batch.waiting:  # otherwise all waiting calls had been cancelled: go on to the next batch
                 break
         return self._starts()
@@ -68,7 +68,8 @@ class Feeder:
     def _starts(self) -> list[tuple[OnStart, int]]:
         found = []
         for member in self._members:
-            # The head may still be in the pipe, for example while its process is starting. It counts as running anyway.
+            # The head may still be in the pipe, for example while the process is starting. The head counts as running
+            # anyway.
             head = member.tickets[0] if member.tickets else -1
             if head != member.announced:
                 member.announced = head
@@ -90,11 +91,12 @@ class Feeder:
     # -- receiving results -------------------------------------------------------------------------------------
 
     def receive(self, member: Member, *, everything: bool = True) -> None:
-        """Process what a member has sent.
+        """Process the frames that a member has sent.
 
         Args:
             member: the member.
-            everything: False if the pump's ``poll`` will report again when there is more; one read is enough then.
+            everything: whether to read until nothing is left. With False, one read is enough, because the pump's
+                ``poll`` will report the rest.
         """
         count = 0
         try:
@@ -106,7 +108,7 @@ class Feeder:
         except BlockingIOError:
             pass  # nothing more has arrived
         except EOFError:
-            member.lose()  # ``pidfd`` will report its end; so far it may only have closed the socket
+            member.lose()  # the process may only have closed the socket so far; ``pidfd`` will report when it ends
         if count:
             member.progressed(count, time.monotonic())
 
@@ -117,7 +119,7 @@ class Feeder:
             return 0
         ticket = frame.number
         if frame.kind != frames.RESULT or not member.tickets or member.tickets[0] != ticket:
-            member.lose()  # the user's code has written to the channel: nothing else from it can be trusted
+            member.lose()  # the user's code has written to the channel: nothing else from this channel can be trusted
             return 0
         member.tickets.popleft()
         batch = self._ledger.batch_of(ticket)
@@ -130,14 +132,14 @@ class Feeder:
         return 1
 
     def settle_dead(self, member: Member) -> int | None:
-        """Settle the calls of a process that has ended: those with results, the one that ran, and those that waited.
+        """Settle the calls of a process that has ended: those with results, the call that ran, and those that waited.
 
         Returns:
             The exit code of the process.
         """
         self.receive(member)
-        returncode = member.process.wait()  # this returns immediately: ``pidfd`` has reported its end
-        # Everything that is still in the pipe never ran. Of the others, which the process had read, the first one ran.
+        returncode = member.process.wait()  # this returns immediately: ``pidfd`` has reported the end
+        # Calls whose tickets are still in the pipe never ran. Of the others, which the process had read, the first ran.
         taken = member.take_back()
         member.dying = True
         if member.tickets:
@@ -161,9 +163,10 @@ class Feeder:
     # -- ending calls ------------------------------------------------------------------------------------------
 
     def cancel(self, batch: Batch, index: int) -> bool:
-        """Cancel a call. Return whether it is cancelled; False if it had ended.
+        """Cancel a call. Return whether the call is cancelled; False if it had already ended.
 
-        A waiting call is finished here. A running call is finished when its process, which is condemned here, has died.
+        A waiting call is finished immediately. For a running call, the process is condemned; the call is finished when
+        the process has died.
         """
         if self._ledger.has_ended(batch, index):
             return False
@@ -172,7 +175,7 @@ class Feeder:
         running = False
         if holder is not None:
             taken = holder.take_back()
-            self.receive(holder)  # in this order, so that a result that arrived before the pipe was read is not lost
+            self.receive(holder)  # after the pipe was read, so that a result that arrived earlier is not lost
             if batch.done[index]:
                 holder.put_back(taken)
                 return False
@@ -192,12 +195,12 @@ class Feeder:
             if timeout is None or now < member.started + timeout:
                 continue
             head = member.tickets[0]
-            self.receive(member)  # its result may be here already
+            self.receive(member)  # the call's result may have arrived already
             if member.tickets and member.tickets[0] == head:
                 member.kill((head, timeout_failure(timeout)))
 
     def _timeout_of(self, member: Member) -> float | None:
-        """Return the time limit of the call at a member's head, in seconds, if it is running and has a limit."""
+        """Return the time limit in seconds of a member's first call, if that call is running and has a limit."""
         if not member.tickets or not member.ready or member.dying:
             return None
         batch = self._ledger.batch_of(member.tickets[0])

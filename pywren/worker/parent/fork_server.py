@@ -5,13 +5,14 @@ Which thread does what:
 - The thread that calls ``run`` does everything for its task: it requests a fork from the server, sends the task, passes
   output on, waits, and decodes the result. Several threads may run tasks at the same time, each with its own
   ``ForkedChild``.
-- Another thread may request the end of a task (``Stop``). It only writes a byte to the child's stop pipe. The running
-  thread, which waits for that pipe too, kills the child. So only one thread touches a ``ForkedChild``.
-- ``close`` and ``end_waiting`` end children that wait for a call. No thread holds these.
+- Another thread may request the end of a task (``Stop``). It only writes a byte to the child's stop pipe. The thread in
+  ``run``, which also waits for that pipe, kills the child. So only one thread touches a ``ForkedChild``.
+- ``close`` and ``end_waiting`` end children that wait for a call. No other thread uses these children.
 
-``_lock`` guards the lists of servers and of waiting children, and nothing starts or ends with it held. ``_starting``
-names the interpreters whose server is on its way: one thread starts it, and others that want the same one wait on
-``_started``. Whoever starts a server closes it again if ``close`` came meanwhile.
+``_lock`` guards the lists of servers and of waiting children. No process is started or ended while it is held.
+``_starting`` names the interpreters whose servers are starting: one thread starts the server, and other threads that
+need the same server wait on ``_started``. The thread that starts a server closes it again if ``close`` was called
+meanwhile.
 """
 
 from __future__ import annotations
@@ -32,16 +33,16 @@ from pywren.worker.task import RunResult, Stop, Task, cancelled_failure
 
 _FORK_ATTEMPTS = 3
 _FORK_PAUSE_SECONDS = 1.0
-_END_SECONDS = 5.0  # how long to wait for a server to end
+_END_SECONDS = 5.0  # seconds to wait for a server to end
 
 
 class ForkServer:
     """Runs each function in its own processes, forked from a small server that has loaded cloudpickle.
 
     A process that a call has left unchanged waits for the next call of the same function with the same environment. The
-    function's imports are loaded there already. The process ends as soon as another function comes. Several threads may
-    run tasks at the same time, each in its own process. The server starts with the first task, or with ``start``. Each
-    runtime that has its own interpreter has its own server.
+    function's imports are loaded there already. The process ends as soon as a call of another function arrives. Several
+    threads may run tasks at the same time, each in its own process. The server starts with the first task, or with
+    ``start``. Each runtime that has its own interpreter has its own server.
 
     Args:
         on_output: called with ``stdout`` or ``stderr`` and text, as calls write it; by default the text goes to this
@@ -72,11 +73,11 @@ class ForkServer:
         self.close()
 
     def start(self) -> None:
-        """Start the server for functions without a runtime of their own, so that the first task finds it running."""
+        """Start the server for functions without their own runtime, so that it is already running at the first task."""
         self._server(None)
 
     def run(self, task: Task, *, stopped: Stop | None = None) -> RunResult:
-        """Run one task to its end, and return how it ended. Never raise for what the task does.
+        """Run one task to its end, and return how it ended. Nothing that the task does makes this method raise.
 
         After ``close``, a task ends with a ``CallCancelledError``.
 
@@ -101,13 +102,13 @@ class ForkServer:
                 return result
             if process.pid is not None:
                 continue  # an earlier call has damaged the process
-            # Either the server is just ending, or the machine has no room for processes: then this wait is the pause.
+            # Either the server is just ending, or the machine cannot start more processes and needs this pause.
             wait_readable(process.server.pidfd, _FORK_PAUSE_SECONDS)
         message = "no process could be forked for the call: the machine has run out of processes or memory"
         return RunResult(None, None, failure=Failure("WorkerCrashedError", message, (None,)), returncode=None)
 
     def _process(self, python: str | None, task: Task) -> ForkedChild | None:
-        """Return a process that waits for calls of this function, or a new one, and end those for other functions.
+        """Return a process that waits for calls of this function, or a new one; end those for other functions.
 
         Return ``None`` after ``close``.
         """
@@ -122,9 +123,9 @@ class ForkServer:
                 if one.purpose == purpose:
                     self._waiting.remove(one)
                     return one
-            self._processes += 1  # never used twice: the server may still know an earlier one
+            self._processes += 1  # a number is never used twice: the server may still know an earlier process
             number = self._processes
-        # After a ``close`` in between the child never begins, and ``run`` comes here again.
+        # If ``close`` is called meanwhile, the child never begins, and ``run`` calls this method again.
         made = ForkedChild(server, number, purpose, self._on_output)
         try:
             made.start()
@@ -134,7 +135,7 @@ class ForkServer:
         return made
 
     def end_waiting(self) -> None:
-        """End the processes that wait for calls, to free the memory and files that they hold."""
+        """End the processes that wait for calls, to free their memory and their open files."""
         self._end_waiting(lambda _: True)
 
     def _end_waiting(self, is_unwanted: Callable[[ForkedChild], bool]) -> None:
@@ -147,7 +148,7 @@ class ForkServer:
             one.end()
 
     def _take_back(self, process: ForkedChild) -> None:
-        """Keep a process that stays for the next call; close any other."""
+        """Keep a process if it stays for the next call; otherwise close it."""
         with self._lock:
             # While the task ran, ``close`` may have been called, or the client may have forked in an output callback.
             kept = process.stays and not self._closed and self._pid == os.getpid()
@@ -157,7 +158,7 @@ class ForkServer:
             process.close()
 
     def _server(self, python: str | None) -> Process | None:
-        """Return the running server of an interpreter, started if there is none; ``None`` after ``close``."""
+        """Return the running server of an interpreter, and start it if there is none; ``None`` after ``close``."""
         with self._lock:
             if self._pid != os.getpid():
                 self._forget()
@@ -168,14 +169,14 @@ class ForkServer:
             server = self._servers.get(python)
             if server is not None and not server.has_ended():
                 return server
-            # A removed runtime takes its interpreter along; its server must not keep the files open.
+            # If a runtime was removed, so was its interpreter, whose server must not keep the files open.
             gone = [path for path in self._servers if path == python or not _is_there(path)]
             ended = [self._servers.pop(path) for path in gone]
             self._starting.add(python)
         return self._start_server(python, ended)
 
     def _start_server(self, python: str | None, ended: Sequence[Process]) -> Process | None:
-        """Close servers that are not wanted any more, and start one for an interpreter that is in ``_starting``."""
+        """Close servers that are no longer needed, and start one for an interpreter that is in ``_starting``."""
         made = None
         try:
             for one in ended:
@@ -187,21 +188,21 @@ class ForkServer:
                 if made is not None and not closed:
                     self._servers[python] = made
                 self._starting.discard(python)
-                self._started.notify_all()  # also after a failure: the next thread tries
+                self._started.notify_all()  # also after a failure: then the next thread tries
         if closed:
             made.close()
             return None
         return made
 
     def _forget(self) -> None:
-        """Drop servers and children after a fork: they belong to the other process."""
+        """Drop the servers and children in a forked process: they belong to the original process."""
         for one in self._waiting:
             one.forget()
         for server in self._servers.values():
             server.forget()
         self._waiting.clear()
         self._servers.clear()
-        self._starting.clear()  # the threads that start them are in the other process
+        self._starting.clear()  # the threads that start these servers are in the original process
         self._pid = os.getpid()
 
     def close(self) -> None:
@@ -209,18 +210,18 @@ class ForkServer:
         with self._lock:
             if self._pid != os.getpid():
                 self._forget()
-            self._closed = True  # running tasks continue, and their threads close their children
+            self._closed = True  # running tasks continue, and their own threads close the children
             waiting, servers = self._waiting, list(self._servers.values())
             self._waiting = []
             self._servers.clear()
         for one in waiting:
             one.close()
         for server in servers:
-            # The server sees that its channel is closed, kills what it forked, and ends.
+            # The server sees that its channel is closed, kills the processes that it forked, and ends.
             try:
                 server.channel.socket.shutdown(socket.SHUT_WR)
             except OSError:
-                pass  # it has ended
+                pass  # the server has ended
             if wait_readable(server.pidfd, _END_SECONDS):
                 server.wait()
             server.close()
@@ -243,5 +244,5 @@ def _runtime_python(runtime_path: str | None) -> str | None:
 
 
 def _is_there(python: str | None) -> bool:
-    """Tell whether an interpreter still exists. A runtime may be removed while its server lives."""
+    """Tell whether an interpreter still exists. A runtime may be removed while its server is running."""
     return python is None or os.path.exists(python)

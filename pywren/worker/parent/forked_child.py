@@ -1,7 +1,7 @@
 """``ForkedChild``: one process that a fork server forked: its socket, its output, and the pipe with its status.
 
-One thread at a time uses it: the one that runs a task in it, or, while it waits for a call, the one that ends it. Only
-``Stop`` may act from another thread, through a pipe.
+One thread at a time uses a ``ForkedChild``: the thread that runs a task in it, or, while it waits for a call, the
+thread that ends it. Only ``Stop`` may act from another thread, through a pipe.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from pywren.worker.parent.process import Process
 from pywren.worker.protocol import RUNNING, STATUS, decode_result, encode_task
 from pywren.worker.task import RunResult, Stop, Task, cancelled_failure, crash_failure, timeout_failure
 
-_END_SECONDS = 5.0  # how long to wait for a killed process to end
+_END_SECONDS = 5.0  # seconds to wait for a killed process to end
 
 
 class ForkedChild:
     """One forked process: its socket, its output, and the pipe on which the server reports how it ended.
 
     Args:
-        server: the server that forks it.
-        number: the server's name for it.
+        server: the server that forks the process.
+        number: the number by which the server knows the process.
         purpose: interpreter, function and environment; a process serves one purpose only.
-        sink: takes the text that calls write.
+        sink: called with the text that calls write.
 
     Attributes:
-        stays: after ``run``, whether it waits for another call.
-        pid: its process id; ``None`` until it runs.
+        stays: after ``run``, whether the process waits for another call.
+        pid: the process id; ``None`` until the process runs.
     """
 
     def __init__(self, server: Process, number: int, purpose: tuple[object, ...], sink: Sink) -> None:
@@ -64,21 +64,21 @@ class ForkedChild:
         self.tails = tails
         self.status, write = pipe()
         self._theirs.append(write)
-        self.stop_in, self.stop_out = pipe()  # both ends are ours: ``Stop`` writes, the running thread polls
+        self.stop_in, self.stop_out = pipe()  # this process uses both ends: ``Stop`` writes, the running thread polls
 
     def start(self) -> None:
         """Request a fork from the server."""
         meta = os.fsencode(self.scratch)
         frame = frames.encode(frames.FORK, number=self.number, meta=meta, descriptors=self._theirs)
         self.server.send(frame)
-        # The kernel keeps copies in the socket until the server takes them. Close ours: a pipe ends for its reader
-        # when the last write end is closed.
+        # The kernel keeps copies of the descriptors in the socket until the server takes them. Close the ones here,
+        # because the reader of a pipe sees its end only when every write end is closed.
         for descriptor in self._theirs:
             os.close(descriptor)
         self._theirs.clear()
 
     def run(self, task: Task, stopped: Stop | None) -> RunResult | None:
-        """Run a task, and return how it ended; ``None`` if it never began, because there was no sound process."""
+        """Run a task, and return how it ended; ``None`` if the task never began, because there was no sound process."""
         self._send(task)
         if stopped is not None:
             stopped.listen(self._ask_to_stop)
@@ -90,7 +90,7 @@ class ForkedChild:
         self._receive()  # the end of the process may have been seen before its result was read
         self.stays = self._said_it_stays() and not self.ended and not wait_readable(self.stop_in, 0.0)
         stdout, stderr = (tail.take() for tail in self.tails)
-        frame, self.frame = self.frame, None  # it may be big, and this object may be kept for a long time
+        frame, self.frame = self.frame, None  # the frame may be big, and this object may be kept for a long time
         if frame is not None and frame.flags & frames.NOT_BEGUN:
             return None
         if frame is not None:
@@ -106,11 +106,11 @@ class ForkedChild:
         self._knows_function = True
 
     def _ask_to_stop(self) -> None:
-        """Have the running thread kill the child. Another thread calls this."""
+        """Ask the thread that runs the task to kill the child. Other threads call this."""
         os.write(self.stop_out, b"s")
 
     def can_run(self) -> bool:
-        """Tell whether the process still waits for a call. Something may have killed it since the last one."""
+        """Tell whether the process still waits for a call. It may have been killed since its last call."""
         ended = self.server.has_ended() or any(wait_readable(end, 0.0) for end in (self.status, self.channel.fileno()))
         return not ended
 
@@ -118,7 +118,7 @@ class ForkedChild:
         return self.frame is not None and bool(self.frame.flags & frames.STAYS) and not self.killed
 
     def _wait(self, timeout: float | None) -> None:
-        """Serve output and socket until the call has ended, usually with its process. Kill it when its time is up."""
+        """Read output and result until the call has ended, usually with its process. At the time limit, kill it."""
         deadline = None if timeout is None else time.monotonic() + timeout
         actions: dict[int, Callable[[], bool]] = {
             self.channel.fileno(): self._receive,
@@ -136,7 +136,7 @@ class ForkedChild:
                 deadline = None
                 self._give_up(timeout_failure(timeout or 0.0))
             for descriptor, _ in ready:
-                # An action returns False at the end of its stream, which would otherwise be readable for ever.
+                # An action returns False at the end of its stream, which would otherwise stay readable for ever.
                 if not actions[descriptor]():
                     poll.unregister(descriptor)
 
@@ -145,7 +145,7 @@ class ForkedChild:
         return False
 
     def _give_up(self, failure: Failure) -> None:
-        """Kill the child. The call ends with the failure, unless its result has arrived."""
+        """Kill the child. The call ends with the given failure, unless its result has already arrived."""
         self._receive()
         if self.frame is None and self.failure is None:  # a result that arrived first is kept
             self.failure = failure
@@ -153,14 +153,15 @@ class ForkedChild:
 
     def _kill(self) -> None:
         self.killed = True
-        # The server does the killing because it does the reaping: it knows that the number is still that of its child.
+        # The server kills the child because only the server reaps it, and so knows that the process id is still the
+        # child's.
         if not self.server.has_ended():
             self.server.send(frames.encode(frames.KILL, number=self.number))
         elif self.pid is not None:
-            process_tree.kill_tree(self.pid)  # nothing else would: the server was the child's parent
+            process_tree.kill_tree(self.pid)  # nothing else would kill it: the server was the child's parent
 
     def _receive(self) -> bool:
-        """Read the result if it has arrived. Return False at the end of the socket."""
+        """Read the result if it has arrived. Return False if the other end of the socket is closed."""
         while True:
             try:
                 received = self.channel.receive()
@@ -173,21 +174,22 @@ class ForkedChild:
                     self.frame = frame
 
     def _read_status(self) -> bool:
-        """Read the status pipe. Return False at its end."""
+        """Read the status pipe. Return False at the end of the pipe."""
         data = os.read(self.status, STATUS.size)  # writes to a pipe of up to PIPE_BUF bytes are atomic
         if not data:  # the server could not fork, or is gone, so there will be no report of how the child ended
             self.ended = True
             if self.pid is not None:
                 process_tree.kill_tree(self.pid)
             return False
-        # This happens twice: the child writes when it begins, the server when the child and its daemons are gone.
+        # A status arrives twice: from the child when it begins, and from the server when the child and its daemons have
+        # ended.
         self.pid, returncode = STATUS.unpack(data)
         if returncode != RUNNING:
             self.returncode, self.ended = returncode, True
         return True
 
     def end(self) -> None:
-        """End a process that waits for a call, and return when it is gone."""
+        """End a process that waits for a call, and return when it has ended."""
         try:
             self._kill()
             while not self.ended and wait_readable(self.status, _END_SECONDS):

@@ -2,7 +2,7 @@
 
 Everything except ``hand_over`` happens with the pool's lock held. Results are *collected* with the lock and *handed
 over* without it, and only by the pump, because handing over runs the callbacks of programs. A result moves from one
-place to the next in one step, so an error in between loses none.
+place to the next in one step, so an error between two steps loses no result.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ INDEX_MASK = (1 << TICKET_SHIFT) - 1
 
 
 class Ledger:
-    """The calls that the pool has accepted and not yet answered.
+    """The calls that the pool has accepted and whose results it has not yet handed over.
 
     Args:
         lock: the pool's lock.
-        members: the processes that may hold something of a batch.
+        members: the processes that may hold data of a batch.
 
     Attributes:
         queue: batches with calls that no process holds, in the order in which they are given out.
@@ -52,10 +52,10 @@ class Ledger:
         self.waiters = 0
 
     def add(self, batch: Batch) -> None:
-        """Add a batch. Its calls wait behind all others."""
+        """Add a batch. Its calls wait behind all other calls."""
         self._numbers += 1
         batch.number = self._numbers
-        for arena in batch.arenas:  # batches and arenas are numbered together: children tell them apart by kind
+        for arena in batch.arenas:  # batches and arenas share one series of numbers; children tell them apart by kind
             self._numbers += 1
             arena.number = self._numbers
         self.outstanding += batch.remaining
@@ -64,7 +64,7 @@ class Ledger:
             self.queue.append(batch)
 
     def batch_of(self, ticket: int) -> Batch | None:
-        """Return the batch of a ticket, or ``None`` when all of its calls have ended."""
+        """Return the batch of a ticket, or ``None`` if all calls of that batch have ended."""
         return self._batches.get(ticket >> TICKET_SHIFT)
 
     def has_ended(self, batch: Batch, index: int) -> bool:
@@ -72,25 +72,25 @@ class Ledger:
         return batch.number not in self._batches or bool(batch.done[index])
 
     def requeue(self, tickets: Sequence[int]) -> None:
-        """Queue calls again that were taken back from a process, in front of all others."""
+        """Queue calls that were taken back from a process again, in front of all other calls."""
         by_batch: dict[int, list[int]] = {}
         for ticket in tickets:
             by_batch.setdefault(ticket >> TICKET_SHIFT, []).append(ticket & INDEX_MASK)
         for number, indices in by_batch.items():
             batch = self._batches.get(number)
             if batch is not None:
-                batch.give_back(indices)  # ``Batch.take`` skips those that have a result
+                batch.give_back(indices)  # ``Batch.take`` skips the calls that have a result
                 if batch not in self.queue:
                     self.queue.appendleft(batch)
 
     # -- results -----------------------------------------------------------------------------------------------
 
     def finish(self, batch: Batch, index: int, result: RunResult) -> None:
-        """Record the result of a call, unless it has one already."""
+        """Record the result of a call, unless the call already has a result."""
         if batch.done[index]:
             return
         if index in batch.cancelled and result.failure is None:
-            # ``cancel`` has reported the call as cancelled while its result was on its way.
+            # ``cancel`` reported the call as cancelled before its result arrived.
             result = failed(cancelled_failure(running=True))
         batch.done[index] = 1
         arena = batch.arena_of(index) if batch.arenas else None
@@ -102,7 +102,8 @@ class Ledger:
         if arena is not None:
             arena.calls -= 1
             if not arena.calls:
-                # The file closes with its last reference. Each child has a descriptor, and is told to close it.
+                # The file closes with its last reference. Each child has a descriptor of the file, and is told to close
+                # it.
                 batch.arenas.remove(arena)
                 for member in self._members:
                     member.forget_arena(arena.number)
@@ -113,7 +114,7 @@ class Ledger:
             self.ended_at = time.monotonic()
 
     def fail_all(self, failure: Failure) -> None:
-        """End every call that has no result with a failure."""
+        """Give every call that has no result a failure as its result."""
         for batch in list(self._batches.values()):
             for index in range(len(batch.done)):
                 if not batch.done[index]:
@@ -126,21 +127,21 @@ class Ledger:
         return bool(self._touched)
 
     def collect(self) -> None:
-        """Prepare the results that have arrived for ``hand_over``. Nothing after this may lose them."""
+        """Prepare the results that have arrived for ``hand_over``. After that, no error can lose these results."""
         for batch in self._touched.values():
             self._collected.append((batch.on_results, batch.collected))
             batch.collected = []
         self._touched.clear()
 
     def hand_over(self) -> None:
-        """Pass on the collected results. Only the pump calls this, without the lock."""
+        """Pass the collected results to their callbacks. Only the pump calls this method, without the lock."""
         while self._collected:  # removed before the call, so that a callback that raises loses only its own results
             _call_back(*self._collected.popleft())
 
     # -- waiting for all ---------------------------------------------------------------------------------------
 
     def wait(self, timeout: float | None) -> bool:
-        """Wait until no call is outstanding. Return whether that is the case."""
+        """Wait until no call is outstanding, or until the time runs out. Return whether no call is outstanding."""
         self.waiters += 1  # so that the pump need not take the lock when no thread waits
         try:
             return self._finished.wait_for(lambda: not self.outstanding, timeout)
@@ -148,7 +149,7 @@ class Ledger:
             self.waiters -= 1
 
     def tell_waiters(self) -> None:
-        """Wake the threads that wait for the last call, after its result has been handed over."""
+        """After the last result has been handed over, wake the threads that wait for it."""
         if not self.outstanding:
             self._finished.notify_all()
 
@@ -159,7 +160,7 @@ def failed(failure: Failure) -> RunResult:
 
 
 def announce(starts: Sequence[tuple[OnStart, int]]) -> None:
-    """Call the ``on_start`` callbacks of calls that are running now. Do this without the lock."""
+    """Call the ``on_start`` callbacks of calls that are running now. The caller must not hold the lock."""
     for on_start, index in starts:
         _call_back(on_start, index)
 
@@ -168,5 +169,5 @@ def _call_back(function: Callable[..., None], argument: object) -> None:
     try:
         function(argument)
     except Exception:
-        # The pump serves every executor: a mistake in one must not end the calls of the others.
+        # The pump serves every executor: a mistake in one executor's callback must not end the calls of the others.
         logger.exception("a callback of the local pool raised")

@@ -1,8 +1,8 @@
 """``Lifetime``: how long a local pool is needed, and what ends it with the program.
 
-A pool lives while executors use it or calls run, and for some seconds after. Three events need hooks: the end of a
-program (``atexit``); the end of a process of multiprocessing, which skips ``atexit`` and runs finalizers; and a fork,
-whose new process must not touch the children of the old one.
+A pool keeps its processes while executors use it or calls run, and for some seconds afterwards. Three events need
+hooks: the end of a program (``atexit``); the end of a process of multiprocessing, which skips ``atexit`` and runs
+finalizers; and a fork, whose new process must not touch the children of the old one.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ LINGER_SECONDS = 5.0
 
 
 class Lifetime:
-    """The users of a pool, and how long it lingers. Use it with the pool's lock held.
+    """How many executors use a pool, and how long the pool lingers. Used with the pool's lock held.
 
     Args:
-        linger: seconds for which processes stay when nothing uses the pool.
+        linger: seconds for which the processes stay when nothing uses the pool.
 
     Attributes:
         users: how many executors use the pool.
-        closed: whether it permanently refuses calls.
+        closed: whether the pool permanently refuses calls.
     """
 
     def __init__(self, linger: float) -> None:
@@ -46,20 +46,20 @@ class Lifetime:
         self.linger_anew()
 
     def linger_anew(self) -> None:
-        """Restart the linger period, if nothing uses the pool."""
+        """Restart the period for which an unused pool lingers."""
         self._released_at = time.monotonic()
 
     def ends_at(self, last_call: float) -> float:
-        """Return the monotonic time when the processes of a pool without calls end; infinity while it is in use.
+        """Return the monotonic time at which the processes of an idle pool end; infinity while executors use the pool.
 
         Args:
-            last_call: when the last call ended.
+            last_call: the monotonic time when the last call ended.
         """
         return float("inf") if self.users else max(self._released_at, last_call) + self._linger
 
 
 class Endable(Protocol):
-    """A pool, as the hooks see it."""
+    """The part of a pool that the hooks use."""
 
     lifetime: Lifetime
 
@@ -67,7 +67,7 @@ class Endable(Protocol):
         """Wait for outstanding calls, then end everything."""
 
     def forget_after_fork(self) -> None:
-        """Become a pool without processes, after a fork, in the new process."""
+        """In a process that was forked from the client, become a pool without processes."""
 
 
 _open: set[Endable] = set()
@@ -76,23 +76,23 @@ _ends_with_multiprocessing = False
 
 
 def end_with_program(pool: Endable) -> None:
-    """Finish a pool at the end of the program, unless it is closed before."""
+    """Make sure that a pool is finished at the end of the program, unless it is closed before."""
     global _is_hooked
     if not _is_hooked:
         _is_hooked = True
         atexit.register(_at_exit)
         os.register_at_fork(after_in_child=_after_fork)
-    _open.add(pool)  # a strong reference: calls may be outstanding when nothing else holds the pool any more
+    _open.add(pool)  # a strong reference: calls may be outstanding when nothing else refers to the pool
 
 
 def forget_closed() -> None:
-    """Drop the closed pools."""
+    """Drop the closed pools from those to finish at the end of the program."""
     for pool in [pool for pool in _open if pool.lifetime.closed]:
         _open.discard(pool)
 
 
 def end_with_multiprocessing() -> None:
-    """End pools with a process that multiprocessing has created, because such a process skips ``atexit`` functions."""
+    """In a process of multiprocessing, end pools by a finalizer, because such a process skips ``atexit`` functions."""
     global _ends_with_multiprocessing
     if _ends_with_multiprocessing or "multiprocessing.process" not in sys.modules:
         return
@@ -106,7 +106,7 @@ def end_with_multiprocessing() -> None:
 
 
 def _at_exit() -> None:
-    shutdown.begin()  # needed because a process of multiprocessing has skipped the atexit functions
+    shutdown.begin()  # needed because a process of multiprocessing skips the atexit functions
     for pool in list(_open):  # a copy, because closing a pool removes it from the set
         pool.finish_at_exit()
 

@@ -27,8 +27,8 @@ from pywren.worker.protocol import TAIL_LIMIT, TICKET, TICKET_SHIFT
 STALL_SECONDS = 0.002
 """Seconds without a result after which the pool takes back the calls that wait behind a member's current one."""
 
-_MAX_TICKETS = 512  # 4,096 bytes: as much as one write puts into a pipe atomically
-_WORK_AHEAD_SECONDS = 0.01  # seconds of calls to keep in the pipe: enough to hide the pump's latency
+_MAX_TICKETS = 512  # 4,096 bytes, which is the most that one write puts into a pipe atomically
+_WORK_AHEAD_SECONDS = 0.01  # how many seconds of work to keep in the pipe: enough to hide the pump's latency
 _KEPT_FUNCTIONS, _MOST_FUNCTIONS = 4, 8
 _FORGET_AFTER = 16  # how many ended batches to forget in one message
 
@@ -37,24 +37,27 @@ class Member:
     """One worker process as the pool sees it.
 
     Results arrive in the order of the tickets. So the first ticket without a result, the *head*, is the call that is
-    running, unless it is still in the pipe.
+    running, unless this ticket is still in the pipe.
 
     Args:
         environment: the process's environment variables.
-        sink: takes the text that its calls show, with the pool's lock held; so it must not write it anywhere.
+        sink: called with the text that the calls show. The pool's lock is held, so the sink must not write the text
+            anywhere.
 
     Attributes:
         ready: whether the process has reported that it can run calls.
-        dying: whether it gets no more calls.
-        killed: whether the pool wanted its end, as opposed to ``was_lost``: its channel closed or was misused.
-        condemned: whether the pump has yet to kill it.
-        tickets: the calls that it was given and has not answered, in order.
+        dying: whether the process gets no more calls.
+        killed: whether the pool decided to end the process; ``was_lost`` instead means that the channel closed or was
+            misused.
+        condemned: whether the pump has yet to kill the process.
+        tickets: the calls that the process was given and has not answered, in order.
         announced: the last ticket whose start was announced.
-        window: how many calls it should hold, judging by how quick the last ones were.
-        last: the monotonic time of its last result; ``started`` is when its head began, as far as the pool knows.
+        window: how many calls the process should hold, judging by how quick the last calls were.
+        last: the monotonic time of the last result; ``started`` is when the head began, as far as the pool knows.
         ending: the ticket that the process is killed for, and the failure that the ticket gets.
-        shown: its output, once a call has asked to show it as it arrives; ``exclusive`` while it holds such a call.
-        watched, watched_for: what the pump watches of it, and why.
+        shown: the output that is shown as it arrives, once a call has asked for this; ``exclusive`` is set while the
+            process holds such a call.
+        watched, watched_for: which descriptors of the member the pump watches, and why.
     """
 
     def __init__(self, environment: Mapping[str, str], sink: Sink) -> None:
@@ -81,14 +84,14 @@ class Member:
 
     @property
     def idle(self) -> bool:
-        """Whether it could run a call immediately."""
+        """Whether the process could run a call immediately."""
         return self.ready and not self.dying and not self.tickets
 
     def room(self, batch: Batch) -> int:
-        """Return how many calls of a batch it should be given now."""
+        """Return how many calls of a batch the process should be given now."""
         held = len(self.tickets)
-        # A member without a ticket does not read its socket. If calls that were cancelled have filled it, it would
-        # never have room, so do not wait for that. A member with a ticket reads until its argument arrives.
+        # A member without a ticket does not read its socket. If cancelled calls have filled the socket, it would never
+        # have room, so do not wait for room. A member with a ticket reads until the argument arrives.
         if self.dying or (held and (self.process.channel.waiting or batch.show_output or self.exclusive)):
             return 0
         if batch.show_output:
@@ -97,7 +100,7 @@ class Member:
         return window - held if held <= window // 2 else 0
 
     def give(self, batch: Batch, indices: Sequence[int], now: float) -> None:
-        """Send calls, and whatever they need that the process does not have yet."""
+        """Send calls to the process, and whatever they need that the process does not have yet."""
         if not self.tickets:
             self.last = self.started = now
         terms = None if batch.number in self._batches else self._introduce(batch)
@@ -106,8 +109,7 @@ class Member:
             if arena is not None and arena.number not in self._arenas:
                 self._arenas.add(arena.number)
                 self._queue(frames.encode(frames.ARENA, number=arena.number, sizes=(0,), file=arena.file))
-        # Send arguments before tickets: a child that has read a ticket waits on the socket for its argument, and never
-        # on the pipe for something that has not been written.
+        # Send arguments before tickets: a child that has read a ticket waits only for the argument on the socket.
         base = batch.number << TICKET_SHIFT
         tickets = [base | index for index in indices]
         if batch.arenas:
@@ -121,14 +123,14 @@ class Member:
         self._write_tickets(tickets)
 
     def _write_tickets(self, tickets: Sequence[int]) -> None:
-        """Write tickets. At most ``_MAX_TICKETS`` are in the pipe, so this neither blocks nor writes only a part."""
+        """Write tickets to the pipe. It has at most ``_MAX_TICKETS``, so a write neither blocks nor is incomplete."""
         try:
             os.write(self.process.tickets_out, struct.pack(f"<{len(tickets)}Q", *tickets))
         except BrokenPipeError:
-            pass  # this never happens, because this process has a read end too
+            pass  # this never happens, because this process also has a read end
 
     def _introduce(self, batch: Batch) -> tuple[int, bool, Mapping[str, str | None], bool]:
-        """Send what all calls of a batch need, and return the terms that are sent with its first calls."""
+        """Send what all calls of a batch need, and return the terms that are sent with the batch's first calls."""
         key = self._functions.get(batch.function_id)
         if key is None:
             key = self._functions[batch.function_id] = batch.function_key
@@ -143,7 +145,7 @@ class Member:
         return key, batch.load_anew, batch.extra_env, batch.show_output
 
     def _forget_functions(self) -> None:
-        """Let the process drop functions that were used long ago. Each message drops several."""
+        """Tell the process to drop functions that were used long ago, several with each message."""
         if len(self._functions) <= _MOST_FUNCTIONS:
             return
         functions = [self._functions.popitem(last=False)[1] for _ in range(_MOST_FUNCTIONS - _KEPT_FUNCTIONS)]
@@ -158,7 +160,7 @@ class Member:
         pipes = [pipe(), pipe()]
         self._shown_ends = [
             write for _, write in pipes
-        ]  # these stay open here until the frame is sent, which may take a while
+        ]  # these ends stay open here until the frame is sent, which may take a while
         self._queue(frames.encode(frames.SHOW, descriptors=self._shown_ends))
         self.shown = (OutputTail(pipes[0][0], "stdout", self._sink), OutputTail(pipes[1][0], "stderr", self._sink))
 
@@ -166,7 +168,7 @@ class Member:
         self.process.channel.queue(frame)
 
     def take_back(self) -> list[int]:
-        """Take every ticket out of the pipe and return them. The call that is running is not among them.
+        """Take all tickets out of the pipe and return them. The ticket of the running call is not in the pipe.
 
         The kernel makes each read atomic: a ticket goes either to this process or to the child, never to both.
         """
@@ -178,17 +180,17 @@ class Member:
                 break
             taken.extend(struct.unpack(f"<{len(data) // TICKET.size}Q", data))
         for _ in taken:
-            self.tickets.pop()  # a pipe keeps its order, so the tickets that were in it are the last ones
+            self.tickets.pop()  # a pipe keeps the order, so the tickets that were in it are the last ones
         return taken
 
     def put_back(self, tickets: Sequence[int]) -> None:
-        """Write tickets again. The process has their arguments already."""
+        """Write tickets to the pipe again. The process already has the arguments of these calls."""
         self.tickets.extend(tickets)
         if tickets:
             self._write_tickets(tickets)
 
     def forget(self, batch: Batch) -> None:
-        """Let the process drop what it has of a batch that has ended: arenas immediately, small things later."""
+        """Tell the process to drop the data of a batch that has ended: arenas immediately, small data later."""
         if batch.number not in self._batches or self.dying:
             return
         self._batches.discard(batch.number)
@@ -200,7 +202,7 @@ class Member:
             self._arenas.difference_update(arenas)
 
     def forget_arena(self, number: int) -> None:
-        """Let the process drop an arena whose calls have all ended."""
+        """Tell the process to drop an arena whose calls have all ended."""
         if number in self._arenas and not self.dying:
             self._arenas.discard(number)
             self._queue_forget([number], [])
@@ -209,12 +211,12 @@ class Member:
     def progressed(self, count: int, now: float) -> None:
         """Record that some calls have ended, and set the window to a few milliseconds of work."""
         each = max((now - self.last) / count, 1e-6)
-        self.last = self.started = now  # the next call has begun by now: the child takes it by itself
-        # It grows at most fourfold: one quick call does not yet mean that the others are quick.
+        self.last = self.started = now  # the next call has begun by now: the child takes it without being told
+        # The window grows at most fourfold: one quick call does not mean that the others are quick.
         self.window = max(1, min(int(_WORK_AHEAD_SECONDS / each), self.window * 4, _MAX_TICKETS))
 
     def kill(self, ending: tuple[int, Failure] | None = None) -> None:
-        """Condemn the process. The ticket in ``ending`` gets its failure; the other calls run elsewhere."""
+        """Condemn the process. The ticket in ``ending`` gets that failure; the other calls run in other processes."""
         self.ending = self.ending or ending  # keep the first reason
         self.killed = True
         self.lose()
@@ -222,7 +224,8 @@ class Member:
     def lose(self) -> None:
         """Condemn a process without a usable channel: it died, or the user's code closed or misused the channel.
 
-        The pump kills it soon, without the pool's lock, as that may have to wait for processes that the call started.
+        The pump kills the process soon, without the pool's lock, because it may have to wait for processes that the
+        call started.
         """
         self.dying = self.condemned = True
         self.was_lost = not self.killed
@@ -234,14 +237,14 @@ class Member:
         return self.shown[0].take(), self.shown[1].take()
 
     def tails(self) -> tuple[str, str]:
-        """Return the tails of the output of a process that has died."""
+        """Return the tails of what a process that has died wrote to stdout and stderr."""
         if self.exclusive and self.shown is not None:
             return self.shown_tails()
         out, err = (file.tail(TAIL_LIMIT).decode("utf-8", "replace") for file in self.output)
         return out, err
 
     def close_shown(self) -> None:
-        """Close the pipes of shown output."""
+        """Close the pipes for output that is shown."""
         for tail in self.shown or ():
             tail.close()
         for descriptor in self._shown_ends:
@@ -250,11 +253,11 @@ class Member:
 
     @property
     def watch_for(self) -> tuple[bool, bool, bool]:
-        """The state that ``events`` depends on. While it stays equal, the pump need not call ``events`` again."""
+        """The state that ``events`` depends on. While it is unchanged, the pump need not call ``events`` again."""
         return self.dying, self.process.channel.waiting, self.shown is not None
 
     def events(self) -> dict[int, int]:
-        """Return the descriptors to watch, each with its ``poll`` events."""
+        """Return the descriptors that the pump must watch, each with its ``poll`` events."""
         channel = self.process.channel
         found = {self.process.pidfd: select.POLLIN}
         if not self.dying:
@@ -264,10 +267,10 @@ class Member:
         return found
 
     def load(self) -> tuple[int, bool]:
-        """Return a sort key, with the least loaded first: how many calls it holds, and whether it is still starting."""
+        """Return a key that sorts the least loaded member first: how many calls it holds, whether it is starting."""
         return len(self.tickets), not self.ready
 
     @property
     def could_share(self) -> bool:
-        """Whether calls wait in its pipe that other members could run."""
+        """Whether calls that other members could run wait in the pipe of this one."""
         return not self.dying and len(self.tickets) > (1 if self.ready else 0)

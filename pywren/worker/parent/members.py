@@ -1,6 +1,6 @@
-"""``Members``: the processes of the local pool, how many there should be, and when the next ones start.
+"""``Members``: the processes of the local pool, how many there should be, and when the next processes start.
 
-All of this happens with the pool's lock held, on the pump's thread or a caller's.
+All of this happens with the pool's lock held, on the pump's thread or a caller's thread.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 GROW_SECONDS = 0.2
 """Seconds after the first process is ready when the others start, even if there has been no second call."""
 
-_MAX_FAILED_ROUNDS = 3  # how many rounds in a row may start no process before calls fail
+_MAX_FAILED_ROUNDS = 3  # how many rounds in a row may fail to start a process before calls fail
 _MOST_START_DELAY = 10.0
 
 
@@ -29,18 +29,19 @@ class Members:
     needs only one. The others start with the second call, or ``GROW_SECONDS`` after the first process is ready.
 
     Args:
-        size: the most processes that there should be.
+        size: how many processes there should be at most.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._members: list[Member] = []
         self._shown: list[tuple[str, str]] = []
-        # All processes start with one environment; whatever else a call is to see travels with it.
+        # All processes start with one environment; other variables that a call must see are sent with the call.
         self._environment: Mapping[str, str] = {}
-        self._equal_environment: Mapping[str, str] | None = None  # another one that is equal, and never changes
-        # Processes that ended before they were ready: how many there were since one became ready, and in how many
-        # rounds none was left. The next start waits longer after each, while there is another process to run calls.
+        self._equal_environment: Mapping[str, str] | None = None  # an equal one of a caller, which never changes
+        # About processes that ended before they were ready: how many there were since a process became ready, and in
+        # how many rounds no process was left. After each, the next start waits longer, as long as another process can
+        # run calls.
         self._failed_starts = self._failed_rounds = 0
         self._starts_at = 0.0
         self._wanted = 1
@@ -63,14 +64,14 @@ class Members:
     # -- starting ----------------------------------------------------------------------------------------------
 
     def start_missing(self, outstanding: int, coming: int = 0) -> bool:
-        """Start processes until there are enough. One is enough to continue.
+        """Start the processes that are missing. If some cannot be started, one running process is enough.
 
         Args:
-            outstanding: calls without a result.
-            coming: calls that are about to be added.
+            outstanding: how many calls have no result.
+            coming: how many calls are about to be added.
 
         Returns:
-            Whether any was missing and its start was not delayed.
+            Whether processes were missing and their start was not delayed.
 
         Raises:
             OSError: no process can be started, and there is none.
@@ -78,7 +79,7 @@ class Members:
         if outstanding + coming > 1:
             self._wanted = self._size
         if not self._members and not outstanding:
-            # Only now, because calls that already wait were compared with the earlier environment.
+            # Only if no call waits, because waiting calls were compared with the earlier environment.
             self._environment, self._equal_environment = dict(os.environ), None
         alive = self.alive()
         if alive and time.monotonic() < self._starts_at:
@@ -96,7 +97,7 @@ class Members:
         return missing > 0
 
     def _delay_starts(self) -> None:
-        """Delay the next start, because it takes memory and time from the processes that run calls."""
+        """Delay the next start of a process, because starting takes memory and time from the processes with calls."""
         self._starts_at = time.monotonic() + min(GROW_SECONDS * 2**self._failed_starts, _MOST_START_DELAY)
         self._failed_starts += 1
 
@@ -106,7 +107,8 @@ class Members:
         member.last = member.started = time.monotonic()
         self._failed_starts = self._failed_rounds = 0
         self._starts_at = 0.0
-        # Count from here, not from the start: on a slow machine an interpreter may take longer than that to start.
+        # Count from this moment, not from the start of the process: a slow machine may take longer than that to start
+        # it.
         if self._wanted < self._size:
             self._grows_at = member.started + GROW_SECONDS
 
@@ -128,27 +130,27 @@ class Members:
             self.start_missing(outstanding)
 
     def _is_missing_some(self) -> bool:
-        """Whether there are processes whose start was delayed and is still to come."""
+        """Whether there are processes whose start was delayed and has not happened yet."""
         return bool(self._starts_at) and self.alive() < self._wanted
 
     # -- ending ------------------------------------------------------------------------------------------------
 
     def remove(self, member: Member) -> None:
-        """Remove a process that has ended. Delay the next start if this one never became ready."""
+        """Remove a process that has ended. Delay the next start if this process never became ready."""
         self._members.remove(member)
         if member.ready or member.killed:
             return
         self._delay_starts()
         if not self.alive():
-            # This machine may not have enough memory for those that start together, so the next one starts alone.
+            # This machine may not have enough memory to start several processes together, so the next one starts alone.
             self._failed_rounds += 1
             self._wanted = 1
 
     def give_up(self, last: Failure) -> Failure | None:
-        """Once it is certain that no process can start, return why and start counting again; otherwise ``None``.
+        """If too many starts in a row have failed, return why and reset the count; otherwise return ``None``.
 
         Args:
-            last: how the last process ended.
+            last: the failure with which the last process ended.
         """
         if self._failed_rounds < _MAX_FAILED_ROUNDS:
             return None
@@ -157,13 +159,13 @@ class Members:
         return last._replace(message=f"{text}. The last time {last.message}")
 
     def kill(self) -> None:
-        """Condemn all processes. The next use starts with one again."""
+        """Condemn all processes. The next use of the pool starts with a single process again."""
         self._wanted, self._grows_at = 1, float("inf")
         for member in self._members:
             member.kill()
 
     def take_condemned(self) -> list[Member]:
-        """Return each process that must be killed, once."""
+        """Return the processes that must be killed, each of them only once."""
         found = [member for member in self._members if member.condemned]
         for member in found:
             member.condemned = False
@@ -177,7 +179,7 @@ class Members:
         self._members.clear()
 
     def forget_after_fork(self) -> None:
-        """Drop the processes after a fork, in the new process: they belong to the old one."""
+        """Drop the processes in a process that was forked from the client: they belong to the client."""
         for member in self._members:
             member.process.forget()
             member.close_shown()
@@ -188,22 +190,23 @@ class Members:
         self._shown.append((stream, text))
 
     def take_shown(self) -> list[tuple[str, str]]:
-        """Return the output that is to be shown, each piece once: the name of its stream, and the text."""
+        """Return the output to show, as pairs of the stream's name and a text. Each piece is returned only once."""
         shown, self._shown = self._shown, []
         return shown
 
     # -- environment -------------------------------------------------------------------------------------------
 
     def environment_changes(self, environment: Mapping[str, str] | None) -> dict[str, str | None]:
-        """Return the variables in which an environment differs from that of the processes; ``None`` marks missing ones.
+        """Return the variables in which an environment differs from the processes' own; ``None`` marks a missing one.
 
         Args:
-            environment: the environment, which must never change afterwards; ``None`` for that of the processes.
+            environment: the environment, which must never change afterwards; ``None`` for the processes' own
+                environment.
         """
         if environment is None or environment is self._equal_environment:
             return {}
         if environment == self._environment:
-            self._equal_environment = environment  # because comparing takes as long as running a small call
+            self._equal_environment = environment  # because comparing again would take as long as a small call
             return {}
         before = self._environment
         changed: dict[str, str | None] = {

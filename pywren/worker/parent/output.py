@@ -1,4 +1,4 @@
-"""``OutputTail``: passes one stream of a call on as it arrives, and keeps its last bytes."""
+"""``OutputTail``: passes on what a call writes to one stream as it arrives, and keeps the last bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pywren.worker.protocol import TAIL_LIMIT
 
 _READ_BYTES = 64 * 1024
-_READS = 4  # more than a pipe holds (64 KB on Linux and macOS), so whatever was there before the first is taken
+_READS = 4  # together more than a pipe holds (64 KB on Linux and macOS): these reads take all that was in it at first
 
 
 def write_through(stream: str, text: str) -> None:
@@ -22,7 +22,7 @@ def write_through(stream: str, text: str) -> None:
         target.write(text)
         target.flush()
     except (OSError, ValueError):
-        pass  # if the client has closed the stream, the call must not lose its result because of that
+        pass  # the client may have closed the stream; the call must not lose its result because of that
 
 
 Sink = Callable[[str, str], None]
@@ -30,12 +30,12 @@ Sink = Callable[[str, str], None]
 
 
 class OutputTail:
-    """Passes one stream of a call on as it arrives, and keeps its last bytes. One thread at a time uses it.
+    """Passes on what a call writes to one stream, and keeps the last bytes. Only one thread at a time may use it.
 
     Args:
         descriptor: the read end of a pipe; this object owns it.
         name: ``stdout`` or ``stderr``.
-        sink: takes each piece of text as it comes.
+        sink: called with each piece of text as it arrives.
     """
 
     def __init__(self, descriptor: int, name: str, sink: Sink) -> None:
@@ -47,9 +47,10 @@ class OutputTail:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def pump(self) -> bool:
-        """Pass on what has come; returns False at the end of the stream.
+        """Pass on the output that has arrived. Return False at the end of the stream.
 
-        A process that writes as fast as this reads does not keep the caller here: ``poll`` tells of the rest again.
+        The number of reads is limited, so that a process that writes without a pause does not keep the caller here.
+        ``poll`` reports again if there is more.
         """
         for _ in range(_READS):
             try:
@@ -65,7 +66,7 @@ class OutputTail:
         return True
 
     def take(self) -> str:
-        """Return the tail of what has arrived since the last time."""
+        """Return the last bytes, as text, of the output that has arrived since the previous call of this method."""
         self.pump()
         text = self._tail.decode("utf-8", "replace")
         self._tail.clear()

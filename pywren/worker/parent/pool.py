@@ -1,4 +1,4 @@
-"""``LocalPool``: long-lived worker processes of this machine, shared by all local executors of one client.
+"""``LocalPool``: long-lived worker processes on this machine, shared by all local executors in one client.
 
 ::
 
@@ -19,19 +19,19 @@ Lifetime   how long the pool is needed; the end of the program, and forks
 
 Which thread does what:
 
-- The *caller's thread*, in ``submit``, packs the arguments, then writes straight to members that have room, so a single
-  call on an idle pool meets one thread switch. It only *condemns* a process that is to be killed, in ``cancel`` or
-  ``close``.
-- The *pump* reads everything that children say, buries those that have ended, starts others, and lets time pass:
-  time-outs, stalls, the linger, starts that had to wait.
-- What takes long, or runs the code of others, happens without the lock: the pump writes shown output, hands results
-  over, kills the condemned with everything that they have started, and removes what the dead left; whoever feeds
-  announces starts.
+- The *caller's thread*, in ``submit``, packs the arguments, then writes directly to members that have room, so a single
+  call on an idle pool needs only one thread switch. In ``cancel`` and ``close``, this thread only *condemns* a process,
+  and does not kill it.
+- The *pump* reads everything that children send, buries children that have ended, starts new ones, and does what is due
+  at a certain time: time-outs, stalls, the end of the linger, delayed starts.
+- What takes long, or runs other people's code, happens without the lock: the pump writes shown output, hands results
+  over, kills condemned processes with everything that they have started, and removes what dead processes left. The
+  thread that gives out calls announces their starts.
 
 One reentrant lock guards all state of the pool and its parts. It is reentrant because an executor that is
-garbage-collected releases the pool, in any thread and at any moment. The lock is innermost: with it held nobody takes
-another lock but a process's own, nobody calls a callback, and nobody writes to the client's streams: shown output is
-queued in ``Members``, and the pump writes it. ``LocalPool._shared_lock`` is outermost.
+garbage-collected releases the pool, in any thread and at any moment. The lock is innermost: a thread that holds it
+takes no other lock except a process's own, calls no callback, and does not write to the client's streams. Shown output
+is queued in ``Members``, and the pump writes it. ``LocalPool._shared_lock`` is outermost.
 """
 
 from __future__ import annotations
@@ -68,15 +68,15 @@ _EXIT_WARNING_SECONDS = 2.0
 
 
 class LocalPool:
-    """Worker processes of this machine that run calls.
+    """Worker processes on this machine that run calls.
 
-    The first process starts when the pool is created. Executors share one pool, ``LocalPool.shared()``. It ends its
-    processes some seconds after the last executor has released it, and starts them again when it is used again. At the
-    end of the program it waits for the calls that are still running. A pool that was closed, or has failed, takes no
-    more calls; if it was the shared one, the next use creates another.
+    The first process starts when the pool is created. Executors share one pool, ``LocalPool.shared()``. The pool ends
+    its processes some seconds after the last executor has released it, and starts processes again when it is used
+    again. At the end of the program it waits for the calls that are still running. A pool that was closed, or has
+    failed, takes no more calls; if it was the shared one, the next use creates another.
 
     Args:
-        processes: how many; by default as many as there are processors that this process may use.
+        processes: how many processes; by default one for each processor that this process may use.
         show_output: whether what calls print is written to this process's own streams as it arrives, unless the
             batch says otherwise.
         linger: seconds for which processes stay when no executor uses the pool.
@@ -104,7 +104,7 @@ class LocalPool:
             self._start_missing()
 
     def _reset(self) -> None:
-        """Enter the state of a pool without processes; also used in a process that was forked from the client."""
+        """Enter the state of a pool without processes. A process that was forked from the client calls this too."""
         self._lock = threading.RLock()
         self._members = Members(self._size)
         self._ledger = Ledger(self._lock, self._members)
@@ -117,15 +117,15 @@ class LocalPool:
 
     @classmethod
     def shared(cls) -> LocalPool:
-        """Return the pool of this process. Create it the first time."""
+        """Return the shared pool of this process. The first call creates the pool."""
         with cls._shared_lock:
-            if cls._shared is None or cls._shared.lifetime.closed:  # it was closed by the program, or failed
+            if cls._shared is None or cls._shared.lifetime.closed:  # the program closed the pool, or the pool failed
                 cls._shared = cls()
             return cls._shared
 
     @classmethod
     def close_shared(cls) -> None:
-        """End the pool of this process, if there is one. Its unfinished calls end as cancelled."""
+        """End the shared pool of this process, if there is one. Unfinished calls end as cancelled."""
         with cls._shared_lock:
             pool, cls._shared = cls._shared, None
         if pool is not None:
@@ -133,7 +133,7 @@ class LocalPool:
 
     @classmethod
     def _renew_shared_lock(cls) -> None:
-        """Renew the lock in a forked process: a thread of the old process may have held it."""
+        """Renew the lock in a forked process: a thread of the original process may have held the lock."""
         cls._shared_lock = threading.Lock()
 
     def acquire(self) -> None:
@@ -144,7 +144,7 @@ class LocalPool:
             self._start_missing()
 
     def release(self) -> None:
-        """Record that an executor no longer uses the pool. Some seconds after the last one, the processes end."""
+        """Record that an executor no longer uses the pool. The processes end some seconds after the last executor."""
         with self._lock:
             self.lifetime.release()
             self._pump.wake()
@@ -180,23 +180,23 @@ class LocalPool:
         references: Sequence[Sequence[bytes]] | None = None,
         show_output: bool | None = None,
     ) -> Batch:
-        """Call a function for every argument, and return immediately.
+        """Run a function for every argument in worker processes, and return immediately.
 
         Snapshots are taken of the arguments and the function: the caller may change arrays afterwards.
 
         Args:
             function: the function.
             args: one packed argument per call.
-            on_results: called on the pump's thread with ``[(index, result), …]``, for as many as have arrived together.
-                There is exactly one result for every call. It must not block.
+            on_results: called on the pump's thread with ``[(index, result), …]``, a list of all results that have
+                arrived together. There is exactly one result for every call. It must not block.
             on_start: called with the index of a call that is running, on the pump's or the submitting thread. Quick
                 calls may end without it, and the call may already have ended.
             extra_env: environment variables of these calls.
-            environment: all other variables that they see, which must never change afterwards; ``None`` for the
-                variables that the processes were started with.
+            environment: all other variables that these calls see. The mapping must never change afterwards. ``None``
+                means the variables with which the processes were started.
             timeout: seconds after which a running call is killed; ``None`` for no limit.
             references: for each call, the encoded outcomes that the futures in its argument stand for.
-            show_output: whether output is shown as it arrives; by default, as the pool was created.
+            show_output: whether output is shown as it arrives; by default, as chosen when the pool was created.
 
         Raises:
             OSError: no process can be started, or there is no room for the arguments.
@@ -213,17 +213,17 @@ class LocalPool:
             if changes := self._members.environment_changes(environment):
                 batch.extra_env = {**changes, **batch.extra_env}
             self._ledger.add(batch)
-            # Feed here rather than in the pump: this way the call reaches its process one thread switch earlier.
+            # Give out calls here rather than in the pump, so that a call reaches its process one thread switch earlier.
             starts = self._feeder.feed(time.monotonic())
             self._pump.wake_if_late()
-        announce(starts)  # without the lock, because the callbacks are foreign code
+        announce(starts)  # without the lock, because the callbacks are other people's code
         return batch
 
     def cancel(self, batch: Batch, index: int) -> bool:
         """Cancel a call. A waiting call never runs; a running call is killed with its process.
 
         Returns:
-            Whether it is cancelled; its result is then a ``CallCancelledError``. False if it had ended.
+            Whether the call is cancelled; its result is then a ``CallCancelledError``. False if the call had ended.
         """
         with self._lock:
             is_cancelled = self._feeder.cancel(batch, index)
@@ -233,13 +233,13 @@ class LocalPool:
     def run(
         self, task: Task, *, stopped: Stop | None = None, environment: Mapping[str, str] | None = None
     ) -> RunResult:
-        """Run one task to its end, and return how it ended. Never raise for what the task does.
+        """Run one task to its end, and return how it ended. Nothing that the task does makes this method raise.
 
         Args:
             task: the task.
             stopped: kills the task when it is set; the task then ends with a ``CallCancelledError``.
-            environment: all variables that it sees besides ``extra_env``; ``None`` for those that the processes were
-                started with.
+            environment: all variables that the task sees besides ``extra_env``; ``None`` for the variables with which
+                the processes were started.
 
         Raises:
             OSError: no process can be started.
@@ -274,7 +274,7 @@ class LocalPool:
         return results[0]
 
     def end_waiting(self) -> None:
-        """Do nothing: processes of the pool wait for calls of any function."""
+        """Do nothing, because processes of the pool can run calls of any function."""
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until no call is outstanding. Return False if the time runs out first."""
@@ -296,7 +296,7 @@ class LocalPool:
     # -- the end of the process, and forks ---------------------------------------------------------------------
 
     def finish_at_exit(self) -> None:
-        """Wait for outstanding calls as ``ProcessPoolExecutor`` does, then end everything."""
+        """Wait for outstanding calls, as ``ProcessPoolExecutor`` does, then end the pump and all processes."""
         try:
             if not self.wait(_EXIT_WARNING_SECONDS):
                 logger.warning(
@@ -312,7 +312,7 @@ class LocalPool:
             remove_abandoned_directories()
 
     def forget_after_fork(self) -> None:
-        """Become a pool without processes, after a fork, in the new process: the old one owns children and pump."""
+        """In a process that was forked from the client, become a pool without processes and without a pump."""
         self._members.forget_after_fork()
         self._pump.forget_after_fork()
         self._reset()
@@ -324,7 +324,7 @@ def _usable_processors() -> int:
         if not asked.isdecimal() or not int(asked):
             raise ConfigError(f"{PROCESSES_VARIABLE} is {asked!r}; set it to a number of processes, or unset it")
         return int(asked)
-    if hasattr(os, "sched_getaffinity"):  # in a container, often fewer than the machine has
+    if hasattr(os, "sched_getaffinity"):  # in a container, often fewer processors than the machine has
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 

@@ -1,9 +1,9 @@
-"""``Process``: the parent's handle of one child process, from its start to the removal of what it left.
+"""``Process``: the parent's handle for one child process, from its start to the removal of what it left.
 
 Any thread may kill a child while another waits for it. Signals are sent to process ids, and the kernel may reuse an id
 as soon as its process is *reaped*. So ``_lock`` covers the check of ``reaped`` together with the signal, and the
-reaping together with setting ``reaped``. No thread waits while holding it. ``_sending`` keeps the frames of several
-threads whole; it is held while a frame is written to the socket.
+reaping together with setting ``reaped``. No thread waits while holding it. ``_sending`` is held while a frame is
+written to the socket, so that frames of several threads do not mix.
 
 The end of a child is noticed on ``pidfd``. This is a descriptor from the kernel or, where the kernel has none, a pipe
 that a thread closes when ``waitpid`` returns.
@@ -29,8 +29,8 @@ _ONE_THREAD = dict.fromkeys(
     "1",
 )
 
-# The child finds pywren, cloudpickle and tblib where the parent has them, but nothing else there: these directories
-# belong to the user. The empty entry of ``sys.path`` is the client's working directory.
+# The child finds pywren, cloudpickle and tblib where the parent finds them, but nothing else in these directories,
+# which belong to the user. The empty entry of ``sys.path`` is the client's working directory.
 _BOOTSTRAP = """\
 import sys
 from importlib.machinery import PathFinder
@@ -68,22 +68,22 @@ class Process:
     Args:
         mode: ``pool`` or ``fork``.
         executable: the Python interpreter; ``None`` for this one.
-        output: files for descriptors 1 and 2; ``None`` for this process's own.
-        environment: its environment variables; ``None`` for this process's own.
+        output: files for the child's descriptors 1 and 2; ``None`` for this process's own.
+        environment: the child's environment variables; ``None`` for this process's own.
 
     Attributes:
-        pid: its process id, which is also the id of its process group.
-        pidfd: a descriptor that becomes readable when it has ended; -1 once closed.
-        root: its private directory, which the child creates.
-        channel: this end of the data socket; it does not block.
+        pid: the child's process id, which is also the id of its process group.
+        pidfd: a descriptor that becomes readable when the child has ended; -1 once closed.
+        root: the child's private directory, which the child creates.
+        channel: the parent's end of the data socket; it does not block.
         lifeline: the write end of a pipe that closes with this process, however this process ends.
         tickets_in: the read end of the ticket pipe, for taking tickets back; it does not block.
-        tickets_out: its write end.
+        tickets_out: the write end of the ticket pipe.
         returncode: the exit code; negative for a signal, ``None`` while the child runs or if it is unknown.
         reaped: whether its process id may already belong to another process.
 
     Raises:
-        OSError: it cannot be started.
+        OSError: the child cannot be started.
         ConfigError: ``sys.executable`` is empty.
     """
 
@@ -106,7 +106,8 @@ class Process:
         lifeline, self.lifeline = pipe()
         self.tickets_in, self.tickets_out = pipe()
         parent.setblocking(False)
-        # Use high numbers: the child expects its ends at low ones, and one must not overwrite another on the way.
+        # Use high numbers: the child expects its ends at low numbers, and no end may overwrite another when it is
+        # moved.
         self.channel = Channel(parent)
         theirs = [high_descriptor(child.detach()), high_descriptor(lifeline), high_descriptor(os.dup(self.tickets_in))]
         try:
@@ -115,15 +116,16 @@ class Process:
             self._close_descriptors()
             raise
         finally:
-            # Only the child may have its ends: the lifeline must close with this process, the channel with either.
+            # Only the child may have its ends: the lifeline must close with this process, and the channel with either
+            # process.
             for descriptor in theirs:
                 os.close(descriptor)
-        # After the start, because the flag belongs to the open pipe: now both sides have it, as the child expects.
+        # Set this after the start. The flag belongs to the open pipe, so now both sides have it, as the child expects.
         os.set_blocking(self.tickets_in, False)
         self._watch_end()
 
     def _watch_end(self) -> None:
-        """Set ``pidfd``, which becomes readable when the process has ended."""
+        """Set ``pidfd`` to a descriptor that becomes readable when the child has ended."""
         if hasattr(os, "pidfd_open"):
             try:
                 self.pidfd = above_standard(os.pidfd_open(self.pid))
@@ -138,17 +140,17 @@ class Process:
         os.close(ended)
 
     def has_ended(self) -> bool:
-        """Tell whether the process has ended."""
+        """Tell whether the child has ended."""
         return self.reaped or wait_readable(self.pidfd, 0.0)
 
     def send(self, frame: Outgoing) -> None:
-        """Send a whole frame. Several threads may do so at the same time."""
+        """Send a whole frame to the child. Several threads may do so at the same time."""
         with self._sending:
             self.channel.send_whole(frame)
 
     def kill(self) -> None:
-        """Kill the process and everything below it. This may take a second; ``pidfd`` shows when it has ended."""
-        if self.reaped:  # read without the lock: it is checked again right before the signal to the group
+        """Kill the child and everything below it. This may take a second; ``pidfd`` shows when the child has ended."""
+        if self.reaped:  # read without the lock: it is checked again just before the signal to the group
             return
         self._killed = process_tree.kill_descendants(self.pid)
         self._kill_group()
@@ -159,17 +161,18 @@ class Process:
                 process_tree.kill_group(self.pid)
 
     def wait(self) -> int | None:
-        """Wait until the process has ended, kill the rest of its group, and return its exit code."""
+        """Wait until the child has ended, kill the rest of its process group, and return its exit code."""
         self._reap()
         return self.returncode
 
     def _reap(self) -> None:
-        """Wait for the end, and reap the process once, even if several threads wait."""
+        """Wait until the child has ended, and reap it once, even if several threads wait."""
         try:
             if hasattr(os, "waitid"):
                 os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-                self._kill_group()  # while it is a zombie, no other process or group can have its number
-                # Reap it and record that in one step: in between, another thread would signal a stranger's group.
+                self._kill_group()  # while the child is a zombie, no other process or group can have its number
+                # Reap the child and record that in one step: between two steps, another thread could signal a
+                # stranger's group.
                 with self._lock:
                     if not self.reaped:
                         self._take_status(os.waitpid(self.pid, 0)[1])
@@ -183,24 +186,24 @@ class Process:
         self.returncode = os.waitstatus_to_exitcode(status)
 
     def close(self) -> None:
-        """Kill the process if it is still running, wait for its end, and release everything it held."""
+        """Kill the child if it is still running, wait until it has ended, and release everything that it used."""
         self.kill()
         self.end()
         self.remove_traces()
 
     def end(self) -> None:
-        """Wait for the end of a process that was killed or has died, and close its descriptors."""
+        """After the child was killed or has died, wait until it has ended, and close the descriptors."""
         self.wait()
         self._close_descriptors()
 
     def remove_traces(self) -> None:
-        """Remove what an ended process left behind: its private directory, and processes outside its group."""
-        if not self._killed:  # it died by itself, so what was below it has not been killed
+        """Remove what the child left when it ended: its private directory, and processes outside its group."""
+        if not self._killed:  # the child died by itself, so nothing has killed the processes below it
             process_tree.kill_marked(self.root)
         remove_directory(self.root)
 
     def forget(self) -> None:
-        """Close the descriptors after a fork, in the new process: the child belongs to the old one."""
+        """In a process that was forked from this one, close the descriptors: the child belongs to the original."""
         self._close_descriptors()
 
     def _close_descriptors(self) -> None:
@@ -237,7 +240,7 @@ def _homes() -> dict[str, str]:
 
 
 def _clients_own_directories() -> list[str]:
-    """Return the directories that are on the client's path only because the client was started there."""
+    """Return the directories that are on the client's ``sys.path`` only because the client was started in them."""
     own = []
     try:
         own.append(os.getcwd())
@@ -245,7 +248,7 @@ def _clients_own_directories() -> list[str]:
         pass  # the directory was removed
     script = getattr(sys.modules.get("__main__"), "__dict__", {}).get(
         "__file__"
-    )  # asking a worker's own __main__ would write a file
+    )  # reading this attribute of a worker's own __main__ would write a file
     if script:
         own.append(os.path.dirname(os.path.abspath(script)))
     return own
@@ -262,18 +265,18 @@ def _spawn(
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
     ]
     if output is None:
-        # If this process has closed a standard stream, the child must not get another file under its number.
+        # If this process has closed a standard stream, the child must not get another file under that number.
         for target in filter(_is_closed, (1, 2)):
             actions.append((os.POSIX_SPAWN_OPEN, target, os.devnull, os.O_WRONLY, 0))
     for target, file in enumerate(output or (), 1):
         actions.append((os.POSIX_SPAWN_DUP2, file.descriptor, target))
     for target, descriptor in enumerate(theirs, 3):
         actions.append((os.POSIX_SPAWN_DUP2, descriptor, target))
-    # One BLAS thread each, unless the client says otherwise: the pool already has a process for every processor.
+    # One BLAS thread for each process, unless the client chose otherwise: the pool has a process for every processor.
     variables = {**_ONE_THREAD, **(os.environ if environment is None else environment)}
     process_tree.mark(variables, root)
     defaults = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGQUIT]
-    # The child leaves this session itself: posix_spawn cannot do it on every platform (POSIX_SPAWN_SETSID).
+    # The child itself leaves this session: posix_spawn cannot do that on every platform (POSIX_SPAWN_SETSID).
     return os.posix_spawn(command[0], command, variables, file_actions=actions, setsigmask=[], setsigdef=defaults)
 
 

@@ -1,12 +1,11 @@
-"""``Pump``: the only thread of the local pool. Everything that no caller triggers happens here.
+"""``Pump``: the only thread of the local pool. It does everything that no caller's thread does.
 
-A *turn* reads what members have sent, buries those that have ended, starts others, does what is due (time-outs, stalls,
-the end of the linger) and gives out calls; all of it with the pool's lock held. Between two turns, without the lock, it
-does what takes long or runs the code of others: writing shown output to the client's streams, handing results over,
-killing the condemned with everything that they started, and removing what the dead left.
+A *turn* reads what members have sent, buries members that have ended, starts new ones, does what is due (time-outs,
+stalls, the end of the linger) and gives out calls, all with the pool's lock held. Between two turns, without the lock,
+the pump does what takes long or runs other people's code: it writes shown output to the client's streams, hands results
+over, kills condemned processes with everything that they started, and removes what dead processes left.
 
-Callers wake the pump if it would otherwise sleep past something new. For a quick call there is no need to: the result
-wakes it.
+Callers wake the pump if it would otherwise sleep too long. For a quick call they need not: its result wakes the pump.
 """
 
 from __future__ import annotations
@@ -34,22 +33,22 @@ logger = logging.getLogger(__name__)
 
 _NEVER = float("inf")
 _GATHER_SECONDS = 0.0003
-_GATHER_FROM = 64  # this many calls given ahead to a member, and as many outstanding, mean that calls take microseconds
+_GATHER_FROM = 64  # if a member holds this many calls, and as many are outstanding, calls take microseconds
 
 
 class Pump:
-    """Runs a pool as long as it has members, calls or results to hand over.
+    """Runs a pool as long as the pool has members, calls, or results to hand over.
 
     Args:
-        lock: the pool's lock; it guards everything here except the poll itself.
+        lock: the pool's lock, which guards everything here except the ``poll`` call itself.
         lifetime: how long the pool is needed.
-        members: its processes.
-        ledger: its calls.
+        members: the processes of the pool.
+        ledger: the calls of the pool.
         feeder: moves calls between the two.
-        functions: the encoded functions that it keeps.
+        functions: the encoded functions that the pool keeps.
 
     Attributes:
-        thread: the thread; ``None`` when there is none. It ends with the last process.
+        thread: the thread, which ends with the last process; ``None`` if there is none.
     """
 
     def __init__(
@@ -75,13 +74,13 @@ class Pump:
     # -- for callers, with the lock held -----------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the thread if the pool has processes and no thread; otherwise wake it, because processes are new."""
+        """Start the thread if the pool has processes and no thread; otherwise wake it to serve new processes."""
         if self.thread is not None or not len(self._members):
             self._watch.wake()
             return
         self._watch.open()
         thread = threading.Thread(target=self._run, name="pywren-pool", daemon=True)
-        thread.start()  # its first turn waits for the lock, so it cannot end before the next line
+        thread.start()  # its first turn waits for the lock, so the thread cannot end before the next line
         self.thread = thread
         pool_lifetime.end_with_multiprocessing()
 
@@ -97,13 +96,13 @@ class Pump:
             self._watch.wake()
 
     def forget_after_fork(self) -> None:
-        """Close this process's ends of the pipe. The thread is in the other process."""
+        """In a process that was forked from the client, close the wake-up pipe. The thread is only in the client."""
         self._watch.close()
 
     # -- the thread --------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        """Serve the pool. Whatever goes wrong here, no thread may be left waiting for a result."""
+        """Serve the pool until nothing is left to do. After an error, end all calls, so no thread waits in vain."""
         try:
             self._serve()
         except BaseException as error:  # threading would silently ignore a SystemExit
@@ -121,19 +120,19 @@ class Pump:
                 if has_ended:
                     self._end()
                 else:
-                    # Do this before handing results over, so that this thread sleeps right after: the threads that
-                    # wait for them need the GIL.
+                    # Do this before handing results over, so that this thread sleeps immediately afterwards: the
+                    # threads that wait for results need the GIL.
                     timeout = self._prepare_to_wait()
-                # The condemned and the dead leave the shared state here, so only this thread has them from now on.
+                # Condemned and dead processes leave the shared state here, so from now on only this thread has them.
                 dead, self._dead = self._dead, []
                 condemned = self._members.take_condemned()
                 shown = self._members.take_shown()
                 self._ledger.collect()
-            _show(shown)  # before the results: whoever has a result has seen what its call printed
+            _show(shown)  # before the results: a user who has a result has seen what its call printed
             announce(starts)
             self._hand_over()
             for member in condemned:
-                member.process.kill()  # this takes up to a second for each round of what the call has started
+                member.process.kill()  # this takes up to a second for each round of killing what the call has started
             for process in dead:
                 process.remove_traces()  # this walks through /proc and the scratch directory
             if has_ended:
@@ -143,12 +142,12 @@ class Pump:
 
     def _hand_over(self) -> None:
         self._ledger.hand_over()
-        if self._ledger.waiters:  # read without the lock: a thread that begins to wait now sees ``outstanding`` itself
+        if self._ledger.waiters:  # read without the lock: a thread that begins to wait now reads ``outstanding`` itself
             with self._lock:
                 self._ledger.tell_waiters()
 
     def _fail(self, error: BaseException) -> None:
-        """End every call and process after an error of the pump's own."""
+        """End every call and process after an error in the pump itself."""
         with self._lock:
             self._lifetime.closed = True
             pool_lifetime.forget_closed()
@@ -157,7 +156,7 @@ class Pump:
             text = f"the local pool has failed ({error!r}) and ended its processes: make the call again"
             self._ledger.fail_all(Failure("WorkerCrashedError", text, (None,)))
             self._ledger.collect()
-        self._hand_over()  # before the processes end, which may take long: no thread should wait for that
+        self._hand_over()  # do this before the processes end, which may take long: no thread should wait for that
         with self._lock:
             self._members.close()
             shown = self._members.take_shown()
@@ -175,14 +174,14 @@ class Pump:
     # -- one turn ----------------------------------------------------------------------------------------------
 
     def _turn(self, ready: Sequence[tuple[int, int]]) -> list[tuple[OnStart, int]]:
-        """Process what has arrived, and do what is due. Return the calls whose start must be announced."""
+        """Process what has arrived, and do what is due now. Return the calls whose start must be announced."""
         dead = []
         for descriptor, _ in ready:
             member = self._watch.member_of(descriptor)
             if member is None:
                 continue
             if descriptor == member.process.pidfd:
-                dead.append(member)  # handle it last: what it sent before it died comes first
+                dead.append(member)  # handle this later: what the process sent before it died comes first
             elif member.shown is not None and descriptor in (tail.descriptor for tail in member.shown):
                 for tail in member.shown:
                     tail.pump()
@@ -205,12 +204,12 @@ class Pump:
     def _bury(self, member: Member) -> None:
         """Settle the calls of a process that has ended, and replace the process."""
         returncode = self._feeder.settle_dead(member)
-        tails = member.tails()  # for the message; read before the files are closed
+        tails = member.tails()  # the error message needs the tails; read them before the files are closed
         self._watch.forget(member)
         self._members.remove(member)
         member.close_shown()
         member.process.end()
-        self._dead.append(member.process)  # its traces are removed after the turn
+        self._dead.append(member.process)  # the traces of the process are removed after the turn
         if self._lifetime.closed or not (self._lifetime.users or self._ledger.outstanding):
             return
         failure = self._members.give_up(crash_failure(returncode, *tails))
@@ -231,13 +230,13 @@ class Pump:
     # -- sleeping ----------------------------------------------------------------------------------------------
 
     def _prepare_to_wait(self) -> float | None:
-        """Set up what to watch, and return the longest time to wait, in milliseconds."""
+        """Choose the descriptors to watch, and return the longest time to wait, in milliseconds."""
         self._watch.update(self._members)
         if not len(self._members):
             return 0
         now = time.monotonic()
-        # A time that is still to come is kept, even if its reason may be gone: one turn too many does no harm, and
-        # callers compare with it (``wake_if_late``).
+        # A time in the future is kept, even if nothing may be due then any more: an unnecessary turn does no harm, and
+        # callers compare other times with this one (``wake_if_late``).
         known = self._wakes_at if self._wakes_at > now else _NEVER
         self._wakes_at = min(known, self._next_time())
         if self._wakes_at == _NEVER:
@@ -246,7 +245,7 @@ class Pump:
         return min(max(0.0, (self._wakes_at - now) * 1000 + 1), LONGEST_POLL)
 
     def _next_time(self) -> float:
-        """Return when the pump must next act without being woken: a start, time-out, stalled member or linger's end."""
+        """Return the monotonic time when something is next due: a start, a time-out, a stall, the linger's end."""
         earliest = _NEVER if self._lifetime.closed else self._members.next_start()
         if self._ledger.outstanding:
             return min(earliest, self._feeder.next_time())
@@ -254,6 +253,6 @@ class Pump:
 
 
 def _show(shown: Sequence[tuple[str, str]]) -> None:
-    """Write output to the client's streams. A slow terminal or a file of the user's own may take long over it."""
+    """Write output to the client's streams. This may take long with a slow terminal or a user's own stream object."""
     for stream, text in shown:
         write_through(stream, text)

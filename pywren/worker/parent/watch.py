@@ -1,4 +1,4 @@
-"""``Watch``: the descriptors that the pump waits for: one wake-up pipe, and those of each member.
+"""``Watch``: the descriptors that the pump waits for: a wake-up pipe, and the descriptors of each member.
 
 Only the pump calls ``wait``, without the pool's lock. ``wake`` may be called by any thread at any time. Everything else
 happens with the lock held.
@@ -15,7 +15,7 @@ from pywren.worker.parent.members import Members
 
 
 class Watch:
-    """What the pump waits for. It is closed until ``open`` is called."""
+    """The descriptors that the pump waits for. The wake-up pipe exists only after ``open``."""
 
     def __init__(self) -> None:
         self._poll = select.poll()
@@ -26,7 +26,7 @@ class Watch:
         """Create the wake-up pipe."""
         self._wake_in, self._wake_out = pipe()
         for descriptor in (self._wake_in, self._wake_out):
-            os.set_blocking(descriptor, False)  # a full pipe serves as well as one with a single byte
+            os.set_blocking(descriptor, False)  # a full pipe wakes the pump as well as a pipe with one byte
         self._poll.register(self._wake_in, select.POLLIN)
 
     def close(self) -> None:
@@ -56,7 +56,7 @@ class Watch:
         return self._owners[descriptor]
 
     def update(self, members: Members) -> None:
-        """Watch exactly what each member needs to have watched now."""
+        """Watch exactly the descriptors that each member names now."""
         for member in members:
             if member.watched_for != member.watch_for:
                 self._update(member)

@@ -11,7 +11,7 @@ from pywren.worker.standalone.server import Settings, serve
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the options, which are the fields of ``Settings``, and serve.
+    """Read the options, which are the fields of ``Settings``, and run the worker.
 
     Args:
         arguments: the command line; by default that of this process.

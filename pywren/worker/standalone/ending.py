@@ -1,4 +1,4 @@
-"""When a stand-alone worker ends: by its rule, or because a service has failed for too long."""
+"""When a stand-alone worker ends: according to its rule, or because a service has failed for too long."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ LONGEST_PAUSE = 30.0
 
 @dataclass(frozen=True)
 class EndRule:
-    """When a worker ends by itself. If none of these is set, it never does.
+    """When a worker ends by itself. If none of the arguments is set, the worker never ends by itself.
 
     Args:
-        max_idle_time: seconds without a call after which it ends.
+        max_idle_time: seconds without a call after which the worker ends.
         granularity: the length of a billing period in seconds. An idle worker ends only near the end of such a period
-            of the machine's uptime, for clouds that bill whole hours; 0 lets it end at any time.
-        max_life_time: seconds after which it takes no more calls.
-        max_calls: how many calls it takes at most.
+            of the machine's uptime, for clouds that bill whole hours; with 0, it may end at any time.
+        max_life_time: seconds after which the worker takes no more calls.
+        max_calls: how many calls the worker takes at most.
     """
 
     max_idle_time: float | None = None
@@ -46,7 +46,7 @@ class EndRule:
         return self.granularity <= 0 or self.granularity - uptime % self.granularity <= self._window()
 
     def _window(self) -> float:
-        """Return how many seconds before the end of a period an idle worker may end. This allows for several checks."""
+        """Return how many seconds before the end of a period an idle worker may end: enough time for several checks."""
         return max(0.05 * self.granularity, 60.0)
 
     def is_over(self, ran: float, calls: int) -> bool:
@@ -54,7 +54,7 @@ class EndRule:
 
         Args:
             ran: seconds since the worker started.
-            calls: how many calls it has taken.
+            calls: how many calls the worker has taken.
         """
         out_of_time = self.max_life_time is not None and ran >= self.max_life_time
         return out_of_time or (self.max_calls is not None and calls >= self.max_calls)
@@ -70,7 +70,7 @@ class EndRule:
         left: list[float] = [poll]
         if self.max_life_time is not None:
             left.append(self.max_life_time - ran)
-        # A worker past its idle time waits for the end of the period instead, in polls of full length.
+        # A worker that has been idle for too long waits for the end of the period, in polls of full length.
         if self.max_idle_time is not None and (idle < self.max_idle_time or self.granularity <= self._window()):
             left.append(self.max_idle_time - idle)
         return max(1, math.ceil(min(left)))  # a shorter wait is a short poll, which queries only some of SQS's servers
@@ -86,14 +86,14 @@ class Trouble:
     Args:
         patience: seconds without a success after which the error is raised.
         clock: returns monotonic seconds.
-        first_patience: the same, before the first success.
+        first_patience: the patience before the first success.
     """
 
     def __init__(self, patience: float, clock: Callable[[], float], first_patience: float | None = None) -> None:
         self._patience = patience if first_patience is None else first_patience
         self._later_patience = patience
         self._clock = clock
-        self._lock = threading.Lock()  # guards the fields below: call threads write them, the polling thread reads them
+        self._lock = threading.Lock()  # guards the fields below, which calls write and the polling thread reads
         self._errors = 0
         self._last: PywrenError | None = None
         self._since = 0.0

@@ -1,7 +1,7 @@
 """``InterruptibleRunner``: a runner whose calls can all be killed together, when their worker must end.
 
-Each call's thread is inside ``run``; another thread calls ``interrupt``. The lock guards the set of running calls and
-is never held while one runs.
+Each call's thread is inside ``run``; another thread calls ``interrupt``. The lock guards the set of running calls, and
+no thread holds it while its call runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ signals may arrive in any order."""
 
 
 class InterruptibleRunner:
-    """Runs tasks until it is interrupted. Then it kills the running ones and starts no more.
+    """Runs tasks until it is interrupted. Then it kills the running tasks and starts no more.
 
     Args:
         runner: runs the tasks; it is closed together with this object.
@@ -31,12 +31,13 @@ class InterruptibleRunner:
         self._interrupted = threading.Event()
 
     def run(self, task: Task, *, stopped: Stop | None = None) -> RunResult:
-        """Run one task to its end, or until it is interrupted, which sets ``stopped``."""
+        """Run one task to its end, or until ``interrupt`` kills it by setting ``stopped``."""
         stopped = stopped or Stop()
         with self._lock:
             self._running.add(stopped)
         try:
-            # Check this after adding the call to the set: ``interrupt`` either finds it there or is noticed here.
+            # Check this after adding the call to the set: either ``interrupt`` finds the call there, or it is noticed
+            # here.
             if self._interrupted.is_set():
                 stopped.set()
                 return _cancelled(running=False)
@@ -59,7 +60,7 @@ class InterruptibleRunner:
         return result
 
     def interrupt(self) -> None:
-        """Kill the running calls and start no more."""
+        """Kill the running tasks and start no more."""
         self._interrupted.set()
         with self._lock:
             running = list(self._running)
@@ -67,11 +68,11 @@ class InterruptibleRunner:
             stopped.set()
 
     def end_waiting(self) -> None:
-        """Stop the processes that only wait for another call."""
+        """End the processes that only wait for another call."""
         self._runner.end_waiting()
 
     def close(self) -> None:
-        """Stop every child process."""
+        """End every child process."""
         self._runner.close()
 
 
@@ -80,6 +81,6 @@ def _cancelled(*, running: bool) -> RunResult:
 
 
 def _was_killed(result: RunResult) -> bool:
-    """Tell whether a signal from outside, rather than the call itself, may have ended the call."""
+    """Tell whether a signal from outside, not the call's own code, may have ended the call."""
     crashed = result.failure is not None and result.failure.kind == WorkerCrashedError.__name__
     return crashed and result.returncode in (None, -signal.SIGTERM, -signal.SIGINT, -getattr(signal, "SIGKILL", 9))

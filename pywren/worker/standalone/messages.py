@@ -1,4 +1,4 @@
-"""``MessagesUnderWork``: the messages whose calls are running. A heartbeat hides them from other workers.
+"""``MessagesUnderWork``: the messages whose calls are running. A heartbeat hides these messages from other workers.
 
 Threads: the polling thread adds messages and waits for room, each call's thread removes its own, and one thread,
 ``pywren-queue-heartbeat``, extends the visibility time-out of all of them. One condition guards the table; no request
@@ -34,7 +34,7 @@ class MessagesUnderWork:
         self._interval = interval
         self._clock = clock
         self._messages: dict[str, Message] = {}
-        self._not_kept: set[str] = set()  # receipts whose errors have been logged already; they repeat with every beat
+        self._not_kept: set[str] = set()  # receipts whose errors have been logged; the errors repeat with every beat
         self._changed = threading.Condition()
         self._idle_since = clock()
         self._being_hidden: str | None = None  # the receipt in the heartbeat's current request
@@ -45,7 +45,7 @@ class MessagesUnderWork:
         self._thread.start()
 
     def __exit__(self, *exc_info: object) -> None:
-        self._over.set()  # the calls have ended: the pool of their threads was closed before this
+        self._over.set()  # the calls have ended: the pool of their threads was closed earlier
         self._thread.join()
 
     def __len__(self) -> int:
@@ -78,13 +78,14 @@ class MessagesUnderWork:
             self._changed.wait_for(lambda: len(self._messages) < limit or over.is_set())
 
     def wake(self) -> None:
-        """Make ``wait_for_room`` check again."""
+        """Make ``wait_for_room`` check its conditions again."""
         with self._changed:
             self._changed.notify_all()
 
     def _beat(self) -> None:
         while not self._over.wait(self._interval):
-            # A copy (``list`` of a dict is atomic): call threads remove entries meanwhile, which ``_extend`` notices.
+            # A copy (``list`` of a dict is atomic): the calls' threads remove entries meanwhile, which ``_extend``
+            # notices.
             for receipt in list(self._messages):
                 self._extend(receipt)
 
@@ -92,7 +93,7 @@ class MessagesUnderWork:
         with self._changed:
             message = self._messages.get(receipt)
             if message is None:
-                return  # it was removed after the beat began
+                return  # the message was removed after the beat began
             self._being_hidden = receipt
         try:
             self._keep(message)
@@ -105,9 +106,9 @@ class MessagesUnderWork:
         try:
             self._hide(message)
         except PywrenError as error:
-            # At worst another worker runs the call too; the first status wins.
+            # At worst another worker also runs the call; the first status wins.
             if message.receipt not in self._not_kept:
                 logger.warning("cannot keep a message hidden from other workers: %s", error)
             self._not_kept.add(message.receipt)
-        except Exception:  # whatever it is, the heartbeat must continue for the other messages
+        except Exception:  # whatever the error is, the heartbeat must continue for the other messages
             logger.exception("cannot keep a message hidden from other workers")

@@ -54,14 +54,14 @@ class Settings:
 
 
 def serve(settings: Settings) -> None:
-    """Take calls from the queue and run them in this process's children, until idle or signalled.
+    """Take calls from the queue and run them in child processes, until the worker is idle too long or gets a signal.
 
     Raises:
         ConfigError: ``run_dir`` cannot be created.
         InvocationError: the queue does not exist.
         PywrenError: SQS or the storage has failed for too long.
     """
-    if "PYWREN_LOGLEVEL" not in os.environ:  # if it is set, importing pywren has configured logging
+    if "PYWREN_LOGLEVEL" not in os.environ:  # if this is set, importing pywren has configured logging
         wrenlogging.default_config()
     if settings.run_dir is not None:
         _work_in(settings.run_dir)
@@ -89,7 +89,7 @@ def serve(settings: Settings) -> None:
 
 
 def _work_in(directory: str) -> None:
-    """Create a directory and put temporary files there, including the directories of calls."""
+    """Create a directory, and make it the place for temporary files, including the directories of calls."""
     directory = os.path.abspath(directory)
     try:
         os.makedirs(directory, exist_ok=True)
@@ -106,7 +106,7 @@ def _stopped_by_signals(worker: QueueWorker) -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         for one in _SIGNALS:
             signal.signal(one, signal.SIG_DFL)
-        # A handler interrupts the main thread's work, which may hold the very locks that ``stop`` takes.
+        # A signal handler interrupts the main thread, which may hold the very locks that ``stop`` takes.
         thread = threading.Thread(target=worker.stop, name="pywren-server-stop")
         thread.start()
         threads.append(thread)

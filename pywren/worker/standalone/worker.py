@@ -69,10 +69,10 @@ class QueueWorker:
     Args:
         aws: sends the requests.
         queue_name: the queue.
-        container: handles the calls. By default the worker creates one, whose calls ``stop`` can kill.
+        container: handles the calls. By default the worker creates a container whose calls ``stop`` can kill.
         parallelism: how many calls to run in parallel.
-        rule: when to end.
-        max_run_time: seconds after which a call is stopped, if its own ``job_max_runtime`` is longer.
+        rule: when the worker ends by itself.
+        max_run_time: seconds after which a call is stopped, even if its own ``job_max_runtime`` is longer.
         poll: seconds that one request waits for calls, 1 to 20.
         patience: seconds of trouble with SQS or the storage after which the worker ends.
         heartbeat: seconds between the requests that keep a message hidden.
@@ -107,7 +107,7 @@ class QueueWorker:
         self._storage_trouble = Trouble(patience, clock)
         self._under_work = MessagesUnderWork(self._hide, heartbeat, clock)
         self._url = ""
-        self._asks_until = -math.inf  # when the open request for more messages ends
+        self._asks_until = -math.inf  # the time when the current request for messages ends
         self._in_vain = False  # whether the last request found no messages
         self._runner: InterruptibleRunner | None = None
         self._container = container or self._make_container()
@@ -119,7 +119,7 @@ class QueueWorker:
         self.close()
 
     def close(self) -> None:
-        """Stop the child processes, unless the container was given."""
+        """Stop the child processes, unless the caller provided the container."""
         if self._runner is not None:
             self._container.close()
             self._runner.close()
@@ -132,7 +132,7 @@ class QueueWorker:
         return Container(self._runner, environment=_threads_of_libraries(self.parallelism))
 
     def run(self) -> int:
-        """Take calls until the worker must end, wait for the running ones, and return how many it took.
+        """Take calls until the worker must end, wait for the running calls, and return how many calls it took.
 
         Raises:
             InvocationError: the queue does not exist.
@@ -145,15 +145,16 @@ class QueueWorker:
             except KeyboardInterrupt:
                 self.stop()  # otherwise leaving this block would wait for the running calls, however long they take
                 raise
-        # The last calls may have had trouble after the loop's last check. Raise it if it has lasted too long.
+        # The last calls may have had errors after the loop's last check. Raise if the trouble has lasted too long.
         for trouble in (self._queue_trouble, self._storage_trouble):
             trouble.pause()
         return self.taken
 
     def stop(self) -> None:
-        """Take no more calls. Kill the running ones, and give them back to the queue for another worker."""
+        """Take no more calls. Kill the running calls, and give their messages back to the queue for another worker."""
         logger.info("stopping within %d s; calls given back to the queue: %d", self._poll, len(self._under_work))
-        # In this order: a call that ends because of the interrupt must find ``_over`` set, so that it is given back.
+        # Set ``_over`` first: a call that ends because of the interrupt must find it set, so that its message is given
+        # back.
         self._over.set()
         if self._runner is not None:
             self._runner.interrupt()
@@ -162,12 +163,12 @@ class QueueWorker:
     # -- taking calls ------------------------------------------------------------------------------------------
 
     def _goes_on(self) -> bool:
-        """Wait until there is room for a call, and return whether to take one."""
+        """Wait until there is room for a call. Return whether the worker should take another call."""
         self._under_work.wait_for_room(self.parallelism, self._over)
         now = self._clock()
         if self._over.is_set() or self.rule.is_over(now - self._started, self.taken):
             return False
-        # Calls may have arrived while others ran. Only a request that found nothing shows that the worker is idle.
+        # Calls may have arrived while others ran. Only a request that finds nothing shows that the worker is idle.
         idle = self._under_work.idle if self._in_vain else None
         if idle is None or not self.rule.is_idle_too_long(idle, now):
             return True
@@ -177,7 +178,7 @@ class QueueWorker:
     def _take(self, threads: ThreadPoolExecutor) -> None:
         received = self._receive()
         for message in received:
-            self._under_work.add(message)  # before its thread starts, because that removes it
+            self._under_work.add(message)  # before the call's thread starts, because that thread removes the message
             threads.submit(self._work, message)
         self.taken += len(received)
         self._in_vain = not received
@@ -194,7 +195,7 @@ class QueueWorker:
             received = self._aws.receive(self._url, wait_seconds=seconds, most=self._most(), visibility=VISIBILITY)
         except PywrenError as error:
             if is_missing_queue(error):
-                raise  # the queue was deleted, and waiting does not bring it back
+                raise  # the queue was deleted, and waiting does not help
             self._queue_trouble.note(error)
             return []
         finally:
@@ -212,15 +213,15 @@ class QueueWorker:
     # -- one call ----------------------------------------------------------------------------------------------
 
     def _work(self, message: Message) -> None:
-        """Handle one call, then delete its message, give it back, or leave it to reappear."""
+        """Handle one call. Then delete its message, give it back, or leave it hidden until SQS shows it again."""
         fate = _Fate.COMES_BACK
         try:
             fate = self._handle(message)
-            if fate is _Fate.DONE:  # delete it while the heartbeat still hides it, so that no other worker gets it
+            if fate is _Fate.DONE:  # delete the message while it is still hidden, so that no other worker gets it
                 self._let_go(self._aws.delete_message, self._url, message)
         except StorageError as error:
             self._storage_trouble.note(error)
-        except Exception:  # whatever it is, the message comes back and other calls continue
+        except Exception:  # whatever the error is, SQS shows the message again and other calls continue
             logger.exception("could not handle a call")
         finally:
             self._under_work.remove(message)
@@ -231,7 +232,7 @@ class QueueWorker:
         try:
             request(*arguments)
         except PywrenError as error:
-            # SQS will deliver it again; a call that has a status is not run twice.
+            # SQS will deliver the message again; a call that has a status is not run twice.
             logger.warning("a message will be delivered again: %s", error)
 
     def _handle(self, message: Message) -> _Fate:
@@ -245,25 +246,25 @@ class QueueWorker:
             else:
                 status = self._container.handle(payload, self._context())
         except DecodeError as error:
-            # It would come back forever. If the client could be told, it has been.
+            # SQS would deliver this message for ever. The client has been told, if that was possible.
             logger.warning("dropped a message that is not a call: %s", error)
             return _Fate.DONE
         self._storage_trouble.passed()
-        # Without a status the call was ended elsewhere, or killed by ``stop``; after ``stop`` it may be either. Giving
-        # it back is safe in both cases: the first status wins.
+        # If there is no status, the call was ended elsewhere or was killed by ``stop``; after ``stop`` it may be
+        # either. Giving the message back is safe in both cases: the first status wins.
         interrupted = status is None and self._over.is_set()
         return _Fate.GIVEN_BACK if interrupted else _Fate.DONE
 
     def _context(self) -> Mapping[str, Any]:
-        """Return what Lambda's context would contain: the remaining time, plus the margin that the handler deducts."""
+        """Return the remaining time, as Lambda's context does, plus the margin that the handler subtracts."""
         from pywren.worker.handler import PLATFORM_MARGIN
 
         return {} if self.max_run_time is None else {"remaining_seconds": self.max_run_time + PLATFORM_MARGIN}
 
     def _rest_of_request(self) -> int:
-        """Return for how many seconds this worker's own open request could still receive a message that is given back.
+        """Return for how many more seconds this worker's own request could receive a message that is given back.
 
-        The worker would no longer run the call, and each delivery counts towards ``MOST_DELIVERIES``.
+        The worker would no longer run the message's call, and each delivery counts towards ``MOST_DELIVERIES``.
         """
         return math.ceil(max(0.0, self._asks_until - self._clock()))
 
@@ -272,7 +273,7 @@ class QueueWorker:
 
 
 class _Fate(enum.Enum):
-    """What happens to a message."""
+    """What happens to a message when its call has been handled."""
 
     DONE = "deleted: its call has a status"
     GIVEN_BACK = "another worker takes it, at once or when this one no longer polls"
@@ -294,6 +295,6 @@ def _decode(body: str) -> Any:
 
 
 def _threads_of_libraries(parallelism: int) -> Mapping[str, str]:
-    """Return variables that divide the processors among the calls that run in parallel."""
+    """Return environment variables that divide the processors among the calls that run in parallel."""
     share = str(max(1, (os.cpu_count() or 1) // parallelism))
     return dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), share)

@@ -742,7 +742,7 @@ def test_setting_the_state_of_a_future() -> None:
     assert given_up.errored()
     assert done.succeeded()
     assert pywren.wait([given_up, done], pywren.ALWAYS) == ([given_up, done], [])
-    with pytest.raises(pywren.exceptions.CallError, match="set the state"):
+    with pytest.raises(pywren.exceptions.CallError, match="set the call's state"):
         given_up.result()
     made.invoker.run_jobs()
     assert ended.result() == 4

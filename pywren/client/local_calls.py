@@ -365,7 +365,7 @@ class LocalCallset:
         # The parent's pump continues with the calls there. No thread of this process will ever report them.
         lost, self._futures = self._futures, {}
         call_state.forget_parent_threads(self.callset.condition, lost.values())
-        text = "the call belongs to the process that this one was forked from; only that process gets its result"
+        text = "the call belongs to the process from which this process was forked; only that process gets the result"
         call_state.settle(
             [
                 (one, Verdict(None, CallLostError(text, call_id=one.call_id, callset_id=self.callset.id)))

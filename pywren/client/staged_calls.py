@@ -516,12 +516,12 @@ class StagedCallset:
         lost_after = self.callset.lost_after(LOST_GRACE)
         now = self._clock()
         if client_gone:
-            text = "the call is lost: its process on that machine has exited; run it again"
+            text = "the call is lost: the process that made the call has ended; run the call again"
         elif lost_after is not None and now > lost_after:
             whose = "worker" if self.callset.function is None else "function"
             text = (
                 f"the call is lost: it has no status {now - self.callset.submitted:.0f} s after it was invoked. "
-                f"It never started, or its worker vanished. Check the {whose}'s log, and run it again"
+                f"The call never started, or its worker vanished. Check the {whose}'s log, and run the call again"
             )
         else:
             return False
@@ -557,14 +557,14 @@ class StagedCallset:
 
     def _what_is_known(self, silent: float, missing: int) -> str:
         function = self.callset.function
-        calls = "1 call" if missing == 1 else f"{missing} calls"
+        calls, they = ("1 call", "The call") if missing == 1 else (f"{missing} calls", "The calls")
         whose = f"{calls} of callset {self.callset.id}"
         known = f"nothing has come back for {silent:.0f} s from {whose}: neither a result nor a failure"
         if function is None:
-            return f"{known}. They may still be running or waiting: check the workers and their logs"
+            return f"{known}. {they} may still be running or waiting: check the workers and their logs"
         return (
-            f"{known}. The function {function} may still be running them, or they may be waiting to start: read "
-            "their output with `pywren logs`, check the set-up with `pywren test_config`, and check whether other "
+            f"{known}. {they} may still be running in the function {function}, or waiting to start: read what the "
+            "function printed with `pywren logs`, check the set-up with `pywren test_config`, and check whether other "
             "calls use up the function's concurrency"
         )
 

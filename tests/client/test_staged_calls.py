@@ -585,7 +585,7 @@ class TestPickledFutures:
         worker = Worker()
         (tmp_path / "client").touch()
         item = attach("00000", worker.callset, worker.storage, str(tmp_path / "client"))
-        with pytest.raises(CallLostError, match="has exited"):
+        with pytest.raises(CallLostError, match="the process that made the call has ended"):
             item.result(10)
 
 
@@ -1038,7 +1038,7 @@ class TestSilence:
         item = pywren.dummy_executor().call_async(abs, -1)
         with pytest.raises(WaitTimeoutError):
             item.result(1)
-        assert "1 call is waiting to be run: call run_jobs()" in caplog.text
+        assert "1 call is waiting to be run: call executor.invoker.run_jobs()" in caplog.text
 
     def test_results_break_it(self, caplog):
         """The minute counts from the last result."""

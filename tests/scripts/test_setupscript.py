@@ -153,10 +153,10 @@ def test_a_bucket_that_exists_is_not_asked_about(setup, account):
     [
         (["", "/no/where/config"], "there is no directory /no/where"),
         (["", "/"], "cannot write /"),
-        (["", "", "", "", "*"], "pywren_prefix is '*': write up to 200 letters"),
+        (["", "", "", "", "*"], "pywren_prefix` is '*', which is not valid; write up to 200 letters"),
         (["", "", "", "", "", "perhaps"], "answer y or n"),
-        (["", "", "", "", "", "y", "a/b"], "aws_lambda_role is 'a/b'"),
-        (["", "", "", "", "", "y", "", "a.b"], "function_name is 'a.b'"),
+        (["", "", "", "", "", "y", "a/b"], "aws_lambda_role` is 'a/b'"),
+        (["", "", "", "", "", "y", "", "a.b"], "function_name` is 'a.b'"),
         (["", "", "pywren.data"], "make sure you change the default bucket"),
     ],
 )

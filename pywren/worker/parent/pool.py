@@ -285,7 +285,7 @@ class LocalPool:
         shutdown.require_running()
         if self.lifetime.closed:
             raise ShutdownError(
-                "the worker processes of this machine have ended and take no more calls: make another executor with "
+                "the worker processes on this machine have ended and take no more calls: make another executor with "
                 "pywren.local_executor()"
             )
 
@@ -300,13 +300,12 @@ class LocalPool:
         try:
             if not self.wait(_EXIT_WARNING_SECONDS):
                 logger.warning(
-                    "the program is ending, but %d calls are still running: waiting for them; press Ctrl-C to stop "
-                    "them",
+                    "the program is ending, and waits for calls that are still running (%d); press Ctrl-C to stop them",
                     self._ledger.outstanding,
                 )
                 self.wait()
         except KeyboardInterrupt:
-            logger.warning("%d calls were stopped because the program ended", self._ledger.outstanding)
+            logger.warning("stopped %d running call(s) because the program ended", self._ledger.outstanding)
         finally:
             self.close()
             remove_abandoned_directories()

@@ -24,7 +24,7 @@ class Meaning:
     setup: bool = False
 
 
-_RUN_HERE = "PYWREN_EXECUTOR=local runs everything on this machine, without an account"
+_RUN_HERE = "to run calls on this machine, without an account, set PYWREN_EXECUTOR=local"
 
 NO_CREDENTIALS = Meaning(
     f"no AWS credentials were found: run `aws configure`, or set AWS_PROFILE to a profile; {_RUN_HERE}", setup=True
@@ -34,7 +34,7 @@ CREDENTIAL_SOURCE = Meaning(
     setup=True,
 )
 EXPIRED = Meaning(
-    "the AWS credentials have expired: get new ones (single sign-on: run `{login}`); long jobs need credentials "
+    "the AWS credentials have expired: get new credentials (single sign-on: run `{login}`); long jobs need credentials "
     "that renew themselves",
     setup=True,
 )
@@ -319,7 +319,7 @@ BY_CODE: Mapping[str, Meaning] = {
             "AWS.SimpleQueueService.NonExistentQueue QueueDoesNotExist",
             Meaning("there is no such queue: create it with `pywren create_queue`"),
         ),
-        ("NoSuchEntity", Meaning("there is no such role or policy: `pywren create_role` creates it")),
+        ("NoSuchEntity", Meaning("there is no such role or policy: create it with `pywren create_role`")),
         (
             "BucketAlreadyExists",
             Meaning("the bucket belongs to somebody else: choose another name under `s3: bucket`"),

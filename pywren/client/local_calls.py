@@ -217,7 +217,7 @@ class LocalCallset:
             return
         self._reported_silence = True
         logger.warning(
-            "nothing has come back for %.0f s from callset %s on this machine (running calls: %d, calls waiting for a "
+            "no result has arrived for %.0f s from callset %s on this machine (running calls: %d, calls waiting for a "
             "free process: %d). Check with `top` whether the running calls are working or waiting for something; "
             "cancel() stops a call",
             silent, self.callset.id, running, waiting_calls,
@@ -303,7 +303,7 @@ class LocalCallset:
                 text = f"the result cannot be stored for other processes: {type(error).__name__}: {error}"
                 self._commit(self._status(call_id, verdict), failure=Failure.of(ResultSerializationError(text)))
         except (PywrenError, OSError) as error:
-            logger.warning("call %s cannot be collected by another process: %s", call_id, error)
+            logger.warning("the result of call %s cannot be collected by another process: %s", call_id, error)
 
     def _store(self, call_id: str, verdict: Verdict) -> None:
         status = self._status(call_id, verdict)

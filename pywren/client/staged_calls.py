@@ -504,7 +504,7 @@ class StagedCallset:
                 if not self._write_end(call_id, error, over_what_stands=over_what_stands):
                     return  # a status has just been written: the next poll decides whether to believe it
             except StorageError as problem:  # this process knows of the end all the same
-                logger.debug("cannot record the death of call %s of callset %s: %s", call_id, self.callset.id, problem)
+                logger.debug("cannot record the end of call %s of callset %s: %s", call_id, self.callset.id, problem)
             ended.append(call_id)
 
         for_each(write, dead, self._threads())
@@ -559,7 +559,7 @@ class StagedCallset:
         function = self.callset.function
         calls, they = ("1 call", "The call") if missing == 1 else (f"{missing} calls", "The calls")
         whose = f"{calls} of callset {self.callset.id}"
-        known = f"nothing has come back for {silent:.0f} s from {whose}: neither a result nor a failure"
+        known = f"neither a result nor a failure has arrived for {silent:.0f} s from {whose}"
         if function is None:
             return f"{known}. {they} may still be running or waiting: check the workers and their logs"
         return (

@@ -122,7 +122,7 @@ def check_config(text: str) -> None:
     aws = AWS(names.region)
     try:
         if not aws.has_region():
-            raise ConfigError(f"AWS has no region {names.region}: correct account: aws_region (--aws_region)")
+            raise ConfigError(f"AWS has no region {names.region}: correct `account: aws_region` (--aws_region)")
     finally:
         aws.close()
 

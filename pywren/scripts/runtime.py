@@ -150,7 +150,11 @@ def list_runtimes(ctx: click.Context) -> None:
 
 @runtime.command("delete")
 @click.argument("name")
-@click.option("--force", is_flag=True, help="Also delete a runtime that the configuration uses, and remove it there.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Delete the runtime even if the configuration uses it, and remove it from the configuration.",
+)
 @dry_run_option
 @yes_option
 @click.pass_context

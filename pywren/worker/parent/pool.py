@@ -299,13 +299,17 @@ class LocalPool:
         """Wait for outstanding calls as ``ProcessPoolExecutor`` does, then end everything."""
         try:
             if not self.wait(_EXIT_WARNING_SECONDS):
+                running = self._ledger.outstanding
+                calls, them = ("1 call is", "it") if running == 1 else (f"{running} calls are", "them")
                 logger.warning(
-                    "the program is ending, and waits for calls that are still running (%d); press Ctrl-C to stop them",
-                    self._ledger.outstanding,
-                )
+                    "the program is ending, but %s still running: waiting for %s; press Ctrl-C to stop %s",
+                    calls, them, them,
+                )  # fmt: skip
                 self.wait()
         except KeyboardInterrupt:
-            logger.warning("stopped %d running call(s) because the program ended", self._ledger.outstanding)
+            stopped = self._ledger.outstanding
+            calls = "1 call was" if stopped == 1 else f"{stopped} calls were"
+            logger.warning("%s stopped because the program ended", calls)
         finally:
             self.close()
             remove_abandoned_directories()

@@ -307,7 +307,7 @@ class ResponseFuture(CallState):
 
     def _invoked(self) -> Origin:
         if self._origin is None:
-            raise ArgumentError("job not yet invoked: make futures with map or call_async of an executor")
+            raise ArgumentError("job not yet invoked: make futures with an executor's map or call_async")
         return self._origin
 
     def _await_outcome(self, timeout: float | None) -> None:
@@ -319,8 +319,8 @@ class ResponseFuture(CallState):
         what = f"call {self.call_id} of callset {self.callset_id} has not ended after {timeout} s"
         trouble = None if self._origin is None else self._origin.trouble()
         if trouble is None:
-            return WaitTimeoutError(f"{what}; it is still running: ask again with a longer timeout, or cancel() it")
-        error = StorageTimeoutError(f"{what}, as far as is known: the storage could not be reached: {trouble}")
+            return WaitTimeoutError(f"{what}; it is still running: wait again with a longer timeout, or call cancel()")
+        error = StorageTimeoutError(f"{what}, as far as pywren knows; the storage could not be reached: {trouble}")
         error.__cause__ = trouble
         return error
 

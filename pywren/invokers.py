@@ -90,7 +90,7 @@ class LambdaInvoker(Invoker):
             ArgumentError: the payload is larger than Lambda allows.
             InvocationError: Lambda refused the call.
         """
-        body = encode_payload(payload, ASYNC_PAYLOAD_LIMIT, "an asynchronous call of Lambda")
+        body = encode_payload(payload, ASYNC_PAYLOAD_LIMIT, "an asynchronous invocation of Lambda")
         return self.aws.invoke_async(self.lambda_function_name, body)
 
     def config(self) -> dict[str, Any]:
@@ -142,7 +142,7 @@ class DummyInvoker(Invoker):
         if not self.payloads:
             return None
         kept = "1 call is waiting" if len(self.payloads) == 1 else f"{len(self.payloads)} calls are waiting"
-        return f"{kept} to be run: call run_jobs() of the executor's invoker"
+        return f"{kept} to be run: call executor.invoker.run_jobs()"
 
     def run_jobs(self, MAXJOBS: int = -1, run_dir: str = LOCAL_RUN_DIR) -> None:
         """Run the kept calls one after the other.
@@ -248,7 +248,7 @@ def encode_payload(payload: Payload, limit: int, what: str) -> bytes:
         ) from error
     if len(body) > limit:
         raise ArgumentError(
-            f"the payload has {len(body):,} bytes, and {what} takes {limit:,}: "
+            f"the payload has {len(body):,} bytes, but {what} accepts at most {limit:,}: "
             "move data from extra_env and extra_meta to the arguments"
         )
     return body

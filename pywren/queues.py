@@ -111,9 +111,9 @@ class SQSInvoker(Invoker):
         if found.get(_TAKEN) or not found.get(_WAITING):
             return None
         return (
-            f"no stand-alone worker is taking calls from the queue {self.sqs_queue_name}, where {found[_WAITING]} wait"
-            ": start workers with `pywren standalone launch_instances` (`pywren standalone list_instances` lists "
-            "the running ones), or run `pywren-server` on your own machine"
+            f"no stand-alone worker is taking calls from the queue {self.sqs_queue_name} (waiting calls: "
+            f"{found[_WAITING]}): start workers with `pywren standalone launch_instances` (`pywren standalone "
+            "list_instances` lists the running instances), or run `pywren-server` on your own machine"
         )
 
     def config(self) -> dict[str, Any]:

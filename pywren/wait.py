@@ -84,7 +84,7 @@ def list_of(fs: Iterable[ResponseFuture], taker: str) -> list[ResponseFuture]:
     futures = []
     for item in iterate(fs, f"{taker} takes a list of futures"):
         if not isinstance(item, ResponseFuture):
-            raise ArgumentError(f"{taker} takes futures of pywren, not a {type(item).__name__}")
+            raise ArgumentError(f"{taker} takes pywren futures, not a {type(item).__name__}")
         item._invoked()
         futures.append(item)
     return futures

@@ -220,7 +220,7 @@ def _config_for_aws(config: Mapping[str, Any] | None, who: str) -> Mapping[str, 
     if checked.stays_here:
         raise ConfigError(
             f"{checked.source}: storage_backend is localhost, which the workers of {who}() cannot reach: set "
-            "s3: bucket instead (`pywren create_config` makes such a configuration). To run on this machine, use "
+            "`s3: bucket` instead (`pywren create_config` makes such a configuration). To run on this machine, use "
             "default_executor() or local_executor()"
         )
     if wrenconfig.setting(checked.config, "account.aws_region") is not None:
@@ -237,7 +237,7 @@ def _region_of_environment(source: wrenconfig.Source) -> str:
     region = region or os.environ.get("AWS_DEFAULT_REGION") or AWS().configured_region()
     if not region:
         raise ConfigError(
-            f"{source}: account: aws_region is missing: set it to a region such as us-west-2, or set AWS_REGION"
+            f"{source}: `account: aws_region` is missing: set it to a region such as us-west-2, or set AWS_REGION"
         )
     wrenconfig.check_value("account.aws_region", region, "the environment or the AWS profile")
     return region
@@ -251,6 +251,7 @@ def _say_where() -> None:
     if not _said_where:
         _said_where = True
         logger.warning(
-            "no configuration: calls run on this machine. To use AWS Lambda, run `pywren-setup`, which writes one and "
-            "creates what it names. To silence this notice, use pywren.local_executor()"
+            "no configuration: calls run on this machine. To use AWS Lambda, run `pywren-setup`, which writes a "
+            "configuration and creates the AWS resources that it names. To silence this notice, use "
+            "pywren.local_executor()"
         )

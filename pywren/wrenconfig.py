@@ -322,7 +322,7 @@ def require(config: Mapping[str, Any], path: str) -> Any:
     value = setting(config, path)
     if value is None:
         raise ConfigError(
-            f"the configuration has no {_spoken(path)}: write {_wanted(KEYS[path])} there, "
+            f"{_spoken(path)} is missing in the configuration: set it to {_wanted(KEYS[path])}, "
             "or create a configuration with `pywren create_config`"
         )
     return value
@@ -349,7 +349,7 @@ def validate(config: Mapping[str, Any], source: str = "the config argument") -> 
 def _check_storage(config: Mapping[str, Any], source: str) -> None:
     backend = setting(config, "storage_backend") or "s3"
     if backend not in ("s3", "localhost"):
-        raise ConfigError(f"{source}: storage_backend is {backend!r}: write s3 or localhost")
+        raise ConfigError(f"{source}: `storage_backend` is {backend!r}; it must be s3 or localhost")
     if backend == "s3":
         _check_bucket(config, source)
 
@@ -361,7 +361,7 @@ def _leaves(config: Mapping[str, Any], source: str) -> Iterator[tuple[str, Any]]
         elif isinstance(value, Mapping):
             yield from ((f"{name}.{key}", item) for key, item in value.items())
         elif value is not None:
-            raise ConfigError(f"{source}: {name} is {value!r}, but must be a section: indent its keys below it")
+            raise ConfigError(f"{source}: `{name}` is {value!r}, but must be a section: indent its keys below it")
 
 
 def check_value(path: str, value: Any, source: str) -> None:
@@ -379,17 +379,17 @@ def check_value(path: str, value: Any, source: str) -> None:
     # Python accepts True as an int, but the author of a configuration does not mean that.
     fits = isinstance(value, key.kinds) and (not isinstance(value, bool) or bool in key.kinds)
     if not fits and not (float in key.kinds and type(value) is int):
-        raise ConfigError(f"{source}: {_spoken(path)} is {value!r}: write {_wanted(key)}")
+        raise ConfigError(f"{source}: {_spoken(path)} is {value!r}; it must be {_wanted(key)}")
     if not key.fits(value) or (isinstance(value, float) and not math.isfinite(value)):
-        raise ConfigError(f"{source}: {_spoken(path)} is {value!r}: write {_wanted(key)}")
+        raise ConfigError(f"{source}: {_spoken(path)} is {value!r}; it must be {_wanted(key)}")
     if (key.low is not None and value < key.low) or (key.high is not None and value > key.high):
-        raise ConfigError(f"{source}: {_spoken(path)} is {value}: write {_wanted(key)}")
+        raise ConfigError(f"{source}: {_spoken(path)} is {value}; it must be {_wanted(key)}")
 
 
 def _check_bucket(config: Mapping[str, Any], source: str) -> None:
     bucket = setting(config, "s3.bucket")
     if not bucket:
-        raise ConfigError(f"{source}: {_spoken('s3.bucket')} is missing: write the name of your bucket there")
+        raise ConfigError(f"{source}: {_spoken('s3.bucket')} is missing: set it to the name of your bucket")
     check_value("s3.bucket", bucket, source)
     if bucket in _PLACEHOLDER_BUCKETS:
         raise ConfigError(
@@ -408,7 +408,7 @@ def _wanted(key: Key) -> str:
 
 def _spoken(path: str) -> str:
     section, _, key = path.partition(".")
-    return f"{section}: {key}" if key else section
+    return f"`{section}: {key}`" if key else f"`{section}`"
 
 
 def _warn_of_unknown(path: str, source: str) -> None:

@@ -637,7 +637,7 @@ def test_ctrl_c_while_waiting(ready, presence, caplog):
         future.result(WAIT)
     timer.join()
     (said,) = (record.getMessage() for record in caplog.records if "still run" in record.getMessage())
-    assert f"1 calls are still running: {future.callset_id[:8]}/{future.call_id}; cancel() stops them" in said
+    assert f"1 call is still running: {future.callset_id[:8]}/{future.call_id}; cancel() stops it" in said
     presence.let_go()
     ready.run()
     assert future.result(WAIT) == "on time"

@@ -66,7 +66,7 @@ def test_a_file_is_read_once(configured: Callable[[str], str], caplog: pytest.Lo
     configured(WITHOUT_REGION + "account: {aws_region: us-west-2}\nsomething_else: 1\n")
     pywren.default_executor().close()
     (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert "unknown key something_else" in warning.getMessage()
+    assert "unknown key `something_else`" in warning.getMessage()
 
 
 # -- the region ----------------------------------------------------------------------------------------------
@@ -76,10 +76,12 @@ def test_a_file_is_read_once(configured: Callable[[str], str], caplog: pytest.Lo
 def test_a_region_that_nobody_names(configured: Callable[[str], str], factory: Callable[..., Any]) -> None:
     """Row 200: a missing region is reported when the executor is made, before anything is staged."""
     path = configured(WITHOUT_REGION)
-    with pytest.raises(ConfigError, match=r"account: aws_region is missing: set it to a region.*AWS_REGION") as caught:
+    with pytest.raises(
+        ConfigError, match=r"`account: aws_region` is missing: set it to a region.*AWS_REGION"
+    ) as caught:
         factory()
     assert path in str(caught.value)
-    with pytest.raises(ConfigError, match="the config argument: account: aws_region is missing"):
+    with pytest.raises(ConfigError, match="the config argument: `account: aws_region` is missing"):
         factory(config={"s3": {"bucket": "my-own-bucket"}, "account": None})
 
 
@@ -113,7 +115,7 @@ def test_a_region_of_the_environment_that_is_none(
     """Row 201: the environment's region is checked like that of the file."""
     configured(WITHOUT_REGION)
     monkeypatch.setenv("AWS_REGION", "eu west")
-    with pytest.raises(ConfigError, match=r"the environment.*aws_region is 'eu west'"):
+    with pytest.raises(ConfigError, match=r"the environment.*aws_region` is 'eu west'"):
         pywren.lambda_executor()
 
 

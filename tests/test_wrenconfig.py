@@ -234,37 +234,37 @@ WRONG = [
     (_changed(s3__bucket=""), "s3: bucket", "the name of your bucket"),
     (_changed(s3={}), "s3: bucket", "the name of your bucket"),
     (_changed(s3=None), "s3: bucket", "the name of your bucket"),
-    (_changed(s3="my-own-bucket"), "s3 is 'my-own-bucket'", "section"),
-    (_changed(s3__bucket=12), "s3: bucket is 12", "name of your bucket"),
-    (_changed(s3__bucket="Bad_Bucket!"), "s3: bucket is 'Bad_Bucket!'", "name of your bucket"),
-    (_changed(s3__bucket="my bucket"), "s3: bucket is 'my bucket'", "name of your bucket"),
-    (_changed(s3__bucket="s3://mine"), "s3: bucket is 's3://mine'", "name of your bucket"),
-    (_changed(lambda__timeout=901), "lambda: timeout is 901", "from 1 to 900"),
-    (_changed(lambda__timeout="300"), "lambda: timeout is '300'", "whole number from 1 to 900"),
-    (_changed(lambda__memory=64), "lambda: memory is 64", "from 128 to 10240"),
-    (_changed(lambda__event_age=30), "lambda: event_age is 30", "from 60 to 21600"),
-    (_changed(lambda__architecture="x86"), "lambda: architecture is 'x86'", "x86_64 or arm64"),
-    (_changed(lambda__ephemeral_storage=511), "lambda: ephemeral_storage is 511", "from 512 to 10240"),
-    (_changed(lambda__layers="arn"), "lambda: layers is 'arn'", "a list of up to 5 ARNs"),
-    (_changed(lambda__layers=["numpy"]), "lambda: layers is ['numpy']", "layers with their versions"),
-    (_changed(lambda__layers=[_LAYER] * 6), "lambda: layers is", "up to 5"),
-    (_changed(lambda__memory=True), "lambda: memory is True", "whole number"),
-    (_changed(standalone__max_idle_time=float("nan")), "standalone: max_idle_time is nan", "a number of at least 0"),
-    (_changed(standalone__idle_terminate_granularity=float("inf")), "granularity is inf", "a number of at least 0"),
-    (_changed(scheduler__map_item_limit=0), "scheduler: map_item_limit is 0", "at least 1"),
-    (_changed(scheduler__retries=-1), "scheduler: retries is -1", "from 0 to 100"),
-    (_changed(scheduler__retries=1.5), "scheduler: retries is 1.5", "whole number"),
-    (_changed(scheduler__retries=-1), "scheduler: retries is -1", "from 0"),
-    (_changed(local__show_output="yes"), "local: show_output is 'yes'", "true or false"),
+    (_changed(s3="my-own-bucket"), "`s3` is 'my-own-bucket'", "section"),
+    (_changed(s3__bucket=12), "`s3: bucket` is 12", "name of your bucket"),
+    (_changed(s3__bucket="Bad_Bucket!"), "`s3: bucket` is 'Bad_Bucket!'", "name of your bucket"),
+    (_changed(s3__bucket="my bucket"), "`s3: bucket` is 'my bucket'", "name of your bucket"),
+    (_changed(s3__bucket="s3://mine"), "`s3: bucket` is 's3://mine'", "name of your bucket"),
+    (_changed(lambda__timeout=901), "`lambda: timeout` is 901", "from 1 to 900"),
+    (_changed(lambda__timeout="300"), "`lambda: timeout` is '300'", "whole number from 1 to 900"),
+    (_changed(lambda__memory=64), "`lambda: memory` is 64", "from 128 to 10240"),
+    (_changed(lambda__event_age=30), "`lambda: event_age` is 30", "from 60 to 21600"),
+    (_changed(lambda__architecture="x86"), "`lambda: architecture` is 'x86'", "x86_64 or arm64"),
+    (_changed(lambda__ephemeral_storage=511), "`lambda: ephemeral_storage` is 511", "from 512 to 10240"),
+    (_changed(lambda__layers="arn"), "`lambda: layers` is 'arn'", "a list of up to 5 ARNs"),
+    (_changed(lambda__layers=["numpy"]), "`lambda: layers` is ['numpy']", "layers with their versions"),
+    (_changed(lambda__layers=[_LAYER] * 6), "`lambda: layers` is", "up to 5"),
+    (_changed(lambda__memory=True), "`lambda: memory` is True", "whole number"),
+    (_changed(standalone__max_idle_time=float("nan")), "`standalone: max_idle_time` is nan", "a number of at least 0"),
+    (_changed(standalone__idle_terminate_granularity=float("inf")), "granularity` is inf", "a number of at least 0"),
+    (_changed(scheduler__map_item_limit=0), "`scheduler: map_item_limit` is 0", "at least 1"),
+    (_changed(scheduler__retries=-1), "`scheduler: retries` is -1", "from 0 to 100"),
+    (_changed(scheduler__retries=1.5), "`scheduler: retries` is 1.5", "whole number"),
+    (_changed(scheduler__retries=-1), "`scheduler: retries` is -1", "from 0"),
+    (_changed(local__show_output="yes"), "`local: show_output` is 'yes'", "true or false"),
     (_changed(account__aws_region=["us-west-2"]), "account: aws_region", "us-west-2"),
-    (_changed(account__aws_region="us west"), "account: aws_region is 'us west'", "us-west-2"),
-    (_changed(account__aws_region=""), "account: aws_region is ''", "us-west-2"),
+    (_changed(account__aws_region="us west"), "`account: aws_region` is 'us west'", "us-west-2"),
+    (_changed(account__aws_region=""), "`account: aws_region` is ''", "us-west-2"),
     (_changed(account__aws_region="https://s3.amazonaws.com"), "account: aws_region", "us-west-2"),
-    (_changed(account__aws_account_id="abc"), "account: aws_account_id is 'abc'", "the 12 digits"),
+    (_changed(account__aws_account_id="abc"), "`account: aws_account_id` is 'abc'", "the 12 digits"),
     (_changed(account__aws_account_id="1234-5678-9012"), "account: aws_account_id", "the 12 digits"),
     (_changed(account__aws_account_id=1234567890123), "account: aws_account_id", "the 12 digits"),
-    (_changed(account__aws_account_id=-1), "account: aws_account_id is -1", "the 12 digits"),
-    (_changed(storage_backend="gcs"), "storage_backend is 'gcs'", "s3 or localhost"),
+    (_changed(account__aws_account_id=-1), "`account: aws_account_id` is -1", "the 12 digits"),
+    (_changed(storage_backend="gcs"), "storage_backend` is 'gcs'", "s3 or localhost"),
     ("account: [1,\nlambda", "line 2", "not YAML"),
     ("a: b: c", "line 1", "not YAML"),
     ("", "is empty", "pywren create_config"),
@@ -332,8 +332,8 @@ def test_unknown_keys_only_get_a_warning(caplog: pytest.LogCaptureFixture) -> No
     assert config["something_else"] == 1
     warnings = [record.getMessage() for record in caplog.records if "unknown key" in record.getMessage()]
     assert len(warnings) == 4
-    assert any("did you mean scheduler: map_item_limit?" in text for text in warnings)
-    assert any("did you mean lambda: memory?" in text for text in warnings)
+    assert any("did you mean `scheduler: map_item_limit`?" in text for text in warnings)
+    assert any("did you mean `lambda: memory`?" in text for text in warnings)
 
 
 def test_validate_of_a_dict() -> None:
@@ -341,7 +341,7 @@ def test_validate_of_a_dict() -> None:
     config = yaml.safe_load(CONFIG_OF_2018)
     wrenconfig.validate(config)
     config["lambda"]["timeout"] = 10_000
-    with pytest.raises(ConfigError, match=r"the config argument: lambda: timeout is 10000"):
+    with pytest.raises(ConfigError, match=r"the config argument: `lambda: timeout` is 10000"):
         wrenconfig.validate(config)
 
 
@@ -353,7 +353,7 @@ def test_extract_refuses_a_placeholder() -> None:
 
 def test_extract_refuses_what_is_no_name() -> None:
     """A dict with a name that S3 does not accept is refused."""
-    with pytest.raises(ConfigError, match="s3: bucket is 'Bad!'"):
+    with pytest.raises(ConfigError, match="`s3: bucket` is 'Bad!'"):
         wrenconfig.extract_storage_config({"s3": {"bucket": "Bad!"}})
 
 
@@ -371,6 +371,6 @@ def test_settings_and_their_defaults() -> None:
 
 def test_require_names_what_is_missing() -> None:
     """A missing key without a default is an error with the remedy."""
-    with pytest.raises(ConfigError, match=r"no account: aws_account_id.*12 digits.*create_config"):
+    with pytest.raises(ConfigError, match=r"`account: aws_account_id` is missing.*12 digits.*create_config"):
         wrenconfig.require({}, "account.aws_account_id")
     assert wrenconfig.require({}, "lambda.function_name") == "pywren_1"

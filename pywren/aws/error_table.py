@@ -24,7 +24,7 @@ class Meaning:
     setup: bool = False
 
 
-_RUN_HERE = "PYWREN_EXECUTOR=local runs everything on this machine, without an account"
+_RUN_HERE = "to run calls on this machine, without an account, set PYWREN_EXECUTOR=local"
 
 NO_CREDENTIALS = Meaning(
     f"no AWS credentials were found: run `aws configure`, or set AWS_PROFILE to a profile; {_RUN_HERE}", setup=True
@@ -34,7 +34,7 @@ CREDENTIAL_SOURCE = Meaning(
     setup=True,
 )
 EXPIRED = Meaning(
-    "the AWS credentials have expired: get new ones (single sign-on: run `{login}`); long jobs need credentials "
+    "the AWS credentials have expired: get new credentials (single sign-on: run `{login}`); long jobs need credentials "
     "that renew themselves",
     setup=True,
 )
@@ -50,7 +50,7 @@ CONTENT = Meaning(
     setup=True,
 )
 REGION = Meaning(
-    "the AWS region is missing or wrong: set account: aws_region in the configuration",
+    "the AWS region is missing or wrong: set `account: aws_region` in the configuration",
     setup=True,
 )
 NETWORK = Meaning(
@@ -83,7 +83,7 @@ ANOTHER_SERVER = Meaning(
     "intercepts requests",
     setup=True,
 )
-WAITED = Meaning("it did not become ready: check its state in the AWS console, then try again")
+WAITED = Meaning("the resource did not become ready: check its state in the AWS console, then try again")
 BUSY = Meaning("the service was overloaded or failing, and retries did not help: try again later")
 REFUSED = Meaning("the service refused the request")
 
@@ -177,8 +177,9 @@ _EC2 = (
     (
         "InsufficientInstanceCapacity InsufficientCapacity UnfulfillableCapacity InsufficientFreeAddressesInSubnet",
         Meaning(
-            "EC2 does not have enough capacity for this type right now: ask for fewer, choose another --instance_type, "
-            "leave out --spot_price, or set another availability zone or subnet under standalone"
+            "EC2 does not have enough capacity for this type right now: ask for fewer instances, choose another "
+            "--instance_type, leave out --spot_price, or set `standalone: availability_zone` or `standalone: "
+            "subnet_id` to another value"
         ),
     ),
     (
@@ -192,25 +193,25 @@ _EC2 = (
     (
         "MaxSpotInstanceCountExceeded",
         Meaning(
-            "the account's quota does not allow that many spot instances: ask for fewer, launch without --spot_price, "
-            "or request more under Service Quotas > Amazon EC2 > All Standard Spot Instance Requests"
+            "the account's quota does not allow that many spot instances: ask for fewer instances, launch without "
+            "--spot_price, or request more under Service Quotas > Amazon EC2 > All Standard Spot Instance Requests"
         ),
     ),
     (
         "SpotMaxPriceTooLow",
-        Meaning("the spot price is below the market price: offer more with --spot_price, or leave it out"),
+        Meaning("the spot price is below the market price: offer more with --spot_price, or leave the option out"),
     ),
     (
         "AuthFailure.ServiceLinkedRoleCreationNotPermitted",
         Meaning(
-            "the account has never used spot instances, and these credentials may not create the role that spot "
-            "instances need: grant them {permission}, or run `{aws} iam create-service-linked-role --aws-service-name "
-            "spot.amazonaws.com` once"
+            "the account has never used spot instances, and these credentials are not allowed to create the "
+            "role that spot instances need: grant them {permission}, or run `{aws} iam create-service-linked-role "
+            "--aws-service-name spot.amazonaws.com` once"
         ),
     ),
     (
         "InvalidKeyPair.NotFound",
-        Meaning("there is no such key pair in this region: correct or remove standalone: ec2_ssh_key"),
+        Meaning("there is no such key pair in this region: correct or remove `standalone: ec2_ssh_key`"),
     ),
     (
         "VPCIdNotSpecified DefaultVpcDoesNotExist MissingInput",
@@ -221,25 +222,25 @@ _EC2 = (
     ),
     (
         "InvalidSubnetID.NotFound InvalidSubnet",
-        Meaning("there is no such subnet in this region: correct or remove standalone: subnet_id"),
+        Meaning("there is no such subnet in this region: correct or remove `standalone: subnet_id`"),
     ),
     (
         "InvalidInstanceType Unsupported",
         Meaning(
             "there is no such instance type in this region or availability zone: choose another with --instance_type "
-            "or under standalone: ec2_instance_type, or remove standalone: availability_zone"
+            "or under `standalone: ec2_instance_type`, or remove `standalone: availability_zone`"
         ),
     ),
     (
         "InvalidAMIID.NotFound InvalidAMIID.Malformed InvalidAMIID.Unavailable",
         Meaning(
-            "there is no such image in this region: remove standalone: target_ami from the configuration to use "
+            "there is no such image in this region: remove `standalone: target_ami` from the configuration to use "
             "Amazon Linux 2023, or set it to another image"
         ),
     ),
     (
         "PendingVerification OptInRequired Blocked",
-        Meaning("AWS has not yet cleared this account for EC2 in this region: it sends an e-mail when that is done"),
+        Meaning("AWS has not yet approved this account for EC2 in this region: wait for the e-mail that says it has"),
     ),
     (
         "AWS.SimpleQueueService.PurgeQueueInProgress PurgeQueueInProgress",
@@ -259,7 +260,7 @@ BY_CODE: Mapping[str, Meaning] = {
             "InvalidAccessKeyId InvalidClientTokenId UnrecognizedClientException AuthFailure InvalidToken",
             Meaning(
                 "AWS does not know these credentials: they were deleted, or belong to another partition or server. "
-                "`{aws} sts get-caller-identity` shows which are in use; `aws configure` sets new ones",
+                "`{aws} sts get-caller-identity` shows which credentials are in use; `aws configure` sets new ones",
                 setup=True,
             ),
         ),
@@ -278,17 +279,17 @@ BY_CODE: Mapping[str, Meaning] = {
         (
             "NoSuchBucket",
             Meaning(
-                "there is no such bucket: create it with `pywren create_bucket`, or set s3: bucket in the "
-                "configuration to yours"
+                "there is no such bucket: create it with `pywren create_bucket`, or set `s3: bucket` in the "
+                "configuration to your own bucket"
             ),
         ),
         (
             "PermanentRedirect AuthorizationHeaderMalformed IllegalLocationConstraintException 301",
-            Meaning("the bucket is in another region{region}: set account: aws_region to that region", setup=True),
+            Meaning("the bucket is in another region{region}: set `account: aws_region` to that region", setup=True),
         ),
         (
             "InvalidBucketName",
-            Meaning("this is not a valid bucket name: correct s3: bucket in the configuration", setup=True),
+            Meaning("this is not a valid bucket name: correct `s3: bucket` in the configuration", setup=True),
         ),
         ("NotImplemented", Meaning("the S3 server does not support this request")),
         (
@@ -299,8 +300,8 @@ BY_CODE: Mapping[str, Meaning] = {
         (
             "EntityTooLarge",
             Meaning(
-                "the object is larger than the 5 GB limit of one upload: return less, or have the function store it in "
-                "parts and return where they are"
+                "the object is larger than the 5 GB limit of one upload: return less data, or have the function "
+                "store the data in parts and return the locations of the parts"
             ),
         ),
         (
@@ -318,16 +319,16 @@ BY_CODE: Mapping[str, Meaning] = {
             "AWS.SimpleQueueService.NonExistentQueue QueueDoesNotExist",
             Meaning("there is no such queue: create it with `pywren create_queue`"),
         ),
-        ("NoSuchEntity", Meaning("there is no such role or policy: `pywren create_role` creates it")),
+        ("NoSuchEntity", Meaning("there is no such role or policy: create it with `pywren create_role`")),
         (
             "BucketAlreadyExists",
-            Meaning("the bucket belongs to somebody else: choose another name under s3: bucket"),
+            Meaning("the bucket belongs to somebody else: choose another name under `s3: bucket`"),
         ),
         (
             "TooManyBuckets LimitExceeded LimitExceededException OverLimit",
             Meaning(
-                "the account has reached its quota for this kind of resource: delete some, or request "
-                "more under Service Quotas"
+                "the account has reached its quota for this kind of resource: delete some of these resources, or "
+                "request a higher quota under Service Quotas"
             ),
         ),
         (
@@ -336,7 +337,7 @@ BY_CODE: Mapping[str, Meaning] = {
         ),
         (
             "EntityAlreadyExists DeleteConflict ConcurrentModification ConcurrentModificationException",
-            Meaning("another request is changing it at the same time: run the command again"),
+            Meaning("another request is changing the same resource: run the command again"),
         ),
         (
             "InvalidRuntimeException InvalidZipFileException InvalidSecurityGroupIDException InvalidSubnetIDException",
@@ -344,16 +345,21 @@ BY_CODE: Mapping[str, Meaning] = {
         ),
         (
             "RecursiveInvocationException",
-            Meaning("AWS stopped a chain of functions that invoke each other (about 16 deep): map wider, not deeper"),
+            Meaning(
+                "AWS stopped a chain of functions that invoke each other (about 16 deep): nest fewer maps in one "
+                "another"
+            ),
         ),
         (
             "ResourceConflictException",
-            Meaning("it already exists, or another change to it is in progress: wait a moment and try again"),
+            Meaning("the resource already exists, or is already being changed: wait a moment and try again"),
         ),
         *_EC2,
         (
             "CodeStorageExceededException",
-            Meaning("the account's storage for function code is full: delete old functions or versions"),
+            Meaning(
+                "the account's storage for function code is full: delete old functions or old versions of functions"
+            ),
         ),
     )
     for name in names.split()

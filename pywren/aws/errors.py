@@ -216,7 +216,7 @@ class Boundary:
 
     doing: str
     refused: type[PywrenError]
-    permission: str = "the permission for it"
+    permission: str = "the permission for this request"
     missing: str = "check its name in the configuration"
     profile: str | None = None
     special: Callable[[BaseException], PywrenError | None] = lambda error: None

@@ -601,7 +601,7 @@ class AWS:
         self.request(
             "sqs",
             "change_message_visibility",
-            doing=f"keep a message of the queue {queue_url} hidden",
+            doing=f"keep a message in the queue {queue_url} hidden",
             QueueUrl=queue_url,
             ReceiptHandle=message.receipt,
             VisibilityTimeout=visibility,
@@ -612,7 +612,7 @@ class AWS:
         self.request(
             "sqs",
             "delete_message",
-            doing=f"delete a message of the queue {queue_url}",
+            doing=f"delete a message from the queue {queue_url}",
             QueueUrl=queue_url,
             ReceiptHandle=message.receipt,
         )

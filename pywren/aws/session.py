@@ -120,24 +120,24 @@ class _Source(NamedTuple):
 
 
 _CONFIG = "{config_file}"
-_BY_HAND = "run that command in a shell: it must print JSON with Version 1, AccessKeyId, SecretAccessKey, and keys "
+_BY_HAND = "run its command in a shell; it must print JSON with Version 1, AccessKeyId, SecretAccessKey, and keys "
 _SOURCES = {
     "env": _Source(
         "the environment variables AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN",
         "set them again, or unset them to use a profile",
     ),
-    "custom-process": _Source(f"credential_process of {_CONFIG}", f"{_BY_HAND}that have not expired"),
+    "custom-process": _Source(f"credential_process in {_CONFIG}", f"{_BY_HAND}that have not expired"),
     "shared-credentials-file": _Source("the file {credentials_file}", "write them again with `aws configure`"),
     "config-file": _Source(f"the file {_CONFIG}", "write them again with `aws configure`"),
-    "sso": _Source(f"single sign-on (sso_… of {_CONFIG})", "run `{{login}}`"),
-    "login": _Source(f"`aws login` (login_session of {_CONFIG})", "run `{{aws_login}}`"),
+    "sso": _Source(f"single sign-on (sso_… in {_CONFIG})", "run `{{login}}`"),
+    "login": _Source(f"`aws login` (login_session in {_CONFIG})", "run `{{aws_login}}`"),
     "assume-role": _Source(
-        f"the role to assume (role_arn of {_CONFIG})",
-        "check role_arn, source_profile and credential_source of the profile, and that the role trusts you",
+        f"the role to assume (role_arn in {_CONFIG})",
+        "check the profile's role_arn, source_profile and credential_source, and whether the role trusts you",
     ),
     "assume-role-with-web-identity": _Source(
         "the web identity (AWS_WEB_IDENTITY_TOKEN_FILE)",
-        "check that file, AWS_ROLE_ARN, and that the role trusts the token's issuer",
+        "check the token's file and AWS_ROLE_ARN, and whether the role trusts the token's issuer",
     ),
     "container-role": _Source(
         "the role of this container (AWS_CONTAINER_CREDENTIALS_…)", "check these variables and the role of the task"

@@ -100,11 +100,11 @@ def _too_many(limit: int | None) -> str:
     if limit is None:
         return (
             f"the iterable has more than {MOST_ITEMS:,} items, or has no end, and map() makes a future for each item "
-            "before it returns. Map over it in pieces, or use pywren.PoolExecutor, whose map() continues as results "
-            "are taken. Nothing was invoked"
+            "before it returns. Map over the iterable in pieces, or use pywren.PoolExecutor, whose map() makes more "
+            "calls as results are taken. Nothing was invoked"
         )
     return (
-        f"exceeding map item limit: more than {limit:,} items in one map. Raise scheduler: map_item_limit in the "
+        f"exceeding map item limit: more than {limit:,} items in one map. Raise `scheduler: map_item_limit` in the "
         "configuration, or map over the items in pieces. Nothing was invoked"
     )
 
@@ -117,8 +117,8 @@ def checked_env(extra_env: Mapping[str, str] | None) -> Mapping[str, str] | None
     """
     if extra_env is not None and not isinstance(extra_env, Mapping):
         raise ArgumentError(
-            f"extra_env is a {type(extra_env).__name__}, not a dict. A function gets one item: to pass several "
-            "arguments, map over tuples (zip), or use pywren.PoolExecutor"
+            f"extra_env is a {type(extra_env).__name__}, not a dict. The function gets one item as its only "
+            "argument: to pass several arguments, map over tuples (zip), or use pywren.PoolExecutor"
         )
     for name, value in (extra_env or {}).items():
         if not isinstance(name, str) or not isinstance(value, str):

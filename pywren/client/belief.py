@@ -79,9 +79,9 @@ def weigh(
             found.failed[call_id] = status.failure.error(callset.id, call_id, status.document())
         else:
             found.unbelieved[call_id] = IntegrityError(
-                f"the status of {_named(callset, call_id)} is not signed with this callset's key: it was not "
-                "written by its worker, or PYWREN_HOME differs from the one that the call was made with. Nothing was "
-                "unpickled"
+                f"the status of {_named(callset, call_id)} is not signed with this callset's key: something other than "
+                "the call's worker wrote the status, or PYWREN_HOME is not the same as when the call was made. Nothing "
+                "was unpickled"
             )
     return found
 
@@ -104,8 +104,8 @@ def _decoded(data: bytes, callset: Callset, call_id: str) -> Status | IntegrityE
         return Status.verify(data, callset.known_secret(), callset.id, call_id)
     except DecodeError as error:
         return IntegrityError(
-            f"the status of {_named(callset, call_id)} is not a valid status: {error}. Something other than its worker "
-            "wrote it"
+            f"the status of {_named(callset, call_id)} is not a valid status: {error}. Something other than the call's "
+            "worker wrote the status"
         )
 
 

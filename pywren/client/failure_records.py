@@ -138,10 +138,10 @@ class FailureRecords:
         if self._noted.denial is not None and not self._noted.warned:
             self._noted.warned = True
             logger.warning(
-                "these credentials cannot read all of Lambda's records of failed calls. Without them, pywren notices a "
-                "vanished worker only when its call is overdue, and cannot detect a result forged by someone who can "
-                "read the records and write to the prefix. Run 'pywren iam --print user' to see which permissions to "
-                "add: %s",
+                "these credentials cannot read all of Lambda's records of failed calls. Without the records, pywren "
+                "notices a vanished worker only when its call is overdue, and cannot detect a result forged by "
+                "someone who can read the records and write to the prefix. Run 'pywren iam --print user' to see which "
+                "permissions to add: %s",
                 self._noted.denial,
             )
 
@@ -221,24 +221,26 @@ def error_of(record: Mapping[str, Any]) -> CallError:
     if condition == "EventAgeExceeded":
         return CallLostError(
             "the call waited in Lambda's queue until it was too old, and never ran. Map over fewer items at once, "
-            "raise the function's concurrency, or raise lambda: event_age in the configuration and run "
+            "raise the function's concurrency, or raise `lambda: event_age` in the configuration and run "
             "'pywren deploy_lambda'"
         )
     if condition == "ZeroReservedConcurrency":
         return CallLostError("the call never ran: the function's reserved concurrency is 0, which stops all calls")
     if kind == "Sandbox.Timedout" or "Task timed out" in said:
         return CallTimeoutError(
-            f"the call ran out of time: Lambda stopped its worker ({said}). Raise lambda: timeout in the configuration "
-            "and run 'pywren deploy_lambda', or let each call do less"
+            f"the call ran out of time: Lambda stopped its worker ({said}). Raise `lambda: timeout` in the "
+            "configuration and run 'pywren deploy_lambda', or let each call do less"
         )
     if kind == "Runtime.OutOfMemory" or "signal: killed" in said:
         return WorkerCrashedError(
-            f"the worker of the call was killed ({said}). Running out of memory may be the cause: raise lambda: memory "
-            "in the configuration and run 'pywren deploy_lambda', or let each call do less",
+            f"the worker of the call was killed ({said}). Running out of memory may be the cause: raise `lambda: "
+            "memory` in the configuration and run 'pywren deploy_lambda', or let each call do less",
             None,
         )
     if kind.startswith("Runtime.") and kind != "Runtime.ExitError":
-        return CallLostError(f"the worker could not start: {said}. Deploy it again with 'pywren deploy_lambda'")
+        return CallLostError(
+            f"the worker could not start: {said}. Deploy the function again with 'pywren deploy_lambda'"
+        )
     return WorkerCrashedError(f"the worker of the call failed: {said}. The function's log may say more", None)
 
 

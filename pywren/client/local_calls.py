@@ -218,7 +218,7 @@ class LocalCallset:
             return
         self._reported_silence = True
         logger.warning(
-            "nothing has come back for %.0f s from callset %s on this machine (running calls: %d, calls waiting for a "
+            "no result has arrived for %.0f s from callset %s on this machine (running calls: %d, calls waiting for a "
             "free process: %d). Check with `top` whether the running calls are working or waiting for something; "
             "cancel() stops a call",
             silent, self.callset.id, running, waiting_calls,
@@ -304,7 +304,7 @@ class LocalCallset:
                 text = f"the result cannot be stored for other processes: {type(error).__name__}: {error}"
                 self._commit(self._status(call_id, verdict), failure=Failure.of(ResultSerializationError(text)))
         except (PywrenError, OSError) as error:
-            logger.warning("call %s cannot be collected by another process: %s", call_id, error)
+            logger.warning("the result of call %s cannot be collected by another process: %s", call_id, error)
 
     def _store(self, call_id: str, verdict: Verdict) -> None:
         status = self._status(call_id, verdict)
@@ -366,7 +366,7 @@ class LocalCallset:
         # The parent's pump continues with the calls there. No thread of this process will ever report them.
         lost, self._futures = self._futures, {}
         call_state.forget_parent_threads(self.callset.condition, lost.values())
-        text = "the call belongs to the process that this one was forked from; only that process gets its result"
+        text = "the call belongs to the process from which this process was forked; only that process gets the result"
         call_state.settle(
             [
                 (one, Verdict(None, CallLostError(text, call_id=one.call_id, callset_id=self.callset.id)))

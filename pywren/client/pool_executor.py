@@ -45,9 +45,9 @@ class ExecutorAdapter(concurrent.futures.Executor):
     def __init__(self, executor: Verbs, *, is_own: bool) -> None:
         if not _has_verbs(executor):
             raise ArgumentError(
-                f"PoolExecutor takes an executor of pywren, not {executor!r}: pass pywren.local_executor(), for "
-                "example, or nothing. max_workers is not supported; set PYWREN_LOCAL_PROCESSES to limit the processes "
-                "on this machine"
+                f"PoolExecutor takes a pywren executor, not {executor!r}: pass an executor such as "
+                "pywren.local_executor(), or nothing. max_workers is not supported; set PYWREN_LOCAL_PROCESSES to "
+                "limit the processes on this machine"
             )
         self._is_own = is_own
         self._executor = executor

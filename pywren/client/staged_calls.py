@@ -505,8 +505,8 @@ class StagedCallset:
             try:
                 if not self._write_end(call_id, error, over_what_stands=over_what_stands):
                     return  # a status has just been written: the next poll decides whether to believe it
-            except StorageError as problem:  # this process knows that the call has ended nevertheless
-                logger.debug("cannot record the death of call %s of callset %s: %s", call_id, self.callset.id, problem)
+            except StorageError as problem:  # this process knows of the end all the same
+                logger.debug("cannot record the end of call %s of callset %s: %s", call_id, self.callset.id, problem)
             ended.append(call_id)
 
         for_each(write, dead, self._threads())
@@ -518,12 +518,12 @@ class StagedCallset:
         lost_after = self.callset.lost_after(LOST_GRACE)
         now = self._clock()
         if client_gone:
-            text = "the call is lost: its process on that machine has exited; run it again"
+            text = "the call is lost: the process that made the call has ended; run the call again"
         elif lost_after is not None and now > lost_after:
             whose = "worker" if self.callset.function is None else "function"
             text = (
                 f"the call is lost: it has no status {now - self.callset.submitted:.0f} s after it was invoked. "
-                f"It never started, or its worker vanished. Check the {whose}'s log, and run it again"
+                f"The call never started, or its worker vanished. Check the {whose}'s log, and run the call again"
             )
         else:
             return False
@@ -559,14 +559,14 @@ class StagedCallset:
 
     def _what_is_known(self, silent: float, missing: int) -> str:
         function = self.callset.function
-        calls = "1 call" if missing == 1 else f"{missing} calls"
+        calls, they = ("1 call", "The call") if missing == 1 else (f"{missing} calls", "The calls")
         whose = f"{calls} of callset {self.callset.id}"
-        known = f"nothing has come back for {silent:.0f} s from {whose}: neither a result nor a failure"
+        known = f"neither a result nor a failure has arrived for {silent:.0f} s from {whose}"
         if function is None:
-            return f"{known}. They may still be running or waiting: check the workers and their logs"
+            return f"{known}. {they} may still be running or waiting: check the workers and their logs"
         return (
-            f"{known}. The function {function} may still be running them, or they may be waiting to start: read "
-            "their output with `pywren logs`, check the set-up with `pywren test_config`, and check whether other "
+            f"{known}. {they} may still be running in the function {function}, or waiting to start: read what the "
+            "function printed with `pywren logs`, check the set-up with `pywren test_config`, and check whether other "
             "calls use up the function's concurrency"
         )
 

@@ -181,8 +181,8 @@ class StagedDispatcher:
         size = len(json.dumps(largest, default=str))
         if size + _PAYLOAD_HEADROOM > limit:
             raise ArgumentError(
-                f"the payload of call {largest.get('call_id')} has {size:,} bytes, but the service takes "
-                f"{limit:,}: put less into extra_env and extra_meta. Nothing was invoked"
+                f"the payload of call {largest.get('call_id')} has {size:,} bytes, but the service accepts "
+                f"at most {limit:,}: put less into extra_env and extra_meta. Nothing was invoked"
             )
 
     def _invoke(self, origin: StagedCallset, payloads: Sequence[dict[str, Any]], threads: int) -> None:

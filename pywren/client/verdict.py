@@ -74,7 +74,9 @@ def of_result(result: RunResult, callset_id: str, call_id: str, known_at: float)
     if result.failure is not None:
         return Verdict(None, result.failure.error(callset_id, call_id, None), result, known_at)
     if result.success is None or result.body is None:
-        lost = CallLostError("the call ended without an outcome; run it again", call_id=call_id, callset_id=callset_id)
+        lost = CallLostError(
+            "the call ended without an outcome; run the call again", call_id=call_id, callset_id=callset_id
+        )
         return Verdict(None, lost, result, known_at)
     value, error = _load(result.success, result.body, callset_id, call_id)
     return Verdict(value, error, result, known_at)

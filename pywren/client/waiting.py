@@ -168,10 +168,9 @@ def _say_what_runs(futures: Iterable[CallState]) -> None:
     names = [f"{one.callset_id[:8]}/{one.call_id}" for one in futures if one._state not in DONE]
     if names:
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        logger.warning(
-            "stopped waiting; %d calls are still running: %s%s; cancel() stops them",
-            len(names), ", ".join(names[:_NAMED]), more,
-        )  # fmt: skip
+        calls, them = ("1 call is", "it") if len(names) == 1 else (f"{len(names)} calls are", "them")
+        named = ", ".join(names[:_NAMED]) + more
+        logger.warning("stopped waiting; %s still running: %s; cancel() stops %s", calls, named, them)
 
 
 def expect(futures: Iterable[CallState]) -> None:

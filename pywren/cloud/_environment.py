@@ -79,7 +79,7 @@ def installed(say: Say, distributions: Iterable[Distribution] | None = None) -> 
                 "are sent with each map"
             )
     if not pins:
-        raise DeploymentError("no package here can go into a runtime; name packages with -r")
+        raise DeploymentError("no package that is installed here can go into a runtime; name packages with -r")
     return sorted(pins.values(), key=lambda pin: pin.name)
 
 

@@ -249,8 +249,8 @@ def check_modules(distribution: Distribution) -> None:
     taken = sorted(WORKERS_OWN.intersection(distribution.modules))
     if taken:
         raise DeploymentError(
-            f"{distribution.name} {distribution.version} has a module {taken[0]}, which would replace the worker's: "
-            f"remove {distribution.name} from the requirements"
+            f"{distribution.name} {distribution.version} has a module {taken[0]}, which would replace the worker's "
+            f"own: remove {distribution.name} from the requirements"
         )
 
 

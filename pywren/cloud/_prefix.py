@@ -95,13 +95,13 @@ def check_binary(path: Path, target: Target) -> None:
         system = f"Linux on {machine}" if data[:4] == b"\x7fELF" else "another system"
         raise DeploymentError(f"{path} is for {system}, but the runtime is for {target}: {_REMEDY}")
     if b"libc.musl-" in data:
-        raise DeploymentError(f"{path} is for musl, but Lambda has glibc: {_REMEDY}")
+        raise DeploymentError(f"{path} is compiled for musl, but Lambda uses glibc: {_REMEDY}")
     needed = max((int(minor) for minor in re.findall(rb"GLIBC_2\.(\d+)", data)), default=0)
     if needed > target.glibc:
         raise DeploymentError(f"{path} needs glibc 2.{needed}, but the runtime is for {target}: {_REMEDY}")
 
 
-_REMEDY = "build from wheels with -r or --from-env, or create the environment on such a system"
+_REMEDY = "build from wheels with -r or --from-env, or create the environment on a system like the function's"
 
 
 def _files(directory: Path) -> Iterator[Path]:

@@ -94,7 +94,7 @@ class Requirements:
         value = os.path.expandvars(option[2].strip().strip("\"'"))
         kind = option[1].lstrip("-")[0]
         if kind == "e":
-            self.say(f"{value} is left out: it is editable; its pure Python modules are sent with each map")
+            self.say(f"{value} is left out: it is an editable install; its pure Python modules are sent with each map")
         elif _URL.match(value):
             self.lines.append(line)
         elif kind == "r":
@@ -145,7 +145,7 @@ class Requirements:
         if version is None and item.name not in WORKERS_OWN:
             raise DeploymentError(
                 f"{item.place} names the source of {item.name}, {_shown(url)}, but only wheels can be used: build one "
-                f"with `pip wheel '{_shown(url)}'`, and name its file instead"
+                f"with `pip wheel '{_shown(url)}'`, and name the wheel's file instead"
             )
         self.say(
             f"{item.name} is left out: it is installed from {_shown(url)}; its pure Python modules are sent with each "

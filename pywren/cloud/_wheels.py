@@ -164,8 +164,8 @@ class Installer:
         if _says(_NO_WHEEL, output):
             return (
                 "Only wheels can be used, because nothing can be compiled for the function here: choose a version that "
-                f"has one for {self.target.platforms[0]} or an older system. For a pure Python package build a wheel "
-                "with `pip wheel NAME`, and add `--find-links DIRECTORY` to the requirements"
+                f"has a wheel for {self.target.platforms[0]} or an older system. For a pure Python package, build a "
+                "wheel with `pip wheel NAME`, and add `--find-links DIRECTORY` to the requirements"
             )
         return "Correct the requirements; nothing was uploaded"
 
@@ -229,13 +229,13 @@ def install_with_any(installers: Sequence[Installer], arguments: Sequence[str], 
     except DeploymentError as error:
         if not others:
             raise
-        logger.info("%s cannot install them; trying %s: %s", first.tool, others[0].tool, error)
+        logger.info("%s cannot install the packages; trying %s: %s", first.tool, others[0].tool, error)
         install_with_any(others, arguments, directory, say)
         return
     if first.tool == "pip" and not first.target.is_here:
         say(
-            f"pip collected these packages, but evaluates markers for this machine, not for {first.target}: check "
-            "that no package is missing. uv evaluates them for the target"
+            f"pip collected these packages, but pip evaluates environment markers for this machine, not for "
+            f"{first.target}: check that no package is missing. uv evaluates markers for the target"
         )
 
 

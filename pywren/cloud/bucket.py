@@ -97,7 +97,7 @@ class Bucket:
             if was_denied(error):
                 raise DeploymentError(
                     f"{self.title} belongs to somebody else, or these credentials may not use it: choose another name "
-                    f"under s3: bucket, or grant them s3:ListBucket on {self.names.bucket_arn}"
+                    f"under `s3: bucket`, or grant them s3:ListBucket on {self.names.bucket_arn}"
                 ) from error.__cause__
             raise
         if answer is None:
@@ -107,7 +107,7 @@ class Bucket:
         )
         if region and region != self.names.region:
             raise ConfigError(
-                f"{self.title} is in {region}, but account: aws_region is {self.names.region}: write {region} there, "
+                f"{self.title} is in {region}, but `account: aws_region` is {self.names.region}: write {region} there, "
                 "or choose another bucket"
             )
         return True
@@ -216,10 +216,14 @@ class Bucket:
                 steps.append(Step("delete", place, functools.partial(self._delete_objects, prefix)))
         other = self._first_foreign_key()
         if other is not None and self._force:
-            everything = Step("delete", f"every object in {self.title}, others' too", lambda: self._delete_objects(""))
+            everything = Step(
+                "delete",
+                f"every object in {self.title}, including those that pywren did not create",
+                lambda: self._delete_objects(""),
+            )
             return [everything, Step("delete", self.title, self._delete)]
         if other is not None:
-            why = f"it holds other objects, such as {other}; --force deletes it and all of them"
+            why = f"it holds other objects, such as {other}; --force deletes the bucket with all its objects"
         elif self._force or is_ours(self._setting("get_bucket_tagging", "TagSet", "NoSuchTagSet")):
             return [*steps, Step("delete", self.title, self._delete)]
         else:
@@ -232,16 +236,16 @@ class Bucket:
         others, ours = self._statements(policy)
         if ours and others:
             document = json.dumps({**policy, "Statement": others})
-            steps.append(self._put("put_bucket_policy", "without pywren's statement", Policy=document))
+            steps.append(self._put("put_bucket_policy", "pywren's statement removed from the policy", Policy=document))
         elif ours:
-            steps.append(self._put("delete_bucket_policy", "without pywren's policy"))
+            steps.append(self._put("delete_bucket_policy", "pywren's policy removed"))
         found = self._find("get_bucket_lifecycle_configuration", ("NoSuchLifecycleConfiguration",)) or {}
         other_rules, own_rules = self._rules(found)
         if own_rules and other_rules:
             changed = _lifecycle(found, other_rules)
-            steps.append(self._put("put_bucket_lifecycle_configuration", "without pywren's rules", **changed))
+            steps.append(self._put("put_bucket_lifecycle_configuration", "pywren's lifecycle rules removed", **changed))
         elif own_rules:
-            steps.append(self._put("delete_bucket_lifecycle", "without pywren's rules"))
+            steps.append(self._put("delete_bucket_lifecycle", "pywren's lifecycle rules removed"))
         return steps
 
     def _delete(self) -> None:
@@ -335,7 +339,7 @@ class Bucket:
             if code in absent:
                 return None
             if code in _UNKNOWN_TO_SERVER:
-                logger.warning("skipped %s of %s: this S3 server does not support it", operation, self.title)
+                logger.warning("skipped %s for %s: this S3 server does not support it", operation, self.title)
                 return _UNSUPPORTED
             raise
 

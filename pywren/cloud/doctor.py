@@ -34,8 +34,8 @@ ORDINARY_CONCURRENCY = 1000
 """An account's default concurrency limit ("Lambda quotas", AWS Lambda Developer Guide)."""
 
 _NO_CONFIGURATION = (
-    "there is none, so calls run on this machine; to use Lambda, create one with `pywren create_config`, or with "
-    "`pywren-setup`, which also creates the resources"
+    "there is no configuration, so calls run on this machine; to use Lambda, create one with `pywren create_config`, "
+    "or with `pywren-setup`, which also creates the resources"
 )
 _PROTECTION = "protection of the bucket"
 
@@ -106,7 +106,7 @@ class Doctor:
         region = str(wrenconfig.require(self._config, "account.aws_region"))
         if self._aws.has_region():
             return Finding("ok", "region", region)
-        return Finding("wrong", "region", f"AWS has no region {region}: correct account: aws_region")
+        return Finding("wrong", "region", f"AWS has no region {region}: correct `account: aws_region`")
 
     def _examine_credentials(self) -> Iterator[Finding]:
         try:
@@ -129,7 +129,9 @@ class Doctor:
             return
         where = "ahead of" if ahead > 0 else "behind"
         yield Finding(
-            "wrong", "clock", f"this machine's is {abs(ahead):.0f} s {where} AWS's: set it, for example with NTP"
+            "wrong",
+            "clock",
+            f"this machine's clock is {abs(ahead):.0f} s {where} AWS's: set the clock, for example with NTP",
         )
 
     def _examine_bucket(self, resources: Resources) -> Iterator[Finding]:
@@ -192,10 +194,10 @@ class Doctor:
         here = f"python{PYTHON}"
         deploy = "update it with `pywren deploy_lambda`"
         if not is_pywrens(existing):
-            return Finding("wrong", "worker", "the function is not pywren's: choose another lambda: function_name")
+            return Finding("wrong", "worker", "the function is not pywren's: choose another `lambda: function_name`")
         if existing.get("Runtime") != here:
             found = existing.get("Runtime")
-            return Finding("wrong", "worker", f"the function has {found}, this machine {here}: {deploy}")
+            return Finding("wrong", "worker", f"the function has {found}, but this machine has {here}: {deploy}")
         if existing.get("CodeSha256") != code_sha256(build_zip()):
             return Finding(
                 "wrong", "worker", f"the function's pywren, cloudpickle or tblib differs from this machine's: {deploy}"

@@ -68,11 +68,13 @@ class LambdaFunction:
         if not is_pywrens(existing):
             raise DeploymentError(
                 f"{self.title} is not pywren's (its handler is {existing.get('Handler') or 'an image'}): choose "
-                "another name under lambda: function_name"
+                "another name under `lambda: function_name`"
             )
         steps = self._plan_update(spec, archive, existing)
         if self._event_invoke_differs():
-            steps.append(Step("update", f"{self.title}: where failed calls are recorded", self._set_event_invoke))
+            steps.append(
+                Step("update", f"{self.title}: the place where failed calls are recorded", self._set_event_invoke)
+            )
         return steps
 
     def owner(self) -> Owner:

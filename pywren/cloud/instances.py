@@ -124,7 +124,7 @@ def described(aws: AWS, filters: Mapping[str, Sequence[str]]) -> Iterator[dict[s
         "ec2",
         "describe_instances",
         tokens={"NextToken": "NextToken"},
-        doing="look at the instances",
+        doing="list the instances",
         permission=_permission("describe_instances"),
         Filters=[{"Name": name, "Values": list(values)} for name, values in filters.items()],
     ):

@@ -171,7 +171,7 @@ class Launcher:
         if image.architecture not in architectures:
             raise DeploymentError(
                 f"the image {image.id} is for {image.architecture}, but instances of the type {wish.kind} are "
-                f"{' or '.join(architectures)}: choose another type with --instance_type, set standalone: target_ami "
+                f"{' or '.join(architectures)}: choose another type with --instance_type, set `standalone: target_ami` "
                 "to another image, or remove it to use Amazon Linux 2023"
             )
         return Order(wish, image, processors, self.names.queue)
@@ -190,7 +190,7 @@ class Launcher:
         except PywrenError as error:
             if count == 1 or service_code(error) not in ON_SCARCITY:
                 raise
-            logger.info("%s; asking for fewer", error)
+            logger.info("%s; asking for fewer instances", error)
             return Launched(self._run(1, count - 1, arguments), why_fewer=str(error))
 
     # -- looking up ------------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ class Launcher:
         found = self._ask("describe_images", f"look up the image {image_id}", ImageIds=[image_id])["Images"]
         if not found:
             raise DeploymentError(
-                f"there is no image {image_id} in {self.names.region}: remove standalone: target_ami from the "
+                f"there is no image {image_id} in {self.names.region}: remove `standalone: target_ami` from the "
                 "configuration to use Amazon Linux 2023, or set it to another image"
             )
         image = found[0]
@@ -332,8 +332,8 @@ def check_packaged(python: str) -> None:
     if python not in PACKAGED_PYTHONS:
         raise DeploymentError(
             f"Amazon Linux 2023 has no Python {python}, which workers need to match this machine: run this "
-            f"command with {' or '.join(sorted(PACKAGED_PYTHONS))}, or set standalone: target_ami in the configuration "
-            f"to your own image with python{python} and pip"
+            f"command with {' or '.join(sorted(PACKAGED_PYTHONS))}, or set `standalone: target_ami` in the "
+            f"configuration to your own image with python{python} and pip"
         )
 
 

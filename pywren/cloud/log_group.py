@@ -14,7 +14,7 @@ RETENTION_DAYS = 30
 
 _EXISTS = ("ResourceAlreadyExistsException",)
 _MISSING = ("ResourceNotFoundException",)
-_THEIRS = "it is the log of a function that is not pywren's"
+_THEIRS = "it belongs to a function that pywren did not create"
 
 
 class LogGroup:

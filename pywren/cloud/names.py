@@ -88,13 +88,13 @@ class Names:
         )
         if not names.prefix:
             raise ConfigError(
-                "the configuration's s3: pywren_prefix is empty, so the whole bucket would be pywren's: write a prefix "
-                f"such as {wrenconfig.AWS_S3_PREFIX_DEFAULT}"
+                "`s3: pywren_prefix` is empty in the configuration, so pywren would treat the whole bucket as its own: "
+                f"write a prefix such as {wrenconfig.AWS_S3_PREFIX_DEFAULT}"
             )
         if names.role == names.instance_profile:
             raise ConfigError(
-                f"account: aws_lambda_role and standalone: instance_profile_name are both {names.role}: Lambda and EC2 "
-                "do not share a role; change one of the names"
+                f"`account: aws_lambda_role` and `standalone: instance_profile_name` are both {names.role}: Lambda "
+                "and EC2 must not share a role; change one of the names"
             )
         return names
 
@@ -180,13 +180,13 @@ def check_bucket_name(bucket: str) -> None:
     well_formed = re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket) and ".." not in bucket
     if not well_formed or re.fullmatch(r"\d+\.\d+\.\d+\.\d+", bucket):
         raise ConfigError(
-            f"{bucket!r} is not a valid bucket name: write 3 to 63 lower-case letters, digits, dots and hyphens, "
-            "beginning and ending with a letter or digit, under s3: bucket"
+            f"{bucket!r} is not a valid bucket name: under `s3: bucket`, write 3 to 63 lower-case letters, digits, "
+            "dots and hyphens, beginning and ending with a letter or digit"
         )
     if bucket.startswith(_RESERVED_STARTS) or bucket.endswith(_RESERVED_ENDS):
         raise ConfigError(
             f"{bucket!r} is not a valid bucket name: S3 reserves names that begin with {', '.join(_RESERVED_STARTS)} "
-            f"or end with {', '.join(_RESERVED_ENDS)}; choose another under s3: bucket"
+            f"or end with {', '.join(_RESERVED_ENDS)}; choose another name under `s3: bucket`"
         )
 
 
@@ -265,5 +265,7 @@ def _checked(config: Mapping[str, Any], path: str) -> str:
     # an empty prefix is reported elsewhere, with its own message
     if (value or path != "s3.pywren_prefix") and not re.fullmatch(pattern, value):
         section, _, key = path.partition(".")
-        raise ConfigError(f"the configuration's {section}: {key} is {value!r}: write {description}")
+        raise ConfigError(
+            f"in the configuration, `{section}: {key}` is {value!r}, which is not valid; write {description}"
+        )
     return value

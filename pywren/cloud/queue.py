@@ -73,7 +73,7 @@ class Queue:
         if url is None:
             return [Step("create", self.title, self._create)]
         if not self._is_tagged(url):
-            return [Step("keep", f"{self.title}: pywren did not create it; it is used as it is")]
+            return [Step("keep", f"{self.title}: pywren did not create it, and uses it as it is")]
         asked = [*self._attributes, "Policy"]
         found = (self._find("get_queue_attributes", QueueUrl=url, AttributeNames=asked) or {}).get("Attributes", {})
         wanted = {**self._attributes, **({} if found.get("Policy") else self._policy)}

@@ -100,6 +100,6 @@ def check_account(config: Mapping[str, Any], aws: AWS) -> str:
     if written and written != found:
         raise ConfigError(
             f"the configuration is for the account {written}, but the credentials belong to {found}: choose a profile "
-            "with AWS_PROFILE, or correct account: aws_account_id"
+            "with AWS_PROFILE, or correct `account: aws_account_id`"
         )
     return found

@@ -166,7 +166,7 @@ class RoleInUse(Role):
         except DeploymentError as error:
             if not was_denied(error):
                 raise
-            return [Step("keep", f"{self.title}: these credentials may not read it")]
+            return [Step("keep", f"{self.title}: these credentials are not allowed to read it")]
 
 
 class InstanceProfile:
@@ -193,7 +193,7 @@ class InstanceProfile:
         """Return the steps that create the role and the profile, and add the role to the profile."""
         profile = self._found()
         if profile is not None and not is_ours(profile.get("Tags")):
-            return [Step("keep", f"{self.title}: pywren did not create it; it is used as it is")]
+            return [Step("keep", f"{self.title}: pywren did not create it, and uses it as it is")]
         steps = self._role.plan()
         if profile is None:
             steps.append(Step("create", self.title, self._create))

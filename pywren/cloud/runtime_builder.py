@@ -129,7 +129,7 @@ def build_from_environment(target: Target, directory: Path, say: Say, *, install
             if pin.name in found and found[pin.name] != pin.version:
                 say(
                     f"{pin.name} {pin.version}, which is installed here, has no wheel for {target} that fits the "
-                    f"others: using {found[pin.name]}"
+                    f"other packages: using {found[pin.name]}"
                 )
         return _finish(directory, site, target, say)
 
@@ -201,8 +201,8 @@ def _finish(
     there = {item.name for item in kept}
     for name in wanted.keys() - there - left_out:
         raise DeploymentError(
-            f"{wanted[name]} requires {name}, which was not installed for {target}. If pip evaluated its marker for "
-            "this machine, install uv, which evaluates it for the function. Nothing was uploaded"
+            f"{wanted[name]} requires {name}, which was not installed for {target}. If pip evaluated an environment "
+            "marker for this machine, install uv, which evaluates markers for the function. Nothing was uploaded"
         )
     check_importable([item for item in kept if item.name in wanted], site, target, say, wanted)
     if not kept and not own_interpreter:
@@ -215,13 +215,13 @@ def _finish(
 
 
 def _remove_hiding(packages: SitePackages, item: Distribution, hiding: Sequence[str], say: Say) -> None:
-    """Remove modules that would hide standard library modules; remove the distribution if none are left."""
-    reason = f"its {hiding[0]} would hide the standard library's"
+    """Remove modules that would hide standard library modules; remove the whole distribution if it has no others."""
+    reason = f"its module {hiding[0]} would hide the standard library's"
     if set(hiding) == set(item.modules):
         say(f"{item.name} {item.version} is left out: {reason}")
         packages.remove(item)
     else:
-        say(f"{', '.join(hiding)} of {item.name} {item.version} is left out: {reason}")
+        say(f"{', '.join(hiding)} from {item.name} {item.version} is left out: {reason}")
         packages.remove_modules(item, hiding)
 
 
@@ -316,11 +316,11 @@ def check_fits(built: Built, ask: Callable[[], Disk]) -> None:
     if megabytes <= disk.to_come:
         remedy = f"run `pywren deploy_lambda`, which raises it to the configuration's {disk.to_come:,} MB"
     elif megabytes <= _BIGGEST_DISK:
-        remedy = f"set lambda: ephemeral_storage to {megabytes} in the configuration and run `pywren deploy_lambda`"
+        remedy = f"set `lambda: ephemeral_storage` to {megabytes} in the configuration and run `pywren deploy_lambda`"
     else:
         remedy = f"Lambda's limit is {_BIGGEST_DISK:,} MB"
     raise DeploymentError(
         f"the runtime and its archive need {megabytes:,} MB on the worker's disk, but {disk.told} "
         f"{disk.megabytes:,} MB of ephemeral storage: {remedy}, or name fewer packages with -r. "
-        f"The biggest: {biggest}. Nothing was uploaded"
+        f"The biggest packages: {biggest}. Nothing was uploaded"
     )

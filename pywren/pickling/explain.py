@@ -18,7 +18,7 @@ _MAX_TRIES = 5_000
 _SDKS = frozenset({"boto3", "botocore", "aioboto3", "aiobotocore", "s3transfer"})
 
 _TOO_DEEP = (
-    "it is nested too deeply to be pickled; make it flatter (a list in place of linked objects), "
+    "the object is nested too deeply to be pickled; make it flatter (a list in place of linked objects), "
     "or raise the limit with sys.setrecursionlimit before the call"
 )
 

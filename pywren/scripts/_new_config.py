@@ -40,7 +40,7 @@ s3:
   pywren_prefix: {bucket_prefix}
   # expiry_days: 7  # S3 deletes the data of calls after this many days
 
-# runtime: your packages on the worker; `pywren runtime build` builds one and writes this section
+# runtime: your packages on the worker; `pywren runtime build` builds a runtime and writes this section
 
 scheduler:
   map_item_limit: 10000  # the most items of one map
@@ -54,8 +54,8 @@ standalone:
   ec2_instance_type: {instance_type}
   ec2_ssh_key:  # the name of a key pair; without one, nobody can log in
   target_ami:  # your own image; without one, Amazon Linux 2023
-  max_idle_time: 60  # a worker stops after this many seconds without calls,
-  idle_terminate_granularity: 3600  # near the end of a period of this many seconds; 0: at any time
+  max_idle_time: 60  # a worker stops after this many seconds without calls, but
+  idle_terminate_granularity: 3600  # only near the end of a period of this many seconds; 0: at any time
   # subnet_id: subnet-0123456789abcdef0  # needed when the region has no default network
 """
 
@@ -122,7 +122,7 @@ def check_config(text: str) -> None:
     aws = AWS(names.region)
     try:
         if not aws.has_region():
-            raise ConfigError(f"AWS has no region {names.region}: correct account: aws_region (--aws_region)")
+            raise ConfigError(f"AWS has no region {names.region}: correct `account: aws_region` (--aws_region)")
     finally:
         aws.close()
 
@@ -150,7 +150,9 @@ def write_config(path: Path, text: str, *, force: bool) -> None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
     except FileExistsError as error:
-        raise ConfigError(f"{path} exists: choose another with --filename, or overwrite it with --force") from error
+        raise ConfigError(
+            f"{path} exists: choose another file with --filename, or overwrite it with --force"
+        ) from error
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from error
 

@@ -38,7 +38,9 @@ def standalone() -> None:
     help="Stop idle workers only near the end of a period of this many seconds.",
 )
 @option("parallelism", type=click.IntRange(min=1), default=1, help="How many calls each instance runs at once.")
-@option("spot_price", type=Number(min=0), help="Launch spot instances for up to this many dollars an hour each.")
+@option(
+    "spot_price", type=Number(min=0), help="Launch spot instances, and pay at most this many dollars an hour for each."
+)
 @option("instance_type", help="The instance type.")
 @option("pywren_git_branch", hidden=True)
 @option("pywren_git_commit", hidden=True)
@@ -60,7 +62,9 @@ def launch_instances(
     The defaults of the options come from the section standalone in the configuration.
     """
     if pywren_git_branch or pywren_git_commit:
-        click.echo("--pywren_git_branch and --pywren_git_commit are ignored: workers run this pywren", err=True)
+        click.echo(
+            "--pywren_git_branch and --pywren_git_commit are ignored: workers run this machine's pywren", err=True
+        )
     with open_account(_config(ctx)) as account:
         wish = Wish.of(account.config, number, kind=instance_type, spot_price=spot_price or None, **limits)
         launcher = Launcher(account.config, account.resources.names, account.aws)
@@ -86,14 +90,18 @@ def _launch(launcher: Launcher, order: Order) -> None:
 
 
 def _calls(wish: Wish, order: Order) -> str:
-    calls = "1 call at a time" if wish.parallelism == 1 else f"{wish.parallelism} calls at once, each"
-    return f"{calls} with 1 processor" if order.processors == 1 else f"{calls} with {order.processors} processors"
+    calls = "1 call at a time" if wish.parallelism == 1 else f"{wish.parallelism} calls at once"
+    return (
+        f"{calls}, with 1 processor per call"
+        if order.processors == 1
+        else f"{calls}, with {order.processors} processors per call"
+    )
 
 
 def _end(wish: Wish) -> str:
     idle = f"they terminate after {wish.max_idle_time:g} s without calls"
     period = wish.idle_terminate_granularity
-    return f"{idle}, near the end of a period of {period:g} s" if period > 0 else idle
+    return f"{idle}, but only near the end of a billing period of {period:g} s" if period > 0 else idle
 
 
 @standalone.command("list_instances")

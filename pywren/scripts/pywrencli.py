@@ -61,8 +61,14 @@ cli.add_command(standalone)
 @option("lambda_role", default=wrenconfig.AWS_LAMBDA_ROLE_DEFAULT, help="The role that the function runs as.")
 @option("function_name", default=wrenconfig.AWS_LAMBDA_FUNCTION_NAME_DEFAULT, help="The Lambda function.")
 @option("sqs_queue", default=wrenconfig.AWS_SQS_QUEUE_DEFAULT, help="The queue of stand-alone workers.")
-@option("standalone_name", default="pywren-standalone", help="The name of stand-alone instances and their profile.")
-@option("pythonver", default=None, help="For scripts of 0.4: must be the Python that runs this command.")
+@option(
+    "standalone_name",
+    default="pywren-standalone",
+    help="The name of stand-alone instances and of their instance profile.",
+)
+@option(
+    "pythonver", default=None, help="For scripts written for 0.4: must be the version of Python that runs this command."
+)
 @option("force", is_flag=True, help="Overwrite the file if it exists.")
 @click.pass_obj
 def create_config(filename: str | None, /, pythonver: str | None, force: bool, **settings: str) -> None:
@@ -70,7 +76,7 @@ def create_config(filename: str | None, /, pythonver: str | None, force: bool, *
     path = new_config_path(filename)
     if pythonver not in (None, PYTHON):
         raise click.UsageError(
-            f"the function gets the Python that runs this command, {PYTHON}: run it with Python {pythonver} instead"
+            f"the function gets the Python of this command, {PYTHON}: run the command with Python {pythonver} instead"
         )
     check_config(config_text(**settings))
     text = config_text(**settings, account_id=_account_id_if_known(settings["aws_region"]))
@@ -408,7 +414,8 @@ def gc(filename: str | None, older_than: str, dry_run: bool, yes: bool) -> None:
     longest = wrenconfig.setting(config, "lambda.event_age") + wrenconfig.setting(config, "lambda.timeout")
     if age < longest and not (yes or dry_run):
         raise click.ClickException(
-            f"calls of the last {longest / 3600:.1f} hours may still be running: choose a greater age, or add --yes"
+            f"calls made in the last {longest / 3600:.1f} hours may still be running: choose a greater age, or add "
+            "--yes"
         )
     with open_account(config) as account:
         bucket = account.resources.bucket
@@ -427,7 +434,9 @@ def parse_age(text: str) -> float:
     """Return an age such as ``90m``, ``12h`` or ``7d`` in seconds."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([mhd])", text.strip())
     if not found:
-        raise click.UsageError(f"{text!r} is not an age: write minutes, hours or days such as 90m, 12h, 7d")
+        raise click.UsageError(
+            f"{text!r} is not an age: write a number of minutes, hours or days, such as 90m, 12h or 7d"
+        )
     return float(found[1]) * _UNITS[found[2]]
 
 

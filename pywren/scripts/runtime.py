@@ -79,10 +79,12 @@ def build(
         runtime_builder.check_fits(built, lambda: _disk(config))
         _keep(built, store, None if bucket else filename, dry_run)
     if target.python != PYTHON:
-        click.echo(f"only programs on Python {target.python} can use it; this is Python {PYTHON}")
+        click.echo(
+            f"only programs on Python {target.python} can use this runtime; this command runs on Python {PYTHON}"
+        )
     if target.arch != wrenconfig.setting(config, "lambda.architecture"):
         click.echo(
-            f"only functions on {target.arch} can use it: write `architecture: {target.arch}` under lambda: in the "
+            f"only functions on {target.arch} can use this runtime: set `lambda: architecture` to {target.arch} in the "
             "configuration and run `pywren deploy_lambda`"
         )
 
@@ -148,7 +150,11 @@ def list_runtimes(ctx: click.Context) -> None:
 
 @runtime.command("delete")
 @click.argument("name")
-@click.option("--force", is_flag=True, help="Also delete a runtime that the configuration uses, and remove it there.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Delete the runtime even if the configuration uses it, and remove it from the configuration.",
+)
 @dry_run_option
 @yes_option
 @click.pass_context
@@ -160,8 +166,8 @@ def delete(ctx: click.Context, name: str, force: bool, dry_run: bool, yes: bool)
         in_use = _in_use(config, store.bucket, item.key)
         if in_use and not force:
             raise click.ClickException(
-                f"{item.name} is in use: {filename} names it under runtime. Build another one first, or delete it "
-                "with --force, which also removes it from the configuration"
+                f"{item.name} is in use: the `runtime` section of {filename} names it. Build another runtime first, or "
+                "delete this one with --force, which also removes it from the configuration"
             )
         changes = [f"would remove it from {filename}"] * in_use + [f"would delete {item.name}"]
         if dry_run:

@@ -191,7 +191,7 @@ def _report_kept_file(path: Path, config: wrenconfig.Config, proposed: Answers, 
     names = Names.of(config, "")
     if names.region != proposed.region or (suffix and names.function != proposed.function):
         click.echo(
-            f"It is for the function {names.function} in {names.region}, not for {proposed.function} in "
+            f"The file is for the function {names.function} in {names.region}, not for {proposed.function} in "
             f"{proposed.region}: for a second set-up choose another file, here or with PYWREN_CONFIG_FILE",
             err=True,
         )

@@ -336,8 +336,8 @@ def check_size(files: Iterable[File], name: str, path: str) -> None:
     if size > PACKAGE_LIMIT:
         raise SerializationError(
             f"the package {name} ({path}) is {size / 1e6:.0f} MB, over the limit of {PACKAGE_LIMIT / 1e6:.0f} MB for "
-            f"what is shipped with a function; keep its data elsewhere, leave it out with exclude_modules=[{name!r}], "
-            "or give the worker a runtime or layer that has it (docs/runtimes.md)",
+            "what is shipped with a function; keep the package's data elsewhere, leave the package out with "
+            f"exclude_modules=[{name!r}], or give the worker a runtime or layer that has it (docs/runtimes.md)",
             path=name,
         )
 

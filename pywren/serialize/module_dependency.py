@@ -324,7 +324,7 @@ def _check_extensions(extensions: Iterable[File], contents: Contents, name: str,
         return
     raise SerializationError(
         f"the module {name} is not installed on the worker, and cannot be shipped because it has a C extension "
-        f"({extension.shown_path}); {because}. Give the worker a runtime or a layer that has it and name it in the "
-        f"configuration under runtime: preinstalls, or leave it out with exclude_modules=[{name!r}]",
+        f"({extension.shown_path}). The module is needed because {because}. Either put {name} into a runtime or layer "
+        f"and add {name!r} to `runtime: preinstalls`, or leave {name} out with exclude_modules=[{name!r}]",
         path=name,
     )

@@ -52,10 +52,10 @@ def check_named(runtime_config: Mapping[str, Any]) -> None:
     if not given or not missing or is_public(runtime_config):
         return
     raise ConfigError(
-        f"the configuration's runtime: {given[0]} is {runtime_config[given[0]]!r}, but there is no runtime: "
-        f"{missing[0]}, and PyWren 0.4's public buckets are gone: set both to a runtime of your own for this python "
-        f"version, {PYTHON} (`pywren runtime build` builds one and writes them), or remove {given[0]} to use the "
-        "worker's own Python"
+        f"in the configuration, `runtime: {given[0]}` is {runtime_config[given[0]]!r}, but `runtime: {missing[0]}` is "
+        f"missing, and PyWren 0.4's public buckets are gone: set both keys to a runtime of your own for this python "
+        f"version, {PYTHON} (`pywren runtime build` builds a runtime and writes the keys), or remove {given[0]} to use "
+        "the worker's own Python"
     )
 
 
@@ -69,9 +69,9 @@ def required_sha256(runtime_config: Mapping[str, Any]) -> str:
     if not re.fullmatch("[0-9a-f]{64}", digest):
         url = _url(runtime_config, runtime_config["s3_key"])
         raise ConfigError(
-            f"the configuration has no runtime: sha256: write the SHA-256 of {url}, in quotes, as 64 hexadecimal "
-            f"digits; `aws s3 cp {url} - | sha256sum` computes it, or sha256sum of the file that you uploaded. "
-            "Workers extract nothing that they cannot verify"
+            "`sha256` is missing or invalid in the `runtime` section of the configuration. Set it to the SHA-256 of "
+            f"{url}: 64 hexadecimal digits, in quotes. To compute it, run `aws s3 cp {url} - | sha256sum`, or run "
+            "sha256sum on the file that you uploaded. Workers extract only what they can verify"
         )
     return digest
 
@@ -126,8 +126,8 @@ def check_runtime(runtime_meta: Mapping[str, Any], architecture: str | None = No
     arch = runtime_meta.get("arch")
     if None not in (arch, architecture) and arch != architecture:
         raise ConfigError(
-            f"the runtime is for {arch}, but the function is for {architecture}: write `architecture: {arch}` under "
-            f"lambda: in the configuration and run `pywren deploy_lambda`, or build a runtime for {architecture} with "
+            f"the runtime is for {arch}, but the function is for {architecture}: set `lambda: architecture` to "
+            f"{arch} in the configuration and run `pywren deploy_lambda`, or build a runtime for {architecture} with "
             "`pywren runtime build`"
         )
 

@@ -217,7 +217,7 @@ _READ_HINT = ", and s3:ListBucket on its bucket; without s3:ListBucket a missing
 def _bucket_of(options: Mapping[str, Any]) -> str:
     bucket = options.get("bucket")
     if not isinstance(bucket, str) or not bucket:
-        raise ConfigError("the configuration has no bucket: set s3: bucket")
+        raise ConfigError("the configuration has no bucket: set `s3: bucket`")
     return bucket
 
 

@@ -242,8 +242,9 @@ class Storage:
             raise StorageOutputNotFoundError(callset_id, call_id)
         if not status.signed:
             raise IntegrityError(
-                f"the status of call {call_id} of callset {callset_id} is not signed with this user's key; ask the "
-                "future, which has the call's key, or set PYWREN_HOME to the directory of the user who made the call"
+                f"the status of call {call_id} of callset {callset_id} is not signed with this user's key; get the "
+                "result from the call's future, which has the key, or set PYWREN_HOME to the directory of the user who "
+                "made the call"
             )
         self._check_key(status, digests.attempt_key(secret, call_id, status.attempt))
         return pickle.dumps(_OutputOf04(Outcome.decode(self._outcome(status))), PROTOCOL)

@@ -71,7 +71,7 @@ def user_key() -> bytes:
         return _process_key(str(error))
     if len(key) != _KEY_BYTES:
         raise ConfigError(
-            f"the key file {path} holds {len(key)} bytes, not {_KEY_BYTES}. Remove it, and pywren makes a new one"
+            f"the key file {path} holds {len(key)} bytes, not {_KEY_BYTES}. Remove the file, and pywren makes a new key"
         )
     return key
 
@@ -89,7 +89,8 @@ def _refuse_foreign(path: Path, shared: int, remedy: str) -> None:
     status, me = path.stat(), os.getuid()
     if status.st_uid not in (me, 0):
         raise ConfigError(
-            f"{path} belongs to another user. Make it yours alone, or set PYWREN_HOME to a directory of your own"
+            f"{path} belongs to another user. Change its owner to your user, or set PYWREN_HOME to a directory of your "
+            "own"
         )
     # As with ssh, a file that root provides for this user may be readable by a group, but not writable by anyone else.
     if status.st_mode & (shared if status.st_uid == me else 0o022):
@@ -105,7 +106,7 @@ def _process_key(reason: str) -> bytes:
     if not _key_of_this_process:
         _key_of_this_process.append(os.urandom(_KEY_BYTES))
         logging.getLogger(__name__).warning(
-            "cannot write the key file (%s): no other process can collect the results of this one", reason
+            "cannot write the key file (%s): no other process can collect the results of this process", reason
         )
     return _key_of_this_process[0]
 

@@ -442,8 +442,8 @@ class _Attempt:
 
     def _commit(self, status: Status) -> Status | None:
         body = status.encode(self.call.attempt_key)
-        if len(body) > STATUS_LIMIT:  # clients read no more than this
-            text = f"the status of the call would have {len(body):,} bytes, but the limit is {STATUS_LIMIT:,}"
+        if len(body) > STATUS_LIMIT:  # clients would not read beyond it
+            text = f"the status of the call is too large: {len(body):,} bytes, but the limit is {STATUS_LIMIT:,}"
             status = Status(status.callset_id, status.call_id, status.attempt, Failure(CallError.__name__, text))
             body = status.encode(self.call.attempt_key)
         if self.call.retryable and _may_be_retried(status.failure):

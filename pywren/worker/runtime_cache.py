@@ -84,7 +84,7 @@ class Archive:
         if not call.runtime_sha256:
             raise RuntimeSetupError(
                 f"the payload has no digest of the runtime {call.runtime_url}, and workers extract nothing unverified: "
-                "write its SHA-256 in the configuration under runtime: sha256",
+                "set `runtime: sha256` in the configuration to the SHA-256 of the archive",
                 ERROR,
             )
         try:
@@ -305,8 +305,9 @@ class RuntimeCache:
             raise RuntimeSetupError(f"cannot fetch it: {error}", READ_ERROR) from error
         if digest.hexdigest() != archive.sha256:
             raise RuntimeSetupError(
-                f"its SHA-256 is {digest.hexdigest()}, not {archive.sha256} as the configuration says under runtime: "
-                "sha256; nothing was extracted. If you replaced the archive, write its new SHA-256 there (`sha256sum`)",
+                f"its SHA-256 is {digest.hexdigest()}, but `runtime: sha256` in the configuration is "
+                f"{archive.sha256}; nothing was extracted. If you replaced the archive, set the key to the new "
+                "SHA-256 (`sha256sum` prints it)",
                 ERROR,
             )
 

@@ -174,7 +174,7 @@ def _how_it_ended(returncode: int | None, *, was_lost: bool) -> str:
     text = f"the process that ran the call ended with a non-zero return code: {returncode} ({signal_name(-returncode)})"
     if -returncode != getattr(signal, "SIGKILL", 9):
         return text
-    text += f". Running out of memory may be the cause: {_memory()}give the worker more, or each call less to do"
+    text += f". Running out of memory may be the cause: {_memory()}give the worker more memory, or each call less to do"
     if was_lost:
         text += "; or the function closed file descriptors that it had not opened, as os.closerange does"
     return text
@@ -183,7 +183,7 @@ def _how_it_ended(returncode: int | None, *, was_lost: bool) -> str:
 def _memory() -> str:
     """Return a clause that says how much memory this worker has; an empty text if the size was not configured."""
     size = os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE")
-    return f"the function has {size} MB ('memory' in the section 'lambda'); " if size else ""
+    return f"the function has {size} MB (`lambda: memory` in the configuration); " if size else ""
 
 
 def signal_name(number: int) -> str:

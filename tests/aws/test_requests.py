@@ -98,7 +98,7 @@ REFUSALS = [
     ("RequestEntityTooLargeException", 413, InvocationError, "1 MB"),
     ("KMSAccessDeniedException", 502, InvocationError, "kms:Decrypt"),
     ("KMSDisabledException", 502, InvocationError, "key is enabled"),
-    ("RecursiveInvocationException", 400, InvocationError, "map wider"),
+    ("RecursiveInvocationException", 400, InvocationError, "nest fewer maps"),
     ("InvalidRuntimeException", 502, InvocationError, "pywren deploy_lambda"),
     ("SomethingNew", 400, InvocationError, "SomethingNew: the text of AWS"),
     ("ExpiredTokenException", 403, ConfigError, "aws sso login"),

@@ -98,7 +98,7 @@ def test_a_credential_process_that_gives_no_keys(home: Path, process: str) -> No
     script.chmod(0o755)
     (home / "config").write_text(f"[default]\ncredential_process = {script}\n")
     text = refusal()
-    assert f"credential_process of {home}/config cannot be used" in text
+    assert f"credential_process in {home}/config cannot be used" in text
     assert "it must print JSON with Version 1" in text
 
 
@@ -106,7 +106,7 @@ def test_a_credential_process_that_gives_no_keys(home: Path, process: str) -> No
 def test_a_credential_process_that_cannot_be_started(home: Path, command: str) -> None:
     """Row 230: a program that is missing is reported like one that prints nothing."""
     (home / "config").write_text(f"[default]\ncredential_process = {command}\n")
-    assert "run that command in a shell" in refusal()
+    assert "run its command in a shell" in refusal()
 
 
 def test_a_source_that_hangs(home: Path) -> None:

@@ -585,7 +585,7 @@ class TestPickledFutures:
         worker = Worker()
         (tmp_path / "client").touch()
         item = attach("00000", worker.callset, worker.storage, str(tmp_path / "client"))
-        with pytest.raises(CallLostError, match="has exited"):
+        with pytest.raises(CallLostError, match="the process that made the call has ended"):
             item.result(10)
 
 
@@ -998,7 +998,7 @@ class TestSilence:
     def test_is_told_once(self, caplog):
         """Row 222: after a minute one warning says what is known and what to check."""
         before, almost, told, *later = self.silent(caplog)
-        assert "nothing has come back for 61 s from 3 calls" in told
+        assert "neither a result nor a failure has arrived for 61 s from 3 calls" in told
         assert before + almost + "".join(later) == ""
 
     def test_of_a_function(self, caplog):
@@ -1017,19 +1017,19 @@ class TestSilence:
         """The invoker's explanation is logged instead, once."""
         told = self.silent(caplog, explain_silence=lambda: "nobody works")
         assert ["nobody works" in text for text in told] == [False, False, True, False, False, False]
-        assert "nothing has come back" not in "".join(told)
+        assert "neither a result nor a failure has arrived" not in "".join(told)
 
     def test_when_the_reason_becomes_known(self, caplog):
         """The invoker is asked again, after increasing pauses."""
         answers = iter([None, "the workers have gone"])
         told = self.silent(caplog, explain_silence=lambda: next(answers))
-        assert "nothing has come back" in told[2]
+        assert "neither a result nor a failure has arrived" in told[2]
         assert sum("the workers have gone" in text for text in told[3:]) == 1
 
     def test_an_invoker_that_fails_when_it_is_asked(self, caplog):
         """An error of a program's own invoker is not a problem of the storage, and the rest is still logged."""
         told = self.silent(caplog, explain_silence=Mock(side_effect=RuntimeError("not now")))
-        assert "nothing has come back" in told[2]
+        assert "neither a result nor a failure has arrived" in told[2]
         assert "not now" not in "".join(told)
 
     def test_of_a_dummy_executor(self, monkeypatch, caplog):
@@ -1038,7 +1038,7 @@ class TestSilence:
         item = pywren.dummy_executor().call_async(abs, -1)
         with pytest.raises(WaitTimeoutError):
             item.result(1)
-        assert "1 call is waiting to be run: call run_jobs()" in caplog.text
+        assert "1 call is waiting to be run: call executor.invoker.run_jobs()" in caplog.text
 
     def test_results_break_it(self, caplog):
         """The minute counts from the last result."""

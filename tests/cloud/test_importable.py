@@ -170,10 +170,10 @@ def test_modules_that_would_hide_the_standard_library(tmp_path: Path, wheels: Wh
     names, said = build(tmp_path, "configparser\nenum34\nlegacy_cgi\n", Target("3.13"))
     assert names == {"configparser", "legacy-cgi"}
     assert sorted(said) == [
-        "configparser of configparser 1.0 is left out: its configparser would hide the standard library's",
-        "enum34 1.0 is left out: its enum would hide the standard library's",
+        "configparser from configparser 1.0 is left out: its module configparser would hide the standard library's",
+        "enum34 1.0 is left out: its module enum would hide the standard library's",
     ]
     (tmp_path / "build").rename(tmp_path / "earlier")
     wheels.add("lib")
     names, said = build(tmp_path, "lib\nlegacy_cgi\n", Target("3.12"))
-    assert (names, said) == ({"lib"}, ["legacy-cgi 1.0 is left out: its cgi would hide the standard library's"])
+    assert (names, said) == ({"lib"}, ["legacy-cgi 1.0 is left out: its module cgi would hide the standard library's"])

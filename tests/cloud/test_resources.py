@@ -229,8 +229,8 @@ def test_names_that_s3_does_not_take(name):
         ("account", "aws_lambda_role", "a/b", "aws_lambda_role"),
         ("lambda", "function_name", "a.b", "function_name"),
         ("standalone", "sqs_queue_name", "a b", "sqs_queue_name"),
-        ("standalone", "sqs_queue_name", "", "sqs_queue_name is ''"),
-        ("lambda", "function_name", "", "function_name is ''"),
+        ("standalone", "sqs_queue_name", "", "sqs_queue_name` is ''"),
+        ("lambda", "function_name", "", "function_name` is ''"),
         ("standalone", "instance_profile_name", "the-role", "share"),
     ],
 )

@@ -190,7 +190,7 @@ def test_a_module_of_the_standard_library_is_left_out(tmp_path: Path, wheels: Wh
     wheels.add("enum34", files={"enum/__init__.py": ""})
     wheels.add("one", requires=["enum34"])
     built, said = build(tmp_path, "one\n")
-    assert said == ["enum34 1.0 is left out: its enum would hide the standard library's"]
+    assert said == ["enum34 1.0 is left out: its module enum would hide the standard library's"]
     assert not [name for name in members(built) if name.startswith("enum")]
 
 
@@ -335,7 +335,7 @@ def test_wheels_that_only_pip_knows(tmp_path: Path, wheels: Wheelhouse, monkeypa
     (directory := tmp_path / "work").mkdir()
     built = runtime_builder.build_from_environment(AL2, directory, said.append)
     assert built.meta["pkg_ver_list"] == [["one", "2.0"]]
-    warned = ["pip collected these packages, but evaluates markers for this machine"]
+    warned = ["pip collected these packages, but pip evaluates environment markers for this machine"]
     assert [line.partition(", not for")[0] for line in said] == ([] if AL2.is_here else warned)
 
 
@@ -403,7 +403,7 @@ def test_what_was_not_installed_from_an_index() -> None:
     assert pins == [Pin("plain-one", "1.0"), Pin("wheel-of", "1.0")]
     assert [line.split(" is left out")[0] for line in said] == ["mine 1.0", "theirs 1.0"]
     assert "git+https://example.org/theirs" in said[1]
-    with pytest.raises(DeploymentError, match="no package here can go into a runtime"):
+    with pytest.raises(DeploymentError, match="no package that is installed here can go into a runtime"):
         installed(said.append, [Installed("mine", "file:///home/me/mine")])
 
 
@@ -482,7 +482,7 @@ def elf(machine: int, *words: bytes) -> bytes:
     [
         ("a.cpython-312-x86_64-linux-gnu.so", elf(183), "is for Linux on aarch64, but"),
         ("a.cpython-312-x86_64-linux-gnu.so", elf(62, b"GLIBC_2.4", b"GLIBC_2.38"), r"needs glibc 2\.38, but"),
-        ("a.cpython-312-x86_64-linux-gnu.so", elf(62, b"libc.musl-x86_64.so.1"), "is for musl"),
+        ("a.cpython-312-x86_64-linux-gnu.so", elf(62, b"libc.musl-x86_64.so.1"), "is compiled for musl"),
         ("a.cpython-311-x86_64-linux-gnu.so", elf(62), r"is for Python 3\.11, not for Python 3\.12"),
         ("a.abi3.so", b"\xcf\xfa\xed\xfe", "is for another system"),
         ("a.cpython-312-x86_64-linux-gnu.so", elf(62, b"GLIBC_2.34"), None),
@@ -530,7 +530,7 @@ def test_the_size_is_what_the_worker_counts(tmp_path: Path, wheels: Wheelhouse) 
     runtime_builder.check_fits(built, never)
     bigger = replace(built, needed=600 * 2**20)
     runtime_builder.check_fits(bigger, lambda: Disk(600, "the function f has", 512))
-    with pytest.raises(DeploymentError, match=r"need 600 MB .* f has 512 MB .*ephemeral_storage to 600 .*one 0 MB"):
+    with pytest.raises(DeploymentError, match=r"need 600 MB .* f has 512 MB .*ephemeral_storage` to 600 .*one 0 MB"):
         runtime_builder.check_fits(bigger, lambda: Disk(512, "the function f has", 512))
 
 
@@ -542,10 +542,10 @@ def test_the_size_is_what_the_worker_counts(tmp_path: Path, wheels: Wheelhouse) 
             {"ephemeral_storage": 2048},
             "the function f has 512 MB .*the configuration's 2,048",
         ),
-        ({}, {"ephemeral_storage": 599}, "the function f has 512 MB .*set lambda: ephemeral_storage to 600"),
-        (None, {"ephemeral_storage": 599}, "the configuration says 599 MB .*set lambda: ephemeral_storage to 600"),
+        ({}, {"ephemeral_storage": 599}, "the function f has 512 MB .*set `lambda: ephemeral_storage` to 600"),
+        (None, {"ephemeral_storage": 599}, "the configuration says 599 MB .*set `lambda: ephemeral_storage` to 600"),
         (DeploymentError("not allowed"), {"ephemeral_storage": 599}, "the configuration says 599 MB"),
-        (None, None, "by default a function has 512 MB .*set lambda: ephemeral_storage to 600"),
+        (None, None, "by default a function has 512 MB .*set `lambda: ephemeral_storage` to 600"),
         ({"EphemeralStorage": {"Size": 600}}, {}, None),
         (None, {"ephemeral_storage": 600}, None),
     ],

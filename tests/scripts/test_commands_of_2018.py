@@ -45,7 +45,7 @@ def test_test_config_before_there_is_a_configuration(account: Any, run: Callable
     done = run(*before, "test_config")
     assert (done.code, done.err) == (0, "")
     assert "ok    credentials: arn:aws:sts::123456789012" in done.out
-    assert "note  configuration: there is none" in done.out
+    assert "note  configuration: there is no configuration" in done.out
     assert "pywren create_config" in done.out
 
 

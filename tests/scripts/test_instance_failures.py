@@ -33,7 +33,7 @@ def test_amazon_linux_has_no_such_python(ready, pywren, monkeypatch):
     monkeypatch.setattr("pywren.cloud.launch.PYTHON", "3.10")
     monkeypatch.setattr("pywren.cloud.launch.PACKAGED_PYTHONS", frozenset({"3.11", "3.12"}))
     refused(
-        pywren("standalone", "launch_instances"), "has no Python 3.10", "3.11 or 3.12", "set standalone: target_ami"
+        pywren("standalone", "launch_instances"), "has no Python 3.10", "3.11 or 3.12", "set `standalone: target_ami`"
     )
     nothing_was_made(ready)
     own = {"target_ami": ready.image()}
@@ -139,7 +139,7 @@ def test_none_at_all(ready, pywren, number):
         ("VcpuLimitExceeded", 400, "or request more under Service Quotas"),
         ("MaxSpotInstanceCountExceeded", 400, "All Standard Spot Instance Requests"),
         ("SpotMaxPriceTooLow", 400, "offer more with --spot_price"),
-        ("PendingVerification", 400, "AWS has not yet cleared this account"),
+        ("PendingVerification", 400, "AWS has not yet approved this account"),
     ]:
         ready.refuse("RunInstances", code=code, status=status, message="no")
         refused(pywren("standalone", "launch_instances", number, "--spot_price", "0.01"), remedy, code)

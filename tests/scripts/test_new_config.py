@@ -81,11 +81,11 @@ def test_it_is_its_owners_alone(tmp_path):
     [
         ("bucket_name", "Bad_Name!", "'Bad_Name!' is not a valid bucket name"),
         ("aws_region", "nowhere", "AWS has no region nowhere"),
-        ("aws_region", "us west", "account: aws_region is 'us west'"),
-        ("function_name", "a b", "lambda: function_name is 'a b'"),
-        ("bucket_prefix", "*", "s3: pywren_prefix is '*'"),
-        ("lambda_role", "a/b", "account: aws_lambda_role is 'a/b'"),
-        ("sqs_queue", "", "standalone: sqs_queue_name is ''"),
+        ("aws_region", "us west", "`account: aws_region` is 'us west'"),
+        ("function_name", "a b", "`lambda: function_name` is 'a b'"),
+        ("bucket_prefix", "*", "`s3: pywren_prefix` is '*'"),
+        ("lambda_role", "a/b", "`account: aws_lambda_role` is 'a/b'"),
+        ("sqs_queue", "", "`standalone: sqs_queue_name` is ''"),
         ("standalone_name", "a\nb", "standalone: instance_"),
     ],
 )

@@ -140,7 +140,7 @@ def test_requirements_from_a_pipe(run: Run, requirements: Path) -> None:
     code, output = run("build", "-r", f"/dev/fd/{read}")
     os.close(read)
     assert code == 0, output
-    assert f"{requirements.parent} is left out: it is editable" in output
+    assert f"{requirements.parent} is left out: it is an editable install" in output
     assert "1 package" in output
 
 
@@ -173,9 +173,9 @@ def test_another_python_and_architecture(run: Run, requirements: Path, config_fi
     assert code == 0
     assert f"python{OTHER}-arm64-" in wrenconfig.load(config_file)["runtime"]["s3_key"]
     assert output.splitlines()[-2:] == [
-        f"only programs on Python {OTHER} can use it; this is Python {HERE}",
-        "only functions on arm64 can use it: write `architecture: arm64` under lambda: in the configuration and run "
-        "`pywren deploy_lambda`",
+        f"only programs on Python {OTHER} can use this runtime; this command runs on Python {HERE}",
+        "only functions on arm64 can use this runtime: set `lambda: architecture` to arm64 in the configuration and "
+        "run `pywren deploy_lambda`",
     ]
 
 
@@ -223,8 +223,8 @@ def test_a_runtime_that_is_too_big(
     assert code == 1
     function = wrenconfig.load(config_file)["lambda"]["function_name"]
     assert f"need 600 MB on the worker's disk, but the function {function} has 512 MB" in output
-    assert "set lambda: ephemeral_storage to 600 in the configuration and run `pywren deploy_lambda`" in output
-    assert "The biggest: big-one 3 MB, tiny-from-wheel 0 MB. Nothing was uploaded" in output
+    assert "set `lambda: ephemeral_storage` to 600 in the configuration and run `pywren deploy_lambda`" in output
+    assert "The biggest packages: big-one 3 MB, tiny-from-wheel 0 MB. Nothing was uploaded" in output
     assert bucket.list("") == []
     assert "sha256" not in config_file.read_text()
 
@@ -386,11 +386,10 @@ def test_a_runtime_that_calls_cannot_use(config_file: Path, aws: dict[str, Any],
     result = runner().invoke(cli, ["--filename", str(config_file), "test_config"])
     assert result.exit_code == 1
     assert (
-        "wrong runtime: the runtime is for arm64, but the function is for x86_64: write"
-        in result.stdout + result.stderr
+        "wrong runtime: the runtime is for arm64, but the function is for x86_64: set" in result.stdout + result.stderr
     )
     assert said() == f"ok    runtime: {place}, Python {HERE}"
-    assert said(sha256=None).startswith("wrong runtime: the configuration has no runtime: sha256")
+    assert said(sha256=None).startswith("wrong runtime: `sha256` is missing or invalid in the `runtime` section")
     bucket.put(description, json.dumps({**meta, "urls": [f"s3://{bucket.bucket}/copy.tar.gz"]}).encode())
     assert said().startswith(f"wrong runtime: there is no runtime s3://{bucket.bucket}/copy.tar.gz: ")
     bucket.put("copy.tar.gz", b"x")

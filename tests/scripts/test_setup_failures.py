@@ -114,7 +114,7 @@ def test_a_region_that_does_not_exist(account, setup, pywren):
     assert "pywren-123456789012-eu-west-1" in done.out
     done = pywren("test_config", account={"aws_region": "us-wst-2"})
     assert done.code == 1
-    assert "wrong region: AWS has no region us-wst-2: correct account: aws_region" in done.out
+    assert "wrong region: AWS has no region us-wst-2: correct `account: aws_region`" in done.out
 
 
 def test_a_bucket_name_that_is_not_valid(account, pywren, setup):
@@ -153,7 +153,7 @@ def test_a_bucket_name_that_is_taken_while_it_is_made(account, pywren):
 def test_a_bucket_in_another_region(account, pywren):
     """Row 126: the error names that region."""
     account.make_bucket(region="eu-west-1")
-    refused(pywren("create_bucket"), "the-bucket is in eu-west-1", "account: aws_region is us-west-2")
+    refused(pywren("create_bucket"), "the-bucket is in eu-west-1", "`account: aws_region` is us-west-2")
 
 
 def test_the_placeholder_bucket(account, pywren):
@@ -205,7 +205,7 @@ def test_a_function_of_somebody_else(account, pywren):
     assert pywren("delete_lambda") == (
         0,
         "kept the function the-function: it is not pywren's\n"
-        "kept the log group /aws/lambda/the-function: it is the log of a function that is not pywren's\n",
+        "kept the log group /aws/lambda/the-function: it belongs to a function that pywren did not create\n",
         "",
     )
     assert pywren("cleanup_all").code == 0
@@ -249,7 +249,7 @@ def test_a_queue_of_somebody_else(account, pywren):
     url = account.make_queue("precious")
     account.requests.clear()
     said = "kept the queue the-queue: pywren did not create it"
-    assert pywren("create_queue") == (0, f"{said}; it is used as it is\n", "")
+    assert pywren("create_queue") == (0, f"{said}, and uses it as it is\n", "")
     assert pywren("delete_queue") == (0, f"{said}\n", "")
     assert said in pywren("cleanup_all").out
     assert account.changes == []
@@ -307,7 +307,7 @@ def test_an_instance_profile_of_somebody_else(account, pywren):
     account.ask("iam", "create_instance_profile", InstanceProfileName="the-profile")
     account.requests.clear()
     said = "kept the instance profile the-profile: pywren did not create it"
-    assert pywren("create_instance_profile") == (0, f"{said}; it is used as it is\n", "")
+    assert pywren("create_instance_profile") == (0, f"{said}, and uses it as it is\n", "")
     assert pywren("delete_instance_profile") == (0, f"{said}\n", "")
     assert account.changes == []
 
@@ -317,7 +317,7 @@ def test_who_deploys_but_may_not_look_at_roles(made, pywren):
     made.refuse("GetRole")
     done = pywren("deploy_lambda", **{"lambda": {"memory": 2048}})
     assert done.out == (
-        "kept the role the-role: these credentials may not read it\n"
+        "kept the role the-role: these credentials are not allowed to read it\n"
         "unchanged: the log group /aws/lambda/the-function\n"
         "updated the function the-function: its MemorySize\n"
     )
@@ -457,7 +457,7 @@ def test_objects_of_others_keep_the_bucket(made, pywren):
     made.put("the.jobs/0/x", "theirs")
     done = pywren("delete_bucket")
     assert done.code == 0
-    assert "kept the bucket the-bucket: it holds other objects, such as theirs; --force deletes it" in done.out
+    assert "kept the bucket the-bucket: it holds other objects, such as theirs; --force deletes the bucket" in done.out
     assert made.keys() == ["theirs"]
     assert pywren("delete_bucket", "--force").code == 0
     assert "buckets" not in made.left()
@@ -601,7 +601,7 @@ def test_another_worker(made, pywren, monkeypatch):
     assert "pywren deploy_lambda" in done.out
     function = get_backend("123456789012", REGION).get_function("the-function")
     function.run_time = "python3.9"
-    assert "wrong worker: the function has python3.9, this machine python3." in pywren("test_config").out
+    assert "wrong worker: the function has python3.9, but this machine has python3." in pywren("test_config").out
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(3600, "3600 s ahead of AWS"), (-3600, "3600 s behind AWS")])

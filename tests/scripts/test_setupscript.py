@@ -130,11 +130,11 @@ def test_a_file_that_is_kept_is_for_another_set_up(setup, account, tmp_path):
     path = tmp_path / ".pywren_config"
     assert setup("--yes").code == 0
     assert setup("--yes").err == ""
-    kept = "It is for the function pywren_1 in us-west-2, not for {}: for a second set-up choose another file, here or "
+    kept = "The file is for the function pywren_1 in us-west-2, not for {}: for a second set-up choose another file, "
     done = setup("--dryrun", lines=["eu-west-1"])
-    assert done.err == kept.format("pywren_1 in eu-west-1") + "with PYWREN_CONFIG_FILE\n"
+    assert done.err == kept.format("pywren_1 in eu-west-1") + "here or with PYWREN_CONFIG_FILE\n"
     done = setup("--dryrun", "--suffix", "two", lines=["", path])
-    assert done.err == kept.format("pywren_1_two in us-west-2") + "with PYWREN_CONFIG_FILE\n"
+    assert done.err == kept.format("pywren_1_two in us-west-2") + "here or with PYWREN_CONFIG_FILE\n"
     assert "would create" not in done.out
 
 
@@ -153,10 +153,10 @@ def test_a_bucket_that_exists_is_not_asked_about(setup, account):
     [
         (["", "/no/where/config"], "there is no directory /no/where"),
         (["", "/"], "cannot write /"),
-        (["", "", "", "", "*"], "pywren_prefix is '*': write up to 200 letters"),
+        (["", "", "", "", "*"], "pywren_prefix` is '*', which is not valid; write up to 200 letters"),
         (["", "", "", "", "", "perhaps"], "answer y or n"),
-        (["", "", "", "", "", "y", "a/b"], "aws_lambda_role is 'a/b'"),
-        (["", "", "", "", "", "y", "", "a.b"], "function_name is 'a.b'"),
+        (["", "", "", "", "", "y", "a/b"], "aws_lambda_role` is 'a/b'"),
+        (["", "", "", "", "", "y", "", "a.b"], "function_name` is 'a.b'"),
         (["", "", "pywren.data"], "make sure you change the default bucket"),
     ],
 )

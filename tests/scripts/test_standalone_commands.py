@@ -46,8 +46,8 @@ def test_launch_instances(ready, pywren):
     *launched, told = done.out.splitlines()
     assert sorted(launched) == sorted(f"launched {name}" for name in ids)
     assert told == (
-        "3 m5.large for the queue the-queue; each runs 1 call at a time with 2 processors; "
-        "they terminate after 60 s without calls, near the end of a period of 3600 s"
+        "3 m5.large for the queue the-queue; each runs 1 call at a time, with 2 processors per call; "
+        "they terminate after 60 s without calls, but only near the end of a billing period of 3600 s"
     )
     (request,) = asked(ready)
     assert (request["MinCount"], request["MaxCount"]) == (3, 3)
@@ -164,7 +164,7 @@ def test_options_that_mean_nothing_any_more(ready, pywren):
     done = pywren("standalone", "launch_instances", "--pywren_git_branch", "x", "--pywren_git_commit", "y")
     assert (done.code, done.err) == (
         0,
-        "--pywren_git_branch and --pywren_git_commit are ignored: workers run this pywren\n",
+        "--pywren_git_branch and --pywren_git_commit are ignored: workers run this machine's pywren\n",
     )
 
 

@@ -90,7 +90,7 @@ def test_a_file_that_is_no_key_is_named(pywren_home: Path, content: bytes) -> No
     pywren_home.mkdir(mode=0o700)
     (pywren_home / "key").write_bytes(content)
     (pywren_home / "key").chmod(0o600)
-    with pytest.raises(ConfigError, match="Remove it") as caught:
+    with pytest.raises(ConfigError, match="Remove the file") as caught:
         user_key()
     assert str(pywren_home / "key") in str(caught.value)
 

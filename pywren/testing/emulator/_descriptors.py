@@ -26,8 +26,9 @@ def check_descriptors(containers: int) -> None:
     needed, most = containers * _OF_A_CONTAINER + _OF_ALL_ELSE, _most()
     if needed > most:
         raise ArgumentError(
-            f"{containers} containers need {needed:,} open files ({_OF_A_CONTAINER} each, and {_OF_ALL_ELSE}), but "
-            f"this machine allows a process only {most:,}: ask for fewer containers, or raise the limit (ulimit -Hn)"
+            f"{containers} containers need {needed:,} open files ({_OF_A_CONTAINER} per container, plus {_OF_ALL_ELSE} "
+            f"for everything else), but this machine allows only {most:,} per process: ask for fewer containers, or "
+            "raise the limit (ulimit -Hn)"
         )
 
 

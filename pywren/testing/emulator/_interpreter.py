@@ -82,7 +82,7 @@ def _distributions() -> Iterator[Distribution]:
         except PackageNotFoundError:
             if name in PACKAGES:
                 raise ImportError(
-                    f"{name} is not installed: pip install 'pywren[emulator]' brings what the emulator needs"
+                    f"{name} is not installed, but the emulator needs it: run pip install 'pywren[emulator]'"
                 ) from None
             continue
         yield distribution

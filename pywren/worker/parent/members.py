@@ -155,8 +155,8 @@ class Members:
         if self._failed_rounds < _MAX_FAILED_ROUNDS:
             return None
         self._failed_rounds = 0
-        text = f"worker processes cannot start on this machine: {_MAX_FAILED_ROUNDS} in a row ended during their start"
-        return last._replace(message=f"{text}. The last time {last.message}")
+        text = f"worker processes cannot start on this machine: {_MAX_FAILED_ROUNDS} in a row ended while starting"
+        return last._replace(message=f"{text}. Last failure: {last.message}")
 
     def kill(self) -> None:
         """Condemn all processes. The next use of the pool starts with a single process again."""

@@ -285,7 +285,7 @@ class LocalPool:
         shutdown.require_running()
         if self.lifetime.closed:
             raise ShutdownError(
-                "the worker processes of this machine have ended and take no more calls: make another executor with "
+                "the worker processes on this machine have ended and take no more calls: make another executor with "
                 "pywren.local_executor()"
             )
 
@@ -299,14 +299,17 @@ class LocalPool:
         """Wait for outstanding calls, as ``ProcessPoolExecutor`` does, then end the pump and all processes."""
         try:
             if not self.wait(_EXIT_WARNING_SECONDS):
+                running = self._ledger.outstanding
+                calls, them = ("1 call is", "it") if running == 1 else (f"{running} calls are", "them")
                 logger.warning(
-                    "the program is ending, but %d calls are still running: waiting for them; press Ctrl-C to stop "
-                    "them",
-                    self._ledger.outstanding,
-                )
+                    "the program is ending, but %s still running: waiting for %s; press Ctrl-C to stop %s",
+                    calls, them, them,
+                )  # fmt: skip
                 self.wait()
         except KeyboardInterrupt:
-            logger.warning("%d calls were stopped because the program ended", self._ledger.outstanding)
+            stopped = self._ledger.outstanding
+            calls = "1 call was" if stopped == 1 else f"{stopped} calls were"
+            logger.warning("%s stopped because the program ended", calls)
         finally:
             self.close()
             remove_abandoned_directories()

@@ -218,7 +218,9 @@ class Process:
 def _command(mode: str, root: str, executable: str | None) -> list[str]:
     python = executable or sys.executable
     if not python:
-        raise ConfigError("Python does not know its own executable (sys.executable is empty): set it, or use Lambda")
+        raise ConfigError(
+            "Python does not know its own executable (sys.executable is empty): set sys.executable, or use Lambda"
+        )
     homes = [part for item in _homes().items() for part in item]
     return [python, "-c", _BOOTSTRAP, str(len(homes) // 2), *homes, mode, root, *_clients_own_directories()]
 

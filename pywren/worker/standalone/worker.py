@@ -276,14 +276,14 @@ class _Fate(enum.Enum):
     """What happens to a message when its call has been handled."""
 
     DONE = "deleted: its call has a status"
-    GIVEN_BACK = "another worker takes it, at once or when this one no longer polls"
+    GIVEN_BACK = "another worker takes it, immediately or when this worker no longer polls"
     COMES_BACK = "another worker takes it when it is no longer hidden"
 
 
 _NEVER_FINISHED = (
-    f"the call is lost: {MOST_DELIVERIES} workers took it from the queue, and none finished it. It may use more memory "
-    "than the instance has and crash its worker: give it less to do, choose a larger --instance_type, or lower "
-    "--parallelism. If instances were taken away while it ran, run it again"
+    f"the call is lost: {MOST_DELIVERIES} workers took it from the queue, and none finished it. The call may use more "
+    "memory than the instance has, and crash its worker: give the call less to do, choose a larger --instance_type, or "
+    "lower --parallelism. If instances were taken away while the call ran, run it again"
 )
 
 

@@ -996,9 +996,9 @@ def test_ctrl_c_at_the_end_of_the_program_ends_its_calls() -> None:
     program = "import pywren, time; pywren.local_executor().call_async(time.sleep, 300)"
     with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True) as client:
         assert client.stderr is not None
-        assert "1 calls are still running" in client.stderr.readline()
+        assert "1 call is still running" in client.stderr.readline()
         client.send_signal(signal.SIGINT)
-        assert client.stderr.read() == "1 calls were stopped because the program ended\n"
+        assert client.stderr.read() == "1 call was stopped because the program ended\n"
 
 
 def test_processes_that_are_killed_while_they_start_fail_no_call() -> None:

@@ -508,13 +508,13 @@ def test_a_client_is_told_that_no_worker_takes_its_calls(executor, caplog, monke
     with caplog.at_level(logging.WARNING), pytest.raises(WaitTimeoutError):
         futures[0].result(0.5)
     (told,) = [record for record in caplog.records if "launch_instances" in record.getMessage()]
-    assert f"the queue {executor.invoker.sqs_queue_name}, where 3 wait" in told.getMessage()
+    assert f"the queue {executor.invoker.sqs_queue_name} (waiting calls: 3)" in told.getMessage()
 
 
 def test_a_client_is_told_nothing_while_a_worker_has_calls(executor, queue):
     """Row 187: a hidden message means that a worker is busy; an empty queue means nothing."""
     executor.map(abs, range(2))
-    assert "where 2 wait" in executor.invoker.explain_silence()
+    assert "(waiting calls: 2)" in executor.invoker.explain_silence()
     queue.deliver(visibility=60)
     assert executor.invoker.explain_silence() is None
     queue.aws.request("sqs", "purge_queue", doing="purge", QueueUrl=queue.url)

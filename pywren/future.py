@@ -92,6 +92,7 @@ class ResponseFuture(CallState):
             self._join(storage_path, invoke_metadata)
         else:
             self._metadata = invoke_metadata
+            # A future without a callset: 0.4's state *new*. Its own condition, since no other future shares its life.
             self._condition = threading.Condition()
 
     def _join(self, storage_path: Sequence[str], facts: dict[str, Any]) -> None:
@@ -100,6 +101,7 @@ class ResponseFuture(CallState):
 
         origin = origin_at(storage_path, self.callset_id, facts)
         self._origin, self._condition = origin, origin.callset.condition
+        # Last: from here on a poll on the monitor's thread may settle this future, so its fields must be complete.
         origin.take([self])
 
     # -- asking ------------------------------------------------------------------------------------------------
@@ -135,8 +137,10 @@ class ResponseFuture(CallState):
         origin = self._invoked()
         if storage_handler is not None and list(storage_handler.path) != list(origin.storage_path):
             raise StorageConfigMismatchError(list(storage_handler.path), list(origin.storage_path))
+        # A program may do this in a loop: done() lets the polls that it causes take at most a tenth of the time.
         if check_only:
             return self.done()
+        # No lock is held while this thread sleeps, and none is needed afterwards: a final state never changes.
         self._await_outcome(timeout)
         if self._exception is None:
             return self._result
@@ -163,6 +167,7 @@ class ResponseFuture(CallState):
         """
         self._invoked()
         self._await_outcome(timeout)
+        # As in ``concurrent.futures``: exception() raises the cancellation instead of returning it.
         if self._state == CANCELLED_AND_NOTIFIED and self._exception is not None:
             raise self._exception
         return self._exception
@@ -176,7 +181,11 @@ class ResponseFuture(CallState):
         if self._state not in DONE:
             if self._origin is None:
                 return False
+            # Before the poll: it then fetches a big output too, which it leaves in the storage as long as nothing has
+            # asked.
             self._awaited = True
+            # It may send requests on this thread, or settle other futures of the callset as well. It never waits for
+            # another thread's poll.
             self._origin.poll((self,))
         if self._state not in DONE:
             return False
@@ -212,6 +221,8 @@ class ResponseFuture(CallState):
             ArgumentError: the call was never invoked.
         """
         origin = self._invoked()
+        # No lock here: the origin decides the race with the result. The answer of cancelled() then covers both a
+        # cancellation by another thread and a call that had ended by itself.
         if self._state not in DONE and origin.cancel(self):
             return True
         return self.cancelled()
@@ -225,15 +236,22 @@ class ResponseFuture(CallState):
                 outcomes still arrive meanwhile.
         """
         with self._condition:
+            # Decide under the condition: settle() takes the list under it, so a function is either in that list or
+            # called below.
             is_first, is_done = self._callbacks is None, self._state in DONE
             if not is_done:
                 if self._callbacks is None:
                     self._callbacks = []
                 self._callbacks.append(fn)
+                # After the append: a staged origin holds its futures weakly, and keeps this one alive only if it has a
+                # callback by now.
                 self._expect()
+        # On the caller's thread, as in ``concurrent.futures``.
         if is_done:
             call_back(self, (fn,))
         elif is_first:
+            # Without the condition, because this may start threads. Once per future is enough: all its functions run in
+            # one go.
             callbacks.expect(self)
 
     def __await__(self) -> Generator[Any, None, Any]:
@@ -248,17 +266,24 @@ class ResponseFuture(CallState):
 
         def wake(_: object) -> None:
             try:
+                # Runs on the thread that settles, under the callset's condition. call_soon_threadsafe() only appends to
+                # a queue and writes one byte to a non-blocking socket, so it cannot wait. asyncio.Event itself is not
+                # thread-safe.
                 loop.call_soon_threadsafe(woken.set)
             except RuntimeError:
                 pass  # the event loop was closed meanwhile, so nothing waits any more
 
+        # The waiter stays installed if the task is cancelled: it then sets an event that nothing waits for.
         tell_when_done(self, wake)
         try:
             yield from woken.wait().__await__()
         except asyncio.CancelledError:
             # cancel() may send requests, which would block the event loop on this thread.
+            # Daemon: a program that ends right away does not wait for the request, and the call may then run to its
+            # end.
             threading.Thread(target=self.cancel, name="pywren-cancel", daemon=True).start()
             raise
+        # The event is set only after the state is final, so this returns at once.
         return self.result()
 
     # -- information about the call ------------------------------------------------------------------------------
@@ -268,6 +293,7 @@ class ResponseFuture(CallState):
         """The worker's report on the call (times in seconds); ``None`` until the program has received the outcome."""
         if not self._collected or self._origin is None:
             return None
+        # No lock: threads that race here make equal dicts from the same verdict, and the last assignment stays.
         if self._view is None:
             self._view = self._origin.run_status(self)
         return self._view
@@ -292,6 +318,8 @@ class ResponseFuture(CallState):
         return JobState.running if self._state == RUNNING else JobState.invoked
 
     def __repr__(self) -> str:
+        # Debuggers and loggers call this on any thread, perhaps under the condition: read the fields, and never ask the
+        # origin.
         outcome = ""
         if self._state in DONE:
             told = self._result if self._exception is None else self._exception
@@ -301,6 +329,7 @@ class ResponseFuture(CallState):
     def __reduce__(self) -> tuple[Any, ...]:
         if self._origin is None:
             return ResponseFuture, (self.call_id, self.callset_id)
+        # recipe() may write the outcome to the storage, on the thread that pickles. No lock of pywren may be held then.
         return attach, (self.call_id, *self._origin.recipe(self))
 
     # -- inside ----------------------------------------------------------------------------------------------------
@@ -311,12 +340,16 @@ class ResponseFuture(CallState):
         return self._origin
 
     def _await_outcome(self, timeout: float | None) -> None:
+        # Read the state without the condition first: result() of a finished future is called ten thousand times after a
+        # map.
         if self._state not in DONE and not waiting.await_all([self], timeout):
             raise self._time_out(timeout)
         self._collected = True
 
     def _time_out(self, timeout: float | None) -> WaitTimeoutError:
         what = f"call {self.call_id} of callset {self.callset_id} has not ended after {timeout} s"
+        # The last poll's error, if it failed. A timeout shorter than the storage's patience would otherwise hide the
+        # reason.
         trouble = None if self._origin is None else self._origin.trouble()
         if trouble is None:
             return WaitTimeoutError(f"{what}; it is still running: wait again with a longer timeout, or call cancel()")
@@ -380,6 +413,7 @@ class ResponseFuture(CallState):
             failed = new_state is JobState.error
             error = CallError(text, call_id=self.call_id, callset_id=self.callset_id) if failed else None
             self._collected = True
+            # Through settle(), so that it races fairly with the real outcome: whichever comes first stays.
             settle([(self, Verdict(None, error))])
 
 
@@ -410,5 +444,6 @@ def attach(
     from pywren.client.elsewhere import origin_for  # here: workers unpickle futures but do not need it
 
     origin = origin_for(callset, storage, client)
+    # No lock: several threads may unpickle copies of one future, and all of them write the same facts.
     origin.records.setdefault(call_id, {}).update(record or {})
     return futures_of(origin, [call_id])[0]

@@ -70,6 +70,8 @@ class LambdaInvoker(Invoker):
 
     def __reduce__(self) -> tuple[Any, ...]:
         make = partial(type(self), queue_patience=self.queue_patience)
+        # Without ``aws``: botocore's clients hold locks and sockets and cannot be pickled, and credentials must not be.
+        # The copy reads those of its own machine.
         return make, (self.region_name, self.lambda_function_name)
 
     def __repr__(self) -> str:
@@ -90,7 +92,11 @@ class LambdaInvoker(Invoker):
             ArgumentError: the payload is larger than Lambda allows.
             InvocationError: Lambda refused the call.
         """
+        # for_each() of the dispatcher calls this on up to 256 threads. The check here spares a request that Lambda
+        # would refuse (RequestTooLargeException), and names the remedy.
         body = encode_payload(payload, ASYNC_PAYLOAD_LIMIT, "an asynchronous invocation of Lambda")
+        # Lambda answers 202 once the event is in its queue, and delivers it at least once: the same call may run twice,
+        # and the first status that is written wins.
         return self.aws.invoke_async(self.lambda_function_name, body)
 
     def config(self) -> dict[str, Any]:
@@ -131,6 +137,7 @@ class DummyInvoker(Invoker):
 
     def invoke(self, payload: Payload) -> None:
         """Keep one call until ``run_jobs`` runs it."""
+        # list.append and list.pop are atomic, so threads that invoke and threads that run jobs need no lock.
         self.payloads.append(payload)
 
     def config(self) -> dict[str, Any]:
@@ -139,6 +146,8 @@ class DummyInvoker(Invoker):
 
     def explain_silence(self) -> str | None:
         """Return a text saying that ``run_jobs`` must run the calls, or ``None`` if no call is kept."""
+        # On the thread that polls. An empty list also means that the jobs are running, so nothing needs to be explained
+        # then.
         if not self.payloads:
             return None
         kept = "1 call is waiting" if len(self.payloads) == 1 else f"{len(self.payloads)} calls are waiting"
@@ -154,6 +163,7 @@ class DummyInvoker(Invoker):
         Raises:
             DecodeError: a payload was not valid; the other calls have run.
         """
+        # Take them all first: a payload that another thread adds while these run stays for the next run_jobs().
         run_payloads(self._take(MAXJOBS), context={"invoker": "DummyInvoker"})
 
     def run_jobs_threaded(self, MAXJOBS: int = -1, run_dir: str = LOCAL_RUN_DIR) -> None:
@@ -165,6 +175,8 @@ class DummyInvoker(Invoker):
             MAXJOBS: how many calls to run; -1 runs all.
             run_dir: has no effect; kept for 0.4, as every call has its own directory.
         """
+        # Not a daemon: a program that ends right after this expects its calls to finish. Programs join ``thread``, so
+        # it is kept. A second call replaces it, and the earlier thread still runs.
         self.thread = threading.Thread(target=self.run_jobs, args=(MAXJOBS, run_dir), name="pywren-run-jobs")
         self.thread.start()
 
@@ -194,12 +206,15 @@ class LocalInvoker(Invoker):
 
     def __init__(self, run_dir: str = LOCAL_RUN_DIR, *, pool: LocalPool | None = None) -> None:
         self.run_dir = run_dir
+        # A copy: calls must not depend on when the pool's processes were started, nor see what the program sets later.
         self.environment = MappingProxyType(dict(os.environ))
+        # None stands for the shared pool. It is looked up at each use, because it may have ended and been replaced.
         self._given_pool = pool
         # Each process has its own LocalWorker, because the parent's threads do not exist in a forked child.
         self._worker: PerProcess[LocalWorker] = PerProcess(lambda: LocalWorker(lambda: self.pool, self.environment))
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # The environment is not sent either: it may contain secrets.
         return type(self), (self.run_dir,)  # the copy uses the pool of the process that unpickles it
 
     def __repr__(self) -> str:
@@ -216,6 +231,8 @@ class LocalInvoker(Invoker):
 
     def invoke(self, payload: Payload) -> None:
         """Start one call and return. The call waits while all child processes are busy."""
+        # submit() never waits for a call. for_each() calls this on several threads, and PerProcess lets one make the
+        # worker.
         self._worker.get().submit(payload)
 
     def config(self) -> dict[str, Any]:
@@ -224,6 +241,7 @@ class LocalInvoker(Invoker):
 
     def close(self) -> None:
         """Discard the calls that have not started."""
+        # peek() rather than get(): closing an unused invoker must not make the worker.
         worker = self._worker.peek()
         if worker is not None:
             worker.close()
@@ -246,6 +264,7 @@ def encode_payload(payload: Payload, limit: int, what: str) -> bytes:
         raise ArgumentError(
             f"the payload cannot be encoded as JSON: {error}; check extra_meta and extra_env"
         ) from error
+    # Lambda and SQS limit the encoded bytes: JSON spells each character beyond ASCII with 6 or 12 of them.
     if len(body) > limit:
         raise ArgumentError(
             f"the payload has {len(body):,} bytes, but {what} accepts at most {limit:,}: "

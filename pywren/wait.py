@@ -40,15 +40,20 @@ def wait(
             called again.
     """
     futures = list_of(fs, "wait()")
+    # A future that is listed twice would be counted twice, and the countdown would end too early. By identity: copies
+    # of one future are counted separately.
     distinct = list({id(item): item for item in futures}.values())
     if return_when == ALWAYS:
+        # On this thread, without sleeping. If the monitor is polling the same callset right now, take what is known.
         waiting.poll([item for item in distinct if not call_state.is_done(item)])
     elif return_when == ALL_COMPLETED:
         waiting.await_all(distinct, timeout)
     elif return_when == ANY_COMPLETED:
+        # min(): with no futures at all, waiting for one of them would never end.
         waiting.await_all(distinct, timeout, at_least=min(1, len(distinct)))
     else:
         raise ArgumentError(f"return_when is {return_when!r}; it must be pywren.ALL_COMPLETED, ANY_COMPLETED or ALWAYS")
+    # Look at the states only now: futures that ended after the wait was over are reported as done too.
     done: list[ResponseFuture] = []
     not_done: list[ResponseFuture] = []
     for item in futures:
@@ -67,6 +72,8 @@ def get_all_results(fs: Iterable[ResponseFuture]) -> list[Any]:
         BaseException: what the first failed call in the list raised. It is raised after all calls have ended.
     """
     futures = list_of(fs, "get_all_results()")
+    # First wait for all, on one countdown: result() of each in turn would wake this thread once for every call, and
+    # raise the first error while later calls still run.
     wait(futures)
     return [item.result() for item in futures]
 
@@ -85,6 +92,7 @@ def list_of(fs: Iterable[ResponseFuture], taker: str) -> list[ResponseFuture]:
     for item in iterate(fs, f"{taker} takes a list of futures"):
         if not isinstance(item, ResponseFuture):
             raise ArgumentError(f"{taker} takes pywren futures, not a {type(item).__name__}")
+        # Refuse it here: nothing would ever settle a future without an origin, so a wait for it would never end.
         item._invoked()
         futures.append(item)
     return futures

@@ -47,23 +47,32 @@ class Renewals:
         Raises:
             Exception: what botocore raises when the source of the credentials fails.
         """
+        # Made before the lock is taken: one of the refused threads publishes its own, the others drop theirs.
         mine: concurrent.futures.Future[bool] = concurrent.futures.Future()
         with self._lock:
             others = self._under_way
             if others is None:
                 self._under_way = mine
         if others is not None:
+            # Waits for the other thread, however long that takes, and raises what it raises: its error is this thread's
+            # too. No lock is held here.
             return others.result()
         renewed = False
         try:
+            # On this thread, without the lock: a credential_process may prompt the user, and SSO or IMDS may take long
+            # to answer.
             session = renewed_session(client, refusal, self._make_session)
             if session is not None:
+                # Before the result is set: a thread that wakes up sends its request again at once, and must find the
+                # new session.
                 self._take(session)
                 renewed = True
+        # The others raise the same exception object, so its traceback may show the frames of several threads.
         except Exception as error:
             mine.set_exception(error)
             raise
         finally:
+            # One assignment, so without the lock. A thread that is refused after this starts a renewal of its own.
             self._under_way = None
             if not mine.done():  # Ctrl-C affects only this thread; the others continue as if nothing had been found
                 mine.set_result(renewed)
@@ -84,12 +93,14 @@ def renewed_session(client: Any, refusal: BaseException, make_session: Callable[
     session = _sessions.get(client)
     if session is None:
         return None
+    # A session caches what it has read for good, so the old one would only answer the same.
     fresh = make_session()
     found = _credentials(fresh)
     if found is None:
         return None
     # A session without credentials searches again whenever it is asked, so it cannot tell what its client used.
     had_none = type(refusal).__name__ == "NoCredentialsError"
+    # With the same credentials the same refusal would follow, so spare the request.
     return fresh if had_none or found != _refused(session) else None
 
 
@@ -104,5 +115,7 @@ def _credentials(session: Any) -> tuple[str, str, str | None] | None:
     found = session.get_credentials()
     if found is None:
         return None
+    # One consistent set: botocore refreshes expiring credentials on other threads, and single attributes could mix two
+    # sets. This may send a request to STS or IMDS.
     frozen = found.get_frozen_credentials()
     return frozen.access_key, frozen.secret_key, frozen.token

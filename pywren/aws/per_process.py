@@ -23,15 +23,21 @@ class PerProcess(Generic[Value]):
         self._make = make
         self._lock = threading.Lock()
         self._made: tuple[Value] | None = None
+        # Weak: the hook must not keep clients alive. A child of fork(2) shares the parent's sockets, and two processes
+        # that speak TLS on one would garble both.
         _everyone.add(self)
 
     def get(self) -> Value:
         """Return the value, making it on first use. Other threads that need the value wait meanwhile."""
+        # Without the lock first: this is on the path of every request. Read it once, because forget() may clear it
+        # meanwhile.
         made = self._made
         if made is None:
             with self._lock:
                 made = self._made
                 if made is None:
+                    # A tuple, so that None can be a value. It is assigned whole, so a thread without the lock never
+                    # sees half of it.
                     made = self._made = (self._make(),)
         return made[0]
 
@@ -41,6 +47,7 @@ class PerProcess(Generic[Value]):
 
     def put(self, value: Value) -> None:
         """Replace the value. Code that already has the earlier value may continue to use it."""
+        # No lock: a get() that is making a value may overwrite this one. Then the next refused request renews it again.
         self._made = (value,)
 
     def forget(self) -> None:

@@ -16,9 +16,14 @@ from pywren.version import __version__
 Answer = TypeVar("Answer")
 
 CLIENT_OPTIONS: Mapping[str, Any] = {
+    # As many as for_each() has threads: urllib3 drops connections beyond its pool, and each request would pay for a new
+    # TLS handshake.
     "max_pool_connections": MOST_AT_ONCE,
+    # SO_KEEPALIVE: the kernel notices a peer that has vanished. When it probes is up to tcp(7) tcp_keepalive_time,
+    # which is 2 hours on Linux unless it was changed.
     "tcp_keepalive": True,
     "connect_timeout": 10,
+    # Longer than SQS's longest poll of 20 s, during which the service sends nothing.
     "read_timeout": 60,
     # The mode is set because the default differs between versions. All threads of a client share its retry quota,
     # which a burst of refusals uses up ("Retries", boto3 guide). So `Retry` retries too.
@@ -54,6 +59,7 @@ def compute_backoff(
         ceiling: the longest wait for any attempt, in seconds.
         jitter: returns a number in [0, 1).
     """
+    # The exponent is bounded: 2.0 ** 1024 raises OverflowError, which a long row of failures could reach.
     longest = min(ceiling, base * 2.0 ** min(attempt, 32))
     return longest / 2 + jitter() * longest / 2
 
@@ -87,8 +93,11 @@ class Retry:
         for attempt in itertools.count():
             delay = compute_backoff(attempt, jitter=self.jitter)
             try:
+                # On the caller's thread, and without any lock: other threads send meanwhile.
                 return request()
             except Exception as error:
+                # The patience of the latest error counts: throttling may turn into a broken network, and the other way
+                # round. Include the wait, so that no thread sleeps only to give up.
                 if self.clock() - began + delay > self.patience(error):
                     raise
             self.sleep(delay)

@@ -66,6 +66,8 @@ def weigh(
     found = Findings({}, {}, {}, {}, [], client_gone)
     for call_id, data in read.items():
         status = data if data is None or isinstance(data, IntegrityError) else _decoded(data, callset, call_id)
+        # First: once a record shows the key, a valid signature proves nothing any more, so it must not be looked at
+        # before.
         dead = None if records is None else _death(callset, call_id, status, records)
         if dead is not None:
             found.dead[call_id] = dead
@@ -75,6 +77,8 @@ def weigh(
             found.unbelieved[call_id] = status
         elif status.signed:
             found.believed[call_id] = status
+        # An unsigned failure is believed: whoever forges one can only make the call fail, which anyone with write
+        # access to the prefix can do anyway. An unsigned value would be unpickled, which runs code.
         elif status.failure is not None:
             found.failed[call_id] = status.failure.error(callset.id, call_id, status.document())
         else:
@@ -91,6 +95,7 @@ def _death(
 ) -> Death | None:
     signed = isinstance(status, Status) and status.signed
     attempt = status.attempt if isinstance(status, Status) and signed else _FIRST_ATTEMPT
+    # The key of the attempt that signed: a record of an earlier attempt reveals only that attempt's key.
     shown = records.of_key(callset.attempt_key(call_id, attempt))
     if shown is not None:
         return Death(shown, over_what_stands=True)

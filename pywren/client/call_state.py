@@ -51,6 +51,7 @@ class CallState(concurrent.futures.Future[Any]):
 
     call_id: str
     callset_id: str
+    # A class attribute, so that making a future does not assign it. Only polls of a storage count.
     status_query_count = 0
 
     # The fields of the base class, with defaults in this class. A map may make ten thousand futures, and most of the
@@ -66,6 +67,8 @@ class CallState(concurrent.futures.Future[Any]):
     _collected = False  # whether the program has received the outcome
     _awaited = False  # whether anything has asked for the outcome; only then is a big output fetched
 
+    # The caller usually holds the condition here. Inside it the origin may take its own lock, and then the monitor's,
+    # but never the condition of another callset.
     def _expect(self) -> None:
         """Tell the origin that something waits for this call."""
         if self._origin is not None and self._state not in DONE:
@@ -75,6 +78,8 @@ class CallState(concurrent.futures.Future[Any]):
     @property
     def _waiters(self) -> list[Any]:  # type: ignore[override]
         # The standard library appends its waiters to this list. Code that reads the list wants the outcome.
+        # ``concurrent.futures.wait`` and ``as_completed`` hold the condition of every future of their set while they
+        # read this. The futures of one map share that condition, so its lock must be an RLock, as Condition() makes it.
         if self._installed is None:
             self._installed = []
         self._expect()
@@ -82,6 +87,7 @@ class CallState(concurrent.futures.Future[Any]):
 
     @property
     def _done_callbacks(self) -> list[Callable[[Any], object]]:
+        # Read-only: an append by the standard library would be lost. All that append go through add_done_callback().
         return self._callbacks or []
 
 
@@ -98,6 +104,7 @@ def settle(verdicts: Sequence[tuple[CallState, Verdict]]) -> None:
         return
     called: list[tuple[CallState, Sequence[Callable[[Any], object]]]] = []
     condition = verdicts[0][0]._condition
+    # One acquisition for the whole batch: ten thousand would be a good part of the cost of a map of trivial calls.
     with condition:
         for future, verdict in verdicts:
             if future._state in DONE:  # two polls, or a poll and cancel(), settle one call: the first counts
@@ -106,13 +113,21 @@ def settle(verdicts: Sequence[tuple[CallState, Verdict]]) -> None:
             future._result, future._exception, future._verdict = verdict.value, error, verdict
             # Set the state last: other threads read the state without the condition, and then read the other fields.
             future._state = CANCELLED_AND_NOTIFIED if isinstance(error, CallCancelledError) else FINISHED
+            # Still under the condition. A waiter that await_all() removes concurrently is either notified here or
+            # already gone.
             if future._installed is not None:
                 for waiter in future._installed:
                     _notify(waiter, future)
             if future._callbacks is not None:
                 called.append((future, future._callbacks))
+                # add_done_callback() appends under the same condition: it either finds its function taken here, or sees
+                # the final state and calls the function itself. No function runs twice, and none is lost.
                 future._callbacks = None
+        # Nothing of pywren sleeps on the condition itself, but code that calls the base class's methods does, for
+        # example ``concurrent.futures.Future.result(future)``.
         condition.notify_all()
+    # The condition is free now: run() takes the lock of ``callbacks`` and may start a thread, and with too many threads
+    # it runs the function right here. A user's function under the condition could wait for a sibling future for ever.
     for future, functions in called:
         callbacks.run(future, partial(call_back, future, functions))
 
@@ -137,6 +152,8 @@ def mark_running(future: CallState) -> None:
 def forget_parent_threads(condition: threading.Condition, futures: Iterable[CallState]) -> None:
     """In a forked child, drop the locks, waiters and callbacks that belong to threads of the parent process."""
     # Re-initialize the condition in place: all futures share it, and a thread of the parent may have held it.
+    # fork(2) copies only the calling thread, but copies the memory of a lock that another thread holds: it stays
+    # locked.
     threading.Condition.__init__(condition)
     for future in futures:
         future._installed = future._callbacks = None
@@ -173,6 +190,7 @@ def modules_sent_for(future: CallState) -> frozenset[str]:
 def mark_collected(futures: Iterable[CallState]) -> None:
     """Record that the program has received these finished futures. From then on ``succeeded`` reports their outcome."""
     for future in futures:
+        # No lock: this is one reference, threads only ever set it to True, and nothing sleeps until it changes.
         future._collected = True
 
 
@@ -185,6 +203,7 @@ def call_back(future: CallState, functions: Sequence[Callable[[Any], object]]) -
         except BaseException as error:
             # Log exceptions, as concurrent.futures does. SystemExit and its like propagate only in the main thread,
             # where Ctrl-C arrives: elsewhere SystemExit would end the thread that runs all other callbacks.
+            # The next function must run whatever this one raises: each may be what some other thread waits for.
             if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
                 raise
             private_names.futures_logger().exception("exception calling callback for %r", future)
@@ -210,4 +229,5 @@ def tell_when_done(future: CallState, function: Callable[[CallState], object]) -
             future._installed.append(_Teller(function))
             future._expect()
             return
+    # The future was done already, so this thread calls the function itself, without the condition.
     function(future)

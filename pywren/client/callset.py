@@ -45,6 +45,12 @@ class Callset:
     function: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     modules: frozenset[str] = frozenset()
+    # One for the whole map: settling ten thousand futures takes it once, and making them creates no locks. It must wrap
+    # an RLock (Condition()'s default): ``concurrent.futures.wait`` acquires it once for each future before it releases
+    # any.
+    # A known limit: that function and ``as_completed`` order their locks by id(future), as if each had its own. Two
+    # threads that call them at the same time, each with futures of the same two maps, may therefore take two conditions
+    # in opposite orders and wait for each other for ever. pywren's own wait() holds one condition at a time.
     condition: threading.Condition = field(default_factory=threading.Condition, repr=False)
     deletion: Any = field(default=None, repr=False)
     inputs: list[Any] = field(default_factory=list, repr=False)
@@ -54,6 +60,7 @@ class Callset:
         return dict(self.__dict__, secret=self.known_secret(), condition=None, deletion=None)
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
+        # A new condition is right even for a copy in the same process: the unpickled futures have their own states.
         self.__dict__.update(state, condition=threading.Condition())
 
     @property
@@ -67,6 +74,8 @@ class Callset:
 
     def known_secret(self) -> bytes:
         """Return the callset's secret. Derive it from the user key, unless it came with a pickled future."""
+        # No lock: threads that race here derive the same bytes from the user key and the id, and either assignment will
+        # do.
         if self.secret is None:
             self.secret = digests.callset_secret(user_key(), self.id)
         return self.secret

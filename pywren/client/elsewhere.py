@@ -45,8 +45,10 @@ def origin_for(callset: Callset, storage: Storage, client: str | None = None) ->
     alive = None if client is None else functools.partial(is_locked, client)
     key = (os.getpid(), *storage.path, callset.id)  # includes the process: a forked child has its own monitor
     with _attaching:
+        # Test and make under one lock: with two origins for a callset, each would poll, and each pay for the requests.
         origin = _attached.get(key)
         if origin is None:
+            # It starts no thread and sends nothing, so it is quick enough to be done under the lock.
             origin = _attached[key] = _new_origin(callset, storage, alive)
     return origin
 
@@ -74,6 +76,8 @@ def origin_at(storage_path: Sequence[str], callset_id: str, facts: dict[str, Any
     key = (os.getpid(), *storage_path, settings.get("region"))
     storage = _storages.get(key) or Storage(config)  # not under the lock: a local storage deletes old files first
     with _attaching:
+        # Two threads may both have made one. The first stays, and the other is dropped before it has opened a
+        # connection.
         storage = _storages.setdefault(key, storage)
         return _new_origin(callset, storage)
 
@@ -84,6 +88,7 @@ _Kept = TypeVar("_Kept")
 def _kept(
     table: weakref.WeakValueDictionary[tuple[Any, ...], _Kept], key: tuple[Any, ...], make: Callable[[], _Kept]
 ) -> _Kept:
+    # The caller holds ``_attaching``. The local name keeps the value alive: the table holds it weakly.
     found = table.get(key)
     if found is None:
         found = table[key] = make()
@@ -91,6 +96,8 @@ def _kept(
 
 
 def _new_origin(callset: Callset, storage: Storage, alive: Callable[[], bool] | None = None) -> StagedCallset:
+    # With the process in the key, an entry that a forked child has inherited is never found there: its monitor's thread
+    # exists only in the parent.
     place = (os.getpid(), *storage.path)
     monitor, noted = _kept(_monitors, place, Monitor), _kept(_noted, (*place, callset.function), Noted)
     return StagedCallset(callset, storage, monitor, client_alive=alive, noted=noted)

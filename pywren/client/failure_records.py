@@ -67,16 +67,19 @@ class Noted:
     """
 
     def __init__(self) -> None:
+        # Grows with the failed calls of the function for as long as the executor lives: some hundred bytes for each.
         self.read: set[str] = set()  # the keys of the records that were read
         self.by_call: dict[tuple[str, str], CallError] = {}  # why calls ended, by callset id and call id
         self.by_key: dict[str, CallError] = {}  # why attempts ended, by any hexadecimal key or digest in a record
         self.denied: dict[str, float] = {}  # for each denied listing or read, when to try it again
         self.denial: StorageError | None = None
         self.warned = False
+        # One tuple, replaced as a whole: a thread that reads it while another replaces it sees a consistent pair.
         self._listing = "", float("-inf")
 
     def note_listing(self, after: str, now: float) -> None:
         """Note that the records after a key were listed, unless a recent listing that began earlier covers them."""
+        # A race here loses one note of a listing. The cost is another LIST request.
         if after <= self._listing[0] or not self.is_listed(self._listing[0], now):
             self._listing = after, now
 
@@ -104,6 +107,7 @@ class FailureRecords:
         self._storage = storage
         self._prefix = failure_prefix(function)
         self._callset_id = callset_id
+        # Lambda stamps the keys of records with its own clock, and ``since`` comes from S3's.
         self._after = _key_of_time(self._prefix, max(0.0, since - CLOCKS_APART))
         self._noted = Noted() if noted is None else noted
         self._since = since
@@ -128,14 +132,19 @@ class FailureRecords:
             StorageError: the records cannot be listed or read at present, so no status may be believed. If only a
                 permission is missing, nothing is raised: one warning says what pywren believes without the records.
         """
+        # Before the requests: if they fail, the next try waits as long, instead of hammering a service in trouble.
         self._due = now + min(SLOWEST_LISTING, max(FIRST_LISTING, 0.1 * (now - self._since)))
         prefix = f"{self._prefix}/"
         # Always list from the time of submission: a record may become visible later than the time in its key.
         listed = self._ask(prefix, now, lambda: self._storage.backend.list(prefix, self._after)) or []
         new = [key for key in listed if key not in self._noted.read]
+        # All of them before any status is weighed: a record that is listed but unread might show the key of a forged
+        # status.
         for_each(lambda key: self._read(key, now), new, _THREADS)
+        # Only now: other callsets then skip their own listing, and rely on all records up to this one being read.
         self._noted.note_listing(self._after, now)
         if self._noted.denial is not None and not self._noted.warned:
+            # Two threads may both get here and warn twice, which is harmless.
             self._noted.warned = True
             logger.warning(
                 "these credentials cannot read all of Lambda's records of failed calls. Without the records, pywren "
@@ -151,6 +160,7 @@ class FailureRecords:
         Args:
             key: the attempt's key. It may be anywhere in any record, even in a record that names another call.
         """
+        # Most callsets have no records: skip converting a key for each of their calls.
         return self._noted.by_key.get(key.hex()) if self._noted.by_key else None
 
     def of_call(self, call_id: str) -> CallError | None:
@@ -159,9 +169,12 @@ class FailureRecords:
 
     def _ask(self, what: str, now: float, request: Callable[[], _Answer]) -> _Answer | None:
         """Send a request and return its answer; ``None`` if the request is denied, or was denied a moment ago."""
+        # Do not repeat a denied request with every poll: it succeeds only after somebody has changed the permissions.
         if now < self._noted.denied.get(what, now):
             return None
         try:
+            # S3 answers AccessDenied for a missing key too if the credentials may not list the bucket, so denial covers
+            # both.
             return request()
         except StorageError as error:
             if not was_denied(error):
@@ -176,6 +189,7 @@ class FailureRecords:
             return
         if data is None:  # this record may not be read or has expired; other records may still help
             return
+        # In this order: a thread that finds the key in ``read`` may rely on everything that the record says.
         self._note(data)
         self._noted.read.add(key)
 
@@ -183,6 +197,7 @@ class FailureRecords:
         try:
             return self._storage.get(key, limit=RECORD_LIMIT)
         except IntegrityError:  # longer than any record that Lambda writes, but its beginning may still show a key
+            # Anyone who can write to the prefix can put a huge object there: never read it whole.
             return self._storage.get(key, (0, RECORD_LIMIT - 1))
 
     def _note(self, data: bytes) -> None:
@@ -196,11 +211,14 @@ class FailureRecords:
         for value in _all_values(record or data.decode("latin-1")):
             for name in _KEY.findall(value) if isinstance(value, str) else ():
                 error = error or error_of(record)
+                # Any 64 hexadecimal digits count, wherever they are: an attacker who could hide a key from this search
+                # could forge a status. A digest that matches by accident matches no attempt's key.
                 self._noted.by_key.setdefault(name.lower(), error)
 
 
 def _all_values(value: Any) -> Iterator[Any]:
     """Yield every value inside a decoded JSON value, at any depth, because an event may contain several payloads."""
+    # A loop instead of recursion: a forged record may be nested more deeply than Python's stack allows.
     rest = [value]
     while rest:
         value = rest.pop()

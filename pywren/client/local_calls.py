@@ -100,13 +100,20 @@ class LocalCallset:
         self.callset = callset
         self.storage = storage
         self._pool = pool
+        # Set by the submitting thread and cleared by the pump. cancel() copies it once, so it never sees it change
+        # midway.
         self._batch: Any = None
         self._sent: _Sent | None = None
+        # Strong references, unlike in StagedCallset: the pool reports every call anyway, and the report removes the
+        # entry.
         self._futures: dict[int, CallState] = {}
         self._sharing = threading.Lock()
+        # ``_sharing`` guards the next three. The pump peeks at ``_shared`` without it; _on_results() says why that is
+        # safe.
         self._shared: set[str] = set()
         self._stored: set[str] = set()
         self._lock_file: Any = None
+        # Only for report_silence(): the pump writes it, waiting threads read it, and a stale value costs nothing.
         self._last_result = time.monotonic()
         self._reported_silence = False
         _callsets.add(self)
@@ -115,7 +122,10 @@ class LocalCallset:
         self, submission: Submission, show_output: bool, environment: Mapping[str, str] | None
     ) -> list[ResponseFuture]:
         """Submit the calls to the pool and return their futures."""
+        # All futures exist before the pool knows of the calls: the pump may report a result before submit() returns.
         futures = futures_of(self, map(create_call_id, range(len(submission.arguments))))
+        # The result of a tiny map may be complete before this assignment. Then _on_results() clears ``_batch`` first
+        # and it is set again here; the cycle is then left to the garbage collector.
         self._batch = self._pool.submit(
             _function_of(submission),
             submission.arguments,
@@ -131,6 +141,7 @@ class LocalCallset:
 
     def _note_facts(self) -> None:
         """Collect the members of ``invoke_status`` that a callset in a storage also has: payload, sizes and times."""
+        # Any thread may ask. Two that race here compute the same members and update the same dict with them.
         sent = self._sent
         if sent is None:
             return
@@ -168,14 +179,20 @@ class LocalCallset:
     # -- what the pool reports ---------------------------------------------------------------------------------
 
     def _on_start(self, index: int) -> None:
+        # On the pump's or the submitting thread. The call may have ended or been cancelled since; mark_running()
+        # checks.
         one = self._futures.get(index)
         if one is not None:
             call_state.mark_running(one)
 
     def _on_results(self, results: Sequence[tuple[int, RunResult]]) -> None:
+        # On the pump's thread, for as many results as have arrived together. of_result() unpickles here: the value is
+        # ready when its waiter wakes, but a slow unpickling delays the results of every executor.
         now, self._last_result = time.time(), time.monotonic()
         verdicts = []
         for index, result in results:
+            # pop() decides the race with cancel(), which pops the same key: dict.pop of an int key is atomic under the
+            # GIL and under the per-object lock of a free-threaded build.
             one = self._futures.pop(index, None)
             if one is not None:  # otherwise cancel() on another thread came first
                 verdicts.append((one, of_result(result, self.callset.id, one.call_id, now)))
@@ -184,6 +201,7 @@ class LocalCallset:
         if self._shared:  # store before settling: when a wait() returns, other processes may collect
             for one, verdict in verdicts:
                 self._store_if_shared(one.call_id, verdict)
+        # No lock of this module may be held here: settle() takes the callset's condition, and waiters run under that.
         call_state.settle(verdicts)
         if self._shared:  # store again after settling: an unfinished future may have been pickled meanwhile
             for one, verdict in verdicts:
@@ -212,6 +230,7 @@ class LocalCallset:
     def report_silence(self) -> None:
         """Log once that no results have arrived for a while, and how many calls are running and waiting."""
         silent = time.monotonic() - self._last_result
+        # A copy, because the pump removes entries while this waiting thread counts.
         running = sum(one.running() for one in list(self._futures.values()))
         waiting_calls = len(self._futures) - running
         if silent < waiting.SILENCE or self._reported_silence or not self._futures:
@@ -233,8 +252,11 @@ class LocalCallset:
         error = CallCancelledError("the call was cancelled", call_id=target.call_id, callset_id=self.callset.id)
         result = RunResult(None, None, failure=Failure.of(error), returncode=None)
         # The pool reports nothing more about this call, unless it already has a result: then settle() decides.
+        # The pool still reports this call, as cancelled or with whatever else ended its process first. If the pump pops
+        # the future before this thread does, both settle it, the first verdict counts, and the return value says which.
         self._futures.pop(index, None)
         call_state.settle([(target, Verdict(None, error, result, time.time()))])
+        # Another process may be waiting for this call: it learns of the cancellation from the stored status.
         self._store_if_known(target)
         return target.cancelled()
 
@@ -274,12 +296,18 @@ class LocalCallset:
 
     def _share(self, target: CallState) -> str:
         """Have the outcome stored as soon as it is known. Return the file that this process locks while it lives."""
+        # On the thread that pickles. The other process tests this file with flock(2) before it declares the calls lost.
         path = Path(self.storage.path[1], self.callset.keys.root, "client")
         with self._sharing:
+            # First mark, then look for a verdict below. The pump does the reverse: it settles, then looks at the mark.
+            # So at least one of the two threads sees both and stores the outcome, and ``_stored`` lets only one of them
+            # do it.
             self._shared.add(target.call_id)
             if self._lock_file is None:
                 # Lock the file before the future leaves: an unlocked file tells its reader that this process is dead.
                 self._lock_file = _hold_lock(path)
+                # Closing releases the flock. While calls run, the pool's batch keeps this object alive, so the lock
+                # goes only when no further outcome can be stored.
                 weakref.finalize(self, self._lock_file.close)
         self._store_if_known(target)  # the call is marked as shared now, so the pump stores a later result
         return str(path)
@@ -292,18 +320,24 @@ class LocalCallset:
     def _store_if_shared(self, call_id: str, verdict: Verdict) -> None:
         """Store an outcome that another process may collect, unless another thread has stored or is storing it."""
         with self._sharing:
+            # The lock is released before anything is pickled (see the top). The mark alone keeps the second thread
+            # away; that thread may return before the object is written, and the reader in the other process just polls
+            # again.
             if call_id not in self._shared or call_id in self._stored:
                 return
             self._stored.add(call_id)  # before storing: the pump and a thread that pickles may both get here
         try:
             try:
                 self._store(call_id, verdict)
+            # These are for the outer handler. They are no reason to write a status: writing that would most likely fail
+            # too.
             except (StorageError, OSError):
                 raise
             except Exception as error:  # noqa: BLE001 -- other processes must learn of any error in pickling
                 text = f"the result cannot be stored for other processes: {type(error).__name__}: {error}"
                 self._commit(self._status(call_id, verdict), failure=Failure.of(ResultSerializationError(text)))
         except (PywrenError, OSError) as error:
+            # Never raise on the pump's thread. In this process the future has its outcome all the same.
             logger.warning("the result of call %s cannot be collected by another process: %s", call_id, error)
 
     def _store(self, call_id: str, verdict: Verdict) -> None:
@@ -315,6 +349,7 @@ class LocalCallset:
         if len(outcome) <= INLINE_OUTCOME_LIMIT:
             self._commit(status, outcome=outcome)
         else:
+            # The output before the status: whoever reads the status must find the output that it names.
             self.storage.put(self.callset.call_keys(call_id).output, outcome)
             self._commit(status, output_sha256=sha256(outcome), output_size=len(outcome))
 
@@ -361,9 +396,15 @@ class LocalCallset:
         """In a forked child, settle the futures with an error: the pool and its calls belong to the parent."""
         self._sharing = threading.Lock()  # a thread of the parent may have held the old lock
         if self._lock_file is not None:
+            # flock(2) belongs to the open file description, which fork(2) shares: unless the child closes its copy, the
+            # calls would look alive to others after the parent has died. Closing a copy does not release the parent's
+            # lock.
             self._lock_file.close()  # the lock lasts as long as any process keeps the file open
             self._lock_file = None
         # The parent's pump continues with the calls there. No thread of this process will ever report them.
+        # after_in_child hooks run in the order of registration, on the only thread that the child has. So take no lock
+        # that a later hook replaces: settle() takes only the condition that has just been replaced, as no callbacks are
+        # left.
         lost, self._futures = self._futures, {}
         call_state.forget_parent_threads(self.callset.condition, lost.values())
         text = "the call belongs to the process from which this process was forked; only that process gets the result"
@@ -382,6 +423,8 @@ def _hold_lock(path: Path) -> Any:
     try:
         make_directories(path.parent)
         file = open(open_file(path), "wb")  # noqa: SIM115 -- kept open as long as the callset lives
+        # LOCK_NB: a thread must not hang under ``_sharing``. Nothing else locks the file of a new callset: is_locked()
+        # tests only callsets that are old, or whose futures another process has unpickled.
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         raise StorageError(
@@ -400,6 +443,8 @@ def _function_of(submission: Submission) -> Function:
     pickle = submission.function
     if submission.modules or pickle.buffers or len(pickle.data) > _KNOWN_AGAIN_BYTES:
         return Function(submission.callset.id, pickle, submission.modules)
+    # The id is the same for equal pickles of different callsets, hence load_anew: a call must not see the globals that
+    # a call of an earlier map has changed.
     return Function(pickle.data, pickle, load_anew=True)
 
 
@@ -449,4 +494,6 @@ class _Use:
     def __init__(self, user: LocalDispatcher, pool: LocalPool) -> None:
         self.pool = pool
         pool.acquire()
+        # finalize() calls release() at most once, however many threads call end(), and also when the dispatcher is
+        # collected or the program ends.
         self.end = weakref.finalize(user, pool.release)

@@ -44,8 +44,12 @@ class LocalWorker:
 
         context = {"invoker": "LocalInvoker", "jobnum": str(os.getpid())}
         self._container = Container(_PoolRunner(pool, environment), context=context)
+        # By default the pool has at most this many processes: further threads would only wait for one, each holding a
+        # fetched argument.
         self._limit = os.cpu_count() or 1
         self._waiting: deque[Payload] = deque()
+        # Threads, not calls. Incremented by the submitting thread, decremented by the thread that ends, both under
+        # ``_lock``.
         self._running = 0
         self._lock = threading.Lock()
 
@@ -53,25 +57,37 @@ class LocalWorker:
         """Run one call as soon as a thread is free."""
         with self._lock:
             self._waiting.append(payload)
+            # Every thread checks the queue under this lock before it ends, so one of the running ones takes the
+            # payload.
             if self._running >= self._limit:
                 return
+            # start() comes before the increment: if there are too many threads it raises, and the number must not count
+            # this one. The new thread cannot decrement first, because it needs the lock that this thread holds. After
+            # such an error the payload stays queued for the running threads.
             threading.Thread(target=self._work, name="pywren-local-call", daemon=True).start()
             self._running += 1
 
     def close(self) -> None:
         """Discard the calls that have not started."""
         with self._lock:
+            # Running calls go on to their end: their processes belong to the shared pool. Nothing writes a status for
+            # the dropped calls, so their futures stay outstanding until they are cancelled.
             self._waiting.clear()
+        # Not under the lock: it closes connections. A thread that is still inside handle() opens new ones when it
+        # stores its outcome.
         self._container.close()
 
     def _work(self) -> None:
         while True:
             with self._lock:
+                # Test and decrement in one step under the lock. With a gap between them, submit() could count on a
+                # thread that has already decided to end.
                 if not self._waiting:
                     self._running -= 1
                     return
                 payload = self._waiting.popleft()
             try:
+                # This blocks the thread for the whole call: fetching, running in a child, and storing the outcome.
                 self._container.handle(payload)
             except Exception as error:  # noqa: BLE001 -- an ended thread would still be counted, and calls would wait
                 # As on Lambda: the call's status already contains everything that the client can be told.
@@ -86,6 +102,7 @@ class _PoolRunner:
         self._environment = environment
 
     def run(self, task: Task, *, stopped: Stop | None = None) -> RunResult:
+        # Ask for the pool at each call: the shared pool ends when idle or after an error, and another one replaces it.
         return self._pool().run(task, stopped=stopped, environment=self._environment)
 
     def end_waiting(self) -> None:

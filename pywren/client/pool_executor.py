@@ -51,8 +51,12 @@ class ExecutorAdapter(concurrent.futures.Executor):
             )
         self._is_own = is_own
         self._executor = executor
+        # Its RLock matters: a __del__ that runs on this thread meanwhile may submit more.
         self._changed = threading.Condition()
+        # How many threads are between the check that the executor is open and the registration of their futures.
         self._starting = 0
+        # Changed without the lock: set.update and set.discard are atomic, and shutdown() copies it when nothing is
+        # starting.
         self._outstanding: set[ResponseFuture] = set()
         self._shut_down = False
 
@@ -104,10 +108,12 @@ class ExecutorAdapter(concurrent.futures.Executor):
         if chunksize < 1:
             raise ArgumentError(f"chunksize is {chunksize}; it must be at least 1")
         ahead = self._calls_ahead(iterables, chunksize) if buffersize is None else _checked_buffersize(buffersize)
+        # From the call of map() on, as in ``concurrent.futures``, not from the first result that is taken.
         deadline = None if timeout is None else time.monotonic() + timeout
         tuples = zip(*iterables)  # noqa: B905 -- stop at the shortest iterable, as the standard library does
         calls = _LazyCalls(self, Chunk(fn), iter(lambda: list(islice(tuples, chunksize)), []), ahead)
         self._require_open()
+        # The first calls start now, on the caller's thread, rather than when the generator is first advanced.
         calls.start(is_accepted=False)
         return _results(calls, deadline)
 
@@ -126,21 +132,31 @@ class ExecutorAdapter(concurrent.futures.Executor):
             cancel_futures: cancel the calls that are not known to be running.
         """
         with self._changed:
+            # Set it first, under the lock: a thread that comes to _start() after this is refused, and one that came
+            # before it is counted in _starting.
             self._shut_down = True
             if wait:
+                # Otherwise calls that are being made right now would be missing from the copy below, and nobody would
+                # wait for them. With wait=False they are neither cancelled nor awaited.
                 self._changed.wait_for(lambda: not self._starting)
+            # A copy: the threads that settle remove futures from the set while this thread cancels and waits.
             outstanding = list(self._outstanding)
         if cancel_futures:
             for future in outstanding:
+                # Only calls on this machine report their start, so a call on Lambda is cancelled even if it runs. A
+                # call that starts between this check and the next line is cancelled too.
                 if not future.running():
                     future.cancel()
         if wait:
+            # Without the lock: callbacks of these futures may submit, and must be refused rather than blocked.
             _await(outstanding)
+        # Last: cancel() and the wait above still use the executor's pool or storage.
         if self._is_own:
             self._executor.close()
 
     def _require_open(self) -> None:
         _shutdown.require_running()
+        # Also read without the lock, by map(): a shutdown that comes right after this is caught again in _start().
         if self._shut_down:
             raise ShutdownError("cannot schedule new futures after shutdown")  # the standard library's own wording
 
@@ -151,16 +167,21 @@ class ExecutorAdapter(concurrent.futures.Executor):
         with self._changed:
             if not is_accepted:
                 self._require_open()
+            # In the same step as the check: shutdown() sees either the refusal or this count.
             self._starting += 1
         try:
             # Not under the lock: this may wait for a future in the arguments, and its callback may submit more calls.
             futures = self._executor.map(function, items)
+            # Before _starting goes down, so that shutdown() finds the futures in the set.
             self._outstanding.update(futures)
         finally:
             with self._changed:
                 self._starting -= 1
+                # Also when making the calls failed: shutdown() must not wait for a thread that has given up.
                 self._changed.notify_all()
         for future in futures:
+            # It runs on the thread that settles, under the callset's condition, so it must not wait: discard() takes no
+            # lock. A future that is done already is removed right here.
             tell_when_done(future, self._outstanding.discard)
         return futures
 
@@ -233,11 +254,16 @@ def _results(calls: _LazyCalls, deadline: float | None) -> Iterator[Any]:
             try:
                 results = future.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
             except (WaitTimeoutError, KeyboardInterrupt):
+                # take() has removed this future from the calls. Put it back, so that the ``finally`` below cancels it
+                # too.
                 calls.put_back(future)
                 raise
             del future  # otherwise this variable would keep alive a result that the program has dropped
             results.reverse()
+            # Reverse and pop, so that each result is freed as soon as the program drops it, not with the whole chunk.
             while results:
                 yield results.pop()
     finally:
+        # Also when the program drops the generator: GeneratorExit then arrives on whichever thread drops it. A
+        # generator that was never advanced has not entered this ``try``, so its calls go on.
         calls.cancel()

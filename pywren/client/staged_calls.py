@@ -59,6 +59,8 @@ logger = logging.getLogger(__name__)
 LOST_GRACE = 60.0
 """Seconds that a status may take to arrive before its call is declared lost."""
 
+# Enough to hide the latency of S3, tens of milliseconds for each GET. It is also the count of failures that means
+# trouble with the storage itself: one full round of the helpers.
 _FETCH_THREADS = 32
 _DIRECT_READS = 3  # read up to this many calls without a listing: a GET costs a twelfth of a LIST (S3 prices, 2026)
 
@@ -94,6 +96,8 @@ class StagedCallset:
     ) -> None:
         self.callset = callset
         self.storage = storage
+        # No lock: for_each() helpers and the polling thread write different members of the entry of a call, with
+        # setdefault().
         self.records: dict[str, dict[str, Any]] = {}
         self._monitor = monitor
         self._client_alive = client_alive
@@ -107,6 +111,7 @@ class StagedCallset:
         self._poll_again = False  # the monitor found another thread polling; that thread then calls the monitor
         # A call may have several futures, because each unpickled copy is one more future.
         self._futures: dict[str, list[weakref.ref[CallState]]] = {}
+        # Strong references: a program may drop a future whose callback it still expects to run.
         self._with_callbacks: set[CallState] = set()
         self._order: list[str] = []
         self._passed = 0  # how many calls at the beginning of _order have ended
@@ -132,7 +137,9 @@ class StagedCallset:
         # The caller may hold the condition of the futures, so take only _lock and the monitor's lock here.
         with self._lock:
             self._with_callbacks.update(one for one in futures if call_state.has_callbacks(one))
+            # A program that waits for one future after the other must not cause a request for each.
             recently = self._last_poll is not None and self._timer() - self._last_poll < FIRST_POLL
+        # After releasing ``_lock``: watch() may start a thread, and needs nothing that ``_lock`` guards.
         self._monitor.watch(self, FIRST_POLL if recently else 0.0)
 
     def poll(self, futures: Iterable[CallState]) -> None:
@@ -144,16 +151,20 @@ class StagedCallset:
         # A program may call done() in a loop, so these polls may take at most a tenth of the time.
         with self._lock:
             old = self._last_poll is None or self._timer() - self._last_poll > max(FIRST_POLL, 10 * self._poll_cost)
+        # The decision may be outdated by now. _poll() decides again under the lock, so at worst one poll too many runs.
         if old:
             self._poll()
         with self._lock:
             lasting = self._trouble.lasting(self._timer())
             concerned = lasting and self._trouble.concerned(one for one in futures if not call_state.is_done(one))
         if lasting is not None and concerned:
+            # Only if a future of the caller is concerned: one output that cannot be fetched must not fail the other
+            # calls.
             raise waiting.copied(lasting)
 
     def trouble(self) -> PywrenError | None:
         """Return the error with which the last poll failed; ``None`` if it succeeded."""
+        # Without the lock: one reference, and an answer that is a moment old is good enough for a message.
         return self._trouble.error
 
     def report_silence(self) -> None:
@@ -166,8 +177,12 @@ class StagedCallset:
             self._settle({call_id: self._verdict_of_error(call_id, error)})
             return True
         # A status exists already. It may be the worker's, or something that somebody else has written.
+        # On the cancelling thread, even while a poll runs: it must not wait for that poll, nor report False for a
+        # status that is forged.
         found = self._find_out([call_id])
         if call_id in found.unbelieved:
+            # Unconditional: a conditional write would lose to the status that stands. It overwrites no worker's status,
+            # because the worker's own write is conditional and has lost to the same object.
             self._write_end(call_id, error, over_what_stands=True)
             self._settle({call_id: self._verdict_of_error(call_id, error)})
             return True
@@ -207,22 +222,27 @@ class StagedCallset:
         """Become responsible for more futures."""
         with self._lock:
             for one in futures:
+                # A weak reference without a callback: that would run wherever the last reference goes, perhaps under a
+                # lock.
                 self._futures.setdefault(one.call_id, []).append(weakref.ref(one))
             self._order = []  # made again for the next listing, which may have to begin at an earlier call
 
     def watch(self) -> None:
         """Have the monitor poll the callset from now on."""
         with self._lock:
+            # Invoking a large map takes a while, during which nothing can come back: silence counts from here.
             self._last_progress = self._timer()
         self._monitor.watch(self, FIRST_POLL)
 
     # The next four methods must be called with the lock held.
 
     def _living(self, call_id: str) -> list[CallState]:
+        # The list holds strong references: a future that lives now lives until the caller drops the list.
         return [one for one in (ref() for ref in self._futures.get(call_id, ())) if one is not None]
 
     def _outstanding(self) -> list[str]:
         """Return, in the order of their keys, the calls that have an unfinished future which something still holds."""
+        # A copy, because dropping a future may run a user's __del__, which may come back here: the lock is reentrant.
         for call_id in [c for c in self._futures if not self._living(c)]:
             self._drop(call_id)
         return sorted(self._futures)
@@ -231,6 +251,7 @@ class StagedCallset:
         for one in self._living(call_id):
             self._with_callbacks.discard(one)
         self._futures.pop(call_id, None)
+        # May free a status with its output. pop() with a default: a concurrent poll may have settled the call already.
         self._committed.pop(call_id, None)
 
     def _is_awaited(self, call_id: str) -> bool:
@@ -244,6 +265,7 @@ class StagedCallset:
         The monitor need not poll again if no future is outstanding, or if another thread is polling: that thread then
         calls the monitor.
         """
+        # On the monitor's thread. The other callsets of this storage wait meanwhile.
         if self._poll(again=True):
             return self._until_next_poll()
         return None
@@ -256,15 +278,19 @@ class StagedCallset:
         """
         with self._lock:
             if self._polling:
-                # The running poll may have read a status just before its call ended, so another poll must follow.
+                # The running poll may have read a status just before its call ended, so another poll must follow. A
+                # lock instead of this flag would make a program's done() wait for the requests of another thread.
                 self._poll_again = self._poll_again or again
                 return False
             self._polling, self._poll_again = True, False
         try:
+            # No lock is held from here on: this sends requests and unpickles the users' objects.
             self._poll_now()
         finally:  # even after Ctrl-C: otherwise the flag would prevent every later poll
             with self._lock:
                 self._polling, again = False, self._poll_again
+            # The monitor forgot this callset when its examine() returned None, so hand it back or nothing polls it
+            # again.
             delay = self._until_next_poll() if again else None
             if delay is not None:
                 self._monitor.watch(self, delay)
@@ -276,6 +302,7 @@ class StagedCallset:
         with self._lock:
             outstanding = self._outstanding()
             unknown = [call_id for call_id in outstanding if call_id not in self._committed]
+        # No request, not even a listing: the monitor then drops this callset.
         if not outstanding:
             return
         ended = False
@@ -296,6 +323,7 @@ class StagedCallset:
             trouble = error
         except Exception as error:  # noqa: BLE001 -- after any error, nothing may wait for ever
             trouble = unexpected(error)
+        # Waiting threads get the error only after trouble.PATIENCE: one failed poll must not fail a wait of hours.
         self._note_poll(started, ended, trouble, calls)
         with self._lock:
             lasting = self._trouble.lasting(self._timer())
@@ -320,8 +348,10 @@ class StagedCallset:
         with self._lock:
             if not self._outstanding():
                 return None
+            # _expect() of a future calls watch() when something asks for it later.
             if set(self._futures) <= set(self._committed) and not any(map(self._is_awaited, self._committed)):
                 return None  # only big outputs that nothing has asked for are left
+            # It backs off with the age of the last result: an hour of waiting costs at most some 720 LIST requests.
             return poll_delay(self._timer() - self._last_progress, self._poll_cost)
 
     def forget_parent_locks(self) -> None:
@@ -361,6 +391,8 @@ class StagedCallset:
             # The order matters. A status that is forged with a key from a record is written after that record. So a
             # listing made after the statuses were read shows every record whose key may have signed one of them.
             if any(data is not None for data in read.values()) or (read and records.is_due(now)):
+                # If this raises, no status of this poll is believed: without the records a forged one cannot be told
+                # from a real one. The next poll reads everything again.
                 records.refresh(now)
             if records.is_empty:
                 records = None
@@ -373,18 +405,23 @@ class StagedCallset:
         return FailureRecords(self.storage, function, self.callset.id, self.callset.submitted, noted)
 
     def _threads(self) -> int:
+        # Files of this machine have no latency to hide, and threads would only contend for the GIL.
         return 1 if self.storage_path[0] == "localhost" else _FETCH_THREADS
 
     def _candidates(self, unknown: Sequence[str]) -> Sequence[str]:
+        # S3 is strongly consistent since December 2020: a GET or a LIST shows every status whose PUT has been answered.
         if len(unknown) <= _DIRECT_READS:
             return unknown
         with self._lock:
             if not self._order:
                 self._order, self._passed = sorted(self._futures), 0
+            # ``unknown`` is sorted, and calls only ever leave it, so _passed never moves back until take() clears
+            # _order.
             while self._passed < len(self._order) and self._order[self._passed] < unknown[0]:
                 self._passed += 1
             # S3 lists keys in order: keys before the first outstanding call need not be listed again.
             start_after = self._order[self._passed - 1] if self._passed else ""
+        # The listing also shows statuses of calls that were settled before: reading those again would be wasted.
         wanted = set(unknown)
         return [c for c in self.storage.finished_calls(self.callset.id, start_after) if c in wanted]
 
@@ -396,14 +433,19 @@ class StagedCallset:
         verdicts.update((call_id, Verdict(None, error)) for call_id, error in found.unbelieved.items())
         for call_id, status in found.believed.items():
             if status.output_sha256 is None:
+                # Unpickling runs the user's code. No lock is held here, so that code may use futures of this very
+                # callset.
                 verdicts[call_id] = of_status(status, status.outcome, self.callset.id)
         with self._lock:
             for call_id, status in found.believed.items():
                 if call_id not in verdicts and call_id in self._futures:  # otherwise another poll has settled the call
+                    # Remember the status, so that the next poll does not read it again only to fetch the same output.
                     self._committed[call_id] = status
+        # Before any write below: outcomes that are known must not wait for, or be lost to, requests that may fail.
         self._settle(verdicts)
         ended = self._end_dead(found.dead)
         lost = self._end_lost(found.missing, found.client_gone)
+        # _fetch_outputs() comes first in the expression: ``or`` must not skip it.
         return self._fetch_outputs() or ended or lost or bool(verdicts) or bool(found.believed)
 
     def _fetch_outputs(self) -> bool:
@@ -425,6 +467,8 @@ class StagedCallset:
 
         def fetch(call_id: str) -> None:
             try:
+                # On a helper thread. Each writes its own key, which is atomic; this thread reads after for_each() has
+                # joined them.
                 fetched[call_id] = self._fetch(wanted[call_id])
             except StorageError as error:
                 unfetched[call_id] = error
@@ -444,6 +488,7 @@ class StagedCallset:
                 }
             )
             with self._lock:
+                # Replaced as a whole, also when nothing failed: that ends the trouble that _poll_now() derives from it.
                 self._unfetched = unfetched
         return bool(fetched)
 
@@ -451,6 +496,8 @@ class StagedCallset:
         """Return a verified output, or the error if it can never be read. Raise an error that may be temporary."""
         started, began = time.time(), self._timer()
         try:
+            # The status is signed, so the key, the size and the digest are the worker's. The object itself could be
+            # anybody's: bound it and verify it before it is unpickled.
             data = self.storage.get(status.output_key or "", limit=status.output_size or 0)
             verify_sha256(data, status.output_sha256, f"the output {status.output_key}")
         except (IntegrityError, StorageNoSuchKeyError) as error:
@@ -467,6 +514,8 @@ class StagedCallset:
             batch = [(one, verdict) for call_id, verdict in verdicts.items() for one in self._living(call_id)]
             for call_id in verdicts:
                 self.records.setdefault(call_id, {})["status_done_timestamp"] = now
+        # This takes the callset's condition. Another thread may hold that and want ``_lock`` (expect()): with both held
+        # here the two would wait for each other.
         call_state.settle(batch)
         with self._lock:  # last: if Ctrl-C comes before this, the monitor still has the futures and settles them
             for call_id in verdicts:
@@ -485,6 +534,7 @@ class StagedCallset:
         status = self._client_status(call_id, error)
         key = self.callset.call_keys(call_id).status
         data = status.encode(self.callset.attempt_key(call_id, status.attempt))
+        # commit_status() is a PUT with ``If-None-Match: *`` (S3 conditional writes): of two writers S3 lets one win.
         return self.storage.put(key, data) if over_what_stands else self.storage.commit_status(key, data)
 
     def _client_status(self, call_id: str, error: PywrenError) -> Status:
@@ -517,6 +567,8 @@ class StagedCallset:
         """Declare calls lost that can no longer get a status. A call that has just got a status is left as it is."""
         lost_after = self.callset.lost_after(LOST_GRACE)
         now = self._clock()
+        # The process of the calls holds no lock on its file any more, and the statuses were read after that was seen:
+        # no further one can appear.
         if client_gone:
             text = "the call is lost: the process that made the call has ended; run the call again"
         elif lost_after is not None and now > lost_after:
@@ -530,6 +582,7 @@ class StagedCallset:
         won: list[str] = []  # helper threads append to it; this thread settles the calls when all helpers have returned
 
         def end(call_id: str) -> None:
+            # Conditional: a status that arrives at the last moment wins, and the next poll reads it.
             if self._write_end(call_id, CallLostError(text)):
                 won.append(call_id)
 
@@ -547,9 +600,12 @@ class StagedCallset:
             silent = self._timer() - self._last_progress
             if silent < self._next_question:
                 return
+            # Ask at doubling distances: explaining sends requests, and a call that takes hours is no reason to ask
+            # every minute.
             self._next_question *= 2
             explain, told = self._explain_silence, self._silence_told
             self._silence_told = True
+        # Without the lock: the invoker may send requests, and its code may be the program's.
         explanation = None if explain is None else _explanation(explain)
         if explanation is not None:
             logger.warning("%s", explanation)

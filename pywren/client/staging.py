@@ -63,12 +63,15 @@ class StagedDispatcher:
     def __init__(self, storage: Storage, invoker: Invoker, runtime: Mapping[str, Any]) -> None:
         self.storage = storage
         self.invoker = invoker
+        # One monitor, and so one polling thread, for all callsets of this executor. It starts with the first watch().
         self.monitor = Monitor()
         self._runtime = _runtime_members(runtime)
         self._shards = _shards_of(runtime)
         self._kept: list[Callset] = []
         self._noted = Noted()
         function = invoker.function_name
+        # For Storage.get_call_output(), which a program may call without a future: 0.0 searches all records, and what
+        # it finds is shared with the polls.
         storage.hold_against(None if function is None else FailureRecords(storage, function, "", 0.0, self._noted))
 
     def close(self) -> None:
@@ -85,9 +88,12 @@ class StagedDispatcher:
             InvocationError: a call was refused; the calls invoked before it continue.
         """
         callset = submission.callset
+        # Before anything is written, so that a Ctrl-C during staging leaves no directory behind.
         self._keep_while_used(callset)
         calls = self._stage(submission)
         overwrite = submission.options.get("overwrite_invoke_args") or {}
+        # Threads hide the latency of the invoker's requests. for_each() starts MOST_AT_ONCE at most, one for each
+        # connection that a client keeps.
         threads = submission.options.get("invoke_pool_threads", 64)
         shards = itertools.cycle(self._shards)
         payloads = [{**call.encode(), **next(shards), **overwrite} for call in calls]
@@ -95,6 +101,7 @@ class StagedDispatcher:
 
     def invoke_stored(self, callset: Callset, call: Call, overwrite: Mapping[str, Any]) -> ResponseFuture:
         """Invoke one call whose function and argument are already stored."""
+        # Read both, only to name their digests in the payload: workers load nothing that does not match.
         function = self.storage.get(call.func_key)
         data = self.storage.get(call.data_key, call.data_byte_range)
         call = dataclasses.replace(
@@ -111,14 +118,18 @@ class StagedDispatcher:
         return self._start(callset, [{**call.encode(), **overwrite}], threads=1)[0]
 
     def _start(self, callset: Callset, payloads: list[dict[str, Any]], threads: int) -> list[ResponseFuture]:
+        # Before the first invocation: half a map that runs is worse than an error.
         self._check_payloads(payloads)
         callset.submitted = self.storage.now()  # by the storage's clock: machines with other clocks read this time
+        # All of these before StagedCallset is made: its polls, on another thread, read them without a lock.
         callset.queue_patience = self.invoker.queue_patience
         callset.function = self.invoker.function_name
         explain = self.invoker.explain_silence
         origin = StagedCallset(callset, self.storage, self.monitor, explain_silence=explain, noted=self._noted)
         futures = futures_of(origin, map(_call_id_of, payloads))
+        # Returns when every helper thread has ended, also after an error or Ctrl-C.
         self._invoke(origin, payloads, threads)
+        # Last: polls before this would only find out that nothing has come back, and compete with the invocations.
         origin.watch()
         return futures
 
@@ -126,6 +137,8 @@ class StagedDispatcher:
         """On this machine, delete the callset's directory when no executor and no future needs it any more."""
         if self.storage.path[0] == "localhost":
             self._kept.append(callset)
+            # It runs on whichever thread drops the last reference, or at exit. It may not refer to the callset, which
+            # would then never be freed.
             callset.deletion = weakref.finalize(callset, _delete_own, os.getpid(), self.storage, callset.id)
 
     def _stage(self, submission: Submission) -> list[Call]:
@@ -134,6 +147,8 @@ class StagedDispatcher:
         self._check_objects(staged, submission.arguments)
         facts = callset.facts
         facts["func_upload_timestamp"] = started = time.time()
+        # The function before anything that refers to it: a worker may start within milliseconds of the first
+        # invocation.
         self.storage.put(callset.keys.func, staged)
         facts["func_upload_time"] = time.time() - started
         facts["func_module_str_len"] = len(staged)
@@ -160,6 +175,7 @@ class StagedDispatcher:
         return _ArgumentStager(self.storage, submission, template).stage()
 
     def _check_objects(self, function: bytes, arguments: Sequence[Packed]) -> None:
+        # Before the first PUT: S3 refuses an object beyond 5 GB only after it has received most of it.
         limit = getattr(self.storage.backend, "object_limit", None)
         if limit is None:
             return
@@ -189,14 +205,19 @@ class StagedDispatcher:
         invoked: list[str] = []
 
         def invoke(payload: dict[str, Any]) -> None:
+            # On a helper thread. Each handles other calls, so each writes other entries.
             record = origin.records.setdefault(payload["call_id"], {})
             started = time.time()
+            # The time of this call rather than of the map: with thousands of calls the last is invoked much later than
+            # the first.
             payload["host_submit_time"] = started
+            # It retries while the service throttles. An error stops for_each() from taking further payloads.
             self.invoker.invoke(payload)
             record["lambda_invoke_timestamp"] = started
             record["lambda_invoke_time"] = time.time() - started
             # Omit the arguments: ten thousand arguments would stay in memory as long as the futures do.
             record["payload"] = {name: value for name, value in payload.items() if name not in _NOT_KEPT}
+            # list.append is atomic; the caller reads the list when the helpers have been joined.
             invoked.append(payload["call_id"])
 
         try:
@@ -241,6 +262,7 @@ class _ArgumentStager:
         arguments = [self._submission.arguments[index].data for index in indices]
         key = self._callset.keys.aggdata
         joined, ranges = agg_data(arguments)
+        # One PUT for a whole map: S3 charges by the request, and a range of one object is as fast to read as an object.
         self._storage.put(key, joined)
         return {
             index: {"data_key": key, "data_byte_range": span, "data_sha256": sha256(data), "data_size": len(data)}
@@ -252,6 +274,8 @@ class _ArgumentStager:
             key = self._callset.call_keys(create_call_id(index)).data
             self._storage.put(key, self._submission.arguments[index].data)
 
+        # Each helper thread writes other keys. If one fails, nothing has been invoked, and what is stored is never
+        # read.
         for_each(put, indices, self._submission.options.get("invoke_pool_threads", 64))
         return {
             index: {
@@ -281,6 +305,7 @@ class _ArgumentStager:
 
     def _references(self, call_id: str, inputs: Sequence[ResponseFuture]) -> dict[str, Any]:
         references = tuple(self._reference(call_id, number, one) for number, one in enumerate(inputs))
+        # Lambda takes 1 MB of payload. So many references go into an object, whose digest the payload carries.
         if len(references) <= INLINE_REFERENCES:
             return {"references": references}
         data = encode_references(references)
@@ -299,6 +324,7 @@ class _ArgumentStager:
             if status.outcome is not None:
                 key = self._earlier_status_key(one)
                 return Reference(key, sha256(status.outcome), one.callset_id, one.call_id, len(status.outcome))
+        # On the program's thread and without a lock: pickling runs the user's code.
         data = encoded(verdict)
         key = self._callset.call_keys(call_id).input(number)
         self._storage.put(key, data)
@@ -309,6 +335,7 @@ class _ArgumentStager:
 
 
 def _delete_own(pid: int, storage: Storage, callset_id: str) -> None:
+    # Finalizers are copied by fork(2) and run in the child too.
     if pid == os.getpid():  # a forked child must leave the parent's directories alone
         storage.delete_callset(callset_id)
 

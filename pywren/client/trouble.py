@@ -34,12 +34,15 @@ class Trouble:
             calls: the calls that the error affects; ``None`` for all.
             now: monotonic seconds.
         """
+        # A single success ends the trouble: patience counts uninterrupted failure, so a flaky storage never uses it up.
         begins = error is not None and self.error is None
         if begins:
             self._since = now
         log = begins and now >= self._log_again
         if log:
             self._log_again = now + PATIENCE  # errors that come and go are logged once a minute
+        # On the polling thread. ``StagedCallset.trouble()`` reads ``error`` without the lock, which is safe as it is
+        # one reference.
         self.error, self._calls = error, calls
         _forget_frames(error)
         return log

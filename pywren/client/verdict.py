@@ -53,6 +53,7 @@ def of_status(status: Status, outcome: bytes | None, callset_id: str) -> Verdict
     if status.failure is not None:
         return Verdict(None, status.failure.error(callset_id, call_id, document), status)
     try:
+        # On the thread that polls, without a lock. The bytes have been verified, since loading them runs code.
         decoded = Outcome.decode(outcome or b"")
         value, error = _load(decoded.success, Packed(decoded.body), callset_id, call_id, document)
     except DecodeError as problem:
@@ -78,6 +79,7 @@ def of_result(result: RunResult, callset_id: str, call_id: str, known_at: float)
             "the call ended without an outcome; run the call again", call_id=call_id, callset_id=callset_id
         )
         return Verdict(None, lost, result, known_at)
+    # On the pump's thread, which all executors share.
     value, error = _load(result.success, result.body, callset_id, call_id)
     return Verdict(value, error, result, known_at)
 
@@ -92,6 +94,8 @@ def unexpected(error: Exception) -> StorageError:
 def encoded(verdict: Verdict) -> bytes:
     """Encode how a call ended as the bytes of an ``Outcome``, to be stored or sent."""
     if verdict.error is None:
+        # Pickled again rather than kept: most outcomes are never passed on, and keeping the bytes would double their
+        # memory.
         return Outcome(True, packed.dumps(verdict.value).data).encode()
     return packed_exceptions.dump_exception(verdict.error).encoded_outcome()
 
@@ -116,6 +120,8 @@ def _load(
         return None, problem
     except KeyboardInterrupt as interrupt:
         if threading.current_thread() is threading.main_thread():
+            # A real Ctrl-C, or one that the pickle raised: in the main thread the two look the same, and Ctrl-C must
+            # stay prompt.
             raise
         # Ctrl-C reaches only the main thread, so this KeyboardInterrupt came out of the pickle.
         return None, ResultSerializationError(

@@ -37,9 +37,14 @@ class _Countdown:
         self._gate.acquire()
         self._lock = threading.Lock()  # guards the fields below: futures of several callsets end on several threads
         self._ended = 0
+        # None until start(): settling threads count from installation on, before the waiting thread knows its target.
         self._target: int | None = None
+        # Before installation, so that report_trouble() can tell a wait that began during a failed poll from an earlier
+        # one.
         self.began = time.monotonic()
         self.is_over = False
+        # Written once, under ``_lock``. The waiting thread reads it without the lock: the gate was released after the
+        # write.
         self.trouble: PywrenError | None = None
 
     def start(self, target: int) -> None:
@@ -50,16 +55,22 @@ class _Countdown:
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until the countdown ends or ``fail`` is called. Return False if the timeout expires first."""
+        # Reading is_over without the lock is safe: it only ever becomes True. On POSIX a signal handler that raises
+        # interrupts Lock.acquire(), so Ctrl-C ends the wait of the main thread.
         return self.is_over or self._gate.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
 
     def fail(self, error: PywrenError) -> None:
         """Wake the waiting thread because the storage cannot be read."""
         with self._lock:
+            # Whoever comes first opens the gate, and opens it once: the last outcome, or the trouble. If outcomes
+            # arrive after the trouble, is_over still becomes True and await_all() prefers it.
             if not self.is_over and self.trouble is None:
                 self.trouble = error
                 self._gate.release()
 
     def add_result(self, future: object) -> None:
+        # On a settling thread that holds a callset's condition. Only arithmetic and a release may happen under this
+        # lock.
         with self._lock:
             self._ended += 1
             self._check()
@@ -88,14 +99,20 @@ def await_all(futures: Sequence[CallState], timeout: float | None, at_least: int
         StorageError: the storage of some of the futures could not be reached for a while.
     """
     # Install the countdown before counting, so that it counts a future that ends in between.
+    # A future must be in ``futures`` once only: a duplicate would be installed twice, counted twice, and the count
+    # would reach its target too early.
     countdown = _Countdown()
     waiting = _install(countdown, futures)
     done = len(futures) - len(waiting)
     countdown.start((len(futures) if at_least is None else at_least) - done)
     try:
         if not countdown.is_over:
+            # expect() may start the monitor's thread. Done after start(): if the last outcome arrived meanwhile, no
+            # poll is needed.
             expect(waiting)  # without holding any condition: each origin takes its own locks
             _wait(countdown, timeout, waiting)
+        # Outcomes win over trouble: what the caller asked for is there, although the storage could not be read for a
+        # while.
         if countdown.trouble is not None and not countdown.is_over:
             raise copied(countdown.trouble)
         return countdown.is_over
@@ -103,6 +120,8 @@ def await_all(futures: Sequence[CallState], timeout: float | None, at_least: int
         _say_what_runs(waiting)
         raise
     finally:
+        # Also on a time-out and after Ctrl-C: a countdown left behind would be notified, and would keep its memory, for
+        # as long as the future lives.
         for future in waiting:
             with future._condition:
                 if future._installed is not None:  # a forked child has dropped the list
@@ -113,8 +132,11 @@ def _install(countdown: _Countdown, futures: Sequence[CallState]) -> list[CallSt
     """Add a countdown to the waiters of the futures that are not done, and return those futures."""
     waiting = []
     for future in futures:
+        # A look without the condition first: for finished futures, waiting again costs no lock at all.
         if future._state in DONE:
             continue
+        # Per future, although siblings share the condition: a long hold would keep the pump or the monitor from
+        # settling.
         with future._condition:
             if future._state not in DONE:  # the call may have ended before this thread got the condition
                 if future._installed is None:
@@ -127,12 +149,14 @@ def _install(countdown: _Countdown, futures: Sequence[CallState]) -> list[CallSt
 def _wait(countdown: _Countdown, timeout: float | None, futures: Sequence[CallState]) -> None:
     """Wait until the countdown ends. Every ``SILENCE`` seconds, let the origins report why no results arrive."""
     left = timeout
+    # Count down from the timeout instead of reading the clock: each wait lasted its full time, or the loop has ended.
     while not countdown.wait(SILENCE if left is None else min(left, SILENCE)):
         if left is not None:
             left -= SILENCE
             if left <= 0:
                 return
         for origin, _ in _by_origin([one for one in futures if one._state not in DONE]):
+            # On the waiting thread, so a slow check of the reason delays no other thread.
             origin.report_silence()
 
 
@@ -158,8 +182,10 @@ def report_trouble(futures: Sequence[CallState], error: PywrenError, since: floa
     if not futures:
         return
     with futures[0]._condition:  # the callset's condition guards all these lists
+        # Copy them out and notify them below. A set, because one countdown is installed in many of these futures.
         waiters = {waiter for one in futures for waiter in one._installed or () if isinstance(waiter, _Countdown)}
     for waiter in waiters:  # the thread of a waiter may have stopped waiting; then nothing reads its gate
+        # A thread that has just begun to wait has not been patient yet; its own poll decides.
         if waiter.began <= since:
             waiter.fail(error)
 

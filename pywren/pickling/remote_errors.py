@@ -256,9 +256,9 @@ def make_traceback(frames: Frames) -> types.TracebackType | None:
     """Make a traceback that Python prints like the original."""
     # A frame keeps its callers' frames and their variables alive. Here the callers belong to the thread that receives
     # results, and refer to its processes and sockets, which would live as long as the program keeps the exception. The
-    # frame of a generator drops its caller when the generator pauses, so the chain ends there. The generator must stay paused:
-    # from Python 3.11 on, a generator that is closed links its frame to the frames that it is closed under. So it holds
-    # itself, until the garbage collector finds it together with the traceback.
+    # frame of a generator drops its caller when the generator pauses, so the chain ends there. The generator must stay
+    # paused: from Python 3.11 on, a generator that is closed links its frame to the frames that it is closed under. So
+    # the generator holds itself, until the garbage collector finds it together with the traceback.
     maker = _make_traceback(frames)
     next(maker)
     return maker.send(maker)

@@ -39,6 +39,8 @@ _INCOMING = ".pywren-incoming"
 _EXPIRED = ".pywren-expired"
 _CALLSET_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 _UNSAFE = re.compile(r"[\0\\:]" if os.name == "nt" else r"\0")
+# Each lost race needs a delete that falls between two system calls. So many in a row mean that something removes the
+# directory on purpose.
 _RACES = 20
 
 
@@ -61,10 +63,13 @@ class LocalhostBackend(NamesOf04):
         """Store an object. See ``Backend.put``."""
         path = self._path(key)
         with _translated(f"write {path}"):
+            # A name of its own for every writer, so that two writers of one key never write to the same file.
             temporary = self._write_temporary(data)
             try:
                 return _move(temporary, path, if_absent)
             finally:
+                # link(2) leaves the temporary name, rename(2) does not. If this process is killed in between, expire()
+                # removes it.
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(temporary)
 
@@ -77,6 +82,8 @@ class LocalhostBackend(NamesOf04):
             handle, temporary = temporary_file(incoming)
         try:
             with os.fdopen(handle, "wb") as file:
+                # No fsync: after a crash of the machine the calls are gone anyway, and it would cost more than all the
+                # rest.
                 file.write(data)
         except BaseException:
             os.unlink(temporary)
@@ -88,6 +95,8 @@ class LocalhostBackend(NamesOf04):
         check_range(key, byte_range)
         path = self._path(key)
         try:
+            # Once it is open, the descriptor keeps reading this object, even if a writer replaces or a deletion removes
+            # the name.
             with _translated(f"read {path}"), open(path, "rb") as file:
                 if byte_range is not None:
                     return _read_range(file.fileno(), key, *byte_range)  # the range already limits the size
@@ -96,6 +105,8 @@ class LocalhostBackend(NamesOf04):
                 size = os.fstat(file.fileno()).st_size  # needed because Python allocates the requested size
                 return read_at_most(lambda most: file.read(min(most, size + 1)), limit, key)
         except StorageError as error:
+            # The last two: a part of the key is a file, or the whole key is a directory. Neither is an object of that
+            # key.
             if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError | IsADirectoryError):
                 raise StorageNoSuchKeyError(key) from None
             raise
@@ -105,6 +116,8 @@ class LocalhostBackend(NamesOf04):
         folder = prefix.rpartition("/")[0]
         base = self._path(folder) if folder else self.root
         with _translated(f"list {base}"):
+            # Not a snapshot: a file that appears meanwhile may be missing, but one that was there before the call and
+            # stays is listed.
             keys = _keys_below(base, f"{folder}/" if folder else "", prefix)
             return sorted(key for key in keys if key > start_after)
 
@@ -115,6 +128,7 @@ class LocalhostBackend(NamesOf04):
             path = self._path(key)
             with _translated(f"delete {path}"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 os.unlink(path)
+                # Try the directories only at the end, once for each: a callset's thousands of files share a few.
                 folders.add(path.parent)
         for folder in folders:
             self._remove_empty(folder)
@@ -122,6 +136,8 @@ class LocalhostBackend(NamesOf04):
     def _remove_empty(self, folder: Path) -> None:
         while folder != self.root:
             try:
+                # rmdir(2) fails when a writer has just put a file there, so nothing is lost. A writer whose directory
+                # goes away before its link or rename creates it again (_move).
                 folder.rmdir()
             except OSError:  # the directory is not empty, or another process removed it first
                 return
@@ -129,6 +145,7 @@ class LocalhostBackend(NamesOf04):
 
     def now(self) -> float:
         """Return this machine's time, which also gives the files their times."""
+        # Files of this machine are stamped by this clock, so ages can be compared across processes.
         return time.time()
 
     def close(self) -> None:
@@ -159,20 +176,27 @@ class LocalhostBackend(NamesOf04):
         """
         moment, began, deleted = now(), clock(), 0
         ages: list[_Age] = []
+        # The oldest first, so that a run that is cut off by its budget has looked at those that matter.
         for callset in sorted(_callsets_below(self.root), key=_changed):
+            # On the thread that makes the storage: a user must not notice it, however full the directory is.
             if clock() - began > budget_seconds / 2:
                 break
             ages.append(_age(callset))
         taken = sum(age.size for age in ages)
         for age in sorted(ages):
+            # Decide anew for each: a deletion may have made enough room.
             limit = min(YOUNG_SECONDS, max_age_seconds) if taken > max_bytes else max_age_seconds
             if moment - age.newest <= limit or clock() - began > budget_seconds:
                 break
+            # A process that has shared its calls with others holds this flock, and the kernel releases it when the
+            # process dies. Without such a file only the age counts.
             if not is_locked(age.callset / "client"):
+                # Another process may be deleting the same callset: what one has removed, the other ignores.
                 shutil.rmtree(age.callset, ignore_errors=True)
                 self._remove_empty(age.callset.parent)
                 taken -= age.size
                 deleted += 1
+        # A day: a writer takes seconds, even for gigabytes on a slow disk.
         self._drop_leftovers(moment - YOUNG_SECONDS)
         return deleted
 
@@ -180,6 +204,7 @@ class LocalhostBackend(NamesOf04):
         """Run ``expire`` unless some process has run it within ``EXPIRE_INTERVAL``. Called when a program starts."""
         marker = self.root / _EXPIRED
         try:
+            # abs(): a marker from the future, after the clock was set back, must not stop the clean-up for long.
             if abs(now() - marker.stat().st_mtime) < EXPIRE_INTERVAL:
                 return
         except FileNotFoundError:
@@ -188,6 +213,8 @@ class LocalhostBackend(NamesOf04):
         except OSError:
             return
         with contextlib.suppress(OSError):  # if this user cannot write here, no files are this user's
+            # Mark first, then search: of several programs that start together, most then find the mark. Two may still
+            # search at the same time, which is harmless.
             os.close(open_file(marker))
             os.utime(marker, (now(), now()))
             self.expire(now=now)
@@ -201,6 +228,7 @@ class LocalhostBackend(NamesOf04):
 
     def _path(self, key: str) -> Path:
         parts = key.split("/")
+        # Keys come from payloads and from other machines: none may name a file outside the root.
         if {"", ".", ".."} & set(parts) or parts[0] in (_INCOMING, _EXPIRED) or _UNSAFE.search(key):
             raise StorageError(f"{key!r} cannot be an object's key")
         return self.root.joinpath(*parts)
@@ -223,6 +251,8 @@ def _move(temporary: str, path: Path, if_absent: bool) -> bool:
             if if_absent:
                 os.link(temporary, path)  # unlike rename, link fails if the object exists
             else:
+                # rename(2) replaces the name in one step, within one file system: that is why the temporary file is
+                # below the root.
                 os.replace(temporary, path)
             return True
         except FileExistsError:
@@ -234,6 +264,7 @@ def _move(temporary: str, path: Path, if_absent: bool) -> bool:
 
 
 def _read_range(handle: int, key: str, first: int, last: int) -> bytes:
+    # Of the open file: it cannot be replaced between this and the read.
     size = os.fstat(handle).st_size
     if first >= size:
         raise StorageError(f"cannot read {key}: the object is shorter than the requested range")
@@ -245,6 +276,7 @@ def _read_range(handle: int, key: str, first: int, last: int) -> bytes:
 def _keys_below(folder: Path, key: str, prefix: str) -> Iterator[str]:
     """Yield the keys of all files below a directory. Skip subdirectories in which no key starts with the prefix."""
     try:
+        # A directory that was removed since its parent was listed has no keys: skip it.
         entries = os.scandir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return
@@ -289,6 +321,7 @@ def _age(callset: Path) -> _Age:
     try:
         newest, size = _measured(callset)
     except FileNotFoundError:  # another process is deleting the callset
+        # So it counts as the newest of all, and is left to the process that deletes it.
         newest, size = math.inf, 0
     return _Age(newest, size, callset)
 
@@ -319,6 +352,9 @@ def is_locked(path: str | os.PathLike[str]) -> bool:
         with open(path, "rb") as file:
             import fcntl  # Windows lacks fcntl, but has no lock files either: open() has failed before this
 
+            # Shared, so that two readers do not take each other for the living client. Closing the file releases it at
+            # once. flock(2), not fcntl(2) locks: those are per process and vanish when any descriptor of the file is
+            # closed.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False

@@ -51,8 +51,14 @@ class Callbacks:
     def expect(self, owner: Any) -> None:
         """Announce the callback of a future. This starts threads, because no thread can start at the program's end."""
         with self._changed:
+            # A weak set: a future that the program drops needs no thread. If its call ends before this line, run() has
+            # discarded it too early and it stays here until it is freed; then two idle threads live that long, which is
+            # harmless.
             self._expected.add(owner)
+            # A running thread will serve again, so it counts. It becomes idle again in _end(), in time for the next
+            # callback.
             missing = self._reserve(_STANDING_BY - len(self._running))
+        # Without the lock: Thread.start() waits for the new thread to run, which takes long on a busy machine.
         self._start(missing)
 
     def run(self, owner: Any, callback: Callable[[], None]) -> None:
@@ -60,6 +66,8 @@ class Callbacks:
         with self._changed:
             self._expected.discard(owner)
             self._queue.append(callback)
+            # One idle thread is enough: it takes the callback, and _take() reserves another thread if more are queued.
+            # finish() waits on this condition too, but only at the end of the program, after the last outcome.
             self._changed.notify()
             missing = self._reserve(1)
         self._start(missing)
@@ -67,6 +75,7 @@ class Callbacks:
     def finish(self, timeout: float) -> int:
         """Wait at most ``timeout`` seconds for all callbacks to return. Return how many have not returned by then."""
         with self._changed:
+            # _end() notifies all, so this waiter is never passed over in favour of an idle thread.
             self._changed.wait_for(lambda: not self._queue and not self._running, timeout)
             return len(self._queue) + len(self._running)
 
@@ -75,6 +84,7 @@ class Callbacks:
     def _reserve(self, wanted: int) -> int:
         """Return how many threads must be started so that ``wanted`` threads are idle. Count these as idle already."""
         missing = max(0, wanted - self._idle)
+        # Otherwise a second run() before the new thread reaches _take() would start yet another thread for it.
         self._idle += missing
         return missing
 
@@ -82,6 +92,8 @@ class Callbacks:
         for started in range(count):
             try:
                 threading.Thread(target=self._serve, name="pywren-callbacks", daemon=True).start()
+            # Since Python 3.12 no thread can start once the interpreter is shutting down: that is why expect() starts
+            # them early.
             except RuntimeError:  # there are too many threads, or the interpreter is shutting down
                 self._do_without(count - started)
                 return
@@ -90,10 +102,13 @@ class Callbacks:
         """Stop counting threads that could not be started. If no thread is left, run the callbacks in this thread."""
         with self._changed:
             self._idle -= count
+            # A thread that is idle or running will come to the queue. Without any, these callbacks would never run.
             left = [] if self._idle or self._running else list(self._queue)
             if left:
                 self._queue.clear()
         for callback in left:
+            # On the thread of the monitor, the pump or the program: it may delay outcomes, but a lost callback would be
+            # worse. ``call_back`` logs what a program's function raises.
             callback()
 
     def _serve(self) -> None:
@@ -115,16 +130,25 @@ class Callbacks:
         ``None`` means that this thread is not needed any more.
         """
         with self._changed:
+            # Check again after every wake-up: another idle thread may have taken the callback, or the current one may
+            # have ended.
             while not self._queue or self._seconds_to_wait() > 0:
+                # With callbacks queued, sleep only until the current one has used up its patience: then the next may
+                # overtake it.
                 woken = self._changed.wait(self._seconds_to_wait() if self._queue else _LINGER_SECONDS)
+                # While a callback is announced, keep two threads: at the end of the program none could be started for
+                # it.
                 is_needed = self._queue or (self._expected and self._idle <= _STANDING_BY)
                 if not woken and not is_needed:
                     self._idle -= 1
                     return None
+            # A token of its own for each run: the same callback object may be queued twice.
             token = self._current = object()
             self._running[token] = time.monotonic()
             self._idle -= 1
             callback = self._queue.popleft()
+            # The queue now waits for this callback. A thread must stand by to take over if it takes longer than its
+            # patience.
             return token, callback, self._reserve(1) if self._queue else 0
 
     def _seconds_to_wait(self) -> float:
@@ -136,6 +160,7 @@ class Callbacks:
         with self._changed:
             del self._running[token]
             self._idle += 1
+            # For the idle threads and for finish(): with notify() the one woken could be the wrong one.
             self._changed.notify_all()
 
 
@@ -156,4 +181,6 @@ def _finish_at_exit() -> None:
 # This is registered before any pool registers its own end, so it runs after that: by then all outcomes have arrived.
 atexit.register(_finish_at_exit)
 if hasattr(os, "register_at_fork"):
+    # The child has none of these threads, and another thread of the parent may have held the lock. What is queued runs
+    # in the parent only.
     os.register_at_fork(after_in_child=callbacks._reset)

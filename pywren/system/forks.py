@@ -20,9 +20,13 @@ def in_each_child(objects: weakref.WeakSet[_Item], restart: Callable[[_Item], ob
         restart: called in the child with each object.
     """
 
+    # fork(2) copies one thread and all memory: a lock that another thread held stays locked for ever in the child, so
+    # ``restart`` must replace locks and never take one. CPython runs these hooks before os.fork() returns in the child.
     def restart_all() -> None:
         for item in list(objects):  # a copy, because an object may be destroyed meanwhile
             restart(item)
 
     if hasattr(os, "register_at_fork"):
+        # Hooks cannot be unregistered. So there is one for each kind of object, and a weak set rather than one for each
+        # object.
         os.register_at_fork(after_in_child=restart_all)

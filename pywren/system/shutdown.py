@@ -37,7 +37,12 @@ def require_running() -> None:
         )
 
 
+# Python ends a program in this order: threading's own hooks, a join of all non-daemon threads, atexit functions in
+# reverse order of registration, daemon threads frozen. ``begin`` must run after the join and before all other atexit
+# functions.
 def _begin_first() -> None:
+    # This runs before the join. Registering here puts ``begin`` after whatever the program has registered, so it runs
+    # before all of that, and non-daemon threads may make calls until then.
     atexit.register(begin)  # atexit functions run in reverse order of registration
 
 
@@ -46,7 +51,10 @@ def _forget() -> None:
     _has_begun = False
 
 
+# The fallback for a Python without that hook. It is registered early, so it runs late: other atexit functions could
+# then still make calls. Setting the flag a second time does no harm.
 atexit.register(begin)
 private_names.at_end_of_threads(_begin_first)
 if hasattr(os, "register_at_fork"):
+    # A child that is forked while the parent is ending (before Python 3.12, atexit functions may fork) has only begun.
     os.register_at_fork(after_in_child=_forget)

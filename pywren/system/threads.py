@@ -35,27 +35,37 @@ def for_each(function: Callable[[_Item], object], items: Iterable[_Item], thread
     Raises:
         BaseException: whatever the first call that failed raised.
     """
+    # On the caller's thread: a user's iterator must not run in several threads, and its errors belong to the caller.
     todo = list(items)
+    # Nothing runs in parallel then, so spare the thread: most maps of a single call come this way.
     if threads <= 1 or len(todo) <= 1:
         for item in todo:
             function(item)
         return
     crew = _Crew(function, iter(todo))
     helpers = [
+        # Daemon, although they are joined: a Ctrl-C during the join must not make the end of the program wait for a
+        # request.
         threading.Thread(target=crew.work, name="pywren-request", daemon=True)
+        # One fewer: the caller's thread is one of the crew.
         for _ in range(min(threads, len(todo), MOST_AT_ONCE) - 1)
     ]
     try:
         with contextlib.suppress(RuntimeError):  # if no more threads can be started, use fewer
             for helper in helpers:
                 helper.start()
+        # A helper that failed to start leaves its share to the others, since all take from the same iterator.
         crew.work()
+    # work() keeps what a call raises. Only an interrupt between two calls, in the main thread, arrives here.
     except BaseException:
         crew.stop()
         raise
     finally:
         for helper in helpers:
+            # A helper that could not be started has no ident, and joining it would raise RuntimeError.
             if helper.ident is not None:
+                # Join even after an error: a helper must not write into the caller's tables when the caller has gone
+                # on.
                 helper.join()
     if crew.error is not None:
         raise crew.error
@@ -80,6 +90,8 @@ class _Crew:
                 if self._stopped:
                     return
                 try:
+                    # The check and this are one step under the lock, so that no item is taken after the first error. A
+                    # list iterator alone would need no lock under the GIL, but would on a free-threaded build.
                     item = next(self._items)
                 except StopIteration:
                     return
@@ -87,6 +99,8 @@ class _Crew:
                 self._function(item)
             except BaseException as error:  # noqa: BLE001 -- for_each() raises it in the thread of its caller
                 with self._lock:
+                    # The first error wins; the later ones are most often its echoes, such as the same refusal of the
+                    # same service.
                     self.error = self.error or error
                     self._stopped = True
                 return

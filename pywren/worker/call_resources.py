@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+# No lock: modules register on import, and only the child's main thread calls ``close_all``, after the user's function.
 _closers: list[Callable[[], None]] = []
 
 
@@ -18,5 +19,6 @@ def close_after_call(close: Callable[[], None]) -> None:
 
 def close_all() -> None:
     """Call all registered functions, which close what the last call opened."""
+    # The list stays: the modules are imported once, and each later call may open something again.
     for close in _closers:
         close()

@@ -17,11 +17,14 @@ from pywren.worker.descriptors import high_descriptor
 
 _NAME = re.compile(r"pywren-(\d+)-[0-9a-f]{16}(\.new)?")
 _NEW = ".new"
+# O_NOFOLLOW, because the parent directory is usually /tmp, where every user can place a link under any name.
 _OPEN_DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
 def private_directory() -> str:
     """Return a path for a new private directory for temporary files. The child creates the directory."""
+    # The random part also makes the path a mark that no other process has in its environment
+    # (``process_tree.kill_marked``).
     return os.path.join(_temporary_directory(), f"pywren-{os.getpid()}-{os.urandom(8).hex()}")
 
 
@@ -47,6 +50,9 @@ def hold_directory(path: str) -> None:
     make_directories(new)
     descriptor = high_descriptor(os.open(new, _OPEN_DIRECTORY))  # never closed, as closing it would release the lock
     with contextlib.suppress(OSError):  # a file system without locks: see ``_is_abandoned``
+        # The lock belongs to the open directory (flock(2)), not to the process: the kernel releases it even after
+        # SIGKILL, and programs that a call starts do not keep it, because the descriptor is close-on-exec. A remover
+        # asks for LOCK_EX.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     os.rename(new, path)
 
@@ -98,6 +104,7 @@ def _remove_if_abandoned(path: str, pid: int, older_than: float) -> None:
     # Use the opened directory for everything, not its name: anyone may replace the name with a link meanwhile.
     directory = os.open(path, _OPEN_DIRECTORY)
     try:
+        # First the owner, then the lock: a stranger's directory must not be locked even for a moment.
         if os.fstat(directory).st_uid == os.getuid() and _is_abandoned(path, directory, pid, older_than):
             _remove_opened(path, directory)
     finally:
@@ -108,7 +115,10 @@ def _is_abandoned(path: str, directory: int, pid: int, older_than: float) -> boo
     import fcntl
 
     try:
+        # Held until the caller closes the directory, so of two clients that find it, only one removes it.
         fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # An unlocked directory with the final name had its lock before its name, so its owner is dead. One that still
+        # has the first name may be a moment from its lock: only its age can tell.
         if not path.endswith(_NEW):
             return True
     except BlockingIOError:
@@ -118,6 +128,8 @@ def _is_abandoned(path: str, directory: int, pid: int, older_than: float) -> boo
     if time.time() - os.fstat(directory).st_mtime <= older_than:
         return False
     try:
+        # Signal 0 only asks whether the process exists (kill(2)). In another container the number means another
+        # process, or none, which is why the age comes first.
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
@@ -129,6 +141,8 @@ def _is_abandoned(path: str, directory: int, pid: int, older_than: float) -> boo
 def _remove_opened(path: str, directory: int) -> None:
     _empty(directory)
     with contextlib.suppress(OSError):  # something could not be removed, or the name now belongs to another file
+        # By name, because rmdir(2) knows no descriptors. If somebody has placed a link here meanwhile, it fails
+        # (ENOTDIR).
         os.rmdir(path)
 
 
@@ -150,10 +164,13 @@ def _empty(top: int) -> None:
     the descriptors.
     """
     waiting = _remove_entries(top)
+    # Names that a call cannot have used, because two directories must not get one name at the top.
     mark, count = os.urandom(8).hex(), 0
     while waiting:
         name = waiting.pop()
         try:
+            # Relative to an open directory (openat(2)): a path could be longer than PATH_MAX, or be redirected by a
+            # link on the way.
             inner = _open_directory(name, top)
         except OSError:
             continue  # this entry cannot be removed
@@ -173,6 +190,8 @@ def _remove_entries(directory: int) -> list[str]:
     left = []
     for name in os.listdir(directory):
         try:
+            # Try instead of asking for the type first: a process that is still running might replace the entry in
+            # between. A link is removed and never followed (unlink(2)).
             os.unlink(name, dir_fd=directory)
         except OSError:
             try:

@@ -46,15 +46,22 @@ def extract(tarball: IO[bytes], target: str, take: Callable[[int], None]) -> Non
     import tarfile
 
     try:
+        # "r:*" needs a seekable file but finds out the compression itself. Imports are local: most workers never
+        # extract.
         with tarfile.open(fileobj=tarball, mode="r:*", tarinfo=_bounded_tarinfo()) as tar:
             for count, member in enumerate(_members(tar), 1):
+                # Every member takes an inode, however small it is, and bytes alone would not limit those.
                 if count > MEMBER_LIMIT:
                     raise _unsafe(member, f"exceeds the limit of {MEMBER_LIMIT:,} members")
+                # In the archive's order, each checked against what is on the disk by then: an earlier member may be the
+                # link that a later one tries to write through.
                 _extract_member(tar, member, target, take)
             _check_end(tar)
     except RuntimeSetupError:
         raise
     except Exception as error:  # tarfile and the decompressors raise almost anything for a damaged archive
+        # An errno comes from the file system (ENOSPC, EACCES). tarfile and the decompressors raise OSErrors without one
+        # for bad data.
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise RuntimeSetupError(f"it is not a tar archive, or is damaged: {error}", ERROR) from error
@@ -66,6 +73,7 @@ def _members(tar: TarFile) -> Iterator[TarInfo]:
     while (member := tar.next()) is not None:
         yield member
         kept.members.clear()
+        # An archive may have a million headers of 1 MB each; only the current ones are needed.
         kept.pax_headers.clear()
 
 
@@ -109,6 +117,8 @@ class _HeaderBytes:
         Raises:
             RuntimeSetupError: the header exceeds its limit.
         """
+        # tarfile takes the size from the header itself, and passes on a negative one, which read() takes for
+        # "everything".
         if not 0 <= size <= self._left:
             raise RuntimeSetupError(
                 f"a member of its archive has a header larger than {HEADER_LIMIT / 1e6:.0f} MB; it was not extracted",
@@ -123,13 +133,16 @@ def _extract_member(tar: TarFile, member: TarInfo, target: str, take: Callable[[
     import tarfile
 
     parts = _safe_parts(member, member.name)
+    # Devices and FIFOs: opening one could hang the worker, or reach beyond the directory.
     if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
         raise _unsafe(member, "is neither a file, a directory nor a link")
+    # A negative size would give bytes back to take(), and so get round the disk limit.
     if member.size < 0:
         raise _unsafe(member, "has a negative size")
     if not parts:
         return
     take(member.size + BLOCK_BYTES)  # before anything is written, so that a tar bomb does not fill the disk first
+    # No other process writes below ``new`` (its root is 0700 and locked), so nothing changes between check and use.
     _check_parents(member, target, parts)
     path = os.path.join(target, *parts)
     if os.path.islink(path) or (os.path.lexists(path) and not member.isdir()):
@@ -186,6 +199,7 @@ def _without_privileges(member: TarInfo) -> TarInfo:
     import copy
 
     member = copy.copy(member)
+    # The owner keeps write permission, without which the runtime could not be removed later.
     member.mode = (member.mode & 0o755) | (0o700 if member.isdir() else 0o600)
     member.uid, member.gid, member.uname, member.gname = os.geteuid(), os.getegid(), "", ""
     return member

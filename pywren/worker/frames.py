@@ -56,11 +56,15 @@ STAYS = 16  # the process waits for another call of the same function
 SPENT = 32  # the call changed its process permanently: kill the process
 NOT_BEGUN = 64  # an earlier call spoiled the process: run this call in another process, and kill this one
 
+# "<" means fixed sizes without padding: the other end may run in another interpreter, that of a runtime.
 _HEADER = struct.Struct("<BBHIQddQ")  # kind, flags, segments, bytes of meta, number, first, second, bytes of payload
 _SIZE = struct.Struct("<Q")
 _DESCRIPTOR = struct.Struct("@i")
 _RECEIVE_BYTES = 64 * 1024
+# If this were too small, the kernel would close the rest of the descriptors (MSG_CTRUNC, recvmsg(2)). A frame has four
+# at most (FORK), and one read ends behind a write that had descriptors (unix(7)), so those of two writes never add up.
 _RECEIVE_CONTROL = 64  # room for eight descriptors
+# A cache line: arrays that are mapped from a file are aligned as well as those that their library allocates itself.
 _ALIGNMENT = 64
 _MEGABYTE = 1024 * 1024
 _CLOEXEC_FLAG = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
@@ -77,6 +81,8 @@ class UnlinkedFile:
         self.descriptor = _unlinked() if descriptor is None else descriptor
         self.size = 0
 
+    # A descriptor is closed with the last reference, on whichever thread drops that one. No list of open files is
+    # needed.
     def __del__(self) -> None:
         if self.descriptor >= 0:
             os.close(self.descriptor)
@@ -84,9 +90,12 @@ class UnlinkedFile:
 
     def append(self, segments: Sequence[Buffer]) -> int:
         """Write segments at the end of the file, each at an aligned offset. Return the offset of the first segment."""
+        # mmap(2) accepts only multiples of the page size as offsets.
         start = _aligned(self.size, mmap.ALLOCATIONGRANULARITY)
         offset = start
         for segment in segments:
+            # With an offset for each write (pwrite(2)): the position in the file belongs to all processes that share
+            # it.
             _write_all(self.descriptor, segment, offset)
             offset = _aligned(offset + memoryview(segment).nbytes)
         self.size = offset
@@ -108,22 +117,27 @@ class UnlinkedFile:
     def map(self, offset: int, size: int) -> memoryview:
         """Map bytes of the file copy-on-write: the memory is writable, and writes to it are private."""
         extra = offset % mmap.ALLOCATIONGRANULARITY
+        # Before Python 3.13 each map duplicates the descriptor and keeps it open (see ``_Mapped``).
         options: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
         mapped = mmap.mmap(self.descriptor, size + extra, access=mmap.ACCESS_COPY, offset=offset - extra, **options)
         return memoryview(mapped)[extra:]
 
     def tail(self, limit: int) -> bytes:
         """Return the last bytes of the file, which other processes may have written."""
+        # A process that a dead child has left may write between these two calls. The answer is then a little old.
         size = os.fstat(self.descriptor).st_size
         return os.pread(self.descriptor, limit, max(0, size - limit))
 
 
 def _unlinked() -> int:
     if hasattr(os, "memfd_create"):
+        # The content counts as memory of the machine, or of the container: on Lambda, against the function's memory
+        # size.
         return above_standard(os.memfd_create("pywren", os.MFD_CLOEXEC))
     import tempfile
 
     descriptor, path = tempfile.mkstemp(prefix="pywren-")
+    # At once, so that the file goes with its last descriptor, even if both processes are killed.
     os.unlink(path)
     return above_standard(descriptor)
 
@@ -131,6 +145,7 @@ def _unlinked() -> int:
 def _write_all(descriptor: int, data: Buffer, offset: int) -> None:
     view = memoryview(data).cast("B")
     while view:
+        # Linux writes at most 2 GB at a time (write(2)), and a nearly full file system may take less.
         written = os.pwrite(descriptor, view, offset)
         view, offset = view[written:], offset + written
 
@@ -169,6 +184,7 @@ class Frame(NamedTuple):
         found: list[Buffer] = []
         start = 0
         for size in self.sizes:
+            # A copy as bytearray, because a buffer must be writable: NumPy would make an array over bytes read-only.
             found.append(bytearray(payload[start : start + size]) if found else payload[start : start + size])
             start += size
         return found
@@ -180,6 +196,7 @@ def read_segments(file: UnlinkedFile, sizes: Sequence[int], start: int = 0) -> l
     for offset, size in offsets(sizes, start):
         if not found:
             found.append(file.read(offset, size))
+        # A map costs system calls, and a page fault for each page that is touched, so smaller buffers are copied.
         elif size >= _MEGABYTE and _MAPPED.may_map():
             found.append(_MAPPED.map(file, offset, size))
         else:
@@ -201,6 +218,7 @@ class _Mapped:
             import resource
 
             soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            # A quarter of the descriptors, because calls open files and sockets too. RLIM_INFINITY is -1 in Python.
             self.limit = 256 if soft < 0 else min(256, soft // 4)
         return self.alive < self.limit
 
@@ -209,6 +227,7 @@ class _Mapped:
 
         view = file.map(offset, size)
         self.alive += 1
+        # The map lives as long as any array over it. A finalizer at exit would only delay the end of the process.
         weakref.finalize(view.obj, self._gone).atexit = False
         return view
 
@@ -253,6 +272,7 @@ def encode(
         file.append(segments)
     if file is not None:
         flags |= IN_FILE
+        # The file comes first: ``FrameReader`` takes the descriptors in this order.
         descriptors = (file.descriptor, *descriptors)
         payload: Sequence[Buffer] = ()
     else:
@@ -284,6 +304,8 @@ class FrameReader:
 
         Descriptors arrive with the first byte of their frame (unix(7)), so they are here before the frame is complete.
         """
+        # Add them before looking at the bytes. They may be those of a later frame in the same read, so each frame takes
+        # its own number of them from the front.
         self._descriptors.extend(descriptors)
         if self._rest:
             data = self._rest + data
@@ -296,6 +318,7 @@ class FrameReader:
             after = body + meta + (0 if flags & IN_FILE else total)
             if count > 1:
                 after += count * _SIZE.size
+            # A frame in pieces is normal: a stream socket has no message boundaries, and one read takes at most 64 KiB.
             if after > end:
                 break
             if count > 1:
@@ -315,6 +338,7 @@ class FrameReader:
     def close(self) -> None:
         """Close the descriptors of incomplete frames."""
         while self._descriptors:
+            # Descriptors that were received are open in this process even if nothing has looked at them (unix(7)).
             os.close(self._descriptors.popleft())
 
 
@@ -347,7 +371,11 @@ class Channel:
             BlockingIOError: nothing has arrived, on a non-blocking end.
         """
         try:
+            # Close-on-exec is set in the same step. Set later, a program that another thread starts in between would
+            # inherit them.
             data, control, _, _ = self.socket.recvmsg(_RECEIVE_BYTES, _RECEIVE_CONTROL, _CLOEXEC_FLAG)
+        # Linux reports this instead of the end of file when the other end was closed with data in it that it had not
+        # read.
         except ConnectionResetError:
             data, control = b"", []
         if not data:
@@ -362,6 +390,7 @@ class Channel:
     def send(self, frame: Outgoing) -> None:
         """Send a frame. If the socket is full, a blocking end waits, and a non-blocking end queues the rest."""
         self._outgoing.append(frame)
+        # Otherwise earlier frames wait for room, and this one must stay behind them.
         if len(self._outgoing) == 1:
             self.flush()
 
@@ -372,6 +401,7 @@ class Channel:
             return
         poll = select.poll()
         poll.register(self.fileno(), select.POLLOUT)
+        # This may wait as long as the other side does not read, so the caller must not hold the pool's lock.
         while not self.flush():
             poll.poll()
 
@@ -381,6 +411,7 @@ class Channel:
 
     def send_now(self, data: bytes) -> None:
         """Send a frame without descriptors, on a blocking end."""
+        # ``send`` alone is the quickest. It sends only a part if a signal handler interrupts it (send(2)).
         sent = self.socket.send(data)
         if sent < len(data):
             self.socket.sendall(data[sent:])
@@ -400,6 +431,8 @@ class Channel:
                 queue.clear()
                 return True
             if sent < len(frame.data):
+                # The descriptors went with the first byte (unix(7)). Sent again, they would shift those of all later
+                # frames.
                 queue[0] = Outgoing(frame.data[sent:], (), frame.file)
             else:
                 queue.popleft()
@@ -417,6 +450,7 @@ class Channel:
     def _send_some(self, frame: Outgoing) -> int:
         if not frame.descriptors:
             return self.socket.send(frame.data)
+        # The kernel takes its own references, so the sender may close the descriptors as soon as this returns.
         rights = b"".join(map(_DESCRIPTOR.pack, frame.descriptors))
         return self.socket.sendmsg([frame.data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
 
@@ -427,6 +461,8 @@ def _descriptors_in(control: Iterable[tuple[int, int, bytes]]) -> list[int]:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             usable = len(data) - len(data) % _DESCRIPTOR.size
             found += [item[0] for item in _DESCRIPTOR.iter_unpack(data[:usable])]
+    # macOS lacks the flag. A program that another thread starts before this line inherits the descriptors, and keeps
+    # them open until it ends.
     if not _CLOEXEC_FLAG:
         for descriptor in found:
             os.set_inheritable(descriptor, False)

@@ -31,6 +31,8 @@ class FunctionCache:
         self._limit = limit
         self._entries: OrderedDict[_Name, tuple[StagedFunction, int]] = OrderedDict()
         self._size = 0
+        # A worker with several threads gets the first calls of a map at the same time: without this table each would
+        # fetch the same function.
         self._fetches: dict[_Name, _Fetch] = {}
         self._lock = threading.Lock()
 
@@ -52,12 +54,18 @@ class FunctionCache:
                 if name in self._entries:
                     self._entries.move_to_end(name)
                     return self._entries[name][0]
+                # In the same step as the look at the entries: the fetching thread fills the one and clears the other,
+                # both under this lock, so no third thread can miss both.
                 theirs = self._fetches.get(name)
                 if theirs is None:
                     ours = self._fetches[name] = _Fetch()
             if theirs is None:
+                # Without the lock: a function of 100 MB takes seconds, in which other functions stay available.
                 return self._fetch(name, ours, fetch)
+            # No time-out is needed: _fetch() sets the event however it ends, and its requests have time-outs of their
+            # own.
             theirs.ended.wait()
+            # Read from the fetch rather than from the table: a function beyond the limit is never kept there.
             if theirs.function is not None:
                 return theirs.function
             # The other thread's fetch failed, perhaps because of its own call. So each call that waited tries again.
@@ -66,8 +74,11 @@ class FunctionCache:
         key, digest = name
         try:
             data = fetch()
+            # Before decoding: until then this may be anybody's object. Waiting threads share the check, as ``name`` has
+            # the digest.
             verify_sha256(data, digest, key)
             function = StagedFunction.decode(data)
+            # Set before the event, which makes it visible to the threads that wait.
             under_way.function = function
             with self._lock:
                 self._keep(name, function, len(data))
@@ -81,9 +92,13 @@ class FunctionCache:
     def _keep(self, name: _Name, function: StagedFunction, size: int) -> None:
         if size > self._limit:
             return
+        # Called with the lock held. Only one thread fetches a name at a time, so this never replaces an entry and never
+        # counts its size twice.
         self._entries[name] = function, size
         self._size += size
         while self._size > self._limit:
+            # The least recently used. Calls that use it now hold their own reference, so its memory is freed when they
+            # end.
             _, (_, dropped) = self._entries.popitem(last=False)
             self._size -= dropped
 

@@ -122,6 +122,7 @@ class Container:
         self._owns_runtimes = runtimes is None
         self._make_storage = make_storage
         self._storages: dict[str, Storage] = {}
+        # Innermost: a thread that holds it takes no other lock of pywren and sends no request.
         self._lock = threading.Lock()
 
     def __enter__(self) -> Container:
@@ -140,8 +141,11 @@ class Container:
             storages, self._storages = self._storages, {}
         if runner is not None:
             runner.close()
+        # A thread that is still in handle() keeps its storage and opens new connections for its commit.
         for storage in storages.values():
             storage.close()
+        # After the runner, whose idle children may have a runtime's files open. A runtime that a running call uses
+        # stays, because the call holds its lease.
         if self._owns_runtimes:
             self.runtimes.close()
 
@@ -150,6 +154,7 @@ class Container:
         """The runner of the child processes, created on first use."""
         with self._lock:
             if self._runner is None:
+                # Imported here: a container that was given its runner does not need it.
                 from pywren.worker.parent.fork_server import ForkServer
 
                 self._runner, self._owns_runner = ForkServer(), True
@@ -157,8 +162,10 @@ class Container:
 
     def storage(self, config: Mapping[str, Any]) -> Storage:
         """Return the storage for a ``storage_config``: the same object every time, so that connections are reused."""
+        # A payload's configuration is JSON and may hold dicts, which cannot be hashed.
         name = repr(sorted((key, repr(value)) for key, value in config.items()))
         with self._lock:
+            # A storage on this machine may delete old callsets here, for up to 0.3 s once an hour (``expire_if_due``).
             if name not in self._storages:
                 self._storages[name] = self._make_storage(dict(config))  # cheap, because it sends nothing yet
             return self._storages[name]
@@ -182,14 +189,19 @@ class Container:
         started = self.clock()
         context = {**self.context, **(context or {})}
         try:
+            # Before any request. An invalid payload is read as an Envelope instead: the few members that it takes to
+            # tell the client.
             call = Call.decode(payload)
         except DecodeError as error:
             return self._refuse_unreadable(Envelope.decode(payload), context, started, error)
         storage = self.storage(call.storage_config)
+        # After the storage, which is where the client looks for the refusal. Before anything is fetched or run: pickled
+        # code works in one version of Python only.
         mismatch = _version_mismatch(call)
         if mismatch is not None:
             return _refuse(call, storage, context, started, mismatch)
         status = _Attempt(self, call, storage, context, started).run()
+        # Also after a call that failed: the container is warm all the same.
         self.warm = True
         return None if status is None else status.document()
 
@@ -244,6 +256,7 @@ def _refuse(
         failure=Failure.of(error),
         info={"start_time": started, "end_time": started, "status_key": envelope.status_key, **texts(context)},
     )
+    # Conditional: on a second delivery by Lambda or SQS, the status of the first one stands.
     storage.commit_status(envelope.status_key, status.encode(envelope.attempt_key))
     return status.document()
 
@@ -264,10 +277,14 @@ class _Attempt:
 
     def run(self) -> Status | None:
         """Run all steps of the call. Return the status that was written; ``None`` if the call already had a status."""
+        # A call that starts promptly skips the check: a GET for each call of a map would cost more than the few
+        # cancelled calls that it saves.
         if self._starts_late() and self._ended_before():
             logger.info("call %s of %s was ended before it started", self.call.call_id, self.call.callset_id)
             return None
         try:
+            # An exception that left the handler would leave the call without a status: the client would learn of it
+            # only from Lambda's record, and SQS would deliver the call again.
             status = self._execute()
         except Exception as error:  # any error that the handler survives becomes the call's outcome
             logger.warning("call %s of %s failed on the worker", self.call.call_id, self.call.callset_id, exc_info=True)
@@ -275,10 +292,13 @@ class _Attempt:
         return None if status is None else self._commit(status)
 
     def _starts_late(self) -> bool:
+        # By two machines' clocks. If they differ, the check runs too often or never, which costs a request or a run in
+        # vain.
         return self.started - self.call.host_submit_time > LATE_START
 
     def _ended_before(self) -> bool:
         """Tell whether the call was ended before it started; False if a recent check for another call found nothing."""
+        # Read without the lock: threads that race here send one request too many.
         if 0 <= self.started - self.container.looked_in_vain < LATE_LOOK_PAUSE:
             return False
         stands = self._status_stands()
@@ -286,6 +306,7 @@ class _Attempt:
         return stands
 
     def _execute(self) -> Status | None:
+        # Before the runtime is extracted: the old callset's processes may hold the disk space that it needs.
         self._end_other_callsets()
         archive = Archive.of_call(self.call)
         if archive is None:
@@ -299,6 +320,8 @@ class _Attempt:
 
     def _end_other_callsets(self) -> None:
         """Stop processes that wait for calls of another map, to free their memory and their runtimes' disk space."""
+        # Only waiting processes end, so calls of the other map that run on other threads are not disturbed. With two
+        # maps in turn, each call ends the other map's idle processes.
         if self.container.callset_id != self.call.callset_id or not self.call.use_cached_runtime:
             self.container.callset_id = self.call.callset_id
             self.container.runner.end_waiting()
@@ -315,8 +338,12 @@ class _Attempt:
             extra_env={**self.container.environment, **(self.call.extra_env or {})},
             timeout=self._timeout(),
         )
+        # It begins only now: fetching is short, and a call that has ended meanwhile is found at the first look or at
+        # the commit.
         watch = StatusWatch(self._status_stands, self.container.first_look, self.container.look_interval)
         with watch:
+            # This thread blocks here for the whole call. The watch's thread stops it by setting ``stopped``, which
+            # kills the child's process group.
             result = self._run_child(task, watch.stopped)
         # If the watch has stopped the call, the call has a status already, so this attempt has nothing to add.
         return None if watch.stopped.is_set() else self._status(result)
@@ -335,6 +362,8 @@ class _Attempt:
         begun = self.container.clock()
         key, digest = self.call.func_key, self.call.func_sha256
         limit = self.call.func_size
+        # ``limit`` comes from the payload: a replaced object must not fill this worker's memory before its digest is
+        # checked.
         staged = self.container.functions.get(key, digest, lambda: self.storage.get(key, limit=limit))
         self.info["func_download_time"] = self.container.clock() - begun
         # The name contains the callset: a map gets the function as it was sent, not as an earlier map changed it.
@@ -347,6 +376,7 @@ class _Attempt:
         begun = self.container.clock()
         data = self.storage.get(self.call.data_key, self.call.data_byte_range, limit=self.call.data_size)
         self.info["data_download_time"] = self.container.clock() - begun
+        # Before the child sees it: unpickling runs code, and anyone who can write to the prefix can replace the object.
         verify_sha256(data, self.call.data_sha256, self.call.data_key)
         return data
 
@@ -354,6 +384,7 @@ class _Attempt:
         references = self._references()
         if len(references) < 2:
             return tuple(self._fetch_reference(reference) for reference in references)
+        # The threads hide the latency of S3, and end with this block. The first error in order ends the call.
         with ThreadPoolExecutor(min(len(references), REFERENCE_THREADS)) as pool:
             return tuple(pool.map(self._fetch_reference, references))
 
@@ -366,6 +397,8 @@ class _Attempt:
 
     def _fetch_reference(self, reference: Reference) -> bytes:
         if reference.key.endswith(STATUS_SUFFIX):
+            # The signature is not checked, because this worker lacks the other call's key. The digest below, which the
+            # client took from a status that it verified, covers the outcome.
             data = Status.decode(self.storage.get(reference.key, limit=STATUS_LIMIT)).outcome or b""
         else:
             data = self.storage.get(reference.key, limit=reference.size)
@@ -379,10 +412,13 @@ class _Attempt:
             return self.call.job_max_runtime
         # At the function's time-out Lambda kills the worker without notice, and then nothing could report.
         left = float(remaining) - PLATFORM_MARGIN - (self.container.clock() - self.started)
+        # Never negative: the set-up may have taken all the time that was left.
         return max(0.0, min(self.call.job_max_runtime, left))
 
     def _status_stands(self) -> bool:
         try:
+            # One byte of it: only its existence matters. A HEAD costs the same, but answers a missing permission
+            # without a reason.
             self.storage.get(self.call.status_key, (0, 0))
         except StorageNoSuchKeyError:
             return False
@@ -415,6 +451,7 @@ class _Attempt:
         """Store an outcome that is too big for the status, and return its key."""
         begun = self.container.clock()
         key = self.call.output_key
+        # The outcome before the status: a reader of the status must find the object that it names.
         if not self.storage.put(key, outcome, if_absent=True):
             # Another attempt wrote the object, or Lambda delivered this attempt twice (it delivers at least once).
             # Overwriting could replace what the other attempt's status has signed, and the existing object is
@@ -446,6 +483,8 @@ class _Attempt:
             text = f"the status of the call is too large: {len(body):,} bytes, but the limit is {STATUS_LIMIT:,}"
             status = Status(status.callset_id, status.call_id, status.attempt, Failure(CallError.__name__, text))
             body = status.encode(self.call.attempt_key)
+        # Not at the status key: the first status there ends the call for good, and a retry would have nothing left to
+        # say.
         if self.call.retryable and _may_be_retried(status.failure):
             self.storage.put(self.keys.attempt(self.call.attempt), body, if_absent=True)
             return status
@@ -481,7 +520,9 @@ class StatusWatch:
         self.stopped = Stop()
         self._stands = stands
         self._pauses = first_look, interval
+        # Also what the thread sleeps on, so that the end of a call never waits for an interval to pass.
         self._over = threading.Event()
+        # Daemon: a process that must end while a request of the watch hangs does not wait for it.
         self._thread = threading.Thread(target=self._look, name="pywren-status-watch", daemon=True)
 
     def __enter__(self) -> StatusWatch:
@@ -489,6 +530,8 @@ class StatusWatch:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        # In this order: the thread wakes at once unless a request is on its way; then the join takes as long as that
+        # request.
         self._over.set()
         self._thread.join()  # a check in progress may still set ``stopped``, which the caller reads after this
 
@@ -496,6 +539,8 @@ class StatusWatch:
         first, interval = self._pauses
         pause = first
         while not self._over.wait(pause):
+            # On the watch's thread. _status_stands() answers False when the storage fails, so one failed look does not
+            # end the watch.
             if self._stands():
                 self.stopped.set()
                 return
@@ -514,6 +559,8 @@ def _may_be_retried(failure: Failure | None) -> bool:
     """Tell whether an attempt failed for reasons outside the call: its process or its worker disappeared."""
     if failure is None:
         return False
+    # A known exit code points at the call (a crash, os._exit(), too much memory): another attempt would most likely end
+    # the same way.
     vanished = failure.kind == WorkerCrashedError.__name__ and failure.details[:1] == (None,)
     return vanished or failure.kind == CallLostError.__name__
 

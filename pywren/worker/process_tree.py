@@ -21,12 +21,15 @@ MARK = "PYWREN_WORKER"
 """The environment variable that names the directories of the worker processes above a process."""
 
 _PR_SET_CHILD_SUBREAPER = 36
+# A process in state D (proc(5)) ends only when its I/O does. The pump must not wait for that.
 _END_SECONDS = 1.0  # seconds to wait for killed processes to end
 _ROUNDS = 100  # the most rounds of killing processes that were started meanwhile
 
 
 def mark(environment: dict[str, str], directory: str) -> None:
     """Add the mark to the environment of a worker process that is about to start."""
+    # Appended, not replaced: a worker of a nested pool carries the marks of all workers above it, and dies with any of
+    # them.
     environment[MARK] = os.pathsep.join(filter(None, (environment.get(MARK), directory)))
 
 
@@ -38,12 +41,14 @@ def load_prctl() -> Callable[..., int] | None:
         import ctypes
     except ImportError:  # a Python that was built without libffi
         return None
+    # Loaded once before any fork: ``dlopen`` takes locks, and takes longer than the fork itself.
     prctl: Callable[..., int] = ctypes.CDLL(None).prctl
     return prctl
 
 
 def adopt_orphans(prctl: Callable[..., int] | None) -> bool:
     """Make this process the parent of the orphans among its descendants (Linux). Return whether that succeeded."""
+    # A fork does not inherit this attribute (prctl(2)), so each forked process must call this itself.
     return prctl is not None and prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 
 
@@ -62,6 +67,7 @@ def _signal_group(pid: int, number: int) -> None:
 
 def kill_tree(pid: int) -> None:
     """Kill an unreaped process, its process group, and everything below it."""
+    # This order: as soon as the process is dead, its children belong to another parent, and are not found below it.
     kill_descendants(pid)
     kill_group(pid)
 
@@ -76,11 +82,16 @@ def kill_descendants(pid: int) -> bool:
         Whether everything has ended; False if the process itself has already died, because then what it left is no
         longer below it.
     """
+    # The kernel's lists of children are complete only while the parents are stopped (proc(5)). SIGSTOP cannot be
+    # caught.
     _signal_group(pid, signal.SIGSTOP)
     for _ in range(_ROUNDS):
         found = _running_below(pid)
         if not found:
+            # A stopped process (state T) counts as running. If it has died, its children went elsewhere between two
+            # looks.
             return _is_running(pid)
+        # Some do not end in time. More rounds would each wait just as long, while the pump's other work waits for this.
         if not _kill_and_wait(found):
             break
     return False
@@ -90,6 +101,7 @@ def kill_marked(directory: str) -> None:
     """Kill the processes that a dead worker process left in other process groups. Its mark identifies them."""
     needle = os.fsencode(directory)
     for _ in range(_ROUNDS):
+        # Repeated until a look finds none: a process that was about to fork may have done so before its SIGKILL.
         found = [pid for pid in _all_processes() if needle in _marks_of(pid) and _is_running(pid)]
         if not found or not _kill_and_wait(found):
             return
@@ -98,9 +110,11 @@ def kill_marked(directory: str) -> None:
 def children_of(pid: int) -> list[int]:
     """Return the children of a process, including zombies."""
     try:
+        # The kernel lists children by thread: each thread has those that it has forked.
         return [child for task in os.listdir(f"/proc/{pid}/task") for child in _children_of_task(pid, task)]
     except FileNotFoundError:
         pass  # the process no longer exists, or this kernel has no such lists (CONFIG_PROC_CHILDREN)
+    # Either there is no /proc at all, as on macOS, or this kernel does have the lists, so the process is gone.
     if not os.path.exists("/proc/self/stat") or os.path.exists(f"/proc/{os.getpid()}/task/{os.getpid()}/children"):
         return []
     return [other for other in _all_processes() if _stat(other)[1:2] == [str(pid)]]
@@ -127,9 +141,13 @@ def _kill_and_wait(pids: Iterable[int]) -> bool:
     descriptors = []
     for pid in pids:
         with contextlib.suppress(OSError):
+            # macOS has no /proc either, so no list of processes leads here there.
             if not hasattr(os, "pidfd_open"):
                 os.kill(pid, signal.SIGKILL)
                 continue
+            # Open first, then kill through the descriptor: from here on the signal and the wait concern the same
+            # process, even if its number is reused. It becomes readable when the process is a zombie (pidfd_open(2));
+            # the reaping is for its parent.
             descriptors.append(os.pidfd_open(pid))
             poll.register(descriptors[-1], select.POLLIN)
             signal.pidfd_send_signal(descriptors[-1], signal.SIGKILL)
@@ -149,6 +167,7 @@ def _kill_and_wait(pids: Iterable[int]) -> bool:
 
 
 def _is_running(pid: int) -> bool:
+    # A zombie (Z) needs no killing, and nothing but its parent can remove it.
     return _stat(pid)[:1] not in ([], ["Z"], ["X"])
 
 
@@ -156,6 +175,8 @@ def _stat(pid: int) -> list[str]:
     """Return the fields of ``/proc/<pid>/stat``, beginning with the state; an empty list if the process is gone."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            # The name of the program comes before this, in parentheses, and may itself contain spaces and parentheses
+            # (proc(5)).
             return file.read().rpartition(")")[2].split()
     except OSError:
         return []
@@ -171,6 +192,8 @@ def _all_processes() -> list[int]:
 def _marks_of(pid: int) -> bytes:
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
+            # The environment with which the program was started (proc(5)). Later changes, as by ``os.environ``, do not
+            # show here.
             variables = file.read(_MOST_ENVIRONMENT).split(b"\0")
     except OSError:  # the process belongs to another user, or no longer exists
         return b""

@@ -31,12 +31,15 @@ _loads = pickle.loads
 _quoted = json.encoder.encode_basestring_ascii  # ``json.dumps`` itself calls functions that the user can replace
 _PickleBuffer = pickle.PickleBuffer
 
+# Eight bytes, written and read as a whole. A write of up to PIPE_BUF bytes is never torn (pipe(7)), and POSIX
+# guarantees at least 512.
 TICKET = struct.Struct("<Q")
 """A ticket on the ticket pipe: the number of a batch, shifted by ``TICKET_SHIFT``, and the index of a call in it."""
 
 TICKET_SHIFT = 32
 """How many bits of a ticket are for the index of the call. A batch has fewer calls than these can count."""
 
+# Two processes write to this pipe. 16 bytes are fewer than PIPE_BUF, so the parent never reads half of a message.
 STATUS = struct.Struct("<qq")
 """The format of a forked child's status pipe: its pid, and ``RUNNING`` or its exit code.
 
@@ -46,9 +49,11 @@ The child itself writes the first message, the fork server the second.
 RUNNING = 1 << 32
 """Means, instead of an exit code, that the child has begun. No operating system has exit codes as large as this."""
 
+# The tails travel as JSON within the frame, where escapes can make them several times as long.
 TAIL_LIMIT = 64 * 1024
 """How many of the last bytes of each output stream go into a result."""
 
+# Pickled once: most functions bring neither modules nor a runtime.
 _NOTHING_BESIDE = pickle.dumps(({}, None), 5)  # no modules, no runtime
 
 
@@ -86,6 +91,8 @@ def function_from(segments: Sequence[Buffer], key: int = 0) -> Function:
         segments: the segments.
         key: the parent's key for the function, which becomes the ``id``.
     """
+    # The child unpickles what the parent sends: the user's code runs there anyway. The other way round it would let a
+    # call run code in the client.
     modules, runtime_path = _loads(segments[0])
     return Function(str(key), packed_from(segments[1:]), modules, runtime_path)
 
@@ -133,8 +140,12 @@ def send_result(
     if body is not None and not has_notes and not body.buffers and len(body.data) <= frames.INLINE_LIMIT:
         # Most results are like this. They take only one write, without a queue.
         setup_time, exec_time = info["setup_time"], info["exec_time"]
+        # This must be complete before the child takes its next ticket. Otherwise a crash of the next call would take
+        # this result along.
         channel.send_now(frames.encode_plain_result(flags, ticket, setup_time, exec_time, body.data))
         return
+    # ``encode`` may open a file for a big result. If the call has used up the descriptors or the memory, this raises,
+    # and the process ends without a result.
     frame = frames.encode(
         frames.RESULT,
         flags=flags | (frames.LEFTOVERS if left else 0),
@@ -144,6 +155,7 @@ def send_result(
         meta=_encode_notes(result, tails, left) if has_notes else b"",
         segments=[] if body is None else packed_segments(body),
     )
+    # The channel blocks: the child waits here if the parent does not read, so results never pile up in its memory.
     channel.send(frame)
 
 
@@ -167,8 +179,11 @@ def decode_result(frame: Frame, stdout: str = "", stderr: str = "") -> RunResult
         stderr: the tail of the call's error output, likewise.
     """
     info: dict[str, Any] = {"setup_time": frame.first, "exec_time": frame.second}
+    # IN_FILE is another flag, so a payload in a file never gets here.
     if frame.flags & ~(frames.STAYS | frames.SPENT) == frames.SUCCESS and not frame.meta:  # most results
         return RunResult(True, Packed(frame.payload), info=info, stdout=stdout, stderr=stderr)  # type: ignore[arg-type]
+    # The user's code can write to the channel, so these are claims of the child, not facts. They are text and are never
+    # run.
     notes: dict[str, Any] = json.loads(frame.meta) if frame.meta else {}
     if notes.get("leftovers"):
         info["leftovers"] = notes["leftovers"]

@@ -44,6 +44,7 @@ RESERVE = 16 * 1024 * 1024
 
 _PIECE_BYTES = 16 * 1024 * 1024
 _NEW = "new"
+# Cold files on Lambda's /tmp and a loaded machine make an interpreter slow to start; beyond this it hangs.
 _INTERPRETER_SECONDS = 60.0
 
 
@@ -118,9 +119,12 @@ def fetch(archive: Archive, piece_bytes: int = _PIECE_BYTES) -> Iterator[bytes]:
     try:
         while archive.size is None or start < archive.size:
             wanted = piece_bytes if archive.size is None else min(piece_bytes, archive.size - start)
+            # Each piece is a request of its own, so a connection that breaks costs 16 MB and not the whole download. If
+            # the object is replaced midway, the digest no longer matches.
             piece = backend.get(archive.key, (start, start + wanted - 1), limit=wanted)
             yield piece
             start += len(piece)
+            # A short piece is the last one: spare a request beyond the end.
             if len(piece) < wanted:
                 return
     except StorageError as error:
@@ -179,6 +183,7 @@ class RuntimeCache:
         self.root = root or os.path.join(tempfile.gettempdir(), f"pywren-runtimes-{os.geteuid()}")
         self._fetch = fetch
         self._free_disk = free_disk
+        # Changed only with the root's flock held, which excludes threads too; so it needs no lock of its own.
         self._made: set[str] = set()
         self._used = False
 
@@ -200,14 +205,21 @@ class RuntimeCache:
             if path is None:
                 path = self._make(archive)
             # Take this lock before releasing that of the root, so that the directory cannot be removed in between.
+            # This never waits: only _remove_idle() takes it exclusively, under the root's flock, which this thread
+            # holds.
             in_use = _lock_directory(path, shared=True)
         try:
+            # Only the shared flock is held while the call runs: other calls may lease, extract and remove other
+            # runtimes.
             yield Lease(path, cached)
         finally:
+            # Closing releases the flock (flock(2)). If this process is killed, the kernel closes it. Programs that this
+            # process starts do not keep it open: Python's descriptors are not inheritable (PEP 446).
             os.close(in_use)
 
     def close(self) -> None:
         """Remove the runtimes that this process extracted, unless a call in another process uses them."""
+        # Without this a worker that never had a runtime would create the root only to remove it.
         if not self._used or not os.path.isdir(self.root):
             return
         self._used = False
@@ -216,6 +228,8 @@ class RuntimeCache:
             for name in made:
                 self._remove_idle(name)
             try:
+                # Fails with ENOTEMPTY while another process keeps a runtime there. A process that waits for the flock
+                # of the removed directory notices it in _lock_root().
                 os.rmdir(self.root)
             except OSError:
                 logger.debug("%s is still in use", self.root)
@@ -232,12 +246,17 @@ class RuntimeCache:
     def _lock_root(self) -> int:
         while True:
             try:
+                # The temporary directory is open to all users, so anything may be here already: a link, or another
+                # user's directory. O_NOFOLLOW refuses the first, and the check of the owner the second.
                 make_directories(self.root)
+                # This may block for as long as another call downloads a runtime, up to minutes. job_max_runtime does
+                # not count that time, but Lambda's time-out does.
                 descriptor = _lock_directory(self.root)
             except FileNotFoundError:
                 continue  # another process removed it between the two steps
             except OSError as error:
                 raise RuntimeSetupError(f"cannot use {self.root} for runtimes: {error}", ERROR) from error
+            # Of the descriptor, not of the path: the path may name another directory by the time it is checked.
             found = os.fstat(descriptor)
             if found.st_uid != os.geteuid() or found.st_mode & 0o077:
                 os.close(descriptor)
@@ -246,6 +265,8 @@ class RuntimeCache:
                     ERROR,
                 )
             try:
+                # A flock belongs to the inode. If the directory was replaced, another process can hold the lock of the
+                # new one at the same time, so this lock would exclude nobody.
                 if os.path.samestat(found, os.stat(self.root)):
                     return descriptor
             except FileNotFoundError:
@@ -255,6 +276,7 @@ class RuntimeCache:
     # -- with the lock held ----------------------------------------------------------------------------------
 
     def _find(self, archive: Archive) -> str | None:
+        # Only complete runtimes have such names: _make() renames them into place when everything has been verified.
         names = [name for name in os.listdir(self.root) if name.startswith(f"{archive.sha256}-")]
         return os.path.join(self.root, max(names)) if names else None
 
@@ -267,11 +289,13 @@ class RuntimeCache:
             self._fill(new, archive)
             # Use a new name each time: programs that run from an older copy never see its files change.
             name = f"{archive.sha256}-{time.time_ns():020d}"
+            # rename(2) is atomic: a worker that is killed before it leaves only ``new``, which the next one removes.
             os.rename(new, os.path.join(self.root, name))
         finally:
             shutil.rmtree(new, ignore_errors=True)
         self._made.add(name)
         for other in self._names():
+            # After the rename, so that a failure leaves the older copy in place.
             if other != name and other.startswith(archive.sha256):
                 self._remove_idle(other)
         logger.info("set up the runtime %s in %.1f s", archive.url, time.monotonic() - started)
@@ -281,14 +305,20 @@ class RuntimeCache:
         room = _Room(lambda: self._free_disk(self.root), self._remove_all_idle)
         try:
             make_directories(new)
+            # Without a name (O_TMPFILE, or unlinked at once): the space is free again when this process ends, however
+            # it ends. Not in memory, which may be smaller than the archive.
             with tempfile.TemporaryFile(dir=self.root) as tarball:
                 self._download(archive, tarball, room)
                 tarball.seek(0)
+                # Through the descriptor whose bytes were hashed, so that nothing can replace the archive between check
+                # and use.
                 extract(tarball, new, room.take)
+            # Still under ``new``: a runtime with the wrong Python never gets a name that _find() returns.
             check_python(new)
         except RuntimeSetupError as error:
             raise _about(archive, error) from error
         except OSError as error:
+            # Other processes write to the same disk, so it may fill up although _Room has counted correctly.
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             told = room.too_big() if full else RuntimeSetupError(f"cannot set it up: {error}", ERROR)
             raise _about(archive, told) from error
@@ -298,6 +328,7 @@ class RuntimeCache:
         digest = hashlib.sha256()
         try:
             for piece in self._fetch(archive):
+                # Before writing: Lambda's /tmp has 512 MB unless configured, and a full disk fails the other calls too.
                 room.take(len(piece))
                 tarball.write(piece)
                 digest.update(piece)
@@ -321,6 +352,8 @@ class RuntimeCache:
     def _remove_idle(self, name: str) -> bool:
         path = os.path.join(self.root, name)
         try:
+            # A probe: LOCK_EX fails while any call, of any process, holds LOCK_SH. Releasing it at once is safe: new
+            # leases need the root's flock, which this thread holds.
             os.close(_lock_directory(path, blocking=False))
         except OSError:
             return False  # the runtime is in use, or already removed
@@ -338,6 +371,8 @@ def _lock_directory(path: str, *, shared: bool = False, blocking: bool = True) -
     """Open a directory and lock it until the descriptor is closed or the process ends."""
     import fcntl
 
+    # A new open file description each time: flock(2) excludes descriptions, so threads with a shared one would all
+    # succeed.
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if blocking else fcntl.LOCK_NB))
@@ -359,6 +394,7 @@ class _Room:
         self._free = free
         self._make_room = make_room
         self._taken = 0
+        # Asked once: a statvfs(3) for each of up to a million members would slow the extraction down.
         self._left = free() - RESERVE
 
     def take(self, size: int) -> None:
@@ -373,6 +409,7 @@ class _Room:
         whole = _whole_blocks(size)
         self._taken += whole
         self._left -= whole
+        # With the root's flock held. It removes at most every idle runtime; those that calls use stay.
         if self._left < 0 and self._make_room():
             self._left = self._free() - RESERVE - whole  # earlier bytes are already on the disk
         if self._left < 0:
@@ -411,6 +448,8 @@ def _version_of(interpreter: str) -> str:
 
     program = "import sys; print('%d.%d' % sys.version_info[:2])"
     try:
+        # -I: neither PYTHON* variables nor the current directory may change what this interpreter imports. subprocess
+        # kills it at the time-out.
         answer = subprocess.run(
             [interpreter, "-I", "-c", program], capture_output=True, text=True, timeout=_INTERPRETER_SECONDS, check=True
         )

@@ -51,9 +51,13 @@ def end_process(error: BaseException, output: Output) -> NoReturn:
         # Python ends itself with the signal, so that the parent sees SIGINT instead of an exit code.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         output.flush()
+        # With one thread the signal ends the process before this returns (kill(2)). Another thread may take it a moment
+        # later, so the lines below must also be right.
         os.kill(os.getpid(), signal.SIGINT)
     code = exit_code(error)
     output.flush()
+    # Not ``sys.exit``: that would wait for the call's threads and run ``atexit`` functions, in a process that is past
+    # its use.
     _exit(code)
 
 
@@ -63,6 +67,7 @@ def exit_code(error: BaseException) -> int:
         if error.code is None:
             return 0
         if isinstance(error.code, int):
+            # The parent sees only eight bits (exit(3)).
             return error.code & 0xFF
         sys.stderr.write(f"{error.code}\n")
         return 1

@@ -67,6 +67,8 @@ def _core() -> tuple[object, ...]:
 
 
 _IDS = ("uid", "gid", "euid", "egid", "reuid", "regid", "resuid", "resgid", "groups")
+# What these change is either unreadable afterwards, or read only by a system call each. So the calls are recorded, and
+# the state is read only after one of them.
 _NOTED = {
     "sys": ("addaudithook",),
     "resource": ("setrlimit", "prlimit"),
@@ -76,6 +78,8 @@ _NOTED = {
         *(f"set{name}" for name in _IDS),
     ),
 }
+# A process after one of the other three is never sound again: nothing shows or undoes an audit hook, a changed root or
+# a new namespace.
 _READABLE = frozenset(name for names in _NOTED.values() for name in names) - {"addaudithook", "chroot", "unshare"}
 _LIMITS = tuple(getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_"))
 _read_mask = signal.pthread_sigmask  # bound before calls of it are recorded
@@ -102,7 +106,9 @@ class Condition:
 
     def __init__(self) -> None:
         self._done: list[str] = []
+        # The state is compared with this one after a recorded call, so it is read before any call.
         self._state = _state()
+        # Before ``adopt``, which records the wrappers themselves as what must be there.
         for module, names in _NOTED.items():
             for name in names:
                 self._note_calls(sys.modules[module], name)
@@ -144,6 +150,8 @@ class Condition:
 
         @wraps(original)
         def noted(*arguments: Any, **keywords: Any) -> Any:
+            # Any thread of the call may be here. ``append`` is one step, so no lock is needed. It comes before the
+            # change, because ``original`` may raise after it has changed something.
             done.append(name)
             return original(*arguments, **keywords)
 
@@ -152,6 +160,8 @@ class Condition:
     def mend(self) -> None:
         """Restore deleted and replaced built-ins and modules. After a call, this runs before anything else."""
         try:
+            # Comparing lists compares identities first, so for an unchanged process no ``__eq__`` runs and this takes
+            # microseconds.
             are_same = [*self._values()] == self._builtin_values
         except _Exception:  # the call replaced one with an object that has its own ``__eq__``
             are_same = False
@@ -162,6 +172,8 @@ class Condition:
             self._done.append("modules")
         if len(self._modules) < self._count:
             self._done.append("modules")
+            # The modules return, so that the result can be reported. ``_is_sound`` then finds the note, and no other
+            # call runs here.
             self._modules.update(self._loaded)
 
     def _mend_builtins(self) -> None:
@@ -177,6 +189,8 @@ class Condition:
     def restore(self) -> None:
         """Restore the whole standard library. This process runs no more calls, but must still report the last call."""
         for now, before in self._all:
+            # ``update`` on the dictionaries of modules: attribute assignment could run code that the call has put
+            # there.
             now.update(before)
 
     def is_sound_after(self, seconds: float, error: str | None, *, begun: bool) -> bool:
@@ -187,6 +201,7 @@ class Condition:
             error: the name of the exception that the call raised; ``None`` if the call returned.
             begun: whether the function was called.
         """
+        # Without the least time, calls that take next to nothing would never add up to a thorough check.
         self._unlooked += seconds + _CALL_SECONDS
         thoroughly = self._unlooked >= _DEEP_LOOK_SECONDS or not begun or error in _ERRORS_OF_DAMAGE
         if thoroughly:
@@ -196,6 +211,7 @@ class Condition:
     def is_sound(self, *, thoroughly: bool = False) -> bool:
         """Tell whether the process can run another call. Never raise."""
         try:
+            # The quick check comes first: the thorough one relies on what it has confirmed.
             return self._is_sound() and not (thoroughly and self._is_something_replaced())
         except Exception:  # noqa: BLE001 -- anything may have replaced a module of the standard library
             return False
@@ -209,6 +225,7 @@ class Condition:
             if self._is_module_replaced():
                 return False
             self._module_values = values
+        # An attribute that was deleted raises here, and ``is_sound`` takes that as damage.
         if _core() != self._core:
             return False
         count = len(modules)
@@ -221,10 +238,12 @@ class Condition:
     def _put_settings_back(self) -> None:
         """Restore settings that can be set only once in a process, or that make other calls fail."""
         if gc.isenabled() is not self._is_garbage_collected:
+            # The next call must not run out of memory because this one switched the collector off.
             (gc.enable if self._is_garbage_collected else gc.disable)()
         if socket.getdefaulttimeout() != self._socket_timeout:
             socket.setdefaulttimeout(self._socket_timeout)
         if _start_method() != self._start_method:  # creating a multiprocessing pool also sets it
+            # Without ``force`` it can be set once in a process, and the next call that sets it would fail.
             sys.modules["multiprocessing"].set_start_method(self._start_method, force=True)
         if "asyncio.events" in sys.modules:
             private_names.forget_spent_event_loop()
@@ -233,6 +252,7 @@ class Condition:
         """Tell whether the recorded settings are as before. Many programs restore them, or set the values they have."""
         if not _READABLE.issuperset(self._done) or _state() != self._state:
             return False
+        # The same list that the wrappers append to, so it must not be replaced.
         self._done.clear()
         return True
 
@@ -242,6 +262,8 @@ class Condition:
             before = self._loaded.get(name, module)
             if module is not before and _is_of_python(name):
                 return True
+            # ``None`` in ``sys.modules`` blocks an import. A lazy library may put objects of its own there, which is no
+            # damage.
             if type(module) is not ModuleType and (module is None or type(before) is ModuleType):
                 return True
         return False
@@ -270,12 +292,15 @@ def _is_of_python(name: str) -> bool:
 def _state() -> tuple[object, ...]:
     """Return the values of the settings whose changes are recorded, as far as the values can be read."""
     limits = [resource.getrlimit(number) for number in _LIMITS]
+    # 0 means this process in getsid(2), getpgid(2) and sched_getaffinity(2). The other functions take no argument.
     ids = [read(0) if read.__name__ in ("getsid", "getpgid", "sched_getaffinity") else read() for read in _READERS]
+    # Blocking no signals changes nothing, and returns the mask (sigprocmask(2)).
     return _read_mask(signal.SIG_BLOCK, ()), os.getpriority(os.PRIO_PROCESS, 0), limits, ids
 
 
 # -- functions that cannot do harm -----------------------------------------------------------------------------------
 
+# Not here: whatever reaches attributes by a string (``getattr``), runs text, opens files, or prints.
 _HARMLESS = frozenset(
     {
         *(abs, all, any, bin, bool, bytes, chr, complex, dict, divmod, enumerate, filter, float, frozenset, hash, hex),
@@ -306,6 +331,7 @@ def is_inert(function: object) -> bool:
 def _is_inert(function: object, met: set[int]) -> bool:
     if type(function) is not FunctionType or function.__kwdefaults__:
         return False
+    # A function that calls itself, or that two others call: it is being examined, or has been.
     if id(function) in met:
         return True
     met.add(id(function))
@@ -319,11 +345,15 @@ def _is_inert(function: object, met: set[int]) -> bool:
 
 
 def _names_only_inert(code: CodeType, variables: Mapping[str, Any], met: set[int]) -> bool:
+    # Instructions are two bytes each, the opcode first. ``co_code`` shows inline caches as zeros, and no specialised
+    # opcodes.
     if not _REACHING_OUT.isdisjoint(code.co_code[::2]):
         return False
     for name in code.co_names:
         if name.startswith(_INTO_FRAMES):
             return False
+        # As the interpreter looks a name up: globals, then built-ins. An attribute that has the name of neither gives
+        # ``None``.
         value = variables.get(name, builtins.__dict__.get(name))
         if type(value) in _PLAIN or (type(value) in (type, BuiltinFunctionType) and value in _HARMLESS):
             continue  # some of these names are only attributes; checking these too does no harm

@@ -79,6 +79,7 @@ class ForkLoop:
 
         from pywren.pickling import pickler  # noqa: F401
 
+        # Before ``Condition``, which takes the present ``Thread.start`` for the right one.
         watch_threads(root)
         self.condition = Condition()
         gc.collect()
@@ -99,6 +100,8 @@ class ForkLoop:
         os.set_blocking(wake_in, False)
         os.set_blocking(wake_out, False)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # only a signal with a Python handler reaches the wake-up pipe
+        # The signal itself does not end ``poll``: Python continues it after a handler (PEP 475). The byte in the pipe
+        # does. If the pipe is full, it is readable anyway.
         signal.set_wakeup_fd(wake_out, warn_on_full_buffer=False)
         poll = select.poll()
         for number in (self.channel.fileno(), self.lifeline, wake_in):
@@ -124,12 +127,16 @@ class ForkLoop:
                 self._fork(frame)
             elif frame.kind == frames.KILL:
                 for forked in self.forked.values():
+                    # A process that has been reaped is not in ``forked``, so this never meets a reused number. The
+                    # parent learns of the end from the status pipe, whichever came first.
                     if forked.number == frame.number:
                         forked.kill()
 
     def _fork(self, frame: Frame) -> None:
         call, out, err, status = frame.descriptors
         try:
+            # This fails at the limit of processes (EAGAIN) or for want of memory (ENOMEM); the parent tries again after
+            # a pause.
             pid = os.fork()
         except OSError:
             for number in frame.descriptors:
@@ -143,6 +150,8 @@ class ForkLoop:
             pass  # the child has ended already
         for number in (call, out, err):
             os.close(number)
+        # This loop has one thread, so a child that has ended already is reaped in the next round, when it is in the
+        # table.
         self.forked[pid] = _ForkedProcess(frame.number, pid, status)
 
     def _become_call(self, frame: Frame) -> NoReturn:
@@ -150,17 +159,21 @@ class ForkLoop:
         _setpgid(0, 0)
         # Before any of the user's code runs, the parent must know which process to kill: that code may kill the server.
         _report(status, os.getpid(), RUNNING)
+        # The wake-up pipe is shared with the server: a SIGCHLD of this process would wake the server.
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.dup2(out, 1)
         os.dup2(err, 2)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=high_descriptor(call))
         close_all_but({0, 1, 2, sock.fileno()})  # closes the status pipe too: only the server reports the end
+        # Where there is no subreaper (macOS), nothing shows whether the call has left a daemon, so the process runs one
+        # call.
         may_stay = process_tree.adopt_orphans(self._prctl)
         scratch = os.fsdecode(frame.meta)
         _run_calls(Channel(sock), self.root, scratch, self.condition, may_stay=may_stay)
 
     def _reap(self) -> None:
+        # All of them, because signals of one kind do not queue (signal(7)): one SIGCHLD may stand for several ends.
         for pid, forked in list(self.forked.items()):
             status = _reaped(forked)
             if status is None:
@@ -176,10 +189,13 @@ class ForkLoop:
             for pid in orphans:
                 os.kill(pid, signal.SIGKILL)
             for pid in orphans:
+                # A killed process ends soon, but one in state D (proc(5)) would hold up the server here.
                 os.waitpid(pid, 0)
 
     def _end(self) -> NoReturn:
         for pid in self.forked:
+            # Each forked process is a subreaper of its own, so what its call has daemonized is below it. It is
+            # unreaped, so the number is right.
             process_tree.kill_tree(pid)
         _exit(0)
 
@@ -219,6 +235,8 @@ def _run_calls(channel: Channel, root: str, scratch: str, condition: Condition, 
             end_process(error, output)
         if _getpid() != pid:
             _exit(0)  # the user's function forked, and this is the second process to return
+        # Thorough after each call: compared with the requests to the storage around a call, a tenth of a millisecond is
+        # nothing.
         is_sound = runner.condition.is_sound(thoroughly=True)
         if not (result.begun or is_sound) and has_run:
             # An earlier call damaged the process: this call must run in another process.
@@ -228,6 +246,7 @@ def _run_calls(channel: Channel, root: str, scratch: str, condition: Condition, 
         left, _, is_sound = what_is_left(output, runner.condition, is_sound=is_sound)
         unchanged = is_sound and not left and runner.place.is_as_found(output.streams) and _limits() == limits
         stays = may_stay and unchanged and _is_light()
+        # On a fork's own socket there is one call at a time, so its number says nothing.
         send_result(channel, 0, result, ("", ""), left, frames.STAYS if stays else 0)
         if not stays:
             _exit(0)
@@ -266,7 +285,11 @@ def _is_light() -> bool:
     import resource
 
     megabytes = os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "")
+    # Lambda sets this variable to the function's memory size in MB. All processes of the function share that memory,
+    # and exceeding it ends the whole environment, so a waiting process must not hold much of it.
     available = int(megabytes) if megabytes.isdecimal() else _USUAL_MEGABYTES
     unit = 1 if sys.platform == "darwin" else 1024
+    # The most that was ever in memory: freed memory does not lower it. Whether the allocator has returned it to the
+    # kernel cannot be known.
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return bool(most <= available * 1024 * 1024 * _LIGHT_SHARE)

@@ -26,12 +26,15 @@ MOST_THREADS = 32
 _STATES = 3  # samples of a thread's state; a thread is busy if all of them show it running
 _STATE_SECONDS = 0.002  # seconds between two samples
 
+# ``threading`` has its own reference to the second, so only code that starts threads without ``threading`` is recorded
+# there.
 _start, _start_bare = threading.Thread.start, _thread.start_new_thread
 _bare: list[bool] = []
 
 
 def _note_who_starts(thread: threading.Thread) -> None:
     if not _is_library(sys._getframe(1)):
+        # Set before the start: the new thread may end, or be examined, before the next line runs.
         thread._pywren_own = True  # type: ignore[attr-defined]
     _start(thread)
 
@@ -59,6 +62,7 @@ _users = os.sep
 
 def leftovers() -> str:
     """Describe the threads and child processes that a call left and that must end; return "" if there are none."""
+    # A count, because listing the threads takes a lock and more time, and most calls start none.
     threads = private_names.count_threads()
     if threads or _bare:
         threads = _own_threads(threads)
@@ -73,6 +77,8 @@ def _own_threads(count: int) -> int:
     """Return how many of this process's threads must end."""
     known = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
     if _bare or count > len(known) or count > MOST_THREADS:
+        # A bare thread that has ended counts too: nothing tells which of them are gone, and replacing the process is
+        # safe.
         return max(count, 1)  # some were started without ``threading``, or there are too many to examine
     return len([thread for thread in known if _must_end(thread)])
 
@@ -80,6 +86,8 @@ def _own_threads(count: int) -> int:
 def _must_end(thread: threading.Thread) -> bool:
     if getattr(thread, "_pywren_own", False):
         return True
+    # A snapshot of where each thread was. The frames run on while this reads them, so a caller that has returned since
+    # may be missed. ``_pywren_own`` does not depend on that.
     frame = sys._current_frames().get(thread.ident or 0)
     while frame is not None:
         if not _is_library(frame):
@@ -97,6 +105,8 @@ def _is_busy(thread: threading.Thread) -> bool:
                     return False
         except OSError:
             return False  # the thread has just ended, or this is not Linux
+        # This lets go of the GIL, so a busy Python thread can run. While this thread holds it, that one would only wait
+        # (S).
         time.sleep(_STATE_SECONDS)
     return True
 
@@ -115,6 +125,8 @@ def _has_children() -> bool:
     """Reap the child processes that have ended, and tell whether others are still running."""
     while True:
         try:
+            # As this process is a subreaper, daemons of the call are its children too. Reaping takes their exit codes
+            # away from the call's ``Popen`` objects, which nobody asks any more.
             pid, _ = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
             return False

@@ -43,7 +43,10 @@ class LoadedFunction:
 
     def load(self) -> Callable[[Any], Any]:
         """Make the function's modules importable and return the function. The first call loads it."""
+        # Before each call, not only the first: calls of other functions in between have made their own modules
+        # importable.
         self._runner.activate(self.source, self._digest, self._program)
+        # If loading raises, nothing is kept, and the next call tries again: an import may fail for a passing reason.
         if self._loaded is None:
             self._loaded, names = load_with_names(self.source.pickle)
             self._program.add(names)
@@ -58,6 +61,8 @@ class LoadedFunction:
         fresh = LoadedFunction(self.source, self._runner, self._root, self._digest)
         if self._snapshot is not None:
             fresh._loaded, names = self._snapshot.copy_with_names()
+            # The snapshot itself never changes: each copy has its own variables, so all copies can come from the same
+            # one.
             fresh._snapshot, fresh.is_inert = self._snapshot, self.is_inert
             fresh._program.add(names)
         return fresh

@@ -34,10 +34,15 @@ def main(arguments: Sequence[str]) -> NoReturn:
             client imports.
     """
     mode, root, *unwanted = arguments
+    # The user's code must find no arguments of ours, for example when it uses argparse.
     sys.argv = [""]
+    # The session comes first: it gives this process a group of its own, to which the signal of the lifeline and the
+    # kills of the parent go.
     _leave_the_clients_session()
     _tidy_path(unwanted)
+    # Before anything opens a file: at the low numbers it would be closed with the rest.
     channel, lifeline, tickets = _take_descriptors(has_tickets=mode == "pool")
+    # The directory exists and is locked before anything is written to it.
     hold_directory(root)
     if mode == "pool":
         _die_with_parent(lifeline)
@@ -80,6 +85,8 @@ def _take_descriptors(*, has_tickets: bool) -> tuple[Channel, int, int]:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=high_descriptor(_CHANNEL))
     lifeline = high_descriptor(_LIFELINE)
     tickets = high_descriptor(_TICKETS) if has_tickets else -1
+    # The client may have inheritable descriptors of its own. Left open here, a pipe of the client's would not end for
+    # its reader while this process lives.
     close_all_but({0, 1, 2, sock.fileno(), lifeline, tickets})
     return Channel(sock), lifeline, tickets
 
@@ -98,10 +105,12 @@ def _die_with_parent(lifeline: int) -> None:
         return
     import fcntl
 
+    # Owner and signal come before O_ASYNC (fcntl(2)): from that flag on, the kernel sends whatever is set.
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
     fcntl.fcntl(lifeline, _SETSIG, signal.SIGKILL)
     fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_NONBLOCK | fcntl.FASYNC)
     try:
+        # Read after setting up: the signal is sent only at the moment of the end, and not for an end that came before.
         if not os.read(lifeline, 1):
             os._exit(1)  # the parent ended before this was set up
     except BlockingIOError:

@@ -47,6 +47,7 @@ class ShippedModules:
         self._active = ""
         self._runtime: str | None = None
         self._runtime_entries: list[str] = []
+        # In the order in which the sets were set aside, so the first is the oldest.
         self._set_aside: dict[tuple[str, str | None], dict[str, ModuleType]] = {}
 
     @property
@@ -67,18 +68,24 @@ class ShippedModules:
         Returns:
             Whether anything changed; False when these modules were active already.
         """
+        # This runs before each call, and usually ends here.
         if digest == self._active and function.runtime_path == self._runtime:
             return False
         self._deactivate()
         if digest:
+            # Write before anything is recorded as active: if the disk is full, the next call tries again.
             _write_modules(self._directory(digest), function.modules)
         self._active, self._runtime = digest, function.runtime_path
         if function.runtime_path is not None:
             self._runtime_entries = runtime_directories(function.runtime_path)
+            # In front, so that the runtime's packages win over those of this machine. The user's own modules, next, win
+            # over both.
             sys.path[:0] = self._runtime_entries
         if digest:
             sys.path.insert(0, self.directory)
         sys.modules.update(self._set_aside.pop((digest, function.runtime_path), {}))
+        # The finders cache the contents of directories by modification time, whose steps may be too coarse to show new
+        # files.
         importlib.invalidate_caches()
         return True
 
@@ -86,8 +93,11 @@ class ShippedModules:
         unwanted = [*self._runtime_entries, *([self.directory] if self._active else ())]
         if not unwanted:
             return
+        # The same list object: ``Place`` takes another one for damage and puts this one back.
         sys.path[:] = [entry for entry in sys.path if entry not in unwanted]
         self._runtime_entries = []
+        # Extension modules are among these. They cannot be unloaded, and importing one twice may crash, which is a
+        # reason for setting modules aside instead of dropping them.
         names = [name for entry in unwanted for name in _modules_in(entry + os.sep)]
         self._set_aside[self._active, self._runtime] = {name: sys.modules.pop(name) for name in dict.fromkeys(names)}
         while len(self._set_aside) > _KEPT_SETS:
@@ -108,6 +118,7 @@ def runtime_directories(runtime: str) -> list[str]:
 def _modules_in(directory: str) -> list[str]:
     """Return the names of the loaded modules whose file or package is in a directory."""
     found = []
+    # A copy, because a library's thread, or a ``__path__`` that is computed here, may import.
     for name, module in list(sys.modules.items()):
         places = [getattr(module, "__file__", None)]
         try:
@@ -123,6 +134,7 @@ def _write_modules(directory: str, modules: Mapping[str, bytes]) -> None:
     """Write modules to a directory. It gets its name when it is complete, so that no process imports half of it."""
     if os.path.isdir(directory):
         return
+    # Named after this process: the forks of one server share the root, and two of them may write the same set at once.
     temporary = f"{directory}.{os.getpid()}"
     with own_umask():
         for path, content in modules.items():
@@ -131,6 +143,7 @@ def _write_modules(directory: str, modules: Mapping[str, bytes]) -> None:
             with open(target, "wb") as file:
                 file.write(content)
     try:
+        # rename(2) is atomic, and fails (ENOTEMPTY) if the other process has put a complete directory there.
         os.rename(temporary, directory)
     except OSError:
         if not os.path.isdir(directory):  # otherwise another process with the same root has just created it

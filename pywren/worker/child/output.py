@@ -23,9 +23,11 @@ class Output:
         # The interpreter's own streams may be on top of something else. These streams write line by line, so that a
         # crash loses nothing, and accept any text, including surrogates.
         self._streams = self._open_streams()
+        # The parent has opened /dev/null as descriptor 0 (``_spawn``).
         self._null = high_descriptor(os.dup(0))
         self._targets = (high_descriptor(os.dup(1)), high_descriptor(os.dup(2)))
         self._shown: tuple[int, int] | None = None
+        # POSIX gives out the lowest free number, so this number tells about how many are in use, without reading /proc.
         first = self._lowest_free()
         self._most = first + max(0, _most_descriptors() - first) // 2
 
@@ -48,6 +50,7 @@ class Output:
     def begin(self, *, shown: bool) -> None:
         """Before the next call, connect the descriptors to the pipes if the output is shown, otherwise to the files."""
         targets = self._shown if shown and self._shown is not None else self._targets
+        # ``dup2`` makes 1 and 2 inheritable, as the call's own child processes need them.
         os.dup2(targets[0], 1)
         os.dup2(targets[1], 2)
 
@@ -56,11 +59,13 @@ class Output:
         for stream in self._streams:
             try:
                 stream.flush()
+            # A full disk behind a file of the call's own (ENOSPC), or a stream that is closed (``ValueError``).
             except (OSError, ValueError):
                 continue
 
     def restore(self) -> None:
         """Restore the standard streams if the call closed or redirected them."""
+        # In one step each (dup2(2)), so that a library's thread that writes just now never meets a closed number.
         os.dup2(self._null, 0)
         os.dup2(self._targets[0], 1)
         os.dup2(self._targets[1], 2)
@@ -70,6 +75,7 @@ class Output:
     @staticmethod
     def _open_streams() -> tuple[TextIO, TextIO]:
         sys.stdout, sys.stderr = (
+            # ``closefd=False``: a stream that a call drops must not close the descriptor below the next one.
             open(number, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
             for number in (1, 2)
         )
@@ -85,6 +91,8 @@ class Output:
         """Return the tails of what the call wrote to stdout and stderr, and empty the files."""
         if not self._captured:
             return "", ""
+        # The position is that of the shared open file: it is still zero if nothing was written, and then a read is
+        # spared.
         out, err = self._targets
         return _tail(out) if os.lseek(out, 0, os.SEEK_CUR) else "", _tail(err) if os.lseek(err, 0, os.SEEK_CUR) else ""
 
@@ -99,6 +107,8 @@ def _most_descriptors() -> int:
 def _tail(descriptor: int) -> str:
     size = os.fstat(descriptor).st_size
     data = os.pread(descriptor, TAIL_LIMIT, max(0, size - TAIL_LIMIT))
+    # Truncate, then go back to the start, or the next write would leave a hole of zeros. The parent reads this file
+    # only after the death of this process.
     os.ftruncate(descriptor, 0)
     os.lseek(descriptor, 0, os.SEEK_SET)
     return data.decode("utf-8", "replace")

@@ -46,6 +46,7 @@ class Place:
         self._saved_path = list(sys.path)
         self._stdin = sys.stdin
         self._print = builtins.print
+        # umask(2) can only be read by setting it. No other thread runs yet that could create a file in between.
         self._umask = os.umask(0o077)
         os.umask(self._umask)
         self._handlers = list(map(_getsignal, _RESTORED_SIGNALS))
@@ -119,14 +120,19 @@ class Place:
             self._restore_environment()
         if sys.path is not self._path or sys.path != self._saved_path:
             sys.path = self._path
+            # In place: modules that have kept a reference to the list must see the change.
             sys.path[:] = self._saved_path
         if builtins.print is not self._print:
             builtins.print = self._print
         sys.stdin, sys.stdout, sys.stderr = self._stdin, *streams
+        # Set without looking, because reading it is the same system call (umask(2)).
         os.umask(self._umask)
+        # Before the handlers: an alarm that goes off with the default action would end this process (signal(7)).
         _signal.alarm(0)
         if list(map(_getsignal, _RESTORED_SIGNALS)) != self._handlers:
             for number, handler in zip(_RESTORED_SIGNALS, self._handlers, strict=True):
+                # Python allows this only on the main thread, where everything here runs. ``None`` stands for a handler
+                # that is not Python's. It cannot be set again: this then raises, and the process is replaced.
                 _signal.signal(number, handler)
         if sys.getrecursionlimit() != self._recursion_limit:
             sys.setrecursionlimit(self._recursion_limit)
@@ -138,6 +144,8 @@ class Place:
             del self._environment[_decoded(name)]
         for name, value in saved.items():
             if current.get(name) != value:
+                # Through ``os.environ``, because that calls setenv(3): C libraries and child processes read the C
+                # environment.
                 self._environment[_decoded(name)] = _decoded(value)
         time.tzset()
 
@@ -146,6 +154,8 @@ class Place:
             os.makedirs(self._scratch)
         os.utime(self._scratch, ns=(_UNUSED_TIME, _UNUSED_TIME))  # any file that a call creates here sets a later time
         descriptor = os.open(self._scratch, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+        # Returning by descriptor works even if a call has renamed the directory, or taken away the permission to enter
+        # it.
         self._scratch_descriptor = high_descriptor(descriptor)
         os.fchdir(self._scratch_descriptor)
 
@@ -156,6 +166,7 @@ class Place:
             return
         try:
             found = os.fstat(descriptor)
+            # A removed directory has no links left (inode(7)), though its descriptor still works.
             if found.st_mtime_ns == _UNUSED_TIME and found.st_nlink:
                 os.fchdir(descriptor)
                 return
@@ -163,6 +174,8 @@ class Place:
         except OSError:
             pass  # the call closed descriptors, or removed the directory
         self._scratch_descriptor = None
+        # The call's own threads and child processes are gone by now, or this process would be replaced. So only a
+        # library's thread could still create files here.
         remove_directory(self._scratch)
         if os.path.exists(self._scratch):  # the call created something that cannot be removed
             self._scratch += "+"

@@ -66,7 +66,9 @@ class PoolChild:
 
     def serve(self) -> NoReturn:
         """Run calls until the parent closes the ticket pipe."""
+        # Before the first call can start a daemon: only orphans from then on become children of this process.
         process_tree.adopt_orphans(process_tree.load_prctl())
+        # The parent may have sent calls before this. It counts their time from here.
         self.channel.send(frames.encode(frames.READY))
         while True:
             ticket = self._take_ticket()
@@ -84,8 +86,12 @@ class PoolChild:
     def _take_ticket(self) -> int:
         while True:
             try:
+                # Exactly one ticket: a second one in this process's memory could not be taken back if the first call is
+                # slow.
                 data = _read(self.tickets, TICKET.size)
             except BlockingIOError:  # "non-blocking" is a property of the open pipe, so it applies to both processes
+                # ``poll`` promises nothing: the parent may take the ticket back before it is read here, and then this
+                # waits again.
                 self.poll.poll()
                 continue
             if not data:  # the parent has closed the pipe: no more calls
@@ -177,6 +183,7 @@ class PoolChild:
         for function in functions:
             self.functions.pop(function, None)
         gone = set(batches)
+        # A list first, because the dictionary must not change while it is read.
         for ticket in [ticket for ticket in self.arguments if ticket >> TICKET_SHIFT in gone]:
             del self.arguments[ticket]  # a cancelled call: its ticket was taken back after the argument had arrived
 

@@ -46,6 +46,7 @@ class Program:
         if names and not self._names:
             self._modules[_MAIN] = _Main(self)
         self._names.update(names)
+        # Sorted by name, so that a class comes before the classes and functions that are attributes of it.
         for (module, name), value in sorted(names.items(), key=operator.itemgetter(0)):
             if name:
                 _put(self._modules.setdefault(module, types.ModuleType(module)), name, value)
@@ -55,12 +56,14 @@ class Program:
     def enter(self) -> None:
         """Add the modules to ``sys.modules``."""
         if not self._modules:
+            # Some ``__main__`` must be there: multiprocessing looks it up without a check when it starts a process.
             sys.modules[_MAIN] = _empty_main()
         sys.modules.update(self._modules)
 
     def leave(self) -> None:
         """Remove the modules from ``sys.modules``."""
         for name, module in self._modules.items():
+            # A call may have put something else there. That is for ``Condition`` to find.
             if sys.modules.get(name) is module:
                 del sys.modules[name]
 
@@ -81,8 +84,12 @@ class Program:
         count, path = self._script
         if count != len(self._names):  # names are only ever added
             count = len(self._names)
+            # The forks of one server share the directory, so the name has the process and the program in it. A new
+            # count gets a new file: a process that was spawned before may still be reading the old one.
             base = os.path.join(self._root, f"main-{os.getpid()}-{id(self):x}-{count}")
             path = f"{base}.py"
+            # First the pickle, then the script that reads it. If this raises, ``_script`` stays, and the next question
+            # tries again.
             _write(f"{base}.pickle", dumps(self._names).data)
             _write(path, _SCRIPT.format(process=os.getpid(), path=f"{base}.pickle").encode())
             self._script = count, path
@@ -114,6 +121,7 @@ class _Main(types.ModuleType):
         program = self._program_of_client()
         if name == "__file__" and program is not None and program.main_names():
             try:
+                # Written only now, because few calls spawn processes, and every map would pay for the file.
                 return program.script()
             except (PywrenError, OSError):
                 pass  # spawned processes then start without these modules
@@ -127,6 +135,8 @@ def read(path: str) -> dict[str, Any]:
         path: the path of the pickle, which is beside the script in a private directory of the worker.
     """
     with open(path, "rb") as file:
+        # This unpickles in a process that the call has started: the same user, with the same rights, reads its own
+        # file.
         names: Names = loads(Packed(file.read()))
     program = Program(os.path.dirname(path))
     program.add(names)

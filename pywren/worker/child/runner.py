@@ -31,6 +31,7 @@ _Exception = Exception
 _loads, _load_argument, _load_with_names = packed.loads, arguments.load_argument, arguments.load_with_names
 _FUTURE_MARK = FUTURE.encode()
 
+# Pickling a result goes through code that looks these up by name, so binding them here is not enough.
 _PICKLE = tuple((name, getattr(pickle, name)) for name in ("dumps", "loads", "Pickler"))
 
 
@@ -58,9 +59,12 @@ class TaskRunner:
             program: contains the modules that the function's pickle defines.
         """
         if self.modules.activate(function, digest):
+            # The modules of the other set have left, and what their imports had set in the environment must leave with
+            # them.
             self.place.start_over()
             self.condition.count_modules()
         if program is not self._program:
+            # Before the new one enters: both may have a module of the same name, as every program has ``__main__``.
             self._program.leave()
             self._program = program
             program.enter()
@@ -93,14 +97,19 @@ class TaskRunner:
         started = _perf_counter()
         called = ended = None
         try:
+            # Inside ``try``: if the disk is full, the call fails with that error, and the process goes on.
             self.place.enter(extra_env)
             imported = len(sys.modules)  # a count, because comparing the names would cost more than a small call
+            # From here on the user's code runs: first its imports, then what unpickling calls.
             function = load()
             value = self._load_argument(argument, references)
             if len(sys.modules) != imported:
+                # Before the function is called, so that what the call itself changes does not count as the right state.
                 self.place.adopt(extra_env)
                 self.condition.adopt()
             called = _perf_counter()
+            # Nothing here catches what is no ``Exception``, such as ``SystemExit``: it ends the process, as in any
+            # program.
             value = function(value)
             ended = _perf_counter()
             if mend:
@@ -108,9 +117,12 @@ class TaskRunner:
                     _settrace(self.condition.trace)
                 self.condition.mend()
                 _restore_pickle()
+            # Inside ``try`` as well: pickling runs the user's ``__reduce__``. ``ended`` tells such an error from one of
+            # the call.
             body = _dump_result(value, out_of_band=True)
             return RunResult(True, body, info={"setup_time": called - started, "exec_time": ended - called})
         except _Exception as error:
+            # Taken first, so that the time of mending does not count as the call's.
             now = _perf_counter()
             # The exception may be due to damage that the function did: repair the damage before doing anything else.
             if _gettrace() is not self.condition.trace:
@@ -128,6 +140,7 @@ class TaskRunner:
         if argument.data.endswith(NAMES_FOLLOW):
             value, names = _load_with_names(argument, references)
             self._program.add(names)
+            # Again, because the argument may have brought modules that the function did not.
             self._program.enter()
             return value
         has_futures = references or _FUTURE_MARK in argument.data

@@ -23,9 +23,15 @@ Entry = Any
 OnStart = Callable[[int], None]
 OnResults = Callable[[list[tuple[int, RunResult]]], None]
 
+# Any thread takes the next key, without a lock: ``next`` of a count is one step in CPython.
 _keys = itertools.count(1)
 
+# On Linux an arena is memory (memfd_create(2)) until the last of its calls ends, so a bigger one would keep the
+# arguments of ended calls for longer. A smaller one would use more descriptors: one here, and one in each child that
+# has the arena.
 _ARENA_BYTES = 64 * 1024 * 1024
+# The most bytes of arguments that one ``take`` gives to a child. A call that is taken back sends its argument to the
+# other child once more, so this bounds what is sent in vain.
 _INLINE_AHEAD_BYTES = 128 * 1024
 _BIG_ENTRY_BYTES = 1024  # what a big argument counts as, because only its place in an arena is sent
 
@@ -55,6 +61,8 @@ class Batch:
         on_start: OnStart | None,
         on_results: OnResults,
     ) -> None:
+        # The number is set by ``Ledger.add``, with the pool's lock held. Until then only the submitting thread has the
+        # batch.
         self.number = 0
         # The function itself is not kept, because its arrays may be big. The frame contains a snapshot of the arrays.
         self.function_id, self.load_anew = function.id, function.load_anew
@@ -76,6 +84,7 @@ class Batch:
     def add(self, arguments: Sequence[Packed], references: Sequence[Sequence[bytes]] | None) -> None:
         """Add calls to the batch, with snapshots of the arguments, because the caller may change them later."""
         limit = frames.INLINE_LIMIT
+        # No lock is held here, on purpose: copying gigabytes must stop neither the pump nor other callers.
         self.entries = [
             packed.data if not packed.buffers and len(packed.data) <= limit else self._snapshot(packed)
             for packed in arguments
@@ -84,6 +93,8 @@ class Batch:
             for index, needed in enumerate(references):
                 if needed:
                     entry = self.entries[index]
+                    # References travel only in the second form, which the child tells from the first by its type
+                    # (``PoolChild._run``).
                     where = [entry] if type(entry) is bytes else entry[0]
                     self.entries[index] = (where, list(needed))
         self.remaining = len(self.entries)
@@ -94,6 +105,7 @@ class Batch:
         sizes = [memoryview(segment).nbytes for segment in segments]
         if sum(sizes) <= frames.INLINE_LIMIT:
             return [bytes(segment) for segment in segments], ()
+        # An argument that is bigger than a whole arena gets an arena of its own, and nothing is added to that one.
         if not self.arenas or self.arenas[-1].file.size + sum(sizes) > _ARENA_BYTES:
             self.arenas.append(Arena())
         arena = self.arenas[-1]
@@ -103,6 +115,8 @@ class Batch:
     def arena_of(self, index: int) -> Arena | None:
         """Return the arena that contains the argument of a call."""
         entry = self.entries[index]
+        # ``None`` is an argument whose call has ended: ``Ledger.finish`` drops the argument, and asks for its arena
+        # before.
         if type(entry) is bytes or entry is None or type(entry[0]) is list:
             return None
         arena: Arena = entry[0][0]
@@ -124,11 +138,14 @@ class Batch:
 
     def give_back(self, indices: Sequence[int]) -> None:
         """Put calls that were taken back from a child in front of all other calls."""
+        # ``extendleft`` reverses what it is given. Reversed twice, the calls keep the order of the map.
         self._returned.extendleft(reversed(indices))
 
     def take(self, count: int) -> list[int]:
         """Take calls to give to a child: first the calls that were taken back, and not too many bytes in total."""
         indices: list[int] = []
+        # No limit on bytes here: what one child held was limited when it was given. Calls that were cancelled while
+        # they waited are skipped here, because removing them from the middle of a deque would take time for each.
         while self._returned and len(indices) < count:
             index = self._returned.popleft()
             if not self.done[index]:

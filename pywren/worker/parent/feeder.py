@@ -51,6 +51,7 @@ class Feeder:
             waiting = batch.waiting
             gave = False
             share = -(-waiting // len(members)) if members else 0  # rounded up; no member gets what others could run
+            # The least loaded comes first, so that a single call goes to an idle process and not behind a running call.
             for member in sorted(members, key=Member.load) if waiting else ():
                 room = min(member.room(batch), share)
                 if room and (indices := batch.take(room)):
@@ -81,6 +82,8 @@ class Feeder:
     def balance(self, now: float) -> None:
         """Take back calls that wait behind a slow one while another member is idle."""
         stalled = [member for member in self._members if member.could_share and now - member.last >= STALL_SECONDS]
+        # While calls wait here, an idle member is given those by ``feed``. Taking others back then would only cost
+        # time.
         if not stalled or any(batch.waiting for batch in self._ledger.queue):
             return
         if self._members.has_idle():
@@ -101,6 +104,8 @@ class Feeder:
         count = 0
         try:
             while True:
+                # Each ``receive`` is one recvmsg(2) of up to 64 KiB. A child that sends without end cannot keep the
+                # pump here, because the pump passes ``everything=False``.
                 for frame in member.process.channel.receive():
                     count += self._take_frame(member, frame)
                 if not everything:
@@ -121,6 +126,8 @@ class Feeder:
         if frame.kind != frames.RESULT or not member.tickets or member.tickets[0] != ticket:
             member.lose()  # the user's code has written to the channel: nothing else from this channel can be trusted
             return 0
+        # Results come in the order of the tickets, so the answered ticket is the head. The next ticket is the head from
+        # now on.
         member.tickets.popleft()
         batch = self._ledger.batch_of(ticket)
         if frame.flags & frames.NOT_BEGUN:
@@ -137,11 +144,15 @@ class Feeder:
         Returns:
             The exit code of the process.
         """
+        # The socket comes before the ticket pipe: what the child sent before it died can still be read, and those calls
+        # have ended properly. Otherwise such a call would look like the one that ran at the crash.
         self.receive(member)
         returncode = member.process.wait()  # this returns immediately: ``pidfd`` has reported the end
         # Calls whose tickets are still in the pipe never ran. Of the others, which the process had read, the first ran.
         taken = member.take_back()
         member.dying = True
+        # The child takes one ticket at a time, so at most the head is left here. More are left only if the user's code
+        # has read from the pipe.
         if member.tickets:
             self._end_head(member, returncode)
         self._ledger.requeue([*member.tickets, *taken])
@@ -179,9 +190,13 @@ class Feeder:
             if batch.done[index]:
                 holder.put_back(taken)
                 return False
+            # The pipe is empty now, and this side is the only writer. So a ticket that is not among ``taken`` and has
+            # no result is the one that the child has read.
             running = ticket not in taken
             holder.put_back([other for other in taken if other != ticket])
         if holder is not None and running:
+            # Nothing short of SIGKILL ends a call for certain: C code does not return to the interpreter for a signal
+            # handler. The calls that were put back are taken back again when the process is buried (``settle_dead``).
             holder.kill((ticket, cancelled_failure(running=True)))
             batch.cancelled.add(index)  # so that a result that arrives before the kill does not count
         else:
@@ -191,6 +206,8 @@ class Feeder:
     def expire(self, now: float) -> None:
         """Condemn the processes whose calls have run for too long."""
         for member in self._members if self._ledger.outstanding else ():
+            # ``started`` is when this side gave the head or read the result before it. The child began the head a
+            # thread switch earlier or later, which no time limit is exact enough to notice.
             timeout = self._timeout_of(member)
             if timeout is None or now < member.started + timeout:
                 continue

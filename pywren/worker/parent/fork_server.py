@@ -31,6 +31,8 @@ from pywren.worker.parent.output import Sink, write_through
 from pywren.worker.parent.process import Process, check_platform
 from pywren.worker.task import RunResult, Stop, Task, cancelled_failure
 
+# Tries, and the pause between them, when a fork fails with EAGAIN or ENOMEM (fork(2)): limits on processes and memory
+# often ease within seconds, and the caller's thread is blocked meanwhile.
 _FORK_ATTEMPTS = 3
 _FORK_PAUSE_SECONDS = 1.0
 _END_SECONDS = 5.0  # seconds to wait for a server to end
@@ -60,6 +62,8 @@ class ForkServer:
         self._starting: set[str | None] = set()
         self._servers: dict[str | None, Process] = {}
         self._waiting: list[ForkedChild] = []
+        # Compared before the lists are used: a fork of the client inherits this object, but neither its threads nor its
+        # children.
         self._pid = os.getpid()
         self._processes = 0
         self._closed = False
@@ -91,6 +95,7 @@ class ForkServer:
         """
         python = _runtime_python(task.function.runtime_path)
         for _ in range(_FORK_ATTEMPTS):
+            # From here to ``_take_back`` the child is in no list, so only this thread can find it.
             process = self._process(python, task)
             if process is None:
                 return RunResult(None, None, failure=cancelled_failure(running=False), returncode=None)
@@ -100,6 +105,8 @@ class ForkServer:
                 self._take_back(process)
             if result is not None:
                 return result
+            # ``None`` from ``run`` with a pid: the child said NOT_BEGUN and has ended. The next attempt forks another
+            # at once.
             if process.pid is not None:
                 continue  # an earlier call has damaged the process
             # Either the server is just ending, or the machine cannot start more processes and needs this pause.
@@ -114,11 +121,15 @@ class ForkServer:
         """
         # The environment is part of the purpose: a forked child sets it once, before any of the user's code runs.
         purpose = python, task.function.id, dict(task.extra_env)
+        # Children for other functions end before a new one is forked. On Lambda, all of them share the function's
+        # memory.
         self._end_waiting(lambda one: one.purpose != purpose or not one.can_run())
         server = self._server(python)
         if server is None:
             return None
         with self._lock:
+            # Search now, with the lock held: another thread may have taken the child since ``_end_waiting``. Whoever
+            # removes a child from the list has it alone.
             for one in self._waiting:
                 if one.purpose == purpose:
                     self._waiting.remove(one)
@@ -128,6 +139,7 @@ class ForkServer:
         # If ``close`` is called meanwhile, the child never begins, and ``run`` calls this method again.
         made = ForkedChild(server, number, purpose, self._on_output)
         try:
+            # No lock is held: the frame may have to wait for room in the server's socket (``Channel.send_whole``).
             made.start()
         except BaseException:
             made.close()
@@ -144,6 +156,8 @@ class ForkServer:
                 self._forget()
             ending = [one for one in self._waiting if is_unwanted(one)]
             self._waiting = [one for one in self._waiting if one not in ending]
+        # Out of the list, these belong to this thread alone. Ending one waits for its process, so the lock is free
+        # again.
         for one in ending:
             one.end()
 
@@ -163,15 +177,21 @@ class ForkServer:
             if self._pid != os.getpid():
                 self._forget()
             while python in self._starting:
+                # The wait lets go of the lock. After it everything is read anew: the start may have failed, or
+                # ``close`` may have come.
                 self._started.wait()
             if self._closed:
                 return None
             server = self._servers.get(python)
+            # A server may die at any time, for example by the kernel's out-of-memory killer. No thread waits for its
+            # end, so look.
             if server is not None and not server.has_ended():
                 return server
             # If a runtime was removed, so was its interpreter, whose server must not keep the files open.
             gone = [path for path in self._servers if path == python or not _is_there(path)]
             ended = [self._servers.pop(path) for path in gone]
+            # From here on other threads that want this server wait, so ``_start_server`` must remove the name, whatever
+            # happens.
             self._starting.add(python)
         return self._start_server(python, ended)
 
@@ -184,6 +204,8 @@ class ForkServer:
             made = _new_server(python)
         finally:
             with self._lock:
+                # ``_closed`` is read in the same step in which the server becomes findable. Either ``close`` finds it
+                # in ``_servers``, or this thread sees ``_closed`` and ends it.
                 closed = self._closed
                 if made is not None and not closed:
                     self._servers[python] = made
@@ -211,6 +233,7 @@ class ForkServer:
             if self._pid != os.getpid():
                 self._forget()
             self._closed = True  # running tasks continue, and their own threads close the children
+            # A server that is being started is in neither list: ``_start_server`` sees ``_closed``, and closes it.
             waiting, servers = self._waiting, list(self._servers.values())
             self._waiting = []
             self._servers.clear()
@@ -222,6 +245,8 @@ class ForkServer:
                 server.channel.socket.shutdown(socket.SHUT_WR)
             except OSError:
                 pass  # the server has ended
+            # The server kills whole trees, which takes up to a second for each. A server that hangs is killed by
+            # ``close`` after this, and its children by their threads, which see the ends of their status pipes.
             if wait_readable(server.pidfd, _END_SECONDS):
                 server.wait()
             server.close()

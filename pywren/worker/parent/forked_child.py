@@ -52,6 +52,7 @@ class ForkedChild:
         self.failure: Failure | None = None
         self._knows_function = False
         ours, theirs = socket_pair()
+        # Only this end: the flag belongs to each end of a socket pair, and the child's end must block.
         ours.setblocking(False)
         self.channel = Channel(ours)
         # In the order in which the server unpacks them: socket, stdout, stderr, status pipe.
@@ -70,6 +71,7 @@ class ForkedChild:
         """Request a fork from the server."""
         meta = os.fsencode(self.scratch)
         frame = frames.encode(frames.FORK, number=self.number, meta=meta, descriptors=self._theirs)
+        # The channel to the server is shared by all running threads. ``Process.send`` keeps their frames apart.
         self.server.send(frame)
         # The kernel keeps copies of the descriptors in the socket until the server takes them. Close the ones here,
         # because the reader of a pipe sees its end only when every write end is closed.
@@ -79,6 +81,8 @@ class ForkedChild:
 
     def run(self, task: Task, stopped: Stop | None) -> RunResult | None:
         """Run a task, and return how it ended; ``None`` if the task never began, because there was no sound process."""
+        # Send first: ``send_whole`` waits until the child has read a big task. A stop that comes meanwhile is not lost,
+        # because ``listen`` calls the listener at once if the stop was requested already.
         self._send(task)
         if stopped is not None:
             stopped.listen(self._ask_to_stop)
@@ -86,8 +90,12 @@ class ForkedChild:
             self._wait(task.timeout)
         finally:
             if stopped is not None:
+                # After this no ``Stop`` writes to the pipe: ``listen`` waits for a listener that is running. So
+                # ``close`` may close it.
                 stopped.listen(None)
         self._receive()  # the end of the process may have been seen before its result was read
+        # A stop may have been written after the last ``poll``. Its byte would kill the next call, so such a child does
+        # not stay.
         self.stays = self._said_it_stays() and not self.ended and not wait_readable(self.stop_in, 0.0)
         stdout, stderr = (tail.take() for tail in self.tails)
         frame, self.frame = self.frame, None  # the frame may be big, and this object may be kept for a long time
@@ -95,6 +103,8 @@ class ForkedChild:
             return None
         if frame is not None:
             return decode_result(frame, stdout, stderr)
+        # The status pipe ended before the child wrote its pid, so none of the user's code has run and another attempt
+        # is safe.
         if self.pid is None and self.failure is None:
             return None
         failure = self.failure or crash_failure(self.returncode, stdout, stderr)
@@ -107,10 +117,13 @@ class ForkedChild:
 
     def _ask_to_stop(self) -> None:
         """Ask the thread that runs the task to kill the child. Other threads call this."""
+        # At most one byte is ever written (``Stop`` calls its listener once), so this cannot block on a full pipe.
         os.write(self.stop_out, b"s")
 
     def can_run(self) -> bool:
         """Tell whether the process still waits for a call. It may have been killed since its last call."""
+        # A waiting child says nothing. So if its socket is readable, the other end is closed; and if its status pipe is
+        # readable, the server has reported its end or has died.
         ended = self.server.has_ended() or any(wait_readable(end, 0.0) for end in (self.status, self.channel.fileno()))
         return not ended
 
@@ -131,8 +144,11 @@ class ForkedChild:
             poll.register(descriptor, select.POLLIN)
         while not self.ended and not self._said_it_stays():
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            # ``poll`` counts whole milliseconds. The added one makes sure that the deadline has passed when it returns.
             ready = poll.poll(None if left is None else min(left * 1000 + 1, LONGEST_POLL))
             if deadline is not None and time.monotonic() >= deadline:
+                # From now on there is no limit: the status pipe reports the end of the killed child, or ends with the
+                # server.
                 deadline = None
                 self._give_up(timeout_failure(timeout or 0.0))
             for descriptor, _ in ready:
@@ -158,6 +174,8 @@ class ForkedChild:
         if not self.server.has_ended():
             self.server.send(frames.encode(frames.KILL, number=self.number))
         elif self.pid is not None:
+            # An orphan is reaped by init or by a subreaper above this process, so in theory its id may belong to
+            # another process by now. Without the server nobody keeps the id from being reused.
             process_tree.kill_tree(self.pid)  # nothing else would kill it: the server was the child's parent
 
     def _receive(self) -> bool:
@@ -192,6 +210,8 @@ class ForkedChild:
         """End a process that waits for a call, and return when it has ended."""
         try:
             self._kill()
+            # Wait for the report, so that memory and files are free when the next child is forked. A process that is
+            # stuck in the kernel (state D in proc(5)) cannot be killed, so the wait has a limit.
             while not self.ended and wait_readable(self.status, _END_SECONDS):
                 self._read_status()
         finally:
@@ -202,6 +222,8 @@ class ForkedChild:
         if not self.ended:
             self._kill()
         self.forget()
+        # The child may still run for a moment here if it was only now killed. What it writes afterwards is removed with
+        # the server's directory.
         remove_directory(self.scratch)
 
     def forget(self) -> None:

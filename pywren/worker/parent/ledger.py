@@ -48,6 +48,8 @@ class Ledger:
         self._numbers = 0
         self._touched: dict[int, Batch] = {}
         self._collected: deque[tuple[OnResults, list[tuple[int, RunResult]]]] = deque()
+        # A condition on the pool's own lock: ``wait`` lets go of all levels of the reentrant lock while it sleeps, so
+        # the pump can take its turns.
         self._finished = threading.Condition(lock)
         self.waiters = 0
 
@@ -77,6 +79,7 @@ class Ledger:
         for ticket in tickets:
             by_batch.setdefault(ticket >> TICKET_SHIFT, []).append(ticket & INDEX_MASK)
         for number, indices in by_batch.items():
+            # The batch is gone if its last call was cancelled while another ticket of it was still in a pipe.
             batch = self._batches.get(number)
             if batch is not None:
                 batch.give_back(indices)  # ``Batch.take`` skips the calls that have a result
@@ -93,6 +96,7 @@ class Ledger:
             # ``cancel`` reported the call as cancelled before its result arrived.
             result = failed(cancelled_failure(running=True))
         batch.done[index] = 1
+        # Find the arena first: only the entry, which is dropped next, leads to it.
         arena = batch.arena_of(index) if batch.arenas else None
         batch.entries[index] = None  # the argument may be big
         batch.collected.append((index, result))
@@ -115,6 +119,7 @@ class Ledger:
 
     def fail_all(self, failure: Failure) -> None:
         """Give every call that has no result a failure as its result."""
+        # A copy, because ``finish`` removes a batch with its last call.
         for batch in list(self._batches.values()):
             for index in range(len(batch.done)):
                 if not batch.done[index]:
@@ -129,12 +134,14 @@ class Ledger:
     def collect(self) -> None:
         """Prepare the results that have arrived for ``hand_over``. After that, no error can lose these results."""
         for batch in self._touched.values():
+            # The list itself moves. The batch gets a new one, because ``hand_over`` reads the old one without the lock.
             self._collected.append((batch.on_results, batch.collected))
             batch.collected = []
         self._touched.clear()
 
     def hand_over(self) -> None:
         """Pass the collected results to their callbacks. Only the pump calls this method, without the lock."""
+        # Only the pump's thread adds to this deque and removes from it, so it needs no lock.
         while self._collected:  # removed before the call, so that a callback that raises loses only its own results
             _call_back(*self._collected.popleft())
 
@@ -142,6 +149,8 @@ class Ledger:
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until no call is outstanding, or until the time runs out. Return whether no call is outstanding."""
+        # The caller holds the lock here, and the pump reads the count without it, after it has recorded a result. A
+        # thread that begins to wait after that reading finds ``outstanding`` updated.
         self.waiters += 1  # so that the pump need not take the lock when no thread waits
         try:
             return self._finished.wait_for(lambda: not self.outstanding, timeout)
@@ -150,6 +159,7 @@ class Ledger:
 
     def tell_waiters(self) -> None:
         """After the last result has been handed over, wake the threads that wait for it."""
+        # Check again: between the turn and this, without the lock, a thread may have submitted more calls.
         if not self.outstanding:
             self._finished.notify_all()
 
@@ -167,6 +177,7 @@ def announce(starts: Sequence[tuple[OnStart, int]]) -> None:
 
 def _call_back(function: Callable[..., None], argument: object) -> None:
     try:
+        # No lock is held here: the callback may submit, cancel or close the pool, and may take locks of the program.
         function(argument)
     except Exception:
         # The pump serves every executor: a mistake in one executor's callback must not end the calls of the others.

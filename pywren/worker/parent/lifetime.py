@@ -15,6 +15,7 @@ from typing import Protocol
 
 from pywren.system import shutdown
 
+# Scripts that make one executor after the other should pay once for starting interpreters.
 LINGER_SECONDS = 5.0
 """How long the children of a pool stay when no executor uses it, in seconds."""
 
@@ -55,6 +56,8 @@ class Lifetime:
         Args:
             last_call: the monotonic time when the last call ended.
         """
+        # A release or a call, whichever came later, starts the linger. Otherwise a long call that outlives its executor
+        # would end the processes at once.
         return float("inf") if self.users else max(self._released_at, last_call) + self._linger
 
 
@@ -71,6 +74,7 @@ class Endable(Protocol):
 
 
 _open: set[Endable] = set()
+# A fork hook cannot be removed again, so both hooks are registered once and look at the set of open pools.
 _is_hooked = False
 _ends_with_multiprocessing = False
 
@@ -96,23 +100,30 @@ def end_with_multiprocessing() -> None:
     global _ends_with_multiprocessing
     if _ends_with_multiprocessing or "multiprocessing.process" not in sys.modules:
         return
+    # Checked with each start of the pump, not on import: a program may import multiprocessing after pywren.
     from multiprocessing.process import parent_process
 
+    # Only a process that multiprocessing has made has a parent process. In the main process ``atexit`` does this.
     if parent_process() is not None:
         from multiprocessing.util import Finalize
 
         _ends_with_multiprocessing = True
+        # At its end the process runs the finalizers of priority 0 and above first, then ends its daemonic children.
         Finalize(None, _at_exit, exitpriority=0)
 
 
 def _at_exit() -> None:
     shutdown.begin()  # needed because a process of multiprocessing skips the atexit functions
+    # No lock guards the set: each operation on it is one step, and a pool that is made from now on is refused
+    # (``shutdown.require_running``).
     for pool in list(_open):  # a copy, because closing a pool removes it from the set
         pool.finish_at_exit()
 
 
 def _after_fork() -> None:
     global _ends_with_multiprocessing
+    # This runs in the new process, in its only thread, before ``os.fork`` returns there. Threads that held locks do not
+    # exist, so nothing here may take a lock of the old process.
     _ends_with_multiprocessing = False  # multiprocessing clears its finalizers in a process that it forks
     for pool in list(_open):
         pool.forget_after_fork()

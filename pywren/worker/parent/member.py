@@ -24,11 +24,14 @@ from pywren.worker.parent.output import OutputTail, Sink
 from pywren.worker.parent.process import Process
 from pywren.worker.protocol import TAIL_LIMIT, TICKET, TICKET_SHIFT
 
+# Calls that take longer than this are worth moving: a move costs a few system calls, and sends the argument once more.
 STALL_SECONDS = 0.002
 """Seconds without a result after which the pool takes back the calls that wait behind a member's current one."""
 
 _MAX_TICKETS = 512  # 4,096 bytes, which is the most that one write puts into a pipe atomically
 _WORK_AHEAD_SECONDS = 0.01  # how many seconds of work to keep in the pipe: enough to hide the pump's latency
+# Beyond eight functions, the process drops the four that were used least recently. Dropping one at a time would cost a
+# message for every new function.
 _KEPT_FUNCTIONS, _MOST_FUNCTIONS = 4, 8
 _FORGET_AFTER = 16  # how many ended batches to forget in one message
 
@@ -63,6 +66,8 @@ class Member:
     def __init__(self, environment: Mapping[str, str], sink: Sink) -> None:
         self._sink = sink
         self.output = (UnlinkedFile(), UnlinkedFile())
+        # With the pool's lock held, as everything here: posix_spawn(3) returns as soon as the program is loaded, and
+        # nothing waits for the interpreter to start.
         self.process = Process("pool", output=self.output, environment=environment)
         self.ready = False
         self.dying = self.killed = self.condemned = self.was_lost = False
@@ -96,17 +101,23 @@ class Member:
             return 0
         if batch.show_output:
             return 1
+        # The window was measured with the current function. How quick another one is nobody knows yet, so it begins
+        # with one.
         window = self.window if batch.function_id == self._current_function else 1
+        # Refill from half: each refill costs a pickle, a socket write and a pipe write, whatever the number of calls.
         return window - held if held <= window // 2 else 0
 
     def give(self, batch: Batch, indices: Sequence[int], now: float) -> None:
         """Send calls to the process, and whatever they need that the process does not have yet."""
         if not self.tickets:
             self.last = self.started = now
+        # The socket keeps the order, so the child has the function and the terms before the arguments that need them.
         terms = None if batch.number in self._batches else self._introduce(batch)
         for index in indices if batch.arenas else ():
             arena = batch.arena_of(index)
             if arena is not None and arena.number not in self._arenas:
+                # The frame has a reference to the file, so the descriptor stays open until it is sent, even if the last
+                # call ends.
                 self._arenas.add(arena.number)
                 self._queue(frames.encode(frames.ARENA, number=arena.number, sizes=(0,), file=arena.file))
         # Send arguments before tickets: a child that has read a ticket waits only for the argument on the socket.
@@ -118,6 +129,7 @@ class Member:
             entries = dict(zip(tickets, map(batch.entries.__getitem__, indices), strict=True))
         self._queue(frames.encode_note(frames.ARGUMENTS, pickle.dumps((terms, entries), 5), batch.number))
         self.process.channel.flush()
+        # One shown call at a time: whatever arrives in the pipes until its result belongs to it (``shown_tails``).
         self.exclusive = batch.show_output
         self.tickets.extend(tickets)
         self._write_tickets(tickets)
@@ -125,6 +137,7 @@ class Member:
     def _write_tickets(self, tickets: Sequence[int]) -> None:
         """Write tickets to the pipe. It has at most ``_MAX_TICKETS``, so a write neither blocks nor is incomplete."""
         try:
+            # If the child is dead, the tickets stay in the pipe, and ``Feeder.settle_dead`` takes them back from there.
             os.write(self.process.tickets_out, struct.pack(f"<{len(tickets)}Q", *tickets))
         except BrokenPipeError:
             pass  # this never happens, because this process also has a read end
@@ -148,6 +161,8 @@ class Member:
         """Tell the process to drop functions that were used long ago, several with each message."""
         if len(self._functions) <= _MOST_FUNCTIONS:
             return
+        # The newest key is at the end, so the function that was just queued is not among these. Calls of a dropped
+        # function that are still in the child have their batch, which refers to it (``PoolChild.batches``).
         functions = [self._functions.popitem(last=False)[1] for _ in range(_MOST_FUNCTIONS - _KEPT_FUNCTIONS)]
         self._queue_forget([], functions)
 
@@ -162,6 +177,8 @@ class Member:
             write for _, write in pipes
         ]  # these ends stay open here until the frame is sent, which may take a while
         self._queue(frames.encode(frames.SHOW, descriptors=self._shown_ends))
+        # The write ends here mean that the pipes never reach their end. The death of the process shows only on
+        # ``pidfd``.
         self.shown = (OutputTail(pipes[0][0], "stdout", self._sink), OutputTail(pipes[1][0], "stderr", self._sink))
 
     def _queue(self, frame: frames.Outgoing) -> None:
@@ -175,9 +192,12 @@ class Member:
         taken: list[int] = []
         while True:
             try:
+                # Non-blocking, so an empty pipe is seen at once. The flag belongs to the open pipe, which the child
+                # shares (open(2)), so the child must poll.
                 data = os.read(self.process.tickets_in, TICKET.size * _MAX_TICKETS)
             except BlockingIOError:
                 break
+            # Whole tickets only: all writes and reads of both sides are multiples of eight bytes.
             taken.extend(struct.unpack(f"<{len(data) // TICKET.size}Q", data))
         for _ in taken:
             self.tickets.pop()  # a pipe keeps the order, so the tickets that were in it are the last ones
@@ -194,6 +214,8 @@ class Member:
         if batch.number not in self._batches or self.dying:
             return
         self._batches.discard(batch.number)
+        # In the child, a batch holds small things. An arena holds up to 64 MiB of memory, so it must not wait for
+        # others.
         self._stale_batches.append(batch.number)
         arenas = [arena.number for arena in batch.arenas if arena.number in self._arenas]
         if arenas or len(self._stale_batches) >= _FORGET_AFTER:
@@ -210,6 +232,8 @@ class Member:
 
     def progressed(self, count: int, now: float) -> None:
         """Record that some calls have ended, and set the window to a few milliseconds of work."""
+        # The lower bound only prevents a division by zero: results that arrived together may be read within the clock's
+        # step.
         each = max((now - self.last) / count, 1e-6)
         self.last = self.started = now  # the next call has begun by now: the child takes it without being told
         # The window grows at most fourfold: one quick call does not mean that the others are quick.
@@ -227,6 +251,7 @@ class Member:
         The pump kills the process soon, without the pool's lock, because it may have to wait for processes that the
         call started.
         """
+        # Only flags: killing walks through /proc and waits, which no thread may do with the pool's lock held.
         self.dying = self.condemned = True
         self.was_lost = not self.killed
 
@@ -259,7 +284,9 @@ class Member:
     def events(self) -> dict[int, int]:
         """Return the descriptors that the pump must watch, each with its ``poll`` events."""
         channel = self.process.channel
+        # Watched even for a dying member: only this event leads to ``Pump._bury``, which settles its calls.
         found = {self.process.pidfd: select.POLLIN}
+        # A closed socket is always readable (POLLHUP), so watching that of a dying member would keep the pump busy.
         if not self.dying:
             found[channel.fileno()] = select.POLLIN | (select.POLLOUT if channel.waiting else 0)
         for tail in self.shown or ():
@@ -273,4 +300,5 @@ class Member:
     @property
     def could_share(self) -> bool:
         """Whether calls that other members could run wait in the pipe of this one."""
+        # While a process starts, even its head is still in the pipe.
         return not self.dying and len(self.tickets) > (1 if self.ready else 0)

@@ -76,17 +76,21 @@ class Members:
         Raises:
             OSError: no process can be started, and there is none.
         """
+        # The second call shows that the program makes many. It stays so until ``kill``, or until no process could
+        # start.
         if outstanding + coming > 1:
             self._wanted = self._size
         if not self._members and not outstanding:
             # Only if no call waits, because waiting calls were compared with the earlier environment.
             self._environment, self._equal_environment = dict(os.environ), None
         alive = self.alive()
+        # Without any living process the delay does not count: calls would wait for nothing.
         if alive and time.monotonic() < self._starts_at:
             return False
         missing = self._wanted - alive
         for _ in range(missing):
             try:
+                # Appended one by one, so that those that have started are kept when the next one fails.
                 self._members.append(Member(self._environment, self._show))
             except OSError:  # the machine is short of processes, memory or descriptors
                 if not self.alive():
@@ -98,6 +102,7 @@ class Members:
 
     def _delay_starts(self) -> None:
         """Delay the next start of a process, because starting takes memory and time from the processes with calls."""
+        # Doubled with each failure up to ten seconds: memory that is short now is rarely free again within one second.
         self._starts_at = time.monotonic() + min(GROW_SECONDS * 2**self._failed_starts, _MOST_START_DELAY)
         self._failed_starts += 1
 
@@ -109,6 +114,7 @@ class Members:
         self._starts_at = 0.0
         # Count from this moment, not from the start of the process: a slow machine may take longer than that to start
         # it.
+        # Each start that becomes ready sets this anew. It is infinite again as soon as the others have been started.
         if self._wanted < self._size:
             self._grows_at = member.started + GROW_SECONDS
 
@@ -138,6 +144,8 @@ class Members:
     def remove(self, member: Member) -> None:
         """Remove a process that has ended. Delay the next start if this process never became ready."""
         self._members.remove(member)
+        # A process that ended after it was ready died of a call, and one that was killed was meant to end. Neither says
+        # anything about the machine.
         if member.ready or member.killed:
             return
         self._delay_starts()
@@ -166,6 +174,7 @@ class Members:
 
     def take_condemned(self) -> list[Member]:
         """Return the processes that must be killed, each of them only once."""
+        # Cleared here with the lock held, so each is killed once. It stays a member until ``pidfd`` reports its end.
         found = [member for member in self._members if member.condemned]
         for member in found:
             member.condemned = False
@@ -174,6 +183,8 @@ class Members:
     def close(self) -> None:
         """Kill all processes, and wait until they have ended."""
         for member in self._members:
+            # Only after a failure of the pump. The lock is held until the processes have ended, but the pool takes no
+            # more calls.
             member.process.close()
             member.close_shown()
         self._members.clear()
@@ -181,12 +192,16 @@ class Members:
     def forget_after_fork(self) -> None:
         """Drop the processes in a process that was forked from the client: they belong to the client."""
         for member in self._members:
+            # Only the descriptors of this copy are closed. A signal or a wait here would reach the children of the
+            # other process.
             member.process.forget()
             member.close_shown()
 
     # -- shown output ------------------------------------------------------------------------------------------
 
     def _show(self, stream: str, text: str) -> None:
+        # Called by ``OutputTail`` with the pool's lock held. A write to the terminal here would stop every caller while
+        # it blocks.
         self._shown.append((stream, text))
 
     def take_shown(self) -> list[tuple[str, str]]:

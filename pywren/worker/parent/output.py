@@ -15,10 +15,12 @@ _READS = 4  # together more than a pipe holds (64 KB on Linux and macOS): these 
 
 def write_through(stream: str, text: str) -> None:
     """Write what a call printed to the same stream of this process."""
+    # Looked up with each write: programs replace ``sys.stdout``, for example to capture it, and it may be None.
     target = getattr(sys, stream)
     if target is None:
         return
     try:
+        # This may block for as long as the terminal or the pipe behind it does, so no lock may be held here.
         target.write(text)
         target.flush()
     except (OSError, ValueError):
@@ -39,11 +41,14 @@ class OutputTail:
     """
 
     def __init__(self, descriptor: int, name: str, sink: Sink) -> None:
+        # Each end of a pipe is an open file of its own, so the call's end goes on blocking. A call that prints faster
+        # than the parent reads is slowed down and loses nothing.
         os.set_blocking(descriptor, False)
         self.descriptor = descriptor
         self.name = name
         self._sink = sink
         self._tail = bytearray()
+        # A read may end inside a character. The decoder keeps its first bytes for the next read.
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def pump(self) -> bool:
@@ -54,6 +59,8 @@ class OutputTail:
         """
         for _ in range(_READS):
             try:
+                # End of file comes when the last write end is closed, including those that the call's own child
+                # processes have.
                 data = os.read(self.descriptor, _READ_BYTES)
             except BlockingIOError:
                 return True
@@ -67,6 +74,7 @@ class OutputTail:
 
     def take(self) -> str:
         """Return the last bytes, as text, of the output that has arrived since the previous call of this method."""
+        # What the call wrote before its result is in the pipe already, so it is read here and counts for this call.
         self.pump()
         text = self._tail.decode("utf-8", "replace")
         self._tail.clear()

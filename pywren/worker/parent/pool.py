@@ -64,6 +64,7 @@ logger = logging.getLogger(__name__)
 PROCESSES_VARIABLE = "PYWREN_LOCAL_PROCESSES"
 """The environment variable that sets how many processes the local pool has; by default one per usable processor."""
 
+# Most programs end their calls before themselves, so a short wait needs no message.
 _EXIT_WARNING_SECONDS = 2.0
 
 
@@ -105,6 +106,8 @@ class LocalPool:
 
     def _reset(self) -> None:
         """Enter the state of a pool without processes. A process that was forked from the client calls this too."""
+        # Everything new, the lock included: at a fork another thread may have held the old lock, and that thread does
+        # not exist in the new process.
         self._lock = threading.RLock()
         self._members = Members(self._size)
         self._ledger = Ledger(self._lock, self._members)
@@ -120,6 +123,8 @@ class LocalPool:
         """Return the shared pool of this process. The first call creates the pool."""
         with cls._shared_lock:
             if cls._shared is None or cls._shared.lifetime.closed:  # the program closed the pool, or the pool failed
+                # The lock is held during the start of the first process, so two threads cannot make two pools. Order of
+                # locks: this one, then the pool's.
                 cls._shared = cls()
             return cls._shared
 
@@ -127,6 +132,8 @@ class LocalPool:
     def close_shared(cls) -> None:
         """End the shared pool of this process, if there is one. Unfinished calls end as cancelled."""
         with cls._shared_lock:
+            # Take the pool away first and close it without the lock. ``close`` waits for the pump, and a callback on
+            # the pump's thread may be in ``shared``, waiting for this lock.
             pool, cls._shared = cls._shared, None
         if pool is not None:
             pool.close()
@@ -139,6 +146,7 @@ class LocalPool:
     def acquire(self) -> None:
         """Record that an executor uses the pool, and start the processes if they have ended."""
         with self._lock:
+            # One lock for all three steps: in between, the pump could find the pool unused and end its processes.
             self.lifetime.acquire()
             self._require_open()
             self._start_missing()
@@ -146,18 +154,24 @@ class LocalPool:
     def release(self) -> None:
         """Record that an executor no longer uses the pool. The processes end some seconds after the last executor."""
         with self._lock:
+            # A finalizer may bring any thread here at any moment, even one that holds the pool's lock already. So
+            # nothing here may depend on the state that an interrupted caller was about to change.
             self.lifetime.release()
+            # The pump may sleep without a time limit, because a pool with users never lingers. Now there is an end to
+            # wait for.
             self._pump.wake()
 
     def close(self) -> None:
         """End every child process and the pump. Unfinished calls end as cancelled."""
         with self._lock:
+            # Several threads may close the pool. The first one ends the calls; all of them wait for the pump.
             if not self.lifetime.closed:
                 self.lifetime.closed = True
                 self._ledger.fail_all(
                     Failure("CallCancelledError", "the call was cancelled: the local pool was closed")
                 )
                 self._members.kill()
+            # Read with the lock held: the pump sets it to None at its end.
             thread = self._pump.thread
             self._pump.wake()
         lifetime.forget_closed()
@@ -209,7 +223,9 @@ class LocalPool:
         batch.add(args, references)
         with self._lock:
             self._require_open()
+            # Start before adding: if no process can be started, the error leaves no call behind in the ledger.
             self._start_missing(batch.remaining)
+            # After the start, which may have given the processes a new environment, and with the lock held since.
             if changes := self._members.environment_changes(environment):
                 batch.extra_env = {**changes, **batch.extra_env}
             self._ledger.add(batch)
@@ -226,6 +242,8 @@ class LocalPool:
             Whether the call is cancelled; its result is then a ``CallCancelledError``. False if the call had ended.
         """
         with self._lock:
+            # This records a result or condemns a process. Handing the result over and killing are for the pump, so wake
+            # it.
             is_cancelled = self._feeder.cancel(batch, index)
             self._pump.wake()
             return is_cancelled
@@ -249,6 +267,7 @@ class LocalPool:
         results: list[RunResult] = []
 
         def take(found: list[tuple[int, RunResult]]) -> None:
+            # On the pump's thread. The result is in the list before the event lets the waiting thread read it.
             results.append(found[0][1])
             ended.set()
 
@@ -262,8 +281,11 @@ class LocalPool:
             references=[task.references],
         )
         if stopped is not None:
+            # The listener runs in the thread that sets ``stopped``, with the lock of ``Stop`` held: that lock comes
+            # before the pool's. It may run at once, and then ``ended`` is set by the cancelled call's result.
             stopped.listen(lambda: self.cancel(batch, 0))
         try:
+            # No time limit is needed: every call gets a result, also when its process, the pool or the pump fails.
             ended.wait()
         except BaseException:  # Ctrl-C: the call must not continue when nothing waits for it
             self.cancel(batch, 0)
@@ -298,6 +320,8 @@ class LocalPool:
     def finish_at_exit(self) -> None:
         """Wait for outstanding calls, as ``ProcessPoolExecutor`` does, then end the pump and all processes."""
         try:
+            # The pump is a daemon thread, and daemon threads still run while ``atexit`` functions do. So calls can end
+            # here.
             if not self.wait(_EXIT_WARNING_SECONDS):
                 running = self._ledger.outstanding
                 calls, them = ("1 call is", "it") if running == 1 else (f"{running} calls are", "them")
@@ -311,11 +335,14 @@ class LocalPool:
             calls = "1 call was" if stopped == 1 else f"{stopped} calls were"
             logger.warning("%s stopped because the program ended", calls)
         finally:
+            # On Linux the lifeline would end the children with this process anyway. Closing also removes their
+            # directories and daemons.
             self.close()
             remove_abandoned_directories()
 
     def forget_after_fork(self) -> None:
         """In a process that was forked from the client, become a pool without processes and without a pump."""
+        # Without the pool's lock, which nobody may ever release in this process; and no other thread exists here.
         self._members.forget_after_fork()
         self._pump.forget_after_fork()
         self._reset()
@@ -327,6 +354,7 @@ def _usable_processors() -> int:
         if not asked.isdecimal() or not int(asked):
             raise ConfigError(f"{PROCESSES_VARIABLE} is {asked!r}; set it to a number of processes, or unset it")
         return int(asked)
+    # sched_getaffinity(2) knows cpusets, but not the CPU quotas of cgroups (cpu.max). There the variable helps.
     if hasattr(os, "sched_getaffinity"):  # in a container, often fewer processors than the machine has
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -100,11 +100,15 @@ class Process:
         self.returncode: int | None = None
         self.reaped = self._killed = False
         self.pidfd = -1
+        # Order of locks: the pool's, then one of these two. No thread takes both of these.
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         parent, child = socket_pair()
+        # Python opens descriptors close-on-exec, so no other program that the client starts keeps the write end open. A
+        # fork of the client does, until ``forget`` closes it there.
         lifeline, self.lifeline = pipe()
         self.tickets_in, self.tickets_out = pipe()
+        # Each end of a socket pair has its own flags, so the child's end still blocks, as ``frames`` requires.
         parent.setblocking(False)
         # Use high numbers: the child expects its ends at low numbers, and no end may overwrite another when it is
         # moved.
@@ -128,15 +132,20 @@ class Process:
         """Set ``pidfd`` to a descriptor that becomes readable when the child has ended."""
         if hasattr(os, "pidfd_open"):
             try:
+                # Nothing reaps the child before this object does, so the id is still the child's. If the program reaps
+                # all children by itself, this fails (ESRCH), and ``_reap`` finds no child.
                 self.pidfd = above_standard(os.pidfd_open(self.pid))
                 return
             except OSError:
                 pass  # a kernel before Linux 5.3, or a sandbox that lacks the call
+        # The same contract without pidfd_open(2): the descriptor is readable from the end of the process on, here as
+        # end of file.
         self.pidfd, ended = pipe()
         threading.Thread(target=self._wait, args=(ended,), name="pywren-wait", daemon=True).start()
 
     def _wait(self, ended: int) -> None:
         self._reap()
+        # Only after the reaping, which is one step later than with a pidfd: whoever sees the end finds ``reaped`` set.
         os.close(ended)
 
     def has_ended(self) -> bool:
@@ -145,6 +154,7 @@ class Process:
 
     def send(self, frame: Outgoing) -> None:
         """Send a whole frame to the child. Several threads may do so at the same time."""
+        # Not ``_lock``: this may wait until the child reads, and a kill must be possible meanwhile.
         with self._sending:
             self.channel.send_whole(frame)
 
@@ -152,12 +162,15 @@ class Process:
         """Kill the child and everything below it. This may take a second; ``pidfd`` shows when the child has ended."""
         if self.reaped:  # read without the lock: it is checked again just before the signal to the group
             return
+        # Descendants first, while the process is stopped but alive: after its death they would be orphans under another
+        # parent.
         self._killed = process_tree.kill_descendants(self.pid)
         self._kill_group()
 
     def _kill_group(self) -> None:
         with self._lock:
             if not self.reaped:
+                # SIGKILL also ends a process that SIGSTOP has stopped (signal(7)), so it need not be continued first.
                 process_tree.kill_group(self.pid)
 
     def wait(self) -> int | None:
@@ -169,6 +182,8 @@ class Process:
         """Wait until the child has ended, and reap it once, even if several threads wait."""
         try:
             if hasattr(os, "waitid"):
+                # WNOWAIT leaves the process a zombie (waitid(2)). Several threads may wait here at once, and all of
+                # them return.
                 os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
                 self._kill_group()  # while the child is a zombie, no other process or group can have its number
                 # Reap the child and record that in one step: between two steps, another thread could signal a
@@ -177,6 +192,9 @@ class Process:
                     if not self.reaped:
                         self._take_status(os.waitpid(self.pid, 0)[1])
             else:  # macOS before Python 3.13
+                # There is no waitid, so the reaping and its record are two steps. The lock cannot cover them, because
+                # this call blocks. The gap is a few instructions, and the kernel counts through the other numbers
+                # before it reuses one.
                 self._take_status(os.waitpid(self.pid, 0)[1])
         except ChildProcessError:
             self.reaped = True  # the user's program reaps all children itself, or ignores SIGCHLD
@@ -199,6 +217,8 @@ class Process:
     def remove_traces(self) -> None:
         """Remove what the child left when it ended: its private directory, and processes outside its group."""
         if not self._killed:  # the child died by itself, so nothing has killed the processes below it
+            # By the mark in their environment, because the links between parents and children are gone with the
+            # process. This must come before the directory is removed: what still runs would write to it.
             process_tree.kill_marked(self.root)
         remove_directory(self.root)
 
@@ -212,6 +232,7 @@ class Process:
             descriptor = getattr(self, name)
             if descriptor >= 0:
                 os.close(descriptor)
+                # Never close a number twice: by the second time it may belong to a file that another thread has opened.
                 setattr(self, name, -1)
 
 
@@ -272,6 +293,8 @@ def _spawn(
             actions.append((os.POSIX_SPAWN_OPEN, target, os.devnull, os.O_WRONLY, 0))
     for target, file in enumerate(output or (), 1):
         actions.append((os.POSIX_SPAWN_DUP2, file.descriptor, target))
+    # ``dup2`` clears close-on-exec. Between equal numbers dup2(2) does nothing at all, which is another reason for high
+    # ones.
     for target, descriptor in enumerate(theirs, 3):
         actions.append((os.POSIX_SPAWN_DUP2, descriptor, target))
     # One BLAS thread for each process, unless the client chose otherwise: the pool has a process for every processor.
@@ -279,6 +302,8 @@ def _spawn(
     process_tree.mark(variables, root)
     defaults = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGQUIT]
     # The child itself leaves this session: posix_spawn cannot do that on every platform (POSIX_SPAWN_SETSID).
+    # The mask and ignored signals survive an exec (signal(7)). Under nohup, or from a thread that blocks signals, the
+    # child and the programs that its calls start would otherwise be deaf to them.
     return os.posix_spawn(command[0], command, variables, file_actions=actions, setsigmask=[], setsigdef=defaults)
 
 

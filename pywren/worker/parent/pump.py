@@ -78,7 +78,10 @@ class Pump:
         if self.thread is not None or not len(self._members):
             self._watch.wake()
             return
+        # The pipe exists before the thread, which polls it without the lock.
         self._watch.open()
+        # A daemon thread, so that it does not keep the program alive: ``LocalPool.finish_at_exit`` decides when that
+        # ends.
         thread = threading.Thread(target=self._run, name="pywren-pool", daemon=True)
         thread.start()  # its first turn waits for the lock, so the thread cannot end before the next line
         self.thread = thread
@@ -112,10 +115,14 @@ class Pump:
     def _serve(self) -> None:
         timeout: float | None = 0.0
         while True:
+            # The only place where this thread sleeps for long, and it holds no lock here.
             ready = self._watch.wait(timeout)
             with self._lock:
+                # ``ready`` may be out of date by now: a caller may have read a result already. A read that finds
+                # nothing does no harm.
                 starts = self._turn(ready)
                 has_results = self._ledger.has_results
+                # With the lock held until ``thread`` is None: a ``submit`` that comes after this starts another thread.
                 has_ended = not len(self._members) and not self._ledger.outstanding and not has_results
                 if has_ended:
                     self._end()
@@ -149,6 +156,7 @@ class Pump:
     def _fail(self, error: BaseException) -> None:
         """End every call and process after an error in the pump itself."""
         with self._lock:
+            # Closed first: from here on ``submit`` refuses, so no call can be added that nothing would end.
             self._lifetime.closed = True
             pool_lifetime.forget_closed()
             for member in self._members:
@@ -158,6 +166,8 @@ class Pump:
             self._ledger.collect()
         self._hand_over()  # do this before the processes end, which may take long: no thread should wait for that
         with self._lock:
+            # Here the pool's lock is held while processes end, because no thread may find half of them. Nobody needs
+            # speed any more.
             self._members.close()
             shown = self._members.take_shown()
             self._end()
@@ -186,6 +196,8 @@ class Pump:
                 for tail in member.shown:
                     tail.pump()
             else:
+                # Send before receiving: room in the socket is what this event may be about, and the child may wait for
+                # the rest.
                 if member.process.channel.waiting:
                     member.process.channel.flush()
                 self._feeder.receive(member, everything=False)
@@ -196,6 +208,8 @@ class Pump:
         if not (self._ledger.outstanding or self._ledger.queue) and self._lifetime.users:
             return []  # nothing is due, and a thread that waits for the last result needs the GIL
         now = time.monotonic()
+        # This order: first free processes (time-outs), then the end of an unused pool, then calls taken back, so that
+        # ``feed`` hands out everything that is waiting by then.
         self._feeder.expire(now)
         self._end_if_unused(now)
         self._feeder.balance(now)
@@ -203,8 +217,11 @@ class Pump:
 
     def _bury(self, member: Member) -> None:
         """Settle the calls of a process that has ended, and replace the process."""
+        # Before the channel is closed, because results may still be in it.
         returncode = self._feeder.settle_dead(member)
         tails = member.tails()  # the error message needs the tails; read them before the files are closed
+        # Before ``process.end`` closes the descriptors: a ``poll`` on a closed or reused number would never sleep
+        # again.
         self._watch.forget(member)
         self._members.remove(member)
         member.close_shown()
@@ -212,6 +229,8 @@ class Pump:
         self._dead.append(member.process)  # the traces of the process are removed after the turn
         if self._lifetime.closed or not (self._lifetime.users or self._ledger.outstanding):
             return
+        # Without this, a machine on which no interpreter can start would start one after the other, and calls would
+        # wait forever.
         failure = self._members.give_up(crash_failure(returncode, *tails))
         if failure is None:
             try:
@@ -225,12 +244,14 @@ class Pump:
         """Condemn all processes when the pool has lingered long enough."""
         if not self._ledger.outstanding and now >= self._lifetime.ends_at(self._ledger.ended_at):
             self._functions.forget()
+            # Condemned here, killed after the lock is released, and buried when their ``pidfd`` reports it.
             self._members.kill()
 
     # -- sleeping ----------------------------------------------------------------------------------------------
 
     def _prepare_to_wait(self) -> float | None:
         """Choose the descriptors to watch, and return the longest time to wait, in milliseconds."""
+        # After the turn, because feeding may have left frames that wait for room in a socket (POLLOUT).
         self._watch.update(self._members)
         if not len(self._members):
             return 0

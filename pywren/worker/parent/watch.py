@@ -18,6 +18,8 @@ class Watch:
     """The descriptors that the pump waits for. The wake-up pipe exists only after ``open``."""
 
     def __init__(self) -> None:
+        # poll(2) rather than epoll(7), which macOS lacks. A poll object refuses a second ``poll`` at the same time, and
+        # only the pump calls it.
         self._poll = select.poll()
         self._owners: dict[int, Member] = {}
         self._wake_in = self._wake_out = -1
@@ -40,17 +42,23 @@ class Watch:
     def wake(self) -> None:
         """Wake the pump."""
         try:
+            # A pipe remembers: a wake-up that comes before ``wait`` ends that wait at once. A condition variable would
+            # lose it. After ``close`` the number is -1, so the write fails (EBADF). All callers hold the pool's lock,
+            # as ``close`` does. Otherwise the number could be closed and belong to another file by now.
             os.write(self._wake_out, b"w")
         except OSError:
             pass  # the pipe is full, so the pump wakes anyway; or the pump has ended
 
     def wait(self, milliseconds: float | None) -> list[tuple[int, int]]:
         """Wait for a descriptor or until the time is up. Return the descriptors that are ready, with their events."""
+        # Without the lock, so that callers can submit meanwhile. Only the pump changes what is watched while it runs.
         return self._poll.poll(milliseconds)
 
     def member_of(self, descriptor: int) -> Member | None:
         """Return the member whose descriptor is ready; ``None`` for the wake-up pipe, which is then emptied."""
         if descriptor == self._wake_in:
+            # Emptied before the turn, with the lock held: a wake-up that comes after this stays in the pipe for the
+            # next wait.
             drain(descriptor)
             return None
         return self._owners[descriptor]
@@ -75,6 +83,8 @@ class Watch:
 
     def forget(self, member: Member) -> None:
         """Stop watching a member whose descriptors are about to be closed."""
+        # Before they are closed: the kernel gives a closed number to the next file, and ``poll`` would report that as
+        # this member's.
         for descriptor in [number for number, owner in self._owners.items() if owner is member]:
             self._poll.unregister(descriptor)
             del self._owners[descriptor]

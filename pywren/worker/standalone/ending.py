@@ -43,6 +43,7 @@ class EndRule:
         """
         if self.max_idle_time is None or idle < self.max_idle_time:
             return False
+        # By the machine's uptime, because the cloud bills from its start; the worker may have started much later.
         return self.granularity <= 0 or self.granularity - uptime % self.granularity <= self._window()
 
     def _window(self) -> float:
@@ -67,6 +68,8 @@ class EndRule:
             idle: seconds without a call.
             ran: seconds since the worker started.
         """
+        # SQS's ReceiveMessage waits in whole seconds, 20 at most. A wait beyond a deadline would hold the machine that
+        # long.
         left: list[float] = [poll]
         if self.max_life_time is not None:
             left.append(self.max_life_time - ran)
@@ -101,16 +104,20 @@ class Trouble:
     def note(self, error: PywrenError) -> None:
         """Record an error."""
         with self._lock:
+            # The first of a row: a success in between starts the patience again.
             if not self._errors:
                 self._since = self._clock()
             self._errors += 1
             self._last = error
+        # Without the lock: a handler may write to a pipe that nobody reads.
         logger.warning("%s", error)
 
     def passed(self) -> None:
         """Record a success, which ends the trouble."""
         with self._lock:
             self._errors, self._last = 0, None
+            # The service has answered once, so the role works: what fails now is an outage, for which the worker waits
+            # longer.
             self._patience = self._later_patience
 
     def pause(self) -> float:
@@ -123,5 +130,7 @@ class Trouble:
             if self._last is None:
                 return 0.0
             if self._clock() - self._since >= self._patience:
+                # Only the polling thread calls this, so exactly one thread ends the worker.
                 raise self._last
+            # With jitter: all workers lose SQS at the same moment, and must not come back at the same moment.
             return compute_backoff(self._errors, base=0.5, ceiling=LONGEST_PAUSE)

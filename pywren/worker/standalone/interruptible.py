@@ -48,21 +48,28 @@ class InterruptibleRunner:
 
     def _run(self, task: Task, stopped: Stop) -> RunResult:
         try:
+            # Blocks this call's thread until the child has ended. Without the lock, so that interrupt() can take it.
             result = self._runner.run(task, stopped=stopped)
+        # No child could be started. The signal may have ended the fork server a moment before this process got its own.
         except OSError:
             if not self._interrupted.wait(SIGNAL_GRACE):
                 raise
             result = _cancelled(running=True)
         # The signal that ends this worker may have reached the call's process a moment earlier. Then the call did not
         # crash, and another worker must run it.
+        # wait() returns at once if interrupt() has been called. A call that was killed for another reason, such as the
+        # OOM killer's, reports its crash one second later.
         if _was_killed(result) and self._interrupted.wait(SIGNAL_GRACE):
             stopped.set()
         return result
 
     def interrupt(self) -> None:
         """Kill the running tasks and start no more."""
+        # In this order: a call that joins the set after the copy below finds the event set and stops itself.
         self._interrupted.set()
         with self._lock:
+            # A copy: set() runs the runner's listener, which must not happen under this lock, as the call's thread
+            # takes it to leave the set.
             running = list(self._running)
         for stopped in running:
             stopped.set()
@@ -83,4 +90,6 @@ def _cancelled(*, running: bool) -> RunResult:
 def _was_killed(result: RunResult) -> bool:
     """Tell whether a signal from outside, not the call's own code, may have ended the call."""
     crashed = result.failure is not None and result.failure.kind == WorkerCrashedError.__name__
+    # systemd sends SIGTERM to the whole control group, a terminal sends SIGINT to the foreground process group, and
+    # SIGKILL follows when TimeoutStopSec has passed.
     return crashed and result.returncode in (None, -signal.SIGTERM, -signal.SIGINT, -getattr(signal, "SIGKILL", 9))

@@ -67,6 +67,8 @@ def serve(settings: Settings) -> None:
         _work_in(settings.run_dir)
     rule = EndRule(settings.max_idle_time, settings.idle_terminate_granularity, settings.max_life_time)
     with (
+        # Left in reverse order: first the signal handlers are restored and their threads joined, then the child
+        # processes end, and the connections close last.
         closing(AWS(settings.aws_region)) as aws,
         QueueWorker(
             aws,
@@ -84,6 +86,7 @@ def serve(settings: Settings) -> None:
             settings.aws_region,
             settings.parallelism,
         )
+        # In the main thread, where Python runs signal handlers. It polls, and returns after stop() or by the rule.
         worker.run()
         logger.info("calls taken: %d", worker.taken)
 
@@ -95,6 +98,8 @@ def _work_in(directory: str) -> None:
         os.makedirs(directory, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"cannot make the directory {directory}: {error.strerror}") from error
+    # Both: the variable for the child processes, which are started later, and the attribute for this one, which may
+    # have cached another directory.
     os.environ["TMPDIR"] = tempfile.tempdir = directory
 
 
@@ -103,21 +108,30 @@ def _stopped_by_signals(worker: QueueWorker) -> Iterator[None]:
     """Stop a worker gracefully at the first SIGTERM or Ctrl-C. A second one ends the process immediately."""
     threads: list[threading.Thread] = []
 
+    # Runs in the main thread: between two bytecodes, or inside the system call that the signal interrupts, which Python
+    # then resumes (PEP 475). That is most often a long poll, so the worker still waits for its answer.
     def stop(number: int, frame: FrameType | None) -> None:
         for one in _SIGNALS:
+            # First of all: if stopping hangs, a second signal still ends the process. SQS then shows its messages again
+            # after VISIBILITY seconds.
             signal.signal(one, signal.SIG_DFL)
         # A signal handler interrupts the main thread, which may hold the very locks that ``stop`` takes.
         thread = threading.Thread(target=worker.stop, name="pywren-server-stop")
+        # Not a daemon: it gives calls back, so the process must not end before it is done.
         thread.start()
         threads.append(thread)
 
+    # signal() works in the main thread only. SIGTERM is what systemd, EC2's shutdown and ``docker stop`` send.
     before = {number: signal.signal(number, stop) for number in _SIGNALS}
     try:
         yield
     finally:
         for number, handler in before.items():
+            # Before the joins: a Ctrl-C during them then ends the process instead of starting another stop.
             signal.signal(number, handler)
         for thread in threads:
+            # run() may have returned before the thread that stopped it has: it still uses the runner, which closes
+            # after this.
             thread.join()
 
 

@@ -102,6 +102,8 @@ class QueueWorker:
         self._poll = poll
         self._clock = clock
         self._started = clock()
+        # Never cleared. Both the polling thread and stop() use it: it is checked before each request and slept on in
+        # between.
         self._over = threading.Event()
         self._queue_trouble = Trouble(patience, clock, min(patience, FIRST_PATIENCE))
         self._storage_trouble = Trouble(patience, clock)
@@ -121,6 +123,7 @@ class QueueWorker:
     def close(self) -> None:
         """Stop the child processes, unless the caller provided the container."""
         if self._runner is not None:
+            # The container first: it was given the runner, so it closes only its own storages and runtimes.
             self._container.close()
             self._runner.close()
 
@@ -128,6 +131,8 @@ class QueueWorker:
         from pywren.worker.handler import Container
         from pywren.worker.parent.fork_server import ForkServer
 
+        # One fork server for all threads. It forks from a process without threads, which is safe whatever locks threads
+        # of this one hold.
         self._runner = InterruptibleRunner(ForkServer())
         return Container(self._runner, environment=_threads_of_libraries(self.parallelism))
 
@@ -138,6 +143,8 @@ class QueueWorker:
             InvocationError: the queue does not exist.
             PywrenError: SQS or the storage has failed for too long.
         """
+        # Leaving the block ends the call threads first and then the heartbeat: messages stay hidden until the last call
+        # is done.
         with self._under_work, ThreadPoolExecutor(self.parallelism, "pywren-queue-call") as threads:
             try:
                 while self._goes_on():
@@ -157,13 +164,17 @@ class QueueWorker:
         # back.
         self._over.set()
         if self._runner is not None:
+            # Kills the process groups of the calls; their threads then return from handle() and give the messages back.
             self._runner.interrupt()
+        # The polling thread may be waiting for room. If it is inside a long poll instead, it ends after that
+        # (LONG_POLL).
         self._under_work.wake()
 
     # -- taking calls ------------------------------------------------------------------------------------------
 
     def _goes_on(self) -> bool:
         """Wait until there is room for a call. Return whether the worker should take another call."""
+        # Ask for no more messages than can run now: one that waits here would be hidden from an idle worker.
         self._under_work.wait_for_room(self.parallelism, self._over)
         now = self._clock()
         if self._over.is_set() or self.rule.is_over(now - self._started, self.taken):
@@ -179,6 +190,7 @@ class QueueWorker:
         received = self._receive()
         for message in received:
             self._under_work.add(message)  # before the call's thread starts, because that thread removes the message
+            # Starts at once: there was room. If _over was set during the request, _handle() gives the message back.
             threads.submit(self._work, message)
         self.taken += len(received)
         self._in_vain = not received
@@ -186,11 +198,14 @@ class QueueWorker:
     def _receive(self) -> list[Message]:
         """Return the next messages. The list is empty if none arrived, or if SQS or the storage is in trouble."""
         pause = max(self._queue_trouble.pause(), self._storage_trouble.pause())
+        # Sleeps through the back-off and wakes at once for stop().
         if self._over.wait(pause):
             return []
         try:
             self._url = self._url or self._aws.queue_url(self.queue_name)
             seconds = self._wait_seconds()
+            # Before the request: a call thread that gives a message back meanwhile must know how long this request is
+            # open.
             self._asks_until = self._clock() + seconds
             received = self._aws.receive(self._url, wait_seconds=seconds, most=self._most(), visibility=VISIBILITY)
         except PywrenError as error:
@@ -207,6 +222,7 @@ class QueueWorker:
         return self.rule.longest_wait(self._poll, self._under_work.idle or 0.0, self._clock() - self._started)
 
     def _most(self) -> int:
+        # At least 1: only this thread adds messages, and wait_for_room() has just returned.
         room = min(self.parallelism - len(self._under_work), MOST_MESSAGES)
         return room if self.rule.max_calls is None else min(room, self.rule.max_calls - self.taken)
 
@@ -216,16 +232,21 @@ class QueueWorker:
         """Handle one call. Then delete its message, give it back, or leave it hidden until SQS shows it again."""
         fate = _Fate.COMES_BACK
         try:
+            # On a call thread, while the call runs. After DONE the call has a status, or the message is no call.
             fate = self._handle(message)
             if fate is _Fate.DONE:  # delete the message while it is still hidden, so that no other worker gets it
                 self._let_go(self._aws.delete_message, self._url, message)
         except StorageError as error:
+            # The status could not be written: without it the message must come back. The polling thread then takes no
+            # calls for a while.
             self._storage_trouble.note(error)
         except Exception:  # whatever the error is, SQS shows the message again and other calls continue
             logger.exception("could not handle a call")
         finally:
+            # In a finally: a message that stayed here would be hidden, and counted as running, until the worker ends.
             self._under_work.remove(message)
         if fate is _Fate.GIVEN_BACK:
+            # After remove(): an extension by the heartbeat that came later would hide the message again.
             self._let_go(self._hide, message, self._rest_of_request())
 
     def _let_go(self, request: Callable[..., None], *arguments: Any) -> None:
@@ -240,6 +261,8 @@ class QueueWorker:
             return _Fate.GIVEN_BACK
         try:
             payload = _decode(message.body)
+            # SQS counts approximately (ApproximateReceiveCount), so this may be one too early or too late. A redrive
+            # policy would lose the call silently; this tells the client.
             if message.deliveries > MOST_DELIVERIES:
                 self._container.refuse(payload, CallLostError(_NEVER_FINISHED))
                 status = None
@@ -296,5 +319,6 @@ def _decode(body: str) -> Any:
 
 def _threads_of_libraries(parallelism: int) -> Mapping[str, str]:
     """Return environment variables that divide the processors among the calls that run in parallel."""
+    # Without this, each call starts a BLAS thread for every processor, and parallel calls slow each other down.
     share = str(max(1, (os.cpu_count() or 1) // parallelism))
     return dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), share)

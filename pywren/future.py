@@ -87,20 +87,20 @@ class ResponseFuture(CallState):
         self.callset_id = callset_id
         if origin is not None:
             self._origin = origin
-            self._condition = origin.callset.condition
+            self._shared = origin.callset.condition
         elif invoke_metadata is not None and storage_path is not None:
             self._join(storage_path, invoke_metadata)
         else:
             self._metadata = invoke_metadata
             # A future without a callset: 0.4's state *new*. Its own condition, since no other future shares its life.
-            self._condition = threading.Condition()
+            self._shared = threading.Condition()
 
     def _join(self, storage_path: Sequence[str], facts: dict[str, Any]) -> None:
         """Attach this future, which a program written for 0.4 made by hand, to the call in the storage."""
         from pywren.client.elsewhere import origin_at  # here: workers unpickle futures but do not need it
 
         origin = origin_at(storage_path, self.callset_id, facts)
-        self._origin, self._condition = origin, origin.callset.condition
+        self._origin, self._shared = origin, origin.callset.condition
         # Last: from here on a poll on the monitor's thread may settle this future, so its fields must be complete.
         origin.take([self])
 
@@ -235,7 +235,7 @@ class ResponseFuture(CallState):
                 other. Exceptions that ``fn`` raises are logged. It may run long, wait for other futures and make calls:
                 outcomes still arrive meanwhile.
         """
-        with self._condition:
+        with self._shared:
             # Decide under the condition: settle() takes the list under it, so a function is either in that list or
             # called below.
             is_first, is_done = self._callbacks is None, self._state in DONE

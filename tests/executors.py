@@ -196,3 +196,11 @@ def is_there(path: str | os.PathLike[str]) -> bool:
             return False
         time.sleep(0.005)
     return True
+
+
+def version_module(version: str) -> bytes:
+    """Return the source of ``pywren/version.py`` of another release, to deploy a worker of that release."""
+    source = Path(pywren.__file__).with_name("version.py").read_text("utf-8")
+    changed = source.replace(f'"{pywren.__version__}"', f'"{version}"')
+    assert changed != source
+    return changed.encode()

@@ -14,7 +14,7 @@ from typing import Any
 
 import hostile
 import pytest
-from executors import WAIT, Presence
+from executors import WAIT, Presence, version_module
 
 import pywren
 from pywren.aws.requests import AWS
@@ -227,7 +227,7 @@ def test_an_event_that_is_too_old(emulator: Emulator, aws: AWS, presence: Presen
 
 def test_a_deployed_worker_of_another_version(emulator: Emulator) -> None:
     """Row 89: the first call names the command that updates the worker to the client's version."""
-    config = emulator.deploy(files={"pywren/version.py": b"__version__ = '0.9.9'\n"})
+    config = emulator.deploy(files={"pywren/version.py": version_module("0.9.9")})
     with pywren.lambda_executor(config=config) as executor:
         future = executor.call_async(hostile.echo, 1)
         with pytest.raises(VersionMismatchError, match=r"version mismatch.*0\.9\.9.*pywren deploy_lambda"):

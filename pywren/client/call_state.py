@@ -14,16 +14,23 @@ calls in a storage on the monitor's thread or on a thread of the program that po
 thread; and cancelled calls on the thread that cancels them.
 
 All futures of a callset share one condition, ``Callset.condition``. It guards their states and their lists of waiters:
-a thread must hold the condition to change a state or to add a waiter. Reading ``_state`` needs no lock, because a final
-state never changes and is assigned last. The condition is held only for work in memory. Waiters are notified while the
-condition is held, so a waiter must neither wait nor raise. Callbacks are the program's code: they run without the
-condition, on a thread of ``system.callbacks``.
+a thread of pywren must hold it to change a state or to add a waiter. Reading ``_state`` needs no lock, because a final
+state never changes and is assigned last. The condition is held only for work in memory. Waiters are notified while it
+is held, so a waiter must neither wait nor raise. Callbacks are the program's code: they run without the condition, on a
+thread of ``system.callbacks``.
+
+The standard library locks the ``_condition`` of every future that it waits for, in the order of ``id(future)``. Two
+threads are safe from each other only if each future has a condition of its own. So a future gets one when the standard
+library first asks for it, and ``settle`` holds it too. The order of the locks: ``Callset.condition``, then
+one ``_condition``, then ``_making``. A thread that holds a ``_condition`` takes no callset's condition.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import os
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -31,6 +38,7 @@ from typing import TYPE_CHECKING, Any
 from pywren.exceptions import CallCancelledError
 from pywren.system import private_names
 from pywren.system.callbacks import callbacks
+from pywren.system.forks import in_each_child
 
 if TYPE_CHECKING:
     from pywren.client.protocols import Origin
@@ -41,16 +49,32 @@ PENDING, RUNNING, CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED = private_names.fu
 DONE = frozenset({FINISHED, CANCELLED_AND_NOTIFIED})
 """The final states."""
 
+# Guards the making of conditions and of lists of waiters. It is the innermost lock. Reentrant, because an allocation
+# under it may run the garbage collector, and that any destructor.
+_making = threading.RLock()
+_conditions: weakref.WeakSet[threading.Condition] = weakref.WeakSet()  # all that ``_making`` has made
+
+
+def _restart_in_child() -> None:
+    global _making
+    _making = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_restart_in_child)
+in_each_child(_conditions, threading.Condition.__init__)
+
 
 class CallState(concurrent.futures.Future[Any]):
     """The state of one call, and the waiters to notify when it ends.
 
-    Subclasses set ``call_id``, ``callset_id`` and ``_condition``. The modules of ``pywren.client`` and
+    Subclasses set ``call_id``, ``callset_id`` and ``_shared``. The modules of ``pywren.client`` and
     ``pywren.future`` use the underscored names; programs must not.
     """
 
     call_id: str
     callset_id: str
+    _shared: threading.Condition  # the callset's
     # A class attribute, so that making a future does not assign it. Only polls of a storage count.
     status_query_count = 0
 
@@ -62,12 +86,13 @@ class CallState(concurrent.futures.Future[Any]):
     _installed: list[Any] | None = None  # the base class's ``_waiters``
     _callbacks: list[Callable[[Any], object]] | None = None  # the base class's ``_done_callbacks``
     # Fields that the base class does not have.
+    _own_condition: threading.Condition | None = None  # made by ``_condition``
     _origin: Origin | None = None
     _verdict: Verdict | None = None
     _collected = False  # whether the program has received the outcome
     _awaited = False  # whether anything has asked for the outcome; only then is a big output fetched
 
-    # The caller usually holds the condition here. Inside it the origin may take its own lock, and then the monitor's,
+    # The caller usually holds a condition here. Inside it the origin may take its own lock, and then the monitor's,
     # but never the condition of another callset.
     def _expect(self) -> None:
         """Tell the origin that something waits for this call."""
@@ -76,13 +101,29 @@ class CallState(concurrent.futures.Future[Any]):
             self._origin.expect((self,))
 
     @property
+    def _condition(self) -> threading.Condition:  # type: ignore[override]
+        # For the standard library alone; pywren's own modules use ``_shared``.
+        if self._own_condition is None:
+            with _making:
+                if self._own_condition is None:  # another thread may have been faster
+                    self._own_condition = threading.Condition()
+                    _conditions.add(self._own_condition)
+        return self._own_condition
+
+    @property
     def _waiters(self) -> list[Any]:  # type: ignore[override]
-        # The standard library appends its waiters to this list. Code that reads the list wants the outcome.
-        # ``concurrent.futures.wait`` and ``as_completed`` hold the condition of every future of their set while they
-        # read this. The futures of one map share that condition, so its lock must be an RLock, as Condition() makes it.
-        if self._installed is None:
-            self._installed = []
+        # The standard library appends its waiters here, holding ``_condition``. Code that reads this wants the outcome.
+        waiters = self._waiter_list()
         self._expect()
+        return waiters
+
+    def _waiter_list(self) -> list[Any]:
+        # pywren's threads come here with ``_shared`` held, the standard library's with ``_condition``: only ``_making``
+        # keeps the two from making a list each. To append to a list is atomic.
+        if self._installed is None:
+            with _making:
+                if self._installed is None:
+                    self._installed = []
         return self._installed
 
     @property
@@ -103,33 +144,54 @@ def settle(verdicts: Sequence[tuple[CallState, Verdict]]) -> None:
     if not verdicts:
         return
     called: list[tuple[CallState, Sequence[Callable[[Any], object]]]] = []
-    condition = verdicts[0][0]._condition
     # One acquisition for the whole batch: ten thousand would be a good part of the cost of a map of trivial calls.
-    with condition:
+    with verdicts[0][0]._shared:
+        ended: list[tuple[CallState, Sequence[Any]]] = []
+        # While this thread has ``_making``, the standard library gets no new condition. Whoever gets one afterwards
+        # sees the final state.
+        with _making:
+            for future, verdict in verdicts:
+                if future._own_condition is None and _end(future, verdict):
+                    # A copy: a thread that sees the final state may still install a waiter, which has counted this
+                    # future as done and must not hear of it again.
+                    ended.append((future, tuple(future._installed or ())))
         for future, verdict in verdicts:
-            if future._state in DONE:  # two polls, or a poll and cancel(), settle one call: the first counts
-                continue
-            error = verdict.error
-            future._result, future._exception, future._verdict = verdict.value, error, verdict
-            # Set the state last: other threads read the state without the condition, and then read the other fields.
-            future._state = CANCELLED_AND_NOTIFIED if isinstance(error, CallCancelledError) else FINISHED
+            condition = future._own_condition
+            if condition is not None:
+                with condition:
+                    if _end(future, verdict):
+                        _notify_all(future, tuple(future._installed or ()))
+                        ended.append((future, ()))
+                        condition.notify_all()  # for code that calls the base class's methods, such as its result()
+        for future, waiters in ended:
             # Still under the condition. A waiter that await_all() removes concurrently is either notified here or
             # already gone.
-            if future._installed is not None:
-                for waiter in future._installed:
-                    _notify(waiter, future)
+            _notify_all(future, waiters)
             if future._callbacks is not None:
                 called.append((future, future._callbacks))
                 # add_done_callback() appends under the same condition: it either finds its function taken here, or sees
                 # the final state and calls the function itself. No function runs twice, and none is lost.
                 future._callbacks = None
-        # Nothing of pywren sleeps on the condition itself, but code that calls the base class's methods does, for
-        # example ``concurrent.futures.Future.result(future)``.
-        condition.notify_all()
     # The condition is free now: run() takes the lock of ``callbacks`` and may start a thread, and with too many threads
     # it runs the function right here. A user's function under the condition could wait for a sibling future for ever.
     for future, functions in called:
         callbacks.run(future, partial(call_back, future, functions))
+
+
+def _end(future: CallState, verdict: Verdict) -> bool:
+    """Give a future its final state, unless it has one. Two polls, or a poll and cancel(), may settle one call."""
+    if future._state in DONE:
+        return False
+    error = verdict.error
+    future._result, future._exception, future._verdict = verdict.value, error, verdict
+    # Set the state last: other threads read the state without a lock, and then read the other fields.
+    future._state = CANCELLED_AND_NOTIFIED if isinstance(error, CallCancelledError) else FINISHED
+    return True
+
+
+def _notify_all(future: CallState, waiters: Sequence[Any]) -> None:
+    for waiter in waiters:
+        _notify(waiter, future)
 
 
 def _notify(waiter: Any, future: CallState) -> None:
@@ -144,7 +206,7 @@ def _notify(waiter: Any, future: CallState) -> None:
 
 def mark_running(future: CallState) -> None:
     """Record that a call has started."""
-    with future._condition:
+    with future._shared:
         if future._state == PENDING:  # a call may be cancelled, or end, before the report of its start arrives
             future._state = RUNNING
 
@@ -222,11 +284,9 @@ def tell_when_done(future: CallState, function: Callable[[CallState], object]) -
     Unlike a callback, the function is called by the thread that settles the future. That thread holds the callset's
     condition, so the function must neither wait nor raise.
     """
-    with future._condition:
+    with future._shared:
         if future._state not in DONE:
-            if future._installed is None:
-                future._installed = []
-            future._installed.append(_Teller(function))
+            future._waiter_list().append(_Teller(function))
             future._expect()
             return
     # The future was done already, so this thread calls the function itself, without the condition.

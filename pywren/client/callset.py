@@ -45,12 +45,8 @@ class Callset:
     function: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     modules: frozenset[str] = frozenset()
-    # One for the whole map: settling ten thousand futures takes it once, and making them creates no locks. It must wrap
-    # an RLock (Condition()'s default): ``concurrent.futures.wait`` acquires it once for each future before it releases
-    # any.
-    # A known limit: that function and ``as_completed`` order their locks by id(future), as if each had its own. Two
-    # threads that call them at the same time, each with futures of the same two maps, may therefore take two conditions
-    # in opposite orders and wait for each other for ever. pywren's own wait() holds one condition at a time.
+    # One for the whole map: settling ten thousand futures takes it once, and making them creates no locks. Only its
+    # lock is used; a condition can be re-initialized in place after a fork.
     condition: threading.Condition = field(default_factory=threading.Condition, repr=False)
     deletion: Any = field(default=None, repr=False)
     inputs: list[Any] = field(default_factory=list, repr=False)

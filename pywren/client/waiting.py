@@ -123,7 +123,7 @@ def await_all(futures: Sequence[CallState], timeout: float | None, at_least: int
         # Also on a time-out and after Ctrl-C: a countdown left behind would be notified, and would keep its memory, for
         # as long as the future lives.
         for future in waiting:
-            with future._condition:
+            with future._shared:
                 if future._installed is not None:  # a forked child has dropped the list
                     future._installed.remove(countdown)
 
@@ -137,11 +137,9 @@ def _install(countdown: _Countdown, futures: Sequence[CallState]) -> list[CallSt
             continue
         # Per future, although siblings share the condition: a long hold would keep the pump or the monitor from
         # settling.
-        with future._condition:
+        with future._shared:
             if future._state not in DONE:  # the call may have ended before this thread got the condition
-                if future._installed is None:
-                    future._installed = []
-                future._installed.append(countdown)
+                future._waiter_list().append(countdown)
                 waiting.append(future)
     return waiting
 
@@ -181,7 +179,7 @@ def report_trouble(futures: Sequence[CallState], error: PywrenError, since: floa
     """
     if not futures:
         return
-    with futures[0]._condition:  # the callset's condition guards all these lists
+    with futures[0]._shared:  # the callset's condition guards all these lists
         # Copy them out and notify them below. A set, because one countdown is installed in many of these futures.
         waiters = {waiter for one in futures for waiter in one._installed or () if isinstance(waiter, _Countdown)}
     for waiter in waiters:  # the thread of a waiter may have stopped waiting; then nothing reads its gate

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from deploying import create_execution_role, deploy_function
+from executors import version_module
 
 import pywren
 from pywren.aws.requests import AWS
@@ -185,7 +186,7 @@ def test_big_code_goes_through_the_bucket(aws, config, executors, monkeypatch):
 
 def test_a_function_of_another_pywren(aws, config, executors):
     """With a function of another version, the first call says so, and how to deploy again."""
-    files = {**bundle.worker_files(), "pywren/version.py": b'__version__ = "0.9.0"\n'}
+    files = {**bundle.worker_files(), "pywren/version.py": version_module("0.9.0")}
     deploy_function(config, aws, archive=bundle.build_zip(files))
     with pytest.raises(VersionMismatchError, match=r"version mismatch(.|\n)*pywren deploy_lambda"):
         call(executors(config), lambda x: x, 1)

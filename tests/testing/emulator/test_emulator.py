@@ -16,7 +16,7 @@ from typing import Any
 import hostile
 import psutil
 import pytest
-from executors import Presence
+from executors import Presence, version_module
 
 import pywren
 from pywren.client import failure_records
@@ -143,7 +143,7 @@ def test_the_function_has_lambdas_packages_only(emulator: Emulator, config: dict
 
 def test_files_of_the_worker_may_be_replaced(emulator: Emulator) -> None:
     """A test can deploy any files: here a worker of another version."""
-    config = emulator.deploy(timeout=60, files={"pywren/version.py": b"__version__ = '0.0.1'\n"})
+    config = emulator.deploy(timeout=60, files={"pywren/version.py": version_module("0.0.1")})
     with pytest.raises(VersionMismatchError, match="version mismatch"):
         pywren.lambda_executor(config=config).call_async(len, "four").result()
 

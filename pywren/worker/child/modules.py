@@ -100,6 +100,8 @@ class ShippedModules:
         # reason for setting modules aside instead of dropping them.
         names = [name for entry in unwanted for name in _modules_in(entry + os.sep)]
         self._set_aside[self._active, self._runtime] = {name: sys.modules.pop(name) for name in dict.fromkeys(names)}
+        # Nothing is active from here on: if the next modules cannot be written, the call after that finds it so.
+        self._active, self._runtime = "", None
         while len(self._set_aside) > _KEPT_SETS:
             del self._set_aside[next(iter(self._set_aside))]
 

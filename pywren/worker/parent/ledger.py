@@ -141,9 +141,16 @@ class Ledger:
 
     def hand_over(self) -> None:
         """Pass the collected results to their callbacks. Only the pump calls this method, without the lock."""
-        # Only the pump's thread adds to this deque and removes from it, so it needs no lock.
-        while self._collected:  # removed before the call, so that a callback that raises loses only its own results
-            _call_back(*self._collected.popleft())
+        # No lock: popleft() is atomic. A pump that is ending may still be here when its successor comes; each result is
+        # handed over by one of the two.
+        while True:
+            try:
+                results = (
+                    self._collected.popleft()
+                )  # before the call: a callback that raises loses only its own results
+            except IndexError:
+                return
+            _call_back(*results)
 
     # -- waiting for all ---------------------------------------------------------------------------------------
 

@@ -94,7 +94,7 @@ def test_a_worker_that_never_starts_is_a_lost_call(monkeypatch: pytest.MonkeyPat
     """Nobody waits forever: when a call can no longer arrive, it is declared lost."""
     monkeypatch.setattr(staged_calls, "LOST_GRACE", 0.0)
     lost = Executor(Dropping(), wrenconfig.default(), 0.2).call_async(len, "x")
-    with pytest.raises(CallLostError, match="run it again"):
+    with pytest.raises(CallLostError, match="run the call again"):
         lost.result(timeout=WAIT)
 
 

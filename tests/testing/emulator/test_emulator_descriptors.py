@@ -22,7 +22,7 @@ def run(program: str) -> dict[str, object]:
 
 def test_more_containers_than_can_be_had_are_refused() -> None:
     """Row 111: the error has the numbers, and nothing is started."""
-    said = r"100000000 containers need 1,000,000,256 open files.*10 each.*ulimit"
+    said = r"100000000 containers need 1,000,000,256 open files.*10 per container.*ulimit"
     with pytest.raises(ArgumentError, match=said), emulate(containers=100_000_000):
         pass
 

@@ -119,7 +119,7 @@ def test_a_runtime_of_another_python() -> None:
 def test_a_runtime_of_another_architecture() -> None:
     """Row 215: the error says what to write and run; if either architecture is unknown, there is no error."""
     meta = {"python_ver": HERE, "arch": "arm64"}
-    says = r"is for arm64, but the function is for x86_64: set `lambda: architecture` to arm64 .*pywren deploy_lambda.*build"
+    says = r"is for arm64, but .* for x86_64: set `lambda: architecture` to arm64 .*pywren deploy_lambda.*build"
     with pytest.raises(ConfigError, match=says):
         runtime.check_runtime(meta, "x86_64")
     runtime.check_runtime(meta, "arm64")

@@ -178,7 +178,10 @@ def _check_parents(member: TarInfo, target: str, parts: list[str]) -> None:
 
 
 def _check_symlink(member: TarInfo, parts: list[str]) -> None:
-    """Accept only links that go up first, never above the top, and then down. These stay inside, even through links."""
+    """Accept only a link whose target goes up first, never above the archive's directory, and then down.
+
+    Such a link stays inside the directory, even if its path leads through other links.
+    """
     steps = [part for part in member.linkname.split("/") if part not in ("", ".")]
     ups = next((index for index, step in enumerate(steps) if step != ".."), len(steps))
     if member.linkname.startswith("/") or ups > len(parts) - 1 or ".." in steps[ups:]:

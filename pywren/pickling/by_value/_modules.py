@@ -68,12 +68,12 @@ def _namespace_of(space: Any) -> Namespace | None:
 
 
 def reduce_module(module: types.ModuleType, state: PickleState) -> tuple[Any, ...]:
-    """Return how a pickle finds a module by its name, or rebuilds it.
+    """Return what pickle needs to reduce a module: to its name, or to all that it holds.
 
     Args:
         module: the module.
-        state: the state of the pickle; functions of the module that are pickled later get the globals of the rebuilt
-            module.
+        state: the state of the pickle. It records a module that is rebuilt, so that functions pickled later share the
+            rebuilt module's globals.
     """
     if handmade.is_importable(module) and not is_sent_whole(module.__name__):
         return import_named, (module.__name__,)

@@ -129,7 +129,7 @@ async def read_frames(content: StreamReader) -> AsyncIterator[bytes]:
         while left:
             piece = await content.read(min(left, _PIECE))
             if not piece:
-                raise ConnectionResetError("an aws-chunked body ends in the middle")
+                raise ConnectionResetError("an aws-chunked body was cut off inside a chunk")
             left -= len(piece)
             if held:
                 yield held

@@ -175,7 +175,7 @@ def _load_chain(data: bytes, lost: list[BaseException] | None = None) -> tuple[B
             lost.append(problem)
         return error, text
     finally:
-        # Before Python 3.12 the garbage collector does not look into the memo. The exception's traceback leads to this
+        # Before Python 3.11 the garbage collector does not look into the memo. The exception's traceback leads to this
         # frame, whose memo holds the exception: without this, it would never be freed.
         unpickler.memo = {}
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pywren.exceptions import WORKER_ERRORS, CallError, PywrenError, rebuild
+from pywren.wire.cause import Cause
 
 _CODES = {
     "CallTimeoutError": "OUTATIME",
@@ -23,11 +24,13 @@ class Failure(NamedTuple):
         kind: the name of the error's class.
         message: what happened and what to do.
         details: the remaining ``args`` of the error.
+        cause: what another attempt might cure; by default nothing is known, and the class of the error decides.
     """
 
     kind: str
     message: str
     details: tuple[Any, ...] = ()
+    cause: Cause | None = None
 
     @classmethod
     def of(cls, error: PywrenError) -> Failure:

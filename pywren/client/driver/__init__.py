@@ -1,0 +1,27 @@
+"""The driver of a callset: it owns every call from its submission to its last result.
+
+::
+
+    submit ──▶ CallsetRecord ──▶ next_calls ──▶ Driver: invoke ──▶ Lambda, a queue, the pool of this machine
+                    ▲  (what is known)                                   │
+                    │                                                    ▼
+               Observation ◀── poll of the storage, or the pool ◀── statuses, beacons, records, results
+                    │
+                    └──▶ decide ──▶ invoke again · end with an error · nothing
+
+================= ====================================================================================================
+module            purpose
+================= ====================================================================================================
+record            what is known about the calls of one callset: plain data, and the counts that readers show
+policy            what the user and the service allow: retries, caps, patience
+retrying          after an attempt has ended without a value: another one, and when? (pure)
+pace              how fast to invoke (pure)
+capacity          how many calls to have in flight (pure)
+suspicion         which calls were dropped, and whose workers have vanished (pure)
+stragglers        which calls get a second attempt because they take much longer than the others (pure)
+driver            applies the decisions: the only module here with threads and locks
+================= ====================================================================================================
+
+The pure modules take the record and a time and return decisions. They send nothing, change nothing but the record that
+they are given, and read no clock.
+"""

@@ -1,0 +1,348 @@
+"""``Driver``: keeps the record of one callset, and applies the decisions of the pure modules to it.
+
+Which thread does what, and which lock guards what
+--------------------------------------------------
+The driver has no thread of its own and sends nothing. The threads that invoke calls (``client.invoking``) ask it for
+the next call and report what the service answered. The thread that polls the storage, or the pump of the local pool,
+reports what it has found, and asks what to do.
+
+One lock, ``_lock``, guards the record. It is innermost: a thread that holds it runs only the pure modules, takes no
+other lock, sends nothing and runs no code of the program. It is reentrant, because the garbage collector may run a
+destructor that cancels a call. Threads that wait for a call to become due wait for ``changed``, a condition on this
+lock.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from pywren.client.driver.capacity import room
+from pywren.client.driver.pace import Pace
+from pywren.client.driver.policy import Policy
+from pywren.client.driver.record import AttemptRecord, CallRecord, CallsetRecord, Counts, Phase
+from pywren.client.driver.retrying import Again, Over, after
+from pywren.client.driver.stragglers import stragglers
+from pywren.client.driver.suspicion import suspects
+from pywren.wire.cause import Cause
+
+LONGEST_STEP = 15.0
+"""The most seconds by which the observed time advances between two looks: three of the slowest polls. A client that did
+not look for longer, because it was suspended or stuck, has observed nothing in the rest of that time."""
+
+
+_THROTTLED_PAUSE = 1.0  # the most seconds before a throttled attempt is offered again; the pace limits how many are
+
+
+class Attempt(NamedTuple):
+    """One attempt of a call, as ``ResponseFuture.attempts`` shows it. Times are in seconds since the epoch.
+
+    Args:
+        number: 1 for the first attempt.
+        cause: why it ended without a value, in one or two words; ``None`` if it returned or is still in flight.
+        error: the error in words; empty if there was none.
+        request_id: the service's id of the invocation.
+        invoked_at: when the service accepted it.
+        started_at: when it began to run, by the worker's clock; ``None`` if that is unknown.
+        where: the worker that ran it: a log stream, an instance or a process.
+        backup: whether it was started beside another attempt (``map(…, backup=True)``).
+    """
+
+    number: int
+    cause: str | None
+    error: str
+    request_id: str
+    invoked_at: float
+    started_at: float | None
+    where: str
+    backup: bool
+
+
+class Ready(NamedTuple):
+    """The next attempt to invoke."""
+
+    call_id: str
+    number: int
+
+
+class Later(NamedTuple):
+    """Nothing may be invoked now. ``wait`` is in seconds; ``None`` until the record changes.
+
+    Args:
+        wait: how long to wait.
+        reason: why the next call is held back on purpose; empty if nothing is held, or if it only waits for its time.
+    """
+
+    wait: float | None
+    reason: str = ""
+
+
+class Ended(NamedTuple):
+    """A call that the driver gives up. ``message`` names all attempts; empty if there was only one."""
+
+    call_id: str
+    number: int
+    cause: Cause
+    message: str
+
+
+class Driver:
+    """Owns the calls of one callset. See the top of this module for its threads and its lock.
+
+    Args:
+        call_ids: the calls that the driver has to invoke, in order.
+        policy: what is allowed.
+        pace: how fast to invoke; callsets of one service share it.
+        clock: returns monotonic seconds.
+        jitter: returns a random number in [0, 1).
+    """
+
+    def __init__(
+        self,
+        call_ids: Iterable[str],
+        policy: Policy,
+        *,
+        pace: Pace | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.policy = policy
+        self._record = CallsetRecord(call_ids)
+        self._pace = pace or Pace()
+        self._clock = clock
+        self._jitter = jitter
+        self._lock = threading.RLock()
+        self.changed = threading.Condition(self._lock)
+        self._observed, self._looked = 0.0, clock()
+
+    # -- for threads that invoke -------------------------------------------------------------------------------
+
+    def next_call(self) -> Ready | Later | None:
+        """Return the next attempt to invoke, or how long to wait for one; ``None`` if no call is queued.
+
+        Whoever gets an attempt must report ``accepted``, ``throttled`` or ``refused``.
+        """
+        with self._lock:
+            now = self._now()
+            call = self._record.first_held()
+            if call is None:
+                return None
+            if call.due > now:
+                return Later(call.due - now)
+            space = room(self._record, self.policy, now)
+            if space.calls <= 0:
+                return Later(None, space.reason)
+            wait = self._pace.wait(self._clock())
+            if wait > 0.0:
+                return Later(wait)
+            return self._open(call)
+
+    def take(self, call_id: str) -> Ready:
+        """Take a held call out of turn. The pool of this machine, which keeps its own queue, uses this."""
+        with self._lock:
+            return self._open(self._record.calls[call_id])
+
+    def _open(self, call: CallRecord) -> Ready:
+        number = call.attempts[-1].number + 1 if call.attempts else 1
+        call.attempts.append(AttemptRecord(number, backup=call.backup))
+        call.backup = False
+        self._record.move(call, Phase.SENDING)
+        return Ready(call.call_id, number)
+
+    def accepted(self, call_id: str, number: int, request_id: str, sent_at: float) -> None:
+        """Record that the service has accepted an attempt.
+
+        Args:
+            call_id: the call.
+            number: the attempt.
+            request_id: the service's id of the invocation; empty if it gave none.
+            sent_at: when, by the storage's clock, in seconds since the epoch.
+        """
+        with self._lock:
+            self._pace.accepted(self._clock())
+            call, attempt = self._find(call_id, number)
+            attempt.sent, attempt.sent_at, attempt.request_id = self._now(), sent_at, request_id
+            # Its outcome may have been found before the service's answer arrived here.
+            if call.phase is Phase.SENDING:
+                self._record.move(call, Phase.SENT)
+
+    def throttled(self, call_id: str, number: int) -> None:
+        """Record that the service was too busy. The call goes back into the queue, and the attempt does not count."""
+        with self._lock:
+            self._pace.throttled(self._clock())
+            call, attempt = self._find(call_id, number)
+            call.attempts.remove(attempt)
+            if call.phase is Phase.SENDING:
+                call.backup = attempt.backup
+                self._record.hold(call, self._now() + self._jitter() * _THROTTLED_PAUSE)
+            self.changed.notify_all()
+
+    def refused(self, call_id: str, number: int, error: BaseException) -> None:
+        """Record that the service refuses the call for good."""
+        with self._lock:
+            call, attempt = self._find(call_id, number)
+            self._close(call, attempt, Cause.REFUSED, error)
+            if call.phase is Phase.SENDING:
+                self._finish(call, failed=True)
+
+    def drop_held(self) -> list[str]:
+        """Take all calls out of the queue that no attempt was ever made of, and return their ids."""
+        with self._lock:
+            dropped = [one for one in self._record.calls.values() if one.phase is Phase.HELD and not one.attempts]
+            for call in dropped:
+                self._finish(call, failed=True)
+            return [call.call_id for call in dropped]
+
+    # -- for the thread that looks for outcomes ----------------------------------------------------------------
+
+    def look(self) -> None:
+        """Record that the client is looking at the callset now. Everything found must be reported before ``decide``."""
+        with self._lock:
+            self._observed, self._looked = self._now(), self._clock()
+
+    def running(self, call_id: str, number: int, started_at: float | None, where: str) -> None:
+        """Record that the worker of an attempt has shown that it runs the call."""
+        with self._lock:
+            call, attempt = self._find(call_id, number)
+            self._note_start(call, attempt, started_at, where)
+            attempt.shown, attempt.suspected = self._now(), False
+            if call.phase in (Phase.SENDING, Phase.SENT):
+                self._record.move(call, Phase.RUNNING)
+
+    def ended(self, call_id: str, number: int, started_at: float | None, where: str, *, failed: bool) -> None:
+        """Record that a call has its outcome: a value, or an error that counts."""
+        with self._lock:
+            call, attempt = self._find(call_id, number)
+            self._note_start(call, attempt, started_at, where)
+            if math.isnan(attempt.ended):
+                attempt.ended = self._now()
+            self._record.note_end(call, attempt)
+            self._finish(call, failed=failed)
+
+    def failed(self, call_id: str, number: int, cause: Cause, error: BaseException) -> Again | Over | None:
+        """Record that an attempt ended without a value, and return what to do.
+
+        With ``Again`` the call is in the queue already. With ``Over`` the caller ends the call. ``None`` means that
+        nothing is to be done: another attempt is in flight, or the end of this attempt was known.
+        """
+        with self._lock:
+            call, attempt = self._find(call_id, number)
+            if call.phase is Phase.ENDED or not math.isnan(attempt.ended):
+                return None
+            self._close(call, attempt, cause, error)
+            return self._follow(call, attempt, error)
+
+    def decide(self) -> list[Ended]:
+        """Suspect attempts, start backups, and return the calls that must end with an error now."""
+        with self._lock:
+            now = self._now()
+            over = []
+            for call, attempt, cause in suspects(self._record, self.policy, now):
+                attempt.suspected, attempt.cause = True, cause
+                step = self._follow(call, attempt, None)
+                if isinstance(step, Over):
+                    over.append(Ended(call.call_id, attempt.number, cause, step.message))
+            if self.policy.backup:
+                for call in stragglers(self._record, now):
+                    call.backup = True
+                    self._record.hold(call, now)
+            return over
+
+    def overdue(self, now: float, grace: float) -> list[Ended]:
+        """Return the calls whose latest attempt can no longer bring a status.
+
+        Args:
+            now: the time by the storage's clock, in seconds since the epoch.
+            grace: seconds that a status may take to arrive.
+        """
+        if self.policy.event_age is None:
+            return []
+        longest = self.policy.event_age + self.policy.job_max_runtime + grace
+        with self._lock:
+            found = []
+            for call in self._record.calls.values():
+                last = call.current
+                if call.phase in (Phase.SENT, Phase.RUNNING) and last is not None and now > last.sent_at + longest:
+                    found.append(Ended(call.call_id, last.number, last.cause or Cause.DROPPED, ""))
+            return found
+
+    # -- for readers ---------------------------------------------------------------------------------------------
+
+    def counts(self) -> Counts:
+        """Return how many calls are in each phase."""
+        with self._lock:
+            return self._record.counts()
+
+    def attempts(self, call_id: str) -> tuple[Attempt, ...]:
+        """Return the attempts of a call that the service has accepted, in order."""
+        with self._lock:
+            call = self._record.calls.get(call_id)
+            return () if call is None else tuple(_shown(one) for one in call.attempts if not math.isnan(one.sent))
+
+    def next_due(self) -> float | None:
+        """Return in how many seconds the next held call may be invoked; ``None`` if nothing waits for its time."""
+        with self._lock:
+            call = self._record.first_held()
+            return None if call is None else max(0.0, call.due - self._now())
+
+    def forget_parent_threads(self) -> None:
+        """In a forked child, replace the lock, which a thread of the parent may have held."""
+        self._lock = threading.RLock()
+        self.changed = threading.Condition(self._lock)
+
+    # -- inside, with the lock held ------------------------------------------------------------------------------
+
+    def _now(self) -> float:
+        return self._observed + min(max(0.0, self._clock() - self._looked), LONGEST_STEP)
+
+    def _find(self, call_id: str, number: int) -> tuple[CallRecord, AttemptRecord]:
+        """Return the records of a call and an attempt; make them if this driver did not invoke the attempt itself."""
+        call = self._record.calls.get(call_id) or self._record.add(call_id)
+        attempt = call.attempt(number)
+        if attempt is None:
+            attempt = AttemptRecord(number, sent=self._now())
+            call.attempts.append(attempt)
+        return call, attempt
+
+    def _note_start(self, call: CallRecord, attempt: AttemptRecord, started_at: float | None, where: str) -> None:
+        attempt.where = where or attempt.where
+        if attempt.started_at is None and started_at is not None:
+            attempt.started_at = started_at
+            self._record.note_start(call, attempt)
+
+    def _close(self, call: CallRecord, attempt: AttemptRecord, cause: Cause, error: BaseException | None) -> None:
+        attempt.ended, attempt.cause = self._now(), cause
+        attempt.error = "" if error is None else str(error)
+        self._record.note_end(call, attempt)
+
+    def _follow(self, call: CallRecord, attempt: AttemptRecord, error: BaseException | None) -> Again | Over | None:
+        step = after(call, attempt, error, self.policy, self._jitter())
+        if isinstance(step, Again):
+            self._record.retried += 1
+            self._record.hold(call, self._now() + step.delay)
+            self.changed.notify_all()
+        return step
+
+    def _finish(self, call: CallRecord, *, failed: bool) -> None:
+        if call.phase is not Phase.ENDED:
+            self._record.move(call, Phase.ENDED)
+            self._record.failed += failed
+            self.changed.notify_all()  # it may make room for a call that is held back
+
+
+def _shown(attempt: AttemptRecord) -> Attempt:
+    cause = None if attempt.cause is None else attempt.cause.value
+    return Attempt(
+        attempt.number,
+        cause,
+        attempt.error,
+        attempt.request_id,
+        attempt.sent_at,
+        attempt.started_at,
+        attempt.where,
+        attempt.backup,
+    )

@@ -1,0 +1,32 @@
+"""``Policy``: what the user and the service allow the driver to do."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+MOST_KILLS = 6
+"""How many times a call is invoked again after something outside it ended its attempt."""
+
+
+class Policy(NamedTuple):
+    """What the driver of a callset may do.
+
+    Args:
+        retries: how many times an attempt that failed is repeated (``scheduler.retries``). Throttled, dropped and
+            too old attempts do not count; attempts that were killed from outside have ``MOST_KILLS`` of their own. With
+            0 pywren never starts a call that may have started before.
+        retry_on: classes of exceptions, of the user's functions or of pywren, after which a call is tried again.
+        backup: whether stragglers get a second attempt.
+        max_concurrency: the most attempts in flight; ``None`` for no limit.
+        event_age: seconds that the service keeps an attempt that it cannot start; ``None`` if it keeps it for ever.
+        job_max_runtime: seconds that an attempt may run.
+        may_lose_calls: whether the service may lose an accepted attempt without a trace, as Lambda's queue may.
+    """
+
+    retries: int = 2
+    retry_on: tuple[type[BaseException], ...] = ()
+    backup: bool = False
+    max_concurrency: int | None = None
+    event_age: float | None = None
+    job_max_runtime: float = 0.0
+    may_lose_calls: bool = False

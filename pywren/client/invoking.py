@@ -172,9 +172,7 @@ class _Crew:
     def work_together(self) -> None:
         """Work, with as many helpers as there are calls for, until the driver has no more for any thread."""
         count = min(self._work_for._threads, self._driver.counts().held)
-        helpers = [
-            threading.Thread(target=self._work, name="pywren-request", daemon=True) for _ in range(count - 1)
-        ]
+        helpers = [threading.Thread(target=self._work, name="pywren-request", daemon=True) for _ in range(count - 1)]
         started = []
         try:
             for helper in helpers:

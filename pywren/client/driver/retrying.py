@@ -20,9 +20,7 @@ class Over(NamedTuple):
     message: str = ""
 
 
-def after(
-    call: CallRecord, attempt: AttemptRecord, wanted: bool, policy: Policy, jitter: float
-) -> Again | Over | None:
+def after(call: CallRecord, attempt: AttemptRecord, wanted: bool, policy: Policy, jitter: float) -> Again | Over | None:
     """Decide what follows an attempt that has ended without a value.
 
     Args:

@@ -94,9 +94,10 @@ def weigh(
     for (call_id, number), data in (reports or {}).items():
         report = _decoded(data, callset, call_id) if isinstance(data, bytes) else None
         # Nothing unsigned here: a forged report could have calls repeated. The records are asked as for a status.
-        if isinstance(report, Status) and report.signed and report.attempt == number:
-            if records is None or not _is_shown(callset, report, records):
-                found.reports[call_id, number] = report
+        if not isinstance(report, Status) or not report.signed or report.attempt != number:
+            continue
+        if records is None or not _is_shown(callset, report, records):
+            found.reports[call_id, number] = report
     return found
 
 

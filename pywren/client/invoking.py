@@ -5,8 +5,8 @@ Later, when calls are to be invoked again or there is room for calls that were h
 ``wake``, and a daemon thread ``pywren-invoke`` does the rest. Helper threads do nothing but invoke; they end when the
 driver has nothing for them.
 
-``_lock`` guards ``_busy``: at most one crew works at a time. A thread holds it only to read or set the flag. Between two
-invocations threads wait on ``driver.changed``, whose lock is the driver's.
+``_lock`` guards ``_busy``: at most one crew works at a time. A thread holds it only to read or set the flag. Between
+two invocations threads wait on ``driver.changed``, whose lock is the driver's.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class Invocations:
         now: returns the storage's time, in seconds since the epoch.
         refused: called with a call's id and an error when the service refuses for good a call that ``map`` has left to
             the background.
+        note: called with the attempt, when its invocation began in seconds since the epoch, and how many seconds it
+            took.
         callset_id: the callset, for log lines.
         threads: the most invocations in parallel.
         clock: returns monotonic seconds.
@@ -54,6 +56,7 @@ class Invocations:
         payload: Callable[[Ready], Mapping[str, Any]],
         now: Callable[[], float],
         refused: Callable[[str, Exception], object],
+        note: Callable[[Ready, float, float], object],
         callset_id: str,
         threads: int = 64,
         clock: Callable[[], float] = time.monotonic,
@@ -63,6 +66,7 @@ class Invocations:
         self._payload = payload
         self._now = now
         self._refused = refused
+        self._note = note
         self._callset_id = callset_id
         self._threads = max(1, min(threads, MOST_AT_ONCE))
         self._clock = clock
@@ -125,14 +129,19 @@ class Invocations:
             InvocationThrottledError: the service is busy. The call is in the queue again.
             InvocationError: the service refuses the call for good.
         """
+        started, began = time.time(), self._clock()
         try:
             answer = self._invoker.invoke(self._payload(ready))
         except InvocationThrottledError:
             self._driver.throttled(*ready)
             raise
-        except BaseException as error:
+        except Exception as error:
             self._driver.refused(*ready, error)
             raise
+        except BaseException:  # Ctrl-C: the service may have accepted the call
+            self._driver.accepted(*ready, "", self._now())
+            raise
+        self._note(ready, started, self._clock() - began)
         # A program's own invoker may return anything.
         self._driver.accepted(*ready, answer if isinstance(answer, str) else "", self._now())
 
@@ -210,7 +219,7 @@ class _Crew:
         except InvocationThrottledError as error:
             if self._patient and self._clock() - self._last_accepted > PATIENCE:
                 self.error = self.error or error
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 -- map raises it, or it ends the call
             if self._patient:
                 self.error = self.error or error
             else:

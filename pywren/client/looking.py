@@ -18,7 +18,7 @@ from typing import NamedTuple
 from pywren.client.belief import Findings, Read, weigh
 from pywren.client.callset import Callset
 from pywren.client.failure_records import FailureRecords
-from pywren.exceptions import DecodeError, IntegrityError, StorageNoSuchKeyError
+from pywren.exceptions import DecodeError, IntegrityError
 from pywren.storage import Storage
 from pywren.system.threads import for_each
 from pywren.wire.beacon import Beacon
@@ -183,7 +183,7 @@ class Looker:
         # On a helper thread; each sets another key. Later, the times of the object are believed without reading it
         # again: whoever can write to the prefix can then only make a dead worker look alive, until the call is overdue.
         try:
-            data = self._storage.read_beacon(self._callset.id, *one)
+            data = self._storage.read_beacon(self._callset.id, *one) or b""
             self._beacons[one] = Beacon.verify(data, self._callset.known_secret(), self._callset.id, *one)
-        except (IntegrityError, DecodeError, StorageNoSuchKeyError) as error:
+        except (IntegrityError, DecodeError) as error:
             logger.debug("ignoring the beacon of attempt %d of call %s: %s", one[1], one[0], error)

@@ -162,6 +162,12 @@ class StagedCallset:
         kept["attempt"], kept["host_submit_time"] = ready.number, time.time()
         return {**kept, "attempt_key": key, **self.callset.overwrite}
 
+    def note_invocation(self, ready: Ready, started: float, seconds: float) -> None:
+        """Record when an attempt was invoked, in seconds since the epoch, and how long that took."""
+        # On a thread that invokes; each call is invoked by one thread at a time.
+        record = self.records[ready.call_id]
+        record["lambda_invoke_timestamp"], record["lambda_invoke_time"] = started, seconds
+
     def refuse(self, call_id: str, error: Exception) -> None:
         """End a call that the service has refused for good, after ``map`` has returned."""
         known = error if isinstance(error, PywrenError) else unexpected(error)
@@ -555,7 +561,7 @@ class StagedCallset:
             count = self._exposures[call_id] = self._exposures.get(call_id, 0) + 1
         if count <= _MOST_EXPOSURES:
             # A worker that is still running may have lost to the status; the driver then invokes the call once more.
-            self.storage.delete([self.callset.call_keys(call_id).status])
+            self.storage.backend.delete([self.callset.call_keys(call_id).status])
 
     def _give_up(self, call_id: str, failure: Failure, message: str) -> None:
         status = replace(self._blank_status(call_id), failure=_with_attempts(failure, message))
@@ -597,7 +603,7 @@ class StagedCallset:
         return False
 
     def _write_ends(self) -> bool:
-        """Write the statuses that end calls, and settle these calls. A call that has just got a status is left as it is.
+        """Write the statuses that end calls, and settle these calls, except those that have just got another status.
 
         The statuses also tell users who may not read the records. So an error of the storage delays them only.
         """
@@ -612,7 +618,8 @@ class StagedCallset:
             try:
                 # Conditional, unless nothing that stands is believed: a status that arrives at the last moment wins,
                 # and the next poll reads it.
-                self._write(status, over_what_stands=over_what_stands)
+                if not self._write(status, over_what_stands=over_what_stands):
+                    return
             except StorageError as problem:
                 if status.failure is None or not was_denied(problem):
                     with self._lock:

@@ -33,9 +33,26 @@ def after(call: CallRecord, attempt: AttemptRecord, wanted: bool, policy: Policy
     Returns:
         ``None`` if another attempt of the call is in flight: nothing needs to be done.
     """
-    raise NotImplementedError
+    from pywren.wire.cause import NEVER_RAN, TAKEN_AWAY, Cause
+
+    if any(one.in_flight for one in call.attempts):
+        return None
+    c = attempt.cause
+    ended = [o for o in call.attempts]
+    ok = False
+    if c in NEVER_RAN:
+        ok = True
+    elif not policy.retries or c in (Cause.CANCELLED, Cause.REFUSED):
+        ok = False
+    elif c in TAKEN_AWAY:
+        ok = call.count(TAKEN_AWAY) <= 6
+    elif c is Cause.WORKER_FAILED or wanted:
+        ok = call.count(set(Cause) - NEVER_RAN - TAKEN_AWAY) <= policy.retries
+    return Again(0.2 * (1 + jitter)) if ok else Over(described(call))
 
 
 def described(call: CallRecord) -> str:
     """Return words that name all attempts of a call; an empty text if there was only one."""
-    raise NotImplementedError
+    if len(call.attempts) < 2:
+        return ""
+    return "(" + "; ".join(f"attempt {o.number}: {o.cause and o.cause.value}, {o.error[:200]}" for o in call.attempts) + ")"

@@ -24,7 +24,7 @@ MOST_THREADS = 32
 """How many library threads may stay. More would mean that every call leaves some."""
 
 _SAMPLE_SECONDS = 0.002  # seconds between two samples of a thread's state
-_BUSY_SECONDS = 0.005  # CPU time that an idle worker does not use up on its way back to its queue
+_BUSY_TICKS = 2  # clock ticks (10 ms) of CPU time that an idle worker does not use up on its way back to its queue
 _DOUBT_SECONDS = 0.5  # after this long a thread counts as busy: on a crowded machine it may not have got a processor
 
 # ``threading`` has its own reference to the second, so only code that starts threads without ``threading`` is recorded
@@ -103,18 +103,18 @@ def _is_busy(thread: threading.Thread) -> bool:
     A thread that sleeps in any sample is idle. Being runnable proves nothing on a crowded machine, where a thread that
     has only a few steps to go waits for a processor; so a busy thread must have used some of one.
     """
-    began, used = time.monotonic(), None
+    began, least = time.monotonic(), None
     while time.monotonic() - began < _DOUBT_SECONDS:
         try:
             with open(f"/proc/self/task/{thread.native_id}/stat", "rb") as file:
-                if file.read().rpartition(b")")[2].split()[0] != b"R":
-                    return False
-            with open(f"/proc/self/task/{thread.native_id}/schedstat", "rb") as file:
-                now = int(file.read().split()[0]) / 1e9
-        except (OSError, IndexError, ValueError):
+                fields = file.read().rpartition(b")")[2].split()
+        except OSError:
             return False  # the thread has just ended, or this is not Linux
-        used = now if used is None else used
-        if now - used >= _BUSY_SECONDS:
+        if fields[0] != b"R":
+            return False
+        used = int(fields[11]) + int(fields[12])  # utime and stime, proc(5)
+        least = used if least is None else least
+        if used - least >= _BUSY_TICKS:
             return True
         # This lets go of the GIL, so a busy Python thread can run. While this thread holds it, that one would only wait
         # (S).

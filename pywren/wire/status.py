@@ -18,6 +18,11 @@ STATUS_LIMIT = 4 * 1024 * 1024
 """The largest encoded status, in bytes. The largest inline outcome takes a twelfth of it; texts and outputs less."""
 
 
+CLIENT_ATTEMPT = 0
+"""The number in statuses that a client writes to end a call. The key of this attempt is in no payload, so no record of
+a failed event can ever show it."""
+
+
 @dataclass(frozen=True)
 class Status:
     """What the worker reports about one attempt of a call.
@@ -100,7 +105,7 @@ class Status:
         return cls(
             callset_id=reader.take("callset_id", str),
             call_id=reader.take("call_id", str),
-            attempt=reader.take_attempt(),
+            attempt=reader.take_attempt(CLIENT_ATTEMPT),
             failure=None if failure is None else _failure(failure, cause),
             outcome=reader.take_bytes("outcome"),
             output_key=reader.take("output_key", str, None),

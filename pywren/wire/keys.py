@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import string
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ class CallsetKeys:
     prefix: str
     callset_id: str
 
-    @property
+    @functools.cached_property  # a listing asks once for each key
     def root(self) -> str:
         """The prefix of all keys of the callset, with its trailing slash."""
         return "/".join(part for part in (self.prefix.strip("/"), self.callset_id) if part) + "/"

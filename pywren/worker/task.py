@@ -10,7 +10,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from pywren.pickling.packed import Packed
+from pywren.wire.cause import Cause
 from pywren.wire.failure import Failure
+from pywren.worker import own_signals
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -139,15 +141,19 @@ def timeout_failure(seconds: float) -> Failure:
         f"the call ran out of time: it was stopped after {seconds:g} s. "
         "Raise job_max_runtime (and the function's timeout on Lambda, or --max_run_time of pywren-server), or give "
         "each call less to do",
+        cause=Cause.TIMED_OUT,
     )
 
 
 def cancelled_failure(*, running: bool) -> Failure:
     """Return the failure of a call that was cancelled, before it began or while it ran."""
-    return Failure("CallCancelledError", "the call was cancelled" + (" while it ran" if running else ""))
+    text = "the call was cancelled" + (" while it ran" if running else "")
+    return Failure("CallCancelledError", text, cause=Cause.CANCELLED)
 
 
-def crash_failure(returncode: int | None, stdout: str = "", stderr: str = "", *, was_lost: bool = False) -> Failure:
+def crash_failure(
+    returncode: int | None, stdout: str = "", stderr: str = "", *, was_lost: bool = False, by_itself: bool = False
+) -> Failure:
     """Return the failure of a call whose process ended without an outcome.
 
     Args:
@@ -156,9 +162,13 @@ def crash_failure(returncode: int | None, stdout: str = "", stderr: str = "", *,
         stderr: the tail of the call's error output.
         was_lost: whether the connection closed before the process ended. If so, a process that was killed cannot be
             told from one that closed its connection.
+        by_itself: whether the process is known to have sent itself the signal that ended it (``own_signals``), or to
+            have closed its connection.
     """
     how = _how_it_ended(returncode, was_lost=was_lost)
-    return Failure("WorkerCrashedError", how + _last_lines(stdout, stderr), (returncode,))
+    killed = not by_itself and (returncode is None or -returncode in own_signals.DEADLY)
+    cause = Cause.KILLED if killed else Cause.ENDED_ITSELF
+    return Failure("WorkerCrashedError", how + _last_lines(stdout, stderr), (returncode,), cause)
 
 
 def _how_it_ended(returncode: int | None, *, was_lost: bool) -> str:

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from pywren.pickling.packed import Packed
-from pywren.worker import frames, process_tree
+from pywren.worker import frames, own_signals, process_tree
 from pywren.worker.child.after_call import end_process, what_is_left
 from pywren.worker.child.leftovers import watch_threads
 from pywren.worker.child.loaded_function import LoadedFunction
@@ -33,7 +33,7 @@ from pywren.worker.task import RunResult
 
 # The user's function may replace any of these under its public name.
 _loads = pickle.loads
-_exit, _getpid, _kill, _read, _pause = os._exit, os.getpid, os.kill, os.read, signal.pause
+_exit, _getpid, _read, _pause = os._exit, os.getpid, os.read, signal.pause
 
 _NAMES = pickle.STACK_GLOBAL  # a pickle without this opcode contains only plain data: numbers, strings, lists and so on
 _NO_OUTPUT = ("", "")
@@ -54,6 +54,7 @@ class PoolChild:
         self.root = root
         self.output = Output(captured=True)
         watch_threads(root)
+        own_signals.watch(root)
         self.runner = TaskRunner(root, os.path.join(root, "scratch"))
         self.has_run = False
         self.functions: dict[int, LoadedFunction] = {}
@@ -81,7 +82,7 @@ class PoolChild:
                     raise
                 # The call closed descriptors of this process. The parent may notice the closed channel and kill this
                 # process before it reaches this line. End as if killed, so that the error is the same in both cases.
-                _kill(_getpid(), signal.SIGKILL)
+                own_signals.kill_itself()
 
     def _take_ticket(self) -> int:
         while True:
@@ -126,7 +127,7 @@ class PoolChild:
 
     def _end_call(self, ticket: int, result: RunResult) -> None:
         """Send a result, and prepare this process for the next call if it is fit to run one."""
-        is_sound = self._is_sound(result)
+        is_sound = self._is_sound(result) and not own_signals.is_marked()
         if not (result.begun or is_sound) and self.has_run:
             # An earlier call damaged the process: this call must run in another process.
             self.channel.send(frames.encode(frames.RESULT, flags=frames.NOT_BEGUN, number=ticket))

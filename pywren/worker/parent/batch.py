@@ -6,12 +6,14 @@ Everything else happens with the pool's lock held.
 
 from __future__ import annotations
 
+import enum
 import itertools
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pywren.pickling.packed import Packed
+from pywren.wire.cause import Cause
 from pywren.worker import frames
 from pywren.worker.frames import Outgoing, UnlinkedFile
 from pywren.worker.protocol import function_segments, packed_segments
@@ -21,7 +23,27 @@ Entry = Any
 """An argument as it is sent to a child: the pickle, or ``(segments or (arena, offset, sizes), references)``."""
 
 OnStart = Callable[[int], None]
-OnResults = Callable[[list[tuple[int, RunResult]]], None]
+OnResults = Callable[[list[tuple[int, RunResult]]], "Sequence[Repeat] | None"]
+"""Gets results as they arrive, and returns the calls to run again, of those whose results are not final."""
+
+
+class Repeats(enum.Enum):
+    """Which calls of a batch may run again after they have failed: ``on_results`` decides about each of them."""
+
+    NEVER = "never"
+    """None: every result is final."""
+    FAILURES = "failures"
+    """Calls whose process could not bring an outcome."""
+    ERRORS = "errors"
+    """These, and calls that raised an exception."""
+
+
+class Repeat(NamedTuple):
+    """A call to run again: its index in the batch, and how many seconds from now."""
+
+    call: int
+    delay: float
+
 
 # Any thread takes the next key, without a lock: ``next`` of a count is one step in CPython.
 _keys = itertools.count(1)
@@ -36,6 +58,10 @@ _INLINE_AHEAD_BYTES = 128 * 1024
 _BIG_ENTRY_BYTES = 1024  # what a big argument counts as, because only its place in an arena is sent
 
 
+# Whoever decides about another attempt must not ask for one after these: the pool has let go of the call.
+_FINAL = frozenset({Cause.CANCELLED, Cause.REFUSED})
+
+
 class Batch:
     """The calls of one ``submit``. Only the pool makes and uses it.
 
@@ -48,6 +74,8 @@ class Batch:
         show_output: whether what these calls print is shown as it arrives.
         on_start: called with the index of a call that is running.
         on_results: called with results as they arrive.
+        repeats: which failed calls may run again.
+        most_processes: the most processes that hold calls of this batch at the same time; ``None`` for no limit.
     """
 
     def __init__(
@@ -60,6 +88,8 @@ class Batch:
         show_output: bool,
         on_start: OnStart | None,
         on_results: OnResults,
+        repeats: Repeats = Repeats.NEVER,
+        most_processes: int | None = None,
     ) -> None:
         # The number is set by ``Ledger.add``, with the pool's lock held. Until then only the submitting thread has the
         # batch.
@@ -76,7 +106,11 @@ class Batch:
         self.arenas: list[Arena] = []
         self.done = bytearray()
         self.remaining = 0
+        self.repeats, self.most_processes = repeats, most_processes
         self.cancelled: set[int] = set()
+        # Failed calls whose results are with ``on_results``, which decides whether they run again. Each keeps its
+        # argument until then.
+        self.undecided: set[int] = set()
         self.collected: list[tuple[int, RunResult]] = []
         self._cursor = 0  # the first call that was never given to a child
         self._returned: deque[int] = deque()  # calls that were taken back from a child
@@ -135,6 +169,14 @@ class Batch:
     def waiting(self) -> int:
         """How many calls no child holds, at most: cancelled calls are included until ``take`` skips them."""
         return len(self._returned) + len(self.entries) - self._cursor
+
+    def may_repeat(self, result: RunResult) -> bool:
+        """Tell whether a call with this result may run again."""
+        if self.repeats is Repeats.NEVER or result.success:
+            return False
+        if result.failure is None:
+            return self.repeats is Repeats.ERRORS
+        return result.failure.cause not in _FINAL
 
     def give_back(self, indices: Sequence[int]) -> None:
         """Put calls that were taken back from a child in front of all other calls."""

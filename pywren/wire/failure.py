@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from pywren.exceptions import WORKER_ERRORS, CallError, PywrenError, rebuild
+from pywren.exceptions import WORKER_ERRORS, CallError, PywrenError, WorkerCrashedError, rebuild
 from pywren.wire.cause import Cause
 
 _CODES = {
@@ -16,6 +16,35 @@ _CODES = {
 }
 """0.4's codes, keyed by the class of today's error. 0.4's workers put them first in ``exception_args``."""
 
+_CAUSES = {
+    "CallError": Cause.WORKER_FAILED,
+    "RuntimeSetupError": Cause.WORKER_FAILED,
+    "StorageError": Cause.WORKER_FAILED,
+    "CallTimeoutError": Cause.TIMED_OUT,
+    "CallCancelledError": Cause.CANCELLED,
+    "CallLostError": Cause.VANISHED,
+    "ResultSerializationError": Cause.EXCEPTION,
+    "VersionMismatchError": Cause.REFUSED,
+    "ConfigError": Cause.REFUSED,
+    "DecodeError": Cause.REFUSED,
+    "IntegrityError": Cause.REFUSED,
+    # S3 is strongly consistent, so what is missing was deleted, and does not come back.
+    "StorageNoSuchKeyError": Cause.REFUSED,
+    "StorageOutputNotFoundError": Cause.REFUSED,
+}
+"""What the class of an error tells about the cause, unless a worker knows more."""
+
+_SIGKILL = 9  # signal.SIGKILL does not exist on Windows, where a client may read what a worker on Linux reports
+
+
+def _cause(error: PywrenError) -> Cause | None:
+    if isinstance(error, WorkerCrashedError):
+        # Nobody tells who sent SIGKILL; what is not known is taken for a kill from outside.
+        return Cause.KILLED if error.returncode in (None, -_SIGKILL) else Cause.ENDED_ITSELF
+    if error.args[1:2] == ("RUNTIME_TOO_BIG",):
+        return Cause.REFUSED
+    return _CAUSES.get(type(error).__name__)
+
 
 class Failure(NamedTuple):
     """Why a call ended without an outcome: one of ``exceptions.WORKER_ERRORS``.
@@ -24,7 +53,7 @@ class Failure(NamedTuple):
         kind: the name of the error's class.
         message: what happened and what to do.
         details: the remaining ``args`` of the error.
-        cause: what another attempt might cure; by default nothing is known, and the class of the error decides.
+        cause: why the attempt ended; ``None`` if nothing is known, as in the statuses of older workers.
     """
 
     kind: str
@@ -33,10 +62,15 @@ class Failure(NamedTuple):
     cause: Cause | None = None
 
     @classmethod
-    def of(cls, error: PywrenError) -> Failure:
-        """Make the failure that represents an error."""
+    def of(cls, error: PywrenError, cause: Cause | None = None) -> Failure:
+        """Make the failure that represents an error.
+
+        Args:
+            error: the error.
+            cause: why the attempt ended, if more is known than the class of the error tells.
+        """
         message = str(error.args[0]) if error.args else ""
-        return cls(type(error).__name__, message, tuple(error.args[1:]))
+        return cls(type(error).__name__, message, tuple(error.args[1:]), cause or _cause(error))
 
     def args_of_0_4(self) -> tuple[Any, ...] | None:
         """Return PyWren 0.4's ``exception_args``, which begin with 0.4's code for this error if there was one.

@@ -95,11 +95,6 @@ def interrupt_itself() -> None:
         _send_marked(lambda: _kill(_getpid(), signal.SIGINT), signal.SIGINT)
 
 
-def kill_itself() -> None:
-    """End this process with SIGKILL because of what its call did."""
-    _send_marked(lambda: _kill(_getpid(), signal.SIGKILL), signal.SIGKILL)
-
-
 def _hits(target: int) -> bool:
     """Tell whether a signal to ``target``, as kill(2) understands it, reaches the worker or its fork server."""
     # From a process that the call has forked, -1 reaches the worker too.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import signal
 import threading
@@ -14,6 +15,8 @@ from pywren.wire.cause import Cause
 from pywren.wire.failure import Failure
 from pywren.worker import own_signals
 
+# Whoever decides about another attempt must not ask for one after these: the pool has let go of the call.
+_FINAL = frozenset({Cause.CANCELLED, Cause.REFUSED})
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -82,6 +85,32 @@ class RunResult(NamedTuple):
     stderr: str = ""
     info: Mapping[str, Any] = _NOTHING
     begun: bool = True
+
+
+class Repeats(enum.Enum):
+    """Which calls of a batch may run again after they have failed: ``on_results`` decides about each of them."""
+
+    NEVER = "never"
+    """None: every result is final."""
+    FAILURES = "failures"
+    """Calls whose process could not bring an outcome."""
+    ERRORS = "errors"
+    """These, and calls that raised an exception."""
+
+    def includes(self, result: RunResult) -> bool:
+        """Tell whether a call with this result may run again."""
+        if self is Repeats.NEVER or result.success:
+            return False
+        if result.failure is None:
+            return self is Repeats.ERRORS
+        return result.failure.cause not in _FINAL
+
+
+class Repeat(NamedTuple):
+    """A call to run again: its index in the batch, and how many seconds from now."""
+
+    call: int
+    delay: float
 
 
 class Stop:
@@ -160,8 +189,7 @@ def crash_failure(
         returncode: the exit code of the process; negative for a signal, ``None`` if it is unknown.
         stdout: the tail of the call's output.
         stderr: the tail of the call's error output.
-        was_lost: whether the connection closed before the process ended. If so, a process that was killed cannot be
-            told from one that closed its connection.
+        was_lost: whether the process closed its connection and lived on, so that it had to be killed.
         by_itself: whether the process is known to have sent itself the signal that ended it (``own_signals``), or to
             have closed its connection.
     """

@@ -11,11 +11,13 @@ waits to be killed, so that the parent kills the child and everything below it t
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pickle
 import select
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -33,10 +35,11 @@ from pywren.worker.task import RunResult
 
 # The user's function may replace any of these under its public name.
 _loads = pickle.loads
-_exit, _getpid, _read, _pause = os._exit, os.getpid, os.read, signal.pause
+_exit, _getpid, _read, _pause, _sleep = os._exit, os.getpid, os.read, signal.pause, time.sleep
 
 _NAMES = pickle.STACK_GLOBAL  # a pickle without this opcode contains only plain data: numbers, strings, lists and so on
 _NO_OUTPUT = ("", "")
+_MOST_SECONDS_TO_LIVE = 10.0  # for a process that its parent should kill
 
 
 class PoolChild:
@@ -80,9 +83,12 @@ class PoolChild:
             except OSError as error:
                 if error.errno != errno.EBADF:
                     raise
-                # The call closed descriptors of this process. The parent may notice the closed channel and kill this
-                # process before it reaches this line. End as if killed, so that the error is the same in both cases.
-                own_signals.kill_itself()
+                # The call closed descriptors of this process. A channel that closes while this process lives on tells
+                # the parent so, and the parent kills this process, usually before it reaches this line.
+                with contextlib.suppress(OSError):
+                    self.channel.close()
+                _sleep(_MOST_SECONDS_TO_LIVE)
+                _exit(1)  # the parent is gone, and so may be the lifeline
 
     def _take_ticket(self) -> int:
         while True:

@@ -6,43 +6,23 @@ Everything else happens with the pool's lock held.
 
 from __future__ import annotations
 
-import enum
 import itertools
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from pywren.pickling.packed import Packed
-from pywren.wire.cause import Cause
 from pywren.worker import frames
 from pywren.worker.frames import Outgoing, UnlinkedFile
 from pywren.worker.protocol import function_segments, packed_segments
-from pywren.worker.task import Function, RunResult
+from pywren.worker.task import Function, Repeat, Repeats, RunResult
 
 Entry = Any
 """An argument as it is sent to a child: the pickle, or ``(segments or (arena, offset, sizes), references)``."""
 
 OnStart = Callable[[int], None]
-OnResults = Callable[[list[tuple[int, RunResult]]], "Sequence[Repeat] | None"]
+OnResults = Callable[[list[tuple[int, RunResult]]], Sequence[Repeat] | None]
 """Gets results as they arrive, and returns the calls to run again, of those whose results are not final."""
-
-
-class Repeats(enum.Enum):
-    """Which calls of a batch may run again after they have failed: ``on_results`` decides about each of them."""
-
-    NEVER = "never"
-    """None: every result is final."""
-    FAILURES = "failures"
-    """Calls whose process could not bring an outcome."""
-    ERRORS = "errors"
-    """These, and calls that raised an exception."""
-
-
-class Repeat(NamedTuple):
-    """A call to run again: its index in the batch, and how many seconds from now."""
-
-    call: int
-    delay: float
 
 
 # Any thread takes the next key, without a lock: ``next`` of a count is one step in CPython.
@@ -56,10 +36,6 @@ _ARENA_BYTES = 64 * 1024 * 1024
 # other child once more, so this bounds what is sent in vain.
 _INLINE_AHEAD_BYTES = 128 * 1024
 _BIG_ENTRY_BYTES = 1024  # what a big argument counts as, because only its place in an arena is sent
-
-
-# Whoever decides about another attempt must not ask for one after these: the pool has let go of the call.
-_FINAL = frozenset({Cause.CANCELLED, Cause.REFUSED})
 
 
 class Batch:
@@ -169,14 +145,6 @@ class Batch:
     def waiting(self) -> int:
         """How many calls no child holds, at most: cancelled calls are included until ``take`` skips them."""
         return len(self._returned) + len(self.entries) - self._cursor
-
-    def may_repeat(self, result: RunResult) -> bool:
-        """Tell whether a call with this result may run again."""
-        if self.repeats is Repeats.NEVER or result.success:
-            return False
-        if result.failure is None:
-            return self.repeats is Repeats.ERRORS
-        return result.failure.cause not in _FINAL
 
     def give_back(self, indices: Sequence[int]) -> None:
         """Put calls that were taken back from a child in front of all other calls."""

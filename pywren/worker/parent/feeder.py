@@ -165,7 +165,7 @@ class Feeder:
         # The child takes one ticket at a time, so at most the head is left here. More are left only if the user's code
         # has read from the pipe.
         tails = member.tails()
-        failure = crash_failure(returncode, *tails, was_lost=member.was_lost, by_itself=member.has_ended_itself())
+        failure = crash_failure(returncode, *tails, was_lost=member.closed_channel, by_itself=member.has_ended_itself())
         if member.tickets:
             self._end_head(member, failure, tails)
         self._ledger.requeue([*member.tickets, *taken])

@@ -17,10 +17,10 @@ from typing import Any
 
 from pywren.wire.cause import Cause
 from pywren.wire.failure import Failure
-from pywren.worker.parent.batch import Repeat, Batch, OnStart
+from pywren.worker.parent.batch import Batch, OnStart
 from pywren.worker.parent.members import Members
 from pywren.worker.protocol import TICKET_SHIFT
-from pywren.worker.task import RunResult, cancelled_failure
+from pywren.worker.task import Repeat, RunResult, cancelled_failure
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class Ledger:
             result = failed(cancelled_failure(running=True))
         batch.collected.append((index, result))
         self._touched[batch.number] = batch
-        if batch.may_repeat(result):
+        if not result.success and batch.repeats.includes(result):
             batch.undecided.add(index)  # until ``hand_over``, it counts as outstanding, and keeps its argument
         else:
             self._release(batch, index)

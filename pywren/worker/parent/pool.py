@@ -51,14 +51,14 @@ from pywren.wire.failure import Failure
 from pywren.worker import call_resources
 from pywren.worker.directories import remove_abandoned_directories
 from pywren.worker.parent import lifetime
-from pywren.worker.parent.batch import Batch, EncodedFunctions, OnResults, OnStart, Repeats
+from pywren.worker.parent.batch import Batch, EncodedFunctions, OnResults, OnStart
 from pywren.worker.parent.feeder import Feeder
 from pywren.worker.parent.ledger import Ledger, announce
 from pywren.worker.parent.lifetime import LINGER_SECONDS, Lifetime
 from pywren.worker.parent.members import Members
 from pywren.worker.parent.process import check_platform
 from pywren.worker.parent.pump import Pump
-from pywren.worker.task import Function, RunResult, Stop, Task
+from pywren.worker.task import Function, Repeats, RunResult, Stop, Task
 
 logger = logging.getLogger(__name__)
 

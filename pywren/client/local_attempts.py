@@ -151,5 +151,6 @@ def _named(verdict: Verdict, result: RunResult, attempts: str, callset_id: str, 
             with contextlib.suppress(Exception):  # its class may have its own ``add_note``
                 verdict.error.add_note(attempts)
         return verdict
-    failure = result.failure._replace(message=f"{result.failure.message}\n{attempts}")
+    message = result.failure.message
+    failure = result.failure._replace(message=message + ("\n" if "\n" in message else " ") + attempts)
     return of_result(result._replace(failure=failure), callset_id, call_id, verdict.known_at)

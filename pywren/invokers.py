@@ -122,6 +122,7 @@ class DummyInvoker(Invoker):
     """Keeps calls until ``run_jobs`` runs them in child processes on this machine."""
 
     runs_here = True
+    starts_calls = False
 
     TIME_LIMIT = False  # kept only for programs written for 0.4
 

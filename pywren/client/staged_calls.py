@@ -239,6 +239,24 @@ class StagedCallset:
         self._carry_out(found)
         return False
 
+    @property
+    def place(self) -> str:
+        """Where the calls run."""
+        if self.callset.function is not None:
+            return f"in the Lambda function {self.callset.function}"
+        queue = self.callset.facts.get("sqs_queue_name_name")
+        return "on workers" if queue is None else f"on the workers of the queue {queue}"
+
+    def outstanding(self) -> list[CallState]:
+        """Return one living future for each call that is not known to have ended."""
+        with self._lock:
+            living = [self._living(call_id) for call_id in self._outstanding()]
+        return [one for futures in living for one in futures[:1] if not call_state.is_done(one)]
+
+    def withdraw(self) -> int:
+        """Return 0: every call has left this machine."""
+        return 0
+
     def run_status(self, target: CallState) -> dict[str, Any] | None:
         """Return the worker's status."""
         verdict = call_state.verdict_of(target)

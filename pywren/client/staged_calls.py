@@ -55,6 +55,7 @@ from pywren.exceptions import (
     StorageNoSuchKeyError,
 )
 from pywren.storage import Storage
+from pywren.system import shutdown
 from pywren.system.forks import in_each_child
 from pywren.system.threads import for_each
 from pywren.wire.cause import Cause
@@ -152,6 +153,7 @@ class StagedCallset:
     def drive(self, driver: Driver, invocations: Invocations) -> None:
         """Become the one that owns the calls: invoke them, repeat what failed, and end what cannot be repeated."""
         self.driver, self._invocations = driver, invocations
+        shutdown.wait_for(self)
 
     def payload(self, ready: Ready) -> dict[str, Any]:
         """Return the payload of an attempt."""
@@ -254,8 +256,29 @@ class StagedCallset:
         return [one for futures in living for one in futures[:1] if not call_state.is_done(one)]
 
     def withdraw(self) -> int:
-        """Return 0: every call has left this machine."""
-        return 0
+        """Cancel the calls that were never invoked, and return how many. Return immediately."""
+        dropped = [] if self.driver is None else self.driver.drop_held()
+        with self._lock:
+            for call_id in dropped:
+                error = CallCancelledError("the call was cancelled before it was invoked")
+                self._to_end.setdefault(call_id, _End(self._client_status(call_id, error)))
+        if dropped:
+            self._monitor.watch(self)  # another process may wait for these calls, so they get a status
+        return len(dropped)
+
+    def held_back(self) -> str | None:
+        """Return how many calls were not invoked yet, on purpose, and why; ``None`` if there are none."""
+        held = 0 if self.driver is None else self.driver.never_invoked()
+        if not held or self.driver is None:
+            return None
+        step = self.driver.peek()
+        reason = step.reason if step is not None and step.reason else "the service is busy"
+        calls = "1 call is" if held == 1 else f"{held} calls are"
+        return f"{calls} not invoked yet ({reason})"
+
+    def wait_until_invoked(self, timeout: float | None) -> bool:
+        """Wait until all calls are invoked. Return False if ``timeout``, in seconds, runs out first."""
+        return self.driver is None or self.driver.wait_until_invoked(timeout)
 
     def run_status(self, target: CallState) -> dict[str, Any] | None:
         """Return the worker's status."""

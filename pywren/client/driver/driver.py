@@ -185,6 +185,8 @@ class Driver:
             # its way already.
             if call.phase is Phase.SENDING and attempt is call.current:
                 self._record.move(call, Phase.SENT)
+            if not self._record.in_phase[Phase.HELD]:
+                self.changed.notify_all()  # for wait_until_invoked()
 
     def throttled(self, call_id: str, number: int) -> None:
         """Record that the service was too busy. The call goes back into the queue, and the attempt does not count."""
@@ -229,9 +231,21 @@ class Driver:
             }
 
     def holds_back(self) -> int:
-        """Return how many calls wait in the queue that were never invoked."""
+        """Return how many calls wait in the queue: never invoked, or to be invoked again."""
         with self._lock:
             return self._record.in_phase[Phase.HELD]
+
+    def never_invoked(self) -> int:
+        """Return how many calls wait in the queue that were never invoked."""
+        with self._lock:
+            if not self._record.in_phase[Phase.HELD]:
+                return 0
+            return sum(one.phase is Phase.HELD and not one.attempts for one in self._record.calls.values())
+
+    def wait_until_invoked(self, timeout: float | None) -> bool:
+        """Wait until every call was invoked. Return False if ``timeout``, in seconds, runs out first."""
+        with self._lock:
+            return self.changed.wait_for(lambda: not self.never_invoked(), timeout)
 
     def drop_held(self) -> list[str]:
         """Take all calls out of the queue that no attempt was ever made of, and return their ids."""

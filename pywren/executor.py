@@ -12,6 +12,7 @@ from pywren import wrenconfig
 from pywren.client import arguments
 from pywren.client.callset import Callset, Submission
 from pywren.client.inputs import Inputs
+from pywren.client.jobs import Job
 from pywren.client.protocols import Invoker, adapted
 from pywren.client.routes import make_dispatcher
 from pywren.client.staging import StagedDispatcher, agg_data
@@ -108,6 +109,8 @@ class Executor:
         use_cached_runtime: bool = True,
         overwrite_invoke_args: Mapping[str, Any] | None = None,
         exclude_modules: Iterable[str] | None = None,
+        *,
+        name: str | None = None,
     ) -> list[ResponseFuture]:
         """Call a function once for every item, each call on its own worker.
 
@@ -122,6 +125,7 @@ class Executor:
             use_cached_runtime: let a worker use the runtime that it extracted for an earlier call.
             overwrite_invoke_args: members of the payload to replace just before the call is invoked; for tests.
             exclude_modules: strings; a module is not sent if the path of its file contains one of them.
+            name: a name under which ``pywren.attach`` finds the calls again, from any process and machine.
 
         Returns:
             One future for each item, in order; ``[]`` for no items.
@@ -140,6 +144,7 @@ class Executor:
             "data_all_as_one": data_all_as_one,
             "use_cached_runtime": use_cached_runtime,
             "overwrite_invoke_args": overwrite_invoke_args,
+            "name": name,
         }
         return self._submit(func, items, extra_env, extra_meta, exclude_modules, options)
 
@@ -149,6 +154,8 @@ class Executor:
         data: Any,
         extra_env: Mapping[str, str] | None = None,
         extra_meta: Mapping[str, Any] | None = None,
+        *,
+        name: str | None = None,
     ) -> ResponseFuture:
         """Call a function once, on a worker.
 
@@ -157,11 +164,12 @@ class Executor:
             data: the argument of ``func``.
             extra_env: environment variables for the call.
             extra_meta: further members for the payload.
+            name: a name under which ``pywren.attach`` finds the call again, from any process and machine.
 
         Raises:
             PywrenError: as for ``map``.
         """
-        return self._submit(func, [data], extra_env, extra_meta)[0]
+        return self._submit(func, [data], extra_env, extra_meta, options={"name": name})[0]
 
     def reduce(
         self,
@@ -188,6 +196,19 @@ class Executor:
         futures = list_of(list_of_futures, "reduce()")
         wait(futures)
         return self.call_async(Reduction(function), futures, extra_env, extra_meta)
+
+    def resume_job(self, job: Job, extra_env: Mapping[str, str] | None = None) -> list[ResponseFuture]:
+        """Run the calls of a named job again that have not returned a value. ``pywren.resume`` calls this.
+
+        Args:
+            job: the job, from this executor's storage.
+            extra_env: the environment variables of the calls, if they had any.
+
+        Raises:
+            PywrenError: as for ``pywren.resume``.
+        """
+        shutdown.require_running()
+        return job.resume(self._stage_calls(), self._calls_to, arguments.checked_env(extra_env))
 
     def get_logs(self, future: ResponseFuture, verbose: bool = True) -> list[tuple[int, str]]:
         """Return what a finished call wrote to the log of the Lambda function.
@@ -351,8 +372,9 @@ class Executor:
         arguments.check_meta(extra_meta)
         if not items:
             return []
-        # Only staged calls have payloads, whose members can be replaced.
-        dispatcher = self._stage_calls() if options.get("overwrite_invoke_args") else self._dispatcher
+        # Only staged calls have payloads, whose members can be replaced, and can be found by others.
+        staged = options.get("overwrite_invoke_args") or options.get("name") is not None
+        dispatcher = self._stage_calls() if staged else self._dispatcher
         mentions = Mentions()
         inputs = Inputs(by_reference=dispatcher.by_reference, mentions=mentions)
         function, pickled, modules = self.serializer.pack_call(

@@ -23,6 +23,7 @@ settles futures. Usually the monitor's thread polls. A thread of the program pol
 from __future__ import annotations
 
 import logging
+import shlex
 import threading
 import time
 import weakref
@@ -34,6 +35,7 @@ from pywren.client.belief import Death, Findings, weigh
 from pywren.client.call_state import CallState
 from pywren.client.callset import Callset
 from pywren.client.failure_records import FailureRecords, Noted
+from pywren.client.lease import Lease
 from pywren.client.monitor import FIRST_POLL, Monitor, poll_delay
 from pywren.client.protocols import Recipe
 from pywren.client.trouble import Trouble
@@ -78,6 +80,7 @@ class StagedCallset:
         client_alive: tells whether the process that runs the calls is alive; ``None`` if no single process runs them.
         explain_silence: returns why no results arrive, or ``None`` if the reason is unknown; may itself be ``None``.
         noted: what is known from Lambda's records; callsets of one storage and one function share it.
+        lease: shows other clients that this one drives the callset; ``None`` if it does not.
         clock: returns seconds since the epoch; by default it is the storage's clock.
         timer: returns monotonic seconds.
     """
@@ -91,6 +94,7 @@ class StagedCallset:
         client_alive: Callable[[], bool] | None = None,
         explain_silence: Callable[[], str | None] | None = None,
         noted: Noted | None = None,
+        lease: Lease | None = None,
         clock: Callable[[], float] | None = None,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -104,6 +108,7 @@ class StagedCallset:
         self._explain_silence = explain_silence
         self._clock = storage.now if clock is None else clock
         self._timer = timer
+        self._lease = lease
         self._records_of_failure = self._failure_records(noted)
         self._lock = threading.RLock()
         # _lock guards everything below.
@@ -305,6 +310,8 @@ class StagedCallset:
         # No request, not even a listing: the monitor then drops this callset.
         if not outstanding:
             return
+        if self._lease is not None:
+            self._lease.renew_if_due()
         ended = False
         trouble: PywrenError | None = None
         calls: frozenset[str] | None = None
@@ -328,9 +335,12 @@ class StagedCallset:
         with self._lock:
             lasting = self._trouble.lasting(self._timer())
             living = [one for call_id in self._futures for one in self._living(call_id)] if lasting else []
+            over = not self._futures
             concerned = self._trouble.concerned(living)
         if lasting is not None:  # not under the lock, because this takes the condition of the futures
             waiting.report_trouble(concerned, lasting, began)
+        if over and self._lease is not None:
+            self._lease.release()
 
     def _note_poll(
         self, started: float, ended: bool, trouble: PywrenError | None, calls: frozenset[str] | None
@@ -570,7 +580,7 @@ class StagedCallset:
         # The process of the calls holds no lock on its file any more, and the statuses were read after that was seen:
         # no further one can appear.
         if client_gone:
-            text = "the call is lost: the process that made the call has ended; run the call again"
+            text = f"the call is lost: the process that made the call has ended; {self._how_to_run_again()}"
         elif lost_after is not None and now > lost_after:
             whose = "worker" if self.callset.function is None else "function"
             text = (
@@ -591,6 +601,10 @@ class StagedCallset:
         finally:
             self._settle({call_id: self._verdict_of_error(call_id, CallLostError(text)) for call_id in won})
         return bool(won)
+
+    def _how_to_run_again(self) -> str:
+        name = self.callset.name
+        return "run the call again" if name is None else f"run it again with `pywren resume {shlex.quote(name)}`"
 
     # -- silence -------------------------------------------------------------------------------------------------
 

@@ -19,9 +19,10 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pywren.client import call_state
+from pywren.client import call_state, jobs
 from pywren.client.callset import Callset, Submission
 from pywren.client.failure_records import FailureRecords, Noted
+from pywren.client.lease import Lease
 from pywren.client.monitor import Monitor
 from pywren.client.protocols import Invoker
 from pywren.client.staged_calls import StagedCallset
@@ -87,7 +88,9 @@ class StagedDispatcher:
             StorageError: staging failed; nothing was invoked.
             InvocationError: a call was refused; the calls invoked before it continue.
         """
-        callset = submission.callset
+        callset, name = submission.callset, submission.options.get("name")
+        if name is not None:
+            jobs.require_free(self.storage, name)
         # Before anything is written, so that a Ctrl-C during staging leaves no directory behind.
         self._keep_while_used(callset)
         calls = self._stage(submission)
@@ -97,7 +100,17 @@ class StagedDispatcher:
         threads = submission.options.get("invoke_pool_threads", 64)
         shards = itertools.cycle(self._shards)
         payloads = [{**call.encode(), **next(shards), **overwrite} for call in calls]
+        if name is not None:
+            self._check_payloads(payloads)  # nobody should find a job that was never invoked
+            jobs.publish(self.storage, callset, calls, name=name, invoker=self.invoker)
         return self._start(callset, payloads, threads)
+
+    def resume(
+        self, callset: Callset, calls: Sequence[Call], call_ids: Sequence[str], lease: Lease
+    ) -> list[ResponseFuture]:
+        """Invoke some calls of a named job again. See ``jobs.Resumer``."""
+        callset.facts.update(self.invoker.config())
+        return self._start(callset, [call.encode() for call in calls], threads=64, call_ids=call_ids, lease=lease)
 
     def invoke_stored(self, callset: Callset, call: Call, overwrite: Mapping[str, Any]) -> ResponseFuture:
         """Invoke one call whose function and argument are already stored."""
@@ -117,7 +130,14 @@ class StagedDispatcher:
         )
         return self._start(callset, [{**call.encode(), **overwrite}], threads=1)[0]
 
-    def _start(self, callset: Callset, payloads: list[dict[str, Any]], threads: int) -> list[ResponseFuture]:
+    def _start(
+        self,
+        callset: Callset,
+        payloads: list[dict[str, Any]],
+        threads: int,
+        call_ids: Sequence[str] | None = None,
+        lease: Lease | None = None,
+    ) -> list[ResponseFuture]:
         # Before the first invocation: half a map that runs is worse than an error.
         self._check_payloads(payloads)
         callset.submitted = self.storage.now()  # by the storage's clock: machines with other clocks read this time
@@ -125,8 +145,11 @@ class StagedDispatcher:
         callset.queue_patience = self.invoker.queue_patience
         callset.function = self.invoker.function_name
         explain = self.invoker.explain_silence
-        origin = StagedCallset(callset, self.storage, self.monitor, explain_silence=explain, noted=self._noted)
-        futures = futures_of(origin, map(_call_id_of, payloads))
+        lease = lease or Lease(self.storage, callset)
+        origin = StagedCallset(
+            callset, self.storage, self.monitor, explain_silence=explain, noted=self._noted, lease=lease
+        )
+        futures = futures_of(origin, map(_call_id_of, payloads) if call_ids is None else call_ids)
         # Returns when every helper thread has ended, also after an error or Ctrl-C.
         self._invoke(origin, payloads, threads)
         # Last: polls before this would only find out that nothing has come back, and compete with the invocations.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pywren import wrenconfig
 from pywren.client import arguments
 from pywren.client.callset import Callset, Submission
+from pywren.client.driver.policy import Policy
 from pywren.client.inputs import Inputs
 from pywren.client.jobs import Job
 from pywren.client.protocols import Invoker, adapted
@@ -71,6 +72,8 @@ class Executor:
         self._dispatcher = make_dispatcher(self._calls_to, self.storage, self._runtime, show_output=shown)
         self._stager = self._dispatcher if isinstance(self._dispatcher, StagedDispatcher) else None
         self.job_max_runtime = job_max_runtime
+        self._retries: int = wrenconfig.setting(config, "scheduler.retries")
+        self._max_concurrency: int | None = wrenconfig.setting(config, "scheduler.max_concurrency")
         self.serializer = _make_serializer(self._calls_to, self.runtime_meta_info)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -110,6 +113,9 @@ class Executor:
         overwrite_invoke_args: Mapping[str, Any] | None = None,
         exclude_modules: Iterable[str] | None = None,
         *,
+        retries: int | None = None,
+        retry_on: type[BaseException] | Iterable[type[BaseException]] | None = None,
+        backup: bool = False,
         name: str | None = None,
     ) -> list[ResponseFuture]:
         """Call a function once for every item, each call on its own worker.
@@ -125,6 +131,12 @@ class Executor:
             use_cached_runtime: let a worker use the runtime that it extracted for an earlier call.
             overwrite_invoke_args: members of the payload to replace just before the call is invoked; for tests.
             exclude_modules: strings; a module is not sent if the path of its file contains one of them.
+            retries: how many times a call that failed is tried again, besides the attempts that the platform took away;
+                by default ``scheduler.retries`` (2). With 0, a call that may have started is never started again.
+            retry_on: the classes of exceptions after which a call is tried again; the function may then run several
+                times. By default none, or ``Exception`` if ``retries`` is given.
+            backup: start a second attempt of calls that take over three times as long as the others; the first result
+                counts.
             name: a name under which ``pywren.attach`` finds the calls again, from any process and machine.
 
         Returns:
@@ -146,7 +158,8 @@ class Executor:
             "overwrite_invoke_args": overwrite_invoke_args,
             "name": name,
         }
-        return self._submit(func, items, extra_env, extra_meta, exclude_modules, options)
+        policy = self._policy(retries, retry_on, backup)
+        return self._submit(func, items, extra_env, extra_meta, exclude_modules, options, policy)
 
     def call_async(
         self,
@@ -155,6 +168,8 @@ class Executor:
         extra_env: Mapping[str, str] | None = None,
         extra_meta: Mapping[str, Any] | None = None,
         *,
+        retries: int | None = None,
+        retry_on: type[BaseException] | Iterable[type[BaseException]] | None = None,
         name: str | None = None,
     ) -> ResponseFuture:
         """Call a function once, on a worker.
@@ -164,12 +179,15 @@ class Executor:
             data: the argument of ``func``.
             extra_env: environment variables for the call.
             extra_meta: further members for the payload.
-            name: a name under which ``pywren.attach`` finds the call again, from any process and machine.
+            retries: see ``map``.
+            retry_on: see ``map``.
+            name: see ``map``.
 
         Raises:
             PywrenError: as for ``map``.
         """
-        return self._submit(func, [data], extra_env, extra_meta, options={"name": name})[0]
+        options, policy = {"name": name}, self._policy(retries, retry_on)
+        return self._submit(func, [data], extra_env, extra_meta, options=options, policy=policy)[0]
 
     def reduce(
         self,
@@ -366,6 +384,7 @@ class Executor:
         extra_meta: Mapping[str, Any] | None,
         exclude_modules: Iterable[str] | None = None,
         options: Mapping[str, Any] = _NO_OPTIONS,
+        policy: Policy | None = None,
     ) -> list[ResponseFuture]:
         shutdown.require_running()
         arguments.check_callable(func)
@@ -398,7 +417,19 @@ class Executor:
                 extra_env=arguments.checked_env(extra_env),
                 extra_meta=extra_meta,
                 options=options,
+                policy=policy or self._policy(),
             )
+        )
+
+    def _policy(self, retries: Any = None, retry_on: Any = None, backup: bool = False) -> Policy:
+        """Return what the driver may do, from the arguments of a map and the settings."""
+        if retry_on is None and retries is not None:
+            retry_on = Exception
+        return Policy(
+            retries=self._retries if retries is None else arguments.checked_retries(retries),
+            retry_on=arguments.checked_errors(retry_on),
+            backup=bool(backup),
+            max_concurrency=self._max_concurrency,
         )
 
     def _stage_calls(self) -> StagedDispatcher:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from pywren.client.driver.policy import Policy
 from pywren.pickling.packed import Packed
 from pywren.system.home import user_key
 from pywren.wire import digests
@@ -29,6 +30,7 @@ class Callset:
         job_max_runtime: seconds that each call may run.
         queue_patience: seconds that a call may wait before it starts; ``None`` for no limit.
         function: the Lambda function whose records report failed calls; ``None`` when the calls run elsewhere.
+        overwrite: members of all payloads that the program sets itself (``overwrite_invoke_args``).
         facts: the members of ``invoke_status`` that are the same for all calls.
         modules: top-level names of the user's modules that were sent; unpickling an outcome may need these modules.
         condition: guards the states of all futures of the callset (``client.call_state``).
@@ -46,6 +48,7 @@ class Callset:
     job_max_runtime: float = 0.0
     queue_patience: float | None = None
     function: str | None = None
+    overwrite: Mapping[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     modules: frozenset[str] = frozenset()
     name: str | None = None
@@ -58,7 +61,7 @@ class Callset:
 
     def __getstate__(self) -> dict[str, Any]:
         # Pickle the secret too, because another user cannot derive it. Leave out the condition and finalizer.
-        return dict(self.__dict__, secret=self.known_secret(), condition=None, deletion=None)
+        return dict(self.__dict__, secret=self.known_secret(), condition=None, deletion=None, overwrite={})
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         # A new condition is right even for a copy in the same process: the unpickled futures have their own states.
@@ -109,6 +112,7 @@ class Submission(NamedTuple):
         extra_meta: further members of the payload.
         options: ``invoke_pool_threads``, ``data_all_as_one``, ``use_cached_runtime`` and
             ``overwrite_invoke_args`` of ``Executor.map``.
+        policy: what the user allows the driver; the dispatcher adds what it knows about the service.
     """
 
     callset: Callset
@@ -119,3 +123,4 @@ class Submission(NamedTuple):
     extra_env: Mapping[str, str] | None = None
     extra_meta: Mapping[str, Any] | None = None
     options: Mapping[str, Any] = MappingProxyType({})
+    policy: Policy = Policy()

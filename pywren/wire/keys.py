@@ -131,11 +131,6 @@ class CallsetKeys:
         """Return the key of some arguments of a named job, joined end to end, which its payloads contain as well."""
         return f"{self.root}arguments-{index}.pickle"
 
-    def call_id_of_status(self, key: str) -> str | None:
-        """Return the id of the call whose ``status.json`` has this key, or ``None`` for any other object."""
-        parsed = self.parse(key)
-        return parsed.call_id if parsed is not None and parsed.kind == "status" else None
-
     def parse(self, key: str) -> ParsedKey | None:
         """Return what a key tells about a call of this callset; ``None`` for any other object."""
         if not key.startswith(self.root):

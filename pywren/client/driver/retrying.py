@@ -20,20 +20,22 @@ class Over(NamedTuple):
     message: str = ""
 
 
-def after(
-    call: CallRecord, attempt: AttemptRecord, error: BaseException | None, policy: Policy, jitter: float
-) -> Again | Over | None:
+def after(call: CallRecord, attempt: AttemptRecord, wanted: bool, policy: Policy, jitter: float) -> Again | Over | None:
     """Decide what follows an attempt that has ended without a value.
 
     Args:
         call: the call, with ``attempt`` among its attempts.
         attempt: the attempt; its ``cause`` is set.
-        error: the error with which the call would end; ``None`` if only its cause is known. It is compared with
-            ``policy.retry_on``.
+        wanted: whether its error is one of those after which the program wants another attempt (``retry_on``).
         policy: what is allowed.
         jitter: a random number in [0, 1).
 
     Returns:
         ``None`` if another attempt of the call is in flight: nothing needs to be done.
     """
+    raise NotImplementedError
+
+
+def described(call: CallRecord) -> str:
+    """Return words that name all attempts of a call; an empty text if there was only one."""
     raise NotImplementedError

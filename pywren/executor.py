@@ -15,6 +15,7 @@ from pywren.client.call_state import CallState
 from pywren.client.callset import Callset, Submission
 from pywren.client.driver.policy import Policy
 from pywren.client.inputs import Inputs
+from pywren.client.jobs import Job
 from pywren.client.protocols import Invoker, Origin, adapted
 from pywren.client.routes import make_dispatcher
 from pywren.client.staging import StagedDispatcher, agg_data
@@ -123,6 +124,7 @@ class Executor:
         retries: int | None = None,
         retry_on: type[BaseException] | Iterable[type[BaseException]] | None = None,
         backup: bool = False,
+        name: str | None = None,
     ) -> list[ResponseFuture]:
         """Call a function once for every item, each call on its own worker.
 
@@ -143,6 +145,7 @@ class Executor:
                 times. By default none, or ``Exception`` if ``retries`` is given.
             backup: start a second attempt of calls that take over three times as long as the others; the first result
                 counts.
+            name: a name under which ``pywren.attach`` finds the calls again, from any process and machine.
 
         Returns:
             One future for each item, in order; ``[]`` for no items.
@@ -161,6 +164,7 @@ class Executor:
             "data_all_as_one": data_all_as_one,
             "use_cached_runtime": use_cached_runtime,
             "overwrite_invoke_args": overwrite_invoke_args,
+            "name": name,
         }
         policy = self._policy(retries, retry_on, backup)
         return self._submit(func, items, extra_env, extra_meta, exclude_modules, options, policy)
@@ -174,6 +178,7 @@ class Executor:
         *,
         retries: int | None = None,
         retry_on: type[BaseException] | Iterable[type[BaseException]] | None = None,
+        name: str | None = None,
     ) -> ResponseFuture:
         """Call a function once, on a worker.
 
@@ -184,11 +189,13 @@ class Executor:
             extra_meta: further members for the payload.
             retries: see ``map``.
             retry_on: see ``map``.
+            name: see ``map``.
 
         Raises:
             PywrenError: as for ``map``.
         """
-        return self._submit(func, [data], extra_env, extra_meta, policy=self._policy(retries, retry_on))[0]
+        options, policy = {"name": name}, self._policy(retries, retry_on)
+        return self._submit(func, [data], extra_env, extra_meta, options=options, policy=policy)[0]
 
     def reduce(
         self,
@@ -215,6 +222,19 @@ class Executor:
         futures = list_of(list_of_futures, "reduce()")
         wait(futures)
         return self.call_async(Reduction(function), futures, extra_env, extra_meta)
+
+    def resume_job(self, job: Job, extra_env: Mapping[str, str] | None = None) -> list[ResponseFuture]:
+        """Run the calls of a named job again that have not returned a value. ``pywren.resume`` calls this.
+
+        Args:
+            job: the job, from this executor's storage.
+            extra_env: the environment variables of the calls, if they had any.
+
+        Raises:
+            PywrenError: as for ``pywren.resume``.
+        """
+        shutdown.require_running()
+        return job.resume(self._stage_calls(), self._calls_to, arguments.checked_env(extra_env))
 
     def get_logs(self, future: ResponseFuture, verbose: bool = True) -> list[tuple[int, str]]:
         """Return what a finished call wrote to the log of the Lambda function.
@@ -453,8 +473,9 @@ class Executor:
         arguments.check_meta(extra_meta)
         if not items:
             return []
-        # Only staged calls have payloads, whose members can be replaced.
-        dispatcher = self._stage_calls() if options.get("overwrite_invoke_args") else self._dispatcher
+        # Only staged calls have payloads, whose members can be replaced, and can be found by others.
+        staged = options.get("overwrite_invoke_args") or options.get("name") is not None
+        dispatcher = self._stage_calls() if staged else self._dispatcher
         mentions = Mentions()
         inputs = Inputs(by_reference=dispatcher.by_reference, mentions=mentions)
         function, pickled, modules = self.serializer.pack_call(

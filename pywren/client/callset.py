@@ -36,6 +36,9 @@ class Callset:
         modules: top-level names of the user's modules that were sent; unpickling an outcome may need these modules.
         condition: guards the states of all futures of the callset (``client.call_state``).
         inputs: the futures whose stored outcomes are arguments of the calls.
+        name: the name of the job, if the program gave it one.
+        first_attempt: the number of the first attempt since the job was last resumed. What earlier attempts returned
+            counts, but their failures do not.
         deletion: the finalizer that deletes the callset's directory on this machine, if there is one.
         origin: a weak reference to what gives the futures of the callset their outcomes, once there are futures.
     """
@@ -50,6 +53,8 @@ class Callset:
     overwrite: Mapping[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     modules: frozenset[str] = frozenset()
+    name: str | None = None
+    first_attempt: int = 1
     # One for the whole map: settling ten thousand futures takes it once, and making them creates no locks. Only its
     # lock is used; a condition can be re-initialized in place after a fork.
     condition: threading.Condition = field(default_factory=threading.Condition, repr=False)

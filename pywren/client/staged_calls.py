@@ -25,6 +25,7 @@ settles futures. Usually the monitor's thread polls. A thread of the program pol
 from __future__ import annotations
 
 import logging
+import shlex
 import threading
 import time
 import weakref
@@ -41,6 +42,7 @@ from pywren.client.driver.driver import Attempt, Driver, Ready
 from pywren.client.driver.retrying import Over
 from pywren.client.failure_records import FailureRecords, Noted
 from pywren.client.invoking import Invocations
+from pywren.client.lease import Lease, held
 from pywren.client.looking import FETCH_THREADS, Looker
 from pywren.client.monitor import FIRST_POLL, Monitor, poll_delay
 from pywren.client.protocols import Recipe
@@ -97,6 +99,7 @@ class StagedCallset:
         client_alive: tells whether the process that runs the calls is alive; ``None`` if no single process runs them.
         explain_silence: returns why no results arrive, or ``None`` if the reason is unknown; may itself be ``None``.
         noted: what is known from Lambda's records; callsets of one storage and one function share it.
+        lease: shows other clients that this one drives the callset; ``None`` if it does not.
         clock: returns seconds since the epoch; by default it is the storage's clock.
         timer: returns monotonic seconds.
     """
@@ -110,6 +113,7 @@ class StagedCallset:
         client_alive: Callable[[], bool] | None = None,
         explain_silence: Callable[[], str | None] | None = None,
         noted: Noted | None = None,
+        lease: Lease | None = None,
         clock: Callable[[], float] | None = None,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -127,6 +131,7 @@ class StagedCallset:
         self._explain_silence = explain_silence
         self._clock = storage.now if clock is None else clock
         self._timer = timer
+        self._lease = lease
         self._looker = Looker(callset, storage, self._failure_records(noted), self._clock, timer)
         self._lock = threading.RLock()
         # _lock guards everything below.
@@ -407,6 +412,8 @@ class StagedCallset:
         # No request, not even a listing: the monitor then drops this callset.
         if not outstanding:
             return
+        if self._lease is not None:
+            self._lease.renew_if_due()
         ended = False
         trouble: PywrenError | None = None
         calls: frozenset[str] | None = None
@@ -433,9 +440,12 @@ class StagedCallset:
         with self._lock:
             lasting = self._trouble.lasting(self._timer())
             living = [one for call_id in self._futures for one in self._living(call_id)] if lasting else []
+            over = not self._futures
             concerned = self._trouble.concerned(living)
         if lasting is not None:  # not under the lock, because this takes the condition of the futures
             waiting.report_trouble(concerned, lasting, began)
+        if over and self._lease is not None:
+            self._lease.release()
 
     def _note_poll(
         self, started: float, ended: bool, trouble: PywrenError | None, calls: frozenset[str] | None
@@ -628,12 +638,13 @@ class StagedCallset:
         if found.client_gone:
             # The process of the calls holds no lock on its file any more, and the statuses were read after that was
             # seen: no further one can appear.
-            text = "the call is lost: the process that made the call has ended; run the call again"
+            text = f"the call is lost: the process that made the call has ended; {self._how_to_run_again()}"
         elif lost_after is not None and self._clock() > lost_after:
             text = self._overdue_text()
         else:
             lost = []
-        if (dead or lost) and not self._is_driven_elsewhere():
+        # A client that has ended drives nothing, however fresh its lease is.
+        if (dead or lost) and (found.client_gone or not self._is_driven_elsewhere()):
             for call_id, death in dead.items():
                 end = _End(self._client_status(call_id, death.error), over_what_stands=call_id in found.exposed)
                 self._to_end.setdefault(call_id, end)
@@ -641,7 +652,11 @@ class StagedCallset:
                 self._to_end.setdefault(call_id, _End(self._client_status(call_id, CallLostError(text))))
 
     def _is_driven_elsewhere(self) -> bool:
-        return False
+        return held(self.storage, self.callset, self._clock) is not None
+
+    def _how_to_run_again(self) -> str:
+        name = self.callset.name
+        return "run the call again" if name is None else f"run it again with `pywren resume {shlex.quote(name)}`"
 
     def _write_ends(self) -> bool:
         """Write the statuses that end calls, and settle these calls, except those that have just got another status.

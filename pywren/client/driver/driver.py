@@ -102,6 +102,7 @@ class Driver:
         pace: how fast to invoke; callsets of one service share it.
         clock: returns monotonic seconds.
         jitter: returns a random number in [0, 1).
+        first_attempt: the number of the first attempt of each call.
     """
 
     def __init__(
@@ -112,12 +113,14 @@ class Driver:
         pace: Pace | None = None,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
+        first_attempt: int = 1,
     ) -> None:
         self.policy = policy
         self._record = CallsetRecord(call_ids)
         self._pace = pace or Pace()
         self._clock = clock
         self._jitter = jitter
+        self._first_attempt = first_attempt
         self._lock = threading.RLock()
         self.changed = threading.Condition(self._lock)
         self._observed, self._looked = 0.0, clock()
@@ -162,7 +165,7 @@ class Driver:
             return self._open(self._record.calls[call_id])
 
     def _open(self, call: CallRecord) -> Ready:
-        number = call.attempts[-1].number + 1 if call.attempts else 1
+        number = call.attempts[-1].number + 1 if call.attempts else self._first_attempt
         call.attempts.append(AttemptRecord(number, backup=call.backup))
         call.backup = False
         self._record.move(call, Phase.SENDING)

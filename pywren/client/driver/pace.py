@@ -16,11 +16,12 @@ WINDOW = 1.0
 
 _BELOW = 0.9  # after a refusal: this part of the rate that the service has accepted
 _ALL_REFUSED = 0.25  # after a window in which nothing was accepted: this part of the rate
-_STEP = 0.05  # the first increase; it doubles with every window without a refusal
+_STEP = 0.05  # the increase near what the service is known to accept
+_BEYOND = 1.25  # how many times that the rate exceeds it where the increase doubles with every window
 _FEW = 10  # answers that a window needs, unless the rate allows fewer
 _ENOUGH = 20  # refusals that decide before the window is over, if they outnumber what was accepted
 _BURST = 0.1  # seconds of invocations that a thread that woke up late may catch up
-_HELPED = 0.8  # a decrease that left more than this part of the refusals did not cause them to go
+_SAME = (0.7, 1.5)  # a decrease between whose refusals before and after is such a ratio did not help
 _MOST_TOLERATED = 0.4  # the greatest share of refusals that is taken for independent of the rate
 
 
@@ -39,7 +40,7 @@ class Pace:
         self._next = -math.inf  # when the next invocation may be made
         self._accepted = self._throttled = 0  # in this window
         self._opened = math.nan  # when this window began
-        self._clean = 0  # windows without a refusal since the last
+        self._clean = 0  # windows beyond what was known, since the last decrease
         self._known = math.inf  # what the service accepted when it last refused
         self._tolerated = 0.0  # the share of refusals that the rate does not influence
         self._before: tuple[float, float] | None = None  # the rate and the share before the last decrease
@@ -85,7 +86,7 @@ class Pace:
         # An unlimited rate is replaced by the one that was reached.
         rate = self.rate if math.isfinite(self.rate) else max(answers / lasted, _FEW)
         before, self._before = self._before, (rate, share)
-        if before and answers >= _ENOUGH and before[1] * _HELPED < share <= _MOST_TOLERATED:
+        if before and answers >= _ENOUGH and share <= _MOST_TOLERATED and _SAME[0] < share / before[1] < _SAME[1]:
             self.rate, self._tolerated, self._before = max(rate, before[0]), share * 1.25, None
             return
         self._tolerated = 0.0
@@ -99,10 +100,15 @@ class Pace:
         self.rate = max(SLOWEST, rate)
 
     def _faster(self, throttled: int) -> None:
-        self._clean += 1
         if not throttled:
             self._tolerated /= 2.0
             self._before = None
-        # Far below what the service has accepted before, the rate doubles, as in TCP's slow start.
-        step = 1.0 if self.rate < self._known / 2.0 else min(1.0, _STEP * 2.0 ** min(self._clean - 1, 8))
+        # Far below what the service has accepted before, the rate doubles, as in TCP's slow start; near that, it grows
+        # slowly; beyond, faster and faster, because the limit has been raised.
+        step = _STEP
+        if self.rate < self._known / 2.0:
+            step = 1.0
+        elif self.rate > self._known * _BEYOND:
+            self._clean += 1
+            step = min(1.0, _STEP * 2.0 ** min(self._clean, 8))
         self.rate *= 1.0 + step

@@ -106,4 +106,4 @@ def test_the_top_level_is_tidy() -> None:
         pytest.skip("not a clone")
     top = {line.partition("/")[0] for line in listed.stdout.splitlines()}
     allowed = {"pywren", "tests", "examples", "docs", "benchmarks", ".ci", ".gitignore"}
-    assert top <= allowed | {"setup.py", "pyproject.toml", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE"}
+    assert top <= allowed | {"setup.py", "pyproject.toml", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "LICENSE"}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 import enum
 import threading
+import weakref
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -420,6 +421,8 @@ class ResponseFuture(CallState):
 def futures_of(origin: Origin, call_ids: Iterable[str]) -> list[ResponseFuture]:
     """Make the futures of some calls of one callset, and make the origin responsible for them."""
     callset_id = origin.callset.id
+    # Before the calls are invoked, so that cancel_all() on another thread finds them.
+    origin.callset.origin = weakref.ref(origin)
     futures = [ResponseFuture(call_id, callset_id, origin=origin) for call_id in call_ids]
     origin.take(futures)
     return futures

@@ -124,6 +124,7 @@ class DummyInvoker(Invoker):
     """Keeps calls until ``run_jobs`` runs them in child processes on this machine."""
 
     runs_here = True
+    starts_calls = False
     may_repeat = False  # a program calls run_jobs() once, and then expects all outcomes
 
     TIME_LIMIT = False  # kept only for programs written for 0.4

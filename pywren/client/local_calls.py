@@ -285,9 +285,26 @@ class LocalCallset:
 
     def cancel(self, target: CallState) -> bool:
         """Remove the call from the pool's queue, or have the pool kill the process that runs the call."""
+        return self._cancel(target)
+
+    @property
+    def place(self) -> str:
+        """Where the calls run."""
+        return "on this machine"
+
+    def outstanding(self) -> list[CallState]:
+        """Return the futures of the calls that have no outcome yet."""
+        return list(self._futures.values())  # a copy, which is one step: the pump removes entries meanwhile
+
+    def withdraw(self) -> int:
+        """Cancel the calls that no process has begun. Return how many were cancelled."""
+        # From the end: the pool takes calls from the beginning, and gives out more while this thread cancels.
+        return sum(self._cancel(one, running=False) for one in reversed(self.outstanding()))
+
+    def _cancel(self, target: CallState, *, running: bool = True) -> bool:
         index = int(target.call_id)
         batch = self._batch
-        if batch is None or not self._pool.cancel(batch, index):
+        if batch is None or not self._pool.cancel(batch, index, running=running):
             return False
         error = CallCancelledError("the call was cancelled", call_id=target.call_id, callset_id=self.callset.id)
         result = RunResult(None, None, failure=Failure.of(error), returncode=None)

@@ -25,6 +25,7 @@ settles futures. Usually the monitor's thread polls. A thread of the program pol
 from __future__ import annotations
 
 import logging
+import shlex
 import threading
 import time
 import weakref
@@ -41,6 +42,7 @@ from pywren.client.driver.driver import Attempt, Driver, Ready
 from pywren.client.driver.retrying import Over
 from pywren.client.failure_records import FailureRecords, Noted
 from pywren.client.invoking import Invocations
+from pywren.client.lease import Lease, held
 from pywren.client.looking import FETCH_THREADS, Looker
 from pywren.client.monitor import FIRST_POLL, Monitor, poll_delay
 from pywren.client.protocols import Recipe
@@ -55,6 +57,7 @@ from pywren.exceptions import (
     StorageNoSuchKeyError,
 )
 from pywren.storage import Storage
+from pywren.system import shutdown
 from pywren.system.forks import in_each_child
 from pywren.system.threads import for_each
 from pywren.wire.cause import Cause
@@ -96,6 +99,7 @@ class StagedCallset:
         client_alive: tells whether the process that runs the calls is alive; ``None`` if no single process runs them.
         explain_silence: returns why no results arrive, or ``None`` if the reason is unknown; may itself be ``None``.
         noted: what is known from Lambda's records; callsets of one storage and one function share it.
+        lease: shows other clients that this one drives the callset; ``None`` if it does not.
         clock: returns seconds since the epoch; by default it is the storage's clock.
         timer: returns monotonic seconds.
     """
@@ -109,6 +113,7 @@ class StagedCallset:
         client_alive: Callable[[], bool] | None = None,
         explain_silence: Callable[[], str | None] | None = None,
         noted: Noted | None = None,
+        lease: Lease | None = None,
         clock: Callable[[], float] | None = None,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -126,6 +131,7 @@ class StagedCallset:
         self._explain_silence = explain_silence
         self._clock = storage.now if clock is None else clock
         self._timer = timer
+        self._lease = lease
         self._looker = Looker(callset, storage, self._failure_records(noted), self._clock, timer)
         self._lock = threading.RLock()
         # _lock guards everything below.
@@ -152,6 +158,7 @@ class StagedCallset:
     def drive(self, driver: Driver, invocations: Invocations) -> None:
         """Become the one that owns the calls: invoke them, repeat what failed, and end what cannot be repeated."""
         self.driver, self._invocations = driver, invocations
+        shutdown.wait_for(self)
 
     def payload(self, ready: Ready) -> dict[str, Any]:
         """Return the payload of an attempt."""
@@ -238,6 +245,45 @@ class StagedCallset:
             return True
         self._carry_out(found)
         return False
+
+    @property
+    def place(self) -> str:
+        """Where the calls run."""
+        if self.callset.function is not None:
+            return f"in the Lambda function {self.callset.function}"
+        queue = self.callset.facts.get("sqs_queue_name_name")
+        return "on workers" if queue is None else f"on the workers of the queue {queue}"
+
+    def outstanding(self) -> list[CallState]:
+        """Return one living future for each call that is not known to have ended."""
+        with self._lock:
+            living = [self._living(call_id) for call_id in self._outstanding()]
+        return [one for futures in living for one in futures[:1] if not call_state.is_done(one)]
+
+    def withdraw(self) -> int:
+        """Cancel the calls that were never invoked, and return how many. Return immediately."""
+        dropped = [] if self.driver is None else self.driver.drop_held()
+        with self._lock:
+            for call_id in dropped:
+                error = CallCancelledError("the call was cancelled before it was invoked")
+                self._to_end.setdefault(call_id, _End(self._client_status(call_id, error)))
+        if dropped:
+            self._monitor.watch(self)  # another process may wait for these calls, so they get a status
+        return len(dropped)
+
+    def held_back(self) -> str | None:
+        """Return how many calls were not invoked yet, on purpose, and why; ``None`` if there are none."""
+        held = 0 if self.driver is None else self.driver.never_invoked()
+        if not held or self.driver is None:
+            return None
+        step = self.driver.peek()
+        reason = step.reason if step is not None and step.reason else "the service is busy"
+        calls = "1 call is" if held == 1 else f"{held} calls are"
+        return f"{calls} not invoked yet ({reason})"
+
+    def wait_until_invoked(self, timeout: float | None) -> bool:
+        """Wait until all calls are invoked. Return False if ``timeout``, in seconds, runs out first."""
+        return self.driver is None or self.driver.wait_until_invoked(timeout)
 
     def run_status(self, target: CallState) -> dict[str, Any] | None:
         """Return the worker's status."""
@@ -366,6 +412,8 @@ class StagedCallset:
         # No request, not even a listing: the monitor then drops this callset.
         if not outstanding:
             return
+        if self._lease is not None:
+            self._lease.renew_if_due()
         ended = False
         trouble: PywrenError | None = None
         calls: frozenset[str] | None = None
@@ -392,9 +440,12 @@ class StagedCallset:
         with self._lock:
             lasting = self._trouble.lasting(self._timer())
             living = [one for call_id in self._futures for one in self._living(call_id)] if lasting else []
+            over = not self._futures
             concerned = self._trouble.concerned(living)
         if lasting is not None:  # not under the lock, because this takes the condition of the futures
             waiting.report_trouble(concerned, lasting, began)
+        if over and self._lease is not None:
+            self._lease.release()
 
     def _note_poll(
         self, started: float, ended: bool, trouble: PywrenError | None, calls: frozenset[str] | None
@@ -587,12 +638,13 @@ class StagedCallset:
         if found.client_gone:
             # The process of the calls holds no lock on its file any more, and the statuses were read after that was
             # seen: no further one can appear.
-            text = "the call is lost: the process that made the call has ended; run the call again"
+            text = f"the call is lost: the process that made the call has ended; {self._how_to_run_again()}"
         elif lost_after is not None and self._clock() > lost_after:
             text = self._overdue_text()
         else:
             lost = []
-        if (dead or lost) and not self._is_driven_elsewhere():
+        # A client that has ended drives nothing, however fresh its lease is.
+        if (dead or lost) and (found.client_gone or not self._is_driven_elsewhere()):
             for call_id, death in dead.items():
                 end = _End(self._client_status(call_id, death.error), over_what_stands=call_id in found.exposed)
                 self._to_end.setdefault(call_id, end)
@@ -600,7 +652,11 @@ class StagedCallset:
                 self._to_end.setdefault(call_id, _End(self._client_status(call_id, CallLostError(text))))
 
     def _is_driven_elsewhere(self) -> bool:
-        return False
+        return held(self.storage, self.callset, self._clock) is not None
+
+    def _how_to_run_again(self) -> str:
+        name = self.callset.name
+        return "run the call again" if name is None else f"run it again with `pywren resume {shlex.quote(name)}`"
 
     def _write_ends(self) -> bool:
         """Write the statuses that end calls, and settle these calls, except those that have just got another status.

@@ -19,13 +19,14 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pywren.client import call_state
+from pywren.client import call_state, jobs
 from pywren.client.callset import Callset, Submission
 from pywren.client.driver.driver import Driver
 from pywren.client.driver.pace import Pace
 from pywren.client.driver.policy import Policy
 from pywren.client.failure_records import FailureRecords, Noted
 from pywren.client.invoking import Invocations
+from pywren.client.lease import Lease
 from pywren.client.monitor import Monitor
 from pywren.client.protocols import Invoker
 from pywren.client.staged_calls import StagedCallset
@@ -91,7 +92,9 @@ class StagedDispatcher:
             StorageError: staging failed; nothing was invoked.
             InvocationError: a call was refused; the calls invoked before it continue.
         """
-        callset = submission.callset
+        callset, name = submission.callset, submission.options.get("name")
+        if name is not None:
+            jobs.require_free(self.storage, name)
         # Before anything is written, so that a Ctrl-C during staging leaves no directory behind.
         self._keep_while_used(callset)
         calls = self._stage(submission)
@@ -104,7 +107,19 @@ class StagedDispatcher:
         policy = self._completed(submission.policy, callset)
         reporting = _reporting(policy)
         payloads = [{**call.encode(), **next(shards), **reporting, **overwrite} for call in calls]
+        if name is not None:
+            self._check_payloads(payloads)  # nobody should find a job that was never invoked
+            jobs.publish(self.storage, callset, calls, name=name, invoker=self.invoker)
         return self._start(callset, payloads, policy, threads)
+
+    def resume(
+        self, callset: Callset, calls: Sequence[Call], call_ids: Sequence[str], lease: Lease
+    ) -> list[ResponseFuture]:
+        """Invoke some calls of a named job again. See ``jobs.Resumer``."""
+        callset.facts.update(self.invoker.config())
+        policy = self._completed(Policy(), callset)
+        payloads = [{**call.encode(), **_reporting(policy)} for call in calls]
+        return self._start(callset, payloads, policy, threads=64, call_ids=call_ids, lease=lease)
 
     def invoke_stored(self, callset: Callset, call: Call, overwrite: Mapping[str, Any]) -> ResponseFuture:
         """Invoke one call whose function and argument are already stored."""
@@ -137,7 +152,14 @@ class StagedDispatcher:
         )
 
     def _start(
-        self, callset: Callset, payloads: list[dict[str, Any]], policy: Policy, threads: int
+        self,
+        callset: Callset,
+        payloads: list[dict[str, Any]],
+        policy: Policy,
+        threads: int,
+        *,
+        call_ids: Sequence[str] = (),
+        lease: Lease | None = None,
     ) -> list[ResponseFuture]:
         # Before the first invocation: half a map that runs is worse than an error.
         self._check_payloads(payloads)
@@ -146,18 +168,21 @@ class StagedDispatcher:
         callset.queue_patience = policy.event_age
         callset.function = self.invoker.function_name
         explain = self.invoker.explain_silence
-        origin = StagedCallset(callset, self.storage, self.monitor, explain_silence=explain, noted=self._noted)
-        call_ids = [str(payload["call_id"]) for payload in payloads]
-        for call_id, payload in zip(call_ids, payloads, strict=True):
+        lease = lease or Lease(self.storage, callset)
+        origin = StagedCallset(
+            callset, self.storage, self.monitor, explain_silence=explain, noted=self._noted, lease=lease
+        )
+        invoked = [str(payload["call_id"]) for payload in payloads]
+        for call_id, payload in zip(invoked, payloads, strict=True):
             payload.pop("attempt_key", None)  # each attempt gets its own when it is invoked
             origin.records[call_id] = {"payload": payload}
-        driver = Driver(call_ids, policy, pace=self._pace)
+        driver = Driver(invoked, policy, pace=self._pace, first_attempt=callset.first_attempt)
         invocations = Invocations(
             driver, self.invoker, payload=origin.payload, now=self.storage.now, refused=origin.refuse,
             note=origin.note_invocation, callset_id=callset.id, threads=threads,
         )  # fmt: skip
         origin.drive(driver, invocations)
-        futures = futures_of(origin, call_ids)
+        futures = futures_of(origin, call_ids or invoked)
         # Returns when every helper thread has ended, also after an error or Ctrl-C.
         self._invoke(driver, invocations, callset)
         # Last: polls before this would only find out that nothing has come back, and compete with the invocations.

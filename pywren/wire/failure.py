@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pywren.exceptions import WORKER_ERRORS, CallError, PywrenError, WorkerCrashedError, rebuild
+from pywren.exceptions import WORKER_ERRORS, CallError, PywrenError, rebuild
 from pywren.wire.cause import Cause
 
 _CODES = {
@@ -37,13 +37,18 @@ _CAUSES = {
 _SIGKILL = 9  # signal.SIGKILL does not exist on Windows, where a client may read what a worker on Linux reports
 
 
-def _cause(error: PywrenError) -> Cause | None:
-    if isinstance(error, WorkerCrashedError):
+def cause_of(kind: str, details: Sequence[Any]) -> Cause | None:
+    """Return what the class of an error tells about the cause; ``None`` if that is nothing.
+
+    Args:
+        kind: the name of the class.
+        details: the ``args`` of the error after the message.
+    """
+    detail = details[0] if details else None
+    if kind == "WorkerCrashedError":
         # Nobody tells who sent SIGKILL; what is not known is taken for a kill from outside.
-        return Cause.KILLED if error.returncode in (None, -_SIGKILL) else Cause.ENDED_ITSELF
-    if error.args[1:2] == ("RUNTIME_TOO_BIG",):
-        return Cause.REFUSED
-    return _CAUSES.get(type(error).__name__)
+        return Cause.KILLED if detail in (None, -_SIGKILL) else Cause.ENDED_ITSELF
+    return Cause.REFUSED if detail == "RUNTIME_TOO_BIG" else _CAUSES.get(kind)
 
 
 class Failure(NamedTuple):
@@ -69,8 +74,8 @@ class Failure(NamedTuple):
             error: the error.
             cause: why the attempt ended, if more is known than the class of the error tells.
         """
-        message = str(error.args[0]) if error.args else ""
-        return cls(type(error).__name__, message, tuple(error.args[1:]), cause or _cause(error))
+        kind, message, details = type(error).__name__, str(error.args[0]) if error.args else "", tuple(error.args[1:])
+        return cls(kind, message, details, cause or cause_of(kind, details))
 
     def args_of_0_4(self) -> tuple[Any, ...] | None:
         """Return PyWren 0.4's ``exception_args``, which begin with 0.4's code for this error if there was one.

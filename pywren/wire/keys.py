@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import string
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ class CallsetKeys:
     prefix: str
     callset_id: str
 
-    @property
+    @functools.cached_property  # a listing asks once for each key
     def root(self) -> str:
         """The prefix of all keys of the callset, with its trailing slash."""
         return "/".join(part for part in (self.prefix.strip("/"), self.callset_id) if part) + "/"
@@ -119,7 +120,16 @@ class CallsetKeys:
     @property
     def manifest(self) -> str:
         """The key of what is needed to find a named callset again."""
-        return self.root + "manifest.json"
+        return self.root + "manifest.bin"
+
+    @property
+    def resumptions(self) -> str:
+        """The prefix of the keys of the records of who resumed a named job."""
+        return self.root + "resumed/"
+
+    def stored_arguments(self, index: int) -> str:
+        """Return the key of some arguments of a named job, joined end to end, which its payloads contain as well."""
+        return f"{self.root}arguments-{index}.pickle"
 
     def parse(self, key: str) -> ParsedKey | None:
         """Return what a key tells about a call of this callset; ``None`` for any other object."""

@@ -54,7 +54,7 @@ def test_no_two_objects_of_a_call_share_a_key() -> None:
         ("p/c/00003/attempts/1-0123456789abcdef.pickle", None),
         ("p/c/00003/2.json", None),
         ("p/c/driver.json", None),
-        ("p/c/manifest.json", None),
+        ("p/c/manifest.bin", None),
         ("p/c/00003/output.pickle", None),
         ("p/c/00003/attempts/status.json", None),
         ("p/c//status.json", None),
@@ -82,7 +82,7 @@ def test_written_keys_can_be_parsed(call_id: str, attempt: int) -> None:
 def test_the_keys_of_a_driver() -> None:
     """The lease and the manifest of a callset are beside its calls."""
     assert CallsetKeys("p", "c").lease == "p/c/driver.json"
-    assert CallsetKeys("p", "c").manifest == "p/c/manifest.json"
+    assert CallsetKeys("p", "c").manifest == "p/c/manifest.bin"
 
 
 # Written so that quoting, shortening, cutting or ignoring case would give two of them the same key.

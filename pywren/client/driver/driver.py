@@ -102,6 +102,7 @@ class Driver:
         pace: how fast to invoke; callsets of one service share it.
         clock: returns monotonic seconds.
         jitter: returns a random number in [0, 1).
+        first_attempt: the number of the first attempt of each call.
     """
 
     def __init__(
@@ -112,12 +113,14 @@ class Driver:
         pace: Pace | None = None,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
+        first_attempt: int = 1,
     ) -> None:
         self.policy = policy
         self._record = CallsetRecord(call_ids)
         self._pace = pace or Pace()
         self._clock = clock
         self._jitter = jitter
+        self._first_attempt = first_attempt
         self._lock = threading.RLock()
         self.changed = threading.Condition(self._lock)
         self._observed, self._looked = 0.0, clock()
@@ -162,7 +165,7 @@ class Driver:
             return self._open(self._record.calls[call_id])
 
     def _open(self, call: CallRecord) -> Ready:
-        number = call.attempts[-1].number + 1 if call.attempts else 1
+        number = call.attempts[-1].number + 1 if call.attempts else self._first_attempt
         call.attempts.append(AttemptRecord(number, backup=call.backup))
         call.backup = False
         self._record.move(call, Phase.SENDING)
@@ -185,6 +188,8 @@ class Driver:
             # its way already.
             if call.phase is Phase.SENDING and attempt is call.current:
                 self._record.move(call, Phase.SENT)
+            if not self._record.in_phase[Phase.HELD]:
+                self.changed.notify_all()  # for wait_until_invoked()
 
     def throttled(self, call_id: str, number: int) -> None:
         """Record that the service was too busy. The call goes back into the queue, and the attempt does not count."""
@@ -229,9 +234,21 @@ class Driver:
             }
 
     def holds_back(self) -> int:
-        """Return how many calls wait in the queue that were never invoked."""
+        """Return how many calls wait in the queue: never invoked, or to be invoked again."""
         with self._lock:
             return self._record.in_phase[Phase.HELD]
+
+    def never_invoked(self) -> int:
+        """Return how many calls wait in the queue that were never invoked."""
+        with self._lock:
+            if not self._record.in_phase[Phase.HELD]:
+                return 0
+            return sum(one.phase is Phase.HELD and not one.attempts for one in self._record.calls.values())
+
+    def wait_until_invoked(self, timeout: float | None) -> bool:
+        """Wait until every call was invoked. Return False if ``timeout``, in seconds, runs out first."""
+        with self._lock:
+            return self.changed.wait_for(lambda: not self.never_invoked(), timeout)
 
     def drop_held(self) -> list[str]:
         """Take all calls out of the queue that no attempt was ever made of, and return their ids."""

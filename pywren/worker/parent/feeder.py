@@ -187,8 +187,10 @@ class Feeder:
 
     # -- ending calls ------------------------------------------------------------------------------------------
 
-    def cancel(self, batch: Batch, index: int) -> bool:
+    def cancel(self, batch: Batch, index: int, *, running: bool = True) -> bool:
         """Cancel a call. Return whether the call is cancelled; False if it had already ended.
+
+        With ``running=False``, a call that has begun is left alone too.
 
         A waiting call is finished immediately. For a running call, the process is condemned; the call is finished when
         the process has died.
@@ -200,7 +202,7 @@ class Feeder:
             return True
         ticket = batch.number << TICKET_SHIFT | index
         holder = next((member for member in self._members if ticket in member.tickets), None)
-        running = False
+        begun = False
         if holder is not None:
             taken = holder.take_back()
             self.receive(holder)  # after the pipe was read, so that a result that arrived earlier is not lost
@@ -209,9 +211,11 @@ class Feeder:
                 return False
             # The pipe is empty now, and this side is the only writer. So a ticket that is not among ``taken`` and has
             # no result is the one that the child has read.
-            running = ticket not in taken
+            begun = ticket not in taken
             holder.put_back([other for other in taken if other != ticket])
-        if holder is not None and running:
+            if begun and not running:
+                return False
+        if holder is not None and begun:
             # Nothing short of SIGKILL ends a call for certain: C code does not return to the interpreter for a signal
             # handler. The calls that were put back are taken back again when the process is buried (``settle_dead``).
             holder.kill((ticket, cancelled_failure(running=True)))

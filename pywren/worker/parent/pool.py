@@ -65,9 +65,6 @@ logger = logging.getLogger(__name__)
 PROCESSES_VARIABLE = "PYWREN_LOCAL_PROCESSES"
 """The environment variable that sets how many processes the local pool has; by default one per usable processor."""
 
-# Most programs end their calls before themselves, so a short wait needs no message.
-_EXIT_WARNING_SECONDS = 2.0
-
 
 class LocalPool:
     """Worker processes on this machine that run calls.
@@ -246,8 +243,13 @@ class LocalPool:
         announce(starts)  # without the lock, because the callbacks are other people's code
         return batch
 
-    def cancel(self, batch: Batch, index: int) -> bool:
+    def cancel(self, batch: Batch, index: int, *, running: bool = True) -> bool:
         """Cancel a call. A waiting call never runs; a running call is killed with its process.
+
+        Args:
+            batch: the batch of the call.
+            index: the call.
+            running: with False, leave the call alone if it has begun.
 
         Returns:
             Whether the call is cancelled; its result is then a ``CallCancelledError``. False if the call had ended.
@@ -255,7 +257,7 @@ class LocalPool:
         with self._lock:
             # This records a result or condemns a process. Handing the result over and killing are for the pump, so wake
             # it.
-            is_cancelled = self._feeder.cancel(batch, index)
+            is_cancelled = self._feeder.cancel(batch, index, running=running)
             self._pump.wake()
             return is_cancelled
 
@@ -329,27 +331,36 @@ class LocalPool:
     # -- the end of the process, and forks ---------------------------------------------------------------------
 
     def finish_at_exit(self) -> None:
-        """Wait for outstanding calls, as ``ProcessPoolExecutor`` does, then end the pump and all processes."""
+        """Wait for outstanding calls, as ``ProcessPoolExecutor`` does, then end the pump and all processes.
+
+        Ctrl-C ends the wait and the calls. If Ctrl-C is what ends the program, do not wait at all.
+        """
         try:
-            # The pump is a daemon thread, and daemon threads still run while ``atexit`` functions do. So calls can end
-            # here.
-            if not self.wait(_EXIT_WARNING_SECONDS):
-                running = self._ledger.outstanding
-                calls, them = ("1 call is", "it") if running == 1 else (f"{running} calls are", "them")
-                logger.warning(
-                    "the program is ending, but %s still running: waiting for %s; press Ctrl-C to stop %s",
-                    calls, them, them,
-                )  # fmt: skip
-                self.wait()
+            if not shutdown.is_interrupted():
+                self._finish_calls()
         except KeyboardInterrupt:
-            stopped = self._ledger.outstanding
-            calls = "1 call was" if stopped == 1 else f"{stopped} calls were"
-            logger.warning("%s stopped because the program ended", calls)
+            shutdown.interrupt()  # another pool must not need another Ctrl-C
         finally:
+            stopped = self._ledger.outstanding
             # On Linux the lifeline would end the children with this process anyway. Closing also removes their
             # directories and daemons.
             self.close()
             remove_abandoned_directories()
+        if stopped:
+            calls = "1 call was" if stopped == 1 else f"{stopped} calls were"
+            logger.warning("%s stopped because the program ended", calls)
+
+    def _finish_calls(self) -> None:
+        # The pump is a daemon thread, and daemon threads still run while ``atexit`` functions do. So calls can end.
+        if self.wait(shutdown.WARNING_SECONDS):
+            return
+        running = self._ledger.outstanding
+        calls, them = ("1 call is", "it") if running == 1 else (f"{running} calls are", "them")
+        logger.warning(
+            "the program is ending, but %s still running: waiting for %s; press Ctrl-C to stop %s",
+            calls, them, them,
+        )  # fmt: skip
+        self.wait()
 
     def forget_after_fork(self) -> None:
         """In a process that was forked from the client, become a pool without processes and without a pump."""

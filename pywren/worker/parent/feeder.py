@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import time
 
+from pywren.wire.cause import Cause
 from pywren.wire.failure import Failure
-from pywren.worker import frames
+from pywren.worker import frames, memory
 from pywren.worker.frames import Frame
 from pywren.worker.parent.batch import Batch, OnStart
 from pywren.worker.parent.ledger import INDEX_MASK, Ledger, failed
@@ -32,6 +33,8 @@ class Feeder:
     def __init__(self, members: Members, ledger: Ledger) -> None:
         self._members = members
         self._ledger = ledger
+        # How many processes here had been killed for want of memory when a member last became ready, or died.
+        self._oom_kills = memory.oom_kills()
 
     # -- giving ------------------------------------------------------------------------------------------------
 
@@ -132,6 +135,7 @@ class Feeder:
         """Process one frame, and return how many calls it ends."""
         if frame.kind == frames.READY:
             self._members.note_ready(member)
+            self._oom_kills = memory.oom_kills()
             return 0
         ticket = frame.number
         if frame.kind != frames.RESULT or not member.tickets or member.tickets[0] != ticket:
@@ -166,6 +170,9 @@ class Feeder:
         # has read from the pipe.
         tails = member.tails()
         failure = crash_failure(returncode, *tails, was_lost=member.closed_channel, by_itself=member.has_ended_itself())
+        if failure.cause is Cause.KILLED:
+            failure = memory.judge(failure, self._oom_kills) or failure
+            self._oom_kills = memory.oom_kills()
         if member.tickets:
             self._end_head(member, failure, tails)
         self._ledger.requeue([*member.tickets, *taken])

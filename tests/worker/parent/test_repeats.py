@@ -17,6 +17,7 @@ from child_processes import WAIT, is_alive, value, wait_until
 from pywren.pickling.packed import dumps
 from pywren.wire.cause import Cause
 from pywren.wire.failure import Failure
+from pywren.worker import memory
 from pywren.worker.parent import members
 from pywren.worker.parent.members import Members
 from pywren.worker.parent.pool import LocalPool
@@ -305,3 +306,18 @@ def test_when_the_pool_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
     found = rounds(KILLED, 1.0, monkeypatch)
     assert found is not None
     assert 120 <= found <= 130
+
+
+# -- memory ----------------------------------------------------------------------------------------------------
+
+
+def test_memory_that_is_known_to_be_exhausted(pool: LocalPool, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that the system has killed to get memory does not look as if it was killed by somebody."""
+    assert wait_until(lambda: any(member.ready for member in pool._members))
+    counts = iter(range(5, 100))
+    monkeypatch.setattr(memory, "oom_kills", lambda *_: next(counts))
+    calls = Calls(pool, dies_until, [(str(tmp_path / "x"), 9, 1)], lambda index, result: None)
+    failure = calls.wait_for(0, 1)[0].failure
+    assert failure is not None
+    assert failure.cause is Cause.OUT_OF_MEMORY
+    assert "ran out of memory" in failure.message

@@ -13,13 +13,15 @@ import pytest
 from child_processes import WAIT, run_script
 
 import pywren
-from pywren.client.callset import Callset
+from pywren.client.callset import Callset, Submission
 from pywren.client.driver.policy import Policy
 from pywren.client.local_attempts import LocalAttempts
+from pywren.client.local_calls import LocalCallset
 from pywren.client.verdict import Verdict
 from pywren.exceptions import CallCancelledError, CallTimeoutError, WorkerCrashedError
 from pywren.executor import Executor
 from pywren.future import ResponseFuture
+from pywren.pickling.packed import Packed
 from pywren.wire.cause import Cause
 from pywren.wire.failure import Failure
 from pywren.worker.task import RunResult
@@ -216,3 +218,36 @@ def test_a_timeout_is_final() -> None:
     asked = LocalAttempts(Callset("p"), Policy())
     assert asked.failed("00000", verdict, result) is verdict
     assert [one.cause for one in asked.of("00000", verdict)] == ["timed out"]
+
+
+def hangs_once(argument: tuple[str, int]) -> int:
+    if argument[1] == 3 and count(argument[0]) == 1:
+        time.sleep(600)
+    return argument[1]
+
+
+def test_a_call_that_hangs_is_backed_up(executor: Executor, tmp_path: Path) -> None:
+    """With ``backup=True`` a second attempt is started when half of the calls are done; the first result counts."""
+    path = tmp_path / "x"
+    futures = executor.map(hangs_once, [(str(path), number) for number in range(8)], backup=True)
+    assert [future.result(timeout=WAIT) for future in futures] == list(range(8))
+    first, second = attempts(futures[3])
+    assert (first.cause, first.backup, second.cause, second.backup) == ("cancelled", False, None, True)
+    assert second.where.startswith("process ")
+    assert [len(attempts(future)) for future in futures if future is not futures[3]] == [1] * 7
+
+
+def test_a_cap_on_what_runs_at_once() -> None:
+    """``max_concurrency`` caps the processes that work for a map."""
+    policy = Policy(max_concurrency=1)
+    asked: dict[str, Any] = {}
+
+    class Pool:
+        def submit(self, *arguments: Any, **options: Any) -> None:
+            asked.update(options)
+
+    packed = Packed(b"")
+    callset = LocalCallset(Callset("p"), None, Pool(), policy)  # type: ignore[arg-type]
+    callset.submit(Submission(Callset("p"), packed, {}, [packed], [()]), False, None)
+    assert asked["most_processes"] == 1
+    assert asked["on_tick"] is None

@@ -321,3 +321,79 @@ def test_memory_that_is_known_to_be_exhausted(pool: LocalPool, tmp_path: Any, mo
     assert failure is not None
     assert failure.cause is Cause.OUT_OF_MEMORY
     assert "ran out of memory" in failure.message
+
+
+# -- calls that two processes have -----------------------------------------------------------------------------
+
+
+def slow_first(path: str) -> int:
+    """Hang at the first call with a path, and return the process's id at the second."""
+    with open(path, "a") as file:
+        file.write("x")
+    if os.path.getsize(path) == 1:
+        time.sleep(600)
+    return os.getpid()
+
+
+def back_up(pool: LocalPool, calls: Calls) -> int:
+    """Have an idle process run the first call, too, as soon as there is one."""
+    found: list[int] = []
+    assert wait_until(lambda: bool(found.append(pid) if (pid := pool.back_up(calls.batch, 0)) else found))
+    return found[0]
+
+
+def test_the_first_result_of_two_attempts_counts(pool: LocalPool, tmp_path: Any) -> None:
+    """The process of the other attempt is killed."""
+    path = tmp_path / "x"
+    calls = Calls(pool, slow_first, [str(path)])
+    assert wait_until(path.exists)
+    (slow,) = [member.process.pid for member in pool._members if member.tickets]
+    quick = back_up(pool, calls)
+    (result,) = calls.wait_for(0, 1)
+    assert value(result) == quick == result.info["process"]
+    assert pool.wait(WAIT)
+    assert wait_until(lambda: not is_alive(slow))
+    assert len(calls.results[0]) == 1
+    assert pool.back_up(calls.batch, 0) is None
+
+
+def test_a_backed_up_call_loses_one_attempt(pool: LocalPool, tmp_path: Any) -> None:
+    """The failure of one attempt does not end the call while the other runs."""
+    path = tmp_path / "x"
+    calls = Calls(pool, lambda path: time.sleep(1.5) or slow_first(path), [str(path)], lambda index, result: None)
+    path.touch()
+    path.write_text("x")
+    assert wait_until(lambda: any(member.tickets and member.ready for member in pool._members))
+    (first,) = [member.process.pid for member in pool._members if member.tickets]
+    second = back_up(pool, calls)
+    os.kill(first, signal.SIGKILL)
+    failed, returned = calls.wait_for(0, 2)
+    assert failed.failure is not None
+    assert (failed.failure.cause, failed.info["process"]) == (Cause.KILLED, first)
+    assert value(returned) == second
+    assert pool.wait(WAIT)
+
+
+def test_a_backed_up_call_is_cancelled(pool: LocalPool, tmp_path: Any) -> None:
+    """Both processes end."""
+    calls = Calls(pool, time.sleep, [600])
+    assert wait_until(lambda: any(member.tickets and member.ready for member in pool._members))
+    (first,) = [member.process.pid for member in pool._members if member.tickets]
+    second = back_up(pool, calls)
+    assert pool.cancel(calls.batch, 0)
+    (result,) = calls.wait_for(0, 1)
+    assert result.failure is not None
+    assert result.failure.cause is Cause.CANCELLED
+    assert wait_until(lambda: not is_alive(first) and not is_alive(second))
+    assert pool.wait(WAIT)
+
+
+def test_ticks(pool: LocalPool) -> None:
+    """A batch that asks for it hears of the time, as long as it has calls."""
+    ticks: list[int] = []
+    Calls(pool, time.sleep, [0.5], on_tick=ticks.append).wait_for(0, 1)
+    assert pool.wait(WAIT)
+    heard = len(ticks)
+    assert heard >= 2
+    time.sleep(0.3)
+    assert len(ticks) == heard

@@ -170,24 +170,37 @@ def test_a_block_that_raises_waits_too(ready, presence, monkeypatch, caplog):
 
     listener = Listener()
     logging.getLogger("pywren.executor").addHandler(listener)
-    try:
-        with pytest.raises(ZeroDivisionError), another(ready).executor as executor:
-            future = executor.call_async(hostile.waits_to_go_on, presence.address)
+    futures = []
+
+    def fail():
+        with another(ready).executor as executor:
+            futures.append(executor.call_async(hostile.waits_to_go_on, presence.address))
             assert presence.wait()
             raise ZeroDivisionError
+
+    try:
+        with pytest.raises(ZeroDivisionError):
+            fail()
     finally:
         logging.getLogger("pywren.executor").removeHandler(listener)
     assert said.is_set()
-    assert future.result(0) == "on time"
+    assert futures[0].result(0) == "on time"
 
 
 def test_a_block_that_ctrl_c_ends(ready, presence, caplog):
     """Nothing waits, the calls go on, and a line says so."""
-    with pytest.raises(KeyboardInterrupt), another(ready).executor as executor:
-        future = executor.call_async(hostile.waits_to_go_on, presence.address)
-        if ready.kind != "dummy":
-            assert presence.wait()
-        raise KeyboardInterrupt
+    executor, futures = another(ready).executor, []
+
+    def fail():
+        with executor:
+            futures.append(executor.call_async(hostile.waits_to_go_on, presence.address))
+            if ready.kind != "dummy":
+                assert presence.wait()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    (future,) = futures
     assert f"1 call is still running {future._origin.place}" in caplog.text
     assert shutdown.is_interrupted()
     presence.let_go()
